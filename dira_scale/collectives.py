@@ -1,0 +1,53 @@
+"""The three collectives that models and methods use: gather, reduce, world. All work unchanged on one process."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world() -> int:
+    """Number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's number, 0 to ``world() - 1``."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def gather(x: Tensor, group: Any = None) -> Tensor:
+    """Concatenate ``x`` [b, ...] of every process of ``group`` to [W·b, ...], in rank order.
+
+    Differentiable: the gradient of a process's own part is the sum of what all processes sent back, so that with
+    gradients averaged over ranks the result equals one process that sees the whole batch.
+    """
+    if world() == 1:
+        return x
+    return _Gather.apply(x, group)
+
+
+def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
+    """Mean of ``x`` over the processes, without gradient; ``x`` itself is left alone."""
+    if world() == 1:
+        return x.detach()
+    total = x.detach().clone()
+    dist.all_reduce(total, group=group)
+    return total / dist.get_world_size(group)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group, ctx.length = group, x.shape[0]
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(parts, x.contiguous(), group=group)
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        total = grads[0].contiguous().clone()
+        dist.all_reduce(total, group=ctx.group)
+        start = dist.get_rank(ctx.group) * ctx.length
+        return total[start : start + ctx.length], None
