@@ -1,0 +1,1 @@
+"""From shards to batches: manifest, order, views, distortions, loaders. Knows nothing of methods or training."""

@@ -1,0 +1,126 @@
+"""Opening and reading a sharded dataset, written here by hand with tarfile and pyarrow."""
+
+import hashlib
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dira_scale.data.manifest import SCHEMA, DatasetError, DatasetInfo, ShardedDataset
+
+PAYLOADS = [b"first payload", b"second", b"third, in val"]
+SPLITS = ["train", "train", "val"]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    rows = []
+    for split in ("train", "val"):
+        with tarfile.open(tmp_path / f"{split}-000000.tar", "w") as tar:
+            for number, payload in enumerate(PAYLOADS):
+                if SPLITS[number] != split:
+                    continue
+                for suffix, content in ((".png", payload), (".mask.png", b"mask" if number == 1 else None)):
+                    if content is not None:
+                        member = tarfile.TarInfo(f"k{number}{suffix}")
+                        member.size = len(content)
+                        tar.addfile(member, io.BytesIO(content))
+        with tarfile.open(tmp_path / f"{split}-000000.tar") as tar:
+            members = {m.name: m for m in tar}
+        for number in [n for n in range(3) if SPLITS[n] == split]:
+            member, mask = members[f"k{number}.png"], members.get(f"k{number}.mask.png")
+            rows.append(
+                dict.fromkeys(SCHEMA.names)
+                | {"key": f"k{number}", "split": split, "patient": f"p{number}", "study": "s", "codec": "png"}
+                | {"shard": f"{split}-000000.tar", "offset": member.offset_data, "size": member.size}
+                | {"channels": 1, "height": 4, "width": 5, "depth": 1, "bits": 8, "low": 0.0, "high": 255.0}
+                | {"labels": [float(number), float("nan")], "xxh3": f"{number:016x}", "attributes": {"sex": "F"}}
+                | {"boxes": [{"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0}]}
+                | ({"mask_offset": mask.offset_data, "mask_size": mask.size} if mask else {})
+            )
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "manifest.parquet")
+    info = DatasetInfo(
+        name="toy", modality="CXR", dims=2, codec="png", label_names=["a", "b"], counts={"train": 2, "val": 1},
+        quarantined=0, shards={s.name: s.stat().st_size for s in tmp_path.glob("*.tar")}, recipe={}, recipe_hash="r",
+        hash_key_id="k", licence="none", tool_version="0",
+    )  # fmt: skip
+    (tmp_path / "dataset.json").write_text(info.to_json())
+    return tmp_path
+
+
+def test_reads_payloads_masks_labels_and_splits(dataset: Path) -> None:
+    opened = ShardedDataset.open(dataset)
+    assert opened.splits == ["train", "val"]
+    assert opened.rows("train").tolist() == [0, 1] and opened.rows("val").tolist() == [2]
+    assert opened.rows("val").dtype == np.int64
+    assert [opened.read(row) for row in range(3)] == PAYLOADS
+    assert [opened.read_mask(row) for row in range(3)] == [None, b"mask", None]
+    labels = opened.labels(np.array([2, 0]))
+    assert labels.dtype == np.float32 and labels[:, 0].tolist() == [2, 0] and np.isnan(labels[:, 1]).all()
+    assert opened.column("height").tolist() == [4, 4, 4]
+    assert opened.table["boxes"][0].as_py() == [{"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0}]
+
+
+def test_hash_is_of_the_content_not_of_parquet(dataset: Path) -> None:
+    first = ShardedDataset.open(dataset).hash
+    text = "".join(f"k{n} {SPLITS[n]} {n:016x}\n" for n in range(3))
+    assert first == hashlib.sha256(text.encode()).hexdigest()
+    table = pq.read_table(dataset / "manifest.parquet")
+    pq.write_table(table, dataset / "manifest.parquet", compression="none", row_group_size=1)
+    assert ShardedDataset.open(dataset).hash == first
+
+
+def test_many_files_do_not_exhaust_descriptors(dataset: Path) -> None:
+    opened = ShardedDataset.open(dataset)
+    opened._file.cache_clear()
+    held = opened._file("train-000000.tar")
+    opened._file.cache_clear()
+    assert opened.read(0) == PAYLOADS[0] and held.descriptor != opened._file("train-000000.tar").descriptor
+
+
+def edit(path: Path, **changes: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def drop_column(path: Path) -> None:
+    pq.write_table(pq.read_table(path).drop_columns(["xxh3"]), path)
+
+
+def drop_row(path: Path) -> None:
+    pq.write_table(pq.read_table(path).slice(1), path)
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda d: (d / "dataset.json").unlink(), ["no sharded dataset", "dira_scale.shard"]),
+        (lambda d: (d / "dataset.json").write_text("{"), ["dataset.json", "damaged"]),
+        (lambda d: edit(d / "dataset.json", format_version=2), ["format version 2", "reads 1"]),
+        (lambda d: (d / "manifest.parquet").unlink(), ["manifest.parquet", "not finished"]),
+        (lambda d: (d / "manifest.parquet").write_bytes(b"PAR1"), ["manifest.parquet", "cannot be read"]),
+        (lambda d: drop_column(d / "manifest.parquet"), ["manifest.parquet", "xxh3"]),
+        (lambda d: drop_row(d / "manifest.parquet"), ["2 rows", "3 samples"]),
+        (lambda d: (d / "val-000000.tar").unlink(), ["val-000000.tar", "missing"]),
+        (lambda d: cut(d / "train-000000.tar"), ["train-000000.tar", "bytes instead of"]),
+    ],
+)
+def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: list[str]) -> None:
+    damage(dataset)
+    with pytest.raises(DatasetError) as caught:
+        ShardedDataset.open(dataset)
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_split_names_the_known(dataset: Path) -> None:
+    with pytest.raises(DatasetError, match="no split 'test', only train, val"):
+        ShardedDataset.open(dataset).rows("test")
