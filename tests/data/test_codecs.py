@@ -1,0 +1,122 @@
+"""Every codec gives back what it was given, says when it cannot, and hands out crops of what it decoded."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+from dira_scale.data import codecs
+from dira_scale.errors import UserError
+
+
+def radiograph(height: int, width: int, bits: int = 8, channels: int = 1) -> np.ndarray:
+    """Smooth shapes with a little noise, over the whole range."""
+    noise = np.random.default_rng(0).normal(size=(height, width, channels))
+    image = ndimage.gaussian_filter(noise, (9, 9, 0)) + 0.002 * noise
+    image = (image - image.min()) / max(np.ptp(image), 1e-9) * (2**bits - 1)
+    return image.round().astype(np.uint8 if bits == 8 else np.uint16).squeeze()
+
+
+LOSSLESS = [(codec, bits) for codec in ("png", "jp2", "npy") for bits in (8, 16)]
+
+
+@pytest.mark.parametrize(("codec", "bits"), LOSSLESS)
+@pytest.mark.parametrize("shape", [(64, 48), (1, 1), (37, 101), (33, 20, 3)])
+def test_lossless_roundtrip(codec, bits, shape):
+    pixels = radiograph(*shape[:2], bits, channels=shape[2] if len(shape) == 3 else 1).reshape(shape)
+    payload = codecs.encode(pixels, codec)
+    back = codecs.decode(payload, codec)
+    assert back.dtype == pixels.dtype
+    np.testing.assert_array_equal(back, pixels)
+    assert codecs.encode(pixels[::1], codec) == payload  # deterministic
+
+
+@pytest.mark.parametrize(("codec", "bits"), [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)])
+def test_other_readers_open_the_payload(codec, bits):
+    payload = codecs.encode(radiograph(60, 44, bits), codec)
+    with Image.open(io.BytesIO(payload)) as image:
+        assert np.abs(np.asarray(image).astype(int) - codecs.decode(payload, codec)).max() <= (codec == "jpg")
+
+
+def test_npy_is_a_plain_numpy_file_and_its_crops_are_views():
+    pixels = radiograph(60, 44, 16)
+    payload = codecs.encode(pixels, "npy")
+    np.testing.assert_array_equal(np.load(io.BytesIO(payload)), pixels)
+    (crop, _), (other, _) = codecs.decode_crops(payload, "npy", [(3, 4, 10, 12), (0, 0, 60, 44)], 8)
+    assert np.shares_memory(crop, other)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpeg_is_close(channels):
+    pixels = radiograph(80, 60, channels=channels)
+    back = codecs.decode(codecs.encode(pixels, "jpg", quality=98), "jpg")
+    assert back.shape == pixels.shape
+    assert np.abs(back.astype(int) - pixels).mean() < 1.5
+
+
+@pytest.mark.parametrize(("codec", "bits"), LOSSLESS)
+def test_crops_are_slices(codec, bits):
+    pixels = radiograph(50, 70, bits)
+    boxes = [(0, 0, 50, 70), (7, 11, 20, 13), (49, 69, 1, 1)]
+    for (y, x, h, w), (crop, box) in zip(
+        boxes, codecs.decode_crops(codecs.encode(pixels, codec), codec, boxes, 4), strict=True
+    ):
+        np.testing.assert_array_equal(crop, pixels[y : y + h, x : x + w])
+        assert box == (0, 0, h, w)
+
+
+@pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (10, 8)])
+def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(side, scale):
+    """Crops of 480 and 400 pixels resized to ``side`` must keep 2 x ``side`` pixels."""
+    payload = codecs.encode(radiograph(483, 601), "jpg")
+    (whole, box), (part, part_box) = codecs.decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
+    assert box == (0, 0, 480 / scale, 600 / scale)
+    assert whole.shape == (480 / scale, 600 / scale)
+    assert part_box == (0, 0, 400 / scale, 480 / scale)
+    np.testing.assert_array_equal(part, whole[8 // scale : 408 // scale, 80 // scale : 560 // scale])
+
+
+def test_a_scaled_jpeg_keeps_the_crop_where_it_was():
+    """An edge at column 301 of 601 stays there: the box is scaled by exactly 1/4, not by the rounded size."""
+    pixels = np.zeros((483, 601), np.uint8)
+    pixels[:, 301:] = 200
+    ((crop, (y, x, h, w)),) = codecs.decode_crops(codecs.encode(pixels, "jpg"), "jpg", [(3, 101, 400, 400)], 50)
+    assert (y, x, h, w) == (0.75, 0.25, 100, 100)
+    resized = Image.fromarray(crop).resize((100, 100), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
+    profile = np.asarray(resized).astype(float).mean(0) / 200
+    assert abs((100 - profile.sum()) * 4 - 200) < 1.0
+
+
+BROKEN = {"cut short": lambda p: p[: len(p) // 2], "no image": lambda p: b"no image", "empty": lambda p: b""}
+
+
+@pytest.mark.parametrize(
+    ("codec", "damage"), [(c, d) for c in codecs.CODECS for d in BROKEN if (c, d) != ("jp2", "cut short")]
+)
+def test_a_broken_payload_is_an_error(codec, damage):
+    payload = BROKEN[damage](codecs.encode(radiograph(64, 64), codec))
+    with pytest.raises(codecs.DecodeError):
+        codecs.decode(payload, codec)
+    with pytest.raises(codecs.DecodeError):
+        codecs.decode_crops(payload, codec, [(0, 0, 64, 64)], 8)
+
+
+def test_a_crop_outside_the_image_is_an_error():
+    with pytest.raises(codecs.DecodeError, match="32 x 40"):
+        codecs.decode_crops(codecs.encode(radiograph(32, 40), "png"), "png", [(10, 0, 23, 40)], 8)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "codec", "words"),
+    [
+        (np.zeros((4, 4), np.uint16), "jpg", "8 bits"),
+        (np.zeros((4, 4), np.float32), "png", "float32"),
+        (np.zeros((0, 4), np.uint8), "png", "shape"),
+        (np.zeros((4, 4), np.uint8), "pgn", "did you mean 'png'"),
+    ],
+)
+def test_what_cannot_be_stored_is_refused(pixels, codec, words):
+    with pytest.raises(UserError, match=words):
+        codecs.encode(pixels, codec)
