@@ -1,0 +1,86 @@
+"""From configuration to a method: ``_target_`` names its class, ours or anybody's."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError, nearest
+from dira_scale.methods.method import Method
+from dira_scale.models import norm
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.unet import UNet
+
+
+def build(method_cfg: Any, model_cfg: Any, views: ViewSpec, batch: int, accumulate: int = 1) -> Method:
+    """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train.
+
+    A method's constructor is given what it asks for by name: ``encoder``, ``unet`` (the encoder with a decoder),
+    ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
+    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``; collective, every
+    process calls it, with the same random state.
+
+    Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is no method, an argument that it
+    does not have or that is missing, sizes that do not divide.
+    """
+    encoder = build_encoder(model_cfg.encoder, weights=model_cfg.weights)
+    offered = {
+        "encoder": lambda: encoder,
+        "unet": lambda: UNet(encoder, model_cfg.decoder_channels),
+        "views": lambda: views,
+    }
+    method = _construct(_plain(method_cfg), "method", offered)
+    method.check(batch, accumulate)
+    _check_groups(batch, model_cfg.bn_groups)
+    norm.convert(method, model_cfg.bn_groups, accumulate)
+    return method
+
+
+def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:
+    target = _target(node, key)
+    parameters = inspect.signature(target).parameters
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    open_ended = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    for name in given:
+        if name in offered or (name not in parameters and not open_ended):
+            choices = [choice for choice in parameters if choice not in offered]
+            known = f"{', '.join(choices)}{nearest(name, choices)}"
+            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, it has {known}")
+    arguments = {name: make() for name, make in offered.items() if name in parameters}
+    if "base" in parameters and "base" in given:
+        arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)
+    for name, parameter in parameters.items():
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and name not in arguments and name not in given:
+            raise UserError(f"{key}.{name}: is missing, {target.__name__} needs it")
+    method = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")(**arguments)
+    if not isinstance(method, Method):
+        raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
+    return method
+
+
+def _target(node: dict[str, Any], key: str) -> Any:
+    if "_target_" not in node:
+        raise UserError(f"{key}._target_: is missing; name the method's class, such as dira_scale.methods.moco.MoCo")
+    try:
+        return get_object(node["_target_"])
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{key}._target_: {node['_target_']} cannot be imported: {reason}") from error
+
+
+def _plain(node: Any) -> dict[str, Any]:
+    """A node as a plain dict, interpolations resolved."""
+    return OmegaConf.to_container(OmegaConf.create(node), resolve=True)  # type: ignore[return-value]
+
+
+def _check_groups(batch: int, groups: int) -> None:
+    if groups >= 1 and (batch % groups or batch // groups < 2):
+        fits = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
+        raise UserError(
+            f"model.bn_groups: data.batch={batch} does not divide into {groups} BatchNorm groups of at least 2 "
+            f"samples; groups that do: {', '.join(map(str, fits)) or 'none'}"
+        )

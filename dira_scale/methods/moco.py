@@ -1,0 +1,161 @@
+"""Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5; RECIPES A.2)."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.collectives import gather, rank, world
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.method import Method, Terms
+from dira_scale.models import norm
+from dira_scale.models.encoder import Encoder
+from dira_scale.models.heads import Projector
+
+
+class MoCo(Method):
+    """A view must find its sibling among the siblings of many other images.
+
+    The first view's embedding is the query, the second's, by the key encoder, its positive key. Negatives are the keys
+    of earlier batches in a first-in-first-out ``queue`` [K, dim]. Gradients reach the query encoder alone; the key
+    encoder follows it as an exponential moving average of its parameters, fp32. It has no decoder.
+
+    Monitors: ``top1``, the share of queries whose best match among the keys of this (micro-)batch, of all processes, is
+    their own; ``chance``, what guessing gives.
+
+    Raises ``UserError`` for settings outside their range.
+    """
+
+    queue: Tensor
+    queue_pointer: Tensor
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        views: ViewSpec,
+        dim: int = 128,
+        queue: int = 65536,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        batch_norm: bool = False,
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        if views.count != 2:
+            raise UserError(f"data.views.count: {views.count} views; MoCo compares 2")
+        for name, value, fits in (
+            ("dim", dim, dim > 0),
+            ("queue", queue, queue > 0),
+            ("temperature", temperature, temperature > 0),
+            ("momentum", momentum, 0 <= momentum <= 1),
+        ):
+            if not fits:
+                raise UserError(f"MoCo's {name}: {value} is out of range")
+        self.temperature, self.momentum = temperature, momentum
+        self.encoder = encoder
+        self.projector = Projector(encoder.channels[-1], dim, batch_norm)
+        self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
+        self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
+        self._waiting: list[Tensor] = []  # keys of this step's micro-batches, each [W, b, dim]
+
+    def check(self, batch: int, accumulate: int) -> None:
+        if len(self.queue) % batch:
+            whole = max(1, round(len(self.queue) / batch)) * batch
+            raise UserError(
+                f"method: a queue of {len(self.queue)} keys is not a multiple of data.batch={batch}; "
+                f"set the queue to {whole}, or a batch that divides it"
+            )
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.projector.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        pyramid = self.encoder(distorted[0])
+        queries = F.normalize(self.projector(pyramid[-1]).float(), dim=1)
+        keys, first = self._keys(distorted[1], batch.step)
+        if self.training:
+            self._waiting.append(keys.view(world(), len(queries), -1))
+        own = keys[first : first + len(queries)]
+        losses = {"di": info_nce(queries, own, self.queue, self.temperature)}
+        return Terms(losses, monitors=_matches(queries.detach(), keys, first), pyramid=pyramid)
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """theta_k <- m theta_k + (1 - m) theta_q; then this step's keys replace the oldest, in global-batch order."""
+        assert self.training and self._waiting, "after_step follows a training step"
+        query: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
+        key: list[Tensor] = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
+        torch._foreach_lerp_(key, query, 1.0 - self.momentum)
+        # A rank's part of the global batch is its micro-batches one after another.
+        keys = torch.cat(self._waiting, dim=1).flatten(0, 1)
+        self._waiting.clear()
+        slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
+        self.queue[slots] = keys
+        self.queue_pointer.copy_((self.queue_pointer + len(keys)) % len(self.queue))
+
+    @torch.no_grad()
+    def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
+        """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order, and where this rank's begin.
+
+        Where BatchNorm has several groups, a query and its key must not share one (their statistics would give the
+        answer away): the images of all processes are shuffled by the step before, and the keys put back after.
+        """
+        if not self.training:
+            return _gather_uneven(self._embed(images))
+        first = rank() * len(images)
+        if norm.groups(self.key_encoder) == 1:
+            return gather(self._embed(images)), first
+        everyone = gather(images)
+        shuffle = _permutation(len(everyone), step, len(self._waiting)).to(images.device)
+        shuffled = gather(self._embed(everyone[shuffle[first : first + len(images)]]))
+        keys = torch.empty_like(shuffled)
+        keys[shuffle] = shuffled
+        return keys, first
+
+    def _embed(self, images: Tensor) -> Tensor:
+        return F.normalize(self.key_projector(self.key_encoder(images)[-1]).float(), dim=1)
+
+
+def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Mean over b of -log(e^(q·k/t) / (e^(q·k/t) + sum over the queue of e^(q·n/t))): unit q, k [b, D], queue [K, D].
+
+    Always in float32: at t = 0.2 bfloat16 would round a logit by 2 %.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        positive = (queries * keys).sum(dim=1, keepdim=True)
+        logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
+        target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return F.cross_entropy(logits, target, reduction="sum") / max(len(logits), 1)
+
+
+def _matches(queries: Tensor, keys: Tensor, first: int) -> dict[str, Tensor]:
+    """How often query i is nearest to key ``first + i`` of all ``keys``."""
+    expected = torch.arange(first, first + len(queries), device=queries.device)
+    with torch.autocast(queries.device.type, enabled=False):
+        hits = (queries @ keys.T).argmax(dim=1) == expected if len(queries) else queries.new_zeros(0)
+    return {
+        "top1": hits.float().sum() / max(len(queries), 1),
+        "chance": torch.full((), 1 / max(len(keys), 1), device=queries.device),
+    }
+
+
+def _permutation(count: int, step: int, micro_batch: int) -> Tensor:
+    """The same on every process, another one for every micro-batch."""
+    generator = torch.Generator().manual_seed((step << 16) + micro_batch)
+    return torch.randperm(count, generator=generator)
+
+
+def _gather_uneven(rows: Tensor) -> tuple[Tensor, int]:
+    """Rows of all processes in rank order, and where this one's begin; an evaluation's last batch is not cut evenly."""
+    if world() == 1:
+        return rows, 0
+    lengths: list[int] = gather(torch.tensor([len(rows)], device=rows.device)).tolist()
+    padded = F.pad(rows, (0, 0, 0, max(lengths) - len(rows)))
+    parts = gather(padded).view(len(lengths), max(lengths), -1)
+    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), sum(lengths[: rank()])

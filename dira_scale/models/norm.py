@@ -1,0 +1,171 @@
+"""BatchNorm over fixed groups of the *global* batch, so that learning curves do not depend on the number of processes.
+
+The global batch is cut into ``groups`` contiguous parts and each is normalised by its own mean and variance: 4 is the
+paper's four GPUs with plain BatchNorm, 1 is synchronised BatchNorm. A process that holds several groups normalises them
+one by one; a group that spans several processes is reduced over them, differentiably, on the GPU and the CPU.
+
+Running statistics move once per optimizer step, in ``commit_statistics``: a forward pass only notes what it saw.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.collectives import gather, rank, reduce_mean, world
+from dira_scale.errors import UserError
+
+_recomputing = False
+
+
+class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Drop-in for ``nn.BatchNorm1d/2d`` (same parameters, buffers and evaluation), built by ``convert``.
+
+    ``groups``: groups of the global batch. ``local``: how many of them one micro-batch of this process holds; if 1,
+    the group may span ``ranks`` processes, those of ``process_group``. Input [b, C, ...] with b % local == 0.
+    """
+
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    pending: Tensor  # sums since the last commit: C means, C unbiased variances, the number of passes
+
+    def __init__(self, like: Any, groups: int, local: int, ranks: int, process_group: Any) -> None:
+        super().__init__(like.num_features, like.eps, like.momentum, like.affine, device="meta")
+        assert like.momentum is not None and like.track_running_stats, "an exponential running mean is assumed"
+        self.groups, self.local, self.ranks, self.process_group = groups, local, ranks, process_group
+        self.weight, self.bias, self.training = like.weight, like.bias, like.training
+        self.running_mean, self.running_var = like.running_mean, like.running_var
+        self.num_batches_tracked = like.num_batches_tracked
+        # timm's BatchNormAct2d carries the dropout and activation that follow it.
+        self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
+        pending = torch.zeros(2 * like.num_features + 1, device=like.running_mean.device)
+        self.register_buffer("pending", pending, persistent=False)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2:
+            raise ValueError(f"expected [b, C, ...], got {list(input.shape)}")
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        if not self.training:
+            y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
+        else:
+            y, mean, var = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
+            if not _recomputing:
+                self.pending += torch.cat([mean, var, mean.new_ones(1)]).detach()
+        activated: Tensor = self.act(self.drop(y))
+        return activated
+
+    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Whole groups lie in this process: torch's own BatchNorm on each of them."""
+        assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
+        normalised, means, variances = [], [], []
+        for part in x.chunk(self.local):
+            mean, var = torch.zeros_like(self.pending[: 2 * self.num_features]).chunk(2)
+            # With momentum 1 the kernel writes this group's mean and unbiased variance, and no second pass is needed.
+            normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
+            means.append(mean)
+            variances.append(var)
+        y = normalised[0] if self.local == 1 else torch.cat(normalised)
+        return y, torch.stack(means).mean(0), torch.stack(variances).mean(0)
+
+    def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One group over several processes: its variance from theirs by Chan's formula (equal counts)."""
+        pixels = x.float()
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        var, mean = torch.var_mean(pixels, dim=axes, correction=0)
+        means, variances = gather(torch.stack([mean, var])[None], self.process_group).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)
+        scale = torch.rsqrt(var + self.eps)
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
+        shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
+        y = torch.addcmul(shift.view(shape), pixels, scale.view(shape)).to(x.dtype)
+        count = x.numel() // self.num_features * self.ranks
+        return y, mean, var * (count / (count - 1))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
+def convert(module: nn.Module, groups: int, accumulate: int = 1) -> nn.Module:
+    """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch; returns the module.
+
+    Parameters and buffers are taken over as they are. Collective: every process calls it, with the same arguments.
+
+    Raises ``UserError`` where groups, processes and micro-batches (``accumulate`` per step) do not divide.
+    """
+    if groups < 1:
+        raise UserError(f"model.bn_groups: {groups} must be at least 1 (1 = statistics over the whole global batch)")
+    ranks = world()
+    local, span, process_group = 1, 1, None
+    if groups % (ranks * accumulate) == 0:
+        local = groups // (ranks * accumulate)
+    elif accumulate == 1 and ranks % groups == 0:
+        span = ranks // groups
+        process_group = _process_group(span)
+    else:
+        several = f"a multiple of {ranks * accumulate}"
+        also = f", or one of {[n for n in range(1, ranks) if ranks % n == 0]}" if accumulate == 1 and ranks > 1 else ""
+        raise UserError(
+            f"model.bn_groups: {groups} BatchNorm groups do not divide over {ranks} processes with accumulate="
+            f"{accumulate}: groups must be {several}{also}; change model.bn_groups, the processes or accumulate"
+        )
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return GroupedBatchNorm(module, groups, local, span, process_group)
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                setattr(parent, name, GroupedBatchNorm(child, groups, local, span, process_group))
+    return module
+
+
+def groups(module: nn.Module) -> int:
+    """BatchNorm groups of the global batch in a converted module; 1 where it has none."""
+    return next((layer.groups for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), 1)
+
+
+@contextmanager
+def recomputing() -> Iterator[None]:
+    """Inside, forward passes are activation checkpointing's second ones: their statistics were noted before."""
+    global _recomputing
+    before, _recomputing = _recomputing, True
+    try:
+        yield
+    finally:
+        _recomputing = before
+
+
+@torch.no_grad()
+def commit_statistics(module: nn.Module) -> None:
+    """Move the running statistics by what was seen since the last call: the mean over passes, groups and processes.
+
+    Once per optimizer step, on every process; one small all-reduce. Layers that saw nothing stay as they are.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
+    if not layers:
+        return
+    seen = reduce_mean(torch.cat([layer.pending for layer in layers]))
+    for layer, sums in zip(layers, seen.split([len(layer.pending) for layer in layers]), strict=True):
+        passes = sums[-1]  # compared on the device: a frozen decoder must not cost the loop a synchronisation
+        mean, var = (sums[:-1] / passes.clamp(min=1)).chunk(2)
+        layer.running_mean.lerp_(mean, layer.momentum * (passes > 0))
+        layer.running_var.lerp_(var, layer.momentum * (passes > 0))
+        layer.num_batches_tracked += passes > 0
+        layer.pending.zero_()
+
+
+def _process_group(span: int) -> Any:
+    """This process's group of ``span`` consecutive ranks; None, the default group, where that is all of them."""
+    if span == world():
+        return None
+    # Every process must take part in the making of every group.
+    made = [dist.new_group(list(range(first, first + span))) for first in range(0, world(), span)]
+    return made[rank() // span]

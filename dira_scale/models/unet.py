@@ -1,0 +1,35 @@
+"""The 2D U-Net of DiRA: a timm encoder, segmentation_models_pytorch's decoder and a one-channel head."""
+
+from collections.abc import Sequence
+
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from torch import Tensor, nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.encoder import DEPTH, Encoder
+
+
+class UNet(nn.Module):
+    """[b, 1 or 3, H, W] -> logits [b, 1, H, W].
+
+    Every decoder block doubles the resolution (nearest), joins the encoder's skip and applies Conv3x3-BN-ReLU twice;
+    the head is a Conv3x3 (DiRA, sec. 3; RECIPES A.1). Layers and initialisation equal
+    ``segmentation_models_pytorch.Unet("tu-NAME", classes=1, decoder_channels=decoder_channels)``.
+
+    Raises ``UserError`` when ``decoder_channels`` is not one count per halving of the encoder.
+    """
+
+    def __init__(self, encoder: Encoder, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)) -> None:
+        super().__init__()
+        if len(decoder_channels) != DEPTH:
+            raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
+        self.encoder = encoder
+        self.decoder = UnetDecoder(encoder_channels=encoder.channels, decoder_channels=decoder_channels, n_blocks=DEPTH)
+        self.head = nn.Conv2d(decoder_channels[-1], 1, kernel_size=3, padding=1)
+        initialize_decoder(self.decoder)
+        initialize_head(self.head)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.decoder(self.encoder(x)))
+        return logits
