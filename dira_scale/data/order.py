@@ -1,0 +1,236 @@
+"""Which sample at which step: pure arithmetic, no list of samples is ever made.
+
+An epoch of N slots and batches of B samples takes U = steps * B slots. Slots form one endless line (cycle after cycle
+of N), and epoch e takes the U slots from e * U on, so that what one epoch drops is where the next one begins. Then
+
+1. blocks of ``block`` consecutive slots are permuted by a bijection keyed by the epoch (a last partial block stays at
+   the end);
+2. the sequence is cut into ``lanes`` of equal length;
+3. inside a lane, samples are shuffled again within windows of ``window`` blocks;
+4. step k takes the next B / lanes samples of every lane. A rank owns a contiguous range of lanes, so its samples are a
+   contiguous part of the batch that a single process would have taken.
+
+The default, blocks of one sample, is a full shuffle; larger blocks keep reads sequential where a disk or an object
+store needs that.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from dira_scale.data import random
+from dira_scale.errors import UserError
+
+ORDER_VERSION = 1  # part of every key: raised when the arithmetic below gives another order
+_FEISTEL_ROUNDS = 16  # with 8, permutations of five elements are visibly uneven
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The samples of one step on one rank.
+
+    Attributes:
+        epoch: which epoch the step belongs to.
+        index: int64 [b], samples counted over all datasets: row r of dataset d is ``sum(sizes[:d]) + r``.
+        occurrence: int64 [b], how often the sample came earlier in the epoch (> 0 only with wrapping or weights > 1).
+    """
+
+    epoch: int
+    index: np.ndarray
+    occurrence: np.ndarray
+
+
+@dataclass(frozen=True)
+class Order:
+    """The training order of one dataset or of a weighted mixture of several.
+
+    Args:
+        sizes: rows of the selected split, for each dataset.
+        seed: of the run.
+        batch: global batch size B.
+        weights: dataset d fills ``round(weights[d] * sizes[d])`` slots of an epoch; it takes its rows in a fixed
+            shuffled order, one after another over the epochs, so none comes back before all others were used.
+        lanes: see above; default B.
+        block, window: see above; in samples and in blocks.
+        remainder: ``drop`` leaves N mod B slots to the next epoch; ``wrap`` borrows from it to fill the last batch.
+        identity: names the content (dataset hashes, split, selection); another identity is another order.
+
+    Raises UserError where sizes, batch and lanes do not fit, with the numbers that would.
+    """
+
+    sizes: tuple[int, ...]
+    seed: int
+    batch: int
+    weights: tuple[float, ...] | None = None
+    lanes: int | None = None
+    block: int = 1
+    window: int = 1
+    remainder: Literal["drop", "wrap"] = "drop"
+    identity: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.block, self.window, self._lanes) < 1:
+            raise UserError(
+                "batch, lanes, block and window must be at least 1, not "
+                f"{self.batch}, {self._lanes}, {self.block} and {self.window}"
+            )
+        if self.remainder not in ("drop", "wrap"):
+            raise UserError(f"remainder must be 'drop' or 'wrap', not {self.remainder!r}")
+        if self.weights is not None and len(self.weights) != len(self.sizes):
+            raise UserError(f"{len(self.weights)} weights for {len(self.sizes)} datasets: give one weight for each")
+        if self.batch % self._lanes:
+            raise UserError(
+                f"lanes={self._lanes} does not divide the global batch of {self.batch}: "
+                f"use one of {_divisors(self.batch)}"
+            )
+        if empty := [d for d, slots in enumerate(self._slots) if slots < 1]:
+            raise UserError(
+                f"dataset {empty[0]} of the mixture gives no sample to an epoch "
+                f"({self.sizes[empty[0]]} rows): raise its weight or leave it out"
+            )
+        if self.remainder == "drop" and self._total < self.batch:
+            raise UserError(
+                f"{self._total} samples do not fill one global batch of {self.batch}: "
+                f"use a batch of at most {self._total}, or remainder=wrap"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self._total // self.batch if self.remainder == "drop" else -(-self._total // self.batch)
+
+    @property
+    def dropped(self) -> int:
+        """Slots that an epoch leaves to the next one."""
+        return max(0, self._total - self._used)
+
+    def admissible_worlds(self) -> list[int]:
+        """The numbers of ranks that divide the lanes."""
+        return _divisors(self._lanes)
+
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+        """Samples of optimizer step ``step`` (counted from 0 over all epochs) on ``rank``: B / world of them.
+
+        Raises UserError when ``world`` does not divide the lanes.
+        """
+        assert step >= 0 and 0 <= rank < world
+        if self._lanes % world:
+            raise UserError(
+                f"{world} ranks do not divide the {self._lanes} lanes of a global batch of {self.batch}: "
+                f"use one of {self.admissible_worlds()} ranks"
+            )
+        epoch, step = divmod(step, self.steps_per_epoch)
+        owned, per_lane = self._lanes // world, self.batch // self._lanes
+        lane = np.arange(rank * owned, (rank + 1) * owned, dtype=np.int64)[:, None]
+        within = np.arange(step * per_lane, (step + 1) * per_lane, dtype=np.int64)[None, :]
+        lane, within = np.broadcast_arrays(lane, within)
+        lane_length = self._used // self._lanes
+        position = lane * lane_length + self._shuffle_windows(lane, within, lane_length, epoch)
+        return self._rows(epoch, self._permute_blocks(position.ravel(), epoch))
+
+    def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: int) -> np.ndarray:
+        span = self.window * self.block
+        number = within // span
+        start = number * span
+        windows_per_lane = -(-lane_length // span)
+        key = _u64(self._key("window", epoch)) + random.mix(_u64(lane * windows_per_lane + number))
+        return start + permute(within - start, np.minimum(span, lane_length - start), key)
+
+    def _permute_blocks(self, position: np.ndarray, epoch: int) -> np.ndarray:
+        blocks = self._used // self.block
+        block, within = np.divmod(position, self.block)
+        whole = block < blocks
+        block[whole] = permute(block[whole], blocks, self._key("block", epoch))
+        return block * self.block + within
+
+    def _rows(self, epoch: int, position: np.ndarray) -> Positions:
+        """From positions in an epoch to rows: each dataset's slots form an endless line of rows of their own."""
+        start = epoch * self._used
+        cycle, slot = np.divmod(start + position, self._total)
+        sizes, slots = np.array(self.sizes, np.int64), np.array(self._slots, np.int64)
+        first_slot = np.cumsum(slots) - slots
+        dataset = np.searchsorted(first_slot, slot, side="right") - 1
+        turn = cycle * slots[dataset] + slot - first_slot[dataset]
+        start_cycle, start_slot = divmod(start, self._total)
+        first_turn = start_cycle * slots + np.clip(start_slot - first_slot, 0, slots)
+        occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
+        for d in np.flatnonzero(slots != sizes):  # a part of a dataset must not be the part that was written first
+            own = dataset == d
+            row[own] = permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
+        return Positions(epoch, (np.cumsum(sizes) - sizes)[dataset] + row, occurrence)
+
+    def _key(self, purpose: str, number: int) -> int:
+        return random.key(ORDER_VERSION, self.identity, self.seed, purpose, number)
+
+    @cached_property
+    def _lanes(self) -> int:
+        return self.batch if self.lanes is None else self.lanes
+
+    @cached_property
+    def _slots(self) -> tuple[int, ...]:
+        weights = self.weights or (1.0,) * len(self.sizes)
+        return tuple(round(weight * size) for weight, size in zip(weights, self.sizes, strict=True))
+
+    @cached_property
+    def _total(self) -> int:
+        return sum(self._slots)
+
+    @property
+    def _used(self) -> int:
+        return self.steps_per_epoch * self.batch
+
+
+@dataclass(frozen=True)
+class EvalOrder:
+    """Evaluation: ``size`` samples in order, each exactly once; the last batch may be short."""
+
+    size: int
+    batch: int
+
+    @property
+    def steps(self) -> int:
+        return -(-self.size // self.batch)
+
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+        """The contiguous part of batch ``step`` that is ``rank``'s; parts differ by one sample at most."""
+        assert 0 <= step < self.steps and 0 <= rank < world
+        first, last = step * self.batch, min((step + 1) * self.batch, self.size)
+        index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)
+        return Positions(0, index, np.zeros_like(index))
+
+
+def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
+    """A keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by element.
+
+    A Feistel network over Z_a x Z_b, a * b >= n (Black and Rogaway, "Ciphers with arbitrary finite domains",
+    CT-RSA'02: the generalised Feistel cipher with cycle walking): what falls outside is sent through again.
+    """
+    x, n, key = (array.copy() for array in np.broadcast_arrays(_u64(x), _u64(n), _u64(key)))
+    a = np.ceil(np.sqrt(n)).astype(np.uint64)
+    b = (n + a - _u64(1)) // a
+    todo = np.arange(x.size)
+    flat = x.reshape(-1)
+    while todo.size:
+        flat[todo] = _feistel(flat[todo], *(array.reshape(-1)[todo] for array in (a, b, key)))
+        todo = todo[flat[todo] >= n.reshape(-1)[todo]]
+    return x.astype(np.int64)
+
+
+def _feistel(x: np.ndarray, a: np.ndarray, b: np.ndarray, key: np.ndarray) -> np.ndarray:
+    left, right = np.divmod(x, b)
+    for number in range(1, _FEISTEL_ROUNDS + 1):
+        round_key = random.mix(key + _u64(number))
+        if number % 2:
+            left = (left + random.mix(right ^ round_key) % a) % a
+        else:
+            right = (right + random.mix(left ^ round_key) % b) % b
+    return left * b + right
+
+
+def _u64(x: int | np.ndarray) -> np.ndarray:
+    return np.asarray(x).astype(np.uint64)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]

@@ -1,0 +1,63 @@
+"""Counter-based random numbers: a number depends on what it is for, never on when or where it is drawn.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11) turns a 128-bit counter and a
+64-bit key into 128 random bits. Here the key is the run's seed and the counter says which epoch, sample, occurrence of
+the sample in the epoch, view and purpose the number is for. Sixteen workers or one, whole batches or single samples:
+the same numbers.
+"""
+
+import hashlib
+
+import numpy as np
+
+_MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
+
+
+def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """Philox4x32-10 of ``counter`` [4, ...] under ``key`` [2, ...]: random words [4, ...]; all uint32."""
+    a, b, c, d = (word.astype(np.uint64) for word in counter)
+    k, m = (word.astype(np.uint64) for word in key)
+    for _ in range(10):
+        left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b, c, d = (right >> _SHIFT) ^ b ^ k, right & _LOW, (left >> _SHIFT) ^ d ^ m, left & _LOW
+        k, m = (k + _WEYL[0]) & _LOW, (m + _WEYL[1]) & _LOW
+    return np.stack(np.broadcast_arrays(a, b, c, d)).astype(np.uint32)
+
+
+def uniform(
+    seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, view: int, n: int, stream: int
+) -> np.ndarray:
+    """``n`` numbers in [0, 1) for each sample: float64 [b, n], multiples of 2^-32.
+
+    Args:
+        seed: of the run; 64 bits.
+        epoch, view, stream: 32, 8 and 8 bits; streams are the purposes that must not share numbers.
+        index: int64 [b], the samples; 48 bits.
+        occurrence: int64 [b], which repetition of the sample within the epoch; 16 bits.
+    """
+    assert 0 <= epoch < 2**32 and 0 <= view < 2**8 and 0 <= stream < 2**8 and 0 < n <= 2**18
+    index, occurrence = np.asarray(index, np.int64), np.asarray(occurrence, np.int64)
+    assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < 2**16)).all()
+    draw = np.arange(-(-n // 4))
+    counter = np.broadcast_arrays(
+        draw + (view << 16) + (stream << 24),
+        epoch,
+        index[:, None] & 0xFFFFFFFF,
+        (index[:, None] >> 32) + (occurrence[:, None] << 16),
+    )
+    words = philox(np.stack(counter), np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]))
+    return np.moveaxis(words, 0, -1).reshape(len(index), 4 * len(draw))[:, :n] * 2.0**-32
+
+
+def key(*parts: object) -> int:
+    """A 64-bit key that depends on every part: the start of the SHA-256 of their representation."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """A well-mixing bijection of uint64: the finaliser of SplitMix64 (Steele et al., OOPSLA'14). Not for secrets."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
