@@ -1,0 +1,268 @@
+"""Configuration: Hydra's compose API and override grammar over ``configs/``, checked against dataclasses.
+
+A verb's root file is ``configs/VERB.yaml``; its schema is the dataclass below. Defaults and their reasons stand in the
+YAML files only. Hydra's own entry point is not used: it would change the folder and configure logging.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from dira_scale.errors import UserError, nearest
+
+
+@dataclass
+class Data:
+    shards: Any = MISSING
+    split: str = MISSING
+    val_split: str | None = None
+    size: int = MISSING
+    batch: int = MISSING
+    lanes: int | None = None
+    block: int = MISSING
+    window: int = MISSING
+    remainder: str = MISSING
+    workers: int = MISSING
+    prefetch: int = MISSING
+
+
+@dataclass
+class Stage:
+    terms: list[str] = MISSING
+    epochs: float = MISSING
+    patience: int | None = None
+
+
+@dataclass
+class Optim:
+    optimizer: dict[str, Any] = MISSING
+    schedule: str = MISSING
+    discriminator: dict[str, Any] = MISSING
+
+
+@dataclass
+class Parallel:
+    strategy: str = MISSING
+    accumulate: int = MISSING
+    threads: int | None = None
+    checkpoint_activations: bool = MISSING
+    channels_last: bool = MISSING
+
+
+@dataclass
+class Validate:
+    every: int = MISSING
+    batch: int = MISSING
+    batches: int | None = None
+    pictures: int = MISSING
+
+
+@dataclass
+class Checkpoint:
+    every: int = MISSING
+    keep: int = MISSING
+
+
+@dataclass
+class Pretrain:
+    run: str = MISSING
+    seed: int = MISSING
+    steps: int | None = None
+    epoch_factor: float = MISSING
+    precision: str = MISSING
+    data: Data = field(default_factory=Data)
+    model: dict[str, Any] = MISSING
+    method: dict[str, Any] = MISSING
+    views: dict[str, Any] = MISSING
+    stages: dict[str, Stage] = MISSING
+    optim: Optim = field(default_factory=Optim)
+    parallel: Parallel = field(default_factory=Parallel)
+    validate: Validate = field(default_factory=Validate)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    log_every: int = MISSING
+
+
+SCHEMAS: dict[str, type] = {"pretrain": Pretrain}
+
+
+def folder(name: str) -> Path:
+    """Where ``configs``, ``shards``, ``slurm`` or ``benchmarks`` is: beside the package in a checkout, inside it in a wheel."""
+    checkout = Path(__file__).parents[1]
+    return checkout / name if (checkout / "pyproject.toml").is_file() else Path(__file__).parent / "_data" / name
+
+
+def compose(verb: str, argv: list[str]) -> DictConfig:
+    """The configuration of ``verb`` with the overrides in ``argv``, resolved and checked.
+
+    ``--config-dir DIR`` adds a folder of one's own groups and experiments. ``--help`` and ``--cfg`` print and exit.
+
+    Raises:
+        UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type.
+    """
+    flags = {"--help", "-h", "--cfg"} & set(argv)
+    overrides, own = _arguments([a for a in argv if a not in flags])
+    search = [f"file://{folder('shards')}", f"file://{folder('slurm')}", *(f"file://{d}" for d in own)]
+    try:
+        with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
+            paths = f"hydra.searchpath=[{','.join(search)}]"
+            config = hydra_compose(config_name=verb, overrides=[paths, *overrides])
+        if verb in SCHEMAS:
+            config = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), config)
+            assert isinstance(config, DictConfig)
+        if "--help" in flags or "-h" in flags:
+            print(describe(verb, config, own))
+            raise SystemExit(0)
+        if "--cfg" in flags:
+            print(OmegaConf.to_yaml(config, resolve=False))
+            raise SystemExit(0)
+        _complete(config)
+        OmegaConf.resolve(config)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(verb, error, overrides)) from error
+    return config
+
+
+def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
+    """Compose, call, and turn a ``UserError`` into one line and exit code 2."""
+    try:
+        return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
+    except UserError as error:
+        print(f"{verb}: {error}", file=sys.stderr)
+        return 2
+
+
+def describe(verb: str, config: DictConfig, own: list[str]) -> str:
+    """The text of ``--help``: every key with its default, type and the comment that stands beside it in ``configs/``."""
+    lines = [
+        f"usage: python -m dira_scale.{verb} KEY=VALUE ...   (Hydra's grammar; --cfg prints the configuration and stops)"
+    ]
+    files = [folder("configs"), folder("shards"), folder("slurm"), *map(Path, own)]
+    groups = sorted({d.relative_to(root).as_posix() for root in files for d in root.rglob("*") if d.is_dir()})
+    comments = _comments(verb, files)
+    for group in groups:
+        options = sorted({f.stem for root in files for f in (root / group).glob("*.yaml")})
+        if options and (group in config or group == "experiment"):
+            lines.append(f"  {group}=  one of {', '.join(options)}")
+    lines.append("")
+    for key, value in _leaves(config):
+        kind = "" if value is None or value == "???" else f" ({type(value).__name__})"
+        lines.append(f"  {key}={value if value is not None else 'null'}{kind}")
+        if key in comments:
+            lines.append(f"      {comments[key]}")
+    return "\n".join(lines)
+
+
+def _arguments(argv: list[str]) -> tuple[list[str], list[str]]:
+    overrides: list[str] = []
+    own: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--config-dir":
+            path = next(words, None)
+            if path is None or not Path(path).is_dir():
+                raise UserError(f"--config-dir {path}: no such folder; it takes a folder of YAML groups")
+            own.append(str(Path(path).resolve()))
+        elif word.startswith("-"):
+            raise UserError(
+                f"unknown flag {word}{nearest(word, ['--help', '--cfg', '--config-dir']) or '.'} Settings are KEY=VALUE"
+            )
+        elif "=" not in word and not word.startswith("~"):
+            raise UserError(f"'{word}' is no KEY=VALUE; --help lists the keys")
+        else:
+            overrides.append(word)
+    return overrides, own
+
+
+def _complete(config: DictConfig) -> None:
+    """Refuse keys that must be given and were not."""
+    missing = sorted(OmegaConf.missing_keys(config))
+    if missing:
+        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help says what it is")
+
+
+def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key in config:
+        name = f"{prefix}{key}"
+        if OmegaConf.is_missing(config, key):
+            yield name, "???"
+        elif OmegaConf.is_interpolation(config, key):
+            yield name, OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index, call-overload]
+        elif isinstance(config[key], DictConfig):
+            yield from _leaves(config[key], name + ".")
+        else:
+            yield name, config[key]
+
+
+def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
+    text = " ".join(str(error).split())
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        known = [key for key, _ in _leaves(_defaults(verb, overrides, unknown.group(1)))]
+        every = sorted({".".join(k.split(".")[: i + 1]) for k in known for i in range(k.count(".") + 1)})
+        return f"unknown key {unknown.group(1)}{nearest(unknown.group(1), every)} (--help lists the keys)"
+    option = re.search(r"Could not find '([^']+)'", text)
+    if option and "/" in option.group(1):
+        group, name = option.group(1).rsplit("/", 1)
+        options = sorted(
+            {f.stem for root in ("configs", "shards", "slurm") for f in (folder(root) / group).glob("*.yaml")}
+        )
+        return f"no {group} named '{name}'{nearest(name, options) or '.'} There are: {', '.join(options)}"
+    if isinstance(error, ConfigKeyError) and getattr(error, "full_key", None):
+        return f"unknown key {error.full_key}: {text.split(' full_key')[0]}"
+    key = getattr(error, "full_key", None)
+    return f"{key}: {text.split(' full_key')[0]}" if key else text.split(" See https")[0]
+
+
+def _defaults(verb: str, overrides: list[str], bad: str) -> DictConfig:
+    """The configuration without the override that failed, to name the keys that exist."""
+    good = [o for o in overrides if o.lstrip("+~").split("=")[0] != bad and "/" not in o.split("=")[0]]
+    search = f"hydra.searchpath=[file://{folder('shards')},file://{folder('slurm')}]"
+    with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
+        for attempt in (good, [o for o in good if "." not in o.split("=")[0]], []):
+            try:
+                return hydra_compose(config_name=verb, overrides=[search, *attempt])
+            except (HydraException, OmegaConfBaseException):
+                continue  # a second bad override: fall back to fewer of them, only to list the known keys
+    return OmegaConf.create()
+
+
+def _comments(verb: str, roots: list[Path]) -> dict[str, str]:
+    """Comments of all option files by key; a group's file documents keys under the group's name."""
+    found: dict[str, str] = {}
+    for root in roots:
+        for file in sorted(root.rglob("*.yaml")):
+            group = file.parent.relative_to(root).as_posix()
+            if group == "." and file.stem != verb:
+                continue
+            prefix = "" if group in (".", "experiment") else group.replace("/", ".") + "."
+            for key, comment in _file_comments(file):
+                found.setdefault(prefix + key, comment)
+    return found
+
+
+def _file_comments(file: Path) -> Iterator[tuple[str, str]]:
+    stack: list[tuple[int, str]] = []
+    above: list[str] = []
+    for line in file.read_text().splitlines():
+        match = re.match(r"^(\s*)([\w-]+):(.*)$", line)
+        if match:
+            indent, key, rest = len(match.group(1)), match.group(2), match.group(3)
+            stack = [s for s in stack if s[0] < indent] + [(indent, key)]
+            behind = rest.split(" # ", 1)[1].strip() if " # " in rest else ""
+            comment = " ".join([*above, behind]).strip()
+            if comment:
+                yield ".".join(s[1] for s in stack), comment
+            above = []
+        elif line.strip().startswith("#") and "@package" not in line:
+            above.append(line.strip().lstrip("# "))
+        else:
+            above = []

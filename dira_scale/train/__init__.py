@@ -1,0 +1,1 @@
+"""The training loop and what it needs: run folder, checkpoints, parallelism, metrics, signals."""

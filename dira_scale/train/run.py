@@ -1,0 +1,135 @@
+"""The run folder: what is written, by whom, and what a run's configuration fixes.
+
+::
+
+    config.yaml status.json lease.json metrics.jsonl log.txt environment.json checkpoints/ pictures/ tensorboard/
+"""
+
+import hashlib
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.files import write_atomic, write_json
+from dira_scale.train.lease import Lease
+
+# Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
+EXECUTION = (
+    "run",
+    "steps",
+    "precision",
+    "parallel",
+    "log_every",
+    "checkpoint",
+    "data.workers",
+    "data.prefetch",
+    "data.shards",
+)
+PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
+
+DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
+
+
+class Run:
+    """One writer's hold on a run folder. Only the main process has one.
+
+    Args:
+        folder: made if absent.
+        config: the resolved configuration, plus ``datasets``: content hashes of what it trains on.
+
+    Raises:
+        UserError: the folder holds a run of another identity (the differing keys are named) or a living writer.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (folder / "pictures").mkdir(exist_ok=True)
+        self._refuse_other(config)
+        self.lease = Lease(folder)
+        write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        write_json(folder / "environment.json", environment())
+        self.status("running", step=0)
+
+    def status(self, state: str, step: int, stage: str = "", exit_code: int | None = None, reason: str = "") -> None:
+        """``status.json``: what sweeps and people read, since launchers swallow exit codes."""
+        self.lease.check()
+        row = {"state": state, "step": step, "stage": stage, "exit_code": exit_code, "reason": reason}
+        write_json(self.folder / "status.json", row | {"lease": self.lease.number})
+
+    def log(self, line: str) -> None:
+        """Append a line to ``log.txt``."""
+        with (self.folder / "log.txt").open("a") as file:
+            file.write(line + "\n")
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``."""
+        self.lease.check()
+        with (self.folder / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row | {"lease": self.lease.number}) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            rows = path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+            write_atomic(path, "".join(kept))
+
+    def _refuse_other(self, config: dict[str, Any]) -> None:
+        path = self.folder / "config.yaml"
+        if not path.exists():
+            return
+        old, new = identity(yaml.safe_load(path.read_text())), identity(config)
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing:
+            shown = "; ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:6])
+            raise UserError(
+                f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
+            )
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The flattened fields that make a run what it is; its name is the hash of these."""
+    flat = _flatten(config)
+    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
+
+
+def name(config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a run's identity."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, Any]:
+    """What the run was computed with."""
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "command": " ".join(sys.argv),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = version(package.replace("_", "-"))
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: value}

@@ -1,0 +1,46 @@
+"""Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 ask for a checkpoint and an orderly end; all ranks agree on the step."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dira_scale.collectives import world
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class Signals:
+    """Remembers the first signal; a second Ctrl-C ends the process at once, as ever.
+
+    Use as a context manager; the handlers that were there come back.
+    """
+
+    def __init__(self) -> None:
+        self.received: int = 0
+        # Its own CPU group: asking each step must not wait for the device.
+        self._group: Any = dist.new_group(backend="gloo") if world() > 1 else None
+
+    def __enter__(self) -> "Signals":
+        self._before = {s: signal.signal(s, self._handle) for s in ASKING}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def agreed(self) -> str:
+        """Name of the signal that any rank received, the same answer on every rank; empty if none."""
+        number = self.received
+        if self._group is not None:
+            flag = torch.tensor([number])
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX, group=self._group)
+            number = int(flag)
+        return signal.Signals(number).name if number else ""
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt
+        self.received = number

@@ -1,0 +1,23 @@
+"""Metrics for people's own tools."""
+
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+
+class TensorBoard:
+    """Numbers of a metrics row as scalars named ``split/key``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._writer = SummaryWriter(str(folder))
+
+    def add(self, step: int, row: dict[str, Any]) -> None:
+        """Write every number of ``row``."""
+        for key, value in row.items():
+            if isinstance(value, int | float):
+                self._writer.add_scalar(f"{row['split']}/{key}", value, step)
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        self._writer.close()
