@@ -1,0 +1,69 @@
+"""What a loader hands to the training loop."""
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.views import Distortion
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's samples of one step: cropped, resized and flipped; distortions are still to be applied.
+
+    Attributes:
+        views: a tensor [b, C, S, S] for each view: the stored uint8 or uint16 values until ``to``, then float32.
+        distortions: the parameters that belong to each view.
+        index: int64 [b], samples counted over all datasets (``order.Positions``).
+        low, high: float32 [b], the stored values that become 0 and 1.
+        step, epoch: of the order.
+        labels: float32 [b, L], NaN = unknown; None where the datasets do not share their labels.
+        mask: None in 2D pretraining.
+    """
+
+    views: tuple[Tensor, ...]
+    distortions: tuple[Distortion, ...]
+    index: Tensor
+    low: Tensor
+    high: Tensor
+    step: int
+    epoch: int
+    labels: Tensor | None = None
+    mask: None = None
+
+    def to(self, device: torch.device | str) -> Self:
+        """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` are 0 and 1 from then on."""
+        low, high = (bound.to(device, non_blocking=True).view(-1, 1, 1, 1) for bound in (self.low, self.high))
+
+        def scaled(view: Tensor) -> Tensor:
+            stored = view.to(device, non_blocking=True).to(torch.float32)
+            return ((stored - low) / (high - low)).clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+
+        return replace(
+            self,
+            views=tuple(map(scaled, self.views)),
+            distortions=tuple(distortion.to(device) for distortion in self.distortions),
+            index=self.index.to(device, non_blocking=True),
+            low=torch.zeros_like(low.flatten()),
+            high=torch.ones_like(high.flatten()),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+        )
+
+    def split(self, n: int) -> list[Self]:
+        """``n`` equal micro-batches, in order."""
+        size, rest = divmod(len(self.index), n)
+        assert rest == 0, f"{len(self.index)} samples cannot be cut into {n} equal micro-batches"
+        return [self._part(slice(i * size, (i + 1) * size)) for i in range(n)]
+
+    def _part(self, samples: slice) -> Self:
+        return replace(
+            self,
+            views=tuple(view[samples] for view in self.views),
+            distortions=tuple(distortion[samples] for distortion in self.distortions),
+            index=self.index[samples],
+            low=self.low[samples],
+            high=self.high[samples],
+            labels=None if self.labels is None else self.labels[samples],
+        )

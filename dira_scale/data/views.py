@@ -1,0 +1,262 @@
+"""Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view).
+
+The figures are those of DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast,
+blur, flip, then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are stated in
+pixels of a 224-pixel view and are scaled with the view.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data import random
+from dira_scale.errors import UserError
+
+REFERENCE_SIZE = 224  # pixels of the view in which the figures below are stated
+CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
+_TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back on a central crop
+_GEOMETRY, _INTENSITY, _PATCHES = range(3)  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """With probability ``p``, factors from [1 - x, 1 + x] for brightness and contrast, in either order."""
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    p: float = 0.8
+
+
+@dataclass(frozen=True)
+class Blur:
+    """With probability ``p``, a Gaussian of a standard deviation from ``sigma``."""
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Up to ``boxes`` rectangles with sides from ``side`` become 0; after each, stop with probability ``stop``."""
+
+    p: float = 0.30
+    boxes: int = 10
+    side: tuple[int, int] = (10, 70)
+    stop: float = 0.1
+
+
+@dataclass(frozen=True)
+class InverseCutout:
+    """All becomes 0 but up to ``boxes`` windows whose sides are the view's less a number from ``margin``."""
+
+    p: float = 0.05
+    boxes: int = 10
+    margin: tuple[int, int] = (50, 70)
+    stop: float = 0.1
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """``swaps`` pairs of equal patches with sides from ``side`` change places."""
+
+    p: float = 0.30
+    swaps: int = 10
+    side: tuple[int, int] = (10, 15)
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views that a method asks for.
+
+    Attributes:
+        count: views of one sample.
+        size: height and width of a view.
+        scale: the crop's area as a fraction of the image's.
+        ratio: the crop's width over its height.
+        flip: probability of mirroring left and right.
+        border: patches keep this distance from the view's edges.
+
+    Raises UserError for probabilities or ranges that make no sense.
+    """
+
+    count: int = 2
+    size: int = 224
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    jitter: Jitter = field(default_factory=Jitter)
+    blur: Blur = field(default_factory=Blur)
+    cutout: Cutout = field(default_factory=Cutout)
+    inverse_cutout: InverseCutout = field(default_factory=InverseCutout)
+    shuffle: Shuffle = field(default_factory=Shuffle)
+    border: int = 3
+
+    def __post_init__(self) -> None:
+        branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
+        if not all(0 <= p <= 1 for p in (self.flip, self.jitter.p, self.blur.p, *branches, sum(branches))):
+            raise UserError(f"probabilities must lie in [0, 1], also the sum of the three patch distortions: {self}")
+        if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
+        if self.count < 1 or self.size < 8:
+            raise UserError(f"need at least one view of at least 8 pixels, not {self.count} of {self.size}")
+        largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
+        if self.pixels(largest) + 2 * self.pixels(self.border) > self.size:
+            raise UserError(
+                f"a patch of {largest} of {REFERENCE_SIZE} pixels leaves no border of {self.border}: {self}"
+            )
+
+    def pixels(self, length: int) -> int:
+        """``length`` of a 224-pixel view, in whole pixels of this one."""
+        return round(length * self.size / REFERENCE_SIZE)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the loader applies: ``box`` int32 [b, 4], (y, x, h, w) in stored pixels, and ``flip`` bool [b]."""
+
+    box: np.ndarray
+    flip: np.ndarray
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What ``distort.Distort`` applies, for b samples; it can be sliced along b.
+
+    Attributes:
+        brightness, contrast: float32 [b], factors; 1 = none.
+        contrast_first: bool [b].
+        sigma: float32 [b], of the blur, in pixels of this view; 0 = none.
+        branch: uint8 [b], CUTOUT, INVERSE_CUTOUT, SHUFFLE or NONE.
+        boxes: int16 [b, 10, 4], (y, x, h, w) of the first ``n_boxes`` uint8 [b] rectangles; 0 beyond them.
+        swaps: int16 [b, 10, 6], (h, w, y1, x1, y2, x2); 0 where nothing is swapped.
+    """
+
+    brightness: Tensor
+    contrast: Tensor
+    contrast_first: Tensor
+    sigma: Tensor
+    branch: Tensor
+    boxes: Tensor
+    n_boxes: Tensor
+    swaps: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def __getitem__(self, samples: slice) -> Self:
+        return type(self)(*(getattr(self, f.name)[samples] for f in fields(self)))
+
+
+def draw(
+    spec: ViewSpec,
+    seed: int,
+    epoch: int,
+    index: np.ndarray,
+    occurrence: np.ndarray,
+    view: int,
+    heights: np.ndarray,
+    widths: np.ndarray,
+) -> tuple[Geometry, Distortion]:
+    """Parameters of view number ``view`` of the samples ``index`` [b]; the same however a batch is cut.
+
+    ``occurrence`` [b] tells repetitions of a sample within the epoch apart; ``heights`` and ``widths`` [b] are the
+    stored images' in pixels.
+    """
+
+    def uniform(n: int, stream: int) -> np.ndarray:
+        return random.uniform(seed, epoch, index, occurrence, view, n, stream)
+
+    geometry = uniform(2 * _TRIES + 3, _GEOMETRY)
+    box = _resized_crop(spec, geometry[:, :-1], np.asarray(heights, np.int64), np.asarray(widths, np.int64))
+    intensity = uniform(7, _INTENSITY)
+    patches = uniform(1 + 6 * _patches(spec), _PATCHES)
+    return Geometry(box, geometry[:, -1] < spec.flip), Distortion(
+        *_intensity(spec, intensity), *_corrupt(spec, patches)
+    )
+
+
+def _resized_crop(spec: ViewSpec, u: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+    """torchvision's RandomResizedCrop: the first of ten draws of area and log ratio that fits, else a central crop."""
+    height, width = heights[:, None], widths[:, None]
+    area = _between(u[:, :_TRIES], *spec.scale) * height * width
+    ratio = np.exp(_between(u[:, _TRIES : 2 * _TRIES], *np.log(spec.ratio)))
+    h, w = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
+    fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+    first = fits.argmax(1)[:, None]
+    h, w = np.take_along_axis(h, first, 1)[:, 0], np.take_along_axis(w, first, 1)[:, 0]
+    y, x = _integer(u[:, -2], 0, heights - h), _integer(u[:, -1], 0, widths - w)
+
+    central_w = np.minimum(widths, np.rint(heights * spec.ratio[1]).astype(np.int64))
+    central_h = np.minimum(heights, np.rint(widths / spec.ratio[0]).astype(np.int64))
+    central = (heights - central_h) // 2, (widths - central_w) // 2, central_h, central_w
+    return np.where(fits.any(1), (y, x, h, w), central).T.astype(np.int32)
+
+
+def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    jitter, blur = u[:, 0] < spec.jitter.p, u[:, 1] < spec.blur.p
+    brightness = np.where(jitter, _between(u[:, 2], 1 - spec.jitter.brightness, 1 + spec.jitter.brightness), 1.0)
+    contrast = np.where(jitter, _between(u[:, 3], 1 - spec.jitter.contrast, 1 + spec.jitter.contrast), 1.0)
+    sigma = np.where(blur, _between(u[:, 4], *spec.blur.sigma) * spec.size / REFERENCE_SIZE, 0.0)
+    return _float32(brightness), _float32(contrast), torch.from_numpy(u[:, 5] < 0.5), _float32(sigma)
+
+
+def _corrupt(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Branch, boxes, their number, and swaps. One sample has one branch, so the branches share their numbers."""
+    limits = np.cumsum((spec.cutout.p, spec.inverse_cutout.p, spec.shuffle.p))
+    branch = np.searchsorted(limits, u[:, 0], side="right")[:, None]
+    u = u[:, 1:].reshape(len(u), _patches(spec), 6)
+
+    low, high = map(spec.pixels, spec.cutout.side)
+    cut_sides = _integer(u[..., :2], max(1, low), high)
+    kept_sides = spec.size - _integer(u[..., :2], *map(spec.pixels, spec.inverse_cutout.margin))
+    number = np.where(
+        branch == CUTOUT,
+        _number(u[..., 4], spec.cutout.boxes, spec.cutout.stop),
+        _number(u[..., 4], spec.inverse_cutout.boxes, spec.inverse_cutout.stop) * (branch == INVERSE_CUTOUT),
+    )
+    sides = np.where(branch[..., None] == CUTOUT, cut_sides, kept_sides)
+    boxes = np.concatenate((_place(spec, u[..., 2:4], sides), sides), -1)
+    boxes *= (np.arange(boxes.shape[1]) < number)[..., None]
+
+    low, high = map(spec.pixels, spec.shuffle.side)
+    sides = _integer(u[..., :2], max(1, low), high)
+    swaps = np.concatenate((sides, _place(spec, u[..., 2:4], sides), _place(spec, u[..., 4:6], sides)), -1)
+    swaps *= ((branch == SHUFFLE) & (np.arange(swaps.shape[1]) < spec.shuffle.swaps))[..., None]
+    return (
+        torch.from_numpy(branch[:, 0].astype(np.uint8)),
+        torch.from_numpy(boxes.astype(np.int16)),
+        torch.from_numpy(number[:, 0].astype(np.uint8)),
+        torch.from_numpy(swaps.astype(np.int16)),
+    )
+
+
+def _patches(spec: ViewSpec) -> int:
+    return max(spec.cutout.boxes, spec.inverse_cutout.boxes, spec.shuffle.swaps)
+
+
+def _number(u: np.ndarray, most: int, stop: float) -> np.ndarray:
+    """How many boxes [b, 1]: the place of the first u [b, boxes] below ``stop``, at most ``most``."""
+    stops = u[:, :most] < stop
+    return np.where(stops.any(1), stops.argmax(1) + 1, most)[:, None]
+
+
+def _place(spec: ViewSpec, u: np.ndarray, sides: np.ndarray) -> np.ndarray:
+    """Top-left corners [..., 2] of patches with ``sides`` [..., 2], ``border`` away from the edges."""
+    border = spec.pixels(spec.border)
+    return _integer(u, border, spec.size - sides - border)
+
+
+def _between(u: np.ndarray, low: float, high: float) -> np.ndarray:
+    return low + (high - low) * u
+
+
+def _integer(u: np.ndarray, low: int, high: int | np.ndarray) -> np.ndarray:
+    """Whole numbers from ``low`` to ``high``, both included."""
+    return low + np.floor(u * (high - low + 1)).astype(np.int64)
+
+
+def _float32(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x.astype(np.float32))
