@@ -1,0 +1,109 @@
+"""The distortion T(.) of DiRA's views, batched and on the training device: what the loader's crop is turned into.
+
+Nothing is drawn here; the parameters come from ``views.draw``. No loop over samples and no wait for the device: a
+rectangle is the outer product of a row and a column indicator, so that one batched product paints all of them.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
+
+_REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
+
+
+class Distort(nn.Module):
+    """Brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
+
+    Brightness multiplies; contrast multiplies the distance from the image's mean; both are clipped to [0, 1] at once
+    (torchvision's formulas for a grey image; hue and saturation do nothing to one). The blur is a Gaussian that
+    mirrors at the edge without repeating it. Both patches of a swap are read from the image before all swaps, and a
+    later write covers an earlier one. Flips are geometry: the loader has done them.
+
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format.
+    """
+
+    blur_taps: Tensor
+
+    def __init__(self, views: ViewSpec):
+        super().__init__()
+        reach = math.ceil(_REACH * views.blur.sigma[1] * views.size / REFERENCE_SIZE)
+        self.register_buffer("blur_taps", _mirrored_shifts(views.size, min(reach, views.size - 1)), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            x = self._blur(_jitter(x.float(), params), params.sigma)
+            if corrupt:
+                x = _shuffle(_cutout(x, params), params.swaps)
+            return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """K x K^T with one matrix K [S, S] per sample: both passes of a separable filter, edges included."""
+        distance = torch.arange(len(self.blur_taps), device=x.device, dtype=x.dtype)
+        weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)  # sigma 0: exactly (1, 0, 0, ...)
+        weight = weight / (2 * weight.sum(1, keepdim=True) - 1)
+        kernel = torch.einsum("bt,tij->bij", weight, self.blur_taps)[:, None]
+        return kernel @ x @ kernel.mT
+
+
+def _mirrored_shifts(size: int, reach: int) -> Tensor:
+    """[reach + 1, S, S]: matrix t adds up the pixels at distance t to either side, mirrored at the edges."""
+    place = torch.arange(size)
+    shifts = torch.zeros(reach + 1, size, size)
+    for t in range(reach + 1):
+        for source in {place - t, place + t} if t else {place}:
+            mirrored = (source.abs() - (size - 1)).abs().neg() + size - 1
+            shifts[t].index_put_((place, mirrored), torch.ones(()), accumulate=True)
+    return shifts
+
+
+def _jitter(x: Tensor, params: Distortion) -> Tensor:
+    """Both operations are a factor and an offset: the second's offset needs the first one's result."""
+    brightness, contrast, contrast_first = (
+        value.view(-1, 1, 1, 1) for value in (params.brightness, params.contrast, params.contrast_first)
+    )
+    for is_contrast in (contrast_first, ~contrast_first):
+        mean = x.mean((1, 2, 3), keepdim=True)
+        factor = torch.where(is_contrast, contrast, brightness)
+        x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
+    return x
+
+
+def _cutout(x: Tensor, params: Distortion) -> Tensor:
+    """Zero inside the boxes, or outside for inverse cutout; boxes are empty under the other branches."""
+    rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
+    inside = (rows.mT @ columns > 0)[:, None]
+    return x * (inside == (params.branch == INVERSE_CUTOUT).view(-1, 1, 1, 1))
+
+
+def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
+    """Every pixel looks up where it comes from.
+
+    The 2 n writes of a sample are numbered in order and write k paints 2^k, so the largest power in a pixel's sum is
+    the write that it shows; sums of 2 n <= 20 powers are exact in float32.
+    """
+    size = x.shape[-1]
+    assert 2 * swaps.shape[1] <= 23
+    h, w, y1, x1, y2, x2 = swaps.repeat_interleave(2, 1).long().unbind(-1)
+    second = torch.arange(h.shape[1], device=x.device) % 2 == 1
+    rows, columns = _rectangles(size, torch.where(second, y2, y1), torch.where(second, x2, x1), h, w)
+    power = 2.0 ** torch.arange(h.shape[1], device=x.device)
+    shown = torch.frexp(rows.mT @ (columns * power[:, None])).exponent.flatten(1)  # 0 = no write, k + 1 = write k
+    offset = ((y2 - y1) * size + x2 - x1) * torch.where(second, -1, 1)  # from the patch written to the one read
+    offset = torch.cat((torch.zeros_like(offset[:, :1]), offset), 1)
+    source = torch.arange(size * size, device=x.device) + offset.gather(1, shown.long())
+    return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+
+
+def _rectangles(size: int, y: Tensor, x: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Indicators of rows and of columns, float32 [b, n, S] each, of n rectangles a sample, given by [b, n] numbers."""
+    place = torch.arange(size, device=y.device)
+    rows, columns = (
+        ((place >= start[..., None]) & (place < (start + extent)[..., None])).float()
+        for start, extent in ((y, h), (x, w))
+    )
+    return rows, columns
