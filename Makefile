@@ -1,0 +1,49 @@
+# Every target sets up what it needs first; interrupted, the same command goes on where it stopped.
+#   ACCELERATOR=cpu|cuda  which torch to fetch (chosen by itself: cuda where there is an NVIDIA GPU)
+#   PYTHON=python3.11     the Python that .venv is made with
+
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-check doctor clean
+
+help:         ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+pretrain: setup    ## from nothing to a pretrained encoder and a report: phantom radiographs, shards, DiRA, export
+	@setup/pretrain.sh
+
+test: setup-test lint types unit    ## lint, types, unit tests and one case of each kind of system test
+
+test-system: setup-test    ## whole runs: several processes, kills, a fresh clone, the wheel
+	@$(BIN)/pytest tests/system -m "not torture and not gpu"
+
+torture: setup-test    ## the full counts of kills and mutants; hours
+	@$(BIN)/pytest -m torture
+
+gpu-check: setup-test    ## the tests that need a CUDA GPU
+	@$(BIN)/pytest -m gpu
+
+doctor: setup    ## what this machine has, what it lacks, and the launch command to type
+	@$(BIN)/python -m dira_scale.doctor
+
+setup:        ## only set up .venv (the other targets do so themselves)
+	@$(PYTHON) setup/install.py
+
+setup-test:
+	@$(PYTHON) setup/install.py test
+
+lint: setup-test
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup-test
+	@$(BIN)/mypy
+
+unit: setup-test
+	@$(BIN)/pytest -m "not system and not torture and not gpu"
+
+clean:        ## remove .venv and caches; what you produced in out/ stays
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find dira_scale tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,217 @@
+"""Sets up ``.venv``: torch for this machine first, then dira_scale and all it needs, as constraints.txt has it.
+
+    python3 setup/install.py [EXTRA ...]        (`make setup`, `make test`, `make pretrain` call it)
+
+Needs nothing but Python's standard library. When nothing has changed it returns at once; interrupted, the same command
+goes on. ``ACCELERATOR=cpu|cuda`` overrides what it finds. A torch that is there already is kept.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+from urllib.parse import unquote
+
+from progress import show_progress
+
+ROOT = Path(__file__).resolve().parents[1]
+VENV = ROOT / ".venv"
+PYTHON = VENV / "bin" / "python"
+LOG = VENV / "install.log"
+STAMP = VENV / "install.json"
+SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+GPU_EXTRAS = ("dali",)
+
+
+class SetupError(Exception):
+    """What stands in the way of the set-up, and what to do about it."""
+
+
+def main(extras: list[str]) -> int:
+    """Bring ``.venv`` to what ``extras`` ask for; 0 when it is there."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        accelerator = chosen_accelerator()
+        wanted = {"key": key(accelerator), "extras": sorted({*extras, *(GPU_EXTRAS if accelerator == "cuda" else ())})}
+        if not up_to_date(wanted):
+            with lock():
+                install(accelerator, wanted)
+    except SetupError as error:
+        print(f"set-up: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nset-up: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def install(accelerator: str, wanted: dict) -> None:
+    """The whole set-up, in its order; each step finds what an earlier call has done."""
+    start = time.monotonic()
+    make_venv()
+    LOG.write_text("")
+    pin = pinned("torch")
+    kept = installed("torch")
+    if kept:
+        print(f"torch        {kept} is there and is kept")
+        if "+cpu" in kept and accelerator == "cuda":
+            text = f"torch {kept} in {VENV} cannot use the GPU. Remove that folder and run again for the CUDA build"
+            if os.environ.get("ACCELERATOR") == "cuda":
+                raise SetupError(text)
+            print(f"             note: {text}")
+    else:
+        wheel = wheel_that_would_come(f"torch=={pin}")
+        refuse_cuda_build(wheel, accelerator)
+        pip(f"torch for {accelerator}", "-c", str(ROOT / "constraints.txt"), f"torch=={pin}")
+    extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
+    pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
+    run(PYTHON, "-m", "dira_scale.torchvision_ops")
+    run(PYTHON, "-m", "pip", "check")
+    STAMP.write_text(json.dumps(wanted))
+    print(f"set up in {time.monotonic() - start:.0f} s; the log is {LOG.relative_to(ROOT)}")
+
+
+# What there is, what is wanted
+
+
+def chosen_accelerator() -> str:
+    """``cpu`` or ``cuda``: as ``ACCELERATOR`` says, else by whether the NVIDIA driver shows a GPU."""
+    asked = os.environ.get("ACCELERATOR")
+    if asked not in (None, "", "cpu", "cuda"):
+        raise SetupError(f"ACCELERATOR={asked}: it takes cpu or cuda")
+    if asked:
+        return asked
+    if any(Path("/dev").glob("nvidia[0-9]*")):
+        return "cuda"
+    smi = shutil.which("nvidia-smi")
+    return "cuda" if smi and subprocess.run([smi, "-L"], capture_output=True).stdout.startswith(b"GPU") else "cpu"
+
+
+def key(accelerator: str) -> str:
+    """Changes when something does that an installed environment depends on."""
+    text = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt", "setup/install.py")]
+    return hashlib.sha256(repr((text, str(ROOT), sys.version, accelerator)).encode()).hexdigest()
+
+
+def up_to_date(wanted: dict) -> bool:
+    """Whether the last finished set-up gave what is wanted; its extras are kept by a later call with fewer."""
+    if not (STAMP.exists() and PYTHON.exists()):
+        return False
+    done = json.loads(STAMP.read_text())
+    if done["key"] == wanted["key"] and set(wanted["extras"]) <= set(done["extras"]):
+        return True
+    wanted["extras"] = sorted({*wanted["extras"], *done["extras"]})
+    return False
+
+
+def pinned(name: str) -> str:
+    """The version of ``name`` in constraints.txt."""
+    found = re.search(rf"^{name}==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert found, f"constraints.txt pins no {name}"
+    return found[1]
+
+
+def installed(name: str, python: Path | str = PYTHON) -> str | None:
+    """The version of ``name`` that ``python`` sees, or None."""
+    code = f"import importlib.metadata as m; print(m.version({name!r}))"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True)
+    return done.stdout.strip() or None
+
+
+def constraints(torch: str | None, pin: str) -> Path:
+    """constraints.txt with torch held at the very build that is installed (and torchvision free to follow another)."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    free = ("torch==",) if torch and torch.split("+")[0] == pin else ("torch==", "torchvision==")
+    path = VENV / "constraints.txt"
+    path.write_text("\n".join([f"torch=={torch}", *(line for line in lines if not line.startswith(free))]) + "\n")
+    return path
+
+
+# The steps
+
+
+def make_venv() -> None:
+    """``.venv`` with a pip that runs; a torch of the Python that runs this is let in."""
+    if sys.version_info < (3, 11):  # noqa: UP036  this file runs before any requirement is checked
+        raise SetupError(f"Python 3.11 or newer is needed, not {platform.python_version()}: make PYTHON=python3.11 …")
+    discard_half_installed()
+    if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
+        return
+    print(f"environment  {VENV}")
+    share = ["--system-site-packages"] if installed("torch", sys.executable) else []
+    if subprocess.run([sys.executable, "-m", "venv", *share, VENV]).returncode:
+        raise SetupError("no virtual environment could be made; on Debian: apt-get install python3-venv")
+
+
+def discard_half_installed() -> None:
+    """Forget packages whose unpacking was cut off (pip writes INSTALLER last), so that pip writes them again."""
+    for folder in SITE_PACKAGES.glob("*.dist-info"):
+        if not (folder / "INSTALLER").exists():
+            shutil.rmtree(folder)
+
+
+def wheel_that_would_come(requirement: str) -> str:
+    """The file name of the wheel that pip chooses for ``requirement``. pip is stopped before it downloads it."""
+    command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--no-input", requirement]
+    said = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout
+        for line in process.stdout:
+            said.append(line)
+            wheel = re.search(r"([A-Za-z0-9_]+-[^/\s]+\.whl)", unquote(line))
+            if wheel:
+                process.kill()
+                return wheel[1]
+    raise SetupError(f"pip finds no wheel of {requirement} for this Python and machine:\n{''.join(said[-6:])}")
+
+
+def refuse_cuda_build(wheel: str, accelerator: str) -> None:
+    """On Linux/x86-64 a wheel of torch that does not call itself ``+cpu`` is a CUDA build of several gigabytes."""
+    if accelerator == "cuda" or (platform.system(), platform.machine()) != ("Linux", "x86_64") or "+cpu" in wheel:
+        return
+    raise SetupError(
+        f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. Nothing was "
+        f"downloaded. Show pip the CPU build and run again: set PIP_EXTRA_INDEX_URL to the CPU index that torch's own "
+        f"install page names, or PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
+        f"(ACCELERATOR=cuda takes the CUDA build all the same.)"
+    )
+
+
+def run(*command: Path | str) -> None:
+    """A short step: silent unless it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    if done.returncode:
+        raise SetupError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
+
+
+def pip(title: str, *arguments: str) -> None:
+    """``pip install`` into the log, with one line that says how far it is."""
+    command = [PYTHON, "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
+    if show_progress(title, command, LOG, SITE_PACKAGES):
+        tail = "\n".join(LOG.read_text().splitlines()[-12:])
+        raise SetupError(f"pip failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
+
+
+def lock() -> TextIO:
+    """Held while ``.venv`` is changed; a second set-up waits for the first."""
+    VENV.mkdir(exist_ok=True)
+    file = (VENV / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("another set-up is at work; waiting for it")
+        fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+#!/bin/bash
+# What `make pretrain` runs once .venv is there: phantom DICOM files -> shards -> DiRA-MoCo -> weights -> report.
+# Every step finds what an earlier call left and goes on from there.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$PWD/.venv/bin:$PATH"
+shards=out/shards/phantom_cxr
+run=out/runs/phantom
+
+heading() { printf '\n== %s\n' "$*"; }
+state() { python -c 'import json; print(json.load(open("'$run'/status.json"))["state"])'; }
+
+heading "1 of 4  phantom radiographs as DICOM files, and shards of them"
+python -m dira_scale.shard recipe=phantom_cxr out=$shards
+
+heading "2 of 4  pretraining, on all cores"
+# Launchers neither pass signals on nor keep exit codes. So the launcher runs in a session of its own, where Ctrl-C does
+# not reach it; we pass the wish to stop to the processes that it started; and status.json has the outcome.
+stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
+setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run &
+launch=$!
+trap 'python -c "$stop" $launch' INT TERM
+while kill -0 $launch 2>/dev/null; do wait $launch && code=0 || code=$?; done
+trap - INT TERM
+if [ "$code" -ne 0 ]; then
+    [ -f $run/status.json ] && [ "$(state)" = interrupted ] && echo "interrupted; make pretrain goes on from here" && exit 75
+    exit "$code"
+fi
+
+heading "3 of 4  weights"
+python -m dira_scale.export run=$run
+
+heading "4 of 4  report"
+python -m dira_scale.report run=$run
+
+cat <<END
+
+The report:   $PWD/$run/report.html
+The weights:  $PWD/$run/export
+
+Next: your own images
+  .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
+  .venv/bin/$(python -m dira_scale.doctor show=launch) experiment=small data.shards=out/shards/mine run=out/runs/mine
+docs/quick_start.md goes through it; make doctor says what would make this machine faster.
+END

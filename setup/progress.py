@@ -1,0 +1,89 @@
+"""One moving line for a long ``pip install``; what pip itself says goes into a log."""
+
+import queue
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from urllib.parse import unquote
+
+WHEEL = re.compile(r"(?:Downloading|Using cached|Processing) (?:\S*/)?(\S+\.whl)(?!\.metadata)(.*)")
+INSTALLING = "Installing collected packages:"
+
+
+def show_progress(title: str, command: list, log: Path, site_packages: Path) -> int:
+    """Run pip's ``command`` to its end and return its exit status.
+
+    On a terminal the line moves; elsewhere one is printed every 15 s.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    lines: queue.Queue[str] = queue.Queue()
+    reader = threading.Thread(target=_copy, args=(process, log, lines), daemon=True)
+    reader.start()
+    line = _Line(title, site_packages)
+    try:
+        while reader.is_alive() or not lines.empty():
+            try:
+                line.read(lines.get(timeout=0.3))
+            except queue.Empty:
+                line.show()
+    finally:
+        process.terminate()
+    line.end()
+    return process.wait()
+
+
+def _copy(process: subprocess.Popen, log: Path, lines: "queue.Queue[str]") -> None:
+    assert process.stdout
+    with log.open("a") as file:
+        for line in process.stdout:
+            print(line, end="", file=file, flush=True)
+            lines.put(line)
+    process.wait()
+
+
+class _Line:
+    def __init__(self, title: str, site_packages: Path) -> None:
+        self.title, self.site_packages = title, site_packages
+        self.start = self.shown = time.monotonic()
+        self.fetched, self.doing = 0, "asking what is needed"
+        self.waiting: list[str] = []
+
+    def read(self, said: str) -> None:
+        """Learn from a line of pip's what it is at."""
+        if wheel := WHEEL.search(unquote(said)):
+            self.fetched += 1
+            self.doing = f"fetching {wheel[1]}{wheel[2]}, {self.fetched} so far"
+        elif said.startswith(INSTALLING):
+            self.waiting = [_folded(name) for name in said.removeprefix(INSTALLING).split(",")]
+        self.show()
+
+    def show(self) -> None:
+        if sys.stdout.isatty():
+            print(f"\r\033[K{self._text()}"[: shutil.get_terminal_size().columns], end="", flush=True)
+        elif time.monotonic() - self.shown > 15:
+            print(self._text(), flush=True)
+            self.shown = time.monotonic()
+
+    def end(self) -> None:
+        clear = "\r\033[K" if sys.stdout.isatty() else ""
+        print(f"{clear}{self.title:12} {self._spent():.0f} s", flush=True)
+
+    def _spent(self) -> float:
+        return time.monotonic() - self.start
+
+    def _text(self) -> str:
+        clock = f"{self.title:12} {int(self._spent()) // 60}:{int(self._spent()) % 60:02d}"
+        if not self.waiting:
+            return f"{clock}  {self.doing}"
+        there = {_folded(path.name.split("-")[0]) for path in self.site_packages.glob("*.dist-info")}
+        done, total = sum(name in there for name in self.waiting), len(self.waiting)
+        to_go = self._spent() * (total - done) / (total + done)  # unpacking takes about as long as fetching did
+        return f"{clock}  unpacking {done} of {total}, about {to_go:.0f} s to go"
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[-_.]+", "_", name.strip()).lower()
