@@ -43,7 +43,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked = like.num_batches_tracked
         # timm's BatchNormAct2d carries the dropout and activation that follow it.
         self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
-        pending = torch.zeros(2 * like.num_features + 1, device=like.running_mean.device)
+        pending = like.running_mean.new_zeros(2 * like.num_features + 1)
         self.register_buffer("pending", pending, persistent=False)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -55,28 +55,27 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         if not self.training:
             y = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps)
         else:
-            y, mean, var = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
+            y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
             if not _recomputing:
-                self.pending += torch.cat([mean, var, mean.new_ones(1)]).detach()
+                self.pending[:-1] += seen
+                self.pending[-1] += 1
         activated: Tensor = self.act(self.drop(y))
         return activated
 
-    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Whole groups lie in this process: torch's own BatchNorm on each of them."""
+    def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Whole groups lie in this process: torch's own BatchNorm on each. Also mean and unbiased variance, [2C]."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
-        normalised, means, variances = [], [], []
-        for part in x.chunk(self.local):
-            mean, var = torch.zeros_like(self.pending[: 2 * self.num_features]).chunk(2)
-            # With momentum 1 the kernel writes this group's mean and unbiased variance, and no second pass is needed.
+        seen = self.running_mean.new_zeros(self.local, 2 * self.num_features)
+        normalised = []
+        for part, statistics in zip(x.chunk(self.local), seen, strict=True):
+            # With momentum 1 the kernel writes this group's own statistics there: no second pass over the images.
+            mean, var = statistics.chunk(2)
             normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
-            means.append(mean)
-            variances.append(var)
-        y = normalised[0] if self.local == 1 else torch.cat(normalised)
-        return y, torch.stack(means).mean(0), torch.stack(variances).mean(0)
+        return normalised[0] if self.local == 1 else torch.cat(normalised), seen.mean(0)
 
-    def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One group over several processes: its variance from theirs by Chan's formula (equal counts)."""
-        pixels = x.float()
+    def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """One group over several processes: its variance from theirs by Chan's formula, their counts being equal."""
+        pixels = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [axis for axis in range(x.dim()) if axis != 1]
         var, mean = torch.var_mean(pixels, dim=axes, correction=0)
         means, variances = gather(torch.stack([mean, var])[None], self.process_group).unbind(1)
@@ -89,7 +88,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
         y = torch.addcmul(shift.view(shape), pixels, scale.view(shape)).to(x.dtype)
         count = x.numel() // self.num_features * self.ranks
-        return y, mean, var * (count / (count - 1))
+        return y, torch.cat([mean, var * (count / (count - 1))]).detach()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
