@@ -61,7 +61,7 @@ def decode(payload: bytes, codec: str) -> np.ndarray:
     """
     try:
         return CODECS[codec](payload)
-    except (ValueError, RuntimeError, SyntaxError) as error:  # what the three libraries raise
+    except (ValueError, RuntimeError) as error:  # what the three libraries raise
         raise DecodeError(str(error)) from error
 
 

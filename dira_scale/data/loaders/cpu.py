@@ -1,0 +1,180 @@
+"""The loader that needs nothing but a CPU: threads decode, crop and resize into the batch.
+
+The decoders and Pillow's resampling let go of Python's global lock, so threads use all cores; nothing is pickled and
+a view is written once, straight into its slot of the batch.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from time import perf_counter
+
+import numpy as np
+import torch
+import xxhash
+from PIL import Image
+
+from dira_scale.data import codecs
+from dira_scale.data.batch import Batch
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.views import Geometry, ViewSpec, draw
+from dira_scale.errors import UserError
+
+_COLUMNS = ("codec", "channels", "bits", "height", "width", "low", "high", "xxh3")
+
+
+class Loader:
+    """Batches of 2D images (see ``loaders.Loader`` for the interface).
+
+    A crop is resized by Pillow's antialiased bilinear filter in float32 and rounded to the stored type; pixels beyond
+    the crop have no part in it.
+
+    Args:
+        datasets: one or a mixture; all of one number of channels. 8-bit and 16-bit images may mix: values are kept.
+        split: of every dataset.
+        order: made for the sizes of these splits.
+        views: what to cut out.
+        seed: of the views.
+        rank, world: this process and their number.
+        workers: decoding threads.
+        prefetch: batches in preparation while one is in use.
+        fixed_epoch: draw the views of this epoch always (evaluation); None = the order's.
+
+    Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
+    """
+
+    def __init__(
+        self,
+        datasets: list[ShardedDataset],
+        split: str,
+        order: Order | EvalOrder,
+        views: ViewSpec,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 1,
+        prefetch: int = 4,
+        fixed_epoch: int | None = None,
+    ):
+        self.datasets, self.order, self.views, self.seed = datasets, order, views, seed
+        self.rank, self.world, self.workers, self.prefetch, self.fixed_epoch = (
+            rank,
+            world,
+            workers,
+            prefetch,
+            fixed_epoch,
+        )
+        self.waited = 0.0
+        rows = [dataset.rows(split) for dataset in datasets]
+        sizes = [len(r) for r in rows]
+        _check(datasets, split, rows)
+        assert sum(sizes) == (order.size if isinstance(order, EvalOrder) else sum(order.sizes)), "order of other data"
+        self._dataset, self._row = np.repeat(np.arange(len(datasets)), sizes), np.concatenate(rows)
+        self._columns = {
+            name: np.concatenate([d.column(name)[r] for d, r in zip(datasets, rows, strict=True)]) for name in _COLUMNS
+        }
+        self._channels = int(self._columns["channels"][0])
+        self._dtype = torch.uint8 if self._columns["bits"].max() == 8 else torch.uint16
+        self._labels: np.ndarray | None = None
+        if datasets[0].info.label_names and len({tuple(d.info.label_names) for d in datasets}) == 1:
+            self._labels = np.concatenate([d.labels(r) for d, r in zip(datasets, rows, strict=True)])
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
+        pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        try:
+            for step in range(start_step, stop_step):
+                began = perf_counter()
+                while len(pending) <= self.prefetch and step + len(pending) < stop_step:
+                    pending.append(self._begin(step + len(pending), pool))
+                batch, parts = pending.popleft()
+                for part in parts:
+                    part.result()
+                self.waited += perf_counter() - began
+                yield batch
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
+        """A batch whose views are still empty, and the tasks that fill them."""
+        positions = self.order.batch_at(step, self.rank, self.world)
+        index, epoch = positions.index, positions.epoch if self.fixed_epoch is None else self.fixed_epoch
+        geometries, distortions = zip(
+            *(
+                draw(self.views, self.seed, epoch, index, positions.occurrence, view, *self._sizes(index))
+                for view in range(self.views.count)
+            ),
+            strict=True,
+        )
+        shape = len(index), self._channels, self.views.size, self.views.size
+        views = tuple(
+            torch.empty(shape, dtype=self._dtype, pin_memory=torch.cuda.is_available()) for _ in range(self.views.count)
+        )
+        batch = Batch(
+            views,
+            distortions,
+            torch.from_numpy(index),
+            torch.from_numpy(self._columns["low"][index]),
+            torch.from_numpy(self._columns["high"][index]),
+            step,
+            epoch,
+            None if self._labels is None else torch.from_numpy(self._labels[index]),
+        )
+        slots = [view.numpy() for view in views]
+        part = -(-len(index) // (4 * self.workers)) or 1  # several samples a task, several tasks a thread
+        tasks = [range(first, min(first + part, len(index))) for first in range(0, len(index), part)]
+        return batch, [pool.submit(self._fill, slots, index, geometries, samples) for samples in tasks]
+
+    def _sizes(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self._columns["height"][index], self._columns["width"][index]
+
+    def _fill(
+        self, slots: list[np.ndarray], index: np.ndarray, geometries: tuple[Geometry, ...], samples: range
+    ) -> None:
+        for i in samples:
+            boxes = [tuple(geometry.box[i].tolist()) for geometry in geometries]
+            for slot, geometry, (pixels, box) in zip(slots, geometries, self._crops(index[i], boxes), strict=True):
+                view = resize(pixels, box, self.views.size)
+                slot[i] = view[..., ::-1] if geometry.flip[i] else view
+
+    def _crops(self, sample: int, boxes: list[codecs.Box]) -> list[tuple[np.ndarray, codecs.Box]]:
+        dataset, row = self.datasets[self._dataset[sample]], self._row[sample]
+        payload = dataset.read(row)
+        try:
+            if xxhash.xxh3_64_hexdigest(payload) != self._columns["xxh3"][sample]:
+                raise codecs.DecodeError("its bytes do not have the manifest's checksum")
+            return codecs.decode_crops(payload, self._columns["codec"][sample], boxes, self.views.size)
+        except codecs.DecodeError as error:
+            where = f"shard {dataset.column('shard')[row]}, offset {dataset.column('offset')[row]}"
+            raise UserError(
+                f"{dataset.root}: sample {dataset.column('key')[row]} ({where}) cannot be read: {error}; "
+                "the shard is damaged: copy it again from where it was made, or shard again"
+            ) from error
+
+
+def resize(pixels: np.ndarray, box: codecs.Box, size: int) -> np.ndarray:
+    """The part ``box`` (y, x, h, w) of ``pixels`` [H, W] or [H, W, C], resized: [C, size, size] of the same type."""
+    y, x, h, w = box
+    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    resized = [
+        Image.fromarray(channel.astype(np.float32)).resize(
+            (size, size), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h)
+        )
+        for channel in channels
+    ]
+    return np.rint(np.stack([np.asarray(channel) for channel in resized])).astype(pixels.dtype)
+
+
+def _check(datasets: list[ShardedDataset], split: str, rows: list[np.ndarray]) -> None:
+    channels: dict[int, object] = {}
+    for dataset, r in zip(datasets, rows, strict=True):
+        if dataset.info.dims != 2:
+            raise UserError(f"{dataset.root} holds volumes: this loader reads 2D images only")
+        if len(r) == 0:
+            raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
+        channels |= {int(c): dataset.root for c in np.unique(dataset.column("channels")[r])}
+    if len(channels) > 1:
+        found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
+        raise UserError(f"images differ in their number of channels ({found}): shard them alike")
