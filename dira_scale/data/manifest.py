@@ -78,9 +78,8 @@ class DatasetInfo:
     counts: dict[str, int]  # samples per split
     quarantined: int
     shards: dict[str, int]  # file name -> bytes
-    recipe: dict[str, Any]
+    recipe: dict[str, Any]  # with ``hash_key``: tells which key was used without giving it away
     recipe_hash: str
-    hash_key_id: str  # tells which hash key was used without giving it away
     licence: str
     tool_version: str
     format_version: int = FORMAT_VERSION

@@ -47,7 +47,7 @@ def dataset(tmp_path: Path) -> Path:
     info = DatasetInfo(
         name="toy", modality="CXR", dims=2, codec="png", label_names=["a", "b"], counts={"train": 2, "val": 1},
         quarantined=0, shards={s.name: s.stat().st_size for s in tmp_path.glob("*.tar")}, recipe={}, recipe_hash="r",
-        hash_key_id="k", licence="none", tool_version="0",
+        licence="none", tool_version="0",
     )  # fmt: skip
     (tmp_path / "dataset.json").write_text(info.to_json())
     return tmp_path

@@ -1,0 +1,1 @@
+"""From an archive to shards: sources, decoding, de-identification, writing."""

@@ -1,0 +1,54 @@
+"""One conversion from beginning to end: what ``python -m dira_scale.shard`` does."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dira_scale.data.manifest import DatasetInfo
+from dira_scale.ingest.deidentify import Hasher, load_key
+from dira_scale.ingest.finish import Outcome, finish
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.writer import INFO_FILE, claimed, is_complete, write_shards
+
+
+def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | None = None) -> None:
+    """Shard the images that the recipe ``config`` names into ``out``; go on where an earlier call stopped.
+
+    Raises UserError when the recipe, its source or what is in ``out`` does not fit.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    recipe = Recipe.from_config(config)
+    hasher = Hasher(load_key(recipe.secret, key_file))
+    identity = recipe.identity(hasher)
+    if is_complete(out, identity):
+        console.print(f"{out} is complete: {_counts(DatasetInfo.read(out / INFO_FILE))}")
+        return
+    source = recipe.make_source()
+    console.print(f"{recipe.name}: listing the images")
+    planned = plan(source.records(workers), recipe, hasher)
+    label_names = tuple(source.label_names)
+    started = time.monotonic()
+    with claimed(out, identity, planned):
+        write_shards(out, planned, recipe, label_names, workers)
+        outcome = finish(out, planned, recipe, identity, label_names)
+    _tell(console, out, outcome, time.monotonic() - started)
+
+
+def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
+    size = sum(outcome.info.shards.values())
+    console.print(
+        f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {len(outcome.info.shards)} shards; {seconds:.0f} s"
+    )
+    if outcome.reasons:
+        console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
+        for reason, count in outcome.reasons.most_common(5):
+            console.print(f"  {count} x {reason}")
+    console.print(f"next: accelerate launch -m dira_scale.pretrain data.shards={out} run=out/runs/{outcome.info.name}")
+
+
+def _counts(info: DatasetInfo) -> str:
+    return ", ".join(f"{split} {count}" for split, count in info.counts.items()) + " samples"

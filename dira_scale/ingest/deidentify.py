@@ -1,0 +1,115 @@
+"""What may leave the hospital: keyed hashes of names, and a few coarse attributes. Nothing else of a file's header.
+
+Hashes are HMAC-SHA-256 under a key that stays where the images are. Without the key nobody can try out patient numbers
+against a hash; with it, the same patient has the same hash in every dataset made there.
+"""
+
+import hmac
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dira_scale.errors import UserError
+
+ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
+PUBLIC_KEY = b"dira_scale: public images"  # recipes of public data, so that everybody's shards are equal
+VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "CC", "MLO"}
+MANUFACTURERS = (
+    "agfa",
+    "canon",
+    "carestream",
+    "fuji",
+    "ge",
+    "hitachi",
+    "konica",
+    "philips",
+    "samsung",
+    "siemens",
+    "toshiba",
+)
+
+
+class Hasher:
+    """Keyed hashes; ``kind`` keeps a patient and a study of the same name apart."""
+
+    def __init__(self, key: bytes):
+        self._key = key
+        self.key_id = self("key", "id")[:8]
+
+    def __call__(self, kind: str, value: str) -> str:
+        """24 hex digits (96 bits: no collision is to be expected among 10^9 names)."""
+        return hmac.digest(self._key, f"{kind}\0{value}".encode(), "sha256").hex()[:24]
+
+    def fraction(self, kind: str, value: str) -> float:
+        """A number in [0, 1), evenly spread, that only ``value`` and the key determine."""
+        return int(self(kind, value)[:13], 16) / 16**13
+
+
+def load_key(secret: bool, key_file: str | None = None) -> bytes:
+    """The key: $DIRA_SCALE_HASH_KEY, else the public one if not ``secret``, else ``key_file``, made when absent.
+
+    ``key_file`` is ~/.config/dira_scale/hash_key by default (below $XDG_CONFIG_HOME where set), readable by its owner
+    only. Keep it, and never beside the shards: another key gives other hashes, and another split.
+
+    Raises UserError when the key in the environment or the file is shorter than 16 characters.
+    """
+    if ENVIRONMENT in os.environ:
+        return _long_enough(os.environ[ENVIRONMENT].encode(), f"${ENVIRONMENT}")
+    if not secret:
+        return PUBLIC_KEY
+    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    path = Path(key_file) if key_file else config / "dira_scale" / "hash_key"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError:
+            pass  # another process has just made it
+        else:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32) + "\n")
+    return _long_enough(path.read_bytes().strip(), str(path))
+
+
+def _long_enough(key: bytes, where: str) -> bytes:
+    if len(key) < 16:
+        raise UserError(f"the hash key in {where} has {len(key)} characters: use 16 or more random ones")
+    return key
+
+
+def check_attributes(names: Sequence[str]) -> None:
+    """Raises UserError for an attribute that has no rule here for what may leave."""
+    if unknown := sorted(set(names) - ATTRIBUTES.keys()):
+        raise UserError(f"recipe.attributes: '{unknown[0]}' cannot be kept; only {', '.join(ATTRIBUTES)} can")
+
+
+def coarse(attributes: Mapping[str, str]) -> dict[str, str]:
+    """Attributes reduced to classes; what fits none is left out."""
+    kept = {name: ATTRIBUTES[name](value.strip()) for name, value in attributes.items()}
+    return {name: value for name, value in sorted(kept.items()) if value}
+
+
+def _sex(value: str) -> str | None:
+    return value[:1].upper() if value[:1].upper() in {"F", "M", "O"} else None
+
+
+def _age(value: str) -> str | None:
+    """Whole years, 90 and more as 90; DICOM's 045Y, 018M and so on too."""
+    match = re.fullmatch(r"(\d+)(?:\.\d*)?([YMWD]?)", value)
+    if not match:
+        return None
+    years = int(match[1]) / {"": 1, "Y": 1, "M": 12, "W": 52, "D": 365}[match[2]]
+    return str(min(int(years), 90))
+
+
+def _view(value: str) -> str:
+    return value.upper() if value.upper() in VIEWS else "OTHER"
+
+
+def _manufacturer(value: str) -> str:
+    return next((m for m in MANUFACTURERS if re.search(rf"\b{m}", value.lower())), "other")
+
+
+ATTRIBUTES = {"sex": _sex, "age": _age, "view": _view, "manufacturer": _manufacturer}

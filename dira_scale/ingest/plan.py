@@ -1,0 +1,129 @@
+"""Which image goes to which place of which shard: settled before the first one is decoded."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Record
+
+
+@dataclass(frozen=True)
+class Item:
+    """A record with its hashes and its split."""
+
+    key: str
+    patient: str
+    study: str
+    split: str
+    record: Record
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All shards by file name, in the manifest's order."""
+
+    shards: dict[str, list[Item]]
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything that was planned: a source that has changed since gives another one."""
+        digest = hashlib.sha256()
+        for shard, items in self.shards.items():
+            digest.update(f"{shard} {items!r}\n".encode())
+        return digest.hexdigest()
+
+
+def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher) -> Plan:
+    """Hash, split and order the records; a split's samples stand in the order of their keys, hence shuffled.
+
+    Raises:
+        UserError: no record at all; a patient in two splits; a value of the split column that ``recipe.official`` does
+            not know.
+    """
+    named = list(records)
+    if not named:
+        raise UserError("the source has no file at all: check recipe.images")
+    patients = {r.name: hasher("patient", r.patient or f"image {r.name}") for r in named}
+    splits = _splits(named, patients, recipe, hasher)
+    items = [
+        Item(
+            key=hasher("key", record.name),
+            patient=patients[record.name],
+            study=hasher("study", record.study or f"image {record.name}"),
+            split=splits[record.name],
+            record=record,
+        )
+        for record in named
+    ]
+    shards: dict[str, list[Item]] = {}
+    for split in dict.fromkeys([*split_names(recipe), *sorted(set(splits.values()))]):
+        chosen = sorted((item for item in items if item.split == split), key=lambda item: item.key)
+        for start in range(0, len(chosen), recipe.shard_size):
+            shards[f"{split}-{start // recipe.shard_size:06d}.tar"] = chosen[start : start + recipe.shard_size]
+    return Plan(shards)
+
+
+def split_names(recipe: Recipe) -> list[str]:
+    """The splits that a recipe names, in its order."""
+    tables = [recipe.splits, *(recipe.official or {}).values()]
+    return list(dict.fromkeys(name for table in tables for name, share in table.items() if share > 0))
+
+
+def _splits(
+    records: list[Record], patients: Mapping[str, str], recipe: Recipe, hasher: Hasher
+) -> dict[str, str]:  # fmt: skip
+    """The split of every record by name. A patient's share of [0, 1) comes from the key and the patient alone, so
+    patients stay where they are when a dataset grows."""
+    groups: dict[str | None, set[str]] = defaultdict(set)
+    for record in records:
+        groups[record.split].add(patients[record.name])
+    chosen: dict[tuple[str | None, str], str] = {}
+    for hint in sorted(groups, key=str):
+        shares = _shares(hint, recipe)
+        chosen |= {(hint, patient): split for patient, split in _draw(groups[hint], shares, hasher).items()}
+    splits: dict[str, str] = {}
+    first: dict[str, Record] = {}
+    for record in records:
+        patient = patients[record.name]
+        splits[record.name] = chosen[record.split, patient]
+        other = first.setdefault(patient, record)
+        if splits[other.name] != splits[record.name]:
+            raise UserError(
+                f"patient {patient} (hash) would be cut: {other.name} is in {splits[other.name]}, {record.name} in "
+                f"{splits[record.name]}; correct the split column, or leave it out (recipe.columns.split=null)"
+            )
+    return splits
+
+
+def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:
+    if hint is None:
+        return recipe.splits
+    if recipe.official is None:
+        return {hint: 1.0}
+    if hint not in recipe.official:
+        raise UserError(f"the split column says '{hint}', recipe.official knows only {', '.join(recipe.official)}")
+    return recipe.official[hint]
+
+
+def _draw(patients: set[str], shares: Mapping[str, float], hasher: Hasher) -> dict[str, str]:
+    """Each patient's split; no split stays empty while another has two patients (a very small dataset)."""
+    place = {patient: hasher.fraction("split", patient) for patient in patients}
+    ordered = sorted(patients, key=lambda patient: (place[patient], patient))
+    names = [name for name, share in shares.items() if share > 0]
+    edges, total = [], 0.0
+    for name in names:
+        total += shares[name]
+        edges.append(total)
+    edges[-1] = 1.0
+    split = {
+        patient: next(n for n, edge in zip(names, edges, strict=True) if place[patient] < edge) for patient in ordered
+    }
+    for name, edge in zip(names, edges, strict=True):
+        members = {n: [p for p in ordered if split[p] == n] for n in names}
+        if not members[name] and (givers := [p for n in names if len(members[n]) > 1 for p in members[n]]):
+            split[min(givers, key=lambda p: abs(place[p] - (edge - shares[name] / 2)))] = name
+    return split

@@ -1,0 +1,89 @@
+"""A recipe: which source, and what its images become. The keys are explained in ``configs/shard.yaml``."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from dira_scale.data.codecs import CODECS
+from dira_scale.errors import UserError, nearest
+from dira_scale.ingest.deidentify import Hasher, check_attributes
+from dira_scale.ingest.sources.base import Source
+
+PATHS = ("images", "labels", "boxes")  # places on this machine; they enter a dataset's identity as keyed hashes
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The keys that every recipe has; ``source`` holds the rest, which its source's constructor takes."""
+
+    name: str
+    modality: str
+    licence: str
+    secret: bool
+    splits: Mapping[str, float]
+    official: Mapping[str, Mapping[str, float]] | None
+    codec: str
+    quality: int
+    bits: int
+    max_side: int | None
+    min_side: int
+    shard_size: int
+    source: Mapping[str, Any]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
+        """Raises UserError when a key is missing or a value is impossible."""
+        own = [field.name for field in dataclasses.fields(cls) if field.name != "source"]
+        if missing := [name for name in (*own, "_target_") if name not in config]:
+            raise UserError(f"the recipe lacks {', '.join(missing)}")
+        return cls(
+            **{name: config[name] for name in own}, source={k: v for k, v in config.items() if k not in own}
+        )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        if self.codec not in CODECS:
+            raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
+        if self.bits not in (8, 16) or (self.codec == "jpg" and self.bits != 8):
+            raise UserError(
+                f"recipe.bits={self.bits} with recipe.codec={self.codec}: use 8, or 16 with png, jp2 or npy"
+            )
+        for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise UserError(f"recipe.{name}={value}: must be at least {least}")
+        for name, shares in [
+            ("splits", self.splits),
+            *(("official." + k, v) for k, v in (self.official or {}).items()),
+        ]:
+            if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+                raise UserError(f"recipe.{name}={dict(shares)}: the shares must add up to 1 (0 leaves a split out)")
+        check_attributes(self.source.get("attributes") or ())
+
+    def make_source(self) -> Source:
+        """The object that ``_target_`` names. Raises UserError when there is none, or its arguments do not fit."""
+        target = self.source["_target_"]
+        module, _, name = target.rpartition(".")
+        try:
+            factory = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise UserError(f"recipe._target_={target}: {error}") from error
+        return factory(**{key: value for key, value in self.source.items() if key != "_target_"})
+
+    def identity(self, hasher: Hasher) -> dict[str, Any]:
+        """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON."""
+        keys = {**dataclasses.asdict(self), **self.source}
+        del keys["source"]
+        for name in PATHS:
+            if keys.get(name):
+                keys[name] = hasher("path", str(Path(keys[name]).resolve()))
+        return keys | {"hash_key": hasher.key_id}
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()

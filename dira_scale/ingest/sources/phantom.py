@@ -1,0 +1,46 @@
+"""The phantom chest radiographs of ``dira_scale.ingest.phantom``: a folder of DICOM like a hospital's."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dira_scale.ingest.phantom.dataset import generate
+from dira_scale.ingest.phantom.findings import LABELS
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.folder import Folder
+
+
+class Phantom:
+    """Reads ``images`` (a folder made earlier), or first makes one below ``folder`` when ``images`` is null.
+
+    Args:
+        images: folder with ``dicom/``, ``labels.csv`` and ``boxes.csv``.
+        patients, seed, size: of what is made: number of patients, random seed, pixels of a side.
+        attributes: any of sex, age, view.
+        folder: where it is made, in a subfolder of its own for each patients, seed and size.
+    """
+
+    def __init__(
+        self,
+        images: str | None,
+        patients: int,
+        seed: int,
+        size: int,
+        attributes: Sequence[str] = (),
+        folder: str = "out/phantom_cxr",
+    ):
+        self.made = images is None
+        self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}")
+        self.patients, self.seed, self.size, self.attributes = patients, seed, size, attributes
+        self.label_names: Sequence[str] = LABELS
+
+    def records(self, workers: int) -> Iterator[Record]:
+        if self.made:
+            generate(self.root, self.patients, self.seed, self.size, workers)
+        return Folder(
+            images=str(self.root / "dicom"),
+            labels=str(self.root / "labels.csv"),
+            boxes=str(self.root / "boxes.csv"),
+            columns={"file": "file", "patient": "patient", "study": "study", "mask": "mask"},
+            label_columns=self.label_names,
+            attributes=self.attributes,
+        ).records(workers)
