@@ -95,7 +95,7 @@ SCHEMAS: dict[str, type] = {"pretrain": Pretrain}
 
 
 def folder(name: str) -> Path:
-    """Where ``configs``, ``shards``, ``slurm`` or ``benchmarks`` is: beside the package in a checkout, inside it in a wheel."""
+    """Where ``configs``, ``shards`` … lie: beside the package in a checkout, inside it in a wheel."""
     checkout = Path(__file__).parents[1]
     return checkout / name if (checkout / "pyproject.toml").is_file() else Path(__file__).parent / "_data" / name
 
@@ -114,12 +114,16 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
     try:
         with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
             paths = f"hydra.searchpath=[{','.join(search)}]"
-            config = hydra_compose(config_name=verb, overrides=[paths, *overrides])
+            config = hydra_compose(config_name=verb, overrides=[paths, *overrides], return_hydra_config=True)
+        choices = {g: o for g, o in config.hydra.runtime.choices.items() if not g.startswith("hydra/")}
+        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         if verb in SCHEMAS:
             config = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), config)
             assert isinstance(config, DictConfig)
         if "--help" in flags or "-h" in flags:
-            print(describe(verb, config, own))
+            from dira_scale.config_help import describe
+
+            print(describe(verb, config, choices, own))
             raise SystemExit(0)
         if "--cfg" in flags:
             print(OmegaConf.to_yaml(config, resolve=False))
@@ -140,27 +144,6 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
         return 2
 
 
-def describe(verb: str, config: DictConfig, own: list[str]) -> str:
-    """The text of ``--help``: every key with its default, type and the comment that stands beside it in ``configs/``."""
-    lines = [
-        f"usage: python -m dira_scale.{verb} KEY=VALUE ...   (Hydra's grammar; --cfg prints the configuration and stops)"
-    ]
-    files = [folder("configs"), folder("shards"), folder("slurm"), *map(Path, own)]
-    groups = sorted({d.relative_to(root).as_posix() for root in files for d in root.rglob("*") if d.is_dir()})
-    comments = _comments(verb, files)
-    for group in groups:
-        options = sorted({f.stem for root in files for f in (root / group).glob("*.yaml")})
-        if options and (group in config or group == "experiment"):
-            lines.append(f"  {group}=  one of {', '.join(options)}")
-    lines.append("")
-    for key, value in _leaves(config):
-        kind = "" if value is None or value == "???" else f" ({type(value).__name__})"
-        lines.append(f"  {key}={value if value is not None else 'null'}{kind}")
-        if key in comments:
-            lines.append(f"      {comments[key]}")
-    return "\n".join(lines)
-
-
 def _arguments(argv: list[str]) -> tuple[list[str], list[str]]:
     overrides: list[str] = []
     own: list[str] = []
@@ -172,9 +155,8 @@ def _arguments(argv: list[str]) -> tuple[list[str], list[str]]:
                 raise UserError(f"--config-dir {path}: no such folder; it takes a folder of YAML groups")
             own.append(str(Path(path).resolve()))
         elif word.startswith("-"):
-            raise UserError(
-                f"unknown flag {word}{nearest(word, ['--help', '--cfg', '--config-dir']) or '.'} Settings are KEY=VALUE"
-            )
+            known = nearest(word, ["--help", "--cfg", "--config-dir"])
+            raise UserError(f"unknown flag {word}{known or '.'} Settings are KEY=VALUE")
         elif "=" not in word and not word.startswith("~"):
             raise UserError(f"'{word}' is no KEY=VALUE; --help lists the keys")
         else:
@@ -189,24 +171,24 @@ def _complete(config: DictConfig) -> None:
         raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help says what it is")
 
 
-def _leaves(config: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key in config:
-        name = f"{prefix}{key}"
-        if OmegaConf.is_missing(config, key):
-            yield name, "???"
-        elif OmegaConf.is_interpolation(config, key):
-            yield name, OmegaConf.to_container(config, resolve=False)[key]  # type: ignore[index, call-overload]
-        elif isinstance(config[key], DictConfig):
-            yield from _leaves(config[key], name + ".")
+def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted keys with their values as written: interpolations unresolved, what must be given as ``???``."""
+
+    def walk(node: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(node, dict) and node:
+            for key, value in node.items():
+                yield from walk(value, f"{prefix}.{key}" if prefix else str(key))
         else:
-            yield name, config[key]
+            yield prefix, node
+
+    yield from walk(OmegaConf.to_container(config, resolve=False), "")
 
 
 def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
     text = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        known = [key for key, _ in _leaves(_defaults(verb, overrides, unknown.group(1)))]
+        known = [key for key, _ in leaves(_defaults(verb, overrides, unknown.group(1)))]
         every = sorted({".".join(k.split(".")[: i + 1]) for k in known for i in range(k.count(".") + 1)})
         return f"unknown key {unknown.group(1)}{nearest(unknown.group(1), every)} (--help lists the keys)"
     option = re.search(r"Could not find '([^']+)'", text)
@@ -233,36 +215,3 @@ def _defaults(verb: str, overrides: list[str], bad: str) -> DictConfig:
             except (HydraException, OmegaConfBaseException):
                 continue  # a second bad override: fall back to fewer of them, only to list the known keys
     return OmegaConf.create()
-
-
-def _comments(verb: str, roots: list[Path]) -> dict[str, str]:
-    """Comments of all option files by key; a group's file documents keys under the group's name."""
-    found: dict[str, str] = {}
-    for root in roots:
-        for file in sorted(root.rglob("*.yaml")):
-            group = file.parent.relative_to(root).as_posix()
-            if group == "." and file.stem != verb:
-                continue
-            prefix = "" if group in (".", "experiment") else group.replace("/", ".") + "."
-            for key, comment in _file_comments(file):
-                found.setdefault(prefix + key, comment)
-    return found
-
-
-def _file_comments(file: Path) -> Iterator[tuple[str, str]]:
-    stack: list[tuple[int, str]] = []
-    above: list[str] = []
-    for line in file.read_text().splitlines():
-        match = re.match(r"^(\s*)([\w-]+):(.*)$", line)
-        if match:
-            indent, key, rest = len(match.group(1)), match.group(2), match.group(3)
-            stack = [s for s in stack if s[0] < indent] + [(indent, key)]
-            behind = rest.split(" # ", 1)[1].strip() if " # " in rest else ""
-            comment = " ".join([*above, behind]).strip()
-            if comment:
-                yield ".".join(s[1] for s in stack), comment
-            above = []
-        elif line.strip().startswith("#") and "@package" not in line:
-            above.append(line.strip().lstrip("# "))
-        else:
-            above = []

@@ -29,8 +29,7 @@ def pretrain(cfg: DictConfig) -> int:
     torch.manual_seed(config.seed)
     method = methods.build(cfg.method, cfg.model, views, config.data.batch, config.parallel.accumulate)
     adversary = Adversary()
-    content = OmegaConf.to_container(cfg)
-    assert isinstance(content, dict)
+    content: Any = OmegaConf.to_container(cfg)
     content["datasets"] = [dataset.hash for dataset in inputs.datasets]
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content))
     try:

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -32,7 +31,7 @@ FORMAT_VERSION = 1
 WRITERS_SECONDS = 600.0  # how long the main writer waits for the others' parts
 
 
-class Damaged(UserError):
+class DamagedError(UserError):
     """A checkpoint that is cut short, changed or of another format."""
 
 
@@ -135,23 +134,23 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors by name and the state of one checkpoint, checked against its checksums.
 
     Raises:
-        Damaged: names the file and what is wrong with it.
+        DamagedError: names the file and what is wrong with it.
     """
     try:
         index = json.loads((folder / "index.json").read_text())
     except (OSError, ValueError) as error:
-        raise Damaged(f"{folder / 'index.json'}: cannot be read ({error})") from error
+        raise DamagedError(f"{folder / 'index.json'}: cannot be read ({error})") from error
     if index["format"] != FORMAT_VERSION:
-        raise Damaged(f"{folder}: checkpoint format {index['format']}; this version reads {FORMAT_VERSION}")
+        raise DamagedError(f"{folder}: checkpoint format {index['format']}; this version reads {FORMAT_VERSION}")
     tensors: dict[str, Tensor] = {}
     for part in index["parts"]:
         path = folder / part["file"]
         if not path.exists() or path.stat().st_size != part["size"] or checksum(path) != part["xxh3"]:
-            raise Damaged(f"{path}: missing, cut short or changed since it was written")
+            raise DamagedError(f"{path}: missing, cut short or changed since it was written")
         try:
             tensors |= load_file(path)
         except SafetensorError as error:
-            raise Damaged(f"{path}: {error}") from error
+            raise DamagedError(f"{path}: {error}") from error
     return tensors, index["state"] | {"step": index["step"]}
 
 
@@ -159,16 +158,16 @@ def load_latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[Path
     """The newest whole checkpoint of a run; also the damaged ones that were passed over, and why.
 
     Raises:
-        Damaged: there are checkpoints, and none is whole.
+        DamagedError: there are checkpoints, and none is whole.
     """
     refused: dict[Path, str] = {}
     for folder in reversed(complete(run / "checkpoints")):
         try:
             return *load(folder), refused
-        except Damaged as error:
+        except DamagedError as error:
             refused[folder] = str(error)
     if refused:
-        raise Damaged("no checkpoint is whole: " + "; ".join(refused.values()))
+        raise DamagedError("no checkpoint is whole: " + "; ".join(refused.values()))
     return None
 
 

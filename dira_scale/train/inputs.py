@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Inputs:
             lanes=data.lanes,
             block=data.block,
             window=data.window,
-            remainder=data.remainder,
+            remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
             identity=",".join(d.hash for d in self.datasets),
         )
         if ranks not in self.order.admissible_worlds():
@@ -45,7 +45,7 @@ class Inputs:
         self.train = self._loader(data.split, self.order, rank=rank, world=ranks)
 
     def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> "HeldOut | None":
-        """This rank's share of at most ``limit`` batches of the held-out split, or None where there is no such split."""
+        """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
         order = EvalOrder(sum(_sizes(self.datasets, self.data.val_split, "data.val_split")), batch)

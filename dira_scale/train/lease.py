@@ -21,7 +21,7 @@ BEAT_SECONDS = 5.0
 STILL_SECONDS = 60.0  # a beat that stood still for so long, by one's own clock, is a dead holder's
 
 
-class LeaseLost(Exception):
+class LeaseLostError(Exception):
     """Another process took this run over; nothing more may be written."""
 
 
@@ -56,11 +56,13 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Call before every write; raises :class:`LeaseLost` if another took over."""
+        """Call before every write; raises :class:`LeaseLostError` if another took over."""
         held = self._read()
         if held is None or held["number"] != self.number:
             taken = f"lease {held['number']} on {held['host']}" if held else "its lease file was removed"
-            raise LeaseLost(f"{self.path.parent} was taken over ({taken}); this process (lease {self.number}) stops")
+            raise LeaseLostError(
+                f"{self.path.parent} was taken over ({taken}); this process (lease {self.number}) stops"
+            )
 
     def release(self) -> None:
         """Let the next one in at once."""
@@ -75,7 +77,7 @@ class Lease:
         while not self._stop.wait(BEAT_SECONDS):
             try:
                 self.check()
-            except LeaseLost:
+            except LeaseLostError:
                 return  # the loop finds out at its own next check, where it can stop in order
             with self._guard:
                 self._content["beat"] += 1
@@ -100,7 +102,8 @@ class Lease:
                 return
             if (now["number"], now["beat"]) != (held["number"], held["beat"]):
                 raise UserError(
-                    f"{self.path.parent}: a running process on {holder} writes to this run; stop it, or choose another run=…"
+                    f"{self.path.parent}: a running process on {holder} writes to this run; "
+                    "stop it, or choose another run=…"
                 )
 
 

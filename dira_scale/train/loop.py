@@ -1,7 +1,8 @@
-"""The training loop: stages, steps, validation, checkpoints. It knows nothing of images and nothing of processes' launch."""
+"""The training loop: stages, steps, validation, checkpoints. It knows nothing of images or of how processes start."""
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 from dira_scale.models.norm import commit_statistics
 from dira_scale.train import checkpoint, optim, parallel
-from dira_scale.train.inputs import Inputs
+from dira_scale.train.inputs import HeldOut, Inputs
 from dira_scale.train.metrics import Clock, Means
-from dira_scale.train.pictures import save_pictures
+from dira_scale.train.pictures import write_pictures
 from dira_scale.train.progress import Bar
 from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
@@ -61,7 +62,7 @@ class Trainer:
         self.adversary = adversary.to(self.device, memory_format=format)  # type: ignore[call-overload]
         if config.parallel.checkpoint_activations:
             parallel.checkpoint_activations(self.method)
-        self.distort = Distort()
+        self.distort = Distort(inputs.views).to(self.device)
         self.stages = {name: stage for name, stage in config.stages.items() if stage.epochs > 0}
         self.discriminator_optimizer = optim.build(config.optim.discriminator, adversary, "optim.discriminator")
         self.held_out = inputs.held_out(
@@ -77,8 +78,10 @@ class Trainer:
             accelerator.num_processes,
             guard=run.lease.check if run else lambda: None,
         )
-        self.tracker = TensorBoard(Path(config.run) / "tensorboard") if run else None
+        self._restored: dict[str, Tensor] = {}  # the optimizer's state, until the stage's optimizer is made
         self._restore()
+        self.tracker = TensorBoard(Path(config.run) / "tensorboard", self.progress.step) if run else None
+        self._logged, self._waited = self.progress.step, 0.0  # step and seconds of waiting at the last row
 
     # ------------------------------------------------------------------ the run
 
@@ -231,11 +234,30 @@ class Trainer:
         self.bar.update(self.progress.step, name)
 
     def _leave_stage(self, name: str) -> None:
-        if self.run is not None and "re" in self.stages[name].terms:
+        if "re" in self.stages[name].terms:
             self._pictures(name)
         self._finish()
         self.progress.stage += 1
         self.progress.stage_start, self.progress.stale = self.progress.step, 0
+
+    @torch.no_grad()
+    def _pictures(self, name: str) -> None:
+        """What this stage's weights restore of the held-out images, all of them on the main process."""
+        held_out = self.inputs.held_out(self.config.validate.batch, self.config.validate.batches)
+        if self.run is not None and held_out is not None:
+            with self.clock.part("validate"):
+                self.method.eval()
+                restored = self._restorations(held_out, self.stages[name])
+                write_pictures(self.run.folder / "pictures", name, restored, self.config.validate.pictures)
+                self.method.train()
+
+    def _restorations(self, held_out: HeldOut, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for stored, _ in held_out.batches():
+            batch = stored.to(self.device)
+            distorted = self.distorted(batch, stage)
+            with parallel.autocast(self.device, self.config.precision):
+                terms = self.method(batch.views, distorted, batch)
+            yield terms.target, distorted[0], terms.restored
 
     def _set_rate(self, stage: Stage) -> None:
         step = self.progress.step - self.progress.stage_start
@@ -248,12 +270,13 @@ class Trainer:
     # ------------------------------------------------------------------ rows and checkpoints
 
     def _log(self, name: str) -> None:
-        self.clock.add("data", self.inputs.train.take_waited())
+        waited, self._waited = self.inputs.train.waited - self._waited, self.inputs.train.waited
+        self.clock.add("data", waited)
         values, seconds = self.means.take(), self.clock.take()
         steps = self.progress.step - self._logged
         self._logged = self.progress.step
         images = steps * self.config.data.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
-        row = values | {f"time/{part}": value for part, value in seconds.items()}
+        row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         if not math.isfinite(values["loss"]):
             raise FloatingPointError(
                 f"step {self.progress.step}: the loss is {values}; lower the rate or use precision=fp32"
@@ -287,7 +310,6 @@ class Trainer:
 
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, if there is one."""
-        self._restored: dict[str, Tensor] = {}
         found = checkpoint.load_latest(Path(self.config.run))
         self.accelerator.wait_for_everyone()
         if found is not None:
@@ -302,7 +324,6 @@ class Trainer:
                 self.run.log(f"refused {folder.name}: {reason}")
             checkpoint.clear(Path(self.config.run) / "checkpoints", list(damaged) if found else [])
             self.run.forget_after(self.progress.step)
-        self._logged = self.progress.step
         self.accelerator.wait_for_everyone()
 
 

@@ -1,4 +1,4 @@
-"""Optimizers by ``_target_``, the stages' schedules as a pure function of the step, optimizer state by parameter name."""
+"""Optimizers by ``_target_``, schedules as a pure function of the step, optimizer state by parameter name."""
 
 import math
 from typing import Any
@@ -31,8 +31,8 @@ def build(config: dict[str, Any], module: nn.Module, key: str) -> Optimizer:
 def learning_rate(schedule: str, base: float, step: int, steps: int, steps_per_epoch: int) -> float:
     """Rate of the ``step``-th of a stage's ``steps``.
 
-    ``cosine_epoch``: lr = base · ½(1 + cos(π·e/E)) with e whole epochs, as MoCo's released code; ``cosine``: the same per
-    step; ``constant``.
+    ``cosine_epoch``: lr = base · ½(1 + cos(π·e/E)) with e whole epochs, as MoCo's released code; ``cosine``: the same
+    per step; ``constant``.
     """
     if schedule == "constant":
         return base

@@ -116,7 +116,7 @@ def average_gradients(module: nn.Module, ranks: int) -> None:
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Recompute, in the backward pass, every block of the encoder's stages and of the decoder. Names stay as they are."""
+    """Recompute every block of encoder and decoder in the backward pass. Parameter names stay as they are."""
     for block in list(_outermost(module)):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
 
@@ -154,7 +154,7 @@ def _refuse_launcher_conflicts(strategy: str, precision: str) -> None:
 def _asked_processes() -> int:
     """``--num_processes`` on the command line of the launcher that started this process."""
     try:
-        words = psutil.Process().parent().cmdline()  # type: ignore[union-attr]
+        words = psutil.Process().parent().cmdline()
     except (psutil.Error, AttributeError):
         return 1
     for i, word in enumerate(words):

@@ -20,7 +20,8 @@ def write_pictures(folder: Path, stage: str, images: Iterable[tuple[Tensor, Tens
     Args:
         images: batches of clean, distorted and restored, each [b, 1, S, S] in [0, 1].
     """
-    table, grid = RestorationTable(), []
+    table = RestorationTable()
+    grid: list[np.ndarray] = []
     for batch in images:
         for triple in zip(*(part[:, 0].float().cpu().numpy() for part in batch), strict=True):
             table.add(*triple)

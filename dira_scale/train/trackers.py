@@ -7,10 +7,10 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard:
-    """Numbers of a metrics row as scalars named ``split/key``."""
+    """Numbers of a metrics row as scalars named ``split/key``; what a killed run wrote after ``step`` is dropped."""
 
-    def __init__(self, folder: Path) -> None:
-        self._writer = SummaryWriter(str(folder))
+    def __init__(self, folder: Path, step: int) -> None:
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1)
 
     def add(self, step: int, row: dict[str, Any]) -> None:
         """Write every number of ``row``."""

@@ -1,0 +1,70 @@
+"""Configuration: the nearest key is named, types are checked, help says what a key is."""
+
+from pathlib import Path
+
+import pytest
+
+from dira_scale.config import compose, folder
+from dira_scale.errors import UserError
+
+SHARDS = "data.shards=somewhere"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["data.bacth=3"], "unknown key data.bacth; did you mean 'data.batch'"),
+        (["method.base.que=3"], "did you mean 'method.base.queue'"),
+        (["experiment=phantm"], "no experiment named 'phantm'; did you mean 'phantom'"),
+        (["data.batch=abc"], "data.batch: Value 'abc'"),
+        (["--hlp"], "unknown flag --hlp; did you mean '--help'"),
+        (["steps"], "'steps' is no KEY=VALUE"),
+        (["+colour=1"], "unknown key colour"),
+        (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
+    ],
+)
+def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        compose("pretrain", [SHARDS, *argv])
+
+
+def test_what_must_be_given_is_asked_for() -> None:
+    with pytest.raises(UserError, match=r"data\.shards must be given"):
+        compose("pretrain", [])
+
+
+def test_the_defaults_are_the_papers() -> None:
+    """DiRA 4.1 with MoCo-v2: 224 pixels, batch 256, SGD 0.03, K = 65,536, weights 1, 10 and 0.001."""
+    config = compose("pretrain", [SHARDS, "experiment=dira_moco"])
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
+    assert dict(config.method.weights) == {"di": 1.0, "re": 10.0, "ad": 0.001}
+    assert (config.method.base.queue, config.method.base.temperature, config.method.base.momentum) == (
+        65536,
+        0.2,
+        0.999,
+    )
+    assert (config.optim.optimizer.lr, config.optim.optimizer.weight_decay) == (0.03, 1e-4)
+    assert {name: stage.epochs for name, stage in config.stages.items()} == {"di": 800, "dir": 400, "dira": 400}
+
+
+@pytest.mark.parametrize("experiment", sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml")))
+def test_every_experiment_composes(experiment: str) -> None:
+    assert compose("pretrain", [f"experiment={experiment}", SHARDS]).data.shards == "somewhere"
+
+
+def test_own_experiments_plug_in(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ndefaults:\n  - small\n\nseed: 7\n")
+    config = compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", SHARDS])
+    assert (config.seed, config.model.encoder) == (7, "resnet18")
+
+
+def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compose("pretrain", ["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert "data.batch=256 (int)\n      global, over all ranks" in text
+    assert "experiment=  one of dira_moco, phantom, small" in text
+    keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]
+    assert len(keys) > 60

@@ -1,0 +1,149 @@
+"""The checkpoint format: whole or refused, whatever the number of writers."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from dira_scale.errors import UserError
+from dira_scale.train import checkpoint
+from dira_scale.train.checkpoint import Checkpointer, DamagedError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path / "checkpoints"
+
+
+def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "method.weight": torch.randn(7, 5, 3, 3, generator=generator).to(memory_format=torch.channels_last),
+        "method.queue_pointer": torch.tensor(41),
+        "optim.generator.weight.exp_avg": torch.randn(64, 9, generator=generator),
+        "optim.generator.weight.step": torch.tensor(3.0),
+        "half": torch.randn(11, generator=generator).to(torch.bfloat16),
+    }
+
+
+def write(
+    folder: Path, step: int, content: dict[str, torch.Tensor], world: int = 1, keep: int = 9, best: str | None = None
+) -> None:
+    """As ``world`` processes would: each writer in its own threads."""
+    writers = [Checkpointer(folder, keep, rank, world) for rank in range(world)]
+    for writer in writers:
+        writer.save(step, content, {"stage": 1}, best)
+    for writer in writers:
+        writer.wait()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+def test_what_was_saved_is_loaded_bit_for_bit_from_any_number_of_writers(folder: Path, world: int) -> None:
+    write(folder, 7, tensors(), world)
+    loaded, state = checkpoint.load(folder / "000000007")
+    assert state == {"stage": 1, "step": 7}
+    assert loaded.keys() == tensors().keys()
+    for name, tensor in tensors().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], tensor)
+
+
+def test_the_copy_is_taken_at_once(folder: Path) -> None:
+    content = tensors()
+    expected = content["method.weight"].clone()
+    writer = Checkpointer(folder, 1, 0, 1)
+    writer.save(1, content, {})
+    content["method.weight"].zero_()
+    writer.wait()
+    assert torch.equal(checkpoint.load(folder / "000000001")[0]["method.weight"], expected)
+
+
+def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
+    content = {f"t{i}": torch.zeros(10 + i) for i in range(50)}
+    shares = [checkpoint.share(content, rank, 4) for rank in range(4)]
+    assert sorted(name for part in shares for name in part) == sorted(content)
+    sizes = [sum(content[name].nbytes for name in part) for part in shares]
+    assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index"])
+def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(folder: Path, damage: str) -> None:
+    write(folder, 1, tensors(1))
+    write(folder, 2, tensors(2))
+    part = next((folder / "000000002").glob("*.safetensors"))
+    data = bytearray(part.read_bytes())
+    if damage == "flip":
+        data[len(data) // 2] ^= 1
+        part.write_bytes(bytes(data))
+    elif damage == "cut":
+        part.write_bytes(bytes(data[:-1]))
+    elif damage == "remove":
+        part.unlink()
+    else:
+        (folder / "000000002" / "index.json").write_text('{"form')
+    with pytest.raises(DamagedError, match="000000002"):
+        checkpoint.load(folder / "000000002")
+    found = checkpoint.load_latest(folder.parent)
+    assert found is not None
+    loaded, state, refused = found
+    assert state["step"] == 1
+    assert list(refused) == [folder / "000000002"]
+    assert torch.equal(loaded["method.weight"], tensors(1)["method.weight"])
+
+
+def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> None:
+    assert checkpoint.load_latest(folder.parent) is None
+    write(folder, 1, tensors())
+    (folder / "000000001" / "index.json").unlink()
+    with pytest.raises(DamagedError, match="no checkpoint is whole"):
+        checkpoint.load_latest(folder.parent)
+
+
+def test_the_newest_and_the_best_of_each_stage_are_kept(folder: Path) -> None:
+    writer = Checkpointer(folder, 2, 0, 1)
+    for step, best in [(1, "di"), (2, "di"), (3, None), (4, "dir"), (5, None), (6, None), (7, None)]:
+        writer.save(step, {"x": torch.tensor(step)}, {}, best)
+    writer.wait()
+    assert [p.name for p in checkpoint.complete(folder)] == ["000000002", "000000004", "000000006", "000000007"]
+    assert checkpoint.latest(folder.parent).name == "000000007"
+    assert checkpoint.best(folder.parent, "di").name == "000000002"
+    assert checkpoint.stages_with_best(folder.parent) == ["di", "dir"]
+    with pytest.raises(UserError, match=r"BEST-dira.*BEST-di, BEST-dir"):
+        checkpoint.best(folder.parent, "dira")
+
+
+def test_a_half_written_checkpoint_is_never_seen_and_is_cleared(folder: Path) -> None:
+    write(folder, 1, tensors())
+    half = folder / "000000002.tmp"
+    half.mkdir()
+    (half / "part-00000-of-00002.json").write_text(json.dumps({"file": "x"}))
+    assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]
+    checkpoint.clear(folder, [folder / "000000001"])
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged"]
+
+
+def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
+    def lost() -> None:
+        raise RuntimeError("taken over")
+
+    writer = Checkpointer(folder, 1, 0, 1, guard=lost)
+    writer.save(1, tensors(), {})
+    with pytest.raises(RuntimeError, match="taken over"):
+        writer.wait()
+    assert checkpoint.complete(folder) == []
+
+
+def test_the_main_writer_waits_for_the_others(folder: Path) -> None:
+    first, second = Checkpointer(folder, 1, 0, 2), Checkpointer(folder, 1, 1, 2)
+    first.save(1, tensors(), {})
+    thread = threading.Thread(target=first.wait)
+    thread.start()
+    thread.join(timeout=0.3)
+    assert thread.is_alive() and checkpoint.complete(folder) == []
+    second.save(1, tensors(), {})
+    second.wait()
+    thread.join(timeout=30)
+    assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]

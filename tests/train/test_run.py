@@ -1,0 +1,121 @@
+"""The run folder: who may write, what makes a run another run."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dira_scale.errors import UserError
+from dira_scale.train import lease
+from dira_scale.train.lease import Lease, LeaseLostError
+from dira_scale.train.run import Run, identity, name
+
+CONFIG = {
+    "run": "a",
+    "seed": 0,
+    "steps": 5,
+    "data": {"shards": "x", "batch": 8, "workers": 1},
+    "parallel": {"strategy": "ddp", "threads": None},
+    "datasets": ["abc"],
+}
+
+
+def changed(key: str, value: object) -> dict:
+    config = json.loads(json.dumps(CONFIG))
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("steps", 9), ("run", "b"), ("data.workers", 7), ("parallel.threads", 3), ("data.shards", "moved")],
+)
+def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
+    Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, changed(key, value)).lease.release()
+    assert name(changed(key, value)) == name(CONFIG)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
+def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> None:
+    Run(tmp_path, CONFIG).lease.release()
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=key):
+        Run(tmp_path, changed(key, value))
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert name(changed(key, value)) != name(CONFIG)
+
+
+def test_identity_leaves_out_execution_only() -> None:
+    assert identity(CONFIG) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
+
+
+def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path, CONFIG)
+    for step in (1, 2, 3):
+        run.metrics({"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    run.forget_after(2)
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "lease": 1}, {"step": 2, "lease": 1}]
+    run.lease.release()
+
+
+def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        held = Lease(tmp_path)
+        assert held.number == number
+        held.check()
+        held.release()
+
+
+def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> None:
+    code = f"import os, pathlib, dira_scale.train.lease as lease; lease.Lease(pathlib.Path({str(tmp_path)!r})); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9
+    start = time.monotonic()
+    held = Lease(tmp_path)
+    assert held.number == 2 and time.monotonic() - start < lease.STILL_SECONDS / 2
+    held.release()
+
+
+def test_a_living_holder_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "STILL_SECONDS", 5.0)
+    held = Lease(tmp_path)
+    with pytest.raises(UserError, match="a running process on"):
+        Lease(tmp_path)
+    held.release()
+
+
+def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)  # this holder hangs
+    monkeypatch.setattr(lease, "STILL_SECONDS", 0.5)
+    ghost = Lease(tmp_path)
+    heir = Lease(tmp_path)
+    assert heir.number == 2
+    with pytest.raises(LeaseLostError, match="taken over"):
+        ghost.check()
+    heir.check()
+    heir.release()
+    ghost._stop.set()
+
+
+def test_a_restarted_slurm_job_takes_over_from_its_first_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    first = Lease(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    second = Lease(tmp_path)
+    assert second.number == 2
+    second.release()
+    first._stop.set()
