@@ -22,13 +22,14 @@ def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | 
     """
     console = Console(soft_wrap=True, highlight=False)
     recipe = Recipe.from_config(config)
-    hasher = Hasher(load_key(recipe.secret, key_file))
+    key, key_from = load_key(recipe.secret, key_file)
+    hasher = Hasher(key)
     identity = recipe.identity(hasher)
     if is_complete(out, identity):
         console.print(f"{out} is complete: {_counts(DatasetInfo.read(out / INFO_FILE))}")
         return
     source = recipe.make_source()
-    console.print(f"{recipe.name}: listing the images")
+    console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
     planned = plan(source.records(workers), recipe, hasher)
     label_names = tuple(source.label_names)
     started = time.monotonic()

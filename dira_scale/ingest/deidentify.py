@@ -47,18 +47,18 @@ class Hasher:
         return int(self(kind, value)[:13], 16) / 16**13
 
 
-def load_key(secret: bool, key_file: str | None = None) -> bytes:
-    """The key: $DIRA_SCALE_HASH_KEY, else the public one if not ``secret``, else ``key_file``, made when absent.
+def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
+    """The key and where it is from: $DIRA_SCALE_HASH_KEY, else the public one if not ``secret``, else ``key_file``.
 
-    ``key_file`` is ~/.config/dira_scale/hash_key by default (below $XDG_CONFIG_HOME where set), readable by its owner
-    only. Keep it, and never beside the shards: another key gives other hashes, and another split.
+    ``key_file`` is ~/.config/dira_scale/hash_key by default (below $XDG_CONFIG_HOME where set). It is made when absent,
+    readable by its owner only. Keep it, and never beside the shards: another key gives other hashes, and another split.
 
     Raises UserError when the key in the environment or the file is shorter than 16 characters.
     """
     if ENVIRONMENT in os.environ:
         return _long_enough(os.environ[ENVIRONMENT].encode(), f"${ENVIRONMENT}")
     if not secret:
-        return PUBLIC_KEY
+        return PUBLIC_KEY, "the recipe (public images)"
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = Path(key_file) if key_file else config / "dira_scale" / "hash_key"
     if not path.exists():
@@ -73,10 +73,10 @@ def load_key(secret: bool, key_file: str | None = None) -> bytes:
     return _long_enough(path.read_bytes().strip(), str(path))
 
 
-def _long_enough(key: bytes, where: str) -> bytes:
+def _long_enough(key: bytes, where: str) -> tuple[bytes, str]:
     if len(key) < 16:
         raise UserError(f"the hash key in {where} has {len(key)} characters: use 16 or more random ones")
-    return key
+    return key, where
 
 
 def check_attributes(names: Sequence[str]) -> None:

@@ -22,9 +22,10 @@ import numpy as np
 import PIL.Image
 import pydicom
 from PIL import ImageOps
+from pydicom.multival import MultiValue
 from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
-MAX_PIXELS = 2**27  # 134 million; the largest mammograms have 30 million. More is a damaged or hostile header.
+MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header, or one meant to fill the memory.
 
 
 class BadImage(Exception):  # noqa: N818 (it is a verdict on a file, not a failure of ours)
@@ -65,7 +66,7 @@ def read_image(path: Path, bits: int) -> Image:
 def read_mask(path: Path) -> np.ndarray:
     """Decode a PNG mask to uint8 [H, W], its values as they are. Raises BadImage."""
     with _opened(path) as file:
-        return np.asarray(_pillow(file, MAX_PIXELS).convert("L"))
+        return np.asarray(_pillow(file).convert("L"))
 
 
 def shrink(image: Image, max_side: int | None) -> Image:
@@ -99,14 +100,14 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _read_picture(file: BinaryIO, bits: int) -> Image:
-    picture = _pillow(file, MAX_PIXELS)
+    picture = _pillow(file)
     if not picture.mode.startswith("I"):
         return _store(np.asarray(picture.convert("L")), (0, 255), 1, bits, None)
     values = np.asarray(picture)
     return _store(values, _own_range(values), 1, bits, None)
 
 
-def _pillow(file: BinaryIO, max_pixels: int) -> Any:
+def _pillow(file: BinaryIO) -> Any:
     PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit below, the same for every format
     try:
         picture = PIL.Image.open(file, formats=("PNG", "JPEG"))
@@ -153,10 +154,7 @@ def _window(header: Any, values: np.ndarray) -> tuple[tuple[float, float], np.nd
         if header.get("VOILUTSequence"):
             values = apply_voi(values.astype(np.int32), header)
         return _own_range(values), values
-    center, width = (
-        float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v)
-        for v in (header.WindowCenter, header.WindowWidth)
-    )
+    center, width = (float(v[0] if isinstance(v, MultiValue) else v) for v in (header.WindowCenter, header.WindowWidth))
     function = str(header.get("VOILUTFunction") or "LINEAR")
     if function == "LINEAR" and width > 1:
         return (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2), values

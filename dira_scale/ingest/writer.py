@@ -16,6 +16,7 @@ import fcntl
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import tarfile
 import threading
@@ -49,6 +50,7 @@ def is_complete(out: Path, identity: dict[str, Any]) -> bool:
         return False
     if different := _differences(DatasetInfo.read(out / INFO_FILE).recipe, identity):
         raise UserError(f"out={out} holds the shards of another recipe ({different}): choose another out")
+    shutil.rmtree(out / PARTIAL, ignore_errors=True)  # left by a kill between the manifest and the end
     return True
 
 
@@ -81,7 +83,7 @@ def claimed(out: Path, identity: dict[str, Any], plan: Plan) -> Iterator[None]:
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
     here = json.loads(json.dumps(here))
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    return "; ".join(f"{key}: {there.get(key)} there, {here.get(key)} here" for key in keys)
+    return "; ".join(f"{key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys)
 
 
 def write_shards(out: Path, plan: Plan, recipe: Recipe, label_names: tuple[str, ...], workers: int) -> None:
@@ -115,7 +117,7 @@ def write_shards(out: Path, plan: Plan, recipe: Recipe, label_names: tuple[str, 
                 bar.update(task, completed=before + count.value, speed=count.value / (time.monotonic() - started))
     except BrokenProcessPool as error:
         raise UserError(
-            "a worker process died (short of memory?); what is finished is kept: the same command goes on; try fewer workers"
+            "a worker process died (short of memory?); what is finished is kept: run it again, with fewer workers"
         ) from error
     except OSError as error:
         raise UserError(

@@ -2,6 +2,7 @@
 
 import csv
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -46,10 +47,10 @@ class Folder:
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
         attributes: Sequence[str] = (),
     ):
-        self.root = Path(images)
+        self.root = Path(images).resolve()
         if not self.root.is_dir():
             raise UserError(f"recipe.images={images}: no such folder")
-        self.csv = Path(labels) if labels else None
+        self.csv = Path(labels).resolve() if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
             raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
@@ -142,7 +143,7 @@ class Folder:
         return beside if not inside.exists() and beside.exists() else inside
 
     def _name(self, path: Path) -> str:
-        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+        return Path(os.path.relpath(path, self.root)).as_posix()
 
 
 def _header(path: Path) -> dict[str, str]:
