@@ -1,0 +1,29 @@
+"""`python -m dira_scale.ingest.phantom FOLDER --patients N --size S --seed K`: make a folder of phantom DICOM files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.phantom.dataset import generate
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m dira_scale.ingest.phantom", description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--patients", type=int, default=64)
+    parser.add_argument("--size", type=int, default=512, help="pixels on a side")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    asked = parser.parse_args(argv)
+    try:
+        folder = generate(asked.folder, asked.patients, asked.seed, asked.size, asked.workers)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"{asked.patients} patients in {folder}; next: python -m dira_scale.shard recipe=phantom_cxr")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,168 @@
+"""Path lengths of X-rays through ellipsoids and swept tubes, in closed form on the detector's grid.
+
+Patient coordinates are millimetres: x to the patient's left (right in the picture), y down from the lung apices,
+z forward from the middle of the body. A volume becomes a 2D map of thickness, so no voxel is ever stored.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+Map = NDArray[np.float32]
+STEP = 0.75  # detector pixels between two samples of a tube
+BATCH = 64  # tubes sampled alike
+
+
+@dataclass(frozen=True)
+class View:
+    """Where the patient stands before the detector: a point source, a rigid rotation (radians) and a shift (mm)."""
+
+    size: int
+    field: float = 400.0  # mm that the square detector is wide
+    yaw: float = 0.0  # about the long axis: shoulders turned
+    pitch: float = 0.0  # about the transverse axis: leaning
+    roll: float = 0.0  # in the picture's plane
+    shift: tuple[float, float] = (0.0, 140.0)  # the patient's (x, y) that meets the detector's centre
+    front: bool = True  # the detector is at the chest (PA) rather than at the back (AP)
+    source: float = 1800.0  # mm from focus to detector
+
+    @property
+    def spacing(self) -> float:
+        """Millimetres per pixel on the detector."""
+        return self.field / self.size
+
+    @cached_property
+    def rotation(self) -> NDArray[np.float64]:
+        (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (self.yaw, self.pitch, self.roll))
+        yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
+        pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
+        roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
+        return roll @ pitch @ yaw
+
+    def pixels_per_mm(self, z: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """The magnification of a point at depth z, times pixels per mm."""
+        distance = 130.0 - np.asarray(z) if self.front else 130.0 + np.asarray(z)  # from the detector
+        return self.source / (self.source - distance) / self.spacing
+
+    def project(self, points: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
+        """Points [..., 3] in mm -> rows, columns (pixels) and pixels per mm there, each [...]."""
+        centred = np.asarray(points, float) - (*self.shift, 0.0)
+        x, y, z = np.moveaxis((centred[..., None, :] * self.rotation).sum(-1), -1, 0)
+        scale = self.pixels_per_mm(z)
+        middle = (self.size - 1) / 2
+        return middle + y * scale, middle + x * scale, scale
+
+    @cached_property
+    def grid(self) -> tuple[Map, Map]:
+        """The patient's (x, y) in mm, in the plane z = 0, behind every pixel; each [size, size]."""
+        line = (np.arange(self.size, dtype=np.float32) - np.float32((self.size - 1) / 2)) / np.float32(
+            self.pixels_per_mm(0.0)
+        )
+        c, s = np.float32(np.cos(self.roll)), np.float32(np.sin(self.roll))
+        x = c * line[None, :] + s * line[:, None] + np.float32(self.shift[0])
+        y = c * line[:, None] - s * line[None, :] + np.float32(self.shift[1])
+        return x, y
+
+    def coarse(self, factor: int) -> "View":
+        """The same view on a detector with `factor` times larger pixels."""
+        return View(-(-self.size // factor), self.field, self.yaw, self.pitch, self.roll, self.shift, self.front)
+
+
+def upsample(small: Map, size: int) -> Map:
+    """Bilinear enlargement of a square map to [size, size], pixel centres aligned."""
+    at = np.clip((np.arange(size) + 0.5) * (len(small) / size) - 0.5, 0, len(small) - 1).astype(np.float32)
+    low = np.minimum(at.astype(np.intp), len(small) - 2)
+    part = at - low.astype(np.float32)
+    rows = small[low] * (1 - part)[:, None] + small[low + 1] * part[:, None]
+    return rows[:, low] * (1 - part) + rows[:, low + 1] * part
+
+
+def ellipsoid(
+    view: View, centre: Sequence[float], axes: Sequence[float], angle: float = 0.0, out: Map | None = None
+) -> Map:
+    """Thickness (mm) of an ellipsoid with semi-axes (x, y, z), turned by `angle` degrees in the picture's plane.
+
+    A line along z cuts (p-c)' A (p-c) = 1 in a chord 2/sqrt(A33) * sqrt(1 - d' S d), where S is the Schur complement
+    of A33 and d the distance in the plane. With `out`, the union (the larger chord) is written into it.
+    """
+    out = np.zeros((view.size, view.size), np.float32) if out is None else out
+    row, column, scale = (float(v) for v in view.project(np.array(centre)))
+    c, s = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    turn = view.rotation @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    a = (turn / np.square(axes)) @ turn.T
+    schur = (a[:2, :2] - np.outer(a[:2, 2], a[2, :2]) / a[2, 2]) / scale**2
+    reach_x, reach_y = np.sqrt(np.diag(np.linalg.inv(schur)))
+    rows = slice(max(0, int(row - reach_y)), max(0, min(view.size, int(row + reach_y) + 2)))
+    columns = slice(max(0, int(column - reach_x)), max(0, min(view.size, int(column + reach_x) + 2)))
+    window = out[rows, columns]
+    if window.size:
+        dy = np.arange(rows.start, rows.stop, dtype=np.float32)[:, None] - np.float32(row)
+        dx = np.arange(columns.start, columns.stop, dtype=np.float32)[None, :] - np.float32(column)
+        xx, xy, yy = np.float32(schur[0, 0]), np.float32(2 * schur[0, 1]), np.float32(schur[1, 1])
+        inside = 1 - xx * dx * dx - yy * dy * dy - (xy * dy) * dx
+        chord = np.float32(2 / np.sqrt(a[2, 2])) * np.sqrt(np.maximum(inside, 0))
+        np.maximum(window, chord, out=window)
+    return out
+
+
+class Tubes:
+    """A layer of swept tubes whose union is taken (overlaps inside one layer do not add up)."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._places: list[NDArray[np.int64]] = []
+        self._chords: list[Map] = []
+
+    def add(self, points: NDArray, radius: NDArray, flat: float = 1.0, core: float = 1.0, wall: float = 0.7) -> None:
+        """Add T tubes through points [T, M, 3] with radius [T, M] (mm).
+
+        flat: depth over height of the cross-section. core: density of the marrow (within `wall` of the radius)
+        relative to the shell's. A tube that runs along the beam shows a longer chord.
+        """
+        points, radius = np.asarray(points, float), np.asarray(radius, float)
+        row, column, scale = self.view.project(points)
+        lengths = np.hypot(np.diff(row), np.diff(column)).sum(-1)
+        if len(points) > BATCH:  # tubes of like extent together: all of a batch get the longest one's samples
+            for part in np.array_split(np.argsort(lengths * radius[:, 0]), -(-len(points) // BATCH)):
+                self.add(points[part], radius[part], flat, core, wall)
+            return
+        samples = int(lengths.max() / STEP) + 2
+        at = np.linspace(0, points.shape[1] - 1, samples)
+        low = np.minimum(at.astype(np.intp), points.shape[1] - 2)
+        part = at - low
+
+        def fine(values: NDArray) -> Map:
+            return (values[:, low] * (1 - part) + values[:, low + 1] * part).astype(np.float32)
+
+        row, column, width, depth = fine(row), fine(column), fine(radius * scale), fine(points[..., 2])
+        dr, dc = np.gradient(row, axis=1), np.gradient(column, axis=1)
+        step = np.hypot(dr, dc) + 1e-6
+        along = np.gradient(depth, axis=1) * np.float32(1 / self.view.spacing)
+        longer = np.minimum(np.sqrt(1 + np.square(along / step)), 3.0)  # 1 / sin(angle to the beam)
+        across = int(2 * width.max() / STEP) + 3
+        n = np.linspace(-1, 1, across, dtype=np.float32) * np.float32(1 - 1 / across)
+        profile: NDArray = np.sqrt(1 - n * n)
+        if core < 1:
+            profile = profile - np.float32((1 - core) * wall) * np.sqrt(np.maximum(1 - np.square(n / wall), 0))
+        chord = fine(radius) * (2 * flat) * longer * np.minimum(1, 2 * width)  # thinner than a pixel: partial cover
+        keep = np.flatnonzero(  # a centre line far outside the picture draws nothing
+            (row > -width) & (row < self.view.size + width) & (column > -width) & (column < self.view.size + width)
+        )
+        kept = (v.ravel()[keep, None] for v in (row, column, dr, dc, step, width, chord))
+        row, column, dr, dc, step, width, chord = kept
+        r = np.rint(row + (width * dc / step) * n).astype(np.int64)
+        c = np.rint(column - (width * dr / step) * n).astype(np.int64)
+        inside = (r >= 0) & (r < self.view.size) & (c >= 0) & (c < self.view.size)
+        self._places.append(np.where(inside, r * self.view.size + c, self.view.size**2).ravel())
+        self._chords.append((chord * profile).astype(np.float32).ravel())
+
+    def thickness(self) -> Map:
+        """The layer's map [size, size] in mm: where samples meet in a pixel, their mean weighted by themselves."""
+        places, chords = np.concatenate(self._places), np.concatenate(self._chords)
+        cells = self.view.size**2
+        total = np.bincount(places, chords, cells + 1)[:cells]
+        squares = np.bincount(places, chords * chords, cells + 1)[:cells]
+        return (squares / np.maximum(total, 1e-9)).astype(np.float32).reshape(self.view.size, self.view.size)

@@ -1,0 +1,110 @@
+"""Bones as thickness of cortical bone (mm): ribs, clavicles, scapulae, spine, sternum, upper arms."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dira_scale.ingest.phantom.primitives import Map, Tubes, View, ellipsoid
+from dira_scale.ingest.phantom.thorax import Chest
+
+ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees from the spine to each rib's anterior end
+
+
+def bones(chest: Chest, view: View, rng: np.random.Generator) -> Map:
+    """All bones, mm of cortical bone along each ray, [size, size]."""
+    return ribs(chest, view, rng) + shoulders(chest, view, rng) + spine(chest, view)
+
+
+def ribs(chest: Chest, view: View, rng: np.random.Generator) -> Map:
+    """Eleven pairs: the posterior arcs and, as a second layer, the anterior arcs that cross them."""
+    back, front = Tubes(view), Tubes(view)
+    for number in range(1, 12):
+        wobble = rng.normal(0, 1, 4)
+        start = float(chest.vertebra(number)) - 3
+        fall = chest.anatomy.slope * (6 + 10.5 * min(number, 7) ** 0.8 + 1.5 * number) + wobble[0]
+        widest = float(chest.lateral(np.array(max(start + fall, 18.0)))) + 3
+        if number == 1:
+            widest = 64.0
+        deep = float(chest.depth(np.array(start + fall))) * 0.52
+        end = np.radians(ENDS[number - 1])
+        radius = (5.6 if number < 3 else 6.3) * (0.95 if chest.anatomy.sex == "F" else 1.05) + 0.25 * wobble[1]
+        for side in (-1, 1):
+            for layer, low, high in ((back, 0.0, np.pi / 2), (front, np.pi / 2, end)):
+                if low >= high:
+                    continue
+                angle = np.linspace(low, min(high, end), 48)
+                points = _arc(side, angle, start, fall * (1 + 0.015 * side * wobble[2]), widest, deep)
+                taper = 1 - 0.18 * np.exp(-np.square(angle / 0.35)) + (0.12 if layer is front else 0) * (angle - low)
+                layer.add(points[None], radius * taper[None], flat=0.6, core=0.25, wall=0.8)
+    return (back.thickness() + np.float32(0.85) * front.thickness()) * np.float32(0.62)
+
+
+def _arc(side: int, angle: NDArray, start: float, fall: float, widest: float, deep: float) -> NDArray:
+    """A rib from the spine (angle 0) by the flank (pi/2) to its anterior end, [M, 3] in mm."""
+    x = 14 + (widest - 14) * np.sin(angle) ** 0.85
+    y = start + fall * (1 - np.cos(angle)) ** 1.1 - 7 * np.sin(np.minimum(2 * angle, np.pi)) * (fall > 20)
+    return np.stack([side * x, y, -deep * np.cos(angle)], -1)
+
+
+def shoulders(chest: Chest, view: View, rng: np.random.Generator) -> Map:
+    """Clavicles, scapulae, upper arms, sternum."""
+    layer, blades = Tubes(view), Tubes(view)
+    lift, reach = rng.normal(0, 4), chest.width + 28
+    plate = np.zeros((view.size, view.size), np.float32)
+    for side in (-1, 1):
+        s = np.linspace(0, 1, 32)
+        bend = np.sin(2 * np.pi * s)
+        x, y = 13 + (reach - 13) * s, 42 - 46 * s**0.75 - lift * s + 5 * bend
+        clavicle = np.stack([side * x, y, 62 - 70 * s + 8 * bend], -1)
+        thick = 5.6 + 2.6 * np.exp(-np.square(s / 0.12)) + 1.0 * np.exp(-np.square((1 - s) / 0.2))
+        thick = thick * np.sqrt(np.clip(np.minimum(s, 1 - s) * 16 + 0.1, 0, 1))
+        layer.add(clavicle[None], thick[None], core=0.36, wall=0.76)
+        w = chest.width
+        medial = [[w - 28, 25, -95], [w - 36, 60, -98], [w - 30, 110, -96], [w - 12, 148, -90]]
+        border = [[w + 26, 30, -70], [w + 16, 70, -80], [w + 4, 112, -86], [w - 12, 148, -90]]
+        ridge = [[w - 34, 48, -96], [w - 5, 28, -92], [w + 22, 8, -80], [w + 38, -4, -60]]
+        top = [[w - 28, 25, -95], [w - 12, 16, -90], [w + 6, 18, -80], [w + 24, 26, -70]]
+        corners = np.array([medial, border, ridge, top], float) * (side, 1, 1)
+        blades.add(corners, np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3, 4, 5.5], [1.6] * 4]), core=0.5)
+        ellipsoid(view, (side * (w + 0), 78, -90), (28, 66, 1.6), 14 * side, plate)
+        head = (side * (w + 54), 24, -20)
+        shaft = np.array([[head, (side * (w + 66), 70, -20), (side * (w + 80), 150, -20), (side * (w + 92), 260, -20)]])
+        layer.add(shaft, np.array([[15.0, 11.5, 11, 11]]), core=0.35, wall=0.7)
+        ellipsoid(view, head, (23, 24, 8), 0, plate)
+    sternum = np.linspace(0, 1, 12)
+    blades.add(
+        np.stack([0 * sternum, 25 + 160 * sternum, 70 + 20 * sternum], -1)[None],
+        (15 - 4 * np.sin(np.pi * sternum))[None],
+        flat=0.12,
+        core=0.6,
+    )
+    return (layer.thickness() * np.float32(0.5)) + blades.thickness() * np.float32(0.5) + plate * np.float32(0.55)
+
+
+def spine(chest: Chest, view: View) -> Map:
+    """Bodies with their end plates, pedicles, spinous and transverse processes of C6 ... L2."""
+    out = np.zeros((view.size, view.size), np.float32)
+    detail = np.zeros_like(out)
+    middle, scale = (view.size - 1) / 2, float(view.pixels_per_mm(-50.0))
+    reach = int(60 * scale)
+    left = int(np.clip(middle - view.shift[0] * scale - reach, 0, view.size - 8))
+    strip = slice(left, min(view.size, left + 2 * reach))
+    x, y = (g[:, strip] for g in view.grid)
+    x = x - (chest.anatomy.scoliosis * np.sin((y - 20) / 70) - 55 * np.sin(view.yaw)).astype(np.float32)
+    line = np.arange(-200, 420, 0.5)
+    numbers = np.arange(-6, 17, 0.01)
+    index = np.interp(line, chest.vertebra(numbers), numbers)
+    phase = np.abs(2 * (index - np.round(index)))  # 0 in the middle of a body, 1 in the middle of a disc
+    bone = np.where(phase < 0.78, 0.62 + 0.75 * np.exp(-np.square((phase - 0.72) / 0.07)), 0.0)
+    at = np.clip((y + 200) * 2, 0, len(line) - 1).astype(np.int32)
+    half = (13.5 + 0.55 * np.clip(index, -2, 13) + 1.6 * phase**3).astype(np.float32)[at]
+    u = np.square(x / half)
+    shell = 1 + 0.5 * np.exp(-np.square((u - 0.86) / 0.1))
+    out[:, strip] = 4.0 * bone.astype(np.float32)[at] * np.sqrt(np.maximum(1 - u * u * u, 0)) * shell
+    for number in range(-1, 14):
+        level = float(chest.vertebra(number))
+        shift = chest.anatomy.scoliosis * np.sin((level - 20) / 70)
+        ellipsoid(view, (shift, level + 13, -85), (3.2, 8, 5.0), 0, detail)
+        for side in (-1, 1):
+            ellipsoid(view, (shift + side * (9 + 0.4 * number), level - 4, -65), (3.6, 5.4, 3.6), 0, detail)
+            ellipsoid(view, (shift + side * 22, level - 3, -75), (13, 5, 2.2), -12 * side, detail)
+    return out + detail * np.float32(0.3)
