@@ -5,26 +5,16 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
 
 from dira_scale.data import codecs
 from dira_scale.errors import UserError
-
-
-def radiograph(height: int, width: int, bits: int = 8, channels: int = 1) -> np.ndarray:
-    """Smooth shapes with a little noise, over the whole range."""
-    noise = np.random.default_rng(0).normal(size=(height, width, channels))
-    image = ndimage.gaussian_filter(noise, (9, 9, 0)) + 0.002 * noise
-    image = (image - image.min()) / max(np.ptp(image), 1e-9) * (2**bits - 1)
-    return image.round().astype(np.uint8 if bits == 8 else np.uint16).squeeze()
-
 
 LOSSLESS = [(codec, bits) for codec in ("png", "jp2", "npy") for bits in (8, 16)]
 
 
 @pytest.mark.parametrize(("codec", "bits"), LOSSLESS)
 @pytest.mark.parametrize("shape", [(64, 48), (1, 1), (37, 101), (33, 20, 3)])
-def test_lossless_roundtrip(codec, bits, shape):
+def test_lossless_roundtrip(radiograph, codec, bits, shape):
     pixels = radiograph(*shape[:2], bits, channels=shape[2] if len(shape) == 3 else 1).reshape(shape)
     payload = codecs.encode(pixels, codec)
     back = codecs.decode(payload, codec)
@@ -34,13 +24,13 @@ def test_lossless_roundtrip(codec, bits, shape):
 
 
 @pytest.mark.parametrize(("codec", "bits"), [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)])
-def test_other_readers_open_the_payload(codec, bits):
+def test_other_readers_open_the_payload(radiograph, codec, bits):
     payload = codecs.encode(radiograph(60, 44, bits), codec)
     with Image.open(io.BytesIO(payload)) as image:
         assert np.abs(np.asarray(image).astype(int) - codecs.decode(payload, codec)).max() <= (codec == "jpg")
 
 
-def test_npy_is_a_plain_numpy_file_and_its_crops_are_views():
+def test_npy_is_a_plain_numpy_file_and_its_crops_are_views(radiograph):
     pixels = radiograph(60, 44, 16)
     payload = codecs.encode(pixels, "npy")
     np.testing.assert_array_equal(np.load(io.BytesIO(payload)), pixels)
@@ -49,7 +39,7 @@ def test_npy_is_a_plain_numpy_file_and_its_crops_are_views():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_jpeg_is_close(channels):
+def test_jpeg_is_close(radiograph, channels):
     pixels = radiograph(80, 60, channels=channels)
     back = codecs.decode(codecs.encode(pixels, "jpg", quality=98), "jpg")
     assert back.shape == pixels.shape
@@ -57,7 +47,7 @@ def test_jpeg_is_close(channels):
 
 
 @pytest.mark.parametrize(("codec", "bits"), LOSSLESS)
-def test_crops_are_slices(codec, bits):
+def test_crops_are_slices(radiograph, codec, bits):
     pixels = radiograph(50, 70, bits)
     boxes = [(0, 0, 50, 70), (7, 11, 20, 13), (49, 69, 1, 1)]
     for (y, x, h, w), (crop, box) in zip(
@@ -68,7 +58,7 @@ def test_crops_are_slices(codec, bits):
 
 
 @pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (10, 8)])
-def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(side, scale):
+def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(radiograph, side, scale):
     """Crops of 480 and 400 pixels resized to ``side`` must keep 2 x ``side`` pixels."""
     payload = codecs.encode(radiograph(483, 601), "jpg")
     (whole, box), (part, part_box) = codecs.decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
@@ -95,7 +85,7 @@ BROKEN = {"cut short": lambda p: p[: len(p) // 2], "no image": lambda p: b"no im
 @pytest.mark.parametrize(
     ("codec", "damage"), [(c, d) for c in codecs.CODECS for d in BROKEN if (c, d) != ("jp2", "cut short")]
 )
-def test_a_broken_payload_is_an_error(codec, damage):
+def test_a_broken_payload_is_an_error(radiograph, codec, damage):
     payload = BROKEN[damage](codecs.encode(radiograph(64, 64), codec))
     with pytest.raises(codecs.DecodeError):
         codecs.decode(payload, codec)
@@ -103,7 +93,7 @@ def test_a_broken_payload_is_an_error(codec, damage):
         codecs.decode_crops(payload, codec, [(0, 0, 64, 64)], 8)
 
 
-def test_a_crop_outside_the_image_is_an_error():
+def test_a_crop_outside_the_image_is_an_error(radiograph):
     with pytest.raises(codecs.DecodeError, match="32 x 40"):
         codecs.decode_crops(codecs.encode(radiograph(32, 40), "png"), "png", [(10, 0, 23, 40)], 8)
 

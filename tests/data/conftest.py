@@ -1,0 +1,64 @@
+"""Small sharded datasets straight from arrays: payloads one after another in one file, and a manifest."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import xxhash
+from hypothesis import settings
+from scipy import ndimage
+
+from dira_scale.data import codecs
+from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
+
+
+def _radiograph(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:
+    """Smooth shapes with a little noise over the whole range: [H, W], or [H, W, C] for several channels."""
+    noise = np.random.default_rng(seed).normal(size=(height, width, channels))
+    image = ndimage.gaussian_filter(noise, (9, 9, 0)) + 0.002 * noise
+    image = (image - image.min()) / max(np.ptp(image), 1e-9) * (2**bits - 1)
+    return image.round().astype(np.uint8 if bits == 8 else np.uint16).squeeze(2 if channels == 1 else ())
+
+
+@pytest.fixture
+def radiograph() -> Callable[..., np.ndarray]:
+    return _radiograph
+
+
+@pytest.fixture
+def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
+    def make(
+        images: Sequence[np.ndarray], codec: str = "png", name: str = "toy", label_names: Sequence[str] = ("a",)
+    ) -> ShardedDataset:
+        root = tmp_path / name
+        root.mkdir()
+        rows, shard = [], b""
+        for number, image in enumerate(images):
+            payload = codecs.encode(image, codec)
+            rows.append(
+                dict.fromkeys(SCHEMA.names)
+                | {"key": f"{name}{number}", "split": "train", "patient": f"p{number}", "study": "s", "codec": codec}
+                | {"shard": "train-000000.tar", "offset": len(shard), "size": len(payload), "depth": 1}
+                | {"channels": image.shape[2] if image.ndim == 3 else 1}
+                | {"height": image.shape[0], "width": image.shape[1], "bits": 8 * image.itemsize}
+                | {"low": 0.0, "high": float(np.iinfo(image.dtype).max), "xxh3": xxhash.xxh3_64_hexdigest(payload)}
+                | {"labels": [float(number)] * len(label_names)}
+            )
+            shard += payload
+        (root / "train-000000.tar").write_bytes(shard)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
+        info = DatasetInfo(
+            name=name, modality="CXR", dims=2, codec=codec, label_names=list(label_names), counts={"train": len(rows)},
+            quarantined=0, shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", hash_key_id="",
+            licence="none", tool_version="0",
+        )  # fmt: skip
+        (root / "dataset.json").write_text(info.to_json())
+        return ShardedDataset.open(root)
+
+    return make

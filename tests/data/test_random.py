@@ -1,0 +1,59 @@
+"""Philox against its authors' published answers, and what the rest of the package relies on."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dira_scale.data import random
+
+# Random123 1.14, tests/kat_vectors: philox4x32 with 10 rounds.
+KNOWN_ANSWERS = [
+    ("00000000 00000000 00000000 00000000", "00000000 00000000", "6627e8d5 e169c58d bc57ac4c 9b00dbd8"),
+    ("ffffffff ffffffff ffffffff ffffffff", "ffffffff ffffffff", "408f276d 41c83b0e a20bc7c6 6d5451fd"),
+    ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
+]
+
+
+def words(text: str) -> np.ndarray:
+    return np.array([int(word, 16) for word in text.split()], np.uint32)
+
+
+@pytest.mark.parametrize(("counter", "key", "answer"), KNOWN_ANSWERS)
+def test_philox_known_answers(counter, key, answer):
+    np.testing.assert_array_equal(random.philox(words(counter), words(key)), words(answer))
+
+
+def test_philox_is_vectorised():
+    counters, keys, answers = (np.stack([words(row[i]) for row in KNOWN_ANSWERS], 1) for i in range(3))
+    np.testing.assert_array_equal(random.philox(counters, keys), answers)
+
+
+def draw(seed=1, epoch=2, index=3, occurrence=4, view=0, n=8, stream=0):
+    return random.uniform(seed, epoch, np.array([index]), np.array([occurrence]), view, n, stream)[0]
+
+
+def test_every_part_of_the_counter_matters():
+    variants = [
+        draw(), draw(seed=2), draw(seed=1 + 2**32), draw(epoch=3), draw(index=4), draw(index=3 + 2**32),
+        draw(occurrence=5), draw(view=1), draw(stream=1), draw(view=1, stream=1), draw(index=3 + 2**47),
+    ]  # fmt: skip
+    assert len(np.unique(np.concatenate(variants))) == 8 * len(variants)
+
+
+def test_more_numbers_begin_with_the_same():
+    np.testing.assert_array_equal(draw(n=5), draw(n=50)[:5])
+
+
+def test_uniform_is_uniform_and_uncorrelated():
+    numbers = random.uniform(0, 0, np.arange(4000), np.zeros(4000, int), 0, 20, 0)
+    assert numbers.min() >= 0 and numbers.max() < 1
+    assert stats.kstest(numbers.ravel(), "uniform").pvalue > 1e-3
+    correlation = np.corrcoef(numbers.T) - np.eye(20)
+    assert np.abs(correlation).max() < 5 / np.sqrt(4000)
+
+
+def test_mix_is_splitmix64():
+    """The first outputs of SplitMix64 from state 0 (Vigna's splitmix64.c): mix of multiples of the golden gamma."""
+    states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert random.mix(states).tolist() == expected
