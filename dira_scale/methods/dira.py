@@ -61,8 +61,8 @@ class DiRA(Method):
         else:
             terms = Terms({}, pyramid=self.encoder(distorted[0]))
         if self._restores:
-            terms.restored = torch.sigmoid(self.head(self.decoder(terms.pyramid)).float())
             terms.target = clean[0]
+            terms.restored = torch.sigmoid(self.head(self.decoder(terms.pyramid)).to(terms.target.dtype))
         if "re" in self.active:
             terms.losses["re"] = restoration_loss(terms.restored, terms.target)
         terms.pyramid = None

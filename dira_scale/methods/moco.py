@@ -77,7 +77,7 @@ class MoCo(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         pyramid = self.encoder(distorted[0])
-        queries = F.normalize(self.projector(pyramid[-1]).float(), dim=1)
+        queries = F.normalize(self.projector(pyramid[-1]).to(self.queue.dtype), dim=1)
         keys, first = self._keys(distorted[1], batch.step)
         if self.training:
             self._waiting.append(keys.view(world(), len(queries), -1))
@@ -119,13 +119,13 @@ class MoCo(Method):
         return keys, first
 
     def _embed(self, images: Tensor) -> Tensor:
-        return F.normalize(self.key_projector(self.key_encoder(images)[-1]).float(), dim=1)
+        return F.normalize(self.key_projector(self.key_encoder(images)[-1]).to(self.queue.dtype), dim=1)
 
 
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Mean over b of -log(e^(q·k/t) / (e^(q·k/t) + sum over the queue of e^(q·n/t))): unit q, k [b, D], queue [K, D].
 
-    In float32 under autocast too.
+    In the queue's float32 under autocast too.
     """
     with torch.autocast(queries.device.type, enabled=False):
         positive = (queries * keys).sum(dim=1, keepdim=True)

@@ -1,11 +1,9 @@
 """DiRA's restoration task: undo the distortion, pixel by pixel (eq. 2)."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 
 def restoration_loss(restored: Tensor, target: Tensor) -> Tensor:
-    """Mean over all pixels of (restored - target)^2, both [b, 1, S, S] in [0, 1]; 0 for an empty batch. In float32."""
-    with torch.autocast(restored.device.type, enabled=False):
-        return F.mse_loss(restored.float(), target.float(), reduction="sum") / max(target.numel(), 1)
+    """Mean over all pixels of (restored - target)^2, both [b, 1, S, S] in [0, 1]; 0 for an empty batch."""
+    return F.mse_loss(restored, target, reduction="sum") / max(target.numel(), 1)

@@ -155,8 +155,9 @@ def commit_statistics(module: nn.Module) -> None:
     for layer, sums in zip(layers, seen.split([len(layer.pending) for layer in layers]), strict=True):
         passes = sums[-1]  # compared on the device: a frozen decoder must not cost the loop a synchronisation
         mean, var = (sums[:-1] / passes.clamp(min=1)).chunk(2)
-        layer.running_mean.lerp_(mean, layer.momentum * (passes > 0))
-        layer.running_var.lerp_(var, layer.momentum * (passes > 0))
+        step = layer.momentum * (passes > 0).to(mean.dtype)
+        layer.running_mean.lerp_(mean, step)
+        layer.running_var.lerp_(var, step)
         layer.num_batches_tracked += passes > 0
         layer.pending.zero_()
 

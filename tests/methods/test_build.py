@@ -1,0 +1,130 @@
+"""From the shipped configuration to a method, and every mistake on the way named by its key."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods import build
+from dira_scale.methods.dira import DiRA
+from dira_scale.methods.moco import MoCo
+from dira_scale.models import norm
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SPEC = ViewSpec(size=64)
+
+
+def config(*overrides, method="dira_moco"):
+    with initialize_config_dir(version_base=None, config_dir=str(CONFIGS)):
+        return compose(overrides=[f"+method={method}", "+model=unet", *overrides])
+
+
+SMALL = ("model.encoder=test_resnet", "model.decoder_channels=[16,16,8,8,8]", "method.base.queue=64")
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_defaults_are_the_papers():
+    cfg = config()
+    method = build(cfg.method, cfg.model, SPEC, batch=256)
+    assert isinstance(method, DiRA) and isinstance(method.base, MoCo)
+    assert (count(method.encoder), count(method.decoder), count(method.head)) == (23_508_032, 9_012_928, 145)
+    assert count(method.base.projector) == 4_458_624
+    assert count(method) == 2 * (23_508_032 + 4_458_624) + 9_012_928 + 145
+    assert method.base.queue.shape == (65536, 128)
+    assert (method.base.temperature, method.base.momentum) == (0.2, 0.999)
+    assert method.weights == {"di": 1, "re": 10, "ad": 0.001}
+    assert norm.groups(method) == 4 and method.views == SPEC
+
+
+def test_moco_alone_has_no_decoder():
+    cfg = config("model.encoder=resnet18", "method.queue=64", "method.batch_norm=true", method="moco")
+    method = build(cfg.method, cfg.model, SPEC, batch=16)
+    assert isinstance(method, MoCo) and method.decoder is None
+    assert any(isinstance(layer, norm.GroupedBatchNorm) for layer in method.projector.modules())
+    assert all(
+        torch.equal(a, b) for a, b in zip(method.encoder.parameters(), method.key_encoder.parameters(), strict=True)
+    )
+
+
+OWN = """
+import torch
+from dira_scale.methods import Method, Terms
+
+class Autoencoder(Method):
+    def __init__(self, unet, views, power=2.0, layers=()):
+        super().__init__(views, weights={"re": 1.0})
+        self.encoder, self.unet, self.power, self.layers = unet.encoder, unet, power, layers
+
+    def forward(self, clean, distorted, batch):
+        return Terms({"re": (self.unet(distorted[0]) - clean[0]).abs().pow(self.power).mean()})
+
+def function(views): ...
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    (tmp_path / "own_methods.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    return {"_target_": "own_methods.Autoencoder", "power": 1.0, "layers": [1, 2]}
+
+
+def test_an_own_method_plugs_in_by_its_target(own):
+    model = config(*SMALL).model
+    method = build(own, model, ViewSpec(count=1, size=64), batch=8)
+    assert method.power == 1.0 and method.layers == [1, 2] and norm.groups(method) == 4
+    image = (torch.rand(8, 1, 64, 64),)
+    method(image, image, None).losses["re"].backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"_target_": "own_methods.Autoencodr"}, "method._target_: own_methods.Autoencodr cannot be imported"),
+        ({"_target_": "no_such_module.Method"}, "method._target_: no_such_module.Method cannot be imported"),
+        ({"_target_": "no_dots"}, "method._target_: no_dots cannot be imported"),
+        ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
+        ({"powr": 3}, "method.powr: Autoencoder has no such setting, it has power, layers; did you mean 'power'?"),
+        ({"views": 3}, "method.views: Autoencoder has no such setting"),
+    ],
+)
+def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
+    node = {key: value for key, value in (own | change).items() if value is not None}
+    if node["_target_"] == "own_methods.function":
+        node = {"_target_": node["_target_"]}
+    with pytest.raises(UserError) as raised:
+        build(node, config(*SMALL).model, SPEC, batch=8)
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "batch", "expected"),
+    [
+        (["+method.base.temprature=1"], 16, "method.base.temprature: MoCo has no such setting"),
+        (["+method.base.temprature=1"], 16, "did you mean 'temperature'?"),
+        (["~method.base"], 16, "method.base: is missing, DiRA needs it"),
+        (["~method.base._target_"], 16, "method.base._target_: is missing"),
+        (["method.base.queue=100"], 16, "set the queue to 96"),
+        (["model.bn_groups=3", "method.base.queue=64"], 16, "model.bn_groups: data.batch=16 does not divide into 3"),
+        (["model.bn_groups=16"], 16, "groups that do: 1, 2, 4, 8"),
+        (["model.bn_groups=0"], 16, "model.bn_groups: 0 must be at least 1"),
+        (["model.encoder=resnet19"], 16, "model.encoder: timm"),
+        (["method.weights={di: 1}"], 16, "method.weights: needs di, re and ad"),
+    ],
+)
+def test_mistakes_name_their_key(overrides, batch, expected):
+    if "method.weights={di: 1}" in overrides:
+        cfg = config(*SMALL)
+        cfg.method.weights = OmegaConf.create({"di": 1})
+    else:
+        cfg = config(*SMALL, *overrides)
+    with pytest.raises(UserError) as raised:
+        build(cfg.method, cfg.model, SPEC, batch=batch)
+    assert expected in str(raised.value)

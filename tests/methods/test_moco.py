@@ -1,0 +1,239 @@
+"""MoCo on one process, against plain formulas and a list for a queue; several processes: test_processes.py."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods import moco
+from dira_scale.methods.moco import MoCo, info_nce
+from dira_scale.models import norm
+
+
+class Tiny(nn.Module):
+    """An encoder of one convolution."""
+
+    channels = (1, 6)
+
+    def __init__(self, batch_norm=False):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, stride=2)
+        self.norm = nn.BatchNorm2d(6) if batch_norm else nn.Identity()
+
+    def forward(self, x):
+        return [x, self.norm(self.stem(x))]
+
+
+def method(groups=1, **kwargs):
+    torch.manual_seed(0)
+    settings = {"dim": 5, "queue": 24, "temperature": 0.2, "momentum": 0.9} | kwargs
+    return norm.convert(MoCo(Tiny(batch_norm=groups > 1), ViewSpec(size=64), **settings), groups).train()
+
+
+def views(count=8, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(count, 1, 12, 12, generator=generator) for _ in range(2))
+
+
+def forward(model, images, step=0):
+    return model(images, images, SimpleNamespace(step=step))
+
+
+def unit(*shape):
+    return F.normalize(torch.randn(*shape, dtype=torch.float64), dim=1)
+
+
+def test_info_nce_and_its_gradient_are_the_formulas():
+    torch.manual_seed(0)
+    t, q, k, queue = 0.2, unit(6, 5).requires_grad_(), unit(6, 5), unit(24, 5)
+    info_nce(q, k, queue, t).backward()
+    loss, gradient = 0.0, torch.zeros_like(q)
+    for i in range(6):
+        positive = math.exp(q[i].dot(k[i]).item() / t)
+        negatives = [math.exp(q[i].dot(n).item() / t) for n in queue]
+        total = positive + sum(negatives)
+        loss += -math.log(positive / total) / 6
+        expected_key = (positive * k[i] + sum(e * n for e, n in zip(negatives, queue, strict=True))) / total
+        gradient[i] = (expected_key - k[i]) / (t * 6)
+    assert info_nce(q, k, queue, t).item() == pytest.approx(loss, rel=1e-12)
+    torch.testing.assert_close(q.grad, gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_info_nce_at_chance_is_the_log_of_the_number_of_keys():
+    """A query orthogonal to every key: ln(K + 1), 11.09 for the paper's queue."""
+    query = torch.eye(4)[:1].expand(3, 4)
+    key, queue = torch.eye(4)[1:2].expand(3, 4), torch.eye(4)[2:3].expand(65536, 4)
+    loss = info_nce(query, key, queue, 0.2).item()
+    assert loss == pytest.approx(math.log(65537), rel=1e-6)
+    assert loss == pytest.approx(11.09, abs=0.005)
+
+
+def test_info_nce_stays_in_float32_under_autocast():
+    q, k, queue = unit(6, 5).float(), unit(6, 5).float(), unit(24, 5).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = info_nce(q, k, queue, 0.2)
+    assert torch.equal(inside, info_nce(q, k, queue, 0.2))
+
+
+def test_forward_is_the_formula_on_its_own_embeddings():
+    model, images = method(), views()
+    terms = forward(model, images)
+    q = F.normalize(model.projector(model.encoder(images[0])[-1]), dim=1)
+    k = F.normalize(model.key_projector(model.key_encoder(images[1])[-1]), dim=1)
+    torch.testing.assert_close(terms.losses["di"], info_nce(q, k, model.queue, 0.2))
+    hits = [max(range(8), key=lambda j: q[i].dot(k[j]).item()) == i for i in range(8)]
+    assert terms.monitors["top1"].item() == pytest.approx(sum(hits) / 8)
+    assert terms.monitors["chance"].item() == 1 / 8
+    assert torch.equal(terms.pyramid[-1], model.encoder(images[0])[-1])
+
+
+def test_projector_pools_and_applies_two_layers():
+    projector, features = method().projector, torch.rand(3, 6, 4, 4)
+    first, _, second = projector.layers
+    pooled = features.flatten(2).mean(2)
+    expected = (pooled @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
+    torch.testing.assert_close(projector(features), expected)
+
+
+def test_gradients_stop_at_keys_and_queue():
+    model = method()
+    first, second = (view.requires_grad_() for view in views())
+    forward(model, (first, second)).losses["di"].backward()
+    assert first.grad.abs().sum() > 0 and second.grad is None
+    assert all(p.grad is not None for p in [*model.encoder.parameters(), *model.projector.parameters()])
+    keys = [*model.key_encoder.parameters(), *model.key_projector.parameters()]
+    assert all(p.grad is None and not p.requires_grad and p.dtype == torch.float32 for p in keys)
+    assert model.queue.grad is None and not model.queue.requires_grad
+
+
+def test_queue_is_a_list_that_forgets_its_oldest():
+    """Three slots of 8; five steps, the third and fourth of two micro-batches."""
+    model = method()
+    expected = list(model.queue.clone())
+    slot = 0
+    for step in range(5):
+        parts = 2 if step in (2, 3) else 1
+        images = views(seed=step)
+        for part in range(parts):
+            micro = tuple(view.chunk(parts)[part] for view in images)
+            before = model.queue.clone()
+            forward(model, micro, step)
+            assert torch.equal(model.queue, before)
+        keys = F.normalize(model.key_projector(model.key_encoder(images[1])[-1]), dim=1)
+        model.after_step()
+        for key in keys:
+            expected[slot % 24] = key
+            slot += 1
+        torch.testing.assert_close(model.queue, torch.stack(expected))
+        assert model.queue_pointer.item() == slot % 24
+    torch.testing.assert_close(model.queue.norm(dim=1), torch.ones(24))
+
+
+def test_momentum_encoder_follows_only_after_the_step():
+    model, images = method(), views()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    key = {n: p.clone() for n, p in model.named_parameters() if n.startswith("key_")}
+    forward(model, images).losses["di"].backward()
+    optimizer.step()
+    now = dict(model.named_parameters())
+    assert all(torch.equal(now[n], p) for n, p in key.items())
+    model.after_step()
+    assert any(not torch.equal(now[n], p) for n, p in key.items())
+    for name, before in key.items():
+        torch.testing.assert_close(now[name], 0.9 * before + 0.1 * now[name.removeprefix("key_")])
+
+
+def test_momentum_moves_parameters_not_buffers():
+    model = method(groups=2)
+    model.encoder.norm.running_mean += 3
+    forward(model, views())
+    model.after_step()
+    assert (model.key_encoder.norm.running_mean == 0).all()
+
+
+def test_evaluation_changes_nothing():
+    model = method(groups=2).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    forward(model, views())
+    norm.commit_statistics(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(AssertionError, match="training"):
+        model.after_step()
+
+
+def test_an_empty_slice_of_an_evaluation_has_loss_zero():
+    terms = forward(method().eval(), views(0))
+    assert terms.losses["di"].item() == 0 and terms.monitors["top1"].item() == 0
+
+
+def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):
+    model, seen = method(groups=2), []
+    # An embedding that is the image's own number.
+    monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
+    numbers = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 1, 2, 2)
+    for step in (0, 0, 1):
+        keys, first = model._keys(numbers, step)
+        assert keys.flatten().tolist() == list(range(16)) and first == 0
+    assert all(sorted(order) == list(range(16)) and order != list(range(16)) for order in seen)
+    assert seen[0] == seen[1] != seen[2]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_keys_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
+    model, seen = method(groups=1 if training else 2).train(training), []
+    monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
+    model._keys(torch.arange(16.0).view(16, 1, 1, 1), 0)
+    assert seen == [list(range(16))]
+
+
+def test_shuffled_keys_are_those_of_permuted_groups():
+    """Two BatchNorm groups of four: each key must be what its own group of the shuffled batch gives."""
+    model, (_, images) = method(groups=2), views()
+    keys, _ = model._keys(images, step=7)
+    order = moco._permutation(8, 7, 0)
+    for group in order.chunk(2):
+        features = model.key_encoder.stem(images[group])
+        mean, var = features.mean((0, 2, 3), keepdim=True), features.var((0, 2, 3), correction=0, keepdim=True)
+        expected = F.normalize(model.key_projector((features - mean) / (var + 1e-5).sqrt()), dim=1)
+        torch.testing.assert_close(keys[group], expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"queue": 0}, "queue"),
+        ({"temperature": 0}, "temperature"),
+        ({"momentum": 1.5}, "momentum"),
+        ({"dim": 0}, "dim"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, expected):
+    with pytest.raises(UserError, match=expected):
+        method(**settings)
+
+
+def test_one_view_is_refused():
+    with pytest.raises(UserError, match="MoCo compares 2"):
+        MoCo(Tiny(), ViewSpec(count=1, size=64))
+
+
+def test_queue_that_the_batch_does_not_divide_is_refused_with_one_that_would_do():
+    method().check(batch=12, accumulate=1)
+    with pytest.raises(UserError, match="set the queue to 20"):
+        method().check(batch=10, accumulate=1)
+
+
+def test_a_stage_freezes_what_it_does_not_train():
+    model = method()
+    model.enter_stage([])
+    assert not any(p.requires_grad for p in model.projector.parameters())
+    assert all(p.requires_grad for p in model.encoder.parameters())
+    model.enter_stage(["di"])
+    assert all(p.requires_grad for p in model.projector.parameters())
+    with pytest.raises(UserError, match="did you mean 'di'"):
+        model.enter_stage(["dis"])

@@ -1,0 +1,145 @@
+"""Several real processes over gloo compute what one does on the concatenated batch.
+
+Run by pytest this file starts itself once per process: ``test_processes.py WORKER RANK WORLD FOLDER``.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from dira_scale.collectives import rank, world
+from dira_scale.models import norm
+
+WAIT = 120  # seconds
+
+
+def launch(worker, ranks, folder):
+    """What each of ``ranks`` processes returned from ``worker``."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, worker]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(ranks), str(folder)], env=environment) for rank in range(ranks)
+    ]
+    try:
+        assert [process.wait(WAIT) for process in processes] == [0] * ranks
+    finally:
+        for process in processes:
+            process.kill()
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+
+
+def own_part(batch):
+    return batch.chunk(world())[rank()]
+
+
+def batch_norm(groups, x):
+    """Output, gradients and running statistics of one layer; the loss is a mean over the (part of the) batch."""
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(3).double()
+    nn.init.normal_(layer.weight)
+    layer = norm.convert(layer, groups)
+    weight = own_part(torch.randn(16, 3, 2, 2, dtype=torch.float64))
+    part = own_part(x).clone().requires_grad_()
+    y = layer(part)
+    (y * weight).sum(dim=(1, 2, 3)).mean().backward()
+    norm.commit_statistics(layer)
+    state = {"mean": layer.running_mean, "var": layer.running_var}
+    return {"y": y.detach(), "x": part.grad, "weight": layer.weight.grad, "bias": layer.bias.grad} | state
+
+
+def batch_norms():
+    x = torch.randn(16, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
+    return {groups: batch_norm(groups, x) for groups in (1, 2, 4, 8) if groups % world() == 0 or world() % groups == 0}
+
+
+def dira():
+    """Two training steps and one evaluation of an uneven last batch, for 1 and 4 BatchNorm groups."""
+    from dira_scale.data.views import ViewSpec
+    from dira_scale.methods import build
+
+    results = {}
+    for groups in (1, 4):
+        torch.manual_seed(0)
+        moco = {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}
+        model = SimpleNamespace(encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups)
+        method = build({"_target_": "dira_scale.methods.dira.DiRA", "base": moco}, model, ViewSpec(size=64), batch=16)
+        method.double().train()  # in float32 rounding grows to 1e-2 of a gradient within two steps
+        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+        seen = {}
+        for step in range(2):
+            terms = forward(method, 16, step)
+            optimizer.zero_grad()
+            sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
+            for name, parameter in method.named_parameters():
+                if parameter.requires_grad:
+                    parameter.grad = mean(parameter.grad)
+                    seen[f"{step}/gradient/{name}"] = parameter.grad.clone()
+            optimizer.step()
+            method.after_step()
+            norm.commit_statistics(method)
+            seen |= {f"{step}/{name}": mean(value.detach()) for name, value in (terms.losses | terms.monitors).items()}
+        seen |= {f"state/{name}": value for name, value in method.state_dict().items()}
+        method.eval()
+        with torch.no_grad():
+            terms = forward(method, 3, 9)  # of two processes the first has two images, the second one
+        share = len(own_part(torch.zeros(3))) * world() / 3
+        seen |= {f"eval/{name}": mean(value * share) for name, value in terms.losses.items()}
+        seen["eval/top1"] = mean(terms.monitors["top1"] * share)
+        results[groups] = seen
+    return results
+
+
+def forward(method, batch, step):
+    generator = torch.Generator().manual_seed(step)
+    clean, noise = (torch.rand(batch, 1, 64, 64, generator=generator, dtype=torch.float64) for _ in range(2))
+    parts = own_part(clean), own_part((clean + noise) / 2)
+    return method((parts[0], parts[1]), (parts[1], parts[0]), SimpleNamespace(step=step))
+
+
+def mean(x):
+    if world() > 1:
+        dist.all_reduce(x := x.clone())
+    return x / world()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
+    single, parts = batch_norms(), launch("batch_norms", ranks, tmp_path)
+    assert all(set(part) == set(single) for part in parts)
+    for groups, expected in single.items():
+        results = [part[groups] for part in parts]
+        joined = {name: torch.cat([result[name] for result in results]) for name in ("y", "x")}
+        joined["x"] /= ranks  # gradients of the processes' losses add up; their mean is the batch's loss
+        joined |= {name: sum(result[name] for result in results) / ranks for name in ("weight", "bias")}
+        for name, value in joined.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
+        for result in results:  # the same on every process
+            torch.testing.assert_close(result["mean"], expected["mean"], rtol=1e-12, atol=0)
+            torch.testing.assert_close(result["var"], expected["var"], rtol=1e-12, atol=0)
+
+
+def test_dira_on_two_processes_equals_one(tmp_path):
+    single, parts = dira(), launch("dira", 2, tmp_path)
+    for groups, expected in single.items():
+        assert any(name.startswith("state/base.queue") for name in expected)
+        for part in parts:
+            assert set(part[groups]) == set(expected)
+            for name, value in expected.items():
+                where = f"{groups} groups, {name}: "
+                torch.testing.assert_close(part[groups][name], value, rtol=1e-6, atol=1e-10, msg=where.__add__)
+
+
+if __name__ == "__main__":
+    worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
+    limit = timedelta(seconds=WAIT)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
+    torch.save({"batch_norms": batch_norms, "dira": dira}[worker](), folder / f"{number}.pt")
+    dist.destroy_process_group()

@@ -1,0 +1,169 @@
+"""BatchNorm groups on one process, against torch's own; several processes: tests/methods/test_processes.py."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dira_scale.errors import UserError
+from dira_scale.models import norm
+
+
+def pair(channels=3, dims=2, **kwargs):
+    """The same layer twice: torch's, and ours over one group."""
+    torch.manual_seed(0)
+    kind = nn.BatchNorm2d if dims == 2 else nn.BatchNorm1d
+    plain, ours = kind(channels).double(), kind(channels).double()
+    for layer in (plain, ours):
+        nn.init.constant_(layer.weight, 0.7)
+        nn.init.constant_(layer.bias, -0.2)
+    return plain, norm.convert(ours, **{"groups": 1, **kwargs})
+
+
+def images(count=8, dims=2):
+    torch.manual_seed(1)
+    return (torch.randn(count, 3, *([5, 4] if dims == 2 else []), dtype=torch.float64) * 2 + 1).requires_grad_()
+
+
+def gradients(layer, x):
+    """Output and gradients of a loss in which every element counts differently."""
+    x = x.detach().requires_grad_()
+    y = layer(x)
+    layer.zero_grad()
+    (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    return y.detach(), x.grad, layer.weight.grad, layer.bias.grad
+
+
+@pytest.mark.parametrize("dims", [1, 2])
+def test_one_group_is_torchs_batch_norm(dims):
+    plain, ours = pair(dims=dims)
+    for _ in range(3):
+        for one, other in zip(gradients(plain, images(dims=dims)), gradients(ours, images(dims=dims)), strict=True):
+            assert torch.equal(one, other)
+        norm.commit_statistics(ours)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-14, atol=0)
+    torch.testing.assert_close(ours.eval()(images(dims=dims)), plain.eval()(images(dims=dims)), rtol=1e-13, atol=1e-13)
+
+
+@pytest.mark.parametrize("groups", [2, 4])
+def test_groups_are_batch_norms_of_contiguous_parts(groups):
+    plain, ours = pair(groups=groups)
+    x = images()
+    y, grad, weight, bias = gradients(ours, x)
+    norm.commit_statistics(ours)
+    means, variances = [], []
+    # The formula, written out.
+    x_ref = x.detach().requires_grad_()
+    outputs = []
+    for part in x_ref.chunk(groups):
+        mean, var = part.mean((0, 2, 3)), part.var((0, 2, 3), correction=0)
+        means.append(mean)
+        variances.append(part.var((0, 2, 3), correction=1))
+        outputs.append((part - mean.view(1, -1, 1, 1)) / (var.view(1, -1, 1, 1) + 1e-5).sqrt())
+    y_ref = torch.cat(outputs) * plain.weight.view(1, -1, 1, 1) + plain.bias.view(1, -1, 1, 1)
+    (y_ref * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    for one, other in ((y, y_ref), (grad, x_ref.grad), (weight, plain.weight.grad), (bias, plain.bias.grad)):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(ours.running_mean, 0.1 * torch.stack(means).mean(0))
+    torch.testing.assert_close(ours.running_var, 0.9 + 0.1 * torch.stack(variances).mean(0))
+
+
+def test_running_statistics_move_only_at_commit_and_once():
+    _, ours = pair()
+    before = {name: value.clone() for name, value in ours.state_dict().items()}
+    ours(images())
+    assert all(torch.equal(before[name], value) for name, value in ours.state_dict().items())
+    norm.commit_statistics(ours)
+    after = {name: value.clone() for name, value in ours.state_dict().items()}
+    assert not torch.equal(before["running_mean"], after["running_mean"]) and after["num_batches_tracked"] == 1
+    norm.commit_statistics(ours)  # nothing was seen in between
+    ours.eval()(images())
+    norm.commit_statistics(ours)
+    assert all(torch.equal(after[name], value) for name, value in ours.state_dict().items())
+
+
+def test_accumulation_gives_the_statistics_of_one_pass():
+    _, whole = pair(groups=4)
+    _, parts = pair(groups=4, accumulate=2)
+    x = images()
+    y = torch.cat([parts(part) for part in x.chunk(2)])
+    assert torch.equal(y, whole(x))
+    norm.commit_statistics(whole)
+    norm.commit_statistics(parts)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(parts.state_dict()[name], value)
+    assert parts.num_batches_tracked == 1
+
+
+def test_two_calls_in_a_step_count_as_their_mean():
+    _, ours = pair()
+    a, b = images(), images() * 3 - 1
+    ours(a), ours(b)
+    norm.commit_statistics(ours)
+    expected = 0.1 * (a.mean((0, 2, 3)) + b.mean((0, 2, 3))) / 2
+    torch.testing.assert_close(ours.running_mean, expected.detach())
+
+
+def test_recomputation_is_not_counted_twice():
+    _, once = pair()
+    _, again = pair()
+    seen = gradients(once, images())
+    x = images().detach().requires_grad_()
+
+    def contexts():
+        return torch.enable_grad(), norm.recomputing()
+
+    y = checkpoint(again, x, use_reentrant=False, context_fn=contexts)
+    (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
+    torch.testing.assert_close(x.grad, seen[1])
+    norm.commit_statistics(once)
+    norm.commit_statistics(again)
+    for name, value in once.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value)
+
+
+def test_bfloat16_input_under_autocast_keeps_statistics_in_float32():
+    ours = norm.convert(nn.BatchNorm2d(3), 2)
+    x = images().detach().to(torch.bfloat16)
+    assert ours(x).dtype == torch.bfloat16
+    norm.commit_statistics(ours)
+    assert ours.running_mean.dtype == torch.float32
+    torch.testing.assert_close(ours.running_mean, 0.1 * x.float().mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "regnetx_002"])  # the second fuses BatchNorm and activation
+def test_a_converted_model_computes_and_saves_the_same(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=0, zero_init_last=False)
+    names, x = list(model.state_dict()), torch.rand(4, 3, 64, 64)
+    expected = model.train()(x)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.reset_running_stats()
+    parameters = dict(model.named_parameters())
+    norm.convert(model, 1)
+    assert all(value is parameters[key] for key, value in model.named_parameters())
+    assert list(model.state_dict()) == names
+    assert not any(type(layer) is nn.BatchNorm2d for layer in model.modules())
+    assert norm.groups(model) == 1
+    torch.testing.assert_close(model(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "groups", "accumulate", "would_do"),
+    [(3, 4, 1, "a multiple of 3, or one of [1]"), (4, 4, 2, "a multiple of 8"), (2, 1, 2, "a multiple of 4")],
+)
+def test_groups_that_do_not_divide_are_refused(ranks, groups, accumulate, would_do, monkeypatch):
+    monkeypatch.setattr(norm, "world", lambda: ranks)
+    with pytest.raises(UserError, match=r"model\.bn_groups") as raised:
+        norm.convert(nn.BatchNorm2d(3), groups, accumulate)
+    assert would_do in str(raised.value)
+    assert f"{ranks} processes" in str(raised.value)
+
+
+def test_a_micro_batch_that_does_not_hold_whole_groups_is_an_error():
+    _, ours = pair(groups=4)
+    with pytest.raises(AssertionError, match="4 equal BatchNorm groups"):
+        ours(images(6))

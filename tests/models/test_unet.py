@@ -1,0 +1,67 @@
+"""The U-Net, against segmentation_models_pytorch's own, and the discriminator's shape."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from torch import nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.discriminator import Discriminator
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.heads import Projector
+from dira_scale.models.unet import UNet
+
+
+def count(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_parameter_counts_of_the_paper():
+    unet = UNet(build_encoder("resnet50"))
+    assert (count(unet.decoder), count(unet.head), count(unet)) == (9_012_928, 145, 32_521_105)
+    assert count(Projector(2048, 128)) == 4_458_624
+    assert count(Discriminator()) == 1_554_433
+
+
+def test_equals_segmentation_models_pytorch_from_the_same_weights():
+    unet = UNet(build_encoder("resnet18"), decoder_channels=(32, 24, 16, 8, 8)).eval()
+    peer = smp.Unet("tu-resnet18", encoder_weights=None, decoder_channels=(32, 24, 16, 8, 8)).eval()
+    peer.load_state_dict({k.replace("head.", "segmentation_head.0."): v for k, v in unet.state_dict().items()})
+    images = torch.rand(2, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(images), peer(images))
+
+
+def test_decoder_initialisation():
+    """He-uniform convolutions, bounds sqrt(6 / fan_in); Xavier-uniform head with bias 0."""
+    torch.manual_seed(0)
+    unet = UNet(build_encoder("resnet18"))
+    for module in unet.decoder.modules():
+        if isinstance(module, nn.Conv2d):
+            bound = (6 / module.weight[0].numel()) ** 0.5
+            assert module.bias is None and 0.98 * bound < module.weight.abs().max() <= bound
+    assert (unet.head.bias == 0).all()
+    assert unet.head.weight.abs().max() <= (6 / (9 * 16 + 9)) ** 0.5
+
+
+def test_wrong_number_of_decoder_channels_is_refused():
+    with pytest.raises(UserError, match="decoder_channels"):
+        UNet(build_encoder("resnet18"), decoder_channels=(64, 32))
+
+
+def test_discriminator_map_and_receptive_field():
+    discriminator = Discriminator()
+    assert discriminator(torch.rand(2, 1, 224, 224)).shape == (2, 1, 28, 28)
+    stack = nn.Sequential(*(layer for layer in discriminator if not isinstance(layer, nn.InstanceNorm2d)))
+    image = torch.rand(1, 1, 224, 224, requires_grad=True)
+    stack(image)[0, 0, 14, 14].backward()
+    rows = image.grad[0, 0].abs().sum(1).nonzero().flatten()
+    assert rows.max() - rows.min() + 1 == 47
+
+
+def test_discriminator_initialisation():
+    torch.manual_seed(0)
+    for layer in Discriminator():
+        if isinstance(layer, nn.Conv2d) and layer.weight.numel() > 10_000:
+            assert layer.weight.std().item() == pytest.approx(0.02, rel=0.05)
+            assert layer.weight.mean().item() == pytest.approx(0, abs=1e-3)
