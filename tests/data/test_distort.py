@@ -1,0 +1,164 @@
+"""The batched distortions against the same written slowly, one sample and one pixel rule at a time."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from torchvision.transforms.v2 import functional
+
+from dira_scale.data import views
+from dira_scale.data.distort import Distort
+from dira_scale.data.views import Blur, Distortion, Jitter, ViewSpec, draw
+
+SPEC = ViewSpec(size=48)
+
+
+def images(b=24, channels=1, size=48, seed=0):
+    return torch.rand(b, channels, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def parameters(b=24, spec=SPEC, seed=0):
+    return draw(spec, seed, 0, np.arange(b), np.zeros(b, int), 0, np.full(b, 99), np.full(b, 99))[1]
+
+
+def only(branch, b=24):
+    """Without jitter and blur, and samples of one branch only."""
+    p = {name: float(name == branch) for name in ("cutout", "inverse_cutout", "shuffle")}
+    spec = ViewSpec(
+        size=48, jitter=Jitter(p=0), blur=Blur(p=0), cutout=views.Cutout(p=p["cutout"]),
+        inverse_cutout=views.InverseCutout(p=p["inverse_cutout"]), shuffle=views.Shuffle(p=p["shuffle"]),
+    )  # fmt: skip
+    return spec, parameters(b, spec)
+
+
+def slow_corruption(image, params, i):
+    """One sample [C, S, S] by assignment to slices."""
+    original, result = image.copy(), image.copy()
+    if params.branch[i] == views.INVERSE_CUTOUT:
+        result[:] = 0
+    for y, x, h, w in params.boxes[i, : params.n_boxes[i]].tolist():
+        if params.branch[i] == views.CUTOUT:
+            result[:, y : y + h, x : x + w] = 0
+        else:
+            result[:, y : y + h, x : x + w] = original[:, y : y + h, x : x + w]
+    if params.branch[i] == views.SHUFFLE:
+        for h, w, y1, x1, y2, x2 in params.swaps[i].tolist():
+            result[:, y1 : y1 + h, x1 : x1 + w] = original[:, y2 : y2 + h, x2 : x2 + w]
+            result[:, y2 : y2 + h, x2 : x2 + w] = original[:, y1 : y1 + h, x1 : x1 + w]
+    return result
+
+
+@pytest.mark.parametrize("branch", ["cutout", "inverse_cutout", "shuffle", "none"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_corruption_equals_the_slow_one(branch, channels):
+    spec, params = only(branch)
+    x = images(channels=channels)
+    result = Distort(spec)(x, params).numpy()
+    for i in range(len(x)):
+        np.testing.assert_array_equal(result[i], slow_corruption(x[i].numpy(), params, i))
+    changed = (result != x.numpy()).mean()
+    assert changed == 0 if branch == "none" else changed > 0.03
+
+
+def test_swaps_that_overlap_read_the_original_and_the_last_write_stays():
+    """Heavily overlapping swaps, also with themselves: order matters and nothing compounds."""
+    rng = np.random.default_rng(0)
+    side, place = rng.integers(10, 30, (24, 10, 2)), rng.integers(0, 18, (24, 10, 4))
+    params = only("shuffle")[1]
+    params.swaps.copy_(torch.from_numpy(np.concatenate((side, place), -1)))
+    x = images()
+    result = Distort(SPEC)(x, params).numpy()
+    for i in range(len(x)):
+        np.testing.assert_array_equal(result[i], slow_corruption(x[i].numpy(), params, i))
+
+
+def plain_jitter(image, params, i):
+    """torchvision's operations, in the sample's order."""
+    steps = [
+        lambda y: functional.adjust_brightness(y, float(params.brightness[i])),
+        lambda y: functional.adjust_contrast(y, float(params.contrast[i])),
+    ]
+    for step in reversed(steps) if params.contrast_first[i] else steps:
+        image = step(image)
+    return image
+
+
+def test_jitter_is_torchvisions():
+    spec = ViewSpec(size=48, blur=Blur(p=0))
+    params, x = parameters(spec=spec), images()
+    result = Distort(spec)(x, params, corrupt=False)
+    assert 4 < params.contrast_first.sum() < 20
+    for i in range(len(x)):
+        torch.testing.assert_close(result[i], plain_jitter(x[i], params, i), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [48, 224])
+def test_blur_is_a_gaussian(size):
+    spec = ViewSpec(size=size, jitter=Jitter(p=0))
+    params, x = parameters(8, spec), images(8, size=size)
+    module = Distort(spec)
+    result = module(x, params, corrupt=False).numpy()
+    reach = len(module.blur_taps) - 1
+    assert 2 < (params.sigma > 0).sum() < 8
+    for i in range(len(x)):
+        image, sigma = x[i, 0].numpy().astype(np.float64), float(params.sigma[i])
+        same_reach = ndimage.gaussian_filter(image, sigma, mode="mirror", radius=reach) if sigma else image
+        untruncated = ndimage.gaussian_filter(image, sigma, mode="mirror", truncate=8) if sigma else image
+        np.testing.assert_allclose(result[i, 0], same_reach, atol=2e-6)
+        np.testing.assert_allclose(result[i, 0], untruncated, atol=4e-3)
+
+
+def test_the_whole_pipeline_in_order():
+    """Jitter, blur, corruption, one sample at a time."""
+    params, x = parameters(), images()
+    module = Distort(SPEC)
+    result = module(x, params).numpy()
+    for i in range(len(x)):
+        image, sigma = plain_jitter(x[i], params, i).numpy(), float(params.sigma[i])
+        if sigma:
+            image = ndimage.gaussian_filter(image, (0, sigma, sigma), mode="mirror", radius=len(module.blur_taps) - 1)
+        np.testing.assert_allclose(result[i], slow_corruption(image, params, i), atol=1e-5)
+
+
+def test_parameters_that_do_nothing_are_the_identity():
+    b, x = 5, images(5)
+    params = Distortion(
+        torch.ones(b), torch.ones(b), torch.zeros(b, dtype=torch.bool), torch.zeros(b),
+        torch.full((b,), views.NONE, dtype=torch.uint8), torch.zeros(b, 10, 4, dtype=torch.int16),
+        torch.zeros(b, dtype=torch.uint8), torch.zeros(b, 10, 6, dtype=torch.int16),
+    )  # fmt: skip
+    assert torch.equal(Distort(SPEC)(x, params), x)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_memory_format_type_and_gradients(channels):
+    params, module = parameters(), Distort(SPEC)
+    x = images(channels=channels).contiguous(memory_format=torch.channels_last).requires_grad_()
+    before = x.detach().clone()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = module(x, params)
+    assert result.is_contiguous(memory_format=torch.channels_last) and result.dtype == torch.float32
+    assert not result.requires_grad and torch.equal(x.detach(), before)
+    assert result.isfinite().all() and result.min() >= 0 and result.max() <= 1 + 1e-6
+    torch.testing.assert_close(result, module(x.detach().contiguous(), params), atol=1e-6, rtol=0)
+    assert not module.state_dict()
+
+
+def test_a_batch_may_be_cut():
+    params, x, module = parameters(), images(), Distort(SPEC)
+    whole = module(x, params)
+    parts = torch.cat([module(x[i : i + 8], params[i : i + 8]) for i in (0, 8, 16)])
+    torch.testing.assert_close(parts, whole, atol=1e-6, rtol=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_gpu_gives_the_same():
+    params, x, module = parameters(), images(), Distort(SPEC)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        on_gpu, moved = module.cuda(), (x.cuda(), params.to("cuda"))
+        result = on_gpu(*moved)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(result.cpu(), Distort(SPEC)(x, params), atol=1e-5, rtol=0)

@@ -1,0 +1,226 @@
+"""View parameters: the same however a batch is cut, and distributed as the recipe says."""
+
+import math
+import random as python_random
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from dira_scale.data import views
+from dira_scale.data.views import Cutout, Shuffle, ViewSpec, draw
+from dira_scale.errors import UserError
+
+N = 20000
+
+
+def draws(n=N, spec=None, seed=0, epoch=0, view=0, height=200, width=300, occurrence=0):
+    """Parameters of n samples, as two dictionaries of arrays."""
+    geometry, distortion = draw(
+        spec or ViewSpec(),
+        seed,
+        epoch,
+        np.arange(n),
+        np.full(n, occurrence),
+        view,
+        np.full(n, height),
+        np.full(n, width),
+    )
+    return geometry, {f.name: getattr(distortion, f.name).numpy() for f in fields(distortion)}
+
+
+def flattened(index, spec=None, heights=None, view=1):
+    heights = 100 + np.asarray(index) % 150 if heights is None else heights
+    geometry, distortion = draw(
+        spec or ViewSpec(size=64), 5, 3, np.asarray(index), np.asarray(index) % 3, view, heights, 260 - heights
+    )
+    columns = [geometry.box, geometry.flip, *(getattr(distortion, f.name).numpy() for f in fields(distortion))]
+    return np.concatenate(
+        [column.reshape(len(index), math.prod(column.shape[1:])).astype(np.float64) for column in columns], 1
+    )
+
+
+def test_the_same_however_the_batch_is_cut():
+    index = np.arange(100) * 7919
+    whole = flattened(index)
+    np.testing.assert_array_equal(np.concatenate([flattened(index[i : i + 1]) for i in range(100)]), whole)
+    np.testing.assert_array_equal(np.concatenate([flattened(part) for part in np.array_split(index, 7)]), whole)
+    permutation = np.random.default_rng(0).permutation(100)
+    np.testing.assert_array_equal(flattened(index[permutation]), whole[permutation])
+    assert flattened(index[:0]).shape == (0, whole.shape[1])
+
+
+def test_every_part_of_the_key_gives_another_view():
+    base = draws(50)
+    for change in ({"seed": 1}, {"epoch": 1}, {"view": 1}, {"occurrence": 1}):
+        geometry, distortion = draws(50, **change)
+        assert (geometry.box != base[0].box).any(1).all()
+        assert (distortion["sigma"] != base[1]["sigma"]).any() and (distortion["branch"] != base[1]["branch"]).any()
+
+
+def plain_resized_crop(rng, height, width, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3)):
+    """RandomResizedCrop.get_params as torchvision documents it, one crop at a time."""
+    for _ in range(10):
+        area = height * width * rng.uniform(*scale)
+        aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return rng.randint(0, height - h), rng.randint(0, width - w), h, w
+    if width / height < ratio[0]:
+        w, h = width, round(width / ratio[0])
+    elif width / height > ratio[1]:
+        h, w = height, round(height * ratio[1])
+    else:
+        h, w = height, width
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@pytest.mark.parametrize(("height", "width"), [(200, 300), (64, 64), (40, 400), (300, 61)])
+def test_crops_are_distributed_as_torchvisions(height, width):
+    rng = python_random.Random(1)
+    expected = np.array([plain_resized_crop(rng, height, width) for _ in range(8000)])
+    box = draws(8000, height=height, width=width)[0].box
+    for i in range(4):
+        assert stats.ks_2samp(box[:, i], expected[:, i]).pvalue > 1e-3
+    for statistic in (lambda b: b[:, 2] * b[:, 3], lambda b: b[:, 3] / b[:, 2], lambda b: b[:, 0] + b[:, 2]):
+        assert stats.ks_2samp(statistic(box), statistic(expected)).pvalue > 1e-3
+
+
+def test_the_central_crop_when_nothing_fits():
+    """In an image 20 times as wide as high, no crop of a fifth of its area has an admissible shape."""
+    box = draws(50, height=20, width=400)[0].box
+    assert (box == plain_resized_crop(python_random.Random(0), 20, 400)).all()
+    box = draws(50, height=400, width=20)[0].box
+    assert (box == plain_resized_crop(python_random.Random(0), 400, 20)).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (37, 1000), (512, 512)])
+def test_crops_lie_within_the_image(height, width):
+    y, x, h, w = draws(2000, height=height, width=width)[0].box.T
+    assert (h > 0).all() and (w > 0).all() and (y >= 0).all() and (x >= 0).all()
+    assert (y + h <= height).all() and (x + w <= width).all()
+
+
+def near(observed, probability, n=N):
+    """Within four standard errors of a frequency."""
+    return abs(observed - probability) < 4 * math.sqrt(probability * (1 - probability) / n)
+
+
+def test_frequencies():
+    geometry, distortion = draws()
+    assert near(geometry.flip.mean(), 0.5)
+    for branch, probability in zip(
+        (views.CUTOUT, views.INVERSE_CUTOUT, views.SHUFFLE, views.NONE), (0.30, 0.05, 0.30, 0.35), strict=True
+    ):
+        assert near((distortion["branch"] == branch).mean(), probability)
+    assert near((distortion["brightness"] != 1).mean(), 0.8) and near((distortion["sigma"] > 0).mean(), 0.5)
+    assert near(distortion["contrast_first"].mean(), 0.5)
+    assert ((distortion["brightness"] != 1) == (distortion["contrast"] != 1)).all()
+
+
+def test_intensities_are_uniform():
+    distortion = draws()[1]
+    for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.6, 1.4), ("sigma", 0.1, 2.0)):
+        drawn = distortion[name][distortion[name] != (0 if name == "sigma" else 1)]
+        assert low <= drawn.min() and drawn.max() <= high
+        assert stats.kstest(drawn, "uniform", (low, high - low)).pvalue > 1e-3
+
+
+def test_number_of_boxes():
+    distortion = draws()[1]
+    for branch in (views.CUTOUT, views.INVERSE_CUTOUT):
+        number = distortion["n_boxes"][distortion["branch"] == branch]
+        assert number.min() == 1 and number.max() == 10
+        assert abs(number.mean() - (1 - 0.9**10) / 0.1) < 4 * 3.4 / math.sqrt(len(number))  # 6.51
+        assert near((number == 1).mean(), 0.1, len(number)) and near((number == 10).mean(), 0.9**9, len(number))
+    assert (distortion["n_boxes"][distortion["branch"] >= views.SHUFFLE] == 0).all()
+    used = np.arange(10) < distortion["n_boxes"][:, None]
+    assert ((distortion["boxes"][..., 2] > 0) == used).all()
+    assert ((distortion["swaps"][..., 0] > 0) == (distortion["branch"] == views.SHUFFLE)[:, None]).all()
+
+
+def test_sizes_and_places_at_224_pixels():
+    """Every admissible side and place occurs, and no other."""
+    distortion = draws(60000)[1]
+    boxes, branch = distortion["boxes"], distortion["branch"]
+    cut, kept = (boxes[branch == b].reshape(-1, 4) for b in (views.CUTOUT, views.INVERSE_CUTOUT))
+    for patches, sides in ((cut[cut[:, 2] > 0], range(10, 71)), (kept[kept[:, 2] > 0], range(154, 175))):
+        assert set(patches[:, 2]) == set(patches[:, 3]) == set(sides)
+        for start, side in (patches[:, [0, 2]].T, patches[:, [1, 3]].T):
+            assert start.min() == 3 and (start + side).max() == 224 - 3
+            smallest = start[side == sides[0]]
+            assert smallest.min() <= 6 and smallest.max() >= 224 - sides[0] - 6
+    h, w, y1, x1, y2, x2 = distortion["swaps"][branch == views.SHUFFLE].reshape(-1, 6).T
+    assert set(h) == set(w) == set(range(10, 16))
+    for start, side in ((y1, h), (x1, w), (y2, h), (x2, w)):
+        assert start.min() == 3 and (start + side).max() == 224 - 3
+    assert abs(np.corrcoef(y1, y2)[0, 1]) < 0.02
+
+
+@pytest.mark.parametrize("size", [8, 32, 64, 96, 448])
+def test_sizes_scale_with_the_view(size):
+    spec = ViewSpec(size=size)
+    distortion = draws(8000, spec=spec)[1]
+    assert distortion["sigma"].max() <= 2.0 * size / 224 and distortion["sigma"].max() > 1.9 * size / 224
+    boxes = distortion["boxes"].reshape(-1, 4)
+    boxes = boxes[boxes[:, 2] > 0]
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= size).all()
+    sides = distortion["boxes"][distortion["branch"] == views.CUTOUT][..., 2]
+    assert sides.max() == round(70 * size / 224) and sides[sides > 0].min() == max(1, round(10 * size / 224))
+    swaps = distortion["swaps"][distortion["branch"] == views.SHUFFLE]
+    assert (swaps[..., 0].min() >= 1 and swaps[..., 0].max() == round(15 * size / 224)) or size == 8
+    assert (swaps[..., 2:] >= 0).all() and (swaps[..., 4] + swaps[..., 0] <= size).all()
+
+
+def test_golden_views():
+    """A change here changes what every run sees."""
+    index, occurrence = np.array([3, 2**33, 4, 6]), np.array([0, 1, 0, 0])
+    geometry, distortion = draw(ViewSpec(), 7, 11, index, occurrence, 1, np.full(4, 256), np.full(4, 800))
+    assert geometry.box.tolist() == GOLDEN["box"] and geometry.flip.tolist() == GOLDEN["flip"]
+    assert distortion.branch.tolist() == GOLDEN["branch"] and distortion.n_boxes.tolist() == GOLDEN["n_boxes"]
+    assert distortion.boxes.sum((1, 2)).tolist() == GOLDEN["boxes"]
+    assert distortion.swaps.sum((1, 2)).tolist() == GOLDEN["swaps"]
+    np.testing.assert_allclose(distortion.brightness, GOLDEN["brightness"], rtol=1e-6)
+    np.testing.assert_allclose(distortion.contrast, GOLDEN["contrast"], rtol=1e-6)
+    np.testing.assert_allclose(distortion.sigma, GOLDEN["sigma"], rtol=1e-6)
+
+
+GOLDEN = {
+    "box": [[4, 331, 249, 247], [16, 362, 237, 228], [15, 443, 218, 234], [11, 170, 241, 270]],
+    "flip": [False, True, True, False],
+    "branch": [3, 3, 2, 0],
+    "n_boxes": [0, 0, 0, 2],
+    "boxes": [0, 0, 0, 648],
+    "swaps": [0, 0, 4312, 0],
+    "brightness": [0.9904206395149231, 0.8721894025802612, 1.3318465948104858, 0.6079937815666199],
+    "contrast": [1.2086637020111084, 0.9703388214111328, 0.8773601055145264, 1.3222970962524414],
+    "sigma": [0.0, 0.4319221079349518, 0.9925151467323303, 0.0],
+}
+
+
+def test_distortions_are_sliced_and_moved():
+    distortion = draw(ViewSpec(), 0, 0, np.arange(6), np.zeros(6, int), 0, np.full(6, 99), np.full(6, 99))[1]
+    part = distortion[2:4].to("cpu")
+    for f in fields(part):
+        assert torch.equal(getattr(part, f.name), getattr(distortion, f.name)[2:4])
+    assert distortion.boxes.dtype == distortion.swaps.dtype == torch.int16
+    assert distortion.branch.dtype == distortion.n_boxes.dtype == torch.uint8
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"flip": 1.5}, "probabilities"),
+        ({"cutout": Cutout(p=0.8)}, "sum of the three"),
+        ({"scale": (0.5, 0.2)}, "scale"),
+        ({"ratio": (0.0, 1.0)}, "ratio"),
+        ({"size": 4}, "8 pixels"),
+        ({"count": 0}, "at least one view"),
+        ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
+    ],
+)
+def test_impossible_views_are_refused(changes, words):
+    with pytest.raises(UserError, match=words):
+        replace(ViewSpec(), **changes)
