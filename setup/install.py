@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TextIO
 from urllib.parse import unquote
 
-from progress import show_progress
+from progress import WHEEL, show_progress
 
 ROOT = Path(__file__).resolve().parents[1]
 VENV = ROOT / ".venv"
@@ -44,7 +44,8 @@ def main(extras: list[str]) -> int:
         wanted = {"key": key(accelerator), "extras": sorted({*extras, *(GPU_EXTRAS if accelerator == "cuda" else ())})}
         if not up_to_date(wanted):
             with lock():
-                install(accelerator, wanted)
+                if not up_to_date(wanted):  # another set-up may have done it while this one waited
+                    install(accelerator, wanted)
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
@@ -161,14 +162,13 @@ def discard_half_installed() -> None:
 
 def wheel_that_would_come(requirement: str) -> str:
     """The file name of the wheel that pip chooses for ``requirement``. pip is stopped before it downloads it."""
-    command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--no-input", requirement]
+    command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", requirement]
     said = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
             said.append(line)
-            wheel = re.search(r"([A-Za-z0-9_]+-[^/\s]+\.whl)", unquote(line))
-            if wheel:
+            if wheel := WHEEL.search(unquote(line)):
                 process.kill()
                 return wheel[1]
     raise SetupError(f"pip finds no wheel of {requirement} for this Python and machine:\n{''.join(said[-6:])}")

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-WHEEL = re.compile(r"(?:Downloading|Using cached|Processing) (?:\S*/)?(\S+\.whl)(?!\.metadata)(.*)")
+# pip about to fetch a wheel (or only its metadata): the wheel's file name, and what follows it
+WHEEL = re.compile(r"(?:Downloading|Using cached|Processing) (?:\S*/)?(\S+\.whl)(.*)")
 INSTALLING = "Installing collected packages:"
 
 
@@ -54,7 +55,7 @@ class _Line:
 
     def read(self, said: str) -> None:
         """Learn from a line of pip's what it is at."""
-        if wheel := WHEEL.search(unquote(said)):
+        if (wheel := WHEEL.search(unquote(said))) and not wheel[2].startswith(".metadata"):
             self.fetched += 1
             self.doing = f"fetching {wheel[1]}{wheel[2]}, {self.fetched} so far"
         elif said.startswith(INSTALLING):

@@ -1,0 +1,41 @@
+"""``python -m dira_scale.doctor``: what this machine has, what it lacks, and the launch command to type."""
+
+import json
+import shlex
+from dataclasses import asdict
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from dira_scale.config import run_verb
+from dira_scale.errors import UserError, nearest
+from dira_scale.machine.hardware import hardware
+from dira_scale.machine.launch import launch_command
+from dira_scale.machine.pieces import pieces
+from dira_scale.machine.show import show
+
+FORMS = ("all", "launch", "json")
+
+
+def doctor(config: DictConfig) -> None:
+    """Look at the machine and print it in the form that ``config.show`` names."""
+    if config.show not in FORMS:
+        raise UserError(f"show={config.show}: it takes {', '.join(FORMS)}{nearest(str(config.show), FORMS)}")
+    here = hardware()
+    command = launch_command(here)
+    if config.show == "launch":
+        print(shlex.join(command))
+    elif config.show == "json":
+        found = [asdict(piece) for piece in pieces(here)]
+        print(json.dumps({"hardware": asdict(here), "pieces": found, "launch": command}, indent=1))
+    else:
+        show(here, pieces(here), command, Console())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb("doctor", doctor, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""Cores, memory, disk and GPUs that this process may use (which in a container is less than the machine has)."""
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86 tiles, ARM, as /proc/cpuinfo names them
+CGROUP = Path("/sys/fs/cgroup")  # a container's limits (control groups, version 2)
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU, as the driver describes it."""
+
+    name: str
+    memory_gib: float
+    driver: str
+    capability: float  # CUDA compute capability; bf16 from 8.0 on
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What there is to compute with."""
+
+    gpus: tuple[Gpu, ...]
+    cpu: str
+    cores: int  # physical cores that this process may use
+    threads: int  # hardware threads that this process may use
+    bf16: tuple[str, ...]  # those of BF16_FLAGS that the CPU has
+    memory_gib: float
+    free_memory_gib: float
+    free_disk_gib: float  # where the current folder is
+
+
+def hardware() -> Hardware:
+    """Look at this machine."""
+    info = _cpuinfo()
+    threads = _usable_threads()
+    total = psutil.virtual_memory().total
+    free = psutil.virtual_memory().available
+    limit = _cgroup("memory.max")
+    if limit is not None:
+        free = min(free, limit - (_cgroup("memory.current") or 0))
+    return Hardware(
+        gpus=gpus(),
+        cpu=info.get("model name", platform.processor() or platform.machine()),
+        cores=min(threads, psutil.cpu_count(logical=False) or threads),
+        threads=threads,
+        bf16=tuple(flag for flag in BF16_FLAGS if flag in info.get("flags", info.get("Features", "")).split()),
+        memory_gib=min(total, limit or total) / 2**30,
+        free_memory_gib=free / 2**30,
+        free_disk_gib=shutil.disk_usage(".").free / 2**30,
+    )
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that the NVIDIA driver shows, whatever build of torch is installed."""
+    if not shutil.which("nvidia-smi"):
+        return ()
+    fields = "name,memory.total,driver_version,compute_cap"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    if answer.returncode:  # the tool is there, a GPU is not
+        return ()
+    rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
+    return tuple(Gpu(name, float(mib) / 1024, driver, float(cap)) for name, mib, driver, cap in rows)
+
+
+def _usable_threads() -> int:
+    """Hardware threads after CPU affinity and a container's quota."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = CGROUP / "cpu.max"
+    if quota.exists():
+        allowed, period = quota.read_text().split()
+        if allowed != "max":
+            usable = min(usable, max(1, int(allowed) // int(period)))
+    return usable
+
+
+def _cgroup(name: str) -> int | None:
+    """A container's limit or use in bytes; None without one."""
+    path = CGROUP / name
+    text = path.read_text().strip() if path.exists() else "max"
+    return None if text == "max" else int(text)
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's paragraph of /proc/cpuinfo (none outside Linux)."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().split("\n\n")[0].splitlines() if path.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}

@@ -1,0 +1,49 @@
+"""The doctor's page: tables for people, readable without colour; commands are never broken over lines."""
+
+import shlex
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.table import Table
+
+from dira_scale.machine.hardware import Hardware
+from dira_scale.machine.pieces import Piece
+
+MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
+
+
+def show(hardware: Hardware, found: list[Piece], command: list[str], console: Console) -> None:
+    """Print hardware, pieces, how to get the missing ones, and the launch command."""
+    console.print("\n[bold]This machine[/]")
+    console.print(_table(_hardware_rows(hardware)))
+    console.print("\n[bold]Software[/]")
+    console.print(_table([(piece.name, MARKS[piece.state], piece.detail) for piece in found]))
+    lacking = [piece for piece in found if piece.state != "there"]
+    if lacking:
+        console.print("\n[bold]What is missing, what it would give, how to get it[/]")
+    for piece in lacking:
+        console.print(f"  [bold]{piece.name}[/]: {piece.gives}")
+        console.print(f"      {piece.install}", soft_wrap=True, highlight=False, markup=False)
+    console.print("\n[bold]The launch command for this machine[/]")
+    own = "experiment=… data.shards=… run=…"
+    console.print(f"  {shlex.join(command)} {own}", soft_wrap=True, highlight=False, markup=False)
+    console.print()
+
+
+def _hardware_rows(hardware: Hardware) -> list[tuple[str, str]]:
+    bf16 = f"bfloat16 in hardware ({', '.join(hardware.bf16)})" if hardware.bf16 else "no bfloat16: use precision=fp32"
+    rows = [(f"GPU {i}", f"{g.name}, {g.memory_gib:.0f} GiB, driver {g.driver}") for i, g in enumerate(hardware.gpus)]
+    return [
+        *(rows or [("GPU", "none that the NVIDIA driver shows")]),
+        ("CPU", f"{hardware.cpu}, {hardware.cores} cores, {hardware.threads} threads; {bf16}"),
+        ("memory", f"{hardware.memory_gib:.0f} GiB, {hardware.free_memory_gib:.0f} free"),
+        ("disk", f"{hardware.free_disk_gib:.0f} GiB free here"),
+    ]
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(min_width=16)
+    for row in rows:
+        table.add_row(f"  {row[0]}", *row[1:])
+    return table

@@ -1,0 +1,170 @@
+"""What the doctor says, against fakes of the tools that it asks and of the machines that it may stand on."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from dira_scale import doctor
+from dira_scale.machine import hardware as looking
+from dira_scale.machine import pieces as software
+from dira_scale.machine.hardware import Gpu, Hardware, hardware
+from dira_scale.machine.launch import launch_command
+from dira_scale.machine.pieces import Piece, pieces
+from dira_scale.machine.show import show
+
+LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)
+H100 = Gpu("NVIDIA H100", 80.0, "570.86", 9.0)
+V100 = Gpu("Tesla V100", 16.0, "535.10", 7.0)
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that comes first on PATH."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def fake(folder: Path, name: str, script: str) -> None:
+    (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+    (folder / name).chmod(0o755)
+
+
+def test_hardware_is_within_what_the_system_reports() -> None:
+    here = hardware()
+    assert 1 <= here.cores <= here.threads <= (os.cpu_count() or 1)
+    assert 0 < here.free_memory_gib <= here.memory_gib <= psutil.virtual_memory().total / 2**30
+    assert here.free_disk_gib > 0
+
+
+def test_a_containers_limits_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "CGROUP", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    (tmp_path / "cpu.max").write_text("350000 100000\n")
+    (tmp_path / "memory.max").write_text(f"{2**30}\n")
+    (tmp_path / "memory.current").write_text(f"{2**29}\n")
+    here = hardware()
+    assert here.threads == 3
+    assert here.memory_gib == 1
+    assert here.free_memory_gib <= 0.5
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert hardware().threads == 64
+
+
+def test_gpus_are_read_from_the_driver(tools: Path) -> None:
+    fake(tools, "nvidia-smi", 'echo "NVIDIA H100, 81920, 570.86, 9.0"; echo "Tesla V100, 16384, 570.86, 7.0"')
+    assert hardware().gpus == (H100, replace(V100, driver="570.86"))
+    fake(tools, "nvidia-smi", "echo no devices were found; exit 6")
+    assert hardware().gpus == ()
+
+
+@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 2), (3, 2), (6, 4), (64, 64)])
+def test_on_cpus_one_process_for_each_of_a_power_of_two_cores(cores: int, processes: int) -> None:
+    words = launch_command(replace(LAPTOP, cores=cores), cuda=0)
+    assert words[words.index("--num_processes") + 1] == str(processes)
+    assert ("--multi_gpu" in words) == (processes > 1)
+    assert words[-2:] == ["-m", "dira_scale.pretrain"]
+
+
+def test_on_gpus_one_process_each_and_bf16_only_where_the_hardware_has_it() -> None:
+    modern = launch_command(replace(LAPTOP, gpus=(H100,) * 8, bf16=()), cuda=8)
+    assert modern[modern.index("--num_processes") + 1] == "8"
+    assert "precision=fp32" not in modern
+    assert launch_command(replace(LAPTOP, gpus=(V100,)), cuda=1)[-1] == "precision=fp32"
+    assert launch_command(replace(LAPTOP, bf16=()), cuda=0)[-1] == "precision=fp32"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
+def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> None:
+    """What the doctor prints is really typed, with a small module in the place of pretraining."""
+    (tmp_path / "ranks.py").write_text(
+        "from accelerate import PartialState\n"
+        "state = PartialState(cpu=True)\n"
+        "print(f'rank {state.process_index} of {state.num_processes}', flush=True)\n"
+    )
+    words = launch_command(replace(LAPTOP, cores=2), cuda=0)
+    words[0] = str(Path(sys.executable).with_name("accelerate"))
+    words[words.index("dira_scale.pretrain")] = "ranks"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert sorted(line for line in done.stdout.splitlines() if line.startswith("rank")) == [
+        "rank 0 of 2",
+        "rank 1 of 2",
+    ]
+
+
+def test_a_missing_package_comes_with_its_command() -> None:
+    piece = software._package("Nothing", "nothing at all", "no-such-distribution", "deepspeed")
+    assert (piece.state, piece.detail) == ("missing", "")
+    assert piece.install.endswith("python3 setup/install.py deepspeed")
+
+
+def test_outside_a_checkout_pip_installs_and_torch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software, "CHECKOUT", tmp_path)
+    command = software.install_command("dali")
+    assert "pip install 'dira_scale[dali]' torch==" in command
+
+
+def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "halfthere.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    (tmp_path / "halfthere-1.2.dist-info").mkdir()
+    (tmp_path / "halfthere-1.2.dist-info" / "METADATA").write_text("Name: halfthere\nVersion: 1.2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    piece = software._package("halfthere", "half", "halfthere")
+    assert piece.state == "broken"
+    assert "libGL.so.1" in piece.detail
+
+
+def test_a_gpu_that_torch_cannot_use_is_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
+    assert software._torch(LAPTOP).state == "there"
+    piece = software._torch(replace(LAPTOP, gpus=(H100,)))
+    assert piece.state == "broken"
+    assert "ACCELERATOR=cuda make setup" in piece.install
+
+
+def test_slurm_is_asked_not_guessed(tools: Path) -> None:
+    fake(tools, "sbatch", "exit 0")
+    fake(tools, "sinfo", "echo 'gpu* 4 gpu:8'; echo 'cpu 2 (null)'")
+    piece = software._slurm()
+    assert (piece.state, piece.detail) == ("there", "gpu* 4 gpu:8; cpu 2 (null)")
+    fake(tools, "sinfo", "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1")
+    piece = software._slurm()
+    assert piece.state == "broken"
+    assert "Unable to contact" in piece.detail
+
+
+def test_what_the_default_set_installs_is_found() -> None:
+    states = {piece.name: piece.state for piece in pieces(LAPTOP)}
+    needed = ("torch", "torchvision", "DICOM decoders", "imagecodecs", "simplejpeg", "tensorboard")
+    assert {name: states[name] for name in needed} == dict.fromkeys(needed, "there")
+    assert {"DeepSpeed", "DALI", "FFCV", "SLURM"} < states.keys()
+
+
+def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
+    text = StringIO()
+    command = launch_command(LAPTOP, cuda=0)
+    lacking = Piece("DALI", "missing", "", "decoding on the GPU", "cd /a/very/long/path && " + "x" * 200)
+    show(LAPTOP, [lacking], command, Console(file=text, width=80, no_color=True))
+    assert "\x1b" not in text.getvalue()
+    assert lacking.install in text.getvalue()
+    assert " ".join(command) in text.getvalue()
+
+
+def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["show=json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert {"hardware", "pieces", "launch"} == said.keys()
+    assert doctor.main(["show=launch"]) == 0
+    assert capsys.readouterr().out.split() == said["launch"]
+    assert doctor.main(["show=al"]) == 2
+    assert "did you mean 'all'?" in capsys.readouterr().err

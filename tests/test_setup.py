@@ -1,0 +1,216 @@
+"""The set-up: which torch comes, what is refused before any download, and what an interrupted call leaves."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleType]:
+    """setup/install.py with an environment of its own, run by this Python."""
+    monkeypatch.syspath_prepend(ROOT / "setup")
+    monkeypatch.delenv("ACCELERATOR", raising=False)
+    module = import_module("install")
+    monkeypatch.setattr(module, "VENV", tmp_path)
+    monkeypatch.setattr(module, "STAMP", tmp_path / "install.json")
+    monkeypatch.setattr(module, "SITE_PACKAGES", tmp_path / "site-packages")
+    monkeypatch.setattr(module, "PYTHON", Path(sys.executable))
+    (tmp_path / "site-packages").mkdir()
+    yield module
+    sys.modules.pop("install")
+    sys.modules.pop("progress")
+
+
+def wheel(folder: Path, version: str, size: int = 0) -> Path:
+    """A wheel named like torch's, of about ``size`` bytes."""
+    path = folder / f"torch-{version}-py3-none-any.whl"
+    info = f"torch-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("torch/ballast", bytes(size))
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        file.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def only(monkeypatch: pytest.MonkeyPatch, links: Path | str) -> None:
+    """pip sees ``links`` and nothing else."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+
+
+def test_the_wheel_that_would_come_is_the_one_pip_chooses(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only(monkeypatch, tmp_path)
+    wheel(tmp_path, "2.13.0")
+    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
+    wheel(tmp_path, "2.13.0+cpu")
+    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0+cpu-py3-none-any.whl"
+    with pytest.raises(install.SetupError, match=r"no wheel of torch==9\.9"):
+        install.wheel_that_would_come("torch==9.9")
+
+
+def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hands out a large wheel slowly sees pip go long before the end."""
+    content = wheel(tmp_path, "2.13.0", size=1 << 26).read_bytes()
+    sent = 0
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal sent
+            page = b'<a href="/torch-2.13.0-py3-none-any.whl">torch-2.13.0-py3-none-any.whl</a>'
+            body = content if self.path.endswith(".whl") else page
+            self.send_response(200)
+            self.send_header("Content-Type", "application/zip" if body is content else "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for start in range(0, len(body), 1 << 18):
+                try:
+                    self.wfile.write(body[start : start + (1 << 18)])
+                except (BrokenPipeError, ConnectionResetError):
+                    return
+                if body is content:
+                    sent += 1 << 18
+                    time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    only(monkeypatch, f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
+    server.shutdown()
+    assert sent < len(content) / 2
+
+
+def test_a_cuda_build_is_refused_where_there_is_no_gpu(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install.platform, "system", lambda: "Linux")
+    monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
+    cuda = "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+    with pytest.raises(install.SetupError, match=r"PIP_EXTRA_INDEX_URL.*PIP_FIND_LINKS.*ACCELERATOR=cuda") as error:
+        install.refuse_cuda_build(cuda, "cpu")
+    assert cuda in str(error.value)
+    install.refuse_cuda_build(cuda, "cuda")
+    install.refuse_cuda_build(cuda.replace("2.13.0", "2.13.0+cpu"), "cpu")
+    monkeypatch.setattr(install.platform, "system", lambda: "Darwin")
+    install.refuse_cuda_build("torch-2.13.0-cp311-none-macosx_14_0_arm64.whl", "cpu")
+
+
+def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install.Path, "glob", lambda *_: iter(()))  # no /dev/nvidia*
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert install.chosen_accelerator() == "cpu"
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100'\n")
+    smi.chmod(0o755)
+    assert install.chosen_accelerator() == "cuda"
+    smi.write_text("#!/bin/sh\necho 'No devices found.'; exit 6\n")
+    assert install.chosen_accelerator() == "cpu"
+    monkeypatch.setenv("ACCELERATOR", "cuda")
+    assert install.chosen_accelerator() == "cuda"
+    monkeypatch.setenv("ACCELERATOR", "gpu")
+    with pytest.raises(install.SetupError, match="ACCELERATOR=gpu: it takes cpu or cuda"):
+        install.chosen_accelerator()
+
+
+def test_half_unpacked_packages_are_forgotten(install: ModuleType) -> None:
+    for name, files in {"whole": ("METADATA", "INSTALLER", "RECORD"), "half": ("METADATA", "RECORD")}.items():
+        folder = install.SITE_PACKAGES / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        for file in files:
+            (folder / file).touch()
+    install.discard_half_installed()
+    assert [path.name for path in install.SITE_PACKAGES.iterdir()] == ["whole-1.0.dist-info"]
+
+
+def test_torch_is_held_at_the_very_build_that_is_there(install: ModuleType) -> None:
+    pin = install.pinned("torch")
+    lines = install.constraints(f"{pin}+cpu", pin).read_text().splitlines()
+    assert f"torch=={pin}+cpu" in lines
+    assert f"torch=={pin}" not in lines
+    assert f"torchvision=={install.pinned('torchvision')}" in lines
+    other = install.constraints("2.12.0+cu130", pin).read_text().splitlines()
+    assert [line for line in other if line.startswith("torch")] == ["torch==2.12.0+cu130"]  # torchvision follows it
+
+
+def test_a_finished_set_up_is_not_done_again_and_keeps_its_extras(install: ModuleType) -> None:
+    now = install.key("cpu")
+    install.STAMP.write_text(f'{{"key": "{now}", "extras": ["test"]}}')
+    assert install.up_to_date({"key": now, "extras": []})
+    assert install.up_to_date({"key": now, "extras": ["test"]})
+    assert not install.up_to_date({"key": install.key("cuda"), "extras": []})
+    wanted = {"key": now, "extras": ["dali"]}
+    assert not install.up_to_date(wanted)
+    assert wanted["extras"] == ["dali", "test"]
+
+
+def test_a_failing_pip_is_one_message_with_the_end_of_its_log(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    only(monkeypatch, tmp_path)
+    monkeypatch.setattr(install, "ROOT", tmp_path)
+    monkeypatch.setattr(install, "LOG", tmp_path / "install.log")
+    with pytest.raises(install.SetupError, match=r"(?s)pip failed on packages.*no-such-package"):
+        install.pip("packages", "no-such-package")
+
+
+def test_constraints_pin_every_requirement_of_pyproject() -> None:
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for line in project["dependencies"] + optional:
+        requirement = Requirement(line)
+        name = canonicalize_name(requirement.name)
+        if name != "dira-scale":  # an extra made of other extras
+            assert name in pins, f"constraints.txt lacks {name}"
+            assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is not {requirement}"
+
+
+HOOK = """
+import sys
+# Python's own finders only: whatever made torchvision importable in this environment is taken away.
+sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith("_frozen_importlib")]
+from dira_scale import torchvision_ops
+{register}
+import torch
+assert "torchvision" not in sys.modules
+import torchvision.extension
+print(torchvision.extension._has_ops(), len(torchvision_ops._declared))
+"""
+
+
+def test_torchvision_is_importable_whatever_torch_it_was_built_for() -> None:
+    """Without the hook the import works exactly where the native library loads; with it, everywhere."""
+    bare, hooked = (
+        subprocess.run([sys.executable, "-c", HOOK.format(register=line)], capture_output=True, text=True, timeout=120)
+        for line in ("", "torchvision_ops.register(); torchvision_ops.register()")
+    )
+    assert hooked.returncode == 0, hooked.stderr
+    native, declared = hooked.stdout.split()
+    assert (native, declared) in {("True", "0"), ("False", "1")}
+    assert (bare.returncode == 0) == (native == "True")
+    if native == "False":
+        assert "torchvision::nms does not exist" in bare.stderr
