@@ -16,19 +16,8 @@ from dira_scale.errors import UserError
 ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
 PUBLIC_KEY = b"dira_scale: public images"  # recipes of public data, so that everybody's shards are equal
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "CC", "MLO"}
-MANUFACTURERS = (
-    "agfa",
-    "canon",
-    "carestream",
-    "fuji",
-    "ge",
-    "hitachi",
-    "konica",
-    "philips",
-    "samsung",
-    "siemens",
-    "toshiba",
-)
+MANUFACTURERS = ("agfa", "canon", "carestream", "fujifilm", "ge", "konica", "philips", "samsung", "siemens", "toshiba")
+SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 
 
 class Hasher:
@@ -92,7 +81,7 @@ def coarse(attributes: Mapping[str, str]) -> dict[str, str]:
 
 
 def _sex(value: str) -> str | None:
-    return value[:1].upper() if value[:1].upper() in {"F", "M", "O"} else None
+    return SEXES.get(value.lower())
 
 
 def _age(value: str) -> str | None:
@@ -109,7 +98,7 @@ def _view(value: str) -> str:
 
 
 def _manufacturer(value: str) -> str:
-    return next((m for m in MANUFACTURERS if re.search(rf"\b{m}", value.lower())), "other")
+    return next((m for m in MANUFACTURERS if re.search(rf"\b{m}\b", value.lower())), "other")
 
 
 ATTRIBUTES = {"sex": _sex, "age": _age, "view": _view, "manufacturer": _manufacturer}

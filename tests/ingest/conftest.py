@@ -1,0 +1,105 @@
+"""Small folders of images, made with Pillow and pydicom alone."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from pydicom.dataset import FileMetaDataset
+
+from dira_scale.config import compose
+
+IDENTITY = {
+    "PatientName": "Quillfeather^Osbertina",
+    "PatientID": "HOSP-7741903",
+    "PatientBirthDate": "19320417",
+    "InstitutionName": "Saint Vorgath Infirmary",
+    "ReferringPhysicianName": "Drumwhistle^Alaric",
+    "AccessionNumber": "ACC55018822",
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.771",
+    "DeviceSerialNumber": "SER99117",
+}
+
+
+def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
+    """A smooth 8-bit picture with some noise, [H, W]."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    smooth = 120 + 90 * np.sin(x / 9 + seed) * np.cos(y / 7)
+    return np.clip(smooth + rng.normal(0, 4, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def write_dicom(path: Path, pixels: np.ndarray, **tags: Any) -> Path:
+    """An uncompressed 12-bit radiograph with an identity that must not survive."""
+    ds = pydicom.Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.SOPClassUID = ds.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1.1"
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"2.25.{abs(hash(path.name))}"
+    ds.Rows, ds.Columns, ds.SamplesPerPixel = *pixels.shape, 1
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
+    ds.PixelRepresentation, ds.PhotometricInterpretation = int(pixels.dtype == np.int16), "MONOCHROME2"
+    ds.PixelData = pixels.tobytes()
+    ds["PixelData"].VR = "OW"
+    for tag, value in (IDENTITY | tags).items():
+        setattr(ds, tag, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
+    with path.open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    return path
+
+
+def recipe(name: str, **keys: Any) -> dict[str, Any]:
+    """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced."""
+    must = ["recipe.images=unset"] if "images" in keys else []
+    config = compose("shard", [f"recipe={name}", "out=unset", *must]).recipe
+    return OmegaConf.to_container(config, resolve=True) | keys  # type: ignore[operator,return-value]
+
+
+@pytest.fixture
+def ingest() -> SimpleNamespace:
+    """The helpers of this file."""
+    return SimpleNamespace(picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY)
+
+
+@pytest.fixture
+def png_folder(tmp_path: Path) -> Path:
+    """24 PNG of 8 patients with a CSV: two labels, one of them unknown at times; masks for the first ten."""
+    folder = tmp_path / "source"
+    (folder / "images").mkdir(parents=True)
+    (folder / "masks").mkdir()
+    rows = []
+    for number in range(24):
+        Image.fromarray(picture(number)).save(folder / "images" / f"im{number:02d}.png")
+        mask = f"masks/m{number:02d}.png" if number < 10 else ""
+        if mask:
+            Image.fromarray((picture(number) > 128).astype(np.uint8) * 255).save(folder / mask)
+        rows.append(
+            {
+                "file": f"im{number:02d}.png",
+                "patient": f"P{number % 8}",
+                "nodule": number % 2,
+                "mass": "" if number % 3 else 1,
+                "mask": mask,
+            }
+        )
+    write_csv(folder / "labels.csv", rows)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def own_hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "a key for tests only, of some length")

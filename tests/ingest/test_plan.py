@@ -1,0 +1,136 @@
+"""Splits and places, as properties over many made-up sources."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Record
+
+HASHER = Hasher(b"a key of some length")
+
+
+def make(**keys) -> Recipe:
+    plain = {
+        "name": "x", "modality": "CXR", "licence": "none", "secret": False, "official": None, "codec": "png",
+        "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "bits": 8, "max_side": None, "min_side": 1,
+        "shard_size": 5, "source": {},
+    }  # fmt: skip
+    return Recipe(**plain | keys)
+
+
+def record(name: str, patient: str | None = None, split: str | None = None) -> Record:
+    return Record(name, Path(name), patient=patient, split=split)
+
+
+def by_split(records: list[Record], recipe: Recipe) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for items in plan(records, recipe, HASHER).shards.values():
+        for item in items:
+            found.setdefault(item.split, []).append(item.record.name)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    patients=st.lists(st.integers(0, 30), min_size=1, max_size=80),
+    shard_size=st.integers(1, 9),
+    order=st.randoms(use_true_random=False),
+)
+def test_each_image_once_patients_whole_order_of_no_matter(patients, shard_size, order) -> None:
+    recipe = make(shard_size=shard_size)
+    records = [record(f"im{n}", f"p{p}") for n, p in enumerate(patients)]
+    first = plan(records, recipe, HASHER)
+    items = [item for shard in first.shards.values() for item in shard]
+    assert sorted(item.record.name for item in items) == sorted(r.name for r in records)
+    assert len({(item.patient, item.split) for item in items}) == len(set(patients))
+    for name, shard in first.shards.items():
+        assert 0 < len(shard) <= shard_size and {item.split for item in shard} == {name.rpartition("-")[0]}
+    order.shuffle(records)
+    assert plan(records, recipe, HASHER).hash == first.hash
+
+
+def test_shares_of_many_patients() -> None:
+    found = by_split([record(f"im{n}", f"p{n}") for n in range(4000)], make())
+    assert abs(len(found["val"]) - 400) < 60 and abs(len(found["test"]) - 400) < 60  # 3 standard deviations
+
+
+def test_patients_stay_where_they_are_when_a_dataset_grows() -> None:
+    small = by_split([record(f"im{n}", f"p{n}") for n in range(300)], make())
+    large = by_split([record(f"im{n}", f"p{n}") for n in range(900)], make())
+    assert all(set(names) <= set(large[split]) for split, names in small.items())
+
+
+@pytest.mark.parametrize("count", range(3, 12))
+def test_no_split_of_a_small_dataset_is_empty(count: int) -> None:
+    assert set(by_split([record(f"im{n}", f"p{n}") for n in range(count)], make())) == {"train", "val", "test"}
+
+
+def test_a_split_with_share_nought_does_not_exist() -> None:
+    found = by_split([record(f"im{n}") for n in range(50)], make(splits={"train": 0.9, "val": 0.1, "test": 0}))
+    assert set(found) == {"train", "val"}
+
+
+def test_official_splits_are_kept_and_subdivided_by_patient() -> None:
+    recipe = make(official={"train_val": {"train": 0.8, "val": 0.2}, "test": {"test": 1.0}})
+    records = [record(f"im{n}", f"p{n // 3}", "test" if n >= 60 else "train_val") for n in range(90)]
+    found = by_split(records, recipe)
+    assert sorted(found["test"]) == sorted(f"im{n}" for n in range(60, 90))
+    assert found["val"] and len(found["train"]) + len(found["val"]) == 60
+    assert by_split([record("a", split="val"), record("b", split="x")], make()) == {"val": ["a"], "x": ["b"]}
+
+
+def test_a_patient_in_two_official_splits_is_one_error_naming_hash_and_files() -> None:
+    records = [record("a.png", "P1", "train"), record("b.png", "P2", "test"), record("c.png", "P1", "test")]
+    with pytest.raises(UserError) as caught:
+        plan(records, make(), HASHER)
+    assert all(
+        word in str(caught.value) for word in (HASHER("patient", "P1"), "a.png", "c.png", "recipe.columns.split")
+    )
+    assert "P1" not in str(caught.value).replace("a.png", "")
+
+
+def test_an_unknown_official_split_names_the_known() -> None:
+    with pytest.raises(UserError, match=r"'dev', recipe\.official knows only test"):
+        plan([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
+
+
+def test_images_without_a_patient_are_their_own() -> None:
+    items = [i for s in plan([record(f"im{n}") for n in range(20)], make(), HASHER).shards.values() for i in s]
+    assert len({item.patient for item in items}) == 20
+
+
+def test_an_empty_source_is_an_error() -> None:
+    with pytest.raises(UserError, match="no file at all"):
+        plan([], make(), HASHER)
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
+        ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
+        ({"bits": 12}, "recipe.bits=12"),
+        ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
+        ({"official": {"a": {"train": 0.5}}}, "recipe.official.a=.*add up to 1"),
+        ({"shard_size": 0}, "recipe.shard_size=0: must be at least 1"),
+        ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
+    ],
+)
+def test_an_impossible_recipe_is_refused(keys: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make(**keys)
+
+
+def test_identity_hides_paths_and_sees_changes(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path / "Doe")))
+    other = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path / "Roe"), max_side=64))
+    first, second = recipe.identity(HASHER), other.identity(HASHER)
+    assert "Doe" not in str(first)
+    assert {key for key in first if first[key] != second[key]} == {"images", "max_side"}
