@@ -12,7 +12,7 @@ from dira_scale.errors import UserError, nearest
 
 @dataclass
 class Terms:
-    """One forward pass. Losses are means over the micro-batch, unweighted; over an empty batch they are 0."""
+    """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
     restored: Tensor | None = None  # [b, 1, S, S] in [0, 1], with gradient
@@ -25,8 +25,8 @@ class Method(nn.Module):
     """A self-supervised objective: ``forward`` computes it, ``after_step`` moves what no gradient moves.
 
     A subclass says which loss terms it has in ``weights`` (each term's factor in the total) and needs nothing else of
-    the loop; processes appear only through ``dira_scale.collectives``, so every process calls ``forward`` for every
-    batch, in evaluation for an empty slice too.
+    the loop. Processes appear only through ``dira_scale.collectives`` and only in training: there every process calls
+    ``forward`` for its part of every batch, in evaluation each for batches of its own.
     """
 
     views: ViewSpec

@@ -24,8 +24,8 @@ class MoCo(Method):
     of earlier batches in a first-in-first-out ``queue`` [K, dim]. Gradients reach the query encoder alone; the key
     encoder follows it as an exponential moving average of its parameters, fp32. It has no decoder.
 
-    Monitors: ``top1``, the share of queries whose best match among the keys of this (micro-)batch, of all processes, is
-    their own; ``chance``, what guessing gives.
+    Monitors: ``top1``, the share of queries whose best match among the keys of this (micro-)batch, in training of all
+    processes, is their own; ``chance``, what guessing gives.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -103,11 +103,12 @@ class MoCo(Method):
     def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
         """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order, and where this rank's begin.
 
+        In evaluation, those of this process: it evaluates batches of its own.
         Where BatchNorm has several groups, a query and its key must not share one (their statistics would give the
         answer away): the images of all processes are shuffled by the step before, and the keys put back after.
         """
         if not self.training:
-            return _gather_uneven(self._embed(images))
+            return self._embed(images), 0
         first = rank() * len(images)
         if norm.groups(self) == 1:
             return gather(self._embed(images)), first
@@ -131,31 +132,18 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         positive = (queries * keys).sum(dim=1, keepdim=True)
         logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
-        return F.cross_entropy(logits, target, reduction="sum") / max(len(logits), 1)
+        return F.cross_entropy(logits, target)
 
 
 def _matches(queries: Tensor, keys: Tensor, first: int) -> dict[str, Tensor]:
     """How often query i is nearest to key ``first + i`` of all ``keys``."""
     expected = torch.arange(first, first + len(queries), device=queries.device)
     with torch.autocast(queries.device.type, enabled=False):
-        hits = (queries @ keys.T).argmax(dim=1) == expected if len(queries) else queries.new_zeros(0)
-    return {
-        "top1": hits.float().sum() / max(len(queries), 1),
-        "chance": torch.full((), 1 / max(len(keys), 1), device=queries.device),
-    }
+        hits = (queries @ keys.T).argmax(dim=1) == expected
+    return {"top1": hits.float().mean(), "chance": torch.full((), 1 / len(keys), device=queries.device)}
 
 
 def _permutation(count: int, step: int, micro_batch: int) -> Tensor:
     """The same on every process, another one for every micro-batch."""
     generator = torch.Generator().manual_seed((step << 16) + micro_batch)
     return torch.randperm(count, generator=generator)
-
-
-def _gather_uneven(rows: Tensor) -> tuple[Tensor, int]:
-    """Rows of all processes in rank order, and where this one's begin; an evaluation's last batch is not cut evenly."""
-    if world() == 1:
-        return rows, 0
-    lengths: list[int] = gather(torch.tensor([len(rows)], device=rows.device)).tolist()
-    padded = F.pad(rows, (0, 0, 0, max(lengths) - len(rows)))
-    parts = gather(padded).view(len(lengths), max(lengths), -1)
-    return torch.cat([part[:length] for part, length in zip(parts, lengths, strict=True)]), sum(lengths[: rank()])

@@ -43,7 +43,6 @@ def test_restoration_loss_is_the_mean_squared_difference():
     loss.backward()
     assert loss.item() == pytest.approx(((restored - target) ** 2).sum().item() / 75, rel=1e-6)
     torch.testing.assert_close(restored.grad, (2 * (restored - target) / 75).detach(), rtol=1e-5, atol=1e-8)
-    assert restoration_loss(restored[:0], target[:0]).item() == 0
 
 
 @pytest.mark.parametrize(

@@ -166,11 +166,6 @@ def test_evaluation_changes_nothing():
         model.after_step()
 
 
-def test_an_empty_slice_of_an_evaluation_has_loss_zero():
-    terms = forward(method().eval(), views(0))
-    assert terms.losses["di"].item() == 0 and terms.monitors["top1"].item() == 0
-
-
 def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):
     model, seen = method(groups=2), []
     # An embedding that is the image's own number.
