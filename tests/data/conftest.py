@@ -55,7 +55,7 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
         info = DatasetInfo(
             name=name, modality="CXR", dims=2, codec=codec, label_names=list(label_names), counts={"train": len(rows)},
-            quarantined=0, shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="", hash_key_id="",
+            quarantined=0, shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="",
             licence="none", tool_version="0",
         )  # fmt: skip
         (root / "dataset.json").write_text(info.to_json())

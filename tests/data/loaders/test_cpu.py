@@ -1,0 +1,243 @@
+"""The CPU loader against a slow reference: decode whole, crop, resize by an explicit filter matrix, flip."""
+
+import threading
+from collections import Counter
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+
+from dira_scale.data import codecs
+from dira_scale.data.loaders.cpu import Loader, resize
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.errors import UserError
+
+SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
+SPEC = ViewSpec(size=24)
+
+
+@pytest.fixture
+def images(radiograph):
+    return lambda bits=8, channels=1, grow=1: [
+        radiograph(grow * h, grow * w, bits, channels, seed=i) for i, (h, w) in enumerate(SIZES)
+    ]
+
+
+def filter_matrix(source: int, target: int) -> np.ndarray:
+    """Antialiased bilinear: a triangle as wide as the larger of the two pixel grids' spacings; rows add up to 1."""
+    scale = source / target
+    centre = (np.arange(target)[:, None] + 0.5) * scale
+    weight = np.clip(1 - np.abs(np.arange(source) + 0.5 - centre) / max(scale, 1), 0, None)
+    return weight / weight.sum(1, keepdims=True)
+
+
+def slow_view(image, box, flip, size):
+    y, x, h, w = box
+    crop = image[y : y + h, x : x + w].astype(np.float64)
+    view = filter_matrix(h, size) @ crop @ filter_matrix(w, size).T
+    return view[:, ::-1] if flip else view
+
+
+def slow_batch(images, order, step, spec, seed=0):
+    positions = order.batch_at(step)
+    heights, widths = np.array([image.shape for image in images])[positions.index].T
+    for view in range(spec.count):
+        geometry, _ = draw(spec, seed, positions.epoch, positions.index, positions.occurrence, view, heights, widths)
+        yield np.stack(
+            [
+                slow_view(images[sample], geometry.box[i], geometry.flip[i], spec.size)
+                for i, sample in enumerate(positions.index)
+            ]
+        )
+
+
+@pytest.mark.parametrize(("codec", "bits"), [(c, b) for c in ("png", "jp2", "npy") for b in (8, 16)])
+def test_a_batch_equals_the_slow_reference(make_dataset, images, codec, bits):
+    dataset = make_dataset(images(bits), codec)
+    order = Order((10,), seed=1, batch=4)
+    for step, batch in zip((1, 2), Loader([dataset], "train", order, SPEC, seed=0).iterate(1, 3), strict=True):
+        assert batch.step == step and batch.index.tolist() == order.batch_at(step).index.tolist()
+        assert batch.labels is not None and batch.labels[:, 0].tolist() == batch.index.tolist()
+        assert batch.high.tolist() == [2**bits - 1] * 4 and batch.low.tolist() == [0] * 4
+        for view, expected in zip(batch.views, slow_batch(images(bits), order, step, SPEC), strict=True):
+            assert view.shape == (4, 1, 24, 24) and view.dtype == (torch.uint8 if bits == 8 else torch.uint16)
+            assert np.abs(view[:, 0].numpy() - expected).max() < 0.53  # rounding, and float32
+
+
+@pytest.mark.parametrize(("grow", "mean", "most"), [(1, 0.3, 0.53), (12, 0.5, 3)])
+def test_jpeg(make_dataset, images, grow, mean, most):
+    """Small images are decoded whole: only rounding. Large ones are decoded at 1/2 to 1/8 scale.
+
+    There the DCT's own low-pass takes the triangle's place: half a grey level on average, 99 % within 3.
+    """
+    originals = images(grow=grow)
+    dataset = make_dataset(originals, "jpg")
+    decoded = [codecs.decode(dataset.read(row), "jpg") for row in range(10)]
+    order = Order((10,), seed=1, batch=10)
+    (batch,) = Loader([dataset], "train", order, SPEC, seed=0).iterate(0, 1)
+    for view, expected in zip(batch.views, slow_batch(decoded, order, 0, SPEC), strict=True):
+        error = np.abs(view[:, 0].numpy() - expected)
+        assert error.mean() < mean and np.percentile(error, 99) < most
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize(("source", "target"), [((50, 31), 16), ((9, 70), 64), ((24, 24), 24), ((1, 1), 8)])
+def test_resize_is_antialiased_bilinear(dtype, source, target):
+    image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, source, dtype, endpoint=True)
+    expected = slow_view(image, (0, 0, *source), False, target)
+    (resized,) = resize(image, (0.0, 0.0, *map(float, source)), target)
+    assert resized.dtype == dtype and np.abs(resized - expected).max() < 0.53
+
+
+def everything(batches):
+    """All that batches hold, as arrays."""
+    for batch in batches:
+        yield from (view.numpy() for view in batch.views)
+        yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
+        for distortion in batch.distortions:
+            yield from (getattr(distortion, f.name).numpy() for f in fields(distortion))
+
+
+@pytest.mark.parametrize(("workers", "prefetch"), [(1, 0), (2, 4), (3, 1)])
+def test_workers_and_prefetch_do_not_matter(make_dataset, images, workers, prefetch):
+    dataset, order = make_dataset(images()), Order((10,), seed=1, batch=4)
+    plain = Loader([dataset], "train", order, SPEC, seed=0)
+    other = Loader([dataset], "train", order, SPEC, seed=0, workers=workers, prefetch=prefetch)
+    for a, b in zip(everything(plain.iterate(0, 6)), everything(other.iterate(0, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert other.waited > 0
+
+
+def test_ranks_together_are_one_batch(make_dataset, images):
+    dataset, order = make_dataset(images()), Order((10,), seed=1, batch=4)
+    (whole,) = Loader([dataset], "train", order, SPEC, seed=0).iterate(3, 4)
+    for world in (2, 4):
+        parts = [
+            next(Loader([dataset], "train", order, SPEC, seed=0, rank=rank, world=world).iterate(3, 4))
+            for rank in range(world)
+        ]
+        for v in range(2):
+            assert torch.equal(torch.cat([part.views[v] for part in parts]), whole.views[v])
+            joined = torch.cat([part.distortions[v].boxes for part in parts])
+            assert torch.equal(joined, whole.distortions[v].boxes)
+
+
+def test_a_later_start_gives_the_same_rest(make_dataset, images):
+    loader = Loader([make_dataset(images())], "train", Order((10,), seed=1, batch=4), SPEC, seed=0)
+    unbroken = list(loader.iterate(0, 6))
+    for a, b in zip(everything(unbroken[4:]), everything(loader.iterate(4, 6)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluation_sees_each_sample_once_with_the_same_views(make_dataset, images):
+    dataset, order = make_dataset(images()), EvalOrder(10, 4)
+    loader = Loader([dataset], "train", order, SPEC, seed=0, fixed_epoch=0)
+    batches = list(loader.iterate(0, order.steps))
+    assert [len(batch.index) for batch in batches] == [4, 4, 2]
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
+    parts = [
+        list(Loader([dataset], "train", order, SPEC, 0, rank, 4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)
+    ]
+    for step, whole in enumerate(batches):
+        assert torch.equal(torch.cat([part[step].views[0] for part in parts]), whole.views[0])
+    assert min(len(part[2].index) for part in parts) == 0
+
+
+def test_a_fixed_epoch_fixes_the_views(make_dataset, images):
+    """Sample 3 looks the same in training epochs 0 and 1 when the epoch is fixed, and different when it is not."""
+    dataset, order = make_dataset(images()), Order((10,), seed=1, batch=10)
+
+    def sample_3(fixed_epoch):
+        loader = Loader([dataset], "train", order, SPEC, seed=0, fixed_epoch=fixed_epoch)
+        return [batch.views[0][batch.index == 3] for batch in loader.iterate(0, 2)]
+
+    assert torch.equal(*sample_3(5)) and not torch.equal(*sample_3(None))
+
+
+def test_a_mixture_of_bits_keeps_the_values(make_dataset, radiograph):
+    eight = make_dataset([radiograph(40, 40, 8, seed=i) for i in range(4)], "png", "eight")
+    sixteen = make_dataset([radiograph(40, 40, 16, seed=i) for i in range(4)], "npy", "sixteen", ["other"])
+    order = Order((4, 4), seed=0, batch=8)
+    (batch,) = Loader([eight, sixteen], "train", order, SPEC, seed=0).iterate(0, 1)
+    assert batch.views[0].dtype == torch.uint16 and batch.labels is None
+    assert (batch.high == torch.where(batch.index < 4, 255.0, 65535.0)).all()
+    scaled = batch.to("cpu").views[0]
+    assert all(0.1 < view.mean() < 0.9 for view in scaled)
+
+
+def test_colour_stays_colour(make_dataset, images):
+    originals = images(channels=3)
+    (batch,) = Loader([make_dataset(originals)], "train", EvalOrder(10, 10), SPEC, seed=0).iterate(0, 1)
+    assert batch.views[0].shape == (10, 3, 24, 24)
+    for channel in range(3):
+        expected = next(slow_batch([image[..., channel] for image in originals], EvalOrder(10, 10), 0, SPEC))
+        assert np.abs(batch.views[0][:, channel].numpy() - expected).max() < 0.53
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg"])
+def test_the_views_of_a_sample_share_one_decoding(make_dataset, images, monkeypatch, codec):
+    dataset, calls = make_dataset(images(), codec), Counter()
+    module, name = (codecs.imagecodecs, "png_decode") if codec == "png" else (codecs.simplejpeg, "decode_jpeg")
+    original = getattr(module, name)
+
+    def counted(*args, **options):
+        calls[name] += 1
+        return original(*args, **options)
+
+    monkeypatch.setattr(module, name, counted)
+    monkeypatch.setitem(codecs.CODECS, "png", lambda payload: codecs.imagecodecs.png_decode(payload))
+    list(Loader([dataset], "train", EvalOrder(10, 4), SPEC, seed=0).iterate(0, 3))
+    assert calls[name] == 10
+
+
+def loader_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+def test_closing_early_leaves_no_thread(make_dataset, images):
+    loader = Loader([make_dataset(images())], "train", Order((10,), seed=1, batch=4), SPEC, seed=0, workers=3)
+    iterator = loader.iterate(0, 1000)
+    next(iterator)
+    assert loader_threads()
+    iterator.close()
+    assert not loader_threads()
+
+
+@pytest.mark.parametrize("codec", sorted(codecs.CODECS))
+def test_a_damaged_payload_is_named(make_dataset, images, codec):
+    dataset = make_dataset(images(), codec)
+    shard = dataset.root / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    offset = int(dataset.column("offset")[6])
+    content[offset + int(dataset.column("size")[6]) // 2] ^= 0x10
+    shard.write_bytes(content)
+    loader = Loader([ShardedDataset.open(dataset.root)], "train", EvalOrder(10, 4), SPEC, seed=0, workers=2)
+    iterator = loader.iterate(0, 3)
+    next(iterator)
+    with pytest.raises(UserError, match=rf"toy: sample toy6 \(shard train-000000.tar, offset {offset}\).*checksum"):
+        next(iterator)
+    assert not loader_threads()
+
+
+def test_an_undecodable_payload_is_named(make_dataset, images, monkeypatch):
+    """The checksum is right and the decoder refuses: what was sharded was no image."""
+    monkeypatch.setattr(codecs, "encode", lambda pixels, codec: b"no image")
+    dataset = make_dataset(images())
+    with pytest.raises(UserError, match=r"sample toy0 .*not a PNG"):
+        next(Loader([dataset], "train", EvalOrder(10, 4), SPEC, seed=0).iterate(0, 1))
+
+
+def test_datasets_that_do_not_fit_are_refused(make_dataset, radiograph):
+    grey, colour = make_dataset([radiograph(20, 20)], name="grey"), make_dataset([radiograph(20, 20, 8, 3)], name="rgb")
+    with pytest.raises(UserError, match=r"channels \(1 in .*grey and 3 in .*rgb\)"):
+        Loader([grey, colour], "train", EvalOrder(2, 2), SPEC, seed=0)
+    with pytest.raises(UserError, match="no split 'val'"):
+        Loader([grey], "val", EvalOrder(1, 1), SPEC, seed=0)
+    for field, value, words in (("dims", 3, "volumes"), ("counts", {"train": 1, "val": 0}, "no sample in split 'val'")):
+        object.__setattr__(grey.info, field, value)
+        with pytest.raises(UserError, match=words):
+            Loader([grey], "val" if field == "counts" else "train", EvalOrder(1, 1), SPEC, seed=0)
+        object.__setattr__(grey.info, "dims", 2)
