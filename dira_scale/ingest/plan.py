@@ -53,7 +53,8 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher) -> Plan:
         Item(
             key=hasher("key", record.name),
             patient=patients[record.name],
-            study=hasher("study", record.study or f"image {record.name}"),
+            # with the patient: some archives number each patient's studies from 1
+            study=hasher("study", f"{patients[record.name]} {record.study or record.name}"),
             split=splits[record.name],
             record=record,
         )

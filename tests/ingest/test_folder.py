@@ -65,6 +65,18 @@ def test_boxes_by_file(png_folder: Path, ingest: SimpleNamespace) -> None:
     assert records["im01.png"].boxes == (Box("mass", 1, 2, 3.5, 4),) * 2 and records["im02.png"].boxes == ()
 
 
+def test_paths_may_be_relative_to_where_one_is(
+    png_folder: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest.csv(png_folder / "list.csv", [{"file": f"images/im{n:02d}.png"} for n in range(24)])
+    ingest.csv(png_folder / "boxes.csv", [{"file": "images/im01.png", "label": "mass", "y": 1, "x": 2, "h": 3, "w": 4}])
+    monkeypatch.chdir(png_folder.parent)
+    columns = {"file": "file"}
+    records = listed(Folder("source/images", str(png_folder / "list.csv"), "source/boxes.csv", columns=columns))
+    assert len(records) == 24 and not any(record.rejected for record in records.values())
+    assert records["im01.png"].boxes == (Box("mass", 1, 2, 3, 4),)
+
+
 def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest: SimpleNamespace) -> None:
     pixels = np.zeros((40, 40), np.uint16)
     ingest.dicom(tmp_path / "a" / "1.dcm", pixels, PatientSex="F", PatientAge="081Y", ViewPosition="PA")
@@ -85,11 +97,13 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
         ({"columns": {"flie": "file"}}, "recipe.columns has no 'flie'"),
         ({"label_columns": ["patient"]}, "'P0' is not a number"),
+        ({"boxes": "boxes.csv"}, "boxes.csv: none of the files"),
     ],
 )
 def test_what_is_named_must_be_there(png_folder: Path, arguments: dict, words: str) -> None:
     given = {"images": "images", "labels": "labels.csv"} | arguments
-    given |= {name: str(png_folder / given[name]) for name in ("images", "labels")}
+    (png_folder / "boxes.csv").write_text("file,label,y,x,h,w\nelsewhere.png,mass,1,1,1,1\n")
+    given |= {name: str(png_folder / given[name]) for name in ("images", "labels", "boxes") if name in given}
     with pytest.raises(UserError, match=words):
         listed(Folder(**{"columns": COLUMNS} | given))
 

@@ -66,9 +66,7 @@ class Folder:
         self.label_names = (*self.numeric, *self.rules)
         self.boxes: dict[Path, list[Box]] = {}
         if boxes:
-            for row in _read_csv(Path(boxes), ["file", *Box._fields], "a file of boxes"):
-                box = Box(row["label"], *(_number(row[side], boxes) for side in "yxhw"))
-                self.boxes.setdefault(self._resolve(row["file"], Path(boxes)), []).append(box)
+            self._index_boxes(Path(boxes).resolve())
 
     def records(self, workers: int) -> Iterator[Record]:
         """Listed files first (one that is missing is found out when it is read), then files without a row."""
@@ -126,6 +124,13 @@ class Folder:
             if path in lines:
                 raise UserError(f"{self.csv}: lines {lines[path]} and {line} name the same file {path.name}: keep one")
             self.rows[path], lines[path] = row, line
+
+    def _index_boxes(self, path: Path) -> None:
+        for row in _read_csv(path, ["file", *Box._fields], "a file of boxes"):
+            box = Box(row["label"], *(_number(row[side], path) for side in "yxhw"))
+            self.boxes.setdefault(self._resolve(row["file"], path), []).append(box)
+        if not any(file.exists() for file in self.boxes):
+            raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
     def _numeric(self, table: list[dict[str, str]]) -> list[str]:
         taken = {*self.columns.values(), *self.attributes, *(c for rule in self.rules.values() for c in rule)}
