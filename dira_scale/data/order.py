@@ -131,6 +131,8 @@ class Order:
 
     def _shuffle_windows(self, lane: np.ndarray, within: np.ndarray, lane_length: int, epoch: int) -> np.ndarray:
         span = self.window * self.block
+        if span == 1:
+            return within
         number = within // span
         start = number * span
         windows_per_lane = -(-lane_length // span)
