@@ -190,6 +190,9 @@ def _store(
     if values.dtype == np.uint8 and window == (0, 255) and not inverted:
         pixels = values
     else:
-        scaled = (np.clip(values, low, high).astype(np.float64) - low) * (levels / (high - low))
-        pixels = np.rint(levels - scaled if inverted else scaled)
+        pixels = values.astype(np.float32)
+        np.clip(pixels, low, high, out=pixels)
+        pixels -= low
+        pixels *= levels / (high - low)
+        np.rint(levels - pixels if inverted else pixels, out=pixels)
     return Image(pixels.astype(np.uint8 if bits == 8 else np.uint16), 0.0, float(levels), spacing)
