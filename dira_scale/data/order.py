@@ -24,7 +24,6 @@ from dira_scale.data import random
 from dira_scale.errors import UserError
 
 ORDER_VERSION = 1  # part of every key: raised when the arithmetic below gives another order
-_FEISTEL_ROUNDS = 16  # with 8, permutations of five elements are visibly uneven
 
 
 @dataclass(frozen=True)
@@ -136,14 +135,15 @@ class Order:
         number = within // span
         start = number * span
         windows_per_lane = -(-lane_length // span)
-        key = _u64(self._key("window", epoch)) + random.mix(_u64(lane * windows_per_lane + number))
-        return start + permute(within - start, np.minimum(span, lane_length - start), key)
+        window_number = (lane * windows_per_lane + number).astype(np.uint64)
+        key = np.uint64(self._key("window", epoch)) + random.mix(window_number)
+        return start + random.permute(within - start, np.minimum(span, lane_length - start), key)
 
     def _permute_blocks(self, position: np.ndarray, epoch: int) -> np.ndarray:
         blocks = self._used // self.block
         block, within = np.divmod(position, self.block)
         whole = block < blocks
-        block[whole] = permute(block[whole], blocks, self._key("block", epoch))
+        block[whole] = random.permute(block[whole], blocks, self._key("block", epoch))
         return block * self.block + within
 
     def _rows(self, epoch: int, position: np.ndarray) -> Positions:
@@ -159,7 +159,7 @@ class Order:
         occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
         for d in np.flatnonzero(slots != sizes):  # a part of a dataset must not be the part that was written first
             own = dataset == d
-            row[own] = permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
+            row[own] = random.permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
         return Positions(epoch, (np.cumsum(sizes) - sizes)[dataset] + row, occurrence)
 
     def _key(self, purpose: str, number: int) -> int:
@@ -200,38 +200,6 @@ class EvalOrder:
         first, last = step * self.batch, min((step + 1) * self.batch, self.size)
         index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)
         return Positions(0, index, np.zeros_like(index))
-
-
-def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
-    """A keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by element.
-
-    A Feistel network over Z_a x Z_b, a * b >= n (Black and Rogaway, "Ciphers with arbitrary finite domains",
-    CT-RSA'02: the generalised Feistel cipher with cycle walking): what falls outside is sent through again.
-    """
-    x, n, key = (array.copy() for array in np.broadcast_arrays(_u64(x), _u64(n), _u64(key)))
-    a = np.ceil(np.sqrt(n)).astype(np.uint64)
-    b = (n + a - _u64(1)) // a
-    todo = np.arange(x.size)
-    flat = x.reshape(-1)
-    while todo.size:
-        flat[todo] = _feistel(flat[todo], *(array.reshape(-1)[todo] for array in (a, b, key)))
-        todo = todo[flat[todo] >= n.reshape(-1)[todo]]
-    return x.astype(np.int64)
-
-
-def _feistel(x: np.ndarray, a: np.ndarray, b: np.ndarray, key: np.ndarray) -> np.ndarray:
-    left, right = np.divmod(x, b)
-    for number in range(1, _FEISTEL_ROUNDS + 1):
-        round_key = random.mix(key + _u64(number))
-        if number % 2:
-            left = (left + random.mix(right ^ round_key) % a) % a
-        else:
-            right = (right + random.mix(left ^ round_key) % b) % b
-    return left * b + right
-
-
-def _u64(x: int | np.ndarray) -> np.ndarray:
-    return np.asarray(x).astype(np.uint64)
 
 
 def _divisors(n: int) -> list[int]:

@@ -12,6 +12,7 @@ import numpy as np
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_FEISTEL_ROUNDS = 16  # with 8, permutations of five elements are visibly uneven
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
@@ -61,3 +62,35 @@ def mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
+    """A keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by element.
+
+    A Feistel network over Z_a x Z_b, a * b >= n (Black and Rogaway, "Ciphers with arbitrary finite domains",
+    CT-RSA'02: the generalised Feistel cipher with cycle walking): what falls outside is sent through again.
+    """
+    x, n, key = (array.copy() for array in np.broadcast_arrays(_u64(x), _u64(n), _u64(key)))
+    a = np.ceil(np.sqrt(n)).astype(np.uint64)
+    b = (n + a - _u64(1)) // a
+    todo = np.arange(x.size)
+    flat = x.reshape(-1)
+    while todo.size:
+        flat[todo] = _feistel(flat[todo], *(array.reshape(-1)[todo] for array in (a, b, key)))
+        todo = todo[flat[todo] >= n.reshape(-1)[todo]]
+    return x.astype(np.int64)
+
+
+def _feistel(x: np.ndarray, a: np.ndarray, b: np.ndarray, key: np.ndarray) -> np.ndarray:
+    left, right = np.divmod(x, b)
+    for number in range(1, _FEISTEL_ROUNDS + 1):
+        round_key = mix(key + _u64(number))
+        if number % 2:
+            left = (left + mix(right ^ round_key) % a) % a
+        else:
+            right = (right + mix(left ^ round_key) % b) % b
+    return left * b + right
+
+
+def _u64(x: int | np.ndarray) -> np.ndarray:
+    return np.asarray(x).astype(np.uint64)

@@ -155,10 +155,10 @@ def test_a_batch_may_be_cut():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_the_gpu_gives_the_same():
     params, x, module = parameters(), images(), Distort(SPEC)
-    torch.cuda.set_sync_debug_mode("error")
+    on_gpu, x_there, params_there = Distort(SPEC).cuda(), x.cuda(), params.to("cuda")
+    torch.cuda.set_sync_debug_mode("error")  # it must not wait for the device
     try:
-        on_gpu, moved = module.cuda(), (x.cuda(), params.to("cuda"))
-        result = on_gpu(*moved)
+        result = on_gpu(x_there, params_there)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    torch.testing.assert_close(result.cpu(), Distort(SPEC)(x, params), atol=1e-5, rtol=0)
+    torch.testing.assert_close(result.cpu(), module(x, params), atol=1e-5, rtol=0)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dira_scale.data import random
-from dira_scale.data.order import EvalOrder, Order, permute
+from dira_scale.data.order import EvalOrder, Order
 from dira_scale.errors import UserError
 
 
@@ -106,7 +106,7 @@ def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
     epoch_line = [(epoch * used + slot) % total for slot in range(used)]
     whole = used // order.block
     blocks = [epoch_line[i * order.block : (i + 1) * order.block] for i in range(whole)]
-    shuffled = permute(np.arange(whole), whole, order._key("block", epoch)) if whole else []
+    shuffled = random.permute(np.arange(whole), whole, order._key("block", epoch)) if whole else []
     sequence = [x for i in shuffled for x in blocks[i]] + epoch_line[whole * order.block :]
     length, per_lane = used // order.lanes, order.batch // order.lanes
     lanes = [sequence[lane * length : (lane + 1) * length] for lane in range(order.lanes)]
@@ -203,30 +203,6 @@ GOLDEN = {
     "mixture, step 50": [13, 127, 8, 31, 77, 50, 61, 69],
     "weighted, step 30": [136, 157, 142, 106, 41, 140, 63, 59],
 }
-
-
-@given(st.integers(1, 400), st.integers(0, 2**64 - 1))
-def test_permute_is_a_bijection(n, key):
-    assert sorted(permute(np.arange(n), n, key)) == list(range(n))
-
-
-def test_permute_takes_a_size_and_a_key_for_each_element():
-    n, key = np.array([5, 70, 1, 10**15]), np.array([3, 2**63, 0, 9], np.uint64)
-    x = np.array([4, 69, 0, 10**15 - 1])
-    together = permute(x, n, key)
-    assert together.tolist() == [int(permute(x[i], int(n[i]), int(key[i]))) for i in range(4)]
-    assert (together < n).all()
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 12])
-def test_permute_is_uniform(n):
-    """Over random keys each element goes to each place equally often."""
-    keys = random.mix(np.arange(20000, dtype=np.uint64))
-    image = permute(np.tile(np.arange(n), (len(keys), 1)), n, keys[:, None])
-    counts = np.stack([np.bincount(image[:, i], minlength=n) for i in range(n)])
-    expected = len(keys) / n
-    statistic = ((counts - expected) ** 2 / expected).sum() * (n - 1) / n
-    assert stats.chi2.sf(statistic, (n - 1) ** 2) > 1e-3
 
 
 @given(st.integers(0, 50), st.integers(1, 16), st.integers(1, 8))

@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from dira_scale.data import random
@@ -57,3 +59,27 @@ def test_mix_is_splitmix64():
     states = np.arange(1, 4, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
     assert random.mix(states).tolist() == expected
+
+
+@given(st.integers(1, 400), st.integers(0, 2**64 - 1))
+def test_permute_is_a_bijection(n, key):
+    assert sorted(random.permute(np.arange(n), n, key)) == list(range(n))
+
+
+def test_permute_takes_a_size_and_a_key_for_each_element():
+    n, key = np.array([5, 70, 1, 10**15]), np.array([3, 2**63, 0, 9], np.uint64)
+    x = np.array([4, 69, 0, 10**15 - 1])
+    together = random.permute(x, n, key)
+    assert together.tolist() == [int(random.permute(x[i], int(n[i]), int(key[i]))) for i in range(4)]
+    assert (together < n).all()
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 12])
+def test_permute_is_uniform(n):
+    """Over random keys each element goes to each place equally often."""
+    keys = random.mix(np.arange(20000, dtype=np.uint64))
+    image = random.permute(np.tile(np.arange(n), (len(keys), 1)), n, keys[:, None])
+    counts = np.stack([np.bincount(image[:, i], minlength=n) for i in range(n)])
+    expected = len(keys) / n
+    statistic = ((counts - expected) ** 2 / expected).sum() * (n - 1) / n
+    assert stats.chi2.sf(statistic, (n - 1) ** 2) > 1e-3
