@@ -41,7 +41,7 @@ IDENTIFYING = (
 )
 PRIVATE_CREATOR = "VELMORAY PHANTOM 01"
 SYNTAXES = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)
-SYNTAX_SHARE = (0.7, 0.2, 0.1)
+SYNTAX_SHARE = (0.8, 0.15, 0.05)
 INVERTED_SHARE = 0.2
 
 _HEADS = ["Bram", "Quell", "Thorn", "Vask", "Ostr", "Mirv", "Hald", "Pennic", "Drus", "Wexl", "Jarv", "Kolb"]

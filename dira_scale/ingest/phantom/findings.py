@@ -190,7 +190,9 @@ def _consolidation(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
     size = 32 + 22 * f.severity
     area = _blob(lungs, x, y, size * rng.uniform(0.9, 1.3), size, 0.6)
-    fissure = np.clip((lungs.view.grid[1] - np.float32(y - 0.55 * size)) / 3, 0, 1)  # ends at a fissure
+    gx, gy = lungs.view.grid
+    fissure = gy - np.float32(y - 0.5 * size) - np.float32(rng.normal(0, 0.25)) * (gx - np.float32(x))
+    fissure = np.clip(fissure / 4, 0, 1)  # it ends where the lobe ends
     grey = 0.42 + 0.35 * f.severity + 0.1 * grain(lungs.view.size, rng)
     return _fill(lungs, area * fissure * grey)
 
@@ -208,8 +210,8 @@ def _pneumonia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 def _infiltration(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
     area = _blob(lungs, x, y, rng.uniform(38, 55), rng.uniform(45, 65), 1.0)
-    streaky = np.exp(-np.square(grain(lungs.view.size, rng) / 0.5))
-    return _fill(lungs, area * (0.35 + 0.65 * streaky) * np.float32(0.22 + 0.2 * f.severity))
+    streaky = np.exp(-np.square(grain(lungs.view.size, rng) / 0.9))
+    return _fill(lungs, area * (0.5 + 0.5 * streaky) * np.float32(0.2 + 0.22 * f.severity))
 
 
 def _atelectasis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
@@ -252,7 +254,8 @@ def _fibrosis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.view.grid
     low = np.clip(y / np.float32(lungs.chest.anatomy.height) * 1.6 - 0.55, 0.08, 1)
     rim = np.clip(np.abs(x) / np.float32(lungs.chest.width) * 1.3 - 0.2, 0.2, 1)
-    net = np.exp(-np.square(grain(lungs.view.size, rng) / np.float32(0.28)))
+    net = np.exp(-np.square(grain(lungs.view.size, rng) / np.float32(0.4)))  # lines between the lobules
+    net = ndimage.gaussian_filter(net, 1.3 / lungs.view.spacing, truncate=2.0)
     return _fill(lungs, low * rim * net * np.float32(0.2 + 0.3 * f.severity))
 
 

@@ -5,15 +5,16 @@ z forward from the middle of the body. A volume becomes a 2D map of thickness, s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import CubicSpline
 
 Map = NDArray[np.float32]
 STEP = 0.75  # detector pixels between two samples of a tube
-BATCH = 64  # tubes sampled alike
+BATCH = 256  # tubes sampled alike
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class View:
 
     def coarse(self, factor: int) -> "View":
         """The same view on a detector with `factor` times larger pixels."""
-        return View(-(-self.size // factor), self.field, self.yaw, self.pitch, self.roll, self.shift, self.front)
+        return replace(self, size=-(-self.size // factor))
 
 
 def upsample(small: Map, size: int) -> Map:
@@ -108,12 +109,26 @@ def ellipsoid(
     return out
 
 
+def curve(points: NDArray, samples: int = 16) -> NDArray:
+    """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline's bends would gape)."""
+    knots = np.linspace(0, 1, points.shape[1])
+    return CubicSpline(knots, points, axis=1)(np.linspace(0, 1, samples))
+
+
+def _slope(values: Map) -> Map:
+    """Central differences along the second axis (twice the derivative), the ends as their neighbours."""
+    slope = np.empty_like(values)
+    slope[:, 1:-1] = values[:, 2:] - values[:, :-2]
+    slope[:, 0], slope[:, -1] = slope[:, 1], slope[:, -2]
+    return slope
+
+
 class Tubes:
     """A layer of swept tubes whose union is taken (overlaps inside one layer do not add up)."""
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._places: list[NDArray[np.int64]] = []
+        self._places: list[NDArray[np.intp]] = []
         self._chords: list[Map] = []
 
     def add(self, points: NDArray, radius: NDArray, flat: float = 1.0, core: float = 1.0, wall: float = 0.7) -> None:
@@ -124,12 +139,12 @@ class Tubes:
         """
         points, radius = np.asarray(points, float), np.asarray(radius, float)
         row, column, scale = self.view.project(points)
-        lengths = np.hypot(np.diff(row), np.diff(column)).sum(-1)
+        lengths = np.hypot(np.diff(row), np.diff(column)).max(-1) * (points.shape[1] - 1)
         if len(points) > BATCH:  # tubes of like extent together: all of a batch get the longest one's samples
             for part in np.array_split(np.argsort(lengths * radius[:, 0]), -(-len(points) // BATCH)):
                 self.add(points[part], radius[part], flat, core, wall)
             return
-        samples = int(lengths.max() / STEP) + 2
+        samples = int(lengths.max() / STEP) + 3
         at = np.linspace(0, points.shape[1] - 1, samples)
         low = np.minimum(at.astype(np.intp), points.shape[1] - 2)
         part = at - low
@@ -137,32 +152,49 @@ class Tubes:
         def fine(values: NDArray) -> Map:
             return (values[:, low] * (1 - part) + values[:, low + 1] * part).astype(np.float32)
 
-        row, column, width, depth = fine(row), fine(column), fine(radius * scale), fine(points[..., 2])
-        dr, dc = np.gradient(row, axis=1), np.gradient(column, axis=1)
-        step = np.hypot(dr, dc) + 1e-6
-        along = np.gradient(depth, axis=1) * np.float32(1 / self.view.spacing)
-        longer = np.minimum(np.sqrt(1 + np.square(along / step)), 3.0)  # 1 / sin(angle to the beam)
+        row, column, width, depth = (
+            fine(row),
+            fine(column),
+            fine(radius * scale),
+            fine((points * self.view.rotation[2]).sum(-1) * scale),
+        )
+        down, right = _slope(row), _slope(column)
+        step = np.hypot(down, right) + np.float32(1e-6)
+        longer = np.minimum(np.sqrt(1 + np.square(_slope(depth) / step)), 3.0)  # 1 / sin(angle to the beam)
+        chord = fine(radius) * np.float32(2 * flat) * longer * np.minimum(1, 2 * width)  # a thin one covers part
+        keep = np.flatnonzero(
+            np.maximum(np.abs(row - self._middle), np.abs(column - self._middle)) < self._middle + width
+        )
         across = int(2 * width.max() / STEP) + 3
         n = np.linspace(-1, 1, across, dtype=np.float32) * np.float32(1 - 1 / across)
         profile: NDArray = np.sqrt(1 - n * n)
         if core < 1:
             profile = profile - np.float32((1 - core) * wall) * np.sqrt(np.maximum(1 - np.square(n / wall), 0))
-        chord = fine(radius) * (2 * flat) * longer * np.minimum(1, 2 * width)  # thinner than a pixel: partial cover
-        keep = np.flatnonzero(  # a centre line far outside the picture draws nothing
-            (row > -width) & (row < self.view.size + width) & (column > -width) & (column < self.view.size + width)
-        )
-        kept = (v.ravel()[keep, None] for v in (row, column, dr, dc, step, width, chord))
-        row, column, dr, dc, step, width, chord = kept
-        r = np.rint(row + (width * dc / step) * n).astype(np.int64)
-        c = np.rint(column - (width * dr / step) * n).astype(np.int64)
-        inside = (r >= 0) & (r < self.view.size) & (c >= 0) & (c < self.view.size)
-        self._places.append(np.where(inside, r * self.view.size + c, self.view.size**2).ravel())
-        self._chords.append((chord * profile).astype(np.float32).ravel())
+        r = self._round(row, width * (right / step), keep, n)
+        c = self._round(column, width * (-down / step), keep, n)
+        r *= self.view.size + 2  # the canvas has a margin of a pixel, where all that lies outside goes
+        r += c
+        self._places.append(r.ravel())
+        self._chords.append((chord.ravel()[keep, None] * profile).ravel())
+
+    @property
+    def _middle(self) -> float:
+        return self.view.size / 2
+
+    def _round(self, centre: Map, reach: NDArray, keep: NDArray, n: Map) -> NDArray[np.intp]:
+        at = reach.ravel()[keep, None] * n
+        at += centre.ravel()[keep, None] + np.float32(1.5)  # the margin, and so that cutting off rounds
+        return np.clip(at, 0, self.view.size + 1, out=at).astype(np.intp)
 
     def thickness(self) -> Map:
         """The layer's map [size, size] in mm: where samples meet in a pixel, their mean weighted by themselves."""
         places, chords = np.concatenate(self._places), np.concatenate(self._chords)
-        cells = self.view.size**2
-        total = np.bincount(places, chords, cells + 1)[:cells]
-        squares = np.bincount(places, chords * chords, cells + 1)[:cells]
-        return (squares / np.maximum(total, 1e-9)).astype(np.float32).reshape(self.view.size, self.view.size)
+        side = self.view.size + 2
+        canvas = np.zeros((side, side), np.float32)
+        if len(places):
+            first, last = int(places.min()) // side, int(places.max()) // side + 1  # the rows that are touched
+            places -= first * side
+            total = np.bincount(places, chords, (last - first) * side)
+            squares = np.bincount(places, chords * chords, (last - first) * side)
+            canvas[first:last] = (squares / np.maximum(total, 1e-9)).reshape(-1, side)
+        return canvas[1:-1, 1:-1]

@@ -15,7 +15,7 @@ from dira_scale.ingest.phantom.primitives import Map, upsample
 SOFT = 0.2048 * 1.06 / 10  # per mm: cm2/g x g/cm3
 FAT = 0.1974 * 0.95 / 10
 BONE = 0.3148 * 1.92 / 10
-LUNG = 0.2053 * 0.23 / 10  # inflated
+LUNG = 0.2053 * 0.26 / 10  # inflated
 LEVELS = 4096
 
 
@@ -23,20 +23,21 @@ LEVELS = 4096
 class Exposure:
     """How the picture is taken and shown."""
 
-    photons: float = 4.0e4  # per pixel of 0.8 mm in the open beam
+    photons: float = 8.0e4  # per pixel of 0.8 mm in the open beam
     scatter: float = 0.55  # scattered over primary, behind the grid
     blur: float = 0.45  # mm, sigma of the detector
     equalise: float = 0.35  # share of the slow variation that the display takes away
     detail: float = 0.7  # by how much structures finer than some 5 mm are raised
-    contrast: float = 1.0
-    level: float = 0.5  # grey of the median
+    contrast: float = 1.2
+    level: float = 0.97  # grey of the densest parts
 
 
 def _smooth(image: Map, sigma: float) -> Map:
     """A Gaussian blur of `sigma` pixels, done on a grid as coarse as the blur allows."""
     size = len(image)
-    factor = next(f for f in (16, 8, 4, 2, 1) if size % f == 0 and f * 1.5 <= max(sigma, 1.5))
-    small = image.reshape(size // factor, factor, size // factor, factor).mean((1, 3)) if factor > 1 else image
+    factor = next(f for f in (16, 8, 4, 2, 1) if size % f == 0 and f * 1.3 <= max(sigma, 1.3))
+    rows = image.reshape(size // factor, factor, size).sum(1)
+    small = rows.reshape(size // factor, size // factor, factor).sum(2) / np.float32(factor * factor)
     return upsample(ndimage.gaussian_filter(small, sigma / factor, mode="nearest"), size)
 
 
@@ -53,14 +54,16 @@ def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generat
 def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = None) -> np.ndarray:
     """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, an S-shaped curve."""
     dense = -np.log(np.maximum(light, 1e-4))
-    slow, fine = _smooth(dense, 22 / spacing), _smooth(dense, 4.5 / spacing)
+    slow, fine = _smooth(dense, 40 / spacing), _smooth(dense, 4.5 / spacing)
     dense += np.float32(exposure.detail) * (dense - fine) - np.float32(exposure.equalise) * slow
     size = len(dense)
     inner = dense[size // 8 : -size // 8 : 4, size // 8 : -size // 8 : 4]
-    low, high = np.percentile(inner, (2, 99))
-    z = (dense - np.float32(low)) * np.float32(2 / (high - low)) - 1
-    z *= np.float32(1.15 * exposure.contrast)
-    grey = np.float32(exposure.level) + np.float32(0.5) * z / np.sqrt(1 + 0.45 * z * z)
+    low, high = np.percentile(inner, (3, 97))
+    density = (dense - np.float32(low)) * np.float32(0.82 / (high - low)) + np.float32(0.18)
+    np.clip(density, 0, None, out=density)
+    # Steep where the lungs are, flat where the mediastinum is, as a film's or a display's curve.
+    grey = 1 - np.exp(density * density * np.float32(-1.2) - density * np.float32(exposure.contrast))
+    grey *= np.float32(exposure.level)
     if field is not None:
         grey *= field
     return (np.clip(grey, 0, 1) * (LEVELS - 1)).astype(np.uint16)

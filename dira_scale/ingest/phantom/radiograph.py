@@ -33,7 +33,7 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     chest = Chest(anatomy, state)
     cavity, dome = chest.lungs(view)
     heart, mediastinum = chest.mediastinum(view)
-    air = np.maximum(cavity - dome - np.maximum(heart, mediastinum), 0)
+    air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
     blood = vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
     zero = np.zeros_like(air)
     lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
@@ -41,7 +41,7 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     line = _line(lungs, rng)
     light = projection.detect(line, view.spacing, exposure, rng)
     pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
-    inside = air > 0.22 * float(air.max())
+    inside = (cavity > 12) & (air > 0.7 * cavity)  # not where heart or dome take most of the depth
     return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
 
 
@@ -61,13 +61,13 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
     )
     state = State(domes=(breath, breath + float(rng.normal(0, 3))), heart=1 + 0.002 * breath)
     exposure = Exposure(
-        photons=float(4e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
+        photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
         scatter=float(rng.uniform(0.35, 0.8)) * (1.4 if lying else 1),
         blur=float(rng.uniform(0.35, 0.6)),
-        equalise=float(rng.uniform(0.2, 0.5)),
-        detail=float(rng.uniform(0.4, 1.0)),
-        contrast=float(rng.uniform(0.85, 1.2)),
-        level=float(rng.normal(0.5, 0.03)),
+        equalise=float(rng.uniform(0.1, 0.4)),
+        detail=float(rng.uniform(0.4, 0.9)),
+        contrast=float(rng.uniform(0.7, 1.3)),
+        level=float(rng.uniform(0.9, 1.0)),
     )
     return view, state, exposure
 
@@ -77,7 +77,7 @@ def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
     view, chest = lungs.view, lungs.chest
     body = chest.body(view)
     details = np.random.default_rng(chest.anatomy.seed + 1)
-    tissue = LUNG * (1 + 0.07 * projection.grain(view.size, details)) * (1 - lungs.emptied)
+    tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
     aerated = lungs.air * (1 - lungs.filled)
     line = SOFT * (body - aerated) + tissue * aerated
     line += 1.3 * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, ellipsoid
+from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve, ellipsoid
 from dira_scale.ingest.phantom.thorax import Chest
 
 ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees from the spine to each rib's anterior end
@@ -16,26 +16,29 @@ def bones(chest: Chest, view: View, rng: np.random.Generator) -> Map:
 
 def ribs(chest: Chest, view: View, rng: np.random.Generator) -> Map:
     """Eleven pairs: the posterior arcs and, as a second layer, the anterior arcs that cross them."""
-    back, front = Tubes(view), Tubes(view)
-    for number in range(1, 12):
-        wobble = rng.normal(0, 1, 4)
+    arcs: dict[str, list[tuple[NDArray, NDArray]]] = {"back": [], "front": []}
+    for number, end in enumerate(np.radians(ENDS), 1):
+        wobble = rng.normal(0, 1, 3)
         start = float(chest.vertebra(number)) - 3
         fall = chest.anatomy.slope * (6 + 10.5 * min(number, 7) ** 0.8 + 1.5 * number) + wobble[0]
-        widest = float(chest.lateral(np.array(max(start + fall, 18.0)))) + 3
-        if number == 1:
-            widest = 64.0
+        widest = 64.0 if number == 1 else float(chest.lateral(np.array(max(start + fall, 18.0)))) + 3
         deep = float(chest.depth(np.array(start + fall))) * 0.52
-        end = np.radians(ENDS[number - 1])
         radius = (5.6 if number < 3 else 6.3) * (0.95 if chest.anatomy.sex == "F" else 1.05) + 0.25 * wobble[1]
         for side in (-1, 1):
-            for layer, low, high in ((back, 0.0, np.pi / 2), (front, np.pi / 2, end)):
-                if low >= high:
-                    continue
-                angle = np.linspace(low, min(high, end), 48)
-                points = _arc(side, angle, start, fall * (1 + 0.015 * side * wobble[2]), widest, deep)
-                taper = 1 - 0.18 * np.exp(-np.square(angle / 0.35)) + (0.12 if layer is front else 0) * (angle - low)
-                layer.add(points[None], radius * taper[None], flat=0.6, core=0.25, wall=0.8)
-    return (back.thickness() + np.float32(0.85) * front.thickness()) * np.float32(0.62)
+            for where, low, high in (("back", 0.0, min(np.pi / 2, end)), ("front", np.pi / 2, end)):
+                if low < high:
+                    angle = low + (high - low) * np.linspace(0, 1, 48) ** (1.18 if where == "back" else 1.0)
+                    thick = 1 - 0.18 * np.exp(-np.square(angle / 0.35)) + 0.12 * np.maximum(angle - np.pi / 2, 0)
+                    if where == "front":
+                        thick *= np.sqrt(np.clip((end - angle) / 0.16, 0.03, 1))  # bone gives way to cartilage
+                    points = _arc(side, angle, start, fall * (1 + 0.015 * side * wobble[2]), widest, deep)
+                    arcs[where].append((points, radius * thick))
+    total = np.zeros((view.size, view.size), np.float32)
+    for tubes in arcs.values():
+        layer = Tubes(view)
+        layer.add(np.stack([t[0] for t in tubes]), np.stack([t[1] for t in tubes]), flat=0.6, core=0.25, wall=0.8)
+        total += layer.thickness()
+    return total * np.float32(0.72)
 
 
 def _arc(side: int, angle: NDArray, start: float, fall: float, widest: float, deep: float) -> NDArray:
@@ -47,7 +50,7 @@ def _arc(side: int, angle: NDArray, start: float, fall: float, widest: float, de
 
 def shoulders(chest: Chest, view: View, rng: np.random.Generator) -> Map:
     """Clavicles, scapulae, upper arms, sternum."""
-    layer, blades = Tubes(view), Tubes(view)
+    layer = Tubes(view)
     lift, reach = rng.normal(0, 4), chest.width + 28
     plate = np.zeros((view.size, view.size), np.float32)
     for side in (-1, 1):
@@ -64,26 +67,26 @@ def shoulders(chest: Chest, view: View, rng: np.random.Generator) -> Map:
         ridge = [[w - 34, 48, -96], [w - 5, 28, -92], [w + 22, 8, -80], [w + 38, -4, -60]]
         top = [[w - 28, 25, -95], [w - 12, 16, -90], [w + 6, 18, -80], [w + 24, 26, -70]]
         corners = np.array([medial, border, ridge, top], float) * (side, 1, 1)
-        blades.add(corners, np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3, 4, 5.5], [1.6] * 4]), core=0.5)
+        radii = np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3.4, 4.4, 2.0], [1.6] * 4])
+        layer.add(curve(corners), curve(radii), flat=0.65, core=0.5)
         ellipsoid(view, (side * (w + 0), 78, -90), (28, 66, 1.6), 14 * side, plate)
         head = (side * (w + 54), 24, -20)
-        shaft = np.array([[head, (side * (w + 66), 70, -20), (side * (w + 80), 150, -20), (side * (w + 92), 260, -20)]])
-        layer.add(shaft, np.array([[15.0, 11.5, 11, 11]]), core=0.35, wall=0.7)
+        shaft = np.array([[(w + 50, 4, -20), (w + 60, 85, -20), (w + 75, 170, -20), (w + 92, 260, -20)]]) * (side, 1, 1)
+        layer.add(curve(shaft), curve(np.array([[8, 12.5, 11, 11]])), core=0.35, wall=0.7)
         ellipsoid(view, head, (23, 24, 8), 0, plate)
     sternum = np.linspace(0, 1, 12)
-    blades.add(
+    layer.add(
         np.stack([0 * sternum, 25 + 160 * sternum, 70 + 20 * sternum], -1)[None],
         (15 - 4 * np.sin(np.pi * sternum))[None],
-        flat=0.12,
+        flat=0.08,
         core=0.6,
     )
-    return (layer.thickness() * np.float32(0.5)) + blades.thickness() * np.float32(0.5) + plate * np.float32(0.55)
+    return layer.thickness() * np.float32(0.8) + plate * np.float32(0.55)
 
 
 def spine(chest: Chest, view: View) -> Map:
     """Bodies with their end plates, pedicles, spinous and transverse processes of C6 ... L2."""
     out = np.zeros((view.size, view.size), np.float32)
-    detail = np.zeros_like(out)
     middle, scale = (view.size - 1) / 2, float(view.pixels_per_mm(-50.0))
     reach = int(60 * scale)
     left = int(np.clip(middle - view.shift[0] * scale - reach, 0, view.size - 8))
@@ -94,17 +97,33 @@ def spine(chest: Chest, view: View) -> Map:
     numbers = np.arange(-6, 17, 0.01)
     index = np.interp(line, chest.vertebra(numbers), numbers)
     phase = np.abs(2 * (index - np.round(index)))  # 0 in the middle of a body, 1 in the middle of a disc
-    bone = np.where(phase < 0.78, 0.62 + 0.75 * np.exp(-np.square((phase - 0.72) / 0.07)), 0.0)
+    bone = np.where(phase < 0.78, 0.62 + 0.75 * np.exp(-np.square((phase - 0.72) / 0.08)), 0.25)
     at = np.clip((y + 200) * 2, 0, len(line) - 1).astype(np.int32)
     half = (13.5 + 0.55 * np.clip(index, -2, 13) + 1.6 * phase**3).astype(np.float32)[at]
     u = np.square(x / half)
     shell = 1 + 0.5 * np.exp(-np.square((u - 0.86) / 0.1))
     out[:, strip] = 4.0 * bone.astype(np.float32)[at] * np.sqrt(np.maximum(1 - u * u * u, 0)) * shell
-    for number in range(-1, 14):
-        level = float(chest.vertebra(number))
-        shift = chest.anatomy.scoliosis * np.sin((level - 20) / 70)
-        ellipsoid(view, (shift, level + 13, -85), (3.2, 8, 5.0), 0, detail)
-        for side in (-1, 1):
-            ellipsoid(view, (shift + side * (9 + 0.4 * number), level - 4, -65), (3.6, 5.4, 3.6), 0, detail)
-            ellipsoid(view, (shift + side * 22, level - 3, -75), (13, 5, 2.2), -12 * side, detail)
-    return out + detail * np.float32(0.3)
+    return out + _processes(chest, view)
+
+
+def _processes(chest: Chest, view: View) -> Map:
+    """Spinous and transverse processes and pedicles of C6 ... L1, in mm of cortical bone."""
+    number = np.arange(-1, 14)
+    level = chest.vertebra(number)[:, None, None]
+    shift = chest.anatomy.scoliosis * np.sin((level - 20) / 70)
+    pedicle = (9 + 0.4 * number)[:, None, None]
+    ends = np.array(  # where each begins and ends: in distances of the pedicle, mm aside, mm down
+        [
+            [(0, 0, 6), (0, 0, 21)],
+            [(-1, 0, -8), (-1, 0, 1)],
+            [(1, 0, -8), (1, 0, 1)],
+            [(-1, 0, -3), (-1, -24, -6)],
+            [(1, 0, -3), (1, 24, -6)],
+        ]
+    )
+    x, y = shift + pedicle * ends[..., 0] + ends[..., 1], level + ends[..., 2]
+    points = np.stack([x, y, np.full_like(x, -70)], -1).reshape(-1, 2, 3)
+    radius = np.tile([[3.4, 2.8], [3.4, 3.4], [3.4, 3.4], [3.8, 2.6], [3.8, 2.6]], (len(number), 1))
+    layer = Tubes(view)
+    layer.add(curve(points, 8), curve(radius, 8), flat=0.9)
+    return layer.thickness() * np.float32(0.3)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, ellipsoid, upsample
+from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve, ellipsoid, upsample
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Anatomy:
     heart: float  # relative size
     aorta: float  # radius of the arch
     scoliosis: float
+    opening: float  # how soon the rib cage widens below the apex
+    rise: float  # of the domes
+    lie: float  # degrees by which the heart lies flatter
     slope: float  # how steeply the ribs fall
     seed: int  # of the vessel tree and other details
 
@@ -41,10 +44,13 @@ class Anatomy:
             height=float(rng.normal(206 if male else 190, 9)),
             depth=float(rng.normal(172 if male else 158, 9)),
             fat=fat,
-            breast=0.0 if male else float(rng.uniform(16, 30) + 0.5 * fat),
+            breast=0.0 if male else float(rng.uniform(10, 20) + 0.4 * fat),
             heart=float(rng.normal(1.0, 0.05)),
             aorta=float(10.5 + 0.07 * age + rng.normal(0, 1.2)),
             scoliosis=float(rng.normal(0, 3)),
+            opening=float(rng.uniform(2.2, 3.3)),
+            rise=float(rng.normal(52, 6)),
+            lie=float(rng.normal(0, 5)),
             slope=float(rng.normal(1.0, 0.08)),
             seed=int(rng.integers(2**31)),
         )
@@ -76,7 +82,7 @@ class Chest:
     def lateral(self, y: NDArray) -> NDArray:
         """Inner face of the rib cage, |x|."""
         v = np.clip(np.asarray(y, float) / (self.anatomy.height * 1.08), 0, 1.2)
-        opening = np.sqrt(np.clip(1 - (1 - np.minimum(v, 1)) ** 2.7, 0, 1))
+        opening = np.sqrt(np.clip(1 - (1 - np.minimum(v, 1)) ** self.anatomy.opening, 0, 1))
         return 46 + (self.width - 46) * opening - 70 * np.clip(v - 0.98, 0, 1) ** 2 * 4
 
     def medial(self, y: NDArray) -> NDArray:
@@ -93,13 +99,13 @@ class Chest:
         """Height y of the middle of thoracic vertebra 1 ... 12 (13 = L1, 0 = C7, fractions between)."""
         unit = self.anatomy.height / 206
         n = np.asarray(number, float) - 1
-        return -10 + unit * (21.5 * n + 0.36 * n * n)
+        return -10 + unit * (21.5 * n + 0.36 * np.maximum(n, 0) ** 2 - 2.5 * np.minimum(n, 0))
 
     def dome(self, side: int) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Centre and semi-axes of a hemidiaphragm's ellipsoid; side -1 right, +1 left."""
         right = side < 0
         top = self.anatomy.height + (0 if right else 13) - self.state.domes[0 if right else 1]
-        rise = 52 * (1 - 0.6 * self.state.flat)
+        rise = self.anatomy.rise * (1 - 0.6 * self.state.flat)
         half = self.width * 0.535
         return (side * (self.width + 1.5 - half), top + rise, -4.0), (half, rise, self.anatomy.depth)
 
@@ -131,24 +137,24 @@ class Chest:
         base = self.anatomy.height - 0.3 * sum(self.state.domes)
         heart = np.zeros((view.size, view.size), np.float32)
         for centre, axes, angle in (
-            ((30, base - 26, 22), (68, 41, 58), 34),  # left ventricle, apex down and to the left
+            ((30, base - 26, 22), (68, 41, 58), 34 - self.anatomy.lie),  # left ventricle, apex down and to the left
             ((-11, base - 40, 15), (34, 52, 55), -6),  # right atrium
             ((14, base - 62, 15), (30, 48, 52), -24),  # left atrium and its appendage, outflow
         ):
             placed = (centre[0] * scale, centre[1] - 14 * (scale - 1), centre[2])
             ellipsoid(view, placed, tuple(a * scale * unit**0.5 for a in axes), angle, heart)
         arch, aorta = float(self.vertebra(5.2)), self.anatomy.aorta
-        great = np.zeros_like(heart)
-        ellipsoid(view, (22, arch, -15), (aorta + 4, aorta + 5, 42), 0, great)  # the arch, seen end on
-        ellipsoid(view, (20, arch + 40, 5), (22, 22, 38), 0, great)  # pulmonary trunk
-        ellipsoid(view, (-14, arch + 30, 15), (17, 75, 38), 3, great)  # ascending aorta, superior vena cava
-        ellipsoid(view, (15, arch + 90, -50), (aorta + 2, 130, aorta + 8), 3, great)  # descending aorta
+        great, lower = np.zeros_like(heart), np.zeros_like(heart)
+        ellipsoid(view, (15, arch, -15), (aorta + 11, aorta + 8, 36), 0, great)  # the arch, seen end on
+        ellipsoid(view, (18, arch + 40, 5), (25, 33, 40), 0, lower)  # pulmonary trunk
+        ellipsoid(view, (-13, arch + 36, 15), (21, 92, 36), 3, great)  # ascending aorta, superior vena cava
+        ellipsoid(view, (15, arch + 90, -50), (aorta + 2, 130, aorta + 8), 3, lower)  # descending aorta
         ellipsoid(view, (-14, arch - 65, 5), (16, 90, 22), -3, great)  # vessels to neck and arms
         ellipsoid(view, (16, arch - 65, 0), (16, 90, 22), 3, great)
         x, y = view.grid
         half = np.float32(19) + np.float32(5) * np.tanh((y - np.float32(arch)) / np.float32(60))
-        band = np.float32(0.42 * self.anatomy.depth) * np.sqrt(np.maximum(1 - np.square(x / half), 0))
-        return heart, np.hypot(great, band)
+        band = np.float32(0.34 * self.anatomy.depth) * np.sqrt(np.maximum(1 - np.square(x / half), 0))
+        return heart, np.sqrt(great * great + lower * lower + band * band)
 
     def body(self, view: View) -> Map:
         """The whole body, outside to outside, in mm; smooth, so drawn on a coarse grid and enlarged."""
@@ -156,17 +162,17 @@ class Chest:
         x, y = view.grid
         fat = self.anatomy.fat
         wall = 30 + 1.1 * fat
-        trunk = np.clip((y + 30) / 90, 0, 1)
+        trunk = np.clip((y + 45) / 140, 0, 1)
         half = (self.width + wall) * (0.55 + 0.45 * np.sqrt(trunk * (2 - trunk))) + 12 * np.clip((y - 150) / 200, 0, 1)
-        deep = (self.anatomy.depth + 42 + fat) * (0.55 + 0.45 * trunk)
+        deep = (self.anatomy.depth + 50 + fat) * (0.55 + 0.45 * trunk)
         edge = np.square(x / half)
-        body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - edge * np.sqrt(edge), 0)), 0).astype(np.float32)
-        ellipsoid(view, (0, -95, -10), (54 + 0.3 * fat, 120, 58), 0, body)  # neck
+        body = np.where(y > -45, deep * np.sqrt(np.maximum(1 - edge * edge, 0)), 0).astype(np.float32)
+        ellipsoid(view, (0, -95, -10), (57 + 0.3 * fat, 120, 66), 0, body)  # neck
         for side in (-1, 1):
             ellipsoid(view, (side * 95, -8, -25), (118, 46 + 0.4 * fat, 78), 17 * side, body)  # trapezius, shoulder
             ellipsoid(view, (side * (self.width + 48), 14, -10), (54 + 0.5 * fat, 58, 70), 0, body)  # deltoid
-            ellipsoid(view, (side * (self.width + 82), 150, -20), (38 + 0.6 * fat, 160, 52), -9 * side, body)  # arm
-        body = ndimage.gaussian_filter(body, 7 / view.spacing)
+            ellipsoid(view, (side * (self.width + 72), 150, -20), (40 + 0.6 * fat, 160, 64), -9 * side, body)  # arm
+        body = ndimage.gaussian_filter(body, 4 / view.spacing)
         chest, breast = np.zeros_like(body), np.zeros_like(body)
         b = self.anatomy.breast
         for side in (-1, 1):
@@ -181,10 +187,11 @@ class Chest:
     def airways(self, view: View) -> Map:
         """Trachea and main bronchi, thickness in mm."""
         carina = float(self.vertebra(5.6))
-        trachea = [[0, -140, 5], [0, -40, 0], [1, 10, -8], [-2, carina - 12, -15], [-3, carina, -15]]
+        trachea = [[0, -110, 5], [0, -65, 2], [1, -20, -5], [0, carina - 45, -12], [-3, carina, -15]]
         right = [[-3, carina - 4], [-10, carina + 10], [-19, carina + 24], [-28, carina + 38], [-33, carina + 52]]
         left = [[-3, carina - 4], [9, carina + 8], [22, carina + 18], [34, carina + 27], [40, carina + 38]]
         points = np.array([trachea, *([[x, y, -16] for x, y in bronchus] for bronchus in (right, left))])
         tubes = Tubes(view)
-        tubes.add(points, np.array([[8.5, 8.5, 8.5, 8.5, 8], [7, 7, 6.5, 6, 4.5], [6.5, 6, 5.5, 5, 4]]))
+        radii = np.array([[9, 9, 9.5, 9.5, 9], [7, 7, 6.5, 5, 1.5], [6.5, 6, 5.5, 4, 1.5]])
+        tubes.add(curve(points), curve(radii))
         return tubes.thickness()

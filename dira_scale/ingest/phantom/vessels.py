@@ -3,10 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View
+from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve
 from dira_scale.ingest.phantom.thorax import Chest
 
 LEVELS = 7
+FINEST = 0.4  # mm: thinner ones drown in the noise
 SEGMENTS = ((-72, -34), (-48, -30), (-30, -16), (-8, 0), (14, 14), (34, 26), (52, 38), (68, 46), (82, 44))
 MURRAY = 2 ** (-1 / 3)  # radius of each of two equal daughters (Murray 1926: the cubes add up)
 
@@ -19,14 +20,14 @@ def vessels(chest: Chest, view: View, rng: np.random.Generator) -> Map:
     calibre = chest.state.vessels
     trunks = np.array(  # the interlobar artery on the right, the left artery over its bronchus, upper branches
         [
-            [[-22, hilum - 6, 0], [-46, hilum + 2, -8], [-57, hilum + 24, -18], [-63, hilum + 52, -25]],
-            [[26, hilum - 14, -5], [46, hilum - 12, -15], [56, hilum + 8, -25], [60, hilum + 42, -32]],
-            [[-28, hilum - 2, 5], [-42, hilum - 12, 5], [-51, hilum - 28, 0], [-56, hilum - 46, -5]],
-            [[28, hilum - 12, 5], [44, hilum - 20, 5], [51, hilum - 34, 0], [56, hilum - 52, -5]],
+            [[-6, hilum - 6, 0], [-46, hilum + 2, -8], [-57, hilum + 24, -18], [-63, hilum + 52, -25]],
+            [[8, hilum - 12, -5], [46, hilum - 12, -15], [56, hilum + 8, -25], [60, hilum + 42, -32]],
+            [[-12, hilum - 2, 5], [-42, hilum - 12, 5], [-51, hilum - 28, 0], [-56, hilum - 46, -5]],
+            [[14, hilum - 12, 5], [44, hilum - 20, 5], [51, hilum - 34, 0], [56, hilum - 52, -5]],
         ]
     )
-    radii = np.array([[9, 8, 6.8, 5], [9.5, 8.5, 7, 5], [6.5, 5.5, 4.6, 3.6], [6.5, 5.5, 4.6, 3.6]])
-    layer.add(trunks, calibre * radii)
+    radii = np.array([[8.5, 7.4, 5.6, 3.6], [9, 7.8, 5.6, 3.6], [6.5, 5.5, 4.6, 3.6], [6.5, 5.5, 4.6, 3.6]])
+    layer.add(curve(trunks), calibre * curve(radii))
     bottom = chest.anatomy.height + 30
     start, direction, length, radius = _roots(hilum, unit, rng)
     for level in range(LEVELS):
@@ -49,7 +50,7 @@ def vessels(chest: Chest, view: View, rng: np.random.Generator) -> Map:
         length = np.concatenate([length, length]) * rng.uniform(0.68, 0.98, 2 * count)
         lost = rng.random(2 * count) < (chest.state.pruned if level >= 3 else 0)
         x, y = np.abs(start[:, 0]), start[:, 1]
-        keep = ~lost & (y > 2) & (x > 12) & (x < chest.lateral(y) - 4) & (y < bottom)
+        keep = ~lost & (y > 2) & (x > 12) & (x < chest.lateral(y) - 4) & (y < bottom) & (radius > FINEST)
         start, direction, length, radius = start[keep], direction[keep], length[keep], radius[keep]
     return layer.thickness()
 
@@ -66,7 +67,7 @@ def _roots(hilum: float, unit: float, rng: np.random.Generator) -> tuple[NDArray
             start.append((side * (54 + rng.normal(0, 2)), top + where, -10 + 10 * deep))
             direction.append(vector / np.linalg.norm(vector))
             length.append(unit * rng.uniform(22, 36) * (1.0 if angle > -60 else 0.75))
-            radius.append(rng.uniform(3.6, 5.0) * (1.0 if angle > 0 else 0.82))
+            radius.append(rng.uniform(3.0, 4.2) * (1.0 if angle > 0 else 0.82))
     return np.array(start), np.array(direction), np.array(length), np.array(radius)
 
 
