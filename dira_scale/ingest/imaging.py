@@ -143,6 +143,8 @@ def _read_dicom(file: BinaryIO, bits: int) -> Image:
         spacing = (float(spacing[0]), float(spacing[1])) if spacing else None
     except BadImage:
         raise
+    except NotImplementedError as error:
+        raise BadImage(f"DICOM in a coding that cannot be read here ({header.file_meta.TransferSyntaxUID})") from error
     except Exception as error:
         raise BadImage(f"damaged or cut short ({type(error).__name__} in DICOM decoding)") from error
     return _store(values, window, step, bits, spacing, inverted=photometric == "MONOCHROME1")

@@ -111,7 +111,7 @@ def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:
 
 
 def _draw(patients: set[str], shares: Mapping[str, float], hasher: Hasher) -> dict[str, str]:
-    """Each patient's split; no split stays empty while another has two patients (a very small dataset)."""
+    """Each patient's split; in a very small dataset no split stays empty while another has two, or comes later."""
     place = {patient: hasher.fraction("split", patient) for patient in patients}
     ordered = sorted(patients, key=lambda patient: (place[patient], patient))
     names = [name for name, share in shares.items() if share > 0]
@@ -123,8 +123,9 @@ def _draw(patients: set[str], shares: Mapping[str, float], hasher: Hasher) -> di
     split = {
         patient: next(n for n, edge in zip(names, edges, strict=True) if place[patient] < edge) for patient in ordered
     }
-    for name, edge in zip(names, edges, strict=True):
+    for number, (name, edge) in enumerate(zip(names, edges, strict=True)):
         members = {n: [p for p in ordered if split[p] == n] for n in names}
-        if not members[name] and (givers := [p for n in names if len(members[n]) > 1 for p in members[n]]):
-            split[min(givers, key=lambda p: abs(place[p] - (edge - shares[name] / 2)))] = name
+        givers = [n for n in names if len(members[n]) > 1 or n in names[number + 1 :]]
+        if not members[name] and (spare := [p for n in givers for p in members[n]]):
+            split[min(spare, key=lambda p: abs(place[p] - (edge - shares[name] / 2)))] = name
     return split

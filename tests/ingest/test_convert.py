@@ -190,31 +190,49 @@ def test_workers_do_not_matter(png_folder: Path, tmp_path: Path, ingest: SimpleN
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
-def test_killed_and_run_again_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    (tmp_path / "images").mkdir()
+def start(options: list[str], shards: int) -> subprocess.Popen:
+    """A real conversion in a process of its own, returned when it has finished that many shards."""
+    out = Path(options[-1].removeprefix("out="))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dira_scale.shard", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 60
+    while len(list((out / ".partial").glob("*-*.json"))) < shards:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than a minute"
+        time.sleep(0.002)
+    return process
+
+
+def many_images(folder: Path, ingest: SimpleNamespace) -> list[str]:
+    (folder / "images").mkdir()
     for number in range(120):
-        Image.fromarray(ingest.picture(number, 400, 400)).save(tmp_path / "images" / f"{number}.png")
-    (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG")
-    options = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", "recipe.shard_size=4", "workers=2"]
+        Image.fromarray(ingest.picture(number, 400, 400)).save(folder / "images" / f"{number}.png")
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG")
+    return ["recipe=folder", f"recipe.images={folder / 'images'}", "recipe.shard_size=4", "workers=2"]
+
+
+def test_killed_and_run_again_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    options = many_images(tmp_path, ingest)
     assert main([*options, f"out={tmp_path / 'unbroken'}"]) == 0
     out = tmp_path / "killed"
-    kills = 0
-    for enough in (1, 12):  # the second run goes on with what the first one left
-        process = subprocess.Popen(
-            [sys.executable, "-m", "dira_scale.shard", *options, f"out={out}"], stdout=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while len(list((out / ".partial").glob("*-*.json"))) < enough and process.poll() is None:
-            assert time.monotonic() < deadline, "no shard was finished within a minute"
-            time.sleep(0.002)
-        children = psutil.Process(process.pid).children() if process.poll() is None else []
+    for shards in (1, 12):  # the second run goes on with what the first one left
+        process = start([*options, f"out={out}"], shards)
+        children = psutil.Process(process.pid).children()
         os.kill(process.pid, signal.SIGKILL)
-        kills += process.wait(30) == -signal.SIGKILL
+        assert process.wait(30) == -signal.SIGKILL
         _, alive = psutil.wait_procs(children, timeout=30)
         assert not alive, "workers outlive their parent"
-    assert kills == 2 and not (out / "manifest.parquet").exists()
+    assert not (out / "manifest.parquet").exists()
     assert main([*options, f"out={out}"]) == 0
     assert contents(out) == contents(tmp_path / "unbroken")
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    process = start([*many_images(tmp_path, ingest), f"out={tmp_path / 'out'}"], shards=1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert b"run the same command again" in said and b"Traceback" not in said
 
 
 def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(

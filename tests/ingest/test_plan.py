@@ -67,9 +67,10 @@ def test_patients_stay_where_they_are_when_a_dataset_grows() -> None:
     assert all(set(names) <= set(large[split]) for split, names in small.items())
 
 
-@pytest.mark.parametrize("count", range(3, 12))
+@pytest.mark.parametrize("count", range(1, 12))
 def test_no_split_of_a_small_dataset_is_empty(count: int) -> None:
-    assert set(by_split([record(f"im{n}", f"p{n}") for n in range(count)], make())) == {"train", "val", "test"}
+    found = by_split([record(f"im{n}", f"p{n}") for n in range(count)], make())
+    assert list(found) == ["train", "val", "test"][:count]
 
 
 def test_a_split_with_share_nought_does_not_exist() -> None:

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -163,8 +164,10 @@ def _header(path: Path) -> dict[str, str]:
 def _dicom_header(file: BinaryIO) -> dict[str, str]:
     tags = {"patient": "PatientID", "study": "StudyInstanceUID", **HEADER}
     try:
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags.values()))
-        return {name: str(header[tag].value) for name, tag in tags.items() if tag in header and header[tag].value}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags.values()))
+            return {name: str(header[tag].value) for name, tag in tags.items() if tag in header and header[tag].value}
     except Exception:  # whatever a damaged header raises, reading the image raises it again and quarantines the file
         return {}
 
