@@ -1,0 +1,94 @@
+"""``python -m dira_scale.export run=RUN``: a run's weights for plain timm and segmentation_models_pytorch, and a card.
+
+Reads the checkpoint alone: no GPU, no process group.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+from safetensors.torch import save
+
+from dira_scale.config import run_verb
+from dira_scale.data.manifest import DatasetError, ShardedDataset
+from dira_scale.errors import UserError, nearest
+from dira_scale.files import write_atomic
+from dira_scale.models.card import Card, Source
+from dira_scale.models.weights import encoder_weights, unet_weights
+from dira_scale.train import checkpoint
+
+LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
+
+
+def export(cfg: DictConfig) -> None:
+    """Write ``encoder.safetensors``, ``unet.safetensors`` where a decoder was trained, and ``README.md`` to ``out``."""
+    run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
+    config = _config(run)
+    trained = {name: stage for name, stage in config["stages"].items() if stage["epochs"] > 0}
+    folder = _checkpoint(run, cfg.stage, list(trained))
+    tensors, state = checkpoint.load(folder)
+    stage = list(trained)[min(state["stage"], len(trained) - 1)]
+    so_far = list(trained)[: list(trained).index(stage) + 1]
+    model, decoder = config["model"], any({"re", "ad"} & set(trained[name]["terms"]) for name in so_far)
+    encoder, initial = encoder_weights(model["encoder"], tensors)
+    files = {"encoder.safetensors": save(encoder, {"format": "pt"})}
+    if decoder:
+        unet = unet_weights(model["encoder"], model["decoder_channels"], tensors)
+        files["unet.safetensors"] = save(unet, {"format": "pt"})
+    loss = None if cfg.stage == LATEST else state["best"][stage]
+    card = Card(run.resolve().name, config, _sources(config), stage, state["step"], loss, decoder, initial)
+    out.mkdir(parents=True, exist_ok=True)
+    if not decoder:  # of an earlier export of another stage
+        (out / "unet.safetensors").unlink(missing_ok=True)
+    for name, content in (files | {"README.md": card.text().encode()}).items():
+        write_atomic(out / name, content)
+    print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
+
+
+def _config(run: Path) -> dict[str, Any]:
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"run={run}: no run folder there, {path.name} is missing; give one that pretrain has written")
+    config: dict[str, Any] = yaml.safe_load(path.read_text())
+    return config
+
+
+def _checkpoint(run: Path, stage: str | None, stages: list[str]) -> Path:
+    if stage == LATEST:
+        return checkpoint.latest(run)
+    if stage is not None and stage not in stages:
+        raise UserError(f"stage={stage}: the run has {', '.join(stages)}{nearest(stage, [*stages, LATEST])}")
+    best = checkpoint.stages_with_best(run)
+    if stage is None and not best:
+        raise UserError(f"run={run}: no stage has a best checkpoint yet; stage={LATEST} takes the newest checkpoint")
+    return checkpoint.best(run, stage or best[-1])
+
+
+def _sources(config: dict[str, Any]) -> list[Source]:
+    """What the datasets say of themselves, as far as they are still where the run found them."""
+    shards = config["data"]["shards"]
+    paths = [shards] if isinstance(shards, str) else list(shards)
+    return [
+        _source(path, digest, config["data"]["split"]) for path, digest in zip(paths, config["datasets"], strict=True)
+    ]
+
+
+def _source(path: str, digest: str, split: str) -> Source:
+    try:
+        dataset = ShardedDataset.open(path)
+    except DatasetError as error:
+        return Source(path, digest, unread=str(error))
+    if dataset.hash != digest:
+        return Source(path, digest, unread=f"{path} holds other images by now")
+    info = dataset.info
+    return Source(path, digest, info.name, info.modality, info.licence, info.counts[split])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb("export", export, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,138 @@
+"""The model card beside exported weights: what they were trained on and how, how to load them, what they are not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dira_scale import __version__
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset that the weights were trained on."""
+
+    path: str
+    hash: str  # content hash, of the run's configuration
+    name: str = ""  # this and the following: what its dataset.json says
+    modality: str = ""
+    licence: str = ""
+    images: int = 0  # in the split that was trained on
+    unread: str = ""  # why dataset.json could not be asked
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a card tells.
+
+    Attributes:
+        config: the run's resolved configuration.
+        loss: the lowest validation loss of the stage; None where these are not its best weights.
+        initial: entries of the encoder file that no stage has trained.
+        decoder: whether a decoder was trained, hence unet.safetensors is there.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    sources: Sequence[Source]
+    stage: str
+    step: int
+    loss: float | None
+    decoder: bool
+    initial: Sequence[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        """The card in Markdown."""
+        sections = (self._front(), self._what(), self._data(), self._recipe(), self._loading(), self._limits())
+        return "\n\n".join(sections) + "\n"
+
+    def _front(self) -> str:
+        return "---\nlibrary_name: timm\ntags: [medical-imaging, radiography, self-supervised]\n---"
+
+    def _what(self) -> str:
+        network = f"a `{self.config['model']['encoder']}` encoder"
+        if self.decoder:
+            network += ", and the same encoder with a U-Net decoder,"
+        chosen = "the newest checkpoint, whatever its validation loss"
+        if self.loss is not None:
+            chosen = f"the lowest validation loss of its stage, {self.loss:.6g}"
+        return (
+            f"# {self.name}\n\nWeights of {network} pretrained without labels by dira_scale {__version__}. "
+            f"Stage `{self.stage}`, step {self.step}: {chosen}."
+        )
+
+    def _data(self) -> str:
+        rows = ["| dataset | images | licence | content hash |", "|---|---|---|---|"]
+        for source in self.sources:
+            if source.unread:
+                rows.append(f"| `{source.path}` | unknown | unknown: {source.unread} | `{source.hash}` |")
+            else:
+                about = f"{source.name} ({source.modality})"
+                rows.append(f"| {about} | {source.images:,} | {source.licence} | `{source.hash}` |")
+        split = self.config["data"]["split"]
+        return (
+            f"## Data\n\nSplit `{split}`. The weights come under the terms of the images they learnt from.\n\n"
+            + "\n".join(rows)
+        )
+
+    def _recipe(self) -> str:
+        config, data = self.config, self.config["data"]
+        stages = [
+            f"`{name}` ({' + '.join(stage['terms'])}, {stage['epochs'] * config['epoch_factor']:g} epochs)"
+            for name, stage in config["stages"].items()
+            if stage["epochs"] > 0
+        ]
+        optimizer = config["optim"]["optimizer"]
+        return (
+            f"## Recipe\n\n- method: `{config['method']['_target_']}`\n- stages of the run: {', '.join(stages)}\n"
+            f"- views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, "
+            f"optimizer `{optimizer['_target_']}` at {optimizer['lr']:g}, precision {config['precision']}\n"
+            "- everything else: `config.yaml` of the run"
+        )
+
+    def _loading(self) -> str:
+        size, model = self.config["data"]["size"], self.config["model"]
+        lines = [
+            "## Loading",
+            "",
+            "Input: grey in [0, 1], the channel three times, *without* mean subtraction or division by a deviation.",
+            "",
+            "```python",
+            "import timm",
+            "import torch",
+            "from safetensors.torch import load_file",
+            "",
+            f"image = torch.rand(1, 1, {size}, {size}).expand(-1, 3, -1, -1)  # your radiograph here",
+            "",
+            f'encoder = timm.create_model("{model["encoder"]}", num_classes=0)',
+            'encoder.load_state_dict(load_file("encoder.safetensors"))',
+            "features = encoder.eval()(image)",
+        ]
+        if self.decoder:
+            channels = ", ".join(map(str, model["decoder_channels"]))
+            lines += [
+                "",
+                "import segmentation_models_pytorch as smp",
+                "",
+                f'unet = smp.Unet("tu-{model["encoder"]}", encoder_weights=None, decoder_channels=({channels}))',
+                'unet.load_state_dict(load_file("unet.safetensors"))',
+                "restored = unet.eval()(image).sigmoid()",
+            ]
+        return "\n".join([*lines, "```"])
+
+    def _limits(self) -> str:
+        lines = [
+            "## Limits",
+            "",
+            "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
+            "- The loss above is of the pretraining objective. It says nothing of any task's accuracy; losses of "
+            "different stages cannot be compared.",
+            "- Learnt from the images above alone: other modalities, projections, scanners or age groups are outside.",
+        ]
+        if self.initial:
+            names = ", ".join(f"`{name}`" for name in self.initial)
+            lines.append(
+                f"- Not trained, at timm's initial values, since they lie behind the feature pyramid: {names}."
+            )
+        if not self.decoder:
+            lines.append("- No decoder: no stage up to this one trained one.")
+        return "\n".join(lines)
