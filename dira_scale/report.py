@@ -1,0 +1,33 @@
+"""``python -m dira_scale.report run=out/runs/demo``: one self-contained HTML page about a run, finished or not."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from dira_scale.config import run_verb
+from dira_scale.errors import UserError
+from dira_scale.files import write_atomic
+from dira_scale.reporting.page import render
+from dira_scale.reporting.record import read
+
+
+def report(config: DictConfig) -> None:
+    """Read ``config.run``, write the page to ``config.out``."""
+    run = Path(config.run)
+    record = read(run)
+    out = Path(config.out or run / "report.html")
+    if not out.parent.is_dir():
+        raise UserError(f"out={out}: there is no folder {out.parent}")
+    write_atomic(out, render(record))
+    for text in record.missing:
+        print(f"not in the report: {text}")
+    print(f"report: {out.resolve()}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb("report", report, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

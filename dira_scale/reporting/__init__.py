@@ -1,0 +1,1 @@
+"""One page about a run: what the run folder says (record), its figures (summary), its curves (plots), the page."""

@@ -1,0 +1,38 @@
+"""The page: one HTML file that asks nothing of any server."""
+
+from base64 import b64encode
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from dira_scale import __version__
+from dira_scale.reporting import plots, summary
+from dira_scale.reporting.record import PARTS, Record
+
+
+def render(record: Record) -> str:
+    """``record`` as HTML, pictures and curves inside."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = summary.duration
+    return environment.get_template("page.html.j2").render(
+        record=record,
+        version=__version__,
+        parts=PARTS,
+        headlines=summary.headlines(record),
+        throughput=summary.throughput(record),
+        restoration=summary.restoration_table(record),
+        settings=summary.settings(record.config),
+        curves=plots.curves(record) if record.rows else [],
+        time_bars=plots.time_bars(record) if summary.throughput(record) else None,
+        pictures={stage: _png(path) for stage, path in record.pictures.items()},
+    )
+
+
+def _png(path: Path) -> str:
+    return "data:image/png;base64," + b64encode(path.read_bytes()).decode()

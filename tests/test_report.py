@@ -1,0 +1,273 @@
+"""The report of synthetic runs whose figures are known, whole, running, interrupted and barely begun."""
+
+import json
+import re
+import shutil
+from base64 import b64decode
+from html.parser import HTMLParser
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import yaml
+from omegaconf import OmegaConf
+from PIL import Image
+
+from dira_scale import report
+from dira_scale.config import compose
+from dira_scale.reporting import plots, summary
+from dira_scale.reporting.page import render
+from dira_scale.reporting.record import read
+
+STAGES = {"di": 40, "dir": 80, "dira": 30}  # optimizer steps
+TERMS = {"di": ("di",), "dir": ("di", "re"), "dira": ("di", "re", "ad", "discriminator")}
+
+
+def row(step: int, stage: str, split: str, lease: int) -> dict[str, Any]:
+    losses = {f"loss/{term}": 1.0 / (step + 1) + len(term) for term in TERMS[stage]}
+    common = {"step": step, "epoch": step / 10, "stage": stage, "split": split, "lease": lease}
+    common |= {"loss": sum(losses.values()), "top1": step / 200, "chance": 1 / 32} | losses
+    if split == "val":
+        return common
+    times = {"time/step": 2.0, "time/data": 0.5, "time/validate": 0.25, "time/checkpoint": 0.25}
+    return common | times | {"lr": 1e-3, "images_per_second": 100.0 + step}
+
+
+def metrics() -> list[dict[str, Any]]:
+    """A train row every 5 steps, a held-out one every 10; another process from step 60 on."""
+    rows, first = [], 0
+    for stage, length in STAGES.items():
+        for step in range(first + 5, first + length + 1, 5):
+            if step % 10 == 0:
+                rows.append(row(step, stage, "val", lease=1 if step <= 60 else 2))
+            rows.append(row(step, stage, "train", lease=1 if step <= 60 else 2))
+        first += length
+    return rows
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three stages; left as it is."""
+    tmp_path = tmp_path_factory.mktemp("finished")
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    dataset = {"name": "phantom <cxr>", "modality": "CXR", "dims": 2, "codec": "jpg", "label_names": ["Nodule"]}
+    dataset |= {"counts": {"train": 320, "val": 33}, "quarantined": 2, "licence": "Apache-2.0"}
+    (shards / "dataset.json").write_text(json.dumps(dataset))
+    folder = tmp_path / "demo"
+    (folder / "pictures").mkdir(parents=True)
+    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards}", f"run={folder}", "data.batch=64"])
+    content = OmegaConf.to_container(config) | {"datasets": ["0123456789abcdef"]}
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
+    (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
+    (folder / "environment.json").write_text(json.dumps({"cores": 2, "gpus": [], "torch": "2.13.0+cpu"}))
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
+    restoration = []
+    for stage, ours in (("dir", 0.006), ("dira", 0.005)):
+        for name, mse in {"distorted": 0.04, "blur": 0.03, "telea": 0.02, "restored": ours}.items():
+            restoration.append({"stage": stage, "restorer": name, "mse": mse, "ssim": 1 - 5 * mse, "n": 33})
+        Image.fromarray(np.zeros((8, 24), np.uint8)).save(folder / "pictures" / f"{stage}.png")
+    (folder / "pictures" / "restoration.json").write_text(json.dumps(restoration))
+    for step in (40, 150):
+        part = folder / "checkpoints" / f"{step:09d}"
+        part.mkdir(parents=True)
+        (part / "part-00000-of-00001.safetensors").write_bytes(bytes(2**20))
+    (folder / "checkpoints" / "000000160.tmp").mkdir()
+    (folder / "checkpoints" / "LATEST").write_text("000000150")
+    (folder / "checkpoints" / "BEST-di").write_text("000000040")
+    (folder / "checkpoints" / "BEST-dira").write_text("000000150\n")
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(finished, tmp_path / finished.name))
+
+
+@pytest.fixture(scope="module")
+def html(finished: Path) -> str:
+    """Its page."""
+    return render(read(finished))
+
+
+class Page(HTMLParser):
+    """The text of a page, its addresses, and whether every element is closed."""
+
+    VOID = frozenset({"meta", "img", "br"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.addresses: list[str] = []
+        self.feed(html)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "action")]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+
+def page(folder: Path) -> Page:
+    return Page(render(read(folder)))
+
+
+def test_the_page_asks_nothing_of_any_server(html: str) -> None:
+    addresses = Page(html).addresses
+    assert addresses
+    assert all(address.startswith("data:image/") for address in addresses)
+    assert not re.search(r"@import|url\(|<script|<link", html)
+
+
+def test_every_picture_and_curve_can_be_read(html: str) -> None:
+    addresses = Page(html).addresses
+    svgs = [ElementTree.fromstring(b64decode(a.partition(",")[2])) for a in addresses if "svg+xml" in a]
+    pngs = [Image.open(BytesIO(b64decode(a.partition(",")[2]))) for a in addresses if "/png" in a]
+    assert len(pngs) == 2
+    assert len(svgs) == 8  # total, di, re, ad, discriminator, top-1, rate; and the bars
+    texts = [" ".join(svg.itertext()) for svg in svgs]
+    assert all("optimizer step" in text for text in texts[:-1])
+    assert "minutes" in texts[-1]
+
+
+def test_headlines_are_what_the_rows_say(html: str) -> None:
+    text = Page(html).text
+    assert "Done 150 steps, 15.0 epochs" in text
+    assert "1 min 30 s of computing; gone on after 1 stop" in text  # 30 train rows of 3 s
+    assert "0.25 × the error of the best trivial restorer" in text
+    assert "MSE 0.0050, against 0.0200 for Telea's inpainting" in text
+    assert "24 × chance" in text  # 0.75 at step 150, held out, against 1/32
+    speeds = [r["images_per_second"] for r in metrics() if r["stage"] == "dira" and r["split"] == "train"]
+    assert f"{median(speeds):.0f} images/s in the last stage, on 2 CPU cores" in text
+
+
+def test_throughput_by_stage_counts_every_second_once(finished: Path) -> None:
+    stages = summary.throughput(read(finished))
+    assert {t.stage: t.steps for t in stages} == STAGES
+    assert [round(t.epochs, 6) for t in stages] == [4, 8, 3]
+    for part in ("step", "data", "validate", "checkpoint"):
+        assert sum(t.seconds[part] for t in stages) == sum(r.get(f"time/{part}", 0) for r in metrics())
+
+
+def test_tables(html: str) -> None:
+    text = Page(html).text
+    assert "the distorted input itself 0.0400 0.800 0.0400 0.800" in text
+    assert "this model 0.0060 0.970 0.0050 0.975" in text
+    assert "40 1 best of di 150 1 best of dira, latest" in text.replace("latest, best of dira", "best of dira, latest")
+    assert "160" not in re.findall(r"step MiB kept as (.*) Configuration", text)[0]
+    assert "phantom <cxr>" in text  # escaped in the file, whole on the page
+    assert "train 320, val 33 images" in text
+    assert "2 inputs in quarantine" in text
+
+
+def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> None:
+    groups = summary.settings(read(finished).config)
+    found = {setting.key: setting for group in groups.values() for setting in group}
+    assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
+    assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
+    assert found["seed"].default is None
+    assert "datasets" not in found
+    assert {"run", "data", "model", "method"} <= groups.keys()
+
+
+def test_stages_meet_and_restarts_are_found(finished: Path) -> None:
+    record = read(finished)
+    assert [record.span(stage) for stage in record.stages] == [(0, 40), (40, 120), (120, 150)]
+    assert record.restarts() == [60]
+
+
+def test_equal_runs_give_equal_pages(finished: Path, html: str) -> None:
+    assert render(read(finished)) == html
+
+
+def test_a_running_run_with_a_half_written_row(run: Path) -> None:
+    rows = metrics()[:6]
+    text = "".join(json.dumps(r) + "\n" for r in rows)
+    (run / "metrics.jsonl").write_text(text + '{"step": 25, "epo')
+    (run / "status.json").write_text(json.dumps({"state": "running", "step": 20, "reason": ""}))
+    for name in ("dir.png", "dira.png", "restoration.json"):
+        (run / "pictures" / name).unlink()
+    found = page(run)
+    assert "Running 20 steps" in found.text
+    assert "no restored pictures: a stage with restoration writes them when it ends" in found.text
+    assert "trivial restorer" not in found.text
+
+
+def test_an_interrupted_run_says_why(run: Path) -> None:
+    status = {"state": "failed", "step": 0, "reason": "FloatingPointError: the loss is nan", "exit_code": 1}
+    (run / "status.json").write_text(json.dumps(status))
+    assert "FloatingPointError: the loss is nan" in page(run).text
+
+
+def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing but its configuration: a page all the same, which says what is missing."""
+    for path in ("metrics.jsonl", "status.json", "environment.json", "pictures/restoration.json"):
+        (run / path).unlink()
+    for name in ("dir", "dira"):
+        (run / "pictures" / f"{name}.png").unlink()
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["shards"] = ["nowhere/a", "nowhere/b"]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    assert report.main([f"run={run}"]) == 0
+    said = capsys.readouterr().out
+    assert "not in the report: no row in metrics.jsonl yet" in said
+    assert "nowhere/b/dataset.json cannot be read from here" in said
+    text = Page((run / "report.html").read_text()).text
+    assert "Not in this report" in text
+    assert "Unknown 0 steps" in text
+
+
+def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:
+    rows = [row(5, "di", "train", 1), row(5, "di", "val", 1) | {"chance": 1.0, "top1": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert "training images, step 5" in page(run).text  # one image alone cannot be mistaken: not held-out evidence
+
+
+def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "page.html"
+    assert report.main([f"run={run}", f"out={out}"]) == 0
+    assert str(out) in capsys.readouterr().out
+    assert out.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["run=NOWHERE"], "NOWHERE is no run folder: it has no config.yaml"),
+        ([], "run must be given"),
+        (["run={run}", "out=NOWHERE/page.html"], "there is no folder NOWHERE"),
+        (["rum={run}"], "did you mean 'run'?"),
+    ],
+)
+def test_bad_input_is_one_line(run: Path, words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main([word.format(run=run) for word in words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_smoothing_keeps_a_constant_and_a_short_series() -> None:
+    np.testing.assert_allclose(plots.smooth(np.full(100, 3.0)), 3.0)
+    short = np.array([1.0, 5.0, 2.0])
+    np.testing.assert_array_equal(plots.smooth(short), short)
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert plots.smooth(noise)[500:].std() < noise.std() / 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (552, "9 min 12 s"), (11_100, "3 h 05 min")])
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert summary.duration(seconds) == text
