@@ -1,6 +1,7 @@
 """The report of synthetic runs whose figures are known, whole, running, interrupted and barely begun."""
 
 import json
+import os
 import re
 import shutil
 from base64 import b64decode
@@ -141,7 +142,7 @@ def test_every_picture_and_curve_can_be_read(html: str) -> None:
     assert len(svgs) == 8  # total, di, re, ad, discriminator, top-1, rate; and the bars
     texts = [" ".join(svg.itertext()) for svg in svgs]
     assert all("optimizer step" in text for text in texts[:-1])
-    assert "minutes" in texts[-1]
+    assert "seconds" in texts[-1]
 
 
 def test_headlines_are_what_the_rows_say(html: str) -> None:
@@ -213,6 +214,15 @@ def test_an_interrupted_run_says_why(run: Path) -> None:
     assert "FloatingPointError: the loss is nan" in page(run).text
 
 
+def test_a_killed_run_is_not_called_running(run: Path) -> None:
+    (run / "status.json").write_text(json.dumps({"state": "running", "step": 20, "reason": ""}))
+    lease = run / "lease.json"
+    lease.write_text("{}")
+    assert read(run).status["state"] == "running"
+    os.utime(lease, (0, 0))  # its beat stood still since 1970
+    assert read(run).status["state"] == "killed"
+
+
 def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing but its configuration: a page all the same, which says what is missing."""
     for path in ("metrics.jsonl", "status.json", "environment.json", "pictures/restoration.json"):
@@ -228,7 +238,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     assert "nowhere/b/dataset.json cannot be read from here" in said
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
-    assert "Unknown 0 steps" in text
+    assert "State unknown 0 steps" in text
 
 
 def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:

@@ -47,18 +47,19 @@ def curves(record: Record) -> list[tuple[str, str]]:
 
 
 def time_bars(record: Record) -> str:
-    """Seconds of each stage by part, one bar a stage."""
+    """Time of each stage by part, one bar a stage."""
     stages = throughput(record)
 
     def draw(axes: Axes) -> None:
         left = np.zeros(len(stages))
         names = [t.stage for t in stages]
+        minutes = max(sum(t.seconds.values()) for t in stages) > 180
         for part in PARTS:
-            widths = np.array([t.seconds[part] for t in stages]) / 60
+            widths = np.array([t.seconds[part] for t in stages]) / (60 if minutes else 1)
             axes.barh(names, widths, left=left, color=PART_COLOURS[part], label=part, height=0.6)
             left += widths
         axes.invert_yaxis()
-        axes.set_xlabel("minutes")
+        axes.set_xlabel("minutes" if minutes else "seconds")
         axes.legend(ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
 
     return _svg("time", (9, 0.9 + 0.42 * len(stages)), draw)

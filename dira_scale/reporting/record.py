@@ -1,6 +1,7 @@
 """Reads a run folder, whole or in the making; what is not there yet is named, never made up."""
 
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import yaml
 
 from dira_scale.errors import UserError
+from dira_scale.train.lease import STILL_SECONDS
 
 Row = dict[str, Any]
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
@@ -69,7 +71,7 @@ def read(folder: Path) -> Record:
         raise UserError(f"{folder} is no run folder: it has no config.yaml; run=… takes what pretrain wrote")
     config = yaml.safe_load((folder / "config.yaml").read_text())
     rows = _rows(folder / "metrics.jsonl")
-    status, environment = _json(folder / "status.json", {}), _json(folder / "environment.json", {})
+    status, environment = _status(folder), _json(folder / "environment.json", {})
     restoration = _json(folder / "pictures" / "restoration.json", [])
     stages = list(config["stages"])
     pictures = {stage: folder / "pictures" / f"{stage}.png" for stage in stages}
@@ -90,6 +92,17 @@ def read(folder: Path) -> Record:
 
 def _json(path: Path, otherwise: Any) -> Any:
     return json.loads(path.read_text()) if path.is_file() else otherwise
+
+
+def _status(folder: Path) -> dict[str, Any]:
+    """status.json; a run that calls itself running but whose beat in lease.json has stopped was killed."""
+    status: dict[str, Any] = _json(folder / "status.json", {})
+    lease = folder / "lease.json"
+    if status.get("state") == "running" and lease.is_file():
+        still = time.time() - lease.stat().st_mtime
+        if still > STILL_SECONDS:
+            status |= {"state": "killed", "reason": "no sign of life any more; the same command goes on"}
+    return status
 
 
 def _rows(path: Path) -> list[Row]:

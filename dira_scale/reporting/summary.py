@@ -91,7 +91,7 @@ def duration(seconds: float) -> str:
 def _state(record: Record) -> Headline:
     step = record.rows[-1]["step"] if record.rows else 0
     spent = sum(sum(part.seconds.values()) for part in throughput(record))
-    state = record.status.get("state", "unknown")
+    state = record.status.get("state", "state unknown")
     reason = record.status.get("reason") or ""
     restarts = len(record.restarts())
     again = f"; gone on after {restarts} stop{'s' * (restarts > 1)}" if restarts else ""
@@ -138,12 +138,10 @@ def _speed(record: Record) -> Headline | None:
     stages = throughput(record)
     if not stages:
         return None
-    gpus = record.environment.get("gpus") or []
-    where = f"{len(gpus)} × {gpus[0]}" if gpus else f"{record.environment.get('cores', '?')} CPU cores"
+    here, gpus = record.environment, record.environment.get("gpus")
+    where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {here['cores']} CPU cores" if here else ""
     each = ", ".join(f"{t.stage} {t.images_per_second[1]:.0f}" for t in stages)
-    return Headline(
-        f"{stages[-1].images_per_second[1]:.0f} images/s", f"in the last stage, on {where}", f"medians: {each}"
-    )
+    return Headline(f"{stages[-1].images_per_second[1]:.0f} images/s", f"in the last stage{where}", f"medians: {each}")
 
 
 def _throughput(record: Record, stage: str) -> Throughput:
