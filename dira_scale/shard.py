@@ -12,7 +12,7 @@ from dira_scale.ingest.convert import convert
 def shard(config: DictConfig) -> int:
     recipe = OmegaConf.to_container(config.recipe, resolve=True)
     assert isinstance(recipe, dict)
-    workers = config.workers or len(os.sched_getaffinity(0))
+    workers = len(os.sched_getaffinity(0)) if config.workers is None else config.workers
     try:
         convert({str(key): value for key, value in recipe.items()}, Path(config.out), workers, config.key_file)
     except KeyboardInterrupt:

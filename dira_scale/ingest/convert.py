@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from dira_scale.data.manifest import DatasetInfo
+from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import plan
@@ -20,6 +21,8 @@ def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | 
 
     Raises UserError when the recipe, its source or what is in ``out`` does not fit.
     """
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"workers={workers}: must be a whole number of at least 1, or null for all cores")
     console = Console(soft_wrap=True, highlight=False)
     recipe = Recipe.from_config(config)
     key, key_from = load_key(recipe.secret, key_file)
@@ -48,7 +51,8 @@ def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
         for reason, count in outcome.reasons.most_common(5):
             console.print(f"  {count} x {reason}")
-    console.print(f"next: accelerate launch -m dira_scale.pretrain data.shards={out} run=out/runs/{outcome.info.name}")
+    run = f"run=out/runs/{outcome.info.name}"
+    console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small data.shards={out} {run}")
 
 
 def _counts(info: DatasetInfo) -> str:

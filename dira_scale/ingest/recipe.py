@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,13 +55,16 @@ class Recipe:
             )
         for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise UserError(f"recipe.{name}={value}: must be at least {least}")
-        for name, shares in [
-            ("splits", self.splits),
-            *(("official." + k, v) for k, v in (self.official or {}).items()),
-        ]:
-            if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            if name == "max_side" and value is None:
+                continue
+            if not isinstance(value, int) or value < least:
+                raise UserError(f"recipe.{name}={value}: must be a whole number of at least {least}")
+        for name, shares in {
+            "splits": self.splits,
+            **{f"official.{k}": v for k, v in (self.official or {}).items()},
+        }.items():
+            numbers = all(isinstance(share, int | float) and share >= 0 for share in shares.values())
+            if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
                 raise UserError(f"recipe.{name}={dict(shares)}: the shares must add up to 1 (0 leaves a split out)")
         check_attributes(self.source.get("attributes") or ())
 
@@ -72,7 +76,13 @@ class Recipe:
             factory = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"recipe._target_={target}: {error}") from error
-        return factory(**{key: value for key, value in self.source.items() if key != "_target_"})
+        arguments = {key: value for key, value in self.source.items() if key != "_target_"}
+        try:
+            inspect.signature(factory).bind(**arguments)
+        except TypeError as error:
+            raise UserError(f"the recipe does not fit its source {target}: {error}") from error
+        source: Source = factory(**arguments)
+        return source
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
         """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON."""

@@ -120,7 +120,8 @@ def test_an_empty_source_is_an_error() -> None:
         ({"bits": 12}, "recipe.bits=12"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
         ({"official": {"a": {"train": 0.5}}}, "recipe.official.a=.*add up to 1"),
-        ({"shard_size": 0}, "recipe.shard_size=0: must be at least 1"),
+        ({"shard_size": 0}, "recipe.shard_size=0: must be a whole number of at least 1"),
+        ({"min_side": "small"}, "recipe.min_side=small: must be a whole number"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
     ],
 )
@@ -135,3 +136,16 @@ def test_identity_hides_paths_and_sees_changes(tmp_path: Path, ingest: SimpleNam
     first, second = recipe.identity(HASHER), other.identity(HASHER)
     assert "Doe" not in str(first)
     assert {key for key in first if first[key] != second[key]} == {"images", "max_side"}
+
+
+@pytest.mark.parametrize(
+    "source, words",
+    [
+        ({"_target_": "dira_scale.nowhere.Source"}, "recipe._target_=dira_scale.nowhere.Source"),
+        ({"_target_": "Folder"}, "recipe._target_=Folder"),
+        ({"_target_": "dira_scale.ingest.sources.folder.Folder", "imagse": "x"}, "does not fit its source .*'images'"),
+    ],
+)
+def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        make(source=source).make_source()
