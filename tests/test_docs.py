@@ -1,0 +1,75 @@
+"""The documentation is run: its links lead somewhere, its commands work, its list of dependencies is the project's.
+
+A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test``, under ``<!-- run: system -->`` by ``make
+test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
+SMALLER = {
+    "recipe.patients=64": "recipe.patients=16 recipe.size=128",
+    "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
+}
+
+
+def scripts() -> list[object]:
+    """One case a document and tier; the system tier runs the document's other blocks too, in their order."""
+    cases = []
+    for document in DOCUMENTS:
+        blocks = BLOCK.findall(document.read_text())
+        cheap, all_of_it = [text for tier, text in blocks if not tier], [text for _, text in blocks]
+        if cheap:
+            cases.append(pytest.param("".join(cheap), id=document.stem))
+        if len(all_of_it) > len(cheap):
+            cases.append(pytest.param("".join(all_of_it), id=f"{document.stem}-system", marks=pytest.mark.system))
+    return cases
+
+
+@pytest.mark.parametrize("script", scripts())
+def test_commands_work(script: str, tmp_path: Path) -> None:
+    for text, smaller in SMALLER.items():
+        script = script.replace(text, smaller)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    if "dira_scale.report" in script:
+        assert (tmp_path / "out/runs/demo/report.html").is_file()
+        assert (tmp_path / "out/runs/demo/export/encoder.safetensors").is_file()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)", document.read_text())
+    local = [link for link in links if not re.match(r"https?:", link)]
+    assert [link for link in local if not (document.parent / link).exists()] == []
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = project["dependencies"] + [line for lines in project["optional-dependencies"].values() for line in lines]
+    declared = {requirement.name for requirement in map(Requirement, lines)} - {"dira_scale"}
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
+    explained = {name.partition("[")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    assert explained == declared
+
+
+@pytest.mark.parametrize("target", ["pretrain", "test", "test-system", "torture", "gpu-check", "doctor", "setup"])
+def test_make_knows_its_targets(target: str) -> None:
+    """Each is listed by ``make help`` and can be planned (``make -n``)."""
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(rf"^make {target} ", listed, re.MULTILINE)
+    subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)
