@@ -78,14 +78,14 @@ def make_patient(folder: Path, seed: int, size: int, patient: int) -> None:
     anatomy = Anatomy.draw(anatomy_rng)
     studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
     course = findings.draw(course_rng, studies)
-    identity = dicom.Identity.draw(identity_rng, patient, anatomy.age)
+    identity = dicom.Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
     rows = []
     for study in range(studies):
         rng, age = studies_rng[study], anatomy.age + study
         radiograph = take(anatomy, course[study], size, rng)
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
         key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
-        coded = dicom.write(radiograph.pixels, radiograph.view, identity, anatomy.sex, age, study, key, rng)
+        coded = dicom.write(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
         _write(folder / file, coded)
         _write(folder / mask, _png(radiograph.lungs))

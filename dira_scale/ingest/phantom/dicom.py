@@ -17,7 +17,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dira_scale.ingest.phantom.primitives import View
+from dira_scale.ingest.phantom.view import View
 
 IDENTIFYING = (
     "PatientName",
@@ -41,7 +41,7 @@ IDENTIFYING = (
 )
 PRIVATE_CREATOR = "VELMORAY PHANTOM 01"
 SYNTAXES = (ExplicitVRLittleEndian, RLELossless, JPEG2000Lossless)
-SYNTAX_SHARE = (0.8, 0.15, 0.05)
+SYNTAX_SHARE = (0.85, 0.12, 0.03)
 INVERTED_SHARE = 0.2
 
 _HEADS = ["Bram", "Quell", "Thorn", "Vask", "Ostr", "Mirv", "Hald", "Pennic", "Drus", "Wexl", "Jarv", "Kolb"]
@@ -54,18 +54,20 @@ class Identity:
     """The invented person, the same in all studies."""
 
     name: str
+    sex: str
     number: str
     born: str  # YYYYMMDD
     address: str
     telephone: str
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, patient: int, age: int) -> "Identity":
+    def draw(cls, rng: np.random.Generator, patient: int, sex: str, age: int) -> "Identity":
         def surname() -> str:
             return str(rng.choice(_HEADS)) + str(rng.choice(_TAILS))
 
         return cls(
             name=f"{surname()}-{surname()}^{rng.choice(_GIVEN)}",
+            sex=sex,
             number=f"VHX{patient:05d}-{rng.integers(16**6):06X}",
             born=f"{2019 - age}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}",
             address=f"{rng.integers(1000, 9999)} {surname()} Lane",
@@ -77,7 +79,6 @@ def write(
     pixels: np.ndarray,
     view: View,
     identity: Identity,
-    sex: str,
     age: int,
     study: int,
     key: str,
@@ -89,7 +90,7 @@ def write(
     """
     inverted, syntax = rng.random() < INVERTED_SHARE, SYNTAXES[int(rng.choice(3, p=SYNTAX_SHARE))]
     ds = Dataset()
-    _patient_and_study(ds, identity, sex, age, study, key, rng)
+    _patient_and_study(ds, identity, age, study, key, rng)
     _acquisition(ds, view, rng)
     _image(ds, pixels, view, inverted)
     ds.file_meta = FileMetaDataset()
@@ -104,7 +105,7 @@ def write(
 
 
 def _patient_and_study(
-    ds: Dataset, identity: Identity, sex: str, age: int, study: int, key: str, rng: np.random.Generator
+    ds: Dataset, identity: Identity, age: int, study: int, key: str, rng: np.random.Generator
 ) -> None:
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPClassUID = DigitalXRayImageStorageForPresentation
@@ -122,7 +123,7 @@ def _patient_and_study(
     ds.PatientName, ds.PatientID, ds.PatientBirthDate = identity.name, identity.number, identity.born
     ds.OtherPatientNames = identity.name.replace("^", "^Alias ")
     ds.PatientAddress, ds.PatientTelephoneNumbers = identity.address, identity.telephone
-    ds.PatientSex, ds.PatientAge = sex, f"{age:03d}Y"
+    ds.PatientSex, ds.PatientAge = identity.sex, f"{age:03d}Y"
     ds.InstitutionName = "Velmoray Phantom Infirmary"
     ds.InstitutionAddress = "77 Quillhaven Embankment, Velmoray"
     ds.ReferringPhysicianName = "Zandervelt^Ignatika"
@@ -164,7 +165,6 @@ def _image(ds: Dataset, pixels: np.ndarray, view: View, inverted: bool) -> None:
     ds.WindowCenter, ds.WindowWidth = str(4095 - center if inverted else center), str(width)
     ds.WindowCenterWidthExplanation = "NORMAL"
     ds.ImagerPixelSpacing = ds.PixelSpacing = [f"{view.spacing:.6f}"] * 2
-    ds.PixelSpacingCalibrationType = "GEOMETRY"
     ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"
     stored = 4095 - pixels if inverted else pixels
     ds.PixelData = stored.astype("<u2").tobytes()

@@ -1,75 +1,19 @@
 """Path lengths of X-rays through ellipsoids and swept tubes, in closed form on the detector's grid.
 
-Patient coordinates are millimetres: x to the patient's left (right in the picture), y down from the lung apices,
-z forward from the middle of the body. A volume becomes a 2D map of thickness, so no voxel is ever stored.
+A volume becomes a 2D map of thickness, so no voxel is ever stored.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import CubicSpline
 
-Map = NDArray[np.float32]
+from dira_scale.ingest.phantom.view import Map, View
+
 STEP = 0.75  # detector pixels between two samples of a tube
 BATCH = 256  # tubes sampled alike
-
-
-@dataclass(frozen=True)
-class View:
-    """Where the patient stands before the detector: a point source, a rigid rotation (radians) and a shift (mm)."""
-
-    size: int
-    field: float = 400.0  # mm that the square detector is wide
-    yaw: float = 0.0  # about the long axis: shoulders turned
-    pitch: float = 0.0  # about the transverse axis: leaning
-    roll: float = 0.0  # in the picture's plane
-    shift: tuple[float, float] = (0.0, 140.0)  # the patient's (x, y) that meets the detector's centre
-    front: bool = True  # the detector is at the chest (PA) rather than at the back (AP)
-    source: float = 1800.0  # mm from focus to detector
-
-    @property
-    def spacing(self) -> float:
-        """Millimetres per pixel on the detector."""
-        return self.field / self.size
-
-    @cached_property
-    def rotation(self) -> NDArray[np.float64]:
-        (cy, sy), (cp, sp), (cr, sr) = ((np.cos(a), np.sin(a)) for a in (self.yaw, self.pitch, self.roll))
-        yaw = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-        pitch = np.array([[1, 0, 0], [0, cp, -sp], [0, sp, cp]])
-        roll = np.array([[cr, -sr, 0], [sr, cr, 0], [0, 0, 1]])
-        return roll @ pitch @ yaw
-
-    def pixels_per_mm(self, z: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """The magnification of a point at depth z, times pixels per mm."""
-        distance = 130.0 - np.asarray(z) if self.front else 130.0 + np.asarray(z)  # from the detector
-        return self.source / (self.source - distance) / self.spacing
-
-    def project(self, points: NDArray[np.float64]) -> tuple[NDArray, NDArray, NDArray]:
-        """Points [..., 3] in mm -> rows, columns (pixels) and pixels per mm there, each [...]."""
-        centred = np.asarray(points, float) - (*self.shift, 0.0)
-        x, y, z = np.moveaxis((centred[..., None, :] * self.rotation).sum(-1), -1, 0)
-        scale = self.pixels_per_mm(z)
-        middle = (self.size - 1) / 2
-        return middle + y * scale, middle + x * scale, scale
-
-    @cached_property
-    def grid(self) -> tuple[Map, Map]:
-        """The patient's (x, y) in mm, in the plane z = 0, behind every pixel; each [size, size]."""
-        line = (np.arange(self.size, dtype=np.float32) - np.float32((self.size - 1) / 2)) / np.float32(
-            self.pixels_per_mm(0.0)
-        )
-        c, s = np.float32(np.cos(self.roll)), np.float32(np.sin(self.roll))
-        x = c * line[None, :] + s * line[:, None] + np.float32(self.shift[0])
-        y = c * line[:, None] - s * line[None, :] + np.float32(self.shift[1])
-        return x, y
-
-    def coarse(self, factor: int) -> "View":
-        """The same view on a detector with `factor` times larger pixels."""
-        return replace(self, size=-(-self.size // factor))
 
 
 def upsample(small: Map, size: int) -> Map:
@@ -77,8 +21,8 @@ def upsample(small: Map, size: int) -> Map:
     at = np.clip((np.arange(size) + 0.5) * (len(small) / size) - 0.5, 0, len(small) - 1).astype(np.float32)
     low = np.minimum(at.astype(np.intp), len(small) - 2)
     part = at - low.astype(np.float32)
-    rows = small[low] * (1 - part)[:, None] + small[low + 1] * part[:, None]
-    return rows[:, low] * (1 - part) + rows[:, low + 1] * part
+    wide = small[:, low] * (1 - part) + small[:, low + 1] * part
+    return wide[low] * (1 - part)[:, None] + wide[low + 1] * part[:, None]
 
 
 def ellipsoid(
@@ -111,8 +55,13 @@ def ellipsoid(
 
 def curve(points: NDArray, samples: int = 16) -> NDArray:
     """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline's bends would gape)."""
-    knots = np.linspace(0, 1, points.shape[1])
-    return CubicSpline(knots, points, axis=1)(np.linspace(0, 1, samples))
+    return np.einsum("sm,tm...->ts...", _spline(points.shape[1], samples), points)
+
+
+@lru_cache
+def _spline(knots: int, samples: int) -> NDArray[np.float64]:
+    """A cubic spline's weights [samples, knots]: it is linear in its control points."""
+    return CubicSpline(np.linspace(0, 1, knots), np.eye(knots))(np.linspace(0, 1, samples))
 
 
 def _slope(values: Map) -> Map:

@@ -10,7 +10,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from dira_scale.ingest.phantom.primitives import Map, upsample
+from dira_scale.ingest.phantom.primitives import upsample
+from dira_scale.ingest.phantom.view import Map
 
 SOFT = 0.2048 * 1.06 / 10  # per mm: cm2/g x g/cm3
 FAT = 0.1974 * 0.95 / 10
@@ -24,7 +25,7 @@ class Exposure:
     """How the picture is taken and shown."""
 
     photons: float = 8.0e4  # per pixel of 0.8 mm in the open beam
-    scatter: float = 0.55  # scattered over primary, behind the grid
+    scatter: float = 0.35  # scattered over primary, behind the grid
     blur: float = 0.45  # mm, sigma of the detector
     equalise: float = 0.35  # share of the slow variation that the display takes away
     detail: float = 0.7  # by how much structures finer than some 5 mm are raised
@@ -44,7 +45,7 @@ def _smooth(image: Map, sigma: float) -> Map:
 def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generator) -> Map:
     """Line integrals -> detected photons relative to the open beam, with scatter, noise and blur; [size, size]."""
     primary = np.exp(-line)
-    light = primary + np.float32(0.6 * exposure.scatter) * _smooth(primary, 35 / spacing)
+    light = primary + np.float32(exposure.scatter) * _smooth(primary, 35 / spacing)
     count = np.float32(exposure.photons * (spacing / 0.8) ** 2)
     # Poisson noise in its normal limit: the darkest ray still brings hundreds of photons.
     light += np.sqrt(light / count) * rng.standard_normal(light.shape, np.float32)
@@ -52,7 +53,7 @@ def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generat
 
 
 def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = None) -> np.ndarray:
-    """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, an S-shaped curve."""
+    """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, a film's curve."""
     dense = -np.log(np.maximum(light, 1e-4))
     slow, fine = _smooth(dense, 40 / spacing), _smooth(dense, 4.5 / spacing)
     dense += np.float32(exposure.detail) * (dense - fine) - np.float32(exposure.equalise) * slow
@@ -61,7 +62,7 @@ def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = 
     low, high = np.percentile(inner, (3, 97))
     density = (dense - np.float32(low)) * np.float32(0.82 / (high - low)) + np.float32(0.18)
     np.clip(density, 0, None, out=density)
-    # Steep where the lungs are, flat where the mediastinum is, as a film's or a display's curve.
+    # Steep where the lungs are, flat where the mediastinum is.
     grey = 1 - np.exp(density * density * np.float32(-1.2) - density * np.float32(exposure.contrast))
     grey *= np.float32(exposure.level)
     if field is not None:

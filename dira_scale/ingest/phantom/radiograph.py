@@ -5,14 +5,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from dira_scale.ingest.phantom import projection
-from dira_scale.ingest.phantom.findings import Finding, Lungs, paint, prepare
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, ellipsoid
-from dira_scale.ingest.phantom.projection import BONE, LUNG, SOFT, Exposure
+from dira_scale.ingest.phantom.findings import Finding, Lungs, prepare
+from dira_scale.ingest.phantom.painters import paint
+from dira_scale.ingest.phantom.primitives import Tubes, ellipsoid
+from dira_scale.ingest.phantom.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.ingest.phantom.skeleton import bones
 from dira_scale.ingest.phantom.thorax import Anatomy, Chest, State
 from dira_scale.ingest.phantom.vessels import vessels
+from dira_scale.ingest.phantom.view import Map, View
 
 LEAD = 3.0  # line integral of a marker
+SHEATH = 1.3  # a vessel with its wall and the bronchus beside it, over its blood alone
 
 
 @dataclass
@@ -62,7 +65,7 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
     state = State(domes=(breath, breath + float(rng.normal(0, 3))), heart=1 + 0.002 * breath)
     exposure = Exposure(
         photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
-        scatter=float(rng.uniform(0.35, 0.8)) * (1.4 if lying else 1),
+        scatter=float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1),
         blur=float(rng.uniform(0.35, 0.6)),
         equalise=float(rng.uniform(0.1, 0.4)),
         detail=float(rng.uniform(0.4, 0.9)),
@@ -79,8 +82,8 @@ def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
     details = np.random.default_rng(chest.anatomy.seed + 1)
     tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
     aerated = lungs.air * (1 - lungs.filled)
-    line = SOFT * (body - aerated) + tissue * aerated
-    line += 1.3 * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
+    line = SOFT * (body - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(body, chest.anatomy.fat)
+    line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
     line += (BONE - SOFT) * bones(chest, view, details)
     gas = np.maximum(chest.airways(view), _stomach(chest, view, details))
     line -= SOFT * np.minimum(gas, body)

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve, ellipsoid
+from dira_scale.ingest.phantom.primitives import Tubes, curve, ellipsoid
 from dira_scale.ingest.phantom.thorax import Chest
+from dira_scale.ingest.phantom.view import Map, View
 
 ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees from the spine to each rib's anterior end
 
@@ -50,38 +51,39 @@ def _arc(side: int, angle: NDArray, start: float, fall: float, widest: float, de
 
 def shoulders(chest: Chest, view: View, rng: np.random.Generator) -> Map:
     """Clavicles, scapulae, upper arms, sternum."""
-    layer = Tubes(view)
-    lift, reach = rng.normal(0, 4), chest.width + 28
-    plate = np.zeros((view.size, view.size), np.float32)
-    for side in (-1, 1):
-        s = np.linspace(0, 1, 32)
-        bend = np.sin(2 * np.pi * s)
-        x, y = 13 + (reach - 13) * s, 42 - 46 * s**0.75 - lift * s + 5 * bend
-        clavicle = np.stack([side * x, y, 62 - 70 * s + 8 * bend], -1)
-        thick = 5.6 + 2.6 * np.exp(-np.square(s / 0.12)) + 1.0 * np.exp(-np.square((1 - s) / 0.2))
-        thick = thick * np.sqrt(np.clip(np.minimum(s, 1 - s) * 16 + 0.1, 0, 1))
-        layer.add(clavicle[None], thick[None], core=0.36, wall=0.76)
-        w = chest.width
-        medial = [[w - 28, 25, -95], [w - 36, 60, -98], [w - 30, 110, -96], [w - 12, 148, -90]]
-        border = [[w + 26, 30, -70], [w + 16, 70, -80], [w + 4, 112, -86], [w - 12, 148, -90]]
-        ridge = [[w - 34, 48, -96], [w - 5, 28, -92], [w + 22, 8, -80], [w + 38, -4, -60]]
-        top = [[w - 28, 25, -95], [w - 12, 16, -90], [w + 6, 18, -80], [w + 24, 26, -70]]
-        corners = np.array([medial, border, ridge, top], float) * (side, 1, 1)
-        radii = np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3.4, 4.4, 2.0], [1.6] * 4])
-        layer.add(curve(corners), curve(radii), flat=0.65, core=0.5)
-        ellipsoid(view, (side * (w + 0), 78, -90), (28, 66, 1.6), 14 * side, plate)
-        head = (side * (w + 54), 24, -20)
-        shaft = np.array([[(w + 50, 4, -20), (w + 60, 85, -20), (w + 75, 170, -20), (w + 92, 260, -20)]]) * (side, 1, 1)
-        layer.add(curve(shaft), curve(np.array([[8, 12.5, 11, 11]])), core=0.35, wall=0.7)
-        ellipsoid(view, head, (23, 24, 8), 0, plate)
-    sternum = np.linspace(0, 1, 12)
-    layer.add(
-        np.stack([0 * sternum, 25 + 160 * sternum, 70 + 20 * sternum], -1)[None],
-        (15 - 4 * np.sin(np.pi * sternum))[None],
-        flat=0.08,
-        core=0.6,
+    w, lift = chest.width, rng.normal(0, 4)
+    s = np.linspace(0, 1, 32)
+    bend, reach = np.sin(2 * np.pi * s), w + 28
+    clavicle = np.stack([13 + (reach - 13) * s, 42 - 46 * s**0.75 - lift * s + 5 * bend, 62 - 70 * s + 8 * bend], -1)
+    thick = 5.6 + 2.6 * np.exp(-np.square(s / 0.12)) + np.exp(-np.square((1 - s) / 0.2))
+    thick *= np.sqrt(np.clip(np.minimum(s, 1 - s) * 16 + 0.1, 0, 1))
+    scapula = curve(
+        np.array(
+            [
+                [[w - 28, 25, -95], [w - 36, 60, -98], [w - 30, 110, -96], [w - 12, 148, -90]],  # medial border
+                [[w + 26, 30, -70], [w + 16, 70, -80], [w + 4, 112, -86], [w - 12, 148, -90]],  # lateral border
+                [[w - 34, 48, -96], [w - 5, 28, -92], [w + 22, 8, -80], [w + 38, -4, -60]],  # spine to acromion
+                [[w - 28, 25, -95], [w - 12, 16, -90], [w + 6, 18, -80], [w + 24, 26, -70]],  # upper border
+            ]
+        )
     )
+    borders = curve(np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3.4, 4.4, 2.0], [1.6] * 4]))
+    arm = curve(np.array([[[w + 50, 4, -20], [w + 60, 85, -20], [w + 75, 170, -20], [w + 92, 260, -20]]]))
+    layer, plate = Tubes(view), np.zeros((view.size, view.size), np.float32)
+    layer.add(_both(clavicle[None]), np.stack([thick, thick]), core=0.36, wall=0.76)
+    layer.add(_both(scapula), np.concatenate([borders, borders]), flat=0.65, core=0.5)
+    layer.add(_both(arm), curve(np.array([[8, 12.5, 11, 11]] * 2)), core=0.35, wall=0.7)
+    for side in (-1, 1):
+        ellipsoid(view, (side * w, 78, -90), (28, 66, 1.6), 14 * side, plate)
+        ellipsoid(view, (side * (w + 54), 24, -20), (23, 24, 8), 0, plate)
+    sternum = np.stack([0 * s, 25 + 160 * s, 70 + 20 * s], -1)
+    layer.add(sternum[None], (15 - 4 * np.sin(np.pi * s))[None], flat=0.08, core=0.6)
     return layer.thickness() * np.float32(0.8) + plate * np.float32(0.55)
+
+
+def _both(points: NDArray) -> NDArray:
+    """Tubes of the left side [T, M, 3] -> those of both sides [2 T, M, 3]."""
+    return np.concatenate([points * (-1, 1, 1), points])
 
 
 def spine(chest: Chest, view: View) -> Map:

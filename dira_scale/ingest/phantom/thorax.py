@@ -4,12 +4,14 @@ Shapes are drawn from ordinary adult proportions; they are a plausible chest, no
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve, ellipsoid, upsample
+from dira_scale.ingest.phantom.primitives import Tubes, curve, ellipsoid, upsample
+from dira_scale.ingest.phantom.view import Map, View
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ class State:
     vessels: float = 1.0  # calibre
     pruned: float = 0.0  # share of the peripheral vessels that is lost
 
-    def change(self, **values: object) -> "State":
-        return replace(self, **values)  # type: ignore[arg-type]
+    def change(self, **values: Any) -> "State":
+        """A copy with some values replaced."""
+        return replace(self, **values)
 
 
 class Chest:
@@ -114,7 +117,7 @@ class Chest:
         x, y = view.grid
         line = np.arange(-10, 420, 0.25)
         outer, inner, depth = self.lateral(line), self.medial(line), self.depth(line)
-        at = np.clip((y + np.float32(10)) * np.float32(4), 0, len(line) - 1).astype(np.int32)
+        at = np.clip((y + np.float32(10)) * np.float32(4), 0, len(line) - 1).astype(np.intp)
         centre, half = ((outer + inner) / 2).astype(np.float32), ((outer - inner) / 2).astype(np.float32)
         u = (np.abs(x) - centre[at]) / np.maximum(half, 1e-3)[at]
         u *= u
@@ -124,8 +127,8 @@ class Chest:
         fill = np.zeros_like(cavity)
         for side in (-1, 1):
             (cx, cy, _), (ax, ay, az) = self.dome(side)
-            across = (x - np.float32(cx)) / np.float32(ax)
-            across *= np.where(across * side < 0, np.float32(0.5), np.float32(1))  # high up to the middle
+            across = (x - np.float32(cx)) * np.float32(side / ax)
+            across = np.maximum(across, np.float32(-0.5) * across)  # towards the middle it stays high
             down = np.minimum((y - np.float32(cy)) / np.float32(ay), 0)
             dome = np.sqrt(np.maximum(1 - across * across - down * down, 0)) * np.float32(2 * az)
             np.maximum(fill, dome, out=fill)

@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.ingest.phantom.primitives import Map, Tubes, View, curve
+from dira_scale.ingest.phantom.primitives import Tubes, curve
 from dira_scale.ingest.phantom.thorax import Chest
+from dira_scale.ingest.phantom.view import Map, View
 
 LEVELS = 7
 FINEST = 0.4  # mm: thinner ones drown in the noise
@@ -42,7 +43,7 @@ def vessels(chest: Chest, view: View, rng: np.random.Generator) -> Map:
         start = np.concatenate([end, end])
         spread = np.radians(rng.uniform(14, 34, (2, count)))[..., None] * np.array([1, -1])[:, None, None]
         sideways = _perpendicular(direction, rng)
-        outward = 0.16 * (start - np.array([0, hilum, -5.0]) * [[1, 1, 1]]) / (np.abs(start).max() + 1)
+        outward = 0.16 * (start - (0, hilum, -5)) / (np.abs(start).max() + 1)
         direction = np.concatenate([direction * np.cos(a) + sideways * np.sin(a) for a in spread]) + outward
         direction /= np.linalg.norm(direction, axis=-1, keepdims=True)
         uneven = rng.uniform(0.86, 1.1, count)
@@ -73,5 +74,6 @@ def _roots(hilum: float, unit: float, rng: np.random.Generator) -> tuple[NDArray
 
 def _perpendicular(direction: NDArray, rng: np.random.Generator) -> NDArray:
     """A random unit vector at right angles to each direction [n, 3]."""
-    other = np.cross(direction, rng.normal(size=direction.shape))
-    return other / np.linalg.norm(other, axis=-1, keepdims=True)
+    other = rng.normal(size=direction.shape)
+    other -= np.einsum("ni,ni->n", other, direction)[:, None] * direction
+    return other / np.sqrt(np.einsum("ni,ni->n", other, other))[:, None]

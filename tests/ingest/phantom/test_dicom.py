@@ -9,7 +9,7 @@ from pydicom import config
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation
 
 from dira_scale.ingest.phantom import dicom
-from dira_scale.ingest.phantom.primitives import View
+from dira_scale.ingest.phantom.view import View
 
 # PS3.3 table A.26-1 and the modules it names: type 1 (a value) and type 2 (present, may be empty), in short.
 REQUIRED = (
@@ -70,8 +70,8 @@ def made(seed: int, syntax: UID | None = None, monkeypatch: pytest.MonkeyPatch |
         monkeypatch.setattr(dicom, "SYNTAX_SHARE", [float(s == syntax) for s in dicom.SYNTAXES])
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 4096, (64, 64)).astype(np.uint16)
-    identity = dicom.Identity.draw(rng, seed, 61)
-    coded = dicom.write(pixels, View(64), identity, "F", 61, 2, f"key {seed}", rng)
+    identity = dicom.Identity.draw(rng, seed, "F", 61)
+    coded = dicom.write(pixels, View(64), identity, 61, 2, f"key {seed}", rng)
     return pixels, coded, identity
 
 
@@ -114,8 +114,8 @@ def test_the_same_picture_whichever_way_the_grey_runs() -> None:
     shown = {}
     for seed in range(12):
         rng = np.random.default_rng(5)
-        pixels, identity = np.arange(4096, dtype=np.uint16).reshape(64, 64), dicom.Identity.draw(rng, 0, 50)
-        coded = dicom.write(pixels, View(64), identity, "M", 50, 0, "k", np.random.default_rng(seed))
+        pixels, identity = np.arange(4096, dtype=np.uint16).reshape(64, 64), dicom.Identity.draw(rng, 0, "M", 50)
+        coded = dicom.write(pixels, View(64), identity, 50, 0, "k", np.random.default_rng(seed))
         file = pydicom.dcmread(io.BytesIO(coded))
         windowed = apply_voi_lut(file.pixel_array, file).astype(float)
         span = float(windowed.max())
@@ -132,5 +132,5 @@ def test_invented_identity_can_be_searched_for() -> None:
         assert len(str(file[keyword].value)) >= 6, keyword
     private = [element for element in file if element.tag.is_private and not element.tag.is_private_creator]
     assert private and any(identity.number in str(element.value) for element in private)
-    names = {dicom.Identity.draw(np.random.default_rng(s), s, 40).number for s in range(50)}
+    names = {dicom.Identity.draw(np.random.default_rng(s), s, "F", 40).number for s in range(50)}
     assert len(names) == 50

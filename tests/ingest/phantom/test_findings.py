@@ -7,9 +7,9 @@ import pytest
 
 from dira_scale.ingest.phantom import radiograph
 from dira_scale.ingest.phantom.findings import DIFFUSE, LABELS, Finding, draw
-from dira_scale.ingest.phantom.primitives import View
 from dira_scale.ingest.phantom.projection import Exposure
 from dira_scale.ingest.phantom.thorax import Anatomy, State
+from dira_scale.ingest.phantom.view import View
 
 OPAQUE = ("Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pleural_Thickening", "Hernia")
 

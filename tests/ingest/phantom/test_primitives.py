@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dira_scale.ingest.phantom.primitives import Tubes, View, curve, ellipsoid, upsample
+from dira_scale.ingest.phantom.primitives import Tubes, curve, ellipsoid, upsample
+from dira_scale.ingest.phantom.view import View
 
 FAR = 1e7  # mm to the source: parallel rays, so that the brute force stays simple
 
