@@ -1,5 +1,6 @@
 """From the shipped configuration to a method, and every mistake on the way named by its key."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from dira_scale.methods.moco import MoCo
 from dira_scale.models import norm
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "methods.md"
 SPEC = ViewSpec(size=64)
 
 
@@ -53,35 +55,24 @@ def test_moco_alone_has_no_decoder():
     )
 
 
-OWN = """
-import torch
-from dira_scale.methods import Method, Terms
-
-class Autoencoder(Method):
-    def __init__(self, unet, views, power=2.0, layers=()):
-        super().__init__(views, weights={"re": 1.0})
-        self.encoder, self.unet, self.power, self.layers = unet.encoder, unet, power, layers
-
-    def forward(self, clean, distorted, batch):
-        return Terms({"re": (self.unet(distorted[0]) - clean[0]).abs().pow(self.power).mean()})
-
-def function(views): ...
-"""
-
-
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    (tmp_path / "own_methods.py").write_text(OWN)
+    """The node of the documentation's own method, importable."""
+    code = re.search(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.S)
+    (tmp_path / "own_methods.py").write_text(code[1] + "\n\ndef function(views): ...\n")
     monkeypatch.syspath_prepend(tmp_path)
-    return {"_target_": "own_methods.Autoencoder", "power": 1.0, "layers": [1, 2]}
+    return {"_target_": "own_methods.Autoencoder", "power": 1.0}
 
 
 def test_an_own_method_plugs_in_by_its_target(own):
     model = config(*SMALL).model
     method = build(own, model, ViewSpec(count=1, size=64), batch=8)
-    assert method.power == 1.0 and method.layers == [1, 2] and norm.groups(method) == 4
-    image = (torch.rand(8, 1, 64, 64),)
-    method(image, image, None).losses["re"].backward()
+    assert method.power == 1.0 and norm.groups(method) == 4
+    clean, distorted = (torch.rand(8, 1, 64, 64),), (torch.rand(8, 1, 64, 64),)
+    terms = method(clean, distorted, None)
+    terms.losses["re"].backward()
+    assert terms.losses["re"].item() == pytest.approx((terms.restored - clean[0]).abs().mean().item())
+    assert all(parameter.grad is not None for parameter in method.parameters())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +82,7 @@ def test_an_own_method_plugs_in_by_its_target(own):
         ({"_target_": "no_such_module.Method"}, "method._target_: no_such_module.Method cannot be imported"),
         ({"_target_": "no_dots"}, "method._target_: no_dots cannot be imported"),
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
-        ({"powr": 3}, "method.powr: Autoencoder has no such setting, it has power, layers; did you mean 'power'?"),
+        ({"powr": 3}, "method.powr: Autoencoder has no such setting, it has power; did you mean 'power'?"),
         ({"views": 3}, "method.views: Autoencoder has no such setting"),
     ],
 )
