@@ -21,6 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
+        return 75
     print(f"{asked.patients} patients in {folder}; next: python -m dira_scale.shard recipe=phantom_cxr")
     return 0
 
