@@ -34,6 +34,8 @@ def pretrain(cfg: DictConfig) -> int:
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content))
     try:
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
+        if run is not None:
+            print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run)
     except BaseException as error:
         traceback.print_exc()
@@ -51,8 +53,26 @@ def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> 
     code = runs.INTERRUPTED if ended == "interrupted" else runs.DONE
     if run is not None:
         run.status(ended, trainer.progress.step, exit_code=code)
+        again = "the same command goes on" if code else f"next: python -m dira_scale.report run={run.folder}"
+        print(f"{run.folder}: {ended} at step {trainer.progress.step}; {again}", flush=True)
     accelerator.end_training()
     return code
+
+
+def _summary(trainer: Trainer, inputs: Inputs) -> str:
+    """What is about to be trained, on what, by what."""
+    config, order, accelerator = trainer.config, inputs.order, trainer.accelerator
+    parameters = sum(p.numel() for p in trainer.method.parameters() if p.requires_grad) / 1e6
+    stages = ", ".join(f"{name} {trainer.stage_steps(stage)}" for name, stage in trainer.stages.items())
+    worlds = ", ".join(map(str, order.admissible_worlds()))
+    lines = [
+        f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
+        f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+        f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
+        f"machine: {accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} thread(s) "
+        f"each, {config.precision}; this batch fits {worlds} processes",
+    ]
+    return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -208,7 +208,8 @@ class ShardedDataset:
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
         shard, count = self.column("shard")[row], int(self.column(size)[row])
-        payload = os.pread(self._file(shard).descriptor, count, int(self.column(offset)[row]))
+        file = self._file(shard)  # held while reading: another thread may push it out of the cache
+        payload = os.pread(file.descriptor, count, int(self.column(offset)[row]))
         if len(payload) != count:
             raise DatasetError(f"shard {self.root / shard} ends inside sample {self.column('key')[row]}: copy it again")
         return payload

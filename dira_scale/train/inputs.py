@@ -37,7 +37,7 @@ class Inputs:
             block=data.block,
             window=data.window,
             remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
-            identity=",".join(d.hash for d in self.datasets),
+            identity=",".join([data.split, *(d.hash for d in self.datasets)]),
         )
         if ranks not in self.order.admissible_worlds():
             fit = ", ".join(map(str, self.order.admissible_worlds()))
@@ -48,8 +48,9 @@ class Inputs:
         """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
-        order = EvalOrder(sum(_sizes(self.datasets, self.data.val_split, "data.val_split")), batch)
-        dealt = Dealt(order, min(order.steps, limit or order.steps), rank, ranks)
+        size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
+        batches = EvalOrder(size, batch).steps
+        dealt = Dealt(size, batch, min(batches, limit or batches), rank, ranks)
         return HeldOut(self._loader(self.data.val_split, dealt, fixed_epoch=0), dealt)
 
     def _loader(self, split: str, order: Any, **rest: Any) -> Loader:
@@ -59,23 +60,29 @@ class Inputs:
         )
 
 
-class Dealt:
+@dataclass(frozen=True)
+class Dealt(EvalOrder):
     """Whole evaluation batches dealt to ranks in turn, so that an evaluation batch never depends on their number.
 
     Every rank gets equally many; a batch that is dealt twice for that counts once (:meth:`counts`).
     """
 
-    def __init__(self, order: EvalOrder, batches: int, rank: int, ranks: int) -> None:
-        self._order, self._batches, self._rank, self._ranks = order, batches, rank, ranks
-        self.steps = -(-batches // ranks)
+    batches: int
+    rank: int
+    ranks: int
+
+    @property
+    def steps(self) -> int:
+        """Batches of this rank."""
+        return -(-self.batches // self.ranks)
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
         """Positions of the ``step``-th batch of this rank."""
-        return self._order.batch_at((step * self._ranks + self._rank) % self._batches)
+        return EvalOrder(self.size, self.batch).batch_at((step * self.ranks + self.rank) % self.batches)
 
     def counts(self, step: int) -> bool:
         """False where another rank counts this batch."""
-        return step * self._ranks + self._rank < self._batches
+        return step * self.ranks + self.rank < self.batches
 
 
 @dataclass

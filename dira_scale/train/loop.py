@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,33 +105,34 @@ class Trainer:
         limit = min(last, self.config.steps or last)
         if self._stopped_early(stage):
             return ""
-        batches = self.inputs.train.iterate(progress.step, limit)
-        try:
+        with closing(self.inputs.train.iterate(progress.step, limit)) as batches:
             for batch in batches:
                 self.train_step(batch, stage)
                 progress.step += 1
-                improved = self._due_validation(last) and self.validate(name, stage)
-                if progress.step % self.config.log_every == 0 or progress.step == limit:
-                    self._log(name)
-                self.bar.update(progress.step, name)
-                signal = signals.agreed()
-                if improved or signal or progress.step % self.config.checkpoint.every == 0 or progress.step == limit:
-                    self.save(best=name if improved else None)
+                signal = self._after_step(name, stage, last, limit, signals)
                 if signal:
                     self._finish()
-                    self.bar.say(
-                        f"{signal}: checkpoint written at step {progress.step}; the same command goes on from there"
-                    )
+                    self.bar.say(f"{signal}: checkpoint written at step {progress.step}")
                     return "interrupted"
                 if self._stopped_early(stage):
                     self.bar.say(f"stage {name}: validation stood still for {progress.stale} epochs, on to the next")
                     break
-        finally:
-            batches.close()
         if progress.step == self.config.steps and progress.step < last:
             self._finish()
             return "done"
         return ""
+
+    def _after_step(self, name: str, stage: Stage, last: int, limit: int, signals: Signals) -> str:
+        """Whatever is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
+        step = self.progress.step
+        improved = self._due_validation(last) and self.validate(name, stage)
+        if step % self.config.log_every == 0 or step == limit:
+            self._log(name)
+        self.bar.update(step, name)
+        signal = signals.agreed()
+        if improved or signal or step % self.config.checkpoint.every == 0 or step == limit:
+            self.save(best=name if improved else None)
+        return signal
 
     def train_step(self, batch: Batch, stage: Stage) -> None:
         """One optimizer step of the generator, then one of the discriminator on the same reconstructions."""
@@ -242,9 +244,10 @@ class Trainer:
 
     @torch.no_grad()
     def _pictures(self, name: str) -> None:
-        """What this stage's weights restore of the held-out images, all of them on the main process."""
+        """What the weights at the stage's end restore of the held-out images, all of them on the main process."""
         held_out = self.inputs.held_out(self.config.validate.batch, self.config.validate.batches)
-        if self.run is not None and held_out is not None:
+        done = (Path(self.config.run) / "pictures" / f"{name}.png").exists()
+        if self.run is not None and held_out is not None and not done:
             with self.clock.part("validate"):
                 self.method.eval()
                 restored = self._restorations(held_out, self.stages[name])

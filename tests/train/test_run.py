@@ -78,7 +78,8 @@ def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> Non
 
 
 def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = f"import os, pathlib, dira_scale.train.lease as lease; lease.Lease(pathlib.Path({str(tmp_path)!r})); os._exit(9)"
+    hold = f"from pathlib import Path; from dira_scale.train.lease import Lease; Lease(Path({str(tmp_path)!r}))"
+    code = f"import os; {hold}; os._exit(9)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9
     start = time.monotonic()
     held = Lease(tmp_path)

@@ -5,7 +5,7 @@ a view is written once, straight into its slot of the batch.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from time import perf_counter
 
@@ -80,7 +80,7 @@ class Loader:
         if datasets[0].info.label_names and len({tuple(d.info.label_names) for d in datasets}) == 1:
             self._labels = np.concatenate([d.labels(r) for d, r in zip(datasets, rows, strict=True)])
 
-    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+    def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()

@@ -1,0 +1,42 @@
+"""The data of the system tests, made by the sharding verb from random images."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import SECONDS
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """40 training and 12 validation images of 48 x 40 pixels: ellipses on slopes, each image unlike the others."""
+    folder = tmp_path_factory.mktemp("images")
+    generator = np.random.default_rng(0)
+    with (folder / "labels.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file", "patient", "split", "odd"])
+        for i in range(52):
+            Image.fromarray(_picture(generator)).save(folder / f"{i:03d}.png")
+            writer.writerow([f"{i:03d}.png", f"patient{i:03d}", "train" if i < 40 else "val", i % 2])
+    out = tmp_path_factory.mktemp("shards") / "noise"
+    environment = os.environ | {"DIRA_SCALE_HASH_KEY": "00" * 32}
+    arguments = ["recipe=folder", f"recipe.images={folder}", f"recipe.labels={folder / 'labels.csv'}", f"out={out}"]
+    rest = ["recipe.name=noise", "recipe.licence=none", "recipe.columns={file: file, patient: patient, split: split}"]
+    command = [sys.executable, "-m", "dira_scale.shard", *arguments, *rest, "workers=1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+def _picture(generator: np.random.Generator) -> np.ndarray:
+    y, x = np.mgrid[-1:1:48j, -1:1:40j]
+    picture = generator.uniform(20, 200) + generator.uniform(-40, 40) * y + generator.uniform(-40, 40) * x
+    for _ in range(generator.integers(2, 6)):
+        (cy, cx), (ry, rx) = generator.uniform(-1, 1, 2), generator.uniform(0.1, 0.7, 2)
+        picture[((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1] += generator.uniform(-120, 120)
+    return picture.clip(0, 255).astype(np.uint8)

@@ -1,0 +1,215 @@
+"""Pretraining as a user runs it: real processes, real signals, real kills."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
+
+from dira_scale.pretrain import main
+from dira_scale.train import checkpoint
+
+
+@pytest.fixture(scope="session")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All three stages, two steps each, in one process without a break."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(pretrain(run, shards, "checkpoint.every=1", "checkpoint.keep=9"))
+    return run
+
+
+def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Path) -> None:
+    assert status(unbroken) | {"lease": 1} == {
+        "state": "done", "step": 6, "stage": "", "exit_code": 0, "reason": "", "lease": 1,
+    }  # fmt: skip
+    assert [row["stage"] for row in rows(unbroken)] == ["di", "di", "dir", "dir", "dira", "dira"]
+    assert [sorted(k for k in row if k.startswith("loss")) for row in rows(unbroken)[::2]] == [
+        ["loss", "loss/di"],
+        ["loss", "loss/di", "loss/re"],
+        ["loss", "loss/ad", "loss/di", "loss/discriminator", "loss/re"],
+    ]
+    last = rows(unbroken)[-1]
+    assert last["loss"] == pytest.approx(last["loss/di"] + 10 * last["loss/re"] + 0.001 * last["loss/ad"], rel=1e-5)
+    assert checkpoint.stages_with_best(unbroken) == ["di", "dir", "dira"]
+    for name in (
+        "config.yaml",
+        "environment.json",
+        "pictures/dir.png",
+        "pictures/dira.png",
+        "pictures/restoration.json",
+    ):
+        assert (unbroken / name).stat().st_size > 0
+    assert list((unbroken / "tensorboard").iterdir())
+
+
+def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
+    before = {p: p.stat().st_mtime_ns for p in (unbroken / "checkpoints").iterdir()}
+    finish(pretrain(unbroken, shards, "checkpoint.every=1", "checkpoint.keep=9"))
+    assert {p: p.stat().st_mtime_ns for p in (unbroken / "checkpoints").iterdir()} == before
+    assert status(unbroken)["state"] == "done" and len(rows(unbroken)) == 6
+
+
+def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> None:
+    """A step of every stage: losses, gradients (SGD's momentum; Adam hides their sizes), queue, discriminator.
+
+    Not more steps, and small ones: on so small a batch rounding grows a hundredfold a step (one process in another
+    memory format is as far from itself).
+    """
+    for ranks in (1, 2):
+        overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-4", "data.size=64", "data.batch=16", "validate.batch=5"]
+        overrides += ["stages.di.epochs=0.5", "stages.dir.epochs=0.5", "stages.dira.epochs=0.5"]
+        overrides += ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas"]
+        overrides += ["+optim.discriminator.momentum=0.9"]
+        finish(pretrain(tmp_path / str(ranks), shards, *overrides, ranks=ranks))
+    for split in ("train", "val"):
+        assert len(losses(tmp_path / "2", split)) >= 3
+        for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        error = (two[name].float() - tensor.float()).norm()
+        assert error <= 1e-3 * tensor.float().norm().clamp_min(1e-2), name
+
+
+@pytest.mark.parametrize("overrides", [["steps=3"], ["steps=4", "checkpoint.every=3"]], ids=["mid-stage", "stage end"])
+def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
+    unbroken: Path, shards: Path, tmp_path: Path, overrides: list[str]
+) -> None:
+    finish(pretrain(tmp_path / "run", shards, *overrides))
+    assert status(tmp_path / "run")["step"] == int(overrides[0].split("=")[1])
+    finish(pretrain(tmp_path / "run", shards))
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _start_and_send(pretrain(run, shards, "checkpoint.every=1"), run, steps=3, number=signal.SIGKILL)
+    assert status(run)["state"] == "running"
+    finish(pretrain(run, shards, "checkpoint.every=1"))
+    assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.system)], ids=["SIGTERM", "Ctrl-C"]
+)
+def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
+    unbroken: Path, shards: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    code, printed = _start_and_send(pretrain(run, shards), run, steps=2, number=number)
+    assert code == 75
+    step = status(run)["step"]
+    assert status(run)["state"] == "interrupted" and status(run)["exit_code"] == 75 and 2 <= step < 6
+    assert f"{number.name}: checkpoint written at step {step}" in printed
+    assert checkpoint.latest(run).name == f"{step:09d}"
+    finish(pretrain(run, shards))
+    assert_equal_runs(run, unbroken)
+
+
+@pytest.mark.system
+def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    _start_and_send(pretrain(run, shards, "epoch_factor=20", ranks=2), run, steps=2, number=signal.SIGTERM)
+    assert status(run)["state"] == "interrupted"
+    assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
+
+
+def test_a_damaged_checkpoint_is_passed_over_on_the_way_to_the_same_weights(
+    unbroken: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    finish(pretrain(run, shards, "checkpoint.every=1", "steps=3"))
+    part = next(checkpoint.latest(run).glob("*.safetensors"))
+    part.write_bytes(part.read_bytes()[:-100])
+    finish(pretrain(run, shards, "checkpoint.every=1"))
+    assert "refused 000000003" in (run / "log.txt").read_text()
+    assert_equal_runs(run, unbroken)
+
+
+def test_recomputed_activations_change_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    finish(pretrain(tmp_path / "run", shards, "parallel.checkpoint_activations=true"))
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: Path) -> None:
+    """Restoration alone: MoCo's key shuffle acts within a micro-batch, so only its statistics would differ."""
+    for accumulate in (1, 2):
+        overrides = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1"]
+        finish(pretrain(tmp_path / str(accumulate), shards, *overrides, f"parallel.accumulate={accumulate}"))
+    for ours, theirs in zip(losses(tmp_path / "2"), losses(tmp_path / "1"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.system
+def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    finish(pretrain(tmp_path / "run", shards, "precision=bf16"))
+    for ours, theirs, tolerance in zip(losses(tmp_path / "run"), losses(unbroken), [0.03, *[0.3] * 5], strict=True):
+        assert ours == pytest.approx(theirs, rel=tolerance)  # Adam's first steps carry rounding noise on
+        assert ours != theirs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["seed=1"], "another seed: 0 -> 1"),
+        (["data.batch=6"], "a queue of 64 keys is not a multiple of data.batch=6"),
+        (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
+        (["data.batch=64"], "64"),
+        (["parallel.accumulate=3"], "data.batch=8 is not divided by 1 ranks x parallel.accumulate=3"),
+        (["precision=fp61"], "precision=fp61: there is fp32, bf16"),
+        (["model.encoder=resnet81"], "resnet81"),
+        (["method.base._target_=nowhere.MoCo"], "method.base._target_: nowhere.MoCo cannot be imported"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    unbroken: Path, shards: Path, overrides: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = (unbroken / "config.yaml").read_bytes()
+    threads = torch.get_num_threads()
+    try:
+        assert main(pretrain(unbroken, shards, *overrides)[3:]) == 2
+    finally:
+        torch.set_num_threads(threads)
+    printed = capfd.readouterr().err.strip()
+    assert len(printed.splitlines()) == 1
+    assert re.search(message, printed), printed
+    assert (unbroken / "config.yaml").read_bytes() == before
+
+
+def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
+    done = subprocess.run(
+        [*launch, *pretrain(tmp_path / "run", shards)[2:]], capture_output=True, text=True, timeout=SECONDS
+    )
+    assert done.returncode != 0 and not (tmp_path / "run").exists()
+    assert "asked for 2 processes and started one" in done.stderr
+    assert "torchrun --nproc_per_node 2" in done.stderr
+
+
+def test_accelerate_launch_runs_it(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    finish([sys.executable, "-m", "accelerate.commands.launch", "-m", *pretrain(tmp_path / "run", shards)[2:]])
+    assert_equal_runs(tmp_path / "run", unbroken)
+
+
+def _start_and_send(command: list[str], run: Path, steps: int, number: signal.Signals) -> tuple[int, str]:
+    """Start, wait until ``steps`` rows are logged, send the signal, wait for the end."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        deadline = time.monotonic() + SECONDS
+        while not (run / "metrics.jsonl").exists() or len(rows(run)) < steps:
+            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)[0]
+            time.sleep(0.01)
+        process.send_signal(number)
+        printed, _ = process.communicate(timeout=SECONDS)
+        return process.returncode, printed
+    finally:
+        process.kill()
