@@ -164,6 +164,10 @@ def test_evaluation_changes_nothing():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     with pytest.raises(AssertionError, match="training"):
         model.after_step()
+    model.train()
+    forward(model, views())
+    model.after_step()
+    assert model.queue_pointer == 8  # the evaluation's keys are not in it
 
 
 def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):

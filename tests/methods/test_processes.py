@@ -18,7 +18,7 @@ from torch import nn
 from dira_scale.collectives import rank, world
 from dira_scale.models import norm
 
-WAIT = 120  # seconds
+WAIT = 240  # seconds
 
 
 def launch(worker, ranks, folder):
@@ -58,6 +58,37 @@ def batch_norm(groups, x):
 def batch_norms():
     x = torch.randn(16, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
     return {groups: batch_norm(groups, x) for groups in (1, 2, 4, 8) if groups % world() == 0 or world() % groups == 0}
+
+
+class Tiny(nn.Module):
+    """An encoder of one convolution, without BatchNorm: the keys of a batch do not depend on how it is cut."""
+
+    channels = (1, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3)
+
+    def forward(self, x):
+        return [x, self.stem(x)]
+
+
+def queues():
+    """MoCo's queue after two steps, by the number of micro-batches."""
+    from dira_scale.data.views import ViewSpec
+    from dira_scale.methods.moco import MoCo
+
+    results = {}
+    for accumulate in (1, 2, 4):
+        torch.manual_seed(0)
+        method = MoCo(Tiny(), ViewSpec(size=64), dim=5, queue=24).train()
+        for step in range(2):
+            images = own_part(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
+            for micro in images.chunk(accumulate):
+                method((micro, micro), (micro, micro), SimpleNamespace(step=step))
+            method.after_step()
+        results[accumulate] = method.queue
+    return results
 
 
 def dira():
@@ -132,6 +163,12 @@ def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
             torch.testing.assert_close(result["var"], expected["var"], rtol=1e-12, atol=0)
 
 
+def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
+    (expected, *cut), parts = queues().values(), launch("queues", 2, tmp_path)
+    for queue in (*cut, *(queue for part in parts for queue in part.values())):
+        torch.testing.assert_close(queue, expected)
+
+
 def test_dira_on_two_processes_equals_one(tmp_path):
     single, parts = dira(), launch("dira", 2, tmp_path)
     for groups, expected in single.items():
@@ -147,5 +184,5 @@ if __name__ == "__main__":
     worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
-    torch.save({"batch_norms": batch_norms, "dira": dira}[worker](), folder / f"{number}.pt")
+    torch.save({"batch_norms": batch_norms, "queues": queues, "dira": dira}[worker](), folder / f"{number}.pt")
     dist.destroy_process_group()

@@ -1,5 +1,7 @@
 """BatchNorm groups on one process, against torch's own; several processes: tests/methods/test_processes.py."""
 
+from contextlib import nullcontext
+
 import pytest
 import timm
 import torch
@@ -107,21 +109,23 @@ def test_two_calls_in_a_step_count_as_their_mean():
 
 
 def test_recomputation_is_not_counted_twice():
-    _, once = pair()
-    _, again = pair()
-    seen = gradients(once, images())
-    x = images().detach().requires_grad_()
+    """Of two passes in a step one is checkpointed: were it counted again, the mean would lean towards it."""
+    _, plain = pair()
+    _, ours = pair()
+    x, other = images().detach().requires_grad_(), images().detach() * 3 - 1
 
     def contexts():
-        return torch.enable_grad(), norm.recomputing()
+        return nullcontext(), norm.recomputing()
 
-    y = checkpoint(again, x, use_reentrant=False, context_fn=contexts)
+    y = checkpoint(ours, x, use_reentrant=False, context_fn=contexts)
+    ours(other)
     (y * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
-    torch.testing.assert_close(x.grad, seen[1])
-    norm.commit_statistics(once)
-    norm.commit_statistics(again)
-    for name, value in once.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value)
+    torch.testing.assert_close(x.grad, gradients(plain, x)[1])
+    plain(other)
+    for layer in (plain, ours):
+        norm.commit_statistics(layer)
+    for name, value in plain.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], value)
 
 
 def test_bfloat16_input_under_autocast_keeps_statistics_in_float32():
