@@ -17,15 +17,22 @@ heading "2 of 4  pretraining, on all cores"
 # Launchers neither pass signals on nor keep exit codes. So the launcher runs in a session of its own, where Ctrl-C does
 # not reach it; we pass the wish to stop to the processes that it started; and status.json has the outcome.
 stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
-setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run &
+# What several processes' launcher says after their end, many lines of its own code, is left out.
+exec 3> >(trap '' INT && exec awk '/elastic\/multiprocessing/ { over = 1 } !over { print; fflush() }' >&2)
+setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run 2>&3 &
 launch=$!
-trap 'python -c "$stop" $launch' INT TERM
-while kill -0 $launch 2>/dev/null; do wait $launch && code=0 || code=$?; done
+asked=
+trap 'asked=yes; python -c "$stop" $launch' INT TERM
+while :; do
+    wait $launch && code=0 || code=$?
+    kill -0 $launch 2>/dev/null || break  # else it was the trap that ended the wait
+done
 trap - INT TERM
-if [ "$code" -ne 0 ]; then
-    [ -f $run/status.json ] && [ "$(state)" = interrupted ] && echo "interrupted; make pretrain goes on from here" && exit 75
-    exit "$code"
+if [ "$asked" ] && [ -f $run/status.json ] && [ "$(state)" = interrupted ]; then
+    echo "interrupted; make pretrain goes on from here"
+    exit 75
 fi
+[ "$code" -eq 0 ] || exit "$code"
 
 heading "3 of 4  weights"
 python -m dira_scale.export run=$run
@@ -41,5 +48,5 @@ The weights:  $PWD/$run/export
 Next: your own images
   .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
   .venv/bin/$(python -m dira_scale.doctor show=launch) experiment=small data.shards=out/shards/mine run=out/runs/mine
-docs/quick_start.md goes through it; make doctor says what would make this machine faster.
+docs/sharding.md says what images it takes; make doctor, what would make this machine faster.
 END
