@@ -69,8 +69,8 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
         f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
         f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
         f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
-        f"machine: {accelerator.num_processes} process(es) on {accelerator.device}, {torch.get_num_threads()} thread(s) "
-        f"each, {config.precision}; this batch fits {worlds} processes",
+        f"machine: {accelerator.num_processes} process(es) of {torch.get_num_threads()} thread(s) on "
+        f"{accelerator.device}, {config.precision}; this batch fits {worlds} processes",
     ]
     return "\n".join(lines)
 

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources.base import Box, Record
@@ -113,3 +114,16 @@ def test_a_file_listed_twice_is_an_error_that_names_the_lines(png_folder: Path) 
     table.write_text(table.read_text() + table.read_text().splitlines()[3] + "\n")
     with pytest.raises(UserError, match=r"lines 4 and 26 name the same file im02\.png"):
         Folder(str(png_folder / "images"), str(table), columns=COLUMNS)
+
+
+def test_masks_and_lists_among_the_images_are_no_inputs(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "masks/a.png", "stray.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (40, 40)).save(tmp_path / name)
+    (tmp_path / "list.csv").write_text("file,mask\na.png,masks/a.png\nb.png,\n")
+    source = Folder(str(tmp_path), str(tmp_path / "list.csv"), columns={"file": "file", "mask": "mask"})
+    assert {record.name: record.rejected is None for record in source.records(1)} == {
+        "a.png": True,
+        "b.png": True,
+        "stray.png": False,
+    }

@@ -65,20 +65,22 @@ class Folder:
             self._index(table)
         self.numeric = tuple(numeric)
         self.label_names = (*self.numeric, *self.rules)
+        self.lists = {path for path in (self.csv, Path(boxes).resolve() if boxes else None) if path}
         self.boxes: dict[Path, list[Box]] = {}
         if boxes:
             self._index_boxes(Path(boxes).resolve())
 
     def records(self, workers: int) -> Iterator[Record]:
-        """Listed files first (one that is missing is found out when it is read), then files without a row."""
+        """Listed files first (one that is missing is found out when it is read), then files without a row.
+
+        Masks and the CSVs may lie among the images: they are no inputs.
+        """
         for path in self.rows:
             yield self._record(path)
+        known = self.rows.keys() | self._masks() | self.lists
         for path in sorted(self.root.rglob("*")):
-            if (
-                path in self.rows
-                or not path.is_file()
-                or any(p.startswith(".") for p in path.relative_to(self.root).parts)
-            ):
+            hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
+            if path in known or hidden or not path.is_file():
                 continue
             yield (
                 self._record(path)
@@ -106,6 +108,12 @@ class Folder:
             attributes=attributes,
             **told,
         )
+
+    def _masks(self) -> set[Path]:
+        if self.csv is None or "mask" not in self.columns:
+            return set()
+        cells = (row[self.columns["mask"]] for row in self.rows.values())
+        return {self._resolve(cell, self.csv) for cell in cells if cell.strip()}
 
     def _labels(self, row: Mapping[str, str]) -> tuple[float, ...]:
         plain = [_number(row.get(column, ""), self.csv) for column in self.numeric]
