@@ -1,4 +1,4 @@
-"""DiRA's adversary, a least-squares GAN on patches (eq. 3 as the authors train it; RECIPES A.1, G2, G4).
+"""DiRA's adversary, a least-squares GAN on patches (eq. 3, in the form that the authors released).
 
 It lives beside the method, not inside: the training loop gives it an optimizer and a step of its own.
 """

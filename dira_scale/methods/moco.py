@@ -1,4 +1,4 @@
-"""Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5; RECIPES A.2)."""
+"""Momentum contrast (He et al., CVPR 2020), version 2: DiRA's discrimination task (eq. 5)."""
 
 import copy
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ class MoCo(Method):
         """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order, and where this rank's begin.
 
         In evaluation, those of this process: it evaluates batches of its own.
-        Where BatchNorm has several groups, a query and its key must not share one (their statistics would give the
+        Where BatchNorm has several groups, a query and its key must not be among the same images (statistics would give the
         answer away): the images of all processes are shuffled by the step before, and the keys put back after.
         """
         if not self.training:

@@ -4,7 +4,7 @@ from torch import nn
 
 
 class Discriminator(nn.Sequential):
-    """[b, 1, H, W] -> one unbounded score per patch [b, 1, H/8, W/8], each seeing 47 pixels (RECIPES A.1).
+    """[b, 1, H, W] -> one unbounded score per patch [b, 1, H/8, W/8], each seeing 47 pixels (DiRA, as released).
 
     Four Conv3x3-LeakyReLU blocks of strides 2, 2, 2, 1, InstanceNorm in all but the first, then a scoring Conv3x3.
     Convolution weights start as N(0, 0.02).

@@ -73,7 +73,7 @@ def timm_names(encoder: Encoder) -> dict[str, str]:
 def _open_residual_branches(encoder: nn.Module) -> None:
     """Start the last BatchNorm of each residual block at 1, where timm starts it at 0.
 
-    MoCo's encoder starts as torchvision's ResNet does, without zero-initialised residuals (RECIPES G11).
+    MoCo's encoder starts as torchvision's ResNet does, without zero-initialised residual branches.
     """
     for layer in encoder.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine and not layer.weight.any():

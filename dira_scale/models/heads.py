@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class Projector(nn.Module):
     """Pooled features -> embedding: [b, C, h, w] -> [b, dim] by average pooling and Linear-ReLU-Linear.
 
-    MoCo-v2's head: hidden width = C, no normalisation (RECIPES A.2). ``batch_norm`` puts a BatchNorm behind the hidden
+    MoCo-v2's head: hidden width = C, no normalisation. ``batch_norm`` puts a BatchNorm behind the hidden
     layer; short runs on small batches learn with it and not without.
     """
 
