@@ -104,8 +104,8 @@ class MoCo(Method):
         """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order, and where this rank's begin.
 
         In evaluation, those of this process: it evaluates batches of its own.
-        Where BatchNorm has several groups, a query and its key must not be among the same images (statistics would give the
-        answer away): the images of all processes are shuffled by the step before, and the keys put back after.
+        Where BatchNorm has several groups, a query and its key must not be normalised among the same images, for the
+        statistics would give the answer away: all processes' images are shuffled before, and the keys put back after.
         """
         if not self.training:
             return self._embed(images), 0
