@@ -1,6 +1,8 @@
 """Whole runs in processes of their own: the command of a tiny one, and what to compare."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,9 +42,16 @@ def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[s
 
 def finish(command: list[str], code: int = 0) -> str:
     """Run to the end and return what was printed; fails unless the exit code is ``code``."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            printed, _ = process.communicate(timeout=SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
+            raise
+    assert process.returncode == code, printed
+    return printed
 
 
 def status(run: Path) -> dict[str, Any]:

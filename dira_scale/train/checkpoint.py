@@ -154,8 +154,8 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, index["state"] | {"step": index["step"]}
 
 
-def load_latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[Path, str]] | None:
-    """The newest whole checkpoint of a run; also the damaged ones that were passed over, and why.
+def load_latest(run: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, dict[Path, str]]:
+    """The newest whole checkpoint of a run, None where there is none; and damaged ones passed over, with the reason.
 
     Raises:
         DamagedError: there are checkpoints, and none is whole.
@@ -163,12 +163,12 @@ def load_latest(run: Path) -> tuple[dict[str, Tensor], dict[str, Any], dict[Path
     refused: dict[Path, str] = {}
     for folder in reversed(complete(run / "checkpoints")):
         try:
-            return *load(folder), refused
+            return load(folder), refused
         except DamagedError as error:
             refused[folder] = str(error)
     if refused:
         raise DamagedError("no checkpoint is whole: " + "; ".join(refused.values()))
-    return None
+    return None, {}
 
 
 def latest(run: Path) -> Path:

@@ -2,9 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,18 @@ from torch import Tensor
 
 from dira_scale.config import Pretrain, Stage
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
 from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.method import Method
 from dira_scale.models.norm import commit_statistics
-from dira_scale.train import checkpoint, optim, parallel
-from dira_scale.train.inputs import HeldOut, Inputs
+from dira_scale.train import checkpoint, optim, parallel, state
+from dira_scale.train.evaluation import draw_restorations, validation_losses
+from dira_scale.train.inputs import Inputs
 from dira_scale.train.metrics import Clock, Means
-from dira_scale.train.pictures import write_pictures
+from dira_scale.train.objective import Objective
 from dira_scale.train.progress import Bar
 from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
 from dira_scale.train.trackers import TensorBoard
-
-
-@dataclass
-class Progress:
-    """Where a run stands; with the tensors, all that a checkpoint holds."""
-
-    step: int = 0  # optimizer steps consumed
-    stage: int = 0  # index of the stage
-    stage_start: int = 0  # step at which it began
-    best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
-    stale: int = 0  # epochs since the stage's lowest validation loss
 
 
 class Trainer:
@@ -57,31 +45,26 @@ class Trainer:
         run: Run | None,
     ) -> None:
         self.config, self.accelerator, self.inputs, self.run = config, accelerator, inputs, run
+        self.folder, rank, ranks = Path(config.run), accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        format = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-        self.method: Method = method.to(self.device, memory_format=format)  # type: ignore[call-overload]
-        self.adversary = adversary.to(self.device, memory_format=format)  # type: ignore[call-overload]
+        layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
+        self.method: Method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
+        self.adversary = adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         if config.parallel.checkpoint_activations:
             parallel.checkpoint_activations(self.method)
-        self.distort = Distort(inputs.views).to(self.device)
+        self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)
         self.stages = {name: stage for name, stage in config.stages.items() if stage.epochs > 0}
         self.discriminator_optimizer = optim.build(config.optim.discriminator, adversary, "optim.discriminator")
-        self.held_out = inputs.held_out(
-            config.validate.batch, config.validate.batches, accelerator.process_index, accelerator.num_processes
-        )
-        self.progress = Progress()
-        self.means, self.clock = Means(), Clock()
-        folder = Path(config.run) / "checkpoints"
+        self.held_out = inputs.held_out(config.validate.batch, config.validate.batches, rank, ranks)
+        guard = run.lease.check if run else lambda: None
         self.checkpointer = checkpoint.Checkpointer(
-            folder,
-            config.checkpoint.keep,
-            accelerator.process_index,
-            accelerator.num_processes,
-            guard=run.lease.check if run else lambda: None,
+            self.folder / "checkpoints", config.checkpoint.keep, rank, ranks, guard
         )
-        self._restored: dict[str, Tensor] = {}  # the optimizer's state, until the stage's optimizer is made
+        self.progress = state.Progress()
+        self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
         self._restore()
-        self.tracker = TensorBoard(Path(config.run) / "tensorboard", self.progress.step) if run else None
+        self.tracker = TensorBoard(self.folder / "tensorboard", self.progress.step) if run else None
+        self.means, self.clock = Means(), Clock()
         self._logged, self._waited = self.progress.step, 0.0  # step and seconds of waiting at the last row
 
     # ------------------------------------------------------------------ the run
@@ -142,7 +125,7 @@ class Trainer:
         for i, micro in enumerate(batch.to(self.device).split(accumulate)):
             torch.manual_seed(_mix(self.config.seed, batch.step, i))  # drop-path and the like: a function of the step
             with parallel.unsynchronised(self.engine, last=i == accumulate - 1):
-                terms, losses = self._losses(self.engine, micro, stage)
+                terms, losses = self.objective(self.engine, micro, stage)
                 (losses["loss"] / accumulate).backward()
             self.means.add(losses | terms.monitors)
             if adversarial:
@@ -164,39 +147,14 @@ class Trainer:
         self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
 
-    def _losses(self, engine: torch.nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
-        """Losses of one micro-batch by name; ``loss`` is their weighted sum, L = Σ λ·L_term (paper, equation 4)."""
-        distorted = self.distorted(batch, stage)
-        with parallel.autocast(self.device, self.config.precision):
-            terms: Terms = engine(batch.views, distorted, batch)
-        losses = dict(terms.losses)
-        if "ad" in stage.terms:
-            assert terms.restored is not None
-            losses["ad"] = self.adversary.generator_loss(terms.restored)
-        total = torch.stack([self.method.weights[term] * loss.float() for term, loss in losses.items()]).sum()
-        return terms, {"loss": total} | {f"loss/{term}": loss for term, loss in losses.items()}
-
-    def distorted(self, batch: Batch, stage: Stage) -> tuple[Tensor, ...]:
-        """T(.) of every view; the base alone goes without cutout and shuffling (the released code's mode `di`)."""
-        corrupt = "re" in stage.terms
-        pairs = zip(batch.views, batch.distortions, strict=True)
-        return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)
-
     # ------------------------------------------------------------------ validation
 
-    @torch.no_grad()
     def validate(self, name: str, stage: Stage) -> bool:
-        """Loss on the held-out split with fixed views; True where it is the stage's lowest. Changes nothing else."""
+        """A row of the held-out losses; True where the loss is the stage's lowest so far."""
         if self.held_out is None:
             return False
         with self.clock.part("validate"):
-            self.method.eval()
-            means = Means()
-            for batch, count in self.held_out.batches():
-                terms, losses = self._losses(self.method, batch.to(self.device), stage)
-                means.add(losses | terms.monitors, count)
-            self.method.train()
-            row = means.take()
+            row = validation_losses(self.objective, self.held_out, stage)
         self._record(row | {"split": "val"}, name)
         progress = self.progress
         improved = row["loss"] < progress.best.get(name, float("inf"))
@@ -231,36 +189,24 @@ class Trainer:
         self.engine = parallel.prepare(self.accelerator, self.method)
         self.engine.train()
         self.optimizer = optim.build(self.config.optim.optimizer, self.method, "optim.optimizer")
-        optim.load_by_name(self.optimizer, self.method, "optim.generator", self._restored)
-        self._restored = {}
+        optim.load_by_name(self.optimizer, self.method, "optim.generator", self._optimizer_state)
+        self._optimizer_state = {}
         self.bar.update(self.progress.step, name)
 
     def _leave_stage(self, name: str) -> None:
         if "re" in self.stages[name].terms:
-            self._pictures(name)
+            self._restorations(name)
         self._finish()
         self.progress.stage += 1
         self.progress.stage_start, self.progress.stale = self.progress.step, 0
 
-    @torch.no_grad()
-    def _pictures(self, name: str) -> None:
-        """What the weights at the stage's end restore of the held-out images, all of them on the main process."""
+    def _restorations(self, name: str) -> None:
+        """Pictures and table of the weights at the stage's end, once, of all held-out images, by the main process."""
         held_out = self.inputs.held_out(self.config.validate.batch, self.config.validate.batches)
-        done = (Path(self.config.run) / "pictures" / f"{name}.png").exists()
-        if self.run is not None and held_out is not None and not done:
+        folder, stage = self.folder / "pictures", self.stages[name]
+        if self.run is not None and held_out is not None and not (folder / f"{name}.png").exists():
             with self.clock.part("validate"):
-                self.method.eval()
-                restored = self._restorations(held_out, self.stages[name])
-                write_pictures(self.run.folder / "pictures", name, restored, self.config.validate.pictures)
-                self.method.train()
-
-    def _restorations(self, held_out: HeldOut, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for stored, _ in held_out.batches():
-            batch = stored.to(self.device)
-            distorted = self.distorted(batch, stage)
-            with parallel.autocast(self.device, self.config.precision):
-                terms = self.method(batch.views, distorted, batch)
-            yield terms.target, distorted[0], terms.restored
+                draw_restorations(folder, name, self.objective, held_out, stage, self.config.validate.pictures)
 
     def _set_rate(self, stage: Stage) -> None:
         step = self.progress.step - self.progress.stage_start
@@ -275,15 +221,12 @@ class Trainer:
     def _log(self, name: str) -> None:
         waited, self._waited = self.inputs.train.waited - self._waited, self.inputs.train.waited
         self.clock.add("data", waited)
+        self._refuse_nan()
         values, seconds = self.means.take(), self.clock.take()
         steps = self.progress.step - self._logged
         self._logged = self.progress.step
         images = steps * self.config.data.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
-        if not math.isfinite(values["loss"]):
-            raise FloatingPointError(
-                f"step {self.progress.step}: the loss is {values}; lower the rate or use precision=fp32"
-            )
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images, "split": "train"}
         self._record(row, name)
         self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
@@ -299,12 +242,19 @@ class Trainer:
 
     def save(self, best: str | None = None) -> None:
         """A checkpoint of everything at this step."""
+        self._refuse_nan()
         with self.clock.part("checkpoint"):
-            tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
-            tensors |= {f"discriminator.{k}": v for k, v in self.adversary.state_dict().items()}
-            tensors |= optim.state_by_name(self.optimizer, self.method, "optim.generator")
-            tensors |= optim.state_by_name(self.discriminator_optimizer, self.adversary, "optim.discriminator")
+            tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
             self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), best)
+
+    def _refuse_nan(self) -> None:
+        """End before a checkpoint or a row is written of a loss that is no number (one host synchronisation)."""
+        losses = self.means.peek()
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise FloatingPointError(
+                f"step {self.progress.step}: the loss is no number any more ({losses}); the last checkpoint is sound: "
+                "go on from it with a lower rate or precision=fp32"
+            )
 
     def _finish(self) -> None:
         with self.clock.part("checkpoint"):
@@ -312,26 +262,20 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one."""
-        found = checkpoint.load_latest(Path(self.config.run))
-        self.accelerator.wait_for_everyone()
+        """Go on from the newest whole checkpoint, if there is one; tidy up what a killed run left."""
+        found, damaged = checkpoint.load_latest(self.folder)
         if found is not None:
-            tensors, state, damaged = found
-            self.progress = Progress(**state)
-            self.method.load_state_dict(_without_prefix(tensors, "method."))
-            self.adversary.load_state_dict(_without_prefix(tensors, "discriminator."))
-            optim.load_by_name(self.discriminator_optimizer, self.adversary, "optim.discriminator", tensors)
-            self._restored = {k: v for k, v in tensors.items() if k.startswith("optim.generator.")}
+            tensors, progress = found
+            self.progress = state.Progress(**progress)
+            both = self.method, self.adversary
+            self._optimizer_state = state.restore(tensors, *both, self.discriminator_optimizer)
+        self.accelerator.wait_for_everyone()  # all have read before anything is moved
         if self.run is not None:
-            for folder, reason in (damaged if found else {}).items():
+            for folder, reason in damaged.items():
                 self.run.log(f"refused {folder.name}: {reason}")
-            checkpoint.clear(Path(self.config.run) / "checkpoints", list(damaged) if found else [])
+            checkpoint.clear(self.folder / "checkpoints", list(damaged))
             self.run.forget_after(self.progress.step)
         self.accelerator.wait_for_everyone()
-
-
-def _without_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _mix(*words: int) -> int:

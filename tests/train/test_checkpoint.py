@@ -86,16 +86,16 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
         (folder / "000000002" / "index.json").write_text('{"form')
     with pytest.raises(DamagedError, match="000000002"):
         checkpoint.load(folder / "000000002")
-    found = checkpoint.load_latest(folder.parent)
+    found, refused = checkpoint.load_latest(folder.parent)
     assert found is not None
-    loaded, state, refused = found
+    loaded, state = found
     assert state["step"] == 1
     assert list(refused) == [folder / "000000002"]
     assert torch.equal(loaded["method.weight"], tensors(1)["method.weight"])
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> None:
-    assert checkpoint.load_latest(folder.parent) is None
+    assert checkpoint.load_latest(folder.parent) == (None, {})
     write(folder, 1, tensors())
     (folder / "000000001" / "index.json").unlink()
     with pytest.raises(DamagedError, match="no checkpoint is whole"):

@@ -1,0 +1,52 @@
+"""Held-out images: the validation loss, and what the network makes of them. Nothing here changes the method."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.config import Stage
+from dira_scale.train.inputs import HeldOut
+from dira_scale.train.metrics import Means
+from dira_scale.train.objective import Objective
+from dira_scale.train.pictures import write_pictures
+
+
+@torch.no_grad()
+def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> dict[str, float]:
+    """Means over the held-out split of all losses and monitors, with fixed views, equal on all ranks."""
+    means = Means()
+    with evaluating(objective.method):
+        for batch, count in held_out.batches():
+            terms, losses = objective(objective.method, batch.to(objective.device), stage)
+            means.add(losses | terms.monitors, count)
+    return means.take()
+
+
+@torch.no_grad()
+def draw_restorations(
+    folder: Path, name: str, objective: Objective, held_out: HeldOut, stage: Stage, rows: int
+) -> None:
+    """A stage's picture grid and its table of restoration beside trivial restorers, on one process."""
+    with evaluating(objective.method):
+        write_pictures(folder, name, _restorations(objective, held_out, stage), rows)
+
+
+def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    for stored, _ in held_out.batches():
+        batch = stored.to(objective.device)
+        terms = objective.forward(objective.method, batch, stage)
+        assert terms.target is not None and terms.restored is not None
+        yield terms.target, objective.distorted(batch, stage)[0], terms.restored
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, training mode after."""
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train()

@@ -1,0 +1,45 @@
+"""What a stage minimises on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
+
+import torch
+from torch import Tensor, nn
+
+from dira_scale.config import Stage
+from dira_scale.data.batch import Batch
+from dira_scale.data.distort import Distort
+from dira_scale.data.views import ViewSpec
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.method import Method, Terms
+from dira_scale.train import parallel
+
+
+class Objective:
+    """Distorts the views on the device, runs the method and, where the stage has it, the adversary's judgement."""
+
+    def __init__(
+        self, method: Method, adversary: Adversary, views: ViewSpec, device: torch.device, precision: str
+    ) -> None:
+        self.method, self.adversary, self.device, self.precision = method, adversary, device, precision
+        self.distort = Distort(views).to(device)
+
+    def __call__(self, engine: nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
+        """Terms and losses by name, 0-dim; ``loss`` is the weighted sum. ``engine`` is the method, wrapped or not."""
+        terms = self.forward(engine, batch, stage)
+        losses = dict(terms.losses)
+        if "ad" in stage.terms:
+            assert terms.restored is not None
+            losses["ad"] = self.adversary.generator_loss(terms.restored)
+        weighted = [self.method.weights[term] * loss.float() for term, loss in losses.items()]
+        return terms, {"loss": torch.stack(weighted).sum()} | {f"loss/{term}": loss for term, loss in losses.items()}
+
+    def forward(self, engine: nn.Module, batch: Batch, stage: Stage) -> Terms:
+        """The method on a batch that is on the device."""
+        distorted = self.distorted(batch, stage)
+        with parallel.autocast(self.device, self.precision):
+            terms: Terms = engine(batch.views, distorted, batch)
+        return terms
+
+    def distorted(self, batch: Batch, stage: Stage) -> tuple[Tensor, ...]:
+        """T(.) of every view; the base alone goes without cutout and shuffling (the released code's mode `di`)."""
+        corrupt = "re" in stage.terms
+        pairs = zip(batch.views, batch.distortions, strict=True)
+        return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

@@ -1,0 +1,49 @@
+"""All that a checkpoint holds: tensors by name, and where the run stands."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.method import Method
+from dira_scale.train import optim
+
+
+@dataclass
+class Progress:
+    """Where a run stands."""
+
+    step: int = 0  # optimizer steps consumed
+    stage: int = 0  # index of the stage
+    stage_start: int = 0  # step at which it began
+    best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
+    stale: int = 0  # epochs since the stage's lowest validation loss
+
+
+def collect(
+    method: Method, adversary: Adversary, optimizer: Optimizer, discriminator_optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """Parameters, buffers (queue, statistics), momentum model, discriminator and both optimizers' states."""
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    tensors |= {f"discriminator.{name}": tensor for name, tensor in adversary.state_dict().items()}
+    tensors |= optim.state_by_name(optimizer, method, "optim.generator")
+    tensors |= optim.state_by_name(discriminator_optimizer, adversary, "optim.discriminator")
+    return tensors
+
+
+def restore(
+    tensors: dict[str, Tensor], method: Method, adversary: Adversary, discriminator_optimizer: Optimizer
+) -> dict[str, Tensor]:
+    """Put back what :func:`collect` took, but for the generator's optimizer, whose part is returned.
+
+    That optimizer is made anew with each stage, over the parameters that the stage trains.
+    """
+    method.load_state_dict(_under("method.", tensors))
+    adversary.load_state_dict(_under("discriminator.", tensors))
+    optim.load_by_name(discriminator_optimizer, adversary, "optim.discriminator", tensors)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith("optim.generator.")}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
