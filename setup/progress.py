@@ -57,7 +57,7 @@ class _Line:
         """Learn from a line of pip's what it is at."""
         if (wheel := WHEEL.search(unquote(said))) and not wheel[2].startswith(".metadata"):
             self.fetched += 1
-            self.doing = f"fetching {wheel[1]}{wheel[2]}, {self.fetched} so far"
+            self.doing = f"fetching {wheel[1]}{wheel[2].partition(' (from')[0]}, {self.fetched} so far"
         elif said.startswith(INSTALLING):
             self.waiting = [_folded(name) for name in said.removeprefix(INSTALLING).split(",")]
         self.show()
