@@ -65,11 +65,11 @@ def test_gpus_are_read_from_the_driver(tools: Path) -> None:
     assert hardware().gpus == ()
 
 
-@pytest.mark.parametrize(("cores", "processes"), [(1, 1), (2, 2), (3, 2), (6, 4), (64, 64)])
-def test_on_cpus_one_process_for_each_of_a_power_of_two_cores(cores: int, processes: int) -> None:
+@pytest.mark.parametrize("cores", [1, 2, 6, 64])
+def test_on_cpus_one_process_whatever_the_cores(cores: int) -> None:
     words = launch_command(replace(LAPTOP, cores=cores), cuda=0)
-    assert words[words.index("--num_processes") + 1] == str(processes)
-    assert ("--multi_gpu" in words) == (processes > 1)
+    assert words[words.index("--num_processes") + 1] == "1"
+    assert "--multi_gpu" not in words
     assert words[-2:] == ["-m", "dira_scale.pretrain"]
 
 
@@ -89,7 +89,7 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
         "state = PartialState(cpu=True)\n"
         "print(f'rank {state.process_index} of {state.num_processes}', flush=True)\n"
     )
-    words = launch_command(replace(LAPTOP, cores=2), cuda=0)
+    words = launch_command(LAPTOP, cuda=2)
     words[0] = str(Path(sys.executable).with_name("accelerate"))
     words[words.index("dira_scale.pretrain")] = "ranks"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
