@@ -11,10 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
+from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train import parallel
 from dira_scale.train import run as runs
 from dira_scale.train.inputs import Inputs
+from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
 
 
@@ -38,10 +40,10 @@ def pretrain(cfg: DictConfig) -> int:
             print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run)
     except BaseException as error:
-        traceback.print_exc()
-        if run is not None:
+        if run is not None and not isinstance(error, LeaseLostError):
             run.log(traceback.format_exc())
-            run.status("failed", step=0, exit_code=runs.FAILED, reason=f"{type(error).__name__}: {error}")
+            code = runs.BAD_INPUT if isinstance(error, UserError) else runs.FAILED
+            run.status("failed", exit_code=code, reason=f"{type(error).__name__}: {error}")
         raise
     finally:
         if run is not None:

@@ -54,6 +54,8 @@ class Trainer:
             parallel.checkpoint_activations(self.method)
         self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)
         self.stages = {name: stage for name, stage in config.stages.items() if stage.epochs > 0}
+        for stage in self.stages.values():
+            self.method.enter_stage(stage.terms)  # a term that the method lacks is found out now, not hours later
         self.discriminator_optimizer = optim.build(config.optim.discriminator, adversary, "optim.discriminator")
         self.held_out = inputs.held_out(config.validate.batch, config.validate.batches, rank, ranks)
         guard = run.lease.check if run else lambda: None
@@ -184,7 +186,7 @@ class Trainer:
         return min(total, self.config.steps or total)
 
     def _enter_stage(self, name: str, stage: Stage) -> None:
-        """Fresh optimizer and schedule; queue, momentum model and discriminator go on (RECIPES: as released)."""
+        """Fresh optimizer and schedule; queue, momentum model and discriminator go on (as released)."""
         self.method.enter_stage(stage.terms)
         self.engine = parallel.prepare(self.accelerator, self.method)
         self.engine.train()

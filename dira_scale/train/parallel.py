@@ -1,6 +1,7 @@
 """Processes, threads, devices and precision: one Accelerator, and the checks that no launcher makes."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -87,7 +88,11 @@ def micro_batch(batch: int, ranks: int, accumulate: int) -> int:
 
 def prepare(accelerator: Accelerator, method: nn.Module) -> nn.Module:
     """``method`` as it is called in training: itself, or wrapped in DDP with several processes."""
-    return accelerator.prepare_model(method) if accelerator.num_processes > 1 else method
+    if accelerator.num_processes == 1:
+        return method
+    with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return accelerator.prepare_model(method)
 
 
 def unsynchronised(engine: nn.Module, last: bool) -> AbstractContextManager[Any]:
@@ -146,8 +151,8 @@ def _refuse_launcher_conflicts(strategy: str, precision: str) -> None:
     processes = _asked_processes()
     if processes > 1 and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
-            f"accelerate launch was asked for {processes} processes and started one (on CPUs it needs mpirun); "
-            f"use: torchrun --nproc_per_node {processes} -m dira_scale.pretrain …"
+            f"accelerate launch was asked for {processes} processes and started one (with --cpu it needs mpirun); "
+            f"use: torchrun --nproc_per_node {processes} -m dira_scale.pretrain …, or --multi_gpu instead of --cpu"
         )
 
 

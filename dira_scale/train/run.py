@@ -8,6 +8,7 @@
 import hashlib
 import json
 import platform
+import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +18,7 @@ import psutil
 import torch
 import yaml
 
+from dira_scale import __version__
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic, write_json
 from dira_scale.train.lease import Lease
@@ -57,13 +59,25 @@ class Run:
         self.lease = Lease(folder)
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
         write_json(folder / "environment.json", environment())
-        self.status("running", step=0)
+        self._where = (0, "")
+        self.status("running")
 
-    def status(self, state: str, step: int, stage: str = "", exit_code: int | None = None, reason: str = "") -> None:
-        """``status.json``: what sweeps and people read, since launchers swallow exit codes."""
+    def status(
+        self,
+        state: str,
+        step: int | None = None,
+        stage: str | None = None,
+        exit_code: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """``status.json``: what sweeps and people read, since launchers swallow exit codes.
+
+        ``step`` and ``stage`` are those of the last call where they are left out.
+        """
         self.lease.check()
-        row = {"state": state, "step": step, "stage": stage, "exit_code": exit_code, "reason": reason}
-        write_json(self.folder / "status.json", row | {"lease": self.lease.number})
+        self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
+        row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
+        write_json(self.folder / "status.json", row | {"reason": reason, "lease": self.lease.number})
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt``."""
@@ -111,6 +125,8 @@ def name(config: dict[str, Any]) -> str:
 def environment() -> dict[str, Any]:
     """What the run was computed with."""
     found: dict[str, Any] = {
+        "dira_scale": __version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "host": platform.node(),
@@ -127,6 +143,16 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             found[package] = None
     return found
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 ask for a checkpoint and an orderly end; all ranks agree on the step."""
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -9,17 +10,19 @@ import torch.distributed as dist
 
 from dira_scale.collectives import world
 
+IMPATIENT_SECONDS = 2.0  # a launcher passes Ctrl-C on although the terminal sent it too: one wish, two signals
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
-    """Remembers the first signal; a second Ctrl-C ends the process at once, as ever.
+    """Remembers the first signal; another Ctrl-C, some time later, ends the process at once, as ever.
 
     Use as a context manager; the handlers that were there come back.
     """
 
     def __init__(self) -> None:
         self.received: int = 0
+        self._when = 0.0
         # Its own CPU group: asking each step must not wait for the device.
         self._group: Any = dist.new_group(backend="gloo") if world() > 1 else None
 
@@ -41,6 +44,7 @@ class Signals:
         return signal.Signals(number).name if number else ""
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.received == signal.SIGINT == number:
+        if number == signal.SIGINT and self.received and time.monotonic() - self._when > IMPATIENT_SECONDS:
             raise KeyboardInterrupt
-        self.received = number
+        if not self.received:
+            self.received, self._when = number, time.monotonic()

@@ -26,7 +26,7 @@ def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Path) -> None:
     assert status(unbroken) | {"lease": 1} == {
-        "state": "done", "step": 6, "stage": "", "exit_code": 0, "reason": "", "lease": 1,
+        "state": "done", "step": 6, "stage": "dira", "exit_code": 0, "reason": "", "lease": 1,
     }  # fmt: skip
     assert [row["stage"] for row in rows(unbroken)] == ["di", "di", "dir", "dir", "dira", "dira"]
     assert [sorted(k for k in row if k.startswith("loss")) for row in rows(unbroken)[::2]] == [
@@ -159,6 +159,8 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
     ("overrides", "message"),
     [
         (["seed=1"], "another seed: 0 -> 1"),
+        (["stages.dira.terms=[di,re,add]", "run=/tmp/unused"], "stage term 'add'"),
+        (["stages.dira.terms=[di,re,add]"], "another stages.dira.terms|stage term 'add'"),
         (["data.batch=6"], "a queue of 64 keys is not a multiple of data.batch=6"),
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
