@@ -76,8 +76,10 @@ def install(accelerator: str, wanted: dict) -> None:
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
     run(PYTHON, "-m", "dira_scale.torchvision_ops")
-    run(PYTHON, "-m", "pip", "check")
-    STAMP.write_text(json.dumps(wanted))
+    check()
+    stamp = STAMP.with_suffix(".new")
+    stamp.write_text(json.dumps(wanted))
+    stamp.replace(STAMP)
     print(f"set up in {time.monotonic() - start:.0f} s; the log is {LOG.relative_to(ROOT)}")
 
 
@@ -107,7 +109,10 @@ def up_to_date(wanted: dict) -> bool:
     """Whether the last finished set-up gave what is wanted; its extras are kept by a later call with fewer."""
     if not (STAMP.exists() and PYTHON.exists()):
         return False
-    done = json.loads(STAMP.read_text())
+    try:
+        done = json.loads(STAMP.read_text())
+    except json.JSONDecodeError:  # emptied by a power cut: what is there is gone through again
+        return False
     if done["key"] == wanted["key"] and set(wanted["extras"]) <= set(done["extras"]):
         return True
     wanted["extras"] = sorted({*wanted["extras"], *done["extras"]})
@@ -144,6 +149,7 @@ def make_venv() -> None:
     """``.venv`` with a pip that runs; a torch of the Python that runs this is let in."""
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before any requirement is checked
         raise SetupError(f"Python 3.11 or newer is needed, not {platform.python_version()}: make PYTHON=python3.11 …")
+    refuse_other_python()
     discard_half_installed()
     if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
@@ -151,6 +157,34 @@ def make_venv() -> None:
     share = ["--system-site-packages"] if installed("torch", sys.executable) else []
     if subprocess.run([sys.executable, "-m", "venv", *share, VENV]).returncode:
         raise SetupError("no virtual environment could be made; on Debian: apt-get install python3-venv")
+
+
+def refuse_other_python() -> None:
+    """A ``.venv`` of another Python is not touched: its packages are that Python's."""
+    made_with = venv_setting("version")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if PYTHON.exists() and made_with and ".".join(made_with.split(".")[:2]) != here:
+        raise SetupError(
+            f"{VENV} was made with Python {made_with}, and this is {here}: rm -rf .venv for this one, "
+            f"or make PYTHON=python{'.'.join(made_with.split('.')[:2])} … for that one"
+        )
+
+
+def venv_setting(name: str) -> str:
+    """An entry of ``.venv/pyvenv.cfg``; empty where there is none."""
+    path = VENV / "pyvenv.cfg"
+    found = re.search(rf"^{name} *= *(.*)$", path.read_text() if path.exists() else "", re.MULTILINE)
+    return found[1].strip() if found else ""
+
+
+def check() -> None:
+    """``pip check``. Where the outer Python's packages are let in, their quarrels are theirs: a note."""
+    done = subprocess.run([PYTHON, "-m", "pip", "check"], capture_output=True, text=True)
+    if done.returncode == 0:
+        return
+    if venv_setting("include-system-site-packages") != "true":
+        raise SetupError(f"the packages do not fit each other; pip check says:\n{done.stdout}{done.stderr}")
+    print(f"             note: pip check says, of all that the outer Python lets in:\n{done.stdout}{done.stderr}", end="")
 
 
 def discard_half_installed() -> None:

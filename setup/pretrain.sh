@@ -13,7 +13,7 @@ state() { python -c 'import json; print(json.load(open("'$run'/status.json"))["s
 heading "1 of 4  phantom radiographs as DICOM files, and shards of them"
 python -m dira_scale.shard recipe=phantom_cxr out=$shards
 
-heading "2 of 4  pretraining, on all cores"
+heading "2 of 4  pretraining"
 # Launchers neither pass signals on nor keep exit codes. So the launcher runs in a session of its own, where Ctrl-C does
 # not reach it; we pass the wish to stop to the processes that it started; and status.json has the outcome.
 stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
@@ -22,12 +22,13 @@ exec 3> >(trap '' INT && exec awk '/elastic\/multiprocessing/ { over = 1 } !over
 setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run 2>&3 &
 launch=$!
 asked=
-trap 'asked=yes; python -c "$stop" $launch' INT TERM
+# HUP: the terminal is gone, as when an ssh connection drops; nothing can be said any more.
+trap 'asked=yes; python -c "$stop" $launch' INT TERM HUP
 while :; do
     wait $launch && code=0 || code=$?
     kill -0 $launch 2>/dev/null || break  # else it was the trap that ended the wait
 done
-trap - INT TERM
+trap - INT TERM HUP
 if [ "$asked" ] && [ -f $run/status.json ] && [ "$(state)" = interrupted ]; then
     echo "interrupted; make pretrain goes on from here"
     exit 75
@@ -50,3 +51,4 @@ Next: your own images
   .venv/bin/$(python -m dira_scale.doctor show=launch) experiment=small data.shards=out/shards/mine run=out/runs/mine
 docs/sharding.md says what images it takes; make doctor, what would make this machine faster.
 END
+printf '\nThis took %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))

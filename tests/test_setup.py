@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -167,6 +168,50 @@ def test_a_finished_set_up_is_not_done_again_and_keeps_its_extras(install: Modul
     assert wanted["extras"] == ["dali", "test"]
 
 
+def test_a_stamp_cut_short_is_no_stamp(install: ModuleType) -> None:
+    install.STAMP.write_text("")
+    assert not install.up_to_date({"key": install.key("cpu"), "extras": []})
+
+
+def test_the_stamp_is_there_whole_or_not_at_all(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set-up that ends just before the stamp is in its place leaves the old one."""
+    for step in ("make_venv", "pip", "run", "check"):
+        monkeypatch.setattr(install, step, lambda *_: None)
+    monkeypatch.setattr(install, "installed", lambda *_: install.pinned("torch"))
+    monkeypatch.setattr(install, "LOG", install.VENV / "install.log")
+    monkeypatch.setattr(install.Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    install.STAMP.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        install.install("cpu", {"key": "new", "extras": []})
+    assert install.STAMP.read_text() == "old"
+
+
+def test_a_venv_of_another_python_is_refused(install: ModuleType) -> None:
+    (install.VENV / "pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.7.9\n")
+    with pytest.raises(install.SetupError, match=r"made with Python 3\.7\.9.*rm -rf \.venv.*PYTHON=python3\.7 "):
+        install.make_venv()
+    (install.VENV / "pyvenv.cfg").write_text(f"version = {sys.version.split()[0]}\n")
+    install.make_venv()
+
+
+@pytest.mark.parametrize("shared", ["true", "false"])
+def test_quarrels_among_the_outer_pythons_packages_are_a_note(
+    shared: str, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'a 1.0 requires b, which is not installed.'; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(install, "PYTHON", python)
+    (install.VENV / "pyvenv.cfg").write_text(f"include-system-site-packages = {shared}\n")
+    if shared == "true":
+        install.check()
+        assert "note: pip check says" in (said := capsys.readouterr().out)
+        assert "a 1.0 requires b" in said
+    else:
+        with pytest.raises(install.SetupError, match="a 1.0 requires b"):
+            install.check()
+
+
 def test_a_failing_pip_is_one_message_with_the_end_of_its_log(
     install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -187,6 +232,50 @@ def test_constraints_pin_every_requirement_of_pyproject() -> None:
         if name != "dira-scale":  # an extra made of other extras
             assert name in pins, f"constraints.txt lacks {name}"
             assert requirement.specifier.contains(pins[name]), f"{name}=={pins[name]} is not {requirement}"
+
+
+PYTHON_OF_A_PRETRAINING = """#!/bin/sh
+case "$*" in
+  *"doctor show=launch") echo launcher ;;
+  -m*) ;;
+  *) exec {python} "$@" ;;
+esac
+"""
+RUN = """
+import json, pathlib, signal, sys, time
+status = pathlib.Path("out/runs/phantom/status.json")
+status.parent.mkdir(parents=True)
+def stop(*_):
+    status.write_text(json.dumps({"state": "interrupted"}))
+    sys.exit(75)
+signal.signal(signal.SIGTERM, stop)
+pathlib.Path("started").touch()
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Signals, tmp_path: Path) -> None:
+    """The script with a Python and a launcher of its own: the launcher knows no signals, its process does."""
+    script = tmp_path / "setup" / "pretrain.sh"
+    programs = {
+        script: (ROOT / "setup" / "pretrain.sh").read_text(),
+        tmp_path / ".venv" / "bin" / "python": PYTHON_OF_A_PRETRAINING.format(python=sys.executable),
+        tmp_path / ".venv" / "bin" / "launcher": f"#!/bin/sh\n{sys.executable} run.py; exit 1\n",
+    }
+    for path, text in programs.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    (tmp_path / "run.py").write_text(RUN)
+    with subprocess.Popen([script], stdout=subprocess.PIPE, text=True) as process:
+        while not (tmp_path / "started").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "interrupted; make pretrain goes on from here" in said
 
 
 HOOK = """
