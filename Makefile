@@ -17,8 +17,8 @@ pretrain: setup    ## from nothing to a pretrained encoder and a report: phantom
 
 test: setup-test lint types unit    ## lint, types, unit tests and one case of each kind of system test
 
-test-system: setup-test    ## whole runs: several processes, kills, a fresh clone, the wheel
-	@$(BIN)/pytest tests/system -m "not torture and not gpu"
+test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
+	@$(BIN)/pytest -m "system and not torture and not gpu"
 
 torture: setup-test    ## the full counts of kills and mutants; hours
 	@$(BIN)/pytest -m torture

@@ -73,3 +73,24 @@ def test_make_knows_its_targets(target: str) -> None:
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert re.search(rf"^make {target} ", listed, re.MULTILINE)
     subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, check=True)
+
+
+def test_no_folder_is_left_out_of_the_system_tests() -> None:
+    """Those of this file too: README's commands are run by ``make test-system``."""
+    planned = subprocess.run(["make", "-n", "test-system"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert re.search(r'pytest -m "system and ', planned)
+
+
+def test_what_the_set_up_may_ask_for_stands_before_the_two_commands() -> None:
+    text = (ROOT / "README.md").read_text()
+    first = text.partition("    make pretrain ")[0]
+    assert "PIP_EXTRA_INDEX_URL" in first
+    assert "PIP_FIND_LINKS" in first
+
+
+def test_readme_shards_into_another_folder_than_make_pretrain() -> None:
+    """Both may be typed one after the other: another recipe is refused in a folder that is filled."""
+    made = re.findall(r"^shards=(\S+)", (ROOT / "setup" / "pretrain.sh").read_text(), re.MULTILINE)
+    shown = re.findall(r"dira_scale\.shard .*out=(\S+)", (ROOT / "README.md").read_text())
+    assert made and shown
+    assert set(made) & set(shown) == set()
