@@ -184,7 +184,7 @@ def check() -> None:
         return
     if venv_setting("include-system-site-packages") != "true":
         raise SetupError(f"the packages do not fit each other; pip check says:\n{done.stdout}{done.stderr}")
-    print(f"             note: pip check says, of all that the outer Python lets in:\n{done.stdout}{done.stderr}", end="")
+    print(f"             note: pip check says, of the outer Python's packages too:\n{done.stdout}{done.stderr}", end="")
 
 
 def discard_half_installed() -> None:
