@@ -62,7 +62,28 @@ def test_gpus_are_read_from_the_driver(tools: Path) -> None:
     fake(tools, "nvidia-smi", 'echo "NVIDIA H100, 81920, 570.86, 9.0"; echo "Tesla V100, 16384, 570.86, 7.0"')
     assert hardware().gpus == (H100, replace(V100, driver="570.86"))
     fake(tools, "nvidia-smi", "echo no devices were found; exit 6")
-    assert hardware().gpus == ()
+    here = hardware()
+    assert (here.gpus, here.no_gpu) == ((), "nvidia-smi: no devices were found")
+
+
+def test_figures_that_the_driver_does_not_tell_are_unknown(tools: Path) -> None:
+    fake(tools, "nvidia-smi", 'echo "NVIDIA GB10, [N/A], 580.95, 12.1"; echo "Odd, one, 8192, 580.95, [N/A]"')
+    here = hardware()
+    assert here.gpus == (Gpu("NVIDIA GB10", None, "580.95", 12.1), Gpu("Odd, one", 8.0, "580.95", None))
+    assert launch_command(here, cuda=2)[-1] == "precision=fp32"  # one of the two may lack bfloat16
+    text = StringIO()
+    show(here, [], [], Console(file=text, width=200, no_color=True))
+    assert "NVIDIA GB10, memory not told, driver 580.95" in text.getvalue()
+
+
+def test_a_driver_that_hangs_is_said(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looking, "ANSWER_SECONDS", 0.2)
+    fake(tools, "nvidia-smi", "exec sleep 60")
+    here = hardware()
+    assert here.gpus == ()
+    text = StringIO()
+    show(here, [], [], Console(file=text, width=200, no_color=True))
+    assert "none that the NVIDIA driver shows (nvidia-smi did not answer" in text.getvalue()
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 64])
@@ -101,6 +122,17 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
     ]
 
 
+def test_a_stopped_run_is_no_error_of_the_launchers(tmp_path: Path) -> None:
+    (tmp_path / "stopped.py").write_text("raise SystemExit(75)")
+    words = launch_command(LAPTOP, cuda=0)
+    words[0] = str(Path(sys.executable).with_name("accelerate"))
+    words[words.index("dira_scale.pretrain")] = "stopped"
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
 def test_a_missing_package_comes_with_its_command() -> None:
     piece = software._package("Nothing", "nothing at all", "no-such-distribution", "deepspeed")
     assert (piece.state, piece.detail) == ("missing", "")
@@ -111,6 +143,10 @@ def test_outside_a_checkout_pip_installs_and_torch_is_held(tmp_path: Path, monke
     monkeypatch.setattr(software, "CHECKOUT", tmp_path)
     command = software.install_command("dali")
     assert "pip install 'dira_scale[dali]' torch==" in command
+    monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
+    mend = software._torch(replace(LAPTOP, gpus=(H100,))).install
+    assert "pip install --force-reinstall torch==" in mend
+    assert str(tmp_path) not in mend and "make" not in mend
 
 
 def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86 tiles, ARM, as /proc/cpuinfo names them
+ANSWER_SECONDS = 60  # for nvidia-smi; it takes several where the driver is not kept loaded
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (control groups, version 2)
 
 
@@ -18,9 +19,9 @@ class Gpu:
     """One GPU, as the driver describes it."""
 
     name: str
-    memory_gib: float
+    memory_gib: float | None  # None: the driver does not say, as where memory is shared with the CPU
     driver: str
-    capability: float  # CUDA compute capability; bf16 from 8.0 on
+    capability: float | None  # CUDA compute capability; bf16 from 8.0 on
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Hardware:
     memory_gib: float
     free_memory_gib: float
     free_disk_gib: float  # where the current folder is
+    no_gpu: str = ""  # why the NVIDIA driver shows no GPU, where its tool is there
 
 
 def hardware() -> Hardware:
@@ -46,8 +48,9 @@ def hardware() -> Hardware:
     limit = _cgroup("memory.max")
     if limit is not None:
         free = min(free, limit - (_cgroup("memory.current") or 0))
+    gpus, no_gpu = _gpus()
     return Hardware(
-        gpus=gpus(),
+        gpus=gpus,
         cpu=info.get("model name", platform.processor() or platform.machine()),
         cores=min(threads, psutil.cpu_count(logical=False) or threads),
         threads=threads,
@@ -55,20 +58,34 @@ def hardware() -> Hardware:
         memory_gib=min(total, limit or total) / 2**30,
         free_memory_gib=free / 2**30,
         free_disk_gib=shutil.disk_usage(".").free / 2**30,
+        no_gpu=no_gpu,
     )
 
 
-def gpus() -> tuple[Gpu, ...]:
-    """The GPUs that the NVIDIA driver shows, whatever build of torch is installed."""
+def _gpus() -> tuple[tuple[Gpu, ...], str]:
+    """The GPUs that the NVIDIA driver shows, whatever build of torch is installed; why there is none."""
     if not shutil.which("nvidia-smi"):
-        return ()
+        return (), ""
     fields = "name,memory.total,driver_version,compute_cap"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    if answer.returncode:  # the tool is there, a GPU is not
-        return ()
-    rows = [[cell.strip() for cell in line.split(",")] for line in answer.stdout.splitlines() if line.strip()]
-    return tuple(Gpu(name, float(mib) / 1024, driver, float(cap)) for name, mib, driver, cap in rows)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired:
+        return (), f"nvidia-smi did not answer within {ANSWER_SECONDS} s: the driver hangs"
+    if answer.returncode:
+        return (), " ".join(f"nvidia-smi: {answer.stdout} {answer.stderr}".split())
+    rows = [[cell.strip() for cell in line.rsplit(",", 3)] for line in answer.stdout.splitlines() if line.strip()]
+    return tuple(_gpu(*row) for row in rows), ""
+
+
+def _gpu(name: str, mib: str, driver: str, capability: str) -> Gpu:
+    memory = _number(mib)
+    return Gpu(name, None if memory is None else memory / 1024, driver, _number(capability))
+
+
+def _number(cell: str) -> float | None:
+    """A figure of nvidia-smi's; None for ``[N/A]`` and the like."""
+    return None if cell.startswith("[") else float(cell)
 
 
 def _usable_threads() -> int:

@@ -18,10 +18,12 @@ def launch_command(hardware: Hardware, cuda: int | None = None) -> list[str]:
     processes = cuda or 1
     words = ["accelerate", "launch", *(["--multi_gpu"] if processes > 1 else []), "--num_processes", str(processes)]
     # Said only to keep accelerate from announcing its defaults; precision is the run's own key.
+    words += ["--quiet"] if processes == 1 else []  # a run that was stopped is no error of the launcher's
     words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dira_scale.pretrain"]
     return words if has_bf16(hardware, cuda) else [*words, "precision=fp32"]
 
 
 def has_bf16(hardware: Hardware, cuda: int) -> bool:
-    """Whether bfloat16, the default precision, is computed by the hardware and not imitated at a loss."""
-    return all(gpu.capability >= 8.0 for gpu in hardware.gpus) if cuda else bool(hardware.bf16)
+    """Whether bfloat16, the default precision, is known to be computed by the hardware and not imitated at a loss."""
+    capabilities = [gpu.capability for gpu in hardware.gpus]
+    return all(c is not None and c >= 8.0 for c in capabilities) if cuda else bool(hardware.bf16)

@@ -54,9 +54,14 @@ def pieces(hardware: Hardware) -> list[Piece]:
 
 def install_command(extra: str = "") -> str:
     """How one of our extras is installed here without touching torch: from the checkout, or beside the wheel."""
-    if (CHECKOUT / "setup" / "install.py").is_file():
+    if _in_checkout():
         return f"cd {CHECKOUT} && python3 setup/install.py {extra}".rstrip()
     return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}' torch=={torch.__version__}"
+
+
+def _in_checkout() -> bool:
+    """Whether this is a checkout, with the set-up beside it, and not an installed wheel."""
+    return (CHECKOUT / "setup" / "install.py").is_file()
 
 
 def _torch(hardware: Hardware) -> Piece:
@@ -65,7 +70,11 @@ def _torch(hardware: Hardware) -> Piece:
     if not hardware.gpus or torch.cuda.is_available():
         return Piece("torch", "there", f"{torch.__version__}, {build}", gives, "")
     detail = f"{torch.__version__}, {build}: it cannot use the GPU"
-    command = f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
+    if _in_checkout():
+        command = f"cd {CHECKOUT} && rm -rf .venv && ACCELERATOR=cuda make setup"
+    else:
+        plain = torch.__version__.partition("+")[0]
+        command = f"{sys.executable} -m pip install --force-reinstall torch=={plain}   (in its CUDA build)"
     return Piece("torch", "broken", detail, gives, command)
 
 

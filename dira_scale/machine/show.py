@@ -4,9 +4,10 @@ import shlex
 from collections.abc import Iterable
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from dira_scale.machine.hardware import Hardware
+from dira_scale.machine.hardware import Gpu, Hardware
 from dira_scale.machine.pieces import Piece
 
 MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
@@ -32,13 +33,21 @@ def show(hardware: Hardware, found: list[Piece], command: list[str], console: Co
 
 def _hardware_rows(hardware: Hardware) -> list[tuple[str, str]]:
     bf16 = f"bfloat16 in hardware ({', '.join(hardware.bf16)})" if hardware.bf16 else "no bfloat16: use precision=fp32"
-    rows = [(f"GPU {i}", f"{g.name}, {g.memory_gib:.0f} GiB, driver {g.driver}") for i, g in enumerate(hardware.gpus)]
     return [
-        *(rows or [("GPU", "none that the NVIDIA driver shows")]),
+        *([(f"GPU {i}", _gpu(gpu)) for i, gpu in enumerate(hardware.gpus)] or [("GPU", _no_gpu(hardware))]),
         ("CPU", f"{hardware.cpu}, {hardware.cores} cores, {hardware.threads} threads; {bf16}"),
         ("memory", f"{hardware.memory_gib:.0f} GiB, {hardware.free_memory_gib:.0f} free"),
         ("disk", f"{hardware.free_disk_gib:.0f} GiB free here"),
     ]
+
+
+def _gpu(gpu: Gpu) -> str:
+    memory = "memory not told" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
+    return f"{gpu.name}, {memory}, driver {gpu.driver}"
+
+
+def _no_gpu(hardware: Hardware) -> str:
+    return escape(f"none that the NVIDIA driver shows{f' ({hardware.no_gpu})' if hardware.no_gpu else ''}")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Table:
