@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from base64 import b64decode
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from omegaconf import OmegaConf
@@ -20,6 +23,7 @@ from PIL import Image
 
 from dira_scale import report
 from dira_scale.config import compose
+from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.reporting import plots, summary
 from dira_scale.reporting.page import render
 from dira_scale.reporting.record import read
@@ -50,22 +54,37 @@ def metrics() -> list[dict[str, Any]]:
     return rows
 
 
+def dataset(root: Path, xxh3: str = "0") -> ShardedDataset:
+    """A manifest of 353 images without their shards."""
+    root.mkdir(exist_ok=True)
+    counts = {"train": 320, "val": 33}
+    blank = dict.fromkeys(SCHEMA.names)
+    rows = [
+        blank | {"key": f"{i}", "split": split, "xxh3": xxh3} for split, count in counts.items() for i in range(count)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
+    info = DatasetInfo(
+        name="phantom <cxr>", modality="CXR", dims=2, codec="jpg", label_names=["Nodule"], counts=counts, quarantined=2,
+        shards={}, recipe={}, recipe_hash="", licence="Apache-2.0", tool_version="0",
+    )  # fmt: skip
+    (root / "dataset.json").write_text(info.to_json())
+    return ShardedDataset.open(root)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three stages; left as it is."""
     tmp_path = tmp_path_factory.mktemp("finished")
-    shards = tmp_path / "shards"
-    shards.mkdir()
-    dataset = {"name": "phantom <cxr>", "modality": "CXR", "dims": 2, "codec": "jpg", "label_names": ["Nodule"]}
-    dataset |= {"counts": {"train": 320, "val": 33}, "quarantined": 2, "licence": "Apache-2.0"}
-    (shards / "dataset.json").write_text(json.dumps(dataset))
+    shards = dataset(tmp_path / "shards_of_ours")
     folder = tmp_path / "demo"
     (folder / "pictures").mkdir(parents=True)
-    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards}", f"run={folder}", "data.batch=64"])
-    content = OmegaConf.to_container(config) | {"datasets": ["0123456789abcdef"]}
+    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", "data.batch=64"])
+    content = OmegaConf.to_container(config) | {"datasets": [shards.hash]}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
-    (folder / "environment.json").write_text(json.dumps({"cores": 2, "gpus": [], "torch": "2.13.0+cpu"}))
+    environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
+    environment |= {"cores": 2, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
+    (folder / "environment.json").write_text(json.dumps(environment))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
     restoration = []
     for stage, ours in (("dir", 0.006), ("dira", 0.005)):
@@ -216,7 +235,8 @@ def test_an_interrupted_run_says_why(run: Path) -> None:
 
 def test_a_killed_run_is_not_called_running(run: Path) -> None:
     (run / "status.json").write_text(json.dumps({"state": "running", "step": 20, "reason": ""}))
-    lease = run / "lease.json"
+    lease = run / "leases" / "000001.json"
+    lease.parent.mkdir()
     lease.write_text("{}")
     assert read(run).status["state"] == "running"
     os.utime(lease, (0, 0))  # its beat stood still since 1970
@@ -230,15 +250,63 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     for name in ("dir", "dira"):
         (run / "pictures" / f"{name}.png").unlink()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["shards"] = ["nowhere/a", "nowhere/b"]
+    config["data"]["shards"], config["datasets"] = ["nowhere/a", "nowhere/b"], ["0", "1"]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert report.main([f"run={run}"]) == 0
     said = capsys.readouterr().out
     assert "not in the report: no row in metrics.jsonl yet" in said
-    assert "nowhere/b/dataset.json cannot be read from here" in said
+    assert "data b: no readable dataset lies where the run read it" in said
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
     assert "State unknown 0 steps" in text
+
+
+def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None:
+    """It may be mailed: names of folders may name people and places."""
+    assert "ward7" not in html
+    assert str(finished.parent) not in html
+    assert "x.py" not in html
+    assert "shards_of_ours" in html
+    status = {"state": "failed", "step": 0, "reason": "OSError: [Errno 5] I/O: '/home/dr/a-1/x.tar', 3 images/s, ~/y/z"}
+    text = summary.headlines(replace(read(finished), status=status))[0].detail
+    assert text.endswith("OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z")
+
+
+def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
+    config = read(finished).config
+    config["data"]["shards"] = {"/site/one/cxr": 1.0, "/site/two/cxr": 0.5}
+    shown = [(s.key, s.value) for s in summary.settings(config)["data"] if "shards" in s.key]
+    assert shown == [("data.shards.cxr", "1"), ("data.shards.cxr", "0.5")]
+
+
+def test_the_environment_names_what_computed_the_run(html: str) -> None:
+    text = Page(html).text
+    assert "dira scale 9.8.7 commit c0ffee123456+ cores 2 memory gib 7.5" in text
+    assert "timm" not in text.partition("Environment")[2]  # not known
+
+
+def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
+    """The hash of what was trained on stands in config.yaml."""
+    root = run.parent / "moved"
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["shards"] = str(root)
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    dataset(root)
+    assert "train 320, val 33 images" in page(run).text
+    dataset(root, xxh3="1")
+    text = page(run).text
+    assert "data moved: other images lie in its place by now" in text
+    assert "train 320" not in text and "Apache" not in text.partition("Data moved")[2]
+    assert config["datasets"][0][:12] in text
+
+
+def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
+    both = [dataset(run.parent / name, xxh3=name) for name in ("one", "two")]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["shards"], config["datasets"] = [str(d.root) for d in both], [d.hash for d in both]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    text = page(run).text
+    assert [text.count(d.hash[:12]) for d in both] == [1, 1]
 
 
 def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:

@@ -28,6 +28,7 @@ def render(record: Record) -> str:
         throughput=summary.throughput(record),
         restoration=summary.restoration_table(record),
         settings=summary.settings(record.config),
+        environment=summary.environment(record),
         curves=plots.curves(record) if record.rows else [],
         time_bars=plots.time_bars(record) if summary.throughput(record) else None,
         pictures={stage: _png(path) for stage, path in record.pictures.items()},

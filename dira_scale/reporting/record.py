@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.train.lease import STILL_SECONDS
 
@@ -25,6 +26,15 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
+class Dataset:
+    """What a run trained on; ``info`` is None where that cannot be read any more."""
+
+    name: str  # of its folder
+    hash: str  # of its content then
+    info: DatasetInfo | None
+
+
+@dataclass(frozen=True)
 class Record:
     """A run folder's content. ``missing`` says in words what it lacks."""
 
@@ -36,7 +46,7 @@ class Record:
     restoration: list[Row]
     pictures: dict[str, Path]
     checkpoints: list[Checkpoint]
-    datasets: list[dict[str, Any]]
+    datasets: list[Dataset]
     missing: list[str]
 
     @property
@@ -76,7 +86,7 @@ def read(folder: Path) -> Record:
     stages = list(config["stages"])
     pictures = {stage: folder / "pictures" / f"{stage}.png" for stage in stages}
     pictures = {stage: path for stage, path in pictures.items() if path.is_file()}
-    datasets, absent = _datasets(config["data"]["shards"])
+    datasets, absent = _datasets(config)
     lacking = {
         "status.json: whether the run ended is not known": not status,
         "environment.json: the machine is not known": not environment,
@@ -87,7 +97,7 @@ def read(folder: Path) -> Record:
     missing = [text for text, lacks in lacking.items() if lacks] + absent
     checkpoints = _checkpoints(folder / "checkpoints")
     found = (config, status, environment, rows, restoration, pictures, checkpoints, datasets, missing)
-    return Record(folder, *found)
+    return Record(folder.resolve(), *found)
 
 
 def _json(path: Path, otherwise: Any) -> Any:
@@ -95,11 +105,11 @@ def _json(path: Path, otherwise: Any) -> Any:
 
 
 def _status(folder: Path) -> dict[str, Any]:
-    """status.json; a run that calls itself running but whose beat in lease.json has stopped was killed."""
+    """status.json; a run that calls itself running but whose lease's beat has stopped was killed."""
     status: dict[str, Any] = _json(folder / "status.json", {})
-    lease = folder / "lease.json"
-    if status.get("state") == "running" and lease.is_file():
-        still = time.time() - lease.stat().st_mtime
+    leases = sorted((folder / "leases").glob("[0-9]*.json"))
+    if status.get("state") == "running" and leases:
+        still = time.time() - leases[-1].stat().st_mtime
         if still > STILL_SECONDS:
             status |= {"state": "killed", "reason": "no sign of life any more; the same command goes on"}
     return status
@@ -125,9 +135,20 @@ def _mib(folder: Path) -> float:
     return sum(file.stat().st_size for file in folder.iterdir()) / 2**20
 
 
-def _datasets(shards: Any) -> tuple[list[dict[str, Any]], list[str]]:
-    """dataset.json of what was trained on (a path, a list of them or path: weight), where it can still be reached."""
+def _datasets(config: dict[str, Any]) -> tuple[list[Dataset], list[str]]:
+    """What ``data.shards`` names (a path, a list of them or path: weight), and why some of it cannot be described."""
+    shards = config["data"]["shards"]
     paths = [shards] if isinstance(shards, str) else list(shards)
-    found = {path: _json(Path(path) / "dataset.json", None) for path in paths}
-    absent = [f"{path}/dataset.json cannot be read from here" for path, info in found.items() if info is None]
-    return [{"path": path} | info for path, info in found.items() if info is not None], absent
+    found, absent = [], []
+    for path, digest in zip(paths, config["datasets"], strict=True):
+        name, info = Path(path).name, None
+        try:
+            dataset = ShardedDataset.open(path)
+        except DatasetError:
+            absent.append(f"data {name}: no readable dataset lies where the run read it")
+        else:
+            info = dataset.info if dataset.hash == digest else None
+            if info is None:
+                absent.append(f"data {name}: other images lie in its place by now")
+        found.append(Dataset(name, digest, info))
+    return found, absent

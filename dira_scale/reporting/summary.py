@@ -1,5 +1,9 @@
-"""The figures of a run in words and tables, all computed from its record."""
+"""The figures of a run in words and tables, all computed from its record.
 
+The page may be mailed: of files and folders it tells the last name only, and of the machine not its name.
+"""
+
+import re
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -66,9 +70,10 @@ def restoration_table(record: Record) -> list[tuple[str, dict[str, Row]]]:
 
 def settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
     """The configuration flattened, by its first key; what differs from pretrain's own defaults carries these."""
-    defaults = _flatten(OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))) | {"data.shards": "not set"}
+    defaults = dict(_flatten(OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))))
+    defaults["data.shards"] = "not set"
     groups: dict[str, list[Setting]] = {}
-    for key, value in _flatten(config).items():
+    for key, value in _flatten(config):
         if key == "datasets":  # content hashes, not a setting
             continue
         default = _text(defaults[key]) if key in defaults else "not set"
@@ -76,6 +81,12 @@ def settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
         setting = Setting(key, _text(value), None if default == _text(value) else default)
         groups.setdefault(group if rest else "run", []).append(setting)
     return groups
+
+
+def environment(record: Record) -> list[tuple[str, str]]:
+    """What the run was computed with, as far as it is known; without the host and the command with its folders."""
+    told = {key: value for key, value in record.environment.items() if key not in ("host", "command")}
+    return [(key.replace("_", " "), _text(value)) for key, value in _flatten(told) if value is not None]
 
 
 def duration(seconds: float) -> str:
@@ -92,7 +103,7 @@ def _state(record: Record) -> Headline:
     step = record.rows[-1]["step"] if record.rows else 0
     spent = sum(sum(part.seconds.values()) for part in throughput(record))
     state = record.status.get("state", "state unknown")
-    reason = record.status.get("reason") or ""
+    reason = _without_folders(record.status.get("reason") or "")
     restarts = len(record.restarts())
     again = f"; gone on after {restarts} stop{'s' * (restarts > 1)}" if restarts else ""
     epochs = f", {record.rows[-1]['epoch']:.1f} epochs" if record.rows else ""
@@ -154,15 +165,26 @@ def _throughput(record: Record, stage: str) -> Throughput:
     return Throughput(stage, end - start, epochs, (float(low), median(speeds), float(high)), seconds)
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """(dotted key, value) of every leaf; two folders of one name give one key twice."""
     if isinstance(value, dict) and value:
-        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
-    return {prefix[:-1]: value}
+        return [pair for name, child in value.items() for pair in _flatten(child, f"{prefix}{_name(name)}.")]
+    return [(prefix[:-1], value)]
 
 
 def _text(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}" if isinstance(value, float) else str(value)
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    return f"{value:g}" if isinstance(value, float) else _name(str(value))
+
+
+def _name(path: str) -> str:
+    """The last part of a path; any other text whole."""
+    return path.rstrip("/").rpartition("/")[2]
+
+
+def _without_folders(text: str) -> str:
+    """A sentence with the absolute paths in it cut to their last parts."""
+    return re.sub(r"(?<![\w.])~?/(?=\S)(?:[^\s/]+/)*", "", text)
