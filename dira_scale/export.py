@@ -75,14 +75,17 @@ def _sources(config: dict[str, Any]) -> list[Source]:
 
 
 def _source(path: str, digest: str, split: str) -> Source:
+    """The card tells the folder's name only, and why it cannot tell more; the terminal, the whole reason."""
     try:
         dataset = ShardedDataset.open(path)
     except DatasetError as error:
-        return Source(path, digest, unread=str(error))
+        print(f"not in the card: {error}")
+        return Source(Path(path).name, digest, unread="not to be read where the run read it")
     if dataset.hash != digest:
-        return Source(path, digest, unread=f"{path} holds other images by now")
+        print(f"not in the card: {path} holds other images by now")
+        return Source(Path(path).name, digest, unread="other images lie in its place by now")
     info = dataset.info
-    return Source(path, digest, info.name, info.modality, info.licence, info.counts[split])
+    return Source(info.name, digest, info.modality, info.licence, info.counts[split])
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -59,6 +59,7 @@ class Trained:
         torch.manual_seed(0)
         self.method = build(method, SimpleNamespace(**model), ViewSpec(size=64), batch=8)
         self.method.to(memory_format=torch.channels_last)
+        self.best: dict[str, int] = {}
         self.save(step=2, stage=0, best="di")
         self.method.train()
         images = (torch.rand(8, 1, 64, 64), torch.rand(8, 1, 64, 64))
@@ -72,11 +73,23 @@ class Trained:
     def save(self, step: int, stage: int, best: str | None) -> None:
         state = {"stage": stage, "stage_start": 0, "best": {"di": 4.5, "dira": 3.25}, "stale": 0}
         writer = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1)
-        writer.save(step, {f"method.{k}": v for k, v in self.method.state_dict().items()}, state, best)
+        self.best |= {best: step} if best else {}
+        writer.save(step, {f"method.{k}": v for k, v in self.method.state_dict().items()}, state, self.best)
         writer.wait()
 
     def card(self, out: str = "export") -> str:
         return (self.run / out / "README.md").read_text()
+
+    def card_of(self, model: dict[str, str]) -> str:
+        """The card of a run of the same weights whose configuration says otherwise."""
+        config = self.config | {"model": self.config["model"] | model}
+        (self.run / "config.yaml").write_text(yaml.safe_dump(config))
+        assert main([f"run={self.run}"]) == 0
+        return self.card()
+
+
+def front(card: str) -> dict[str, object]:
+    return yaml.safe_load(card.split("---\n")[1])
 
 
 @pytest.fixture
@@ -181,16 +194,37 @@ def test_latest_is_the_newest_checkpoint(trained):
     assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
 
 
-def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained):
+def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):
     path = Path(trained.config["data"]["shards"])
     rows = pq.read_table(path / "manifest.parquet").to_pylist()
     changed = [row | {"xxh3": "1"} for row in rows]
     pq.write_table(pa.Table.from_pylist(changed, SCHEMA), path / "manifest.parquet")
     assert main([f"run={trained.run}"]) == 0
-    assert "holds other images by now" in trained.card() and "CC-BY" not in trained.card()
+    assert "other images lie in its place by now" in trained.card() and "CC-BY" not in trained.card()
+    assert f"{path} holds other images by now" in capsys.readouterr().out
     (path / "dataset.json").unlink()
     assert main([f"run={trained.run}"]) == 0
-    assert "no sharded dataset at" in trained.card()
+    assert "| shards | unknown | unknown: not to be read" in trained.card()
+    assert 'license_name: "unknown"' in trained.card()
+    assert str(path.parent) not in trained.card()
+    assert f"no sharded dataset at {path}" in capsys.readouterr().out
+
+
+def test_weights_that_it_started_from_come_along_with_their_terms(trained):
+    random = trained.card_of({})
+    assert "started from" not in random and "images above alone" in random
+    started = trained.card_of({"weights": "/home/someone/imagenet_r18.safetensors"})
+    assert "started from `imagenet_r18.safetensors`, not at random: its terms" in started
+    assert "images above alone" not in started and "/home" not in started
+    assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
+
+
+def test_the_front_matter_names_what_was_learnt_from(trained):
+    assert main([f"run={trained.run}"]) == 0
+    found = front(trained.card())
+    assert found["license_name"] == "CC-BY-9.9"
+    assert found["tags"] == ["medical-imaging", "self-supervised", "cxr"]
+    assert "radiograph" not in trained.card()
 
 
 @pytest.mark.parametrize(

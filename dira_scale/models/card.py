@@ -1,7 +1,9 @@
 """The model card beside exported weights: what they were trained on and how, how to load them, what they are not."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from dira_scale import __version__
@@ -11,10 +13,9 @@ from dira_scale import __version__
 class Source:
     """One dataset that the weights were trained on."""
 
-    path: str
+    name: str  # as its dataset.json has it; of its folder where that cannot be read
     hash: str  # content hash, of the run's configuration
-    name: str = ""  # this and the following: what its dataset.json says
-    modality: str = ""
+    modality: str = ""  # this and the following: what its dataset.json says
     licence: str = ""
     images: int = 0  # in the split that was trained on
     unread: str = ""  # why dataset.json could not be asked
@@ -46,7 +47,23 @@ class Card:
         return "\n\n".join(sections) + "\n"
 
     def _front(self) -> str:
-        return "---\nlibrary_name: timm\ntags: [medical-imaging, radiography, self-supervised]\n---"
+        modalities = sorted({source.modality.lower() for source in self.sources if source.modality})
+        licences = sorted({source.licence or "unknown" for source in self.sources})
+        if self._start:
+            licences.append(f"that of {self._start}")
+        lines = [
+            "library_name: timm",
+            f"tags: {json.dumps(['medical-imaging', 'self-supervised', *modalities])}",
+            "license: other",  # a name of its own for what several terms make together
+            f"license_name: {json.dumps(' and '.join(licences))}",
+        ]
+        return "\n".join(["---", *lines, "---"])
+
+    @property
+    def _start(self) -> str:
+        """Name of the weights that the encoder started from; empty where it started at random."""
+        weights = self.config["model"]["weights"]
+        return Path(weights).name if weights else ""
 
     def _what(self) -> str:
         network = f"a `{self.config['model']['encoder']}` encoder"
@@ -55,8 +72,9 @@ class Card:
         chosen = "the newest checkpoint, whatever its validation loss"
         if self.loss is not None:
             chosen = f"the lowest validation loss of its stage, {self.loss:.6g}"
+        start = f", from `{self._start}` on" if self._start else ""
         return (
-            f"# {self.name}\n\nWeights of {network} pretrained without labels by dira_scale {__version__}. "
+            f"# {self.name}\n\nWeights of {network} pretrained without labels by dira_scale {__version__}{start}. "
             f"Stage `{self.stage}`, step {self.step}: {chosen}."
         )
 
@@ -64,15 +82,19 @@ class Card:
         rows = ["| dataset | images | licence | content hash |", "|---|---|---|---|"]
         for source in self.sources:
             if source.unread:
-                rows.append(f"| `{source.path}` | unknown | unknown: {source.unread} | `{source.hash}` |")
+                rows.append(f"| {source.name} | unknown | unknown: {source.unread} | `{source.hash}` |")
             else:
                 about = f"{source.name} ({source.modality})"
                 rows.append(f"| {about} | {source.images:,} | {source.licence} | `{source.hash}` |")
         split = self.config["data"]["split"]
-        return (
-            f"## Data\n\nSplit `{split}`. The weights come under the terms of the images they learnt from.\n\n"
-            + "\n".join(rows)
-        )
+        text = f"## Data\n\nSplit `{split}`. The weights come under the terms of the images they learnt from.\n\n"
+        text += "\n".join(rows)
+        if self._start:
+            text += (
+                f"\n\nThe encoder started from `{self._start}`, not at random: its terms, and the data and labels that "
+                "it learnt from, come along, and are not listed here."
+            )
+        return text
 
     def _recipe(self) -> str:
         config, data = self.config, self.config["data"]
@@ -101,7 +123,7 @@ class Card:
             "import torch",
             "from safetensors.torch import load_file",
             "",
-            f"image = torch.rand(1, 1, {size}, {size}).expand(-1, 3, -1, -1)  # your radiograph here",
+            f"image = torch.rand(1, 1, {size}, {size}).expand(-1, 3, -1, -1)  # your image here",
             "",
             f'encoder = timm.create_model("{model["encoder"]}", num_classes=0)',
             'encoder.load_state_dict(load_file("encoder.safetensors"))',
@@ -120,13 +142,14 @@ class Card:
         return "\n".join([*lines, "```"])
 
     def _limits(self) -> str:
+        origin = f" and from what `{self._start}` had learnt" if self._start else " alone"
         lines = [
             "## Limits",
             "",
             "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
             "- The loss above is of the pretraining objective. It says nothing of any task's accuracy; losses of "
             "different stages cannot be compared.",
-            "- Learnt from the images above alone: other modalities, projections, scanners or age groups are outside.",
+            f"- Learnt from the images above{origin}: other modalities, projections, scanners or ages are outside.",
         ]
         if self.initial:
             names = ", ".join(f"`{name}`" for name in self.initial)
