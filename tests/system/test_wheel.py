@@ -1,0 +1,69 @@
+"""The wheel, away from the checkout: configurations, recipes and templates travel in it, and the whole way works."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from harness import SECONDS, TINY
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
+
+
+def run(*command: str | Path, folder: Path, code: int = 0) -> str:
+    """Run ``command`` in ``folder`` without this checkout on the path, and return what it printed."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ``bin`` of a virtual environment that has the wheel, and the packages of this one behind it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    pip = (sys.executable, "-m", "pip")
+    run(*pip, "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, folder=folder)
+    (wheel,) = folder.glob("dira_scale-*.whl")
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", folder=folder)
+    python = folder / "venv" / "bin" / "python"
+    run(*pip, "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel, folder=folder)
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    # A path named by a .pth file comes after the environment's own, and .pth files in it are not read: no editable
+    # install shines through.
+    behind = folder / "venv" / "lib" / version / "site-packages" / "behind.pth"
+    behind.write_text(sysconfig.get_path("purelib") + "\n")
+    run(python, "-m", "dira_scale.torchvision_ops", folder=folder)
+    assert str(folder) in run(python, "-c", "import dira_scale; print(dira_scale.__file__)", folder=folder)
+    return python.parent
+
+
+def test_help_knows_configurations_and_recipes(installed: Path, tmp_path: Path) -> None:
+    assert "dira-scale VERB" in run(installed / "dira-scale", "--help", folder=tmp_path)
+    pretrain = run(installed / "dira-scale", "pretrain", "--help", folder=tmp_path)
+    assert "experiment=  one of dira_moco, phantom, small" in pretrain
+    shard = run(installed / "dira-scale", "shard", "--help", folder=tmp_path)
+    recipes = {path.stem for path in (ROOT / "shards" / "recipe").glob("*.yaml")}
+    assert f"recipe=  one of {', '.join(sorted(recipes))}" in shard
+
+
+def test_the_doctors_advice_needs_no_checkout(installed: Path, tmp_path: Path) -> None:
+    said = json.loads(run(installed / "dira-scale", "doctor", "show=json", folder=tmp_path))
+    advice = " ".join(piece["install"] for piece in said["pieces"])
+    assert str(ROOT) not in advice
+    assert "setup/install.py" not in advice and "make " not in advice
+
+
+def test_from_phantoms_to_a_report(installed: Path, tmp_path: Path) -> None:
+    verb = installed / "dira-scale"
+    recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=shards"]
+    run(verb, "shard", *recipe, folder=tmp_path)
+    run(verb, "pretrain", *TINY, "data.shards=shards", "run=demo", folder=tmp_path)
+    run(verb, "export", "run=demo", folder=tmp_path)
+    run(verb, "report", "run=demo", folder=tmp_path)
+    assert (tmp_path / "demo" / "export" / "unet.safetensors").is_file()
+    assert (tmp_path / "demo" / "report.html").is_file()
