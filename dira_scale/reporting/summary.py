@@ -86,7 +86,7 @@ def settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
 def environment(record: Record) -> list[tuple[str, str]]:
     """What the run was computed with, as far as it is known; without the host and the command with its folders."""
     told = {key: value for key, value in record.environment.items() if key not in ("host", "command")}
-    return [(key.replace("_", " "), _text(value)) for key, value in _flatten(told) if value is not None]
+    return [(key.replace("_", " "), _text(value) or "none") for key, value in _flatten(told) if value is not None]
 
 
 def duration(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import time
@@ -74,6 +75,7 @@ def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     done = subprocess.run(["make", "pretrain"], cwd=clone, check=True, capture_output=True, text=True)
     assert "is complete" in done.stdout  # the shards are not made again
     assert f"The report:   {run}/report.html" in done.stdout
+    assert re.search(r"This took \d+ min \d\d s after the set-up", done.stdout)
     assert (run / "report.html").is_file()
     assert (run / "export" / "encoder.safetensors").is_file()
     assert int((run / "checkpoints" / "LATEST").read_text()) > int(stopped)
