@@ -70,7 +70,8 @@ def _sources(config: dict[str, Any]) -> list[Source]:
     shards = config["data"]["shards"]
     paths = [shards] if isinstance(shards, str) else list(shards)
     return [
-        _source(path, digest, config["data"]["split"]) for path, digest in zip(paths, config["datasets"], strict=True)
+        _source(path, trained_on["hash"], config["data"]["split"])
+        for path, trained_on in zip(paths, config["datasets"], strict=True)
     ]
 
 

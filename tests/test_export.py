@@ -52,7 +52,8 @@ class Trained:
         self.config = {
             "seed": 0, "epoch_factor": 1.0, "precision": "bf16", "stages": STAGES, "model": model, "method": method,
             "data": {"shards": str(shards.root), "split": "train", "size": 64, "batch": 8},
-            "optim": {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3}}, "datasets": [shards.hash],
+            "optim": {"optimizer": {"_target_": "torch.optim.AdamW", "lr": 1e-3}},
+            "datasets": [{"hash": shards.hash, "weight": 1.0}],
         }  # fmt: skip
         (self.run / "checkpoints").mkdir(parents=True)
         (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
@@ -172,7 +173,7 @@ def test_the_card_says_what_when_and_under_which_terms(trained, capsys):
     card = trained.card()
     expected = (
         "# demo", "Stage `dira`, step 5: the lowest validation loss of its stage, 3.25",
-        f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]}` |", "dira_scale.methods.dira.DiRA",
+        f"| Toy (CXR) | 2 | CC-BY-9.9 | `{trained.config['datasets'][0]['hash']}` |", "dira_scale.methods.dira.DiRA",
         "`di` (di, 2 epochs), `dira` (di + re + ad, 3 epochs)", "views of 64 pixels, global batch 8, seed 0",
     )  # fmt: skip
     assert [text for text in expected if text not in card] == []

@@ -79,7 +79,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path / "demo"
     (folder / "pictures").mkdir(parents=True)
     config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", "data.batch=64"])
-    content = OmegaConf.to_container(config) | {"datasets": [shards.hash]}
+    content = OmegaConf.to_container(config) | {"datasets": [{"hash": shards.hash, "weight": 1.0}], "order_version": 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
     environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
@@ -200,7 +200,7 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
     assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
     assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
     assert found["seed"].default is None
-    assert "datasets" not in found
+    assert not {"datasets", "order_version"} & found.keys()
     assert {"run", "data", "model", "method"} <= groups.keys()
 
 
@@ -250,7 +250,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     for name in ("dir", "dira"):
         (run / "pictures" / f"{name}.png").unlink()
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["shards"], config["datasets"] = ["nowhere/a", "nowhere/b"], ["0", "1"]
+    config["data"]["shards"], config["datasets"] = ["nowhere/a", "nowhere/b"], [{"hash": "0"}, {"hash": "1"}]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     assert report.main([f"run={run}"]) == 0
     said = capsys.readouterr().out
@@ -297,13 +297,13 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     text = page(run).text
     assert "data moved: other images lie in its place by now" in text
     assert "train 320" not in text and "Apache" not in text.partition("Data moved")[2]
-    assert config["datasets"][0][:12] in text
+    assert config["datasets"][0]["hash"][:12] in text
 
 
 def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
     both = [dataset(run.parent / name, xxh3=name) for name in ("one", "two")]
     config = yaml.safe_load((run / "config.yaml").read_text())
-    config["data"]["shards"], config["datasets"] = [str(d.root) for d in both], [d.hash for d in both]
+    config["data"]["shards"], config["datasets"] = [str(d.root) for d in both], [{"hash": d.hash} for d in both]
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     text = page(run).text
     assert [text.count(d.hash[:12]) for d in both] == [1, 1]

@@ -140,8 +140,8 @@ def _datasets(config: dict[str, Any]) -> tuple[list[Dataset], list[str]]:
     shards = config["data"]["shards"]
     paths = [shards] if isinstance(shards, str) else list(shards)
     found, absent = [], []
-    for path, digest in zip(paths, config["datasets"], strict=True):
-        name, info = Path(path).name, None
+    for path, trained_on in zip(paths, config["datasets"], strict=True):
+        name, digest, info = Path(path).name, trained_on["hash"], None
         try:
             dataset = ShardedDataset.open(path)
         except DatasetError:
