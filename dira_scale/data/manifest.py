@@ -15,7 +15,7 @@ This is the one thing that ``ingest`` (which writes it) and the loaders (which r
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class DatasetInfo:
     recipe_hash: str
     licence: str
     tool_version: str
+    plan_hash: str = ""  # of what was planned: names (as keyed hashes), splits, labels
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
@@ -105,10 +106,9 @@ class DatasetInfo:
                 f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION}: "
                 "shard again, or use the dira_scale that wrote it"
             )
-        known = {field.name for field in fields(cls)}
-        if missing := known - content.keys():
+        if missing := {field.name for field in fields(cls) if field.default is MISSING} - content.keys():
             raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: shard again")
-        return cls(**{name: content[name] for name in known})
+        return cls(**{field.name: content[field.name] for field in fields(cls) if field.name in content})
 
 
 class ShardedDataset:

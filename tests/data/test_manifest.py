@@ -3,7 +3,10 @@
 import hashlib
 import io
 import json
+import os
 import tarfile
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +86,33 @@ def test_many_files_do_not_exhaust_descriptors(dataset: Path) -> None:
     assert opened.read(0) == PAYLOADS[0] and held.descriptor != opened._file("train-000000.tar").descriptor
 
 
+def test_threads_that_meet_in_a_cold_cache_read_their_own_sample(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All open the file at once, and the cache keeps one of the descriptors: the others must live until they are read.
+
+    A descriptor that was closed early fails, or, opened anew by another thread, reads another file.
+    """
+    threads, opening = 16, os.open
+    together = threading.Barrier(threads)
+
+    def meet(path: Path, flags: int) -> int:
+        together.wait(30)
+        return opening(path, flags)
+
+    def linger(descriptor: int, count: int, offset: int) -> bytes:
+        together.wait(30)
+        return reading(descriptor, count, offset)
+
+    reading = os.pread
+    for rows in ([0] * threads, [0, 2] * (threads // 2)):
+        opened = ShardedDataset.open(dataset)
+        with monkeypatch.context() as patch, ThreadPoolExecutor(threads) as pool:
+            patch.setattr("dira_scale.data.manifest.os.open", meet)
+            patch.setattr("dira_scale.data.manifest.os.pread", linger)
+            assert list(pool.map(opened.read, rows)) == [PAYLOADS[row] for row in rows]
+
+
 def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -119,6 +149,17 @@ def test_what_is_wrong_is_one_error_that_names_it(dataset: Path, damage, words: 
         ShardedDataset.open(dataset)
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
+
+
+def test_what_a_later_field_of_the_description_is_when_absent(dataset: Path) -> None:
+    content = json.loads((dataset / "dataset.json").read_text())
+    del content["plan_hash"]
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    assert ShardedDataset.open(dataset).info.plan_hash == ""
+    del content["codec"]
+    (dataset / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(DatasetError, match="lacks codec"):
+        ShardedDataset.open(dataset)
 
 
 def test_an_unknown_split_names_the_known(dataset: Path) -> None:
