@@ -28,8 +28,8 @@ class Hasher:
         self.key_id = self("key", "id")[:8]
 
     def __call__(self, kind: str, value: str) -> str:
-        """24 hex digits (96 bits: no collision is to be expected among 10^9 names)."""
-        return hmac.digest(self._key, f"{kind}\0{value}".encode(), "sha256").hex()[:24]
+        """24 hex digits (96 bits: no collision is to be expected among 10^9 names); file names may be of any bytes."""
+        return hmac.digest(self._key, f"{kind}\0{value}".encode(errors="surrogateescape"), "sha256").hex()[:24]
 
     def fraction(self, kind: str, value: str) -> float:
         """A number in [0, 1), evenly spread, that only ``value`` and the key determine."""
@@ -37,17 +37,17 @@ class Hasher:
 
 
 def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
-    """The key and where it is from: $DIRA_SCALE_HASH_KEY, else the public one if not ``secret``, else ``key_file``.
+    """The key and where it is from: the public one if not ``secret``, else $DIRA_SCALE_HASH_KEY, else ``key_file``.
 
     ``key_file`` is ~/.config/dira_scale/hash_key by default (below $XDG_CONFIG_HOME where set). It is made when absent,
     readable by its owner only. Keep it, and never beside the shards: another key gives other hashes, and another split.
 
     Raises UserError when the key in the environment or the file is shorter than 16 characters.
     """
-    if ENVIRONMENT in os.environ:
-        return _long_enough(os.environ[ENVIRONMENT].encode(), f"${ENVIRONMENT}")
     if not secret:
         return PUBLIC_KEY, "the recipe (public images)"
+    if ENVIRONMENT in os.environ:
+        return _long_enough(os.environ[ENVIRONMENT].encode(), f"${ENVIRONMENT}")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = Path(key_file) if key_file else config / "dira_scale" / "hash_key"
     if not path.exists():

@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 from dira_scale.data.codecs import CODECS
@@ -15,7 +14,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
 
-PATHS = ("images", "labels", "boxes")  # places on this machine; they enter a dataset's identity as keyed hashes
+PATHS = ("images", "labels", "boxes")  # places on this machine, of no concern to those who get the shards
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,7 @@ class Recipe:
     bits: int
     max_side: int | None
     min_side: int
+    burned_in: str
     shard_size: int
     source: Mapping[str, Any]
 
@@ -53,19 +53,17 @@ class Recipe:
             raise UserError(
                 f"recipe.bits={self.bits} with recipe.codec={self.codec}: use 8, or 16 with png, jp2 or npy"
             )
+        if self.burned_in not in ("refuse", "keep"):
+            raise UserError(f"recipe.burned_in={self.burned_in}: use refuse or keep")
         for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
             value = getattr(self, name)
             if name == "max_side" and value is None:
                 continue
             if not isinstance(value, int) or value < least:
                 raise UserError(f"recipe.{name}={value}: must be a whole number of at least {least}")
-        for name, shares in {
-            "splits": self.splits,
-            **{f"official.{k}": v for k, v in (self.official or {}).items()},
-        }.items():
-            numbers = all(isinstance(share, int | float) and share >= 0 for share in shares.values())
-            if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
-                raise UserError(f"recipe.{name}={dict(shares)}: the shares must add up to 1 (0 leaves a split out)")
+        _check_shares("splits", self.splits)
+        for value, shares in (self.official or {}).items():
+            _check_shares(f"official.{value}", shares)
         check_attributes(self.source.get("attributes") or ())
 
     def make_source(self) -> Source:
@@ -85,13 +83,28 @@ class Recipe:
         return source
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
-        """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON."""
-        keys = {**dataclasses.asdict(self), **self.source}
-        del keys["source"]
-        for name in PATHS:
-            if keys.get(name):
-                keys[name] = hasher("path", str(Path(keys[name]).resolve()))
-        return keys | {"hash_key": hasher.key_id}
+        """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON.
+
+        It goes out with the dataset, so no place on this machine is in it.
+        """
+        own = dataclasses.asdict(self)
+        del own["source"]
+        source = {key: value for key, value in self.source.items() if key not in PATHS and not _is_place(value)}
+        return own | source | {"hash_key": hasher.key_id}
+
+
+def _check_shares(name: str, shares: Any) -> None:
+    numbers = isinstance(shares, Mapping) and all(isinstance(n, int | float) and n >= 0 for n in shares.values())
+    if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
+        raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
+
+
+def _is_place(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_is_place, [*value, *value.values()]))
+    if isinstance(value, str):
+        return "/" in value or value.startswith("~")
+    return isinstance(value, list | tuple) and any(map(_is_place, value))
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -13,9 +13,11 @@ import xxhash
 
 from dira_scale.data.codecs import encode
 from dira_scale.ingest.deidentify import coarse
-from dira_scale.ingest.imaging import BadImage, read_image, read_mask, resize, shrink
+from dira_scale.ingest.grey import Image, resize, shrink
+from dira_scale.ingest.imaging import read_image, read_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.verdict import BadImage
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -43,13 +45,15 @@ def make_sample(item: Item, recipe: Recipe) -> Sample:
     if record.rejected:
         raise Rejected("list", record.rejected)
     try:
-        source = read_image(record.image, recipe.bits)
+        source = read_image(record.image, recipe.bits, recipe.burned_in == "keep")
     except BadImage as error:
         raise Rejected("decode", str(error)) from error
     if min(source.pixels.shape) < recipe.min_side:
         raise Rejected("check", f"shorter side is below {recipe.min_side} pixels")
+    if any(b.y + b.h > source.pixels.shape[0] + 1 or b.x + b.w > source.pixels.shape[1] + 1 for b in record.boxes):
+        raise Rejected("check", "a box reaches out of the image by more than a pixel")
     image = shrink(source, recipe.max_side)
-    payload = encode(image.pixels, recipe.codec, recipe.quality)
+    payload = _encode(image, recipe)
     height, width = image.pixels.shape
     scale_y, scale_x = height / source.pixels.shape[0], width / source.pixels.shape[1]
     row = {
@@ -76,6 +80,15 @@ def make_sample(item: Item, recipe: Recipe) -> Sample:
         "xxh3": xxhash.xxh3_64_hexdigest(payload),
     }
     return Sample(row, payload, _mask(item, source.pixels.shape, recipe.max_side) if record.mask else None)
+
+
+def _encode(image: Image, recipe: Recipe) -> bytes:
+    try:
+        return encode(image.pixels, recipe.codec, recipe.quality)
+    except MemoryError:
+        raise
+    except Exception as error:  # the codecs' libraries have limits and errors of their own, as of JPEG's 65,500 pixels
+        raise Rejected("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
 
 
 def _mask(item: Item, shape: tuple[int, int], max_side: int | None) -> bytes:
@@ -116,4 +129,4 @@ def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
     """KEY.json: what a reader without the manifest needs. Unknown labels are null, JSON has no NaN."""
     labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
     kept = {name: row[name] for name in ("key", "patient", "study", "low", "high", "spacing", "boxes", "attributes")}
-    return json.dumps(kept | {"labels": labels}, sort_keys=True).encode()
+    return json.dumps(kept | {"labels": labels}, sort_keys=True, allow_nan=False).encode()

@@ -17,6 +17,7 @@ def test_hash_is_hmac_sha256() -> None:
     hasher = Hasher(b"a key of some length")
     assert hasher("patient", "Doe^John") == expected
     assert hasher("study", "Doe^John") != expected
+    assert hasher("patient", "M\udcfcller") != expected  # a name of bytes that are no UTF-8
     assert Hasher(b"another key of some length")("patient", "Doe^John") != expected
 
 
@@ -36,11 +37,13 @@ def test_key_file_is_made_once_for_its_owner_alone(tmp_path: Path, monkeypatch: 
     assert stat.S_IMODE(Path(where).stat().st_mode) == 0o600 and len(key) == 64
     assert load_key(secret=True) == (key, where)
     assert load_key(secret=True, key_file=str(tmp_path / "other"))[0] != key
-    assert load_key(secret=False)[0] == PUBLIC_KEY
 
 
-def test_environment_goes_first_and_a_short_key_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_key(secret=False) == (b"a key for tests only, of some length", "$DIRA_SCALE_HASH_KEY")
+def test_environment_goes_first_but_for_public_images_and_a_short_key_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load_key(secret=True) == (b"a key for tests only, of some length", "$DIRA_SCALE_HASH_KEY")
+    assert load_key(secret=False)[0] == PUBLIC_KEY  # everybody's shards of public images are equal
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "short")
     with pytest.raises(UserError, match="DIRA_SCALE_HASH_KEY has 5 characters"):
         load_key(secret=True)

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from dira_scale.ingest.imaging import MAX_PIXELS, BadImage, Image, read_image, shrink
+from dira_scale.ingest.grey import MAX_PIXELS, Image, shrink
+from dira_scale.ingest.imaging import read_image, read_mask
+from dira_scale.ingest.verdict import BadImage
 
 
 def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
@@ -158,3 +160,22 @@ def test_shrinking_is_antialiased_and_follows_spacing() -> None:
     assert image.spacing == pytest.approx((0.4, 0.4))
     assert shrink(image, 128) is image and shrink(image, None) is image and shrink(image, 4000) is image
     assert shrink(Image(stripes[:100], 0, 60000, None), 256).pixels.shape == (50, 256)
+
+
+def test_masks_keep_indices_and_grey_values(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    values = np.random.default_rng(0).integers(0, 5, (40, 33), np.uint8)
+    palette = Pillow.fromarray(values, "P")
+    palette.putpalette([200, 10, 10, 0, 0, 0, 10, 200, 10, 10, 10, 200, 90, 90, 90])  # no order of brightness
+    palette.save(tmp_path / "palette.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "palette.png"), values)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "grey.png", values)), values)
+    np.testing.assert_array_equal(read_mask(save(tmp_path / "bits.png", values > 2)), values > 2)
+
+
+@pytest.mark.parametrize(
+    "name, dtype, mode", [("x.jpg", "uint8", "L"), ("x.png", "uint16", None), ("y.png", "uint8", "RGB")]
+)
+def test_masks_whose_values_would_change_are_refused(tmp_path: Path, name: str, dtype: str, mode: str | None) -> None:
+    path = save(tmp_path / name, np.eye(40, dtype=dtype) * 3, mode)
+    with pytest.raises(BadImage, match="a mask must be a PNG"):
+        read_mask(path)

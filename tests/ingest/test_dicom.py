@@ -1,0 +1,146 @@
+"""What DICOM files say beside their pixels: windows, padding, text in the picture, codings, missing preambles."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+
+from dira_scale.ingest.dicom import is_dicom, read_header
+from dira_scale.ingest.imaging import read_image
+from dira_scale.ingest.verdict import BadImage
+
+NOISE = np.random.default_rng(0).integers(100, 4000, (40, 36)).astype(np.uint16)
+SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_sigmoid_window(tmp_path: Path, ingest: SimpleNamespace, bits: int, photometric: str) -> None:
+    """PS3.3 C.11.2.1.3.1, as printed there."""
+    path = ingest.dicom(
+        tmp_path / "x.dcm", NOISE, WindowCenter="2000", WindowWidth="900", VOILUTFunction="SIGMOID",
+        PhotometricInterpretation=photometric,
+    )  # fmt: skip
+    image = read_image(path, bits)
+    expected = 1 / (1 + np.exp(-4 * (NOISE.astype(float) - 2000) / 900))
+    if photometric == "MONOCHROME1":
+        expected = 1 - expected
+    assert image.high == (255 if bits == 8 else 900)
+    assert np.abs(image.pixels / image.high - expected).max() <= 0.51 / image.high
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"WindowCenter": "2000", "WindowWidth": "0"},
+        {"WindowCenter": "2000", "WindowWidth": "1"},
+        {"WindowCenter": "2000", "WindowWidth": "-5", "VOILUTFunction": "LINEAR_EXACT"},
+        {"WindowCenter": "2000", "WindowWidth": "300", "VOILUTFunction": "CUBIC"},
+        {"WindowCenter": "-30000", "WindowWidth": "400"},  # all would be white
+        {"WindowCenter": "30000", "WindowWidth": "400"},  # all would be black
+        {"WindowCenter": "30000", "WindowWidth": "4", "VOILUTFunction": "SIGMOID"},
+    ],
+)
+def test_a_window_that_shows_nothing_gives_way_to_the_own_range(
+    tmp_path: Path, ingest: SimpleNamespace, window: dict[str, str]
+) -> None:
+    image = read_image(ingest.dicom(tmp_path / "x.dcm", NOISE, **window), 16)
+    np.testing.assert_array_equal(image.pixels, NOISE - NOISE.min())
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(
+    "window", [{}, {"WindowCenter": "900", "WindowWidth": "6000", "VOILUTFunction": "LINEAR_EXACT"}]
+)
+def test_padding_is_black_and_no_part_of_the_range(
+    tmp_path: Path, ingest: SimpleNamespace, photometric: str, window: dict[str, str]
+) -> None:
+    stored = (NOISE // 2).astype(np.int16)  # 12 bits with a sign
+    stored[:5], stored[5:8] = -2000, -1990
+    shown, padded = stored * 2.0 - 100, np.s_[:8]
+    low, high = (-2100, 3900) if window else (shown[8:].min(), shown[8:].max())
+    expected = np.clip((shown - low) / (high - low), 0, 1)
+    if photometric == "MONOCHROME1":
+        expected = 1 - expected
+    expected[padded] = 0
+    path = ingest.dicom(
+        tmp_path / "x.dcm", stored, PhotometricInterpretation=photometric, RescaleSlope="2", RescaleIntercept="-100",
+        PixelPaddingValue=-2000, PixelPaddingRangeLimit=-1985, **window,
+    )  # fmt: skip
+    assert np.abs(read_image(path, 8).pixels / 255 - expected).max() <= 0.51 / 255
+
+
+def test_an_image_of_padding_alone_is_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    with pytest.raises(BadImage, match="all pixels are equal"):
+        read_image(ingest.dicom(tmp_path / "x.dcm", np.zeros((40, 40), np.uint16), PixelPaddingValue=0), 8)
+
+
+@pytest.mark.parametrize(
+    "tags, reason",
+    [
+        ({"BurnedInAnnotation": "YES"}, "text is burned in"),
+        ({"SOPClassUID": SCREEN}, "secondary capture"),
+        ({"SOPClassUID": SCREEN + ".2"}, "secondary capture"),
+    ],
+)
+def test_pixels_that_may_show_a_name_are_refused_unless_asked_for(
+    tmp_path: Path, ingest: SimpleNamespace, tags: dict[str, str], reason: str
+) -> None:
+    path = ingest.dicom(tmp_path / "x.dcm", NOISE, **tags)
+    with pytest.raises(BadImage, match=reason):
+        read_image(path, 8)
+    assert read_image(path, 8, burned_in=True).pixels.shape == NOISE.shape
+
+
+@pytest.mark.parametrize(
+    "coding, told", [("1.2.840.10008.1.2.4.100", "MPEG2 Main Profile"), ("1.2.7741903.55018822", "unknown")]
+)
+def test_the_reason_names_a_coding_only_from_the_standard(
+    tmp_path: Path, ingest: SimpleNamespace, coding: str, told: str
+) -> None:
+    path = ingest.dicom(tmp_path / "x.dcm", NOISE)
+    header = pydicom.dcmread(path)
+    header.file_meta.TransferSyntaxUID = coding
+    header.PixelData = encapsulate([header.PixelData])
+    header["PixelData"].is_undefined_length = True
+    header.save_as(path, implicit_vr=False, little_endian=True)
+    with pytest.raises(BadImage, match=f"coding that cannot be read here .{told}") as caught:
+        read_image(path, 8)
+    assert "7741903" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "tags, spacing",
+    [
+        ({"PixelSpacing": "0.2"}, None),
+        ({"PixelSpacing": "0.2", "ImagerPixelSpacing": ["0.3", "0.4"]}, (0.3, 0.4)),
+        ({"PixelSpacing": ["0", "0"]}, None),
+    ],
+)
+def test_a_spacing_that_is_none_does_not_cost_the_image(
+    tmp_path: Path, ingest: SimpleNamespace, tags: dict, spacing: tuple[float, float] | None
+) -> None:
+    assert read_image(ingest.dicom(tmp_path / "x.dcm", NOISE, **tags), 8).spacing == spacing
+
+
+@pytest.mark.parametrize("meta, implicit", [(True, False), (False, True), (False, False)])
+def test_files_without_a_preamble(tmp_path: Path, ingest: SimpleNamespace, meta: bool, implicit: bool) -> None:
+    path = ingest.dicom(tmp_path / "x.dcm", NOISE)
+    expected = read_image(path, 16).pixels
+    if meta:
+        path.write_bytes(path.read_bytes()[132:])
+    else:
+        header = pydicom.dcmread(path)
+        header.file_meta, header.preamble = pydicom.dataset.FileMetaDataset(), None
+        header.save_as(path, implicit_vr=implicit, little_endian=True, enforce_file_format=False)
+    with path.open("rb") as file:
+        assert is_dicom(file) and read_header(file)["patient"] == ingest.identity["PatientID"]
+    np.testing.assert_array_equal(read_image(path, 16).pixels, expected)
+
+
+def test_blank_values_of_a_header_count_as_absent(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    with ingest.dicom(tmp_path / "x.dcm", NOISE, PatientID="  ", PatientSex="").open("rb") as file:
+        assert set(read_header(file)) == {"study"}
