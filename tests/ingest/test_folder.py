@@ -1,6 +1,7 @@
 """The folder source: what it makes of CSV tables and DICOM headers."""
 
 import math
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,14 +10,15 @@ import pytest
 from PIL import Image
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.sources import files
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.folder import Folder
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}
 
 
-def listed(source: Folder) -> dict[str, Record]:
-    return {record.name: record for record in source.records(workers=1)}
+def listed(source: Folder, workers: int = 1) -> dict[str, Record]:
+    return {record.name: record for record in source.records(workers)}
 
 
 def test_csv_gives_patients_labels_and_masks(png_folder: Path) -> None:
@@ -42,7 +44,7 @@ def test_a_file_without_a_row_and_a_row_without_a_file_are_told(png_folder: Path
     records = listed(Folder(str(png_folder / "images"), str(png_folder / "labels.csv"), columns=COLUMNS))
     assert records["notes.txt"].rejected == "no row in the CSV of labels"
     assert ".hidden" not in records
-    assert not records["im00.png"].rejected and not records["im00.png"].image.exists()  # reading it says so
+    assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
 
 
 def test_label_rules_make_labels_from_categories(png_folder: Path, ingest: SimpleNamespace) -> None:
@@ -98,12 +100,15 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
         ({"columns": {"flie": "file"}}, "recipe.columns has no 'flie'"),
         ({"label_columns": ["patient"]}, "'P0' is not a number"),
+        ({"label_columns": ["size"]}, "labels.csv, line 2, size: 'inf' is not a number"),
         ({"boxes": "boxes.csv"}, "boxes.csv: none of the files"),
     ],
 )
 def test_what_is_named_must_be_there(png_folder: Path, arguments: dict, words: str) -> None:
     given = {"images": "images", "labels": "labels.csv"} | arguments
     (png_folder / "boxes.csv").write_text("file,label,y,x,h,w\nelsewhere.png,mass,1,1,1,1\n")
+    head, *lines = (png_folder / "labels.csv").read_text().splitlines()
+    (png_folder / "labels.csv").write_text("\n".join([f"{head},size", *(f"{line},inf" for line in lines)]))
     given |= {name: str(png_folder / given[name]) for name in ("images", "labels", "boxes") if name in given}
     with pytest.raises(UserError, match=words):
         listed(Folder(**{"columns": COLUMNS} | given))
@@ -127,3 +132,95 @@ def test_masks_and_lists_among_the_images_are_no_inputs(tmp_path: Path) -> None:
         "b.png": True,
         "stray.png": False,
     }
+
+
+def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
+    png_folder: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    row = {"nodule": 1, "mass": -1.0, "empty": "", "mrn": 7741903, "birth": 1932, "zip": 0.5, "sex": 1, "note": "x"}
+    rows = [{"file": f"im{n:02d}.png", "patient": n % 2} | row for n in range(3)]
+    rows[1] |= {"nodule": "", "mass": 0, "mrn": 1, "zip": "", "birth": 0}
+    table = ingest.csv(png_folder / "list.csv", rows)
+    columns = {"file": "file", "patient": "patient"}
+    source = Folder(str(png_folder / "images"), str(table), columns=columns)
+    assert source.label_names == ("nodule", "mass")
+    listed(source)
+    said = capsys.readouterr().out
+    assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (name it in recipe.label_columns" in said
+    named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
+    assert listed(named)["im00.png"].labels == (0.5,)
+
+
+def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """`images` is a symbolic link, cells have detours: each image still finds its row, its mask and its box."""
+    store = tmp_path / "store"
+    (store / "sub").mkdir(parents=True)
+    for name in ("im0.png", "im1.png", "m0.png"):
+        Image.fromarray(ingest.picture(0)).save(store / name)
+    (tmp_path / "images").symlink_to(store)
+    rows = [
+        {"file": "sub/../im0.png", "patient": "P", "mask": f"{tmp_path}/images/m0.png"},
+        {"file": f"{tmp_path}/images/im1.png", "patient": "P", "mask": "./m0.png"},
+    ]
+    table = ingest.csv(tmp_path / "list.csv", rows)
+    box = {"file": "sub/../sub/../im1.png", "label": "a", "y": 1, "x": 1, "h": 2, "w": 2}
+    boxes = ingest.csv(tmp_path / "boxes.csv", [box])
+    records = listed(Folder(str(tmp_path / "images"), str(table), str(boxes), COLUMNS))
+    assert set(records) == {"im0.png", "im1.png"} and len(records["im1.png"].boxes) == 1
+    assert {(r.patient, r.rejected, r.mask) for r in records.values()} == {("P", None, store / "m0.png")}
+    table.write_text("file,patient,mask\nim0.png,P,\nsub/../im0.png,Q,\n")
+    with pytest.raises(UserError, match="lines 2 and 3 name the same file"):
+        Folder(str(tmp_path / "images"), str(table), columns=COLUMNS)
+
+
+def test_linked_folders_are_searched_once_and_loops_end(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    for folder in ("images/a", "elsewhere"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(ingest.picture(0)).save(tmp_path / folder / "x.png")
+    (tmp_path / "images" / "b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "c").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "a" / "up").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "copy.png").symlink_to(tmp_path / "images" / "a" / "x.png")
+    found = {record.name: record.image for record in Folder(str(tmp_path / "images")).records(workers=1)}
+    assert set(found.values()) == {tmp_path / "images/a/x.png", tmp_path / "elsewhere/x.png"} and len(found) == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("os.scandir", refuse)
+    with pytest.raises(PermissionError):
+        listed(Folder(str(tmp_path)))
+
+
+def test_studies_are_known_where_the_patient_is_not(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    pixels = np.zeros((40, 40), np.uint16)
+    for number in range(3):
+        ingest.dicom(tmp_path / f"{number}.dcm", pixels, PatientID=" ", StudyInstanceUID=f"1.{number // 2}")
+    assert {(r.patient, r.study) for r in listed(Folder(str(tmp_path))).values()} == {(None, "1.0"), (None, "1.1")}
+    table = ingest.csv(tmp_path / "list.csv", [{"file": f"{n}.dcm", "patient": "P" * n} for n in range(3)])
+    records = listed(Folder(str(tmp_path), str(table), columns={"file": "file", "patient": "patient"}))
+    assert [(records[f"{n}.dcm"].patient, records[f"{n}.dcm"].study) for n in (0, 1)] == [(None, "1.0"), ("P", None)]
+
+
+def test_a_header_that_cannot_be_read_is_no_patient_of_its_own(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    path = ingest.dicom(tmp_path / "1.dcm", np.zeros((40, 40), np.uint16))
+    path.write_bytes(path.read_bytes()[:154])
+    (record,) = Folder(str(tmp_path)).records(workers=1)
+    assert record.rejected and record.rejected.startswith("DICOM header is damaged")
+
+
+def test_headers_are_read_by_many_threads_with_a_bar(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    for number in range(8):
+        ingest.dicom(tmp_path / f"{number}.dcm", np.zeros((40, 40), np.uint16), PatientID=f"{number}")
+    together = threading.Barrier(8)  # opens when eight are inside at once
+    read = files.read_header
+    monkeypatch.setattr(files, "read_header", lambda file: (together.wait(30), read(file))[1])
+    records = listed(Folder(str(tmp_path)), workers=2)
+    assert {name: r.patient for name, r in records.items()} == {f"{n}.dcm": f"{n}" for n in range(8)}
+    assert "listing" in (said := capsys.readouterr().out) and "8/8 files" in said

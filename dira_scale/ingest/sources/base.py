@@ -29,17 +29,22 @@ class Record:
     mask: Path | None = None
     split: str | None = None  # what the source itself says; the recipe's ``official`` says what becomes of it
     attributes: Mapping[str, str] = field(default_factory=dict)
-    rejected: str | None = None  # why it goes to quarantine unread
+    size: int | None = None  # bytes of the file, by which a changed source is told
+    rejected: str | None = None  # why it goes to quarantine unread; what else is known of it does not count then
 
 
 class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
+    An argument in which a text has a ``/`` counts as a place on this machine: it does not enter ``dataset.json``.
     The constructor raises UserError when a file, folder or column that the recipe names is not there.
     """
 
     label_names: Sequence[str]
 
     def records(self, workers: int) -> Iterator[Record]:
-        """All images, in any order, without decoding one. ``workers`` is how many processes it may use."""
+        """All images, in any order, without decoding one. ``workers`` is how many processes it may use.
+
+        Raises OSError when a file cannot be read just now, which says nothing about the file.
+        """
         ...

@@ -1,33 +1,46 @@
 """A folder of PNG, JPEG or DICOM files, with or without a CSV of labels, patients, splits and masks."""
 
-import csv
 import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import NamedTuple
 
-import pydicom
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.imaging import is_dicom
+from dira_scale.errors import UserError
+from dira_scale.ingest.dicom import HEADER
 from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.files import files_below, header_of, real, size_of
+from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
+from dira_scale.ingest.verdict import BadImage
 
-# Where a DICOM header holds what a recipe may ask for as an attribute.
-HEADER = {"sex": "PatientSex", "age": "PatientAge", "view": "ViewPosition", "manufacturer": "Manufacturer"}
 COLUMNS = ("file", "patient", "study", "split", "mask")
+CHUNK = 1024  # files that the threads are given at a time
+
+
+class Listed(NamedTuple):
+    """A file under its name, with its row of the CSV where it has one, and its labels."""
+
+    name: str
+    row: Mapping[str, str] | None
+    labels: tuple[float, ...]
 
 
 class Folder:
     """All files below ``images``; with ``labels`` each needs a row there (one without goes to quarantine).
 
+    A file is who it really is: two paths to it, through symbolic links or ``..``, are one file.
+
     Args:
-        images: the folder, searched through all levels; hidden files are left out.
+        images: the folder, searched through all levels and symbolic links; hidden files are left out.
         labels: CSV with a header. A file or mask in it is given relative to ``images`` or to the CSV's own folder.
         boxes: CSV with the columns file, label, y, x, h, w (pixels; y, x is the upper left corner).
         columns: names of the CSV's columns for file, patient, study, split and mask; null = it has none.
-        label_columns: columns that are labels; null = every other column that holds only numbers.
+        label_columns: columns that are labels; null = every other column that holds only 0, 1, -1 or nothing.
         label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 where the column ``label``
             says PNEUMONIA, NaN where it is empty, else 0.
         attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
@@ -56,14 +69,10 @@ class Folder:
         if unknown := self.columns.keys() - set(COLUMNS):
             raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
         self.attributes, self.rules = attributes, label_rules or {}
-        self.rows: dict[Path, dict[str, str]] = {}
-        numeric: Sequence[str] = ()
+        self.numeric, self.guessed = tuple(label_columns or ()), ""
+        self.listed: dict[Path, Listed] = {}
         if self.csv:
-            names = [*self.columns.values(), *(label_columns or ()), *(c for r in self.rules.values() for c in r)]
-            table = _read_csv(self.csv, names, "recipe.columns, label_columns or label_rules")
-            numeric = label_columns if label_columns is not None else self._numeric(table)
-            self._index(table)
-        self.numeric = tuple(numeric)
+            self._index(self.csv, guess=label_columns is None)
         self.label_names = (*self.numeric, *self.rules)
         self.lists = {path for path in (self.csv, Path(boxes).resolve() if boxes else None) if path}
         self.boxes: dict[Path, list[Box]] = {}
@@ -71,137 +80,102 @@ class Folder:
             self._index_boxes(Path(boxes).resolve())
 
     def records(self, workers: int) -> Iterator[Record]:
-        """Listed files first (one that is missing is found out when it is read), then files without a row.
+        """Listed files (one that is missing is found out when it is read) and files without a row.
 
         Masks and the CSVs may lie among the images: they are no inputs.
         """
-        for path in self.rows:
-            yield self._record(path)
-        known = self.rows.keys() | self._masks() | self.lists
-        for path in sorted(self.root.rglob("*")):
-            hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
-            if path in known or hidden or not path.is_file():
-                continue
-            yield (
-                self._record(path)
-                if self.csv is None
-                else Record(self._name(path), path, labels=self._labels({}), rejected="no row in the CSV of labels")
-            )
+        if self.guessed:
+            print(self.guessed)
+        columns = (TextColumn("listing"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
+        with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            task = bar.add_task("", total=None)
+            files, known, unknown = dict(self.listed), self._masks() | self.lists, (math.nan,) * len(self.label_names)
+            for path in files_below(self.root):
+                file = real(path)
+                if file not in known:
+                    files.setdefault(file, Listed(self._name(path, file), None, unknown))
+            bar.update(task, total=len(files))
+            paths = list(files)
+            for start in range(0, len(paths), CHUNK):  # reading a header is waiting for the disk: hence threads
+                chunk = paths[start : start + CHUNK]
+                for record in pool.map(self._record, chunk, (files[path] for path in chunk)):
+                    bar.advance(task)
+                    yield record
 
-    def _record(self, path: Path) -> Record:
-        row = self.rows.get(path, {})
-        told = {name: row[column].strip() or None for name, column in self.columns.items() if row}
+    def _record(self, path: Path, listed: Listed) -> Record:
+        row = listed.row or {}
+        record = Record(listed.name, path, labels=listed.labels, boxes=tuple(self.boxes.get(path, ())))
+        if self.csv and listed.row is None:
+            return replace(record, rejected="no row in the CSV of labels")
+        told = {name: row[column].strip() or None for name, column in self.columns.items()}
         attributes = {name: row[name] for name in self.attributes if row.get(name)}
-        if "patient" not in told or len(attributes) < len(self.attributes):
-            header = _header(path)
-            attributes = {name: header[name] for name in self.attributes if name in header} | attributes
-            if "patient" not in told:
-                told |= {name: header.get(name) for name in ("patient", "study") if not told.get(name)}
-        mask = told.pop("mask", None)
-        told.pop("file", None)
-        return Record(
-            name=self._name(path),
-            image=path,
-            labels=self._labels(row),
-            boxes=tuple(self.boxes.get(path, ())),
-            mask=self._resolve(mask, self.csv) if mask and self.csv else None,
-            attributes=attributes,
-            **told,
+        try:
+            size = size_of(path)
+            header = header_of(path) if not told.get("patient") or len(attributes) < len(self.attributes) else {}
+        except BadImage as error:
+            return replace(record, rejected=str(error))
+        if not told.get("patient"):
+            # No patient of the header where the CSV has some: they may be other names for the same people.
+            told["patient"] = None if "patient" in self.columns else header.get("patient")
+            told["study"] = told.get("study") or header.get("study")
+        mask = told.get("mask")
+        return replace(
+            record,
+            patient=told["patient"],
+            study=told.get("study"),
+            split=told.get("split"),
+            mask=real(self._place(mask, self.csv)) if mask and self.csv else None,
+            attributes={name: header[name] for name in self.attributes if name in header} | attributes,
+            size=size,
         )
 
     def _masks(self) -> set[Path]:
         if self.csv is None or "mask" not in self.columns:
             return set()
-        cells = (row[self.columns["mask"]] for row in self.rows.values())
-        return {self._resolve(cell, self.csv) for cell in cells if cell.strip()}
+        cells = (listed.row[self.columns["mask"]] for listed in self.listed.values() if listed.row)
+        return {real(self._place(cell, self.csv)) for cell in cells if cell.strip()}
 
-    def _labels(self, row: Mapping[str, str]) -> tuple[float, ...]:
-        plain = [_number(row.get(column, ""), self.csv) for column in self.numeric]
+    def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
+        plain = [number(row[column], f"{where}, {column}") for column in self.numeric]
         for rule in self.rules.values():
-            cells = {column: row.get(column, "").strip() for column in rule}
+            cells = {column: row[column].strip() for column in rule}
             known = all(cells.values())
             plain.append(float(cells == dict(rule)) if known else math.nan)
         return tuple(plain)
 
-    def _index(self, table: list[dict[str, str]]) -> None:
-        assert self.csv is not None
+    def _index(self, path: Path, guess: bool) -> None:
+        ruled = [column for rule in self.rules.values() for column in rule]
+        named = [*self.columns.values(), *self.numeric, *ruled]
+        table = read_table(path, named, "recipe.columns, label_columns or label_rules")
         if "file" not in self.columns:
-            raise UserError(f"recipe.columns.file must name the column of {self.csv} that holds the file names")
+            raise UserError(f"recipe.columns.file must name the column of {path} that holds the file names")
+        if guess:
+            flags, others = flags_and_numbers(table, {*named, *HEADER})
+            self.numeric = tuple(flags)
+            self.guessed = f"{path.name}: labels are {', '.join([*flags, *self.rules]) or 'none of the columns'}"
+            if others:
+                self.guessed += f"; no labels: {', '.join(others)} (name it in recipe.label_columns if it is one)"
         lines: dict[Path, int] = {}
-        for line, row in enumerate(table, start=2):
-            path = self._resolve(row[self.columns["file"]], self.csv)
-            if path in lines:
-                raise UserError(f"{self.csv}: lines {lines[path]} and {line} name the same file {path.name}: keep one")
-            self.rows[path], lines[path] = row, line
+        for line, row in table:
+            place = self._place(row[self.columns["file"]], path)
+            file = real(place)
+            if file in lines:
+                raise UserError(f"{path}: lines {lines[file]} and {line} name the same file {file.name}: keep one")
+            labels = self._labels(row, f"{path}, line {line}")
+            self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
 
     def _index_boxes(self, path: Path) -> None:
-        for row in _read_csv(path, ["file", *Box._fields], "a file of boxes"):
-            box = Box(row["label"], *(_number(row[side], path) for side in "yxhw"))
-            self.boxes.setdefault(self._resolve(row["file"], path), []).append(box)
+        for file, box in read_boxes(path):
+            self.boxes.setdefault(real(self._place(file, path)), []).append(box)
         if not any(file.exists() for file in self.boxes):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
-    def _numeric(self, table: list[dict[str, str]]) -> list[str]:
-        taken = {*self.columns.values(), *self.attributes, *(c for rule in self.rules.values() for c in rule)}
-        return [
-            column
-            for column in (table[0] if table else ())
-            if column not in taken
-            and any(row[column].strip() for row in table)
-            and all(_is_number(row[column]) for row in table)
-        ]
-
-    def _resolve(self, cell: str, listed_in: Path) -> Path:
+    def _place(self, cell: str, listed_in: Path) -> Path:
         inside = self.root / cell.strip()
         beside = listed_in.parent / cell.strip()
         return beside if not inside.exists() and beside.exists() else inside
 
-    def _name(self, path: Path) -> str:
-        return Path(os.path.relpath(path, self.root)).as_posix()
-
-
-def _header(path: Path) -> dict[str, str]:
-    """Patient, study and attributes of a DICOM file; nothing of another file, nor of one too broken to tell."""
-    try:
-        with path.open("rb") as file:
-            return _dicom_header(file) if is_dicom(file) else {}
-    except OSError:
-        return {}  # found out, counted and quarantined when the image is read
-
-
-def _dicom_header(file: BinaryIO) -> dict[str, str]:
-    tags = {"patient": "PatientID", "study": "StudyInstanceUID", **HEADER}
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(tags.values()))
-            return {name: str(header[tag].value) for name, tag in tags.items() if tag in header and header[tag].value}
-    except Exception:  # whatever a damaged header raises, reading the image raises it again and quarantines the file
-        return {}
-
-
-def _read_csv(path: Path, columns: Sequence[str], named_by: str) -> list[dict[str, str]]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, restval="")
-        present = reader.fieldnames or []
-        for column in columns:
-            if column not in present:
-                known = nearest(column, present) or f"; it has {', '.join(present)}"
-                raise UserError(f"{path} has no column '{column}' ({named_by}){known}")
-        return list(reader)
-
-
-def _number(cell: str, path: Path | str | None) -> float:
-    if not _is_number(cell):
-        raise UserError(f"{path}: '{cell}' is not a number; for categories use recipe.label_rules")
-    return float(cell) if cell.strip() else math.nan
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell or "nan")
-    except ValueError:
-        return not cell.strip()
-    return True
+    def _name(self, path: Path, file: Path) -> str:
+        """Relative to ``images``: of the file itself, or of the link to it where it lies elsewhere."""
+        return Path(os.path.relpath(file if file.is_relative_to(self.root) else path, self.root)).as_posix()

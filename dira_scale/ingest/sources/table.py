@@ -1,0 +1,89 @@
+"""Tables that people make: CSV files of labels and of boxes, read strictly."""
+
+import csv
+import io
+import math
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.ingest.sources.base import Box
+
+
+class Row(NamedTuple):
+    """A line of a CSV file, by the names of its columns; cells that the line lacks are empty."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def read_table(path: Path, columns: Sequence[str], named_by: str) -> list[Row]:
+    """All rows of a UTF-8 CSV with a header.
+
+    Raises UserError when the file is absent or in another encoding, lacks one of ``columns`` (``named_by`` says who
+    wants them), or has a line of more cells than the header.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the table as UTF-8 (of Latin-1: "
+                        "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
+    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+    rows = []
+    try:
+        present = reader.fieldnames or []
+        for column in columns:
+            if column not in present:
+                known = nearest(column, present) or f"; it has {', '.join(present)}"
+                raise UserError(f"{path} has no column '{column}' ({named_by}){known}")
+        for cells in reader:
+            if any(cell.strip() for cell in cells.pop(None, ())):
+                raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
+            rows.append(Row(reader.line_num, cells))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error
+    return rows
+
+
+def number(cell: str, where: str) -> float:
+    """A cell's finite number, NaN for an empty one. Raises UserError naming ``where`` it stands."""
+    value = _number(cell)
+    if value is None:
+        raise UserError(f"{where}: '{cell}' is not a number; for categories use recipe.label_rules")
+    return value
+
+
+def flags_and_numbers(rows: list[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
+    """The columns but ``taken`` that hold only 0, 1 and -1, or nothing; and those that hold other numbers, too."""
+    flags: list[str] = []
+    others: list[str] = []
+    for column in rows[0].cells if rows else ():
+        values = [_number(row.cells[column]) for row in rows]
+        if column in taken or None in values or not any(row.cells[column].strip() for row in rows):
+            continue
+        (flags if all(value in (0, 1, -1) or value != value for value in values) else others).append(column)
+    return flags, others
+
+
+def read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
+    """Each line's file and box. Raises UserError when a side is no number, negative or empty."""
+    for row in read_table(path, ["file", *Box._fields], "a file of boxes"):
+        where = f"{path}, line {row.line}"
+        box = Box(row.cells["label"], *(number(row.cells[side], f"{where}, {side}") for side in "yxhw"))
+        if not (box.y >= 0 and box.x >= 0 and box.h > 0 and box.w > 0):
+            raise UserError(f"{where}: a box needs y and x of at least 0, h and w above 0, all in pixels")
+        yield row.cells["file"], box
+
+
+def _number(cell: str) -> float | None:
+    """NaN for an empty cell, None for what is no finite number."""
+    try:
+        value = float(cell.strip() or "nan")
+    except ValueError:
+        return None
+    return None if math.isinf(value) else value

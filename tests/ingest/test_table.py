@@ -1,0 +1,57 @@
+"""CSV files as people save them: odd encodings, commas at the end, cells that are no numbers."""
+
+from pathlib import Path
+
+import pytest
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.sources.base import Box
+from dira_scale.ingest.sources.table import Row, flags_and_numbers, read_boxes, read_table
+
+
+def test_rows_know_their_lines_and_short_or_long_ones_do_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes('\ufefffile,kind\n\na.png,"two\nlines"\nb.png\nc.png,x,, \n'.encode())
+    assert read_table(tmp_path / "x.csv", ["file", "kind"], "") == [
+        Row(4, {"file": "a.png", "kind": "two\nlines"}),
+        Row(5, {"file": "b.png", "kind": ""}),
+        Row(6, {"file": "c.png", "kind": "x"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (
+            "file,kind\na.png,x\nM\xfcller.png,x\n".encode("latin-1"),
+            "x.csv, line 3: not UTF-8; save the table as UTF-8",
+        ),
+        ("file,kind\n".encode("utf-16"), "line 1: not UTF-8"),
+        (b"file,kind\na.png,x,y\n", "x.csv, line 2: more cells than the header has"),
+        (b"file,kin\n", "no column 'kind' .recipe.; did you mean 'kin'"),
+        (b'file,kind\na.png,"' + b"x" * 200_000, "x.csv, line 2: field larger"),
+    ],
+)
+def test_a_table_that_cannot_be_read_is_one_error(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "x.csv").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        read_table(tmp_path / "x.csv", ["file", "kind"], "recipe")
+
+
+def test_flags_are_told_from_numbers() -> None:
+    cells = {"a": ["0", "1.0", "-1", ""], "b": ["1", "nan", " ", "0"], "c": ["0", "2", "", "1"], "d": ["", " ", "", ""],
+             "e": ["0", "x", "1", "1"], "f": ["0", "inf", "1", "1"], "g": ["1", "1", "1", "1"]}  # fmt: skip
+    rows = [Row(n, {name: cells[name][n] for name in cells}) for n in range(4)]
+    assert flags_and_numbers(rows, {"g"}) == (["a", "b"], ["c"])
+    assert flags_and_numbers([], set()) == ([], [])
+
+
+def boxes(tmp_path: Path, line: str) -> list[tuple[str, Box]]:
+    (tmp_path / "boxes.csv").write_text(f"file,label,y,x,h,w\na.png,m,0,1.5,2,3\n{line}\n")
+    return list(read_boxes(tmp_path / "boxes.csv"))
+
+
+def test_boxes_are_finite_rectangles(tmp_path: Path) -> None:
+    assert boxes(tmp_path, "b.png,n,1,1,1,1") == [("a.png", Box("m", 0, 1.5, 2, 3)), ("b.png", Box("n", 1, 1, 1, 1))]
+    for sides in ("nan,1,1,1", "inf,1,1,1", ",1,1,1", "-1,1,1,1", "1,1,0,1", "1,1,1,-2", "1,1,1,", "1,1,x,1"):
+        with pytest.raises(UserError, match=r"boxes\.csv, line 3"):
+            boxes(tmp_path, f"b.png,n,{sides}")
