@@ -10,10 +10,11 @@ from rich.console import Console
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
+from dira_scale.ingest.destination import check_unchanged, claimed, finished
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import plan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.writer import INFO_FILE, claimed, is_complete, write_shards
+from dira_scale.ingest.writer import write_shards
 
 
 def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | None = None) -> None:
@@ -28,17 +29,21 @@ def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | 
     key, key_from = load_key(recipe.secret, key_file)
     hasher = Hasher(key)
     identity = recipe.identity(hasher)
-    if is_complete(out, identity):
-        console.print(f"{out} is complete: {_counts(DatasetInfo.read(out / INFO_FILE))}")
-        return
+    made = finished(out, identity)
     source = recipe.make_source()
     console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
-    planned = plan(source.records(workers), recipe, hasher)
-    label_names = tuple(source.label_names)
+    try:
+        planned = plan(source.records(workers), recipe, hasher, source.label_names)
+    except OSError as error:
+        raise UserError(f"listing the images failed ({error}): mend it and run the same command again") from error
+    if made:
+        check_unchanged(made, planned)
+        console.print(f"{out} is complete: {_counts(made.info)}")
+        return
     started = time.monotonic()
     with claimed(out, identity, planned):
-        write_shards(out, planned, recipe, label_names, workers)
-        outcome = finish(out, planned, recipe, identity, label_names)
+        write_shards(out, planned, recipe, workers)
+        outcome = finish(out, planned, recipe, identity)
     _tell(console, out, outcome, time.monotonic() - started)
 
 

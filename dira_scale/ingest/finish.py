@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from collections import Counter
 from dataclasses import dataclass
@@ -15,11 +16,10 @@ import pyarrow.parquet as pq
 from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.errors import UserError
-from dira_scale.files import write_atomic
 from dira_scale.ingest.croissant import croissant
+from dira_scale.ingest.destination import PARTIAL, publish, state_file
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe, identity_hash
-from dira_scale.ingest.writer import PARTIAL, publish, state_file
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
     rejected_names: Path | None
 
 
-def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], label_names: tuple[str, ...]) -> Outcome:
+def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any]) -> Outcome:
     """Join the shards' states into the dataset's tables, and remove ``.partial``.
 
     Raises UserError when no input at all could be used.
@@ -40,7 +40,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], labe
     rejected = [entry for state in states.values() for entry in state["rejected"]]
     reasons = Counter(entry["reason"] for entry in rejected)
     names = _list_rejected(out, plan, rejected) if rejected else None
-    if len(rejected) == sum(map(len, plan.shards.values())):
+    if len(rejected) == len(plan.items):
         raise UserError(f"none of the {len(rejected)} inputs is usable: {_top(reasons)} (all of them: {names})")
     part = out / PARTIAL
     table = pa.concat_tables([_table(state["rows"]) for state in states.values()]).combine_chunks()
@@ -51,12 +51,13 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], labe
         modality=recipe.modality,
         dims=2,
         codec=recipe.codec,
-        label_names=list(label_names),
+        label_names=list(plan.label_names),
         counts=_counts(states),
         quarantined=len(rejected),
         shards={shard: (out / shard).stat().st_size for shard in plan.shards},
         recipe=identity,
         recipe_hash=identity_hash(identity),
+        plan_hash=plan.hash,
         licence=recipe.licence,
         tool_version=__version__,
     )
@@ -81,13 +82,17 @@ def _counts(states: dict[str, Any]) -> dict[str, int]:
 
 def _list_rejected(out: Path, plan: Plan, rejected: list[dict[str, str]]) -> Path:
     """The rejected inputs by name: beside the dataset and not in it, for names of files may name patients."""
-    names = {item.key: item.record.name for items in plan.shards.values() for item in items}
+    names = {item.key: item.record.name for item in plan.items}
     text = io.StringIO()
     table = csv.writer(text)
     table.writerow(["file", "stage", "reason"])
     table.writerows([names[entry["source"]], entry["stage"], entry["reason"]] for entry in rejected)
-    path = out.with_name(f"{out.name}.rejected.csv")
-    write_atomic(path, text.getvalue())
+    path = out.resolve()
+    path = path.with_name(f"{path.name}.rejected.csv")
+    part = path.with_name(f".{path.name}.part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # for its owner alone
+        file.write(text.getvalue().encode(errors="surrogateescape"))
+    publish(part, path)
     return path
 
 

@@ -1,12 +1,13 @@
 """Which image goes to which place of which shard: settled before the first one is decoded."""
 
 import hashlib
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.deidentify import Hasher, coarse
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
 
@@ -24,48 +25,71 @@ class Item:
 
 @dataclass(frozen=True)
 class Plan:
-    """All shards by file name, in the manifest's order."""
+    """All shards by file name, in the manifest's order, and what their labels are called."""
 
     shards: dict[str, list[Item]]
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for items in self.shards.values() for item in items]
 
     @property
     def hash(self) -> str:
-        """Identity of everything that was planned: a source that has changed since gives another one."""
-        digest = hashlib.sha256()
-        for shard, items in self.shards.items():
-            digest.update(f"{shard} {items!r}\n".encode())
+        """Identity of everything that was planned: a source that has changed since gives another one.
+
+        It goes out with the dataset: names are in it as keyed hashes only, and places on this machine not at all.
+        """
+        digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        for item in self.items:
+            r = item.record
+            told = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
+            digest.update(json.dumps([item.key, item.patient, item.study, item.split, *told]).encode())
         return digest.hexdigest()
 
 
-def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher) -> Plan:
+def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()) -> Plan:
     """Hash, split and order the records; a split's samples stand in the order of their keys, hence shuffled.
 
+    Only records that are not rejected take part in the splitting; the others stand in the first split.
+
     Raises:
-        UserError: no record at all; a patient in two splits; a value of the split column that ``recipe.official`` does
-            not know.
+        UserError: no record at all, or two of one name; a patient in two splits; a value of the split column that
+            ``recipe.official`` does not know.
     """
-    named = list(records)
+    named = {}
+    for record in records:
+        if record.name in named:
+            raise UserError(f"the source names two files {record.name}: every image needs a name of its own")
+        named[record.name] = record
     if not named:
         raise UserError("the source has no file at all: check recipe.images")
-    patients = {r.name: hasher("patient", r.patient or f"image {r.name}") for r in named}
-    splits = _splits(named, patients, recipe, hasher)
+    patients = {name: hasher("patient", _who(record)) for name, record in named.items()}
+    drawn = _splits([r for r in named.values() if r.rejected is None], patients, recipe, hasher)
+    splits = [s for s in dict.fromkeys([*split_names(recipe), *sorted(set(drawn.values()))]) if s in drawn.values()]
+    first = (splits or split_names(recipe))[0]
     items = [
         Item(
-            key=hasher("key", record.name),
-            patient=patients[record.name],
+            key=hasher("key", name),
+            patient=patients[name],
             # with the patient: some archives number each patient's studies from 1
-            study=hasher("study", f"{patients[record.name]} {record.study or record.name}"),
-            split=splits[record.name],
+            study=hasher("study", f"{patients[name]} {record.study or name}"),
+            split=drawn.get(name, first),
             record=record,
         )
-        for record in named
+        for name, record in named.items()
     ]
     shards: dict[str, list[Item]] = {}
-    for split in dict.fromkeys([*split_names(recipe), *sorted(set(splits.values()))]):
+    for split in splits or [first]:
         chosen = sorted((item for item in items if item.split == split), key=lambda item: item.key)
         for start in range(0, len(chosen), recipe.shard_size):
             shards[f"{split}-{start // recipe.shard_size:06d}.tar"] = chosen[start : start + recipe.shard_size]
-    return Plan(shards)
+    return Plan(shards, tuple(label_names))
+
+
+def _who(record: Record) -> str:
+    """Whom the image is of; without a name, images of one study still belong together."""
+    return record.patient or (f"study {record.study}" if record.study else f"image {record.name}")
 
 
 def split_names(recipe: Recipe) -> list[str]:

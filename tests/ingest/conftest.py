@@ -69,10 +69,24 @@ def recipe(name: str, **keys: Any) -> dict[str, Any]:
     return OmegaConf.to_container(config, resolve=True) | keys  # type: ignore[operator,return-value]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a dataset."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def source_of(folder: Path) -> dict[str, Any]:
+    """The keys of the recipe ``folder`` for a ``png_folder``."""
+    columns = {"file": "file", "patient": "patient", "study": None, "split": None, "mask": "mask"}
+    return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": columns}
+
+
 @pytest.fixture
 def ingest() -> SimpleNamespace:
     """The helpers of this file."""
-    return SimpleNamespace(picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY)
+    return SimpleNamespace(
+        picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY, contents=contents,
+        source_of=source_of,
+    )  # fmt: skip
 
 
 @pytest.fixture

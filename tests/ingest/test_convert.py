@@ -2,19 +2,17 @@
 
 import io
 import json
+import math
 import os
 import re
-import signal
-import subprocess
-import sys
+import stat
 import tarfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 import webdataset
 import xxhash
@@ -24,24 +22,18 @@ from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
-from dira_scale.shard import main
-
-COLUMNS = {"file": "file", "patient": "patient", "study": None, "split": None, "mask": "mask"}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def source_of(folder: Path) -> dict[str, object]:
-    return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": COLUMNS}
+from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import add_to_tar, make_sample
+from dira_scale.ingest.sources.base import Box, Record
 
 
 def test_plain_tar_webdataset_and_the_manifest_agree(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:  # fmt: skip
     out = tmp_path / "shards"
-    convert(ingest.recipe("folder", shard_size=5, **source_of(png_folder)), out, workers=1)
+    convert(ingest.recipe("folder", shard_size=5, **ingest.source_of(png_folder)), out, workers=1)
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 and set(dataset.splits) == {"train", "val", "test"}
     assert {p.name for p in out.iterdir()} == {
@@ -109,13 +101,11 @@ def test_masks_boxes_and_spacing_follow_the_size(tmp_path: Path, ingest: SimpleN
         ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, PixelSpacing=["0.2", "0.2"])
     Image.fromarray(mask).save(tmp_path / "mask.png")
     files = [f"{number}.dcm" for number in range(3)]
-    table = ingest.csv(tmp_path / "labels.csv", [{"file": f, "mask": "mask.png", "patient": f} for f in files])
+    ingest.csv(tmp_path / "labels.csv", [{"file": f, "mask": "mask.png", "patient": f} for f in files])
     boxes = ingest.csv(
         tmp_path / "b.csv", [{"file": f, "label": "x", "y": 60, "x": 90, "h": 60, "w": 60} for f in files]
     )
-    config = ingest.recipe(
-        "folder", images=str(tmp_path / "images"), labels=str(table), boxes=str(boxes), columns=COLUMNS, max_side=100
-    )
+    config = ingest.recipe("folder", **ingest.source_of(tmp_path), boxes=str(boxes), max_side=100)
     convert(config, tmp_path / "out", workers=1)
     dataset = ShardedDataset.open(tmp_path / "out")
     row = dataset.table.to_pylist()[0]
@@ -139,21 +129,64 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     Image.fromarray(ingest.picture(0, 20, 90)).save(images / "im08.png")
     Image.fromarray(np.zeros((9, 9), np.uint8)).save(png_folder / "masks" / "m03.png")
     out = tmp_path / "shards"
-    convert(ingest.recipe("folder", **source_of(png_folder)), out, workers=1)
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), out, workers=1)
     quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
     assert sorted((entry["stage"], entry["reason"]) for entry in quarantine) == [
         ("check", "shorter side is below 32 pixels"),
         ("decode", "damaged or cut short (OSError in PNG decoding)"),
-        ("decode", "the file cannot be read (FileNotFoundError)"),
         ("decode", "the file is empty"),
         ("list", "no row in the CSV of labels"),
+        ("list", "the file cannot be read (FileNotFoundError)"),
         ("mask", "mask of (9, 9) pixels for an image of (48, 40)"),
     ]
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
     assert "quarantined: 6" in capsys.readouterr().out
-    assert not any(b"Doe_John" in content for content in contents(out).values())
-    assert "Doe_John.txt,list,no row" in (tmp_path / "shards.rejected.csv").read_text()
+    assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
+    names = tmp_path / "shards.rejected.csv"
+    assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
+
+
+def test_names_of_any_bytes_and_a_dataset_in_the_current_folder(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    images.mkdir(), out.mkdir()
+    for number in range(3):
+        Image.fromarray(ingest.picture(number)).save(os.fsencode(images) + b"/M\xfcller%d.png" % number)
+    Path(os.fsdecode(os.fsencode(images) + b"/Gr\xfcn.txt")).write_text("text")
+    monkeypatch.chdir(out)
+    convert(ingest.recipe("folder", images=str(images)), Path(), workers=1)
+    assert sum(ShardedDataset.open(out).info.counts.values()) == 3
+    assert b"Gr\xfcn.txt,decode" in (tmp_path / "out.rejected.csv").read_bytes()
+
+
+def test_what_a_codec_cannot_hold_and_boxes_outside_go_to_quarantine(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    (tmp_path / "images").mkdir()
+    Image.fromarray(ingest.picture(0, 66_000, 33)).save(tmp_path / "images" / "long.png")
+    for name in ("a", "b"):
+        Image.fromarray(ingest.picture(1)).save(tmp_path / "images" / f"{name}.png")
+    box = {"label": "m", "y": 0, "x": 0, "w": 4}
+    boxes = ingest.csv(
+        tmp_path / "b.csv", [{"file": f"{name}.png", "h": h} | box for name, h in (("a", 48), ("b", 60))]
+    )
+    convert(
+        ingest.recipe("folder", images=str(tmp_path / "images"), boxes=str(boxes), codec="jpg"), tmp_path / "out", 1
+    )
+    found = {
+        entry["stage"]: entry["reason"] for entry in pq.read_table(tmp_path / "out/quarantine.parquet").to_pylist()
+    }
+    assert found["check"] == "a box reaches out of the image by more than a pixel"
+    assert found["encode"].startswith("jpg cannot hold it (") and len(found) == 2
+
+
+def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: SimpleNamespace) -> None:
+    recipe = Recipe.from_config(ingest.recipe("folder", **ingest.source_of(png_folder)))
+    item = plan(
+        [Record("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
+    )
+    with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(ValueError, match="not JSON compliant"):
+        add_to_tar(tar, make_sample(item.items[0], recipe), ())
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -165,139 +198,49 @@ def test_nothing_usable_is_an_error(tmp_path: Path, ingest: SimpleNamespace) -> 
 
 
 def test_nothing_that_identifies_leaves(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    for number in range(6):
+    for number in range(7):
         pixels = np.random.default_rng(number).integers(0, 4096, (40, 40)).astype(np.uint16)
         person = f"{ingest.identity['PatientID']}-{number}"
         path = tmp_path / "images" / f"Quillfeather_{number}" / "scan.dcm"
         ingest.dicom(
             path, pixels, PatientID=person, PatientAge="093Y", PatientSex="F", ViewPosition="PA", Manufacturer="GE"
         )
+    header = pydicom.dcmread(path)  # the last one cannot be read, and why not is told with care
+    header.file_meta.TransferSyntaxUID = "1.2.7741903.55018822"
+    header.save_as(path, implicit_vr=False, little_endian=True)
+    out = tmp_path / "out"
     config = ingest.recipe("folder", images=str(tmp_path / "images"), attributes=["sex", "age", "manufacturer"])
-    convert(config, tmp_path / "out", workers=1)
-    dataset = ShardedDataset.open(tmp_path / "out")
+    convert(config, out, workers=1)
+    dataset = ShardedDataset.open(out)
     assert dict(dataset.table["attributes"][0].as_py()) == {"age": "90", "manufacturer": "ge", "sex": "F"}
-    pq.write_table(dataset.table, tmp_path / "out" / "plain.parquet", compression="none", use_dictionary=False)
+    assert dataset.info.quarantined == 1
+    for table in out.glob("*.parquet"):  # as plain text
+        pq.write_table(pq.read_table(table), out / f"plain.{table.name}", compression="none", use_dictionary=False)
     values = {part for value in ingest.identity.values() for part in re.split(r"[\^ ]", value)} - {"Saint"}
-    for name, content in contents(tmp_path / "out").items():
-        for value in (*values, "scan.dcm", "093", "Osbertina", str(tmp_path)):
+    for name, content in ingest.contents(out).items():
+        for value in (*values, "scan.dcm", "093Y", "7741903", "55018822", "Osbertina", str(tmp_path)):
             assert value.encode() not in content, (name, value)
 
 
+def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    for number, text in enumerate(("NO", "YES", "YES")):
+        ingest.dicom(tmp_path / "images" / f"{number}.dcm", pixels, BurnedInAnnotation=text)
+    for burned_in, stored in (("refuse", 1), ("keep", 3)):
+        config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
+        convert(config, tmp_path / burned_in, workers=1)
+        assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
+
+
 def test_workers_do_not_matter(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    config = ingest.recipe("folder", shard_size=3, codec="jp2", **source_of(png_folder))
+    config = ingest.recipe("folder", shard_size=3, codec="jp2", **ingest.source_of(png_folder))
     convert(config, tmp_path / "one", workers=1)
     convert(config, tmp_path / "two", workers=2)
-    assert contents(tmp_path / "one") == contents(tmp_path / "two")
-
-
-def start(options: list[str], shards: int) -> subprocess.Popen:
-    """A real conversion in a process of its own, returned when it has finished that many shards."""
-    out = Path(options[-1].removeprefix("out="))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dira_scale.shard", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    deadline = time.monotonic() + 60
-    while len(list((out / ".partial").glob("*-*.json"))) < shards:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than a minute"
-        time.sleep(0.002)
-    return process
-
-
-def many_images(folder: Path, ingest: SimpleNamespace) -> list[str]:
-    (folder / "images").mkdir()
-    for number in range(120):
-        Image.fromarray(ingest.picture(number, 400, 400)).save(folder / "images" / f"{number}.png")
-    (folder / "images" / "broken.png").write_bytes(b"\x89PNG")
-    return ["recipe=folder", f"recipe.images={folder / 'images'}", "recipe.shard_size=4", "workers=2"]
-
-
-def test_killed_and_run_again_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    options = many_images(tmp_path, ingest)
-    assert main([*options, f"out={tmp_path / 'unbroken'}"]) == 0
-    out = tmp_path / "killed"
-    for shards in (1, 12):  # the second run goes on with what the first one left
-        process = start([*options, f"out={out}"], shards)
-        children = psutil.Process(process.pid).children()
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
-        _, alive = psutil.wait_procs(children, timeout=30)
-        assert not alive, "workers outlive their parent"
-    assert not (out / "manifest.parquet").exists()
-    assert main([*options, f"out={out}"]) == 0
-    assert contents(out) == contents(tmp_path / "unbroken")
-
-
-def test_ctrl_c_keeps_what_is_finished_and_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    process = start([*many_images(tmp_path, ingest), f"out={tmp_path / 'out'}"], shards=1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert b"run the same command again" in said and b"Traceback" not in said
-
-
-def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
-) -> None:
-    config, out = ingest.recipe("folder", **source_of(png_folder)), tmp_path / "out"
-    convert(config, out, workers=1)
-    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
-    (png_folder / "labels.csv").unlink()
-    convert(config, out, workers=1)  # at once: the source is not even looked at
-    assert "is complete" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
-    with pytest.raises(UserError, match="max_side: null there, 40 here"):
-        convert(config | {"max_side": 40}, out, workers=1)
-    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "another key for tests only")
-    with pytest.raises(UserError, match="hash_key"):
-        convert(config, out, workers=1)
-
-
-def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, out = ingest.recipe("folder", **source_of(png_folder)), tmp_path / "out"
-    with monkeypatch.context() as patch:
-        patch.setattr("dira_scale.ingest.convert.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            convert(config, out, workers=1)
-    with pytest.raises(UserError, match=r"unfinished conversion of another recipe .*min_side: 32 there, 16 here"):
-        convert(config | {"min_side": 16}, out, workers=1)
-    table = (png_folder / "labels.csv").read_text()
-    (png_folder / "labels.csv").write_text(table.replace("im03.png,P3", "im03.png,P4"))
-    with pytest.raises(UserError, match="have changed since"):
-        convert(config, out, workers=1)
-    (png_folder / "labels.csv").write_text(table)
-    convert(config, out, workers=1)
-    assert ShardedDataset.open(out)
-
-
-HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
-
-
-def test_another_process_or_a_foreign_folder_is_refused(
-    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
-) -> None:  # fmt: skip
-    config = ingest.recipe("folder", **source_of(png_folder))
-    (tmp_path / "home" / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match="not empty and is no sharded dataset"):
-        convert(config, tmp_path / "home", workers=1)
-    out = tmp_path / "out" / ".partial"
-    out.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, out / "lock"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert holder.stdout and holder.stdout.readline()
-        with pytest.raises(UserError, match="another process is writing"):
-            convert(config, tmp_path / "out", workers=1)
-    finally:
-        holder.kill()
-        holder.wait()
+    assert ingest.contents(tmp_path / "one") == ingest.contents(tmp_path / "two")
 
 
 def test_croissant_names_what_is_there(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    convert(ingest.recipe("folder", **source_of(png_folder)), tmp_path / "out", workers=1)
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out", workers=1)
     text = json.loads((tmp_path / "out" / "croissant.json").read_text())
     assert text["conformsTo"] == "http://mlcommons.org/croissant/1.0" and text["name"] == "folder"
     table = pq.read_table(tmp_path / "out" / "manifest.parquet")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -20,13 +21,13 @@ def make(**keys) -> Recipe:
     plain = {
         "name": "x", "modality": "CXR", "licence": "none", "secret": False, "official": None, "codec": "png",
         "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "bits": 8, "max_side": None, "min_side": 1,
-        "shard_size": 5, "source": {},
+        "burned_in": "refuse", "shard_size": 5, "source": {},
     }  # fmt: skip
     return Recipe(**plain | keys)
 
 
-def record(name: str, patient: str | None = None, split: str | None = None) -> Record:
-    return Record(name, Path(name), patient=patient, split=split)
+def record(name: str, patient: str | None = None, split: str | None = None, **more: Any) -> Record:
+    return Record(name, Path(name), patient=patient, split=split, **more)
 
 
 def by_split(records: list[Record], recipe: Recipe) -> dict[str, list[str]]:
@@ -107,6 +108,30 @@ def test_images_without_a_patient_are_their_own() -> None:
     assert len({item.patient for item in items}) == 20
 
 
+def test_images_of_one_study_stay_together_where_the_patient_is_not_known() -> None:
+    records = [record(f"im{n}", study=f"S{n // 2}") for n in range(40)]
+    items = plan(records, make(), HASHER).items
+    assert len({item.patient for item in items}) == len({item.study for item in items}) == 20
+    assert len({(item.patient, item.split) for item in items}) == 20
+
+
+def test_two_images_of_one_name_are_an_error() -> None:
+    with pytest.raises(UserError, match="names two files im0"):
+        plan([record("im0"), record("im1"), record("im0")], make(), HASHER)
+
+
+@pytest.mark.parametrize("official", [None, "x"])
+def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> None:
+    """Each of three good patients fills a split of its own, however many files are rejected."""
+    good = [record(f"good{n}", split=official) for n in range(3)]
+    bad = [record(f"bad{n}", rejected="no row") for n in range(50)]
+    found = by_split([*bad, *good], make())
+    names = [official] if official else ["train", "val", "test"]
+    assert list(found) == names and set(found[names[0]]) >= {r.name for r in bad}
+    assert {split: [n for n in found[split] if n.startswith("good")] for split in names} == by_split(good, make())
+    assert list(by_split(bad, make())) == ["train"]
+
+
 def test_an_empty_source_is_an_error() -> None:
     with pytest.raises(UserError, match="no file at all"):
         plan([], make(), HASHER)
@@ -120,6 +145,9 @@ def test_an_empty_source_is_an_error() -> None:
         ({"bits": 12}, "recipe.bits=12"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
         ({"official": {"a": {"train": 0.5}}}, "recipe.official.a=.*add up to 1"),
+        ({"splits": None}, "recipe.splits=None: give shares"),
+        ({"official": {"a": None}}, "recipe.official.a=None: give shares"),
+        ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse or keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be a whole number of at least 1"),
         ({"min_side": "small"}, "recipe.min_side=small: must be a whole number"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
@@ -130,12 +158,25 @@ def test_an_impossible_recipe_is_refused(keys: dict, words: str) -> None:
         make(**keys)
 
 
-def test_identity_hides_paths_and_sees_changes(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_identity_has_no_place_on_this_machine(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """Not even as a hash: that of a public recipe could be guessed, and would make the same images another recipe."""
     recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path / "Doe")))
-    other = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path / "Roe"), max_side=64))
+    other = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path / "Roe"), labels="x.csv", max_side=64))
     first, second = recipe.identity(HASHER), other.identity(HASHER)
-    assert "Doe" not in str(first)
-    assert {key for key in first if first[key] != second[key]} == {"images", "max_side"}
+    assert {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)} == {"max_side"}
+    plugin = {"_target_": "a.B", "root": "/data/Doe", "parts": ["x", "~/y"], "by_kind": {"cr": "sub/cr"}, "fold": 3}
+    kept = make(source=plugin).identity(HASHER)
+    assert "Doe" not in str(kept) and kept.keys() & plugin.keys() == {"_target_", "fold"}
+
+
+def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
+    def made(folder: str, **more: Any) -> str:
+        records = [Record(f"im{n}", Path(folder, f"im{n}"), mask=Path(folder, "m"), **more) for n in range(9)]
+        return plan(records, make(), HASHER, ["a"]).hash
+
+    assert made("/here", labels=(1.0,)) == made("/there", labels=(1.0,)) != made("/here", labels=(0.0,))
+    assert made("/here", size=5) != made("/here", size=6)
+    assert plan([record("x")], make(), HASHER, ["a"]).hash != plan([record("x")], make(), HASHER, ["b"]).hash
 
 
 @pytest.mark.parametrize(

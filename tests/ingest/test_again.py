@@ -1,0 +1,199 @@
+"""The same command again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+from PIL import Image
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.ingest.convert import convert
+from dira_scale.shard import main
+
+
+def start(options: list[str], shards: int) -> subprocess.Popen:
+    """A real conversion in a process of its own, returned when it has finished that many shards."""
+    out = Path(options[-1].removeprefix("out="))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dira_scale.shard", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    deadline = time.monotonic() + 60
+    while len(list((out / ".partial").glob("*-*.json"))) < shards:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than a minute"
+        time.sleep(0.002)
+    return process
+
+
+def many_images(folder: Path, ingest: SimpleNamespace) -> list[str]:
+    (folder / "images").mkdir()
+    for number in range(120):
+        Image.fromarray(ingest.picture(number, 400, 400)).save(folder / "images" / f"{number}.png")
+    (folder / "images" / "broken.png").write_bytes(b"\x89PNG")
+    return ["recipe=folder", f"recipe.images={folder / 'images'}", "recipe.shard_size=4", "workers=2"]
+
+
+def test_killed_and_run_again_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    options = many_images(tmp_path, ingest)
+    assert main([*options, f"out={tmp_path / 'unbroken'}"]) == 0
+    out = tmp_path / "killed"
+    for shards in (1, 12):  # the second run goes on with what the first one left
+        process = start([*options, f"out={out}"], shards)
+        children = psutil.Process(process.pid).children()
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(30) == -signal.SIGKILL
+        _, alive = psutil.wait_procs(children, timeout=30)
+        assert not alive, "workers outlive their parent"
+    assert not (out / "manifest.parquet").exists()
+    assert main([*options, f"out={out}"]) == 0
+    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken")
+
+
+def test_ctrl_c_keeps_what_is_finished_and_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    process = start([*many_images(tmp_path, ingest), f"out={tmp_path / 'out'}"], shards=1)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert b"run the same command again" in said and b"Traceback" not in said
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_killed_at_fifty_random_moments_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    options = many_images(tmp_path, ingest)
+    begun = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "dira_scale.shard", *options, f"out={tmp_path / 'unbroken'}"])
+    assert process.wait(600) == 0
+    unbroken, seconds = ingest.contents(tmp_path / "unbroken"), time.monotonic() - begun
+    out, dice, kills = tmp_path / "killed", random.Random(0), 0
+    while kills < 50:
+        process = subprocess.Popen([sys.executable, "-m", "dira_scale.shard", *options, f"out={out}"])
+        try:
+            assert process.wait(dice.uniform(0.1, 1) * seconds) == 0
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(30)
+            kills += 1
+        if (out / "manifest.parquet").exists():  # whole, or of no worth
+            kept = {name: content for name, content in ingest.contents(out).items() if not name.startswith(".partial/")}
+            assert kept == unbroken
+            shutil.rmtree(out)
+    assert main([*options, f"out={out}"]) == 0
+    assert ingest.contents(out) == unbroken
+
+
+def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    before = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    moved = png_folder.rename(tmp_path / "moved")  # another place is not another source
+    config = ingest.recipe("folder", **ingest.source_of(moved))
+    convert(config, out, workers=1)
+    assert "is complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    with pytest.raises(UserError, match="max_side: null there, 40 here"):
+        convert(config | {"max_side": 40}, out, workers=1)
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "another key for tests only")
+    with pytest.raises(UserError, match="hash_key"):
+        convert(config, out, workers=1)
+
+
+def test_a_source_that_has_changed_is_not_declared_complete(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    (png_folder / "images" / "stray.txt").write_text("text")
+    convert(config, out, workers=1)
+    table, listed = (png_folder / "labels.csv"), (png_folder / "labels.csv").read_text()
+    convert(config, out, workers=1)
+
+    def refused(words: str) -> None:
+        with pytest.raises(UserError, match=f"source has changed since .*{words}.*choose another out, or delete"):
+            convert(config, out, workers=1)
+
+    Image.fromarray(ingest.picture(30)).save(png_folder / "images" / "im30.png")
+    table.write_text(listed + "im30.png,P0,1,,\n")
+    refused(r"\(1 images added\)")
+    table.write_text(listed.replace("im03.png,P3,1,1", "im03.png,P3,0,1").replace("im04.png,P4,0,", "im04.png,P4,0,1"))
+    (png_folder / "images" / "stray.txt").unlink()
+    refused(r"\(1 images added, 1 images removed, 2 images with other labels\)")
+    (png_folder / "images" / "stray.txt").write_text("text")
+    (png_folder / "images" / "im30.png").unlink()
+    table.write_text(listed.replace("nodule", "lump"))
+    refused("patients, names of labels, boxes, masks or files")
+    table.write_text(listed)
+    Image.fromarray(ingest.picture(3, 60, 60)).save(png_folder / "images" / "im03.png")
+    refused("files")
+
+
+@pytest.mark.parametrize(
+    "damage, words",
+    [
+        (lambda out: next(out.glob("train-*.tar")).unlink(), "train-000000.tar is missing"),
+        (lambda out: next(out.glob("train-*.tar")).write_bytes(b"x"), "1 bytes instead of"),
+        (lambda out: (out / "manifest.parquet").unlink(), "manifest.parquet is missing"),
+        (lambda out: (out / "dataset.json").write_text("{"), "dataset.json is damaged"),
+    ],
+)
+def test_a_damaged_dataset_is_told_and_how_to_mend_it(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, damage, words: str
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    damage(out)
+    with pytest.raises(UserError, match=f"{words}.*Delete {out} and type the command again"):
+        convert(config, out, workers=1)
+
+
+def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr("dira_scale.ingest.convert.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            convert(config, out, workers=1)
+    with pytest.raises(UserError, match=r"unfinished conversion of another recipe .*min_side: 32 there, 16 here"):
+        convert(config | {"min_side": 16}, out, workers=1)
+    table = (png_folder / "labels.csv").read_text()
+    (png_folder / "labels.csv").write_text(table.replace("im03.png,P3", "im03.png,P4"))
+    with pytest.raises(UserError, match="have changed since"):
+        convert(config, out, workers=1)
+    (png_folder / "labels.csv").write_text(table)
+    convert(config, out, workers=1)
+    assert ShardedDataset.open(out)
+
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+def test_another_process_or_a_foreign_folder_is_refused(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:  # fmt: skip
+    config = ingest.recipe("folder", **ingest.source_of(png_folder))
+    (tmp_path / "home" / "mine").mkdir(parents=True)
+    with pytest.raises(UserError, match="not empty and is no sharded dataset"):
+        convert(config, tmp_path / "home", workers=1)
+    out = tmp_path / "out" / ".partial"
+    out.mkdir(parents=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, out / "lock"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        with pytest.raises(UserError, match="another process is writing"):
+            convert(config, tmp_path / "out", workers=1)
+    finally:
+        holder.kill()
+        holder.wait()
