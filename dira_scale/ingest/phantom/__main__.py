@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
         return 75
-    print(f"{asked.patients} patients in {folder}; next: python -m dira_scale.shard recipe=phantom_cxr")
+    command = f"python -m dira_scale.shard recipe=phantom_cxr recipe.images={folder} out=out/shards/phantom_cxr"
+    print(f"{asked.patients} patients in {folder}; next: {command}")
     return 0
 
 

@@ -25,6 +25,7 @@ from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.errors import UserError
+from dira_scale.files import write_atomic
 from dira_scale.ingest.phantom import dicom, findings
 from dira_scale.ingest.phantom.findings import LABELS
 from dira_scale.ingest.phantom.radiograph import take
@@ -143,8 +144,5 @@ def _png(mask: np.ndarray) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all; what a killed call left under the temporary name, the next one replaces."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_atomic(path, content)

@@ -9,6 +9,7 @@ import pydicom
 import pytest
 from PIL import Image
 
+from dira_scale.config import compose
 from dira_scale.errors import UserError
 from dira_scale.ingest.phantom import dataset
 from dira_scale.ingest.phantom.__main__ import main
@@ -114,5 +115,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     asked = [str(tmp_path / "p"), "--patients", "1", "--size", "64", "--workers", "1"]
     assert main(asked) == 0
     assert (tmp_path / "p" / "labels.csv").exists()
+    *_, next_command = capsys.readouterr().out.strip().partition("python -m dira_scale.shard ")
+    config = compose("shard", next_command.split())
+    assert (config.recipe.images, config.out) == (str(tmp_path / "p"), "out/shards/phantom_cxr")
     assert main([*asked, "--seed", "1"]) == 2
     assert "seed=0, not 1" in capsys.readouterr().err
