@@ -75,8 +75,9 @@ def check_unchanged(dataset: ShardedDataset, plan: Plan) -> None:
         "with other labels": sum(not _same(stored[key], here[key]) for key in stored.keys() & here.keys()),
     }
     told = ", ".join(f"{count} images {what}" for what, count in named.items() if count)
+    told = told or "patients, names of labels, boxes, masks or files"
     raise UserError(
-        f"the source has changed since out={dataset.root} was made ({told or 'patients, names of labels, boxes, masks or files'}): "
+        f"the source has changed since out={dataset.root} was made ({told}): "
         f"choose another out, or delete {dataset.root} to make it anew"
     )
 
