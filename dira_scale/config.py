@@ -7,7 +7,7 @@ YAML files only. Hydra's own entry point is not used: it would change the folder
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,14 @@ class Data:
     remainder: str = MISSING
     workers: int = MISSING
     prefetch: int = MISSING
+
+
+@dataclass
+class Model:
+    encoder: str = MISSING
+    weights: str | None = None
+    decoder_channels: list[int] = MISSING
+    bn_groups: int = MISSING
 
 
 @dataclass
@@ -64,6 +72,7 @@ class Validate:
     batch: int = MISSING
     batches: int | None = None
     pictures: int = MISSING
+    restored: int = MISSING
 
 
 @dataclass
@@ -80,7 +89,7 @@ class Pretrain:
     epoch_factor: float = MISSING
     precision: str = MISSING
     data: Data = field(default_factory=Data)
-    model: dict[str, Any] = MISSING
+    model: Model = field(default_factory=Model)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     stages: dict[str, Stage] = MISSING
@@ -92,6 +101,12 @@ class Pretrain:
 
 
 SCHEMAS: dict[str, type] = {"pretrain": Pretrain}
+# Numbers that make no sense below these.
+LEAST: dict[str, int] = {
+    "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
+    "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
+    "data.batch": 1, "parallel.accumulate": 1, "parallel.threads": 1, "seed": 0,
+}  # fmt: skip
 
 
 def folder(name: str) -> Path:
@@ -130,6 +145,7 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
             raise SystemExit(0)
         _complete(config)
         OmegaConf.resolve(config)
+        _refuse_small(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(verb, error, overrides)) from error
     return config
@@ -171,6 +187,13 @@ def _complete(config: DictConfig) -> None:
         raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help says what it is")
 
 
+def _refuse_small(config: DictConfig) -> None:
+    for key, least in LEAST.items():
+        value = OmegaConf.select(config, key)
+        if isinstance(value, int | float) and value < least:
+            raise UserError(f"{key}={value}: it must be at least {least}")
+
+
 def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
     """Dotted keys with their values as written: interpolations unresolved, what must be given as ``???``."""
 
@@ -198,9 +221,11 @@ def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
             {f.stem for root in ("configs", "shards", "slurm") for f in (folder(root) / group).glob("*.yaml")}
         )
         return f"no {group} named '{name}'{nearest(name, options) or '.'} There are: {', '.join(options)}"
-    if isinstance(error, ConfigKeyError) and getattr(error, "full_key", None):
-        return f"unknown key {error.full_key}: {text.split(' full_key')[0]}"
     key = getattr(error, "full_key", None)
+    if isinstance(error, ConfigKeyError) and key:
+        parent, _, last = str(key).rpartition(".")
+        node = OmegaConf.select(OmegaConf.structured(SCHEMAS[verb]), parent) if parent else SCHEMAS[verb]
+        return f"unknown key {key}{nearest(last, [f.name for f in fields(OmegaConf.get_type(node) or node)])}"
     return f"{key}: {text.split(' full_key')[0]}" if key else text.split(" See https")[0]
 
 

@@ -6,14 +6,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
-from dira_scale.train import parallel
+from dira_scale.train import optim, parallel
 from dira_scale.train import run as runs
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
@@ -26,21 +28,26 @@ def pretrain(cfg: DictConfig) -> int:
     assert isinstance(config, Pretrain)
     accelerator = parallel.start(config.parallel, config.precision)
     parallel.micro_batch(config.data.batch, accelerator.num_processes, config.parallel.accumulate)
-    views = instantiate(cfg.views, size=config.data.size, _convert_="all")
-    inputs = Inputs(config.data, views, config.seed, accelerator.process_index, accelerator.num_processes)
+    inputs = Inputs(config.data, _views(cfg), config.seed, accelerator.process_index, accelerator.num_processes)
     torch.manual_seed(config.seed)
-    method = methods.build(cfg.method, cfg.model, views, config.data.batch, config.parallel.accumulate)
+    method = methods.build(cfg.method, cfg.model, inputs.views, config.data.batch, config.parallel.accumulate)
     adversary = Adversary()
+    for stage in config.stages.values():  # what is wrong with a stage or an optimizer is found out now, not hours later
+        method.enter_stage(stage.terms)
+        optim.build(config.optim.optimizer, method, "optim.optimizer")
+    optim.check_schedule(config.optim.schedule)
     content: Any = OmegaConf.to_container(cfg)
-    content["datasets"] = [dataset.hash for dataset in inputs.datasets]
-    run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content))
+    run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
     try:
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
         if run is not None:
             print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run)
     except BaseException as error:
-        if run is not None and not isinstance(error, LeaseLostError):
+        if run is None:
+            with (Path(config.run) / "log.txt").open("a") as log:
+                log.write(f"rank {accelerator.process_index}\n{traceback.format_exc()}")
+        elif not isinstance(error, LeaseLostError):
             run.log(traceback.format_exc())
             code = runs.BAD_INPUT if isinstance(error, UserError) else runs.FAILED
             run.status("failed", exit_code=code, reason=f"{type(error).__name__}: {error}")
@@ -48,6 +55,15 @@ def pretrain(cfg: DictConfig) -> int:
     finally:
         if run is not None:
             run.lease.release()
+
+
+def _views(cfg: DictConfig) -> ViewSpec:
+    try:
+        views = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"views: {error.__cause__ or error}") from error
+    assert isinstance(views, ViewSpec)
+    return views
 
 
 def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> int:
@@ -66,15 +82,22 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
     config, order, accelerator = trainer.config, inputs.order, trainer.accelerator
     parameters = sum(p.numel() for p in trainer.method.parameters() if p.requires_grad) / 1e6
     stages = ", ".join(f"{name} {trainer.stage_steps(stage)}" for name, stage in trainer.stages.items())
-    worlds = ", ".join(map(str, order.admissible_worlds()))
+    fits = [n for n in order.admissible_worlds() if _fits(n, config)]
     lines = [
         f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
         f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
         f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
         f"machine: {accelerator.num_processes} process(es) of {torch.get_num_threads()} thread(s) on "
-        f"{accelerator.device}, {config.precision}; this batch fits {worlds} processes",
+        f"{accelerator.device}, {config.precision}; this run fits {', '.join(map(str, fits))} processes",
     ]
     return "\n".join(lines)
+
+
+def _fits(ranks: int, config: Pretrain) -> bool:
+    """Whether batch and BatchNorm groups divide over so many processes."""
+    groups, parts = config.model.bn_groups, ranks * config.parallel.accumulate
+    whole = groups % parts == 0 or (config.parallel.accumulate == 1 and ranks % groups == 0)
+    return whole and config.data.batch % parts == 0
 
 
 def main(argv: list[str] | None = None) -> int:

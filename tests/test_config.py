@@ -20,6 +20,11 @@ SHARDS = "data.shards=somewhere"
         (["--hlp"], "unknown flag --hlp; did you mean '--help'"),
         (["steps"], "'steps' is no KEY=VALUE"),
         (["+colour=1"], "unknown key colour"),
+        (["+data.bacth=1"], "unknown key data.bacth; did you mean 'batch'"),
+        (["+model.bn_group=1"], "unknown key model.bn_group; did you mean 'bn_groups'"),
+        (["log_every=0"], "log_every=0: it must be at least 1"),
+        (["checkpoint.keep=0"], "checkpoint.keep=0: it must be at least 1"),
+        (["steps=0"], "steps=0: it must be at least 1"),
         (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
     ],
 )

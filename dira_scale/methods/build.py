@@ -33,9 +33,9 @@ def build(method_cfg: Any, model_cfg: Any, views: ViewSpec, batch: int, accumula
         "views": lambda: views,
     }
     method = _construct(_plain(method_cfg), "method", offered)
-    method.check(batch, accumulate)
     _check_groups(batch, model_cfg.bn_groups)
     norm.convert(method, model_cfg.bn_groups, accumulate)
+    method.check(batch, accumulate)
     return method
 
 

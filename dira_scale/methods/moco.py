@@ -70,6 +70,12 @@ class MoCo(Method):
                 f"method: a queue of {len(self.queue)} keys is not a multiple of data.batch={batch}; "
                 f"set the queue to {whole}, or a batch that divides it"
             )
+        groups = norm.groups(self)
+        if groups > 1 and groups // accumulate < 2:
+            raise UserError(
+                f"parallel.accumulate={accumulate} with model.bn_groups={groups}: a micro-batch would be one BatchNorm "
+                f"group, whose statistics give a query's key away; take model.bn_groups={2 * accumulate} or more"
+            )
 
     def enter_stage(self, terms: Sequence[str]) -> None:
         super().enter_stage(terms)

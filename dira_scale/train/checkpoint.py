@@ -2,12 +2,13 @@
 
 ::
 
-    checkpoints/000001200/index.json                    step, state, and of each tensor its part, shape and type
-                          part-00000-of-00002.safetensors   one a writer, with its xxh3 in the index
+    checkpoints/000001200/index.json                    step, state, lease, and each part's tensors, size and xxh3
+                          part-00000-of-00002.safetensors   one a writer
     checkpoints/LATEST, BEST-dir …                       the name of a complete folder
 
-Written to ``000001200.tmp`` while training goes on, then renamed: a folder with a final name is complete. Nothing is
-ever unpickled, and reading needs neither a GPU nor the processes that wrote it.
+Written to ``000001200.LEASE.tmp`` while training goes on, then renamed: a folder with a final name is complete. The
+pointers only repeat what the newest state says, and are put right when a run goes on. Nothing is ever unpickled, and
+reading needs neither a GPU nor the processes that wrote it.
 """
 
 import json
@@ -15,7 +16,8 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,25 +41,27 @@ class Checkpointer:
     """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
 
     Every rank gives the same tensors (replicas); each writes its share of the bytes. ``guard`` is called before
-    anything takes its final name (the lease).
+    anything takes its final name; ``lease`` keeps the unfinished folders of two holders apart.
     """
 
     def __init__(
-        self, folder: Path, keep: int, rank: int, world: int, guard: Callable[[], None] = lambda: None
+        self, folder: Path, keep: int, rank: int, world: int, lease: int = 1, guard: Callable[[], None] = lambda: None
     ) -> None:
-        self.folder, self.keep, self.rank, self.world, self.guard = folder, keep, rank, world, guard
+        self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], best: str | None = None) -> None:
-        """Copy ``tensors`` now, write them while training goes on. ``best`` names the stage this is the best of.
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        """Copy ``tensors`` now, write them while training goes on.
 
-        ``state`` is JSON. A failure of an earlier write is raised here or in :meth:`wait`.
+        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. A failure of an earlier write is
+        raised here or in :meth:`wait`.
         """
         self.wait()
         names = share(tensors, self.rank, self.world)
         copies = {name: tensors[name].detach().to("cpu", copy=True).contiguous() for name in names}
-        self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), name="checkpoint")
+        state, best = json.loads(json.dumps(state)), dict(best)  # training goes on changing them
+        self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
@@ -69,40 +73,44 @@ class Checkpointer:
             failure, self._failure = self._failure, None
             raise failure
 
-    def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: str | None) -> None:
+    def point(self, step: int, best: dict[str, int]) -> None:
+        """Write LATEST and BEST as the state of ``step`` has them, where those checkpoints are still there."""
+        self.guard()
+        pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
+        for pointer, at in pointers.items():
+            path, name = self.folder / pointer, _name(at)
+            said = path.read_text() if path.exists() else ""
+            if said != name and (self.folder / name).is_dir():
+                write_atomic(path, name)
+
+    def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         try:
             self._write(step, copies, state, best)
         except BaseException as failure:
             self._failure = failure  # raised in the training thread by the next wait()
 
-    def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: str | None) -> None:
-        name = f"{step:09d}"
-        final, temporary = self.folder / name, self.folder / f"{name}.tmp"
+    def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        final = self.folder / _name(step)
         if not final.exists():
+            temporary = self.folder / f"{_name(step)}.{self.lease}.tmp"
             temporary.mkdir(exist_ok=True)
-            part = f"part-{self.rank:05d}-of-{self.world:05d}"
-            _write_part(temporary / f"{part}.safetensors", copies)
-            if self.rank > 0:
-                return
+            _write_part(temporary / f"part-{self.rank:05d}-of-{self.world:05d}.safetensors", copies)
+        if self.rank > 0:
+            return
+        if not final.exists():
             parts = [_await(temporary / f"part-{r:05d}-of-{self.world:05d}.json") for r in range(self.world)]
-            index = {"format": FORMAT_VERSION, "step": step, "state": state, "parts": parts}
+            index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
             write_json(temporary / "index.json", index)
             self.guard()
             temporary.replace(final)
             sync_folder(self.folder)
-        elif self.rank > 0:
-            return
-        self.guard()
-        write_atomic(self.folder / "LATEST", name)
-        if best is not None:
-            write_atomic(self.folder / f"BEST-{best}", name)
-        self._sweep(final)
+        self.point(step, best)
+        self._sweep({_name(at) for at in best.values()})
 
-    def _sweep(self, newest: Path) -> None:
+    def _sweep(self, best: set[str]) -> None:
         """Remove all but the newest ``keep`` and the best of each stage."""
-        best = {path.read_text() for path in self.folder.glob("BEST-*")}
         for old in complete(self.folder)[: -self.keep]:
-            if old.name not in best and old != newest:
+            if old.name not in best:
                 shutil.rmtree(old)
 
 
@@ -122,12 +130,13 @@ def complete(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if p.name.isdigit())
 
 
-def clear(folder: Path, damaged: list[Path]) -> None:
+def clear(folder: Path, damaged: Iterable[str]) -> None:
     """Before the first write of a run: remove what a killed writer left half done, set damaged checkpoints aside."""
     for half in folder.glob("*.tmp"):
         shutil.rmtree(half) if half.is_dir() else half.unlink()
-    for path in damaged:
-        path.rename(path.with_suffix(".damaged"))
+    for name in damaged:
+        aside = next(a for i in count() if not (a := folder / f"{name}.damaged{i or ''}").exists())
+        (folder / name).rename(aside)
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -136,36 +145,49 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         DamagedError: names the file and what is wrong with it.
     """
-    try:
-        index = json.loads((folder / "index.json").read_text())
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{folder / 'index.json'}: cannot be read ({error})") from error
-    if index["format"] != FORMAT_VERSION:
-        raise DamagedError(f"{folder}: checkpoint format {index['format']}; this version reads {FORMAT_VERSION}")
+    index = verify(folder)
     tensors: dict[str, Tensor] = {}
     for part in index["parts"]:
-        path = folder / part["file"]
-        if not path.exists() or path.stat().st_size != part["size"] or checksum(path) != part["xxh3"]:
-            raise DamagedError(f"{path}: missing, cut short or changed since it was written")
         try:
-            tensors |= load_file(path)
+            tensors |= load_file(folder / part["file"])
         except SafetensorError as error:
-            raise DamagedError(f"{path}: {error}") from error
+            raise DamagedError(f"{folder / part['file']}: {error}") from error
     return tensors, index["state"] | {"step": index["step"]}
 
 
-def load_latest(run: Path) -> tuple[tuple[dict[str, Tensor], dict[str, Any]] | None, dict[Path, str]]:
-    """The newest whole checkpoint of a run, None where there is none; and damaged ones passed over, with the reason.
+def verify(folder: Path) -> dict[str, Any]:
+    """The index of a whole checkpoint.
+
+    Raises:
+        DamagedError: as :func:`load`.
+    """
+    try:
+        index: dict[str, Any] = json.loads((folder / "index.json").read_text())
+        version, _, parts = index["format"], (index["step"], index["state"]), index["parts"]
+        expected = [(folder / part["file"], part["size"], part["xxh3"]) for part in parts]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{folder / 'index.json'}: cannot be read ({type(error).__name__}: {error})") from error
+    if version != FORMAT_VERSION:
+        raise DamagedError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
+    for path, size, xxh3 in expected:
+        if not path.exists() or path.stat().st_size != size or checksum(path) != xxh3:
+            raise DamagedError(f"{path}: missing, cut short or changed since it was written")
+    return index
+
+
+def find_latest(run: Path) -> tuple[str | None, dict[str, str]]:
+    """Name of the newest whole checkpoint, None where there is none; and damaged ones passed over, with the reason.
 
     Raises:
         DamagedError: there are checkpoints, and none is whole.
     """
-    refused: dict[Path, str] = {}
+    refused: dict[str, str] = {}
     for folder in reversed(complete(run / "checkpoints")):
         try:
-            return load(folder), refused
+            verify(folder)
+            return folder.name, refused
         except DamagedError as error:
-            refused[folder] = str(error)
+            refused[folder.name] = str(error)
     if refused:
         raise DamagedError("no checkpoint is whole: " + "; ".join(refused.values()))
     return None, {}
@@ -193,6 +215,10 @@ def stages_with_best(run: Path) -> list[str]:
     """Stages that have a best checkpoint, in the order they were trained."""
     found = [(path.read_text(), path.name.removeprefix("BEST-")) for path in (run / "checkpoints").glob("BEST-*")]
     return [stage for _, stage in sorted(found)]
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}"
 
 
 def checksum(path: Path) -> str:

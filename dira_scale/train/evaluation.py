@@ -5,13 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dira_scale.config import Stage
 from dira_scale.train.inputs import HeldOut
 from dira_scale.train.metrics import Means
 from dira_scale.train.objective import Objective
-from dira_scale.train.pictures import write_pictures
+from dira_scale.train.pictures import Restoration, write_pictures
 
 
 @torch.no_grad()
@@ -34,12 +34,14 @@ def draw_restorations(
         write_pictures(folder, name, _restorations(objective, held_out, stage), rows)
 
 
-def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iterator[Restoration]:
     for stored, _ in held_out.batches():
         batch = stored.to(objective.device)
-        terms = objective.forward(objective.method, batch, stage)
+        distorted = objective.distorted(batch, stage)
+        terms = objective.forward(objective.method, batch, distorted)
         assert terms.target is not None and terms.restored is not None
-        yield terms.target, objective.distorted(batch, stage)[0], terms.restored
+        hole = (distorted[0] == 0) & (objective.distorted(batch, stage, corrupt=False)[0] != 0)
+        yield Restoration(terms.target, distorted[0], hole, terms.restored)
 
 
 @contextmanager

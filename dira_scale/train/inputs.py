@@ -11,7 +11,7 @@ from dira_scale.config import Data
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders.cpu import Loader
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import EvalOrder, Order, Positions
+from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order, Positions
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 
@@ -42,6 +42,8 @@ class Inputs:
         if ranks not in self.order.admissible_worlds():
             fit = ", ".join(map(str, self.order.admissible_worlds()))
             raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or data.batch}; there can be {fit}")
+        if data.val_split is not None:
+            _sizes(self.datasets, data.val_split, "data.val_split")
         self.train = self._loader(data.split, self.order, rank=rank, world=ranks)
 
     def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> "HeldOut | None":
@@ -52,6 +54,12 @@ class Inputs:
         batches = EvalOrder(size, batch).steps
         dealt = Dealt(size, batch, min(batches, limit or batches), rank, ranks)
         return HeldOut(self._loader(self.data.val_split, dealt, fixed_epoch=0), dealt)
+
+    def identity(self) -> dict[str, Any]:
+        """What a run's identity holds of its data beyond the configuration: content, weights, order."""
+        weights = _paths(self.data.shards).values()
+        datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
+        return {"datasets": datasets, "order_version": ORDER_VERSION}
 
     def _loader(self, split: str, order: Any, **rest: Any) -> Loader:
         data = self.data

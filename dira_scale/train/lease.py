@@ -1,11 +1,14 @@
-"""One writer per run folder: a lease with a growing number (a fencing token).
+"""One writer per run folder: leases with growing numbers (fencing tokens), a file each.
 
-``lease.json`` holds the number, who has it and a beat that a thread moves on. Whoever finds a living lease is refused;
-whoever lost the lease finds out before the next write and stops (a requeued job's ghost).
+``leases/000003.json`` says who took number 3 and carries a beat that a thread of the holder moves on. Whoever has the
+highest number holds the folder; a number is taken by creating its file, which only one process can. A holder writes to
+its own file alone, so a late write of one that was taken over changes nothing; it finds out before its next write to
+the run and stops (a requeued job's ghost).
 """
 
 import json
 import os
+import secrets
 import socket
 import threading
 import time
@@ -19,6 +22,7 @@ from dira_scale.files import write_json
 
 BEAT_SECONDS = 5.0
 STILL_SECONDS = 60.0  # a beat that stood still for so long, by one's own clock, is a dead holder's
+CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
 
 
 class LeaseLostError(Exception):
@@ -29,15 +33,17 @@ class Lease:
     """Holds a run folder from construction to :meth:`release`; ``number`` grows with every holder.
 
     Raises:
-        UserError: a living process holds the folder.
+        UserError: a living process holds the folder, or took it at the same moment.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / "lease.json"
-        held = self._read()
+        self.folder = folder / "leases"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        held = newest(folder)
         if held is not None and not held["released"] and not _dead(held):
             self._watch(held)
-        self.number = (held["number"] if held else 0) + 1
+        self.number = held["number"] + 1 if held else 1
+        self.path = self.folder / f"{self.number:06d}.json"
         process = psutil.Process()
         self._content: dict[str, Any] = {
             "number": self.number,
@@ -49,73 +55,86 @@ class Lease:
             "beat": 0,
             "released": False,
         }
-        write_json(self.path, self._content)
+        self._take()
         self._stop = threading.Event()
-        self._guard = threading.Lock()  # a beat must not overwrite a release
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Call before every write; raises :class:`LeaseLostError` if another took over."""
-        held = self._read()
-        if held is None or held["number"] != self.number:
-            taken = f"lease {held['number']} on {held['host']}" if held else "its lease file was removed"
+        number = max(_numbers(self.folder), default=0)
+        if number != self.number:
             raise LeaseLostError(
-                f"{self.path.parent} was taken over ({taken}); this process (lease {self.number}) stops"
+                f"{self.folder.parent} was taken over by another process (lease {number}); "
+                f"this one (lease {self.number}) stops"
             )
 
     def release(self) -> None:
         """Let the next one in at once."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        held = self._read()
-        if held is not None and held["number"] == self.number:
-            with self._guard:
-                write_json(self.path, self._content | {"released": True})
+        write_json(self.path, self._content | {"released": True})
+
+    def _take(self) -> None:
+        """Create this number's file with its content in one step, or fail because another did."""
+        mine = self.folder / f".{secrets.token_hex(8)}.tmp"
+        write_json(mine, self._content)
+        try:
+            os.link(mine, self.path)
+        except FileExistsError as error:
+            raise UserError(f"{self.folder.parent}: another process has just started on this run") from error
+        finally:
+            mine.unlink()
 
     def _keep(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
+            self._content["beat"] += 1
             try:
-                self.check()
-            except LeaseLostError:
-                return  # the loop finds out at its own next check, where it can stop in order
-            with self._guard:
-                self._content["beat"] += 1
                 write_json(self.path, self._content)
-
-    def _read(self) -> dict[str, Any] | None:
-        try:
-            content: dict[str, Any] = json.loads(self.path.read_text())
-        except FileNotFoundError:
-            return None
-        return content
+            except OSError:
+                continue  # a full disk stops no beat for ever; the run's own writes report it
 
     def _watch(self, held: dict[str, Any]) -> None:
         """Wait until the beat has stood still long enough; refuse as soon as it moves."""
-        holder = f"{held['host']} (process {held['pid']})"
-        print(f"{self.path.parent} is held by {holder}; waiting {STILL_SECONDS:.0f} s for a sign of life", flush=True)
+        run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
+        print(f"{run} is held by {holder}; waiting {STILL_SECONDS:.0f} s for a sign of life", flush=True)
         deadline = time.monotonic() + STILL_SECONDS
         while time.monotonic() < deadline:
-            time.sleep(min(1.0, STILL_SECONDS))
-            now = self._read()
-            if now is None or now["released"]:
+            time.sleep(min(1.0, STILL_SECONDS / 4))
+            now = newest(run)
+            assert now is not None
+            if now["released"]:
                 return
             if (now["number"], now["beat"]) != (held["number"], held["beat"]):
                 raise UserError(
-                    f"{self.path.parent}: a running process on {holder} writes to this run; "
-                    "stop it, or choose another run=…"
+                    f"{run}: a running process on {holder} writes to this run; stop it, or choose another run=…"
                 )
+
+
+def newest(folder: Path) -> dict[str, Any] | None:
+    """The run's lease with the highest number, or None."""
+    numbers = _numbers(folder / "leases")
+    if not numbers:
+        return None
+    content: dict[str, Any] = json.loads((folder / "leases" / f"{max(numbers):06d}.json").read_text())
+    return content
+
+
+def _numbers(leases: Path) -> list[int]:
+    return [int(path.stem) for path in leases.glob("[0-9]*.json")]
 
 
 def _dead(held: dict[str, Any]) -> bool:
     """The same SLURM job restarted, or a process of this host that is no more."""
     job = os.environ.get("SLURM_JOB_ID")
-    if job is not None and job == held["slurm_job"]:
-        return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > held["slurm_restart"]
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:
+        return True
     if held["host"] != socket.gethostname():
         return False
     try:
         process = psutil.Process(held["pid"])
-        return process.create_time() != held["started"] or process.status() == psutil.STATUS_ZOMBIE
+        reused = abs(process.create_time() - held["started"]) > CLOCK_SECONDS
+        return reused or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True

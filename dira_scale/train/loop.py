@@ -54,13 +54,12 @@ class Trainer:
             parallel.checkpoint_activations(self.method)
         self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)
         self.stages = {name: stage for name, stage in config.stages.items() if stage.epochs > 0}
-        for stage in self.stages.values():
-            self.method.enter_stage(stage.terms)  # a term that the method lacks is found out now, not hours later
         self.discriminator_optimizer = optim.build(config.optim.discriminator, adversary, "optim.discriminator")
         self.held_out = inputs.held_out(config.validate.batch, config.validate.batches, rank, ranks)
+        lease = int(parallel.from_main(run.lease.number if run else 0))
         guard = run.lease.check if run else lambda: None
         self.checkpointer = checkpoint.Checkpointer(
-            self.folder / "checkpoints", config.checkpoint.keep, rank, ranks, guard
+            self.folder / "checkpoints", config.checkpoint.keep, rank, ranks, lease, guard
         )
         self.progress = state.Progress()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
@@ -75,23 +74,25 @@ class Trainer:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         with Signals() as signals, Bar(self.total_steps(), self.progress.step, self.run is not None) as bar:
             self.bar = bar
-            while self.progress.stage < len(self.stages):
-                name, stage = list(self.stages.items())[self.progress.stage]
-                self._enter_stage(name, stage)
-                ended = self._run_stage(name, stage, signals)
-                if ended:
-                    return ended
-                self._leave_stage(name)
-        return "done"
+            try:
+                while self.progress.stage < len(self.stages):
+                    name, stage = list(self.stages.items())[self.progress.stage]
+                    self._enter_stage(name, stage)
+                    ended = self._run_stage(name, stage, signals)
+                    if ended:
+                        return ended
+                    self._leave_stage(name)
+                return "done"
+            finally:
+                if self.tracker is not None:
+                    self.tracker.close()
 
     def _run_stage(self, name: str, stage: Stage, signals: Signals) -> str:
         """Steps of one stage; returns why the run ends, or nothing where the next stage follows."""
         progress, last = self.progress, self.progress.stage_start + self.stage_steps(stage)
-        limit = min(last, self.config.steps or last)
-        if self._stopped_early(stage):
-            return ""
+        limit = last if self.config.steps is None else min(last, self.config.steps)
         with closing(self.inputs.train.iterate(progress.step, limit)) as batches:
-            for batch in batches:
+            while not self._stopped_early(stage) and (batch := next(batches, None)) is not None:
                 self.train_step(batch, stage)
                 progress.step += 1
                 signal = self._after_step(name, stage, last, limit, signals)
@@ -99,24 +100,22 @@ class Trainer:
                     self._finish()
                     self.bar.say(f"{signal}: checkpoint written at step {progress.step}")
                     return "interrupted"
-                if self._stopped_early(stage):
-                    self.bar.say(f"stage {name}: validation stood still for {progress.stale} epochs, on to the next")
-                    break
-        if progress.step == self.config.steps and progress.step < last:
+        if progress.step < last and not self._stopped_early(stage):
             self._finish()
-            return "done"
+            return "done"  # as many steps as were asked for
         return ""
 
     def _after_step(self, name: str, stage: Stage, last: int, limit: int, signals: Signals) -> str:
         """Whatever is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
         step = self.progress.step
         improved = self._due_validation(last) and self.validate(name, stage)
-        if step % self.config.log_every == 0 or step == limit:
+        ends = step == limit or self._stopped_early(stage)
+        if step % self.config.log_every == 0 or ends:
             self._log(name)
         self.bar.update(step, name)
         signal = signals.agreed()
-        if improved or signal or step % self.config.checkpoint.every == 0 or step == limit:
-            self.save(best=name if improved else None)
+        if improved or signal or ends or step % self.config.checkpoint.every == 0:
+            self.save()
         return signal
 
     def train_step(self, batch: Batch, stage: Stage) -> None:
@@ -162,7 +161,7 @@ class Trainer:
         improved = row["loss"] < progress.best.get(name, float("inf"))
         progress.stale = 0 if improved else progress.stale + self.config.validate.every
         if improved:
-            progress.best[name] = row["loss"]
+            progress.best[name], progress.best_step[name] = row["loss"], progress.step
         return improved
 
     def _due_validation(self, last: int) -> bool:
@@ -181,9 +180,9 @@ class Trainer:
         return max(1, round(epochs * self.inputs.order.steps_per_epoch))
 
     def total_steps(self) -> int:
-        """Of all stages, or ``steps`` where that is less."""
+        """Of all stages, or ``steps`` where that is less; stages that stop early make it less."""
         total = sum(self.stage_steps(stage) for stage in self.stages.values())
-        return min(total, self.config.steps or total)
+        return total if self.config.steps is None else min(total, self.config.steps)
 
     def _enter_stage(self, name: str, stage: Stage) -> None:
         """Fresh optimizer and schedule; queue, momentum model and discriminator go on (as released)."""
@@ -196,6 +195,9 @@ class Trainer:
         self.bar.update(self.progress.step, name)
 
     def _leave_stage(self, name: str) -> None:
+        if self._stopped_early(self.stages[name]):
+            self.bar.say(f"stage {name}: validation stood still for {self.progress.stale} epochs, on to the next")
+            self.bar.shorten(self.progress.stage_start + self.stage_steps(self.stages[name]) - self.progress.step)
         if "re" in self.stages[name].terms:
             self._restorations(name)
         self._finish()
@@ -203,12 +205,14 @@ class Trainer:
         self.progress.stage_start, self.progress.stale = self.progress.step, 0
 
     def _restorations(self, name: str) -> None:
-        """Pictures and table of the weights at the stage's end, once, of all held-out images, by the main process."""
-        held_out = self.inputs.held_out(self.config.validate.batch, self.config.validate.batches)
+        """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""
+        validate = self.config.validate
+        held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
         folder, stage = self.folder / "pictures", self.stages[name]
         if self.run is not None and held_out is not None and not (folder / f"{name}.png").exists():
+            self.run.lease.check()
             with self.clock.part("validate"):
-                draw_restorations(folder, name, self.objective, held_out, stage, self.config.validate.pictures)
+                draw_restorations(folder, name, self.objective, held_out, stage, validate.pictures)
 
     def _set_rate(self, stage: Stage) -> None:
         step = self.progress.step - self.progress.stage_start
@@ -223,8 +227,8 @@ class Trainer:
     def _log(self, name: str) -> None:
         waited, self._waited = self.inputs.train.waited - self._waited, self.inputs.train.waited
         self.clock.add("data", waited)
-        self._refuse_nan()
         values, seconds = self.means.take(), self.clock.take()
+        self._refuse_nan(values)
         steps = self.progress.step - self._logged
         self._logged = self.progress.step
         images = steps * self.config.data.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
@@ -242,20 +246,19 @@ class Trainer:
         assert self.tracker is not None
         self.tracker.add(self.progress.step, row)
 
-    def save(self, best: str | None = None) -> None:
+    def save(self) -> None:
         """A checkpoint of everything at this step."""
-        self._refuse_nan()
+        self._refuse_nan(self.means.values())
         with self.clock.part("checkpoint"):
             tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
-            self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), best)
+            self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), self.progress.best_step)
 
-    def _refuse_nan(self) -> None:
-        """End before a checkpoint or a row is written of a loss that is no number (one host synchronisation)."""
-        losses = self.means.peek()
+    def _refuse_nan(self, losses: dict[str, float]) -> None:
+        """End on all ranks before a checkpoint or a row is written of a loss that is no number."""
         if not all(math.isfinite(value) for value in losses.values()):
             raise FloatingPointError(
-                f"step {self.progress.step}: the loss is no number any more ({losses}); the last checkpoint is sound: "
-                "go on from it with a lower rate or precision=fp32"
+                f"step {self.progress.step}: the loss is no number any more ({losses}); the last checkpoint is sound, "
+                "but a run that lasts needs a lower rate or precision=fp32"
             )
 
     def _finish(self) -> None:
@@ -264,20 +267,31 @@ class Trainer:
             self.accelerator.wait_for_everyone()
 
     def _restore(self) -> None:
-        """Go on from the newest whole checkpoint, if there is one; tidy up what a killed run left."""
-        found, damaged = checkpoint.load_latest(self.folder)
-        if found is not None:
-            tensors, progress = found
-            self.progress = state.Progress(**progress)
-            both = self.method, self.adversary
-            self._optimizer_state = state.restore(tensors, *both, self.discriminator_optimizer)
-        self.accelerator.wait_for_everyone()  # all have read before anything is moved
+        """Go on from the newest whole checkpoint, the main process's choice; tidy up what a killed run left."""
+        folder = self.folder / "checkpoints"
+        name = parallel.on_main(self.accelerator, lambda: self._tidy(folder))
+        name = parallel.from_main(name)
+        if name is None:
+            return
+        tensors, progress = checkpoint.load(folder / name)
+        self.progress = state.Progress(**progress)
+        both = self.method, self.adversary
+        self._optimizer_state = state.restore(tensors, *both, self.discriminator_optimizer)
         if self.run is not None:
-            for folder, reason in damaged.items():
-                self.run.log(f"refused {folder.name}: {reason}")
-            checkpoint.clear(self.folder / "checkpoints", list(damaged))
+            self.checkpointer.point(self.progress.step, self.progress.best_step)
             self.run.forget_after(self.progress.step)
-        self.accelerator.wait_for_everyone()
+
+    def _tidy(self, folder: Path) -> str | None:
+        """Name of the checkpoint to go on from; damaged and half-written ones are out of the way after this."""
+        assert self.run is not None
+        name, damaged = checkpoint.find_latest(self.folder)
+        for bad, reason in damaged.items():
+            self.run.log(f"refused {bad}: {reason}")
+        self.run.lease.check()
+        checkpoint.clear(folder, damaged)
+        if name is None:
+            self.run.forget_after(0)
+        return name
 
 
 def _mix(*words: int) -> int:

@@ -24,23 +24,21 @@ class Means:
             self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._weights[name] = self._weights.get(name, 0.0) + weight
 
-    def peek(self) -> dict[str, float]:
-        """The means so far on this rank; a synchronisation, no collective."""
-        if not self._sums:
-            return {}
-        values = torch.stack(list(self._sums.values())).tolist()
-        return {name: value / self._weights[name] for name, value in zip(self._sums, values, strict=True)}
-
-    def take(self) -> dict[str, float]:
-        """The means since the last call, equal on all ranks; then start anew. Every rank must know the same names."""
+    def values(self) -> dict[str, float]:
+        """The means so far, equal on all ranks; every rank must know the same names."""
         if not self._sums:
             return {}
         names = sorted(self._sums)
         sums = torch.stack([self._sums[n] for n in names])
         weights = sums.new_tensor([self._weights[n] for n in names])
         shared_sums, shared_weights = reduce_mean(torch.stack([sums, weights]))
-        self._sums, self._weights = {}, {}
         return dict(zip(names, (shared_sums / shared_weights).tolist(), strict=True))
+
+    def take(self) -> dict[str, float]:
+        """:meth:`values` since the last call; then start anew."""
+        values = self.values()
+        self._sums, self._weights = {}, {}
+        return values
 
 
 class Clock:

@@ -23,7 +23,7 @@ class Objective:
 
     def __call__(self, engine: nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
         """Terms and losses by name, 0-dim; ``loss`` is the weighted sum. ``engine`` is the method, wrapped or not."""
-        terms = self.forward(engine, batch, stage)
+        terms = self.forward(engine, batch, self.distorted(batch, stage))
         losses = dict(terms.losses)
         if "ad" in stage.terms:
             assert terms.restored is not None
@@ -31,15 +31,14 @@ class Objective:
         weighted = [self.method.weights[term] * loss.float() for term, loss in losses.items()]
         return terms, {"loss": torch.stack(weighted).sum()} | {f"loss/{term}": loss for term, loss in losses.items()}
 
-    def forward(self, engine: nn.Module, batch: Batch, stage: Stage) -> Terms:
+    def forward(self, engine: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """The method on a batch that is on the device."""
-        distorted = self.distorted(batch, stage)
         with parallel.autocast(self.device, self.precision):
             terms: Terms = engine(batch.views, distorted, batch)
         return terms
 
-    def distorted(self, batch: Batch, stage: Stage) -> tuple[Tensor, ...]:
+    def distorted(self, batch: Batch, stage: Stage, corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; the base alone goes without cutout and shuffling (the released code's mode `di`)."""
-        corrupt = "re" in stage.terms
+        corrupt = corrupt and "re" in stage.terms
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

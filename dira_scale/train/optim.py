@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 
 SCHEDULES = ("cosine_epoch", "cosine", "constant")
 
@@ -28,6 +28,12 @@ def build(config: dict[str, Any], module: nn.Module, key: str) -> Optimizer:
     return optimizer
 
 
+def check_schedule(schedule: str) -> None:
+    """Raise UserError for a schedule that does not exist."""
+    if schedule not in SCHEDULES:
+        raise UserError(f"optim.schedule={schedule}: there is {', '.join(SCHEDULES)}{nearest(schedule, SCHEDULES)}")
+
+
 def learning_rate(schedule: str, base: float, step: int, steps: int, steps_per_epoch: int) -> float:
     """Rate of the ``step``-th of a stage's ``steps``.
 
@@ -43,14 +49,21 @@ def learning_rate(schedule: str, base: float, step: int, steps: int, steps_per_e
 
 
 def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """Optimizer state as ``{prefix}.{parameter name}.{key}``."""
+    """Optimizer state as ``{prefix}.{parameter name}.{key}``.
+
+    Raises:
+        UserError: the optimizer keeps something else than tensors, which would be lost on resume.
+    """
     names = {id(p): name for name, p in module.named_parameters()}
-    return {
-        f"{prefix}.{names[id(p)]}.{key}": value
-        for p, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
-    }
+    found: dict[str, Tensor] = {}
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                found[f"{prefix}.{names[id(parameter)]}.{key}"] = value
+            elif value is not None:
+                kind = f"{type(optimizer).__name__} keeps '{key}' as {type(value).__name__}"
+                raise UserError(f"{prefix}: {kind}, and checkpoints hold tensors only: choose another optimizer")
+    return found
 
 
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:

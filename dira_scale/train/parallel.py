@@ -37,11 +37,14 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
         raise UserError(f"precision={precision}: there is {', '.join(PRECISIONS)}")
     _refuse_launcher_conflicts(parallel.strategy, precision)
     torch.set_num_threads(parallel.threads or default_threads())
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # a resumed run is the same run
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",  # autocast is entered by the loop, the same way under every strategy
         kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),  # queue and statistics are equal by construction
+            # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging
+            # its buckets after the first step, which would make a resumed run add gradients in another order.
+            DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
             InitProcessGroupKwargs(timeout=timedelta(minutes=10)),
         ],
     )
@@ -71,6 +74,13 @@ def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
     return result
 
 
+def from_main(value: T) -> T:
+    """The main process's ``value``, on all of them."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
 def micro_batch(batch: int, ranks: int, accumulate: int) -> int:
     """Samples of one forward pass on one rank: ``batch / (ranks · accumulate)``.
 
@@ -90,6 +100,7 @@ def prepare(accelerator: Accelerator, method: nn.Module) -> nn.Module:
     """``method`` as it is called in training: itself, or wrapped in DDP with several processes."""
     if accelerator.num_processes == 1:
         return method
+    accelerator.free_memory()  # forget the stage before
     with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare_model(method)

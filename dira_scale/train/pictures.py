@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,30 +11,35 @@ from PIL import Image
 from torch import Tensor
 
 from dira_scale.eval.restoration import RestorationTable
-from dira_scale.files import write_json
+from dira_scale.files import write_atomic, write_json
 
 GAP = 4  # pixels between pictures
 
 
-def write_pictures(folder: Path, stage: str, images: Iterable[tuple[Tensor, Tensor, Tensor]], rows: int) -> None:
-    """Write ``{stage}.png``, a row an image, and the stage's rows of ``restoration.json``.
+@dataclass
+class Restoration:
+    """A batch of images, each [b, 1, S, S] in [0, 1]; ``hole`` is True where a cutout zeroed the distorted one."""
 
-    Args:
-        images: batches of clean, distorted and restored, each [b, 1, S, S] in [0, 1].
-    """
+    clean: Tensor
+    distorted: Tensor
+    hole: Tensor
+    restored: Tensor
+
+
+def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
+    """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: a row an image."""
     table = RestorationTable()
     grid: list[np.ndarray] = []
-    for batch in images:
-        for triple in zip(*(part[:, 0].float().cpu().numpy() for part in batch), strict=True):
-            table.add(*triple)
+    for batch in batches:
+        parts = (batch.clean, batch.distorted, batch.hole, batch.restored)
+        for clean, distorted, hole, restored in zip(*(part[:, 0].float().cpu().numpy() for part in parts), strict=True):
+            table.add(clean, distorted, hole > 0, restored)
             if len(grid) < rows:
-                grid.append(
-                    np.concatenate([np.pad(picture, GAP // 2, constant_values=1.0) for picture in triple], axis=1)
-                )
-    if not grid:
-        return
-    eight_bits = (np.concatenate(grid).clip(0, 1) * 255).round().astype(np.uint8)
-    Image.fromarray(eight_bits).save(folder / f"{stage}.png")
+                row = [np.pad(picture, GAP // 2, constant_values=1.0) for picture in (clean, distorted, restored)]
+                grid.append(np.concatenate(row, axis=1))
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []
     write_json(path, [row for row in before if row["stage"] != stage] + table.rows(stage))
+    encoded = BytesIO()
+    Image.fromarray((np.concatenate(grid).clip(0, 1) * 255).round().astype(np.uint8)).save(encoded, "PNG")
+    write_atomic(folder / f"{stage}.png", encoded.getvalue())

@@ -36,9 +36,12 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def update(self, step: int, stage: str, total: int | None = None) -> None:
-        """The run is at ``step``; ``total`` where a stage ended early."""
-        self._total = total or self._total
+    def shorten(self, steps: int) -> None:
+        """A stage ended so many steps early."""
+        self._total -= steps
+
+    def update(self, step: int, stage: str) -> None:
+        """The run is at ``step``."""
         self._bar.update(self._task, completed=step, description=stage, total=self._total)
         if self._enabled and not self.console.is_terminal and time.monotonic() >= self._next_line:
             self._next_line = time.monotonic() + LINE_SECONDS

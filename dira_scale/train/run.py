@@ -2,12 +2,13 @@
 
 ::
 
-    config.yaml status.json lease.json metrics.jsonl log.txt environment.json checkpoints/ pictures/ tensorboard/
+    config.yaml status.json metrics.jsonl log.txt environment.json leases/ checkpoints/ pictures/ tensorboard/
 """
 
 import hashlib
 import json
 import platform
+import shutil
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -21,20 +22,12 @@ import yaml
 from dira_scale import __version__
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic, write_json
+from dira_scale.train.checkpoint import complete
 from dira_scale.train.lease import Lease
 
 # Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
-EXECUTION = (
-    "run",
-    "steps",
-    "precision",
-    "parallel",
-    "log_every",
-    "checkpoint",
-    "data.workers",
-    "data.prefetch",
-    "data.shards",
-)
+# (`data.shards` may move; `datasets`, their content and weights, may not.)
+EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.shards")
 PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
@@ -45,7 +38,7 @@ class Run:
 
     Args:
         folder: made if absent.
-        config: the resolved configuration, plus ``datasets``: content hashes of what it trains on.
+        config: the resolved configuration, plus ``datasets`` (content and weights) and ``order_version``.
 
     Raises:
         UserError: the folder holds a run of another identity (the differing keys are named) or a living writer.
@@ -58,7 +51,7 @@ class Run:
         self._refuse_other(config)
         self.lease = Lease(folder)
         write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
-        write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", {"run": name(config)} | environment())
         self._where = (0, "")
         self.status("running")
 
@@ -81,6 +74,7 @@ class Run:
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt``."""
+        self.lease.check()
         with (self.folder / "log.txt").open("a") as file:
             file.write(line + "\n")
 
@@ -92,6 +86,7 @@ class Run:
 
     def forget_after(self, step: int) -> None:
         """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
+        self.lease.check()
         path = self.folder / "metrics.jsonl"
         if path.exists():
             rows = path.read_text().splitlines(keepends=True)
@@ -100,8 +95,8 @@ class Run:
 
     def _refuse_other(self, config: dict[str, Any]) -> None:
         path = self.folder / "config.yaml"
-        if not path.exists():
-            return
+        if not path.exists() or not complete(self.folder / "checkpoints"):
+            return  # nothing has been trained yet: a mistake may still be mended
         old, new = identity(yaml.safe_load(path.read_text())), identity(config)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
@@ -148,7 +143,7 @@ def environment() -> dict[str, Any]:
 def _commit() -> str | None:
     """The checkout's commit, with a + where files differ from it; None outside a checkout."""
     here = Path(__file__).parents[2]
-    if not (here / ".git").exists():
+    if not (here / ".git").exists() or shutil.which("git") is None:
         return None
     command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -18,6 +18,7 @@ class Progress:
     stage: int = 0  # index of the stage
     stage_start: int = 0  # step at which it began
     best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
+    best_step: dict[str, int] = field(default_factory=dict)  # and the step of that checkpoint
     stale: int = 0  # epochs since the stage's lowest validation loss
 
 

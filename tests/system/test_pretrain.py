@@ -1,16 +1,21 @@
 """Pretraining as a user runs it: real processes, real signals, real kills."""
 
 import os
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dira_scale.pretrain import main
 from dira_scale.train import checkpoint
@@ -45,7 +50,10 @@ def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Pat
         "pictures/restoration.json",
     ):
         assert (unbroken / name).stat().st_size > 0
-    assert list((unbroken / "tensorboard").iterdir())
+    events = EventAccumulator(str(unbroken / "tensorboard"))
+    events.Reload()
+    written = [event.value for event in events.Scalars("train/loss")]
+    assert written == pytest.approx([row["loss"] for row in rows(unbroken)], rel=1e-6)
 
 
 def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
@@ -116,9 +124,67 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
 @pytest.mark.system
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    _start_and_send(pretrain(run, shards, "epoch_factor=20", ranks=2), run, steps=2, number=signal.SIGTERM)
+
+    def one_rank(launcher: int) -> int:
+        return psutil.Process(launcher).children()[-1].pid
+
+    command = pretrain(run, shards, "epoch_factor=20", ranks=2)
+    _start_and_send(command, run, steps=2, number=signal.SIGTERM, whom=one_rank)
     assert status(run)["state"] == "interrupted"
     assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
+
+
+@pytest.mark.system
+def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
+    """Three, because with two the order in which gradients are added cannot show."""
+    settings = ["data.batch=12", "method.base.queue=60", "model.bn_groups=3", "checkpoint.every=1", "data.lanes=12"]
+    finish(pretrain(tmp_path / "unbroken", shards, *settings, ranks=3))
+    killed = pretrain(tmp_path / "killed", shards, *settings, ranks=3)
+    _start_and_send(killed, tmp_path / "killed", steps=2, number=signal.SIGKILL)
+    finish(killed)
+    assert_equal_runs(tmp_path / "killed", tmp_path / "unbroken")
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3600)
+def test_fifty_kills_at_random_moments(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    generator, run = random.Random(0), tmp_path / "run"
+    command = pretrain(run, shards, "checkpoint.every=1")
+    for _ in range(50):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                process.wait(generator.uniform(3, 12))
+                shutil.rmtree(run)  # it got to the end: from the start again
+            except subprocess.TimeoutExpired:
+                process.kill()
+    finish(command)
+    assert_equal_runs(run, unbroken)
+
+
+def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
+    """With a rate of 0 the second validation cannot be better than the first, nor the third."""
+    run, stop = tmp_path / "run", ["validate.every=1", "stages.di.patience=2", "stages.di.epochs=9", "epoch_factor=1"]
+    command = pretrain(run, shards, *stop, "optim.optimizer.lr=0", "stages.dir.epochs=0", "stages.dira.epochs=0")
+    command += ["optim.optimizer.weight_decay=0", "method.base.momentum=1"]
+    finish(command)
+    step = status(run)["step"]
+    assert status(run)["state"] == "done" and step < 45 and step % 5 == 0
+    assert checkpoint.latest(run).name == f"{step:09d}"
+    before = (run / "metrics.jsonl").read_text()
+    finish(command)  # what ended early does not begin again
+    assert status(run)["step"] == step and (run / "metrics.jsonl").read_text() == before
+
+
+def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_path: Path, unbroken: Path) -> None:
+    run = tmp_path / "run"
+    finish(pretrain(run, shards, "steps=3"))
+    before = weights(run)
+    finish(pretrain(run, shards, "steps=1"))
+    assert status(run)["step"] == 3 and checkpoint.latest(run).name == "000000003"
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
+    assert not list((run / "pictures").glob("*"))  # no stage with a restoration has ended
+    finish(pretrain(run, shards))
+    assert_equal_runs(run, unbroken)
 
 
 def test_a_damaged_checkpoint_is_passed_over_on_the_way_to_the_same_weights(
@@ -142,6 +208,7 @@ def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: P
     """Restoration alone: MoCo's key shuffle acts within a micro-batch, so only its statistics would differ."""
     for accumulate in (1, 2):
         overrides = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "optim=sgd_moco"]
+        overrides += ["model.bn_groups=4", "data.size=64"]
         finish(pretrain(tmp_path / str(accumulate), shards, *overrides, f"parallel.accumulate={accumulate}"))
     for ours, theirs in zip(losses(tmp_path / "2"), losses(tmp_path / "1"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
@@ -165,6 +232,11 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divided by 1 ranks x parallel.accumulate=3"),
+        (["parallel.accumulate=2"], "a micro-batch would be one BatchNorm group"),
+        (["views.flip=1.5"], r"views: probabilities must lie in \[0, 1\]"),
+        (["data.size=4"], "views: need at least one view of at least 8 pixels"),
+        (["data.val_split=vall"], "data.val_split=vall.*did you mean 'val'"),
+        (["optim.schedule=cosin"], "optim.schedule=cosin: there is"),
         (["precision=fp61"], "precision=fp61: there is fp32, bf16"),
         (["model.encoder=resnet81"], "resnet81"),
         (["method.base._target_=nowhere.MoCo"], "method.base._target_: nowhere.MoCo cannot be imported"),
@@ -200,17 +272,25 @@ def test_accelerate_launch_runs_it(unbroken: Path, shards: Path, tmp_path: Path)
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
-def _start_and_send(command: list[str], run: Path, steps: int, number: signal.Signals) -> tuple[int, str]:
-    """Start, wait until ``steps`` rows are logged, send the signal, wait for the end."""
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
-    )
+def _start_and_send(
+    command: list[str], run: Path, steps: int, number: signal.Signals, whom: Callable[[int], int] | None = None
+) -> tuple[int, str]:
+    """Start, wait until ``steps`` rows are logged, send the signal (SIGKILL to all processes), wait for the end."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(command, **pipes, text=True, env=environment, start_new_session=True)
     try:
         deadline = time.monotonic() + SECONDS
         while not (run / "metrics.jsonl").exists() or len(rows(run)) < steps:
             assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)[0]
             time.sleep(0.01)
-        process.send_signal(number)
+        if number == signal.SIGKILL:
+            os.killpg(process.pid, number)
+            for child in psutil.process_iter(["cmdline"]):  # a launcher's workers have sessions of their own
+                if f"run={run}" in (child.info["cmdline"] or []):
+                    child.kill()
+        else:
+            os.kill(whom(process.pid) if whom else process.pid, number)
         printed, _ = process.communicate(timeout=SECONDS)
         return process.returncode, printed
     finally:

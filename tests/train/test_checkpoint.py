@@ -35,7 +35,7 @@ def write(
     """As ``world`` processes would: each writer in its own threads."""
     writers = [Checkpointer(folder, keep, rank, world) for rank in range(world)]
     for writer in writers:
-        writer.save(step, content, {"stage": 1}, best)
+        writer.save(step, content, {"stage": 1}, best or {})
     for writer in writers:
         writer.wait()
 
@@ -55,7 +55,7 @@ def test_the_copy_is_taken_at_once(folder: Path) -> None:
     content = tensors()
     expected = content["method.weight"].clone()
     writer = Checkpointer(folder, 1, 0, 1)
-    writer.save(1, content, {})
+    writer.save(1, content, {}, {})
     content["method.weight"].zero_()
     writer.wait()
     assert torch.equal(checkpoint.load(folder / "000000001")[0]["method.weight"], expected)
@@ -69,7 +69,7 @@ def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
     assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index", "format"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(folder: Path, damage: str) -> None:
     write(folder, 1, tensors(1))
     write(folder, 2, tensors(2))
@@ -83,28 +83,30 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
     elif damage == "remove":
         part.unlink()
     else:
-        (folder / "000000002" / "index.json").write_text('{"form')
+        text = '{"form' if damage == "index" else "{}"
+        (folder / "000000002" / "index.json").write_text(text)
     with pytest.raises(DamagedError, match="000000002"):
         checkpoint.load(folder / "000000002")
-    found, refused = checkpoint.load_latest(folder.parent)
-    assert found is not None
-    loaded, state = found
+    name, refused = checkpoint.find_latest(folder.parent)
+    assert name == "000000001" and list(refused) == ["000000002"]
+    loaded, state = checkpoint.load(folder / name)
     assert state["step"] == 1
-    assert list(refused) == [folder / "000000002"]
     assert torch.equal(loaded["method.weight"], tensors(1)["method.weight"])
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> None:
-    assert checkpoint.load_latest(folder.parent) == (None, {})
+    assert checkpoint.find_latest(folder.parent) == (None, {})
     write(folder, 1, tensors())
     (folder / "000000001" / "index.json").unlink()
     with pytest.raises(DamagedError, match="no checkpoint is whole"):
-        checkpoint.load_latest(folder.parent)
+        checkpoint.find_latest(folder.parent)
 
 
 def test_the_newest_and_the_best_of_each_stage_are_kept(folder: Path) -> None:
     writer = Checkpointer(folder, 2, 0, 1)
-    for step, best in [(1, "di"), (2, "di"), (3, None), (4, "dir"), (5, None), (6, None), (7, None)]:
+    best: dict[str, int] = {}
+    for step, stage in [(1, "di"), (2, "di"), (3, None), (4, "dir"), (5, None), (6, None), (7, None)]:
+        best |= {stage: step} if stage else {}
         writer.save(step, {"x": torch.tensor(step)}, {}, best)
     writer.wait()
     assert [p.name for p in checkpoint.complete(folder)] == ["000000002", "000000004", "000000006", "000000007"]
@@ -115,14 +117,37 @@ def test_the_newest_and_the_best_of_each_stage_are_kept(folder: Path) -> None:
         checkpoint.best(folder.parent, "dira")
 
 
+def test_pointers_lost_between_the_rename_and_their_writing_are_put_right(folder: Path) -> None:
+    write(folder, 1, tensors(1), best={"di": 1})
+    write(folder, 2, tensors(2), best={"di": 2})
+    (folder / "LATEST").write_text("000000001")  # as a kill between the two leaves them
+    (folder / "BEST-di").unlink()
+    Checkpointer(folder, 9, 0, 1).point(2, {"di": 2, "dir": 77})
+    assert checkpoint.latest(folder.parent).name == checkpoint.best(folder.parent, "di").name == "000000002"
+    assert not (folder / "BEST-dir").exists()  # a pointer never names what is not there
+
+
+def test_an_unfinished_folder_of_another_lease_is_left_alone(folder: Path) -> None:
+    ghost, heir = Checkpointer(folder, 1, 1, 2, lease=1), Checkpointer(folder, 1, 0, 1, lease=2)
+    ghost.save(5, tensors(1), {}, {})
+    ghost.wait()
+    heir.save(5, tensors(2), {}, {})
+    heir.wait()
+    assert torch.equal(checkpoint.load(folder / "000000005")[0]["method.weight"], tensors(2)["method.weight"])
+    assert json.loads((folder / "000000005" / "index.json").read_text())["lease"] == 2
+
+
 def test_a_half_written_checkpoint_is_never_seen_and_is_cleared(folder: Path) -> None:
     write(folder, 1, tensors())
-    half = folder / "000000002.tmp"
+    half = folder / "000000002.1.tmp"
     half.mkdir()
     (half / "part-00000-of-00002.json").write_text(json.dumps({"file": "x"}))
     assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]
-    checkpoint.clear(folder, [folder / "000000001"])
+    checkpoint.clear(folder, ["000000001"])
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged"]
+    write(folder, 1, tensors())
+    checkpoint.clear(folder, ["000000001"])  # damaged a second time
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged", "000000001.damaged1"]
 
 
 def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
@@ -130,7 +155,7 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
         raise RuntimeError("taken over")
 
     writer = Checkpointer(folder, 1, 0, 1, guard=lost)
-    writer.save(1, tensors(), {})
+    writer.save(1, tensors(), {}, {})
     with pytest.raises(RuntimeError, match="taken over"):
         writer.wait()
     assert checkpoint.complete(folder) == []
@@ -138,12 +163,12 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
 
 def test_the_main_writer_waits_for_the_others(folder: Path) -> None:
     first, second = Checkpointer(folder, 1, 0, 2), Checkpointer(folder, 1, 1, 2)
-    first.save(1, tensors(), {})
+    first.save(1, tensors(), {}, {})
     thread = threading.Thread(target=first.wait)
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive() and checkpoint.complete(folder) == []
-    second.save(1, tensors(), {})
+    second.save(1, tensors(), {}, {})
     second.wait()
     thread.join(timeout=30)
     assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]

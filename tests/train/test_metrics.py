@@ -14,16 +14,16 @@ def test_means_are_weighted_and_start_anew() -> None:
     for value, weight in [(1.0, 3), (5.0, 1), (7.0, 0)]:
         means.add({"loss": torch.tensor(value, dtype=torch.bfloat16), "top1": torch.tensor(value / 10)}, weight)
     means.add({"rare": torch.tensor(4.0)})
-    assert means.peek() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
+    assert means.values() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
     assert means.take() == pytest.approx({"loss": 2.0, "top1": 0.2, "rare": 4.0})
-    assert means.take() == {} == means.peek()
+    assert means.take() == {} == means.values()
 
 
 def test_a_value_that_is_no_number_shows() -> None:
     means = Means()
     means.add({"loss": torch.tensor(1.0)})
     means.add({"loss": torch.tensor(math.nan)})
-    assert math.isnan(means.peek()["loss"])
+    assert math.isnan(means.values()["loss"])
 
 
 def test_adding_keeps_no_graph() -> None:

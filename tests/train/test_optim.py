@@ -75,3 +75,16 @@ def test_only_trained_parameters_are_optimized() -> None:
 def test_a_wrong_optimizer_names_the_key(config: dict) -> None:
     with pytest.raises(UserError, match=r"optim\.optimizer: "):
         optim.build(config, nn.Linear(1, 1), "optim.optimizer")
+
+
+def test_a_schedule_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match=r"cosine_epochs: there is .*did you mean 'cosine_epoch'"):
+        optim.check_schedule("cosine_epochs")
+
+
+def test_state_that_a_checkpoint_would_lose_is_refused() -> None:
+    module = nn.Linear(2, 1)
+    optimizer = optim.build({"_target_": "torch.optim.SGD", "lr": 1.0}, module, "optim.optimizer")
+    optimizer.state[module.weight]["counts"] = 3
+    with pytest.raises(UserError, match="SGD keeps 'counts' as int"):
+        optim.state_by_name(optimizer, module, "optim.generator")

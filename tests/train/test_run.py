@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from dira_scale.errors import UserError
+from dira_scale.files import write_json
 from dira_scale.train import lease
 from dira_scale.train.lease import Lease, LeaseLostError
 from dira_scale.train.run import Run, identity, name
@@ -46,6 +48,9 @@ def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
 def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> None:
     Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, changed(key, value)).lease.release()  # while nothing is trained, a mistake may be mended
+    Run(tmp_path, CONFIG).lease.release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=key):
         Run(tmp_path, changed(key, value))
@@ -104,11 +109,34 @@ def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
     ghost = Lease(tmp_path)
     heir = Lease(tmp_path)
     assert heir.number == 2
+    write_json(ghost.path, ghost._content | {"beat": 7})  # a beat that hung in storage arrives now
     with pytest.raises(LeaseLostError, match="taken over"):
         ghost.check()
     heir.check()
     heir.release()
     ghost._stop.set()
+
+
+def test_of_many_that_start_at_once_one_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "STILL_SECONDS", 3.0)
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    barrier, got, refused = threading.Barrier(8), [], []
+
+    def start() -> None:
+        barrier.wait(timeout=30)
+        try:
+            got.append(Lease(tmp_path))
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(got) == 1 and len(refused) == 7
+    got[0].check()
+    got[0].release()
 
 
 def test_a_restarted_slurm_job_takes_over_from_its_first_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

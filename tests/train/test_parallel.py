@@ -1,0 +1,80 @@
+"""Activation checkpointing recomputes what it says; launchers and configuration must agree."""
+
+import pytest
+import torch
+from torch import nn
+
+from dira_scale.config import Parallel
+from dira_scale.errors import UserError
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.norm import commit_statistics, convert
+from dira_scale.models.unet import UNet
+from dira_scale.train import parallel
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return convert(UNet(build_encoder("resnet18"), (16, 16, 8, 8, 8)), groups=2)
+
+
+def run(module: nn.Module, images: torch.Tensor) -> dict[str, int]:
+    """One forward and backward pass; how often each block's last convolution ran."""
+    counts: dict[str, int] = {}
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.register_forward_hook(lambda *_, n=name: counts.update({n: counts.get(n, 0) + 1}))
+    module(images).square().mean().backward()
+    commit_statistics(module)
+    return counts
+
+
+def test_blocks_are_computed_twice_and_nothing_else_changes(images: torch.Tensor) -> None:
+    plain, recomputed = network(), network()
+    names = [name for name, _ in recomputed.named_parameters()]
+    parallel.checkpoint_activations(recomputed)
+    once, twice = run(plain, images), run(recomputed, images)
+    assert set(once.values()) == {1}
+    encoder = [name for name in twice if ".layer" in name]
+    assert len(encoder) > 15 and all(twice[name] == 2 for name in encoder)
+    assert sum(twice[name] == 2 for name in twice if "decoder" in name) >= 8
+    assert [name for name, _ in recomputed.named_parameters()] == names
+    for (name, a), b in zip(plain.named_parameters(), recomputed.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+    for (name, a), b in zip(plain.named_buffers(), recomputed.buffers(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("ACCELERATE_USE_FSDP", "true", "asks for fsdp, parallel.strategy=ddp"),
+        ("ACCELERATE_USE_DEEPSPEED", "true", "asks for deepspeed, parallel.strategy=ddp"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "--mixed_precision fp16, precision=bf16"),
+    ],
+)
+def test_a_launcher_that_wants_something_else_is_an_error_naming_both(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(UserError, match=message):
+        parallel.start(Parallel(strategy="ddp", accumulate=1), "bf16")
+
+
+def test_gradients_are_left_alone_on_one_rank() -> None:
+    module = nn.Linear(2, 1)
+    module(torch.ones(1, 2)).sum().backward()
+    parallel.average_gradients(module, 1)
+    assert module.weight.grad.tolist() == [[1.0, 1.0]]
+
+
+def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    for processes, threads in (("1", 12), ("4", 3), ("64", 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        assert parallel.default_threads() == threads
