@@ -72,7 +72,7 @@ def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> 
     if run is not None:
         run.status(ended, trainer.progress.step, exit_code=code)
         again = "the same command goes on" if code else f"next: python -m dira_scale.report run={run.folder}"
-        print(f"{run.folder}: {ended} at step {trainer.progress.step}; {again}", flush=True)
+        trainer.bar.say(f"{run.folder}: {ended} at step {trainer.progress.step}; {again}")
     accelerator.end_training()
     return code
 

@@ -1,19 +1,48 @@
 """What a person sees while a run trains: a bar with a time to go on a terminal, else a line every few seconds."""
 
+import io
 import sys
 import time
+from collections.abc import Callable
+from typing import IO, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 LINE_SECONDS = 15.0  # between two lines where there is no terminal
+
+
+class Screen(io.TextIOBase):
+    """Standard output for as long as somebody is there: a terminal that has gone away must not end a run."""
+
+    _gone = False
+
+    def write(self, text: str) -> int:
+        """Write ``text``, or drop it."""
+        return self._try(lambda: sys.stdout.write(text)) or len(text)
+
+    def flush(self) -> None:
+        """Show what was written."""
+        self._try(sys.stdout.flush)
+
+    def isatty(self) -> bool:
+        """Whether a person sees it at once."""
+        return sys.stdout.isatty()
+
+    def _try(self, action: Callable[[], T]) -> T | None:
+        try:
+            return None if self._gone else action()
+        except OSError:
+            self._gone = True
+            return None
 
 
 class Bar:
     """Progress over ``total`` optimizer steps; the main process's only. Use as a context manager."""
 
     def __init__(self, total: int, done: int, enabled: bool) -> None:
-        self.console = Console(file=sys.stdout, highlight=False)
+        self.console = Console(file=cast(IO[str], Screen()), highlight=False)
         self._enabled, self._total, self._start, self._first = enabled, total, time.monotonic(), done
         self._next_line = time.monotonic() + LINE_SECONDS
         columns = (
@@ -47,13 +76,13 @@ class Bar:
             self._next_line = time.monotonic() + LINE_SECONDS
             rate = (step - self._first) / (time.monotonic() - self._start)
             to_go = f"{(self._total - step) / rate / 60:.1f} min to go" if rate else ""
-            print(f"{stage} step {step}/{self._total}  {to_go}", flush=True)
+            self.say(f"{stage} step {step}/{self._total}  {to_go}")
 
     def note(self, text: str) -> None:
         """The figures beside the bar."""
         self._bar.update(self._task, note=text)
 
     def say(self, line: str) -> None:
-        """A line above the bar."""
+        """A line, above the bar while there is one."""
         if self._enabled:
-            self.console.print(line, markup=False)
+            self.console.print(line, markup=False, soft_wrap=True)
