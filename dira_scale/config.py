@@ -146,6 +146,8 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         _complete(config)
         OmegaConf.resolve(config)
         _refuse_small(config)
+        if verb == "pretrain":
+            _refuse_stages(config)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(_explain(verb, error, overrides)) from error
     return config
@@ -192,6 +194,20 @@ def _refuse_small(config: DictConfig) -> None:
         value = OmegaConf.select(config, key)
         if isinstance(value, int | float) and value < least:
             raise UserError(f"{key}={value}: it must be at least {least}")
+
+
+def _refuse_stages(config: DictConfig) -> None:
+    if config.epoch_factor <= 0:
+        raise UserError(f"epoch_factor={config.epoch_factor}: it must be more than 0")
+    for name, stage in config.stages.items():
+        if stage.epochs < 0:
+            raise UserError(f"stages.{name}.epochs={stage.epochs}: it must be at least 0 (0 leaves the stage out)")
+        if stage.patience is not None and stage.patience < 1:
+            raise UserError(f"stages.{name}.patience={stage.patience}: it must be at least 1, or null for never")
+        if not stage.terms:
+            raise UserError(f"stages.{name}.terms=[]: name loss terms; stages.{name}.epochs=0 leaves the stage out")
+    if not any(stage.epochs for stage in config.stages.values()):
+        raise UserError("stages: all of them have 0 epochs, nothing would be trained")
 
 
 def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:

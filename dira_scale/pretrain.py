@@ -38,6 +38,7 @@ def pretrain(cfg: DictConfig) -> int:
     optim.check_schedule(config.optim.schedule)
     content: Any = OmegaConf.to_container(cfg)
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
+    trainer: Trainer | None = None
     try:
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
         if run is not None:
@@ -53,6 +54,8 @@ def pretrain(cfg: DictConfig) -> int:
             run.status("failed", exit_code=code, reason=f"{type(error).__name__}: {error}")
         raise
     finally:
+        if trainer is not None:
+            trainer.checkpointer.settle()
         if run is not None:
             run.lease.release()
 

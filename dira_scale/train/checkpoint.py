@@ -73,9 +73,17 @@ class Checkpointer:
             failure, self._failure = self._failure, None
             raise failure
 
+    def settle(self, seconds: float = 60.0) -> None:
+        """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
     def point(self, step: int, best: dict[str, int]) -> None:
-        """Write LATEST and BEST as the state of ``step`` has them, where those checkpoints are still there."""
+        """Make LATEST and BEST what the state of ``step`` says; a pointer to what is no longer there goes."""
         self.guard()
+        for stale in self.folder.glob("BEST-*"):
+            if not (self.folder / stale.read_text()).is_dir():
+                stale.unlink()
         pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
         for pointer, at in pointers.items():
             path, name = self.folder / pointer, _name(at)

@@ -8,7 +8,6 @@ the run and stops (a requeued job's ghost).
 
 import json
 import os
-import secrets
 import socket
 import threading
 import time
@@ -22,6 +21,8 @@ from dira_scale.files import write_json
 
 BEAT_SECONDS = 5.0
 STILL_SECONDS = 60.0  # a beat that stood still for so long, by one's own clock, is a dead holder's
+# What is known of a holder that has created its file and not yet filled it.
+JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
 CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
 
 
@@ -76,15 +77,12 @@ class Lease:
         write_json(self.path, self._content | {"released": True})
 
     def _take(self) -> None:
-        """Create this number's file with its content in one step, or fail because another did."""
-        mine = self.folder / f".{secrets.token_hex(8)}.tmp"
-        write_json(mine, self._content)
+        """Create this number's file, which only one process can, then fill it."""
         try:
-            os.link(mine, self.path)
+            self.path.touch(exist_ok=False)
         except FileExistsError as error:
             raise UserError(f"{self.folder.parent}: another process has just started on this run") from error
-        finally:
-            mine.unlink()
+        write_json(self.path, self._content)
 
     def _keep(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
@@ -116,7 +114,8 @@ def newest(folder: Path) -> dict[str, Any] | None:
     numbers = _numbers(folder / "leases")
     if not numbers:
         return None
-    content: dict[str, Any] = json.loads((folder / "leases" / f"{max(numbers):06d}.json").read_text())
+    text = (folder / "leases" / f"{max(numbers):06d}.json").read_text()
+    content: dict[str, Any] = json.loads(text) if text else JUST_TAKEN | {"number": max(numbers)}
     return content
 
 

@@ -156,6 +156,7 @@ class Trainer:
             return False
         with self.clock.part("validate"):
             row = validation_losses(self.objective, self.held_out, stage)
+        self._refuse_nan(row)
         self._record(row | {"split": "val"}, name)
         progress = self.progress
         improved = row["loss"] < progress.best.get(name, float("inf"))
@@ -180,8 +181,9 @@ class Trainer:
         return max(1, round(epochs * self.inputs.order.steps_per_epoch))
 
     def total_steps(self) -> int:
-        """Of all stages, or ``steps`` where that is less; stages that stop early make it less."""
-        total = sum(self.stage_steps(stage) for stage in self.stages.values())
+        """At which step the run ends, if no stage from now on stops early."""
+        ahead = list(self.stages.values())[self.progress.stage :]
+        total = self.progress.stage_start + sum(self.stage_steps(stage) for stage in ahead)
         return total if self.config.steps is None else min(total, self.config.steps)
 
     def _enter_stage(self, name: str, stage: Stage) -> None:
@@ -197,12 +199,12 @@ class Trainer:
     def _leave_stage(self, name: str) -> None:
         if self._stopped_early(self.stages[name]):
             self.bar.say(f"stage {name}: validation stood still for {self.progress.stale} epochs, on to the next")
-            self.bar.shorten(self.progress.stage_start + self.stage_steps(self.stages[name]) - self.progress.step)
         if "re" in self.stages[name].terms:
             self._restorations(name)
         self._finish()
         self.progress.stage += 1
         self.progress.stage_start, self.progress.stale = self.progress.step, 0
+        self.bar.expect(self.total_steps())
 
     def _restorations(self, name: str) -> None:
         """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""

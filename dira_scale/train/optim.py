@@ -72,7 +72,12 @@ def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: 
         start = f"{prefix}.{name}."
         for key, tensor in tensors.items():
             if key.startswith(start) and "." not in key.removeprefix(start):
-                # Adam's step count is a scalar on the CPU; all else lies as the parameter lies
-                same = tensor.shape == parameter.shape
-                value = torch.empty_like(parameter).copy_(tensor) if same and tensor.ndim else tensor.clone()
-                optimizer.state[parameter][key.removeprefix(start)] = value
+                optimizer.state[parameter][key.removeprefix(start)] = _placed(tensor, parameter, optimizer)
+
+
+def _placed(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
+    """A copy that lies as the parameter lies; scalars (Adam's step count) on the CPU unless the kernel wants them."""
+    if tensor.ndim and tensor.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+    on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return tensor.to(parameter.device if on_device else "cpu", copy=True)

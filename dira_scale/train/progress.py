@@ -16,19 +16,21 @@ LINE_SECONDS = 15.0  # between two lines where there is no terminal
 class Screen(io.TextIOBase):
     """Standard output for as long as somebody is there: a terminal that has gone away must not end a run."""
 
-    _gone = False
+    def __init__(self) -> None:
+        self._out = sys.stdout  # kept: while a bar is shown, sys.stdout is a proxy that writes to this
+        self._gone = False
 
     def write(self, text: str) -> int:
         """Write ``text``, or drop it."""
-        return self._try(lambda: sys.stdout.write(text)) or len(text)
+        return self._try(lambda: self._out.write(text)) or len(text)
 
     def flush(self) -> None:
         """Show what was written."""
-        self._try(sys.stdout.flush)
+        self._try(self._out.flush)
 
     def isatty(self) -> bool:
         """Whether a person sees it at once."""
-        return sys.stdout.isatty()
+        return self._out.isatty()
 
     def _try(self, action: Callable[[], T]) -> T | None:
         try:
@@ -65,9 +67,9 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def shorten(self, steps: int) -> None:
-        """A stage ended so many steps early."""
-        self._total -= steps
+    def expect(self, total: int) -> None:
+        """The run will end at step ``total``: a stage ended early."""
+        self._total = total
 
     def update(self, step: int, stage: str) -> None:
         """The run is at ``step``."""

@@ -125,6 +125,9 @@ def test_pointers_lost_between_the_rename_and_their_writing_are_put_right(folder
     Checkpointer(folder, 9, 0, 1).point(2, {"di": 2, "dir": 77})
     assert checkpoint.latest(folder.parent).name == checkpoint.best(folder.parent, "di").name == "000000002"
     assert not (folder / "BEST-dir").exists()  # a pointer never names what is not there
+    (folder / "BEST-dir").write_text("000000003")  # a stage's first best, damaged and set aside
+    Checkpointer(folder, 9, 0, 1).point(2, {"di": 2})
+    assert checkpoint.stages_with_best(folder.parent) == ["di"]
 
 
 def test_an_unfinished_folder_of_another_lease_is_left_alone(folder: Path) -> None:

@@ -1,5 +1,9 @@
 """What a person sees, and that nobody has to be there to see it."""
 
+import contextlib
+import os
+import pty
+import subprocess
 import sys
 
 import pytest
@@ -26,7 +30,7 @@ def test_without_a_terminal_there_is_a_line_with_a_time_to_go(
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with Bar(total=100, done=40, enabled=True) as bar:
         bar.update(50, "dir")
-        bar.shorten(20)
+        bar.expect(80)
         bar.update(60, "dir")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("dir step 50/100") and lines[0].endswith("min to go")
@@ -47,3 +51,25 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
     with Bar(total=10, done=0, enabled=True) as bar:
         bar.update(5, "di")
         bar.say("done")
+
+
+def test_on_a_terminal_there_is_a_bar() -> None:
+    """A real one, in a process of its own with a bound on its time: nothing may go round in circles there."""
+    code = (
+        "from dira_scale.train.progress import Bar\n"
+        "with Bar(5, 0, True) as bar:\n"
+        "    bar.note('loss 1.0')\n"
+        "    [bar.update(step, 'dir') for step in range(6)]\n"
+        "    bar.say('a line above')\n"
+        "    print('printed')\n"
+    )
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", code], stdout=theirs, stderr=theirs, timeout=60, check=True)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other side is closed
+        while part := os.read(ours, 65536):
+            shown += part
+    os.close(ours)
+    for text in (b"dir", b"5/5", b"loss 1.0", b"a line above", b"printed"):
+        assert text in shown
