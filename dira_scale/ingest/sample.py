@@ -17,7 +17,7 @@ from dira_scale.ingest.grey import Image, resize, shrink
 from dira_scale.ingest.imaging import read_image, read_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.verdict import OUT_OF_REACH, BadImage
 
 BLOCK = tarfile.BLOCKSIZE
 
@@ -40,13 +40,16 @@ class Sample:
 
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
-    """Raises Rejected."""
+    """Raises Rejected; OSError for a file that was found when it was listed and cannot be reached now."""
     record = item.record
     if record.rejected:
         raise Rejected("list", record.rejected)
     try:
         source = read_image(record.image, recipe.bits, recipe.burned_in == "keep")
     except BadImage as error:
+        cause = error.__cause__
+        if record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
+            raise OSError(cause.errno, cause.strerror, str(record.image)) from error
         raise Rejected("decode", str(error)) from error
     if min(source.pixels.shape) < recipe.min_side:
         raise Rejected("check", f"shorter side is below {recipe.min_side} pixels")

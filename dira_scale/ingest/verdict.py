@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 # What these say is of the file or its name, and will be the same tomorrow. Any other failure of the system (a disk or
 # network that drops out, too many open files, no memory) is not the file's: it stops the run, which can go on later.
-OF_THE_FILE = {
-    errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP,
+OUT_OF_REACH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR}  # of a file just found: the mount or the rights
+OF_THE_FILE = OUT_OF_REACH | {
+    errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EINVAL, errno.EOVERFLOW,  # seeking to where a damaged header points
 }  # fmt: skip
 

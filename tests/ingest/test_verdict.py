@@ -10,6 +10,12 @@ from PIL import Image
 from dira_scale.errors import UserError
 from dira_scale.ingest import imaging, raster
 from dira_scale.ingest.convert import convert
+from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import size_of
 from dira_scale.ingest.verdict import BadImage, judged
 
 
@@ -50,3 +56,49 @@ def test_a_disk_that_fails_while_listing_stops_the_run(
     monkeypatch.setattr("dira_scale.ingest.sources.files.read_header", failing_disk)
     with pytest.raises(UserError, match=r"listing the images failed .*Input/output error.*same command again"):
         convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR])
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, number: int, reading: bool
+) -> None:
+    """Rights that ran out or a mount that dropped would otherwise put all the rest into quarantine for good."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "gone")
+
+    path = tmp_path / "x.png"
+    Image.fromarray(ingest.picture(0)).save(path)
+    recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
+    found, never_found = (plan([Record("x", path, size=size)], recipe, Hasher(b"")).items[0] for size in (9, None))
+    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (Path, "open")), fail)
+    with pytest.raises(OSError) as caught:
+        make_sample(found, recipe)
+    assert caught.value.errno == number and caught.value.filename == str(path)
+    with pytest.raises(Rejected):
+        make_sample(never_found, recipe)
+
+
+def test_a_damaged_file_that_was_listed_is_still_its_own_fault(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seek_nowhere(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")
+    recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
+    item = plan([Record("x", tmp_path / "x.png", size=9)], recipe, Hasher(b"")).items[0]
+    monkeypatch.setattr(raster.ImageOps, "exif_transpose", seek_nowhere)
+    with pytest.raises(Rejected, match="damaged"):
+        make_sample(item, recipe)
+
+
+def test_a_file_that_may_not_be_read_is_found_out_when_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.png").write_bytes(b"x")
+    assert size_of(tmp_path / "x.png") == 1
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(BadImage, match=r"cannot be read .PermissionError"):
+        size_of(tmp_path / "x.png")

@@ -35,11 +35,13 @@ def real(path: Path) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes. Raises BadImage for what is no file, or not there."""
+    """Bytes. Raises BadImage for what is no file, not there, or not ours to read."""
     with judged("the file cannot be read ({})"):
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise BadImage("not a regular file")
+    if not os.access(path, os.R_OK):
+        raise BadImage("the file cannot be read (PermissionError)")
     return status.st_size
 
 
