@@ -64,7 +64,11 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
         named[record.name] = record
     if not named:
         raise UserError("the source has no file at all: check recipe.images")
-    patients = {name: hasher("patient", _who(record)) for name, record in named.items()}
+    people = defaultdict(set)
+    for record in named.values():
+        if record.patient and record.study:
+            people[record.study].add(record.patient)
+    patients = {name: hasher("patient", _who(record, people)) for name, record in named.items()}
     drawn = _splits([r for r in named.values() if r.rejected is None], patients, recipe, hasher)
     splits = [s for s in dict.fromkeys([*split_names(recipe), *sorted(set(drawn.values()))]) if s in drawn.values()]
     first = (splits or split_names(recipe))[0]
@@ -87,9 +91,12 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
     return Plan(shards, tuple(label_names))
 
 
-def _who(record: Record) -> str:
-    """Whom the image is of; without a name, images of one study still belong together."""
-    return record.patient or (f"study {record.study}" if record.study else f"image {record.name}")
+def _who(record: Record, people: Mapping[str, set[str]]) -> str:
+    """Whom the image is of; without a name the one whom its study names (``people``), else all of the study is one."""
+    if record.patient or not record.study:
+        return record.patient or f"image {record.name}"
+    known = people.get(record.study, set())
+    return next(iter(known)) if len(known) == 1 else f"study {record.study}"
 
 
 def split_names(recipe: Recipe) -> list[str]:

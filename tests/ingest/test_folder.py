@@ -203,7 +203,8 @@ def test_studies_are_known_where_the_patient_is_not(tmp_path: Path, ingest: Simp
     assert {(r.patient, r.study) for r in listed(Folder(str(tmp_path))).values()} == {(None, "1.0"), (None, "1.1")}
     table = ingest.csv(tmp_path / "list.csv", [{"file": f"{n}.dcm", "patient": "P" * n} for n in range(3)])
     records = listed(Folder(str(tmp_path), str(table), columns={"file": "file", "patient": "patient"}))
-    assert [(records[f"{n}.dcm"].patient, records[f"{n}.dcm"].study) for n in (0, 1)] == [(None, "1.0"), ("P", None)]
+    told = [(records[f"{n}.dcm"].patient, records[f"{n}.dcm"].rejected) for n in (0, 1)]
+    assert told == [(None, "no patient in the CSV"), ("P", None)]
 
 
 def test_a_header_that_cannot_be_read_is_no_patient_of_its_own(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -115,6 +115,18 @@ def test_images_of_one_study_stay_together_where_the_patient_is_not_known() -> N
     assert len({(item.patient, item.split) for item in items}) == 20
 
 
+def test_an_image_without_a_patient_is_of_the_one_whom_its_study_names() -> None:
+    records = [record(f"im{n}", f"P{n // 4}" if n % 4 == 1 else None, study=f"S{n // 4}") for n in range(40)]
+    items = plan(records, make(), HASHER).items
+    assert {item.patient for item in items} == {HASHER("patient", f"P{n}") for n in range(10)}
+    assert len({(item.patient, item.split) for item in items}) == 10
+
+
+def test_a_study_of_two_patients_names_nobody() -> None:
+    records = [record("a", "P", study="1"), record("b", "Q", study="1"), record("c", study="1")]
+    assert len({item.patient for item in plan(records, make(), HASHER).items}) == 3
+
+
 def test_two_images_of_one_name_are_an_error() -> None:
     with pytest.raises(UserError, match="names two files im0"):
         plan([record("im0"), record("im1"), record("im0")], make(), HASHER)

@@ -45,7 +45,8 @@ class Folder:
             says PNEUMONIA, NaN where it is empty, else 0.
         attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
 
-    Without a patient column, patient and study come from the DICOM header; another image is a patient of its own.
+    Without a patient column, patient and study come from the DICOM header; another image is a patient of its own. With
+    one, a row that leaves it blank goes to quarantine.
 
     Raises:
         UserError: a file, folder or column that was named does not exist; two rows name one file; a label is no number.
@@ -109,6 +110,8 @@ class Folder:
         if self.csv and listed.row is None:
             return replace(record, rejected="no row in the CSV of labels")
         told = {name: row[column].strip() or None for name, column in self.columns.items()}
+        if "patient" in told and not told["patient"]:  # the header's may be another name for a patient of the CSV
+            return replace(record, rejected="no patient in the CSV")
         attributes = {name: row[name] for name in self.attributes if row.get(name)}
         try:
             size = size_of(path)
@@ -116,8 +119,7 @@ class Folder:
         except BadImage as error:
             return replace(record, rejected=str(error))
         if not told.get("patient"):
-            # No patient of the header where the CSV has some: they may be other names for the same people.
-            told["patient"] = None if "patient" in self.columns else header.get("patient")
+            told["patient"] = header.get("patient")
             told["study"] = told.get("study") or header.get("study")
         mask = told.get("mask")
         return replace(
