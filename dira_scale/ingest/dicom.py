@@ -78,7 +78,8 @@ def read_dicom(file: BinaryIO, bits: int, burned_in: bool) -> Image:
             known = name if category == "Transfer Syntax" else "unknown"
             raise BadImage(f"DICOM in a coding that cannot be read here ({known})") from error
         outside, inverted = _padding(header, stored), photometric == "MONOCHROME1"
-        for values, window in _shown(header, apply_modality_lut(stored, header), ~outside):
+        modality, step = _modality(header, stored)
+        for values, window in _shown(header, modality, step, ~outside):
             filled = np.where(outside, window.high if inverted else window.low, values) if outside.any() else values
             image = store(filled, window, bits, _spacing(header), inverted)
             if not image.flat:
@@ -92,13 +93,24 @@ def _padding(header: Any, stored: np.ndarray) -> np.ndarray:
     if value is None:
         return np.zeros(stored.shape, bool)
     limit = header.get("PixelPaddingRangeLimit")
-    ends = int(value), int(value if limit is None else limit)
+    ends = [int(value), int(value if limit is None else limit)]
+    if header.PixelRepresentation == 1:  # some write the bits of a negative value as a number without a sign
+        ends = [end - (1 << header.BitsAllocated if end >= 1 << (header.BitsAllocated - 1) else 0) for end in ends]
     return (stored >= min(ends)) & (stored <= max(ends))
 
 
-def _shown(header: Any, values: np.ndarray, inside: np.ndarray) -> Iterator[tuple[np.ndarray, Window]]:
+def _modality(header: Any, stored: np.ndarray) -> tuple[np.ndarray, float]:
+    """Modality values (PS3.3 C.11.1) and their step; without a whole rule the stored values."""
+    if header.get("ModalityLUTSequence"):
+        return apply_modality_lut(stored, header), 1
+    slope, intercept = header.get("RescaleSlope"), header.get("RescaleIntercept")
+    if slope in (None, "") or intercept in (None, ""):
+        return stored, 1
+    return apply_modality_lut(stored, header), abs(float(slope)) or 1
+
+
+def _shown(header: Any, values: np.ndarray, step: float, inside: np.ndarray) -> Iterator[tuple[np.ndarray, Window]]:
     """Values, and which of them are black and white: by the file's first window, then by the image's own range."""
-    step = abs(float(header.get("RescaleSlope") or 1))
     center, width = (_first(header.get(name)) for name in ("WindowCenter", "WindowWidth"))
     if center is not None and width is not None:
         function = str(header.get("VOILUTFunction") or "LINEAR").strip()

@@ -73,6 +73,47 @@ def test_padding_is_black_and_no_part_of_the_range(
     assert np.abs(read_image(path, 8).pixels / 255 - expected).max() <= 0.51 / 255
 
 
+@pytest.mark.parametrize("limit", [{}, {"PixelPaddingRangeLimit": -1990}])
+def test_padding_of_signed_pixels_may_be_written_without_a_sign(
+    tmp_path: Path, ingest: SimpleNamespace, limit: dict[str, int]
+) -> None:
+    stored = (NOISE // 2).astype(np.int16)
+    stored[:5] = -2000
+    expected = np.where(stored == -2000, 0, stored - stored[5:].min())
+    path = ingest.dicom(tmp_path / "x.dcm", stored, PixelPaddingValue=-2000, **limit)
+    header = pydicom.dcmread(path)
+    for name in ("PixelPaddingValue", *limit):
+        header[name].VR, header[name].value = "US", header[name].value + 2**16
+    header.save_as(path)
+    np.testing.assert_array_equal(read_image(path, 16).pixels, expected)
+
+
+@pytest.mark.parametrize(
+    "rescale",
+    [
+        {"RescaleSlope": "", "RescaleIntercept": ""},
+        {"RescaleSlope": "2", "RescaleIntercept": ""},
+        {"RescaleSlope": "", "RescaleIntercept": "-100"},
+        {"RescaleSlope": "2"},
+        {"RescaleIntercept": "-100"},
+    ],
+)
+def test_half_a_rescaling_is_none(tmp_path: Path, ingest: SimpleNamespace, rescale: dict[str, str]) -> None:
+    image = read_image(ingest.dicom(tmp_path / "x.dcm", NOISE, **rescale), 16)
+    assert image.high == int(NOISE.max()) - int(NOISE.min())
+    np.testing.assert_array_equal(image.pixels, NOISE - NOISE.min())
+
+
+def test_a_table_of_modality_values_stands_before_a_slope(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [4096, 0, 16], "US"
+    table["LUTDescriptor"].VR = "US"
+    table.add_new("LUTData", "US", [3 * n for n in range(4096)])
+    rescale = {"RescaleSlope": "2", "RescaleIntercept": "0"}
+    image = read_image(ingest.dicom(tmp_path / "x.dcm", NOISE, ModalityLUTSequence=[table], **rescale), 16)
+    np.testing.assert_array_equal(image.pixels, 3 * (NOISE - NOISE.min()))
+
+
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
     with pytest.raises(BadImage, match="all pixels are equal"):
         read_image(ingest.dicom(tmp_path / "x.dcm", np.zeros((40, 40), np.uint16), PixelPaddingValue=0), 8)
