@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
 
     Raises:
         UserError: no record at all, or two of one name; a patient in two splits; a value of the split column that
-            ``recipe.official`` does not know.
+            ``recipe.official`` does not know; a split whose name is no part of a file name.
     """
     named = {}
     for record in records:
@@ -72,6 +73,12 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
     drawn = _splits([r for r in named.values() if r.rejected is None], patients, recipe, hasher)
     splits = [s for s in dict.fromkeys([*split_names(recipe), *sorted(set(drawn.values()))]) if s in drawn.values()]
     first = (splits or split_names(recipe))[0]
+    for split in [*splits, first]:
+        if not re.fullmatch("[A-Za-z0-9_-]+", split):
+            raise UserError(
+                f"a split cannot be called '{split}', as its files are named after it: use letters, digits, _ and - in "
+                "the split column, recipe.splits and recipe.official"
+            )
     items = [
         Item(
             key=hasher("key", name),

@@ -103,6 +103,15 @@ def test_an_unknown_official_split_names_the_known() -> None:
         plan([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
 
 
+@pytest.mark.parametrize("name", ["train/val", "../x", "a b", "tr\u00e4in", "x\n", "."])
+@pytest.mark.parametrize("keys", ["column", "splits", "official"])
+def test_a_split_that_cannot_be_a_file_name_is_refused(name: str, keys: str) -> None:
+    recipe = make(**{"column": {}, "splits": {"splits": {name: 1}}, "official": {"official": {"o": {name: 1}}}}[keys])
+    hint = {"column": name, "splits": None, "official": "o"}[keys]
+    with pytest.raises(UserError, match="a split cannot be called"):
+        plan([record("a", split=hint)], recipe, HASHER)
+
+
 def test_images_without_a_patient_are_their_own() -> None:
     items = [i for s in plan([record(f"im{n}") for n in range(20)], make(), HASHER).shards.values() for i in s]
     assert len({item.patient for item in items}) == 20
