@@ -154,7 +154,8 @@ def make_venv() -> None:
     if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
     print(f"environment  {VENV}")
-    share = ["--system-site-packages"] if installed("torch", sys.executable) else []
+    outer = sys.prefix == sys.base_prefix  # another environment's packages cannot be let in, only the system's
+    share = ["--system-site-packages"] if outer and installed("torch", sys.executable) else []
     if subprocess.run([sys.executable, "-m", "venv", *share, VENV]).returncode:
         raise SetupError("no virtual environment could be made; on Debian: apt-get install python3-venv")
 

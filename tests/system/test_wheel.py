@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A path named by a .pth file comes after the environment's own, and .pth files in it are not read: no editable
     # install shines through.
     behind = folder / "venv" / "lib" / version / "site-packages" / "behind.pth"
-    behind.write_text(sysconfig.get_path("purelib") + "\n")
+    behind.write_text("\n".join(path for path in sys.path if Path(path).name == "site-packages") + "\n")
     run(python, "-m", "dira_scale.torchvision_ops", folder=folder)
     assert str(folder) in run(python, "-c", "import dira_scale; print(dira_scale.__file__)", folder=folder)
     return python.parent
