@@ -1,4 +1,4 @@
-"""The three collectives that models and methods use: gather, reduce, world. All work unchanged on one process."""
+"""The collectives that models and methods use. All work unchanged on one process."""
 
 from typing import Any
 
@@ -28,6 +28,18 @@ def gather(x: Tensor, group: Any = None) -> Tensor:
     return _Gather.apply(x, group)
 
 
+def reduce_sum(x: Tensor, group: Any = None) -> Tensor:
+    """Sum of ``x`` over the processes, differentiable, where all of them go on to compute the same from the sum.
+
+    Then all send the same gradient back, and a process's own, times their number, is the sum that ``x`` is owed: no
+    second collective. With gradients averaged over ranks the result equals one process that sees the whole batch.
+    """
+    if world() == 1:
+        return x
+    total: Tensor = _Sum.apply(x, group)
+    return total
+
+
 def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
     """Mean of ``x`` over the processes, without gradient; ``x`` itself is left alone."""
     if world() == 1:
@@ -35,6 +47,19 @@ def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total, group=group)
     return total / dist.get_world_size(group)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.world = dist.get_world_size(group)
+        total = x.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0] * ctx.world, None
 
 
 class _Gather(torch.autograd.Function):

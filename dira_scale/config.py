@@ -41,6 +41,7 @@ class Model:
     weights: str | None = None
     decoder_channels: list[int] = MISSING
     bn_groups: int = MISSING
+    zero_init_residual: bool = MISSING
 
 
 @dataclass
@@ -48,13 +49,24 @@ class Stage:
     terms: list[str] = MISSING
     epochs: float = MISSING
     patience: int | None = None
+    batch: int | None = None
 
 
 @dataclass
 class Optim:
     optimizer: dict[str, Any] = MISSING
+    one_dimensional: dict[str, Any] = MISSING
+    fixed_rate: list[str] = MISSING
+    reference_batch: int | None = None
     schedule: str = MISSING
+    warmup_epochs: float = MISSING
+    end: float = MISSING
     discriminator: dict[str, Any] = MISSING
+
+
+@dataclass
+class Adversary:
+    loss: str = MISSING
 
 
 @dataclass
@@ -76,6 +88,11 @@ class Validate:
 
 
 @dataclass
+class Health:
+    every: int = MISSING
+
+
+@dataclass
 class Checkpoint:
     every: int = MISSING
     keep: int = MISSING
@@ -94,8 +111,10 @@ class Pretrain:
     views: dict[str, Any] = MISSING
     stages: dict[str, Stage] = MISSING
     optim: Optim = field(default_factory=Optim)
+    adversary: Adversary = field(default_factory=Adversary)
     parallel: Parallel = field(default_factory=Parallel)
     validate: Validate = field(default_factory=Validate)
+    health: Health = field(default_factory=Health)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     log_every: int = MISSING
 
@@ -105,7 +124,7 @@ SCHEMAS: dict[str, type] = {"pretrain": Pretrain}
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
     "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
-    "data.batch": 1, "parallel.accumulate": 1, "parallel.threads": 1, "seed": 0,
+    "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1, "seed": 0,
 }  # fmt: skip
 
 

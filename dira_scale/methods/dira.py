@@ -59,13 +59,12 @@ class DiRA(Method):
         if self._discriminates:
             terms = self.base(clean, distorted, batch)
         else:
-            terms = Terms({}, pyramid=self.encoder(distorted[0]))
+            terms = Terms({}, pyramids=(self.encoder(distorted[0]),))
         if self._restores:
             terms.target = clean[0]
-            terms.restored = torch.sigmoid(self.head(self.decoder(terms.pyramid)).to(terms.target.dtype))
+            terms.restored = torch.sigmoid(self.head(self.decoder(terms.pyramids[0])).to(terms.target.dtype))
         if "re" in self.active:
             terms.losses["re"] = restoration_loss(terms.restored, terms.target)
-        terms.pyramid = None
         return terms
 
     def after_step(self) -> None:

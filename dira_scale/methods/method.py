@@ -18,7 +18,10 @@ class Terms:
     restored: Tensor | None = None  # [b, 1, S, S] in [0, 1], with gradient
     target: Tensor | None = None  # [b, 1, S, S] in [0, 1]: what it should look like
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
-    pyramid: list[Tensor] | None = None  # the query view's feature maps, finest first: for a method that wraps this one
+    # Feature pyramids (finest first) of the views that carry gradient, in the views' order: for a method that wraps
+    # this one, and for the gradient norms at the encoder's output.
+    pyramids: tuple[list[Tensor], ...] = ()
+    embeddings: tuple[Tensor, ...] = ()  # what is compared, of each view, [b, dim], detached: for the health monitors
 
 
 class Method(nn.Module):
@@ -33,11 +36,13 @@ class Method(nn.Module):
     weights: dict[str, float]
     encoder: nn.Module
     decoder: nn.Module | None
+    progress: float  # share of the stage that is done, 0 to 1; the loop sets it before every step
 
     def __init__(self, views: ViewSpec, weights: dict[str, float]) -> None:
         super().__init__()
         self.views = views
         self.decoder = None
+        self.progress = 0.0
         self.weights = dict(weights)
         self.active = tuple(self.weights)
 

@@ -89,7 +89,8 @@ class MoCo(Method):
             self._waiting.append(keys.view(world(), len(queries), -1))
         own = keys[first : first + len(queries)]
         losses = {"di": info_nce(queries, own, self.queue, self.temperature)}
-        return Terms(losses, monitors=_matches(queries.detach(), keys, first), pyramid=pyramid)
+        pair = queries.detach(), own
+        return Terms(losses, monitors=_matches(queries.detach(), keys, first), pyramids=(pyramid,), embeddings=pair)
 
     @torch.no_grad()
     def after_step(self) -> None:

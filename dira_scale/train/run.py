@@ -28,7 +28,7 @@ from dira_scale.train.lease import Lease
 # Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
 # (`data.shards` may move; `datasets`, their content and weights, may not.)
 EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.shards",
-             "validate.pictures", "validate.restored")  # fmt: skip
+             "validate.pictures", "validate.restored", "health")  # fmt: skip
 PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb

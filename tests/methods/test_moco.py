@@ -89,7 +89,7 @@ def test_forward_is_the_formula_on_its_own_embeddings():
     hits = [max(range(8), key=lambda j: q[i].dot(k[j]).item()) == i for i in range(8)]
     assert terms.monitors["top1"].item() == pytest.approx(sum(hits) / 8)
     assert terms.monitors["chance"].item() == 1 / 8
-    assert torch.equal(terms.pyramid[-1], model.encoder(images[0])[-1])
+    assert torch.equal(terms.pyramids[0][-1], model.encoder(images[0])[-1])
 
 
 def test_projector_pools_and_applies_two_layers():
