@@ -1,34 +1,50 @@
-"""DiRA's adversary, a least-squares GAN on patches (eq. 3, in the form that the authors released).
+"""DiRA's adversary on patches (eq. 3): as the authors released it, a least-squares GAN, or to the paper's letter.
 
 It lives beside the method, not inside: the training loop gives it an optimizer and a step of its own.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dira_scale.errors import UserError, nearest
 from dira_scale.models.discriminator import Discriminator
+
+LOSSES = ("lsgan", "minimax")
 
 
 class Adversary(nn.Module):
-    """D scores patches: 1 for a clean view, 0 for a restored one. fp32 throughout; images [b, 1, S, S] in [0, 1]."""
+    """D tells clean patches from restored ones. fp32 throughout; images [b, 1, S, S] in [0, 1].
 
-    def __init__(self) -> None:
+    ``lsgan`` (Mao et al., ICCV 2017), the default of the configuration: the score is drawn to 1 for a clean patch and
+    to 0 for a restored one; the generator draws it to 1. ``minimax``: the score's sigmoid is the probability D(x) of a
+    clean patch; D ascends E log D(x) + E log(1 - D(x')) (paper, eq. 3), and the generator descends it.
+
+    Raises ``UserError`` for a loss that does not exist.
+    """
+
+    def __init__(self, loss: str = "lsgan") -> None:
         super().__init__()
+        if loss not in LOSSES:
+            raise UserError(f"adversary.loss: '{loss}' is not {' or '.join(LOSSES)}{nearest(loss, LOSSES)}")
+        self.loss = loss
         self.discriminator = Discriminator()
 
     def generator_loss(self, restored: Tensor) -> Tensor:
-        """Mean of (D(restored) - 1)^2, with gradient to ``restored`` and none to D."""
+        """Mean of (D(restored) - 1)^2, or of log(1 - D(restored)); gradient to ``restored`` and none to D."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
         with torch.autocast(restored.device.type, enabled=False):
-            return _mean_square(functional_call(self.discriminator, frozen, (restored.float(),)) - 1)
+            scores: Tensor = functional_call(self.discriminator, frozen, (restored.float(),))
+            return (scores - 1).square().mean() if self.loss == "lsgan" else F.logsigmoid(-scores).mean()
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, with gradient to D and none to ``fake``."""
+        """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, or -mean log D(real) - mean log(1 - D(fake)).
+
+        With gradient to D and none to ``fake``.
+        """
         with torch.autocast(real.device.type, enabled=False):
             real_scores, fake_scores = self.discriminator(real.float()), self.discriminator(fake.detach().float())
-            return 0.5 * (_mean_square(real_scores - 1) + _mean_square(fake_scores))
-
-
-def _mean_square(scores: Tensor) -> Tensor:
-    return scores.square().mean()
+            if self.loss == "lsgan":
+                return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
+            return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()

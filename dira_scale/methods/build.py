@@ -33,7 +33,7 @@ def build(method_cfg: Any, model_cfg: Any, views: ViewSpec, batch: int, accumula
         "views": lambda: views,
     }
     method = _construct(_plain(method_cfg), "method", offered)
-    _check_groups(batch, model_cfg.bn_groups)
+    check_groups(batch, model_cfg.bn_groups)
     norm.convert(method, model_cfg.bn_groups, accumulate)
     method.check(batch, accumulate)
     return method
@@ -77,7 +77,8 @@ def _plain(node: Any) -> dict[str, Any]:
     return OmegaConf.to_container(OmegaConf.create(node), resolve=True)  # type: ignore[return-value]
 
 
-def _check_groups(batch: int, groups: int) -> None:
+def check_groups(batch: int, groups: int) -> None:
+    """Raise ``UserError`` where a global ``batch`` does not hold ``groups`` BatchNorm groups."""
     if groups >= 1 and (batch % groups or batch // groups < 2):
         fits = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
         raise UserError(

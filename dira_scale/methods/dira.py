@@ -7,32 +7,62 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method, Terms
-from dira_scale.methods.restoration import restoration_loss
+from dira_scale.methods.restoration import RESTORATION_LOSSES
 from dira_scale.models.unet import UNet
 
 PAPER_WEIGHTS = MappingProxyType({"di": 1.0, "re": 10.0, "ad": 0.001})
+RESTORED_VIEWS = MappingProxyType({"first": 1, "both": 2})
 
 
 class DiRA(Method):
     """L = w_di L_di + w_re L_re + w_ad L_ad around any discriminative ``base`` that shows its feature pyramid.
 
-    One encoder pass feeds both the base's head and the decoder, which restores the first view: distorted in, clean (and
-    flipped alike) out. L_ad is the adversary's judgement of ``Terms.restored``; the loop adds it.
+    One encoder pass feeds both the base's head and the decoder, which restores the first view, or both of a base that
+    learns from both: distorted in, clean (and flipped alike) out. L_ad is the adversary's judgement of
+    ``Terms.restored``; the loop adds it.
 
-    Raises ``UserError`` for an unknown or a missing weight.
+    Args:
+        weights: of the terms; a weight of 0 computes a term and learns nothing from it.
+        restoration: distance between restored and clean: ``mse`` or ``l1``.
+        restore: ``first`` or ``both`` views; the losses of both are averaged.
+
+    Raises ``UserError`` for an unknown or a missing weight, an unknown option, and two views of a base that has one.
     """
 
     decoder: nn.Module
 
-    def __init__(self, base: Method, unet: UNet, weights: Mapping[str, float] = PAPER_WEIGHTS) -> None:
+    def __init__(
+        self,
+        base: Method,
+        unet: UNet,
+        weights: Mapping[str, float] = PAPER_WEIGHTS,
+        restoration: str = "mse",
+        restore: str = "first",
+    ) -> None:
         super().__init__(base.views, dict(weights))
         if set(weights) != set(PAPER_WEIGHTS):
             raise UserError(f"method.weights: needs di, re and ad, got {', '.join(weights) or 'nothing'}")
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise UserError(f"method.weights.{name}: {weight} must be at least 0")
+        for key, value, choices in (
+            ("restoration", restoration, RESTORATION_LOSSES),
+            ("restore", restore, RESTORED_VIEWS),
+        ):
+            if value not in choices:
+                raise UserError(f"method.{key}: '{value}' is not {' or '.join(choices)}{nearest(value, choices)}")
+        if RESTORED_VIEWS[restore] > base.gradient_views:
+            raise UserError(
+                f"method.restore={restore}: {type(base).__name__} learns from one view alone; "
+                "take method.restore=first, or a base of two such as simsiam"
+            )
         assert unet.encoder is base.encoder, "the decoder belongs to the base's encoder"
         self.base = base
         self.decoder, self.head = unet.decoder, unet.head
+        self.restoration_loss = RESTORATION_LOSSES[restoration]
+        self.restored_views = RESTORED_VIEWS[restore]
 
     @property
     def encoder(self) -> nn.Module:  # type: ignore[override]
@@ -57,14 +87,16 @@ class DiRA(Method):
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
         if self._discriminates:
+            self.base.progress = self.progress
             terms = self.base(clean, distorted, batch)
         else:
-            terms = Terms({}, pyramids=(self.encoder(distorted[0]),))
+            terms = Terms({}, pyramids=tuple(self.encoder(view) for view in distorted[: self.restored_views]))
         if self._restores:
-            terms.target = clean[0]
-            terms.restored = torch.sigmoid(self.head(self.decoder(terms.pyramids[0])).to(terms.target.dtype))
+            terms.target = torch.cat(clean[: self.restored_views])
+            logits = [self.head(self.decoder(pyramid)) for pyramid in terms.pyramids[: self.restored_views]]
+            terms.restored = torch.sigmoid(torch.cat(logits).to(terms.target.dtype))
         if "re" in self.active:
-            terms.losses["re"] = restoration_loss(terms.restored, terms.target)
+            terms.losses["re"] = self.restoration_loss(terms.restored, terms.target)
         return terms
 
     def after_step(self) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -15,8 +16,9 @@ class Terms:
     """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
-    restored: Tensor | None = None  # [b, 1, S, S] in [0, 1], with gradient
-    target: Tensor | None = None  # [b, 1, S, S] in [0, 1]: what it should look like
+    # [b, 1, S, S] in [0, 1] each, ``restored`` with gradient; of v restored views [v·b, 1, S, S], the first's first.
+    restored: Tensor | None = None
+    target: Tensor | None = None  # what it should look like
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
     # Feature pyramids (finest first) of the views that carry gradient, in the views' order: for a method that wraps
     # this one, and for the gradient norms at the encoder's output.
@@ -32,6 +34,7 @@ class Method(nn.Module):
     ``forward`` for its part of every batch, in evaluation each for batches of its own.
     """
 
+    gradient_views: ClassVar[int] = 1  # how many views' pyramids ``forward`` returns
     views: ViewSpec
     weights: dict[str, float]
     encoder: nn.Module

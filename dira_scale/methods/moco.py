@@ -12,9 +12,12 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.models import norm
 from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import Projector
+
+NEVER = 2**30  # steps
 
 
 class MoCo(Method):
@@ -25,13 +28,15 @@ class MoCo(Method):
     encoder follows it as an exponential moving average of its parameters, fp32. It has no decoder.
 
     Monitors: ``top1``, the share of queries whose best match among the keys of this (micro-)batch, in training of all
-    processes, is their own; ``chance``, what guessing gives.
+    processes, is their own; ``chance``, what guessing gives; ``queue_fresh``, the share of the queue that is younger
+    than the 1 / (1 - momentum) steps in which the key encoder moves on: older keys mislead.
 
     Raises ``UserError`` for settings outside their range.
     """
 
     queue: Tensor
     queue_pointer: Tensor
+    queue_age: Tensor
 
     def __init__(
         self,
@@ -44,8 +49,7 @@ class MoCo(Method):
         batch_norm: bool = False,
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
-        if views.count != 2:
-            raise UserError(f"views.count: {views.count} views; MoCo compares 2")
+        check_pair("MoCo", views)
         for name, value, fits in (
             ("dim", dim, dim > 0),
             ("queue", queue, queue > 0),
@@ -61,6 +65,8 @@ class MoCo(Method):
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
+        # Steps since each key came, for the monitor; the random ones of the start are older than any.
+        self.register_buffer("queue_age", torch.full((queue,), NEVER, dtype=torch.int32))
         self._waiting: list[Tensor] = []  # keys of this step's micro-batches, each [W, b, dim]
 
     def check(self, batch: int, accumulate: int) -> None:
@@ -90,7 +96,8 @@ class MoCo(Method):
         own = keys[first : first + len(queries)]
         losses = {"di": info_nce(queries, own, self.queue, self.temperature)}
         pair = queries.detach(), own
-        return Terms(losses, monitors=_matches(queries.detach(), keys, first), pyramids=(pyramid,), embeddings=pair)
+        monitors = top1(queries.detach(), keys, first) | {"queue_fresh": self._fresh()}
+        return Terms(losses, monitors=monitors, pyramids=(pyramid,), embeddings=pair)
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -104,7 +111,12 @@ class MoCo(Method):
         self._waiting.clear()
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
+        self.queue_age += 1
+        self.queue_age[slots] = 0
         self.queue_pointer.copy_((self.queue_pointer + len(keys)) % len(self.queue))
+
+    def _fresh(self) -> Tensor:
+        return (self.queue_age < min(1 / max(1 - self.momentum, 1e-9), NEVER)).float().mean()
 
     @torch.no_grad()
     def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
@@ -140,14 +152,6 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         logits = torch.cat([positive, queries @ queue.T], dim=1) / temperature
         target = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits, target)
-
-
-def _matches(queries: Tensor, keys: Tensor, first: int) -> dict[str, Tensor]:
-    """How often query i is nearest to key ``first + i`` of all ``keys``."""
-    expected = torch.arange(first, first + len(queries), device=queries.device)
-    with torch.autocast(queries.device.type, enabled=False):
-        hits = (queries @ keys.T).argmax(dim=1) == expected
-    return {"top1": hits.float().mean(), "chance": torch.full((), 1 / len(keys), device=queries.device)}
 
 
 def _permutation(count: int, step: int, micro_batch: int) -> Tensor:

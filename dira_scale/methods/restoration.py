@@ -1,9 +1,12 @@
-"""DiRA's restoration task: undo the distortion, pixel by pixel (eq. 2)."""
+"""DiRA's restoration task: undo the distortion, pixel by pixel (eq. 2, whose distance is "such as L1 or L2")."""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def restoration_loss(restored: Tensor, target: Tensor) -> Tensor:
-    """Mean over all pixels of (restored - target)^2, both [b, 1, S, S] in [0, 1]."""
-    return F.mse_loss(restored, target)
+# Mean over all pixels of (restored - target)^2 or |restored - target|, both [b, 1, S, S] in [0, 1].
+RESTORATION_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
+    {"mse": F.mse_loss, "l1": F.l1_loss}
+)

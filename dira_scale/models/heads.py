@@ -1,22 +1,37 @@
-"""Heads on the encoder's last feature map."""
+"""Heads on the encoder's last feature map, and on one another."""
+
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 
-class Projector(nn.Module):
-    """Pooled features -> embedding: [b, C, h, w] -> [b, dim] by average pooling and Linear-ReLU-Linear.
+class MLP(nn.Module):
+    """Fully connected layers of ``widths``, the input's first: [b, widths[0]] -> [b, widths[-1]].
 
-    MoCo-v2's head: hidden width = C, no normalisation. ``batch_norm`` puts a BatchNorm behind the hidden
-    layer; short runs on small batches learn with it and not without.
+    Feature maps [b, C, h, w] are averaged over their pixels first. ReLU follows all layers but the last;
+    ``batch_norm`` puts a BatchNorm before each ReLU, and a layer that BatchNorm follows has no bias, which would have
+    no effect. The last layer is linear: with ``bias``, without, or ``normalised`` by a BatchNorm without weights.
     """
 
-    def __init__(self, channels: int, dim: int, batch_norm: bool = False) -> None:
+    def __init__(self, *widths: int, batch_norm: bool = True, bias: bool = True, normalised: bool = False) -> None:
         super().__init__()
-        hidden: list[nn.Module] = [nn.Linear(channels, channels, bias=not batch_norm)]
-        if batch_norm:
-            hidden.append(nn.BatchNorm1d(channels))
-        self.layers = nn.Sequential(*hidden, nn.ReLU(inplace=True), nn.Linear(channels, dim))
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise(widths[:-1]):
+            layers.append(nn.Linear(inputs, outputs, bias=not batch_norm))
+            layers += [nn.BatchNorm1d(outputs)] if batch_norm else []
+            layers.append(nn.ReLU(inplace=True))
+        layers.append(nn.Linear(widths[-2], widths[-1], bias=bias and not normalised))
+        layers += [nn.BatchNorm1d(widths[-1], affine=False)] if normalised else []
+        self.layers = nn.Sequential(*layers)
 
-    def forward(self, features: Tensor) -> Tensor:
-        embedding: Tensor = self.layers(features.mean(dim=(2, 3)))
-        return embedding
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layers(x.mean(dim=(2, 3)) if x.dim() == 4 else x)
+        return y
+
+
+class Projector(MLP):
+    """MoCo-v2's head: hidden width = C, no normalisation. Short runs on small batches learn with ``batch_norm`` and
+    not without."""
+
+    def __init__(self, channels: int, dim: int, batch_norm: bool = False) -> None:
+        super().__init__(channels, channels, dim, batch_norm=batch_norm)

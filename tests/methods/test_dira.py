@@ -9,7 +9,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.dira import DiRA
 from dira_scale.methods.moco import MoCo
-from dira_scale.methods.restoration import restoration_loss
+from dira_scale.methods.restoration import RESTORATION_LOSSES
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
 
@@ -39,7 +39,7 @@ def trained(method):
 def test_restoration_loss_is_the_mean_squared_difference():
     torch.manual_seed(0)
     restored, target = torch.rand(3, 1, 5, 5, dtype=torch.float64, requires_grad=True), torch.rand(3, 1, 5, 5)
-    loss = restoration_loss(restored, target)
+    loss = RESTORATION_LOSSES["mse"](restored, target)
     loss.backward()
     assert loss.item() == pytest.approx(((restored - target) ** 2).sum().item() / 75, rel=1e-6)
     torch.testing.assert_close(restored.grad, (2 * (restored - target) / 75).detach(), rtol=1e-5, atol=1e-8)
@@ -91,7 +91,7 @@ def test_first_view_is_restored_towards_its_clean_self(dira):
     result, clean, distorted = forward(dira)
     expected = torch.sigmoid(dira.head(dira.decoder(dira.encoder(distorted[0]))))
     torch.testing.assert_close(result.restored, expected)
-    assert result.target is clean[0]
+    assert torch.equal(result.target, clean[0])
     torch.testing.assert_close(result.losses["re"], ((expected - clean[0]) ** 2).mean())
     base = dira.base(clean, distorted, SimpleNamespace(step=0))
     torch.testing.assert_close(result.losses["di"], base.losses["di"])
@@ -119,7 +119,8 @@ def test_queue_stands_still_where_discrimination_is_not_trained(dira):
 def test_names_in_a_checkpoint(dira):
     names = {name.split(".")[0] + "." + name.split(".")[1] for name in dira.state_dict()}
     assert {n for n in names if n.startswith("base")} == {
-        "base.encoder", "base.projector", "base.key_encoder", "base.key_projector", "base.queue", "base.queue_pointer",
+        "base.encoder", "base.projector", "base.key_encoder", "base.key_projector", "base.queue",
+        "base.queue_age", "base.queue_pointer",
     }  # fmt: skip
     assert "base.encoder.model.conv1.0.weight" in dira.state_dict()
     assert {n.split(".")[0] for n in names} == {"base", "decoder", "head"}

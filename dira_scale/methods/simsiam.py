@@ -1,0 +1,53 @@
+"""SimSiam (Chen and He, CVPR 2021): DiRA's discrimination task without negatives (eq. 6 and 7)."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_pair, matches, negative_cosine
+from dira_scale.models.encoder import Encoder
+from dira_scale.models.heads import MLP
+
+
+class SimSiam(Method):
+    """Each view must predict the other's embedding: L = D(p1, sg(z2)) / 2 + D(p2, sg(z1)) / 2, D = -cosine.
+
+    z is the projector's output for a view, p the ``predictor``'s for z. No gradient flows into z (``sg``); without that
+    all embeddings would become one. L lies in [-1, 1] and starts near 0.
+
+    Monitors: ``top1``, how often an image's first z is nearest to its second among those of the batch; ``chance``.
+
+    Args:
+        dim: width of the projector's three layers, the embedding's length.
+        bottleneck: the predictor's hidden width.
+
+    Raises ``UserError`` for settings outside their range.
+    """
+
+    gradient_views = 2
+
+    def __init__(self, encoder: Encoder, views: ViewSpec, dim: int = 2048, bottleneck: int = 512) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_pair("SimSiam", views)
+        if min(dim, bottleneck) < 1:
+            raise UserError(f"SimSiam's dim and bottleneck: {dim} and {bottleneck} must be at least 1")
+        self.encoder = encoder
+        self.projector = MLP(encoder.channels[-1], dim, dim, dim, normalised=True)
+        self.predictor = MLP(dim, bottleneck, dim)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.projector.requires_grad_("di" in self.active)
+        self.predictor.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])
+        z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        losses = {"di": (negative_cosine(p1, z2) + negative_cosine(p2, z1)) / 2}
+        monitors = matches(z1, z2, self.training)
+        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
