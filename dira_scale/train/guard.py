@@ -1,0 +1,151 @@
+"""What is no number: noticed on the device at the step in which it arises, kept from the weights, told by name.
+
+A loss or a gradient that is NaN or infinite must cost neither the run nor, step by step, a host synchronisation. So the
+device itself notes the first bad step of each, and clears the gradients from then on; the host reads the note when it
+waits for the device anyway, and always before a checkpoint, which therefore is sound. Queue and BatchNorm statistics
+may hold what is no number between the two; such a run ends before anybody uses them.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from dira_scale.collectives import gather, world
+from dira_scale.data.batch import Batch
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.files import write_json
+
+NEVER = 2**62
+GRADIENT = "gradient"  # how the note of a module's gradient begins; all other notes are of losses
+
+
+class NotANumberError(Exception):
+    """Training cannot go on; the message says which term broke, when, and where its images lie."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The first step in which something was no number, the same on every rank."""
+
+    step: int  # optimizer steps before it, as the order counts
+    terms: dict[str, list[int]]  # what broke in it, and on which ranks; a gradient only where no loss did
+    losses: list[dict[str, float]]  # this step's losses by rank
+
+    def __str__(self) -> str:
+        ranks = sorted({rank for found in self.terms.values() for rank in found})
+        where = f" on rank {', '.join(map(str, ranks))}" if len(ranks) < world() else ""
+        what = " and ".join(self.terms)
+        cause = ", though every loss is one" if all(term.startswith(GRADIENT) for term in self.terms) else ""
+        return f"step {self.step + 1}: {what} is no number{where}{cause}"
+
+
+class Guard:
+    """The note that a device keeps of what was no number."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._first: dict[tuple[str, ...], Tensor] = {}  # first bad step of each name, int64
+        self._values: dict[tuple[str, ...], Tensor] = {}  # the values of the step in which the first broke
+        self._broken = torch.zeros((), dtype=torch.bool, device=device)  # a gradient was; the same on all ranks
+
+    def losses(self, step: int, losses: dict[str, Tensor]) -> Tensor:
+        """Note losses (0-dim). The factor of their gradient: 1, or NaN where one of them is none.
+
+        With it all ranks learn of a bad loss of one of them through the gradients that they average.
+        """
+        fine = self._note(step, losses)
+        return torch.where(fine, 1.0, torch.nan)
+
+    def gradients(self, step: int, module: nn.Module, name: str = GRADIENT) -> Tensor:
+        """Note the total norm of a module's gradients, the same on all ranks, and clear them from the first bad one on.
+
+        Returns the norm.
+        """
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        norm = get_total_norm(gradients)
+        self._broken |= ~self._note(step, {name: norm})
+        # A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free.
+        if self.device.type != "cpu" or self._broken:
+            for gradient in gradients:
+                gradient.masked_fill_(self._broken, 0.0)
+        return norm
+
+    def read(self) -> Finding | None:
+        """What was found so far, over all ranks. Collective; waits for the device."""
+        if not self._first:
+            return None
+        names = [name for group in self._first for name in group]
+        notes = torch.stack([torch.cat([*self._first.values()]).double(), torch.cat([*self._values.values()]).double()])
+        first, values = gather(notes[None]).cpu().unbind(1)  # [ranks, names]
+        step = int(first.min())
+        if step >= NEVER:
+            return None
+        terms = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
+        broken = {name: ranks for name, ranks in terms.items() if ranks}
+        own = {name: ranks for name, ranks in broken.items() if not name.startswith(GRADIENT)}
+        losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
+        return Finding(step, own or broken, losses)
+
+    def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
+        """Whether all of ``values`` are numbers, on the device."""
+        group = tuple(values)
+        seen = torch.stack([value.detach().float() for value in values.values()])
+        fine = seen.isfinite()
+        before = self._first.get(group)
+        if before is None:
+            before = torch.full((len(group),), NEVER, device=self.device)
+            self._values[group] = seen
+        self._values[group] = torch.where(self._broken | (before < NEVER).any(), self._values[group], seen)
+        self._first[group] = torch.minimum(before, torch.where(fine, NEVER, step))
+        return fine.all()
+
+
+def unsound(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of those that hold something that is no number; one host synchronisation. Integers never do."""
+    floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
+    if not floats:
+        return []
+    # The sum of a tensor is a number only if all of it is; where it is none (it may overflow), the parts are asked.
+    device = next(iter(floats.values())).device
+    sums = torch.stack([t.sum(dtype=torch.float32).to(device) for t in floats.values()]).isfinite().tolist()
+    doubtful = [name for name, fine in zip(floats, sums, strict=True) if not fine]
+    return [name for name in doubtful if not floats[name].isfinite().all()]
+
+
+def save_batch(
+    folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, finding: Finding, rank: int
+) -> None:
+    """Write ``batch.safetensors`` (views as stored, the distortions' parameters, index) and ``batch.json``.
+
+    Args:
+        batch: this rank's part, as the loader made it.
+        datasets, split: what ``batch.index`` counts through.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"index": batch.index, "low": batch.low, "high": batch.high}
+    tensors |= {} if batch.labels is None else {"labels": batch.labels}
+    for i, (view, distortion) in enumerate(zip(batch.views, batch.distortions, strict=True)):
+        tensors[f"views.{i}"] = view
+        tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
+    row: dict[str, Any] = {"step": finding.step + 1, "rank": rank, "broken": finding.terms}
+    # JSON has no NaN: what is none is written as its name.
+    row["losses"] = {
+        name: value if math.isfinite(value) else str(value) for name, value in finding.losses[rank].items()
+    }
+    write_json(folder / "batch.json", row | {"images": list(_images(batch.index.tolist(), datasets, split))})
+
+
+def _images(index: list[int], datasets: list[ShardedDataset], split: str) -> Iterable[dict[str, str]]:
+    """Dataset and key of samples counted over all datasets."""
+    everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
+    for i in index:
+        dataset, row = everything[i]
+        yield {"dataset": dataset.info.name, "key": str(dataset.column("key")[row])}
