@@ -1,0 +1,99 @@
+"""Barlow Twins (Zbontar et al., ICML 2021): DiRA's discrimination task by decorrelation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dira_scale.collectives import gather, reduce_sum, world
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import at_least_float32, check_pair, matches
+from dira_scale.models.encoder import Encoder
+from dira_scale.models.heads import MLP
+
+EPSILON = 1e-5  # added to the variances (BatchNorm's)
+
+
+class BarlowTwins(Method):
+    """Each component of the embedding must be the same for both views and unrelated to all other components.
+
+    L = scale · (sum_i (1 - C_ii)^2 + off_diagonal · sum_{i≠j} C_ij^2) with C [dim, dim] the correlation of the views'
+    embeddings over the **global** batch, whatever ``model.bn_groups``; in evaluation over the batch at hand. It couples
+    the batch, so that a step cannot be accumulated of micro-batches.
+
+    Monitors: ``top1``, how often an image's first embedding is nearest to its second among those of the batch;
+    ``chance``.
+
+    Args:
+        dim: width of the projector's three layers, the embedding's length.
+        off_diagonal: weight of the off-diagonal sum, the paper's lambda.
+        scale: of the whole loss, which is of the order of dim: for what is added to it.
+
+    Raises ``UserError`` for settings outside their range.
+    """
+
+    gradient_views = 2
+
+    def __init__(
+        self, encoder: Encoder, views: ViewSpec, dim: int = 8192, off_diagonal: float = 0.0051, scale: float = 1.0
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_pair("Barlow Twins", views)
+        for name, value, fits in (
+            ("dim", dim, dim > 0),
+            ("off_diagonal", off_diagonal, off_diagonal >= 0),
+            ("scale", scale, scale > 0),
+        ):
+            if not fits:
+                raise UserError(f"Barlow Twins' {name}: {value} is out of range")
+        self.off_diagonal, self.scale = off_diagonal, scale
+        self.encoder = encoder
+        self.projector = MLP(encoder.channels[-1], dim, dim, dim, bias=False)
+
+    def check(self, batch: int, accumulate: int) -> None:
+        if accumulate > 1:
+            raise UserError(
+                f"parallel.accumulate={accumulate}: Barlow Twins correlates over the whole batch and cannot do it part "
+                "by part; take parallel.accumulate=1 with more processes or a smaller data.batch"
+            )
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.projector.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])
+        z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
+        with torch.autocast(z1.device.type, enabled=False):
+            correlation = cross_correlation(at_least_float32(z1), at_least_float32(z2), self.training)
+            losses = {"di": self.scale * redundancy(correlation, self.off_diagonal)}
+        monitors = matches(z1, z2, self.training)
+        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+
+
+def redundancy(correlation: Tensor, off_diagonal: float) -> Tensor:
+    """sum_i (1 - C_ii)^2 + off_diagonal · sum_{i≠j} C_ij^2 of C [D, D]."""
+    diagonal = correlation.diagonal()
+    # All squares less the diagonal's: a second [D, D] of 256 MB is not needed.
+    others = correlation.square().sum() - diagonal.square().sum()
+    return (1 - diagonal).square().sum() + off_diagonal * others
+
+
+def cross_correlation(z1: Tensor, z2: Tensor, training: bool) -> Tensor:
+    """C_ij = mean over the batch of z1_i z2_j, both standardised: [b, D] -> [D, D]; in training of all processes."""
+    z1, z2 = _standardised(z1, training), _standardised(z2, training)
+    product = z1.T @ z2
+    return reduce_sum(product) / (len(z1) * world()) if training else product / len(z1)
+
+
+def _standardised(z: Tensor, training: bool) -> Tensor:
+    """Mean 0 and variance 1 over the batch, the processes' shares being equal; differentiable through both."""
+    var, mean = torch.var_mean(z, dim=0, correction=0)
+    if training:
+        means, variances = gather(torch.stack([mean, var])[None]).unbind(1)
+        mean = means.mean(0)
+        var = (variances + (means - mean).square()).mean(0)
+    return (z - mean) * torch.rsqrt(var + EPSILON)

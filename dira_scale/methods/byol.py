@@ -1,0 +1,85 @@
+"""Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that DiRA's paper does not have."""
+
+import copy
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.pairs import check_pair, matches, negative_cosine
+from dira_scale.models.encoder import Encoder
+from dira_scale.models.heads import MLP
+
+
+class BYOL(Method):
+    """Each view must predict the embedding that a slowly following target network gives the other.
+
+    L = |p1 - z2'|^2 + |p2 - z1'|^2 of unit vectors (eq. 2, both ways), 2 - 2 cosine each: in [0, 8], 4 at the start.
+    p is the ``predictor``'s output for the online network's embedding, z' the target network's embedding. Gradients
+    reach the online network alone; the target network follows it as an exponential moving average of its parameters,
+    fp32. Its share of itself grows from ``momentum`` to 1 by half a cosine over the stage (sec. 3.2).
+
+    Monitors: ``top1``, how often an image's first embedding is nearest to its second among those of the batch, both of
+    the online network; ``chance``.
+
+    Args:
+        hidden: width of the hidden layers of projector and predictor.
+        dim: the embedding's length.
+        momentum: share of itself that the target network keeps at a stage's first step.
+
+    Raises ``UserError`` for settings outside their range.
+    """
+
+    gradient_views = 2
+
+    def __init__(
+        self, encoder: Encoder, views: ViewSpec, hidden: int = 4096, dim: int = 256, momentum: float = 0.996
+    ) -> None:
+        super().__init__(views, weights={"di": 1.0})
+        check_pair("BYOL", views)
+        for name, value, fits in (
+            ("hidden", hidden, hidden > 0),
+            ("dim", dim, dim > 0),
+            ("momentum", momentum, 0 <= momentum <= 1),
+        ):
+            if not fits:
+                raise UserError(f"BYOL's {name}: {value} is out of range")
+        self.momentum = momentum
+        self.encoder = encoder
+        self.projector = MLP(encoder.channels[-1], hidden, dim)
+        self.predictor = MLP(dim, hidden, dim)
+        self.target_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
+        self.target_projector = copy.deepcopy(self.projector).requires_grad_(False)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        self.projector.requires_grad_("di" in self.active)
+        self.predictor.requires_grad_("di" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])
+        z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
+        with torch.no_grad():
+            target1, target2 = (self.target_projector(self.target_encoder(view)[-1]) for view in distorted)
+        p1, p2 = self.predictor(z1), self.predictor(z2)
+        losses = {"di": 4 + 2 * (negative_cosine(p1, target2) + negative_cosine(p2, target1))}
+        monitors = matches(z1, z2, self.training)
+        return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """target <- m target + (1 - m) online."""
+        assert self.training, "after_step follows a training step"
+        online: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
+        target: list[Tensor] = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
+        torch._foreach_lerp_(target, online, 1.0 - self.current_momentum)
+
+    @property
+    def current_momentum(self) -> float:
+        """m = 1 - (1 - momentum) · (cos(π · progress) + 1) / 2."""
+        return 1 - (1 - self.momentum) * (math.cos(math.pi * self.progress) + 1) / 2
