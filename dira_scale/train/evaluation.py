@@ -41,7 +41,8 @@ def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iter
         terms = objective.forward(objective.method, batch, distorted)
         assert terms.target is not None and terms.restored is not None
         hole = (distorted[0] == 0) & (objective.distorted(batch, stage, corrupt=False)[0] != 0)
-        yield Restoration(terms.target, distorted[0], hole, terms.restored)
+        count = len(hole)  # of the first view: a method may restore several
+        yield Restoration(terms.target[:count], distorted[0], hole, terms.restored[:count])
 
 
 @contextmanager
