@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
+from dira_scale.data.order import Order
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
@@ -20,6 +21,7 @@ from dira_scale.train import run as runs
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
+from dira_scale.train.stages import batch_of, plan
 
 
 def pretrain(cfg: DictConfig) -> int:
@@ -27,15 +29,22 @@ def pretrain(cfg: DictConfig) -> int:
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
     accelerator = parallel.start(config.parallel, config.precision)
-    parallel.micro_batch(config.data.batch, accelerator.num_processes, config.parallel.accumulate)
-    inputs = Inputs(config.data, _views(cfg), config.seed, accelerator.process_index, accelerator.num_processes)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    trained = {name: batch_of(config, name) for name, stage in config.stages.items() if stage.epochs > 0}
+    batches = tuple(dict.fromkeys(trained.values()))
+    for batch in batches:
+        parallel.micro_batch(batch, ranks, config.parallel.accumulate)
+    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, batches)
     torch.manual_seed(config.seed)
-    method = methods.build(cfg.method, cfg.model, inputs.views, config.data.batch, config.parallel.accumulate)
-    adversary = Adversary()
-    for stage in config.stages.values():  # what is wrong with a stage or an optimizer is found out now, not hours later
-        method.enter_stage(stage.terms)
-        optim.build(config.optim.optimizer, method, "optim.optimizer")
-    optim.check_schedule(config.optim.schedule)
+    method = methods.build(cfg.method, cfg.model, inputs.views, batches[0], config.parallel.accumulate)
+    adversary = Adversary(config.adversary.loss)
+    optim.check_schedule(config.optim)
+    for name, batch in trained.items():  # what is wrong with a stage or an optimizer is found out now, not hours later
+        method.enter_stage(config.stages[name].terms)
+        optim.generator(config.optim, method, batch)
+        methods.check_groups(batch, config.model.bn_groups)
+        method.check(batch, config.parallel.accumulate)
+    plan(config, inputs.steps_per_epoch)
     content: Any = OmegaConf.to_container(cfg)
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
     trainer: Trainer | None = None
@@ -82,10 +91,13 @@ def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> 
 
 def _summary(trainer: Trainer, inputs: Inputs) -> str:
     """What is about to be trained, on what, by what."""
-    config, order, accelerator = trainer.config, inputs.order, trainer.accelerator
+    config, accelerator, orders = trainer.config, trainer.accelerator, inputs.orders
+    order = orders[next(iter(trainer.plans.values())).batch]
     parameters = sum(p.numel() for p in trainer.method.parameters() if p.requires_grad) / 1e6
-    stages = ", ".join(f"{name} {trainer.stage_steps(stage)}" for name, stage in trainer.stages.items())
-    fits = [n for n in order.admissible_worlds() if _fits(n, config)]
+    stages = ", ".join(
+        f"{name} {plan.steps}" + f" of {plan.batch} images" * (len(orders) > 1) for name, plan in trainer.plans.items()
+    )
+    fits = [n for n in order.admissible_worlds() if all(_fits(n, o, config) for o in orders.values())]
     lines = [
         f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
         f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
@@ -96,11 +108,11 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
     return "\n".join(lines)
 
 
-def _fits(ranks: int, config: Pretrain) -> bool:
-    """Whether batch and BatchNorm groups divide over so many processes."""
+def _fits(ranks: int, order: Order, config: Pretrain) -> bool:
+    """Whether lanes, batch and BatchNorm groups divide over so many processes."""
     groups, parts = config.model.bn_groups, ranks * config.parallel.accumulate
     whole = groups % parts == 0 or (config.parallel.accumulate == 1 and ranks % groups == 0)
-    return whole and config.data.batch % parts == 0
+    return whole and ranks in order.admissible_worlds() and order.batch % parts == 0
 
 
 def main(argv: list[str] | None = None) -> int:

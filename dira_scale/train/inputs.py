@@ -1,7 +1,7 @@
 """From ``data.*`` of the configuration to loaders: datasets opened and checked, the order, the held-out part."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,12 +19,17 @@ from dira_scale.errors import UserError, nearest
 class Inputs:
     """What a run trains on and is validated on.
 
+    Args:
+        batches: the global batches of its stages; there is an order for each, and ``order`` is that of ``data.batch``.
+
     Raises:
         UserError: names the dataset or key that is wrong (no such split, batch larger than the data, ranks that do
             not divide the lanes …) and what would do.
     """
 
-    def __init__(self, data: Data, views: ViewSpec, seed: int, rank: int, ranks: int) -> None:
+    def __init__(
+        self, data: Data, views: ViewSpec, seed: int, rank: int, ranks: int, batches: tuple[int, ...] = ()
+    ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed = data, views, seed
         self.datasets = [ShardedDataset.open(Path(path)) for path in paths]
@@ -39,12 +44,22 @@ class Inputs:
             remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
             identity=",".join([data.split, *(d.hash for d in self.datasets)]),
         )
-        if ranks not in self.order.admissible_worlds():
-            fit = ", ".join(map(str, self.order.admissible_worlds()))
-            raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or data.batch}; there can be {fit}")
+        self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
+        for batch, order in self.orders.items():
+            if ranks not in order.admissible_worlds():
+                fit = ", ".join(map(str, order.admissible_worlds()))
+                raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; there can be {fit}")
         if data.val_split is not None:
             _sizes(self.datasets, data.val_split, "data.val_split")
-        self.train = self._loader(data.split, self.order, rank=rank, world=ranks)
+        self.rank, self.ranks = rank, ranks
+
+    def train(self, batch: int) -> Loader:
+        """This rank's part of training batches of ``batch`` samples."""
+        return self._loader(self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+
+    def steps_per_epoch(self, batch: int) -> int:
+        """How many batches of ``batch`` samples an epoch has."""
+        return self.orders[batch].steps_per_epoch
 
     def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> "HeldOut | None":
         """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""

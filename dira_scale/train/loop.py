@@ -24,6 +24,7 @@ from dira_scale.train.objective import Objective
 from dira_scale.train.progress import Bar
 from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
+from dira_scale.train.stages import plan
 from dira_scale.train.trackers import TensorBoard
 
 
@@ -53,8 +54,11 @@ class Trainer:
         if config.parallel.checkpoint_activations:
             parallel.checkpoint_activations(self.method)
         self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)
-        self.stages = {name: stage for name, stage in config.stages.items() if stage.epochs > 0}
-        self.discriminator_optimizer = optim.build(config.optim.discriminator, adversary, "optim.discriminator")
+        self.plans = plan(config, inputs.steps_per_epoch)
+        self.stages = {name: config.stages[name] for name in self.plans}
+        self.discriminator_optimizer = optim.build(
+            config.optim.discriminator, list(adversary.parameters()), "optim.discriminator"
+        )
         self.held_out = inputs.held_out(config.validate.batch, config.validate.batches, rank, ranks)
         lease = int(parallel.from_main(run.lease.number if run else 0))
         guard = run.lease.check if run else lambda: None
@@ -89,9 +93,10 @@ class Trainer:
 
     def _run_stage(self, name: str, stage: Stage, signals: Signals) -> str:
         """Steps of one stage; returns why the run ends, or nothing where the next stage follows."""
-        progress, last = self.progress, self.progress.stage_start + self.stage_steps(stage)
+        progress, last = self.progress, self.progress.stage_start + self.plan.steps
         limit = last if self.config.steps is None else min(last, self.config.steps)
-        with closing(self.inputs.train.iterate(progress.step, limit)) as batches:
+        ahead = progress.order_start - progress.stage_start  # of the run's steps is the stage's order
+        with closing(self.loader.iterate(progress.step + ahead, limit + ahead)) as batches:
             while not self._stopped_early(stage) and (batch := next(batches, None)) is not None:
                 self.train_step(batch, stage)
                 progress.step += 1
@@ -121,10 +126,11 @@ class Trainer:
     def train_step(self, batch: Batch, stage: Stage) -> None:
         """One optimizer step of the generator, then one of the discriminator on the same reconstructions."""
         adversarial, accumulate = "ad" in stage.terms, self.config.parallel.accumulate
-        self._set_rate(stage)
+        self._set_pace()
         pairs: list[tuple[Tensor, Tensor]] = []
         for i, micro in enumerate(batch.to(self.device).split(accumulate)):
-            torch.manual_seed(_mix(self.config.seed, batch.step, i))  # drop-path and the like: a function of the step
+            # Drop-path and the like: a function of the step.
+            torch.manual_seed(_mix(self.config.seed, self.progress.step, i))
             with parallel.unsynchronised(self.engine, last=i == accumulate - 1):
                 terms, losses = self.objective(self.engine, micro, stage)
                 (losses["loss"] / accumulate).backward()
@@ -167,7 +173,7 @@ class Trainer:
 
     def _due_validation(self, last: int) -> bool:
         done = self.progress.step - self.progress.stage_start
-        every = self.config.validate.every * self.inputs.order.steps_per_epoch
+        every = self.config.validate.every * self.plan.per_epoch
         return done % every == 0 or self.progress.step == last
 
     def _stopped_early(self, stage: Stage) -> bool:
@@ -175,23 +181,20 @@ class Trainer:
 
     # ------------------------------------------------------------------ stages
 
-    def stage_steps(self, stage: Stage) -> int:
-        """Optimizer steps of a stage that is not stopped early: at least one."""
-        epochs = stage.epochs * self.config.epoch_factor
-        return max(1, round(epochs * self.inputs.order.steps_per_epoch))
-
     def total_steps(self) -> int:
         """At which step the run ends, if no stage from now on stops early."""
-        ahead = list(self.stages.values())[self.progress.stage :]
-        total = self.progress.stage_start + sum(self.stage_steps(stage) for stage in ahead)
+        ahead = list(self.plans.values())[self.progress.stage :]
+        total = self.progress.stage_start + sum(stage.steps for stage in ahead)
         return total if self.config.steps is None else min(total, self.config.steps)
 
     def _enter_stage(self, name: str, stage: Stage) -> None:
         """Fresh optimizer and schedule; queue, momentum model and discriminator go on (as released)."""
+        self.plan = self.plans[name]
+        self.loader, self._waited = self.inputs.train(self.plan.batch), 0.0
         self.method.enter_stage(stage.terms)
         self.engine = parallel.prepare(self.accelerator, self.method)
         self.engine.train()
-        self.optimizer = optim.build(self.config.optim.optimizer, self.method, "optim.optimizer")
+        self.optimizer = optim.generator(self.config.optim, self.method, self.plan.batch)
         optim.load_by_name(self.optimizer, self.method, "optim.generator", self._optimizer_state)
         self._optimizer_state = {}
         self.bar.update(self.progress.step, name)
@@ -202,8 +205,7 @@ class Trainer:
         if "re" in self.stages[name].terms:
             self._restorations(name)
         self._finish()
-        self.progress.stage += 1
-        self.progress.stage_start, self.progress.stale = self.progress.step, 0
+        self._next_stage()
         self.bar.expect(self.total_steps())
 
     def _restorations(self, name: str) -> None:
@@ -216,24 +218,36 @@ class Trainer:
             with self.clock.part("validate"):
                 draw_restorations(folder, name, self.objective, held_out, stage, validate.pictures)
 
-    def _set_rate(self, stage: Stage) -> None:
+    def _next_stage(self) -> None:
+        """An order goes on where it stood. Another batch has an order of its own: it begins with the next whole epoch,
+        so that no view of an image comes twice."""
+        progress, batch = self.progress, self.plan.batch
+        steps = progress.step - progress.stage_start
+        progress.epochs += steps / self.plan.per_epoch
+        progress.order_start += steps
+        progress.stage, progress.stage_start, progress.stale = progress.stage + 1, progress.step, 0
+        following = list(self.plans.values())[progress.stage : progress.stage + 1]
+        if following and following[0].batch != batch:
+            progress.order_start = -(-progress.order_start // self.plan.per_epoch) * following[0].per_epoch
+
+    def _set_pace(self) -> None:
+        """The step's rates, and how far through the stage it is."""
         step = self.progress.step - self.progress.stage_start
+        self.method.progress = step / self.plan.steps
         for group in self.optimizer.param_groups:
-            base = group.setdefault("initial_lr", group["lr"])
-            group["lr"] = optim.learning_rate(
-                self.config.optim.schedule, base, step, self.stage_steps(stage), self.inputs.order.steps_per_epoch
-            )
+            if not group["fixed_rate"]:
+                group["lr"] = self.plan.rate(self.config.optim, group["initial_lr"], step)
 
     # ------------------------------------------------------------------ rows and checkpoints
 
     def _log(self, name: str) -> None:
-        waited, self._waited = self.inputs.train.waited - self._waited, self.inputs.train.waited
+        waited, self._waited = self.loader.waited - self._waited, self.loader.waited
         self.clock.add("data", waited)
         values, seconds = self.means.take(), self.clock.take()
         self._refuse_nan(values)
         steps = self.progress.step - self._logged
         self._logged = self.progress.step
-        images = steps * self.config.data.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
+        images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images, "split": "train"}
         self._record(row, name)
@@ -242,7 +256,7 @@ class Trainer:
     def _record(self, row: dict[str, Any], name: str) -> None:
         if self.run is None:
             return
-        epoch = self.progress.step / self.inputs.order.steps_per_epoch
+        epoch = self.progress.epochs + (self.progress.step - self.progress.stage_start) / self.plan.per_epoch
         self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": name} | row)
         self.run.status("running", self.progress.step, name)
         assert self.tracker is not None

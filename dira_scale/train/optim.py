@@ -1,6 +1,7 @@
-"""Optimizers by ``_target_``, schedules as a pure function of the step, optimizer state by parameter name."""
+"""Optimizers by ``_target_`` with their parameter groups, schedules as a pure function of the step, state by name."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,43 +10,94 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dira_scale.config import Optim
 from dira_scale.errors import UserError, nearest
 
 SCHEDULES = ("cosine_epoch", "cosine", "constant")
 
 
-def build(config: dict[str, Any], module: nn.Module, key: str) -> Optimizer:
-    """The optimizer that ``config`` names, over the parameters of ``module`` that are trained.
+def generator(config: Optim, module: nn.Module, batch: int) -> Optimizer:
+    """The optimizer of ``config`` over what ``module`` trains, its rates those of a global ``batch``.
+
+    Where ``optim.reference_batch`` is set, all rates are for that batch and scale linearly (Goyal et al. 2017, as
+    SimSiam, Barlow Twins and BYOL state theirs). Every group remembers its rate as ``initial_lr``.
+
+    Raises:
+        UserError: names the key that is wrong.
+    """
+    groups = _groups(module, config.one_dimensional, config.fixed_rate)
+    optimizer = build(config.optimizer, groups, "optim.optimizer")
+    for setting in config.one_dimensional:
+        if setting not in optimizer.defaults:
+            known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
+            raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"] * batch / (config.reference_batch or batch)
+        group["lr"] = group["initial_lr"]
+    return optimizer
+
+
+def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimizer:
+    """The optimizer that ``config`` names, over ``parameters`` or groups of them.
 
     Raises:
         UserError: names ``key`` where the target or one of its arguments is wrong.
     """
     try:
-        optimizer = instantiate(config, [p for p in module.parameters() if p.requires_grad])
-    except (InstantiationException, TypeError) as error:
+        optimizer = instantiate(config, _partial_=True)(parameters)
+    except (InstantiationException, TypeError, ValueError) as error:
         raise UserError(f"{key}: {error}") from error
-    assert isinstance(optimizer, Optimizer)
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"{key}._target_: {config.get('_target_')} is no torch.optim.Optimizer")
     return optimizer
 
 
-def check_schedule(schedule: str) -> None:
-    """Raise UserError for a schedule that does not exist."""
-    if schedule not in SCHEDULES:
-        raise UserError(f"optim.schedule={schedule}: there is {', '.join(SCHEDULES)}{nearest(schedule, SCHEDULES)}")
+def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequence[str]) -> list[dict[str, Any]]:
+    """The trained parameters by what sets them apart: biases and norms, and modules whose rate is fixed."""
+    parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
+    for name in fixed:
+        if name not in parts:
+            raise UserError(f"optim.fixed_rate: no module is named '{name}'{nearest(name, sorted(parts))}")
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            apart = bool(one_dimensional) and parameter.ndim <= 1
+            kind = apart, not set(fixed).isdisjoint(name.split("."))
+            group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if apart else {})
+            groups.setdefault(kind, group)["params"].append(parameter)
+    return list(groups.values())
 
 
-def learning_rate(schedule: str, base: float, step: int, steps: int, steps_per_epoch: int) -> float:
-    """Rate of the ``step``-th of a stage's ``steps``.
+def check_schedule(config: Optim) -> None:
+    """Raise UserError for a schedule that does not exist or figures that make none."""
+    name = config.schedule
+    if name not in SCHEDULES:
+        raise UserError(f"optim.schedule={name}: there is {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
+    if not 0 <= config.end <= 1:
+        raise UserError(f"optim.end={config.end}: a share of the rate, from 0 to 1")
+    if config.warmup_epochs < 0:
+        raise UserError(f"optim.warmup_epochs={config.warmup_epochs}: it must be at least 0")
+    if config.reference_batch is not None and config.reference_batch < 1:
+        raise UserError(f"optim.reference_batch={config.reference_batch}: it must be at least 1, or null")
 
-    ``cosine_epoch``: lr = base · ½(1 + cos(π·e/E)) with e whole epochs, as MoCo's released code; ``cosine``: the same
-    per step; ``constant``.
+
+def learning_rate(
+    schedule: str, base: float, step: int, steps: int, steps_per_epoch: int, warmup: int = 0, end: float = 0.0
+) -> float:
+    """Rate of the ``step``-th of a stage's ``steps``: linear from 0 over ``warmup`` of them, then the schedule.
+
+    ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)) of the steps after the warm-up (Barlow
+    Twins' released code); ``cosine_epoch``: the same of whole epochs (MoCo's); ``constant``.
     """
+    if step < warmup:
+        return base * step / warmup
     if schedule == "constant":
         return base
+    step, steps = step - warmup, steps - warmup
     if schedule == "cosine_epoch":
-        epochs = math.ceil(steps / steps_per_epoch)
-        return base * 0.5 * (1 + math.cos(math.pi * (step // steps_per_epoch) / epochs))
-    return base * 0.5 * (1 + math.cos(math.pi * step / steps))
+        step, steps = step // steps_per_epoch, math.ceil(steps / steps_per_epoch)
+    q = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return base * (q + end * (1 - q))
 
 
 def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:

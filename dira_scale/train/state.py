@@ -17,6 +17,8 @@ class Progress:
     step: int = 0  # optimizer steps consumed
     stage: int = 0  # index of the stage
     stage_start: int = 0  # step at which it began
+    order_start: int = 0  # which step of its order that was
+    epochs: float = 0.0  # through the data before it
     best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
     best_step: dict[str, int] = field(default_factory=dict)  # and the step of that checkpoint
     stale: int = 0  # epochs since the stage's lowest validation loss

@@ -1,0 +1,55 @@
+"""What follows from a stage's configuration and data: its batch, its lengths in steps, its rates. Pure arithmetic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from dira_scale.config import Optim, Pretrain
+from dira_scale.errors import UserError
+from dira_scale.train import optim
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage, in optimizer steps.
+
+    Attributes:
+        batch: global.
+        steps: if it is not stopped early; at least one.
+        warmup: the first of these, over which the rate rises.
+        per_epoch: steps of an epoch at this batch.
+    """
+
+    batch: int
+    steps: int
+    warmup: int
+    per_epoch: int
+
+    def rate(self, config: Optim, initial: float, step: int) -> float:
+        """Rate of the stage's ``step``-th step in a group that began with ``initial``."""
+        return optim.learning_rate(config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end)
+
+
+def batch_of(config: Pretrain, name: str) -> int:
+    """Global batch of the stage ``name``."""
+    return config.stages[name].batch or config.data.batch
+
+
+def plan(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> dict[str, Plan]:
+    """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
+
+    Raises:
+        UserError: the warm-up is as long as a stage.
+    """
+    plans: dict[str, Plan] = {}
+    for name, stage in config.stages.items():
+        if stage.epochs > 0:
+            if config.optim.warmup_epochs and config.optim.warmup_epochs >= stage.epochs:
+                raise UserError(
+                    f"optim.warmup_epochs={config.optim.warmup_epochs:g} is no shorter than stages.{name}.epochs="
+                    f"{stage.epochs:g}: every stage warms up anew; take a shorter warm-up or a longer stage"
+                )
+            per_epoch = steps_per_epoch(batch_of(config, name))
+            steps = max(1, round(stage.epochs * config.epoch_factor * per_epoch))
+            warmup = min(steps - 1, round(config.optim.warmup_epochs * config.epoch_factor * per_epoch))
+            plans[name] = Plan(batch_of(config, name), steps, warmup, per_epoch)
+    return plans
