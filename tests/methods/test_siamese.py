@@ -1,0 +1,297 @@
+"""SimSiam, Barlow Twins and BYOL on one process, against plain formulas in float64 and lightly's losses."""
+
+import math
+from types import SimpleNamespace
+
+import lightly.loss
+import pytest
+import torch
+from torch import nn
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.barlow import BarlowTwins, cross_correlation, redundancy
+from dira_scale.methods.byol import BYOL
+from dira_scale.methods.pairs import matches, negative_cosine
+from dira_scale.methods.simsiam import SimSiam
+from dira_scale.models import norm
+
+SETTINGS = {SimSiam: {"dim": 5, "bottleneck": 3}, BarlowTwins: {"dim": 5}, BYOL: {"hidden": 7, "dim": 5}}
+METHODS = pytest.mark.parametrize("kind", SETTINGS)
+
+
+class Tiny(nn.Module):
+    """An encoder of one convolution."""
+
+    channels = (1, 6)
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.BatchNorm2d(6))
+
+    def forward(self, x):
+        return [x, self.stem(x)]
+
+
+def method(kind, groups=2, **kwargs):
+    torch.manual_seed(0)
+    return norm.convert(kind(Tiny(), ViewSpec(size=64), **SETTINGS[kind] | kwargs), groups).train()
+
+
+def views(count=8, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(count, 1, 12, 12, generator=generator) for _ in range(2))
+
+
+def doubles(tensors):
+    return tuple(tensor.double() for tensor in tensors)
+
+
+def forward(model, images):
+    return model(images, images, SimpleNamespace(step=0))
+
+
+def cosine(a, b):
+    """Mean over the rows of a·b / (|a| |b|), one row after another."""
+    return sum(x.dot(y) / (x.dot(x) * y.dot(y)) ** 0.5 for x, y in zip(a, b, strict=True)) / len(a)
+
+
+def barlow_formula(z1, z2, off_diagonal, scale):
+    """Equations 1 and 2 of the paper, with BatchNorm's epsilon in the standardisation."""
+    n, dim = z1.shape
+    a, b = ((z - z.mean(0)) / (((z - z.mean(0)) ** 2).mean(0) + 1e-5).sqrt() for z in (z1, z2))
+    loss = 0.0
+    for i in range(dim):
+        for j in range(dim):
+            c = (a[:, i] * b[:, j]).sum() / n
+            loss = loss + ((1 - c) ** 2 if i == j else off_diagonal * c**2)
+    return scale * loss
+
+
+def embeddings(count=8, dim=5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    z1 = torch.randn(count, dim, generator=generator, dtype=torch.float64) * 2 + 3
+    z2 = z1 / 2 + torch.randn(count, dim, generator=generator, dtype=torch.float64)
+    return z1.requires_grad_(), z2.requires_grad_()
+
+
+def gradients(loss, inputs):
+    return loss.detach(), *torch.autograd.grad(loss, inputs, materialize_grads=True)
+
+
+def barlow(z1, z2, off_diagonal=0.0051, scale=1.0, training=True):
+    return scale * redundancy(cross_correlation(z1, z2, training), off_diagonal)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_barlow_and_its_gradient_are_the_formula(training):
+    pair = embeddings()
+    ours = gradients(barlow(*pair, off_diagonal=0.3, scale=0.7, training=training), pair)
+    torch.testing.assert_close(ours, gradients(barlow_formula(*pair, 0.3, 0.7), pair), rtol=1e-9, atol=1e-11)
+
+
+def test_negative_cosine_and_its_gradient_are_the_formula():
+    pair = embeddings()
+    loss, gradient, stopped = gradients(negative_cosine(*pair), pair)
+    expected, expected_gradient, _ = gradients(-cosine(*pair), pair)
+    torch.testing.assert_close((loss, gradient), (expected, expected_gradient), rtol=1e-9, atol=1e-11)
+    assert (stopped == 0).all()
+
+
+def test_losses_are_lightlys():
+    pair = tuple(z.detach().float().requires_grad_() for z in embeddings(count=32, dim=16))
+    ours = gradients(barlow(*pair), pair)
+    theirs = gradients(lightly.loss.BarlowTwinsLoss(lambda_param=0.0051)(*pair), pair)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    ours = gradients(negative_cosine(*pair), pair)
+    theirs = gradients(lightly.loss.NegativeCosineSimilarity()(pair[0], pair[1].detach()), pair)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_barlows_noise_floor():
+    """Unrelated embeddings correlate by chance: 0.0051 · D² / N off the diagonal, and D on it."""
+    torch.manual_seed(0)
+    samples, dim = 256, 2048
+    correlation = cross_correlation(torch.randn(samples, dim), torch.randn(samples, dim), True)
+    off_diagonal = (redundancy(correlation, 0.0051) - redundancy(correlation, 0.0)).item()
+    assert off_diagonal == pytest.approx(0.0051 * dim * (dim - 1) / samples, rel=0.01)
+    assert off_diagonal * 16 == pytest.approx(1337, rel=0.01)  # at the paper's 8,192 components
+    assert off_diagonal * 16 * 0.024 == pytest.approx(32, rel=0.02)
+    assert redundancy(correlation, 0.0).item() == pytest.approx(dim * (1 + 1 / samples), rel=0.02)
+
+
+def test_losses_are_float32_under_autocast():
+    half = tuple(z.detach().bfloat16() for z in embeddings(count=16))
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = negative_cosine(*half)
+        terms = forward(method(BarlowTwins), views())
+    assert torch.equal(inside, negative_cosine(*(z.float() for z in half)))
+    assert all(z.dtype == torch.bfloat16 for z in terms.embeddings)
+    assert torch.equal(terms.losses["di"], barlow(*(z.float() for z in terms.embeddings)))
+
+
+def outputs(model, images):
+    """The plain layers' outputs for both views: pooled, projected, predicted."""
+    z = [model.projector(model.encoder(view)[-1].flatten(2).mean(2)) for view in images]
+    return z, [model.predictor(each) for each in z]
+
+
+def test_simsiam_starts_near_zero_and_is_the_formula():
+    """Equation 2 with stop-gradients; random outputs of a normalised layer have cosine 0 and std 1 / sqrt(dim)."""
+    model, images = method(SimSiam).double(), doubles(views())
+    (z1, z2), (p1, p2) = outputs(model, images)
+    expected = -cosine(p1, z2.detach()) / 2 - cosine(p2, z1.detach()) / 2
+    terms = forward(model, images)
+    torch.testing.assert_close(terms.losses["di"], expected)
+    of_all = [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(loss, of_all) for loss in (terms.losses["di"], expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+    wide, images = method(SimSiam, dim=2048, bottleneck=512), views(count=64)
+    terms = forward(wide, images)
+    assert abs(terms.losses["di"].item()) < 0.1
+    unit = nn.functional.normalize(terms.embeddings[0], dim=1)
+    assert unit.std(0).mean().item() == pytest.approx(0.0221, rel=0.05)
+
+
+def test_byol_starts_near_four_and_is_the_formula():
+    """Equation 2, both ways: squared distances of unit vectors."""
+    model, images = method(BYOL).double(), doubles(views())
+    with torch.no_grad():  # a target network unlike the online one
+        for parameter in model.target_encoder.parameters():
+            parameter.mul_(1.5)
+    _, (p1, p2) = outputs(model, images)
+    t1, t2 = (model.target_projector(model.target_encoder(view)[-1]).detach() for view in images)
+    expected = 4 - 2 * cosine(p1, t2) - 2 * cosine(p2, t1)
+    loss = forward(model, images).losses["di"]
+    torch.testing.assert_close(loss, expected)
+    of_all = [p for p in model.parameters() if p.requires_grad]
+    ours, theirs = (torch.autograd.grad(each, of_all) for each in (loss, expected))
+    torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+    wide = forward(method(BYOL, hidden=256, dim=256), views(count=64))
+    assert wide.losses["di"].item() == pytest.approx(4, abs=1)
+
+
+def test_barlow_takes_the_whole_batch_whatever_the_groups():
+    """The projector's BatchNorm is cut into groups; the correlation is not."""
+    model, images = method(BarlowTwins, groups=4, scale=0.5), views(count=16)
+    z1, z2 = (model.projector(model.encoder(view)[-1]) for view in images)
+    torch.testing.assert_close(forward(model, images).losses["di"], barlow_formula(z1, z2, 0.0051, 0.5))
+    with pytest.raises(UserError, match=r"parallel\.accumulate=2: Barlow Twins"):
+        model.check(batch=16, accumulate=2)
+
+
+def test_heads_of_the_papers():
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    class ResNet50(nn.Module):
+        channels = (3, 2048)
+
+    with torch.device("meta"):
+        simsiam, twins, byol = (kind(ResNet50(), ViewSpec()) for kind in (SimSiam, BarlowTwins, BYOL))
+    # The released projector's last layer has 2,048 biases more: frozen, and without effect before a BatchNorm.
+    assert (count(simsiam.projector) + 2048, count(simsiam.predictor)) == (12_593_152, 2_100_224)
+    assert count(twins.projector) == 151_027_712
+    assert [count(head) for head in (byol.projector, byol.predictor)] == [
+        2048 * 4096 + 2 * 4096 + 4096 * 256 + 256,
+        256 * 4096 + 2 * 4096 + 4096 * 256 + 256,
+    ]
+    last = simsiam.projector.layers[-1]
+    assert isinstance(last, nn.BatchNorm1d) and not last.affine
+
+
+@METHODS
+def test_top1_counts_nearest_siblings(kind):
+    model, images = method(kind), views()
+    terms = forward(model, images)
+    z1, z2 = terms.embeddings
+    assert z1.shape == z2.shape == (8, 5) and not z1.requires_grad and not z2.requires_grad
+    torch.testing.assert_close(z1, model.projector(model.encoder(images[0])[-1]).detach())
+    hits = [max(range(8), key=lambda j: cosine(z1[i : i + 1], z2[j : j + 1]).item()) == i for i in range(8)]
+    assert terms.monitors["top1"].item() == pytest.approx(sum(hits) / 8)
+    assert terms.monitors["chance"].item() == 1 / 8
+    assert len(terms.pyramids) == kind.gradient_views == 2
+    for pyramid, image in zip(terms.pyramids, images, strict=True):
+        torch.testing.assert_close(pyramid[-1], model.encoder(image)[-1])
+
+
+def test_top1_knows_no_lengths():
+    first = torch.eye(4)
+    second = first[[0, 1, 3, 2]] * torch.tensor([[1.0], [100.0], [1.0], [7.0]])
+    assert matches(first, second, training=False)["top1"].item() == 0.5
+
+
+@METHODS
+def test_gradients_reach_both_views_and_all_that_is_trained(kind):
+    model = method(kind)
+    images = tuple(view.requires_grad_() for view in views())
+    forward(model, images).losses["di"].backward()
+    assert all(view.grad.abs().sum() > 0 for view in images)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (parameter.grad is not None) == ("target" not in name), name
+
+
+@METHODS
+def test_evaluation_changes_nothing(kind):
+    model = method(kind).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    forward(model, views())
+    norm.commit_statistics(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_target_network_follows_after_the_step_by_the_cosine():
+    """momentum at the start, the middle and the end: 0.9, 0.95, 1; parameters only, not BatchNorm's statistics."""
+    model, images = method(BYOL, momentum=0.9), views()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
+    for progress, kept in ((0.0, 0.9), (0.5, 0.95), (1.0, 1.0)):
+        model.progress = progress
+        now = dict(model.named_parameters())
+        before = {n: p.clone() for n, p in now.items() if n.startswith("target_")}
+        for micro in range(2):  # micro-batches of one step
+            forward(model, tuple(view[4 * micro : 4 * micro + 4] for view in images)).losses["di"].backward()
+        optimizer.step()
+        assert all(torch.equal(now[n], p) for n, p in before.items())
+        buffers = [b.clone() for b in model.target_encoder.buffers()]
+        model.after_step()
+        for name, old in before.items():
+            torch.testing.assert_close(now[name], kept * old + (1 - kept) * now[name.removeprefix("target_")])
+        assert all(map(torch.equal, buffers, model.target_encoder.buffers()))
+    assert math.isclose(method(BYOL).current_momentum, 0.996)
+    with pytest.raises(AssertionError, match="training"):
+        model.eval().after_step()
+
+
+@METHODS
+def test_a_stage_freezes_what_it_does_not_train(kind):
+    model = method(kind)
+    heads = [head for name in ("projector", "predictor") if (head := getattr(model, name, None))]
+    model.enter_stage([])
+    assert not any(p.requires_grad for head in heads for p in head.parameters())
+    assert all(p.requires_grad for p in model.encoder.parameters())
+    model.enter_stage(["di"])
+    assert all(p.requires_grad for head in heads for p in head.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (SimSiam, {"dim": 0}, "dim"),
+        (SimSiam, {"bottleneck": 0}, "bottleneck"),
+        (BarlowTwins, {"dim": 0}, "dim"),
+        (BarlowTwins, {"off_diagonal": -1}, "off_diagonal"),
+        (BarlowTwins, {"scale": 0}, "scale"),
+        (BYOL, {"hidden": 0}, "hidden"),
+        (BYOL, {"momentum": 1.1}, "momentum"),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind, settings, message):
+    with pytest.raises(UserError, match=message):
+        method(kind, **settings)
+
+
+@METHODS
+def test_one_view_is_refused(kind):
+    with pytest.raises(UserError, match="compares 2"):
+        kind(Tiny(), ViewSpec(count=1, size=64))
