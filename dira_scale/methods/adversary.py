@@ -48,3 +48,11 @@ class Adversary(nn.Module):
             if self.loss == "lsgan":
                 return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
             return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()
+
+    @torch.no_grad()
+    def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The share of patches that D judges right; 0.5 where it cannot tell."""
+        clean_from = 0.5 if self.loss == "lsgan" else 0.0
+        with torch.autocast(real.device.type, enabled=False):
+            right = self.discriminator(real.float()) > clean_from, self.discriminator(fake.float()) <= clean_from
+        return torch.stack([judged.float().mean() for judged in right]).mean()

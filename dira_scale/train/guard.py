@@ -35,13 +35,13 @@ class Finding:
     """The first step in which something was no number, the same on every rank."""
 
     step: int  # optimizer steps before it, as the order counts
-    terms: dict[str, list[int]]  # what broke in it, and on which ranks; a gradient only where no loss did
+    terms: dict[str, list[int]]  # what broke first in it, and on which ranks; a gradient only where no loss did
     losses: list[dict[str, float]]  # this step's losses by rank
 
     def __str__(self) -> str:
         ranks = sorted({rank for found in self.terms.values() for rank in found})
         where = f" on rank {', '.join(map(str, ranks))}" if len(ranks) < world() else ""
-        what = " and ".join(self.terms)
+        what = ", ".join(self.terms)
         cause = ", though every loss is one" if all(term.startswith(GRADIENT) for term in self.terms) else ""
         return f"step {self.step + 1}: {what} is no number{where}{cause}"
 
@@ -87,11 +87,12 @@ class Guard:
         step = int(first.min())
         if step >= NEVER:
             return None
-        terms = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
-        broken = {name: ranks for name, ranks in terms.items() if ranks}
-        own = {name: ranks for name, ranks in broken.items() if not name.startswith(GRADIENT)}
+        broken = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
+        # What broke first of what is computed in turn; of losses the terms, not the total that they spoil.
+        cause = next(part for group in self._first if (part := {n: broken[n] for n in group if broken[n]}))
+        terms = {name: ranks for name, ranks in cause.items() if name != "loss"} or cause
         losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
-        return Finding(step, own or broken, losses)
+        return Finding(step, terms, losses)
 
     def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
         """Whether all of ``values`` are numbers, on the device."""
