@@ -75,6 +75,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
     text = capsys.readouterr().out
     assert ended.value.code == 0
     assert "data.batch=256 (int)\n      global, over all ranks" in text
-    assert "experiment=  one of dira_moco, phantom, small" in text
+    assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_simsiam, moco, phantom, " in text
+    assert "preset=  one of paper, released" in text
     keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]
     assert len(keys) > 60

@@ -21,6 +21,7 @@ class Batch:
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None where the datasets do not share their labels.
         mask: None in 2D pretraining.
+        flips: bool [b] for each view: which of its samples are mirrored.
     """
 
     views: tuple[Tensor, ...]
@@ -32,6 +33,7 @@ class Batch:
     epoch: int
     labels: Tensor | None = None
     mask: None = None
+    flips: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> Self:
         """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` are 0 and 1 from then on."""
@@ -45,6 +47,7 @@ class Batch:
             self,
             views=tuple(map(scaled, self.views)),
             distortions=tuple(distortion.to(device) for distortion in self.distortions),
+            flips=tuple(flip.to(device, non_blocking=True) for flip in self.flips),
             index=self.index.to(device, non_blocking=True),
             low=torch.zeros_like(low.flatten()),
             high=torch.ones_like(high.flatten()),
@@ -62,6 +65,7 @@ class Batch:
             self,
             views=tuple(view[samples] for view in self.views),
             distortions=tuple(distortion[samples] for distortion in self.distortions),
+            flips=tuple(flip[samples] for flip in self.flips),
             index=self.index[samples],
             low=self.low[samples],
             high=self.high[samples],

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from dira_scale.data import random
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 
 REFERENCE_SIZE = 224  # pixels of the view in which the figures below are stated
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
+TARGET_FLIPS = ("with_input", "released")
 _TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back on a central crop
 _GEOMETRY, _INTENSITY, _PATCHES = range(3)  # streams of random numbers
 
@@ -77,6 +78,7 @@ class ViewSpec:
         scale: the crop's area as a fraction of the image's.
         ratio: the crop's width over its height.
         flip: probability of mirroring left and right.
+        target_flip: whether the restoration target is mirrored: ``with_input``, or never (``released``).
         border: patches keep this distance from the view's edges.
 
     Raises UserError for probabilities or ranges that make no sense.
@@ -87,6 +89,7 @@ class ViewSpec:
     scale: tuple[float, float] = (0.2, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
+    target_flip: str = "with_input"
     jitter: Jitter = field(default_factory=Jitter)
     blur: Blur = field(default_factory=Blur)
     cutout: Cutout = field(default_factory=Cutout)
@@ -100,6 +103,9 @@ class ViewSpec:
             raise UserError(f"probabilities must lie in [0, 1], also the sum of the three patch distortions: {self}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
+        if self.target_flip not in TARGET_FLIPS:
+            known = f"{', '.join(TARGET_FLIPS)}{nearest(self.target_flip, TARGET_FLIPS)}"
+            raise UserError(f"target_flip={self.target_flip}: there is {known}")
         if self.count < 1 or self.size < 8:
             raise UserError(f"need at least one view of at least 8 pixels, not {self.count} of {self.size}")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])

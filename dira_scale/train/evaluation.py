@@ -40,7 +40,10 @@ def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iter
         distorted = objective.distorted(batch, stage)
         terms = objective.forward(objective.method, batch, distorted)
         assert terms.target is not None and terms.restored is not None
-        hole = (distorted[0] == 0) & (objective.distorted(batch, stage, corrupt=False)[0] != 0)
+        undisturbed = objective.distorted(batch, stage, corrupt=False)
+        # As the target lies, so that a mirrored input costs the trivial restorers nothing.
+        distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
+        hole = (distorted[0] == 0) & (undisturbed[0] != 0)
         count = len(hole)  # of the first view: a method may restore several
         yield Restoration(terms.target[:count], distorted[0], hole, terms.restored[:count])
 

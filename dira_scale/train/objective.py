@@ -19,7 +19,7 @@ class Objective:
         self, method: Method, adversary: Adversary, views: ViewSpec, device: torch.device, precision: str
     ) -> None:
         self.method, self.adversary, self.device, self.precision = method, adversary, device, precision
-        self.distort = Distort(views).to(device)
+        self.distort, self.target_flip = Distort(views).to(device), views.target_flip
 
     def __call__(self, engine: nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
         """Terms and losses by name, 0-dim; ``loss`` is the weighted sum. ``engine`` is the method, wrapped or not."""
@@ -34,8 +34,15 @@ class Objective:
     def forward(self, engine: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """The method on a batch that is on the device."""
         with parallel.autocast(self.device, self.precision):
-            terms: Terms = engine(batch.views, distorted, batch)
+            terms: Terms = engine(self.upright(batch.views, batch), distorted, batch)
         return terms
+
+    def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
+        """``views`` of the batch as the restoration target lies: mirrored back where ``views.target_flip`` says so."""
+        if self.target_flip == "with_input":
+            return views
+        pairs = zip(views, batch.flips, strict=True)
+        return tuple(torch.where(flip.view(-1, 1, 1, 1), view.flip(-1), view) for view, flip in pairs)
 
     def distorted(self, batch: Batch, stage: Stage, corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; the base alone goes without cutout and shuffling (the released code's mode `di`)."""

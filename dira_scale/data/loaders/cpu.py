@@ -121,6 +121,7 @@ class Loader:
             step,
             epoch,
             None if self._labels is None else torch.from_numpy(self._labels[index]),
+            flips=tuple(torch.from_numpy(geometry.flip) for geometry in geometries),
         )
         slots = [view.numpy() for view in views]
         part = -(-len(index) // (4 * self.workers)) or 1  # several samples a task, several tasks a thread
