@@ -1,5 +1,6 @@
 """``accelerate launch -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
 
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train import optim, parallel
 from dira_scale.train import run as runs
+from dira_scale.train.guard import NotANumberError
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
@@ -53,6 +55,11 @@ def pretrain(cfg: DictConfig) -> int:
         if run is not None:
             print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run)
+    except NotANumberError as error:  # the run's state is written, on all ranks alike
+        if run is not None:
+            print(f"pretrain: {error}", file=sys.stderr)
+        accelerator.end_training()
+        return runs.FAILED
     except BaseException as error:
         if run is None:
             with (Path(config.run) / "log.txt").open("a") as log:

@@ -1,30 +1,30 @@
 """The training loop: stages, steps, validation, checkpoints. It knows nothing of images or of how processes start."""
 
-import hashlib
 import math
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from dira_scale.collectives import gather
 from dira_scale.config import Pretrain, Stage
-from dira_scale.data.batch import Batch
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
-from dira_scale.models.norm import commit_statistics
 from dira_scale.train import checkpoint, optim, parallel, state
 from dira_scale.train.evaluation import draw_restorations, validation_losses
+from dira_scale.train.guard import NotANumberError, save_batch, unsound
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.metrics import Clock, Means
 from dira_scale.train.objective import Objective
 from dira_scale.train.progress import Bar
-from dira_scale.train.run import Run
+from dira_scale.train.run import FAILED, Run
 from dira_scale.train.signals import Signals
-from dira_scale.train.stages import plan
+from dira_scale.train.stages import order_start, plan
+from dira_scale.train.step import Step
 from dira_scale.train.trackers import TensorBoard
 
 
@@ -70,6 +70,7 @@ class Trainer:
         self._restore()
         self.tracker = TensorBoard(self.folder / "tensorboard", self.progress.step) if run else None
         self.means, self.clock = Means(), Clock()
+        self.step = Step(config, self.objective, self.discriminator_optimizer, ranks, self.means)
         self._logged, self._waited = self.progress.step, 0.0  # step and seconds of waiting at the last row
 
     # ------------------------------------------------------------------ the run
@@ -98,7 +99,8 @@ class Trainer:
         ahead = progress.order_start - progress.stage_start  # of the run's steps is the stage's order
         with closing(self.loader.iterate(progress.step + ahead, limit + ahead)) as batches:
             while not self._stopped_early(stage) and (batch := next(batches, None)) is not None:
-                self.train_step(batch, stage)
+                self._set_pace()
+                self.step(progress.step, batch)
                 progress.step += 1
                 signal = self._after_step(name, stage, last, limit, signals)
                 if signal:
@@ -123,46 +125,18 @@ class Trainer:
             self.save()
         return signal
 
-    def train_step(self, batch: Batch, stage: Stage) -> None:
-        """One optimizer step of the generator, then one of the discriminator on the same reconstructions."""
-        adversarial, accumulate = "ad" in stage.terms, self.config.parallel.accumulate
-        self._set_pace()
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for i, micro in enumerate(batch.to(self.device).split(accumulate)):
-            # Drop-path and the like: a function of the step.
-            torch.manual_seed(_mix(self.config.seed, self.progress.step, i))
-            with parallel.unsynchronised(self.engine, last=i == accumulate - 1):
-                terms, losses = self.objective(self.engine, micro, stage)
-                (losses["loss"] / accumulate).backward()
-            self.means.add(losses | terms.monitors)
-            if adversarial:
-                assert terms.restored is not None and terms.target is not None
-                pairs.append((terms.target, terms.restored.detach()))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if adversarial:
-            self._discriminator_step(pairs)
-        commit_statistics(self.method)
-        self.method.after_step()
-
-    def _discriminator_step(self, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        for real, fake in pairs:
-            loss = self.adversary.discriminator_loss(real, fake)
-            (loss / len(pairs)).backward()
-            self.means.add({"loss/discriminator": loss})
-        parallel.average_gradients(self.adversary, self.accelerator.num_processes)
-        self.discriminator_optimizer.step()
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-
     # ------------------------------------------------------------------ validation
 
     def validate(self, name: str, stage: Stage) -> bool:
         """A row of the held-out losses; True where the loss is the stage's lowest so far."""
         if self.held_out is None:
             return False
+        self._refuse_nan()
         with self.clock.part("validate"):
             row = validation_losses(self.objective, self.held_out, stage)
-        self._refuse_nan(row)
+        broken = [key for key, value in row.items() if not math.isfinite(value)]
+        if broken:
+            self._fail(f"step {self.progress.step}: {', '.join(broken)} of held-out images is no number")
         self._record(row | {"split": "val"}, name)
         progress = self.progress
         improved = row["loss"] < progress.best.get(name, float("inf"))
@@ -192,11 +166,12 @@ class Trainer:
         self.plan = self.plans[name]
         self.loader, self._waited = self.inputs.train(self.plan.batch), 0.0
         self.method.enter_stage(stage.terms)
-        self.engine = parallel.prepare(self.accelerator, self.method)
-        self.engine.train()
+        engine = parallel.prepare(self.accelerator, self.method)
+        engine.train()
         self.optimizer = optim.generator(self.config.optim, self.method, self.plan.batch)
         optim.load_by_name(self.optimizer, self.method, "optim.generator", self._optimizer_state)
         self._optimizer_state = {}
+        self.step.enter_stage(stage, engine, self.optimizer)
         self.bar.update(self.progress.step, name)
 
     def _leave_stage(self, name: str) -> None:
@@ -219,16 +194,12 @@ class Trainer:
                 draw_restorations(folder, name, self.objective, held_out, stage, validate.pictures)
 
     def _next_stage(self) -> None:
-        """An order goes on where it stood. Another batch has an order of its own: it begins with the next whole epoch,
-        so that no view of an image comes twice."""
-        progress, batch = self.progress, self.plan.batch
+        progress = self.progress
         steps = progress.step - progress.stage_start
         progress.epochs += steps / self.plan.per_epoch
-        progress.order_start += steps
         progress.stage, progress.stage_start, progress.stale = progress.stage + 1, progress.step, 0
-        following = list(self.plans.values())[progress.stage : progress.stage + 1]
-        if following and following[0].batch != batch:
-            progress.order_start = -(-progress.order_start // self.plan.per_epoch) * following[0].per_epoch
+        for following in list(self.plans.values())[progress.stage : progress.stage + 1]:
+            progress.order_start = order_start(self.plan, following, progress.order_start + steps)
 
     def _set_pace(self) -> None:
         """The step's rates, and how far through the stage it is."""
@@ -241,10 +212,10 @@ class Trainer:
     # ------------------------------------------------------------------ rows and checkpoints
 
     def _log(self, name: str) -> None:
+        self._refuse_nan()
         waited, self._waited = self.loader.waited - self._waited, self.loader.waited
         self.clock.add("data", waited)
         values, seconds = self.means.take(), self.clock.take()
-        self._refuse_nan(values)
         steps = self.progress.step - self._logged
         self._logged = self.progress.step
         images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
@@ -263,19 +234,40 @@ class Trainer:
         self.tracker.add(self.progress.step, row)
 
     def save(self) -> None:
-        """A checkpoint of everything at this step."""
-        self._refuse_nan(self.means.values())
+        """A checkpoint of everything at this step, all of it numbers."""
+        self._refuse_nan()
         with self.clock.part("checkpoint"):
             tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
+            spoilt = unsound(tensors)
+            if gather(torch.tensor([len(spoilt)], device=self.device)).any():
+                self._fail(f"step {self.progress.step}: {spoilt[:1]} holds what is no number, though every loss is one")
             self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), self.progress.best_step)
 
-    def _refuse_nan(self, losses: dict[str, float]) -> None:
-        """End on all ranks before a checkpoint or a row is written of a loss that is no number."""
-        if not all(math.isfinite(value) for value in losses.values()):
-            raise FloatingPointError(
-                f"step {self.progress.step}: the loss is no number any more ({losses}); the last checkpoint is sound, "
-                "but a run that lasts needs a lower rate or precision=fp32"
-            )
+    def _refuse_nan(self) -> None:
+        """End on all ranks before anything is written of what is no number; each keeps its part of the batch."""
+        found = self.step.guard.read()
+        if found is None:
+            return
+        folder, rank = self.folder / "nan" / f"step-{found.step + 1:09d}", self.accelerator.process_index
+        of_order = found.step + self.progress.order_start - self.progress.stage_start
+        with closing(self.loader.iterate(of_order, of_order + 1)) as batches:
+            datasets, split = self.inputs.datasets, self.config.data.split
+            save_batch(folder / f"rank-{rank}", next(batches), datasets, split, found, rank)
+        first = min(rank for ranks in found.terms.values() for rank in ranks)
+        self._fail(f"{found}; its images: {folder}/rank-{first}/batch.json")
+
+    def _fail(self, message: str) -> NoReturn:
+        """End on all ranks, the state written before a launcher ends those that are slower."""
+        self._finish()
+        sound = checkpoint.complete(self.folder / "checkpoints")
+        message += (
+            f"; the checkpoint of step {int(sound[-1].name)} is sound" if sound else "; there is no checkpoint yet"
+        )
+        if self.run is not None:
+            self.run.log(message)
+            self.run.status("failed", self.progress.step, exit_code=FAILED, reason=message)
+        self.accelerator.wait_for_everyone()
+        raise NotANumberError(f"{message}. docs/health.md says what to do")
 
     def _finish(self) -> None:
         with self.clock.part("checkpoint"):
@@ -308,9 +300,3 @@ class Trainer:
         if name is None:
             self.run.forget_after(0)
         return name
-
-
-def _mix(*words: int) -> int:
-    """A seed of 63 bits from integers."""
-    digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
