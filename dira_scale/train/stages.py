@@ -34,6 +34,12 @@ def batch_of(config: Pretrain, name: str) -> int:
     return config.stages[name].batch or config.data.batch
 
 
+def order_start(before: Plan, after: Plan, consumed: int) -> int:
+    """Where the order of stage ``after`` begins when ``before`` has consumed ``consumed`` steps of its own, all stages
+    of one batch sharing an order: there, or with another batch at the next whole epoch, so that no view comes twice."""
+    return consumed if after.batch == before.batch else -(-consumed // before.per_epoch) * after.per_epoch
+
+
 def plan(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> dict[str, Plan]:
     """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
 
