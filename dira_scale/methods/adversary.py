@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.methods.pairs import at_least_float32
 from dira_scale.models.discriminator import Discriminator
 
 LOSSES = ("lsgan", "minimax")
@@ -34,25 +35,28 @@ class Adversary(nn.Module):
     def generator_loss(self, restored: Tensor) -> Tensor:
         """Mean of (D(restored) - 1)^2, or of log(1 - D(restored)); gradient to ``restored`` and none to D."""
         frozen = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        with torch.autocast(restored.device.type, enabled=False):
-            scores: Tensor = functional_call(self.discriminator, frozen, (restored.float(),))
-            return (scores - 1).square().mean() if self.loss == "lsgan" else F.logsigmoid(-scores).mean()
+        scores = self._scores(restored, frozen)
+        return (scores - 1).square().mean() if self.loss == "lsgan" else F.logsigmoid(-scores).mean()
 
     def discriminator_loss(self, real: Tensor, fake: Tensor) -> Tensor:
         """Half of mean (D(real) - 1)^2 plus half of mean D(fake)^2, or -mean log D(real) - mean log(1 - D(fake)).
 
         With gradient to D and none to ``fake``.
         """
-        with torch.autocast(real.device.type, enabled=False):
-            real_scores, fake_scores = self.discriminator(real.float()), self.discriminator(fake.detach().float())
-            if self.loss == "lsgan":
-                return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
-            return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()
+        real_scores, fake_scores = self._scores(real), self._scores(fake.detach())
+        if self.loss == "lsgan":
+            return 0.5 * ((real_scores - 1).square().mean() + fake_scores.square().mean())
+        return -F.logsigmoid(real_scores).mean() - F.logsigmoid(-fake_scores).mean()
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:
         """The share of patches that D judges right; 0.5 where it cannot tell."""
         clean_from = 0.5 if self.loss == "lsgan" else 0.0
-        with torch.autocast(real.device.type, enabled=False):
-            right = self.discriminator(real.float()) > clean_from, self.discriminator(fake.float()) <= clean_from
+        right = self._scores(real) > clean_from, self._scores(fake) <= clean_from
         return torch.stack([judged.float().mean() for judged in right]).mean()
+
+    def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
+        """One score a patch, [b, 1, S/8, S/8]; by other ``parameters`` than D's own if any are given."""
+        with torch.autocast(images.device.type, enabled=False):
+            scores: Tensor = functional_call(self.discriminator, parameters or {}, (at_least_float32(images),))
+            return scores

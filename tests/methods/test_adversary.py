@@ -1,17 +1,35 @@
-"""The least-squares adversary, against a float64 formula, and what its losses must not touch."""
+"""Both adversaries, against float64 formulas, and what their losses must not touch."""
 
 import copy
+import math
 
 import pytest
 import torch
 
+from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
+
+BOTH = pytest.mark.parametrize("adversary", ["lsgan", "minimax"], indirect=True)
 
 
 @pytest.fixture
-def adversary():
+def adversary(request):
     torch.manual_seed(0)
-    return Adversary()
+    return Adversary(getattr(request, "param", "lsgan"))
+
+
+def generator_formula(adversary, restored):
+    scores = copy.deepcopy(adversary.discriminator).double()(restored)
+    if adversary.loss == "lsgan":
+        return ((scores - 1) ** 2).mean()
+    return torch.log(1 - 1 / (1 + torch.exp(-scores))).mean()  # equation 3's second half
+
+
+def discriminator_formula(adversary, twin, real, fake):
+    if adversary.loss == "lsgan":
+        return ((twin(real) - 1) ** 2).mean() / 2 + (twin(fake) ** 2).mean() / 2
+    d_real, d_fake = (1 / (1 + torch.exp(-twin(images))) for images in (real, fake))
+    return -(torch.log(d_real).mean() + torch.log(1 - d_fake).mean())
 
 
 def distance(ours, reference):
@@ -23,28 +41,47 @@ def images(seed):
     return torch.rand(3, 1, 48, 48, generator=torch.Generator().manual_seed(seed))
 
 
+@BOTH
 def test_generator_loss_and_gradient(adversary):
     restored = images(0).requires_grad_()
     loss = adversary.generator_loss(restored)
     loss.backward()
     reference = images(0).double().requires_grad_()
-    ((copy.deepcopy(adversary.discriminator).double()(reference) - 1) ** 2).mean().backward()
+    expected = generator_formula(adversary, reference)
+    expected.backward()
     assert distance(restored.grad, reference.grad) < 1e-4
-    assert loss.item() == pytest.approx(
-        ((adversary.discriminator.double()(reference) - 1) ** 2).mean().item(), rel=1e-5
-    )
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
+@BOTH
 def test_discriminator_loss_and_gradient(adversary):
-    adversary.discriminator_loss(images(0), images(1)).backward()
+    loss = adversary.discriminator_loss(images(0), images(1))
+    loss.backward()
     twin = copy.deepcopy(adversary.discriminator).double()
     twin.zero_grad()
-    loss = ((twin(images(0).double()) - 1) ** 2).mean() / 2 + (twin(images(1).double()) ** 2).mean() / 2
-    loss.backward()
-    assert adversary.discriminator_loss(images(0), images(1)).item() == pytest.approx(loss.item(), rel=1e-5)
+    expected = discriminator_formula(adversary, twin, images(0).double(), images(1).double())
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     for ours, reference in zip(adversary.discriminator.parameters(), twin.parameters(), strict=True):
         # A convolution's bias before InstanceNorm has no effect: its gradient is rounding alone.
         assert distance(ours.grad, reference.grad) < 1e-4 or reference.grad.norm() < 1e-12
+
+
+@BOTH
+def test_scores_far_from_undecided_stay_finite(adversary):
+    """log(1 - D) of a D that is 1 to the last bit; the gradient is still there."""
+    with torch.no_grad():
+        adversary.discriminator[-1].bias.fill_(200.0)
+    restored = images(0).requires_grad_()
+    losses = adversary.generator_loss(restored), adversary.discriminator_loss(images(1), images(0))
+    assert all(loss.isfinite() for loss in losses)
+    losses[0].backward()
+    assert restored.grad.abs().sum() > 0
+
+
+def test_unknown_loss_is_refused_with_the_nearest():
+    with pytest.raises(UserError, match=r"adversary\.loss: 'lsgn' is not lsgan or minimax; did you mean 'lsgan'"):
+        Adversary("lsgn")
 
 
 def test_undecided_discriminator_loses_a_quarter(adversary):
@@ -55,6 +92,25 @@ def test_undecided_discriminator_loses_a_quarter(adversary):
     assert adversary.generator_loss(images(0)).item() == pytest.approx(0.25)
 
 
+@pytest.mark.parametrize("adversary", ["minimax"], indirect=True)
+def test_undecided_discriminator_loses_two_logarithms(adversary):
+    with torch.no_grad():
+        adversary.discriminator[-1].weight.zero_()
+        adversary.discriminator[-1].bias.zero_()
+    assert adversary.discriminator_loss(images(0), images(1)).item() == pytest.approx(2 * math.log(2))
+    assert adversary.generator_loss(images(0)).item() == pytest.approx(-math.log(2))
+
+
+@BOTH
+def test_the_generator_descends_where_the_discriminator_is_fooled(adversary):
+    """One step down its loss makes restored patches look more like clean ones."""
+    restored = images(0).requires_grad_()
+    adversary.generator_loss(restored).backward()
+    better = restored.detach() - 10 * restored.grad
+    assert adversary.discriminator(better).mean() > adversary.discriminator(restored).mean()
+
+
+@BOTH
 def test_each_loss_trains_its_own_side_only(adversary):
     restored = images(0).requires_grad_()
     adversary.generator_loss(restored).backward()

@@ -1,4 +1,4 @@
-"""DiRA on MoCo: which parts run and train in which stage, and the restoration loss against its formula."""
+"""DiRA: which parts run and train in which stage, its options, and the restoration loss against its formula."""
 
 from types import SimpleNamespace
 
@@ -7,19 +7,32 @@ import torch
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.methods.barlow import BarlowTwins
+from dira_scale.methods.byol import BYOL
 from dira_scale.methods.dira import DiRA
 from dira_scale.methods.moco import MoCo
 from dira_scale.methods.restoration import RESTORATION_LOSSES
+from dira_scale.methods.simsiam import SimSiam
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
 
+BASES = {
+    "moco": lambda encoder: MoCo(encoder, ViewSpec(size=64), dim=8, queue=16),
+    "simsiam": lambda encoder: SimSiam(encoder, ViewSpec(size=64), dim=8, bottleneck=4),
+    "barlow": lambda encoder: BarlowTwins(encoder, ViewSpec(size=64), dim=8),
+    "byol": lambda encoder: BYOL(encoder, ViewSpec(size=64), hidden=8, dim=8),
+}
 
-@pytest.fixture
-def dira():
+
+def build(base="moco", **options):
     torch.manual_seed(0)
     encoder = build_encoder("test_resnet")
-    base = MoCo(encoder, ViewSpec(size=64), dim=8, queue=16)
-    return DiRA(base, UNet(encoder, (16, 16, 8, 8, 8))).train()
+    return DiRA(BASES[base](encoder), UNet(encoder, (16, 16, 8, 8, 8)), **options).train()
+
+
+@pytest.fixture
+def dira(request):
+    return build(getattr(request, "param", "moco"))
 
 
 def forward(method, seed=0):
@@ -36,29 +49,41 @@ def trained(method):
     }
 
 
-def test_restoration_loss_is_the_mean_squared_difference():
+@pytest.mark.parametrize(
+    ("kind", "loss", "gradient"),
+    [
+        ("mse", lambda d: (d**2).sum() / 75, lambda d: 2 * d / 75),
+        ("l1", lambda d: d.abs().sum() / 75, lambda d: d.sign() / 75),
+    ],
+)
+def test_restoration_losses_are_means_over_pixels(kind, loss, gradient):
     torch.manual_seed(0)
-    restored, target = torch.rand(3, 1, 5, 5, dtype=torch.float64, requires_grad=True), torch.rand(3, 1, 5, 5)
-    loss = RESTORATION_LOSSES["mse"](restored, target)
-    loss.backward()
-    assert loss.item() == pytest.approx(((restored - target) ** 2).sum().item() / 75, rel=1e-6)
-    torch.testing.assert_close(restored.grad, (2 * (restored - target) / 75).detach(), rtol=1e-5, atol=1e-8)
+    restored, target = torch.rand(3, 1, 5, 5, dtype=torch.float64, requires_grad=True), torch.rand(3, 1, 5, 5).double()
+    ours = RESTORATION_LOSSES[kind](restored, target)
+    ours.backward()
+    difference = (restored - target).detach()
+    assert ours.item() == pytest.approx(loss(difference).item(), rel=1e-12)
+    torch.testing.assert_close(restored.grad, gradient(difference), rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("dira", BASES, indirect=True)
 @pytest.mark.parametrize(
     ("terms", "losses", "parts"),
     [
-        (["di"], {"di"}, {"encoder", "projector"}),
-        (["di", "re"], {"di", "re"}, {"encoder", "projector", "decoder", "head"}),
-        (["di", "re", "ad"], {"di", "re"}, {"encoder", "projector", "decoder", "head"}),
+        (["di"], {"di"}, {"encoder", "heads"}),
+        (["di", "re"], {"di", "re"}, {"encoder", "heads", "decoder", "head"}),
+        (["di", "re", "ad"], {"di", "re"}, {"encoder", "heads", "decoder", "head"}),
         (["re"], {"re"}, {"encoder", "decoder", "head"}),
-        (["di", "ad"], {"di"}, {"encoder", "projector", "decoder", "head"}),
+        (["ad"], set(), {"encoder", "decoder", "head"}),
+        (["re", "ad"], {"re"}, {"encoder", "decoder", "head"}),
+        (["di", "ad"], {"di"}, {"encoder", "heads", "decoder", "head"}),
     ],
 )
 def test_a_stage_computes_and_trains_its_terms(dira, terms, losses, parts):
     dira.enter_stage(["di", "re", "ad"])
     dira.enter_stage(terms)
-    assert trained(dira) == parts
+    heads = {"projector", "predictor"} & dict(dira.base.named_children()).keys()
+    assert trained(dira) == (parts - {"heads"} | heads if "heads" in parts else parts)
     result, _, _ = forward(dira)
     assert set(result.losses) == losses
     assert (result.restored is None) == (terms == ["di"]) == (result.target is None)
@@ -124,3 +149,64 @@ def test_names_in_a_checkpoint(dira):
     }  # fmt: skip
     assert "base.encoder.model.conv1.0.weight" in dira.state_dict()
     assert {n.split(".")[0] for n in names} == {"base", "decoder", "head"}
+
+
+def test_l1_is_the_mean_absolute_difference():
+    dira = build(restoration="l1").eval()
+    result, clean, _ = forward(dira)
+    torch.testing.assert_close(result.losses["re"], (result.restored - clean[0]).abs().mean())
+
+
+@pytest.mark.parametrize("base", ["simsiam", "barlow", "byol"])
+@pytest.mark.parametrize("terms", [["di", "re"], ["re"]])
+def test_both_views_are_restored_and_their_losses_averaged(base, terms):
+    dira = build(base, restore="both").eval()
+    dira.enter_stage(terms)
+    result, clean, distorted = forward(dira)
+    expected = [torch.sigmoid(dira.head(dira.decoder(dira.encoder(view)))) for view in distorted]
+    torch.testing.assert_close(result.restored, torch.cat(expected))
+    assert torch.equal(result.target, torch.cat(clean))
+    losses = [((view - target) ** 2).mean() for view, target in zip(expected, clean, strict=True)]
+    torch.testing.assert_close(result.losses["re"], sum(losses) / 2)
+
+
+def test_one_encoder_pass_a_view(monkeypatch):
+    dira, seen = build("simsiam", restore="both"), []
+    dira.encoder.register_forward_hook(lambda *_: seen.append(1))
+    forward(dira)
+    assert len(seen) == 2
+
+
+def test_a_weight_of_nought_is_a_term_that_teaches_nothing():
+    dira = build("simsiam", weights={"di": 1, "re": 0, "ad": 0})
+    dira.enter_stage(["di", "re"])
+    result, *_ = forward(dira)
+    sum(dira.weights[name] * loss for name, loss in result.losses.items()).backward()
+    assert all((p.grad == 0).all() for p in dira.decoder.parameters())
+    assert any(p.grad.any() for p in dira.encoder.parameters())
+
+
+def test_share_of_the_stage_reaches_the_base():
+    dira = build("byol")
+    dira.progress = 0.5
+    forward(dira)
+    assert dira.base.current_momentum == pytest.approx(0.998)
+
+
+@pytest.mark.parametrize(
+    ("base", "options", "message"),
+    [
+        (
+            "moco",
+            {"restore": "both"},
+            "method.restore=both: MoCo learns from one view alone; take method.restore=first",
+        ),
+        ("simsiam", {"restore": "frist"}, "method.restore: 'frist' is not first or both; did you mean 'first'?"),
+        ("simsiam", {"restoration": "mse2"}, "method.restoration: 'mse2' is not mse or l1; did you mean 'mse'?"),
+        ("simsiam", {"weights": {"di": 1, "re": -1, "ad": 0}}, "method.weights.re: -1 must be at least 0"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(base, options, message):
+    with pytest.raises(UserError) as raised:
+        build(base, **options)
+    assert message in str(raised.value)
