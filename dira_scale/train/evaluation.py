@@ -1,28 +1,56 @@
 """Held-out images: the validation loss, and what the network makes of them. Nothing here changes the method."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from dira_scale.collectives import gather, world
 from dira_scale.config import Stage
+from dira_scale.eval.neighbours import knn_scores, mean_auc
 from dira_scale.train.inputs import HeldOut
 from dira_scale.train.metrics import Means
 from dira_scale.train.objective import Objective
 from dira_scale.train.pictures import Restoration, write_pictures
 
+IMAGES = 4096  # whose neighbours are asked at a validation, about, at most: bounds the table of similarities
+
 
 @torch.no_grad()
 def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> dict[str, float]:
-    """Means over the held-out split of all losses and monitors, with fixed views, equal on all ranks."""
+    """Means over the held-out split of all losses and monitors, with fixed views, equal on all ranks.
+
+    With labels also ``health/knn_auc``: how well an image's nearest neighbours among the others, by the encoder's
+    pooled features of the first view, know its labels.
+    """
     means = Means()
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
     with evaluating(objective.method):
-        for batch, count in held_out.batches():
-            terms, losses = objective(objective.method, batch.to(objective.device), stage)
+        for stored, count in held_out.batches():
+            batch = stored.to(objective.device)
+            terms, losses = objective(objective.method, batch, stage)
             means.add(losses | terms.monitors, count)
-    return means.take()
+            if batch.labels is not None and terms.pyramids and len(features) * held_out.dealt.batch < IMAGES / world():
+                features.append(terms.pyramids[0][-1][:count].float().mean(dim=(2, 3)))
+                labels.append(batch.labels[:count])
+    auc = _knn_auc(torch.cat(features), torch.cat(labels)) if features else math.nan
+    return means.take() | ({} if math.isnan(auc) else {"health/knn_auc": auc})
+
+
+def _knn_auc(features: Tensor, labels: Tensor) -> float:
+    """Of all ranks' images, each asked of all others; [n, dim] and [n, L], n differs between ranks. Collective."""
+    together = torch.cat([features, labels.float()], dim=1)
+    counts = gather(torch.tensor([len(together)], device=together.device)).tolist()
+    padded = together.new_zeros(max(counts), together.shape[1])
+    padded[: len(together)] = together
+    parts = gather(padded[None])
+    everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+    features, labels = everyone.split([features.shape[1], labels.shape[1]], dim=1)
+    return mean_auc(knn_scores(features, labels, features, leave_one_out=True), labels)
 
 
 @torch.no_grad()

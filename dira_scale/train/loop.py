@@ -25,6 +25,7 @@ from dira_scale.train.run import FAILED, Run
 from dira_scale.train.signals import Signals
 from dira_scale.train.stages import order_start, plan
 from dira_scale.train.step import Step
+from dira_scale.train.symptoms import Moment, Symptoms
 from dira_scale.train.trackers import TensorBoard
 
 
@@ -71,6 +72,7 @@ class Trainer:
         self.tracker = TensorBoard(self.folder / "tensorboard", self.progress.step) if run else None
         self.means, self.clock = Means(), Clock()
         self.step = Step(config, self.objective, self.discriminator_optimizer, ranks, self.means)
+        self.symptoms = Symptoms(config)
         self._logged, self._waited = self.progress.step, 0.0  # step and seconds of waiting at the last row
 
     # ------------------------------------------------------------------ the run
@@ -221,8 +223,18 @@ class Trainer:
         images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images, "split": "train"}
-        self._record(row, name)
+        moment = Moment(name, (self.progress.step - self.progress.stage_start) / self.plan.steps)
+        warnings = self.symptoms.news(row, moment)
+        self._record(row | ({"warnings": warnings} if warnings else {}), name)
+        for text in warnings:
+            self._warn(text)
         self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
+
+    def _warn(self, text: str) -> None:
+        line = f"warning, step {self.progress.step}: {text}"
+        self.bar.say(line)
+        if self.run is not None:
+            self.run.log(line)
 
     def _record(self, row: dict[str, Any], name: str) -> None:
         if self.run is None:
