@@ -2,16 +2,19 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
+from dira_scale.collectives import rank
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
+from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
 
 
@@ -26,13 +29,19 @@ def build(method_cfg: Any, model_cfg: Any, views: ViewSpec, batch: int, accumula
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is no method, an argument that it
     does not have or that is missing, sizes that do not divide.
     """
-    encoder = build_encoder(model_cfg.encoder, weights=model_cfg.weights)
-    offered = {
-        "encoder": lambda: encoder,
-        "unet": lambda: UNet(encoder, model_cfg.decoder_channels),
-        "views": lambda: views,
-    }
+    encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
+    start = Start(Path(model_cfg.weights), encoder) if model_cfg.weights else None
+
+    def unet() -> UNet:
+        network = UNet(encoder, model_cfg.decoder_channels)
+        if start:
+            start.fill(network)
+        return network
+
+    offered = {"encoder": lambda: encoder, "unet": unet, "views": lambda: views}
     method = _construct(_plain(method_cfg), "method", offered)
+    if start and rank() == 0:
+        print(start)
     check_groups(batch, model_cfg.bn_groups)
     norm.convert(method, model_cfg.bn_groups, accumulate)
     method.check(batch, accumulate)

@@ -1,106 +1,147 @@
-"""The encoder: any timm backbone with a feature pyramid, under the names that segmentation_models_pytorch gives it."""
+"""The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
-import pickle
-from pathlib import Path
+import copy
+from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
 
 DEPTH = 5  # halvings from the image to the last feature map
+# What timm's and smp's constructors and forward passes raise where a backbone or a size does not suit them.
+_UNSUITED = (
+    ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
+)  # fmt: skip
 
 
-def build_encoder(name: str, in_channels: int = 3, weights: str | None = None) -> "Encoder":
-    """The timm backbone ``name`` as a feature pyramid, randomly initialised or from a local file of ``weights``.
-
-    ``weights``: a .safetensors file, or a .pth file of plain tensors (read with ``weights_only``), under timm's own
-    parameter names, as ``export`` writes it; entries for layers behind the pyramid (a classifier) are ignored.
-
-    Raises ``UserError`` for a backbone that timm does not know or that has no pyramid, and a file that does not fit.
-    """
-    if name not in (known := timm.list_models()):
-        raise UserError(
-            f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
-            f'(list them with: python -c "import timm; print(*timm.list_models())")'
-        )
-    try:
-        encoder = Encoder(name, pretrained=False, in_channels=in_channels, depth=DEPTH)
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError) as error:
-        raise UserError(
-            f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} ({error}); "
-            f"take one that has, such as resnet50 or convnext_tiny"
-        ) from error
-    _open_residual_branches(encoder)
-    if weights is not None:
-        encoder.load_state_dict(_read(Path(weights), encoder))
-    return encoder
-
-
-class Encoder(TimmUniversalEncoder):
+class Encoder(nn.Module):
     """[b, 1 or C, H, W] -> its pyramid: the image itself, then features at 1/2, 1/4, … 1/32, finest first.
 
-    ``channels`` are the pyramid's channel counts, the image's first; a backbone whose stem starts at 1/4 has zero
-    channels at 1/2. One channel is shown to the stem's C channels by a view.
+    One channel is shown to the stem's C channels by a view. Entries of its state under ``model.`` are timm's.
+
+    Attributes:
+        name: timm's name of the backbone.
+        arguments: what ``timm.create_model`` needs beside the name (``img_size`` for networks of a fixed size).
+        channels: the pyramid's channel counts, the image's first; 0 at 1/2 where the stem starts at 1/4.
     """
+
+    name: str
+    arguments: dict[str, int]
+    model: Any
+    _in_channels: int
+
+    @property
+    def channels(self) -> list[int]:
+        raise NotImplementedError
+
+
+class HierarchicalEncoder(Encoder, TimmUniversalEncoder):
+    """A backbone that halves its maps step by step (ResNet, ConvNeXt, Swin, …), as ``smp.Unet("tu-NAME")`` has it."""
+
+    out_channels: list[int]
+
+    def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
+        super().__init__(name, pretrained=False, in_channels=in_channels, depth=DEPTH, **arguments)
+        self.arguments = arguments
 
     @property
     def channels(self) -> list[int]:
         return list(self.out_channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        if x.shape[1] == 1:
-            x = x.expand(-1, self._in_channels, -1, -1)
-        features: list[Tensor] = super().forward(x)
+        features: list[Tensor] = super().forward(x.expand(-1, self._in_channels, -1, -1))
         return features
+
+
+def build_encoder(
+    name: str, in_channels: int = 3, size: int | None = None, zero_init_residual: bool = False
+) -> Encoder:
+    """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
+
+    A network that keeps one resolution throughout (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
+    Stochastic depth and dropout are off: their draws would differ between processes and after a resume.
+    ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
+    at 1 as torchvision does.
+
+    Raises ``UserError`` for a backbone that timm does not know, that has no pyramid at this size, or that has no such
+    BatchNorm to start at 0.
+    """
+    if name not in (known := timm.list_models()):
+        raise UserError(
+            f"model.encoder: timm {timm.__version__} has no backbone '{name}'{nearest(name, known)} "
+            f'(list them with: python -c "import timm; print(*timm.list_models())")'
+        )
+    native = timm.get_pretrained_cfg(name)
+    size = size or native.input_size[-1]
+    arguments = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
+    try:
+        encoder = _construct(name, in_channels, arguments)
+        _still(encoder)
+        _try(encoder, in_channels, size)
+    except _UNSUITED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
+            f"({reason}); take one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+        ) from error
+    last = _zero_norms(encoder)
+    if zero_init_residual and not last:
+        raise UserError(
+            f"model.zero_init_residual: '{name}' has no BatchNorm at the end of its residual blocks to start at 0; "
+            "set it to false"
+        )
+    if not zero_init_residual:
+        for layer in last:
+            nn.init.ones_(layer.weight)
+    return encoder
 
 
 def timm_names(encoder: Encoder) -> dict[str, str]:
     """Name in ``encoder.state_dict()`` -> name in ``timm.create_model(name, num_classes=0).state_dict()``.
 
-    A pyramid keeps timm's names but for the dots of nested stages (``stages.0`` is ``stages_0``).
+    A pyramid keeps timm's names but for the dots of nested stages (``stages.0`` is ``stages_0``). What is not timm's
+    (the light pyramid over a ViT) is left out.
     """
     with torch.device("meta"):
-        whole = timm.create_model(encoder.name, in_chans=encoder._in_channels, num_classes=0)
+        whole = timm.create_model(encoder.name, num_classes=0, **encoder.arguments)
     theirs = {name.replace("_", "."): name for name in whole.state_dict()}
-    return {name: theirs[name.removeprefix("model.").replace("_", ".")] for name in encoder.state_dict()}
+    wrapped = "model." * (2 if isinstance(getattr(encoder.model, "model", None), nn.Module) else 1)
+    ours = [name for name in encoder.state_dict() if name.startswith("model.")]
+    return {name: theirs[name.removeprefix(wrapped).replace("_", ".")] for name in ours}
 
 
-def _open_residual_branches(encoder: nn.Module) -> None:
-    """Start the last BatchNorm of each residual block at 1, where timm starts it at 0.
+def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> Encoder:
+    from dira_scale.models.vit import PlainEncoder  # it derives from this module's Encoder
 
-    MoCo's encoder starts as torchvision's ResNet does, without zero-initialised residual branches.
-    """
+    with torch.device("meta"):
+        reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
+    kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
+    return kind(name, in_channels, arguments)
+
+
+def _still(encoder: Encoder) -> None:
+    """No random draws in training."""
     for layer in encoder.modules():
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.affine and not layer.weight.any():
-            nn.init.ones_(layer.weight)
+        if isinstance(layer, DropPath):
+            layer.drop_prob = 0.0
+        elif isinstance(layer, nn.Dropout):
+            layer.p = 0.0
 
 
-def _read(path: Path, encoder: Encoder) -> dict[str, Tensor]:
-    """The encoder's state from a file under timm's names; ``UserError`` naming the file where it does not fit."""
-    key = f"model.weights: {path}"
-    if not path.is_file():
-        raise UserError(f"{key}: no such file; name a local .safetensors or .pth file")
-    try:
-        is_safetensors = path.suffix == ".safetensors"
-        stored = load_file(path) if is_safetensors else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{key}: cannot be read as plain tensors ({reason}); save a state_dict") from error
-    if not isinstance(stored, dict):
-        raise UserError(f"{key}: holds a {type(stored).__name__}, not a state_dict of tensors")
-    state = {}
-    for ours, theirs in timm_names(encoder).items():
-        if theirs not in stored:
-            raise UserError(
-                f"{key}: '{theirs}' is missing{nearest(theirs, map(str, stored))}; is it of {encoder.name}?"
-            )
-        expected, found = encoder.state_dict()[ours].shape, getattr(stored[theirs], "shape", None)
-        if expected != found:
-            raise UserError(f"{key}: '{theirs}' has shape {found}, {encoder.name} needs {tuple(expected)}")
-        state[ours] = stored[theirs]
-    return state
+def _try(encoder: Encoder, in_channels: int, size: int) -> None:
+    """A forward pass without arithmetic: does it take views of this size, and give the maps that a decoder expects?"""
+    maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
+    found = [tuple(features.shape) for features in maps]
+    expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
+    if found != expected:
+        raise ValueError(f"its maps are {found} instead of {expected}")
+
+
+def _zero_norms(encoder: Encoder) -> list[nn.modules.batchnorm._BatchNorm]:
+    """The last BatchNorm of every residual block: timm starts them at 0, no other."""
+    norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    return [layer for layer in norms if layer.affine and not layer.weight.any()]

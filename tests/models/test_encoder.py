@@ -1,14 +1,28 @@
 """Encoders: timm's own features, its names, local weights, and what is refused."""
 
-import pickle
-
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from timm.models.resnet import BasicBlock
 
 from dira_scale.errors import UserError
 from dira_scale.models.encoder import build_encoder, timm_names
+from dira_scale.models.unet import UNet
+from dira_scale.models.vit import PlainEncoder
+from dira_scale.train.parallel import checkpoint_activations
+
+# One of each kind: maps from 1/2 or from 1/4 on, channels last, windows, class and register tokens, final norm or not.
+FAMILIES = [
+    "test_resnet",
+    "test_convnext",
+    "test_efficientnet",
+    "test_vit",
+    "test_vit3",
+    "test_maxvit",
+    "regnetx_002",
+    "swin_tiny_patch4_window7_224",
+    "deit_tiny_distilled_patch16_224",
+]
 
 
 def test_resnet50_has_the_papers_parameters_and_pyramid():
@@ -40,58 +54,115 @@ def test_one_channel_equals_three_equal_ones():
         torch.testing.assert_close(one, three)
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002"])
-@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
-def test_local_weights_give_timms_features(name, suffix, tmp_path):
-    torch.manual_seed(1)
-    whole = timm.create_model(name, num_classes=5).eval()
-    path = tmp_path / f"weights{suffix}"
-    save_file(whole.state_dict(), path) if suffix == ".safetensors" else torch.save(whole.state_dict(), path)
-    encoder = build_encoder(name, weights=str(path)).eval()
-    images = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(
-            encoder(images)[-1], whole.forward_intermediates(images, intermediates_only=True)[-1]
-        )
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", [32, 96])
+def test_every_family_gives_maps_that_a_decoder_takes_and_trains(name, size):
+    """Maps at 1/2 ... 1/32, no random draws in training, a gradient for all that lies in front of the logits."""
+    torch.manual_seed(0)
+    encoder = build_encoder(name, size=size)
+    unet = UNet(encoder, decoder_channels=(32, 16, 16, 8, 8)).train()
+    images = torch.rand(2, 1, size, size)
+    maps = encoder(images)
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (count, size >> level, size >> level) for level, count in enumerate(encoder.channels)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(maps, encoder(images), strict=True))
+    (unet(images).square().mean() + maps[-1].mean((2, 3)).square().sum()).backward()
+    without = [key for key, parameter in unet.named_parameters() if parameter.grad is None]
+    assert without == []
 
 
-def test_names_are_a_bijection_onto_timms():
-    names = timm_names(build_encoder("resnet18"))
-    assert sorted(names.values()) == sorted(timm.create_model("resnet18", num_classes=0).state_dict())
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_vit3", "swin_tiny_patch4_window7_224"])
+def test_checkpointed_activations_have_the_same_gradients(name):
+    def gradients(recompute):
+        torch.manual_seed(0)
+        unet = UNet(build_encoder(name, size=64), decoder_channels=(16, 16, 8, 8, 8))
+        torch.manual_seed(1)
+        images, calls = torch.rand(2, 1, 64, 64), 0
+
+        def count(*_):
+            nonlocal calls
+            calls += 1
+
+        if recompute:
+            checkpoint_activations(unet)
+        for layer in unet.encoder.modules():
+            if type(layer).__name__ == "Mlp":
+                layer.fc1.register_forward_hook(count)  # the last layer of a block is not needed again
+        unet(images).square().mean().backward()
+        return {key: parameter.grad for key, parameter in unet.named_parameters()}, calls
+
+    (once, calls), (twice, recomputed) = gradients(False), gradients(True)
+    assert recomputed == 2 * calls > 0
+    assert [key for key in once if not torch.equal(once[key], twice[key])] == []
+
+
+def test_a_plain_transformers_last_map_is_its_normed_patch_tokens_without_class_and_registers():
+    for name, prefix in (("test_vit", 1), ("test_vit2", 1), ("vit_small_patch16_dinov3", 5)):
+        encoder = build_encoder(name, size=96).eval()
+        images = torch.rand(2, 3, 96, 96)
+        with torch.no_grad():
+            tokens = encoder.model.forward_features(images)
+            if isinstance(encoder.model.norm, torch.nn.Identity):
+                tokens = encoder.model.fc_norm(tokens)
+            maps = encoder(images)
+        assert encoder.model.num_prefix_tokens == prefix and tokens.shape[1] == prefix + 36
+        torch.testing.assert_close(maps[-1].mean((2, 3)), tokens[:, prefix:].mean(1))
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"),
-    [("resnet81", "did you mean 'resnet"), ("vit_tiny_patch16_224", "no feature pyramid")],
+    ("patch", "channels"),
+    [
+        (8, [3, 0, 96, 192, 192, 192]),
+        (14, [3, 0, 48, 96, 192, 192]),
+        (16, [3, 0, 48, 96, 192, 192]),
+        (32, [3, 0, 24, 48, 96, 192]),
+    ],
 )
-def test_unusable_backbones_are_refused(name, expected):
+def test_patch_sizes(patch, channels):
+    names = {8: "vit_tiny_patch16_224", 14: "eva02_tiny_patch14_224", 16: "deit_tiny_distilled_patch16_224"}
+    if patch == 8:
+        encoder = PlainEncoder("vit_tiny_patch16_224", 3, {"img_size": 224, "patch_size": 8, "depth": 4})
+    elif patch == 32:
+        encoder = PlainEncoder("vit_tiny_patch16_224", 3, {"img_size": 224, "patch_size": 32, "depth": 4})
+    else:
+        encoder = build_encoder(names[patch], size=224)
+    assert encoder.channels == channels
+    with torch.no_grad():
+        maps = encoder.eval()(torch.rand(1, 1, 224, 224))
+    assert [tuple(m.shape[1:]) for m in maps] == [(c, 224 >> i, 224 >> i) for i, c in enumerate(channels)]
+
+
+def test_zero_initialised_residual_branches():
+    """Then a block starts as its shortcut: the last BatchNorm's weights are 0, and only those."""
+    last = [m for m in build_encoder("resnet18", zero_init_residual=True).modules() if isinstance(m, BasicBlock)]
+    assert len(last) == 8 and all((m.bn2.weight == 0).all() and (m.bn1.weight == 1).all() for m in last)
+    with pytest.raises(UserError, match=r"model\.zero_init_residual: 'test_vit' has no BatchNorm"):
+        build_encoder("test_vit", zero_init_residual=True)
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "hiera_tiny_224"])
+def test_names_are_timms(name):
+    """Each entry of the pyramid has its own of timm's, with the same shape."""
+    encoder = build_encoder(name, size=96)
+    names = timm_names(encoder)
+    whole = timm.create_model(name, num_classes=0, **encoder.arguments).state_dict()
+    assert len(set(names.values())) == len(names)
+    state = encoder.state_dict()
+    assert all(state[ours].shape == whole[theirs].shape for ours, theirs in names.items())
+    assert {key for key in state if key not in names} == {key for key in state if key.startswith("pyramid.")}
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("resnet81", 224, "did you mean 'resnet"),
+        ("levit_128s", 224, "no feature pyramid"),
+        ("inception_v3", 224, "no feature pyramid"),
+        ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
+    ],
+)
+def test_unusable_backbones_are_refused(name, size, expected):
     with pytest.raises(UserError, match=r"model\.encoder") as raised:
-        build_encoder(name)
+        build_encoder(name, size=size)
     assert expected in str(raised.value)
-
-
-class _Code:
-    def __reduce__(self):
-        return (print, ("this must not run",))
-
-
-def test_unfit_weights_are_refused(tmp_path, capfd):
-    good = timm.create_model("resnet18", num_classes=0).state_dict()
-    path = tmp_path / "w.safetensors"
-
-    def refused(expected):
-        with pytest.raises(UserError) as raised:
-            build_encoder("resnet18", weights=str(path))
-        assert str(path) in str(raised.value) and expected in str(raised.value)
-
-    refused("no such file")
-    path.write_bytes(b"not tensors")
-    refused("cannot be read")
-    save_file({k: v for k, v in good.items() if k != "layer4.1.bn2.weight"}, path)
-    refused("'layer4.1.bn2.weight' is missing")
-    save_file(good | {"conv1.weight": torch.zeros(64, 1, 7, 7)}, path)
-    refused("shape")
-    path = tmp_path / "w.pth"
-    path.write_bytes(pickle.dumps(_Code(), protocol=2))
-    refused("cannot be read")
-    assert "must not run" not in capfd.readouterr().out

@@ -1,0 +1,67 @@
+"""A light feature pyramid over plain vision transformers, which keep one resolution throughout."""
+
+import math
+
+import timm
+import torch.nn.functional as F
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+
+from dira_scale.models.encoder import Encoder
+
+STRIDES = (4, 8, 16, 32)
+
+
+class PlainEncoder(Encoder):
+    """Patch tokens of four depths as maps at 1/4, 1/8, 1/16 and 1/32; nothing at 1/2.
+
+    Which tokens go where is UNETR's (Hatamizadeh et al., WACV 2022: finer maps from earlier blocks, here those after
+    1/4, 1/2, 3/4 and all of them); how a map reaches its resolution is ViTDet's simple pyramid (Li et al., ECCV 2022,
+    sec. 3: strided deconvolutions upwards, pooling downwards), with its channels halved at every doubling.
+
+    The last map is the backbone's output itself, the patch tokens behind the final norm, averaged down to 1/32
+    without any parameter: pooled, it is the mean patch token (exactly where the patch size divides 32). Class and
+    register tokens take part in attention and are left out of the maps. A backbone whose final norm follows its
+    pooling (``fc_norm``) has it applied to every token instead.
+    """
+
+    def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
+        super().__init__()
+        self.name, self.arguments, self._in_channels = name, arguments, in_channels
+        self.model = timm.create_model(name, in_chans=in_channels, num_classes=0, **arguments)
+        if getattr(self.model, "attn_pool", None) is not None:
+            self.model.attn_pool = None  # pooling is the methods' part
+        self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
+        self.taken = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
+        doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
+        self.pyramid = nn.ModuleList(_level(width, count) for count in doublings[:-1])
+        self._channels = [in_channels, 0, *(width >> count for count in doublings[:-1]), width]
+
+    @property
+    def channels(self) -> list[int]:
+        return list(self._channels)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = x.expand(-1, self._in_channels, -1, -1)
+        height, width = x.shape[2:]
+        if height % self.patch or width % self.patch:
+            raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")
+        tokens, maps = self.model.forward_intermediates(x, indices=self.taken, output_fmt="NCHW")
+        if isinstance(self.model.norm, nn.Identity):
+            tokens = self.model.fc_norm(tokens)
+        last = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :].transpose(1, 2).reshape(maps[-1].shape)
+        levels = [level(features) for level, features in zip(self.pyramid, maps[:-1], strict=True)]
+        pyramid = [
+            F.adaptive_avg_pool2d(features, (height // stride, width // stride))
+            for features, stride in zip([*levels, last], STRIDES, strict=True)
+        ]
+        return [x, x.new_empty(len(x), 0, height // 2, width // 2), *pyramid]
+
+
+def _level(width: int, doublings: int) -> nn.Sequential:
+    """The residual stream, normalised, at 2^doublings times its resolution with 1/2^doublings of its channels."""
+    layers: list[nn.Module] = [LayerNorm2d(width)]
+    for i in range(doublings):
+        layers += [nn.GELU()] if i else []
+        layers.append(nn.ConvTranspose2d(width >> i, width >> (i + 1), kernel_size=2, stride=2))
+    return nn.Sequential(*layers)
