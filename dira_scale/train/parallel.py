@@ -147,7 +147,18 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), recomputing()
+    return nullcontext(), _Recomputing()
+
+
+class _Recomputing(AbstractContextManager[None]):
+    """``recomputing`` that can be entered again: a pass that is differentiated twice is recomputed twice."""
+
+    def __enter__(self) -> None:
+        self._inside = recomputing()
+        self._inside.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inside.__exit__(*error)
 
 
 def _refuse_launcher_conflicts(strategy: str, precision: str) -> None:

@@ -49,6 +49,23 @@ def test_blocks_are_computed_twice_and_nothing_else_changes(images: torch.Tensor
         assert torch.equal(a, b), name
 
 
+def test_a_pass_may_be_differentiated_twice(images: torch.Tensor) -> None:
+    """As the health monitors do, before the backward pass."""
+    once, twice = network(), network()
+    for module in (once, twice):
+        parallel.checkpoint_activations(module)
+    for module, again in ((once, False), (twice, True)):
+        loss = module(images).square().mean()
+        if again:
+            torch.autograd.grad(loss, list(module.parameters()), retain_graph=True)
+        loss.backward()
+        commit_statistics(module)
+    for (name, a), b in zip(once.state_dict().items(), twice.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    for (name, a), b in zip(once.named_parameters(), twice.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad), name
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
