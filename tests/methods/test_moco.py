@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import lightly.loss
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,6 +63,18 @@ def test_info_nce_and_its_gradient_are_the_formulas():
         gradient[i] = (expected_key - k[i]) / (t * 6)
     assert info_nce(q, k, queue, t).item() == pytest.approx(loss, rel=1e-12)
     torch.testing.assert_close(q.grad, gradient, rtol=1e-10, atol=1e-12)
+
+
+def test_info_nce_is_lightlys():
+    """Its memory bank filled with our queue; gradients before the normalisation, which is its own."""
+    torch.manual_seed(0)
+    raw, keys, queue = torch.randn(6, 5, requires_grad=True), unit(6, 5).float(), unit(24, 5).float()
+    peer = lightly.loss.NTXentLoss(temperature=0.2, memory_bank_size=(24, 5))
+    peer.memory_bank.bank = queue.clone()
+    ours, theirs = info_nce(F.normalize(raw, dim=1), keys, queue, 0.2), peer(raw, keys)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
+    gradients = (torch.autograd.grad(loss, raw)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_info_nce_at_chance_is_the_log_of_the_number_of_keys():
@@ -132,6 +145,21 @@ def test_queue_is_a_list_that_forgets_its_oldest():
         torch.testing.assert_close(model.queue, torch.stack(expected))
         assert model.queue_pointer.item() == slot % 24
     torch.testing.assert_close(model.queue.norm(dim=1), torch.ones(24))
+
+
+def test_share_of_the_queue_that_is_fresh():
+    """Momentum 0.5: keys of the last two steps count, 8 of 24 slots each; random ones never; looking ages none."""
+    model, shares = method(momentum=0.5), []
+    for step in range(5):
+        for _ in range(2):
+            shares.append(forward(model.eval(), views()).monitors["queue_fresh"].item())
+        forward(model.train(), views(), step)
+        model.after_step()
+    assert shares[::2] == shares[1::2] == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
+    frozen = method(momentum=1.0)
+    forward(frozen, views())
+    frozen.after_step()
+    assert forward(frozen, views()).monitors["queue_fresh"].item() == pytest.approx(1 / 3)
 
 
 def test_momentum_encoder_follows_only_after_the_step():

@@ -91,22 +91,39 @@ def queues():
     return results
 
 
+# Base, its settings, BatchNorm groups, and DiRA's own settings. Of 1 group all processes share statistics, of 2 some.
+METHODS = {
+    "moco, 1 group": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
+    "moco, 4 groups": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
+    "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 4, {"restore": "both"}),
+    "barlow": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
+    "byol": ("byol.BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
+}
+
+
 def dira():
-    """Two training steps, and an evaluation in which each process has its own batch, for 1 and 4 BatchNorm groups."""
+    """Two training steps, and an evaluation in which each process has its own batch, for every base."""
     from dira_scale.data.views import ViewSpec
     from dira_scale.methods import build
+    from dira_scale.methods.adversary import Adversary
 
     results = {}
-    for groups in (1, 4):
+    for method_name, (target, settings, groups, options) in METHODS.items():
         torch.manual_seed(0)
-        moco = {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}
-        model = SimpleNamespace(encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups)
-        method = build({"_target_": "dira_scale.methods.dira.DiRA", "base": moco}, model, ViewSpec(size=64), batch=16)
+        base = {"_target_": f"dira_scale.methods.{target}"} | settings
+        model = SimpleNamespace(
+            encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
+        )
+        node = {"_target_": "dira_scale.methods.dira.DiRA", "base": base} | options
+        method = build(node, model, ViewSpec(size=32), batch=16)
         method.double().train()  # in float32 rounding grows to 1e-2 of a gradient within two steps
+        adversary = Adversary().double()
         optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
         seen = {}
         for step in range(2):
+            method.progress = step / 2
             terms = forward(method, 16, step)
+            terms.losses["ad"] = adversary.generator_loss(terms.restored)
             optimizer.zero_grad()
             sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
             for name, parameter in method.named_parameters():
@@ -124,20 +141,20 @@ def dira():
                 terms = method(*evaluation_batch(number))
                 own = terms.losses | terms.monitors
                 seen |= {f"eval/{number}/{name}": value for name, value in own.items()}
-        results[groups] = seen
+        results[method_name] = seen
     return results
 
 
 def forward(method, batch, step):
     generator = torch.Generator().manual_seed(step)
-    clean, noise = (torch.rand(batch, 1, 64, 64, generator=generator, dtype=torch.float64) for _ in range(2))
+    clean, noise = (torch.rand(batch, 1, 32, 32, generator=generator, dtype=torch.float64) for _ in range(2))
     parts = own_part(clean), own_part((clean + noise) / 2)
     return method((parts[0], parts[1]), (parts[1], parts[0]), SimpleNamespace(step=step))
 
 
 def evaluation_batch(number):
     """Of different lengths: no process may wait for another."""
-    images = torch.rand(3 - number, 1, 64, 64, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+    images = torch.rand(3 - number, 1, 32, 32, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
     return (images, images), (images, images.flip(-1)), SimpleNamespace(step=9)
 
 
@@ -169,14 +186,21 @@ def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
         torch.testing.assert_close(queue, expected)
 
 
-def test_dira_on_two_processes_equals_one(tmp_path):
-    single, parts = dira(), launch("dira", 2, tmp_path)
-    for groups, expected in single.items():
-        assert any(name.startswith("state/base.queue") for name in expected)
+@pytest.fixture(scope="module")
+def on_one_process():
+    return dira()
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_dira_on_several_processes_equals_one(ranks, on_one_process, tmp_path):
+    """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base."""
+    parts = launch("dira", ranks, tmp_path)
+    for method, expected in on_one_process.items():
+        assert {"0/di", "1/re", "1/ad", "1/top1"} < set(expected)
         for part in parts:
-            assert {name for name in expected if not name.startswith("eval")} < set(part[groups]) < set(expected)
-            for name, value in part[groups].items():
-                where = f"{groups} groups, {name}: "
+            assert {name for name in expected if not name.startswith("eval")} <= set(part[method]) < set(expected)
+            for name, value in part[method].items():
+                where = f"{method}, {name}: "
                 torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=where.__add__)
 
 
