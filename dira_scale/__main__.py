@@ -8,6 +8,7 @@ from dira_scale.errors import nearest
 VERBS = {
     "shard": "medical images into shards",
     "pretrain": "self-supervised pretraining",
+    "probe": "what frozen features know, beside random ones and raw pixels",
     "export": "weights that plain timm and smp load",
     "report": "one HTML page of a run",
     "doctor": "what this machine has and lacks",

@@ -119,12 +119,47 @@ class Pretrain:
     log_every: int = MISSING
 
 
-SCHEMAS: dict[str, type] = {"pretrain": Pretrain}
+@dataclass
+class ProbeData:
+    shards: str = MISSING
+    split: str = MISSING
+    val_split: str = MISSING
+    test_split: str = MISSING
+    size: int | None = None
+    workers: int = MISSING
+
+
+@dataclass
+class ProbeModel:
+    encoder: str | None = None
+
+
+@dataclass
+class Probe:
+    run: Any = None
+    init: str | None = None
+    out: str | None = None
+    seed: int = MISSING
+    stage: str | None = None
+    layer: Any = MISSING
+    labels: list[str] | None = None
+    fractions: list[float] = MISSING
+    draws: int = MISSING
+    random_encoders: int = MISSING
+    c: list[float] = MISSING
+    k: int = MISSING
+    batch: int = MISSING
+    data: ProbeData = field(default_factory=ProbeData)
+    model: ProbeModel = field(default_factory=ProbeModel)
+
+
+SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "probe": Probe}
 # Numbers that make no sense below these.
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
     "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
     "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1, "seed": 0,
+    "draws": 1, "random_encoders": 1, "k": 1, "batch": 1,
 }  # fmt: skip
 
 
@@ -223,6 +258,8 @@ def _refuse_stages(config: DictConfig) -> None:
             raise UserError(f"stages.{name}.epochs={stage.epochs}: it must be at least 0 (0 leaves the stage out)")
         if stage.patience is not None and stage.patience < 1:
             raise UserError(f"stages.{name}.patience={stage.patience}: it must be at least 1, or null for never")
+        if stage.batch is not None and stage.batch < 1:
+            raise UserError(f"stages.{name}.batch={stage.batch}: it must be at least 1, or null for data.batch")
         if not stage.terms:
             raise UserError(f"stages.{name}.terms=[]: name loss terms; stages.{name}.epochs=0 leaves the stage out")
     if not any(stage.epochs for stage in config.stages.values()):

@@ -1,0 +1,45 @@
+"""``python -m dira_scale.probe run=RUN data.shards=OUT``: what frozen features know, beside random ones and raw pixels.
+
+One process, on a GPU if there is one.
+"""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from dira_scale import __version__
+from dira_scale.config import run_verb
+from dira_scale.eval.comparison import compare
+from dira_scale.eval.probe_table import as_json, markdown, rich_table, tables
+from dira_scale.files import write_atomic, write_json
+from dira_scale.train.run import environment
+
+
+def probe(cfg: DictConfig) -> None:
+    """Print the table, write ``probe.json`` and ``probe.md`` to ``out``."""
+    result = compare(cfg)
+    out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
+    out.mkdir(parents=True, exist_ok=True)
+    made = tables(result.figures)
+    about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
+    rows = {"compared": result.compared, "figures": as_json(result.figures)}
+    write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
+    console = Console()
+    for title, cells in made[: 1 + len(made) // 2]:  # the labels of the linear probe; probe.md has all
+        console.print(rich_table(title, cells))
+    for note in result.notes:
+        console.print(note, markup=False, highlight=False)
+    said = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
+    lines = ["# Probe", "", *said, "", *(f"- {note}" for note in result.notes[1:]), ""]
+    write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in made)]))
+    console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb("probe", probe, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
