@@ -6,8 +6,8 @@ from typing import Any
 
 from dira_scale.config import Pretrain
 
-# Spread directions have a std ratio of 1 and an effective rank of tens; a tenth of the one and a rank of two are far
-# below what any base keeps that learns (0.5 and 10 are usual), and far above what collapse ends in (0 and 1).
+# Spread directions have a std ratio of 1 and an effective rank of tens; bases that learn keep more than 0.5 and about
+# 10. Collapse ends near 0 (one embedding for all), or, where a last BatchNorm forbids that, near rank 1 (all on a line).
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.0
 # Networks see all radiographs as nearly one before they have learnt anything; a stage's first tenth is not judged.
 SETTLED = 0.1
@@ -66,11 +66,11 @@ class Symptoms:
 
     def _collapse(self, row: Mapping[str, Any], moment: Moment) -> str:
         std, rank = row["health/std"], row["health/rank"]
-        if moment.share < SETTLED or std > COLLAPSED_STD or rank > COLLAPSED_RANK:
+        if moment.share < SETTLED or (std > COLLAPSED_STD and rank > COLLAPSED_RANK):
             return ""
         return (
-            f"collapse: all images' embeddings are nearly one (std {std:.3f}, where 1 is spread; effective rank "
-            f"{rank:.1f}): lower optim.optimizer.lr; a method of one's own: check its stop-gradient and its BatchNorm"
+            f"collapse: all images' embeddings are nearly one, or on one line (std {std:.3f}, where 1 is spread; "
+            f"effective rank {rank:.1f}): lower optim.optimizer.lr; in a method of your own look at stop-gradient and BatchNorm"
         )
 
     def _chance(self, row: Mapping[str, Any], moment: Moment) -> str:

@@ -13,7 +13,8 @@ FINE = {
     "health/gradient/di": 0.02, "health/gradient/re": 0.01, "health/gradient/ad": 1e-6, "queue_fresh": 1.0,
 }  # fmt: skip
 WRONG = {
-    "collapse": ({"health/std": 0.01, "health/rank": 1.2}, ["collapse", "0.010", "1.2", "optim.optimizer.lr"]),
+    "collapse": ({"health/std": 0.01, "health/rank": 2.2}, ["collapse", "0.010", "2.2", "optim.optimizer.lr"]),
+    "line": ({"health/rank": 1.2}, ["collapse", "0.800", "1.2"]),
     "chance": ({"top1": 0.035}, ["top-1 0.035", "chance (0.031)", "60%", "method.base.queue"]),
     "adversary": ({"health/discriminator": 0.999, "loss/ad": 0.97}, ["discriminator wins", "99.9%", "weights.ad"]),
     "dwarfed": ({"health/gradient/di": 8.3}, ["L_di dwarfs L_re", "830 times", "weights.di", "method.base.scale"]),
@@ -58,8 +59,7 @@ def test_the_beginning_of_a_stage_is_not_judged(kind: str) -> None:
 @pytest.mark.parametrize(
     "fine",
     [
-        {"health/std": 0.01},  # but of a high rank: small, not one
-        {"health/rank": 1.5},  # but spread along a line
+        {"health/std": 0.3, "health/rank": 4.0},
         {"top1": 0.3, "chance": 0.5},  # no batch to be lost in
         {"health/discriminator": 1.0},  # but its generator still gains on it
         {"health/gradient/re": 1e-3},  # twenty times smaller
