@@ -202,7 +202,7 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         _refuse_small(config)
         if verb == "pretrain":
             _refuse_stages(config)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: experiment=null and the like
         raise UserError(_explain(verb, error, overrides)) from error
     return config
 

@@ -23,7 +23,7 @@ from dira_scale.train.guard import NotANumberError
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
-from dira_scale.train.stages import batch_of, plan
+from dira_scale.train.stages import batches_of, plan
 
 
 def pretrain(cfg: DictConfig) -> int:
@@ -32,21 +32,14 @@ def pretrain(cfg: DictConfig) -> int:
     assert isinstance(config, Pretrain)
     accelerator = parallel.start(config.parallel, config.precision)
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    trained = {name: batch_of(config, name) for name, stage in config.stages.items() if stage.epochs > 0}
-    batches = tuple(dict.fromkeys(trained.values()))
-    for batch in batches:
+    batches = batches_of(config)
+    for batch in set(batches.values()):
         parallel.micro_batch(batch, ranks, config.parallel.accumulate)
-    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, batches)
-    torch.manual_seed(config.seed)
-    method = methods.build(cfg.method, cfg.model, inputs.views, batches[0], config.parallel.accumulate)
-    adversary = Adversary(config.adversary.loss)
-    optim.check_schedule(config.optim)
-    for name, batch in trained.items():  # what is wrong with a stage or an optimizer is found out now, not hours later
-        method.enter_stage(config.stages[name].terms)
-        optim.generator(config.optim, method, batch)
-        methods.check_groups(batch, config.model.bn_groups)
-        method.check(batch, config.parallel.accumulate)
+    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, tuple(set(batches.values())))
     plan(config, inputs.steps_per_epoch)
+    torch.manual_seed(config.seed)
+    method = build(config, cfg, inputs.views)
+    adversary = Adversary(config.adversary.loss)
     content: Any = OmegaConf.to_container(cfg)
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
     trainer: Trainer | None = None
@@ -74,6 +67,22 @@ def pretrain(cfg: DictConfig) -> int:
             trainer.checkpointer.settle()
         if run is not None:
             run.lease.release()
+
+
+def build(config: Pretrain, cfg: DictConfig, views: ViewSpec) -> methods.Method:
+    """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
+    batches, accumulate = batches_of(config), config.parallel.accumulate
+    method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate)
+    optim.check_schedule(config.optim)
+    for name, batch in batches.items():
+        method.enter_stage(config.stages[name].terms)
+        optim.generator(config.optim, method, batch)
+        try:
+            methods.check_groups(batch, config.model.bn_groups)
+            method.check(batch, accumulate)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+    return method
 
 
 def _views(cfg: DictConfig) -> ViewSpec:

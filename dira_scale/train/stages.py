@@ -29,9 +29,9 @@ class Plan:
         return optim.learning_rate(config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end)
 
 
-def batch_of(config: Pretrain, name: str) -> int:
-    """Global batch of the stage ``name``."""
-    return config.stages[name].batch or config.data.batch
+def batches_of(config: Pretrain) -> dict[str, int]:
+    """The global batch of every stage that is trained."""
+    return {name: stage.batch or config.data.batch for name, stage in config.stages.items() if stage.epochs > 0}
 
 
 def order_start(before: Plan, after: Plan, consumed: int) -> int:
@@ -47,15 +47,14 @@ def plan(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> dict[str, P
         UserError: the warm-up is as long as a stage.
     """
     plans: dict[str, Plan] = {}
-    for name, stage in config.stages.items():
-        if stage.epochs > 0:
-            if config.optim.warmup_epochs and config.optim.warmup_epochs >= stage.epochs:
-                raise UserError(
-                    f"optim.warmup_epochs={config.optim.warmup_epochs:g} is no shorter than stages.{name}.epochs="
-                    f"{stage.epochs:g}: every stage warms up anew; take a shorter warm-up or a longer stage"
-                )
-            per_epoch = steps_per_epoch(batch_of(config, name))
-            steps = max(1, round(stage.epochs * config.epoch_factor * per_epoch))
-            warmup = min(steps - 1, round(config.optim.warmup_epochs * config.epoch_factor * per_epoch))
-            plans[name] = Plan(batch_of(config, name), steps, warmup, per_epoch)
+    for name, batch in batches_of(config).items():
+        epochs, warmup = config.stages[name].epochs, config.optim.warmup_epochs
+        if warmup and warmup >= epochs:
+            raise UserError(
+                f"optim.warmup_epochs={warmup:g} is no shorter than stages.{name}.epochs={epochs:g}: every stage warms "
+                "up anew; take a shorter warm-up or a longer stage"
+            )
+        per_epoch = steps_per_epoch(batch)
+        steps = max(1, round(epochs * config.epoch_factor * per_epoch))
+        plans[name] = Plan(batch, steps, min(steps - 1, round(warmup * config.epoch_factor * per_epoch)), per_epoch)
     return plans
