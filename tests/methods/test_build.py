@@ -55,6 +55,24 @@ def test_moco_alone_has_no_decoder():
     )
 
 
+@pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol"])
+def test_every_base_is_shipped_alone_and_under_dira(base):
+    """The same settings either way, but for the factor of Barlow Twins' loss."""
+    alone, under = config(method=base).method, config(method=f"dira_{base}").method
+    assert under._target_ == "dira_scale.methods.dira.DiRA"
+    assert {key for key in alone if alone[key] != under.base[key]} == ({"scale"} if base == "barlow" else set())
+    assert (under.restoration, under.restore, dict(under.weights)) == ("mse", "first", {"di": 1, "re": 10, "ad": 0.001})
+    small = {"queue": 64} if base == "moco" else {"dim": 8}
+    alone, under.base = OmegaConf.merge(alone, small), OmegaConf.merge(under.base, small)
+    model = config(*SMALL[:2]).model
+    assert build(alone, model, SPEC, batch=16).decoder is None
+    assert build(under, model, SPEC, batch=16).base.views == SPEC
+
+
+def test_factor_of_barlow_twins_under_dira():
+    assert (config(method="barlow").method.scale, config(method="dira_barlow").method.base.scale) == (1, 0.024)
+
+
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """The node of the documentation's own method, importable."""
@@ -107,6 +125,8 @@ def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
         (["model.bn_groups=16"], 16, "groups that do: 1, 2, 4, 8"),
         (["model.bn_groups=0"], 16, "model.bn_groups: 0 must be at least 1"),
         (["model.encoder=resnet19"], 16, "model.encoder: timm"),
+        (["method.restore=both"], 16, "method.restore=both: MoCo learns from one view alone"),
+        (["method.restoration=l2"], 16, "method.restoration: 'l2' is not mse or l1"),
         (["method.weights={di: 1}"], 16, "method.weights: needs di, re and ad"),
     ],
 )
