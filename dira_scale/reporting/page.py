@@ -6,7 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from dira_scale import __version__
-from dira_scale.reporting import plots, summary
+from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.record import PARTS, Record
 
 
@@ -29,6 +29,9 @@ def render(record: Record) -> str:
         restoration=summary.restoration_table(record),
         settings=summary.settings(record.config),
         environment=summary.environment(record),
+        queue=any("queue_fresh" in row for row in record.rows),
+        warnings=health.warnings(record),
+        health=health.figures(record),
         curves=plots.curves(record) if record.rows else [],
         time_bars=plots.time_bars(record) if summary.throughput(record) else None,
         pictures={stage: _png(path) for stage, path in record.pictures.items()},

@@ -19,8 +19,8 @@ BANDS = ("#eef2f7", "#ffffff")  # stages in turn
 PART_COLOURS = dict(zip(PARTS, ("#2563a8", "#d1762b", "#7aa874", "#b9bfc9"), strict=True))
 TITLES = {
     "loss": "Total loss (weighted sum of the stage's terms)",
-    "loss/di": "Discrimination (InfoNCE against the queue)",
-    "loss/re": "Restoration (MSE)",
+    "loss/di": "Discrimination",
+    "loss/re": "Restoration",
     "loss/ad": "Adversary, the generator's part",
     "loss/discriminator": "Adversary, the discriminator's part",
     "top1": "Top-1 among the batch's own keys",
@@ -43,7 +43,7 @@ def curves(record: Record) -> list[tuple[str, str]]:
     names = dict.fromkeys(name for row in record.rows for name in row if name == "loss" or name.startswith("loss/"))
     order = sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
     wanted = [*order, *(name for name in ("top1", "lr") if any(name in row for row in record.rows))]
-    return [(TITLES.get(name, name), _curve(record, name)) for name in wanted]
+    return [(_title(record, name), _curve(record, name)) for name in wanted]
 
 
 def time_bars(record: Record) -> str:
@@ -62,7 +62,7 @@ def time_bars(record: Record) -> str:
         axes.set_xlabel("minutes" if minutes else "seconds")
         axes.legend(ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
 
-    return _svg("time", (9, 0.9 + 0.42 * len(stages)), draw)
+    return svg("time", (9, 0.9 + 0.42 * len(stages)), draw)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -78,12 +78,20 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
+def _title(record: Record, name: str) -> str:
+    """What the curve is, with the base and the distance that the configuration names."""
+    method = record.config["method"]
+    base = method.get("base", method).get("_target_", "").rpartition(".")[2]
+    kind = {"loss/di": base, "loss/re": method.get("restoration", "").upper()}.get(name, "")
+    return TITLES.get(name, name) + (f" ({kind})" if kind else "")
+
+
 def _curve(record: Record, name: str) -> str:
     stages = [stage for stage in record.stages if any(name in row for row in record.select(stage, "train"))]
     start, end = record.span(stages[0])[0], record.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
-        _shade(axes, record, stages)
+        shade(axes, record, stages)
         for stage in stages:
             _stage_curve(axes, record, stage, name)
         for step in record.restarts():
@@ -96,7 +104,7 @@ def _curve(record: Record, name: str) -> str:
             unique = dict(zip(labels, handles, strict=True))
             axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, ncols=3, loc="best")
 
-    return _svg(name, (5.2, 2.7), draw)
+    return svg(name, (5.2, 2.7), draw)
 
 
 def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
@@ -124,14 +132,15 @@ def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
             axes.plot(at, chance, color=colour, linewidth=1, linestyle="--", label="chance" if rows is train else None)
 
 
-def _shade(axes: Axes, record: Record, stages: list[str]) -> None:
+def shade(axes: Axes, record: Record, stages: list[str]) -> None:
+    """Bands for the stages, with their names above."""
     for i, stage in enumerate(stages):
         start, stop = record.span(stage)
         axes.axvspan(start, stop, color=BANDS[i % 2], linewidth=0, zorder=0)
         axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color="#5a6472")
 
 
-def _svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
+def svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
     """A figure as a data address for an ``img``, its text as text; equal figures are equal byte by byte."""
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")

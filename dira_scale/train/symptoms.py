@@ -7,7 +7,7 @@ from typing import Any
 from dira_scale.config import Pretrain
 
 # Spread directions have a std ratio of 1 and an effective rank of tens; bases that learn keep more than 0.5 and about
-# 10. Collapse ends near 0 (one embedding for all), or, where a last BatchNorm forbids that, near rank 1 (all on a line).
+# 10. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids that, near rank 1 (a line).
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.0
 # Networks see all radiographs as nearly one before they have learnt anything; a stage's first tenth is not judged.
 SETTLED = 0.1
@@ -70,7 +70,7 @@ class Symptoms:
             return ""
         return (
             f"collapse: all images' embeddings are nearly one, or on one line (std {std:.3f}, where 1 is spread; "
-            f"effective rank {rank:.1f}): lower optim.optimizer.lr; in a method of your own look at stop-gradient and BatchNorm"
+            f"effective rank {rank:.1f}): lower optim.optimizer.lr; in a method of your own look at its stop-gradient"
         )
 
     def _chance(self, row: Mapping[str, Any], moment: Moment) -> str:
