@@ -158,7 +158,8 @@ def _speed(record: Record) -> Headline | None:
 def _throughput(record: Record, stage: str) -> Throughput:
     rows = record.select(stage, "train")
     start, end = record.span(stage)
-    epochs = rows[-1]["epoch"] * (end - start) / end
+    before = [row["epoch"] for row in record.rows if row["step"] <= start]
+    epochs = rows[-1]["epoch"] - max(before, default=0.0)
     speeds = [row["images_per_second"] for row in rows]
     low, high = np.percentile(speeds, [10, 90])
     seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
