@@ -45,8 +45,8 @@ class DiRA(Method):
         if set(weights) != set(PAPER_WEIGHTS):
             raise UserError(f"method.weights: needs di, re and ad, got {', '.join(weights) or 'nothing'}")
         for name, weight in weights.items():
-            if not weight >= 0:
-                raise UserError(f"method.weights.{name}: {weight} must be at least 0")
+            if not (isinstance(weight, int | float) and weight >= 0):
+                raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
         for key, value, choices in (
             ("restoration", restoration, RESTORATION_LOSSES),
             ("restore", restore, RESTORED_VIEWS),

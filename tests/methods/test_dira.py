@@ -203,7 +203,8 @@ def test_share_of_the_stage_reaches_the_base():
         ),
         ("simsiam", {"restore": "frist"}, "method.restore: 'frist' is not first or both; did you mean 'first'?"),
         ("simsiam", {"restoration": "mse2"}, "method.restoration: 'mse2' is not mse or l1; did you mean 'mse'?"),
-        ("simsiam", {"weights": {"di": 1, "re": -1, "ad": 0}}, "method.weights.re: -1 must be at least 0"),
+        ("simsiam", {"weights": {"di": 1, "re": -1, "ad": 0}}, "method.weights.re: -1 must be a number of at least 0"),
+        ("simsiam", {"weights": {"di": 1, "re": None, "ad": 0}}, "method.weights.re: None must be a number"),
     ],
 )
 def test_options_that_cannot_be_are_refused(base, options, message):
