@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.plots import HELD_OUT, MUTED, TRAIN, shade, svg
-from dira_scale.reporting.record import Record
+from dira_scale.reporting.record import Record, Row
 
 COLOURS = (TRAIN, HELD_OUT, "#7aa874", "#8a5fa8")
 PULLS = "health/gradient/"
+OF_ROWS = ("step", "stage", "health/knn_auc")  # what is drawn of a held-out row
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ FIGURES = (
     Figure("Uniformity", "0: all images are one; about -4: they fill the sphere", {"health/uniformity": "embeddings"}),
     Figure(
         "Pull of the terms at the encoder's output",
-        "norm of each weighted term's gradient: one that lies a hundred times below another teaches nothing",
+        "norm of each weighted term's gradient: one a thousand times below another hardly moves the encoder",
         {},
         logarithmic=True,
     ),
@@ -60,8 +61,8 @@ FIGURES = (
     Figure("PSNR of restored training images", "in dB: rises", {"health/psnr": "restored"}),
     Figure("SSIM of restored training images", "1: equal; rises", {"health/ssim": "restored"}),
     Figure(
-        "What 20 neighbours know of the labels",
-        "mean AUC on held-out images by the frozen encoder; dashed: nothing",
+        "What neighbours know of the labels",
+        "mean AUC over labels, of held-out images by the encoder's features; dashed: nothing",
         {"health/knn_auc": "held out"},
         level=0.5,
     ),
@@ -70,14 +71,20 @@ FIGURES = (
 
 def figures(record: Record) -> list[tuple[str, str, str]]:
     """(title, what is normal, SVG) of every figure that the record has values for."""
-    keys = dict.fromkeys(key for row in record.rows for key in row)
+    rows = _rows(record)
+    keys = dict.fromkeys(key for row in rows for key in row)
     drawn = []
     for figure in FIGURES:
         lines = figure.lines or {key: key.removeprefix(PULLS) for key in keys if key.startswith(PULLS)}
         lines = {key: label for key, label in lines.items() if key in keys}
         if lines:
-            drawn.append((figure.title, figure.normal, _draw(record, figure, lines)))
+            drawn.append((figure.title, figure.normal, _draw(record, rows, figure, lines)))
     return drawn
+
+
+def _rows(record: Record) -> list[Row]:
+    """Those of training; of the held-out ones only what training has not."""
+    return [row if row["split"] == "train" else {k: v for k, v in row.items() if k in OF_ROWS} for row in record.rows]
 
 
 def warnings(record: Record) -> list[str]:
@@ -85,16 +92,16 @@ def warnings(record: Record) -> list[str]:
     return [f"step {row['step']} ({row['stage']}): {text}" for row in record.rows for text in row.get("warnings", [])]
 
 
-def _draw(record: Record, figure: Figure, lines: Mapping[str, str]) -> str:
-    stages = [stage for stage in record.stages if any(r["stage"] == stage and lines.keys() & r for r in record.rows)]
+def _draw(record: Record, rows: list[Row], figure: Figure, lines: Mapping[str, str]) -> str:
+    stages = [stage for stage in record.stages if any(r["stage"] == stage and lines.keys() & r for r in rows)]
     start, end = record.span(stages[0])[0], record.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
         shade(axes, record, stages)
         for (key, label), colour in zip(lines.items(), COLOURS, strict=False):
             for stage in stages:
-                rows = [row for row in record.rows if row["stage"] == stage and key in row]
-                at, values = [row["step"] for row in rows], [row[key] for row in rows]
+                here = [row for row in rows if row["stage"] == stage and key in row]
+                at, values = [row["step"] for row in here], [row[key] for row in here]
                 axes.plot(at, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2)
         if figure.level is not None:
             axes.axhline(figure.level, color=MUTED, linewidth=0.8, linestyle="--")

@@ -138,8 +138,9 @@ def _discrimination(record: Record) -> Headline | None:
         return None
     row = (held_out or rows)[-1]
     where = "held-out images" if held_out else "training images"
+    times = row["top1"] / row["chance"]
     return Headline(
-        f"{row['top1'] / row['chance']:.0f} × chance",
+        f"{times:.{0 if times >= 10 else 1}f} × chance",
         "finding an image's other view",
         f"top-1 {row['top1']:.2f} among the batch's own keys, {where}, step {row['step']} (stage {row['stage']})",
     )

@@ -17,8 +17,8 @@ WRONG = {
     "line": ({"health/rank": 1.2}, ["collapse", "0.800", "1.2"]),
     "chance": ({"top1": 0.035}, ["top-1 0.035", "chance (0.031)", "60%", "method.base.queue"]),
     "adversary": ({"health/discriminator": 0.999, "loss/ad": 0.97}, ["discriminator wins", "99.9%", "weights.ad"]),
-    "dwarfed": ({"health/gradient/di": 8.3}, ["L_di dwarfs L_re", "830 times", "weights.di", "method.base.scale"]),
-    "dwarfs": ({"health/gradient/re": 8.0}, ["L_re dwarfs L_di", "400 times", "lower method.weights.re"]),
+    "dwarfed": ({"health/gradient/di": 83.0}, ["L_di dwarfs L_re", "8300 times", "weights.di", "method.base.scale"]),
+    "dwarfs": ({"health/gradient/re": 120.0}, ["L_re dwarfs L_di", "6000 times", "lower method.weights.re"]),
     "no pull": ({"health/gradient/re": 0.0}, ["L_di dwarfs L_re"]),
     "queue": ({"queue_fresh": 0.16}, ["16%", "method.base.queue", "method.base.momentum"]),
 }
@@ -62,7 +62,7 @@ def test_the_beginning_of_a_stage_is_not_judged(kind: str) -> None:
         {"health/std": 0.3, "health/rank": 4.0},
         {"top1": 0.3, "chance": 0.5},  # no batch to be lost in
         {"health/discriminator": 1.0},  # but its generator still gains on it
-        {"health/gradient/re": 1e-3},  # twenty times smaller
+        {"health/gradient/re": 2e-5},  # a thousand times smaller, as under Barlow Twins
         {"health/gradient/ad": 1e-12},  # a weight of 0.001 is meant to be small
     ],
 )
