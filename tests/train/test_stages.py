@@ -1,7 +1,9 @@
 """Stages: lengths, rates by batch, an order each; runs stopped in every stage go on to the same weights."""
 
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,16 +16,22 @@ from PIL import Image
 from dira_scale.config import compose
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
+from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
 from dira_scale.shard import main as shard
-from dira_scale.train import checkpoint, stages
+from dira_scale.train import checkpoint, stages, state
+from dira_scale.train.loop import Trainer
 
 IMAGES = 75_312  # of ChestX-ray14 that the paper trains on
 
 
-def plans(*overrides: str, images: int = IMAGES) -> dict[str, stages.Plan]:
+def composed(*overrides: str) -> Any:
     config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=somewhere", *overrides]))
-    return stages.plan(config, lambda batch: images // batch)
+    return config
+
+
+def plans(*overrides: str) -> dict[str, stages.Plan]:
+    return stages.plan(composed(*overrides), lambda batch: IMAGES // batch)
 
 
 def test_lengths_of_the_papers_schedule() -> None:
@@ -99,10 +107,15 @@ def run(folder: Path, shards: Path, *overrides: str) -> None:
 
 
 def test_a_run_of_several_batches_stopped_in_every_stage_ends_with_the_same_weights(
-    shards: Path, tmp_path: Path
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(tmp_path / "unbroken", shards)
-    for steps in (1, 3, 5, 8, 11):
+    shares: list[float] = []
+    moves = MoCo.after_step
+    with monkeypatch.context() as patch:
+        patch.setattr(MoCo, "after_step", lambda method: shares.append(method.progress) or moves(method))
+        run(tmp_path / "unbroken", shards)
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0, 1 / 4, 1 / 2, 3 / 4, 0, 1 / 2])
+    for steps in (2, 3, 8, 11):
         run(tmp_path / "stopped", shards, f"steps={steps}")
     run(tmp_path / "stopped", shards)
     assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
@@ -116,6 +129,26 @@ def test_a_run_of_several_batches_stopped_in_every_stage_ends_with_the_same_weig
     queue = weights(tmp_path / "unbroken")["method.base.queue_pointer"]
     assert int(queue) == (6 * 8 + 4 * 4 + 2 * 8) % 64  # it goes on over the stages
     assert [row["lr"] for row in found][::3][:2] == [1e-3, 1e-3]  # each stage begins at the full rate
+
+
+def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
+    """SimSiam's released code: its predictor keeps the first rate, all else goes by a cosine of whole epochs."""
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [torch.zeros(1)], "fixed_rate": False, "initial_lr": 0.4},
+            {"params": [torch.zeros(1)], "fixed_rate": True, "initial_lr": 0.4},
+        ],
+        lr=0.4,
+    )
+    config = composed("experiment=simsiam")
+    plan = stages.Plan(batch=32, steps=40, warmup=0, per_epoch=10)
+    trainer: Any = SimpleNamespace(config=config, plan=plan, optimizer=optimizer, method=SimpleNamespace())
+    for step in range(40):
+        trainer.progress = state.Progress(step=100 + step, stage_start=100)
+        Trainer._set_pace(trainer)
+        expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 10) / 4))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4])
+        assert trainer.method.progress == step / 40
 
 
 @pytest.mark.parametrize(
