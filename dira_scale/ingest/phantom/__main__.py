@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.phantom.dataset import generate
+from dira_scale.ingest.phantom.findings import MIXTURES
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -15,16 +16,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=512, help="pixels on a side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="processes (default: one a core)")
+    parser.add_argument("--findings", default="all", help=f"mixture of findings: {' or '.join(MIXTURES)}")
     asked = parser.parse_args(argv)
     try:
-        folder = generate(asked.folder, asked.patients, asked.seed, asked.size, asked.workers)
+        folder = generate(asked.folder, asked.patients, asked.seed, asked.size, asked.workers, asked.findings)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept: the same command goes on", file=sys.stderr)
         return 75
-    command = f"python -m dira_scale.shard recipe=phantom_cxr recipe.images={folder} out=out/shards/phantom_cxr"
+    recipe = "phantom_cxr" if asked.findings == "all" else f"phantom_{asked.findings}"
+    command = f"python -m dira_scale.shard recipe={recipe} recipe.images={folder} out=out/shards/{recipe}"
     print(f"{asked.patients} patients in {folder}; next: {command}")
     return 0
 

@@ -6,7 +6,8 @@
     FOLDER/records/       one small file a finished patient, from which an interrupted call goes on
     FOLDER/phantom.json   what the folder was made with, written last
 
-A patient's files depend on (seed, size, patient number) alone, so they are the same for any number of workers.
+A patient's files depend on (seed, size, mixture of findings, patient number) alone, so they are the same for any number
+of workers.
 """
 
 import csv
@@ -24,26 +25,33 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.files import write_atomic
-from dira_scale.ingest.phantom import dicom, findings
-from dira_scale.ingest.phantom.findings import LABELS
+from dira_scale.ingest.phantom import dicom
+from dira_scale.ingest.phantom.findings import LABELS, MIXTURES
 from dira_scale.ingest.phantom.radiograph import take
 from dira_scale.ingest.phantom.thorax import Anatomy
 
 VERSION = 1  # of the drawing: other pictures, another number
 
 
-def generate(folder: Path, patients: int, seed: int = 0, size: int = 512, workers: int | None = None) -> Path:
+def generate(
+    folder: Path, patients: int, seed: int = 0, size: int = 512, workers: int | None = None, mixture: str = "all"
+) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
 
     What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    workers: processes; default one a core. Raises UserError where the folder was made with other settings.
+    workers: processes; default one a core. mixture: of findings, one of `findings.MIXTURES`. Raises UserError where the
+    folder was made with other settings.
     """
+    if mixture not in MIXTURES:
+        raise UserError(f"phantoms have no findings '{mixture}'{nearest(mixture, MIXTURES)}: {' or '.join(MIXTURES)}")
     if patients < 1 or size < 64:
         raise UserError(f"phantoms need patients >= 1 and size >= 64, not patients={patients}, size={size}")
     folder = Path(folder)
-    settings = {"version": VERSION, "seed": seed, "size": size}
+    settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
+    if mixture != "all":  # folders of the default stay byte for byte what they were
+        settings["findings"] = mixture
     finished = _finished(folder, settings)
     if finished > patients:
         raise UserError(f"{folder} already holds {finished} patients: ask for as many or more, or name another folder")
@@ -53,7 +61,7 @@ def generate(folder: Path, patients: int, seed: int = 0, size: int = 512, worker
     _write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
     workers = min(workers or len(os.sched_getaffinity(0)), max(len(missing), 1))
-    make = partial(make_patient, folder, seed, size)
+    make = partial(make_patient, folder, seed, size, mixture)
     columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TextColumn("patients"), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("", total=patients, completed=patients - len(missing))
@@ -71,14 +79,15 @@ def generate(folder: Path, patients: int, seed: int = 0, size: int = 512, worker
     return folder
 
 
-def make_patient(folder: Path, seed: int, size: int, patient: int) -> None:
+def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:
     """Write all files of one patient, its record last."""
     anatomy_rng, course_rng, identity_rng, *studies_rng = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4)
     )
     anatomy = Anatomy.draw(anatomy_rng)
     studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
-    course = findings.draw(course_rng, studies)
+    _, draw = MIXTURES[mixture]
+    course = draw(course_rng, studies)
     identity = dicom.Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
     rows = []
     for study in range(studies):
@@ -86,6 +95,7 @@ def make_patient(folder: Path, seed: int, size: int, patient: int) -> None:
         radiograph = take(anatomy, course[study], size, rng)
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
         key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
+        key += "" if mixture == "all" else f" {mixture}"
         coded = dicom.write(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
         file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
         _write(folder / file, coded)
@@ -98,12 +108,12 @@ def make_patient(folder: Path, seed: int, size: int, patient: int) -> None:
     _write(folder / "records" / f"{patient:05d}.json", json.dumps(rows).encode())
 
 
-def _finished(folder: Path, settings: dict[str, int]) -> int:
+def _finished(folder: Path, settings: dict[str, Any]) -> int:
     """How many patients the folder holds complete (0: not finished); refuses other settings."""
     for name in ("phantom.json", "settings.json"):
         if (folder / name).exists():
-            found = json.loads((folder / name).read_text())
-            for key, value in settings.items():
+            found = {"findings": "all"} | json.loads((folder / name).read_text())
+            for key, value in ({"findings": "all"} | settings).items():
                 if found[key] != value:
                     raise UserError(
                         f"{folder} holds phantoms made with {key}={found[key]}, not {value}: "

@@ -4,6 +4,7 @@ A finding first changes the chest (a larger heart, a higher dome: `prepare`), th
 air (painters.py). Where it lies is fixed for a patient, how marked it is changes from study to study.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,14 @@ PREVALENCE = {  # relative to one another; roughly the order of ChestX-ray14's c
 }
 LABELS = tuple(PREVALENCE)
 DIFFUSE = {"Edema", "Emphysema"}  # of the whole lung: no box
+# The small mixture: range of severity, and size relative to the usual. Patches of two to five centimetres anywhere in
+# the lungs, plain to the eye at 96 pixels, of which 16 x 16 pixels and random features know little (docs/phantoms.md).
+SMALL: dict[str, tuple[tuple[float, float], float]] = {
+    "Mass": ((0.0, 0.5), 1.0),
+    "Pneumonia": ((0.5, 1.0), 0.5),
+    "Consolidation": ((0.5, 1.0), 0.5),
+}
+SMALL_SHARE = 0.25  # of the patients have each: a few hundred labelled images hold enough of both
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Finding:
     down: float  # 0 at the apex, 1 at the dome
     severity: float  # 0 ... 1
     seed: int
+    scale: float = 1.0  # of its extent, for those that have a place
 
 
 @dataclass
@@ -81,6 +91,25 @@ def draw(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
             if now > 0.15:
                 courses[study].append(Finding(str(label), side, float(across), float(down), now, seed))
     return courses
+
+
+def draw_small(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
+    """The same for the small mixture: each finding by itself, equal in all studies of the patient."""
+    present = []
+    for label, (severities, scale) in SMALL.items():
+        has, side = rng.random() < SMALL_SHARE, int(rng.choice((-1, 1)))
+        across, down, severity = rng.uniform(0.2, 0.85), rng.uniform(0.15, 0.9), rng.uniform(*severities)
+        seed = int(rng.integers(2**31))
+        if has:
+            present.append(Finding(label, side, float(across), float(down), float(severity), seed, scale))
+    return [list(present) for _ in range(studies)]
+
+
+# By what a user calls a mixture: its findings, and how they are drawn for a patient.
+MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], list[list[Finding]]]]] = {
+    "all": (LABELS, draw),
+    "small": (tuple(SMALL), draw_small),
+}
 
 
 def prepare(finding: Finding, state: State) -> State:

@@ -48,14 +48,14 @@ def _solid(lungs: Lungs, thickness: Map) -> Map:
 
 def _nodule(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
-    radius = 5 + 9 * f.severity
+    radius = f.scale * (5 + 9 * f.severity)
     axes = radius * rng.uniform(0.85, 1.15, 3)
     return _solid(lungs, ellipsoid(lungs.view, (x, y, rng.uniform(-40, 40)), tuple(axes), rng.uniform(0, 90)))
 
 
 def _mass(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
-    radius, shape, depth = 17 + 17 * f.severity, np.zeros_like(lungs.air), rng.uniform(-30, 20)
+    radius, shape, depth = f.scale * (17 + 17 * f.severity), np.zeros_like(lungs.air), rng.uniform(-30, 20)
     for _ in range(5):  # lobes
         dx, dy = rng.normal(0, 0.35, 2) * radius
         axes = radius * rng.uniform(0.55, 0.95, 3)
@@ -92,7 +92,7 @@ def _pneumothorax(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 def _consolidation(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
-    size = 32 + 22 * f.severity
+    size = f.scale * (32 + 22 * f.severity)
     area = _blob(lungs, x, y, size * rng.uniform(0.9, 1.3), size, 0.6)
     gx, gy = lungs.view.grid
     fissure = gy - np.float32(y - 0.5 * size) - np.float32(rng.normal(0, 0.12)) * (gx - np.float32(x))
@@ -105,15 +105,15 @@ def _pneumonia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
     area = np.zeros_like(lungs.air)
     for _ in range(5):
-        dx, dy = rng.normal(0, 17, 2)
-        area += 0.5 * _blob(lungs, x + dx, y + dy, rng.uniform(20, 34), rng.uniform(20, 34))
+        dx, dy = f.scale * rng.normal(0, 17, 2)
+        area += 0.5 * _blob(lungs, x + dx, y + dy, f.scale * rng.uniform(20, 34), f.scale * rng.uniform(20, 34))
     patchy = np.clip(0.5 + 0.3 * grain(lungs.view.size, rng), 0.05, 1.2)
     return _fill(lungs, np.minimum(area, 1) * patchy * np.float32(0.45 + 0.4 * f.severity))
 
 
 def _infiltration(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.place(f)
-    area = _blob(lungs, x, y, rng.uniform(38, 55), rng.uniform(45, 65), 1.0)
+    area = _blob(lungs, x, y, f.scale * rng.uniform(38, 55), f.scale * rng.uniform(45, 65), 1.0)
     streaky = np.exp(-np.square(grain(lungs.view.size, rng) / 0.9))
     return _fill(lungs, area * (0.5 + 0.5 * streaky) * np.float32(0.2 + 0.22 * f.severity))
 

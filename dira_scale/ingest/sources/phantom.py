@@ -3,8 +3,9 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.phantom.dataset import generate
-from dira_scale.ingest.phantom.findings import LABELS
+from dira_scale.ingest.phantom.findings import MIXTURES
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.folder import Folder
 
@@ -16,7 +17,8 @@ class Phantom:
         images: folder with ``dicom/``, ``labels.csv`` and ``boxes.csv``.
         patients, seed, size: of what is made: number of patients, random seed, pixels of a side.
         attributes: any of sex, age, view.
-        folder: where it is made, in a subfolder of its own for each patients, seed and size.
+        folder: where it is made, in a subfolder of its own for each patients, seed, size and findings.
+        findings: all 14 of ChestX-ray14, or small: patches that raw pixels and random features miss.
     """
 
     def __init__(
@@ -27,15 +29,20 @@ class Phantom:
         size: int,
         attributes: Sequence[str] = (),
         folder: str = "out/phantom_cxr",
+        findings: str = "all",
     ):
+        if findings not in MIXTURES:
+            raise UserError(f"recipe.findings={findings}{nearest(findings, MIXTURES)}: use {' or '.join(MIXTURES)}")
         self.made = images is None
-        self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}")
+        which = "" if findings == "all" else f"-{findings}"
+        self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}{which}")
         self.patients, self.seed, self.size, self.attributes = patients, seed, size, attributes
-        self.label_names: Sequence[str] = LABELS
+        self.findings = findings
+        self.label_names: Sequence[str] = MIXTURES[findings][0]
 
     def records(self, workers: int) -> Iterator[Record]:
         if self.made:
-            generate(self.root, self.patients, self.seed, self.size, workers)
+            generate(self.root, self.patients, self.seed, self.size, workers, self.findings)
         return Folder(
             images=str(self.root / "dicom"),
             labels=str(self.root / "labels.csv"),

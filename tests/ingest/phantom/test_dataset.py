@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from dira_scale.config import compose
 from dira_scale.errors import UserError
 from dira_scale.ingest.phantom import dataset
 from dira_scale.ingest.phantom.__main__ import main
-from dira_scale.ingest.phantom.findings import LABELS
+from dira_scale.ingest.phantom.findings import LABELS, SMALL
 
 PATIENTS, SIZE = 5, 96
 
@@ -46,18 +47,18 @@ def test_another_seed_gives_other_patients(phantoms: Path, tmp_path: Path) -> No
 def test_interrupted_goes_on_to_the_same_bytes(phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, made = dataset.make_patient, []
 
-    def stumble(folder: Path, seed: int, size: int, patient: int) -> None:
+    def stumble(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:
         if patient == 3:
             raise KeyboardInterrupt
         made.append(patient)
-        make(folder, seed, size, patient)
+        make(folder, seed, size, mixture, patient)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dataset, "make_patient", stumble)
         dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=1)
     assert made == [0, 1, 2] and not (tmp_path / "labels.csv").exists()
     next(tmp_path.glob("dicom/PAT00001/*/IMG.dcm")).unlink()  # a lost file is made again
-    monkeypatch.setattr(dataset, "make_patient", lambda f, s, z, p: (made.append(p), make(f, s, z, p)))
+    monkeypatch.setattr(dataset, "make_patient", lambda *a: (made.append(a[-1]), make(*a)))
     dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=1)
     assert made == [0, 1, 2, 1, 3, 4]
     assert digest(tmp_path) == digest(phantoms)
@@ -67,7 +68,7 @@ def test_finished_costs_nothing_and_more_patients_are_added(
     phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, made = dataset.make_patient, []
-    monkeypatch.setattr(dataset, "make_patient", lambda f, s, z, p: (made.append(p), make(f, s, z, p)))
+    monkeypatch.setattr(dataset, "make_patient", lambda *a: (made.append(a[-1]), make(*a)))
     for patients in (3, 3, PATIENTS):
         dataset.generate(tmp_path, patients, seed=7, size=SIZE, workers=1)
     assert made == [0, 1, 2, 3, 4]
@@ -81,6 +82,8 @@ def test_finished_costs_nothing_and_more_patients_are_added(
         ({"size": 128}, f"size={SIZE}, not 128"),
         ({"patients": PATIENTS - 1}, f"already holds {PATIENTS} patients"),
         ({"patients": 0}, "patients=0"),
+        ({"mixture": "small"}, "findings=all, not small"),
+        ({"mixture": "smal"}, "no findings 'smal'; did you mean 'small'?"),
     ],
 )
 def test_other_settings_are_refused(phantoms: Path, asked: dict[str, int], told: str) -> None:
@@ -109,6 +112,25 @@ def test_tables_agree_with_the_files(phantoms: Path) -> None:
         assert mask.shape == (SIZE, SIZE) and set(np.unique(mask)) == {0, 255}
         dense = file.pixel_array if file.PhotometricInterpretation == "MONOCHROME2" else 4095 - file.pixel_array
         assert dense[mask > 0].mean() < dense[mask == 0][dense[mask == 0] > 400].mean()  # lungs are dark
+
+
+def test_the_small_mixture_is_another_course_of_the_same_patients(phantoms: Path, tmp_path: Path) -> None:
+    dataset.generate(tmp_path, 12, seed=7, size=SIZE, workers=1, mixture="small")
+    table, everything = rows(tmp_path, "labels.csv"), rows(phantoms, "labels.csv")
+    kept = ("file", "patient", "study", "view", "sex", "age", "mask")
+    for ours, theirs in zip(table, everything, strict=False):  # the first patients: body, studies and pose are theirs
+        assert [ours[k] for k in kept] == [theirs[k] for k in kept]
+    positive = {label for row in table for label in LABELS if row[label] == "1"}
+    assert positive and positive <= set(SMALL)
+    side = {"Mass": 75, "Pneumonia": 75, "Consolidation": 75}  # mm, of fields that are at least 385 wide
+    boxes = rows(tmp_path, "boxes.csv")
+    assert boxes and all(max(float(b["h"]), float(b["w"])) < side[b["label"]] * SIZE / 385 + 1 for b in boxes)
+
+
+def test_the_default_mixture_is_drawn_as_ever(phantoms: Path) -> None:
+    """Version 1 of the drawing: the tables of these five patients, whatever other mixtures there are."""
+    assert hashlib.sha256((phantoms / "labels.csv").read_bytes()).hexdigest()[:16] == "9d3052c23612f108"
+    assert json.loads((phantoms / "settings.json").read_text()) == {"version": 1, "seed": 7, "size": SIZE}
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
