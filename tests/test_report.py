@@ -24,7 +24,7 @@ from PIL import Image
 from dira_scale import report
 from dira_scale.config import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.reporting import plots, summary
+from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.page import render
 from dira_scale.reporting.record import read
 
@@ -349,3 +349,47 @@ def test_smoothing_keeps_a_constant_and_a_short_series() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(7.4, "7 s"), (552, "9 min 12 s"), (11_100, "3 h 05 min")])
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert summary.duration(seconds) == text
+
+
+def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path) -> None:
+    rows = metrics()
+    for i, healthy in enumerate(r for r in rows if r["split"] == "train" and r["step"] % 10 == 0):
+        healthy |= {f"health/{name}": 0.5 + i for name in ("std", "rank", "gradient/di", "features_std")}
+        if healthy["stage"] == "dira":
+            healthy |= {"health/gradient/re": 1e-3, "health/discriminator": 0.9}
+    for held_out in (r for r in rows if r["split"] == "val"):
+        held_out["health/knn_auc"] = 0.7
+    rows[-1]["warnings"] = ["L_di dwarfs <L_re>"]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    drawn = {title: address for title, _, address in health.figures(read(run))}
+    assert list(drawn) == [
+        "Spread of directions",
+        "Effective rank",
+        "Pull of the terms at the encoder's output",
+        "Discriminator's accuracy",
+        "What neighbours know of the labels",
+    ]
+    svgs = [ElementTree.fromstring(b64decode(address.partition(",")[2])) for address in drawn.values()]
+    texts = [" ".join(svg.itertext()) for svg in svgs]
+    assert all("optimizer step" in text for text in texts)
+    assert "embeddings" in texts[0] and "encoder's features" in texts[0] and "encoder's features" not in texts[1]
+    assert all(term in texts[2] for term in ("di", "re"))
+    text = page(run).text
+    assert text.index("step 150 (dira): L_di dwarfs <L_re>") < text.index("Curves") < text.index("Spread of directions")
+
+
+def test_a_run_without_health_has_no_empty_section(html: str) -> None:
+    text = Page(html).text
+    assert "Health" not in text and "Warnings" not in text
+
+
+def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
+    assert "epoch_factor )" not in Page(html).text.partition("Configuration")[0]
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    (run / "config.yaml").write_text(yaml.safe_dump(config | {"epoch_factor": 0.02}))
+    assert "every stage has 0.02 times the epochs that its recipe states ( epoch_factor )" in page(run).text
+
+
+def test_titles_name_the_base_and_the_distance(finished: Path) -> None:
+    titles = [title for title, _ in plots.curves(read(finished))]
+    assert "Discrimination (MoCo)" in titles and "Restoration (MSE)" in titles

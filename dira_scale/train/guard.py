@@ -135,6 +135,7 @@ def save_batch(
     for i, (view, distortion) in enumerate(zip(batch.views, batch.distortions, strict=True)):
         tensors[f"views.{i}"] = view
         tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
+    tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
     row: dict[str, Any] = {"step": finding.step + 1, "rank": rank, "broken": finding.terms}
     # JSON has no NaN: what is none is written as its name.

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
@@ -15,6 +17,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.train.guard import Finding, Guard, save_batch, unsound
 
+ROOT = Path(__file__).parents[2]
 BAD = [math.nan, math.inf, -math.inf]
 
 
@@ -98,6 +101,19 @@ def test_the_batch_is_saved_as_it_was_with_its_images_names(tmp_path: Path) -> N
         "step": 8, "rank": 1, "broken": {"loss/re": [1]}, "losses": {"loss/re": "nan"},
         "images": [{"dataset": "b", "key": "y2"}, {"dataset": "a", "key": "x1"}],
     }  # fmt: skip
+
+
+def test_the_views_of_a_saved_batch_are_seen_as_the_guide_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = torch.arange(2048, dtype=torch.uint8).view(2, 1, 32, 32)
+    none = draw(ViewSpec(size=32), 0, 0, np.array([1, 0]), np.zeros(2), 0, np.full(2, 40), np.full(2, 40))[1]
+    batch = Batch((views,), (none,), torch.tensor([1, 0]), torch.zeros(2), torch.full((2,), 255.0), 7, 0)
+    folder = tmp_path / "out/runs/demo/nan/step-000000008/rank-0"
+    save_batch(folder, batch, [stub("a", ["x0", "x1"], [0, 1])], "train", Finding(7, {"loss/re": [0]}, [{}]), rank=0)
+    monkeypatch.chdir(tmp_path)
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "health.md").read_text(), re.DOTALL)
+    exec(code, {})
+    seen = np.asarray(Image.open(folder / "views.png")).astype(int)
+    assert np.abs(seen - np.concatenate(list(views[:, 0].numpy()), axis=1).astype(int)).max() <= 1
 
 
 def stub(name: str, keys: list[str], rows: list[int]) -> SimpleNamespace:
