@@ -2,6 +2,7 @@
 
 import pytest
 import timm
+import tiny_swin
 import torch
 from timm.models.resnet import BasicBlock
 
@@ -20,7 +21,7 @@ FAMILIES = [
     "test_vit3",
     "test_maxvit",
     "regnetx_002",
-    "swin_tiny_patch4_window7_224",
+    tiny_swin.NAME,
     "deit_tiny_distilled_patch16_224",
 ]
 
@@ -72,7 +73,7 @@ def test_every_family_gives_maps_that_a_decoder_takes_and_trains(name, size):
     assert without == []
 
 
-@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_vit3", "swin_tiny_patch4_window7_224"])
+@pytest.mark.parametrize("name", ["test_convnext", "test_vit", "test_vit3", tiny_swin.NAME])
 def test_checkpointed_activations_have_the_same_gradients(name):
     def gradients(recompute):
         torch.manual_seed(0)

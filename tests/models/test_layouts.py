@@ -1,0 +1,292 @@
+"""Published layouts of weights: made from plain peers, loaded, and compared output for output."""
+
+import argparse
+import re
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import tiny_swin
+import torch
+import torchvision
+from safetensors.torch import save_file
+from timm.models import swin_transformer, vision_transformer
+from torch import nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.encoder import build_encoder, timm_names
+from dira_scale.models.layouts import Start
+from dira_scale.models.unet import UNet
+
+CHANNELS = (32, 16, 16, 8, 8)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def trained(module: nn.Module) -> nn.Module:
+    """As training would leave it: no parameter, no running statistic at its initial value."""
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            if tensor.is_floating_point():
+                noise = torch.randn_like(tensor)
+                tensor.mul_(1 + 0.1 * noise).add_(0.02 * noise.abs() if "var" in name else 0.02 * noise)
+    return module.eval()
+
+
+def features(peer: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """The last map of a torchvision ResNet."""
+    for name, layer in peer.named_children():
+        if name in ("avgpool", "fc"):
+            break
+        images = layer(images)
+    return images
+
+
+def prefixed(prefix: str, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {prefix + name: tensor for name, tensor in state.items()}
+
+
+def without_fc(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("fc.")}
+
+
+def children(peer: nn.Module) -> dict[str, torch.Tensor]:
+    return nn.Sequential(*list(peer.children())[:-1]).state_dict()
+
+
+HEAD = {"fc.0.weight": torch.zeros(4, 4), "fc.2.bias": torch.zeros(4)}
+OPTIMIZER = {"state": {0: {"momentum_buffer": torch.zeros(4)}}, "param_groups": [{"lr": 0.03, "params": [0]}]}
+# What each release holds, of a torchvision ResNet.
+RESNET_FILES = {
+    "torchvision": lambda peer: peer.state_dict(),
+    "moco": lambda peer: {
+        "epoch": 200, "arch": "resnet50", "optimizer": OPTIMIZER,
+        "state_dict": prefixed("module.encoder_q.", without_fc(peer.state_dict()) | HEAD),
+    },
+    "moco with its momentum encoder and queue": lambda peer: {
+        "state_dict": prefixed("module.encoder_q.", peer.state_dict())
+        | prefixed("module.encoder_k.", {k: torch.zeros_like(v) for k, v in peer.state_dict().items()})
+        | {"module.queue": torch.zeros(4, 8)},
+    },
+    "simsiam": lambda peer: {
+        "state_dict": prefixed("module.encoder.", without_fc(peer.state_dict()) | HEAD)
+        | {"module.predictor.0.weight": torch.zeros(4, 4)},
+        "optimizer": OPTIMIZER,
+    },
+    "barlow twins, encoder alone": lambda peer: without_fc(peer.state_dict()),
+    "barlow twins, checkpoint": lambda peer: {
+        "epoch": 3, "model": prefixed("module.backbone.", without_fc(peer.state_dict()))
+        | {"module.projector.0.weight": torch.zeros(4, 4)}, "optimizer": OPTIMIZER,
+    },
+    "supervised chest radiographs": lambda peer: {
+        "state_dict": prefixed("module.", peer.state_dict()), "args": argparse.Namespace(lr=0.1, arch="resnet18"),
+    },
+    "children of the network": lambda peer: prefixed("backbone.", children(peer)),
+    "without counts of batches": lambda peer: {
+        name: tensor for name, tensor in peer.state_dict().items() if not name.endswith("num_batches_tracked")
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("release", RESNET_FILES)
+def test_a_resnet_of_every_release_gives_its_features(release, tmp_path):
+    peer = trained(torchvision.models.resnet18(num_classes=3))
+    path = tmp_path / "weights.pth.tar"
+    torch.save(RESNET_FILES[release](peer), path)
+    encoder = build_encoder("resnet18").eval()
+    Start(path, encoder)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images)[-1], features(peer, images), rtol=1e-6, atol=1e-6)
+
+
+UNET_FILES = {
+    "smp": lambda unet: unet.state_dict(),
+    "dira": lambda unet: {
+        "epoch": 399, "state_dict": prefixed("module.encoder_q.backbone.", unet.state_dict())
+        | prefixed("module.encoder_q.", HEAD)
+        | prefixed("module.encoder_k.backbone.", {k: torch.zeros_like(v) for k, v in unet.state_dict().items()})
+        | {"module.queue_ptr": torch.zeros(1, dtype=torch.long)}, "optimizer": OPTIMIZER,
+    },
+    "dira, U-Net alone": lambda unet: {"state_dict": prefixed("backbone.", unet.state_dict())},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("release", UNET_FILES)
+@pytest.mark.parametrize("kind", ["", "tu-"])
+def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
+    """Over smp's own ResNet, as the authors', and over timm's."""
+    peer = trained(smp.Unet(f"{kind}resnet18", encoder_weights=None, decoder_channels=CHANNELS))
+    path = tmp_path / "checkpoint.pth"
+    torch.save(UNET_FILES[release](peer), path)
+    encoder = build_encoder("resnet18")
+    unet = UNet(encoder, CHANNELS).eval()
+    start = Start(path, encoder)
+    start.fill(unet)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(images), peer(images), rtol=1e-6, atol=1e-6)
+    said = str(start)
+    assert "decoder, head loaded" in said and str(path) in said
+    if release == "dira":
+        assert "behind 'state_dict.module.encoder_q.backbone.encoder." in said and "fc.0.weight" in said
+
+
+def test_the_papers_network_loads_from_the_authors_layout_with_their_counts_of_parameters(tmp_path):
+    peer = trained(smp.Unet("resnet50", encoder_weights=None))
+    path = tmp_path / "checkpoint.pth"
+    torch.save(UNET_FILES["dira, U-Net alone"](peer), path)
+    encoder = build_encoder("resnet50")
+    unet = UNet(encoder).eval()
+    Start(path, encoder).fill(unet)
+    for ours, theirs, count in (
+        (encoder, peer.encoder, 23_508_032),
+        (unet.decoder, peer.decoder, 9_012_928),
+        (unet.head, peer.segmentation_head, 145),
+    ):
+        assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) == count
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(unet(images), peer(images), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002", tiny_swin.NAME, "test_vit", "test_vit2"])
+def test_timms_weights_give_timms_features(name, tmp_path):
+    encoder = build_encoder(name, size=64).eval()
+    whole = trained(timm.create_model(name, num_classes=5, **encoder.arguments))
+    path = tmp_path / "weights.safetensors"
+    save_file(whole.state_dict(), path)
+    Start(path, encoder)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = whole.forward_intermediates(images, intermediates_only=True)[-1]
+        if "vit" in name:  # a ViT's last map is behind its final norm, and at 1/32 instead of 1/16
+            norm = whole.norm if name == "test_vit" else whole.fc_norm
+            expected = nn.functional.avg_pool2d(norm(expected.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), 2)
+        torch.testing.assert_close(encoder(images)[-1], expected)
+
+
+def convnext():
+    sizes = zip((40, 80, 160, 320), (80, 160, 320, None), (2, 2, 6, 2), strict=True)
+    peer = torchvision.models.ConvNeXt([torchvision.models.convnext.CNBlockConfig(*size) for size in sizes])
+    return peer, peer.features
+
+
+def swin():
+    peer = torchvision.models.SwinTransformer([4, 4], 16, [1, 2, 1, 1], [1, 2, 2, 4], [7, 7])
+    return peer, lambda images: peer.features(images).permute(0, 3, 1, 2)
+
+
+def vit():
+    peer = torchvision.models.VisionTransformer(96, 16, num_layers=6, num_heads=2, hidden_dim=64, mlp_dim=192)
+
+    def last(images):
+        tokens = peer._process_input(images)
+        tokens = peer.encoder(torch.cat([peer.class_token.expand(len(images), -1, -1), tokens], dim=1))[:, 1:]
+        return nn.functional.avg_pool2d(tokens.transpose(1, 2).reshape(len(images), -1, 6, 6), 2)
+
+    return peer, last
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "size"), [("convnext_atto", convnext, 96), (tiny_swin.NAME, swin, 224), ("test_vit", vit, 96)]
+)
+def test_torchvisions_other_families_give_their_features(name, make, size, tmp_path):
+    """Swin where windows tile its maps: elsewhere timm shrinks a window that torchvision pads."""
+    peer, last = make()
+    trained(peer)
+    path = tmp_path / "weights.pth"
+    torch.save(peer.state_dict(), path)
+    encoder = build_encoder(name, size=size).eval()
+    start = Start(path, encoder)
+    images = torch.rand(2, 3, size, size)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images)[-1], last(images), rtol=1e-5, atol=1e-5)
+    assert "torchvision" in str(start) and "not used: " in str(start)
+
+
+def test_a_stem_for_one_channel_gives_the_same_features_of_a_grey_image(tmp_path):
+    peer = trained(timm.create_model("resnet18", in_chans=1, num_classes=0))
+    path = tmp_path / "grey.safetensors"
+    save_file(peer.state_dict(), path)
+    encoder = build_encoder("resnet18").eval()
+    Start(path, encoder)
+    images = torch.rand(2, 1, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images)[-1], peer.forward_features(images), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["test_vit", tiny_swin.NAME])
+def test_weights_of_another_image_size_are_resampled_as_timm_does(name, tmp_path):
+    """Position embeddings of 10 x 10 patches, biases of windows of 7 pixels; into 2 x 2 and windows of 2."""
+    state = trained(timm.create_model(name, num_classes=0)).state_dict()
+    path = tmp_path / "weights.safetensors"
+    save_file(state, path)
+    encoder = build_encoder(name, size=32)
+    Start(path, encoder)
+    theirs = timm.create_model(name, num_classes=0, img_size=32)
+    module = vision_transformer if name == "test_vit" else swin_transformer
+    theirs.load_state_dict(module.checkpoint_filter_fn(state, theirs))
+    expected, found = theirs.state_dict(), encoder.state_dict()
+    assert [ours for ours, key in timm_names(encoder).items() if not torch.equal(found[ours], expected[key])] == []
+    assert any(expected[key].shape != state[key].shape for key in expected)
+
+
+def refused(path, encoder="resnet18", unet=None):
+    network = build_encoder(encoder)
+    with pytest.raises(UserError) as raised:
+        Start(path, network).fill(UNet(network, unet or CHANNELS))
+    assert str(path) in str(raised.value) and len(str(raised.value).splitlines()) == 1
+    return str(raised.value)
+
+
+def test_what_does_not_fit_is_refused_by_name(tmp_path):
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    path = tmp_path / "w.safetensors"
+    assert "no such file" in refused(path)
+    path.write_bytes(b"not tensors")
+    assert "cannot be read" in refused(path)
+    save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
+    assert re.search(r"'net\.layer4\.1\.bn2\.weight' is missing; did you mean 'net\.layer4", refused(path))
+    save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
+    assert "'conv1.weight' has shape (64, 2, 7, 7), resnet18 needs (64, 3, 7, 7)" in refused(path)
+    assert "is missing" in refused(path, encoder="test_vit")
+    save_file(prefixed("a.", state) | prefixed("b.", {k: v.clone() for k, v in state.items()}), path)
+    assert "at 'a.' and 'b.'; keep one" in refused(path)
+    save_file(smp.Unet("resnet18", encoder_weights=None).state_dict(), path)
+    assert "model.decoder_channels" in refused(path)
+
+
+class _Code:
+    def __reduce__(self):
+        return (print, ("this must not run",))
+
+
+def test_nothing_is_unpickled(tmp_path, capfd):
+    path = tmp_path / "w.pth.tar"
+    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    torch.save({"state_dict": state, "extra": _Code()}, path)
+    said = refused(path)
+    assert "builtins.print" in said or "print" in said
+    assert "this must not run" not in capfd.readouterr().out
+    torch.save({"state_dict": state, "best_acc1": np.float64(0.5)}, path)
+    said = refused(path)
+    assert "if you trust who made the file" in said and "numpy" in said
+
+
+def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    peer = trained(torchvision.models.resnet18())
+    path = tmp_path / "old.pth.tar"
+    torch.save({"state_dict": prefixed("module.", peer.state_dict()), "best_acc1": np.float64(0.5)}, path)
+    (code,) = re.findall(r'python -c "(.*?)"', refused(path))
+    exec(code, {})
+    encoder = build_encoder("resnet18").eval()
+    Start(tmp_path / "old.pth-tensors.pth", encoder)
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(images)[-1], features(peer, images), rtol=1e-6, atol=1e-6)
