@@ -1,4 +1,4 @@
-"""``python -m dira_scale.export run=RUN``: a run's weights for plain timm and segmentation_models_pytorch, and a card.
+"""``python -m dira_scale.export run=RUN``: a run's weights as the files of other libraries, and a card.
 
 Reads the checkpoint alone: no GPU, no process group.
 """
@@ -8,21 +8,21 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig
-from safetensors.torch import save
 
 from dira_scale.config import run_verb
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.files import write_atomic
 from dira_scale.models.card import Card, Source
-from dira_scale.models.weights import encoder_weights, unet_weights
+from dira_scale.models.formats import FILES, FORMATS, Network, usual
+from dira_scale.models.weights import trained_encoder, trained_unet
 from dira_scale.train import checkpoint
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
 
 def export(cfg: DictConfig) -> None:
-    """Write ``encoder.safetensors``, ``unet.safetensors`` where a decoder was trained, and ``README.md`` to ``out``."""
+    """Write the files of ``formats`` and the card ``README.md`` to ``out``, which then holds what the card tells."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     config = _config(run)
     trained = {name: stage for name, stage in config["stages"].items() if stage["epochs"] > 0}
@@ -30,20 +30,32 @@ def export(cfg: DictConfig) -> None:
     tensors, state = checkpoint.load(folder)
     stage = list(trained)[min(state["stage"], len(trained) - 1)]
     so_far = list(trained)[: list(trained).index(stage) + 1]
-    model, decoder = config["model"], any({"re", "ad"} & set(trained[name]["terms"]) for name in so_far)
-    encoder, initial = encoder_weights(model["encoder"], tensors)
-    files = {"encoder.safetensors": save(encoder, {"format": "pt"})}
-    if decoder:
-        unet = unet_weights(model["encoder"], model["decoder_channels"], tensors)
-        files["unet.safetensors"] = save(unet, {"format": "pt"})
+    decoder = any({"re", "ad"} & set(trained[name]["terms"]) for name in so_far)
+    encoder = trained_encoder(config, tensors)
+    unet = trained_unet(config, encoder, tensors) if decoder else None
+    network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
+    exports = {name: FORMATS[name](network) for name in _formats(cfg.formats, network)}
+    files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
-    card = Card(run.resolve().name, config, _sources(config), stage, state["step"], loss, decoder, initial)
+    card = Card(run.resolve().name, config, _sources(config), stage, state["step"], loss, decoder, exports)
     out.mkdir(parents=True, exist_ok=True)
-    if not decoder:  # of an earlier export of another stage
-        (out / "unet.safetensors").unlink(missing_ok=True)
+    for name in FILES - set(files):  # of an earlier export
+        (out / name).unlink(missing_ok=True)
     for name, content in (files | {"README.md": card.text().encode()}).items():
         write_atomic(out / name, content)
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
+
+
+def _formats(asked: Any, network: Network) -> list[str]:
+    if asked is None:
+        return usual(network)
+    names = [asked] if isinstance(asked, str) else list(asked)
+    for name in names:
+        if name not in FORMATS:
+            raise UserError(f"formats: no format '{name}'{nearest(str(name), FORMATS)}; there are {', '.join(FORMATS)}")
+    if not names:
+        raise UserError(f"formats: is empty; there are {', '.join(FORMATS)}")
+    return names
 
 
 def _config(run: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Exported weights in plain timm and segmentation_models_pytorch, by the very code that the model card shows."""
 
 import re
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import segmentation_models_pytorch as smp
 import timm
+import tiny_swin
 import torch
+import torchvision
 import yaml
+from monai.networks.nets import FlexibleUNet
 from safetensors.torch import load_file
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
@@ -18,6 +22,10 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.export import main
 from dira_scale.methods import build
 from dira_scale.models import norm
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.formats import MONAI, TORCHVISION
+from dira_scale.models.layouts import Start
+from dira_scale.models.unet import UNet
 from dira_scale.train.checkpoint import Checkpointer
 
 CHANNELS = [32, 16, 16, 8, 8]
@@ -47,6 +55,7 @@ class Trained:
     def __init__(self, root: Path, encoder: str) -> None:
         self.run, shards = root / "demo", dataset(root / "shards")
         model = {"encoder": encoder, "weights": None, "decoder_channels": CHANNELS, "bn_groups": 4}
+        model["zero_init_residual"] = False
         moco = {"_target_": "dira_scale.methods.moco.MoCo", "dim": 8, "queue": 16}
         method = {"_target_": "dira_scale.methods.dira.DiRA", "base": moco}
         self.config = {
@@ -113,7 +122,7 @@ def follow(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
     return variables
 
 
-@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002"])
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto", "regnetx_002", tiny_swin.NAME])
 def test_the_cards_code_computes_what_we_compute(name, tmp_path, monkeypatch):
     trained = Trained(tmp_path, name)
     assert main([f"run={trained.run}"]) == 0
@@ -123,11 +132,112 @@ def test_the_cards_code_computes_what_we_compute(name, tmp_path, monkeypatch):
     with torch.no_grad():
         pyramid = method.encoder(image[:, :1])
         restored = torch.sigmoid(method.head(method.decoder(pyramid)))
-        torch.testing.assert_close(theirs["encoder"].forward_features(image), pyramid[-1], rtol=1e-6, atol=1e-6)
+        if name != tiny_swin.NAME:  # whose features pass the final norm
+            last = theirs["encoder"].forward_features(image)
+        else:
+            last = theirs["encoder"].forward_intermediates(image, intermediates_only=True)[-1]
+        torch.testing.assert_close(last, pyramid[-1], rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(theirs["restored"], restored, rtol=1e-6, atol=1e-6)
     assert isinstance(theirs["unet"], smp.Unet)
-    if name != "convnext_atto":  # whose pooled features pass another norm
+    if name not in ("convnext_atto", tiny_swin.NAME):  # whose pooled features pass another norm
         torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+
+
+def test_a_transformers_card_computes_what_we_compute(tmp_path, monkeypatch):
+    """timm's tokens and, with its light pyramid, our own U-Net."""
+    trained = Trained(tmp_path, "test_vit")
+    assert main([f"run={trained.run}"]) == 0
+    names = {path.name for path in (trained.run / "export").iterdir()}
+    assert names == {"README.md", "encoder.safetensors", "dira_scale_unet.safetensors"}
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_onnx_computes_what_we_compute(name, tmp_path, monkeypatch):
+    """For one image, traced with two."""
+    trained = Trained(tmp_path, name)
+    assert main([f"run={trained.run}", "formats=onnx"]) == 0
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(torch.as_tensor(theirs["last_map"]), pyramid[-1], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.as_tensor(theirs["logits"]), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, monkeypatch):
+    trained = Trained(tmp_path, "resnet50")
+    assert main([f"run={trained.run}", "formats=[timm,smp,torchvision,monai]"]) == 0
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        logits = trained.method.head(trained.method.decoder(pyramid))
+    pooled = pyramid[-1].mean((2, 3))
+    torch.testing.assert_close(theirs["features"], pooled, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["pooled"], pooled, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored_by_monai"], logits.sigmoid(), rtol=1e-5, atol=1e-5)
+    assert main([f"run={trained.run}"]) == 0  # the folder holds what its card tells, nothing of before
+    names = {path.name for path in (trained.run / "export").iterdir()}
+    assert names == {"README.md", "encoder.safetensors", "unet.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["unet.safetensors", "encoder.safetensors", ""])
+def test_what_was_exported_is_a_start_of_another_run(trained, name):
+    """And so is the run's folder itself; decoder and head come along."""
+    assert main([f"run={trained.run}"]) == 0
+    encoder = build_encoder("test_resnet", size=64).eval()
+    unet = UNet(encoder, CHANNELS).eval()
+    Start(trained.run / "export" / name if name else trained.run, encoder).fill(unet)
+    image = torch.rand(1, 1, 64, 64)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(image)
+        assert torch.equal(encoder(image)[-1], pyramid[-1])
+        if name != "encoder.safetensors":
+            assert torch.equal(unet(image), trained.method.head(trained.method.decoder(pyramid)))
+
+
+@pytest.mark.parametrize("name", MONAI)
+def test_monais_encoders_are_laid_out_as_timms(name):
+    with torch.device("meta"):
+        theirs = FlexibleUNet(3, 1, name, norm="batch", pre_conv=None, is_pad=False).encoder.state_dict()
+        ours = timm.create_model(name, num_classes=0).state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_torchvisions_networks_are_laid_out_as_timms(name):
+    with torch.device("meta"):
+        theirs = torchvision.models.get_model(name).state_dict()
+        ours = timm.create_model(name).state_dict()
+    assert {k: v.shape for k, v in theirs.items()} == {k: v.shape for k, v in ours.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["formats=[torchvision]"], "formats: torchvision has no network laid out as test_resnet; these are: resnet18"),
+        (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; these are"),
+        (["formats=[tim]"], "formats: no format 'tim'; did you mean 'timm'?"),
+        (["formats=[]"], "formats: is empty"),
+        (["formats=[timm,smp]", "stage=di"], "formats: smp is for a U-Net, and no stage up to this one trained a"),
+    ],
+)
+def test_formats_that_do_not_fit_are_refused_before_anything_is_written(trained, arguments, expected, capsys):
+    assert main([f"run={trained.run}", *arguments]) == 2
+    assert expected in capsys.readouterr().err
+    assert not (trained.run / "export").exists()
+
+
+def test_onnx_without_its_packages_names_the_extra(trained, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    assert main([f"run={trained.run}", "formats=onnx"]) == 2
+    assert "dira_scale[onnx]" in capsys.readouterr().err
 
 
 def test_files_hold_the_libraries_names_and_the_runs_bits(any_family):

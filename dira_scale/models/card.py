@@ -2,11 +2,21 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dira_scale import __version__
+from dira_scale.models.formats import Exported
+
+TITLES = {
+    "timm": "timm, the encoder",
+    "smp": "segmentation_models_pytorch, the U-Net",
+    "dira_scale": "dira_scale, the U-Net",
+    "torchvision": "torchvision, the encoder",
+    "monai": "MONAI, the U-Net",
+    "onnx": "ONNX, for views of this size and any batch",
+}
 
 
 @dataclass(frozen=True)
@@ -28,8 +38,8 @@ class Card:
     Attributes:
         config: the run's resolved configuration.
         loss: the lowest validation loss of the stage; None where these are not its best weights.
-        initial: entries of the encoder file that no stage has trained.
-        decoder: whether a decoder was trained, hence unet.safetensors is there.
+        decoder: whether a decoder was trained.
+        exports: by format, the files beside the card.
     """
 
     name: str
@@ -39,7 +49,7 @@ class Card:
     step: int
     loss: float | None
     decoder: bool
-    initial: Sequence[str] = field(default_factory=list)
+    exports: Mapping[str, Exported]
 
     def text(self) -> str:
         """The card in Markdown."""
@@ -112,34 +122,22 @@ class Card:
         )
 
     def _loading(self) -> str:
-        size, model = self.config["data"]["size"], self.config["model"]
+        size = self.config["data"]["size"]
         lines = [
             "## Loading",
             "",
             "Input: grey in [0, 1], the channel three times, *without* mean subtraction or division by a deviation.",
             "",
             "```python",
-            "import timm",
             "import torch",
-            "from safetensors.torch import load_file",
             "",
             f"image = torch.rand(1, 1, {size}, {size}).expand(-1, 3, -1, -1)  # your image here",
-            "",
-            f'encoder = timm.create_model("{model["encoder"]}", num_classes=0)',
-            'encoder.load_state_dict(load_file("encoder.safetensors"))',
-            "features = encoder.eval()(image)",
+            "```",
         ]
-        if self.decoder:
-            channels = ", ".join(map(str, model["decoder_channels"]))
-            lines += [
-                "",
-                "import segmentation_models_pytorch as smp",
-                "",
-                f'unet = smp.Unet("tu-{model["encoder"]}", encoder_weights=None, decoder_channels=({channels}))',
-                'unet.load_state_dict(load_file("unet.safetensors"))',
-                "restored = unet.eval()(image).sigmoid()",
-            ]
-        return "\n".join([*lines, "```"])
+        for name, exported in self.exports.items():
+            files = " and ".join(f"`{file}`" for file in exported.files)
+            lines += ["", f"{TITLES[name]}: {files}", "", "```python", exported.code, "```"]
+        return "\n".join(lines)
 
     def _limits(self) -> str:
         origin = f" and from what `{self._start}` had learnt" if self._start else " alone"
@@ -151,8 +149,8 @@ class Card:
             "different stages cannot be compared.",
             f"- Learnt from the images above{origin}: other modalities, projections, scanners or ages are outside.",
         ]
-        if self.initial:
-            names = ", ".join(f"`{name}`" for name in self.initial)
+        if initial := [name for exported in self.exports.values() for name in exported.initial]:
+            names = ", ".join(f"`{name}`" for name in initial)
             lines.append(
                 f"- Not trained, at timm's initial values, since they lie behind the feature pyramid: {names}."
             )

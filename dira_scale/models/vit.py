@@ -55,7 +55,7 @@ class PlainEncoder(Encoder):
             F.adaptive_avg_pool2d(features, (height // stride, width // stride))
             for features, stride in zip([*levels, last], STRIDES, strict=True)
         ]
-        return [x, x.new_empty(len(x), 0, height // 2, width // 2), *pyramid]
+        return [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
 
 
 def _level(width: int, doublings: int) -> nn.Sequential:

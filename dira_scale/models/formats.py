@@ -1,0 +1,262 @@
+"""Trained networks as the files of other libraries, each with the code that loads it there."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from textwrap import dedent
+
+import timm
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from dira_scale.errors import UserError
+from dira_scale.models.encoder import Encoder, timm_names
+from dira_scale.models.unet import UNet
+from dira_scale.models.vit import PlainEncoder
+
+# ResNets of the same name, layers and entries in timm and torchvision.
+TORCHVISION = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
+)
+# MONAI's other ResNets have shortcuts without weights (18, 34) or have no namesake in timm.
+MONAI = ("resnet50", "resnet101", "resnet152", "resnet200")
+OPSET = 20
+_DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is exported: an encoder for views of ``size`` pixels, and its U-Net where a decoder was trained."""
+
+    encoder: Encoder
+    size: int
+    unet: UNet | None = None
+    decoder_channels: Sequence[int] = ()
+
+    @property
+    def name(self) -> str:
+        return self.encoder.name
+
+    @property
+    def arguments(self) -> str:
+        """What a constructor is given beside the name."""
+        return "".join(f", {key}={value}" for key, value in self.encoder.arguments.items())
+
+    def decoded(self, format: str) -> UNet:
+        """The U-Net; ``UserError`` where there is none."""
+        if self.unet is None:
+            raise UserError(f"formats: {format} is for a U-Net, and no stage up to this one trained a decoder; drop it")
+        return self.unet
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Files of one format. ``code`` loads them beside it, given an ``image`` [b, 3, S, S]; tests run it."""
+
+    files: dict[str, bytes]
+    code: str
+    initial: list[str] = field(default_factory=list)  # entries that no stage has trained
+
+
+def to_timm(network: Network) -> Exported:
+    """``encoder.safetensors``: the state of ``timm.create_model(NAME, num_classes=0)``.
+
+    What lies behind the pyramid (such as a final norm) has timm's initial values, the same at every call.
+    """
+    encoder = network.encoder
+    state = {theirs: encoder.state_dict()[ours] for ours, theirs in timm_names(encoder).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        whole = timm.create_model(network.name, num_classes=0, **encoder.arguments)
+    initial = [entry for entry in whole.state_dict() if entry not in state]
+    whole.load_state_dict(state, strict=False)
+    if isinstance(encoder, PlainEncoder):
+        tokens = "encoder.forward_features(image)"
+        if isinstance(encoder.model.norm, nn.Identity):
+            tokens = f"encoder.fc_norm({tokens})"
+        prefix = getattr(encoder.model, "num_prefix_tokens", 0)
+        features = f"{tokens}[:, {prefix}:].mean(1)  # of the patches: what was pooled in training"
+    else:
+        features = "encoder(image)"
+    code = f"""
+        import timm
+        from safetensors.torch import load_file
+
+        encoder = timm.create_model("{network.name}", num_classes=0{network.arguments}).eval()
+        encoder.load_state_dict(load_file("encoder.safetensors"))
+        features = {features}
+    """
+    return Exported({"encoder.safetensors": _bytes(whole.state_dict())}, dedent(code).strip(), initial)
+
+
+def to_smp(network: Network) -> Exported:
+    """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without its sigmoid."""
+    unet = network.decoded("smp")
+    if isinstance(network.encoder, PlainEncoder):
+        raise UserError(f"formats: smp has no U-Net over {network.name}; take dira_scale, with its light pyramid")
+    state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
+    code = f"""
+        import segmentation_models_pytorch as smp
+        from safetensors.torch import load_file
+
+        channels = {tuple(network.decoder_channels)}
+        unet = smp.Unet("tu-{network.name}", encoder_weights=None, decoder_channels=channels{network.arguments}).eval()
+        unet.load_state_dict(load_file("unet.safetensors"))
+        restored = unet(image).sigmoid()
+    """
+    return Exported({"unet.safetensors": _bytes(state)}, dedent(code).strip())
+
+
+def to_dira_scale(network: Network) -> Exported:
+    """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has one over."""
+    unet = network.decoded("dira_scale")
+    code = f"""
+        from dira_scale.models.encoder import build_encoder
+        from dira_scale.models.unet import UNet
+        from safetensors.torch import load_file
+
+        channels = {tuple(network.decoder_channels)}
+        unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels).eval()
+        unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
+        restored = unet(image).sigmoid()
+    """
+    return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict())}, dedent(code).strip())
+
+
+def to_torchvision(network: Network) -> Exported:
+    """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
+    if network.name not in TORCHVISION:
+        raise UserError(
+            f"formats: torchvision has no network laid out as {network.name}; these are: {', '.join(TORCHVISION)}"
+        )
+    encoder = network.encoder
+    state = {theirs: encoder.state_dict()[ours] for ours, theirs in timm_names(encoder).items()}
+    code = f"""
+        import torchvision
+        from safetensors.torch import load_file
+
+        resnet = torchvision.models.{network.name}().eval()
+        resnet.fc = torch.nn.Identity()
+        resnet.load_state_dict(load_file("torchvision.safetensors"))
+        pooled = resnet(image)
+    """
+    return Exported({"torchvision.safetensors": _bytes(state)}, dedent(code).strip())
+
+
+def to_monai(network: Network) -> Exported:
+    """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet.
+
+    MONAI joins the skip in front of what comes from below, smp behind it: those input channels change places.
+    """
+    unet = network.decoded("monai")
+    if network.name not in MONAI:
+        raise UserError(
+            f"formats: MONAI's FlexibleUNet has no encoder laid out as {network.name}; these are: {', '.join(MONAI)}"
+        )
+    state = {}
+    for name, tensor in unet.state_dict().items():
+        name = _smp_name(name).replace("encoder.model.", "encoder.")
+        if found := _DECODER.fullmatch(name):
+            block, layer, part, entry = found.groups()
+            part = "adn.N" if part == "1" else "conv"
+            name = f"decoder.blocks.{block}.convs.conv_{int(layer) - 1}.{part}.{entry}"
+            below = [network.encoder.channels[-1], *network.decoder_channels][int(block)]
+            if layer == "1" and part == "conv":
+                tensor = torch.cat([tensor[:, below:], tensor[:, :below]], dim=1)
+        state[name] = tensor
+    code = f"""
+        from monai.networks.nets import FlexibleUNet
+        from safetensors.torch import load_file
+
+        flexible = FlexibleUNet(
+            in_channels=3,
+            out_channels=1,
+            backbone="{network.name}",
+            decoder_channels={tuple(network.decoder_channels)},
+            norm="batch",
+            pre_conv=None,
+            is_pad=False,
+        ).eval()
+        flexible.load_state_dict(load_file("monai_unet.safetensors"))
+        restored_by_monai = flexible(image).sigmoid()
+    """
+    return Exported({"monai_unet.safetensors": _bytes(state)}, dedent(code).strip())
+
+
+def to_onnx(network: Network) -> Exported:
+    """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; ``unet.onnx`` to logits where there is a decoder.
+
+    The batch is free, S is the run's view size.
+    """
+    files = {"encoder.onnx": _onnx(nn.Sequential(network.encoder, _Last()), network.size, "features")}
+    code = """
+        import onnxruntime
+
+        grey = {"image": image[:, :1].numpy()}
+        (last_map,) = onnxruntime.InferenceSession("encoder.onnx").run(None, grey)
+    """
+    if network.unet is not None:
+        files["unet.onnx"] = _onnx(network.unet, network.size, "logits")
+        code += """(logits,) = onnxruntime.InferenceSession("unet.onnx").run(None, grey)\n"""
+    return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
+
+
+FORMATS: Mapping[str, Callable[[Network], Exported]] = {
+    "timm": to_timm,
+    "smp": to_smp,
+    "dira_scale": to_dira_scale,
+    "torchvision": to_torchvision,
+    "monai": to_monai,
+    "onnx": to_onnx,
+}
+
+FILES = frozenset(
+    {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
+    | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx"}
+)  # all that these write
+
+
+def usual(network: Network) -> list[str]:
+    """The encoder for timm and, where a decoder was trained, the U-Net for smp, or for us where smp has none."""
+    unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
+    return ["timm", unet] if network.unet is not None else ["timm"]
+
+
+class _Last(nn.Module):
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        return pyramid[-1]
+
+
+def _onnx(module: nn.Module, size: int, output: str) -> bytes:
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            "formats: onnx needs the packages of the extra `onnx`: python3 setup/install.py onnx in a checkout, or "
+            "pip install 'dira_scale[onnx]'"
+        ) from error
+    program = torch.onnx.export(
+        module.eval(),
+        (torch.rand(2, 1, size, size),),
+        input_names=["image"],
+        output_names=[output],
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        opset_version=OPSET,
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _smp_name(name: str) -> str:
+    return name.replace("head.", "segmentation_head.0.", 1) if name.startswith("head.") else name
+
+
+def _bytes(state: Mapping[str, Tensor]) -> bytes:
+    """Copies as a file wants them: contiguous, whatever memory format they were trained in."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"})
