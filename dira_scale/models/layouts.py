@@ -91,12 +91,13 @@ class Start:
         self.path = path
         self._stored = dict(_flatten(_read(path)))
         self.loaded: list[str] = []
-        layout, names = self._find(encoder)
+        layout, prefix, names = self._find(encoder)
         state = encoder.state_dict()
         state |= {ours: _fit(self.path, theirs, self._stored[theirs], ours, encoder) for ours, theirs in names.items()}
         encoder.load_state_dict(state)
         self._used = set(names.values())
-        self.loaded.append(f"encoder ({layout} names{self._behind(names)})")
+        behind = f" behind '{prefix}'" if prefix else ""
+        self.loaded.append(f"encoder ({layout} names{behind})")
 
     def fill(self, unet: UNet) -> None:
         """Decoder and one-channel head too, where the file has them; ``UserError`` for a decoder of other sizes."""
@@ -116,8 +117,8 @@ class Start:
         shown = f": {', '.join(rest[:3])}{', …' if len(rest) > 3 else ''}" if rest else ""
         return f"model.weights: {self.path}: {', '.join(self.loaded)} loaded; {len(rest)} other entries not used{shown}"
 
-    def _find(self, encoder: Encoder) -> tuple[str, dict[str, str]]:
-        """Which of the file's entries each of the encoder's is."""
+    def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str]]:
+        """The layout, the prefix, and which of the file's entries each of the encoder's is."""
         timm_s = timm_names(encoder)
         attempts: list[tuple[str, dict[str, str], dict[str, str]]] = [
             ("our own or smp's tu-", {name: name for name in encoder.state_dict()}, {n: n for n in self._stored})
@@ -132,19 +133,13 @@ class Start:
                 places = " and ".join(f"'{prefix}'" for prefix in prefixes)
                 raise UserError(f"model.weights: {self.path}: holds this encoder at {places}; keep one of them")
             if prefixes:
-                return layout, {ours: stored[prefixes[0] + theirs] for ours, theirs in names.items()}
+                return layout, prefixes[0], {ours: stored[prefixes[0] + theirs] for ours, theirs in names.items()}
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
         raise UserError(
-            f"model.weights: {self.path}: '{missing}' is missing{nearest(missing, self._stored)}; "
-            f"is it of {encoder.name}? (docs/weights.md lists the layouts)"
+            f"model.weights: {self.path}: is not of {encoder.name} in any known layout (docs/weights.md), "
+            f"'{missing}' is missing{nearest(missing, self._stored)}"
         )
-
-    def _behind(self, names: Mapping[str, str]) -> str:
-        shortest = min(names.values(), key=len)
-        prefix = shortest[: max((len(shortest) - len(ours.removeprefix("model.")) for ours, theirs in names.items()
-                                 if theirs == shortest), default=0)]  # fmt: skip
-        return f" behind '{prefix}'" if prefix else ""
 
     def _load(self, part: str, module: nn.Module, names: Mapping[str, str]) -> None:
         state = module.state_dict()
