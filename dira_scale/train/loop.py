@@ -19,7 +19,7 @@ from dira_scale.train.evaluation import draw_restorations, validation_losses
 from dira_scale.train.guard import NotANumberError, save_batch, unsound
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.metrics import Clock, Means
-from dira_scale.train.objective import Objective
+from dira_scale.train.objective import Objective, restores
 from dira_scale.train.progress import Bar
 from dira_scale.train.run import FAILED, Run
 from dira_scale.train.signals import Signals
@@ -179,7 +179,7 @@ class Trainer:
     def _leave_stage(self, name: str) -> None:
         if self._stopped_early(self.stages[name]):
             self.bar.say(f"stage {name}: validation stood still for {self.progress.stale} epochs, on to the next")
-        if "re" in self.stages[name].terms:
+        if restores(self.stages[name]):
             self._restorations(name)
         self._finish()
         self._next_stage()

@@ -12,6 +12,11 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.train import parallel
 
 
+def restores(stage: Stage) -> bool:
+    """Whether a stage restores views: for the restoration loss, or for the adversary to judge."""
+    return not {"re", "ad"}.isdisjoint(stage.terms)
+
+
 class Objective:
     """Distorts the views on the device, runs the method and, where the stage has it, the adversary's judgement."""
 
@@ -45,7 +50,7 @@ class Objective:
         return tuple(torch.where(flip.view(-1, 1, 1, 1), view.flip(-1), view) for view, flip in pairs)
 
     def distorted(self, batch: Batch, stage: Stage, corrupt: bool = True) -> tuple[Tensor, ...]:
-        """T(.) of every view; the base alone goes without cutout and shuffling (the released code's mode `di`)."""
-        corrupt = corrupt and "re" in stage.terms
+        """T(.) of every view; where nothing is restored, without cutout and shuffling (the released code's mode `di`)."""
+        corrupt = corrupt and restores(stage)
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)
