@@ -4,6 +4,7 @@ A verb's root file is ``configs/VERB.yaml``; its schema is the dataclass below. 
 YAML files only. Hydra's own entry point is not used: it would change the folder and configure logging.
 """
 
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -251,11 +252,11 @@ def _refuse_small(config: DictConfig) -> None:
 
 
 def _refuse_stages(config: DictConfig) -> None:
-    if config.epoch_factor <= 0:
-        raise UserError(f"epoch_factor={config.epoch_factor}: it must be more than 0")
+    if not 0 < config.epoch_factor < math.inf:  # nor NaN
+        raise UserError(f"epoch_factor={config.epoch_factor}: it must be a number above 0")
     for name, stage in config.stages.items():
-        if stage.epochs < 0:
-            raise UserError(f"stages.{name}.epochs={stage.epochs}: it must be at least 0 (0 leaves the stage out)")
+        if not 0 <= stage.epochs < math.inf:
+            raise UserError(f"stages.{name}.epochs={stage.epochs}: a number of at least 0 (0 leaves the stage out)")
         if stage.patience is not None and stage.patience < 1:
             raise UserError(f"stages.{name}.patience={stage.patience}: it must be at least 1, or null for never")
         if stage.batch is not None and stage.batch < 1:
@@ -285,6 +286,8 @@ def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
     if unknown:
         known = [key for key, _ in leaves(_defaults(verb, overrides, unknown.group(1)))]
         every = sorted({".".join(k.split(".")[: i + 1]) for k in known for i in range(k.count(".") + 1)})
+        if unknown.group(1) in every:
+            return f"{unknown.group(1)}: it has no such entry yet; +{unknown.group(1)}=… adds one"
         return f"unknown key {unknown.group(1)}{nearest(unknown.group(1), every)} (--help lists the keys)"
     option = re.search(r"Could not find '([^']+)'", text)
     if option and "/" in option.group(1):

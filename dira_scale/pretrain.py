@@ -40,6 +40,7 @@ def pretrain(cfg: DictConfig) -> int:
     torch.manual_seed(config.seed)
     method = build(config, cfg, inputs.views)
     adversary = Adversary(config.adversary.loss)
+    optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
     content: Any = OmegaConf.to_container(cfg)
     run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
     trainer: Trainer | None = None
@@ -73,15 +74,14 @@ def build(config: Pretrain, cfg: DictConfig, views: ViewSpec) -> methods.Method:
     """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
     batches, accumulate = batches_of(config), config.parallel.accumulate
     method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate)
-    optim.check_schedule(config.optim)
     for name, batch in batches.items():
-        method.enter_stage(config.stages[name].terms)
-        optim.generator(config.optim, method, batch)
         try:
+            method.enter_stage(config.stages[name].terms)
             methods.check_groups(batch, config.model.bn_groups)
             method.check(batch, accumulate)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
+        optim.generator(config.optim, method, batch)
     return method
 
 

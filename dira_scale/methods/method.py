@@ -60,7 +60,7 @@ class Method(nn.Module):
         for term in terms:
             if term not in self.weights:
                 known = f"{', '.join(self.weights)}{nearest(term, self.weights)}"
-                raise UserError(f"stage term '{term}': {type(self).__name__} has {known}")
+                raise UserError(f"term '{term}': {type(self).__name__} has {known}")
         self.active = tuple(terms)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:

@@ -50,7 +50,7 @@ class Objective:
         return tuple(torch.where(flip.view(-1, 1, 1, 1), view.flip(-1), view) for view, flip in pairs)
 
     def distorted(self, batch: Batch, stage: Stage, corrupt: bool = True) -> tuple[Tensor, ...]:
-        """T(.) of every view; where nothing is restored, without cutout and shuffling (the released code's mode `di`)."""
+        """T(.) of every view; no cutout and shuffling where nothing is restored (the released code's mode `di`)."""
         corrupt = corrupt and restores(stage)
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

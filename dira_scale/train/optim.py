@@ -46,7 +46,8 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
     try:
         optimizer = instantiate(config, _partial_=True)(parameters)
     except (InstantiationException, TypeError, ValueError) as error:
-        raise UserError(f"{key}: {error}") from error
+        reason = str(error).split(", set env var HYDRA")[0]
+        raise UserError(f"{key}: {reason}") from error
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"{key}._target_: {config.get('_target_')} is no torch.optim.Optimizer")
     return optimizer
@@ -75,8 +76,8 @@ def check_schedule(config: Optim) -> None:
         raise UserError(f"optim.schedule={name}: there is {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
     if not 0 <= config.end <= 1:
         raise UserError(f"optim.end={config.end}: a share of the rate, from 0 to 1")
-    if config.warmup_epochs < 0:
-        raise UserError(f"optim.warmup_epochs={config.warmup_epochs}: it must be at least 0")
+    if not 0 <= config.warmup_epochs < math.inf:
+        raise UserError(f"optim.warmup_epochs={config.warmup_epochs}: it must be a number of at least 0")
     if config.reference_batch is not None and config.reference_batch < 1:
         raise UserError(f"optim.reference_batch={config.reference_batch}: it must be at least 1, or null")
 

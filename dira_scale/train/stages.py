@@ -44,8 +44,9 @@ def plan(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> dict[str, P
     """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
 
     Raises:
-        UserError: the warm-up is as long as a stage.
+        UserError: the warm-up is as long as a stage, or the schedule is none.
     """
+    optim.check_schedule(config.optim)
     plans: dict[str, Plan] = {}
     for name, batch in batches_of(config).items():
         epochs, warmup = config.stages[name].epochs, config.optim.warmup_epochs

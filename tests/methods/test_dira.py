@@ -129,7 +129,7 @@ def test_default_weights_are_the_papers(dira):
 
 
 def test_unknown_stage_terms_are_refused(dira):
-    with pytest.raises(UserError, match="stage term 'res'"):
+    with pytest.raises(UserError, match="term 'res': DiRA has di, re, ad; did you mean 're'"):
         dira.enter_stage(["di", "res"])
 
 
