@@ -114,13 +114,24 @@ def arm_row(name: str, cases: Sequence[Case]) -> dict[str, Any]:
     return row | {key: spread([each[key] for each in found]) for key in found[0]}
 
 
-def probed(out: Path) -> dict[str, dict[str, Any]]:
-    """Mean AUC by row of the probe's table, then by probe and fraction."""
+def probed(out: Path, seeds: int) -> dict[str, dict[str, Any]]:
+    """Mean AUC by arm (or baseline), then by probe and fraction."""
+    content = json.loads((out / "probe" / "probe.json").read_text())
+    arms = {}
+    for row in content["compared"]:
+        arms[row["encoder"]] = row["encoder"]
+        if row["kind"] == "run":
+            arms[row["encoder"]] = name = Path(row["members"][0]["run"]).name.rpartition("-s")[0]
+            if len(row["members"]) < seeds:
+                raise SystemExit(
+                    f"the runs {name} differ in more than their seed (compare their config.yaml below OUT/runs): "
+                    "remove those that are out of date, and start again"
+                )
     table: dict[str, dict[str, Any]] = {}
-    for figure in json.loads((out / "probe" / "probe.json").read_text())["figures"]:
+    for figure in content["figures"]:
         if figure["label"] == MEAN:
             key = f"{figure['probe']}@{100 * figure['fraction']:g}"
-            table.setdefault(figure["encoder"], {})[key] = {"mean": figure["auc"], "sd": figure["sd"]}
+            table.setdefault(arms[figure["encoder"]], {})[key] = {"mean": figure["auc"], "sd": figure["sd"]}
     return table
 
 
@@ -192,17 +203,11 @@ def main() -> None:
     probe = ["probe", f"run=[{runs}]", "stage=latest", f"data.shards={shards}", f"out={asked.out / 'probe'}"]
     probe += [f"fractions=[{','.join(map(str, FRACTIONS))}]", f"random_encoders={asked.random}"]
     verb(probe, asked.out / "probe.log", threads=asked.threads)
-    auc = probed(asked.out)
+    auc = probed(asked.out, len(asked.seeds))
     rows = [arm_row(f"{r}-{a}", [c for c in cases if (c.recipe, c.arm) == (r, a)]) for r, a in names]
     by_name = {row["encoder"]: row for row in rows}
-    if apart := by_name.keys() - auc.keys():
-        raise SystemExit(
-            f"the seeds of {', '.join(sorted(apart))} differ in more than their seed (compare the config.yaml of "
-            "their runs below OUT/runs): remove those that are out of date, and start again"
-        )
     rows = [by_name.get(name, {"encoder": name}) | figures for name, figures in auc.items()]
-    keys = list(rows[0].keys() & auc[rows[0]["encoder"]].keys())
-    keys.sort(key=list(auc[rows[0]["encoder"]]).index)
+    keys = list(auc[rows[0]["encoder"]])
     text = table(rows, keys)
     print(f"\n{asked.images} images a run, {platform.machine()}\n{text}")
     about = {"images": asked.images, "keys": asked.keys, "environment": environment()}
