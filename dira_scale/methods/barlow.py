@@ -24,8 +24,8 @@ class BarlowTwins(Method):
     embeddings over the **global** batch, whatever ``model.bn_groups``; in evaluation over the batch at hand. It couples
     the batch, so that a step cannot be accumulated of micro-batches.
 
-    Monitors: ``top1``, how often an image's first embedding is nearest to its second among those of the batch;
-    ``chance``.
+    Monitors, of the standardised embeddings, which alone the loss compares: ``top1``, how often an image's first is
+    nearest to its second among those of the batch; ``chance``.
 
     Args:
         dim: width of the projector's three layers, the embedding's length.
@@ -68,7 +68,8 @@ class BarlowTwins(Method):
         pyramids = self.encoder(distorted[0]), self.encoder(distorted[1])
         z1, z2 = (self.projector(pyramid[-1]) for pyramid in pyramids)
         with torch.autocast(z1.device.type, enabled=False):
-            correlation = cross_correlation(at_least_float32(z1), at_least_float32(z2), self.training)
+            z1, z2 = (standardised(at_least_float32(z), self.training) for z in (z1, z2))
+            correlation = cross_correlation(z1, z2, self.training)
             losses = {"di": self.scale * redundancy(correlation, self.off_diagonal)}
         monitors = matches(z1, z2, self.training)
         return Terms(losses, monitors=monitors, pyramids=pyramids, embeddings=(z1.detach(), z2.detach()))
@@ -82,18 +83,18 @@ def redundancy(correlation: Tensor, off_diagonal: float) -> Tensor:
     return (1 - diagonal).square().sum() + off_diagonal * others
 
 
-def cross_correlation(z1: Tensor, z2: Tensor, training: bool) -> Tensor:
-    """C_ij = mean over the batch of z1_i z2_j, both standardised: [b, D] -> [D, D]; in training of all processes."""
-    z1, z2 = _standardised(z1, training), _standardised(z2, training)
-    product = z1.T @ z2
-    return reduce_sum(product) / (len(z1) * world()) if training else product / len(z1)
-
-
-def _standardised(z: Tensor, training: bool) -> Tensor:
-    """Mean 0 and variance 1 over the batch, the processes' shares being equal; differentiable through both."""
+def standardised(z: Tensor, training: bool) -> Tensor:
+    """Each component of z [b, D] with mean 0 and variance 1 over the batch, in training of all processes, whose shares
+    are equal. Differentiable through both."""
     var, mean = torch.var_mean(z, dim=0, correction=0)
     if training:
         means, variances = gather(torch.stack([mean, var])[None]).unbind(1)
         mean = means.mean(0)
         var = (variances + (means - mean).square()).mean(0)
     return (z - mean) * torch.rsqrt(var + EPSILON)
+
+
+def cross_correlation(z1: Tensor, z2: Tensor, training: bool) -> Tensor:
+    """C_ij = mean over the batch of z1_i z2_j, both standardised: [b, D] -> [D, D]; in training of all processes."""
+    product = z1.T @ z2
+    return reduce_sum(product) / (len(z1) * world()) if training else product / len(z1)
