@@ -77,8 +77,11 @@ def test_dira_adds_two_joint_stages_to_it(base: str) -> None:
     assert config.views["target_flip"] == "with_input"
 
 
-def test_preset_paper_is_equation_3() -> None:
-    assert _differences("preset=paper") == {"adversary.loss": ("lsgan", "minimax")}
+def test_preset_paper_is_its_equations_2_and_3() -> None:
+    assert _differences("preset=paper") == {
+        "adversary.loss": ("lsgan", "minimax"),
+        "views.target_flip": ("with_input", "released"),
+    }
 
 
 def test_preset_released_is_the_codes_two_commands() -> None:
@@ -127,8 +130,8 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
 @pytest.mark.parametrize(
     ("row", "overrides", "terms"),
     [
-        ("L_dis", ["stages.dir.epochs=0", "stages.dira.epochs=0"], [["di"]]),
-        ("L_dis + L_res", ["stages.dira.epochs=0"], [["di"], ["di", "re"]]),
+        ("L_dis", ["stages.dir.terms=[di]", "stages.dira.terms=[di]"], [["di"], ["di"], ["di"]]),
+        ("L_dis + L_res", ["stages.dira.terms=[di,re]"], [["di"], ["di", "re"], ["di", "re"]]),
         ("all three", [], [["di"], ["di", "re"], ["di", "re", "ad"]]),
     ],
 )
