@@ -1,5 +1,6 @@
 """DiRA: discriminative, restorative and adversarial learning in one network (Haghighi et al., CVPR 2022, sec. 3)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -45,7 +46,7 @@ class DiRA(Method):
         if set(weights) != set(PAPER_WEIGHTS):
             raise UserError(f"method.weights: needs di, re and ad, got {', '.join(weights) or 'nothing'}")
         for name, weight in weights.items():
-            if not (isinstance(weight, int | float) and weight >= 0):
+            if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
                 raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")
         for key, value, choices in (
             ("restoration", restoration, RESTORATION_LOSSES),

@@ -1,5 +1,6 @@
 """DiRA: which parts run and train in which stage, its options, and the restoration loss against its formula."""
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -204,6 +205,7 @@ def test_share_of_the_stage_reaches_the_base():
         ("simsiam", {"restore": "frist"}, "method.restore: 'frist' is not first or both; did you mean 'first'?"),
         ("simsiam", {"restoration": "mse2"}, "method.restoration: 'mse2' is not mse or l1; did you mean 'mse'?"),
         ("simsiam", {"weights": {"di": 1, "re": -1, "ad": 0}}, "method.weights.re: -1 must be a number of at least 0"),
+        ("simsiam", {"weights": {"di": 1, "re": math.inf, "ad": 0}}, "method.weights.re: inf must be a number"),
         ("simsiam", {"weights": {"di": 1, "re": None, "ad": 0}}, "method.weights.re: None must be a number"),
     ],
 )

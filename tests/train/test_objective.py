@@ -1,4 +1,4 @@
-"""Which stages corrupt the views that they train on: those that restore them."""
+"""The sum that a stage minimises, the views that it corrupts for it, and the random numbers of its steps."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +8,10 @@ import torch
 
 from dira_scale.config import Stage
 from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
+from dira_scale.methods.method import Method, Terms
+from dira_scale.train.metrics import Means
 from dira_scale.train.objective import Objective
+from dira_scale.train.step import Step
 
 COUNT = 2
 
@@ -36,3 +39,44 @@ def test_views_are_cut_out_where_they_are_restored(terms: list[str], holes: int)
         assert (view == 0).sum(dim=(1, 2, 3)).tolist() == [holes] * COUNT
     for view in objective.distorted(batch(), Stage(terms=terms, epochs=1), corrupt=False):
         assert (view == 0.5).all()
+
+
+@pytest.mark.parametrize(("terms", "total"), [(["di"], 2.0), (["di", "re"], 5.0), (["di", "re", "ad"], 5.007)])
+def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], total: float) -> None:
+    found = {"di": torch.tensor(2.0), "re": torch.tensor(0.3)}
+    method: Any = SimpleNamespace(weights={"di": 1.0, "re": 10.0, "ad": 0.001})
+    adversary: Any = SimpleNamespace(generator_loss=lambda restored: 7 * restored.mean())
+    objective = Objective(method, adversary, ViewSpec(size=32), torch.device("cpu"), "fp32")
+    restored = torch.ones(COUNT, 1, 32, 32)
+    engine: Any = lambda *_: Terms({k: v for k, v in found.items() if k in terms}, restored=restored)  # noqa: E731
+    _, losses = objective(engine, batch(), Stage(terms=terms, epochs=1))
+    assert losses["loss"].item() == pytest.approx(total)
+    assert {name.removeprefix("loss/") for name in losses} == {"loss", *terms}
+
+
+def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
+    """Drop-path and the like: another draw for every step and micro-batch, the same when a step comes again."""
+
+    class Noisy(Method):
+        def __init__(self) -> None:
+            super().__init__(ViewSpec(size=32), weights={"di": 1.0})
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+    method, drawn = Noisy(), []
+
+    def objective(engine: object, part: object, stage: object) -> tuple[Terms, dict[str, torch.Tensor]]:
+        drawn.append(torch.rand(()).item())
+        loss = method.weight * drawn[-1]
+        return Terms({"di": loss}), {"loss": loss, "loss/di": loss}
+
+    for name, value in {"method": method, "adversary": None, "device": torch.device("cpu")}.items():
+        setattr(objective, name, value)
+    config: Any = SimpleNamespace(seed=3, parallel=SimpleNamespace(accumulate=2), health=SimpleNamespace(every=1000))
+    optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
+    step = Step(config, objective, optimizer, 1, Means())  # type: ignore[arg-type]
+    step.enter_stage(Stage(terms=["di"], epochs=1), method, optimizer)
+    two: Any = SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
+    for number in (1, 2, 1):
+        torch.rand(number)
+        step(number, two)
+    assert len(set(drawn)) == 4 and drawn[:2] == drawn[4:]
