@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dira_scale.collectives import gather, world
 from dira_scale.config import Stage
+from dira_scale.data.batch import Batch
 from dira_scale.eval.neighbours import knn_scores, mean_auc
 from dira_scale.train.inputs import HeldOut
 from dira_scale.train.metrics import Means
@@ -39,6 +40,18 @@ def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> 
                 labels.append(batch.labels[:count])
     auc = _knn_auc(torch.cat(features), torch.cat(labels)) if features else math.nan
     return means.take() | ({} if math.isnan(auc) else {"health/knn_auc": auc})
+
+
+@torch.no_grad()
+def first_broken(objective: Objective, held_out: HeldOut, stage: Stage) -> tuple[Batch, dict[str, float]] | None:
+    """The first of this process's held-out batches with a loss that is no number, as it is stored, and its losses."""
+    with evaluating(objective.method):
+        for stored, _ in held_out.batches():
+            _, losses = objective(objective.method, stored.to(objective.device), stage)
+            values = {name: float(loss) for name, loss in losses.items()}
+            if not all(map(math.isfinite, values.values())):
+                return stored, values
+    return None
 
 
 def _knn_auc(features: Tensor, labels: Tensor) -> float:

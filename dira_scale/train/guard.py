@@ -34,13 +34,21 @@ class NotANumberError(Exception):
 class Finding:
     """The first step in which something was no number, the same on every rank."""
 
-    step: int  # optimizer steps before it, as the order counts
+    step: int  # optimizer steps of the run before it
     terms: dict[str, list[int]]  # what broke first in it, and on which ranks; a gradient only where no loss did
     losses: list[dict[str, float]]  # this step's losses by rank
 
+    @property
+    def ranks(self) -> list[int]:
+        """On which of them something broke."""
+        return sorted({rank for found in self.terms.values() for rank in found})
+
+    def row(self, rank: int) -> dict[str, Any]:
+        """What ``batch.json`` of a rank tells of it."""
+        return {"step": self.step + 1, "rank": rank, "broken": self.terms, "losses": self.losses[rank]}
+
     def __str__(self) -> str:
-        ranks = sorted({rank for found in self.terms.values() for rank in found})
-        where = f" on rank {', '.join(map(str, ranks))}" if len(ranks) < world() else ""
+        where = f" on rank {', '.join(map(str, self.ranks))}" if len(self.ranks) < world() else ""
         what = ", ".join(self.terms)
         cause = ", though every loss is one" if all(term.startswith(GRADIENT) for term in self.terms) else ""
         return f"step {self.step + 1}: {what} is no number{where}{cause}"
@@ -120,14 +128,13 @@ def unsound(tensors: dict[str, Tensor]) -> list[str]:
     return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
-def save_batch(
-    folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, finding: Finding, rank: int
-) -> None:
+def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
     """Write ``batch.safetensors`` (views as stored, the distortions' parameters, index) and ``batch.json``.
 
     Args:
         batch: this rank's part, as the loader made it.
         datasets, split: what ``batch.index`` counts through.
+        row: what the JSON tells beside the images; its ``losses`` may be no numbers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"index": batch.index, "low": batch.low, "high": batch.high}
@@ -137,12 +144,10 @@ def save_batch(
         tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
     tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
-    row: dict[str, Any] = {"step": finding.step + 1, "rank": rank, "broken": finding.terms}
     # JSON has no NaN: what is none is written as its name.
-    row["losses"] = {
-        name: value if math.isfinite(value) else str(value) for name, value in finding.losses[rank].items()
-    }
-    write_json(folder / "batch.json", row | {"images": list(_images(batch.index.tolist(), datasets, split))})
+    losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
+    images = list(_images(batch.index.tolist(), datasets, split))
+    write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
 def _images(index: list[int], datasets: list[ShardedDataset], split: str) -> Iterable[dict[str, str]]:

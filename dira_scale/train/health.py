@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.collectives import gather
+from dira_scale.collectives import gather, reduce_mean, world
 from dira_scale.eval import ssim
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
@@ -17,15 +17,15 @@ IMAGES = 512  # of the global batch at most: bounds the eigenvalue problem and t
 
 
 class Health:
-    """Measures one micro-batch of a training step.
+    """Measures one micro-batch of a training step, the last of ``accumulate``, of all processes.
 
     Takes the feature pyramids out of what ``method`` returns in training, where nobody else wants them: gradients are
     asked of the encoder's output itself (DDP hands out copies that no loss depends on), and nothing keeps a pyramid
     alive until the next forward pass.
     """
 
-    def __init__(self, method: Method, adversary: Adversary, every: int) -> None:
-        self.method, self.adversary, self.every = method, adversary, every
+    def __init__(self, method: Method, adversary: Adversary, every: int, accumulate: int = 1) -> None:
+        self.method, self.adversary, self.every, self.accumulate = method, adversary, every, accumulate
         self._looking = False
         self._features: tuple[Tensor, ...] = ()  # the encoder's output of each view that carries gradient
         method.register_forward_hook(self._take)
@@ -40,9 +40,7 @@ class Health:
         features, self._features = self._features, ()
         found: dict[str, Tensor] = {}
         with torch.autocast(losses["loss"].device.type, enabled=False):
-            for term, weight in self.method.weights.items():
-                if f"loss/{term}" in losses and features:
-                    found[f"gradient/{term}"] = _pull(weight * losses[f"loss/{term}"], features)
+            found |= self._pulls(losses, features)
             with torch.no_grad():
                 found |= self._spread(terms, features) | self._restoration(terms)
                 if "loss/ad" in losses:
@@ -50,13 +48,24 @@ class Health:
                     found["discriminator"] = self.adversary.accuracy(terms.target, terms.restored)
         return {f"health/{name}": value.detach() for name, value in found.items()}
 
+    def _pulls(self, losses: dict[str, Tensor], features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Of each weighted term, as of the global batch: the same however many processes and micro-batches share it."""
+        terms = [term for term in self.method.weights if features and f"loss/{term}" in losses]
+        if not terms:
+            return {}
+        squares = [_squared_gradient(self.method.weights[term] * losses[f"loss/{term}"], features) for term in terms]
+        # Each part's loss is a mean over its own images: of n parts, each has 1/n of the gradient of the whole.
+        whole = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
+        return {f"gradient/{term}": norm for term, norm in zip(terms, whole.unbind(), strict=True)}
+
     def _spread(self, terms: Terms, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Nothing of a single image: among less than two there is no spread."""
         found: dict[str, Tensor] = {}
-        if features:
-            pooled = gather(features[0].detach().float().mean(dim=(2, 3)))[:IMAGES]
-            found |= {"features_std": std_ratio(pooled), "features_rank": effective_rank(pooled)}
-        if terms.embeddings:
-            views = [gather(view.float())[:IMAGES] for view in terms.embeddings]
+        pooled = [gather(view.detach().float().mean(dim=(2, 3)))[:IMAGES] for view in features[:1]]
+        views = [gather(view.float())[:IMAGES] for view in terms.embeddings]
+        if pooled and len(pooled[0]) > 1:
+            found |= {"features_std": std_ratio(pooled[0]), "features_rank": effective_rank(pooled[0])}
+        if views and len(views[0]) > 1:
             found |= {"std": std_ratio(views[0]), "rank": effective_rank(views[0])}
             found["uniformity"] = torch.stack([uniformity(view) for view in views]).mean()
             if len(views) == 2:
@@ -114,10 +123,10 @@ def uniformity(x: Tensor) -> Tensor:
     return (-2 * squared).exp().masked_fill(~pairs, 0.0).sum().div(pairs.sum().clamp(min=1)).log()
 
 
-def _pull(loss: Tensor, features: tuple[Tensor, ...]) -> Tensor:
-    """Norm of d loss / d features, over all views; 0 where the loss does not depend on them."""
+def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+    """|d loss / d features|^2 over all views; 0 where the loss does not depend on them."""
     if not loss.requires_grad:
         return torch.zeros_like(loss)
     gradients = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
     squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
-    return torch.stack(squares).sum().sqrt() if squares else torch.zeros_like(loss)
+    return torch.stack(squares).sum() if squares else torch.zeros_like(loss)

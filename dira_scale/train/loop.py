@@ -1,32 +1,27 @@
 """The training loop: stages, steps, validation, checkpoints. It knows nothing of images or of how processes start."""
 
-import math
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dira_scale.collectives import gather
 from dira_scale.config import Pretrain, Stage
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.train import checkpoint, optim, parallel, state
+from dira_scale.train.alarm import Alarm
 from dira_scale.train.evaluation import draw_restorations, validation_losses
-from dira_scale.train.guard import NotANumberError, save_batch, unsound
 from dira_scale.train.inputs import Inputs
-from dira_scale.train.metrics import Clock, Means
+from dira_scale.train.journal import Journal
 from dira_scale.train.objective import Objective, restores
 from dira_scale.train.progress import Bar
-from dira_scale.train.run import FAILED, Run
+from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
 from dira_scale.train.stages import order_start, plan
 from dira_scale.train.step import Step
-from dira_scale.train.symptoms import Moment, Symptoms
-from dira_scale.train.trackers import TensorBoard
 
 
 class Trainer:
@@ -69,18 +64,17 @@ class Trainer:
         self.progress = state.Progress()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
         self._restore()
-        self.tracker = TensorBoard(self.folder / "tensorboard", self.progress.step) if run else None
-        self.means, self.clock = Means(), Clock()
-        self.step = Step(config, self.objective, self.discriminator_optimizer, ranks, self.means)
-        self.symptoms = Symptoms(config)
-        self._logged, self._waited = self.progress.step, 0.0  # step and seconds of waiting at the last row
+        self.journal = Journal(config, self.progress, run)
+        self.clock = self.journal.clock
+        self.alarm = Alarm(accelerator, self.checkpointer, inputs, self.folder, run)
+        self.step = Step(config, self.objective, self.discriminator_optimizer, ranks, self.journal.means)
 
     # ------------------------------------------------------------------ the run
 
     def train(self) -> str:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         with Signals() as signals, Bar(self.total_steps(), self.progress.step, self.run is not None) as bar:
-            self.bar = bar
+            self.bar = self.journal.bar = bar
             try:
                 while self.progress.stage < len(self.stages):
                     name, stage = list(self.stages.items())[self.progress.stage]
@@ -91,15 +85,13 @@ class Trainer:
                     self._leave_stage(name)
                 return "done"
             finally:
-                if self.tracker is not None:
-                    self.tracker.close()
+                self.journal.close()
 
     def _run_stage(self, name: str, stage: Stage, signals: Signals) -> str:
         """Steps of one stage; returns why the run ends, or nothing where the next stage follows."""
         progress, last = self.progress, self.progress.stage_start + self.plan.steps
         limit = last if self.config.steps is None else min(last, self.config.steps)
-        ahead = progress.order_start - progress.stage_start  # of the run's steps is the stage's order
-        with closing(self.loader.iterate(progress.step + ahead, limit + ahead)) as batches:
+        with closing(self.loader.iterate(progress.step + self._ahead, limit + self._ahead)) as batches:
             while not self._stopped_early(stage) and (batch := next(batches, None)) is not None:
                 self._set_pace()
                 self.step(progress.step, batch)
@@ -120,7 +112,8 @@ class Trainer:
         improved = self._due_validation(last) and self.validate(name, stage)
         ends = step == limit or self._stopped_early(stage)
         if step % self.config.log_every == 0 or ends:
-            self._log(name)
+            self._refuse_nan()
+            self.journal.training(self.optimizer.param_groups[0]["lr"], self.loader.waited)
         self.bar.update(step, name)
         signal = signals.agreed()
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
@@ -136,10 +129,8 @@ class Trainer:
         self._refuse_nan()
         with self.clock.part("validate"):
             row = validation_losses(self.objective, self.held_out, stage)
-        broken = [key for key, value in row.items() if not math.isfinite(value)]
-        if broken:
-            self._fail(f"step {self.progress.step}: {', '.join(broken)} of held-out images is no number")
-        self._record(row | {"split": "val"}, name)
+        self.alarm.held_out(self.progress.step, row, self.objective, self.held_out, stage)
+        self.journal.add(row | {"split": "val"})
         progress = self.progress
         improved = row["loss"] < progress.best.get(name, float("inf"))
         progress.stale = 0 if improved else progress.stale + self.config.validate.every
@@ -166,7 +157,8 @@ class Trainer:
     def _enter_stage(self, name: str, stage: Stage) -> None:
         """Fresh optimizer and schedule; queue, momentum model and discriminator go on (as released)."""
         self.plan = self.plans[name]
-        self.loader, self._waited = self.inputs.train(self.plan.batch), 0.0
+        self.loader = self.inputs.train(self.plan.batch)
+        self.journal.enter_stage(name, self.plan)
         self.method.enter_stage(stage.terms)
         engine = parallel.prepare(self.accelerator, self.method)
         engine.train()
@@ -211,75 +203,24 @@ class Trainer:
             if not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(self.config.optim, group["initial_lr"], step)
 
-    # ------------------------------------------------------------------ rows and checkpoints
-
-    def _log(self, name: str) -> None:
-        self._refuse_nan()
-        waited, self._waited = self.loader.waited - self._waited, self.loader.waited
-        self.clock.add("data", waited)
-        values, seconds = self.means.take(), self.clock.take()
-        steps = self.progress.step - self._logged
-        self._logged = self.progress.step
-        images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
-        row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
-        row |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_second": images, "split": "train"}
-        moment = Moment(name, (self.progress.step - self.progress.stage_start) / self.plan.steps)
-        warnings = self.symptoms.news(row, moment)
-        self._record(row | ({"warnings": warnings} if warnings else {}), name)
-        for text in warnings:
-            self._warn(text)
-        self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
-
-    def _warn(self, text: str) -> None:
-        line = f"warning, step {self.progress.step}: {text}"
-        self.bar.say(line)
-        if self.run is not None:
-            self.run.log(line)
-
-    def _record(self, row: dict[str, Any], name: str) -> None:
-        if self.run is None:
-            return
-        epoch = self.progress.epochs + (self.progress.step - self.progress.stage_start) / self.plan.per_epoch
-        self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": name} | row)
-        self.run.status("running", self.progress.step, name)
-        assert self.tracker is not None
-        self.tracker.add(self.progress.step, row)
+    # ------------------------------------------------------------------ checkpoints
 
     def save(self) -> None:
         """A checkpoint of everything at this step, all of it numbers."""
         self._refuse_nan()
         with self.clock.part("checkpoint"):
             tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
-            spoilt = unsound(tensors)
-            if gather(torch.tensor([len(spoilt)], device=self.device)).any():
-                self._fail(f"step {self.progress.step}: {spoilt[:1]} holds what is no number, though every loss is one")
+            self.alarm.tensors(self.progress.step, tensors, self.device)
             self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), self.progress.best_step)
 
     def _refuse_nan(self) -> None:
         """End on all ranks before anything is written of what is no number; each keeps its part of the batch."""
-        found = self.step.guard.read()
-        if found is None:
-            return
-        folder, rank = self.folder / "nan" / f"step-{found.step + 1:09d}", self.accelerator.process_index
-        of_order = found.step + self.progress.order_start - self.progress.stage_start
-        with closing(self.loader.iterate(of_order, of_order + 1)) as batches:
-            datasets, split = self.inputs.datasets, self.config.data.split
-            save_batch(folder / f"rank-{rank}", next(batches), datasets, split, found, rank)
-        first = min(rank for ranks in found.terms.values() for rank in ranks)
-        self._fail(f"{found}; its images: {folder}/rank-{first}/batch.json")
+        self.alarm.training(self.progress.step, self.step.guard, self.loader, self._ahead)
 
-    def _fail(self, message: str) -> NoReturn:
-        """End on all ranks, the state written before a launcher ends those that are slower."""
-        self._finish()
-        sound = checkpoint.complete(self.folder / "checkpoints")
-        message += (
-            f"; the checkpoint of step {int(sound[-1].name)} is sound" if sound else "; there is no checkpoint yet"
-        )
-        if self.run is not None:
-            self.run.log(message)
-            self.run.status("failed", self.progress.step, exit_code=FAILED, reason=message)
-        self.accelerator.wait_for_everyone()
-        raise NotANumberError(f"{message}. docs/health.md says what to do")
+    @property
+    def _ahead(self) -> int:
+        """By how many steps the stage's order is ahead of the run's steps."""
+        return self.progress.order_start - self.progress.stage_start
 
     def _finish(self) -> None:
         with self.clock.part("checkpoint"):

@@ -34,7 +34,7 @@ class Step:
         self.config, self.objective, self.ranks, self.means = config, objective, ranks, means
         self.method, self.adversary, self.device = objective.method, objective.adversary, objective.device
         self.discriminator_optimizer = discriminator_optimizer
-        self.health = Health(self.method, self.adversary, config.health.every)
+        self.health = Health(self.method, self.adversary, config.health.every, config.parallel.accumulate)
 
     def enter_stage(self, stage: Stage, engine: nn.Module, optimizer: Optimizer) -> None:
         """``engine`` is the method as it is called in training."""

@@ -6,13 +6,15 @@ from typing import Any
 
 from dira_scale.config import Pretrain
 
-# Spread directions have a std ratio of 1 and an effective rank of tens; bases that learn keep more than 0.5 and about
-# 10. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids that, near rank 1 (a line).
-COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.0
+# Spread directions have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at worst,
+# in their first hundreds of steps. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids that,
+# near rank 1 (a line): SimSiam at too high a rate kept 0.5, and a rank from 2.5 down to 1.9.
+COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
 # Networks see all radiographs as nearly one before they have learnt anything; a stage's first tenth is not judged.
 SETTLED = 0.1
-# Bases that learn leave chance within the first epochs; a quarter of a stage is late, twice chance outside of noise.
-LATE, ABOVE_CHANCE = 0.25, 2.0
+# Bases that learn leave chance within the first epochs, if these are many steps: `small` was at chance throughout 190
+# steps on 273 phantoms. A quarter of a stage is late if it is also 500 steps; twice chance is outside of noise.
+LATE, ENOUGH, ABOVE_CHANCE = 0.25, 500, 2.0
 # Right of all but one patch in a hundred, and the generator's loss where D(restored) is below about a tenth: it hardly
 # fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).)
 DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
@@ -21,9 +23,11 @@ DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
 # 24,000 to 65,000 times less than unscaled Barlow Twins (docs/health.md). A term of a weight below a hundredth (the
 # adversary's 0.001) is meant to be small.
 DWARFED, NEGLIGIBLE = 5000.0, 0.01
-# More than half of the negatives from an encoder that has moved on: the key encoder is no longer one dictionary.
-FRESH = 0.5
+# Most of the negatives from an encoder that has moved on: they are no longer one dictionary. (The released code's last
+# stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue may still be filling.
+FRESH, FILLED = 0.2, 0.5
 PATIENCE = 2  # looks in a row: one may be an outlier
+ROWS = 10  # in a row of the top-1: it may be of a single batch
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,13 @@ class Moment:
     """Where in the run a row was made."""
 
     stage: str
-    share: float  # of the stage that is done
+    steps: int  # of the stage, if it is not stopped early
+    done: int  # of these
+
+    @property
+    def share(self) -> float:
+        """Of the stage that is done."""
+        return self.done / self.steps
 
 
 class Symptoms:
@@ -51,18 +61,18 @@ class Symptoms:
         """What begins with this row of training. A row without a kind's figures leaves that kind as it was."""
         pulls = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         judges = (
-            (self._collapse, ("health/std", "health/rank")),
-            (self._chance, ("top1", "chance")),
-            (self._discriminator, ("health/discriminator", "loss/ad")),
-            (self._dwarfed, tuple(key for key in pulls if key in row) or pulls),
-            (self._queue, ("queue_fresh",)),
+            (self._collapse, ("health/std", "health/rank"), PATIENCE),
+            (self._chance, ("top1", "chance"), ROWS),
+            (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
+            (self._dwarfed, tuple(key for key in pulls if key in row) or pulls, PATIENCE),
+            (self._queue, ("queue_fresh",), PATIENCE),
         )
         said = []
-        for judge, keys in judges:
+        for judge, keys, patience in judges:
             if all(key in row for key in keys):
                 text, kind = judge(row, moment), judge.__name__
                 self._looks[kind] = self._looks.get(kind, 0) + 1 if text else 0
-                if self._looks[kind] == PATIENCE:
+                if self._looks[kind] == patience:
                     said.append(text)
         return said
 
@@ -77,7 +87,7 @@ class Symptoms:
 
     def _chance(self, row: Mapping[str, Any], moment: Moment) -> str:
         top1, chance = row["top1"], row["chance"]
-        if moment.share < LATE or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
+        if moment.share < LATE or moment.done < ENOUGH or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
             return ""
         return (
             f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {moment.share:.0%} of stage {moment.stage}: "
@@ -113,7 +123,7 @@ class Symptoms:
 
     def _queue(self, row: Mapping[str, Any], moment: Moment) -> str:
         fresh = row["queue_fresh"]
-        if moment.share < LATE or fresh >= FRESH:
+        if moment.share < FILLED or fresh >= FRESH:
             return ""
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "

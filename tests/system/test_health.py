@@ -1,8 +1,10 @@
 """Runs that go wrong, and looks at runs that must not change them: real processes."""
 
 import json
+import math
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,22 +14,29 @@ from safetensors.torch import load_file
 
 from dira_scale.config import compose
 from dira_scale.data.views import ViewSpec
+from dira_scale.pretrain import main
 from dira_scale.train import checkpoint
 from dira_scale.train.inputs import Inputs
 
-# DiRA, spoilt where the environment says: WHAT at a step of the order on a rank.
+# DiRA, spoilt where the environment says: WHAT at a step of the order on a rank. It notes which images it had then.
 SPOILT = """
-import math, os
+import json, math, os
 from dira_scale.collectives import rank
 from dira_scale.methods.dira import DiRA
 
 class Spoilt(DiRA):
     def forward(self, clean, distorted, batch):
         terms = super().forward(clean, distorted, batch)
-        what, step, where = os.environ.get("SPOIL", "nothing:0:0").split(":")
-        if self.training and batch.step == int(step) and rank() == int(where):
-            if what == "re":
+        if "SPOIL" not in os.environ:
+            return terms
+        what, step, where = os.environ["SPOIL"].split(":")
+        if self.training == (what != "held-out") and batch.step == int(step) and rank() == int(where):
+            with open(os.environ["SEEN"], "a") as seen:
+                seen.write(json.dumps(batch.index.tolist()) + "\\n")
+            if what in ("re", "held-out") and "re" in terms.losses:
                 terms.losses["re"] = terms.losses["re"] + math.nan
+            if what == "overflow":
+                terms.losses["di"] = terms.losses["di"] * 1e38 * 1e38
             if what == "gradient":
                 terms.losses["di"].register_hook(lambda gradient: gradient * math.nan)
             if what == "discriminator":
@@ -54,25 +63,47 @@ class Collapsing(SimSiam):
         loss = 1 - F.cosine_similarity(first, second).mean()
         return Terms({"di": loss}, pyramids=pyramids, embeddings=(first.detach(), second.detach()))
 '''
-LENGTHS = ["stages.di.epochs=0.4", "stages.dir.epochs=1.6", "stages.dira.epochs=0.8"]  # 2, 8 and 4 steps
-SELDOM = [*LENGTHS, "checkpoint.every=4", "log_every=1000", "method._target_=spoilt.Spoilt"]
+# 2, 8 and 4 steps of 8 images.
+LENGTHS = ["stages.di.epochs=0.4", "stages.dir.epochs=1.6", "stages.dira.epochs=0.8", "model.encoder=test_resnet"]
+SELDOM = [*LENGTHS, "checkpoint.every=4", "log_every=4", "method._target_=spoilt.Spoilt"]
 
 
 @pytest.fixture
 def spoilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    (tmp_path / "modules").mkdir()
-    (tmp_path / "modules" / "spoilt.py").write_text(SPOILT)
-    (tmp_path / "modules" / "collapsing.py").write_text(COLLAPSING)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'modules'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "spoilt.py").write_text(SPOILT)
+    (modules / "collapsing.py").write_text(COLLAPSING)
+    monkeypatch.setenv("PYTHONPATH", f"{modules}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.syspath_prepend(modules)
+    monkeypatch.setenv("SEEN", str(tmp_path / "seen"))
     return monkeypatch
 
 
-def test_a_term_that_is_no_number_on_one_rank_ends_both_and_the_run_goes_on_from_before(
+def inside(run: Path, shards: Path, *overrides: str) -> int:
+    """The exit code of a run in this process."""
+    threads = torch.get_num_threads()
+    try:
+        return main(pretrain(run, shards, *overrides)[3:])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def saved(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    return load_file(folder / "batch.safetensors"), json.loads((folder / "batch.json").read_text())
+
+
+def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never_broke_and_never_looked(
     shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch
 ) -> None:
-    run = tmp_path / "run"
+    """With accumulation, bf16 and activation checkpointing."""
+    run, plain = tmp_path / "run", tmp_path / "plain"
+    settings = [
+        *SELDOM, "stages.di.epochs=1", "stages.dir.epochs=4", "stages.dira.epochs=2", "data.batch=16",
+        "model.bn_groups=4", "parallel.accumulate=2", "precision=bf16", "parallel.checkpoint_activations=true",
+    ]  # fmt: skip
     spoilt.setenv("SPOIL", "re:5:1")
-    printed = finish(pretrain(run, shards, *SELDOM, ranks=2), code=1)
+    printed = finish(pretrain(run, shards, *settings, "health.every=1", ranks=2), code=1)
     told = [line for line in printed.splitlines() if "no number" in line]
     assert len(told) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
     for words in ("pretrain: step 6: loss/re is no number on rank 1", "rank-1/batch.json", "of step 4 is sound"):
@@ -82,77 +113,102 @@ def test_a_term_that_is_no_number_on_one_rank_ends_both_and_the_run_goes_on_from
     assert "step 6: loss/re is no number on rank 1" in ended["reason"]
     assert checkpoint.latest(run).name == "000000004"
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
+    assert [row["step"] for row in rows(run)] == [2, 4]  # nothing is written of what is no number
 
     spec = ViewSpec(**{k: v for k, v in OmegaConf.load(run / "config.yaml").views.items() if k == "count"}, size=32)
     data = OmegaConf.to_object(compose("pretrain", [*TINY, f"data.shards={shards}"])).data
     keys = []
     for rank in (0, 1):
-        folder = run / "nan" / "step-000000006" / f"rank-{rank}"
-        tensors, row = load_file(folder / "batch.safetensors"), json.loads((folder / "batch.json").read_text())
-        expected = next(Inputs(data, spec, 0, rank, 2, (8,)).train(8).iterate(5, 6))
+        tensors, row = saved(run / "nan" / "step-000000006" / f"rank-{rank}")
+        expected = next(Inputs(data, spec, 0, rank, 2, (16,)).train(16).iterate(5, 6))
         assert torch.equal(tensors["index"], expected.index)
         assert all(torch.equal(tensors[f"views.{i}"], view) for i, view in enumerate(expected.views))
         assert torch.equal(tensors["distortions.1.sigma"], expected.distortions[1].sigma)
         assert row["broken"] == {"loss/re": [1]} and row["step"] == 6
         assert (row["losses"]["loss/re"] == "nan") == (rank == 1) and isinstance(row["losses"]["loss/di"], float)
         keys += [image["key"] for image in row["images"]]
-    assert len(set(keys)) == 8
+    assert len(set(keys)) == 16
 
     spoilt.delenv("SPOIL")
-    assert "from step 4 of 14" in finish(pretrain(run, shards, *SELDOM, ranks=2))
+    assert "from step 4 of 14" in finish(pretrain(run, shards, *settings, "health.every=1", ranks=2))
     assert status(run)["state"] == "done"
+    finish(pretrain(plain, shards, *settings, "health.every=1000", ranks=2))
+    assert_equal_runs(run, plain)
+    assert_looked(run)
+    assert not any("health/" in key for row in rows(plain)[1:] for key in row)  # but the first
+
+
+def assert_looked(run: Path) -> None:
+    seen = {row["stage"]: {key.removeprefix("health/") for key in row if "health/" in key} for row in rows(run)}
+    spread = {"std", "rank", "alignment", "uniformity", "features_std", "features_rank"}
+    restoration = spread | {"gradient/di", "gradient/re", "psnr", "ssim"}
+    assert seen["dir"] == restoration and seen["dira"] == restoration | {"gradient/ad", "discriminator"}
+    last = rows(run)[-1]
+    assert last["health/gradient/di"] > 0 < last["health/gradient/ad"] < last["health/gradient/re"]
 
 
 @pytest.mark.parametrize(
-    ("what", "step", "words", "sound"),
+    ("spoil", "overrides", "words", "sound"),
     [
-        ("gradient", 5, "step 6: gradient is no number, though every loss is one", "000000004"),
-        pytest.param(
-            "discriminator", 12, "step 13: loss/discriminator is no number", "000000012", marks=pytest.mark.system
-        ),
+        ("overflow:0:0", [], "step 1: loss/di is no number", None),
+        ("re:4:0", ["checkpoint.every=1"], "step 5: loss/re is no number", 4),
+        ("gradient:5:0", ["health.every=1"], "step 6: gradient is no number, though every loss is one", 4),
+        ("re:9:0", [], "step 10: loss/re is no number", 8),  # the last of its stage
+        ("discriminator:12:0", [], "step 13: loss/discriminator is no number", 12),
+        # A stage of another batch begins with an epoch of its own: the run's step 6 is the 14th of its order.
+        ("re:13:0", ["stages.dir.batch=4", "stages.dir.epochs=0.8"], "step 6: loss/re is no number", 4),
     ],
 )
-def test_a_gradient_or_a_discriminator_that_is_no_number_is_told(
-    shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch, what: str, step: int, words: str, sound: str
+def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
+    shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    spoil: str, overrides: list[str], words: str, sound: int | None,
+) -> None:  # fmt: skip
+    run = tmp_path / "run"
+    if sound == 4:  # after a resumption too
+        assert inside(run, shards, *SELDOM, *overrides, "steps=3") == 0
+    spoilt.setenv("SPOIL", spoil)
+    assert inside(run, shards, *SELDOM, *overrides) == 1
+    told = capsys.readouterr().err
+    assert words in told and status(run)["state"] == "failed" and words in status(run)["reason"]
+    if sound is None:
+        assert "there is no checkpoint yet" in told and not (run / "metrics.jsonl").exists()
+    else:
+        assert f"the checkpoint of step {sound} is sound" in told and int(checkpoint.latest(run).name) == sound
+        assert all(tensor.isfinite().all() for tensor in weights(run).values())
+        assert all(math.isfinite(value) for row in rows(run) for value in row.values() if isinstance(value, float))
+    [folder] = (run / "nan").iterdir()
+    tensors, row = saved(folder / "rank-0")
+    assert f"{folder}/rank-0/batch.json" in told and words.startswith(f"step {row['step']}:")
+    assert [tensors["index"].tolist()] == [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
+
+
+def test_held_out_images_whose_loss_is_no_number_are_named(
+    shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoilt.setenv("SPOIL", f"{what}:{step}:0")
-    assert words in finish(pretrain(tmp_path / "run", shards, *SELDOM), code=1)
-    assert checkpoint.latest(tmp_path / "run").name == sound
-    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
-
-
-@pytest.mark.parametrize(
-    ("ranks", "overrides"),
-    [
-        pytest.param(1, [], marks=pytest.mark.system),
-        (2, ["data.batch=16", "model.bn_groups=4", "parallel.accumulate=2", "precision=bf16",
-             "parallel.checkpoint_activations=true"]),
-    ],
-    ids=["plain", "two ranks, accumulation, bf16, activation checkpointing"],
-)  # fmt: skip
-def test_looking_changes_nothing(shards: Path, tmp_path: Path, ranks: int, overrides: list[str]) -> None:
-    for every in (1, 1000):
-        finish(pretrain(tmp_path / f"{every}", shards, *LENGTHS, *overrides, f"health.every={every}", ranks=ranks))
-    assert_equal_runs(tmp_path / "1", tmp_path / "1000")
-    seen = {
-        row["stage"]: {key.removeprefix("health/") for key in row if "health/" in key} for row in rows(tmp_path / "1")
-    }
-    spread = {"std", "rank", "alignment", "uniformity", "features_std", "features_rank"}
-    assert seen["di"] == spread | {"gradient/di"}
-    assert seen["dir"] == spread | {"gradient/di", "gradient/re", "psnr", "ssim"}
-    assert seen["dira"] == seen["dir"] | {"gradient/ad", "discriminator"}
-    last = rows(tmp_path / "1")[-1]
-    assert last["health/gradient/di"] > 0 < last["health/gradient/ad"] < last["health/gradient/re"]
-    assert not any("health/" in key for row in rows(tmp_path / "1000")[1:] for key in row)  # but the first
+    run = tmp_path / "run"
+    spoilt.setenv("SPOIL", "held-out:1:0")  # the second of two batches
+    assert inside(run, shards, *SELDOM, "validate.every=1") == 1
+    folder = run / "nan" / "held-out-000000007"
+    told = capsys.readouterr().err
+    assert f"step 7: loss/re of held-out images is no number; its images: {folder}/rank-0/batch.json" in told
+    assert "the checkpoint of step 4 is sound" in told and status(run)["exit_code"] == 1
+    tensors, row = saved(folder / "rank-0")
+    assert tensors["index"].tolist() == [8, 9, 10, 11] == json.loads((tmp_path / "seen").read_text().splitlines()[0])
+    assert row["losses"]["loss/re"] == "nan" and [image["key"] for image in row["images"]]
+    assert not (run / "checkpoints" / "BEST-dir").exists() and rows(run, "val")[-1]["stage"] == "di"
 
 
 @pytest.mark.usefixtures("spoilt")
-def test_a_run_that_collapses_is_told_so_once_everywhere(shards: Path, tmp_path: Path) -> None:
+def test_a_run_that_collapses_is_told_so_once_everywhere(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     method = ["method=simsiam", "~method.base", "method.dim=64", "method.bottleneck=32"]
     lengths = ["stages.di.epochs=8", "stages.dir.epochs=0", "stages.dira.epochs=0", "health.every=4", "log_every=4"]
-    command = pretrain(run, shards, *method, "method._target_=collapsing.Collapsing", *lengths)
-    printed = finish([word for word in command if "method.base.queue" not in word and "decoder" not in word])
+    lengths += ["model.encoder=test_resnet", "optim.optimizer.lr=0.01"]
+    command = pretrain(run, shards, *method, "method._target_=collapsing.Collapsing", *lengths)[3:]
+    assert main([word for word in command if "method.base.queue" not in word and "decoder" not in word]) == 0
+    printed = capsys.readouterr().out
     [row] = [row for row in rows(run) if "warnings" in row]
     [text] = row["warnings"]
     assert text.startswith("collapse: all images' embeddings are nearly one") and row["health/std"] < 0.1

@@ -1,15 +1,27 @@
-"""Monitors against plain formulas, and on features whose figures are known."""
+"""Monitors against plain formulas, on features whose figures are known, and alike on one process and on two.
 
+Run by pytest this file starts itself once per process: ``test_health.py RANK FOLDER``.
+"""
+
+import json
 import math
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 from dira_scale.train.health import Health, alignment, effective_rank, std_ratio, uniformity
+
+WAIT = 120  # seconds
 
 
 @pytest.fixture
@@ -95,3 +107,67 @@ def test_the_discriminator_is_right_where_scores_lie_on_their_side(loss: str, be
     adversary.discriminator = nn.Identity()
     real, fake = torch.tensor([0.1, 0.2, -0.1, 0.3]) + between, torch.tensor([-0.1, 0.2]) + between
     assert float(adversary.accuracy(real, fake)) == pytest.approx((3 / 4 + 1 / 2) / 2)
+
+
+class Means(Method):
+    """Losses that are means over the images, of an encoder whose output is the images."""
+
+    def __init__(self) -> None:
+        super().__init__(None, {"di": 2.0})  # type: ignore[arg-type]
+        self.encoder = nn.Identity()
+
+    def forward(self, clean, distorted, batch):
+        image = clean.requires_grad_()
+        losses = {"di": image.square().sum(dim=(1, 2, 3)).mean()}
+        pair = image.detach().flatten(1), distorted.flatten(1)
+        return Terms(losses, image.sigmoid(), distorted, pyramids=([image],), embeddings=pair)
+
+
+def look(images: Tensor, accumulate: int = 1) -> dict[str, float]:
+    """Of ``images`` this process's part."""
+    method = Means()
+    health = Health(method, Adversary("lsgan"), 1, accumulate)
+    assert health.due(0, last=True)
+    terms = method(images.clone(), images.flip(-1), None)
+    values = health.measure(terms, {"loss": terms.losses["di"], "loss/di": terms.losses["di"]})
+    return {name: float(value) for name, value in values.items()}
+
+
+def images() -> Tensor:
+    return torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+def test_two_processes_see_what_one_does(tmp_path: Path) -> None:
+    expected, whole = look(images()), images().double()
+    assert expected["health/gradient/di"] == pytest.approx(float((2.0 * 2 * whole / 8).norm()), rel=1e-5)
+    command, environment = [sys.executable, __file__], os.environ | {"OMP_NUM_THREADS": "1"}
+    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
+    try:
+        assert [process.wait(WAIT) for process in both] == [0, 0]
+    finally:
+        for process in both:
+            process.kill()
+    found = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
+    mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}  # over ranks, as rows are
+    assert mean == pytest.approx(expected, rel=1e-5)
+    of_all = {name: value for name, value in expected.items() if name != "health/psnr"}
+    assert {name: found[0][name] for name in of_all} == pytest.approx(of_all, rel=1e-5)  # of the global batch
+
+
+def test_the_pull_is_of_the_global_batch_however_many_micro_batches_share_it() -> None:
+    twice = torch.cat([images()[:4], images()[:4]])  # two micro-batches alike, of which the last is measured
+    assert look(images()[:4], accumulate=2)["health/gradient/di"] == pytest.approx(look(twice)["health/gradient/di"])
+
+
+def test_of_a_single_image_there_is_no_spread_and_every_figure_is_a_number() -> None:
+    found = look(images()[:1])
+    assert found.keys() == {"health/gradient/di", "health/psnr"}
+    assert all(math.isfinite(value) for value in found.values())
+
+
+if __name__ == "__main__":
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+    limit = timedelta(seconds=WAIT)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
+    (folder / f"{rank}").write_text(json.dumps(look(images()[4 * rank : 4 * rank + 4])))
+    dist.destroy_process_group()
