@@ -7,8 +7,8 @@ from typing import Any
 from dira_scale.config import Pretrain
 
 # Spread directions have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at worst,
-# in their first hundreds of steps. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids that,
-# near rank 1 (a line): SimSiam at too high a rate kept 0.5, and a rank from 2.5 down to 1.9.
+# in their first hundreds of steps. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids
+# that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, and a rank from 2.5 down to 1.9.
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
 # Networks see all radiographs as nearly one before they have learnt anything; a stage's first tenth is not judged.
 SETTLED = 0.1
