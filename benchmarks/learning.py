@@ -190,6 +190,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="runs at once")
     parser.add_argument("--threads", type=int, default=1, help="of each run")
     parser.add_argument("--random", type=int, default=5, help="random encoders in the probe")
+    parser.add_argument("--probe-size", default="null", help="pixels of the probe's whole images; default: a view's")
     parser.add_argument("keys", nargs="*", help="KEY=VALUE for every pretraining run, such as data.size=32")
     asked = parser.parse_args()
     asked.out.mkdir(parents=True, exist_ok=True)
@@ -202,6 +203,7 @@ def main() -> None:
     runs = ",".join(str(case.run) for case in cases)
     probe = ["probe", f"run=[{runs}]", "stage=latest", f"data.shards={shards}", f"out={asked.out / 'probe'}"]
     probe += [f"fractions=[{','.join(map(str, FRACTIONS))}]", f"random_encoders={asked.random}"]
+    probe += [f"data.size={asked.probe_size}"]
     verb(probe, asked.out / "probe.log", threads=asked.threads)
     auc = probed(asked.out, len(asked.seeds))
     rows = [arm_row(f"{r}-{a}", [c for c in cases if (c.recipe, c.arm) == (r, a)]) for r, a in names]
