@@ -233,6 +233,19 @@ def test_an_interrupted_run_says_why(run: Path) -> None:
     assert "FloatingPointError: the loss is nan" in page(run).text
 
 
+def test_a_run_that_failed_says_so_at_the_top_in_its_own_words(run: Path, html: str) -> None:
+    images = "nan/step-000000010/rank-1/batch.json"
+    asked = yaml.safe_load((run / "config.yaml").read_text())["run"]
+    for folder in (asked, run):
+        reason = f"step 10: loss/re is no number on rank 1; its images: {folder}/{images}; see /secret/place/x.txt"
+        (run / "status.json").write_text(json.dumps({"state": "failed", "step": 10, "reason": reason}))
+        page = render(read(run))
+        top = page[page.index("The run failed:") : page.index('class="cards"')]
+        assert f"loss/re is no number on rank 1; its images: {images}; see x.txt" in top
+        assert page.count("loss/re is no number") == 1
+    assert "The run failed" not in html
+
+
 def test_a_killed_run_is_not_called_running(run: Path) -> None:
     (run / "status.json").write_text(json.dumps({"state": "running", "step": 20, "reason": ""}))
     lease = run / "leases" / "000001.json"
@@ -268,8 +281,7 @@ def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None
     assert "x.py" not in html
     assert "shards_of_ours" in html
     status = {"state": "failed", "step": 0, "reason": "OSError: [Errno 5] I/O: '/home/dr/a-1/x.tar', 3 images/s, ~/y/z"}
-    text = summary.headlines(replace(read(finished), status=status))[0].detail
-    assert text.endswith("OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z")
+    assert summary.failure(replace(read(finished), status=status)) == "OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z"
 
 
 def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:

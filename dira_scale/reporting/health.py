@@ -102,7 +102,9 @@ def _draw(record: Record, rows: list[Row], figure: Figure, lines: Mapping[str, s
             for stage in stages:
                 here = [row for row in rows if row["stage"] == stage and key in row]
                 at, values = [row["step"] for row in here], [row[key] for row in here]
-                axes.plot(at, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2)
+                axes.plot(
+                    at, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2, clip_on=False
+                )
         if figure.level is not None:
             axes.axhline(figure.level, color=MUTED, linewidth=0.8, linestyle="--")
         if figure.logarithmic:

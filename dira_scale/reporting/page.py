@@ -24,6 +24,7 @@ def render(record: Record) -> str:
         record=record,
         version=__version__,
         parts=PARTS,
+        failure=summary.failure(record),
         headlines=summary.headlines(record),
         throughput=summary.throughput(record),
         restoration=summary.restoration_table(record),

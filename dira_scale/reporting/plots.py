@@ -113,10 +113,12 @@ def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
     held_out = [row for row in record.select(stage, "val") if name in row]
     steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
     if name == "lr":
-        axes.plot(steps, values, color=TRAIN, linewidth=1.4)
+        axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=2.6)
         return
     axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, label="train (smoothed)")
+    axes.plot(
+        steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=2.6, label="train (smoothed)"
+    )
     axes.plot(
         [row["step"] for row in held_out],
         [row[name] for row in held_out],
@@ -124,12 +126,18 @@ def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
         marker="o",
         markersize=2.6,
         linewidth=0.8,
+        clip_on=False,  # the last one lies on the edge
         label="held out" if held_out else None,
     )
     if name == "top1":
         for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)):
             at, chance = [row["step"] for row in rows], [row["chance"] for row in rows]
             axes.plot(at, chance, color=colour, linewidth=1, linestyle="--", label="chance" if rows is train else None)
+
+
+def _dot(steps: list[int]) -> str:
+    """A marker for a line of a single point, which would not be seen."""
+    return "o" if len(steps) == 1 else ""
 
 
 def shade(axes: Axes, record: Record, stages: list[str]) -> None:

@@ -57,6 +57,11 @@ def headlines(record: Record) -> list[Headline]:
     return [headline for headline in found if headline is not None]
 
 
+def failure(record: Record) -> str:
+    """Why the run failed, in its own words; nothing where it did not."""
+    return _reason(record) or "it does not say why" if record.status.get("state") == "failed" else ""
+
+
 def throughput(record: Record) -> list[Throughput]:
     """One row a stage."""
     return [_throughput(record, stage) for stage in record.stages if record.select(stage, "train")]
@@ -103,7 +108,7 @@ def _state(record: Record) -> Headline:
     step = record.rows[-1]["step"] if record.rows else 0
     spent = sum(sum(part.seconds.values()) for part in throughput(record))
     state = record.status.get("state", "state unknown")
-    reason = _without_folders(record.status.get("reason") or "")
+    reason = "" if failure(record) else _reason(record)
     restarts = len(record.restarts())
     again = f"; gone on after {restarts} stop{'s' * (restarts > 1)}" if restarts else ""
     epochs = f", {record.rows[-1]['epoch']:.1f} epochs" if record.rows else ""
@@ -185,6 +190,14 @@ def _text(value: Any) -> str:
 def _name(path: str) -> str:
     """The last part of a path; any other text whole."""
     return path.rstrip("/").rpartition("/")[2]
+
+
+def _reason(record: Record) -> str:
+    """What status.json says; files of the run as they lie in its folder."""
+    text = record.status.get("reason") or ""
+    for folder in (record.config.get("run"), record.folder):
+        text = text.replace(f"{folder}/", "")
+    return _without_folders(text)
 
 
 def _without_folders(text: str) -> str:
