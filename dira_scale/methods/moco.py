@@ -132,7 +132,7 @@ class MoCo(Method):
         if norm.groups(self) == 1:
             return gather(self._embed(images)), first
         everyone = gather(images)
-        shuffle = _permutation(len(everyone), step, len(self._waiting)).to(images.device)
+        shuffle = _permutation(len(everyone), step, len(self._waiting)).to(images.device, non_blocking=True)
         shuffled = gather(self._embed(everyone[shuffle[first : first + len(images)]]))
         keys = torch.empty_like(shuffled)
         keys[shuffle] = shuffled
