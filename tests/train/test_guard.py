@@ -31,7 +31,8 @@ def a_step(guard: Guard, network: nn.Module, step: int, di: float = 1.0, re: flo
     network.zero_grad()
     out = network(torch.ones(2, 3)).square().mean()
     out.register_hook(lambda grad: grad * hook)
-    factor = guard.losses(step, {"loss/di": torch.tensor(di), "loss/re": torch.tensor(re)})
+    losses = {"loss": torch.tensor(di + re), "loss/di": torch.tensor(di), "loss/re": torch.tensor(re)}
+    factor = guard.losses(step, losses)
     ((out + torch.tensor(di) + torch.tensor(re)) * factor).backward()
     return float(guard.gradients(step, network))
 
@@ -54,7 +55,7 @@ def test_the_first_term_is_named_and_its_gradients_cleared(value: float) -> None
     a_step(guard, network, 4)
     a_step(guard, network, 5, re=value)  # its gradient alone would have been finite
     assert all(p.grad.eq(0).all() for p in network.parameters())
-    a_step(guard, network, 6, di=math.nan)
+    a_step(guard, network, 6, di=math.nan, re=math.nan)
     assert all(p.grad.eq(0).all() for p in network.parameters())  # from then on
     found = guard.read()
     assert found is not None and (found.step, found.terms) == (5, {"loss/re": [0]})
