@@ -1,60 +1,20 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
-from typing import Any
 
 import timm
 import torch
-from segmentation_models_pytorch.encoders import TimmUniversalEncoder
 from timm.layers import DropPath
-from torch import Tensor, nn
+from torch import nn
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.models.pyramid import DEPTH, Encoder, HierarchicalEncoder
+from dira_scale.models.vit import PlainEncoder
 
-DEPTH = 5  # halvings from the image to the last feature map
 # What timm's and smp's constructors and forward passes raise where a backbone or a size does not suit them.
 _UNSUITED = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
 )  # fmt: skip
-
-
-class Encoder(nn.Module):
-    """[b, 1 or C, H, W] -> its pyramid: the image itself, then features at 1/2, 1/4, … 1/32, finest first.
-
-    One channel is shown to the stem's C channels by a view. Entries of its state under ``model.`` are timm's.
-
-    Attributes:
-        name: timm's name of the backbone.
-        arguments: what ``timm.create_model`` needs beside the name (``img_size`` for networks of a fixed size).
-        channels: the pyramid's channel counts, the image's first; 0 at 1/2 where the stem starts at 1/4.
-    """
-
-    name: str
-    arguments: dict[str, int]
-    model: Any
-    _in_channels: int
-
-    @property
-    def channels(self) -> list[int]:
-        raise NotImplementedError
-
-
-class HierarchicalEncoder(Encoder, TimmUniversalEncoder):
-    """A backbone that halves its maps step by step (ResNet, ConvNeXt, Swin, …), as ``smp.Unet("tu-NAME")`` has it."""
-
-    out_channels: list[int]
-
-    def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
-        super().__init__(name, pretrained=False, in_channels=in_channels, depth=DEPTH, **arguments)
-        self.arguments = arguments
-
-    @property
-    def channels(self) -> list[int]:
-        return list(self.out_channels)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        features: list[Tensor] = super().forward(x.expand(-1, self._in_channels, -1, -1))
-        return features
 
 
 def build_encoder(
@@ -100,23 +60,25 @@ def build_encoder(
     return encoder
 
 
+def timm_entries(encoder: Encoder) -> list[str]:
+    """Names in ``timm.create_model(name, num_classes=0).state_dict()``, with those that the pyramid leaves out."""
+    with torch.device("meta"):
+        return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
+
+
 def timm_names(encoder: Encoder) -> dict[str, str]:
     """Name in ``encoder.state_dict()`` -> name in ``timm.create_model(name, num_classes=0).state_dict()``.
 
     A pyramid keeps timm's names but for the dots of nested stages (``stages.0`` is ``stages_0``). What is not timm's
     (the light pyramid over a ViT) is left out.
     """
-    with torch.device("meta"):
-        whole = timm.create_model(encoder.name, num_classes=0, **encoder.arguments)
-    theirs = {name.replace("_", "."): name for name in whole.state_dict()}
+    theirs = {name.replace("_", "."): name for name in timm_entries(encoder)}
     wrapped = "model." * (2 if isinstance(getattr(encoder.model, "model", None), nn.Module) else 1)
     ours = [name for name in encoder.state_dict() if name.startswith("model.")]
     return {name: theirs[name.removeprefix(wrapped).replace("_", ".")] for name in ours}
 
 
 def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> Encoder:
-    from dira_scale.models.vit import PlainEncoder  # it derives from this module's Encoder
-
     with torch.device("meta"):
         reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
     kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from dira_scale.models.encoder import Encoder
+from dira_scale.models.pyramid import Encoder
 
 STRIDES = (4, 8, 16, 32)
 
