@@ -6,7 +6,6 @@ Reads the checkpoint alone: no GPU, no process group.
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
 
 from dira_scale.config import run_verb
@@ -16,21 +15,17 @@ from dira_scale.files import write_atomic
 from dira_scale.models.card import Card, Source
 from dira_scale.models.formats import FILES, FORMATS, Network, usual
 from dira_scale.models.weights import trained_encoder, trained_unet
-from dira_scale.train import checkpoint
-
-LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
+from dira_scale.train.trained import LATEST, Trained
 
 
 def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``, which then holds what the card tells."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
-    config = _config(run)
-    trained = {name: stage for name, stage in config["stages"].items() if stage["epochs"] > 0}
-    folder = _checkpoint(run, cfg.stage, list(trained))
-    tensors, state = checkpoint.load(folder)
-    stage = list(trained)[min(state["stage"], len(trained) - 1)]
-    so_far = list(trained)[: list(trained).index(stage) + 1]
-    decoder = any({"re", "ad"} & set(trained[name]["terms"]) for name in so_far)
+    trained = Trained.read(run)
+    config, stages = trained.config, trained.stages
+    tensors, state, stage = trained.load(cfg.stage)
+    so_far = list(stages)[: list(stages).index(stage) + 1]
+    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in so_far)
     encoder = trained_encoder(config, tensors)
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
@@ -56,25 +51,6 @@ def _formats(asked: Any, network: Network) -> list[str]:
     if not names:
         raise UserError(f"formats: is empty; there are {', '.join(FORMATS)}")
     return names
-
-
-def _config(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"run={run}: no run folder there, {path.name} is missing; give one that pretrain has written")
-    config: dict[str, Any] = yaml.safe_load(path.read_text())
-    return config
-
-
-def _checkpoint(run: Path, stage: str | None, stages: list[str]) -> Path:
-    if stage == LATEST:
-        return checkpoint.latest(run)
-    if stage is not None and stage not in stages:
-        raise UserError(f"stage={stage}: the run has {', '.join(stages)}{nearest(stage, [*stages, LATEST])}")
-    best = checkpoint.stages_with_best(run)
-    if stage is None and not best:
-        raise UserError(f"run={run}: no stage has a best checkpoint yet; stage={LATEST} takes the newest checkpoint")
-    return checkpoint.best(run, stage or best[-1])
 
 
 def _sources(config: dict[str, Any]) -> list[Source]:

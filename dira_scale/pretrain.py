@@ -24,6 +24,7 @@ from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
 from dira_scale.train.stages import batches_of, plan
+from dira_scale.train.trained import start_tensors
 
 
 def pretrain(cfg: DictConfig) -> int:
@@ -73,7 +74,8 @@ def pretrain(cfg: DictConfig) -> int:
 def build(config: Pretrain, cfg: DictConfig, views: ViewSpec) -> methods.Method:
     """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
     batches, accumulate = batches_of(config), config.parallel.accumulate
-    method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate)
+    tensors = start_tensors(Path(config.model.weights)) if config.model.weights else None
+    method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate, tensors)
     for name, batch in batches.items():
         try:
             method.enter_stage(config.stages[name].terms)

@@ -7,16 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError
 from dira_scale.models.encoder import DEPTH, Encoder, build_encoder
 from dira_scale.models.layouts import Start
-from dira_scale.train import checkpoint
+from dira_scale.models.weights import trained_encoder
 from dira_scale.train.run import identity
+from dira_scale.train.trained import LATEST, Trained, start_tensors
 
-LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
 
@@ -28,47 +26,6 @@ class Group:
     kind: str  # run | init | random
     encoders: list[Encoder] = field(default_factory=list)
     members: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A run folder's configuration."""
-
-    folder: Path
-    config: dict[str, Any]
-
-    @classmethod
-    def read(cls, folder: Path) -> "Trained":
-        """Raises UserError where ``folder`` is no run's."""
-        path = folder / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"run={folder}: no run folder there, {path.name} is missing; give one that pretrain wrote")
-        return cls(folder, yaml.safe_load(path.read_text()))
-
-    def encoder(self, stage: str | None) -> tuple[Encoder, dict[str, Any]]:
-        """The encoder of a stage's best checkpoint (null: of the last stage that has one; latest: the newest).
-
-        The second value says which it is. Raises UserError where there is none.
-        """
-        folder = self._checkpoint(stage)
-        tensors, state = checkpoint.load(folder)
-        encoder = build_encoder(self.config["model"]["encoder"], size=self.config["data"]["size"])
-        encoder.load_state_dict(_encoder_state(tensors, folder))
-        trained = [name for name, node in self.config["stages"].items() if node["epochs"] > 0]
-        at = trained[min(state["stage"], len(trained) - 1)]
-        which = {"run": str(self.folder), "seed": self.config["seed"], "stage": at, "step": state["step"]}
-        return encoder, which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"}
-
-    def _checkpoint(self, stage: str | None) -> Path:
-        if stage == LATEST:
-            return checkpoint.latest(self.folder)
-        stages = list(self.config["stages"])
-        if stage is not None and stage not in stages:
-            raise UserError(f"stage={stage}: {self.folder} has {', '.join(stages)}{nearest(stage, [*stages, LATEST])}")
-        best = checkpoint.stages_with_best(self.folder)
-        if stage is None and not best:
-            raise UserError(f"run={self.folder}: no stage has a best checkpoint yet; stage={LATEST} takes the newest")
-        return checkpoint.best(self.folder, stage or best[-1])
 
 
 def read_runs(run: str | Sequence[str] | None) -> list[Trained]:
@@ -92,9 +49,10 @@ def trained_groups(runs: Sequence[Trained], stage: str | None) -> list[Group]:
     for same in alike.values():
         group = Group(_common_name([run.folder.resolve().name for run in same]), "run")
         for run in same:
-            encoder, which = run.encoder(stage)
-            group.encoders.append(encoder)
-            group.members.append(which)
+            tensors, state, at = run.load(stage)
+            group.encoders.append(trained_encoder(run.config, tensors))
+            which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
+            group.members.append(which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"})
         groups.append(group)
     names = [group.name for group in groups]
     for group in groups:
@@ -106,8 +64,8 @@ def trained_groups(runs: Sequence[Trained], stage: str | None) -> list[Group]:
 def weights_group(path: str, name: str, size: int) -> Group:
     """The encoder ``name`` with the weights of a file of any layout that pretraining takes."""
     encoder = build_encoder(name, size=size)
-    Start(Path(path), encoder)
-    return Group(Path(path).name, "init", [encoder], [{"init": path}])
+    start = Start(Path(path), encoder, start_tensors(Path(path)))
+    return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": start.loaded}])
 
 
 def random_group(name: str, size: int, count: int, seed: int) -> Group:
@@ -136,15 +94,6 @@ def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str
         assert isinstance(level, int)
         found[str(level)] = level
     return found
-
-
-def _encoder_state(tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensors of ``method.encoder``, or of ``method.base.encoder`` where a method wraps another."""
-    own = re.compile(r"method\.(base\.)*encoder\.")
-    state = {own.sub("", name): tensor for name, tensor in tensors.items() if own.match(name)}
-    if not state:
-        raise UserError(f"{folder}: the method keeps no `encoder`, or `base.encoder` where it wraps another")
-    return state
 
 
 def _common_name(names: list[str]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
+from torch import Tensor
 
 from dira_scale.collectives import rank
 from dira_scale.data.views import ViewSpec
@@ -18,19 +19,27 @@ from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
 
 
-def build(method_cfg: Any, model_cfg: Any, views: ViewSpec, batch: int, accumulate: int = 1) -> Method:
+def build(
+    method_cfg: Any,
+    model_cfg: Any,
+    views: ViewSpec,
+    batch: int,
+    accumulate: int = 1,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Method:
     """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train.
 
     A method's constructor is given what it asks for by name: ``encoder``, ``unet`` (the encoder with a decoder),
     ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
     from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``; collective, every
-    process calls it, with the same random state.
+    process calls it, with the same random state. Where ``model.weights`` is a run folder, ``tensors`` are those of its
+    checkpoint; momentum networks start as copies of what was loaded.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is no method, an argument that it
     does not have or that is missing, sizes that do not divide.
     """
     encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
-    start = Start(Path(model_cfg.weights), encoder) if model_cfg.weights else None
+    start = Start(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
 
     def unet() -> UNet:
         network = UNet(encoder, model_cfg.decoder_channels)

@@ -1,7 +1,8 @@
 """Published layouts of weights: made from plain peers, loaded, and compared output for output."""
 
 import argparse
-import re
+import shlex
+import sys
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     path.write_bytes(b"not tensors")
     assert "cannot be read" in refused(path)
     save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
-    assert re.search(r"'net\.layer4\.1\.bn2\.weight' is missing; did you mean 'net\.layer4", refused(path))
+    assert "'net.layer4.1.bn2.weight' is missing; did you mean 'net.layer4" in refused(path)
     save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
     assert "'conv1.weight' has shape (64, 2, 7, 7), resnet18 needs (64, 3, 7, 7)" in refused(path)
     assert "is missing" in refused(path, encoder="test_vit")
@@ -259,6 +260,30 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     assert "at 'a.' and 'b.'; keep one" in refused(path)
     save_file(smp.Unet("resnet18", encoder_weights=None).state_dict(), path)
     assert "model.decoder_channels" in refused(path)
+
+
+def test_a_file_that_has_more_than_the_encoder_among_its_stages_is_refused(tmp_path):
+    """ResNet-34 holds all names and shapes of ResNet-18, a squeeze-and-excitation network those of a plain one."""
+    path = tmp_path / "w.safetensors"
+    for name in ("resnet34", "seresnet18"):
+        save_file(prefixed("module.", timm.create_model(name, num_classes=3).state_dict()), path)
+        assert "is of another network than resnet18, which has no place for 'module.layer" in refused(path)
+    save_file(smp.Unet("tu-resnet34", encoder_weights=None, decoder_channels=CHANNELS).state_dict(), path)
+    assert "has no place for 'encoder.model.layer1.2." in refused(path)
+    save_file(timm.create_model("test_vit", depth=7).state_dict(), path)
+    assert "has no place for 'blocks.6." in refused(path, encoder="test_vit")
+
+
+def test_half_precision_is_read_into_float32(tmp_path):
+    peer = timm.create_model("resnet18", num_classes=0, in_chans=1)
+    path = tmp_path / "half.safetensors"
+    save_file({name: t.bfloat16() if t.is_floating_point() else t for name, t in peer.state_dict().items()}, path)
+    encoder = build_encoder("resnet18")
+    Start(path, encoder)
+    assert all(p.dtype is torch.float32 for p in encoder.parameters())
+    torch.testing.assert_close(
+        encoder.model.conv1.weight.sum(1, keepdim=True), peer.conv1.weight.bfloat16().float(), rtol=1e-6, atol=1e-7
+    )
 
 
 class _Code:
@@ -281,12 +306,14 @@ def test_nothing_is_unpickled(tmp_path, capfd):
 def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     peer = trained(torchvision.models.resnet18())
-    path = tmp_path / "old.pth.tar"
+    path = tmp_path / "some $(body's) old.pth.tar"
     torch.save({"state_dict": prefixed("module.", peer.state_dict()), "best_acc1": np.float64(0.5)}, path)
-    (code,) = re.findall(r'python -c "(.*?)"', refused(path))
+    python, flag, code, *arguments = shlex.split(refused(path).split("keep its tensors: ")[1])
+    assert (python, flag, arguments[0]) == ("python", "-c", str(path))
+    monkeypatch.setattr(sys, "argv", ["-c", *arguments])
     exec(code, {})
     encoder = build_encoder("resnet18").eval()
-    Start(tmp_path / "old.pth-tensors.pth", encoder)
+    Start(tmp_path / arguments[1], encoder)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images)[-1], features(peer, images), rtol=1e-6, atol=1e-6)

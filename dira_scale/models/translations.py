@@ -1,0 +1,60 @@
+"""Names of other libraries' networks, as timm has them."""
+
+import re
+from collections.abc import Callable, Sequence
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+_RESNET = r"^((?:[A-Za-z_]\w*\.)*)"  # a prefix in front of the numbered children of a ResNet in nn.Sequential
+
+
+def _stage(kind: str, first: int) -> Callable[[re.Match[str]], str]:
+    """torchvision counts stages and the downsampling between them in one list, timm the stages alone."""
+    return lambda found: f"{kind}.{(int(found[1]) - first) // 2}."
+
+
+# Names of other libraries -> timm's, where timm itself has others. Applied in order, after any prefix.
+TRANSLATIONS: dict[str, Rules] = {
+    "timm or torchvision": (),
+    "torchvision ConvNeXt": (
+        (r"\bfeatures\.0\.", "stem."),
+        (r"\bfeatures\.([1357])\.(?=\d+\.(?:block|layer_scale))", lambda m: _stage("stages", 1)(m) + "blocks."),
+        (r"\bfeatures\.([246])\.", lambda m: _stage("stages", 0)(m) + "downsample."),
+        (r"\bblock\.0\.", "conv_dw."),
+        (r"\bblock\.2\.", "norm."),
+        (r"\bblock\.3\.", "mlp.fc1."),
+        (r"\bblock\.5\.", "mlp.fc2."),
+        (r"\blayer_scale$", "gamma"),
+    ),
+    "torchvision Swin": (
+        (r"\bfeatures\.0\.0\.", "patch_embed.proj."),
+        (r"\bfeatures\.0\.2\.", "patch_embed.norm."),
+        (r"\bfeatures\.([1357])\.(?=\d+\.)", lambda m: _stage("layers", 1)(m) + "blocks."),
+        (r"\bfeatures\.([246])\.", lambda m: _stage("layers", 0)(m) + "downsample."),
+        (r"\bmlp\.0\.", "mlp.fc1."),
+        (r"\bmlp\.3\.", "mlp.fc2."),
+    ),
+    "torchvision ViT": (
+        (r"\bclass_token$", "cls_token"),
+        (r"\bconv_proj\.", "patch_embed.proj."),
+        (r"\bencoder\.pos_embedding$", "pos_embed"),
+        (r"\bencoder\.layers\.encoder_layer_(\d+)\.", r"blocks.\1."),
+        (r"\bencoder\.ln\.", "norm."),
+        (r"\bln_([12])\.", r"norm\1."),
+        (r"\bself_attention\.in_proj_", "attn.qkv."),
+        (r"\bself_attention\.out_proj\.", "attn.proj."),
+        (r"\bmlp\.(?:0|linear_1)\.", "mlp.fc1."),
+        (r"\bmlp\.(?:3|linear_2)\.", "mlp.fc2."),
+    ),
+    "children of a ResNet": (
+        (_RESNET + r"0\.(?=weight$)", r"\1conv1."),
+        (_RESNET + r"1\.(?=\w+$)", r"\1bn1."),
+        (_RESNET + r"([4567])\.(?=\d+\.)", lambda m: f"{m[1]}layer{int(m[2]) - 3}."),
+    ),
+}
+
+
+def translate(name: str, rules: Rules) -> str:
+    """``name`` after all ``rules``, one behind the other."""
+    for pattern, replacement in rules:
+        name = re.sub(pattern, replacement, name)
+    return name
