@@ -1,5 +1,6 @@
 """The comparison of a probe: opens data and encoders, checks them against each other, and scores one by one."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,11 @@ def compare(cfg: DictConfig) -> Comparison:
     Raises UserError for data without (such) labels or parts, runs that cannot share a table, an encoder that does not
     fit its weights, a level that it does not have.
     """
-    fractions, device = _fractions(cfg.fractions), torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    _check(cfg)
+    fractions, device = (
+        sorted(set(cfg.fractions), reverse=True),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     runs = read_runs(config["run"])
     name, size = _architecture(cfg, runs)
@@ -46,7 +51,7 @@ def compare(cfg: DictConfig) -> Comparison:
     images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}
     draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
 
-    groups = trained_groups(runs, cfg.stage) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
+    groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
     groups.append(random_group(name, size, cfg.random_encoders, cfg.seed))
     asked = levels(config["layer"], groups[0].encoders[0])
     encoders = [encoder for group in groups for encoder in group.encoders]
@@ -85,10 +90,11 @@ def _features(
     return [*found, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
 
 
-def _fractions(fractions: Any) -> list[float]:
-    if not fractions or not all(0 < fraction <= 1 for fraction in fractions):
-        raise UserError(f"fractions={list(fractions)}: shares of the training patients, each above 0 and at most 1")
-    return sorted(set(fractions), reverse=True)
+def _check(cfg: DictConfig) -> None:
+    if not cfg.fractions or not all(0 < fraction <= 1 for fraction in cfg.fractions):
+        raise UserError(f"fractions={list(cfg.fractions)}: shares of the training patients, each above 0 and at most 1")
+    if not cfg.c or not all(0 < c < math.inf for c in cfg.c):
+        raise UserError(f"c={list(cfg.c)}: inverse strengths of L2 to choose from, each a number above 0")
 
 
 def _architecture(cfg: DictConfig, runs: list[Any]) -> tuple[str, int]:
@@ -161,7 +167,7 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
     linear = [f for f in found if f.c is not None]
-    at = [c for f in linear for draws in f.c or [] for c in draws if not np.isnan(c)]
+    at = [c for f in linear for draws in f.c or [] for c in draws]
     edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
     for edge, share in edges.items():
         if share > 0.5 and len(cfg.c) > 1:

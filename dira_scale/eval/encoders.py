@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
 from dira_scale.errors import UserError
@@ -39,8 +40,11 @@ def read_runs(run: str | Sequence[str] | None) -> list[Trained]:
     return runs
 
 
-def trained_groups(runs: Sequence[Trained], stage: str | None) -> list[Group]:
-    """A group for each configuration but for its seed, in the order of the runs."""
+def trained_groups(runs: Sequence[Trained], stage: str | None, size: int) -> list[Group]:
+    """A group for each configuration but for its seed, in the order of the runs.
+
+    Raises UserError for an encoder of a fixed image size that is asked to see images of another ``size``.
+    """
     alike: dict[str, list[Trained]] = {}
     for run in runs:
         without = {key: value for key, value in identity(run.config).items() if key != "seed"}
@@ -50,7 +54,9 @@ def trained_groups(runs: Sequence[Trained], stage: str | None) -> list[Group]:
         group = Group(_common_name([run.folder.resolve().name for run in same]), "run")
         for run in same:
             tensors, state, at = run.load(stage)
-            group.encoders.append(trained_encoder(run.config, tensors))
+            group.encoders.append(encoder := trained_encoder(run.config, tensors))
+            if size != (seen := run.config["data"]["size"]) and timm.get_pretrained_cfg(encoder.name).fixed_input_size:
+                raise UserError(f"data.size={size}: {encoder.name} of {run.folder} sees images of {seen} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"})
         groups.append(group)
@@ -86,6 +92,8 @@ def random_group(name: str, size: int, count: int, seed: int) -> Group:
 def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str, int]:
     """Levels of the pyramid by the name they have in the table. Raises UserError for one that there is not."""
     there = [level for level in range(1, DEPTH + 1) if encoder.channels[level] > 0]
+    if not layer:
+        raise UserError("layer=[]: name a level, or several")
     found = {}
     for asked in [layer] if isinstance(layer, str | int) else layer:
         level = there[-1] if asked == LAST else asked

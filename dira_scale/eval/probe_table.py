@@ -74,7 +74,8 @@ def figures(
         for i, label in enumerate(labels):
             figure = _figure(own, label, auc[..., i])
             if probe == "linear":
-                c = [[float(score.c[i]) for score in draws if score.c is not None] for draws in members]
+                chosen = [[score.c[i] for score in draws if score.c is not None] for draws in members]
+                c = [[float(one) for one in draws if not np.isnan(one)] for draws in chosen]  # the draws of `values`
                 figure = replace(figure, c=c)
             found.append(figure)
     return found

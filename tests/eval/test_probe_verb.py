@@ -121,7 +121,7 @@ def test_features_are_those_of_the_checkpoint_in_evaluation_mode(run: Path, shar
 
     dataset = ShardedDataset.open(shards)
     rows = dataset.rows("val")
-    (group,) = trained_groups(read_runs(str(run)), "latest")
+    (group,) = trained_groups(read_runs(str(run)), "latest", 32)
     torch.manual_seed(5)
     expected = build_encoder(ENCODER, size=32).eval()
     pixels, (levels,) = features(group.encoders, Images(dataset, rows, 32, 2), [1, 5], 7, torch.device("cpu"))
@@ -171,6 +171,9 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
         (["stage=dii"], "stage=dii: {run} has di; did you mean 'di'?"),
         (["fractions=[1.5]"], "fractions=[1.5]: shares of the training patients"),
         (["fractions=[]"], "fractions=[]"),
+        (["c=[]"], "c=[]"),
+        (["c=[1.0,0.0]"], "c=[1.0, 0.0]: inverse strengths of L2"),
+        (["layer=[]"], "layer=[]: name a level"),
         (["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         (["run=/nowhere"], "run=/nowhere: no run folder there"),
         (["run=null"], "model.encoder must be given where there is no run"),

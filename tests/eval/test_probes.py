@@ -1,10 +1,12 @@
 """The probes against slow, obvious versions: pair counts, one fit at a time, patients by hand."""
 
+import json
+
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
+import torch
 
-from dira_scale.eval.probe_table import MEAN, Features, figures, markdown, tables
+from dira_scale.eval.probe_table import MEAN, Features, as_json, figures, markdown, tables
 from dira_scale.eval.probes import PARTS, Parts, Score, Task, knn_probe, linear_probe, nested_draws, probe, standardise
 
 GRID = (0.0001, 0.01, 1.0, 100.0)
@@ -31,9 +33,23 @@ def gaussian(seed: int, signal: float, n: int = 60, width: int = 12, label_count
 
 
 def fit(features: Parts, labels: Parts, c: float) -> tuple[float, float]:
-    """AUC on validation and test part of one cold fit."""
-    model = LogisticRegression(C=c, max_iter=10_000, tol=1e-8).fit(features["train"], labels["train"][:, 0])
-    return tuple(pairs(model.decision_function(features[part]), labels[part][:, 0]) for part in ("val", "test"))
+    """AUC on validation and test part of C · sum of log(1 + e^(-y (w·x + b))) + |w|²/2 at its minimum, float64."""
+    x, y = (torch.as_tensor(values) for values in (features["train"], 2 * labels["train"][:, 0] - 1))
+    w, b = torch.zeros(x.shape[1], dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    w.requires_grad_(), b.requires_grad_()
+    solver = torch.optim.LBFGS(
+        [w, b], max_iter=5000, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> torch.Tensor:
+        solver.zero_grad()
+        loss = c * torch.nn.functional.softplus(-y * (x @ w + b)).sum() + w.square().sum() / 2
+        loss.backward()
+        return loss
+
+    solver.step(objective)
+    assert w.grad.abs().max() < 1e-6 * max(1, c)
+    return tuple(pairs(features[part] @ w.detach().numpy(), labels[part][:, 0]) for part in ("val", "test"))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -128,6 +144,14 @@ def test_the_spread_is_over_encoders_where_there_are_several_else_over_draws() -
     assert (alone.sd_over, alone.sd) == ("draws", pytest.approx(np.std([50, 70, 60], ddof=1)))
     title, cells = tables([mean, a, b])[0]
     assert cells[1] == ["mine", "5", "2", mean.text()] and "knn @ 10 % (6)" in markdown(title, cells)
+
+
+def test_the_c_of_a_draw_without_a_figure_is_not_told() -> None:
+    of = Features("mine", "run", "5", 8, [{}])
+    draws = [Score(np.array([0.5]), np.array([0.1])), Score(np.array([np.nan]), np.array([np.nan]))]
+    (_, a) = figures(of, [{("linear", 0.1): draws}], ["a"], {0.1: 6.0})
+    assert (a.values, a.c) == ([[50.0]], [[0.1]])
+    json.dumps(as_json([a]), allow_nan=False)
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
