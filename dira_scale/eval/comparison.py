@@ -12,7 +12,7 @@ from rich.progress import track
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.eval import probes
-from dira_scale.eval.encoders import Group, levels, random_group, read_runs, trained_groups, weights_group
+from dira_scale.eval.encoders import Group, levels, random_group, read_runs, tell_apart, trained_groups, weights_group
 from dira_scale.eval.features import PIXELS, Images, features
 from dira_scale.eval.probe_table import Features, Figure, figures
 from dira_scale.eval.probes import PARTS, Parts, Task, nested_draws
@@ -53,6 +53,7 @@ def compare(cfg: DictConfig) -> Comparison:
 
     groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
     groups.append(random_group(name, size, cfg.random_encoders, cfg.seed))
+    tell_apart(groups)
     asked = levels(config["layer"], groups[0].encoders[0])
     encoders = [encoder for group in groups for encoder in group.encoders]
     extracted = {part: features(encoders, images[part], list(asked.values()), cfg.batch, device) for part in PARTS}

@@ -30,8 +30,12 @@ class Group:
 
 
 def read_runs(run: str | Sequence[str] | None) -> list[Trained]:
-    """The runs that ``run`` names. Raises UserError where they differ in what a common table needs."""
+    """The runs that ``run`` names. Raises UserError where they differ in what a common table needs, or are the same."""
     runs = [Trained.read(Path(folder)) for folder in ([run] if isinstance(run, str) else run or [])]
+    folders = [one.folder.resolve() for one in runs]
+    for one in runs:
+        if folders.count(one.folder.resolve()) > 1:
+            raise UserError(f"run: {one.folder} is named twice")
     for key, of in (("model.encoder", lambda c: c["model"]["encoder"]), ("data.size", lambda c: c["data"]["size"])):
         values = {of(one.config): one.folder for one in runs}
         if len(values) > 1:
@@ -60,11 +64,13 @@ def trained_groups(runs: Sequence[Trained], stage: str | None, size: int) -> lis
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"})
         groups.append(group)
-    names = [group.name for group in groups]
-    for group in groups:
-        if names.count(group.name) > 1:
-            group.name = Path(group.members[0]["run"]).resolve().name
+    _rename(groups, [Path(group.members[0]["run"]).resolve().name for group in groups])
     return groups
+
+
+def tell_apart(groups: Sequence[Group]) -> None:
+    """Give groups of the same name the paths that they were read from: a name is one row of the table."""
+    _rename(groups, [str(group.members[0].get("run") or group.members[0].get("init", group.name)) for group in groups])
 
 
 def weights_group(path: str, name: str, size: int) -> Group:
@@ -102,6 +108,13 @@ def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str
         assert isinstance(level, int)
         found[str(level)] = level
     return found
+
+
+def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
+    names = [group.name for group in groups]
+    for group, name in zip(groups, longer, strict=True):
+        if names.count(group.name) > 1:
+            group.name = name
 
 
 def _common_name(names: list[str]) -> str:

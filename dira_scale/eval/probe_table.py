@@ -116,10 +116,10 @@ def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
 
 
 def rich_table(title: str, cells: list[list[str]]) -> Table:
-    """For the terminal."""
+    """For the terminal: names are folded where it is narrow, never cut."""
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(cells[0]):
-        table.add_column(name, justify="left" if i == 0 else "right")
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
     for line in cells[1:]:
         table.add_row(*line)
     return table

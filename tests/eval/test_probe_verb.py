@@ -147,6 +147,19 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     assert [found[name, "5", "knn", 1.0, "mean"]["encoders"] for name in ("moco", "other")] == [2, 1]
 
 
+def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, shards: Path, capsys) -> None:
+    runs = [train(tmp_path / name / "demo", seed=0) for name in "ab"]
+    config = yaml.safe_load((runs[1] / "config.yaml").read_text()) | {"epoch_factor": 2.0}
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    argv = [f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
+    assert main([f"run=[{runs[0]},{runs[1]}]", *argv]) == 0
+    assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}
+    assert main([f"run={runs[0]}", f"init={runs[1]}", *argv]) == 0
+    assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}
+    assert main([f"run=[{runs[0]},{runs[0]}/]", *argv]) == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
 def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shards: Path) -> None:
     torch.manual_seed(0)  # random encoder 0
     save_file(build_encoder(ENCODER, size=32).state_dict(), tmp_path / "mine.safetensors")

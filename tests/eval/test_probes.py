@@ -1,12 +1,14 @@
 """The probes against slow, obvious versions: pair counts, one fit at a time, patients by hand."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
-from dira_scale.eval.probe_table import MEAN, Features, as_json, figures, markdown, tables
+from dira_scale.eval.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
 from dira_scale.eval.probes import PARTS, Parts, Score, Task, knn_probe, linear_probe, nested_draws, probe, standardise
 
 GRID = (0.0001, 0.01, 1.0, 100.0)
@@ -152,6 +154,16 @@ def test_the_c_of_a_draw_without_a_figure_is_not_told() -> None:
     (_, a) = figures(of, [{("linear", 0.1): draws}], ["a"], {0.1: 6.0})
     assert (a.values, a.c) == ([[50.0]], [[0.1]])
     json.dumps(as_json([a]), allow_nan=False)
+
+
+def test_a_narrow_terminal_folds_names_and_cuts_none() -> None:
+    names = ["dira_moco_of_all_radiographs_1", "dira_moco_of_all_radiographs_2"]
+    cells = [["encoder", *("linear @ 100 % (60)" for _ in range(6))], *([name, *["71.6 ± 14.3"] * 6] for name in names)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(rich_table("mean", cells))
+    text = console.export_text()
+    first = "".join(line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│"))
+    assert first == "".join(names) and "…" not in text
 
 
 def test_the_same_seed_gives_the_same_figures() -> None:
