@@ -4,9 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from safetensors.torch import save_file
 
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -53,6 +55,17 @@ def test_moco_alone_has_no_decoder():
     assert all(
         torch.equal(a, b) for a, b in zip(method.encoder.parameters(), method.key_encoder.parameters(), strict=True)
     )
+
+
+@pytest.mark.parametrize(("base", "copy"), [("dira_moco", "key_encoder"), ("dira_byol", "target_encoder")])
+def test_momentum_networks_start_from_the_weights_that_were_loaded(base, copy, tmp_path):
+    peer = timm.create_model("test_resnet", num_classes=3)
+    save_file(peer.state_dict(), tmp_path / "peer.safetensors")
+    cfg = config(*SMALL[: 3 if base == "dira_moco" else 2], f"model.weights={tmp_path}/peer.safetensors", method=base)
+    method = build(cfg.method, cfg.model, SPEC, batch=16)
+    for encoder in (method.encoder, getattr(method.base, copy)):
+        assert torch.equal(encoder.state_dict()["model.conv1.0.weight"], peer.state_dict()["conv1.0.weight"])
+        assert torch.equal(encoder.state_dict()["model.layer4.0.conv1.weight"], peer.layer4[0].conv1.weight)
 
 
 @pytest.mark.parametrize("base", ["moco", "simsiam", "barlow", "byol"])
