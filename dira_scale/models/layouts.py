@@ -52,11 +52,17 @@ class Start:
         self.loaded.append(f"encoder ({layout} names{behind})")
 
     def fill(self, unet: UNet) -> None:
-        """Decoder and one-channel head too, where the file has them; ``UserError`` for a decoder of other sizes."""
+        """Decoder and one-channel head too, where the file has them; ``UserError`` for a decoder of other sizes.
+
+        A decoder that has more than ours (smp's with attention) is another one, and not used.
+        """
         names = list(unet.decoder.state_dict())
-        prefixes = _prefixes(names, self._stored)
+        prefixes = [p for p in _prefixes(names, self._stored) if not _more(p, [p], names, self._stored)]
         if not prefixes:
             return
+        if len(prefixes) > 1:
+            places = " and ".join(f"'{prefix}'" for prefix in prefixes)
+            raise UserError(f"model.weights: {self.path}: holds this decoder at {places}; keep one of them")
         self._load("decoder", unet.decoder, {name: prefixes[0] + name for name in names if not _is_count(name)})
         parent = prefixes[0].removesuffix("decoder.")
         for head in (f"{parent}segmentation_head.0.", f"{parent}head."):
@@ -100,10 +106,7 @@ class Start:
     ) -> None:
         """``UserError`` where the file has more behind ``prefix`` in the stages of ``wanted`` than is ``known``."""
         stages = {found[0] for name in wanted if (found := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
-        have = tuple(prefix + stage for stage in stages)
-        places = {prefix + name for name in known}
-        more = [stored[n] for n in stored if n.startswith(have) and n not in places and not n.endswith(_COMPUTED)]
-        if more:
+        if more := [stored[name] for name in _more(prefix, [prefix + stage for stage in stages], known, stored)]:
             raise UserError(
                 f"model.weights: {self.path}: is of another network than {encoder}, which has no place for '{more[0]}'"
                 f"{f' and {len(more) - 1} more' if len(more) > 1 else ''}; set model.encoder to the file's"
@@ -129,6 +132,12 @@ def _prefixes(names: Iterable[str], stored: Iterable[str]) -> list[str]:
     stored = set(stored)
     whole = [prefix for prefix in _ends(wanted[0], stored) if all(prefix + name in stored for name in wanted)]
     return [prefix for prefix in whole if not _COPY.search(prefix)] or whole
+
+
+def _more(prefix: str, within: Iterable[str], known: Iterable[str], stored: Iterable[str]) -> list[str]:
+    """What is stored under one of the prefixes ``within``, and is none of the ``known`` names behind ``prefix``."""
+    places, within = {prefix + name for name in known}, tuple(within)
+    return [n for n in stored if n.startswith(within) and n not in places and not n.endswith(_COMPUTED)]
 
 
 def _miss(names: Iterable[str], stored: Iterable[str]) -> tuple[int, str]:

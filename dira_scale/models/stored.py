@@ -48,7 +48,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{key}: holds {found[1]} beside its tensors, and Python objects are not unpickled here, since that "
                 f"can run code; if you trust who made the file, keep its tensors: {shlex.join(command)}"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        told = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)
+        reason = told.splitlines()[0] if told else "no PyTorch file, or a damaged one"
         raise UserError(f"{key}: cannot be read as plain tensors ({reason}); save a state_dict") from error
 
 

@@ -251,6 +251,8 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     assert "no such file" in refused(path)
     path.write_bytes(b"not tensors")
     assert "cannot be read" in refused(path)
+    (tmp_path / "w.pth").write_bytes(b"no tensors")
+    assert refused(tmp_path / "w.pth").endswith("(no PyTorch file, or a damaged one); save a state_dict")
     save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
     assert "'net.layer4.1.bn2.weight' is missing; did you mean 'net.layer4" in refused(path)
     save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
@@ -272,6 +274,20 @@ def test_a_file_that_has_more_than_the_encoder_among_its_stages_is_refused(tmp_p
     assert "has no place for 'encoder.model.layer1.2." in refused(path)
     save_file(timm.create_model("test_vit", depth=7).state_dict(), path)
     assert "has no place for 'blocks.6." in refused(path, encoder="test_vit")
+
+
+def test_a_decoder_of_another_kind_is_left_and_two_equal_ones_are_refused(tmp_path):
+    peer = smp.Unet("resnet18", encoder_weights=None, decoder_channels=CHANNELS, decoder_attention_type="scse")
+    path = tmp_path / "w.safetensors"
+    save_file(peer.state_dict(), path)
+    encoder = build_encoder("resnet18")
+    start = Start(path, encoder)
+    start.fill(UNet(encoder, CHANNELS))
+    assert [part.split()[0] for part in start.loaded] == ["encoder"] and "not used: decoder.blocks" in str(start)
+    decoder = UNet(encoder, CHANNELS).decoder.state_dict()
+    two = prefixed("a.decoder.", decoder) | prefixed("b.decoder.", {k: v.clone() for k, v in decoder.items()})
+    save_file(prefixed("encoder.", timm.create_model("resnet18", num_classes=0).state_dict()) | two, path)
+    assert "holds this decoder at 'a.decoder.' and 'b.decoder.'" in refused(path)
 
 
 def test_half_precision_is_read_into_float32(tmp_path):
