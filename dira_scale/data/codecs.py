@@ -12,6 +12,7 @@ npy     NumPy array file         8, 16       lossless; no decoding, a crop is a 
 
 import io
 import math
+import re
 from collections.abc import Callable, Sequence
 
 import imagecodecs
@@ -111,16 +112,22 @@ def _decode_jpeg(payload: bytes, scale: float = 1.0) -> np.ndarray:
     return pixels[..., 0] if colours == "Gray" else pixels
 
 
+# What encode() writes. NumPy's own reader goes through `ast`, which CPython 3.11 can break off with a SystemError when
+# a garbage collection lets another thread into it (python/cpython#106905).
+NPY = re.compile(
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>\|u1|<u2)', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>\d+, \d+(?:, \d+)?)\), \} *\n",
+    re.DOTALL,
+)
+
+
 def _decode_npy(payload: bytes) -> np.ndarray:
     """A view of the payload's pixels: nothing is copied until a crop is."""
-    file = io.BytesIO(payload)
-    version = np.lib.format.read_magic(file)
-    if version != (1, 0):
-        raise ValueError(f"a .npy file of version {version}; version (1, 0) is what encode() writes")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"a .npy file of {dtype} in {'Fortran' if fortran else 'C'} order; uint8 or uint16 in C order")
-    return np.frombuffer(payload, dtype, math.prod(shape), file.tell()).reshape(shape)
+    header = NPY.match(payload)
+    if header is None:
+        raise ValueError("not a .npy file, version 1.0, of uint8 or uint16 in C order with 2 or 3 axes")
+    shape = [int(edge) for edge in header["shape"].split(b",")]
+    return np.frombuffer(payload, header["type"].decode(), math.prod(shape), header.end()).reshape(shape)
 
 
 CODECS: dict[str, Callable[[bytes], np.ndarray]] = {

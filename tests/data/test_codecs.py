@@ -1,6 +1,9 @@
 """Every codec gives back what it was given, says when it cannot, and hands out crops of what it decoded."""
 
+import gc
 import io
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -55,6 +58,37 @@ def test_crops_are_slices(radiograph, codec, bits):
     ):
         np.testing.assert_array_equal(crop, pixels[y : y + h, x : x + w])
         assert box == (0, 0, h, w)
+
+
+@pytest.mark.parametrize(
+    "pixels", [np.zeros((4, 4), np.float32), np.zeros((4, 4), np.uint8, order="F"), np.zeros(4, np.uint8)]
+)
+def test_a_npy_file_that_encode_would_not_write_is_refused(pixels):
+    file = io.BytesIO()
+    np.save(file, pixels)
+    with pytest.raises(codecs.DecodeError, match="uint8 or uint16 in C order"):
+        codecs.decode(file.getvalue(), "npy")
+
+
+def test_threads_decode_side_by_side(radiograph):
+    """Python code that a garbage collection runs amid a call lets other threads in; `ast` fails a tenth of these calls."""
+    payload = codecs.encode(radiograph(8, 9), "npy")
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+
+    def hook(phase, info):
+        for _ in range(20):
+            pass
+
+    gc.callbacks.append(hook)
+    sys.setswitchinterval(1e-6)
+    gc.set_threshold(10)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert all(p.shape == (8, 9) for p in pool.map(lambda _: codecs.decode(payload, "npy"), range(2000)))
+    finally:
+        gc.callbacks.remove(hook)
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
 
 
 @pytest.mark.parametrize(("side", "scale"), [(101, 1), (100, 2), (51, 2), (50, 4), (25, 8), (10, 8)])
