@@ -71,7 +71,7 @@ def test_a_npy_file_that_encode_would_not_write_is_refused(pixels):
 
 
 def test_threads_decode_side_by_side(radiograph):
-    """Python code that a garbage collection runs amid a call lets other threads in; `ast` fails a tenth of these calls."""
+    """Python code that a garbage collection runs amid a call lets other threads in: `ast` fails a tenth of the time."""
     payload = codecs.encode(radiograph(8, 9), "npy")
     interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
 

@@ -1,28 +1,18 @@
-"""Processes, threads, devices and precision: one Accelerator, and the checks that no launcher makes."""
+"""Joining the processes that a launcher started: device, threads, and the checks that no launcher makes."""
 
 import os
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
-from typing import Any, TypeVar
 
 import psutil
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, broadcast_object_list
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from dira_scale.config import Parallel
 from dira_scale.errors import UserError
-from dira_scale.models.norm import recomputing
+from dira_scale.train.parallel.precision import PRECISIONS
 
-T = TypeVar("T")
 STRATEGIES = ("ddp",)
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16}
 
 
 def start(parallel: Parallel, precision: str) -> Accelerator:
@@ -57,30 +47,6 @@ def default_threads() -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
-def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
-    """``function()`` on the main process, None on the others; its ``UserError`` is raised on all of them.
-
-    What only the main process can find out (another writer, another run's folder) must not leave the rest waiting.
-    """
-    result, error = None, [""]
-    if accelerator.is_main_process:
-        try:
-            result = function()
-        except UserError as problem:
-            error = [str(problem)]
-    broadcast_object_list(error)
-    if error[0]:
-        raise UserError(error[0])
-    return result
-
-
-def from_main(value: T) -> T:
-    """The main process's ``value``, on all of them."""
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
-
-
 def micro_batch(batch: int, ranks: int, accumulate: int) -> int:
     """Samples of one forward pass on one rank: ``batch / (ranks · accumulate)``.
 
@@ -94,71 +60,6 @@ def micro_batch(batch: int, ranks: int, accumulate: int) -> int:
             f"with this accumulate the ranks can be {', '.join(map(str, fit)) or 'none'}"
         )
     return batch // (ranks * accumulate)
-
-
-def prepare(accelerator: Accelerator, method: nn.Module) -> nn.Module:
-    """``method`` as it is called in training: itself, or wrapped in DDP with several processes."""
-    if accelerator.num_processes == 1:
-        return method
-    accelerator.free_memory()  # forget the stage before
-    with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
-        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
-        return accelerator.prepare_model(method)
-
-
-def unsynchronised(engine: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Gradients are averaged over ranks in the last micro-batch only."""
-    if last or not isinstance(engine, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return engine.no_sync()
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """bf16 where it is safe, over fp32 parameters."""
-    dtype = PRECISIONS[precision]
-    return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
-
-
-def average_gradients(module: nn.Module, ranks: int) -> None:
-    """Average the gradients of a small replicated module over ranks, in one collective."""
-    if ranks == 1:
-        return
-    grads = [p.grad for p in module.parameters() if p.grad is not None]
-    flat = torch.cat([g.reshape(-1) for g in grads])
-    dist.all_reduce(flat)
-    flat /= ranks
-    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
-        grad.copy_(part.view_as(grad))
-
-
-def checkpoint_activations(module: nn.Module) -> None:
-    """Recompute every block of encoder and decoder in the backward pass. Parameter names stay as they are."""
-    for block in list(_outermost(module)):
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
-
-
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of sequences that are blocks themselves, not single layers; never one inside another."""
-    for child in module.children():
-        if isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1:
-            yield child
-        else:
-            yield from _outermost(child)
-
-
-def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    return nullcontext(), _Recomputing()
-
-
-class _Recomputing(AbstractContextManager[None]):
-    """``recomputing`` that can be entered again: a pass that is differentiated twice is recomputed twice."""
-
-    def __enter__(self) -> None:
-        self._inside = recomputing()
-        self._inside.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self._inside.__exit__(*error)
 
 
 def _refuse_launcher_conflicts(strategy: str, precision: str) -> None:

@@ -1,0 +1,41 @@
+"""Activation checkpointing."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from dira_scale.models.norm import recomputing
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Recompute every block of encoder and decoder in the backward pass. Parameter names stay as they are."""
+    for block in list(_outermost(module)):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+    """Members of sequences that are blocks themselves, not single layers; never one inside another."""
+    for child in module.children():
+        if isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1:
+            yield child
+        else:
+            yield from _outermost(child)
+
+
+def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    return nullcontext(), _Recomputing()
+
+
+class _Recomputing(AbstractContextManager[None]):
+    """``recomputing`` that can be entered again: a pass that is differentiated twice is recomputed twice."""
+
+    def __enter__(self) -> None:
+        self._inside = recomputing()
+        self._inside.__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self._inside.__exit__(*error)
