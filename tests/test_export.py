@@ -85,7 +85,8 @@ class Trained:
         state = {"stage": stage, "stage_start": 0, "best": {"di": 4.5, "dira": 3.25}, "stale": 0}
         writer = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1)
         self.best |= {best: step} if best else {}
-        writer.save(step, {f"method.{k}": v for k, v in self.method.state_dict().items()}, state, self.best)
+        tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        writer.save(step, checkpoint.replicated(tensors), state, self.best)
         writer.wait()
 
     def card(self, out: str = "export") -> str:

@@ -16,11 +16,13 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import torch
 import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -33,6 +35,24 @@ FORMAT_VERSION = 1
 WRITERS_SECONDS = 600.0  # how long the main writer waits for the others' parts
 
 
+@dataclass(frozen=True)
+class Piece:
+    """A tensor of a checkpoint to come, of which each process may hold a part only."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    whole: Callable[[], Tensor]  # collective: every process calls it, for all pieces in the same order
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+
+def replicated(tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
+    """Pieces of tensors that every process has whole."""
+    return {name: Piece(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
+
+
 class DamagedError(UserError):
     """A checkpoint that is cut short, changed or of another format."""
 
@@ -40,7 +60,7 @@ class DamagedError(UserError):
 class Checkpointer:
     """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
 
-    Every rank gives the same tensors (replicas); each writes its share of the bytes. ``guard`` is called before
+    Every rank gives pieces of the same names and sizes; each writes its share of the bytes. ``guard`` is called before
     anything takes its final name; ``lease`` keeps the unfinished folders of two holders apart.
     """
 
@@ -51,15 +71,18 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
-        """Copy ``tensors`` now, write them while training goes on.
+    def save(self, step: int, pieces: dict[str, Piece], state: dict[str, Any], best: dict[str, int]) -> None:
+        """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
 
         ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. A failure of an earlier write is
         raised here or in :meth:`wait`.
         """
         self.wait()
-        names = share(tensors, self.rank, self.world)
-        copies = {name: tensors[name].detach().to("cpu", copy=True).contiguous() for name in names}
+        mine, copies = set(share(pieces, self.rank, self.world)), {}
+        for name in sorted(pieces):
+            tensor = pieces[name].whole()
+            if name in mine:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
         state, best = json.loads(json.dumps(state)), dict(best)  # training goes on changing them
         self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
         self._thread.start()
@@ -122,12 +145,12 @@ class Checkpointer:
                 shutil.rmtree(old)
 
 
-def share(tensors: dict[str, Tensor], rank: int, world: int) -> list[str]:
+def share(pieces: Mapping[str, Piece], rank: int, world: int) -> list[str]:
     """The names that ``rank`` writes: largest first, each to the writer with the fewest bytes so far."""
     load, mine = [0] * world, []
-    for name in sorted(tensors, key=lambda n: (-tensors[n].nbytes, n)):
+    for name in sorted(pieces, key=lambda n: (-pieces[n].nbytes, n)):
         writer = load.index(min(load))
-        load[writer] += tensors[name].nbytes
+        load[writer] += pieces[name].nbytes
         if writer == rank:
             mine.append(name)
     return mine

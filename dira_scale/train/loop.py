@@ -211,7 +211,8 @@ class Trainer:
         with self.clock.part("checkpoint"):
             tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
             self.alarm.tensors(self.progress.step, tensors, self.device)
-            self.checkpointer.save(self.progress.step, tensors, asdict(self.progress), self.progress.best_step)
+            pieces = checkpoint.replicated(tensors)
+            self.checkpointer.save(self.progress.step, pieces, asdict(self.progress), self.progress.best_step)
 
     def _refuse_nan(self) -> None:
         """End on all ranks before anything is written of what is no number; each keeps its part of the batch."""

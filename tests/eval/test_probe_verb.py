@@ -67,7 +67,7 @@ def train(run: Path, seed: int, wrapped: bool = True, size: int = 32) -> Path:
         torch.manual_seed(100 * seed + step)
         tensors = {prefix + name: tensor for name, tensor in build_encoder(ENCODER, size=size).state_dict().items()}
         other = {name.replace("encoder", "key_encoder"): torch.zeros_like(tensor) for name, tensor in tensors.items()}
-        writer.save(step, tensors | other, {"stage": 0, "best": {"di": 1.0}}, {"di": 3})
+        writer.save(step, checkpoint.replicated(tensors | other), {"stage": 0, "best": {"di": 1.0}}, {"di": 3})
         writer.wait()
     return run
 

@@ -35,7 +35,7 @@ def write(
     """As ``world`` processes would: each writer in its own threads."""
     writers = [Checkpointer(folder, keep, rank, world) for rank in range(world)]
     for writer in writers:
-        writer.save(step, content, {"stage": 1}, best or {})
+        writer.save(step, checkpoint.replicated(content), {"stage": 1}, best or {})
     for writer in writers:
         writer.wait()
 
@@ -55,7 +55,7 @@ def test_the_copy_is_taken_at_once(folder: Path) -> None:
     content = tensors()
     expected = content["method.weight"].clone()
     writer = Checkpointer(folder, 1, 0, 1)
-    writer.save(1, content, {}, {})
+    writer.save(1, checkpoint.replicated(content), {}, {})
     content["method.weight"].zero_()
     writer.wait()
     assert torch.equal(checkpoint.load(folder / "000000001")[0]["method.weight"], expected)
@@ -63,7 +63,7 @@ def test_the_copy_is_taken_at_once(folder: Path) -> None:
 
 def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
     content = {f"t{i}": torch.zeros(10 + i) for i in range(50)}
-    shares = [checkpoint.share(content, rank, 4) for rank in range(4)]
+    shares = [checkpoint.share(checkpoint.replicated(content), rank, 4) for rank in range(4)]
     assert sorted(name for part in shares for name in part) == sorted(content)
     sizes = [sum(content[name].nbytes for name in part) for part in shares]
     assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
@@ -107,7 +107,7 @@ def test_the_newest_and_the_best_of_each_stage_are_kept(folder: Path) -> None:
     best: dict[str, int] = {}
     for step, stage in [(1, "di"), (2, "di"), (3, None), (4, "dir"), (5, None), (6, None), (7, None)]:
         best |= {stage: step} if stage else {}
-        writer.save(step, {"x": torch.tensor(step)}, {}, best)
+        writer.save(step, checkpoint.replicated({"x": torch.tensor(step)}), {}, best)
     writer.wait()
     assert [p.name for p in checkpoint.complete(folder)] == ["000000002", "000000004", "000000006", "000000007"]
     assert checkpoint.latest(folder.parent).name == "000000007"
@@ -132,9 +132,9 @@ def test_pointers_lost_between_the_rename_and_their_writing_are_put_right(folder
 
 def test_an_unfinished_folder_of_another_lease_is_left_alone(folder: Path) -> None:
     ghost, heir = Checkpointer(folder, 1, 1, 2, lease=1), Checkpointer(folder, 1, 0, 1, lease=2)
-    ghost.save(5, tensors(1), {}, {})
+    ghost.save(5, checkpoint.replicated(tensors(1)), {}, {})
     ghost.wait()
-    heir.save(5, tensors(2), {}, {})
+    heir.save(5, checkpoint.replicated(tensors(2)), {}, {})
     heir.wait()
     assert torch.equal(checkpoint.load(folder / "000000005")[0]["method.weight"], tensors(2)["method.weight"])
     assert json.loads((folder / "000000005" / "index.json").read_text())["lease"] == 2
@@ -158,7 +158,7 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
         raise RuntimeError("taken over")
 
     writer = Checkpointer(folder, 1, 0, 1, guard=lost)
-    writer.save(1, tensors(), {}, {})
+    writer.save(1, checkpoint.replicated(tensors()), {}, {})
     with pytest.raises(RuntimeError, match="taken over"):
         writer.wait()
     assert checkpoint.complete(folder) == []
@@ -166,12 +166,12 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
 
 def test_the_main_writer_waits_for_the_others(folder: Path) -> None:
     first, second = Checkpointer(folder, 1, 0, 2), Checkpointer(folder, 1, 1, 2)
-    first.save(1, tensors(), {}, {})
+    first.save(1, checkpoint.replicated(tensors()), {}, {})
     thread = threading.Thread(target=first.wait)
     thread.start()
     thread.join(timeout=0.3)
     assert thread.is_alive() and checkpoint.complete(folder) == []
-    second.save(1, tensors(), {}, {})
+    second.save(1, checkpoint.replicated(tensors()), {}, {})
     second.wait()
     thread.join(timeout=30)
     assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]
