@@ -26,7 +26,7 @@ from dira_scale.models.encoder import build_encoder
 from dira_scale.models.formats import MONAI, TORCHVISION
 from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
-from dira_scale.train.checkpoint import Checkpointer
+from dira_scale.train.checkpoint import Checkpointer, replicated
 from dira_scale.train.trained import start_tensors
 
 CHANNELS = [32, 16, 16, 8, 8]
@@ -86,7 +86,7 @@ class Trained:
         writer = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1)
         self.best |= {best: step} if best else {}
         tensors = {f"method.{k}": v for k, v in self.method.state_dict().items()}
-        writer.save(step, checkpoint.replicated(tensors), state, self.best)
+        writer.save(step, replicated(tensors), state, self.best)
         writer.wait()
 
     def card(self, out: str = "export") -> str:

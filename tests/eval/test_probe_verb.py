@@ -18,7 +18,7 @@ from dira_scale.data.manifest import SCHEMA, DatasetInfo
 from dira_scale.eval.features import Images, features
 from dira_scale.models.encoder import build_encoder
 from dira_scale.probe import main
-from dira_scale.train.checkpoint import Checkpointer
+from dira_scale.train.checkpoint import Checkpointer, replicated
 
 NAMES = ["bright", "coin", "never"]
 COUNTS = {"train": 60, "val": 24, "test": 24}
@@ -67,7 +67,7 @@ def train(run: Path, seed: int, wrapped: bool = True, size: int = 32) -> Path:
         torch.manual_seed(100 * seed + step)
         tensors = {prefix + name: tensor for name, tensor in build_encoder(ENCODER, size=size).state_dict().items()}
         other = {name.replace("encoder", "key_encoder"): torch.zeros_like(tensor) for name, tensor in tensors.items()}
-        writer.save(step, checkpoint.replicated(tensors | other), {"stage": 0, "best": {"di": 1.0}}, {"di": 3})
+        writer.save(step, replicated(tensors | other), {"stage": 0, "best": {"di": 1.0}}, {"di": 3})
         writer.wait()
     return run
 
