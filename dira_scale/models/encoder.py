@@ -106,4 +106,5 @@ def _try(encoder: Encoder, in_channels: int, size: int) -> None:
 def _zero_norms(encoder: Encoder) -> list[nn.modules.batchnorm._BatchNorm]:
     """The last BatchNorm of every residual block: timm starts them at 0, no other."""
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    return [layer for layer in norms if layer.affine and not layer.weight.any()]
+    # On the meta device (dira_scale.plan) nobody can tell: all of them.
+    return [layer for layer in norms if layer.affine and (layer.weight.is_meta or not layer.weight.any())]
