@@ -12,6 +12,7 @@ VERBS = {
     "export": "weights that plain timm and smp load",
     "report": "one HTML page of a run",
     "doctor": "what this machine has and lacks",
+    "bench": "how fast it is here, beside what it could be",
 }
 
 
