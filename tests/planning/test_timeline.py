@@ -1,0 +1,39 @@
+import numpy as np
+import pytest
+
+from dira_scale.planning.timeline import Step, exposed, slowest
+
+
+def queue(compute: float, communication: float, buckets: int) -> float:
+    """Message by message: ready with its part of the arithmetic, sent after the one before."""
+    sent = 0.0
+    for i in range(buckets):
+        sent = max(sent, (i + 1) * compute / buckets) + communication / buckets
+    return max(0.0, sent - compute)
+
+
+@pytest.mark.parametrize("buckets", [1, 2, 7, 50])
+@pytest.mark.parametrize("communication", [0.0, 0.1, 0.99, 1.0, 1.5, 8.0])
+def test_what_shows_of_the_communication_is_what_a_queue_of_messages_leaves(communication: float, buckets: int) -> None:
+    assert exposed(1.0, communication, buckets) == pytest.approx(queue(1.0, communication, buckets))
+
+
+def test_the_slowest_of_many_draws() -> None:
+    random = np.random.default_rng(0)
+    for ranks in (1, 2, 8, 64, 512):
+        drawn = random.standard_normal((4000, ranks)).max(1)
+        assert slowest(ranks) == pytest.approx(drawn.mean(), abs=4 * drawn.std() / 4000**0.5)
+
+
+def test_a_step_against_processes_played_through() -> None:
+    """Each step all ranks draw their speed, the slowest ends the backward pass, then its messages go out."""
+    random = np.random.default_rng(1)
+    step = Step(forward=1.0, backward=2.0, blocking=0.1, behind=0.4, buckets=4, jitter=0.02)
+    draws = 3.0 * (1 + 0.02 * random.standard_normal((20000, 16)).max(1))
+    played = draws + 0.1 + queue(2.0, 0.4, 4)
+    assert step.seconds(16) == pytest.approx(played.mean(), rel=1e-3)
+
+
+def test_a_slow_loader_sets_the_pace() -> None:
+    assert Step(forward=1.0, backward=2.0, loader=5.0).seconds(8) == 5.0
+    assert Step(forward=1.0, backward=2.0, loader=2.0).seconds(8) == 3.0
