@@ -1,4 +1,4 @@
-"""``python -m dira_scale.bench NAME [--flags]``: the benchmarks that travel with the project, each with its own flags."""
+"""``python -m dira_scale.bench NAME [--flags]``: the benchmarks that travel with the project, each with its flags."""
 
 import runpy
 import sys

@@ -67,7 +67,8 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         seen = self.running_mean.new_zeros(self.local, 2 * self.num_features)
         normalised = []
-        for part, statistics in zip(x.chunk(self.local), seen, strict=True):
+        # One group is not cut: the cut's backward pass would copy the gradient once more.
+        for part, statistics in zip((x,) if self.local == 1 else x.chunk(self.local), seen, strict=True):
             # With momentum 1 the kernel writes this group's own statistics there: no second pass over the images.
             mean, var = statistics.chunk(2)
             normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
