@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError, nearest, say
 
 
 @dataclass
@@ -62,6 +62,7 @@ class Optim:
     schedule: str = MISSING
     warmup_epochs: float = MISSING
     end: float = MISSING
+    clip: float | None = None
     discriminator: dict[str, Any] = MISSING
 
 
@@ -77,6 +78,9 @@ class Parallel:
     threads: int | None = None
     checkpoint_activations: bool = MISSING
     channels_last: bool = MISSING
+    compile: bool = MISSING
+    offload: bool = MISSING
+    timeout: int = MISSING
 
 
 @dataclass
@@ -159,7 +163,8 @@ SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "probe": Probe}
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
     "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
-    "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1, "seed": 0,
+    "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1,
+    "parallel.timeout": 1, "seed": 0,
     "draws": 1, "random_encoders": 1, "k": 1, "batch": 1,
 }  # fmt: skip
 
@@ -213,7 +218,7 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
-        print(f"{verb}: {error}", file=sys.stderr)
+        say(verb, error)
         return 2
 
 

@@ -14,6 +14,7 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, matches, negative_cosine
 from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import MLP
+from dira_scale.models.momentum import follow
 
 
 class BYOL(Method):
@@ -75,9 +76,9 @@ class BYOL(Method):
     def after_step(self) -> None:
         """target <- m target + (1 - m) online."""
         assert self.training, "after_step follows a training step"
-        online: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
-        target: list[Tensor] = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
-        torch._foreach_lerp_(target, online, 1.0 - self.current_momentum)
+        online = [*self.encoder.parameters(), *self.projector.parameters()]
+        target = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
+        follow(target, online, 1.0 - self.current_momentum)
 
     @property
     def current_momentum(self) -> float:

@@ -16,6 +16,7 @@ from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.models import norm
 from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import Projector
+from dira_scale.models.momentum import follow
 
 NEVER = 2**30  # steps
 
@@ -103,9 +104,9 @@ class MoCo(Method):
     def after_step(self) -> None:
         """theta_k <- m theta_k + (1 - m) theta_q; then this step's keys replace the oldest, in global-batch order."""
         assert self.training and self._waiting, "after_step follows a training step"
-        query: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
-        key: list[Tensor] = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
-        torch._foreach_lerp_(key, query, 1.0 - self.momentum)
+        query = [*self.encoder.parameters(), *self.projector.parameters()]
+        key = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
+        follow(key, query, 1.0 - self.momentum)
         # A rank's part of the global batch is its micro-batches one after another.
         keys = torch.cat(self._waiting, dim=1).flatten(0, 1)
         self._waiting.clear()

@@ -44,14 +44,18 @@ def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> 
 
 @torch.no_grad()
 def first_broken(objective: Objective, held_out: HeldOut, stage: Stage) -> tuple[Batch, dict[str, float]] | None:
-    """The first of this process's held-out batches with a loss that is no number, as it is stored, and its losses."""
+    """The first of this process's held-out batches with a loss that is no number, as it is stored, and its losses.
+
+    Collective where the method is sharded: every process goes through all of its batches.
+    """
+    first: tuple[Batch, dict[str, float]] | None = None
     with evaluating(objective.method):
         for stored, _ in held_out.batches():
             _, losses = objective(objective.method, stored.to(objective.device), stage)
             values = {name: float(loss) for name, loss in losses.items()}
-            if not all(map(math.isfinite, values.values())):
-                return stored, values
-    return None
+            if first is None and not all(map(math.isfinite, values.values())):
+                first = stored, values
+    return first
 
 
 def _knn_auc(features: Tensor, labels: Tensor) -> float:

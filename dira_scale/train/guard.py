@@ -7,15 +7,14 @@ may hold what is no number between the two; such a run ends before anybody uses 
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.nn.utils import get_total_norm
+from torch import Tensor
 
 from dira_scale.collectives import gather, world
 from dira_scale.data.batch import Batch
@@ -71,19 +70,16 @@ class Guard:
         fine = self._note(step, losses)
         return torch.where(fine, 1.0, torch.nan)
 
-    def gradients(self, step: int, module: nn.Module, name: str = GRADIENT) -> Tensor:
-        """Note the total norm of a module's gradients, the same on all ranks, and clear them from the first bad one on.
+    def gradients(self, step: int, gradients: Sequence[Tensor], norm: Tensor, name: str = GRADIENT) -> None:
+        """Note the total ``norm`` of gradients, the same on all ranks, and clear them from the first bad one on.
 
-        Returns the norm.
+        ``gradients``: the parts that this process holds.
         """
-        gradients = [p.grad for p in module.parameters() if p.grad is not None]
-        norm = get_total_norm(gradients)
         self._broken |= ~self._note(step, {name: norm})
         # A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free.
         if self.device.type != "cpu" or self._broken:
             for gradient in gradients:
-                gradient.masked_fill_(self._broken, 0.0)
-        return norm
+                gradient.masked_fill_(self._broken.to(gradient.device), 0.0)
 
     def read(self) -> Finding | None:
         """What was found so far, over all ranks. Collective; waits for the device."""

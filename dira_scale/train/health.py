@@ -22,13 +22,23 @@ class Health:
     Takes the feature pyramids out of what ``method`` returns in training, where nobody else wants them: gradients are
     asked of the encoder's output itself (DDP hands out copies that no loss depends on), and nothing keeps a pyramid
     alive until the next forward pass.
+
+    Args:
+        pulls: measure the terms' gradients too, which differentiates the losses once more.
     """
 
-    def __init__(self, method: Method, adversary: Adversary, every: int, accumulate: int = 1) -> None:
+    def __init__(
+        self, method: Method, adversary: Adversary, every: int, accumulate: int = 1, pulls: bool = True
+    ) -> None:
         self.method, self.adversary, self.every, self.accumulate = method, adversary, every, accumulate
+        self.pulls = pulls
         self._looking = False
         self._features: tuple[Tensor, ...] = ()  # the encoder's output of each view that carries gradient
-        method.register_forward_hook(self._take)
+        self._hook = method.register_forward_hook(self._take)
+
+    def close(self) -> None:
+        """Let go of the method."""
+        self._hook.remove()
 
     def due(self, step: int, last: bool) -> bool:
         """Whether the forward pass to come will be measured: every so many steps, the last micro-batch."""
@@ -40,7 +50,7 @@ class Health:
         features, self._features = self._features, ()
         found: dict[str, Tensor] = {}
         with torch.autocast(losses["loss"].device.type, enabled=False):
-            found |= self._pulls(losses, features)
+            found |= self._pulls(losses, features) if self.pulls else {}
             with torch.no_grad():
                 found |= self._spread(terms, features) | self._restoration(terms)
                 if "loss/ad" in losses:

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -44,11 +45,9 @@ class Trainer:
         self.config, self.accelerator, self.inputs, self.run = config, accelerator, inputs, run
         self.folder, rank, ranks = Path(config.run), accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
+        self.strategy = parallel.build(config, accelerator, method)
         layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-        self.method: Method = method.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.adversary = adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        if config.parallel.checkpoint_activations:
-            parallel.checkpoint_activations(self.method)
         self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)
         self.plans = plan(config, inputs.steps_per_epoch)
         self.stages = {name: config.stages[name] for name in self.plans}
@@ -68,6 +67,13 @@ class Trainer:
         self.clock = self.journal.clock
         self.alarm = Alarm(accelerator, self.checkpointer, inputs, self.folder, run)
         self.step = Step(config, self.objective, self.discriminator_optimizer, ranks, self.journal.means)
+        if self.step.scale.enabled and self.progress.loss_scale is not None:
+            self.step.scale.value, self.step.scale.sound = self.progress.loss_scale, self.progress.loss_scale_sound
+
+    @property
+    def method(self) -> Method:
+        """The generator; of a sharded strategy another object in every stage."""
+        return self.strategy.method
 
     # ------------------------------------------------------------------ the run
 
@@ -113,7 +119,7 @@ class Trainer:
         ends = step == limit or self._stopped_early(stage)
         if step % self.config.log_every == 0 or ends:
             self._refuse_nan()
-            self.journal.training(self.optimizer.param_groups[0]["lr"], self.loader.waited)
+            self.journal.training(self.strategy.optimizer.param_groups[0]["lr"], self.loader.waited)
         self.bar.update(step, name)
         signal = signals.agreed()
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
@@ -159,13 +165,11 @@ class Trainer:
         self.plan = self.plans[name]
         self.loader = self.inputs.train(self.plan.batch)
         self.journal.enter_stage(name, self.plan)
-        self.method.enter_stage(stage.terms)
-        engine = parallel.prepare(self.accelerator, self.method)
-        engine.train()
-        self.optimizer = optim.generator(self.config.optim, self.method, self.plan.batch)
-        optim.load_by_name(self.optimizer, self.method, "optim.generator", self._optimizer_state)
+        make = partial(optim.generator, self.config.optim, batch=self.plan.batch)
+        self.strategy.enter_stage(stage.terms, make, self._optimizer_state)
         self._optimizer_state = {}
-        self.step.enter_stage(stage, engine, self.optimizer)
+        self.objective.method = self.method
+        self.step.enter_stage(stage, self.strategy)
         self.bar.update(self.progress.step, name)
 
     def _leave_stage(self, name: str) -> None:
@@ -182,10 +186,11 @@ class Trainer:
         validate = self.config.validate
         held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
         folder, stage = self.folder / "pictures", self.stages[name]
+        whole = self.objective.of(self.strategy.replica())
         if self.run is not None and held_out is not None and not (folder / f"{name}.png").exists():
             self.run.lease.check()
             with self.clock.part("validate"):
-                draw_restorations(folder, name, self.objective, held_out, stage, validate.pictures)
+                draw_restorations(folder, name, whole, held_out, stage, validate.pictures)
 
     def _next_stage(self) -> None:
         progress = self.progress
@@ -199,7 +204,7 @@ class Trainer:
         """The step's rates, and how far through the stage it is."""
         step = self.progress.step - self.progress.stage_start
         self.method.progress = step / self.plan.steps
-        for group in self.optimizer.param_groups:
+        for group in self.strategy.optimizer.param_groups:
             if not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(self.config.optim, group["initial_lr"], step)
 
@@ -209,9 +214,11 @@ class Trainer:
         """A checkpoint of everything at this step, all of it numbers."""
         self._refuse_nan()
         with self.clock.part("checkpoint"):
-            tensors = state.collect(self.method, self.adversary, self.optimizer, self.discriminator_optimizer)
-            self.alarm.tensors(self.progress.step, tensors, self.device)
-            pieces = checkpoint.replicated(tensors)
+            discriminator = state.discriminator(self.adversary, self.discriminator_optimizer)
+            self.alarm.tensors(self.progress.step, self.strategy.held() | discriminator, self.device)
+            pieces = self.strategy.pieces() | checkpoint.replicated(discriminator)
+            if self.step.scale.enabled:
+                self.progress.loss_scale, self.progress.loss_scale_sound = self.step.scale.value, self.step.scale.sound
             self.checkpointer.save(self.progress.step, pieces, asdict(self.progress), self.progress.best_step)
 
     def _refuse_nan(self) -> None:

@@ -1,5 +1,8 @@
 """What a stage minimises on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
+import copy
+from typing import Self
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +28,12 @@ class Objective:
     ) -> None:
         self.method, self.adversary, self.device, self.precision = method, adversary, device, precision
         self.distort, self.target_flip = Distort(views).to(device), views.target_flip
+
+    def of(self, method: Method) -> Self:
+        """The same of another copy of the method."""
+        other = copy.copy(self)
+        other.method = method
+        return other
 
     def __call__(self, engine: nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
         """Terms and losses by name, 0-dim; ``loss`` is the weighted sum. ``engine`` is the method, wrapped or not."""

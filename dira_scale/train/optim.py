@@ -8,6 +8,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from dira_scale.config import Optim
@@ -130,6 +131,9 @@ def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: 
 
 def _placed(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
     """A copy that lies as the parameter lies; scalars (Adam's step count) on the CPU unless the kernel wants them."""
+    if isinstance(parameter, DTensor) and tensor.ndim:  # every process has all of it and takes its part
+        whole = tensor.to(parameter.device)
+        return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
     if tensor.ndim and tensor.shape == parameter.shape:
         return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
     on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")

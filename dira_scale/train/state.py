@@ -22,23 +22,20 @@ class Progress:
     best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
     best_step: dict[str, int] = field(default_factory=dict)  # and the step of that checkpoint
     stale: int = 0  # epochs since the stage's lowest validation loss
+    loss_scale: float | None = None  # of fp16
+    loss_scale_sound: int = 0  # steps since it last changed
 
 
-def collect(
-    method: Method, adversary: Adversary, optimizer: Optimizer, discriminator_optimizer: Optimizer
-) -> dict[str, Tensor]:
-    """Parameters, buffers (queue, statistics), momentum model, discriminator and both optimizers' states."""
-    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
-    tensors |= {f"discriminator.{name}": tensor for name, tensor in adversary.state_dict().items()}
-    tensors |= optim.state_by_name(optimizer, method, "optim.generator")
-    tensors |= optim.state_by_name(discriminator_optimizer, adversary, "optim.discriminator")
-    return tensors
+def discriminator(adversary: Adversary, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What a checkpoint holds beside the generator's pieces: the discriminator and its optimizer's state."""
+    tensors = {f"discriminator.{name}": tensor for name, tensor in adversary.state_dict().items()}
+    return tensors | optim.state_by_name(optimizer, adversary, "optim.discriminator")
 
 
 def restore(
     tensors: dict[str, Tensor], method: Method, adversary: Adversary, discriminator_optimizer: Optimizer
 ) -> dict[str, Tensor]:
-    """Put back what :func:`collect` took, but for the generator's optimizer, whose part is returned.
+    """Put back a checkpoint's tensors, but those of the generator's optimizer, which are returned.
 
     That optimizer is made anew with each stage, over the parameters that the stage trains.
     """

@@ -3,7 +3,8 @@
 import hashlib
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from dira_scale.config import Pretrain, Stage
@@ -17,7 +18,7 @@ from dira_scale.train.objective import Objective
 
 
 class Step:
-    """Steps of one run; :meth:`enter_stage` before those of a stage. Nothing here waits for the device.
+    """Steps of one run; :meth:`enter_stage` before those of a stage. Nothing here waits for the device, but in fp16.
 
     Args:
         discriminator_optimizer: of ``objective.adversary``.
@@ -25,48 +26,65 @@ class Step:
         means: where losses and monitors are counted.
     """
 
-    optimizer: Optimizer
     guard: Guard  # of this stage
+    health: Health | None = None
 
     def __init__(
         self, config: Pretrain, objective: Objective, discriminator_optimizer: Optimizer, ranks: int, means: Means
     ) -> None:
         self.config, self.objective, self.ranks, self.means = config, objective, ranks, means
-        self.method, self.adversary, self.device = objective.method, objective.adversary, objective.device
+        self.adversary, self.device = objective.adversary, objective.device
         self.discriminator_optimizer = discriminator_optimizer
-        self.health = Health(self.method, self.adversary, config.health.every, config.parallel.accumulate)
+        self.scale = parallel.LossScale(config.precision == "fp16")
 
-    def enter_stage(self, stage: Stage, engine: nn.Module, optimizer: Optimizer) -> None:
-        """``engine`` is the method as it is called in training."""
-        self.stage, self.engine, self.optimizer = stage, engine, optimizer
+    def enter_stage(self, stage: Stage, strategy: parallel.Strategy) -> None:
+        """Steps are of ``stage`` and by ``strategy``, which has entered it, from now on."""
+        self.stage, self.strategy, self.method = stage, strategy, strategy.method
         self.guard = Guard(self.device)
+        every, accumulate = self.config.health.every, self.config.parallel.accumulate
+        if self.health is not None:
+            self.health.close()
+        self.health = Health(self.method, self.adversary, every, accumulate, strategy.whole_losses)
 
     def __call__(self, step: int, batch: Batch) -> None:
         """Take the step after ``step`` others on this rank's ``batch``."""
+        assert self.health is not None, "enter_stage comes first"
         adversarial, accumulate = "ad" in self.stage.terms, self.config.parallel.accumulate
         pairs: list[tuple[Tensor, Tensor]] = []
         for i, micro in enumerate(batch.to(self.device).split(accumulate)):
             torch.manual_seed(_mix(self.config.seed, step, i))  # drop-path and the like: a function of the step
             last = i == accumulate - 1
             looking = self.health.due(step, last)
-            with parallel.unsynchronised(self.engine, last):
-                terms, losses = self.objective(self.engine, micro, self.stage)
+            with self.strategy.accumulating(last):
+                terms, losses = self.objective(self.strategy.engine, micro, self.stage)
                 if looking:
                     self.means.add(self.health.measure(terms, losses))
                 factor = self.guard.losses(step, losses)
-                (losses["loss"] * factor / accumulate).backward()
+                self.strategy.backward(losses["loss"] * factor * (self.scale.value / accumulate))
             self.means.add(losses | terms.monitors)
             if adversarial:
                 assert terms.restored is not None and terms.target is not None
                 pairs.append((terms.target, terms.restored.detach()))
             del terms, losses  # not alive in the next forward pass
-        self.means.add({"gradient_norm": self.guard.gradients(step, self.method)})
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self._move(step)
         if adversarial:
             self._discriminate(step, pairs)
         commit_statistics(self.method)
         self.method.after_step()
+
+    def _move(self, step: int) -> None:
+        """The generator's step."""
+        gradients = self.strategy.gradients()
+        self.scale.unscale(gradients)
+        norm = self.strategy.norm(gradients)
+        if self.scale.skips(norm):
+            return self.strategy.skip()
+        self.means.add({"gradient_norm": norm})
+        self.guard.gradients(step, gradients, norm)
+        if self.config.optim.clip is not None:
+            factor = (self.config.optim.clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared them
+            torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
+        self.strategy.step()
 
     def _discriminate(self, step: int, pairs: list[tuple[Tensor, Tensor]]) -> None:
         for real, fake in pairs:
@@ -75,7 +93,8 @@ class Step:
             (loss["loss/discriminator"] * factor / len(pairs)).backward()
             self.means.add(loss)
         parallel.average_gradients(self.adversary, self.ranks)
-        self.guard.gradients(step, self.adversary, f"{GRADIENT} of the discriminator")
+        gradients = [p.grad for p in self.adversary.parameters() if p.grad is not None]
+        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the discriminator")
         self.discriminator_optimizer.step()
         self.discriminator_optimizer.zero_grad(set_to_none=True)
 

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
+from torch.nn.utils import get_total_norm
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
@@ -34,7 +35,10 @@ def a_step(guard: Guard, network: nn.Module, step: int, di: float = 1.0, re: flo
     losses = {"loss": torch.tensor(di + re), "loss/di": torch.tensor(di), "loss/re": torch.tensor(re)}
     factor = guard.losses(step, losses)
     ((out + torch.tensor(di) + torch.tensor(re)) * factor).backward()
-    return float(guard.gradients(step, network))
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    norm = get_total_norm(gradients)
+    guard.gradients(step, gradients, norm)
+    return float(norm)
 
 
 def test_nothing_is_found_in_numbers_and_gradients_are_as_they_were() -> None:

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from dira_scale.config import Stage
+from dira_scale.config import Parallel, Stage
 from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
 from dira_scale.methods.method import Method, Terms
 from dira_scale.train.metrics import Means
 from dira_scale.train.objective import Objective
+from dira_scale.train.parallel import Strategy
 from dira_scale.train.step import Step
 
 COUNT = 2
@@ -71,10 +72,19 @@ def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
 
     for name, value in {"method": method, "adversary": None, "device": torch.device("cpu")}.items():
         setattr(objective, name, value)
-    config: Any = SimpleNamespace(seed=3, parallel=SimpleNamespace(accumulate=2), health=SimpleNamespace(every=1000))
+    config: Any = SimpleNamespace(
+        seed=3,
+        precision="fp32",
+        parallel=SimpleNamespace(accumulate=2),
+        health=SimpleNamespace(every=1000),
+        optim=SimpleNamespace(clip=None),
+    )
     optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
     step = Step(config, objective, optimizer, 1, Means())  # type: ignore[arg-type]
-    step.enter_stage(Stage(terms=["di"], epochs=1), method, optimizer)
+    accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
+    strategy = Strategy(accelerator, Parallel(accumulate=2, checkpoint_activations=False, compile=False), method)
+    strategy.enter_stage(["di"], lambda method: optimizer, {})
+    step.enter_stage(Stage(terms=["di"], epochs=1), strategy)
     two: Any = SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
     for number in (1, 2, 1):
         torch.rand(number)

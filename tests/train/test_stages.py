@@ -142,7 +142,8 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
     )
     config = composed("experiment=simsiam")
     plan = stages.Plan(batch=32, steps=40, warmup=0, per_epoch=10)
-    trainer: Any = SimpleNamespace(config=config, plan=plan, optimizer=optimizer, method=SimpleNamespace())
+    strategy = SimpleNamespace(optimizer=optimizer)
+    trainer: Any = SimpleNamespace(config=config, plan=plan, strategy=strategy, method=SimpleNamespace())
     for step in range(40):
         trainer.progress = state.Progress(step=100 + step, stage_start=100)
         Trainer._set_pace(trainer)

@@ -1,8 +1,6 @@
 """Replicas whose gradients are averaged."""
 
 import warnings
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,13 +16,6 @@ def prepare(accelerator: Accelerator, method: nn.Module) -> nn.Module:
     with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
         warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
         return accelerator.prepare_model(method)
-
-
-def unsynchronised(engine: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Gradients are averaged over ranks in the last micro-batch only."""
-    if last or not isinstance(engine, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return engine.no_sync()
 
 
 def average_gradients(module: nn.Module, ranks: int) -> None:

@@ -13,8 +13,13 @@ from dira_scale.models.norm import recomputing
 
 def checkpoint_activations(module: nn.Module) -> None:
     """Recompute every block of encoder and decoder in the backward pass. Parameter names stay as they are."""
-    for block in list(_outermost(module)):
+    for block in blocks(module):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
+
+
+def blocks(module: nn.Module) -> list[nn.Module]:
+    """The residual (transformer, …) blocks of all networks in ``module``, in order; none lies in another."""
+    return list(_outermost(module))
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
