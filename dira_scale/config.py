@@ -101,6 +101,7 @@ class Health:
 class Checkpoint:
     every: int = MISSING
     keep: int = MISSING
+    folder: str | None = None
 
 
 @dataclass
@@ -121,6 +122,7 @@ class Pretrain:
     validate: Validate = field(default_factory=Validate)
     health: Health = field(default_factory=Health)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    watchdog: float = MISSING
     log_every: int = MISSING
 
 
@@ -163,7 +165,7 @@ SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "probe": Probe}
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
     "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
-    "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1,
+    "watchdog": 1, "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1,
     "parallel.timeout": 1, "seed": 0,
     "draws": 1, "random_encoders": 1, "k": 1, "batch": 1,
 }  # fmt: skip

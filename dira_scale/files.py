@@ -10,11 +10,15 @@ from typing import Any
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write to a temporary name beside ``path``, flush to the disk, rename."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file would fill a full disk further
+        raise
     sync_folder(path.parent)
 
 

@@ -19,6 +19,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train import optim, parallel
 from dira_scale.train import run as runs
+from dira_scale.train.checkpoint import NotSavedError
 from dira_scale.train.guard import NotANumberError
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
@@ -50,16 +51,22 @@ def pretrain(cfg: DictConfig) -> int:
         if run is not None:
             print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run)
-    except NotANumberError as error:  # the run's state is written, on all ranks alike
+    except (NotANumberError, NotSavedError) as error:  # on all ranks alike
         if run is not None:
+            run.status("failed", exit_code=runs.FAILED, reason=str(error))
             print(f"pretrain: {error}", file=sys.stderr)
         accelerator.end_training()
         return runs.FAILED
+    except LeaseLostError as error:
+        print(f"pretrain: {error}", file=sys.stderr)
+        return runs.FAILED
     except BaseException as error:
         if run is None:
+            if trainer is not None:
+                trainer.checkpointer.guard()  # a ghost writes nothing
             with (Path(config.run) / "log.txt").open("a") as log:
                 log.write(f"rank {accelerator.process_index}\n{traceback.format_exc()}")
-        elif not isinstance(error, LeaseLostError):
+        else:
             run.log(traceback.format_exc())
             code = runs.BAD_INPUT if isinstance(error, UserError) else runs.FAILED
             run.status("failed", exit_code=code, reason=f"{type(error).__name__}: {error}")
@@ -102,6 +109,7 @@ def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> 
     if run is not None:
         run.status(ended, trainer.progress.step, exit_code=code)
         again = "the same command goes on" if code else f"next: python -m dira_scale.report run={run.folder}"
+        trainer.bar.say(trainer.stall())
         trainer.bar.say(f"{run.folder}: {ended} at step {trainer.progress.step}; {again}")
     accelerator.end_training()
     return code

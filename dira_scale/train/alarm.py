@@ -79,7 +79,7 @@ class Alarm:
         """End on all ranks, the state written before a launcher ends those that are slower."""
         self.checkpointer.wait()
         self.accelerator.wait_for_everyone()
-        sound = checkpoint.complete(self.folder / "checkpoints")
+        sound = checkpoint.complete(self.checkpointer.folder)
         message += (
             f"; the checkpoint of step {int(sound[-1].name)} is sound" if sound else "; there is no checkpoint yet"
         )

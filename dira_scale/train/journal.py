@@ -34,8 +34,12 @@ class Journal:
         """Rows are of this stage from now on, and its loader has not been waited for."""
         self.name, self.plan, self._waited = name, plan, 0.0
 
-    def training(self, lr: float, waited: float) -> None:
-        """A row of the means since the last one; ``waited``: seconds for the stage's loader so far. Collective."""
+    def training(self, lr: float, waited: float, news: list[str]) -> None:
+        """A row of the means since the last one, with its warnings and ``news`` of others. Collective.
+
+        Args:
+            waited: seconds for the stage's loader so far.
+        """
         self.clock.add("data", waited - self._waited)
         self._waited = waited
         values, seconds = self.means.take(), self.clock.take()
@@ -43,10 +47,10 @@ class Journal:
         images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": lr, "images_per_second": images, "split": "train"}
-        warnings = self.symptoms.news(row, Moment(self.name, self.plan.steps, self._done))
+        warnings = news + self.symptoms.news(row, Moment(self.name, self.plan.steps, self._done))
         self.add(row | ({"warnings": warnings} if warnings else {}))
         for text in warnings:
-            self._warn(text)
+            self.warn(text)
         self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
 
     def add(self, row: dict[str, Any]) -> None:
@@ -57,19 +61,22 @@ class Journal:
         self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": self.name} | row)
         self.run.status("running", self.progress.step, self.name)
         assert self.tracker is not None
-        self.tracker.add(self.progress.step, row)
+        with self.run.spared("tensorboard"):
+            self.tracker.add(self.progress.step, row)
 
     def close(self) -> None:
         """Nothing is written after this."""
-        if self.tracker is not None:
-            self.tracker.close()
+        if self.run is not None and self.tracker is not None:
+            with self.run.spared("tensorboard"):
+                self.tracker.close()
 
     @property
     def _done(self) -> int:
         """Steps of the stage."""
         return self.progress.step - self.progress.stage_start
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
+        """On the screen and in the log."""
         line = f"warning, step {self.progress.step}: {text}"
         self.bar.say(line)
         if self.run is not None:

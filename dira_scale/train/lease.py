@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,18 +64,14 @@ class Lease:
 
     def check(self) -> None:
         """Call before every write; raises :class:`LeaseLostError` if another took over."""
-        number = max(_numbers(self.folder), default=0)
-        if number != self.number:
-            raise LeaseLostError(
-                f"{self.folder.parent} was taken over by another process (lease {number}); "
-                f"this one (lease {self.number}) stops"
-            )
+        check(self.folder.parent, self.number)
 
     def release(self) -> None:
         """Let the next one in at once."""
         self._stop.set()
         self._thread.join(timeout=BEAT_SECONDS)
-        write_json(self.path, self._content | {"released": True})
+        with suppress(OSError):  # a full disk: the next one finds a dead process, or a beat that stands still
+            write_json(self.path, self._content | {"released": True})
 
     def _take(self) -> None:
         """Create this number's file, which only one process can, then fill it."""
@@ -107,6 +104,19 @@ class Lease:
                 raise UserError(
                     f"{run}: a running process on {holder} writes to this run; stop it, or choose another run=…"
                 )
+
+
+def check(folder: Path, number: int) -> None:
+    """What every process of the holder of lease ``number`` calls before it writes to the run in ``folder``.
+
+    Raises:
+        LeaseLostError: another has taken the run over.
+    """
+    held = max(_numbers(folder / "leases"), default=0)
+    if held != number:
+        raise LeaseLostError(
+            f"{folder} was taken over by another process (lease {held}); this one (lease {number}) stops"
+        )
 
 
 def newest(folder: Path) -> dict[str, Any] | None:

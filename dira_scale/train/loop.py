@@ -12,7 +12,7 @@ from torch import Tensor
 from dira_scale.config import Pretrain, Stage
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
-from dira_scale.train import checkpoint, optim, parallel, state
+from dira_scale.train import checkpoint, lease, optim, parallel, state
 from dira_scale.train.alarm import Alarm
 from dira_scale.train.evaluation import draw_restorations, validation_losses
 from dira_scale.train.inputs import Inputs
@@ -23,6 +23,7 @@ from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
 from dira_scale.train.stages import order_start, plan
 from dira_scale.train.step import Step
+from dira_scale.train.watchdog import Watchdog
 
 
 class Trainer:
@@ -55,10 +56,11 @@ class Trainer:
             config.optim.discriminator, list(adversary.parameters()), "optim.discriminator"
         )
         self.held_out = inputs.held_out(config.validate.batch, config.validate.batches, rank, ranks)
-        lease = int(parallel.from_main(run.lease.number if run else 0))
-        guard = run.lease.check if run else lambda: None
+        self.lease = int(parallel.from_main(run.lease.number if run else 0))
+        place, keep = checkpoint.place(self.folder, config.checkpoint.folder), config.checkpoint.keep
+        guard = partial(lease.check, self.folder, self.lease)
         self.checkpointer = checkpoint.Checkpointer(
-            self.folder / "checkpoints", config.checkpoint.keep, rank, ranks, lease, guard
+            place, keep, rank, ranks, self.lease, guard, checkpoint.over_processes()
         )
         self.progress = state.Progress()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
@@ -79,17 +81,20 @@ class Trainer:
 
     def train(self) -> str:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
-        with Signals() as signals, Bar(self.total_steps(), self.progress.step, self.run is not None) as bar:
+        bar = Bar(self.total_steps(), self.progress.step, self.run is not None)
+        with Watchdog(self.folder, self.lease, self.config.watchdog), Signals() as signals, bar:
             self.bar = self.journal.bar = bar
+            ended = ""
             try:
                 while self.progress.stage < len(self.stages):
                     name, stage = list(self.stages.items())[self.progress.stage]
                     self._enter_stage(name, stage)
                     ended = self._run_stage(name, stage, signals)
                     if ended:
-                        return ended
+                        break
                     self._leave_stage(name)
-                return "done"
+                self.checkpointer.insist()
+                return ended or "done"
             finally:
                 self.journal.close()
 
@@ -105,6 +110,7 @@ class Trainer:
                 signal = self._after_step(name, stage, last, limit, signals)
                 if signal:
                     self._finish()
+                    self.checkpointer.insist()
                     self.bar.say(f"{signal}: checkpoint written at step {progress.step}")
                     return "interrupted"
         if progress.step < last and not self._stopped_early(stage):
@@ -119,7 +125,8 @@ class Trainer:
         ends = step == limit or self._stopped_early(stage)
         if step % self.config.log_every == 0 or ends:
             self._refuse_nan()
-            self.journal.training(self.strategy.optimizer.param_groups[0]["lr"], self.loader.waited)
+            rate, news = self.strategy.optimizer.param_groups[0]["lr"], self.checkpointer.news()
+            self.journal.training(rate, self.loader.waited, news)
         self.bar.update(step, name)
         signal = signals.agreed()
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
@@ -235,9 +242,14 @@ class Trainer:
             self.checkpointer.wait()
             self.accelerator.wait_for_everyone()
 
+    def stall(self) -> str:
+        """How long training has stood still for its checkpoints."""
+        saves, seconds = self.checkpointer.saves, self.clock.total.get("checkpoint", 0.0)
+        return f"{saves} checkpoints, training stood still for {seconds / max(1, saves):.2f} s each"
+
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, the main process's choice; tidy up what a killed run left."""
-        folder = self.folder / "checkpoints"
+        folder = self.checkpointer.folder
         name = parallel.on_main(self.accelerator, lambda: self._tidy(folder))
         name = parallel.from_main(name)
         if name is None:
@@ -253,7 +265,7 @@ class Trainer:
     def _tidy(self, folder: Path) -> str | None:
         """Name of the checkpoint to go on from; damaged and half-written ones are out of the way after this."""
         assert self.run is not None
-        name, damaged = checkpoint.find_latest(self.folder)
+        name, damaged = checkpoint.find_latest(folder)
         for bad, reason in damaged.items():
             self.run.log(f"refused {bad}: {reason}")
         self.run.lease.check()

@@ -42,10 +42,14 @@ class Means:
 
 
 class Clock:
-    """Seconds spent in named parts since the last :meth:`take`; what is in none of them is ``step``."""
+    """Seconds spent in named parts since the last :meth:`take`; what is in none of them is ``step``.
+
+    ``total`` has the parts' seconds from the start.
+    """
 
     def __init__(self) -> None:
         self._parts: dict[str, float] = {}
+        self.total: dict[str, float] = {}
         self._start = time.perf_counter()
 
     @contextmanager
@@ -58,6 +62,7 @@ class Clock:
     def add(self, name: str, seconds: float) -> None:
         """Count seconds measured elsewhere."""
         self._parts[name] = self._parts.get(name, 0.0) + seconds
+        self.total[name] = self.total.get(name, 0.0) + seconds
 
     def take(self) -> dict[str, float]:
         """Seconds by part, ``step`` being the rest; then start anew."""

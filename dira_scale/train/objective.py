@@ -13,6 +13,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 from dira_scale.train import parallel
+from dira_scale.train.watchdog import alive
 
 
 def restores(stage: Stage) -> bool:
@@ -47,6 +48,7 @@ class Objective:
 
     def forward(self, engine: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """The method on a batch that is on the device."""
+        alive()
         with parallel.autocast(self.device, self.precision):
             terms: Terms = engine(self.upright(batch.views, batch), distorted, batch)
         return terms

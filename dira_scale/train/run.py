@@ -7,10 +7,13 @@
 
 import hashlib
 import json
+import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,13 @@ import yaml
 from dira_scale import __version__
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic, write_json
-from dira_scale.train.checkpoint import complete
+from dira_scale.train import checkpoint
 from dira_scale.train.lease import Lease
 
 # Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
 # (`data.shards` may move; `datasets`, their content and weights, may not.)
 EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.shards",
-             "validate.pictures", "validate.restored", "health")  # fmt: skip
+             "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
 PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
@@ -37,21 +40,33 @@ DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
 class Run:
     """One writer's hold on a run folder. Only the main process has one.
 
+    A full disk ends no run: what cannot be written now is said once, rows and lines of the log come later.
+
     Args:
         folder: made if absent.
         config: the resolved configuration, plus ``datasets`` (content and weights) and ``order_version``.
 
     Raises:
-        UserError: the folder holds a run of another identity (the differing keys are named) or a living writer.
+        UserError: the folder holds a run of another identity (the differing keys are named) or a living writer, or its
+            checkpoints cannot lie where ``checkpoint.folder`` says.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
-        (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-        (folder / "pictures").mkdir(exist_ok=True)
-        self._refuse_other(config)
+        elsewhere = config.get("checkpoint", {}).get("folder")
+        self.checkpoints = checkpoint.place(folder, elsewhere)
+        with checkpoint.reachable(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self._refuse_other(config)
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far
+        self._refused: set[str] = set()
         self.lease = Lease(folder)
-        write_atomic(folder / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+        content = yaml.safe_dump(config, sort_keys=False)
+        write_atomic(folder / "config.yaml", content)
+        if elsewhere is not None:  # where another run folder may look for it
+            with checkpoint.reachable(self.checkpoints):
+                checkpoint.put(self.checkpoints / "config.yaml", content)
         write_json(folder / "environment.json", {"run": name(config)} | environment())
         self._where = (0, "")
         self.status("running")
@@ -71,19 +86,37 @@ class Run:
         self.lease.check()
         self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
         row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
-        write_json(self.folder / "status.json", row | {"reason": reason, "lease": self.lease.number})
+        with self.spared("status.json"):
+            write_json(self.folder / "status.json", row | {"reason": reason, "lease": self.lease.number})
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt``."""
-        self.lease.check()
-        with (self.folder / "log.txt").open("a") as file:
-            file.write(line + "\n")
+        self._append("log.txt", line)
 
     def metrics(self, row: dict[str, Any]) -> None:
         """Append a row to ``metrics.jsonl``."""
+        self._append("metrics.jsonl", json.dumps(row | {"lease": self.lease.number}))
+
+    @contextmanager
+    def spared(self, what: str) -> Iterator[None]:
+        """Around the writing of what a run can do without for a while: a disk that refuses it is warned of, once."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._refused:
+                print(f"warning: {what} cannot be written ({error}); training goes on", file=sys.stderr, flush=True)
+            self._refused.add(what)
+        else:
+            self._refused.discard(what)
+
+    def _append(self, name: str, line: str) -> None:
+        """A line, and those before it that were refused."""
         self.lease.check()
-        with (self.folder / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(row | {"lease": self.lease.number}) + "\n")
+        late = self._late.setdefault(name, [])
+        late.append(line + "\n")
+        with self.spared(name):
+            append(self.folder / name, "".join(late))
+            late.clear()
 
     def forget_after(self, step: int) -> None:
         """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
@@ -95,9 +128,17 @@ class Run:
             write_atomic(path, "".join(kept))
 
     def _refuse_other(self, config: dict[str, Any]) -> None:
-        path = self.folder / "config.yaml"
-        if not path.exists() or not complete(self.folder / "checkpoints"):
+        path, beside = self.folder / "config.yaml", self.checkpoints / "config.yaml"
+        if not checkpoint.complete(self.checkpoints):
+            if path.exists() and checkpoint.complete(before := checkpoint.place_of(self.folder)):
+                raise UserError(
+                    f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
+                    "give the checkpoint.folder=… of before"
+                )
             return  # nothing has been trained yet: a mistake may still be mended
+        path = beside if beside.exists() else path
+        if not path.exists():
+            return
         old, new = identity(yaml.safe_load(path.read_text())), identity(config)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
@@ -105,6 +146,18 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
             )
+
+
+def append(path: Path, text: str) -> None:
+    """Append all of ``text`` or nothing."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 import json
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +32,26 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
+    """``gather`` of each of ``world`` writers in one process."""
+    barrier, values = threading.Barrier(world, timeout=60), [None] * world
+
+    def gather(rank: int, value: Any) -> list[Any]:
+        values[rank] = value
+        barrier.wait()
+        found = list(values)
+        barrier.wait()
+        return found
+
+    return [partial(gather, rank) for rank in range(world)]
+
+
 def write(
     folder: Path, step: int, content: dict[str, torch.Tensor], world: int = 1, keep: int = 9, best: str | None = None
 ) -> None:
     """As ``world`` processes would: each writer in its own threads."""
-    writers = [Checkpointer(folder, keep, rank, world) for rank in range(world)]
+    gather = meeting(world)
+    writers = [Checkpointer(folder, keep, rank, world, gather=gather[rank]) for rank in range(world)]
     for writer in writers:
         writer.save(step, checkpoint.replicated(content), {"stage": 1}, best or {})
     for writer in writers:
@@ -69,7 +87,7 @@ def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
     assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index", "format"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "index", "state", "format"])
 def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(folder: Path, damage: str) -> None:
     write(folder, 1, tensors(1))
     write(folder, 2, tensors(2))
@@ -83,11 +101,14 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
     elif damage == "remove":
         part.unlink()
     else:
-        text = '{"form' if damage == "index" else "{}"
-        (folder / "000000002" / "index.json").write_text(text)
+        index = folder / "000000002" / "index.json"
+        whole = index.read_text()
+        assert '"stage": 1' in whole
+        texts = {"index": whole[:6], "state": whole.replace('"stage": 1', '"stage": 3'), "format": "{}"}
+        index.write_text(texts[damage])
     with pytest.raises(DamagedError, match="000000002"):
         checkpoint.load(folder / "000000002")
-    name, refused = checkpoint.find_latest(folder.parent)
+    name, refused = checkpoint.find_latest(folder)
     assert name == "000000001" and list(refused) == ["000000002"]
     loaded, state = checkpoint.load(folder / name)
     assert state["step"] == 1
@@ -95,11 +116,11 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> None:
-    assert checkpoint.find_latest(folder.parent) == (None, {})
+    assert checkpoint.find_latest(folder) == (None, {})
     write(folder, 1, tensors())
-    (folder / "000000001" / "index.json").unlink()
+    (folder / "000000001" / "index.json").unlink()  # a folder of this machine was renamed when it was whole
     with pytest.raises(DamagedError, match="no checkpoint is whole"):
-        checkpoint.find_latest(folder.parent)
+        checkpoint.find_latest(folder)
 
 
 def test_the_newest_and_the_best_of_each_stage_are_kept(folder: Path) -> None:
@@ -131,9 +152,12 @@ def test_pointers_lost_between_the_rename_and_their_writing_are_put_right(folder
 
 
 def test_an_unfinished_folder_of_another_lease_is_left_alone(folder: Path) -> None:
-    ghost, heir = Checkpointer(folder, 1, 1, 2, lease=1), Checkpointer(folder, 1, 0, 1, lease=2)
+    never = partial(threading.Barrier(2).wait, 0.1)  # the ghost's other writer is no more
+    ghost = Checkpointer(folder, 1, 1, 2, lease=1, gather=lambda _: [never()])
+    heir = Checkpointer(folder, 1, 0, 1, lease=2)
     ghost.save(5, checkpoint.replicated(tensors(1)), {}, {})
-    ghost.wait()
+    with pytest.raises(threading.BrokenBarrierError):
+        ghost.wait()
     heir.save(5, checkpoint.replicated(tensors(2)), {}, {})
     heir.wait()
     assert torch.equal(checkpoint.load(folder / "000000005")[0]["method.weight"], tensors(2)["method.weight"])
@@ -165,7 +189,7 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
 
 
 def test_the_main_writer_waits_for_the_others(folder: Path) -> None:
-    first, second = Checkpointer(folder, 1, 0, 2), Checkpointer(folder, 1, 1, 2)
+    first, second = (Checkpointer(folder, 1, rank, 2, gather=gather) for rank, gather in enumerate(meeting(2)))
     first.save(1, checkpoint.replicated(tensors()), {}, {})
     thread = threading.Thread(target=first.wait)
     thread.start()

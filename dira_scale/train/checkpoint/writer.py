@@ -1,0 +1,213 @@
+"""Writing checkpoints beside training."""
+
+import json
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from dira_scale.collectives import world
+from dira_scale.train.checkpoint.pieces import Piece, share
+from dira_scale.train.checkpoint.place import complete, draft, publish, put, refusals, remove
+from dira_scale.train.checkpoint.reading import FORMAT_VERSION, checksum, sealed
+
+Gather = Callable[[Any], list[Any]]
+WRITERS_SECONDS = 1800.0  # a writer whose part takes longer is given up, and the run with it
+
+
+class NotSavedError(Exception):
+    """A run ends, and its newest checkpoint could not be written."""
+
+
+def over_processes() -> Gather:
+    """Gathers a value from every process, in the writers' threads: by connections that nothing else uses. Collective.
+
+    A writer that is gone ends the others' wait at once; a full disk cannot keep them waiting.
+    """
+    if world() == 1:
+        return alone
+    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WRITERS_SECONDS))
+
+    def gather(value: Any) -> list[Any]:
+        values = [None] * dist.get_world_size(group)
+        dist.all_gather_object(values, value, group=group)
+        return values
+
+    return gather
+
+
+def alone(value: Any) -> list[Any]:
+    """The gathering of one process."""
+    return [value]
+
+
+class Checkpointer:
+    """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
+
+    Every rank gives pieces of the same names and sizes; each writes its share of the bytes. What the disk or the store
+    refuses costs that checkpoint, not the run: all ranks know (:attr:`failed`), the main one tells (:meth:`news`).
+
+    Args:
+        keep: newest checkpoints that stay, beside the best of each stage.
+        lease: keeps the unfinished checkpoints of two holders of the run apart.
+        guard: called before anything is written; raises where the run has another holder by now.
+        gather: a value from each writer, by rank; the same call on all of them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        rank: int,
+        world: int,
+        lease: int = 1,
+        guard: Callable[[], None] = lambda: None,
+        gather: Gather = alone,
+    ) -> None:
+        self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
+        self.gather = gather
+        self.saves = 0
+        self.failed = ""  # why the newest checkpoint was not written; empty where it was
+        self._news: list[str] = []
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, pieces: dict[str, Piece], state: dict[str, Any], best: dict[str, int]) -> None:
+        """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
+
+        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. What went wrong in an earlier write,
+        and is not the disk's fault, is raised here or in :meth:`wait`.
+        """
+        self.wait()
+        mine, copies = set(share(pieces, self.rank, self.world)), {}
+        for name in sorted(pieces):
+            tensor = pieces[name].whole()
+            if name in mine:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        state, best = json.loads(json.dumps(state)), dict(best)  # training goes on changing them
+        self.saves += 1
+        self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written, or refused."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def settle(self, seconds: float = 60.0) -> None:
+        """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def insist(self) -> None:
+        """The run ends here.
+
+        Raises:
+            NotSavedError: on all ranks, where its newest checkpoint could not be written.
+        """
+        self.wait()
+        if self.failed:
+            raise NotSavedError(f"{self.failed}. Make room and run the same command: it goes on from the one before")
+
+    def news(self) -> list[str]:
+        """What the run is to be warned of since the last call; on the main process only."""
+        news, self._news = self._news, []
+        return news
+
+    def point(self, step: int, best: dict[str, int]) -> None:
+        """Make LATEST and BEST what the state of ``step`` says; a pointer to what is no longer there goes."""
+        self.guard()
+        self._point(step, best)
+
+    def _point(self, step: int, best: dict[str, int]) -> None:
+        whole = {path.name for path in complete(self.folder)}
+        for stale in self._best():
+            if stale.read_text() not in whole:
+                stale.unlink()
+        pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
+        for pointer, at in pointers.items():
+            path, name = self.folder / pointer, _name(at)
+            said = path.read_text() if path.exists() else ""
+            if said != name and name in whole:
+                put(path, name)
+
+    def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        try:
+            self._write(step, copies, state, best)
+        except BaseException as failure:
+            self._failure = failure  # raised in the training thread by the next wait()
+
+    def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        self.guard()
+        parts = self.gather(self._part(step, copies))
+        refused = next((part["refused"] for part in parts if "refused" in part), "")
+        if self.rank == 0:
+            self.guard()
+            refused = refused or self._publish(step, parts, state)
+            if refused:
+                self._discard(step)
+            else:
+                self._tidy(step, best)
+        refused = self.gather(refused)[0]
+        self.failed = f"the checkpoint of step {step} could not be written ({refused})" if refused else ""
+        if refused and self.rank == 0:
+            self._news.append(f"{self.failed}; training goes on")
+
+    def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any]:
+        """Write this rank's part; its row in the index, or why it could not be written."""
+        path = draft(self.folder, _name(step), self.lease)
+        path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
+        content = serialize(copies)
+        try:
+            with refusals(path):
+                path.parent.mkdir(exist_ok=True)
+                put(path, content)
+        except OSError as error:
+            return {"refused": str(error)}
+        return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
+
+    def _publish(self, step: int, parts: list[dict[str, Any]], state: dict[str, Any]) -> str:
+        """Make the parts a checkpoint; why that was refused, or nothing."""
+        index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
+        try:
+            with refusals(self.folder):
+                publish(draft(self.folder, _name(step), self.lease), self.folder / _name(step), sealed(index))
+        except OSError as error:
+            return str(error)
+        return ""
+
+    def _tidy(self, step: int, best: dict[str, int]) -> None:
+        """The pointers; then all but the newest ``keep`` and the best of each stage go."""
+        try:
+            with refusals(self.folder):
+                self._point(step, best)
+                kept = {path.read_text() for path in self._best()}
+                for old in complete(self.folder)[: -self.keep]:
+                    if old.name not in kept:
+                        remove(old)
+        except OSError as error:
+            self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
+
+    def _discard(self, step: int) -> None:
+        """Room for the next attempt; what cannot be removed now is at the next start."""
+        written = draft(self.folder, _name(step), self.lease)
+        with suppress(OSError), refusals(self.folder):
+            if written.exists() and written not in complete(self.folder):
+                remove(written)
+
+    def _best(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name.startswith("BEST-")]
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}"
