@@ -1,5 +1,8 @@
 """The collectives that models and methods use. All work unchanged on one process."""
 
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +18,26 @@ def world() -> int:
 def rank() -> int:
     """This process's number, 0 to ``world() - 1``."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+_timeout: timedelta | None = None  # None: torch's, half an hour
+
+
+def set_timeout(timeout: timedelta) -> None:
+    """How long groups made from now on wait for a process."""
+    global _timeout
+    _timeout = timeout
+
+
+def new_group(ranks: Sequence[int] | None = None, backend: str | None = None) -> Any:
+    """``torch.distributed.new_group`` with the timeout of :func:`set_timeout`."""
+    return dist.new_group(ranks, timeout=_timeout, backend=backend)
+
+
+@cache
+def control() -> Any:
+    """A group over gloo, whatever the tensors go over: what the processes tell each other waits for no device."""
+    return None if dist.get_backend() == "gloo" else new_group(backend="gloo")  # None: the default group
 
 
 def gather(x: Tensor, group: Any = None) -> Tensor:

@@ -1,7 +1,12 @@
 """What a user did wrong, said once and in full."""
 
+import os
+import sys
+import time
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+PAUSE = 2.0  # seconds in which a launcher ends the others after the first one
 
 
 class UserError(Exception):
@@ -12,3 +17,11 @@ def nearest(word: str, options: Iterable[str]) -> str:
     """``"; did you mean 'batch'?"`` when one of ``options`` is close to ``word``, else an empty string."""
     close = get_close_matches(word, list(options), n=1, cutoff=0.6)
     return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def say(verb: str, problem: object) -> None:
+    """Print one line. Of several processes on a machine the first says it at once; the others, who have seen the same,
+    only if nobody has ended them a moment later, as launchers do."""
+    if int(os.environ.get("LOCAL_RANK", "0")):
+        time.sleep(PAUSE)
+    print(f"{verb}: {problem}", file=sys.stderr, flush=True)

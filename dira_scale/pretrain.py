@@ -1,5 +1,7 @@
 """``accelerate launch -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
 
+import os
+import socket
 import sys
 import traceback
 from pathlib import Path
@@ -10,20 +12,23 @@ from accelerate import Accelerator
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
-from dira_scale.data.order import Order
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, say
 from dira_scale.methods.adversary import Adversary
-from dira_scale.train import optim, parallel
+from dira_scale.train import optim, parallel, preflight
 from dira_scale.train import run as runs
 from dira_scale.train.checkpoint import NotSavedError
 from dira_scale.train.guard import NotANumberError
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.loop import Trainer
+from dira_scale.train.parallel.agreement import AgreedError, from_main, on_main, together
+from dira_scale.train.parallel.launcher import check_launch
+from dira_scale.train.parallel.rendezvous import lost
 from dira_scale.train.stages import batches_of, plan
 from dira_scale.train.trained import start_tensors
 
@@ -32,19 +37,35 @@ def pretrain(cfg: DictConfig) -> int:
     """Train as ``cfg`` says, going on where the run folder stands; returns the exit code."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
+    check_launch(config)
     accelerator = parallel.start(config.parallel, config.precision)
+    try:
+        return _pretrain(cfg, config, accelerator)
+    except AgreedError as error:
+        if accelerator.is_main_process:
+            print(f"pretrain: {error}", file=sys.stderr, flush=True)
+        accelerator.wait_for_everyone()  # a launcher ends all when the first ends: not before it is said
+        return runs.BAD_INPUT
+    except Exception as error:
+        if not lost(error):
+            raise
+        say("pretrain", _lost(error, accelerator))
+        sys.stdout.flush()
+        os._exit(runs.FAILED)  # gloo would abort a process that ends with its connections broken
+
+
+def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> int:
     rank, ranks = accelerator.process_index, accelerator.num_processes
-    batches = batches_of(config)
-    for batch in set(batches.values()):
-        parallel.micro_batch(batch, ranks, config.parallel.accumulate)
-    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, tuple(set(batches.values())))
-    plan(config, inputs.steps_per_epoch)
+    inputs, tensors = together(lambda: _open(cfg, config, rank, ranks))
+    preflight.check_alike(cfg, [dataset.hash for dataset in inputs.datasets])
     torch.manual_seed(config.seed)
-    method = build(config, cfg, inputs.views)
+    method = build(config, cfg, inputs.views, tensors)
     adversary = Adversary(config.adversary.loss)
     optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
     content: Any = OmegaConf.to_container(cfg)
-    run = parallel.on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
+    run = on_main(accelerator, lambda: runs.Run(Path(config.run), content | inputs.identity()))
+    lease = from_main(run.lease.path.name if run else "")
+    together(lambda: preflight.check_shared(Path(config.run), lease))
     trainer: Trainer | None = None
     try:
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
@@ -69,7 +90,8 @@ def pretrain(cfg: DictConfig) -> int:
         else:
             run.log(traceback.format_exc())
             code = runs.BAD_INPUT if isinstance(error, UserError) else runs.FAILED
-            run.status("failed", exit_code=code, reason=f"{type(error).__name__}: {error}")
+            reason = _lost(error, accelerator) if lost(error) else f"{type(error).__name__}: {error}"
+            run.status("failed", exit_code=code, reason=reason)
         raise
     finally:
         if trainer is not None:
@@ -78,10 +100,27 @@ def pretrain(cfg: DictConfig) -> int:
             run.lease.release()
 
 
-def build(config: Pretrain, cfg: DictConfig, views: ViewSpec) -> methods.Method:
+def _open(cfg: DictConfig, config: Pretrain, rank: int, ranks: int) -> tuple[Inputs, dict[str, Tensor] | None]:
+    """The data, and the tensors to start from where ``model.weights`` is a run: all that lies on disks."""
+    preflight.check_division(config, ranks)
+    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, tuple(set(batches_of(config).values())))
+    plan(config, inputs.steps_per_epoch)
+    return inputs, start_tensors(Path(config.model.weights)) if config.model.weights else None
+
+
+def _lost(error: BaseException, accelerator: Accelerator) -> str:
+    return (
+        f"rank {accelerator.process_index} on {socket.gethostname()} lost the other processes "
+        f"({str(error).splitlines()[0]}): look for what ended or hung first, in the other nodes' output, and at the "
+        "network between them; the same command goes on from the last checkpoint"
+    )
+
+
+def build(
+    config: Pretrain, cfg: DictConfig, views: ViewSpec, tensors: dict[str, Tensor] | None = None
+) -> methods.Method:
     """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
     batches, accumulate = batches_of(config), config.parallel.accumulate
-    tensors = start_tensors(Path(config.model.weights)) if config.model.weights else None
     method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate, tensors)
     for name, batch in batches.items():
         try:
@@ -123,7 +162,7 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
     stages = ", ".join(
         f"{name} {plan.steps}" + f" of {plan.batch} images" * (len(orders) > 1) for name, plan in trainer.plans.items()
     )
-    fits = [n for n in order.admissible_worlds() if all(_fits(n, o, config) for o in orders.values())]
+    fits = preflight.fitting(config)
     lines = [
         f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
         f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
@@ -132,13 +171,6 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
         f"{accelerator.device}, {config.precision}; this run fits {', '.join(map(str, fits))} processes",
     ]
     return "\n".join(lines)
-
-
-def _fits(ranks: int, order: Order, config: Pretrain) -> bool:
-    """Whether lanes, batch and BatchNorm groups divide over so many processes."""
-    groups, parts = config.model.bn_groups, ranks * config.parallel.accumulate
-    whole = groups % parts == 0 or (config.parallel.accumulate == 1 and ranks % groups == 0)
-    return whole and ranks in order.admissible_worlds() and order.batch % parts == 0
 
 
 def main(argv: list[str] | None = None) -> int:

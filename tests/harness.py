@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from dira_scale.train import checkpoint
@@ -81,3 +82,12 @@ def assert_equal_runs(a: Path, b: Path) -> None:
     different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
     assert different == []
     assert losses(a) == losses(b) and losses(a, "val") == losses(b, "val")
+
+
+def skip_without(piece: str, reason: str) -> None:
+    """Skip the test for ``reason``, if there is one; fail it where ``piece`` is among DIRA_SCALE_REQUIRE."""
+    required = os.environ.get("DIRA_SCALE_REQUIRE", "").split(",")
+    if reason and piece in required:
+        pytest.fail(f"DIRA_SCALE_REQUIRE has {piece}: {reason}")
+    if reason:
+        pytest.skip(reason)

@@ -5,7 +5,6 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.train.inputs import Dealt, _paths
-from dira_scale.train.parallel import micro_batch
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
@@ -42,9 +41,3 @@ def test_shards_are_one_several_or_weighted(shards: object, expected: dict[str, 
 def test_other_shards_are_refused_by_key(shards: object) -> None:
     with pytest.raises(UserError, match=r"data\.shards="):
         _paths(shards)
-
-
-def test_a_batch_that_does_not_divide_names_what_would() -> None:
-    assert micro_batch(24, 3, 2) == 4
-    with pytest.raises(UserError, match="the ranks can be 1, 2, 3, 4, 6, 12"):
-        micro_batch(24, 5, 2)

@@ -1,0 +1,131 @@
+"""Several "nodes" on one machine: network namespaces, each with its own host name, address, hosts file and firewall.
+
+A switch (a bridge in a namespace of its own) joins them, so that nothing of the machine's own network is touched.
+"""
+
+import os
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+SUBNET = "10.213.77"
+SECONDS = 20  # bound on every command here
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node; ``name`` is its host name, which all nodes know."""
+
+    name: str
+    address: str
+    namespace: str
+    etc: Path  # hosts and nsswitch.conf as the nodes see them: they know each other and ask no name server
+
+    def start(self, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """Run ``command`` there, in a session of its own; output and errors come through one pipe."""
+        files = "for file in hosts nsswitch.conf; do mount --bind $1/$file /etc/$file || exit; done"
+        inside = f'hostname "$0" && {files} && shift && exec "$@"'
+        own = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
+        return subprocess.Popen(
+            ["nsenter", f"--net=/run/netns/{self.namespace}", *own, str(self.etc), *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | (environment or {}),
+            start_new_session=True,
+        )
+
+    def link(self, up: bool) -> None:
+        """Plug the cable in or pull it: packets vanish, nobody is told."""
+        _ip("-n", self.namespace, "link", "set", "eth0", "up" if up else "down")
+
+    def drop(self, *ports: str) -> None:
+        """A firewall that answers nothing on these TCP ports (``29500`` or ``1024-65535``) to other nodes."""
+        lines = ["add table ip firewall", "add chain ip firewall in { type filter hook input priority 0; }"]
+        new = "tcp flags & (syn | ack) == syn"  # what was connected, or is connected from here, goes on
+        lines += [f'add rule ip firewall in iifname "eth0" tcp dport {port} {new} drop' for port in ports]
+        nft = ["ip", "netns", "exec", self.namespace, "nft", "-f", "-"]
+        subprocess.run(nft, input="\n".join(lines) + "\n", text=True, check=True, timeout=SECONDS)
+
+    def kill(self) -> None:
+        """Power off: every process there gets SIGKILL, again until none is left."""
+        while pids := _ip("netns", "pids", self.namespace).split():
+            for pid in pids:
+                with_pid = psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
+                if with_pid:
+                    os.kill(int(pid), signal.SIGKILL)
+
+
+def missing() -> str:
+    """Why there can be no nodes here; empty where there can."""
+    if os.geteuid() != 0:
+        return "network namespaces need root"
+    for tool in ("ip", "nft", "unshare", "nsenter"):
+        if subprocess.run(["sh", "-c", f"command -v {tool}"], capture_output=True).returncode:
+            return f"{tool} is not installed (apt-get install iproute2 nftables util-linux)"
+    probe = f"dira-{os.getpid()}-probe"
+    try:
+        _ip("netns", "add", probe)
+        _ip("-n", probe, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+    except subprocess.CalledProcessError as error:
+        return f"no network namespaces: {error.stderr.strip()}"
+    finally:
+        subprocess.run(["ip", "netns", "del", probe], capture_output=True, timeout=SECONDS)
+    return ""
+
+
+@contextmanager
+def nodes(count: int = 2) -> Iterator[list[Node]]:
+    """``count`` nodes, node-a, node-b …; in the end, whatever happened, nothing of them is left."""
+    _sweep()
+    prefix = f"dira-{os.getpid()}"
+    switch = f"{prefix}-switch"
+    with tempfile.TemporaryDirectory() as folder:
+        etc = Path(folder)
+        made = [Node(f"node-{chr(97 + i)}", f"{SUBNET}.{i + 1}", f"{prefix}-{i}", etc) for i in range(count)]
+        lines = [f"{node.address} {node.name}\n::ffff:{node.address} {node.name}\n" for node in made]
+        (etc / "hosts").write_text("127.0.0.1 localhost\n" + "".join(lines))
+        (etc / "nsswitch.conf").write_text("hosts: files\n")
+        try:
+            _ip("netns", "add", switch)
+            _ip("-n", switch, "link", "add", "bridge", "type", "bridge")
+            _ip("-n", switch, "link", "set", "bridge", "up")
+            for i, node in enumerate(made):
+                _ip("netns", "add", node.namespace)
+                ends = ["eth0", "netns", node.namespace, "type", "veth", "peer", "name", f"port{i}", "netns", switch]
+                _ip("link", "add", *ends)
+                _ip("-n", switch, "link", "set", f"port{i}", "master", "bridge", "up")
+                _ip("-n", node.namespace, "addr", "add", f"{node.address}/24", "dev", "eth0")
+                for device in ("lo", "eth0"):
+                    _ip("-n", node.namespace, "link", "set", device, "up")
+            yield made
+        finally:
+            for node in made:
+                if Path(f"/run/netns/{node.namespace}").exists():
+                    node.kill()
+            _remove(prefix)
+
+
+def _sweep() -> None:
+    """Remove what a test that was itself killed has left."""
+    for line in _ip("netns", "list").splitlines():
+        name = line.split()[0]
+        if name.startswith("dira-") and not psutil.pid_exists(int(name.split("-")[1])):
+            _remove(name)
+
+
+def _remove(prefix: str) -> None:
+    for line in _ip("netns", "list").splitlines():
+        if line.split()[0].startswith(prefix):
+            _ip("netns", "del", line.split()[0])
+
+
+def _ip(*arguments: str) -> str:
+    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=True, timeout=SECONDS)
+    return done.stdout

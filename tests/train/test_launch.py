@@ -1,0 +1,135 @@
+"""Who is who under srun; processes that cannot meet. (Whole nodes: tests/system/test_nodes.py.)"""
+
+import socket
+
+import pytest
+
+from dira_scale.errors import UserError
+from dira_scale.train.parallel import default_threads
+from dira_scale.train.parallel.rendezvous import meet
+from dira_scale.train.parallel.slurm import PORTS, adopt, first_host
+
+STEP = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_ID": "1",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
+    "SLURM_STEP_NODELIST": "gpu[03-05],big1",
+    "SLURM_NTASKS": "7",
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node", "node"),
+        ("a,b", "a"),
+        ("gpu[03-05,9],big1", "gpu03"),
+        ("gpu[7],gpu-b[1-2]", "gpu7"),
+        ("r1n[12,14-16]", "r1n12"),
+        ("rack[2-3]n[04-08]", "rack2n04"),
+        ("login-1.cluster.org,n2", "login-1.cluster.org"),
+    ],
+)
+def test_the_main_process_is_on_the_first_node_of_slurms_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_tasks_of_a_step_become_ranks() -> None:
+    """Seven tasks on four nodes, numbered as srun does."""
+    ports = set()
+    for rank, (node, local) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]):
+        environ = STEP | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
+        adopt(environ)
+        expected = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": "7",
+            "LOCAL_WORLD_SIZE": "1" if node == 3 else "2",
+            "MASTER_ADDR": "gpu03",
+        }
+        assert {name: environ[name] for name in expected} == expected
+        ports.add(int(environ["MASTER_PORT"]))
+    assert len(ports) == 1 and ports <= set(PORTS)
+
+
+def test_jobs_and_steps_that_share_a_node_get_ports_of_their_own() -> None:
+    ports = []
+    for job in range(100, 120):
+        for step in range(3):
+            environ = STEP | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+            environ |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
+            adopt(environ)
+            ports.append(environ["MASTER_PORT"])
+    assert len(set(ports)) == len(ports)
+
+
+def test_a_launcher_that_has_said_who_is_who_is_left_alone() -> None:
+    task = STEP | {"SLURM_PROCID": "3", "SLURM_LOCALID": "0", "SLURM_NODEID": "1"}
+    for environ in (
+        task | {"RANK": "0", "WORLD_SIZE": "2"},  # torchrun inside srun
+        {},  # no SLURM
+        task | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # srun --pty bash
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"},  # a batch script of one task
+    ):
+        before = dict(environ)
+        adopt(environ)
+        assert environ == before
+
+
+def test_a_batch_script_of_several_tasks_without_srun_is_refused() -> None:
+    with pytest.raises(UserError, match="has 4 tasks, and its script starts one process: write srun python"):
+        adopt({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
+
+
+def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for asked, threads in (("3", 3), ("64", 8)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
+        assert default_threads() == threads
+
+
+@pytest.fixture
+def rank_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert meet(1) is None
+
+
+def test_where_nothing_listens(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"rank 1 on .* at 127.0.0.1:1 within 1 s: that machine answers, but nothing"):
+        meet(1)
+
+
+def test_a_name_of_nobody(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    rank_one_of_two.setenv("MASTER_ADDR", "nobody")
+    rank_one_of_two.setattr("socket.create_connection", nobody)
+    with pytest.raises(UserError, match="at nobody:1: no such host name here"):
+        meet(600)
+
+
+def test_an_interface_that_is_not_there(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    rank_one_of_two.setenv("GLOO_SOCKET_IFNAME", "eth77")
+    with pytest.raises(UserError, match=r"GLOO_SOCKET_IFNAME=eth77: .* has .*lo"):
+        meet(1)
+
+
+def test_a_main_process_that_nobody_comes_to(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    rank_one_of_two.setenv("RANK", "0")
+    rank_one_of_two.setenv("MASTER_PORT", str(port))
+    with pytest.raises(UserError, match=rf"not all of 2 processes came to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
+        meet(1)
