@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -18,8 +18,10 @@ from torch import Tensor
 
 from dira_scale.collectives import gather, world
 from dira_scale.data.batch import Batch
-from dira_scale.data.manifest import ShardedDataset
 from dira_scale.files import write_json
+
+if TYPE_CHECKING:  # a training step needs no shards, hence no pyarrow
+    from dira_scale.data.manifest import ShardedDataset
 
 NEVER = 2**62
 GRADIENT = "gradient"  # how the note of a module's gradient begins; all other notes are of losses
@@ -124,7 +126,7 @@ def unsound(tensors: dict[str, Tensor]) -> list[str]:
     return [name for name in doubtful if not floats[name].isfinite().all()]
 
 
-def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
+def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", split: str, row: dict[str, Any]) -> None:
     """Write ``batch.safetensors`` (views as stored, the distortions' parameters, index) and ``batch.json``.
 
     Args:
@@ -146,7 +148,7 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
-def _images(index: list[int], datasets: list[ShardedDataset], split: str) -> Iterable[dict[str, str]]:
+def _images(index: list[int], datasets: "list[ShardedDataset]", split: str) -> Iterable[dict[str, str]]:
     """Dataset and key of samples counted over all datasets."""
     everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
     for i in index:

@@ -1,0 +1,208 @@
+"""Images/s of the training loop, beside a bare PyTorch loop of the same network, losses, optimizers and images.
+
+    python -m dira_scale.bench step [--cases resnet18-64 resnet50-96] [--rounds 5] [--steps N] [--json step.json]
+
+Ours is the trainer that `pretrain` runs, with all that it does in a step and between two: health monitors, guard against
+NaN, BatchNorm groups, means, a row of metrics.jsonl, bar, signals. The bare loop is benchmarks/plain.py. Both run in one
+process, in turns of --steps steps, on images that are on the device already; the losses of the first step must agree.
+
+Ratio 1 means that the loop costs nothing beside the arithmetic. It is that of medians over all turns; in brackets the
+lowest and highest of a round, which is four turns of each. One turn of a round has a look at the network's health and
+one a row; they are counted as often as a run has them (`health.every`, `log_every`). On a CPU, time is that of this
+process's threads, so that other processes do not count; on a GPU it is the wall clock's.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+
+from benchmarks import synthetic
+from benchmarks.plain import Plain
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError, nearest
+from dira_scale.files import write_json
+from dira_scale.methods.adversary import Adversary
+from dira_scale.pretrain import build
+from dira_scale.train import parallel
+from dira_scale.train.loop import Trainer
+from dira_scale.train.run import Run, environment
+
+GOAL = 0.97
+AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most
+ROUND = 4  # turns
+BATCHES = 4  # different ones, in turn
+
+
+@dataclass(frozen=True)
+class Case:
+    encoder: str
+    size: int
+    batch: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.encoder}-{self.size}"
+
+    def overrides(self) -> list[str]:
+        settings = [f"model.encoder={self.encoder}", f"data.size={self.size}", f"data.batch={self.batch}"]
+        return ["method=dira_moco", "optim=sgd_moco", "model.bn_groups=1", *settings]
+
+
+CPU = (Case("resnet18", 64, 32), Case("resnet50", 96, 16))
+GPU = (Case("resnet18", 224, 256), Case("resnet50", 224, 256))
+
+
+class Turns(synthetic.Images):
+    """Hands batches to the trainer, and between two of its turns lets the bare loop have one; both are timed.
+
+    Args:
+        bare: one step of the bare loop.
+        clock: seconds, after waiting for the device.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self, views: ViewSpec, batches: list[Batch], bare: Callable[[Batch], Any], clock: Callable[[], float]
+    ) -> None:
+        super().__init__(views)
+        self.batches, self.bare, self.clock = batches, bare, clock
+        self.ours: list[float] = []  # seconds of each turn
+        self.theirs: list[float] = []
+        self.first: tuple[dict[str, float], dict[str, float]] = {}, {}  # losses of the first step of both
+
+    def iterate(self, start: int, stop: int) -> Iterator[Batch]:
+        """All turns, a round of both to warm up. The trainer saves after the last batch, which no turn has."""
+        steps, ready = self.trainer.config.health.every // ROUND, [b.to(self.trainer.device) for b in self.batches]
+        for _ in range((stop - 1 - start) // steps):
+            began = self.clock()
+            for i in range(steps):
+                yield self.batches[i % len(self.batches)]
+                if not self.first[0]:
+                    self.first[0].update(self.trainer.journal.means.values())
+            self.ours.append(self.clock() - began)
+            began = self.clock()
+            for i in range(steps):
+                losses = self.bare(ready[i % len(ready)])
+                if not self.first[1]:
+                    self.first[1].update({name: float(value) for name, value in losses.items()})
+            self.theirs.append(self.clock() - began)
+        yield self.batches[0]
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """Seconds of this process's threads on a CPU, of the wall on a GPU once it has done all it was given."""
+    if device.type == "cpu":
+        return time.process_time
+
+    def wall() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return wall
+
+
+def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[str, Any]:
+    """One case, in turns of ``steps`` steps."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        _, usual = synthetic.configuration(*case.overrides(), *extra)
+        every = f"health.every={ROUND * steps}", f"log_every={ROUND * steps}"
+        length = f"steps={(1 + rounds) * ROUND * steps + 1}"
+        composed, config = synthetic.configuration(*case.overrides(), *extra, *every, length, f"run={folder}")
+        accelerator = parallel.start(config.parallel, config.precision)
+        views = ViewSpec(size=case.size)
+        torch.manual_seed(config.seed)
+        method, adversary = build(config, composed, views), Adversary(config.adversary.loss)
+        bare = Plain(config, method, adversary, accelerator.device)
+        batches = [synthetic.batch(views, case.batch, step, accelerator.device) for step in range(BATCHES)]
+        turns = Turns(views, batches, bare, clock(accelerator.device))
+        content: Any = OmegaConf.to_container(composed)
+        run = Run(Path(folder), content)
+        try:
+            turns.trainer = Trainer(config, accelerator, turns, method, adversary, run)  # type: ignore[arg-type]
+            ended = turns.trainer.train()
+        finally:
+            run.lease.release()
+    if ended != "done":
+        raise KeyboardInterrupt
+    check_losses(*turns.first, AGREE[config.precision])
+    about = {"case": case.name, "batch": case.batch, "device": accelerator.device.type}
+    found = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
+    speeds = {"images_per_second": case.batch / found["seconds"]}
+    speeds |= {"bare_images_per_second": case.batch / found["bare_seconds"]}
+    return about | speeds | found
+
+
+def check_losses(ours: dict[str, float], theirs: dict[str, float], tolerance: float) -> None:
+    """Both loops must compute the same, or their times say nothing."""
+    for name, value in theirs.items():
+        if abs(ours[name] - value) > tolerance * abs(value):
+            raise SystemExit(f"the loops differ in {name}: {ours[name]:.6g} and {value:.6g}; their times say nothing")
+
+
+def figures(
+    ours: Sequence[float], theirs: Sequence[float], steps: int, health_every: int, log_every: int
+) -> dict[str, float]:
+    """What the seconds of turns of ``steps`` steps say, in whole rounds.
+
+    ``seconds`` and ``bare_seconds`` of a step; their ``ratio`` with its ``lowest`` and ``highest`` in a round; what a
+    ``look`` at the health and a ``row`` cost, in steps. The first turn of a round has a look, the last one a row.
+    """
+    rounds = range(0, len(ours), ROUND)
+    plain = statistics.median(seconds for i in rounds for seconds in ours[i + 1 : i + ROUND - 1])
+    look = statistics.median(ours[i] for i in rounds) - plain
+    row = statistics.median(ours[i + ROUND - 1] for i in rounds) - plain
+    beside = look / health_every + row / log_every  # seconds of both that fall to a step
+    bare = statistics.median(theirs) / steps
+    seconds = plain / steps + beside
+    each = [
+        statistics.median(theirs[i : i + ROUND]) / (statistics.median(ours[i + 1 : i + ROUND - 1]) + steps * beside)
+        for i in rounds
+    ]
+    return {
+        "seconds": seconds, "bare_seconds": bare, "ratio": bare / seconds, "lowest": min(each), "highest": max(each),
+        "look": look / seconds, "row": row / seconds,
+    }  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    cases = {case.name: case for case in (GPU if torch.cuda.is_available() else CPU)}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", default=list(cases), help=f"of {', '.join(cases)}")
+    parser.add_argument("--rounds", type=int, default=5)
+    steps = 5 if torch.cuda.is_available() else 1  # a GPU must not be waited for after every step
+    parser.add_argument("--steps", type=int, default=steps, help=f"of a turn; default {steps}")
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument(
+        "--keys", nargs="+", default=["parallel.threads=1"], help="KEY=VALUE of pretrain; default: %(default)s"
+    )
+    asked = parser.parse_args(argv)
+    for name in asked.cases:
+        if name not in cases:
+            raise UserError(f"--cases {name}: there is {', '.join(cases)}{nearest(name, cases)}")
+    rows = []
+    print("case            batch  ours/s  bare/s  ratio                look  row   (images/s; costs in steps)")
+    for name in asked.cases:
+        rows.append(row := measure(cases[name], asked.rounds, asked.steps, asked.keys))
+        print(
+            f"{row['case']:<16}{row['batch']:>5}{row['images_per_second']:8.1f}{row['bare_images_per_second']:8.1f}"
+            f"{row['ratio']:7.3f} ({row['lowest']:.3f} to {row['highest']:.3f}){row['look']:6.2f}{row['row']:5.2f}"
+            f"{'' if row['ratio'] >= GOAL else f'   below the goal, {GOAL}'}", flush=True
+        )  # fmt: skip
+    if asked.json:
+        write_json(asked.json, {"environment": environment(), "keys": asked.keys, "goal": GOAL, "cases": rows})
+
+
+if __name__ == "__main__":
+    main()

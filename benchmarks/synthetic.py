@@ -1,0 +1,67 @@
+"""Pretraining without shards: images that are on the device already, so that a step alone can be timed."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.config import Pretrain, compose
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec, draw
+
+NEVER = 10**6  # steps
+# One long stage of all three terms; nothing is validated or saved on the way.
+ALONE = (
+    "data.shards=none", "data.val_split=null", "stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=1",
+    "stages.dira.patience=null", f"checkpoint.every={NEVER}",
+)  # fmt: skip
+
+
+def configuration(*overrides: str) -> tuple[DictConfig, Pretrain]:
+    """``pretrain``'s configuration of one stage, ``dira``, without data; as composed, and as the schema's objects.
+
+    Raises:
+        UserError: of the overrides.
+    """
+    composed = compose("pretrain", [*overrides, *ALONE])
+    config: Any = OmegaConf.to_object(composed)
+    return composed, config
+
+
+def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch:
+    """``count`` images of smooth noise, uint8 as stored, with their own crops' distortions; a function of ``step``."""
+    generator = torch.Generator().manual_seed(step)
+    index = np.arange(step * count, (step + 1) * count)
+    sides = np.full(count, 2 * views.size)
+    drawn = [draw(views, 0, 0, index, np.zeros_like(index), view, sides, sides) for view in range(views.count)]
+    coarse = torch.rand((count, 1, 8, 8), generator=generator) * 255
+    image = torch.nn.functional.interpolate(coarse, size=views.size, mode="bilinear").to(torch.uint8).to(device)
+    return Batch(
+        views=(image,) * views.count,
+        distortions=tuple(distortion.to(device) for _, distortion in drawn),
+        index=torch.from_numpy(index).to(device),
+        low=torch.zeros(count, device=device),
+        high=torch.full((count,), 255.0, device=device),
+        step=step,
+        epoch=0,
+        flips=tuple(torch.from_numpy(geometry.flip).to(device) for geometry, _ in drawn),
+    )
+
+
+class Images:
+    """Stands where the trainer has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
+
+    waited = 0.0
+
+    def __init__(self, views: ViewSpec) -> None:
+        self.views = views
+
+    def steps_per_epoch(self, batch: int) -> int:
+        return NEVER
+
+    def held_out(self, *_: object) -> None:
+        return None
+
+    def train(self, batch: int) -> "Images":
+        return self
