@@ -12,11 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.collectives import gather, rank, reduce_mean, world
+from dira_scale.collectives import gather, new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
 
 _recomputing = False
@@ -168,5 +167,5 @@ def _process_group(span: int) -> Any:
     if span == world():
         return None
     # Every process must take part in the making of every group.
-    made = [dist.new_group(list(range(first, first + span))) for first in range(0, world(), span)]
+    made = [new_group(range(first, first + span)) for first in range(0, world(), span)]
     return made[rank() // span]

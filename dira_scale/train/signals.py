@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dira_scale.collectives import world
+from dira_scale.collectives import new_group, world
 
 IMPATIENT_SECONDS = 2.0  # a launcher passes Ctrl-C on although the terminal sent it too: one wish, two signals
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -24,7 +24,7 @@ class Signals:
         self.received: int = 0
         self._when = 0.0
         # Its own CPU group: asking each step must not wait for the device.
-        self._group: Any = dist.new_group(backend="gloo") if world() > 1 else None
+        self._group: Any = new_group(backend="gloo") if world() > 1 else None
 
     def __enter__(self) -> "Signals":
         self._before = {s: signal.signal(s, self._handle) for s in ASKING}
