@@ -18,11 +18,11 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 
 def set_fp32(precision: str) -> None:
-    """What a GPU's fp32 matrix products and convolutions are: IEEE's for ``fp32``, else tf32 (10 bits of mantissa)."""
-    kind = "ieee" if precision == "fp32" else "tf32"
-    torch.backends.cuda.matmul.fp32_precision = kind
-    torch.backends.cudnn.conv.fp32_precision = kind  # type: ignore[attr-defined]
-    torch.backends.cudnn.rnn.fp32_precision = kind  # type: ignore[attr-defined]
+    """What a GPU's fp32 matrix products and convolutions are: IEEE's for ``fp32``, else tf32 (10 bits of mantissa).
+
+    By torch's older switches: torch.compile still reads these, and they raise once the newer ``fp32_precision`` is set.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
 
 class LossScale:
