@@ -7,7 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-check doctor clean
+.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-wheels gpu-check doctor clean
 
 help:         ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -23,8 +23,11 @@ test-system: setup-test    ## the rest of the system tests: whole runs, a fresh 
 torture: setup-test    ## the full counts of kills and mutants; hours
 	@$(BIN)/pytest -m torture
 
-gpu-check: setup-test    ## the tests that need a CUDA GPU
-	@$(BIN)/pytest -m gpu
+gpu-wheels:   ## with network: collect what a machine with a GPU may lack, to carry to it with this checkout
+	@$(PYTHON) setup/gpu.py wheels
+
+gpu-check:    ## on that machine, without network or set-up: the tests that need a GPU, and how fast a step is
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) setup/gpu.py check $(FLAGS)
 
 doctor: setup    ## what this machine has, what it lacks, and the launch command to type
 	@$(BIN)/python -m dira_scale.doctor

@@ -2,9 +2,9 @@
 
     python -m dira_scale.bench step [--cases resnet18-64 resnet50-96] [--rounds 5] [--steps N] [--json step.json]
 
-Ours is the trainer that `pretrain` runs, with all that it does in a step and between two: health monitors, guard against
-NaN, BatchNorm groups, means, a row of metrics.jsonl, bar, signals. The bare loop is benchmarks/plain.py. Both run in one
-process, in turns of --steps steps, on images that are on the device already; the losses of the first step must agree.
+Ours is the trainer that `pretrain` runs, with all that it does in a step and between two: health monitors, guard,
+BatchNorm groups, means, a row of metrics.jsonl, bar, signals. The bare loop is benchmarks/plain.py. Both run in one
+process, in turns of --steps steps, on images that are on the device already; their first losses must agree.
 
 Ratio 1 means that the loop costs nothing beside the arithmetic. It is that of medians over all turns; in brackets the
 lowest and highest of a round, which is four turns of each. One turn of a round has a look at the network's health and
