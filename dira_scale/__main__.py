@@ -7,6 +7,7 @@ from dira_scale.errors import nearest
 
 VERBS = {
     "shard": "medical images into shards",
+    "plan": "memory, traffic, hours and cost of a run, before it",
     "pretrain": "self-supervised pretraining",
     "probe": "what frozen features know, beside random ones and raw pixels",
     "export": "weights that plain timm and smp load",

@@ -127,6 +127,26 @@ class Pretrain:
 
 
 @dataclass
+class Machine:
+    nodes: int = MISSING
+    gpus: int = MISSING
+    memory: float = MISSING
+    tflops: float = MISSING
+    images_per_second: float | None = None
+    within: float = MISSING
+    between: float = MISSING
+    latency: float = MISSING
+    price: float = MISSING
+    images: int = MISSING
+    json: str | None = None
+
+
+@dataclass
+class Plan(Pretrain):
+    plan: Machine = field(default_factory=Machine)
+
+
+@dataclass
 class ProbeData:
     shards: str = MISSING
     split: str = MISSING
@@ -160,14 +180,14 @@ class Probe:
     model: ProbeModel = field(default_factory=ProbeModel)
 
 
-SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "probe": Probe}
+SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "plan": Plan, "probe": Probe}
 # Numbers that make no sense below these.
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
     "validate.batches": 1, "validate.pictures": 1, "validate.restored": 2, "data.workers": 1, "data.prefetch": 1,
     "watchdog": 1, "data.batch": 1, "health.every": 1, "parallel.accumulate": 1, "parallel.threads": 1,
     "parallel.timeout": 1, "seed": 0,
-    "draws": 1, "random_encoders": 1, "k": 1, "batch": 1,
+    "draws": 1, "random_encoders": 1, "k": 1, "batch": 1, "plan.nodes": 1, "plan.gpus": 1, "plan.images": 1,
 }  # fmt: skip
 
 
@@ -208,7 +228,7 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         _complete(config)
         OmegaConf.resolve(config)
         _refuse_small(config)
-        if verb == "pretrain":
+        if verb in ("pretrain", "plan"):
             _refuse_stages(config)
     except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: experiment=null and the like
         raise UserError(_explain(verb, error, overrides)) from error

@@ -52,13 +52,14 @@ def _comments(verb: str, choices: Mapping[str, str], roots: list[Path]) -> dict[
 
 
 def _file_comments(file: Path, package: str) -> dict[str, str]:
-    """Comments of a file's keys under ``package``; a node taken from the same group (``moco@base``) is read with it."""
+    """Comments of a file's keys under ``package``; what it takes from beside it (``- pretrain``), or a node of its own
+    (``- moco@base``), is read with it."""
     if not file.is_file():
         return {}
-    found = dict(_keyed_comments(file, package))
-    for option, node in re.findall(r"^\s*- (\w+)@(\w+)$", file.read_text(), re.MULTILINE):
-        found |= _file_comments(file.parent / f"{option}.yaml", f"{package}.{node}")
-    return found
+    found: dict[str, str] = {}
+    for option, node in re.findall(r"^\s*- (\w+)(?:@(\w+))?$", file.read_text(), re.MULTILINE):
+        found |= _file_comments(file.parent / f"{option}.yaml", ".".join(filter(None, [package, node])))
+    return found | dict(_keyed_comments(file, package))
 
 
 def _keyed_comments(file: Path, package: str) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ class Failures:
     def goodput(self, interval: float) -> float:
         """Share of the time in which training moves on, with a checkpoint every ``interval`` seconds of it.
 
-        Expected time of an interval: M e^(R/M) (e^((t + d)/M) - 1) (Daly, Future Gener. Comput. Syst. 22, 2006, eq. 20).
+        An interval takes M e^(R/M) (e^((t + d)/M) - 1) (Daly, Future Gener. Comput. Syst. 22, 2006, eq. 20).
         """
         exponent = (interval + self.save) / self.mtbf
         if exponent + self.restart / self.mtbf > 700:

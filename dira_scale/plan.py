@@ -1,0 +1,67 @@
+"""``python -m dira_scale.plan experiment=dira_moco``: memory, traffic, hours and cost of a run, before there is any.
+
+The configuration's own networks and steps are gone through on tensors without memory: no data, no GPU, no processes.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+
+from dira_scale.config import Machine, Plan, run_verb
+from dira_scale.errors import UserError
+from dira_scale.files import write_json
+from dira_scale.planning.estimate import estimate, rehearse_all
+from dira_scale.planning.network import views_of
+from dira_scale.planning.strategies import STRATEGIES
+from dira_scale.planning.table import WIDTH, as_json, show
+from dira_scale.train.inputs import Inputs
+from dira_scale.train.preflight import check_division
+from dira_scale.train.stages import batches_of
+
+
+def plan(cfg: DictConfig) -> None:
+    """Print the table of strategies; write ``plan.json`` if it is named."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Plan)
+    machine = config.plan
+    _refuse(machine)
+    ranks = machine.nodes * machine.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        batches = tuple(set(batches_of(config).values()))
+        machine.images = sum(Inputs(config.data, views_of(cfg), config.seed, 0, ranks, batches).order.sizes)
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH)
+    with console.status("a step of each stage, without memory …"):
+        plain = rehearse_all(config, cfg, ranks, checkpointing=False)
+        spared = rehearse_all(config, cfg, ranks, checkpointing=True)
+    both = [(rehearsed, strategy) for rehearsed in (plain, spared) for strategy in STRATEGIES]
+    rows = [estimate(config, machine, rehearsed, plain, strategy) for rehearsed, strategy in both]
+    show(config, machine, plain, rows, console)
+    if machine.json:
+        write_json(Path(machine.json), as_json(machine, plain, rows))
+        console.print(f"\n{machine.json}", markup=False, highlight=False)
+
+
+def _refuse(machine: Machine) -> None:
+    for name in ("memory", "tflops", "within", "between", "images_per_second"):
+        value = getattr(machine, name)
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"plan.{name}={value}: it must be a number above 0")
+    for name in ("latency", "price"):
+        if not 0 <= getattr(machine, name) < math.inf:
+            raise UserError(f"plan.{name}={getattr(machine, name)}: it must be a number of at least 0")
+    if machine.json and not Path(machine.json).absolute().parent.is_dir():
+        raise UserError(f"plan.json={machine.json}: there is no folder {Path(machine.json).absolute().parent}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    return run_verb("plan", plan, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

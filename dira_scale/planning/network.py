@@ -1,0 +1,104 @@
+"""The networks of a configuration, built without memory as one rank of many sees them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.testing._internal.distributed.fake_pg import FakeStore  # torch has no public one; it registers "fake" too
+
+from dira_scale import methods
+from dira_scale.config import Pretrain
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import Distortion, ViewSpec, draw
+from dira_scale.errors import UserError
+from dira_scale.methods.adversary import Adversary
+from dira_scale.train.stages import batches_of
+
+
+@contextmanager
+def one_rank_of(ranks: int) -> Iterator[None]:
+    """Inside, this process is rank 0 of ``ranks``; collectives have shapes and no content, and nobody is asked."""
+    if ranks == 1:
+        yield
+        return
+    dist.init_process_group("fake", rank=0, world_size=ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def views_of(cfg: DictConfig) -> ViewSpec:
+    """The views of a configuration; raises ``UserError`` where they make no sense."""
+    try:
+        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"views: {error.__cause__ or error}") from error
+    return views
+
+
+class Networks:
+    """Method and adversary of a configuration as tensors that have shapes and no memory.
+
+    They claim to lie on the CPU, as autocast knows no meta device.
+    """
+
+    def __init__(self, config: Pretrain, cfg: DictConfig) -> None:
+        self.mode = FakeTensorMode()
+        self.views = views_of(cfg)
+        batch = next(iter(batches_of(config).values()))
+        model = OmegaConf.merge(cfg.model, {"weights": None})  # which values they start from is no matter
+        with torch.device("meta"):
+            self.method = methods.build(cfg.method, model, self.views, batch, config.parallel.accumulate)
+            self.adversary = Adversary(config.adversary.loss)
+        self._channels_last = config.parallel.channels_last
+        for module in (self.method, self.adversary):
+            module._apply(self._without_memory)
+        self.method.train()
+        terms = {term for name in batches_of(config) for term in config.stages[name].terms}
+        self.method.enter_stage([term for term in self.method.weights if term in terms])
+        self.ever_trained = trained(self.method)
+
+    def batch(self, images: int) -> Batch:
+        """A rank's part of a step, as the loader hands it over."""
+        drawn = draw(self.views, 0, 0, np.arange(images), np.zeros(images, np.int64), 0, *2 * (np.full(images, 256),))[
+            1
+        ]
+        parameters = (getattr(drawn, field.name) for field in fields(Distortion))
+        distortion = Distortion(*map(self.mode.from_tensor, parameters))
+        with self.mode:
+            size, count = self.views.size, self.views.count
+            return Batch(
+                views=tuple(torch.empty(images, 1, size, size, dtype=torch.uint8) for _ in range(count)),
+                distortions=(distortion,) * count,
+                index=torch.empty(images, dtype=torch.int64),
+                low=torch.empty(images),
+                high=torch.empty(images),
+                step=0,
+                epoch=0,
+                flips=tuple(torch.empty(images, dtype=torch.bool) for _ in range(count)),
+            )
+
+    def _without_memory(self, tensor: Tensor) -> Tensor:
+        layout = torch.channels_last if self._channels_last and tensor.ndim == 4 else torch.contiguous_format
+        with self.mode:
+            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
+
+
+def size(tensors: Any) -> int:
+    """Bytes of distinct tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters that the stage which was entered trains."""
+    return [parameter for parameter in module.parameters() if parameter.requires_grad]

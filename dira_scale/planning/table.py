@@ -1,0 +1,101 @@
+"""The plan, for people and for programs."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from dira_scale.config import Machine, Pretrain
+from dira_scale.planning.estimate import GB, Estimate, Rehearsed, flops_per_second
+from dira_scale.planning.strategies import FLOAT
+
+WIDTH = 108  # columns of the table, also where nobody looks at a terminal
+
+
+def show(config: Pretrain, machine: Machine, plain: Rehearsed, rows: Sequence[Estimate], console: Console) -> None:
+    """Print networks and stages, then the table of strategies, then what the figures are of."""
+    ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
+    console.print(f"\n[bold]{config.model.encoder}[/], views of {config.data.size} pixels, {config.precision}\n")
+    console.print(_stages(config, plain))
+    nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
+    console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
+    console.print(_strategies(config, rows))
+    speed = flops_per_second(machine, plain)
+    given = "as measured" if machine.images_per_second else "plan.tflops"
+    fastest = max(row.images_per_second for row in rows)
+    notes = [
+        f"▸ the configuration's. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the "
+        "largest micro-batch. Peak is less than its parts together: gradients come while activations go. MB sent: by "
+        "a rank in a step.",
+        f"Time: {speed / 1e12:.0f} TFLOP/s a GPU ({given}) and the communication that arithmetic does not hide; no "
+        f"validation, checkpoints or failures, and a loader of {fastest / machine.nodes:,.0f} images/s a node.",
+        f"Hours and price: all {len(plain.stages)} stages to their end, {machine.images:,} images, "
+        f"{machine.price:g} for a GPU-hour.",
+    ]
+    if ranks > 1:
+        notes.append("DeepSpeed's buckets are 2 GB each, whatever the network's size.")
+    console.print("\n" + "\n".join(notes), style="dim", highlight=False)
+
+
+def as_json(machine: Machine, plain: Rehearsed, rows: Sequence[Estimate]) -> dict[str, Any]:
+    """All figures: bytes, seconds, floating-point operations."""
+    stages = {}
+    for name, step in plain.stages.items():
+        told = {key: value for key, value in vars(step).items() if key not in ("learning", "updating")}
+        told["collectives"] = [collective._asdict() for collective in step.collectives]
+        told["blocks"] = [block._asdict() for block in step.blocks]
+        stages[name] = told | {"activations": step.activations}
+    about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
+    return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
+
+
+def _stages(config: Pretrain, plain: Rehearsed) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("stage", "terms", "trained", "momentum", "GFLOP/image", "activations/image"):
+        table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
+    for name, step in plain.stages.items():
+        table.add_row(
+            f"[bold]{name}[/]",
+            ", ".join(config.stages[name].terms),
+            f"{step.trained / FLOAT / 1e6:.1f} M",
+            f"{step.momentum / FLOAT / 1e6:.1f} M" if step.momentum else "–",
+            f"{(step.forward + step.backward) / step.images / 1e9:.1f}",
+            f"{step.activations / step.images / 1e6:.1f} MB",
+        )
+    return table
+
+
+def _strategies(config: Pretrain, rows: Sequence[Estimate]) -> Table:
+    table = Table(header_style="dim", padding=(0, 1, 0, 0), pad_edge=False, box=None)
+    head = "parallel,weights,momentum,grads,optim,buffers,activ.,peak,fits,MB sent,ms/step,images/s,hours,price"
+    for name in head.split(","):
+        table.add_column(name, justify="left" if name == "parallel" else "right", no_wrap=True)
+    for checkpointing in (False, True):
+        title = "recomputing" if checkpointing else "all kept"
+        table.add_row(f"[dim italic]{title}[/]")
+        for row in rows:
+            if row.checkpointing == checkpointing:
+                table.add_row(*_cells(config, row))
+    return table
+
+
+def _cells(config: Pretrain, row: Estimate) -> list[str]:
+    held, parallel = row.memory, config.parallel
+    own = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
+    parts = (
+        held.parameters + held.adversary, held.momentum, held.gradients, held.optimizer, held.communication,
+        held.activations,
+    )  # fmt: skip
+    return [
+        f"[bold]▸ {row.strategy}[/]" if own else f"  {row.strategy}",
+        *(f"{part / GB:.2f}" for part in parts),
+        f"[{'green' if row.fits else 'red'}]{held.peak / GB:.2f}[/]",
+        f"{row.largest}" if row.largest else "[red]none[/]",
+        f"{row.sent / 1e6:,.0f}",
+        f"{1000 * row.step:,.1f}",
+        f"{row.images_per_second:,.0f}",
+        f"{row.hours:,.1f}",
+        f"{row.price:,.0f}",
+    ]
