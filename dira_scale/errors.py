@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-PAUSE = 2.0  # seconds in which a launcher ends the others after the first one
+PAUSE = 30.0  # seconds in which a launcher has seen the first process's end, and ends the others
 
 
 class UserError(Exception):
@@ -20,8 +20,8 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 
 def say(verb: str, problem: object) -> None:
-    """Print one line. Of several processes on a machine the first says it at once; the others, who have seen the same,
-    only if nobody has ended them a moment later, as launchers do."""
+    """Print one line. Of several processes on a machine the first says it at once; the others, who mostly see the same,
+    only if nobody has ended them meanwhile, as launchers do."""
     if int(os.environ.get("LOCAL_RANK", "0")):
         time.sleep(PAUSE)
     print(f"{verb}: {problem}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError, say
+from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train import optim, parallel, preflight
 from dira_scale.train import run as runs
@@ -49,7 +49,8 @@ def pretrain(cfg: DictConfig) -> int:
     except Exception as error:
         if not lost(error):
             raise
-        say("pretrain", _lost(error, accelerator))
+        if _first_here(Path(config.run)):
+            print(f"pretrain: {_lost(error, accelerator)}", file=sys.stderr, flush=True)
         sys.stdout.flush()
         os._exit(runs.FAILED)  # gloo would abort a process that ends with its connections broken
 
@@ -114,6 +115,18 @@ def _lost(error: BaseException, accelerator: Accelerator) -> str:
         f"({str(error).splitlines()[0]}): look for what ended or hung first, in the other nodes' output, and at the "
         "network between them; the same command goes on from the last checkpoint"
     )
+
+
+def _first_here(run: Path) -> bool:
+    """Whether this is the first process of its machine that says so under this lease."""
+    leases = sorted(run.glob("leases/*.json"))
+    if not leases:
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        leases[-1].with_suffix(f".lost-{socket.gethostname()}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def build(

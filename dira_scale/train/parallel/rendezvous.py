@@ -37,7 +37,9 @@ def meet(timeout: int) -> dist.Store | None:
             _reach(address, port, timeout, "the main process")
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-            problems = _knock(dist.PrefixStore("doors", store), door, rank, ranks, min(KNOCK, timeout / 2))
+            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # an elastic launcher may keep its store
+            doors = dist.PrefixStore(f"doors of attempt {attempt}", store)
+            problems = _knock(doors, door, rank, ranks, min(KNOCK, timeout / 2))
         except dist.DistError as error:
             raise UserError(
                 f"not all of {ranks} processes came to {address}:{port} within parallel.timeout={timeout} s "
