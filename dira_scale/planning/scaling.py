@@ -1,0 +1,119 @@
+"""Data-parallel training on more and more GPUs, each with as much work as before: simulated, and held against others'
+published measurements."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from scipy.optimize import brentq
+
+from dira_scale.planning.cluster import Cluster
+from dira_scale.planning.ledger import Collective
+from dira_scale.planning.timeline import Step
+
+FORWARD = (
+    1 / 3
+)  # of the arithmetic, where nobody has counted: a backward pass is two products for each of the forward's
+
+
+@dataclass(frozen=True)
+class Job:
+    """A step of one GPU, and what it moves.
+
+    Attributes:
+        compute: seconds of one GPU's arithmetic.
+        reduced: bytes that are all-reduced beside the backward pass (replicas).
+        gathered: bytes that are gathered for the forward pass and once more for the backward pass (sharded).
+        scattered: bytes that are reduced and scattered beside the backward pass (sharded).
+        messages: into how many each of these is cut.
+        own: collectives that everything waits for, by the number of GPUs.
+        loader: seconds in which a GPU's images are ready.
+        jitter: standard deviation of a GPU's arithmetic, as a share of it.
+    """
+
+    cluster: Cluster
+    compute: float
+    reduced: float = 0.0
+    gathered: float = 0.0
+    scattered: float = 0.0
+    messages: int = 1
+    own: Callable[[int], Sequence[Collective]] = lambda ranks: ()
+    forward: float = FORWARD
+    loader: float = 0.0
+    jitter: float = 0.0
+
+    def step(self, ranks: int) -> Step:
+        """Of ``ranks`` GPUs."""
+
+        def total(count: float, collective: Callable[[float, int], float]) -> float:
+            return self.messages * collective(count / self.messages, ranks) if count else 0.0
+
+        gather, reduce = self.cluster.gather, self.cluster.all_reduce
+        ahead = total(self.gathered, gather)
+        return Step(
+            forward=self.forward * self.compute,
+            backward=(1 - self.forward) * self.compute,
+            blocking=sum((gather if c.kind == "gather" else reduce)(c.size, c.ranks) for c in self.own(ranks)),
+            ahead=ahead,
+            behind=ahead + total(self.scattered, gather) + total(self.reduced, reduce),
+            buckets=self.messages,
+            loader=self.loader,
+            jitter=self.jitter,
+        )
+
+    def seconds(self, ranks: int) -> float:
+        """Of a step of ``ranks`` GPUs."""
+        return self.step(ranks).seconds(ranks)
+
+    def efficiency(self, few: int, many: int) -> float:
+        """Work of a GPU among ``many`` in the time in which it does 1 among ``few``."""
+        return self.seconds(few) / self.seconds(many)
+
+    def taking(self, seconds: float, ranks: int) -> "Job":
+        """The same, with as much arithmetic as makes a step of ``ranks`` GPUs take ``seconds``."""
+
+        def beyond(compute: float) -> float:
+            return replace(self, compute=compute).seconds(ranks) - seconds
+
+        return replace(self, compute=float(brentq(beyond, 0.0, seconds)))
+
+
+@dataclass(frozen=True)
+class Published:
+    """Somebody's measurement: on ``many`` GPUs each does ``efficiency`` of what it does on ``few``."""
+
+    what: str
+    few: int
+    many: int
+    efficiency: float
+    seconds: float  # of a step on few
+    job: Job
+
+    def simulated(self, jitter: float) -> float:
+        """Our figure for ``efficiency``."""
+        return replace(self.job, jitter=jitter).taking(self.seconds, self.few).efficiency(self.few, self.many)
+
+    def jitter(self) -> float:
+        """The only figure that nobody publishes: the one that makes ours theirs."""
+        return float(brentq(lambda jitter: self.simulated(jitter) - self.efficiency, 0.0, 0.2))
+
+
+# 8 H100 a node: NVLink 450 GB/s one way, 400 Gb/s of RDMA a GPU; about 80 % of each is reached.
+GRAND_TETON = Cluster(per_node=8, within=360e9, between=320e9, latency=1e-5)
+# FSDP2 of Llama 3.1 8B: bf16 parameters are gathered, fp32 gradients scattered, layer by layer; 2 x 8,192 tokens a GPU.
+LLAMA = Job(GRAND_TETON, compute=0.0, gathered=2 * 8.03e9, scattered=4 * 8.03e9, messages=33)
+# 8 A100 a node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images a GPU.
+RESNET = Job(Cluster(8, within=240e9, between=240e9, latency=1e-5), compute=0.0, reduced=4 * 25.6e6, messages=4)
+
+
+def llama(what: str, few: float, many: float) -> Published:
+    """A row of torchtitan's benchmarks/llama3_h100_202412_torchtitan.md, by tokens a second of a GPU."""
+    return Published(f"torchtitan, Llama 3.1 8B, {what}", 8, 128, many / few, 2 * 8192 / few, LLAMA)
+
+
+PUBLISHED = (
+    llama("FSDP", 5762, 5605),
+    llama("FSDP + compile", 6667, 6514),
+    llama("FSDP + compile + Float8", 8532, 8380),
+    # NVIDIA's DeepLearningExamples, PyTorch, ResNet-50 v1.5, TF32, images/s.
+    Published("NVIDIA, ResNet-50, DDP, TF32", 1, 8, 7248 / (8 * 938), 256 / 938, RESNET),
+)

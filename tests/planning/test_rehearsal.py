@@ -1,0 +1,95 @@
+"""The rehearsed step against formulas by hand; tests/system/test_plan.py holds it against real runs."""
+
+from typing import Any
+
+import pytest
+import torch
+from harness import TINY
+from omegaconf import OmegaConf
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from dira_scale.config import Pretrain, compose
+from dira_scale.planning.ledger import Collective, Ledger
+from dira_scale.planning.network import Networks, one_rank_of
+from dira_scale.planning.rehearsal import Rehearsal, rehearse
+from dira_scale.train.parallel import checkpoint_activations
+
+
+def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) -> Rehearsal:
+    cfg = compose("pretrain", [*TINY, "data.shards=none", "precision=fp32", *keys])
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Pretrain)
+    with one_rank_of(ranks):
+        networks = Networks(config, cfg)
+        if config.parallel.checkpoint_activations:
+            checkpoint_activations(networks.method)
+        return rehearse(config, networks, config.stages[stage], images or config.data.batch // ranks, foreach=False)
+
+
+def test_a_small_network_by_hand() -> None:
+    """Two layers on 8 x 100 numbers: the ReLU keeps its output, which the second layer keeps too: counted once."""
+    with FakeTensorMode():
+        net = nn.Sequential(nn.Linear(100, 50, bias=False), nn.ReLU(), nn.Linear(50, 20, bias=False))
+        x = torch.empty(8, 100)
+        ledger = Ledger(net.parameters())
+        ledger.know([x])
+        with ledger:
+            loss = net(x).sum()
+            seen = len(ledger.moments)
+            loss.backward()
+            torch.empty(0)  # gradients are noted with the operation after them
+    hidden, out, scalar = 4 * 8 * 50, 4 * 8 * 20, 4
+    assert max(moment.others for moment in ledger.moments[:seen]) == 2 * hidden  # while the ReLU computes
+    assert ledger.moments[seen - 1].others == hidden + out + scalar  # while the sum computes
+    assert ledger.moments[-1].gradients == 4 * (100 * 50 + 50 * 20)
+    assert ledger.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
+
+
+def test_operations_are_those_of_torchs_counter() -> None:
+    net, x = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=2)), torch.randn(2, 1, 9, 9)
+    with FlopCounterMode(display=False) as counter:
+        net(x).sum().backward()
+    with Ledger(net.parameters()) as ledger:
+        net(x).sum().backward()
+    assert ledger.flops == counter.get_total_flops() > 0
+
+
+def test_collectives_of_moco_by_hand() -> None:
+    """Images are shuffled over all ranks, keys come back, statistics and a term are averaged."""
+    step = rehearsed("data.size=32", ranks=2)
+    images, keys = 8 * 32 * 32 * 4, 8 * 128 * 4
+    gathers = [c for c in step.collectives if c.kind == "gather"]
+    assert Collective("gather", images, 2) in gathers and Collective("gather", keys, 2) in gathers
+    # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
+    encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
+    statistics = 4 * (2 * (2 * (encoder + projector) + 21) + 2 * decoder + 10)
+    assert Collective("all_reduce", statistics, 2) in step.collectives
+
+
+def test_optimizer_states_by_hand() -> None:
+    """AdamW: two moments and a count; SGD with momentum, LARS: one."""
+    adam, sgd, lars = (rehearsed(f"optim={name}") for name in ("adamw", "sgd_moco", "lars_byol"))
+    tensors = (adam.optimizer - 2 * adam.trained) / 4
+    assert tensors == 65  # parameters: 20 convolutions and 40 of BatchNorm in a ResNet-18, five in the projector
+    assert sgd.optimizer == sgd.trained == lars.optimizer
+
+
+def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations() -> None:
+    few, many, more = (rehearsed("data.size=64", images=images) for images in (16, 32, 48))
+    spared = rehearsed("data.size=64", "parallel.checkpoint_activations=true", images=32)
+    assert few.activations < many.activations and spared.activations < many.activations
+    assert few.at(48, many).activations == pytest.approx(more.activations, rel=0.01)  # a line through two batches
+    assert many.forward == spared.forward == pytest.approx(2 * few.forward, rel=1e-4)  # but for top1 among all images
+    again = spared.backward - many.backward
+    assert 0.8 * many.forward / 2 < again < many.forward / 2  # the query encoder's blocks, and not the keys'
+    assert few.trained == many.trained == spared.trained
+
+
+def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
+    """One BatchNorm group over two processes: normalised by our own formula, which keeps fp32 copies."""
+    keys = ["data.size=64", "precision=bf16"]
+    alone, shared = (rehearsed(*keys, f"model.bn_groups={groups}", ranks=2, images=32) for groups in (2, 1))
+    assert shared.activations > 1.1 * alone.activations
+    assert sum(c.kind == "gather" for c in shared.collectives) > sum(c.kind == "gather" for c in alone.collectives)
