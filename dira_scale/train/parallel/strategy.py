@@ -105,6 +105,9 @@ class Strategy:
         if self.parallel.checkpoint_activations:
             checkpoint_activations(method)
         if self.parallel.compile:
+            # Blocks of one class share this limit. A ResNet-50 has 8 kinds, each with gradient, without, and in
+            # evaluation; beyond torch's 8 the others would be run uncompiled.
+            torch._dynamo.config.recompile_limit = 64
             for block in blocks(method):
                 block.compile()
         return method
