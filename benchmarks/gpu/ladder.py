@@ -206,9 +206,8 @@ def attempt(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
     except Exception as error:  # a rung that breaks must not cost the others
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     finally:
-        gc.collect()
-        torch.compiler.reset()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 

@@ -1,0 +1,199 @@
+"""What a machine with a GPU is asked: rehearsed on the CPU, its arithmetic by hand, its ends in time."""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from benchmarks.gpu import checks, ladder
+from benchmarks.gpu.peaks import peak
+from dira_scale.bench import main as bench
+
+
+@pytest.mark.parametrize(
+    ("device", "figures"),
+    [
+        ("NVIDIA H200", (67.0, 494.5, 989.0)),
+        ("NVIDIA H100 80GB HBM3", (67.0, 494.5, 989.0)),
+        ("NVIDIA H100 PCIe", (51.0, 378.0, 756.0)),
+        ("NVIDIA A100-SXM4-80GB", (19.5, 156.0, 312.0)),
+        ("NVIDIA A10G", (31.5, 35.0, 70.0)),
+        ("NVIDIA A10", (31.2, 62.5, 125.0)),
+        ("Tesla V100-SXM2-16GB", (15.7, None, None)),
+        ("CPU", (None, None, None)),
+    ],
+)
+def test_the_peak_is_that_of_the_very_device(device: str, figures: tuple[float | None, ...]) -> None:
+    assert tuple(peak(device, kind) for kind in ("fp32", "tf32", "bf16")) == figures
+
+
+def row(rung: str, kind: str, seconds: float, losses: list[float], **rest: Any) -> dict[str, Any]:
+    steps = [{"loss": loss, "loss/di": 0.001} for loss in losses]
+    return {"network": "N", "rung": rung, "kind": kind, "authors": False, "seconds_per_step": seconds} | {
+        "losses": steps, **rest
+    }  # fmt: skip
+
+
+def test_tflops_share_and_speed_up_by_hand() -> None:
+    rows = [
+        row("IEEE fp32", "fp32", 2.0, [4.0, 4.0, 4.0], flops_per_step=10**14),
+        row("authors' loop", "tf32", 1.0, [4.0, 4.0, 4.0], authors=True),
+        row("bf16", "bf16", 0.25, [4.02, 4.0, 4.2]),
+        row("wrong", "bf16", 0.25, [4.08, 4.0, 4.0]),
+        row("wrong later", "bf16", 0.25, [4.0, 4.0, 4.8]),
+        {"network": "N", "rung": "broken", "kind": "bf16", "authors": False, "failed": "out of memory"},
+    ]
+    ladder.finish(rows, "NVIDIA H200")
+    assert [r.get("tflops") for r in rows] == [50.0, 100.0, 400.0, 400.0, 400.0, None]  # 1e14 / seconds / 1e12
+    assert rows[0]["share_of_peak"] == pytest.approx(50 / 67)
+    assert rows[1]["share_of_peak"] == pytest.approx(100 / 494.5)
+    assert rows[2]["share_of_peak"] == pytest.approx(400 / 989)
+    assert [r.get("times_authors") for r in rows] == [0.5, 1.0, 4.0, 4.0, 4.0, None]
+    assert rows[2]["deviation"] == pytest.approx(0.02 / 4) and rows[2]["deviation_later"] == pytest.approx(0.2 / 4)
+    assert [r.get("agrees") for r in rows] == [True, True, True, False, False, None]
+
+
+def test_a_term_near_nothing_is_measured_by_the_whole_loss() -> None:
+    reference = {"loss": 2.0, "loss/di": 0.001, "loss/ad": 8.0}
+    assert ladder.deviation(reference, reference) == 0
+    assert ladder.deviation(reference | {"loss/di": 0.021}, reference) == pytest.approx(0.01)
+    assert ladder.deviation(reference | {"loss/ad": 8.4}, reference) == pytest.approx(0.05)
+
+
+def test_operations_are_counted_forward_and_backward_and_in_attention() -> None:
+    """2·m·n·k a product; its backward pass has two of them. Attention: two products of t·t·d for each of b heads."""
+    weight, images = torch.randn(3, 5, requires_grad=True), torch.randn(7, 3, requires_grad=True)
+    q = torch.randn(2, 1, 4, 8)
+
+    def step(number: int) -> None:
+        (images @ weight).sum().backward()
+        F.scaled_dot_product_attention(q, q, q)
+
+    counted = ladder.count(SimpleNamespace(step=step), 0)  # type: ignore[arg-type]
+    assert counted == 3 * (2 * 7 * 3 * 5) + 2 * (2 * 2 * 4 * 4 * 8)
+
+
+def climb(monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float, results: list[Any]) -> dict[str, Any]:
+    """The ladder by a clock of its own: each rung takes 100 s, and ends in what ``results`` has for it."""
+    clock, left = [0.0], list(results)
+
+    def measure(*_: object) -> dict[str, Any]:
+        clock[0] += 100
+        if isinstance(result := left.pop(0), Exception):
+            raise result
+        figures = {"seconds_per_step": 1.0, "images_per_second": 1.0, "peak_memory": None, "flops_per_step": 1}
+        return figures | {"losses": [{"loss": result}] * ladder.CHECKED}
+
+    monkeypatch.setattr(ladder, "measure", measure)
+    monkeypatch.setattr(ladder, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    asked = argparse.Namespace(out=out, seconds=seconds, batch=8, size=32, turns=0, rehearse=True, rungs=None)
+    return ladder.climb(asked)
+
+
+def test_what_no_longer_fits_is_named_and_not_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = climb(monkeypatch, tmp_path, 250, [1.0] * 3)
+    titles = [rung.title for rung in ladder.rungs()]
+    assert [f"{r['network']}: {r['rung']}" for r in report["rungs"]] == titles[:2]  # after 200 s there are 50 left
+    assert report["not_run"] == titles[2:]
+    assert json.loads((tmp_path / "ladder.json").read_text()) == report
+    said = ladder.text(report)
+    assert all(f"not run, the time was up: {title}\n" in said for title in titles[2:])
+
+
+def test_a_rung_that_breaks_costs_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = [1.0, torch.cuda.OutOfMemoryError("too much"), ValueError("no\nkernel"), *[1.0] * 20]
+    report = climb(monkeypatch, tmp_path, 1e6, broken)
+    assert len(report["rungs"]) == len(ladder.rungs()) and report["not_run"] == []
+    assert report["rungs"][1]["failed"].startswith("out of memory")
+    assert report["rungs"][2]["failed"] == "ValueError: no kernel"
+    assert not ladder.sound(report)
+    del report["rungs"][2]
+    assert ladder.sound(report)  # a small GPU is no fault
+    report["rungs"][-1]["agrees"] = False
+    assert not ladder.sound(report)
+
+
+def rehearse(out: Path, *rungs: str) -> dict[str, dict[str, Any]]:
+    """These rungs for real, tiny, on the CPU; rows by title."""
+    assert ladder.main([str(out), "--rehearse", "--turns", "0", "--rungs", *rungs]) == 0
+    report = json.loads((out / "ladder.json").read_text())
+    assert report["rehearsal"] and report["not_run"] == []
+    return {f"{row['network']}: {row['rung']}": row for row in report["rungs"]}
+
+
+def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path) -> None:
+    rows = rehearse(tmp_path, "MoCo ResNet-50: IEEE", "authors")
+    authors = rows["MoCo ResNet-50: authors' loop"]
+    assert set(authors["losses"][0]) == {"loss", "loss/di", "loss/re", "loss/ad", "loss/discriminator"}
+    assert authors["deviation"] < 1e-5 and authors["deviation_later"] < 1e-3
+    assert rows["MoCo ResNet-50: IEEE fp32"]["losses"] != [authors["losses"][0]] * 3  # it learns
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_every_rung_can_be_climbed(tmp_path: Path) -> None:
+    """torch.compile too: it needs a C++ compiler, as the tests' machine has one."""
+    rows = rehearse(tmp_path)
+    assert list(rows) == [rung.title for rung in ladder.rungs()]
+    assert [title for title, row in rows.items() if not row.get("agrees")] == []
+    assert rows["MoCo ResNet-50: bf16"]["deviation"] > 0  # another precision it is
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_rungs_agree_on_a_gpu(tmp_path: Path) -> None:
+    rows = rehearse(tmp_path, "MoCo ResNet-50")
+    assert rows["MoCo ResNet-50: IEEE fp32"]["peak_memory"] > 2**20
+    assert all(row["agrees"] for row in rows.values())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so_in_a_line(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert bench(["gpu", "--out", str(tmp_path / "out")]) == 2
+    out, error = capfd.readouterr()
+    assert out == "" and error.count("\n") == 1
+    assert "no CUDA GPU here" in error and "--rehearse" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path) -> None:
+    tests = tmp_path / "tests"
+    tests.mkdir()
+    head = "import pytest, time\npytestmark = pytest.mark.gpu\n"
+    (tests / "test_fine.py").write_text(head + "def test_a(): pass\ndef test_b(): pytest.skip('x')\n")
+    (tests / "test_lacks.py").write_text(head + "import no_such_package\ndef test_a(): pass\n")
+    (tests / "test_broken.py").write_text(head + "def test_a(): assert 0\n")
+    (tests / "test_other.py").write_text("def test_a(): assert 0\n")
+    assert checks.main([str(tmp_path / "out"), "--tests", str(tests)]) == 1
+    rows = {row["file"]: row for row in json.loads((tmp_path / "out" / "tests.json").read_text())}
+    assert list(rows) == ["test_broken.py", "test_fine.py", "test_lacks.py"]
+    assert (rows["test_fine.py"]["state"], rows["test_fine.py"]["tests"], rows["test_fine.py"]["skipped"]) == (
+        "passed", 2, 1,
+    )  # fmt: skip
+    assert (rows["test_broken.py"]["state"], rows["test_broken.py"]["broken"]) == ("failed", 1)
+    assert rows["test_lacks.py"]["why"] == "no_such_package is not there"
+
+
+def test_a_file_that_hangs_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "test_hangs.py"
+    path.write_text("import time\ntime.sleep(600)\n")
+    row = checks.check(path, "gpu", tmp_path, seconds=2)
+    assert (row["state"], row["why"]) == ("stopped", "not done after 2 s")
+
+
+def test_a_part_ends_in_time_with_all_its_processes(tmp_path: Path) -> None:
+    from benchmarks.gpu.__main__ import run
+
+    child = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(601)', '{tmp_path}'])"
+    )
+    assert run([sys.executable, "-c", child], 2, tmp_path / "log") == 1
+    running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
+    assert running == ""

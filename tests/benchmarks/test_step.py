@@ -1,0 +1,47 @@
+"""The benchmark of a step: its arithmetic by hand, and that both loops compute the same."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import step
+from dira_scale.bench import main as bench
+
+TINY = ["precision=fp32", "parallel.threads=1", "model.decoder_channels=[32,16,16,8,8]", "method.base.queue=64"]
+
+
+def test_looks_and_rows_count_as_often_as_a_run_has_them() -> None:
+    """Turns of 2 steps: 2 s plain, 4 s with a look, 3 s with a row; the bare loop's are 1.8 s."""
+    found = step.figures([4, 2, 2, 3, 4, 2, 2, 3], [1.8] * 8, steps=2, health_every=100, log_every=20)
+    assert found["seconds"] == pytest.approx(1 + 2 / 100 + 1 / 20)
+    assert found["bare_seconds"] == pytest.approx(0.9)
+    assert found["ratio"] == found["lowest"] == found["highest"] == pytest.approx(0.9 / 1.07)
+    assert (found["look"], found["row"]) == (pytest.approx(2 / 1.07), pytest.approx(1 / 1.07))
+
+
+def test_the_spread_is_that_of_rounds() -> None:
+    found = step.figures([1] * 4 + [2] * 4, [1] * 8, steps=1, health_every=100, log_every=20)
+    assert (found["lowest"], found["highest"]) == (0.5, 1.0)
+
+
+def test_loops_that_differ_are_not_compared() -> None:
+    step.check_losses({"loss": 1.0005, "grown": 7.0}, {"loss": 1.0}, 1e-3)
+    with pytest.raises(SystemExit, match=r"differ in loss: 1\.002 and 1"):
+        step.check_losses({"loss": 1.002}, {"loss": 1.0}, 1e-3)
+
+
+def test_both_loops_compute_the_same(tmp_path: Path) -> None:
+    """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""
+    row = step.measure(step.Case("resnet18", 32, 4), rounds=1, steps=1, extra=TINY)
+    assert row["case"] == "resnet18-32" and row["bare_images_per_second"] > 0
+    assert row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
+    json.dumps(row)
+
+
+@pytest.mark.filterwarnings("ignore:'benchmarks.step' found in sys.modules")  # these tests import it too
+def test_an_unknown_case_is_a_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert bench(["step", "--cases", "resnet18-46"]) == 2
+    assert capfd.readouterr().err == (
+        "bench: --cases resnet18-46: there is resnet18-64, resnet50-96; did you mean 'resnet18-64'?\n"
+    )
