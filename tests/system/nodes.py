@@ -4,11 +4,13 @@ A switch (a bridge in a namespace of its own) joins them, so that nothing of the
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +56,23 @@ class Node:
         subprocess.run(nft, input="\n".join(lines) + "\n", text=True, check=True, timeout=SECONDS)
 
     def kill(self) -> None:
-        """Power off: every process there gets SIGKILL, again until none is left."""
+        """Power off: every process there gets SIGKILL, those too that are being started."""
+        deadline = time.monotonic() + SECONDS
         while pids := _ip("netns", "pids", self.namespace).split():
+            assert time.monotonic() < deadline, f"{pids} outlive SIGKILL"
             for pid in pids:
-                with_pid = psutil.pid_exists(int(pid)) and psutil.Process(int(pid)).status() != psutil.STATUS_ZOMBIE
-                if with_pid:
+                with suppress(ProcessLookupError):
                     os.kill(int(pid), signal.SIGKILL)
+            time.sleep(0.02)
 
 
 def missing() -> str:
     """Why there can be no nodes here; empty where there can."""
     if os.geteuid() != 0:
         return "network namespaces need root"
-    for tool in ("ip", "nft", "unshare", "nsenter"):
-        if subprocess.run(["sh", "-c", f"command -v {tool}"], capture_output=True).returncode:
-            return f"{tool} is not installed (apt-get install iproute2 nftables util-linux)"
+    lacking = [tool for tool in ("ip", "nft", "unshare", "nsenter") if shutil.which(tool) is None]
+    if lacking:
+        return f"{', '.join(lacking)} not installed (apt-get install iproute2 nftables)"
     probe = f"dira-{os.getpid()}-probe"
     try:
         _ip("netns", "add", probe)

@@ -1,0 +1,272 @@
+"""Two nodes, with host names, addresses, cables and firewalls of their own: they learn as one does, or say why not."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import SECONDS, assert_equal_runs, finish, pretrain, skip_without, status
+from system import slurm
+from system.nodes import Node, missing, nodes
+
+PORT = "29500"
+TIMEOUT = 20  # parallel.timeout where something is to fail
+SHIFT = "import time, runpy, sys; real = time.time; time.time = lambda: real() + {hours} * 3600; "
+Processes = list["subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def pair() -> Iterator[list[Node]]:
+    skip_without("netns", missing())
+    with nodes(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def one_node(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that two processes of one machine make."""
+    run = tmp_path_factory.mktemp("one_node") / "run"
+    finish(pretrain(run, shards, ranks=2))
+    return run
+
+
+def by_hand(pair: list[Node], *commands: list[str]) -> Processes:
+    """A process a node, told by the environment who it is; of one command or of one each."""
+    world = {"WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "node-a", "MASTER_PORT": PORT}
+    ranked = enumerate(zip(pair, (commands * 2)[:2], strict=True))
+    return [node.start(command, world | {"RANK": str(i)}) for i, (node, command) in ranked]
+
+
+def ends(processes: Processes) -> list[tuple[int, str]]:
+    """Exit code and output of each, in bounded time."""
+    printed = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
+
+
+def said(printed: str) -> list[str]:
+    """The lines that a verb ends with."""
+    return [line for line in printed.splitlines() if line.startswith("pretrain: ")]
+
+
+def torchrun(i: int) -> list[str]:
+    place = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
+    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *place]
+
+
+def accelerate(i: int) -> list[str]:
+    place = [f"--machine_rank={i}", "--main_process_ip=node-a", f"--main_process_port={PORT}"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    return [*launch, "--num_machines=2", "--num_processes=2", *place]
+
+
+def srun_by_hand(i: int) -> list[str]:
+    step = ["SLURM_STEP_ID=0", "SLURM_STEP_NUM_TASKS=2", "SLURM_STEP_TASKS_PER_NODE=1(x2)"]
+    step += ["SLURM_STEP_NODELIST=node-a,node-b", "SLURM_JOB_ID=42", "SLURM_NTASKS=2"]
+    return ["env", *step, f"SLURM_PROCID={i}", f"SLURM_NODEID={i}", "SLURM_LOCALID=0", sys.executable]
+
+
+def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> None:
+    """The main port is open, the others are not, as firewalls are often set up."""
+    for node in pair:
+        node.drop("1024-29499", "29501-65535")
+    meet = f"from dira_scale.train.parallel.rendezvous import meet\nmeet({TIMEOUT})"
+    ended = ends(by_hand(pair, [sys.executable, "-c", meet]))
+    for code, printed in ended:
+        assert code == 1
+        assert "UserError: rank 0 on node-a does not reach rank 1 on node-b" in printed
+        assert f"within {TIMEOUT / 2:g} s: no answer; open the ports between the nodes in the firewall" in printed
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("launcher", [torchrun, accelerate, srun_by_hand])
+def test_two_nodes_learn_bit_for_bit_what_one_does(
+    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
+) -> None:
+    run = tmp_path / "run"
+    rest = pretrain(run, shards)[1:]
+    processes = [node.start([*launcher(i), *rest]) for i, node in enumerate(pair)]
+    for code, printed in ends(processes):
+        assert code == 0, printed
+    assert_equal_runs(run, one_node)
+
+
+@pytest.mark.system
+def test_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
+    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path
+) -> None:
+    skip_without("slurm", slurm.missing())
+    run = tmp_path / "run"
+    with slurm.slurm(pair) as environment:
+        srun = ["srun", "--nodes=2", "--ntasks-per-node=1", *pretrain(run, shards)]
+        code, printed = ends([pair[0].start(srun, environment)])[0]
+        assert code == 0, printed
+        wrapped = f"--wrap={shlex.join(pretrain(tmp_path / 'other', shards))}"
+        sbatch = ["sbatch", "--wait", "--ntasks=3", f"--output={tmp_path / 'printed'}", wrapped]
+        code, printed = ends([pair[0].start(sbatch, environment)])[0]
+        assert code == 2, printed
+    assert_equal_runs(run, one_node)
+    assert "this SLURM job has 3 tasks, and its script starts one process" in (tmp_path / "printed").read_text()
+
+
+@pytest.mark.system
+def test_clocks_three_hours_apart_change_nothing(
+    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    command = pretrain(run, shards)
+    module = "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+    shifted = [sys.executable, "-c", SHIFT.format(hours=3) + module, *command[2:]]
+    for code, printed in ends(by_hand(pair, command, shifted)):
+        assert code == 0, printed
+    assert_equal_runs(run, one_node)
+
+
+HOLD = """
+from pathlib import Path
+from dira_scale.train import lease
+lease.BEAT_SECONDS, lease.STILL_SECONDS = 0.2, 4
+print("held", lease.Lease(Path({run!r})).number)
+"""
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_a_lease_does_not_go_by_the_clocks_of_two_machines(pair: list[Node], tmp_path: Path, hours: int) -> None:
+    hold = HOLD.format(run=str(tmp_path))
+    holder = pair[0].start([sys.executable, "-uc", f"{hold}import time; time.sleep(1000)"])
+    assert holder.stdout is not None and holder.stdout.readline() == "held 1\n"
+    other = [sys.executable, "-uc", SHIFT.format(hours=hours) + hold]
+    code, printed = ends([pair[1].start(other)])[0]
+    assert code == 1 and "a running process on node-a" in printed
+    pair[0].kill()
+    code, printed = ends([pair[1].start(other)])[0]
+    assert code == 0 and "held 2" in printed
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("fate", ["cable", "power"])
+def test_a_node_that_goes_away_ends_the_other_in_bounded_time(
+    pair: list[Node], shards: Path, tmp_path: Path, fate: str
+) -> None:
+    run = tmp_path / "run"
+    command = pretrain(run, shards, "epoch_factor=50", f"parallel.timeout={TIMEOUT}", "checkpoint.every=20")
+    processes = by_hand(pair, command)
+    wait_for(run / "checkpoints" / "LATEST", processes)
+    pair[1].link(up=False) if fate == "cable" else pair[1].kill()
+    code, printed = ends(processes)[0]
+    assert code == 1
+    (line,) = said(printed)
+    assert line.startswith("pretrain: rank 0 on node-a lost the other processes (")
+    assert "the same command goes on from the last checkpoint" in line
+    assert status(run)["state"] == "failed" and "rank 0 on node-a lost" in status(run)["reason"]
+    pair[1].link(up=True)
+    (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [*command, "steps=42"]))
+    assert code_a == code_b == 0, printed_a + printed_b
+    assert re.search(r"from step [24]0 of 42", printed_a) and status(run)["step"] == 42
+
+
+@pytest.mark.system
+def test_a_launcher_ends_too_when_a_node_goes_away(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    rest = pretrain(run, shards, "epoch_factor=50", f"parallel.timeout={TIMEOUT}")[1:]
+    processes = [node.start([*torchrun(i), *rest]) for i, node in enumerate(pair)]
+    wait_for(run / "metrics.jsonl", processes)
+    pair[1].kill()
+    code, printed = ends(processes)[0]
+    assert code == 1
+    assert len(said(printed)) == 1 and "rank 0 on node-a lost the other processes" in printed
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("launcher", [torchrun, accelerate])
+def test_launchers_that_do_not_find_each_other_say_what_the_manual_says(
+    pair: list[Node], launcher: Callable[[int], list[str]]
+) -> None:
+    """They start none of our processes; their words are in docs/many_nodes.md."""
+    pair[0].drop(PORT)
+    processes = [node.start([*launcher(i), "--rdzv_conf=timeout=8", "/dev/null"]) for i, node in enumerate(pair)]
+    (code_a, printed_a), (code_b, printed_b) = ends(processes)
+    assert code_a == code_b == 1
+    assert re.search(r"DistStoreError: Timed out after .* 1/2 clients joined", printed_a)
+    assert re.search(r"DistNetworkError: The client socket has .*\(node-a, 29500\)", printed_b)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("main", "closed", "message"),
+    [
+        ("10.213.77.99", False, f"at 10.213.77.99:29500 within {TIMEOUT} s: No route to host; mend the address"),
+        ("node-z", False, "at node-z:29500: no such host name here; give an address, or mend DNS"),
+        ("node-a", True, f"at node-a:29500 within {TIMEOUT} s: no answer; open the ports"),
+    ],
+    ids=["address of nobody", "unknown name", "closed port"],
+)
+def test_a_main_process_that_is_not_found(
+    pair: list[Node], shards: Path, tmp_path: Path, main: str, closed: bool, message: str
+) -> None:
+    if closed:
+        pair[0].drop(PORT)
+    command = pretrain(tmp_path / "run", shards, f"parallel.timeout={TIMEOUT}")
+    processes = by_hand(pair, command, ["env", f"MASTER_ADDR={main}", *command])
+    (code_a, printed_a), (code_b, printed_b) = ends(processes)
+    assert (code_a, code_b) == (2, 2)
+    assert len(said(printed_b)) == 1 and f"rank 1 on node-b does not reach the main process {message}" in printed_b
+    assert len(said(printed_a)) == 1 and "1/2 clients joined): start every node" in printed_a
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.system
+def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+    """As Debian sets up /etc/hosts: 127.0.1.1 NAME."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 node-b\n{pair[0].address} node-a\n")
+    command = pretrain(tmp_path / "run", shards, f"parallel.timeout={TIMEOUT}")
+    own = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
+    for code, printed in ends(by_hand(pair, command, own)):
+        assert code == 2
+        (line,) = said(printed)
+        assert "the name of node-b stands for 127.0.1.1 there, where no other machine reaches it" in line
+    mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *own, "steps=1"]
+    for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
+        assert code == 0, printed
+
+
+@pytest.mark.system
+def test_what_differs_between_nodes_is_named_once(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+    run, code = tmp_path / "run", tmp_path / "code"
+    shutil.copytree(Path(__file__).parents[2] / "dira_scale", code / "dira_scale")
+    shutil.copytree(Path(__file__).parents[2] / "configs", code / "configs")
+    (code / "pyproject.toml").touch()
+    with (code / "dira_scale" / "errors.py").open("a") as file:
+        file.write("# mended on one node only\n")
+    other = ["env", f"--chdir={code}", f"PYTHONPATH={code}", *pretrain(run, shards, "seed=1", "data.prefetch=3")]
+    (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, pretrain(run, shards), other))
+    assert (code_a, code_b) == (2, 2)
+    (line,) = said(printed_a)
+    assert re.search(
+        r"rank\(s\) 1 on node-b differ from rank 0 on node-a in seed \(1 instead of 0\), the code of", line
+    )
+    assert said(printed_b) == []  # once
+    assert not run.exists()
+
+
+@pytest.mark.system
+def test_what_one_node_lacks_is_said_by_the_main_one(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+    here, there = pretrain(tmp_path / "run", shards), pretrain(tmp_path / "run", tmp_path / "nowhere")
+    (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, here, there))
+    assert (code_a, code_b) == (2, 2)
+    assert len(said(printed_a)) == 1 and "rank 1 on node-b: no sharded dataset at" in printed_a
+    assert said(printed_b) == []
+
+
+def wait_for(file: Path, processes: Processes) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not file.exists():
+        assert all(process.poll() is None for process in processes) and time.monotonic() < deadline, ends(processes)
+        time.sleep(0.05)
+    time.sleep(0.5)  # into the steps after it
