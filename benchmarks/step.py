@@ -32,8 +32,6 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.files import write_json
-from dira_scale.methods.adversary import Adversary
-from dira_scale.pretrain import build
 from dira_scale.train import parallel
 from dira_scale.train.loop import Trainer
 from dira_scale.train.run import Run, environment
@@ -105,9 +103,10 @@ def clock(device: torch.device) -> Callable[[], float]:
     """Seconds of this process's threads on a CPU, of the wall on a GPU once it has done all it was given."""
     if device.type == "cpu":
         return time.process_time
+    wait = synthetic.wait(device)
 
     def wall() -> float:
-        torch.cuda.synchronize()
+        wait()
         return time.perf_counter()
 
     return wall
@@ -122,8 +121,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         composed, config = synthetic.configuration(*case.overrides(), *extra, *every, length, f"run={folder}")
         accelerator = parallel.start(config.parallel, config.precision)
         views = ViewSpec(size=case.size)
-        torch.manual_seed(config.seed)
-        method, adversary = build(config, composed, views), Adversary(config.adversary.loss)
+        method, adversary = synthetic.networks(composed, config)
         bare = Plain(config, method, adversary, accelerator.device)
         batches = [synthetic.batch(views, case.batch, step, accelerator.device) for step in range(BATCHES)]
         turns = Turns(views, batches, bare, clock(accelerator.device))

@@ -1,14 +1,18 @@
 """Pretraining without shards: images that are on the device already, so that a step alone can be timed."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale import methods
 from dira_scale.config import Pretrain, compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
+from dira_scale.methods import Method
+from dira_scale.methods.adversary import Adversary
 
 NEVER = 10**6  # steps
 # One long stage of all three terms; nothing is validated or saved on the way.
@@ -19,14 +23,27 @@ ALONE = (
 
 
 def configuration(*overrides: str) -> tuple[DictConfig, Pretrain]:
-    """``pretrain``'s configuration of one stage, ``dira``, without data; as composed, and as the schema's objects.
+    """``pretrain``'s configuration of one stage, ``dira``, and no data unless they are named; as composed, and as the
+    schema's objects.
 
     Raises:
         UserError: of the overrides.
     """
-    composed = compose("pretrain", [*overrides, *ALONE])
+    composed = compose("pretrain", [*ALONE, *overrides])
     config: Any = OmegaConf.to_object(composed)
     return composed, config
+
+
+def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]:
+    """Method and adversary, freshly drawn from the seed."""
+    torch.manual_seed(config.seed)
+    views = ViewSpec(size=config.data.size)
+    return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(config.adversary.loss)
+
+
+def wait(device: torch.device) -> Callable[[], None]:
+    """What waits until the device has done all it was given."""
+    return torch.cuda.synchronize if device.type == "cuda" else lambda: None
 
 
 def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch:

@@ -128,18 +128,13 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
 
 def turn(loop: Loop, number: int) -> float:
     """Seconds of ``TURN`` steps from ``number`` on."""
-    wait(loop.device)
+    wait = synthetic.wait(loop.device)
+    wait()
     began = time.perf_counter()
     for i in range(TURN):
         loop.step(number + i)
-    wait(loop.device)
+    wait()
     return time.perf_counter() - began
-
-
-def wait(device: torch.device) -> None:
-    """Until the device has done all it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def count(loop: Loop, number: int) -> int:

@@ -8,12 +8,9 @@ from omegaconf import DictConfig
 
 from benchmarks import synthetic
 from benchmarks.plain import Released
-from dira_scale import methods
 from dira_scale.config import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods import Method
-from dira_scale.methods.adversary import Adversary
 from dira_scale.train import optim, parallel
 from dira_scale.train.metrics import Means
 from dira_scale.train.objective import Objective
@@ -41,7 +38,7 @@ class Ours:
     def __init__(self, composed: DictConfig, config: Pretrain) -> None:
         accelerator = parallel.start(config.parallel, config.precision)
         self.device = accelerator.device
-        method, adversary = networks(composed, config)
+        method, adversary = synthetic.networks(composed, config)
         self.images = images(config, self.device)
         strategy = parallel.build(config, accelerator, method)
         layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
@@ -67,7 +64,7 @@ class Authors:
     def __init__(self, composed: DictConfig, config: Pretrain) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
-        self.take = Released(config, *networks(composed, config), self.device)
+        self.take = Released(config, *synthetic.networks(composed, config), self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
 
     def step(self, number: int) -> None:
@@ -75,13 +72,6 @@ class Authors:
 
     def losses(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.last.items()}
-
-
-def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]:
-    """Freshly drawn, the same for all rungs of one network."""
-    torch.manual_seed(config.seed)
-    views = ViewSpec(size=config.data.size)
-    return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(config.adversary.loss)
 
 
 def images(config: Pretrain, device: torch.device) -> list[Batch]:

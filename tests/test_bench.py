@@ -1,0 +1,42 @@
+"""The verb bench: what it lists, what it refuses, and that each benchmark is found by its name."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dira_scale.bench import BENCHMARKS, main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_without_a_name_it_lists_the_benchmarks(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capfd.readouterr().out
+    assert all(f"\n  {name} " in said for name in BENCHMARKS)
+    assert main(["--help"]) == 0 and capfd.readouterr().out == said
+
+
+def test_an_unknown_name_is_a_line_with_the_nearest(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["stpe"]) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1 and "no benchmark 'stpe'; did you mean 'step'?" in error
+    assert all(name in error for name in BENCHMARKS)
+
+
+def test_each_name_has_its_file() -> None:
+    for name in BENCHMARKS:
+        found = ROOT / "benchmarks" / f"{name}.py", ROOT / "benchmarks" / name / "__main__.py"
+        assert any(path.is_file() for path in found), name
+
+
+def test_flags_are_the_benchmarks_own(tmp_path: Path) -> None:
+    """From anywhere, with the flag's own error."""
+    command = [sys.executable, "-m", "dira_scale", "bench", "loader"]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    said = subprocess.run([*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert said.returncode == 0 and "usage: dira_scale.bench loader" in said.stdout and "--rounds" in said.stdout
+    wrong = subprocess.run([*command, "--round", "x"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "invalid int value: 'x'" in wrong.stderr
