@@ -133,3 +133,12 @@ def test_a_main_process_that_nobody_comes_to(rank_one_of_two: pytest.MonkeyPatch
     rank_one_of_two.setenv("MASTER_PORT", str(port))
     with pytest.raises(UserError, match=rf"not all of 2 processes came to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
         meet(1)
+
+
+def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        rank_one_of_two.setenv("RANK", "0")
+        rank_one_of_two.setenv("MASTER_PORT", str(port))
+        with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: give another one"):
+            meet(5)

@@ -39,15 +39,20 @@ def meet(timeout: int) -> dist.Store | None:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
             attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # an elastic launcher may keep its store
             doors = dist.PrefixStore(f"doors of attempt {attempt}", store)
-            problems = _knock(doors, door, rank, ranks, min(KNOCK, timeout / 2))
+            problem = _knock(doors, door, rank, ranks, min(KNOCK, timeout / 2))
         except dist.DistError as error:
+            if "EADDRINUSE" in str(error):
+                raise UserError(
+                    f"port {port} of {socket.gethostname()} is taken by another program: give another one to all nodes "
+                    "(--main_process_port, --master_port; MASTER_PORT=… for srun)"
+                ) from error
             raise UserError(
                 f"not all of {ranks} processes came to {address}:{port} within parallel.timeout={timeout} s "
                 f"({_brief(error)}): start every node, with the same address, port and number of nodes, and open the "
                 "port in the firewall"
             ) from error
-    if problems:
-        raise UserError(problems[0])
+    if problem:
+        raise UserError(problem)
     return store
 
 
@@ -56,29 +61,31 @@ def lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
 
 
-def _knock(store: dist.Store, door: socket.socket, rank: int, ranks: int, seconds: float) -> list[str]:
-    """Each process connects to the next one's ``door`` if that is on another machine; what all of them found wrong.
+def _knock(store: dist.Store, door: socket.socket, rank: int, ranks: int, seconds: float) -> str:
+    """Each process connects to the next one's ``door`` if that is on another machine; what one of them found wrong.
 
     So every machine is entered from another one, at a port of any number, as gloo and NCCL will.
     """
     host = socket.gethostname()
     address, port = door.getsockname()[:2]
     store.set(f"door {rank}", json.dumps({"host": host, "address": address, "port": port}))
-    after, problem = (rank + 1) % ranks, ""
+    after = (rank + 1) % ranks
     other = json.loads(store.get(f"door {after}"))
     if other["host"] != host:
         try:
             _refuse_loopback(other)
             _reach(other["address"], other["port"], seconds, f"rank {after} on {other['host']}")
         except UserError as error:
-            problem = str(error)
-    store.set(f"found {rank}", problem)
-    found = [store.get(f"found {i}").decode() for i in range(ranks)]
+            store.compare_set("problem", "", str(error))  # the first one stays
+    if store.add("tried", 1) == ranks:
+        store.set("all tried", "")
+    store.wait(["all tried"])
+    problem = store.get("problem").decode() if store.check(["problem"]) else ""
     read, deadline = store.add("read", 1), time.monotonic() + PARTING
     while rank == 0 and read < ranks and time.monotonic() < deadline:  # the store ends with the main process
         time.sleep(0.01)
         read = store.add("read", 0)
-    return [problem for problem in found if problem]
+    return problem
 
 
 def _door() -> socket.socket:
