@@ -121,7 +121,7 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
         "losses": losses,
         "threads": torch.get_num_threads(),
     }
-    if not (rung.authors or config.parallel.compile):
+    if rung.kind == "fp32":  # the same in all of a network's rungs
         found["flops_per_step"] = count(loop, number)
     return found
 

@@ -64,6 +64,7 @@ class Authors:
     def __init__(self, composed: DictConfig, config: Pretrain) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults
         self.take = Released(config, *synthetic.networks(composed, config), self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
 

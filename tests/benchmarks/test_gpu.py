@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,10 +12,14 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from benchmarks.gpu import checks, ladder
 from benchmarks.gpu.peaks import peak
 from dira_scale.bench import main as bench
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -197,3 +202,59 @@ def test_a_part_ends_in_time_with_all_its_processes(tmp_path: Path) -> None:
     assert run([sys.executable, "-c", child], 2, tmp_path / "log") == 1
     running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
     assert running == ""
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
+    """A plain checkout; a Python that has torch, timm, numpy and what they need; the wheels; no way out."""
+    checkout = tmp_path / "checkout"
+    subprocess.run(["git", "clone", "-q", ROOT, checkout], check=True)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    bare = bare_python(tmp_path / "bare")
+    check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse", "--parts", "ladder"]
+    check += ["--turns", "0", "--rungs", "MoCo ResNet-50: IEEE", "authors"]
+    offline = ["unshare", "--user", "--map-root-user", "--net"]
+
+    lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
+    assert lacking.returncode == 2 and lacking.stderr.count("\n") == 1
+    assert "hydra-core" in lacking.stderr and "make gpu-wheels" in lacking.stderr
+
+    collected = subprocess.run(
+        [sys.executable, checkout / "setup" / "gpu.py", "wheels", version], capture_output=True, text=True
+    )
+    assert collected.returncode == 0, collected.stderr
+    wheels = list((checkout / "out" / "gpu-wheels").glob("*.whl"))
+    assert sum(path.stat().st_size for path in wheels) < 40e6
+    done = subprocess.run([*offline, *check], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "DeepSpeed: not there; what needs it is left out" in done.stdout
+    report = json.loads((checkout / "out" / "gpu" / "ladder.json").read_text())
+    assert [row["agrees"] for row in report["rungs"]] == [True, True]
+    assert "authors' loop" in (checkout / "out" / "gpu" / "ladder.txt").read_text()
+    assert subprocess.run(
+        ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
+    ).stdout == ""  # fmt: skip
+
+
+def bare_python(folder: Path) -> Path:
+    """A Python with torch, timm, numpy, pip and what they depend on, by links to this one's, and nothing else."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    waiting, taken = ["torch", "timm", "numpy", "pip"], set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in taken:
+            continue
+        taken.add(name)
+        found = distribution(name)
+        needs = map(Requirement, found.requires or [])
+        waiting += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        for top in {path.parts[0] for path in found.files or [] if path.parts[0] not in ("..", "__pycache__")}:
+            if not (site / top).exists():
+                (site / top).symlink_to(found.locate_file(top))
+    # Over a CPU torch, torchvision needs the hook that the set-up installs.
+    for path in Path(str(distribution("torch").locate_file(""))).glob("dira_scale_torchvision_ops.*"):
+        (site / path.name).symlink_to(path)
+    assert subprocess.run([folder / "bin" / "python", "-c", "import hydra"], capture_output=True).returncode
+    return folder / "bin" / "python"
