@@ -3,28 +3,30 @@
 import json
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write to a temporary name beside ``path``, flush to the disk, rename."""
+def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = lambda: None) -> None:
+    """Write to a temporary name beside ``path``, flush to the disk, rename if ``check`` does not raise."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
+        check()
         temporary.replace(path)
-    except OSError:
+    except BaseException:
         temporary.unlink(missing_ok=True)  # half a file would fill a full disk further
         raise
     sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """``value`` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:
+    """``value`` as indented JSON, by :func:`write_atomic`."""
+    write_atomic(path, json.dumps(value, indent=1) + "\n", check)
 
 
 def sync_folder(folder: Path) -> None:

@@ -87,7 +87,8 @@ class Run:
         self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
         row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
         with self.spared("status.json"):
-            write_json(self.folder / "status.json", row | {"reason": reason, "lease": self.lease.number})
+            row |= {"reason": reason, "lease": self.lease.number}
+            write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
 
     def log(self, line: str) -> None:
         """Append a line to ``log.txt``."""
@@ -110,13 +111,13 @@ class Run:
             self._refused.discard(what)
 
     def _append(self, name: str, line: str) -> None:
-        """A line, and those before it that were refused."""
+        """A line, and those of all files that were refused before it."""
         self.lease.check()
-        late = self._late.setdefault(name, [])
-        late.append(line + "\n")
-        with self.spared(name):
-            append(self.folder / name, "".join(late))
-            late.clear()
+        self._late.setdefault(name, []).append(line + "\n")
+        for file, late in self._late.items():
+            with self.spared(file):
+                append(self.folder / file, "".join(late))
+                late.clear()
 
     def forget_after(self, step: int) -> None:
         """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""

@@ -1,17 +1,10 @@
 """Pretraining as a user runs it: real processes, real signals, real kills."""
 
-import os
-import random
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
@@ -96,71 +89,6 @@ def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(unbroken: Path, shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    _start_and_send(pretrain(run, shards, "checkpoint.every=1"), run, steps=3, number=signal.SIGKILL)
-    assert status(run)["state"] == "running"
-    finish(pretrain(run, shards, "checkpoint.every=1"))
-    assert_equal_runs(run, unbroken)
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.system)], ids=["SIGTERM", "Ctrl-C"]
-)
-def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
-    unbroken: Path, shards: Path, tmp_path: Path, number: signal.Signals
-) -> None:
-    run = tmp_path / "run"
-    code, printed = _start_and_send(pretrain(run, shards), run, steps=2, number=number)
-    assert code == 75
-    step = status(run)["step"]
-    assert status(run)["state"] == "interrupted" and status(run)["exit_code"] == 75 and 2 <= step < 6
-    assert f"{number.name}: checkpoint written at step {step}" in printed
-    assert checkpoint.latest(run).name == f"{step:09d}"
-    finish(pretrain(run, shards))
-    assert_equal_runs(run, unbroken)
-
-
-@pytest.mark.system
-def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(shards: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-
-    def one_rank(launcher: int) -> int:
-        return psutil.Process(launcher).children()[-1].pid
-
-    command = pretrain(run, shards, "epoch_factor=20", ranks=2)
-    _start_and_send(command, run, steps=2, number=signal.SIGTERM, whom=one_rank)
-    assert status(run)["state"] == "interrupted"
-    assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
-
-
-@pytest.mark.system
-def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
-    """Three, because with two the order in which gradients are added cannot show."""
-    settings = ["data.batch=12", "method.base.queue=60", "model.bn_groups=3", "checkpoint.every=1", "data.lanes=12"]
-    finish(pretrain(tmp_path / "unbroken", shards, *settings, ranks=3))
-    killed = pretrain(tmp_path / "killed", shards, *settings, ranks=3)
-    _start_and_send(killed, tmp_path / "killed", steps=2, number=signal.SIGKILL)
-    finish(killed)
-    assert_equal_runs(tmp_path / "killed", tmp_path / "unbroken")
-
-
-@pytest.mark.torture
-@pytest.mark.timeout(3600)
-def test_fifty_kills_at_random_moments(unbroken: Path, shards: Path, tmp_path: Path) -> None:
-    generator, run = random.Random(0), tmp_path / "run"
-    command = pretrain(run, shards, "checkpoint.every=1")
-    for _ in range(50):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            try:
-                process.wait(generator.uniform(3, 12))
-                shutil.rmtree(run)  # it got to the end: from the start again
-            except subprocess.TimeoutExpired:
-                process.kill()
-    finish(command)
-    assert_equal_runs(run, unbroken)
-
-
 def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     """With a rate of 0 the second validation cannot be better than the first, nor the third."""
     run, stop = tmp_path / "run", ["validate.every=1", "stages.di.patience=2", "stages.di.epochs=9", "epoch_factor=1"]
@@ -184,18 +112,6 @@ def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
     assert not list((run / "pictures").glob("*"))  # no stage with a restoration has ended
     finish(pretrain(run, shards))
-    assert_equal_runs(run, unbroken)
-
-
-def test_a_damaged_checkpoint_is_passed_over_on_the_way_to_the_same_weights(
-    unbroken: Path, shards: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    finish(pretrain(run, shards, "checkpoint.every=1", "steps=3"))
-    part = next(checkpoint.latest(run).glob("*.safetensors"))
-    part.write_bytes(part.read_bytes()[:-100])
-    finish(pretrain(run, shards, "checkpoint.every=1"))
-    assert "refused 000000003" in (run / "log.txt").read_text()
     assert_equal_runs(run, unbroken)
 
 
@@ -270,28 +186,3 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: 
 def test_accelerate_launch_runs_it(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     finish([sys.executable, "-m", "accelerate.commands.launch", "-m", *pretrain(tmp_path / "run", shards)[2:]])
     assert_equal_runs(tmp_path / "run", unbroken)
-
-
-def _start_and_send(
-    command: list[str], run: Path, steps: int, number: signal.Signals, whom: Callable[[int], int] | None = None
-) -> tuple[int, str]:
-    """Start, wait until ``steps`` rows are logged, send the signal (SIGKILL to all processes), wait for the end."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    process = subprocess.Popen(command, **pipes, text=True, env=environment, start_new_session=True)
-    try:
-        deadline = time.monotonic() + SECONDS
-        while not (run / "metrics.jsonl").exists() or len(rows(run)) < steps:
-            assert process.poll() is None and time.monotonic() < deadline, process.communicate(timeout=10)[0]
-            time.sleep(0.01)
-        if number == signal.SIGKILL:
-            os.killpg(process.pid, number)
-            for child in psutil.process_iter(["cmdline"]):  # a launcher's workers have sessions of their own
-                if f"run={run}" in (child.info["cmdline"] or []):
-                    child.kill()
-        else:
-            os.kill(whom(process.pid) if whom else process.pid, number)
-        printed, _ = process.communicate(timeout=SECONDS)
-        return process.returncode, printed
-    finally:
-        process.kill()

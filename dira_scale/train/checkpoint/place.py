@@ -5,7 +5,7 @@ comes to be: folders are renamed, objects cannot be, so there the index, written
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -36,7 +36,7 @@ def place(run: Path, folder: str | None) -> Path:
         store = UPath(folder, use_listings_cache=False)
         _ = store.fs  # imports the package that knows the protocol
     except (ImportError, ValueError) as error:
-        hint = "pip install 'dira_scale[store]' brings the one for s3, fsspec's page lists the others"
+        hint = "pip install 'dira_scale[store]' and fsspec's package for this store (s3fs, gcsfs, adlfs …)"
         raise UserError(f"checkpoint.folder={folder}: {error}; {hint}") from error
     return cast(Path, store)
 
@@ -112,12 +112,13 @@ def draft(folder: Path, name: str, lease: int) -> Path:
     return folder / f"{name}.{lease}.tmp" if renames(folder) else folder / name
 
 
-def publish(written: Path, final: Path, index: str) -> None:
-    """Make ``written``, which has all parts, the checkpoint ``final``."""
+def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -> None:
+    """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
     if renames(final) and final.exists():
         return remove(written)  # the same step of the same run
     put(written / INDEX, index)
     if renames(final):
+        guard()
         written.replace(final)
         sync_folder(final.parent)
 

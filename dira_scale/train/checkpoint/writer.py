@@ -181,7 +181,9 @@ class Checkpointer:
         index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
         try:
             with refusals(self.folder):
-                publish(draft(self.folder, _name(step), self.lease), self.folder / _name(step), sealed(index))
+                publish(
+                    draft(self.folder, _name(step), self.lease), self.folder / _name(step), sealed(index), self.guard
+                )
         except OSError as error:
             return str(error)
         return ""

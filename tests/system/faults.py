@@ -1,0 +1,192 @@
+"""The one fault injector: whatever goes wrong with a run in a test goes wrong through this file.
+
+From outside: :class:`Job` starts a command and signals, stops or kills its processes; :class:`Disk` is full or has
+room; :func:`cut` and :func:`flip` damage files. From inside: run as a program in place of ``-m dira_scale.pretrain``,
+it kills its own process at a named moment, such as between a checkpoint's index and the renaming (:func:`killed_at`).
+"""
+
+import errno
+import os
+import resource
+import runpy
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SECONDS = 240  # bound on every wait
+MOMENT = "DIRA_SCALE_TEST_MOMENT"  # EVENT:END OF A PATH:COUNT, for the process that kills itself
+
+
+class Job:
+    """A command and all processes that it starts; none outlives the ``with`` block. ``run`` is the run's folder."""
+
+    def __init__(self, command: list[str], run: Path, **environment: str) -> None:
+        self.command, self.run = command, run
+        self.environment = os.environ | {"PYTHONUNBUFFERED": "1"} | environment
+        self._lines: list[str] = []
+
+    def __enter__(self) -> "Job":
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        self.process = subprocess.Popen(self.command, **pipes, env=self.environment, start_new_session=True)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.process.wait(SECONDS)
+        self._reader.join(SECONDS)
+
+    @property
+    def printed(self) -> str:
+        """What all processes have printed so far."""
+        return "".join(self._lines)
+
+    def wait_until(self, happened: Callable[[], object]) -> None:
+        """Bounded; fails where the job ends before."""
+        deadline = time.monotonic() + SECONDS
+        while not happened():
+            assert time.monotonic() < deadline, f"waited {SECONDS} s\n{self.printed}"
+            assert self.process.poll() is None, f"ended with {self.process.returncode}\n{self.printed}"
+            time.sleep(0.01)
+
+    def rows(self, count: int) -> None:
+        """Wait until ``count`` rows are logged."""
+        path = self.run / "metrics.jsonl"
+        self.wait_until(lambda: path.exists() and path.read_text().count('"split": "train"') >= count)
+
+    def end(self) -> int:
+        """Wait for the end; the exit code of the command."""
+        code = self.process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        return code
+
+    def ends_within(self, seconds: float) -> bool:
+        """Whether the command has ended by then."""
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that trains in this run's folder, launchers included; these may start sessions of their own."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if f"run={self.run}" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process of one rank."""
+        for process in self.processes():
+            with suppress(psutil.Error):
+                if process.environ().get("RANK") == str(number):
+                    return process
+        raise AssertionError(f"no process of rank {number}\n{self.printed}")
+
+    def kill(self) -> None:
+        """SIGKILL to all of it, at once."""
+        for process in [*self.processes(), self.process]:
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGKILL)
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self._lines.extend(iter(self.process.stdout.readline, ""))
+
+
+def killed_at(command: list[str], moment: str) -> tuple[list[str], dict[str, str]]:
+    """``command`` and an environment under which the process kills itself at ``EVENT:END OF A PATH:COUNT``.
+
+    ``EVENT`` is one of Python's audit events, of which each operation on files raises one before it is carried out.
+    """
+    where = command.index("dira_scale.pretrain")
+    return [*command[: where - 1], __file__, *command[where + 1 :]], {MOMENT: moment}
+
+
+def cut(path: Path, size: int = 100) -> None:
+    """The file's last bytes are gone."""
+    os.truncate(path, path.stat().st_size - size)
+
+
+def flip(path: Path, byte: int) -> None:
+    """One bit is another."""
+    content = bytearray(path.read_bytes())
+    content[byte] ^= 1
+    path.write_bytes(content)
+
+
+class Disk:
+    """A small disk at ``folder`` that a test fills and frees while a job writes to it.
+
+    A tmpfs where one may be mounted; else the job's processes are forbidden to write files at all, by their limits.
+    """
+
+    def __init__(self, folder: Path, mounted: bool) -> None:
+        self.folder, self.mounted = folder, mounted
+
+    def fill(self, job: Job) -> None:
+        """Not a byte is left."""
+        self._limit(job, 0)
+        with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
+            while self.mounted:
+                file.write(bytes(1 << 16)) or _full()
+
+    def free(self, job: Job) -> None:
+        """There is room again."""
+        self._limit(job, resource.RLIM_INFINITY)
+        (self.folder / "ballast").unlink(missing_ok=True)
+
+    def _limit(self, job: Job, size: int) -> None:
+        if not self.mounted:
+            for process in job.processes():
+                _, most = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+                resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, most))
+
+
+@contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Disk]:
+    """A :class:`Disk` of ``mib`` MiB at ``folder``, which is made."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "none", str(folder)]
+    mounted = subprocess.run(mount, capture_output=True, timeout=60, check=False).returncode == 0
+    try:
+        yield Disk(folder, mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(folder)], timeout=60, check=True)
+
+
+def _full() -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
+def _kill_at_the_moment() -> None:
+    event, end, count = os.environ.pop(MOMENT).rsplit(":", 2)
+    seen = 0
+
+    def watch(name: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal seen
+        if name == event and any(str(argument).endswith(end) for argument in arguments):
+            seen += 1
+            if seen == int(count):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(watch)
+
+
+if __name__ == "__main__":
+    if MOMENT in os.environ:
+        _kill_at_the_moment()
+    sys.path[0] = str(Path.cwd())  # as with -m
+    runpy.run_module("dira_scale.pretrain", run_name="__main__", alter_sys=True)

@@ -1,0 +1,335 @@
+"""Runs that are killed, stopped, starved of space and robbed of their checkpoints: real processes, real faults."""
+
+import hashlib
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from harness import assert_equal_runs, finish, losses, pretrain, rows, status, weights
+from system.faults import Job, cut, flip, killed_at, small_disk
+
+from dira_scale.train import checkpoint
+
+# A checkpoint of 20 MB in every step, of which a small network's six take seconds.
+SMALL = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=9"]
+# What the writing of a checkpoint does, in this order: a kill comes before the COUNTth of each.
+WRITING = [
+    "os.mkdir:.tmp", "os.rename:.safetensors", "os.rename:/index.json", "os.rename:/00000000{step}",
+    "os.rename:/LATEST", "os.rename:/BEST-di",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def small(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An unbroken run of one process: three stages of two steps."""
+    run = tmp_path_factory.mktemp("small") / "run"
+    finish(pretrain(run, shards, *SMALL))
+    return run
+
+
+def test_a_run_killed_three_times_while_saving_goes_on_to_the_same_weights(
+    small: Path, shards: Path, tmp_path: Path
+) -> None:
+    """With a part written under no name yet; with all parts and the index; with a checkpoint that LATEST lacks."""
+    run, reached = tmp_path / "run", []
+    for moment in ("os.rename:.safetensors:2", "os.rename:/000000003:1", "os.rename:/LATEST:2"):
+        command, environment = killed_at(pretrain(run, shards, *SMALL), moment)
+        with Job(command, run, **environment) as job:
+            assert job.end() == -signal.SIGKILL, job.printed
+        assert status(run)["state"] == "running"
+        reached.append(len(checkpoint.complete(run / "checkpoints")))
+    assert reached == [1, 2, 4]
+    finish(pretrain(run, shards, *SMALL))
+    assert not list((run / "checkpoints").glob("*.tmp"))
+    assert_equal_runs(run, small)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3 * 3600)
+def test_fifty_kills_at_random_moments(small: Path, shards: Path, tmp_path: Path) -> None:
+    generator, run, kills = random.Random(0), tmp_path / "run", 0
+    command = pretrain(run, shards, *SMALL)
+    while kills < 50:
+        if generator.random() < 0.5:
+            moment = generator.choice(WRITING).format(step=generator.randint(1, 6)) + f":{generator.randint(1, 3)}"
+            inside, environment = killed_at(command, moment)
+            with Job(inside, run, **environment) as job:
+                killed = job.end() == -signal.SIGKILL
+        else:
+            with Job(command, run) as job:
+                killed = not job.ends_within(generator.uniform(3, 25))
+                job.kill()
+        kills += killed
+        if not killed:  # it got to the end: that is to be right, and then from the start again
+            assert_equal_runs(run, small)
+            shutil.rmtree(run)
+    finish(command)
+    assert_equal_runs(run, small)
+
+
+@pytest.mark.system
+def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
+    """Three, because with two the order in which gradients are added cannot show."""
+    settings = [*SMALL, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
+    finish(pretrain(tmp_path / "unbroken", shards, *settings, ranks=3))
+    killed = pretrain(tmp_path / "killed", shards, *settings, ranks=3)
+    with Job(killed, tmp_path / "killed") as job:
+        job.rows(2)
+        job.kill()
+    finish(killed)
+    assert_equal_runs(tmp_path / "killed", tmp_path / "unbroken")
+
+
+def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run) as job:
+        job.rows(2)
+        job.rank(1).kill()
+        assert job.end() != 0
+        told = [line for line in job.printed.splitlines() if line.startswith("pretrain: ")]
+        assert len(told) == 1 and "lost the other processes" in told[0], job.printed
+        assert job.processes() == []
+    assert status(run)["state"] == "failed" and "lost the other processes" in status(run)["reason"]
+    checkpoint.load(checkpoint.latest(run))
+
+
+@pytest.mark.system
+def test_under_elastic_launch_training_goes_on_by_itself(shards: Path, tmp_path: Path) -> None:
+    finish(pretrain(tmp_path / "unbroken", shards, *SMALL, ranks=2))
+    run = tmp_path / "run"
+    command = pretrain(run, shards, *SMALL, ranks=2)
+    command.insert(command.index("--standalone"), "--max-restarts=2")
+    with Job(command, run) as job:
+        for number, steps in ((1, 2), (0, 4)):
+            job.rows(steps)
+            job.rank(number).kill()
+        assert job.end() == 0, job.printed
+    assert status(run)["lease"] == 3
+    assert_equal_runs(run, tmp_path / "unbroken")
+
+
+@pytest.mark.parametrize(
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
+)
+def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
+    small: Path, shards: Path, tmp_path: Path, name: str
+) -> None:
+    run, seldom = tmp_path / "run", [*SMALL, "checkpoint.every=1000"]
+    with Job(pretrain(run, shards, *seldom), run) as job:
+        job.rows(1)
+        job.process.send_signal(signal.Signals[name])
+        assert job.end() == 75, job.printed
+    step = status(run)["step"]
+    assert status(run)["state"] == "interrupted" and status(run)["exit_code"] == 75 and 1 <= step < 6
+    assert f"{name}: checkpoint written at step {step}" in job.printed
+    assert checkpoint.latest(run).name == f"{step:09d}"
+    finish(pretrain(run, shards, *seldom))
+    assert_equal_runs(run, small)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("whom", ["one rank", "launcher"])
+def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the_same_step(
+    shards: Path, tmp_path: Path, whom: str
+) -> None:
+    run = tmp_path / "run"
+    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run) as job:
+        job.rows(2)
+        (job.rank(1) if whom == "one rank" else psutil.Process(job.process.pid)).terminate()
+        job.end()
+    assert status(run)["state"] == "interrupted"
+    assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
+
+
+# DiRA whose rank 1 never comes out of its third step.
+STUCK = """
+import time
+from dira_scale.collectives import rank
+from dira_scale.methods.dira import DiRA
+
+def waiting_for_godot():
+    time.sleep(3600)
+
+class Stuck(DiRA):
+    def forward(self, clean, distorted, batch):
+        if batch.step == 2 and rank() == 1:
+            waiting_for_godot()
+        return super().forward(clean, distorted, batch)
+"""
+
+
+@pytest.mark.system
+def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "stuck.py").write_text(STUCK)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=20", ranks=2)
+    with Job(command, run, PYTHONPATH=path) as job:
+        assert job.end() != 0
+    assert job.printed.count("no step for 20 s (watchdog=20)") == 1, job.printed
+    stacks = {name: (run / "stacks" / f"rank-{name}.txt").read_text() for name in (0, 1)}
+    assert "waiting_for_godot" in stacks[1] and "waiting_for_godot" not in stacks[0]
+    assert all("Current thread" in text and text.count("Thread 0x") >= 1 for text in stacks.values())
+    assert "no step for 20 s" in (run / "log.txt").read_text()
+
+
+@pytest.mark.system
+def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Job(
+        pretrain(
+            run,
+            shards,
+            *SMALL,
+            "epoch_factor=50",
+            "watchdog=20",
+            "data.batch=12",
+            "method.base.queue=60",
+            "model.bn_groups=3",
+            ranks=3,
+        ),
+        run,
+    ) as job:
+        job.rows(1)
+        job.rank(1).suspend()
+        assert job.end() != 0
+    [told] = [line for line in job.printed.splitlines() if "no step for 20 s" in line]
+    assert "nothing from rank 1" in told
+    assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
+
+
+def test_damaged_checkpoints_are_passed_over_on_the_way_to_the_same_weights(
+    small: Path, shards: Path, tmp_path: Path
+) -> None:
+    """The newest is cut short, a bit of the one before is another, so is one in the index of the third."""
+    run = tmp_path / "run"
+    shutil.copytree(small, run)
+    parts = {step: run / "checkpoints" / f"{step:09d}" for step in range(1, 7)}
+    cut(next(parts[6].glob("*.safetensors")))
+    part = next(parts[5].glob("*.safetensors"))
+    flip(part, part.stat().st_size // 2)
+    index = parts[4] / "index.json"
+    flip(index, index.read_bytes().index(b'"stage_start": ') + len('"stage_start": '))
+    finish(pretrain(run, shards, *SMALL))
+    log = (run / "log.txt").read_text()
+    for step, file in ((6, ".safetensors: cut short"), (5, ".safetensors: cut short or changed"), (4, "index.json")):
+        assert f"refused {step:09d}: {parts[step]}" in log and file in log
+    assert {path.name for path in (run / "checkpoints").glob("*.damaged")} == {f"{s:09d}.damaged" for s in (4, 5, 6)}
+    assert_equal_runs(run, small)
+
+
+def test_a_full_disk_ends_no_run(small: Path, shards: Path, tmp_path: Path) -> None:
+    """All of the run folder lies on it. Checkpoints are missed with a warning, rows and status come later."""
+    with small_disk(tmp_path / "disk", 512) as disk:
+        run = disk.folder / "run"
+        with Job(pretrain(run, shards, *SMALL, "log_every=1"), run) as job:
+            job.rows(1)
+            job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
+            job.process.send_signal(signal.SIGSTOP)  # the rest of the run is not over before the disk is full
+            disk.fill(job)
+            job.process.send_signal(signal.SIGCONT)
+            job.wait_until(lambda: "could not be written" in job.printed)
+            last_good = checkpoint.latest(run)
+            checkpoint.load(last_good)
+            job.process.send_signal(signal.SIGSTOP)
+            disk.free(job)
+            job.process.send_signal(signal.SIGCONT)
+            assert job.end() == 0, job.printed
+        warned = "could not be written ([Errno"
+        assert any(warned in text for row in rows(run) for text in row.get("warnings", []))
+        assert warned in (run / "log.txt").read_text() and warned in job.printed
+        assert status(run)["state"] == "done" and [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
+        assert not list((run / "checkpoints").glob("*.tmp")) and not list(run.glob(".*.tmp"))
+        assert_equal_runs(run, small)
+
+
+@pytest.mark.system
+def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, shards: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 512) as disk:
+        run = disk.folder / "run"
+        with Job(pretrain(run, shards, *SMALL), run) as job:
+            job.rows(1)
+            job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
+            disk.fill(job)
+            assert job.end() == 1
+            told = [line for line in job.printed.splitlines() if line.startswith("pretrain: ")]
+            assert len(told) == 1 and "of step 6 could not be written" in told[0] and "Make room" in told[0]
+            disk.free(job)
+        finish(pretrain(run, shards, *SMALL))
+        assert_equal_runs(run, small)
+
+
+@pytest.mark.system
+def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
+    """Stopped for so long that another takes the run over and finishes it, then it goes on."""
+    run = tmp_path / "run"
+    with Job(pretrain(run, shards, *SMALL), run) as ghost:
+        ghost.rows(2)
+        ghost.process.send_signal(signal.SIGSTOP)
+        finish(pretrain(run, shards, *SMALL))  # waits until the beat has stood still for 60 s
+        before = contents(run)
+        ghost.process.send_signal(signal.SIGCONT)
+        assert ghost.end() == 1
+    assert "was taken over by another process (lease 2); this one (lease 1) stops" in ghost.printed
+    assert contents(run) == before
+    assert_equal_runs(run, small)
+
+
+def contents(run: Path) -> dict[str, str]:
+    """Every file by its hash, but the ghost's own: its lease, its curves, what it has not renamed yet."""
+    own = {run / "leases" / "000001.json", min((run / "tensorboard").iterdir(), key=lambda p: p.name)}
+    files = (path for path in run.rglob("*") if path.is_file() and path not in own and path.suffix != ".tmp")
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+# DiRA that notes which images each rank had at each step.
+NOTING = """
+import os
+from dira_scale.collectives import rank
+from dira_scale.methods.dira import DiRA
+
+class Noting(DiRA):
+    def forward(self, clean, distorted, batch):
+        if self.training:
+            with open(os.environ["SEEN"], "a") as seen:
+                for image in batch.index.tolist():
+                    seen.write(f"{batch.step} {image}{os.linesep}")
+        return super().forward(clean, distorted, batch)
+"""
+
+
+@pytest.mark.system
+@pytest.mark.timeout(900)
+def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_the_same(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small steps on larger images: on so small a batch rounding grows quickly."""
+    (tmp_path / "noting.py").write_text(NOTING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    settings = [
+        "model.encoder=test_resnet", "method._target_=noting.Noting", "data.batch=24", "data.size=64",
+        "method.base.queue=72", "model.bn_groups=12", "data.remainder=wrap", "validate.batch=6", "optim=sgd_moco",
+        "optim.optimizer.lr=1e-4", "optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas",
+        "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
+    ]  # fmt: skip
+    seen = {}
+    for name, lives in (("one", [(1, 6)]), ("many", [(4, 2), (2, 3), (3, 5), (1, 6)])):
+        monkeypatch.setenv("SEEN", str(tmp_path / f"seen-{name}"))
+        for ranks, steps in lives:
+            finish(pretrain(tmp_path / name, shards, *settings, f"steps={steps}", ranks=ranks))
+            assert status(tmp_path / name)["step"] == steps
+        seen[name] = sorted((tmp_path / f"seen-{name}").read_text().split("\n"))
+    assert seen["one"] == seen["many"] and len(seen["one"]) == 6 * 24 + 1
+    for ours, theirs in zip(losses(tmp_path / "many"), losses(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    assert one.keys() == many.keys()
+    for name, tensor in one.items():
+        error = (many[name].float() - tensor.float()).norm()
+        assert error <= 1e-3 * tensor.float().norm().clamp_min(1e-2), name
+    assert torch.equal(one["method.base.queue_pointer"], many["method.base.queue_pointer"])

@@ -1,0 +1,197 @@
+"""Checkpoints in an object store, which cannot rename: the index, written last, makes one. And stores that refuse."""
+
+import errno
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+import torch
+from fsspec.implementations.memory import MemoryFileSystem
+
+from dira_scale.errors import UserError
+from dira_scale.train import checkpoint
+from dira_scale.train.checkpoint import Checkpointer, NotSavedError, writer
+from dira_scale.train.run import Run
+
+
+@pytest.fixture(params=["file", "memory"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    yield f"file://{tmp_path}/bucket/run" if request.param == "file" else "memory://bucket/run"
+    MemoryFileSystem.store.clear()
+    MemoryFileSystem.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def run(url: str, tmp_path: Path) -> Path:
+    """A run folder whose configuration names the store."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(f"checkpoint: {{folder: '{url}'}}")
+    checkpoint.place(tmp_path / "run", url).mkdir(parents=True)
+    return tmp_path / "run"
+
+
+def save(folder: Path, step: int, world: int = 1, keep: int = 9, best: dict[str, int] | None = None) -> None:
+    """As ``world`` processes would."""
+    barrier, values = threading.Barrier(world, timeout=60), [None] * world
+
+    def gather(rank: int, value: Any) -> list[Any]:
+        values[rank] = value
+        barrier.wait()
+        found = list(values)
+        barrier.wait()
+        return found
+
+    writers = [Checkpointer(folder, keep, rank, world, gather=partial(gather, rank)) for rank in range(world)]
+    pieces = checkpoint.replicated(
+        {name: torch.full((100,), step + i) for i, name in enumerate(("method.a", "method.b"))}
+    )
+    for w in writers:
+        w.save(step, pieces, {"stage": 1}, best or {})
+    for w in writers:
+        w.insist()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_what_was_saved_is_found_through_the_run_and_loaded(run: Path, world: int) -> None:
+    for step in (1, 2, 3, 4):
+        save(checkpoint.place_of(run), step, world, keep=2, best={"di": 1})
+    assert [path.name for path in checkpoint.complete(checkpoint.place_of(run))] == [f"{s:09d}" for s in (1, 3, 4)]
+    assert checkpoint.stages_with_best(run) == ["di"] and checkpoint.best(run, "di").name == "000000001"
+    tensors, state = checkpoint.load(checkpoint.latest(run))
+    assert state == {"stage": 1, "step": 4}
+    assert torch.equal(tensors["method.b"], torch.full((100,), 5))
+    with pytest.raises(UserError, match="BEST-dira does not exist; this run has BEST-di, LATEST"):
+        checkpoint.best(run, "dira")
+
+
+def test_without_its_index_nothing_is_there_and_it_is_cleared(run: Path) -> None:
+    folder = checkpoint.place_of(run)
+    save(folder, 1)
+    save(folder, 2)
+    (folder / "000000002" / "index.json").unlink()  # as before the last write
+    assert checkpoint.find_latest(folder) == ("000000001", {})
+    checkpoint.clear(folder, [])
+    assert [path.name for path in folder.iterdir() if path.name.isdigit()] == ["000000001"]
+
+
+def test_a_damaged_one_is_refused_by_name_and_set_aside(run: Path) -> None:
+    folder = checkpoint.place_of(run)
+    save(folder, 1)
+    save(folder, 2)
+    part = next(path for path in (folder / "000000002").iterdir() if path.name.endswith(".safetensors"))
+    content = part.read_bytes()
+    part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    name, refused = checkpoint.find_latest(folder)
+    assert name == "000000001" and "cut short or changed" in refused["000000002"]
+    checkpoint.clear(folder, refused)
+    aside = folder / "000000002.damaged"
+    assert sorted(path.name for path in aside.iterdir()) == ["index.json", part.name]
+    assert [path.name for path in checkpoint.complete(folder)] == ["000000001"]
+    save(folder, 2)
+    checkpoint.verify(folder / "000000002")
+
+
+def test_a_store_that_does_not_answer_damages_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = checkpoint.place_of(run)
+    save(folder, 1)
+
+    def unreachable(*_: Any, **__: Any) -> bytes:
+        raise ConnectionError("no route to the store")
+
+    monkeypatch.setattr(type(folder), "read_bytes", unreachable)
+    with pytest.raises(UserError, match=r"cannot be read now .*no route to the store") as error:
+        checkpoint.find_latest(folder)
+    assert not isinstance(error.value, checkpoint.DamagedError)
+
+
+def config(url: str | None, seed: int = 0) -> dict[str, Any]:
+    return {"seed": seed, "checkpoint": {"folder": url, "keep": 2}, "datasets": ["abc"]}
+
+
+def test_a_run_of_another_identity_is_refused_wherever_its_folder_lies(url: str, tmp_path: Path) -> None:
+    first = Run(tmp_path / "a", config(url))
+    save(first.checkpoints, 1)
+    first.lease.release()
+    with pytest.raises(UserError, match="seed: 0 -> 1"):
+        Run(tmp_path / "elsewhere", config(url, seed=1))
+    again = Run(tmp_path / "elsewhere", config(url))  # the first folder's machine is gone
+    assert [path.name for path in checkpoint.complete(again.checkpoints)] == ["000000001"]
+    again.lease.release()
+
+
+def test_checkpoints_left_behind_are_not_forgotten(url: str, tmp_path: Path) -> None:
+    run = Run(tmp_path / "a", config(None))
+    save(run.checkpoints, 1)
+    run.lease.release()
+    with pytest.raises(UserError, match=r"has its checkpoints in .*a/checkpoints, not in .*bucket/run: copy them"):
+        Run(tmp_path / "a", config(url))
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("nowhere://bucket", "checkpoint.folder=nowhere://bucket: "),
+        ("/proc/nothing", "checkpoint.folder=/proc/nothing"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_one_clear_line(url: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        Run(tmp_path / "a", config(url))
+
+
+REFUSALS: list[tuple[str, Callable[[], Exception]]] = [
+    ("disk", lambda: OSError(errno.ENOSPC, "No space left on device")),
+    ("store", lambda: RuntimeError("NoCredentialsError")),
+]
+
+
+@pytest.mark.parametrize(("kind", "error"), REFUSALS, ids=["disk", "store"])
+@pytest.mark.parametrize("what", ["put", "publish"])
+def test_what_is_refused_costs_one_checkpoint_only(
+    what: str, kind: str, error: Callable[[], Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoint.place(tmp_path, None if kind == "disk" else f"file://{tmp_path}/bucket")
+    folder.mkdir()
+    saver, pieces = Checkpointer(folder, 2, 0, 1), checkpoint.replicated({"x": torch.ones(3)})
+    saver.save(1, pieces, {}, {})
+    saver.wait()
+
+    def refuse(*_: Any) -> None:
+        raise error()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, what, refuse)
+        saver.save(2, pieces, {}, {"di": 2})
+        saver.wait()
+    assert saver.failed.startswith("the checkpoint of step 2 could not be written (") and str(error()) in saver.failed
+    assert saver.news() == [f"{saver.failed}; training goes on"] and saver.news() == []
+    with pytest.raises(NotSavedError, match=r"of step 2 could not be written .* Make room"):
+        saver.insist()
+    assert [path.name for path in folder.iterdir() if path.is_dir()] == ["000000001"]  # nor half of it
+    saver.save(3, pieces, {}, {"di": 2})
+    saver.insist()
+    assert [path.name for path in checkpoint.complete(folder)] == ["000000001", "000000003"]
+    assert not (folder / "BEST-di").exists() and saver.news() == []
+
+
+def test_a_refusal_on_one_rank_is_known_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    put = writer.put
+
+    def refuse(path: Path, content: bytes) -> None:
+        if "part-1-00001" in path.name:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(path, content)
+
+    monkeypatch.setattr(writer, "put", refuse)
+    with pytest.raises(NotSavedError, match="of step 1 could not be written"):
+        save(tmp_path / "checkpoints", 1, world=3)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_fsspec_knows_the_protocols_that_the_docs_name() -> None:
+    assert {"s3", "gs", "az", "file", "memory"} <= set(fsspec.available_protocols())

@@ -1,0 +1,43 @@
+"""The watchdog, in a process of its own: it ends that."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUN = """
+import sys, threading, time
+from pathlib import Path
+from dira_scale.train.lease import Lease
+from dira_scale.train.watchdog import Watchdog, alive
+
+def stand_still():
+    time.sleep(60)
+
+folder, taken_over = Path(sys.argv[1]), sys.argv[2] == "ghost"
+lease = Lease(folder)
+with Watchdog(folder, lease.number, seconds=2):
+    for _ in range(12):
+        time.sleep(0.5)  # longer in all than the watchdog waits
+        alive()
+    print("still here", flush=True)
+    if taken_over:
+        (folder / "leases" / "000002.json").touch()
+    stand_still()
+"""
+
+
+def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, tmp_path, "run"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stdout == "still here\n"
+    [line] = [line for line in done.stderr.splitlines() if "no step" in line]
+    assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
+    assert line.endswith("stacks. The same command goes on from the newest checkpoint")
+    assert line in (tmp_path / "log.txt").read_text()
+    stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
+    assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's
+
+
+def test_a_ghost_that_stands_still_ends_and_writes_nothing(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", RUN, tmp_path, "ghost"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and done.stdout == "still here\n"
+    assert not (tmp_path / "stacks").exists() and not (tmp_path / "log.txt").exists()
