@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch._dynamo
+import torch._functorch.config
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -108,6 +110,8 @@ class Strategy:
             # Blocks of one class share this limit. A ResNet-50 has 8 kinds, each with gradient, without, and in
             # evaluation; beyond torch's 8 the others would be run uncompiled.
             torch._dynamo.config.recompile_limit = 64
+            # The health monitors differentiate a step's losses twice, so a backward pass may not reuse what it read.
+            torch._functorch.config.donated_buffer = False
             for block in blocks(method):
                 block.compile()
         return method
