@@ -47,6 +47,7 @@ def test_turns_share_no_batch_and_warm_up_untimed() -> None:
     assert len(waits) == 12  # before and after each
 
 
+@pytest.mark.system
 def test_the_trainer_trains_on_the_shards_that_it_makes(tmp_path: Path) -> None:
     shards = end_to_end.make_shards(tmp_path, 64)
     row = end_to_end.measure(shards, rounds=1, steps=1, keys=TINY)
