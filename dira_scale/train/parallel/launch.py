@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import psutil
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
@@ -43,6 +44,11 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
     timeout = timedelta(seconds=parallel.timeout)
     set_timeout(timeout)
     store = meet(parallel.timeout)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if store is not None and attempt != "0":  # the launcher keeps its store, and in it the addresses of those that died
+        own = dist.PrefixStore(f"attempt {attempt}", store)
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group("nccl" if cuda else "gloo", store=own, rank=rank, world_size=ranks, timeout=timeout)
     accelerator = Accelerator(
         cpu=not cuda and not zero,  # with a DeepSpeed plug-in it would be ignored
         deepspeed_plugin=plugin(parallel, cuda) if zero else None,
