@@ -36,7 +36,7 @@ setup:        ## only set up .venv (the other targets do so themselves)
 	@$(PYTHON) setup/install.py
 
 setup-test:
-	@$(PYTHON) setup/install.py test
+	@$(PYTHON) setup/install.py test deepspeed
 
 lint: setup-test
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -40,7 +40,10 @@ def pieces(hardware: Hardware) -> list[Piece]:
         lambda: _package("simplejpeg", "JPEG shards", "simplejpeg"),
         lambda: _package("tensorboard", "curves while a run goes on: tensorboard --logdir out/runs", "tensorboard"),
         lambda: _package(
-            "DeepSpeed", "ZeRO: models larger than a GPU (no strategy uses it yet)", "deepspeed", "deepspeed"
+            "DeepSpeed",
+            "parallel=zero1, zero2, zero3: optimizer, gradients, parameters cut over processes",
+            "deepspeed",
+            "deepspeed",
         ),
         lambda: _package(
             "DALI", "decoding and cropping on the GPU (no loader uses it yet)", "nvidia-dali-cuda130", "dali"

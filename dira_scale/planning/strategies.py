@@ -6,11 +6,12 @@ Written after what dira_scale.train.parallel really asks of torch and DeepSpeed,
 from dataclasses import dataclass
 
 from dira_scale.planning.rehearsal import Rehearsal
+from dira_scale.train.parallel.zero import BUCKET as ZERO_BUCKET
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 FLOAT = 4  # parameters, gradients and states are fp32 under every precision
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
-DEEPSPEED_BUCKET = 500_000_000 * FLOAT  # its default, allocated whole, whatever the network's size
+DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # allocated whole
 
 
 @dataclass(frozen=True)

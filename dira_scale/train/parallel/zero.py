@@ -22,6 +22,7 @@ from dira_scale.train.checkpoint import Piece
 from dira_scale.train.parallel.precision import autocast
 from dira_scale.train.parallel.strategy import OPTIMIZER, Sharded, piece
 
+BUCKET = 2**23  # values sent at once, 32 MB: about DDP's; DeepSpeed's 5e8 would keep 2 GB by for any model
 WHOLE_LAYERS = ("Lars", "Lamb")  # optimizers that need a layer's norm, which a flat partition does not have
 
 
@@ -35,6 +36,9 @@ def plugin(parallel: Parallel, cuda: bool) -> Any:
     zero: dict[str, Any] = {
         "stage": int(parallel.strategy.removeprefix("zero")),
         "overlap_comm": cuda,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "stage3_prefetch_bucket_size": BUCKET,
         # Small parameters are cut too: one that stays whole would not notice its shard's moving average.
         "stage3_param_persistence_threshold": 0,
     }

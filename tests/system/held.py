@@ -1,0 +1,66 @@
+"""``torchrun held.py STRATEGY``: bytes that a process keeps of a generator and its optimizer between two steps."""
+
+import gc
+import json
+import sys
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dira_scale import methods
+from dira_scale.collectives import rank
+from dira_scale.config import compose
+from dira_scale.data.views import ViewSpec
+from dira_scale.train import optim, parallel
+from dira_scale.train.parallel.strategy import Sharded
+
+SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
+
+
+def storages(tensors: list[Tensor]) -> dict[int, int]:
+    """Size of each piece of memory that the tensors lie in, by its address."""
+    found = {}
+    for tensor in tensors:
+        part = getattr(tensor, "_local_tensor", tensor)
+        if part.numel():
+            storage = part.untyped_storage()
+            found[storage.data_ptr()] = storage.nbytes()
+    return found
+
+
+def alive() -> dict[int, int]:
+    gc.collect()
+    return storages([thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)])
+
+
+def main() -> None:
+    cfg = compose("pretrain", [*SETTINGS, f"parallel={sys.argv[1]}"])
+    config = OmegaConf.to_object(cfg)
+    accelerator = parallel.start(config.parallel, config.precision)
+    before = alive()
+    torch.manual_seed(0)
+    method = methods.build(cfg.method, cfg.model, ViewSpec(size=32), batch=32)
+    strategy = parallel.build(config, accelerator, method)
+    del method
+    strategy.enter_stage(["di", "re"], lambda m: optim.generator(config.optim, m, 32), {})
+    images = torch.rand(8, 1, 32, 32)
+    for step in range(2):
+        with strategy.accumulating(True):
+            terms = strategy.engine((images, images), (images, images), type("Batch", (), {"step": step}))
+            strategy.backward(sum(terms.losses.values()))
+        del terms
+        strategy.step()
+        strategy.method.after_step()
+    del images
+    after = alive()
+    template = storages(list(strategy._template.state_dict().values())) if isinstance(strategy, Sharded) else {}
+    held = sum(size for address, size in after.items() if address not in before and address not in template)
+    parameters = storages([t for name, t in strategy.held().items() if name.startswith("method.")])
+    if rank() == 0:
+        print("HELD " + json.dumps({"all": held, "method": sum(parameters.values())}), flush=True)
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()
