@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from dira_scale import methods
 from dira_scale.config import Pretrain, run_verb
 from dira_scale.data.views import ViewSpec
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, say
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train import optim, parallel, preflight
 from dira_scale.train import run as runs
@@ -77,16 +78,16 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> in
         if run is not None:
             run.status("failed", exit_code=runs.FAILED, reason=str(error))
             print(f"pretrain: {error}", file=sys.stderr)
-        accelerator.end_training()
+        _end(accelerator, run)
         return runs.FAILED
     except LeaseLostError as error:
-        print(f"pretrain: {error}", file=sys.stderr)
+        say("pretrain", error)
         return runs.FAILED
     except BaseException as error:
         if run is None:
             if trainer is not None:
                 trainer.checkpointer.guard()  # a ghost writes nothing
-            with (Path(config.run) / "log.txt").open("a") as log:
+            with suppress(OSError), (Path(config.run) / "log.txt").open("a") as log:  # the error itself is raised
                 log.write(f"rank {accelerator.process_index}\n{traceback.format_exc()}")
         else:
             run.log(traceback.format_exc())
@@ -126,6 +127,8 @@ def _first_here(run: Path) -> bool:
         leases[-1].with_suffix(f".lost-{socket.gethostname()}").touch(exist_ok=False)
     except FileExistsError:
         return False
+    except OSError:  # a full or vanished disk
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
     return True
 
 
@@ -142,7 +145,9 @@ def build(
             method.check(batch, accumulate)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
-        optim.generator(config.optim, method, batch)
+        optimizer = optim.generator(config.optim, method, batch)
+        if config.parallel.strategy.startswith("zero"):
+            parallel.refuse_layerwise(optimizer)
     return method
 
 
@@ -163,8 +168,16 @@ def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> 
         again = "the same command goes on" if code else f"next: python -m dira_scale.report run={run.folder}"
         trainer.bar.say(trainer.stall())
         trainer.bar.say(f"{run.folder}: {ended} at step {trainer.progress.step}; {again}")
-    accelerator.end_training()
+    _end(accelerator, run)
     return code
+
+
+def _end(accelerator: Accelerator, run: runs.Run | None) -> None:
+    """Leave the group, the lease let go first: a launcher ends all processes soon after the first has ended."""
+    if run is not None:
+        run.lease.release()
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def _summary(trainer: Trainer, inputs: Inputs) -> str:

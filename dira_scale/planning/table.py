@@ -35,7 +35,7 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsed, rows: Sequence[Es
         f"{machine.price:g} for a GPU-hour.",
     ]
     if ranks > 1:
-        notes.append("DeepSpeed's buckets are 2 GB each, whatever the network's size.")
+        notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
     console.print("\n" + "\n".join(notes), style="dim", highlight=False)
 
 

@@ -254,7 +254,7 @@ class Trainer:
         name = parallel.from_main(name)
         if name is None:
             return
-        tensors, progress = checkpoint.load(folder / name)
+        tensors, progress = parallel.together(lambda: checkpoint.load(folder / name))
         self.progress = state.Progress(**progress)
         both = self.method, self.adversary
         self._optimizer_state = state.restore(tensors, *both, self.discriminator_optimizer)

@@ -59,6 +59,8 @@ class Watchdog:
                 self._bite()
 
     def _bite(self) -> None:
+        # The file system may be what hangs: then the stacks go to the screen, and the process ends all the same.
+        faulthandler.dump_traceback_later(60.0, exit=True)
         try:
             lease.check(self.folder, self.number)
             self._stacks.parent.mkdir(exist_ok=True)
@@ -70,6 +72,9 @@ class Watchdog:
             lacking = f"; nothing from rank {', '.join(silent)}: stopped, or its machine is gone" if silent else ""
             text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
             self._say(f"{text}{self._stacks.parent}{lacking}")
+        except OSError as error:
+            print(f"pretrain: no step for {self.seconds:g} s, and {error}; this process stood:", file=sys.stderr)
+            faulthandler.dump_traceback(all_threads=True)
         finally:
             os._exit(FAILED)  # the training thread waits for ever
 

@@ -113,14 +113,14 @@ def nodes(count: int = 2) -> Iterator[list[Node]]:
             for node in made:
                 if Path(f"/run/netns/{node.namespace}").exists():
                     node.kill()
-            _remove(prefix)
+            _remove(f"{prefix}-")
 
 
 def _sweep() -> None:
     """Remove what a test that was itself killed has left."""
     for line in _ip("netns", "list").splitlines():
         name = line.split()[0]
-        if name.startswith("dira-") and not psutil.pid_exists(int(name.split("-")[1])):
+        if name.startswith("dira-") and name.split("-")[1].isdigit() and not psutil.pid_exists(int(name.split("-")[1])):
             _remove(name)
 
 

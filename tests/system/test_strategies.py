@@ -27,7 +27,7 @@ BASES = {
     "simsiam": ["method=dira_simsiam", "~method.base.queue", "method.base.dim=64", "method.base.bottleneck=16"],
     "barlow": ["method=dira_barlow", "~method.base.queue", "method.base.dim=64", "method.base.scale=0.1"],
 }
-LOSS = 1e-3  # relative, of every step's total; measured: 1e-4
+LOSS = 3e-3  # relative, of every loss of every step; measured: 1e-4, and 1e-3 of the adversary's
 MOVED = 0.02  # of the way a tensor has gone from the first step to the last
 STILL = 1e-5  # of a tensor's norm: a bias before BatchNorm has no gradient, and moves by what rounding makes of that
 
@@ -186,5 +186,7 @@ def test_a_sharded_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero3"])
 def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_path: Path) -> None:
-    printed = finish(pretrain(tmp_path / "run", shards, f"parallel={strategy}", "optim=lars_barlow"), code=2)
+    overrides = [f"parallel={strategy}", "optim=lars_barlow", "optim.warmup_epochs=0"]
+    printed = finish(pretrain(tmp_path / "run", shards, *overrides), code=2)
+    assert not (tmp_path / "run").exists()
     assert "Lars scales each layer by its norm" in printed and "parallel=fsdp2" in printed

@@ -18,7 +18,9 @@ from dira_scale.train.checkpoint.place import complete, draft, publish, put, ref
 from dira_scale.train.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 
 Gather = Callable[[Any], list[Any]]
-WRITERS_SECONDS = 1800.0  # a writer whose part takes longer is given up, and the run with it
+WRITERS_SECONDS = (
+    1800.0  # a writer whose part takes longer is given up; where training waits for it the watchdog comes first
+)
 
 
 class NotSavedError(Exception):
@@ -193,7 +195,7 @@ class Checkpointer:
         try:
             with refusals(self.folder):
                 self._point(step, best)
-                kept = {path.read_text() for path in self._best()}
+                kept = {path.read_text() for path in self._best()} | {_name(step)}
                 for old in complete(self.folder)[: -self.keep]:
                     if old.name not in kept:
                         remove(old)

@@ -1,12 +1,13 @@
 """Processes, threads, devices, precision: how a run is spread over them."""
 
-from dira_scale.train.parallel.agreement import from_main, on_main
+from dira_scale.train.parallel.agreement import from_main, on_main, together
 from dira_scale.train.parallel.ddp import average_gradients
 from dira_scale.train.parallel.launch import default_threads, start
 from dira_scale.train.parallel.precision import LossScale, autocast
 from dira_scale.train.parallel.recompute import checkpoint_activations
 from dira_scale.train.parallel.strategies import build
 from dira_scale.train.parallel.strategy import Strategy
+from dira_scale.train.parallel.zero import refuse_layerwise
 
 __all__ = [
     "LossScale",
@@ -18,5 +19,7 @@ __all__ = [
     "default_threads",
     "from_main",
     "on_main",
+    "refuse_layerwise",
     "start",
+    "together",
 ]

@@ -11,13 +11,16 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dira_scale.collectives import rank, world
 from dira_scale.config import Parallel
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
+from dira_scale.models.momentum import shard
 from dira_scale.train.checkpoint import Piece
 from dira_scale.train.parallel.precision import autocast
 from dira_scale.train.parallel.strategy import OPTIMIZER, Sharded, piece
@@ -66,7 +69,6 @@ class ZeRO(Sharded):
 
     def _shard(self, make: Callable[[Method], Optimizer]) -> None:
         self.optimizer = make(self.method)
-        refuse_layerwise(self.optimizer)
         opened = _Open(self.method, self.accelerator.device, self.precision)
         self.accelerator.free_memory()  # forget the stage before
         self._deepspeed, _ = self.accelerator.prepare(opened, self.optimizer)
@@ -135,7 +137,7 @@ class ZeRO(Sharded):
         return pieces
 
     def _load(self, state: dict[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         stored: list[tuple[nn.Parameter, str, Tensor]] = []
         for name, parameter, states in self._states():
@@ -153,7 +155,12 @@ class ZeRO(Sharded):
         if stored and not self.three:
             self._deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
         for parameter, key, tensor in stored:
-            safe_set_full_optimizer_state(parameter, tensor.to(self.accelerator.device), key)
+            if self.three:  # the setter of whole states fails where the ranks do not divide a parameter
+                part = shard(parameter).numel()
+                padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
+                safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
+            else:
+                safe_set_full_optimizer_state(parameter, tensor.to(self.accelerator.device), key)
 
 
 class _Open(nn.Module):
