@@ -18,6 +18,7 @@ from dira_scale.train.evaluation import first_broken
 from dira_scale.train.guard import Guard, NotANumberError, save_batch, unsound
 from dira_scale.train.inputs import HeldOut, Inputs
 from dira_scale.train.objective import Objective
+from dira_scale.train.parallel.agreement import gathered
 from dira_scale.train.run import FAILED, Run
 
 
@@ -71,9 +72,10 @@ class Alarm:
         """What a checkpoint of ``step`` would hold."""
         spoilt = unsound(tensors)
         if gather(torch.tensor([len(spoilt)], device=device)).any():
-            what = f"{len(spoilt)} tensors of the checkpoint to come hold" if spoilt else "another process has"
-            example = f" (the first: {spoilt[0]})" if spoilt else ""
-            self.fail(step, f"step {step}: {what} what is no number{example}, though every loss is one")
+            names = gathered(spoilt)  # of a sharded method each process knows its own parts alone
+            first = next(name for found in names for name in found)
+            what = f"{len(set().union(*names))} tensors of the checkpoint to come hold what is no number"
+            self.fail(step, f"step {step}: {what} (the first: {first}), though every loss is one")
 
     def fail(self, step: int, message: str) -> NoReturn:
         """End on all ranks, the state written before a launcher ends those that are slower."""

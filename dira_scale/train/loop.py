@@ -172,6 +172,7 @@ class Trainer:
         self.plan = self.plans[name]
         self.loader = self.inputs.train(self.plan.batch)
         self.journal.enter_stage(name, self.plan)
+        self.step.leave_stage()
         make = partial(optim.generator, self.config.optim, batch=self.plan.batch)
         self.strategy.enter_stage(stage.terms, make, self._optimizer_state)
         self._optimizer_state = {}
@@ -193,7 +194,7 @@ class Trainer:
         validate = self.config.validate
         held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
         folder, stage = self.folder / "pictures", self.stages[name]
-        whole = self.objective.of(self.strategy.replica())
+        whole = self.objective.of(self.strategy.replica().to(self.device))
         if self.run is not None and held_out is not None and not (folder / f"{name}.png").exists():
             self.run.lease.check()
             with self.clock.part("validate"):

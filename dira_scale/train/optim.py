@@ -109,15 +109,24 @@ def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[
         UserError: the optimizer keeps something else than tensors, which would be lost on resume.
     """
     names = {id(p): name for name, p in module.named_parameters()}
-    found: dict[str, Tensor] = {}
-    for parameter, state in optimizer.state.items():
-        for key, value in state.items():
-            if isinstance(value, Tensor):
-                found[f"{prefix}.{names[id(parameter)]}.{key}"] = value
-            elif value is not None:
-                kind = f"{type(optimizer).__name__} keeps '{key}' as {type(value).__name__}"
-                raise UserError(f"{prefix}: {kind}, and checkpoints hold tensors only: choose another optimizer")
-    return found
+    return {
+        f"{prefix}.{names[id(parameter)]}.{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in tensors_alone(state, optimizer, prefix).items()
+    }
+
+
+def tensors_alone(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """A parameter's state without what is None.
+
+    Raises:
+        UserError: there is something else than tensors in it.
+    """
+    for key, value in state.items():
+        if value is not None and not isinstance(value, Tensor):
+            kind = f"{type(optimizer).__name__} keeps '{key}' as {type(value).__name__}"
+            raise UserError(f"{prefix}: {kind}, and checkpoints hold tensors only: choose another optimizer")
+    return {key: value for key, value in state.items() if value is not None}
 
 
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:

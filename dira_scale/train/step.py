@@ -37,13 +37,18 @@ class Step:
         self.discriminator_optimizer = discriminator_optimizer
         self.scale = parallel.LossScale(config.precision == "fp16")
 
+    def leave_stage(self) -> None:
+        """Hold on to nothing of the strategy's: what it has cut up is to go before the next stage comes."""
+        if self.health is not None:
+            self.health.close()
+            del self.method, self.strategy, self.objective.method
+        self.health = None
+
     def enter_stage(self, stage: Stage, strategy: parallel.Strategy) -> None:
         """Steps are of ``stage`` and by ``strategy``, which has entered it, from now on."""
         self.stage, self.strategy, self.method = stage, strategy, strategy.method
         self.guard = Guard(self.device)
         every, accumulate = self.config.health.every, self.config.parallel.accumulate
-        if self.health is not None:
-            self.health.close()
         self.health = Health(self.method, self.adversary, every, accumulate, strategy.whole_losses)
 
     def __call__(self, step: int, batch: Batch) -> None:
@@ -83,7 +88,8 @@ class Step:
         self.guard.gradients(step, gradients, norm)
         if self.config.optim.clip is not None:
             factor = (self.config.optim.clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared them
-            torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
+            for gradient in gradients:
+                gradient.mul_(factor.nan_to_num(0.0).to(gradient.device))
         self.strategy.step()
 
     def _discriminate(self, step: int, pairs: list[tuple[Tensor, Tensor]]) -> None:

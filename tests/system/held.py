@@ -43,9 +43,10 @@ def main() -> None:
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=32), batch=32)
     strategy = parallel.build(config, accelerator, method)
     del method
-    strategy.enter_stage(["di", "re"], lambda m: optim.generator(config.optim, m, 32), {})
     images = torch.rand(8, 1, 32, 32)
-    for step in range(2):
+    for step in range(4):
+        if step % 2 == 0:  # of the stage before nothing may be left
+            strategy.enter_stage(["di", "re"], lambda m: optim.generator(config.optim, m, 32), {})
         with strategy.accumulating(True):
             terms = strategy.engine((images, images), (images, images), type("Batch", (), {"step": step}))
             strategy.backward(sum(terms.losses.values()))

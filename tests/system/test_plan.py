@@ -44,7 +44,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     if config.parallel.checkpoint_activations:
         checkpoint_activations(networks.method)
     found = {}
-    for stage in config.stages.values():
+    for stage in (stage for stage in config.stages.values() if stage.epochs > 0):
         step = rehearse(config, networks, stage, config.data.batch, foreach=foreach)
         found[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,

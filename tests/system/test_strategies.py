@@ -53,9 +53,9 @@ def command(run: Path, shards: Path, base: str, *overrides: str, ranks: int = 1)
     return pretrain(run, shards, *STEPS, *BASES[base], *overrides, ranks=ranks)
 
 
-def assert_one_algorithm(run: Path, reference: Path) -> None:
+def assert_one_algorithm(run: Path, reference: Path, steps: int = 20) -> None:
     """Losses of every step; then all weights, momentum network and discriminator too, by the way that they went."""
-    assert status(run)["step"] == status(reference)["step"] == 20
+    assert status(run)["step"] == status(reference)["step"] == steps
     for ours, theirs in zip(losses(run), losses(reference), strict=True):
         assert ours == pytest.approx(theirs, rel=LOSS)
     start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
@@ -189,4 +189,39 @@ def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_p
     overrides = [f"parallel={strategy}", "optim=lars_barlow", "optim.warmup_epochs=0"]
     printed = finish(pretrain(tmp_path / "run", shards, *overrides), code=2)
     assert not (tmp_path / "run").exists()
-    assert "Lars scales each layer by its norm" in printed and "parallel=fsdp2" in printed
+    assert "Lars looks at layers as wholes" in printed and "parallel=fsdp2" in printed
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero3"])
+def test_groups_of_parameters_and_three_processes(strategy: str, shards: Path, tmp_path: Path) -> None:
+    """Several groups, SGD's momentum, parameters that three do not divide, a validation in the middle; then resumed."""
+    base = [key for key in STEPS if not key.startswith(("data.batch", "+optim.optimizer"))] + BASES["moco"]
+    base += ["data.batch=12", "method.base.queue=60", "optim=sgd_moco", "optim.optimizer.lr=1e-3", "validate.every=1"]
+    base += ["+optim.one_dimensional.weight_decay=0"]
+    plain, run = tmp_path / "plain", tmp_path / "run"
+    finish(pretrain(plain, shards, *base))
+    finish(pretrain(run, shards, *base, f"parallel={strategy}", "steps=10", ranks=3))
+    finish(pretrain(run, shards, *base, f"parallel={strategy}", ranks=3))
+    assert_one_algorithm(run, plain, status(plain)["step"])
+
+
+@pytest.mark.system
+def test_pictures_are_of_their_own_stage(shards: Path, tmp_path: Path) -> None:
+    """The last stage does not restore: what is drawn at the end of the one before is whole all the same."""
+    finish(command(tmp_path / "run", shards, "moco", "parallel=fsdp2", "stages.dira.terms=[di]", ranks=2))
+    assert (tmp_path / "run" / "pictures" / "dir.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["parallel=fsdp2", "parallel.offload=true"], "parallel.offload=true: fsdp2 has none"),
+        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true: with zero2"),
+    ],
+    ids=["offload", "compile"],
+)
+def test_what_a_strategy_does_not_have_is_refused(
+    overrides: list[str], words: str, shards: Path, tmp_path: Path
+) -> None:
+    assert words in finish(pretrain(tmp_path / "run", shards, *overrides), code=2)

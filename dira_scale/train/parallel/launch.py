@@ -31,6 +31,10 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
         raise UserError(f"parallel.strategy={parallel.strategy}: there is {', '.join(STRATEGIES)}")
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: there is {', '.join(PRECISIONS)}")
+    if parallel.compile and parallel.strategy.startswith("zero"):
+        raise UserError(f"parallel.compile=true: with {parallel.strategy} it is untried; take parallel=ddp or fsdp2")
+    if parallel.offload and not parallel.strategy.startswith("zero"):
+        raise UserError(f"parallel.offload=true: {parallel.strategy} has none; take parallel=zero1, zero2 or zero3")
     adopt(os.environ)
     threads = parallel.threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate would choose

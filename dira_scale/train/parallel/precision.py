@@ -51,6 +51,8 @@ class LossScale:
         if not self.enabled:
             return False
         if not bool(norm.isfinite()):
+            if self.value == 1.0:
+                return False  # no overflow then: the guard tells of it
             self.value, self.sound = max(1.0, self.value / 2), 0
             return True
         self.sound += 1

@@ -97,7 +97,7 @@ class Strategy:
         return tensors
 
     def replica(self) -> Method:
-        """The whole method, for one process to evaluate alone. Collective."""
+        """The whole method, for one process to evaluate alone; on the CPU where it had to be gathered. Collective."""
         return self.method
 
     def _dressed(self, method: Method) -> Method:
@@ -130,7 +130,7 @@ class Sharded(Strategy):
         self._cut = False
 
     def enter_stage(self, terms: Sequence[str], make: Callable[[Method], Optimizer], state: dict[str, Tensor]) -> None:
-        method = self.replica()
+        method = self.replica()  # on the CPU: the device still holds the stage before
         if self._cut:
             self._release()
         method.enter_stage(terms)
@@ -149,8 +149,9 @@ class Sharded(Strategy):
             return self.method
         groups = [m.process_group for m in self._template.modules() if isinstance(m, GroupedBatchNorm)]
         whole = copy.deepcopy(self._template, {id(group): group for group in groups})
-        whole.load_state_dict({name: part.whole() for name, part in self._method_pieces().items()})
-        return whole.to(self.accelerator.device)
+        whole.enter_stage(self.method.active)
+        whole.load_state_dict({name: part.whole().cpu() for name, part in self._method_pieces().items()})
+        return whole
 
     def pieces(self) -> dict[str, Piece]:
         return {f"method.{name}": part for name, part in self._method_pieces().items()} | self._optimizer_pieces()
@@ -167,7 +168,7 @@ class Sharded(Strategy):
 
     def _release(self) -> None:
         """Let go of the last stage's parts."""
-        del self.engine, self.optimizer
+        del self.engine, self.optimizer, self.method
 
     def _load(self, state: dict[str, Tensor]) -> None:
         optim.load_by_name(self.optimizer, self.method, OPTIMIZER, state)

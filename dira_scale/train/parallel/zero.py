@@ -21,12 +21,15 @@ from dira_scale.config import Parallel
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.models.momentum import shard
+from dira_scale.train import optim
 from dira_scale.train.checkpoint import Piece
 from dira_scale.train.parallel.precision import autocast
 from dira_scale.train.parallel.strategy import OPTIMIZER, Sharded, piece
 
 BUCKET = 2**23  # values sent at once, 32 MB: about DDP's; DeepSpeed's 5e8 would keep 2 GB by for any model
-WHOLE_LAYERS = ("Lars", "Lamb")  # optimizers that need a layer's norm, which a flat partition does not have
+# Optimizers that step each value by itself, which a flat partition does not change. Others need whole layers (LARS),
+# or are replaced by DeepSpeed (Adagrad).
+ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
 
 
 def plugin(parallel: Parallel, cuda: bool) -> Any:
@@ -38,7 +41,7 @@ def plugin(parallel: Parallel, cuda: bool) -> Any:
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # of calls in it
     zero: dict[str, Any] = {
         "stage": int(parallel.strategy.removeprefix("zero")),
-        "overlap_comm": cuda,
+        "overlap_comm": cuda,  # then a backward pass ends only when offloaded gradients have come, too
         "reduce_bucket_size": BUCKET,
         "allgather_bucket_size": BUCKET,
         "stage3_prefetch_bucket_size": BUCKET,
@@ -70,13 +73,14 @@ class ZeRO(Sharded):
     def _shard(self, make: Callable[[Method], Optimizer]) -> None:
         self.optimizer = make(self.method)
         opened = _Open(self.method, self.accelerator.device, self.precision)
-        self.accelerator.free_memory()  # forget the stage before
         self._deepspeed, _ = self.accelerator.prepare(opened, self.optimizer)
         self.engine = _Closed(self._deepspeed).train()
 
     def _release(self) -> None:
-        self._deepspeed.destroy()
+        self.accelerator.free_memory()  # destroys the engine
         del self._deepspeed
+        if self.three:
+            _forget()
         super()._release()
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
@@ -122,15 +126,23 @@ class ZeRO(Sharded):
             for parameter in parameters:
                 yield names[id(parameter)], parameter, self.optimizer.state.setdefault(flat, {})
 
+    def _link(self) -> None:
+        """Let DeepSpeed find the states of all parameters: after its first step it knows those of the first group."""
+        zero = self._deepspeed.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
     def _optimizer_pieces(self) -> dict[str, Piece]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
             return lambda: safe_get_full_optimizer_state(parameter, key).view(shape(parameter))
 
+        if not self.three:
+            self._link()
         pieces: dict[str, Piece] = {}
         for name, parameter, states in self._states():
-            for key, value in states.items():
+            for key, value in optim.tensors_alone(states, self.optimizer, OPTIMIZER).items():
                 scalar = not value.ndim
                 part = piece(value) if scalar else Piece(shape(parameter), value.dtype, state(parameter, key))
                 pieces[f"{OPTIMIZER}.{name}.{key}"] = part
@@ -153,7 +165,7 @@ class ZeRO(Sharded):
             states = self.optimizer.state[flat]
             states |= {key: torch.zeros_like(flat) for key, value in states.items() if value is None}
         if stored and not self.three:
-            self._deepspeed.optimizer._lazy_init_hp_params_optimizer_state()
+            self._link()
         for parameter, key, tensor in stored:
             if self.three:  # the setter of whole states fails where the ranks do not divide a parameter
                 part = shard(parameter).numel()
@@ -191,13 +203,25 @@ class _Closed(nn.Module):
 
 
 def refuse_layerwise(optimizer: Optimizer) -> None:
-    """Raise UserError for an optimizer that ZeRO's flat partitions make another algorithm of."""
+    """Raise UserError for an optimizer that ZeRO's flat partitions may make another algorithm of."""
     name = type(optimizer).__name__
-    if name in WHOLE_LAYERS:
+    if name not in ELEMENTWISE:
         raise UserError(
-            f"optim.optimizer: {name} scales each layer by its norm, and ZeRO cuts layers apart: take parallel=fsdp2, "
-            "which keeps them, or parallel=ddp; or another optimizer (optim=sgd_simsiam, optim=adamw)"
+            f"optim.optimizer: {name} looks at layers as wholes, or may, and ZeRO cuts them apart: take parallel=fsdp2 "
+            f"or parallel=ddp; or one of {', '.join(ELEMENTWISE)} (optim=sgd_simsiam, optim=adamw)"
         )
+
+
+def _forget() -> None:
+    """What DeepSpeed's stage 3 keeps of an engine that is gone: its modules, and by them all its partitions."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    for cell in cached.__closure__ or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
 
 
 def shape(parameter: nn.Parameter) -> torch.Size:
