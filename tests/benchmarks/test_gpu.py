@@ -141,7 +141,7 @@ def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path) -> None:
     assert rows["MoCo ResNet-50: IEEE fp32"]["losses"] != [authors["losses"][0]] * 3  # it learns
 
 
-@pytest.mark.system
+@pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_every_rung_can_be_climbed(tmp_path: Path) -> None:
     """torch.compile too: it needs a C++ compiler, as the tests' machine has one."""

@@ -31,7 +31,7 @@ def test_simulated_rows(tmp_path: Path) -> None:
     assert not any(line.startswith("measured  ") for line in printed.splitlines())
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_measured_rows(tmp_path: Path) -> None:
     found, printed = study(tmp_path, "--processes", "1", "2", "--steps", "6")
     one, two = found["measured"]

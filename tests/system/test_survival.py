@@ -72,7 +72,7 @@ def test_fifty_kills_at_random_moments(small: Path, shards: Path, tmp_path: Path
     assert_equal_runs(run, small)
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
     """Three, because with two the order in which gradients are added cannot show."""
     settings = [*SMALL, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
@@ -114,7 +114,7 @@ def test_under_elastic_launch_training_goes_on_by_itself(shards: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.torture) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
 )
 def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     small: Path, shards: Path, tmp_path: Path, name: str
@@ -132,7 +132,7 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     assert_equal_runs(run, small)
 
 
-@pytest.mark.system
+@pytest.mark.torture
 @pytest.mark.parametrize("whom", ["one rank", "launcher"])
 def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the_same_step(
     shards: Path, tmp_path: Path, whom: str
@@ -248,7 +248,7 @@ def test_a_full_disk_ends_no_run(small: Path, shards: Path, tmp_path: Path) -> N
         assert_equal_runs(run, small)
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, shards: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         run = disk.folder / "run"
@@ -303,7 +303,7 @@ class Noting(DiRA):
 """
 
 
-@pytest.mark.system
+@pytest.mark.torture
 @pytest.mark.timeout(900)
 def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_the_same(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
