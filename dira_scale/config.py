@@ -240,7 +240,7 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
-        say(verb, error)
+        say(verb.replace("_", " "), error)
         return 2
 
 

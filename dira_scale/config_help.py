@@ -18,7 +18,7 @@ def describe(verb: str, config: DictConfig, choices: Mapping[str, str], own: lis
     """
     roots = [folder("configs"), folder("shards"), folder("slurm"), *map(Path, own)]
     lines = [
-        f"usage: python -m dira_scale.{verb} KEY=VALUE ...",
+        f"usage: python -m dira_scale.{verb.replace('_', ' ')} KEY=VALUE ...",
         "(the grammar is Hydra's; --cfg prints the configuration and stops; --config-dir DIR adds your own groups)",
         "",
     ]

@@ -18,9 +18,8 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
             os.fsync(file.fileno())
         check()
         temporary.replace(path)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)  # half a file would fill a full disk further
-        raise
     sync_folder(path.parent)
 
 

@@ -39,12 +39,15 @@ STAGES = {
 
 def dataset(root: Path) -> ShardedDataset:
     root.mkdir()
+    (root / "train-000000.tar").write_bytes(b"ab")
     blank = dict.fromkeys(SCHEMA.names)
-    rows = [blank | {"key": key, "split": "train", "xxh3": "0"} for key in "ab"]
+    image = {"split": "train", "shard": "train-000000.tar", "size": 1, "codec": "png", "low": 0.0, "high": 255.0}
+    image |= {"labels": [], "xxh3": "0"}
+    rows = [blank | image | {"key": key, "patient": key, "offset": offset} for offset, key in enumerate("ab")]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
     info = DatasetInfo(
         name="Toy", modality="CXR", dims=2, codec="png", label_names=[], counts={"train": 2}, quarantined=0,
-        shards={}, recipe={}, recipe_hash="", licence="CC-BY-9.9", tool_version="0",
+        shards={"train-000000.tar": 2}, recipe={}, recipe_hash="", licence="CC-BY-9.9", tool_version="0",
     )  # fmt: skip
     (root / "dataset.json").write_text(info.to_json())
     return ShardedDataset.open(root)

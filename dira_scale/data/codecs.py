@@ -7,6 +7,7 @@ png     PNG, row filter Sub      8, 16       lossless; 6 ms (8 bits), 12 ms (16 
 jpg     JPEG, baseline           8           lossy; 2.5 ms, of which entropy decoding is 2
 jp2     HTJ2K codestream         8, 16       lossless JPEG 2000 Part 15; 4 ms, 6 ms; OpenJPEG and Pillow read it
 npy     NumPy array file         8, 16       lossless; no decoding, a crop is a slice
+b2nd    blosc2 bricks, zstd      8, 16       volumes; lossless; a crop reads its bricks only
 ======  =======================  ==========  =====================================================================
 """
 
@@ -14,7 +15,9 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
+import blosc2
 import imagecodecs
 import numpy as np
 import simplejpeg
@@ -29,14 +32,19 @@ class DecodeError(ValueError):
 
 
 def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
-    """Payload bytes of ``pixels``, [H, W] or [H, W, C] of uint8 or uint16; ``quality`` matters to JPEG only.
+    """Payload bytes of ``pixels``, [H, W] or [H, W, C] of uint8 or uint16; of voxels, [Z, Y, X] or [C, Z, Y, X] of
+    int16 (masks: uint8), with b2nd or npy. ``quality`` matters to JPEG only.
 
     Raises UserError for a codec, type of pixel or shape that cannot be stored.
     """
     if codec not in CODECS:
         raise UserError(f"codec {codec!r} is unknown{nearest(codec, CODECS)}; use one of {', '.join(sorted(CODECS))}")
-    if pixels.dtype not in (np.uint8, np.uint16) or pixels.ndim not in (2, 3) or pixels.size == 0:
-        raise UserError(f"cannot store pixels of type {pixels.dtype} and shape {pixels.shape}: use uint8 or uint16")
+    types, axes = (VOXELS, (3, 4)) if codec == "b2nd" or pixels.dtype == np.int16 else (PIXELS, (2, 3))
+    if pixels.dtype not in types or pixels.ndim not in axes or pixels.size == 0:
+        raise UserError(f"cannot store {pixels.dtype} of shape {pixels.shape} as {codec}: use uint8 or uint16 for "
+                        "images, int16 (masks: uint8) for volumes")  # fmt: skip
+    if pixels.dtype == np.int16 and codec not in VOLUME_CODECS:
+        raise UserError(f"codec {codec!r} holds no volumes; use {' or '.join(VOLUME_CODECS)}")
     if codec == "jpg" and pixels.dtype != np.uint8:
         raise UserError("codec 'jpg' stores 8 bits and these pixels have 16; use 'png', 'jp2' or 'npy'")
     pixels = np.ascontiguousarray(pixels)
@@ -49,6 +57,8 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
             return simplejpeg.encode_jpeg(pixels, quality, "RGB", "444")
         case "jp2":
             return bytes(imagecodecs.htj2k_encode(pixels))
+        case "b2nd":
+            return _encode_bricks(pixels)
         case _:
             file = io.BytesIO()
             np.save(file, pixels, allow_pickle=False)
@@ -56,7 +66,8 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
 
 
 def decode(payload: bytes, codec: str) -> np.ndarray:
-    """Pixels of a payload: [H, W], or [H, W, C] where it has several channels; uint8 or uint16; perhaps read-only.
+    """Pixels of a payload: [H, W], or [H, W, C] where it has several channels; uint8 or uint16; voxels: [Z, Y, X] or
+    [C, Z, Y, X], int16 or uint8. Perhaps read-only.
 
     Raises DecodeError when the payload is broken.
     """
@@ -115,8 +126,8 @@ def _decode_jpeg(payload: bytes, scale: float = 1.0) -> np.ndarray:
 # What encode() writes. NumPy's own reader goes through `ast`, which CPython 3.11 can break off with a SystemError when
 # a garbage collection lets another thread into it (python/cpython#106905).
 NPY = re.compile(
-    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>\|u1|<u2)', 'fortran_order': False, "
-    rb"'shape': \((?P<shape>\d+, \d+(?:, \d+)?)\), \} *\n",
+    rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>\|u1|<u2|<i2)', 'fortran_order': False, "
+    rb"'shape': \((?P<shape>\d+, \d+(?:, \d+){0,2})\), \} *\n",
     re.DOTALL,
 )
 
@@ -125,14 +136,47 @@ def _decode_npy(payload: bytes) -> np.ndarray:
     """A view of the payload's pixels: nothing is copied until a crop is."""
     header = NPY.match(payload)
     if header is None:
-        raise ValueError("not a .npy file, version 1.0, of uint8 or uint16 in C order with 2 or 3 axes")
+        raise ValueError("not a .npy file, version 1.0, of uint8, uint16 or int16 in C order with 2 to 4 axes")
     shape = [int(edge) for edge in header["shape"].split(b",")]
     return np.frombuffer(payload, header["type"].decode(), math.prod(shape), header.end()).reshape(shape)
 
 
+BRICK, BLOCK = 64, 32  # voxels a side: of what is compressed by itself, and of what a crop reads at the least
+
+
+def _encode_bricks(voxels: np.ndarray) -> bytes:
+    """A contiguous frame; the same bytes from any machine with the same library."""
+    inner = voxels.ndim - 3
+    array = blosc2.asarray(
+        voxels,
+        chunks=(1,) * inner + tuple(min(BRICK, side) for side in voxels.shape[inner:]),
+        blocks=(1,) * inner + tuple(min(BLOCK, side) for side in voxels.shape[inner:]),
+        cparams=blosc2.CParams(codec=blosc2.Codec.ZSTD, clevel=3, nthreads=1),
+    )
+    return bytes(array.to_cframe())
+
+
+def _decode_bricks(payload: bytes) -> np.ndarray:
+    return blosc2.ndarray_from_cframe(payload)[...]
+
+
+def open_bricks(file: Path, offset: int) -> blosc2.NDArray:
+    """The b2nd array that begins at ``offset`` of ``file``: ``array[2:66, 0:64, 0:64]`` reads those bricks alone.
+
+    Raises DecodeError when there is none.
+    """
+    try:
+        return blosc2.open(str(file), mode="r", offset=offset)
+    except (ValueError, RuntimeError) as error:
+        raise DecodeError(str(error)) from error
+
+
+PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
+VOLUME_CODECS = ("b2nd", "npy")
 CODECS: dict[str, Callable[[bytes], np.ndarray]] = {
     "png": imagecodecs.png_decode,
     "jpg": _decode_jpeg,
     "jp2": imagecodecs.htj2k_decode,
     "npy": _decode_npy,
+    "b2nd": _decode_bricks,
 }

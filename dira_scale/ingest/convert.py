@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,41 +11,76 @@ from rich.console import Console
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
-from dira_scale.ingest.destination import check_unchanged, claimed, finished
+from dira_scale.ingest.destination import Slice, check_unchanged, claimed, finished, keep, made_of, unfinished
 from dira_scale.ingest.finish import Outcome, finish
-from dira_scale.ingest.plan import plan
+from dira_scale.ingest.plan import Plan, plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import write_shards
+from dira_scale.store import locate
 
 
-def convert(config: Mapping[str, Any], out: Path, workers: int, key_file: str | None = None) -> None:
+def convert(
+    config: Mapping[str, Any], out: str | Path, workers: int, key_file: str | None = None, share: str | None = None
+) -> None:
     """Shard the images that the recipe ``config`` names into ``out``; go on where an earlier call stopped.
 
-    Raises UserError when the recipe, its source or what is in ``out`` does not fit.
+    With a ``share`` of the shards, such as "3/16", only these are written; a call without it writes what is still
+    missing and joins all to the dataset.
+
+    Raises UserError when the recipe, its source or what is in ``out`` does not fit, or the disk or the store fails.
     """
     if not isinstance(workers, int) or workers < 1:
         raise UserError(f"workers={workers}: must be a whole number of at least 1, or null for all cores")
     console = Console(soft_wrap=True, highlight=False)
-    recipe = Recipe.from_config(config)
-    key, key_from = load_key(recipe.secret, key_file)
-    hasher = Hasher(key)
+    part, place, recipe = Slice.parse(share), locate(out, "out"), Recipe.from_config(config)
+    hasher, key_from = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
-    made = finished(out, identity)
-    source = recipe.make_source()
-    console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
     try:
-        planned = plan(source.records(workers), recipe, hasher, source.label_names)
+        made = finished(place, identity)
+        console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
+        planned = planned_from(recipe, hasher, workers)
+        if made:
+            check_unchanged(made, planned)
+            console.print(f"{place} is complete: {_counts(made.info)}")
+            return
+        started = time.monotonic()
+        with claimed(place, identity, planned, part) as scratch:
+            mine = part.shards(planned)
+            todo = unfinished(place, mine)
+            done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
+            publish = partial(keep, place, made_of(planned, identity))
+            write_shards(todo, planned, recipe, workers, scratch, publish, done)
+            if part.of > 1:
+                return _tell_of_slice(console, place, planned, part)
+            outcome = finish(place, planned, recipe, identity, scratch)
+    except OSError as error:
+        raise UserError(
+            f"sharding to {place} failed ({error}); what is finished is kept: mend it and run the same command again"
+        ) from error
+    _tell(console, place, outcome, time.monotonic() - started)
+
+
+def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:
+    """What hashes the recipe's names, and where its key is from."""
+    key, key_from = load_key(recipe.secret, key_file)
+    return Hasher(key, recipe.archive), key_from
+
+
+def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> Plan:
+    """The plan of all images that the recipe's source lists. Raises UserError."""
+    source = recipe.make_source()
+    try:
+        return plan(source.records(workers), recipe, hasher, source.label_names)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): mend it and run the same command again") from error
-    if made:
-        check_unchanged(made, planned)
-        console.print(f"{out} is complete: {_counts(made.info)}")
-        return
-    started = time.monotonic()
-    with claimed(out, identity, planned):
-        write_shards(out, planned, recipe, workers)
-        outcome = finish(out, planned, recipe, identity)
-    _tell(console, out, outcome, time.monotonic() - started)
+
+
+def _tell_of_slice(console: Console, out: Path, planned: Plan, part: Slice) -> None:
+    mine, missing = part.shards(planned), unfinished(out, planned.shards)
+    console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
+    if missing:
+        console.print(f"still to do by other slices: {len(missing)} shards")
+    console.print("when all slices are done: the same command without slice=… joins them to the dataset")
 
 
 def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
@@ -56,8 +92,10 @@ def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
         for reason, count in outcome.reasons.most_common(5):
             console.print(f"  {count} x {reason}")
-    run = f"run=out/runs/{outcome.info.name}"
-    console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small data.shards={out} {run}")
+    console.print(f"look: python -m dira_scale.shard stats path={out}")
+    if outcome.info.dims == 2:
+        run = f"run=out/runs/{outcome.info.name}"
+        console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small data.shards={out} {run}")
 
 
 def _counts(info: DatasetInfo) -> str:

@@ -47,7 +47,7 @@ def croissant(info: DatasetInfo, manifest: Path) -> dict[str, Any]:
                 "@id": MANIFEST_FILE,
                 "contentUrl": MANIFEST_FILE,
                 "encodingFormat": "application/vnd.apache.parquet",
-                "sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+                "sha256": _sha256(manifest),
             },
             {"@type": "cr:FileSet", "@id": "shards", "encodingFormat": "application/x-tar", "includes": "*.tar"},
         ],
@@ -71,3 +71,8 @@ def _field(column: pa.Field) -> dict[str, Any]:
         "dataType": kind,
         "source": {"fileObject": {"@id": MANIFEST_FILE}, "extract": {"column": column.name}},
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

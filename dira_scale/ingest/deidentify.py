@@ -4,6 +4,7 @@ Hashes are HMAC-SHA-256 under a key that stays where the images are. Without the
 against a hash; with it, the same patient has the same hash in every dataset made there.
 """
 
+import contextlib
 import hmac
 import os
 import re
@@ -21,15 +22,16 @@ SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 
 
 class Hasher:
-    """Keyed hashes; ``kind`` keeps a patient and a study of the same name apart."""
+    """Keyed hashes. ``kind`` keeps a patient and a study of one name apart, ``archive`` two with a patient 1."""
 
-    def __init__(self, key: bytes):
-        self._key = key
-        self.key_id = self("key", "id")[:8]
+    def __init__(self, key: bytes, archive: str | None = None):
+        self._key, self._archive = key, f"{archive}\0" if archive else ""
+        self.key_id = hmac.digest(key, b"key\0id", "sha256").hex()[:8]
 
     def __call__(self, kind: str, value: str) -> str:
         """24 hex digits (96 bits: no collision is to be expected among 10^9 names); file names may be of any bytes."""
-        return hmac.digest(self._key, f"{kind}\0{value}".encode(errors="surrogateescape"), "sha256").hex()[:24]
+        name = f"{self._archive}{kind}\0{value}"
+        return hmac.digest(self._key, name.encode(errors="surrogateescape"), "sha256").hex()[:24]
 
     def fraction(self, kind: str, value: str) -> float:
         """A number in [0, 1), evenly spread, that only ``value`` and the key determine."""
@@ -52,13 +54,14 @@ def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
     path = Path(key_file) if key_file else config / "dira_scale" / "hash_key"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            pass  # another process has just made it
-        else:
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_hex(32) + "\n")
+        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):  # another process has just made it: then that one's counts
+            os.link(new, path)  # whole from the first moment
+        new.unlink()
     return _long_enough(path.read_bytes().strip(), str(path))
 
 

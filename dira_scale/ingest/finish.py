@@ -1,11 +1,10 @@
 """What is written when all shards are there: quarantine, description, dataset.json, and last the manifest."""
 
 import csv
-import io
 import json
 import os
-import shutil
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,12 @@ from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.ingest.croissant import croissant
-from dira_scale.ingest.destination import PARTIAL, publish, state_file
+from dira_scale.ingest.destination import PARTIAL, made_of, publish, state_file
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe, identity_hash
+from dira_scale.store import is_local, refusals, remove
+
+ROWS = 2**14  # of a row group of the manifest: no more of it is ever in memory
 
 
 @dataclass(frozen=True)
@@ -31,69 +33,121 @@ class Outcome:
     rejected_names: Path | None
 
 
-def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any]) -> Outcome:
-    """Join the shards' states into the dataset's tables, and remove ``.partial``.
+def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
+    """Join the shards' states into the dataset's tables, shard by shard, and remove ``.partial``.
 
     Raises UserError when no input at all could be used.
     """
-    states = {shard: json.loads(state_file(out, shard).read_text()) for shard in plan.shards}
-    rejected = [entry for state in states.values() for entry in state["rejected"]]
-    reasons = Counter(entry["reason"] for entry in rejected)
-    names = _list_rejected(out, plan, rejected) if rejected else None
-    if len(rejected) == len(plan.items):
-        raise UserError(f"none of the {len(rejected)} inputs is usable: {_top(reasons)} (all of them: {names})")
-    part = out / PARTIAL
-    table = pa.concat_tables([_table(state["rows"]) for state in states.values()]).combine_chunks()
-    pq.write_table(table, part / MANIFEST_FILE, compression="zstd")
-    pq.write_table(pa.Table.from_pylist(rejected, QUARANTINE), part / QUARANTINE_FILE, compression="zstd")
+    counts: Counter[str] = Counter()
+    sizes, checksums, reasons = {}, {}, Counter[str]()
+    names = _Names(_beside(out), plan)
+    with (
+        _Table(scratch / MANIFEST_FILE, SCHEMA) as manifest,
+        _Table(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
+        names,
+    ):
+        for shard, state in _states(out, plan, made_of(plan, identity)):
+            sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+            counts[shard.rpartition("-")[0]] += len(state["rows"])
+            reasons.update(entry["reason"] for entry in state["rejected"])
+            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
+            quarantine.add(state["rejected"])
+            names.add(state["rejected"])
+    if not counts.total():
+        raise UserError(f"none of the {len(plan)} inputs is usable: {_top(reasons)} (all of them: {names.path})")
     info = DatasetInfo(
         name=recipe.name,
         modality=recipe.modality,
-        dims=2,
+        dims=recipe.dims,
         codec=recipe.codec,
         label_names=list(plan.label_names),
-        counts=_counts(states),
-        quarantined=len(rejected),
-        shards={shard: (out / shard).stat().st_size for shard in plan.shards},
+        counts=dict(counts),
+        quarantined=reasons.total(),
+        shards=sizes,
+        checksums=checksums,
         recipe=identity,
         recipe_hash=identity_hash(identity),
         plan_hash=plan.hash,
         licence=recipe.licence,
         tool_version=__version__,
     )
-    (part / INFO_FILE).write_text(info.to_json())
-    (part / "croissant.json").write_text(json.dumps(croissant(info, part / MANIFEST_FILE), indent=1) + "\n")
+    (scratch / INFO_FILE).write_text(info.to_json())
+    (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
     for name in (QUARANTINE_FILE, "croissant.json", INFO_FILE, MANIFEST_FILE):
-        publish(part / name, out / name)
-    shutil.rmtree(part)
-    return Outcome(info, reasons, names)
+        publish(scratch / name, out / name)
+    remove(out / PARTIAL)
+    remove(scratch)
+    return Outcome(info, reasons, names.path if reasons else None)
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
-    return pa.Table.from_pylist([row | {"attributes": list(row["attributes"].items())} for row in rows], SCHEMA)
+def _states(out: Path, plan: Plan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for shard in plan.shards:
+        path = state_file(out, shard)
+        with refusals(path):
+            state = json.loads(path.read_text())
+        if state.get("made_of") != expected:  # slices that began in the same moment, of other images or another recipe
+            raise UserError(f"out={out}: {shard} is of other images or another recipe: delete it and {path}, and run "
+                            "the command again")  # fmt: skip
+        yield shard, state
 
 
-def _counts(states: dict[str, Any]) -> dict[str, int]:
-    counts: Counter[str] = Counter()
-    for shard, state in states.items():
-        counts[shard.rpartition("-")[0]] += len(state["rows"])
-    return dict(counts)
+class _Table:
+    """A Parquet file that is written a row group at a time."""
+
+    def __init__(self, path: Path, schema: pa.Schema):
+        self._schema, self._waiting, self._rows = schema, list[pa.Table](), 0
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        self._waiting.append(pa.Table.from_pylist(rows, self._schema))
+        self._rows += len(rows)
+        if self._rows >= ROWS:
+            self._write()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
+        self._waiting, self._rows = [], 0
+
+    def __enter__(self) -> "_Table":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write()
+        self._writer.close()
 
 
-def _list_rejected(out: Path, plan: Plan, rejected: list[dict[str, str]]) -> Path:
+class _Names:
     """The rejected inputs by name: beside the dataset and not in it, for names of files may name patients."""
-    names = {item.key: item.record.name for item in plan.items}
-    text = io.StringIO()
-    table = csv.writer(text)
-    table.writerow(["file", "stage", "reason"])
-    table.writerows([names[entry["source"]], entry["stage"], entry["reason"]] for entry in rejected)
-    path = out.resolve()
-    path = path.with_name(f"{path.name}.rejected.csv")
-    part = path.with_name(f".{path.name}.part")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # for its owner alone
-        file.write(text.getvalue().encode(errors="surrogateescape"))
-    publish(part, path)
-    return path
+
+    def __init__(self, path: Path, plan: Plan):
+        self.path, self._plan, self._part = path, plan, path.with_name(f".{path.name}.part")
+        self._empty = True
+
+    def __enter__(self) -> "_Names":
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # for its owner alone
+        self._file = os.fdopen(descriptor, "w", errors="surrogateescape", newline="", encoding="utf-8")
+        self._csv = csv.writer(self._file)
+        self._csv.writerow(["file", "stage", "reason"])
+        return self
+
+    def add(self, rejected: list[dict[str, str]]) -> None:
+        for entry in rejected:
+            self._csv.writerow([self._plan.item(entry["source"]).record.name, entry["stage"], entry["reason"]])
+            self._empty = False
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._file.close()
+        if kind or self._empty:
+            return self._part.unlink()
+        publish(self._part, self.path)
+
+
+def _beside(out: Path) -> Path:
+    """``OUT.rejected.csv``; of a dataset in a store, in the folder that one is in: names do not leave this machine."""
+    path = out.resolve() if is_local(out) else Path.cwd() / out.name
+    return path.with_name(f"{path.name}.rejected.csv")
 
 
 def _top(reasons: Counter[str]) -> str:

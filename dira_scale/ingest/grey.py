@@ -53,6 +53,12 @@ def own_range(values: np.ndarray, step: float = 1) -> Window:
     return Window(float(values.min()), float(values.max()), step)
 
 
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 [H, W, 3] to the luminance of ITU-R BT.601, in the same type; rounded as Pillow does."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(colours.dtype)
+
+
 def store(
     values: np.ndarray, window: Window, bits: int, spacing: tuple[float, float] | None = None, inverted: bool = False
 ) -> Image:

@@ -1,16 +1,44 @@
-"""Which image goes to which place of which shard: settled before the first one is decoded."""
+"""Which image goes to which place of which shard: settled before the first one is decoded.
+
+A plan lies on the disk and not in memory: ten million records need no more of it than ten thousand.
+"""
 
 import hashlib
 import json
+import pickle
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, coarse
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.splits import draw_splits, split_names
+
+# SQLite's own temporary file: it has no name, so it is gone when the process is, however it ends.
+UNNAMED = ""
+TABLES = """
+    PRAGMA journal_mode = OFF;
+    PRAGMA cache_size = -8000;  -- kB
+    CREATE TABLE record (number INTEGER PRIMARY KEY, content BLOB);
+    -- study: a hash to group by. alone: who it is of if nobody is known. drawn: takes part in the splitting
+    CREATE TABLE item (
+        number INTEGER PRIMARY KEY, key TEXT, patient TEXT, study TEXT, alone TEXT, hint TEXT, drawn INT, split TEXT
+    );
+    CREATE TABLE place (position INTEGER PRIMARY KEY, number INT);
+"""
+# Whom an image without a name is of: the one whom its study names, else all of the study is one.
+NAME_PATIENTS = """
+    CREATE TEMP TABLE known AS
+        SELECT study, min(patient) AS patient FROM item WHERE patient IS NOT NULL AND study IS NOT NULL
+        GROUP BY study HAVING count(DISTINCT patient) = 1;
+    CREATE INDEX known_study ON known (study);
+    UPDATE item SET patient = coalesce((SELECT patient FROM known WHERE known.study = item.study), alone)
+        WHERE patient IS NULL;
+    DROP TABLE known;
+"""
 
 
 @dataclass(frozen=True)
@@ -24,29 +52,52 @@ class Item:
     record: Record
 
 
-@dataclass(frozen=True)
 class Plan:
-    """All shards by file name, in the manifest's order, and what their labels are called."""
+    """All items in the manifest's order; ``iter`` and ``len`` are over them.
 
-    shards: dict[str, list[Item]]
-    label_names: tuple[str, ...] = ()
+    Attributes:
+        shards: file name -> places of its items in the plan.
+        label_names: what their labels are called.
+        hash: identity of everything that was planned: a source that has changed since gives another one. It goes out
+            with the dataset: names are in it as keyed hashes only, and places on this machine not at all.
+    """
 
-    @property
-    def items(self) -> list[Item]:
-        return [item for items in self.shards.values() for item in items]
-
-    @property
-    def hash(self) -> str:
-        """Identity of everything that was planned: a source that has changed since gives another one.
-
-        It goes out with the dataset: names are in it as keyed hashes only, and places on this machine not at all.
-        """
+    def __init__(self, table: sqlite3.Connection, shards: dict[str, range], label_names: Sequence[str], hasher: Hasher):
+        self._table, self._hasher = table, hasher
+        self.shards, self.label_names = shards, tuple(label_names)
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
-        for item in self.items:
+        for item in self:
             r = item.record
             told = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
             digest.update(json.dumps([item.key, item.patient, item.study, item.split, *told]).encode())
-        return digest.hexdigest()
+        self.hash = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return sum(map(len, self.shards.values()))
+
+    def __iter__(self) -> Iterator[Item]:
+        return self._items(range(len(self)))
+
+    def items(self, shard: str) -> list[Item]:
+        """Those of one shard."""
+        return list(self._items(self.shards[shard]))
+
+    def item(self, key: str) -> Item:
+        """The one of this key."""
+        ((position,),) = self._table.execute("SELECT position FROM item JOIN place USING (number) WHERE key = ?", [key])
+        return next(self._items(range(position, position + 1)))
+
+    def _items(self, places: range) -> Iterator[Item]:
+        rows = self._table.execute(
+            "SELECT key, patient, split, content FROM place JOIN item USING (number) JOIN record USING (number) "
+            "WHERE position >= ? AND position < ? ORDER BY position",
+            [places.start, places.stop],
+        )
+        for key, patient, split, content in rows:
+            record: Record = pickle.loads(content)
+            # with the patient: some archives number each patient's studies from 1
+            study = self._hasher("study", f"{patient} {record.study or record.name}")
+            yield Item(key, patient, study, split, record)
 
 
 def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()) -> Plan:
@@ -56,114 +107,63 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
 
     Raises:
         UserError: no record at all, or two of one name; a patient in two splits; a value of the split column that
-            ``recipe.official`` does not know; a split whose name is no part of a file name.
+            ``recipe.official`` does not know; a split whose name is no part of a file name; no room for the plan.
     """
-    named = {}
-    for record in records:
-        if record.name in named:
-            raise UserError(f"the source names two files {record.name}: every image needs a name of its own")
-        named[record.name] = record
-    if not named:
+    table = sqlite3.connect(UNNAMED)
+    try:
+        table.executescript(TABLES)
+        _fill(table, records, hasher)
+        table.executescript(NAME_PATIENTS)
+        draw_splits(table, recipe, hasher)
+        return Plan(table, _order(table, recipe), label_names, hasher)
+    except sqlite3.OperationalError as error:
+        raise UserError(
+            f"the plan cannot be written to the folder for temporary files ({error}): make room, or set TMPDIR"
+        ) from error
+
+
+def _fill(table: sqlite3.Connection, records: Iterable[Record], hasher: Hasher) -> None:
+    number = -1
+    for number, r in enumerate(records):
+        patient = hasher("patient", r.patient) if r.patient else None
+        study = hasher("study", r.study) if r.study else None
+        alone = hasher("patient", f"study {r.study}" if r.study else f"image {r.name}")
+        row = number, hasher("key", r.name), patient, study, alone, r.split, r.rejected is None
+        table.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
+        table.execute("INSERT INTO record VALUES (?, ?)", (number, pickle.dumps(r, pickle.HIGHEST_PROTOCOL)))
+    if number < 0:
         raise UserError("the source has no file at all: check recipe.images")
-    people = defaultdict(set)
-    for record in named.values():
-        if record.patient and record.study:
-            people[record.study].add(record.patient)
-    patients = {name: hasher("patient", _who(record, people)) for name, record in named.items()}
-    drawn = _splits([r for r in named.values() if r.rejected is None], patients, recipe, hasher)
-    splits = [s for s in dict.fromkeys([*split_names(recipe), *sorted(set(drawn.values()))]) if s in drawn.values()]
-    first = (splits or split_names(recipe))[0]
-    for split in [*splits, first]:
+    try:
+        table.execute("CREATE UNIQUE INDEX item_key ON item (key)")
+    except sqlite3.IntegrityError as error:
+        ((content,),) = table.execute(
+            "SELECT content FROM record WHERE number = "
+            "(SELECT number FROM item GROUP BY key HAVING count(*) > 1 ORDER BY number LIMIT 1)"
+        )
+        name = pickle.loads(content).name
+        raise UserError(f"the source names two files {name}: every image needs a name of its own") from error
+
+
+def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
+    """Fill ``place``; the shards, split by split."""
+    drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
+    splits = [split for split in dict.fromkeys([*split_names(recipe), *sorted(drawn)]) if split in drawn]
+    splits = splits or split_names(recipe)[:1]
+    for split in splits:
         if not re.fullmatch("[A-Za-z0-9_-]+", split):
             raise UserError(
                 f"a split cannot be called '{split}', as its files are named after it: use letters, digits, _ and - in "
                 "the split column, recipe.splits and recipe.official"
             )
-    items = [
-        Item(
-            key=hasher("key", name),
-            patient=patients[name],
-            # with the patient: some archives number each patient's studies from 1
-            study=hasher("study", f"{patients[name]} {record.study or name}"),
-            split=drawn.get(name, first),
-            record=record,
-        )
-        for name, record in named.items()
-    ]
-    shards: dict[str, list[Item]] = {}
-    for split in splits or [first]:
-        chosen = sorted((item for item in items if item.split == split), key=lambda item: item.key)
-        for start in range(0, len(chosen), recipe.shard_size):
-            shards[f"{split}-{start // recipe.shard_size:06d}.tar"] = chosen[start : start + recipe.shard_size]
-    return Plan(shards, tuple(label_names))
-
-
-def _who(record: Record, people: Mapping[str, set[str]]) -> str:
-    """Whom the image is of; without a name the one whom its study names (``people``), else all of the study is one."""
-    if record.patient or not record.study:
-        return record.patient or f"image {record.name}"
-    known = people.get(record.study, set())
-    return next(iter(known)) if len(known) == 1 else f"study {record.study}"
-
-
-def split_names(recipe: Recipe) -> list[str]:
-    """The splits that a recipe names, in its order."""
-    tables = [recipe.splits, *(recipe.official or {}).values()]
-    return list(dict.fromkeys(name for table in tables for name, share in table.items() if share > 0))
-
-
-def _splits(
-    records: list[Record], patients: Mapping[str, str], recipe: Recipe, hasher: Hasher
-) -> dict[str, str]:  # fmt: skip
-    """The split of every record by name. A patient's share of [0, 1) comes from the key and the patient alone, so
-    patients stay where they are when a dataset grows."""
-    groups: dict[str | None, set[str]] = defaultdict(set)
-    for record in records:
-        groups[record.split].add(patients[record.name])
-    chosen: dict[tuple[str | None, str], str] = {}
-    for hint in sorted(groups, key=str):
-        shares = _shares(hint, recipe)
-        chosen |= {(hint, patient): split for patient, split in _draw(groups[hint], shares, hasher).items()}
-    splits: dict[str, str] = {}
-    first: dict[str, Record] = {}
-    for record in records:
-        patient = patients[record.name]
-        splits[record.name] = chosen[record.split, patient]
-        other = first.setdefault(patient, record)
-        if splits[other.name] != splits[record.name]:
-            raise UserError(
-                f"patient {patient} (hash) would be cut: {other.name} is in {splits[other.name]}, {record.name} in "
-                f"{splits[record.name]}; correct the split column, or leave it out (recipe.columns.split=null)"
-            )
-    return splits
-
-
-def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:
-    if hint is None:
-        return recipe.splits
-    if recipe.official is None:
-        return {hint: 1.0}
-    if hint not in recipe.official:
-        raise UserError(f"the split column says '{hint}', recipe.official knows only {', '.join(recipe.official)}")
-    return recipe.official[hint]
-
-
-def _draw(patients: set[str], shares: Mapping[str, float], hasher: Hasher) -> dict[str, str]:
-    """Each patient's split; in a very small dataset no split stays empty while another has two, or comes later."""
-    place = {patient: hasher.fraction("split", patient) for patient in patients}
-    ordered = sorted(patients, key=lambda patient: (place[patient], patient))
-    names = [name for name, share in shares.items() if share > 0]
-    edges, total = [], 0.0
-    for name in names:
-        total += shares[name]
-        edges.append(total)
-    edges[-1] = 1.0
-    split = {
-        patient: next(n for n, edge in zip(names, edges, strict=True) if place[patient] < edge) for patient in ordered
-    }
-    for number, (name, edge) in enumerate(zip(names, edges, strict=True)):
-        members = {n: [p for p in ordered if split[p] == n] for n in names}
-        givers = [n for n in names if len(members[n]) > 1 or n in names[number + 1 :]]
-        if not members[name] and (spare := [p for n in givers for p in members[n]]):
-            split[min(spare, key=lambda p: abs(place[p] - (edge - shares[name] / 2)))] = name
-    return split
+    table.execute("UPDATE item SET split = ? WHERE NOT drawn", [splits[0]])
+    table.execute("CREATE INDEX item_split ON item (split, key)")
+    shards, start = {}, 0
+    for split in splits:
+        count = table.execute(
+            "INSERT INTO place SELECT ? + row_number() OVER (ORDER BY key), number FROM item WHERE split = ?",
+            [start - 1, split],
+        ).rowcount
+        for shard, first in enumerate(range(start, start + count, recipe.shard_size)):
+            shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + recipe.shard_size, start + count))
+        start += count
+    return shards

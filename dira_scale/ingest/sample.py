@@ -1,9 +1,6 @@
-"""One image on its way: decode, shrink, encode, and into the tar."""
+"""One input on its way: decode, shrink, encode; its manifest row."""
 
-import io
-import json
-import math
-import tarfile
+import errno
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +14,12 @@ from dira_scale.ingest.grey import Image, resize, shrink
 from dira_scale.ingest.imaging import read_image, read_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Box, Input, Painted, Record
 from dira_scale.ingest.verdict import OUT_OF_REACH, BadImage
-
-BLOCK = tarfile.BLOCKSIZE
+from dira_scale.ingest.volume import Volume
+from dira_scale.ingest.volumes import prepare, read_volume, read_volume_mask
+from dira_scale.ingest.volumes.geometry import BadGeometry
+from dira_scale.store import is_local
 
 
 @dataclass(frozen=True)
@@ -41,95 +41,127 @@ class Sample:
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
     """Raises Rejected; OSError for a file that was found when it was listed and cannot be reached now."""
-    record = item.record
-    if record.rejected:
-        raise Rejected("list", record.rejected)
+    if item.record.rejected:
+        raise Rejected("list", item.record.rejected)
+    image = _read(item, recipe)
+    return _picture(item, image, recipe) if isinstance(image, Image) else _volume(item, image, recipe)
+
+
+def _read(item: Item, recipe: Recipe) -> Image | Volume:
+    image = item.record.image
+    _check_as_listed(item.record)
     try:
-        source = read_image(record.image, recipe.bits, recipe.burned_in == "keep")
+        if isinstance(image, Input):
+            return image.read(recipe)
+        if recipe.dims == 3:
+            return read_volume(image, recipe)
+        return read_image(image, recipe.bits, recipe.burned_in)
+    except BadGeometry as error:
+        raise Rejected("geometry", str(error)) from error
     except BadImage as error:
         cause = error.__cause__
-        if record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
-            raise OSError(cause.errno, cause.strerror, str(record.image)) from error
+        if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
+            raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise Rejected("decode", str(error)) from error
-    if min(source.pixels.shape) < recipe.min_side:
-        raise Rejected("check", f"shorter side is below {recipe.min_side} pixels")
-    if any(b.y + b.h > source.pixels.shape[0] + 1 or b.x + b.w > source.pixels.shape[1] + 1 for b in record.boxes):
-        raise Rejected("check", "a box reaches out of the image by more than a pixel")
+
+
+def _check_as_listed(record: Record) -> None:
+    """Raises OSError when a file is cut short or replaced since it was listed. (Stores replace objects at a stroke.)"""
+    image = record.image
+    paths = image.paths if isinstance(image, Input) else (image,)
+    if record.size is None or not all(map(is_local, paths)) or paths[0].suffix.lower() in (".mhd", ".nhdr", ".hdr"):
+        return  # the values of such headers are in another file, which may be counted
+    if sum(path.stat().st_size for path in paths) != record.size:
+        raise OSError(errno.ESTALE, "it is no longer of the size that it had when it was listed", str(paths[0]))
+
+
+def _picture(item: Item, source: Image, recipe: Recipe) -> Sample:
+    """2D: shrunk to ``max_side``; boxes and mask follow."""
+    _check(source.pixels.shape, item.record.boxes, recipe)
     image = shrink(source, recipe.max_side)
-    payload = _encode(image, recipe)
     height, width = image.pixels.shape
     scale_y, scale_x = height / source.pixels.shape[0], width / source.pixels.shape[1]
-    row = {
+    boxes = tuple(
+        b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in item.record.boxes
+    )
+    mask = _mask(item, source)
+    if mask is not None and recipe.max_side is not None and max(mask.shape) > recipe.max_side:
+        mask = resize(mask, recipe.max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
+    payload = _encode(image.pixels, recipe)
+    shape = {"channels": 1, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
+    row = _row(item, image, boxes, payload, recipe) | shape
+    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
+
+
+def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
+    """3D: clipped, resampled and cropped as ``recipe.volume`` says; boxes and mask follow."""
+    _check(source.shape, item.record.boxes, recipe)
+    try:
+        volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe)
+    except BadImage as error:
+        raise Rejected("geometry", str(error)) from error
+    _check(volume.shape, (), recipe)
+    payload = _encode(volume.voxels, recipe)
+    depth, height, width = volume.shape
+    channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
+    shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
+    row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
+    return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
+
+
+def _check(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) -> None:
+    depth, height, width = (1, *shape)[-3:]
+    if min(shape) < recipe.min_side:
+        raise Rejected("check", f"shorter side is below {recipe.min_side} pixels")
+    if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
+        raise Rejected("check", "a box without extent, or of a place outside of the image")
+    if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
+        b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
+    ):
+        raise Rejected("check", "a box reaches out of the image by more than a pixel")
+
+
+def _row(
+    item: Item, image: Image | Volume, boxes: tuple[Box, ...], payload: bytes, recipe: Recipe
+) -> dict[str, Any]:  # fmt: skip
+    return {
         "key": item.key,
         "split": item.split,
         "patient": item.patient,
         "study": item.study,
         "codec": recipe.codec,
-        "channels": 1,
-        "height": height,
-        "width": width,
-        "depth": 1,
-        "bits": recipe.bits,
         "low": image.low,
         "high": image.high,
         "spacing": image.spacing,
-        "affine": None,
-        "labels": record.labels,
-        "boxes": [
-            {"label": b.label, "y": b.y * scale_y, "x": b.x * scale_x, "h": b.h * scale_y, "w": b.w * scale_x}
-            for b in record.boxes
-        ],
-        "attributes": coarse(record.attributes),
+        "labels": item.record.labels,
+        "boxes": [box._asdict() for box in boxes],
+        "attributes": coarse(item.record.attributes),
         "xxh3": xxhash.xxh3_64_hexdigest(payload),
     }
-    return Sample(row, payload, _mask(item, source.pixels.shape, recipe.max_side) if record.mask else None)
 
 
-def _encode(image: Image, recipe: Recipe) -> bytes:
+def _encode(pixels: np.ndarray, recipe: Recipe) -> bytes:
     try:
-        return encode(image.pixels, recipe.codec, recipe.quality)
+        return encode(pixels, recipe.codec, recipe.quality)
     except MemoryError:
         raise
     except Exception as error:  # the codecs' libraries have limits and errors of their own, as of JPEG's 65,500 pixels
         raise Rejected("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
 
 
-def _mask(item: Item, shape: tuple[int, int], max_side: int | None) -> bytes:
-    assert item.record.mask is not None
+def _mask(item: Item, source: Image | Volume) -> np.ndarray | None:
+    """uint8 of the source's shape."""
+    mask = item.record.mask
+    if mask is None:
+        return None
+    shape = source.pixels.shape if isinstance(source, Image) else source.shape
     try:
-        mask = read_mask(item.record.mask)
+        if isinstance(mask, Painted):
+            values = mask.paint(source)
+        else:
+            values = read_mask(mask) if isinstance(source, Image) else read_volume_mask(mask, source)
     except BadImage as error:
         raise Rejected("mask", str(error)) from error
-    if mask.shape != shape:
-        raise Rejected("mask", f"mask of {mask.shape} pixels for an image of {shape}")
-    if max_side is not None and max(shape) > max_side:
-        mask = resize(mask, max_side / max(shape), PIL.Image.Resampling.NEAREST)
-    return encode(np.ascontiguousarray(mask), "png")
-
-
-def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...]) -> dict[str, Any]:
-    """Append the sample's files; the manifest row, complete but for the shard's name."""
-    row, key = sample.row, sample.row["key"]
-    offset = _add(tar, f"{key}.{row['codec']}", sample.payload)
-    _add(tar, f"{key}.json", _sidecar(row, label_names))
-    place: dict[str, Any] = {"offset": offset, "size": len(sample.payload), "mask_offset": None, "mask_size": None}
-    if sample.mask is not None:
-        place |= {"mask_offset": _add(tar, f"{key}.mask.png", sample.mask), "mask_size": len(sample.mask)}
-    return row | place
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a file with a header that depends on nothing else; the offset of its first byte."""
-    header = tarfile.TarInfo(name)
-    header.size, header.mode = len(content), 0o644
-    start = tar.offset
-    tar.addfile(header, io.BytesIO(content))
-    assert tar.offset == start + BLOCK + -(-len(content) // BLOCK) * BLOCK, "a header of more than one block"
-    return start + BLOCK
-
-
-def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
-    """KEY.json: what a reader without the manifest needs. Unknown labels are null, JSON has no NaN."""
-    labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
-    kept = {name: row[name] for name in ("key", "patient", "study", "low", "high", "spacing", "boxes", "attributes")}
-    return json.dumps(kept | {"labels": labels}, sort_keys=True, allow_nan=False).encode()
+    if values.shape != shape:
+        raise Rejected("mask", f"mask of {values.shape} pixels for an image of {shape}")
+    return values

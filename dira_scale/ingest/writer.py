@@ -9,82 +9,119 @@ import signal
 import tarfile
 import threading
 import time
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import xxhash
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.errors import UserError
-from dira_scale.files import write_json
-from dira_scale.ingest.destination import PARTIAL, publish, state_file
 from dira_scale.ingest.plan import Item, Plan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, add_to_tar, make_sample
+from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.tar import add_to_tar
+
+COLUMNS = (
+    TextColumn("sharding"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TextColumn("{task.fields[speed]} images/s"),
+    TimeRemainingColumn(),
+)
 
 
-def write_shards(out: Path, plan: Plan, recipe: Recipe, workers: int) -> None:
-    """Write the shards that are not there yet, with a bar and the time to go.
+class Shard(NamedTuple):
+    """What became of the items of a shard."""
 
-    Raises UserError when a disk or the memory fails or a worker dies; what is finished stays, the same call goes on.
+    size: int  # bytes
+    xxh3: str  # of the whole file, hex
+    rows: list[dict[str, Any]]  # of the manifest
+    rejected: list[dict[str, str]]  # of the quarantine
+
+
+Done = Callable[[str, Path, Shard], None]  # what to do with a written shard: its name, the file, what is in it
+
+
+def write_shards(
+    shards: Sequence[str], plan: Plan, recipe: Recipe, workers: int, scratch: Path, done: Done, before: int = 0
+) -> None:
+    """Write ``shards`` to the folder ``scratch``, and in the workers call ``done`` (picklable) for each.
+
+    ``before``: images that an earlier call has done, for the bar.
+
+    Raises:
+        UserError: a worker has died.
+        OSError: of the machine, not of an input.
     """
-    todo = {shard: items for shard, items in plan.shards.items() if not state_file(out, shard).exists()}
-    if not todo:
+    if not shards:
         return
-    total = sum(map(len, plan.shards.values()))
-    before = total - sum(map(len, todo.values()))
     context = multiprocessing.get_context("spawn")
     count, stop = context.Value("q", 0), context.Event()
-    pool = ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (count, stop))
+    workers = min(workers, len(shards))
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (count, stop))
     started = time.monotonic()
-    columns = (
-        TextColumn("sharding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[speed]:.0f} images/s"),
-    )
+    total = before + sum(len(plan.shards[shard]) for shard in shards)
+    jobs = ((scratch, shard, plan.items(shard), recipe, plan.label_names, done) for shard in shards)
+    waiting: set[Future[None]] = set()
     try:
-        with Progress(*columns, TimeRemainingColumn()) as bar:
-            task = bar.add_task("", total=total, completed=before, speed=0.0)
-            waiting = {
-                pool.submit(write_shard, out, shard, part, recipe, plan.label_names) for shard, part in todo.items()
-            }
-            while waiting:
-                done, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                for shard in done:
+        with Progress(*COLUMNS) as bar:
+            task = bar.add_task("", total=total, completed=before, speed="-")
+            while True:  # the plan is read no further ahead than the workers need it
+                waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
+                if not waiting:
+                    break
+                ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_COMPLETED)
+                for shard in ended:
                     shard.result()
-                bar.update(task, completed=before + count.value, speed=count.value / (time.monotonic() - started))
+                if count.value:
+                    speed = f"{count.value / (time.monotonic() - started):.3g}"
+                    bar.update(task, completed=before + count.value, speed=speed)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
             "a worker process died (short of memory?); what is finished is kept: run it again, with fewer workers"
-        ) from error
-    except OSError as error:
-        raise UserError(
-            f"sharding to {out} failed ({error}); what is finished is kept: mend it and run the same command again"
         ) from error
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def write_shard(out: Path, name: str, items: list[Item], recipe: Recipe, label_names: tuple[str, ...]) -> None:
-    """Write one shard and then its state; an input that cannot be used leaves a hole."""
+def _write(scratch: Path, name: str, items: list[Item], recipe: Recipe, labels: tuple[str, ...], done: Done) -> None:
+    part = scratch / name
+    try:
+        if shard := write_shard(part, items, recipe, labels):
+            done(name, part, shard)
+    finally:
+        part.unlink(missing_ok=True)  # half a shard would fill a full disk further
+
+
+def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tuple[str, ...]) -> Shard | None:
+    """Write one shard to ``part``; an input that cannot be used leaves a hole. None when the work is to end early."""
     rows, rejected = [], []
-    part = out / PARTIAL / name
     with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for item in items:
             if _worker and _worker.stop.is_set():
-                return
+                return None
             try:
-                rows.append(add_to_tar(tar, make_sample(item, recipe), label_names) | {"shard": name})
+                rows.append(add_to_tar(tar, make_sample(item, recipe), label_names) | {"shard": part.name})
             except Rejected as rejection:
                 rejected.append({"source": item.key, "stage": rejection.stage, "reason": rejection.reason})
             if _worker:
                 with _worker.count.get_lock():
                     _worker.count.value += 1
-    publish(part, out / name)
-    write_json(state_file(out, name), {"rows": rows, "rejected": rejected})
+    return Shard(part.stat().st_size, checksum(part), rows, rejected)
+
+
+def checksum(path: Path) -> str:
+    """64-bit xxHash3 of a file's content, hex."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class _Worker(NamedTuple):

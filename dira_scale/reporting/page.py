@@ -3,7 +3,7 @@
 from base64 import b64encode
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from dira_scale import __version__
 from dira_scale.reporting import health, plots, summary
@@ -12,15 +12,7 @@ from dira_scale.reporting.record import PARTS, Record
 
 def render(record: Record) -> str:
     """``record`` as HTML, pictures and curves inside."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["duration"] = summary.duration
-    return environment.get_template("page.html.j2").render(
+    return template("page.html.j2").render(
         record=record,
         version=__version__,
         parts=PARTS,
@@ -37,6 +29,19 @@ def render(record: Record) -> str:
         time_bars=plots.time_bars(record) if summary.throughput(record) else None,
         pictures={stage: _png(path) for stage, path in record.pictures.items()},
     )
+
+
+def template(name: str) -> Template:
+    """A template of this folder."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = summary.duration
+    return environment.get_template(name)
 
 
 def _png(path: Path) -> str:

@@ -66,7 +66,7 @@ def test_crops_are_slices(radiograph, codec, bits):
 def test_a_npy_file_that_encode_would_not_write_is_refused(pixels):
     file = io.BytesIO()
     np.save(file, pixels)
-    with pytest.raises(codecs.DecodeError, match="uint8 or uint16 in C order"):
+    with pytest.raises(codecs.DecodeError, match="uint8, uint16 or int16 in C order"):
         codecs.decode(file.getvalue(), "npy")
 
 
@@ -120,7 +120,8 @@ BROKEN = {"cut short": lambda p: p[: len(p) // 2], "no image": lambda p: b"no im
     ("codec", "damage"), [(c, d) for c in codecs.CODECS for d in BROKEN if (c, d) != ("jp2", "cut short")]
 )
 def test_a_broken_payload_is_an_error(radiograph, codec, damage):
-    payload = BROKEN[damage](codecs.encode(radiograph(64, 64), codec))
+    image = radiograph(64, 64)
+    payload = BROKEN[damage](codecs.encode(image[None] if codec == "b2nd" else image, codec))
     with pytest.raises(codecs.DecodeError):
         codecs.decode(payload, codec)
     with pytest.raises(codecs.DecodeError):
@@ -144,3 +145,34 @@ def test_a_crop_outside_the_image_is_an_error(radiograph):
 def test_what_cannot_be_stored_is_refused(pixels, codec, words):
     with pytest.raises(UserError, match=words):
         codecs.encode(pixels, codec)
+
+
+@pytest.mark.parametrize("shape", [(70, 65, 40), (1, 5, 7), (2, 40, 33, 66)])
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8])
+def test_bricks_come_back_whole_and_in_parts_from_inside_a_file(tmp_path, shape, dtype):
+    """As a tar holds them: at an offset, with something before and behind."""
+    voxels = np.random.default_rng(0).integers(np.iinfo(dtype).min, np.iinfo(dtype).max, shape).astype(dtype)
+    payload = codecs.encode(voxels, "b2nd")
+    assert codecs.encode(np.asfortranarray(voxels), "b2nd") == payload
+    np.testing.assert_array_equal(codecs.decode(payload, "b2nd"), voxels)
+    (tmp_path / "shard.tar").write_bytes(b"x" * 1536 + payload + b"y" * 700)
+    part = (..., slice(0, 1), slice(2, 5), slice(3, 7))
+    np.testing.assert_array_equal(codecs.open_bricks(tmp_path / "shard.tar", 1536)[part], voxels[part])
+
+
+def test_volumes_go_into_their_codecs_only():
+    voxels = np.zeros((4, 4, 4), np.int16)
+    np.testing.assert_array_equal(codecs.decode(codecs.encode(voxels, "npy"), "npy"), voxels)
+    with pytest.raises(UserError, match="codec 'png' holds no volumes; use b2nd or npy"):
+        codecs.encode(voxels, "png")
+    with pytest.raises(UserError, match="cannot store uint16 of shape"):
+        codecs.encode(voxels.astype(np.uint16), "b2nd")
+
+
+def test_a_damaged_brick_file_is_a_decode_error(tmp_path):
+    payload = bytearray(codecs.encode(np.arange(40**3, dtype=np.int16).reshape(40, 40, 40), "b2nd"))
+    with pytest.raises(codecs.DecodeError):
+        codecs.decode(bytes(payload[: len(payload) // 2]), "b2nd")
+    (tmp_path / "no.tar").write_bytes(b"x" * 4096)
+    with pytest.raises(codecs.DecodeError):
+        codecs.open_bricks(tmp_path / "no.tar", 512)

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,7 +44,7 @@ def dataset(tmp_path: Path) -> Path:
                 | {"shard": f"{split}-000000.tar", "offset": member.offset_data, "size": member.size}
                 | {"channels": 1, "height": 4, "width": 5, "depth": 1, "bits": 8, "low": 0.0, "high": 255.0}
                 | {"labels": [float(number), float("nan")], "xxh3": f"{number:016x}", "attributes": {"sex": "F"}}
-                | {"boxes": [{"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0}]}
+                | {"boxes": [{"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0, "z": 0.0, "d": 1.0}]}
                 | ({"mask_offset": mask.offset_data, "mask_size": mask.size} if mask else {})
             )
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), tmp_path / "manifest.parquet")
@@ -66,7 +67,9 @@ def test_reads_payloads_masks_labels_and_splits(dataset: Path) -> None:
     labels = opened.labels(np.array([2, 0]))
     assert labels.dtype == np.float32 and labels[:, 0].tolist() == [2, 0] and np.isnan(labels[:, 1]).all()
     assert opened.column("height").tolist() == [4, 4, 4]
-    assert opened.table["boxes"][0].as_py() == [{"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0}]
+    assert opened.table["boxes"][0].as_py() == [
+        {"label": "a", "y": 1.0, "x": 2.0, "h": 3.0, "w": 4.0, "z": 0.0, "d": 1.0}
+    ]
 
 
 def test_hash_is_of_the_content_not_of_parquet(dataset: Path) -> None:
@@ -78,12 +81,24 @@ def test_hash_is_of_the_content_not_of_parquet(dataset: Path) -> None:
     assert ShardedDataset.open(dataset).hash == first
 
 
+def test_a_store_is_read_like_a_folder(dataset: Path) -> None:
+    """fsspec's store in memory; a subset beside it points into it."""
+    store = fsspec.filesystem("memory")
+    store.put(f"{dataset}/*", "/bucket/full/")
+    here, there = ShardedDataset.open(dataset), ShardedDataset.open("memory://bucket/full")
+    assert [there.read(row) for row in range(3)] == PAYLOADS and there.read_mask(1) == b"mask"
+    assert there.hash == here.hash and there.file("../half/a.tar").path == there.root.parent.joinpath("half/a.tar").path
+    store.rm("/bucket/full/val-000000.tar")
+    with pytest.raises(DatasetError, match=r"memory://.*val-000000.tar is missing"):
+        ShardedDataset.open("memory://bucket/full")
+
+
 def test_many_files_do_not_exhaust_descriptors(dataset: Path) -> None:
     opened = ShardedDataset.open(dataset)
-    opened._file.cache_clear()
-    held = opened._file("train-000000.tar")
-    opened._file.cache_clear()
-    assert opened.read(0) == PAYLOADS[0] and held.descriptor != opened._file("train-000000.tar").descriptor
+    opened._opened.cache_clear()
+    held = opened._opened("train-000000.tar")
+    opened._opened.cache_clear()
+    assert opened.read(0) == PAYLOADS[0] and held.descriptor != opened._opened("train-000000.tar").descriptor
 
 
 def test_threads_that_meet_in_a_cold_cache_read_their_own_sample(
@@ -134,7 +149,7 @@ def drop_row(path: Path) -> None:
     [
         (lambda d: (d / "dataset.json").unlink(), ["no sharded dataset", "dira_scale.shard"]),
         (lambda d: (d / "dataset.json").write_text("{"), ["dataset.json", "damaged"]),
-        (lambda d: edit(d / "dataset.json", format_version=2), ["format version 2", "reads 1"]),
+        (lambda d: edit(d / "dataset.json", format_version=9), ["format version 9", "reads 2"]),
         (lambda d: (d / "manifest.parquet").unlink(), ["manifest.parquet", "not finished"]),
         (lambda d: (d / "manifest.parquet").write_bytes(b"PAR1"), ["manifest.parquet", "cannot be read"]),
         (lambda d: drop_column(d / "manifest.parquet"), ["manifest.parquet", "xxh3"]),

@@ -80,7 +80,7 @@ def source_of(folder: Path) -> dict[str, Any]:
     return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": columns}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def ingest() -> SimpleNamespace:
     """The helpers of this file."""
     return SimpleNamespace(

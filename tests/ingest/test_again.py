@@ -1,8 +1,6 @@
 """The same command again: after a kill, after Ctrl-C, on a finished dataset, on one that is damaged or has changed."""
 
 import os
-import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -65,31 +63,6 @@ def test_ctrl_c_keeps_what_is_finished_and_says_so(tmp_path: Path, ingest: Simpl
     assert b"run the same command again" in said and b"Traceback" not in said
 
 
-@pytest.mark.torture
-@pytest.mark.timeout(3600)
-def test_killed_at_fifty_random_moments_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    options = many_images(tmp_path, ingest)
-    begun = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "dira_scale.shard", *options, f"out={tmp_path / 'unbroken'}"])
-    assert process.wait(600) == 0
-    unbroken, seconds = ingest.contents(tmp_path / "unbroken"), time.monotonic() - begun
-    out, dice, kills = tmp_path / "killed", random.Random(0), 0
-    while kills < 50:
-        process = subprocess.Popen([sys.executable, "-m", "dira_scale.shard", *options, f"out={out}"])
-        try:
-            assert process.wait(dice.uniform(0.1, 1) * seconds) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(30)
-            kills += 1
-        if (out / "manifest.parquet").exists():  # whole, or of no worth
-            kept = {name: content for name, content in ingest.contents(out).items() if not name.startswith(".partial/")}
-            assert kept == unbroken
-            shutil.rmtree(out)
-    assert main([*options, f"out={out}"]) == 0
-    assert ingest.contents(out) == unbroken
-
-
 def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
@@ -139,10 +112,16 @@ def test_a_source_that_has_changed_is_not_declared_complete(
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (lambda out: next(out.glob("train-*.tar")).unlink(), "train-000000.tar is missing"),
-        (lambda out: next(out.glob("train-*.tar")).write_bytes(b"x"), "1 bytes instead of"),
-        (lambda out: (out / "manifest.parquet").unlink(), "manifest.parquet is missing"),
-        (lambda out: (out / "dataset.json").write_text("{"), "dataset.json is damaged"),
+        (lambda out: next(out.glob("train-*.tar")).unlink(), "train-000000.tar is missing.*shard repair"),
+        (lambda out: next(out.glob("train-*.tar")).write_bytes(b"x"), "1 bytes instead of.*shard repair"),
+        (
+            lambda out: (out / "manifest.parquet").unlink(),
+            "manifest.parquet is missing.*Delete .* and type the command again",
+        ),
+        (
+            lambda out: (out / "dataset.json").write_text("{"),
+            "dataset.json is damaged.*Delete .* and type the command again",
+        ),
     ],
 )
 def test_a_damaged_dataset_is_told_and_how_to_mend_it(
@@ -151,7 +130,7 @@ def test_a_damaged_dataset_is_told_and_how_to_mend_it(
     config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
     convert(config, out, workers=1)
     damage(out)
-    with pytest.raises(UserError, match=f"{words}.*Delete {out} and type the command again"):
+    with pytest.raises(UserError, match=words):
         convert(config, out, workers=1)
 
 

@@ -25,8 +25,9 @@ from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import add_to_tar, make_sample
+from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.tar import add_to_tar
 
 
 def test_plain_tar_webdataset_and_the_manifest_agree(
@@ -110,7 +111,7 @@ def test_masks_boxes_and_spacing_follow_the_size(tmp_path: Path, ingest: SimpleN
     dataset = ShardedDataset.open(tmp_path / "out")
     row = dataset.table.to_pylist()[0]
     assert (row["height"], row["width"]) == (100, 80) and row["spacing"] == pytest.approx([0.6, 0.6])
-    assert row["boxes"] == [{"label": "x", "y": 20, "x": 30, "h": 20, "w": 20}]
+    assert row["boxes"] == [{"label": "x", "y": 20, "x": 30, "h": 20, "w": 20, "z": 0, "d": 1}]
     expected = np.zeros((100, 80))
     expected[20:40, 30:50] = 1
     np.testing.assert_array_equal(decode(dataset.read_mask(0) or b"", "png"), expected)
@@ -186,13 +187,13 @@ def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: Si
         [Record("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
     )
     with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(ValueError, match="not JSON compliant"):
-        add_to_tar(tar, make_sample(item.items[0], recipe), ())
+        add_to_tar(tar, make_sample(next(iter(item)), recipe), ())
 
 
 def test_nothing_usable_is_an_error(tmp_path: Path, ingest: SimpleNamespace) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.txt").write_text("text")
-    with pytest.raises(UserError, match="none of the 1 inputs is usable: 1 x not a PNG, JPEG or DICOM file"):
+    with pytest.raises(UserError, match="none of the 1 inputs is usable: 1 x not a PNG, JPEG, TIFF"):
         convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
     assert not (tmp_path / "out" / "manifest.parquet").exists()
 

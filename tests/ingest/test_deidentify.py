@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,3 +75,18 @@ def test_attributes_are_classes(name: str, value: str, kept: str | None) -> None
 def test_other_attributes_cannot_be_asked_for() -> None:
     with pytest.raises(UserError, match="'name' cannot be kept"):
         check_attributes(["sex", "name"])
+
+
+def test_patient_1_of_one_archive_is_not_patient_1_of_another() -> None:
+    own, one, other = (Hasher(b"a key of some length", archive) for archive in (None, "montgomery", "shenzhen"))
+    assert len({hasher("patient", "1") for hasher in (own, one, other)}) == 3
+    assert own.key_id == one.key_id == other.key_id  # it tells which key was used, not for what
+
+
+def test_a_key_that_many_ask_for_at_once_is_one_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DIRA_SCALE_HASH_KEY", raising=False)
+    with ThreadPoolExecutor(16) as pool:
+        keys = set(pool.map(lambda _: load_key(True, str(tmp_path / "new" / "key"))[0], range(64)))
+    assert len(keys) == 1 and len(keys.pop()) == 64
+    assert [file.name for file in (tmp_path / "new").iterdir()] == ["key"]
+    assert (tmp_path / "new" / "key").stat().st_mode & 0o777 == 0o600

@@ -133,7 +133,7 @@ def test_pixels_that_may_show_a_name_are_refused_unless_asked_for(
     path = ingest.dicom(tmp_path / "x.dcm", NOISE, **tags)
     with pytest.raises(BadImage, match=reason):
         read_image(path, 8)
-    assert read_image(path, 8, burned_in=True).pixels.shape == NOISE.shape
+    assert read_image(path, 8, burned_in="keep").pixels.shape == NOISE.shape
 
 
 @pytest.mark.parametrize(
@@ -185,3 +185,47 @@ def test_files_without_a_preamble(tmp_path: Path, ingest: SimpleNamespace, meta:
 def test_blank_values_of_a_header_count_as_absent(tmp_path: Path, ingest: SimpleNamespace) -> None:
     with ingest.dicom(tmp_path / "x.dcm", NOISE, PatientID="  ", PatientSex="").open("rb") as file:
         assert set(read_header(file)) == {"study"}
+
+
+@pytest.mark.parametrize("bits, packed", [(12, False), (8, False), (8, True)])
+@pytest.mark.parametrize("start", [0, 500, -700])
+def test_a_table_of_shown_values(tmp_path: Path, ingest: SimpleNamespace, bits: int, packed: bool, start: int) -> None:
+    """PS3.3 C.11.2.1.1: beyond its ends a table shows its ends; here these are black and white, too."""
+    entries = np.sort(np.random.default_rng(1).integers(3, 2**bits, 1000)).astype(np.uint16)
+    table = pydicom.Dataset()
+    table.add_new("LUTDescriptor", "SS", [1000, start, bits])
+    if packed:
+        table.add_new("LUTData", "OW", entries.astype(np.uint8).tobytes())
+    else:
+        table.add_new("LUTData", "US", entries.tolist())
+    rescale = {"RescaleSlope": "1", "RescaleIntercept": "-1000"}
+    image = read_image(ingest.dicom(tmp_path / "x.dcm", NOISE, VOILUTSequence=[table], **rescale), 16)
+    mapped = entries[np.clip(NOISE.astype(int) - 1000 - start, 0, 999)].astype(int)
+    np.testing.assert_array_equal(image.pixels, mapped - entries[0])
+    assert image.high == entries[-1] - entries[0]
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_palettes_are_looked_up(tmp_path: Path, ingest: SimpleNamespace, depth: int) -> None:
+    """Tables of 16 bits hold 8 in the upper half; an index beyond the table shows its last entry."""
+    colours = np.random.default_rng(2).integers(0, 256, (3, 200)).astype(np.uint8)
+    tags: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    for name, values in zip(("Red", "Green", "Blue"), colours, strict=True):
+        tags[f"{name}PaletteColorLookupTableDescriptor"] = [200, 0, depth]
+        wide = values if depth == 8 else values.astype(np.uint16) << 8
+        tags[f"{name}PaletteColorLookupTableData"] = wide.tobytes()
+    indices = NOISE % 210
+    image = read_image(ingest.dicom(tmp_path / "x.dcm", indices, **tags), 8)
+    red, green, blue = colours[:, np.minimum(indices, 199)].astype(float)
+    assert np.abs(image.pixels - (0.299 * red + 0.587 * green + 0.114 * blue)).max() <= 0.51
+    assert (image.low, image.high) == (0, 255)
+
+
+@pytest.mark.parametrize("sign", [0, 1])
+def test_unused_bits_do_not_count(tmp_path: Path, ingest: SimpleNamespace, sign: int) -> None:
+    """They may hold an overlay."""
+    values = (NOISE.astype(int) - 2048 * sign).astype(np.int16 if sign else np.uint16)
+    rubbish = np.random.default_rng(3).integers(0, 16, NOISE.shape).astype(np.uint16) << 12
+    stored = (values.view(np.uint16) & 0x0FFF) | rubbish
+    path = ingest.dicom(tmp_path / "x.dcm", stored.view(values.dtype))
+    np.testing.assert_array_equal(read_image(path, 16).pixels, values.astype(int) - values.min())

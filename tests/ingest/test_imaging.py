@@ -123,11 +123,11 @@ def test_what_is_no_usable_image_is_refused_with_a_reason(tmp_path: Path, ingest
     Pillow.fromarray(ingest.picture(0, 200, 200)).save(buffer, "JPEG")
     contents = {
         "the file is empty": b"",
-        "not a PNG, JPEG or DICOM file": b"Dear colleague, please find attached",
+        "not a PNG, JPEG, TIFF, NumPy or DICOM file": b"Dear colleague, please find attached",
         "damaged or cut short (OSError in PNG decoding)": good[: len(good) // 2],
         "damaged or cut short (OSError in JPEG decoding)": buffer.getvalue()[:-1000],
         "damaged or cut short (ValueError in DICOM decoding)": dicom[:-1000],
-        "DICOM header is damaged or has no image": dicom[:400],
+        "DICOM without an image, or cut short before it": dicom[:400],
     }
     for reason, content in contents.items():
         (tmp_path / "bad").write_bytes(content)

@@ -1,5 +1,11 @@
 """Splits and places, as properties over many made-up sources."""
 
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,18 +16,25 @@ from hypothesis import strategies as st
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher
-from dira_scale.ingest.plan import plan
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.plan import TABLES, plan
+from dira_scale.ingest.recipe import Recipe, VolumeKeys
+from dira_scale.ingest.sources.base import Box, Record
 
 HASHER = Hasher(b"a key of some length")
+# Written down before plans moved from lists into a table.
+GOLDEN = "5731018264e46d89af6ea1f2b31907bba7912cab0bb0e7c2f567445facc018c4"
+GOLDEN_ITEMS = "65d5997729b641ac9d7c3414794bad537662ab64d554a1c398a5aec0d549930e"
+LAST = "test-000005.tar"
 
 
 def make(**keys) -> Recipe:
     plain = {
-        "name": "x", "modality": "CXR", "licence": "none", "secret": False, "official": None, "codec": "png",
-        "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "bits": 8, "max_side": None, "min_side": 1,
+        "name": "x", "modality": "CXR", "licence": "none", "secret": False, "archive": None, "official": None,
+        "codec": "png",
+        "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "dims": 2, "bits": 8,
+        "max_side": None, "min_side": 1,
         "burned_in": "refuse", "shard_size": 5, "source": {},
+        "volume": VolumeKeys(None, None, None, "none", "resample"),
     }  # fmt: skip
     return Recipe(**plain | keys)
 
@@ -32,9 +45,8 @@ def record(name: str, patient: str | None = None, split: str | None = None, **mo
 
 def by_split(records: list[Record], recipe: Recipe) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for items in plan(records, recipe, HASHER).shards.values():
-        for item in items:
-            found.setdefault(item.split, []).append(item.record.name)
+    for item in plan(records, recipe, HASHER):
+        found.setdefault(item.split, []).append(item.record.name)
     return found
 
 
@@ -48,13 +60,79 @@ def test_each_image_once_patients_whole_order_of_no_matter(patients, shard_size,
     recipe = make(shard_size=shard_size)
     records = [record(f"im{n}", f"p{p}") for n, p in enumerate(patients)]
     first = plan(records, recipe, HASHER)
-    items = [item for shard in first.shards.values() for item in shard]
+    items = list(first)
+    assert items == [item for shard in first.shards for item in first.items(shard)]
+    assert all(first.item(item.key) == item for item in items)
     assert sorted(item.record.name for item in items) == sorted(r.name for r in records)
     assert len({(item.patient, item.split) for item in items}) == len(set(patients))
-    for name, shard in first.shards.items():
+    for name in first.shards:
+        shard = first.items(name)
         assert 0 < len(shard) <= shard_size and {item.split for item in shard} == {name.rpartition("-")[0]}
     order.shuffle(records)
     assert plan(records, recipe, HASHER).hash == first.hash
+
+
+def test_a_plan_is_what_it_always_was() -> None:
+    """Another hash would make every dataset that there is, finished or not, another one."""
+    records = [
+        Record(
+            f"folder {n % 7}/im{n}.png",
+            Path("x"),
+            patient=f"official {n}" if n % 11 == 0 else None if n % 5 == 0 else f"P{n // 3}",
+            study=None if n % 4 == 0 or n % 11 == 0 else f"S{n // 2}",
+            labels=(float(n % 2), math.nan),
+            boxes=(Box("mass", n, 1.5, 2, 3),) * (n % 3),
+            mask=Path("m") if n % 6 == 0 else None,
+            split=None if n % 11 else "official",
+            attributes={"sex": "F"} if n % 2 else {},
+            size=n,
+            rejected="empty" if n % 13 == 0 else None,
+        )
+        for n in range(331)
+    ]
+    recipe = make(official={"official": {"val": 0.5, "test": 0.5}}, shard_size=7)
+    made = plan(records, recipe, HASHER, ["a", "b"])
+    assert made.hash == GOLDEN
+    items = [[item.key, item.patient, item.study, item.split, item.record.name] for item in made]
+    assert hashlib.sha256(json.dumps(items).encode()).hexdigest() == GOLDEN_ITEMS
+    assert list(made.shards)[-1] == LAST
+
+
+def test_no_room_for_the_plan_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dira_scale.ingest.plan.TABLES", TABLES.replace("cache_size = -8000", "max_page_count = 9"))
+    with pytest.raises(UserError, match=r"the plan cannot be written .*database or disk is full.*set TMPDIR"):
+        plan([record(f"im{n}") for n in range(999)], make(), HASHER)
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from test_plan import HASHER, make
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.index import Index
+count = int(sys.argv[1])
+index = Index()
+for n in range(count):
+    index[Path(f"/archive/folder/im{n}.png")] = {"file": f"im{n}.png", "patient": f"P{n}", "nodule": "1"}
+names = (path.name for path in index)
+records = (Record(name, Path("/archive", name), f"P{n}", labels=(1.0, 0.0)) for n, name in enumerate(names))
+made = plan(records, make(shard_size=100), HASHER)
+assert len(made) == sum(1 for _ in made) == count
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def test_ten_times_the_records_need_no_more_memory() -> None:
+    def peak(count: int) -> int:
+        paths = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+        words = [sys.executable, "-c", MEASURED, str(count)]
+        ended = subprocess.run(
+            words, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True, timeout=200, check=True
+        )  # fmt: skip
+        return int(ended.stdout)
+
+    assert peak(20_000) < 1.2 * peak(2_000)
 
 
 def test_shares_of_many_patients() -> None:
@@ -113,27 +191,27 @@ def test_a_split_that_cannot_be_a_file_name_is_refused(name: str, keys: str) -> 
 
 
 def test_images_without_a_patient_are_their_own() -> None:
-    items = [i for s in plan([record(f"im{n}") for n in range(20)], make(), HASHER).shards.values() for i in s]
+    items = list(plan([record(f"im{n}") for n in range(20)], make(), HASHER))
     assert len({item.patient for item in items}) == 20
 
 
 def test_images_of_one_study_stay_together_where_the_patient_is_not_known() -> None:
     records = [record(f"im{n}", study=f"S{n // 2}") for n in range(40)]
-    items = plan(records, make(), HASHER).items
+    items = list(plan(records, make(), HASHER))
     assert len({item.patient for item in items}) == len({item.study for item in items}) == 20
     assert len({(item.patient, item.split) for item in items}) == 20
 
 
 def test_an_image_without_a_patient_is_of_the_one_whom_its_study_names() -> None:
     records = [record(f"im{n}", f"P{n // 4}" if n % 4 == 1 else None, study=f"S{n // 4}") for n in range(40)]
-    items = plan(records, make(), HASHER).items
+    items = list(plan(records, make(), HASHER))
     assert {item.patient for item in items} == {HASHER("patient", f"P{n}") for n in range(10)}
     assert len({(item.patient, item.split) for item in items}) == 10
 
 
 def test_a_study_of_two_patients_names_nobody() -> None:
     records = [record("a", "P", study="1"), record("b", "Q", study="1"), record("c", study="1")]
-    assert len({item.patient for item in plan(records, make(), HASHER).items}) == 3
+    assert len({item.patient for item in plan(records, make(), HASHER)}) == 3
 
 
 def test_two_images_of_one_name_are_an_error() -> None:
@@ -163,12 +241,19 @@ def test_an_empty_source_is_an_error() -> None:
     [
         ({"codec": "jgp"}, "recipe.codec=jgp; did you mean 'jpg'"),
         ({"codec": "jpg", "bits": 16}, "recipe.bits=16 with recipe.codec=jpg"),
+        ({"dims": 4}, "recipe.dims=4: use 2 or 3"),
+        ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
+        ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
+        (
+            {"dims": 3, "codec": "npy", "modality": "MR", "volume": VolumeKeys(None, None, None, "body", "refuse")},
+            "recipe.volume.crop=body with recipe.modality=MR",
+        ),
         ({"bits": 12}, "recipe.bits=12"),
         ({"splits": {"train": 0.8, "val": 0.1}}, "recipe.splits=.*add up to 1"),
         ({"official": {"a": {"train": 0.5}}}, "recipe.official.a=.*add up to 1"),
         ({"splits": None}, "recipe.splits=None: give shares"),
         ({"official": {"a": None}}, "recipe.official.a=None: give shares"),
-        ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse or keep"),
+        ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse, tagged, keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be a whole number of at least 1"),
         ({"min_side": "small"}, "recipe.min_side=small: must be a whole number"),
         ({"source": {"attributes": ["name"]}}, "'name' cannot be kept"),
@@ -211,3 +296,20 @@ def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
 def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):
         make(source=source).make_source()
+
+
+@pytest.mark.parametrize(
+    "keys, words",
+    [
+        ({"spacing": (1.0, 1.0)}, r"recipe.volume.spacing=\[1.0, 1.0\]: give \[z, y, x\] in mm"),
+        ({"spacing": (0.0, 1.0, 1.0)}, "recipe.volume.spacing"),
+        ({"range": (1000, -1000)}, "recipe.volume.range"),
+        ({"clip": (-1e6, 0)}, "recipe.volume.clip"),
+        ({"crop": "bdy"}, "recipe.volume.crop=bdy; did you mean 'body'"),
+        ({"irregular": "no"}, "recipe.volume.irregular=no: use resample or refuse"),
+    ],
+)
+def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:
+    plain = {"spacing": None, "clip": None, "range": None, "crop": "none", "irregular": "refuse"}
+    with pytest.raises(UserError, match=words):
+        VolumeKeys(**plain | keys)

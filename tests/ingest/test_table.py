@@ -11,7 +11,7 @@ from dira_scale.ingest.sources.table import Row, flags_and_numbers, read_boxes, 
 
 def test_rows_know_their_lines_and_short_or_long_ones_do_no_harm(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_bytes('\ufefffile,kind\n\na.png,"two\nlines"\nb.png\nc.png,x,, \n'.encode())
-    assert read_table(tmp_path / "x.csv", ["file", "kind"], "") == [
+    assert list(read_table(tmp_path / "x.csv", ["file", "kind"], "")) == [
         Row(4, {"file": "a.png", "kind": "two\nlines"}),
         Row(5, {"file": "b.png", "kind": ""}),
         Row(6, {"file": "c.png", "kind": "x"}),
@@ -34,7 +34,7 @@ def test_rows_know_their_lines_and_short_or_long_ones_do_no_harm(tmp_path: Path)
 def test_a_table_that_cannot_be_read_is_one_error(tmp_path: Path, content: bytes, words: str) -> None:
     (tmp_path / "x.csv").write_bytes(content)
     with pytest.raises(UserError, match=words):
-        read_table(tmp_path / "x.csv", ["file", "kind"], "recipe")
+        list(read_table(tmp_path / "x.csv", ["file", "kind"], "recipe"))
 
 
 def test_flags_are_told_from_numbers() -> None:

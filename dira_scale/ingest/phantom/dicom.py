@@ -90,9 +90,15 @@ def write(
     """
     inverted, syntax = rng.random() < INVERTED_SHARE, SYNTAXES[int(rng.choice(3, p=SYNTAX_SHARE))]
     ds = Dataset()
-    _patient_and_study(ds, identity, age, study, key, rng)
+    patient_and_study(ds, identity, age, study, key, rng)
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
     _acquisition(ds, view, rng)
     _image(ds, pixels, view, inverted)
+    return encoded(ds, syntax)
+
+
+def encoded(ds: Dataset, syntax: UID) -> bytes:
+    """The file of a data set whose pixels are not compressed yet."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
@@ -104,12 +110,12 @@ def write(
     return out.getvalue()
 
 
-def _patient_and_study(
+def patient_and_study(
     ds: Dataset, identity: Identity, age: int, study: int, key: str, rng: np.random.Generator
 ) -> None:
+    """All that tells who, when, where and by whom, with unique identifiers made from ``key``."""
     ds.SpecificCharacterSet = "ISO_IR 192"
-    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
-    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = (_uid(key, k) for k in ("image", "series", "study"))
+    ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = (uid(key, k) for k in ("image", "series", "study"))
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = (
         f"{2019 + study}{rng.integers(1, 13):02d}{rng.integers(1, 29):02d}"
     )
@@ -177,5 +183,6 @@ def _code(value: str, scheme: str, meaning: str) -> Dataset:
     return item
 
 
-def _uid(key: str, kind: str) -> UID:
+def uid(key: str, kind: str) -> UID:
+    """The same for the same key and kind, and for no others."""
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{key}/{kind}').int}")

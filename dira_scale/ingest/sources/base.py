@@ -3,17 +3,52 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+if TYPE_CHECKING:  # a recipe knows its source, so a source cannot import recipes
+    from dira_scale.ingest.grey import Image
+    from dira_scale.ingest.recipe import Recipe
+    from dira_scale.ingest.volume import Volume
 
 
 class Box(NamedTuple):
-    """A finding's rectangle in pixels of the source image; ``y, x`` is its upper left corner."""
+    """A finding's rectangle (in 3D: block) in pixels of the image as it is read; ``z, y, x`` is its first corner."""
 
     label: str
     y: float
     x: float
     h: float
     w: float
+    z: float = 0.0
+    d: float = 1.0
+
+
+@runtime_checkable
+class Input(Protocol):
+    """An image that is more, or less, than a file: the slices of a series, a frame, one array of an ``.npz``.
+
+    Picklable; nothing is opened before ``read``, which a worker calls.
+    """
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        ...
+
+    def read(self, recipe: "Recipe") -> "Image | Volume":
+        """Raises BadImage; OSError and MemoryError, which are no fault of the file."""
+        ...
+
+
+@runtime_checkable
+class Painted(Protocol):
+    """A mask that is drawn: run lengths, contours. Picklable."""
+
+    def paint(self, image: "Image | Volume") -> np.ndarray:
+        """uint8 of the shape of ``image`` as it was read. Raises BadImage."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -21,15 +56,15 @@ class Record:
     """One image as its source lists it: nothing is decoded yet, and nothing is de-identified yet."""
 
     name: str  # unique in the source, the same on every machine; its keyed hash becomes the sample's key
-    image: Path
+    image: Path | Input
     patient: str | None = None  # None: nothing is known, so the image counts as a patient of its own
     study: str | None = None
     labels: tuple[float, ...] = ()  # in the order of the source's label_names; NaN = unknown
     boxes: tuple[Box, ...] = ()
-    mask: Path | None = None
+    mask: Path | Painted | None = None
     split: str | None = None  # what the source itself says; the recipe's ``official`` says what becomes of it
     attributes: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None  # bytes of the file, by which a changed source is told
+    size: int | None = None  # bytes of the file or files, by which a changed source is told
     rejected: str | None = None  # why it goes to quarantine unread; what else is known of it does not count then
 
 

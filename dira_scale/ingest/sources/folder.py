@@ -6,6 +6,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +15,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.dicom import HEADER
+from dira_scale.ingest.imaging import Frame
 from dira_scale.ingest.sources.base import Box, Record
-from dira_scale.ingest.sources.files import files_below, header_of, real, size_of
+from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
+from dira_scale.ingest.sources.index import Index
 from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
 from dira_scale.ingest.verdict import BadImage
+from dira_scale.store import is_local, locate
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 CHUNK = 1024  # files that the threads are given at a time
@@ -62,81 +67,85 @@ class Folder:
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
         attributes: Sequence[str] = (),
     ):
-        self.root = Path(images).resolve()
-        if not self.root.is_dir():
-            raise UserError(f"recipe.images={images}: no such folder")
-        self.csv = Path(labels).resolve() if labels else None
+        self.root = folder_at(images)
+        self.csv = real(locate(labels, "recipe.labels")) if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
             raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
         self.attributes, self.rules = attributes, label_rules or {}
         self.numeric, self.guessed = tuple(label_columns or ()), ""
-        self.listed: dict[Path, Listed] = {}
+        self.stored = Index[int]()  # of a store: what is there, of which size
+        if not is_local(self.root):
+            self.stored.update(objects_below(self.root))
+        self.listed = Index[Listed]()
+        self.no_inputs = Index[None]()  # masks and lists may lie among the images
         if self.csv:
             self._index(self.csv, guess=label_columns is None)
         self.label_names = (*self.numeric, *self.rules)
-        self.lists = {path for path in (self.csv, Path(boxes).resolve() if boxes else None) if path}
-        self.boxes: dict[Path, list[Box]] = {}
+        self.boxes = Index[list[Box]]()
         if boxes:
-            self._index_boxes(Path(boxes).resolve())
+            self._index_boxes(real(locate(boxes, "recipe.boxes")))
 
     def records(self, workers: int) -> Iterator[Record]:
-        """Listed files (one that is missing is found out when it is read) and files without a row.
-
-        Masks and the CSVs may lie among the images: they are no inputs.
-        """
+        """Listed files (one that is missing is found out when it is read) and files without a row."""
         if self.guessed:
             print(self.guessed)
         columns = (TextColumn("listing"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
             task = bar.add_task("", total=None)
-            files, known, unknown = dict(self.listed), self._masks() | self.lists, (math.nan,) * len(self.label_names)
-            for path in files_below(self.root):
+            others, unknown = Index[Listed](), (math.nan,) * len(self.label_names)
+            for path in files_below(self.root) if is_local(self.root) else self.stored:
                 file = real(path)
-                if file not in known:
-                    files.setdefault(file, Listed(self._name(path, file), None, unknown))
-            bar.update(task, total=len(files))
-            paths = list(files)
-            for start in range(0, len(paths), CHUNK):  # reading a header is waiting for the disk: hence threads
-                chunk = paths[start : start + CHUNK]
-                for record in pool.map(self._record, chunk, (files[path] for path in chunk)):
-                    bar.advance(task)
-                    yield record
+                if file not in self.no_inputs and file not in self.listed:
+                    others[file] = Listed(self._name(path, file), None, unknown)
+            bar.update(task, total=len(self.listed) + len(others))
+            for index in (self.listed, others):
+                paths = iter(index)
+                while chunk := list(islice(paths, CHUNK)):  # reading a header is waiting for the disk: hence threads
+                    known = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
+                    for records in pool.map(self._records, chunk, *known):
+                        bar.advance(task)
+                        yield from records
 
-    def _record(self, path: Path, listed: Listed) -> Record:
-        row = listed.row or {}
-        record = Record(listed.name, path, labels=listed.labels, boxes=tuple(self.boxes.get(path, ())))
-        if self.csv and listed.row is None:
+    def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[Record]:
+        """The file's image, or each frame of a DICOM file that has several."""
+        record = Record(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
+        try:
+            size, header = size_of(path) if size is None else size, header_of(path)
+        except BadImage as error:
+            return [self._completed(replace(record, rejected=str(error)), listed.row, {})]
+        record = self._completed(replace(record, size=size), listed.row, header)
+        if "frames" not in header or record.rejected:
+            return [record]
+        if record.mask or record.boxes:
+            return [replace(record, rejected="a mask or boxes for DICOM with several frames: of which is not told")]
+        frames = range(int(header["frames"]))
+        return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
+
+    def _completed(self, record: Record, row: Mapping[str, str] | None, header: Mapping[str, str]) -> Record:
+        """With what the row of the CSV, if there is a CSV, and the DICOM header say of it."""
+        if self.csv and row is None:
             return replace(record, rejected="no row in the CSV of labels")
+        row = row or {}
         told = {name: row[column].strip() or None for name, column in self.columns.items()}
         if "patient" in told and not told["patient"]:  # the header's may be another name for a patient of the CSV
             return replace(record, rejected="no patient in the CSV")
-        attributes = {name: row[name] for name in self.attributes if row.get(name)}
-        try:
-            size = size_of(path)
-            header = header_of(path) if not told.get("patient") or len(attributes) < len(self.attributes) else {}
-        except BadImage as error:
-            return replace(record, rejected=str(error))
+        if record.rejected:
+            return record
         if not told.get("patient"):
             told["patient"] = header.get("patient")
             told["study"] = told.get("study") or header.get("study")
         mask = told.get("mask")
+        attributes = {name: row.get(name) or header.get(name, "") for name in self.attributes}
         return replace(
             record,
             patient=told["patient"],
             study=told.get("study"),
             split=told.get("split"),
             mask=real(self._place(mask, self.csv)) if mask and self.csv else None,
-            attributes={name: header[name] for name in self.attributes if name in header} | attributes,
-            size=size,
+            attributes={name: value for name, value in attributes.items() if value},
         )
-
-    def _masks(self) -> set[Path]:
-        if self.csv is None or "mask" not in self.columns:
-            return set()
-        cells = (listed.row[self.columns["mask"]] for listed in self.listed.values() if listed.row)
-        return {real(self._place(cell, self.csv)) for cell in cells if cell.strip()}
 
     def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
         plain = [number(row[column], f"{where}, {column}") for column in self.numeric]
@@ -149,35 +158,51 @@ class Folder:
     def _index(self, path: Path, guess: bool) -> None:
         ruled = [column for rule in self.rules.values() for column in rule]
         named = [*self.columns.values(), *self.numeric, *ruled]
-        table = read_table(path, named, "recipe.columns, label_columns or label_rules")
+        table = partial(read_table, path, named, "recipe.columns, label_columns or label_rules")
         if "file" not in self.columns:
             raise UserError(f"recipe.columns.file must name the column of {path} that holds the file names")
+        self.no_inputs[path] = None
         if guess:
-            flags, others = flags_and_numbers(table, {*named, *HEADER})
+            flags, others = flags_and_numbers(table(), {*named, *HEADER})
             self.numeric = tuple(flags)
             self.guessed = f"{path.name}: labels are {', '.join([*flags, *self.rules]) or 'none of the columns'}"
             if others:
                 self.guessed += f"; no labels: {', '.join(others)} (name it in recipe.label_columns if it is one)"
-        lines: dict[Path, int] = {}
-        for line, row in table:
+        lines, mask = Index[int](), self.columns.get("mask")
+        for line, row in table():
             place = self._place(row[self.columns["file"]], path)
             file = real(place)
             if file in lines:
                 raise UserError(f"{path}: lines {lines[file]} and {line} name the same file {file.name}: keep one")
             labels = self._labels(row, f"{path}, line {line}")
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
+            if mask and row[mask].strip():
+                self.no_inputs[real(self._place(row[mask], path))] = None
 
     def _index_boxes(self, path: Path) -> None:
-        for file, box in read_boxes(path):
-            self.boxes.setdefault(real(self._place(file, path)), []).append(box)
-        if not any(file.exists() for file in self.boxes):
+        self.no_inputs[path] = None
+        for cell, box in read_boxes(path):
+            file = real(self._place(cell, path))
+            self.boxes[file] = [*self.boxes.get(file, ()), box]
+        if not any(map(self._exists, self.boxes)):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
     def _place(self, cell: str, listed_in: Path) -> Path:
         inside = self.root / cell.strip()
         beside = listed_in.parent / cell.strip()
-        return beside if not inside.exists() and beside.exists() else inside
+        return beside if not self._exists(inside) and self._exists(beside) else inside
+
+    def _exists(self, path: Path) -> bool:
+        """Of a store, what lies below ``images`` is known: to ask for each file would take a request each."""
+        if is_local(path) or not path.is_relative_to(self.root):
+            return path.exists()
+        return real(path) in self.stored
 
     def _name(self, path: Path, file: Path) -> str:
         """Relative to ``images``: of the file itself, or of the link to it where it lies elsewhere."""
-        return Path(os.path.relpath(file if file.is_relative_to(self.root) else path, self.root)).as_posix()
+        path = file if file.is_relative_to(self.root) else path
+        return Path(os.path.relpath(_plain(path), _plain(self.root))).as_posix()
+
+
+def _plain(path: Path) -> str:
+    return str(path) if is_local(path) else path.path  # type: ignore[attr-defined]

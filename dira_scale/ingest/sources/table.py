@@ -3,12 +3,13 @@
 import csv
 import io
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import Box
+from dira_scale.store import opened
 
 
 class Row(NamedTuple):
@@ -18,36 +19,42 @@ class Row(NamedTuple):
     cells: dict[str, str]
 
 
-def read_table(path: Path, columns: Sequence[str], named_by: str) -> list[Row]:
-    """All rows of a UTF-8 CSV with a header.
+def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Row]:
+    """The rows of a UTF-8 CSV with a header, one at a time.
 
     Raises UserError when the file is absent or in another encoding, lacks one of ``columns`` (``named_by`` says who
     wants them), or has a line of more cells than the header.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the table as UTF-8 (of Latin-1: "
-                        "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
-    reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
-    rows = []
-    try:
-        present = reader.fieldnames or []
-        for column in columns:
-            if column not in present:
-                known = nearest(column, present) or f"; it has {', '.join(present)}"
-                raise UserError(f"{path} has no column '{column}' ({named_by}){known}")
-        for cells in reader:
-            if any(cell.strip() for cell in cells.pop(None, ())):
-                raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
-            rows.append(Row(reader.line_num, cells))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error
-    return rows
+    with opened(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+        reader = csv.DictReader(text, restval="")
+        try:
+            present = reader.fieldnames or []
+            for column in columns:
+                if column not in present:
+                    known = nearest(column, present) or f"; it has {', '.join(present)}"
+                    raise UserError(f"{path} has no column '{column}' ({named_by}){known}")
+            for cells in reader:
+                if any(cell.strip() for cell in cells.pop(None, ())):
+                    raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
+                yield Row(reader.line_num, cells)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (of Latin-1: "
+                            "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
+        except csv.Error as error:
+            raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error
+
+
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8: text is decoded ahead of the line that is read."""
+    with opened(path) as file:
+        for line, content in enumerate(file, 1):
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return line
+    return 1
 
 
 def number(cell: str, where: str) -> float:
@@ -58,21 +65,26 @@ def number(cell: str, where: str) -> float:
     return value
 
 
-def flags_and_numbers(rows: list[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
+def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
     """The columns but ``taken`` that hold only 0, 1 and -1, or nothing; and those that hold other numbers, too."""
-    flags: list[str] = []
-    others: list[str] = []
-    for column in rows[0].cells if rows else ():
-        values = [_number(row.cells[column]) for row in rows]
-        if column in taken or None in values or not any(row.cells[column].strip() for row in rows):
-            continue
-        (flags if all(value in (0, 1, -1) or value != value for value in values) else others).append(column)
-    return flags, others
+    kinds: dict[str, set[str]] = {}  # of the columns that are all numbers so far
+    for number, row in enumerate(rows):
+        if number == 0:
+            kinds = {column: set() for column in row.cells if column not in taken}
+        for column in list(kinds):
+            cell = row.cells[column].strip()
+            value = _number(cell)
+            if value is None:
+                del kinds[column]
+            elif cell:
+                kinds[column].add("flag" if value in (0, 1, -1) or value != value else "number")
+    flags = [column for column, kind in kinds.items() if kind == {"flag"}]
+    return flags, [column for column, kind in kinds.items() if "number" in kind]
 
 
 def read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
     """Each line's file and box. Raises UserError when a side is no number, negative or empty."""
-    for row in read_table(path, ["file", *Box._fields], "a file of boxes"):
+    for row in read_table(path, ["file", "label", *"yxhw"], "a file of boxes"):
         where = f"{path}, line {row.line}"
         box = Box(row.cells["label"], *(number(row.cells[side], f"{where}, {side}") for side in "yxhw"))
         if not (box.y >= 0 and box.x >= 0 and box.h > 0 and box.w > 0):

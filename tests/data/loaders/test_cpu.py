@@ -206,7 +206,7 @@ def test_closing_early_leaves_no_thread(make_dataset, images):
     assert not loader_threads()
 
 
-@pytest.mark.parametrize("codec", sorted(codecs.CODECS))
+@pytest.mark.parametrize("codec", sorted(codecs.CODECS.keys() - {"b2nd"}))
 def test_a_damaged_payload_is_named(make_dataset, images, codec):
     dataset = make_dataset(images(), codec)
     shard = dataset.root / "train-000000.tar"

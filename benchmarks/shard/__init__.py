@@ -1,0 +1,1 @@
+"""bench shard: memory for many records, speed beside decoder and encoder."""

@@ -1,0 +1,158 @@
+"""Speed of the writer beside that of a bare loop."""
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby, repeat
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import SimpleITK
+from omegaconf import OmegaConf
+from PIL import Image
+
+from dira_scale.config import compose
+from dira_scale.data.codecs import encode
+from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.ingest.imaging import read_image
+from dira_scale.ingest.phantom.dataset import generate
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.volumes import prepare, read_volume
+from dira_scale.ingest.writer import Shard, write_shards
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read, and what becomes of it."""
+
+    source: str  # dicom | png | mha
+    codec: str
+    bits: int
+    count: int  # inputs of a round, for each process
+
+
+CASES = [
+    Case("dicom", "png", 16, 48), Case("dicom", "jpg", 8, 96), Case("dicom", "jp2", 16, 96), Case("png", "png", 16, 48),
+    Case("png", "jp2", 16, 96), Case("mha", "b2nd", 16, 3),
+]  # fmt: skip
+
+
+def make_inputs(folder: Path) -> dict[str, list[Path]]:
+    """A few files of each kind; a round goes through them again and again."""
+    generate(folder / "phantom", 8, 0, 1024, os.cpu_count() or 1, "all")
+    dicom = sorted((folder / "phantom" / "dicom").rglob("*.dcm"))[:8]
+    png = []
+    for path in dicom:
+        png.append(folder / f"{len(png)}.png")
+        Image.fromarray(read_image(path, 16).pixels).save(png[-1])
+    z, y, x = np.mgrid[:200, :512, :512].astype(np.float32)
+    body = np.where((y - 256) ** 2 / 4 + (x - 256) ** 2 < 180**2 / 2, 40 + 20 * np.sin(z / 20), -1000)
+    noise = np.random.default_rng(0).normal(0, 12, body.shape)
+    volume = SimpleITK.GetImageFromArray((body + noise).astype(np.int16))
+    SimpleITK.WriteImage(volume, str(folder / "ct.mha"))
+    return {"dicom": dicom, "png": png, "mha": [folder / "ct.mha"]}
+
+
+def recipe_of(case: Case) -> Recipe:
+    name = "volumes" if case.source == "mha" else "folder"
+    config = compose("shard", [f"recipe={name}", "out=none", "recipe.images=none"]).recipe
+    keys: Any = OmegaConf.to_container(config, resolve=True)
+    return Recipe.from_config(
+        keys
+        | {
+            "codec": case.codec,
+            "bits": case.bits,
+            "shard_size": 1 if case.source == "mha" else 4,
+            "splits": {"train": 1},
+        }
+    )
+
+
+def decode_and_encode(path: Path, recipe: Recipe) -> int:
+    """All that cannot be left out; bytes written."""
+    if recipe.dims == 2:
+        return len(encode(read_image(path, recipe.bits).pixels, recipe.codec, recipe.quality))
+    volume, _, _ = prepare(read_volume(path, recipe), None, (), recipe)
+    return len(encode(volume.voxels, recipe.codec))
+
+
+class Mark(NamedTuple):
+    """A worker's clocks when it has done some images."""
+
+    process: int
+    images: int
+    processor: float  # seconds, of this process
+    wall: float
+
+    @classmethod
+    def now(cls, images: int) -> "Mark":
+        return cls(os.getpid(), images, time.process_time(), time.perf_counter())
+
+
+class Pace(NamedTuple):
+    """Of all workers, from the first mark of each: how it starts does not count."""
+
+    processor: float  # seconds an image
+    rate: float  # images a second
+
+
+def pace(marks: Iterable[Mark]) -> Pace:
+    """From the marks of one run."""
+    processor, images, rate = 0.0, 0, 0.0
+    for _, own in groupby(sorted(marks), key=lambda mark: mark.process):
+        first, *others = sorted(own, key=lambda mark: mark.wall)
+        if others:
+            done = sum(mark.images for mark in others)
+            images += done
+            processor += others[-1].processor - first.processor
+            rate += done / (others[-1].wall - first.wall)
+    return Pace(processor / images, rate)
+
+
+def _bare(path: Path, recipe: Recipe) -> Mark:
+    decode_and_encode(path, recipe)
+    return Mark.now(1)
+
+
+def bare_loop(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
+    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        return pace(pool.map(_bare, paths, repeat(recipe)))
+
+
+def _note(folder: Path, name: str, part: Path, shard: Shard) -> None:
+    (folder / f"{name}.json").write_text(json.dumps(Mark.now(len(shard.rows))))
+
+
+def writer(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
+    records = (Record(f"{number}", path) for number, path in enumerate(paths))
+    planned = plan(records, recipe, Hasher(PUBLIC_KEY))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_shards(list(planned.shards), planned, recipe, processes, folder, partial(_note, folder))
+        return pace(Mark(*json.loads(file.read_text())) for file in folder.glob("*.json"))
+
+
+def speed(case: Case, inputs: list[Path], processes: int, rounds: int) -> dict[str, Any]:
+    """Both in turns; the share is of the processors' time, which a busy machine does not change."""
+    recipe = recipe_of(case)
+    paths = [inputs[n % len(inputs)] for n in range(case.count * processes)]
+    turns = [(bare_loop(recipe, paths, processes), writer(recipe, paths, processes)) for _ in range(rounds)]
+    shares = [bare.processor / own.processor for bare, own in turns]
+    return asdict(case) | {
+        "processes": processes,
+        "limit": statistics.median(bare.rate for bare, _ in turns),
+        "writer": statistics.median(own.rate for _, own in turns),
+        "processor_ms": statistics.median(1000 * own.processor for _, own in turns),
+        "share": statistics.median(shares),
+        "shares": shares,
+    }

@@ -1,0 +1,246 @@
+"""FFCV's file format, version 2, written and read without FFCV (which needs a compiler and OpenCV's headers).
+
+A ``.beton`` is (``ffcv/types.py``, ``writer.py`` and ``fields/`` of libffcv/ffcv 1.0.2 are its only specification)::
+
+    HEADER                       version, number of fields, page size, number of samples, where the allocations are
+    FIELD x fields               kind, name, arguments
+    one record per sample        all fields' metadata: numbers themselves, of all else a pointer
+    (zeros up to a page)
+    pages                        what the pointers point to; all of a sample lies in one page
+    ALLOCATION x allocations     sample, pointer, size: what FFCV reads ahead by
+"""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+
+VERSION = 2
+HEADER = np.dtype([("version", "<u2"), ("fields", "<u2"), ("page", "<u4"), ("samples", "<u8"), ("table", "<u8")])
+FIELD = np.dtype([("kind", "u1"), ("name", "u1", 16), ("arguments", "u1", 1024)])
+ALLOCATION = np.dtype([("sample", "<u8"), ("pointer", "<u8"), ("size", "<u8")])
+PAGES = [2**power for power in range(21, 32)]  # what FFCV accepts: from 2 MiB, below 4 GiB
+RAW, JPEG = 1, 0  # modes of an image
+
+
+class BetonError(ValueError):
+    """A file is no ``.beton`` of version 2, or is cut short; or a sample does not fit into one."""
+
+
+class Field(Protocol):
+    """One column: its number in FFCV's list of kinds, what is kept of a sample, and what its arguments are."""
+
+    kind: int
+
+    @property
+    def metadata(self) -> np.dtype: ...
+
+    @property
+    def arguments(self) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Int:
+    """int64."""
+
+    kind = 1
+    metadata, arguments = np.dtype("<i8"), b""
+
+
+@dataclass(frozen=True)
+class Image:
+    """FFCV's RGBImageField: a JPEG as it is, or uint8 [H, W, 3]."""
+
+    kind = 2
+    metadata = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
+    arguments = b""
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """Any bytes. FFCV's loader pads them to the longest: keep the length in an Int beside them."""
+
+    kind = 3
+    metadata, arguments = np.dtype([("pointer", "<u8"), ("size", "<u8")]), b""
+
+
+@dataclass(frozen=True)
+class Json(Bytes):
+    """JSON text with a zero behind it, by which FFCV finds its end in the padding."""
+
+    kind = 5
+
+
+@dataclass(frozen=True)
+class Array:
+    """Arrays of one shape and type."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    kind = 4
+    metadata = np.dtype("<u8")
+
+    @property
+    def arguments(self) -> bytes:
+        described = json.dumps(np.dtype(self.dtype).descr).encode()
+        return struct.pack("<33Q", *self.shape, *[0] * (32 - len(self.shape)), len(described)) + described
+
+    @property
+    def size(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+def record_type(fields: Mapping[str, Field]) -> np.dtype:
+    """A sample's record, aligned as C would."""
+    return np.dtype([("", field.metadata) for field in fields.values()], align=True)
+
+
+class Writer:
+    """Writes samples in order, with as much memory as a page takes. A context: the file is whole when it is left.
+
+    Args:
+        largest: bytes of the largest sample, which decides the pages' size.
+    """
+
+    def __init__(self, path: Path, fields: Mapping[str, Field], samples: int, largest: int):
+        fitting = [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
+        if not fitting:
+            raise BetonError(f"a sample of {largest} bytes does not fit into FFCV's largest page of {PAGES[-1]}")
+        self.page, self.fields = fitting[0], fields
+        self.file = path.open("wb")
+        self.records = np.zeros(samples, record_type(fields))
+        self.allocations: list[tuple[int, int, int]] = []
+        self.start = HEADER.itemsize + len(fields) * FIELD.itemsize
+        self.next = -(-(self.start + self.records.nbytes) // self.page) * self.page
+        self.done = 0
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """The next sample: int, bytes or array by field; an image is (mode, height, width, bytes)."""
+        parts = {name: _payload(value) for name, value in values.items()}
+        size = sum(map(len, parts.values()))
+        if size > self.page - self.next % self.page:  # all of a sample in one page
+            self.next = -(-self.next // self.page) * self.page
+        record = self.records[self.done]
+        for column, (name, field) in enumerate(self.fields.items()):
+            value, part = values[name], parts[name]
+            if isinstance(field, Int):
+                record[column] = value
+                continue
+            pointer = self.next
+            self.file.seek(pointer)
+            self.file.write(part)
+            self.allocations.append((self.done, pointer, len(part)))
+            self.next += len(part)
+            if isinstance(field, Image):
+                mode, height, width, _ = value
+                record[column] = (mode, width, height, pointer)
+            else:
+                record[column] = (pointer, len(part)) if isinstance(field, Bytes) else pointer
+        self.done += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self.file:
+            if kind is None:
+                assert self.done == len(self.records), "samples were announced that did not come"
+                self._finish()
+
+    def _finish(self) -> None:
+        end = -(-self.next // self.page) * self.page
+        self.file.truncate(end)
+        self.file.seek(end)
+        self.file.write(np.array(self.allocations, ALLOCATION).tobytes())
+        described = np.zeros(len(self.fields), FIELD)
+        for line, (name, field) in zip(described, self.fields.items(), strict=True):
+            line["kind"] = field.kind
+            line["name"][: len(name)] = np.frombuffer(name.encode("ascii"), np.uint8)
+            line["arguments"][: len(field.arguments)] = np.frombuffer(field.arguments, np.uint8)
+        header = np.array([(VERSION, len(self.fields), self.page, len(self.records), end)], HEADER)
+        self.file.seek(0)
+        self.file.write(header.tobytes() + described.tobytes() + self.records.tobytes())
+
+
+def _payload(value: Any) -> bytes:
+    if isinstance(value, tuple):
+        return bytes(value[3])
+    return b"" if isinstance(value, int) else value if isinstance(value, bytes) else np.asarray(value).tobytes()
+
+
+class Reader:
+    """Reads samples back. Raises BetonError when ``path`` is nothing that :class:`Writer` or FFCV wrote."""
+
+    def __init__(self, path: Path):
+        self.content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
+        header = self._part(0, 1, HEADER)[0]
+        if header["version"] != VERSION:
+            raise BetonError(f"{path}: not a .beton of version {VERSION}")
+        described = self._part(HEADER.itemsize, int(header["fields"]), FIELD)
+        self.fields = {bytes(line["name"]).rstrip(b"\0").decode("ascii"): _field(line) for line in described}
+        start = HEADER.itemsize + described.nbytes
+        self.records = self._part(start, int(header["samples"]), record_type(self.fields))
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        """Values by field, as :meth:`Writer.add` takes them."""
+        columns = zip(self.fields.items(), self.records[number].item(), strict=True)
+        return {name: self._value(field, entry) for (name, field), entry in columns}
+
+    def _value(self, field: Field, entry: Any) -> Any:
+        match field:
+            case Int():
+                return entry
+            case Bytes():
+                pointer, size = entry
+                return self._part(pointer, size, np.dtype("u1")).tobytes()
+            case Array():
+                return self._part(entry, field.size, np.dtype("u1")).view(field.dtype).reshape(field.shape)
+            case _:
+                mode, width, height, pointer = entry
+                return mode, height, width, self._image(mode, height, width, pointer)
+
+    def _image(self, mode: int, height: int, width: int, pointer: int) -> bytes:
+        if mode == RAW:
+            return self._part(pointer, 3 * height * width, np.dtype("u1")).tobytes()
+        at = np.searchsorted(self._allocations["pointer"], pointer)
+        return self._part(pointer, int(self._allocations["size"][at]), np.dtype("u1")).tobytes()
+
+    @property
+    def _allocations(self) -> np.ndarray:
+        if not hasattr(self, "_sorted"):
+            start = int(self._part(0, 1, HEADER)[0]["table"])
+            table = self._part(start, (len(self.content) - start) // ALLOCATION.itemsize, ALLOCATION)
+            self._sorted = table[np.argsort(table["pointer"], kind="stable")]
+        return self._sorted
+
+    def _part(self, start: int, count: int, kind: np.dtype) -> np.ndarray:
+        end = start + count * kind.itemsize
+        if not 0 <= start <= end <= len(self.content):
+            raise BetonError("a .beton that is cut short, or damaged: a pointer leads out of the file")
+        return self.content[start:end].view(kind)
+
+
+def _field(line: np.void) -> Field:
+    kinds: dict[int, Any] = {1: Int, 2: Image, 3: Bytes, 5: Json}
+    if line["kind"] in kinds:
+        field: Field = kinds[line["kind"]]()
+        return field
+    if line["kind"] != 4:
+        raise BetonError(f"a field of FFCV's kind {line['kind']}, which is not read here")
+    arguments = bytes(line["arguments"])
+    *shape, size = struct.unpack_from("<33Q", arguments)
+    (_, dtype), *_ = json.loads(arguments[33 * 8 : 33 * 8 + size])
+    return Array(dtype, tuple(edge for edge in shape if edge))

@@ -1,0 +1,68 @@
+"""Patients who are in more than one split of a dataset, or of two datasets (pretraining against test)."""
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+
+from dira_scale.data.manifest import ShardedDataset
+
+GUARDED = ("test", "val")  # splits that measure: nobody in them may be trained on
+
+
+def harmful(one: str, other: str, same_dataset: bool) -> bool:
+    """Whether nobody and nothing may be in these two splits: two of a dataset, or a measuring one and another."""
+    return (one in GUARDED) != (other in GUARDED) or (same_dataset and one != other)
+
+
+class Shared(NamedTuple):
+    """Patients (keyed hashes) who are in two splits; ``harm``: they must not be."""
+
+    splits: tuple[str, str]  # "NAME split"
+    patients: tuple[str, ...]
+    harm: bool
+
+
+class Compared(NamedTuple):
+    """What of the datasets is shared; and pairs of datasets of which nobody can tell."""
+
+    shared: list[Shared]
+    not_comparable: list[str]
+
+
+def shared_patients(datasets: Sequence[ShardedDataset]) -> Compared:
+    """Of the first with itself and with each other one.
+
+    Hashes of two datasets mean the same people only where key and archive were the same. Where that is not known, what
+    is shared is told, for equal hashes of 96 bits are no chance; that nothing is shared would prove nothing.
+    """
+    people = [
+        {
+            split: set(dataset.table.filter(pc.equal(dataset.table["split"], split))["patient"].unique().to_pylist())
+            for split in dataset.splits
+        }
+        for dataset in datasets
+    ]
+    names = [dataset.root.name for dataset in datasets]
+    pairs = [((0, one), (0, other)) for one, other in combinations(people[0], 2)]
+    pairs += [((0, one), (n, other)) for n in range(1, len(datasets)) for one in people[0] for other in people[n]]
+    shared = []
+    for (n, one), (m, other) in pairs:
+        if both := people[n][one] & people[m][other]:
+            splits = f"{names[n]} {one}", f"{names[m]} {other}"
+            shared.append(Shared(splits, tuple(sorted(both)), harmful(one, other, n == m)))
+    unknown = [f"{names[0]} and {names[n]}: {why}" for n in range(1, len(datasets))
+               if (why := _incomparable(datasets[0], datasets[n]))]  # fmt: skip
+    return Compared(shared, unknown)
+
+
+def _incomparable(one: ShardedDataset, other: ShardedDataset) -> str | None:
+    """Why an empty intersection proves nothing."""
+    for key, told in (("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")):
+        values = [dataset.info.recipe.get(key, "") for dataset in (one, other)]
+        if "" in values:
+            return f"one of them does not say with which {key.replace('_', ' ')} it was made"
+        if values[0] != values[1]:
+            return f"their patients {told}"
+    return None

@@ -1,0 +1,107 @@
+"""All places of a file at which one of millions of values stands, at hundreds of MB a second with flat memory.
+
+Any occurrence of ``LONG`` or more bytes covers a whole gram of ``GRAM`` bytes at a multiple of ``STRIDE``. So only the
+grams there are looked up: hashed, in a table of bits that is too large to be hit often; then exactly; then the value.
+"""
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+LONG, LONGEST = 6, 64  # bytes of a value that is searched among raw bytes; a longer one is cut
+STRIDE = 2
+GRAM = LONG - STRIDE + 1
+BLOCK = 2**18  # bytes; its arrays stay in a processor's cache
+AROUND = 128  # bytes that are kept on both sides of a hit, to tell what it is a part of
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2**64 / the golden ratio, odd
+
+
+class Found(NamedTuple):
+    """A value at ``offset``, and the bytes around it (as they are, not folded)."""
+
+    offset: int
+    form: bytes
+    kind: str
+    before: bytes
+    after: bytes
+
+
+class Searcher:
+    """Of the values that ``values.Values`` left in ``folder``. Made anew in each process."""
+
+    def __init__(self, folder: Path):
+        self._table = sqlite3.connect(f"file:{folder / 'values.db'}?mode=ro", uri=True)
+        self._grams = np.load(folder / "grams.npy", mmap_mode="r")
+        bits = min(max(64 * len(self._grams), 2**16).bit_length(), 26)
+        self._shift = np.uint64(64 - bits)
+        self._marked = np.zeros(2**bits, bool)
+        self._marked[self._hashes(self._grams)] = True
+        lengths = self._table.execute("SELECT DISTINCT length(form) FROM value WHERE long")
+        self._lengths = sorted((length for (length,) in lengths), reverse=True)
+        marks = ", ".join("?" * len(self._lengths))
+        self._query = f"SELECT form, kind FROM value WHERE form IN ({marks}) ORDER BY length(form) DESC LIMIT 1"
+        self.words = {word for (word,) in self._table.execute("SELECT form FROM word")}
+        self.short = dict(self._table.execute("SELECT form, kind FROM value WHERE NOT long"))
+
+    def file(self, file: BinaryIO) -> Iterator[Found]:
+        """What stands in ``file`` from where it is read, in overlapping blocks; of what overlaps, what starts first."""
+        text, start, done = b"", 0, 0  # start: place of text[0]; done: all that begins before it has been told
+        while True:
+            block = file.read(BLOCK)
+            text += block
+            end = start + len(text) - (AROUND if block else 0)  # what begins after it may not have ended yet
+            for found in self.block(text):
+                if done <= start + found.offset < end:
+                    yield found._replace(offset=start + found.offset)
+                    done = start + found.offset + len(found.form)
+            done = max(done, end)
+            if not block:
+                return
+            cut = max(0, done - AROUND - start)
+            text, start = text[cut:], start + cut
+
+    def texts(self, texts: Iterable[str]) -> Iterator[tuple[int, Found]]:
+        """What stands in decoded texts, with the number of the text."""
+        encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+        starts = np.cumsum([0] + [len(text) + 1 for text in encoded]).tolist()
+        for found in self.block(b"\n".join(encoded)):
+            number = bisect_right(starts, found.offset) - 1
+            yield number, found._replace(offset=found.offset - starts[number])
+
+    def block(self, text: bytes) -> Iterator[Found]:
+        """What stands in ``text``: at each place the longest value, of what overlaps what starts first."""
+        if not len(self._grams):
+            return
+        folded, end = text.lower(), 0
+        for at in self._candidates(folded):
+            found = self._longest(folded, at) if at >= end else None
+            if found:
+                form, kind = found
+                end = at + len(form)
+                yield Found(at, form, kind, text[max(0, at - AROUND) : at], text[end : end + AROUND])
+
+    def _candidates(self, folded: bytes) -> list[int]:
+        """Where a value may begin, in order."""
+        windows = np.ndarray(-(-len(folded) // STRIDE), "<u8", folded + bytes(8), 0, (STRIDE,))
+        marked = np.flatnonzero(self._marked.take(self._hashes(windows), mode="clip"))
+        grams = windows[marked] & np.uint64(2 ** (8 * GRAM) - 1)
+        place = np.minimum(np.searchsorted(self._grams, grams), len(self._grams) - 1)
+        places = STRIDE * marked[self._grams[place] == grams]
+        starts = (places[:, None] - np.arange(STRIDE)).ravel()
+        return sorted(starts[starts >= 0].tolist())
+
+    def _hashes(self, windows: np.ndarray) -> np.ndarray:
+        """Of the first ``GRAM`` bytes of each 8."""
+        hashes = windows << np.uint64(64 - 8 * GRAM)
+        hashes *= FACTOR
+        hashes >>= self._shift
+        return hashes.view(np.int64)
+
+    def _longest(self, folded: bytes, at: int) -> tuple[bytes, str] | None:
+        prefixes = [folded[at : at + length] for length in self._lengths]
+        found: tuple[bytes, str] | None = self._table.execute(self._query, prefixes).fetchone()
+        return found

@@ -1,0 +1,17 @@
+"""DICOM by pydicom: headers, pixels of every coding in common use, modality values, windows, geometry."""
+
+from dira_scale.ingest.dicom.frames import Decoded, DicomFile, Plane, plane_of
+from dira_scale.ingest.dicom.header import HEADER, is_dicom, read_elements, read_header
+from dira_scale.ingest.dicom.image import read_dicom
+
+__all__ = [
+    "HEADER",
+    "Decoded",
+    "DicomFile",
+    "Plane",
+    "is_dicom",
+    "plane_of",
+    "read_dicom",
+    "read_elements",
+    "read_header",
+]

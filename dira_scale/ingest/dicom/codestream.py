@@ -1,0 +1,123 @@
+"""Compressed DICOM frames by imagecodecs, as a plugin of pydicom's decoders.
+
+One library reads run lengths and the whole JPEG family: libjpeg-turbo (8, 12 and 16 bits, lossy and lossless), CharLS,
+OpenJPEG (High Throughput too). It is chosen for what it does with damaged frames (``docs/dependencies.md``). pydicom
+does all that is the same for every coding: finding a frame's fragments, signs, unused bits.
+"""
+
+import struct
+from collections.abc import Callable
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import DecodeRunner
+
+PLUGIN = "imagecodecs"
+Codec = Callable[[bytes], np.ndarray]
+Size = tuple[int, int, int]  # rows, columns, samples
+
+
+def decode(source: bytes, runner: DecodeRunner) -> bytes:
+    """One frame's pixels in the machine's byte order, colour by pixel, and never transformed but in JPEG 2000.
+
+    Raises ValueError when the stream is of another size than the header says (nothing is decoded then: a stream of a
+    few bytes can ask for gigabytes), has more bits than it, or is cut short.
+    """
+    size, codec = _CODECS[runner.transfer_syntax]
+    if size(source) != (runner.rows, runner.columns, runner.samples_per_pixel):
+        raise ValueError("the frame's own size is not the header's")
+    pixels = codec(source)
+    if 8 * pixels.itemsize > runner.bits_allocated:
+        raise ValueError("the frame has more bits than the header says")
+    runner.set_option("bits_allocated", 8 * pixels.itemsize)
+    runner.set_option("planar_configuration", 0)
+    if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
+        runner.set_option("photometric_interpretation", "RGB")
+    return pixels.tobytes()
+
+
+def decode_rle(source: bytes, runner: DecodeRunner) -> bytes:
+    """One frame of run lengths (PS3.5 G): a segment for each byte of each sample, the highest byte first.
+
+    Raises ValueError when there are too few segments or a segment is too short.
+    """
+    samples, width = runner.samples_per_pixel, runner.bits_allocated // 8
+    count, *starts = struct.unpack_from("<16I", source)
+    if count != samples * width:
+        raise ValueError("the frame has another number of segments than the header asks for")
+    segments = []
+    for start, end in zip(starts[:count], [*starts[1:count], len(source)], strict=True):
+        values = np.frombuffer(imagecodecs.packbits_decode(source[start:end]), np.uint8)
+        segments.append(values[: runner.rows * runner.columns])
+    if min(map(len, segments)) < runner.rows * runner.columns:
+        raise ValueError("a segment has too few values")
+    runner.set_option("planar_configuration", 1)
+    return np.array(segments).reshape(samples, width, -1)[:, ::-1].swapaxes(1, 2).tobytes()
+
+
+def is_available(syntax: str) -> bool:
+    """Part of pydicom's protocol for plugins."""
+    return syntax in PLUGINS
+
+
+def _jpeg(source: bytes) -> np.ndarray:
+    _check_end(source)  # libjpeg would fill what is missing with grey
+    if _jpeg_size(source)[2] == 1:
+        return imagecodecs.jpeg8_decode(source)
+    return imagecodecs.jpeg8_decode(source, colorspace="YCBCR", outcolorspace="YCBCR")  # as it is: no transformation
+
+
+def _jpeg_ls(source: bytes) -> np.ndarray:
+    _check_end(source)  # CharLS would look for it for minutes
+    return imagecodecs.jpegls_decode(source)
+
+
+def _check_end(source: bytes) -> None:
+    if b"\xff\xd9" not in source[-1024:]:
+        raise ValueError("the frame has no end")
+
+
+def _jpeg_size(source: bytes) -> Size:
+    """From the frame header (ITU-T T.81 B.2.2; T.87 C.2.2 for JPEG-LS), behind whatever segments stand before it."""
+    place = 2
+    while source[place] == 0xFF:
+        kind, length = source[place + 1], int.from_bytes(source[place + 2 : place + 4], "big")
+        if kind == 0xFF:  # fill
+            place += 1
+        elif (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)) or kind == 0xF7:
+            return struct.unpack_from(">HHB", source, place + 5)
+        else:
+            place += 2 + length
+    raise ValueError("no frame header")
+
+
+def _jpeg2000_size(source: bytes) -> Size:
+    """From the SIZ segment (ITU-T T.800 A.5.1), which comes first; some files have boxes around the stream."""
+    siz = source.find(b"\xff\x4f\xff\x51") + 8
+    right, lower, left, upper = struct.unpack_from(">4I", source, siz)
+    (samples,) = struct.unpack_from(">H", source, siz + 32)
+    return lower - upper, right - left, samples
+
+
+_JPEG: tuple[Callable[[bytes], Size], Codec] = (_jpeg_size, _jpeg)
+_JPEG_LS: tuple[Callable[[bytes], Size], Codec] = (_jpeg_size, _jpeg_ls)
+_JPEG_2000: tuple[Callable[[bytes], Size], Codec] = (_jpeg2000_size, imagecodecs.jpeg2k_decode)
+_CODECS = {
+    uid.JPEGBaseline8Bit: _JPEG,
+    uid.JPEGExtended12Bit: _JPEG,
+    uid.JPEGLossless: _JPEG,
+    uid.JPEGLosslessSV1: _JPEG,
+    uid.JPEGLSLossless: _JPEG_LS,
+    uid.JPEGLSNearLossless: _JPEG_LS,
+    uid.JPEG2000Lossless: _JPEG_2000,
+    uid.JPEG2000: _JPEG_2000,
+    uid.HTJ2KLossless: _JPEG_2000,
+    uid.HTJ2KLosslessRPCL: _JPEG_2000,
+    uid.HTJ2K: _JPEG_2000,
+}
+PLUGINS = dict.fromkeys([*_CODECS, uid.RLELossless], PLUGIN)  # by transfer syntax
+for _syntax in PLUGINS:
+    _function = decode_rle if _syntax == uid.RLELossless else decode
+    get_decoder(_syntax).add_plugin(PLUGIN, (__name__, _function.__name__))

@@ -1,0 +1,85 @@
+"""Mending a dataset from its source: only shards that are missing, cut short or changed are written again."""
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.ingest.convert import hasher_of, planned_from
+from dira_scale.ingest.destination import PARTIAL, Slice, check_unchanged, claimed, differences, publish
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.writer import Shard, checksum, write_shards
+from dira_scale.store import locate, refusals, remove
+
+
+def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
+    """Write the broken shards of the dataset at ``path`` again, from the source that the recipe ``config`` names, byte
+    for byte as they were; the shards that were mended.
+
+    Raises:
+        DatasetError: ``dataset.json`` or the manifest themselves are damaged.
+        UserError: another recipe or source, or libraries that no longer give the same bytes.
+    """
+    console = Console(soft_wrap=True, highlight=False)
+    place, recipe = locate(path, "path"), Recipe.from_config(config)
+    hasher, _ = hasher_of(recipe, key_file)
+    identity = recipe.identity(hasher)
+    dataset = ShardedDataset.open(place, whole=False)
+    if different := differences(dataset.info.recipe, identity):
+        raise UserError(f"path={place} holds the shards of another recipe ({different}): give the one that made it")
+    try:
+        broken = find_broken(place, dataset.info, workers)
+        if not broken:
+            console.print(f"{place} is whole: {len(dataset.info.shards)} shards, every checksum agrees")
+            return []
+        for shard, reason in broken.items():
+            console.print(f"{shard}: {reason}")
+        planned = planned_from(recipe, hasher, workers)
+        check_unchanged(dataset, planned)
+        with claimed(place, identity, planned, Slice()) as scratch:
+            done = partial(_mend, place, dataset.info.checksums)
+            write_shards(list(broken), planned, recipe, workers, scratch, done)
+            remove(place / PARTIAL)
+            remove(scratch)
+    except OSError as error:
+        raise UserError(f"repairing {place} failed ({error}): mend it and run the same command again") from error
+    console.print(f"{place} is whole again: {len(broken)} of {len(dataset.info.shards)} shards were written anew")
+    return list(broken)
+
+
+def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
+    """The shards that are not as they were made, and how it shows.
+
+    Raises:
+        UserError: the dataset points into shards of others, which can only be repaired there.
+    """
+    if elsewhere := next((shard for shard in info.checksums if "/" in shard), None):
+        raise UserError(f"{place} has no shards of its own but {elsewhere}: repair the dataset that they belong to")
+
+    def look(shard: str) -> str:
+        with refusals(place):
+            if not (place / shard).exists():
+                return "missing"
+            if (size := (place / shard).stat().st_size) != info.shards[shard]:
+                return f"{size} bytes instead of {info.shards[shard]}"
+            return "" if checksum(place / shard) == info.checksums[shard] else "another checksum"
+
+    columns = (TextColumn("looking"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
+    with Progress(*columns) as bar, ThreadPoolExecutor(workers) as pool:
+        found = bar.track(pool.map(look, info.shards), total=len(info.shards))
+        return {shard: reason for shard, reason in zip(info.shards, found, strict=True) if reason}
+
+
+def _mend(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: Shard) -> None:
+    if shard.xxh3 != checksums[name]:
+        raise UserError(
+            f"{name} written anew is not what it was: a mask or an image of the same size was replaced, or another "
+            f"version of a library encodes otherwise; make {place} anew"
+        )
+    publish(part, place / name)

@@ -1,0 +1,57 @@
+"""A CSV of findings in volumes: blocks of voxels, or balls in millimetres."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.sources.base import Box
+from dira_scale.ingest.sources.table import number, read_table
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volumes.geometry import Grid
+
+VOXELS = ("z", "y", "x", "d", "h", "w")
+WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names: DICOM's millimetres, to the left, back and head
+
+
+class Ball(NamedTuple):
+    """A finding's middle (mm to the right, front and head) and diameter (mm)."""
+
+    label: str
+    middle: tuple[float, float, float]
+    diameter: float
+
+
+def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:
+    """Each line's file and finding. Raises UserError when a column is missing, a number is none, or a side is empty."""
+    first = next(read_table(path, ["file"], "a file of boxes"), None)
+    kind = WORLD if first and WORLD[0] in first.cells else VOXELS
+    named = ["label", *VOXELS] if kind is VOXELS else WORLD
+    for row in read_table(path, ["file", *named], f"boxes have {', '.join(VOXELS)}, or {', '.join(WORLD)}"):
+        where = f"{path}, line {row.line}"
+        label = row.cells.get("label", "")
+        values = [number(row.cells[column], f"{where}, {column}") for column in kind]
+        if any(value != value for value in values):
+            raise UserError(f"{where}: a cell of {', '.join(kind)} is empty")
+        if kind is WORLD:
+            x, y, z, diameter = values
+            if diameter <= 0:
+                raise UserError(f"{where}: diameter_mm must be above 0")
+            yield row.cells["file"], Ball(label, (-x, -y, z), diameter)
+        else:
+            z, y, x, d, h, w = values
+            if min(z, y, x) < 0 or min(d, h, w) <= 0:
+                raise UserError(f"{where}: a box needs z, y and x of at least 0, d, h and w above 0, all in voxels")
+            yield row.cells["file"], Box(label, y=y, x=x, h=h, w=w, z=z, d=d)
+
+
+def box_in(finding: Box | Ball, stored: Grid | None, read: Grid) -> Box:
+    """In voxels of the volume as it is read; ``stored`` is the grid of the file, in whose voxels a Box is given.
+
+    Raises BadImage.
+    """
+    if isinstance(finding, Ball):
+        return read.box_around(*finding)
+    if stored is None:
+        raise BadImage("boxes in voxels of slices that are shifted or at uneven distances: give them in millimetres")
+    return read.box_from(finding, stored)

@@ -1,0 +1,92 @@
+"""BraTS of 2018 to 2021: brain MR in four modalities with tumour masks, a folder a patient (Menze et al., TMI 2015)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import files_ending, sized, threaded
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volume import Volume
+from dira_scale.ingest.volumes.geometry import Grid
+from dira_scale.ingest.volumes.read import read_volume
+
+MODALITIES = ("flair", "t1", "t1ce", "t2")
+GRADES = {"HGG": 1.0, "LGG": 0.0}
+
+
+@dataclass(frozen=True)
+class Channels:
+    """One volume of several files on the same grid."""
+
+    paths: tuple[Path, ...]
+
+    def read(self, recipe: Recipe) -> Volume:
+        """[C, Z, Y, X]; black is the lowest of the channels' blacks, white the highest of their whites.
+
+        Raises BadImage; also when the files differ in grid, or one does not fit int16 as it is.
+        """
+        first, *others = volumes = [read_volume(path, recipe) for path in self.paths]
+        if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
+            raise BadImage("modalities on different grids")
+        if any((v.scale, v.offset) != (1, 0) for v in volumes):
+            raise BadImage("modalities of values that are no 16-bit numbers cannot be channels of one volume")
+        low, high = min(v.low for v in volumes), max(v.high for v in volumes)
+        return Volume(np.stack([v.voxels for v in volumes]), first.affine, low, high)
+
+
+class Brats:
+    """Folders ``NAME`` with ``NAME_flair.nii.gz`` and so on, below ``HGG`` and ``LGG`` in the years before 2020.
+
+    The label ``high_grade`` is known where folders are sorted so, by grade.
+
+    Args:
+        images: the folder of patients, at any depth.
+        modalities: one, or several as the channels of a volume, of flair, t1, t1ce, t2.
+
+    Raises:
+        UserError: an unknown modality; no patient at all.
+    """
+
+    label_names: Sequence[str] = ("high_grade",)
+
+    def __init__(self, images: str, modalities: Sequence[str]):
+        self.root = folder_at(images)
+        if not modalities or not set(modalities) <= set(MODALITIES):
+            raise UserError(f"recipe.modalities={list(modalities)}: give some of {', '.join(MODALITIES)}")
+        self.modalities = modalities
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """All patients; one who lacks a modality or the mask is rejected."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        folder, files = None, dict[str, Path]()
+        for path in files_ending(self.root, ".nii", ".nii.gz"):  # folder by folder
+            if path.parent != folder:
+                if folder:
+                    yield self._record(folder, files)
+                folder, files = path.parent, {}
+            kind = path.name.lower().removesuffix(".gz").removesuffix(".nii").rpartition("_")[2]
+            files["seg" if kind == "segm" else kind] = path  # one of 2020 is called W39_1998.09.19_Segm.nii
+        if not folder:
+            raise UserError(f"recipe.images={self.root} holds no .nii or .nii.gz at any depth")
+        yield self._record(folder, files)
+
+    def _record(self, folder: Path, files: dict[str, Path]) -> Record:
+        paths = tuple(files[kind] for kind in self.modalities if kind in files)
+        image: Path | Input = paths[0] if len(self.modalities) == len(paths) == 1 else Channels(paths)
+        lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]
+        return Record(
+            folder.name,
+            image,
+            folder.name,
+            labels=(GRADES.get(folder.parent.name.upper(), float("nan")),),
+            mask=files.get("seg"),
+            rejected=f"no {lacking[0]}" if lacking else None,
+        )

@@ -1,0 +1,136 @@
+"""NIH's ChestX-ray14: its tables of findings, its official lists, its boxes (Wang et al., CVPR 2017)."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import (
+    files_ending,
+    listed_in,
+    number,
+    read_columns,
+    read_names,
+    sized,
+    threaded,
+    wrong,
+)  # fmt: skip
+
+FINDINGS = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+)  # fmt: skip
+COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
+OLDEST = 120  # the first release gives some patients 148 to 414 years
+
+
+class Entry(NamedTuple):
+    """What the table says of an image."""
+
+    labels: tuple[float, ...]
+    patient: str
+    age: str
+    sex: str
+    view: str
+
+
+class ChestXray14:
+    """Images anywhere below ``images`` (``images_001/images`` … ``images_012/images``, or all in ``images``).
+
+    Args:
+        images: the folder with the table of findings, the two lists and, if wanted, the boxes.
+        attributes: any of sex, age, view.
+
+    Raises:
+        UserError: a list or column is absent; a finding or box that is none; an image listed twice, or in both lists.
+    """
+
+    label_names: Sequence[str] = FINDINGS
+
+    def __init__(self, images: str, attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
+        self.lists = {name: listed_in(self.root, f"{name}_list.txt") for name in ("train_val", "test")}
+        self.boxes = self.root / "BBox_List_2017.csv"
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Listed images (one that is missing is rejected) and images that the table or the lists do not know."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        entries, splits, boxes = dict(self._entries()), self._splits(), self._boxes()
+        found = set()
+        for path in files_ending(self.root, ".png"):
+            name = path.name
+            if name in found:
+                again = path.relative_to(self.root).as_posix()
+                yield Record(again, path, rejected="an image of this name was met before")
+                continue
+            found.add(name)
+            yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
+        for name in entries.keys() - found:
+            yield Record(name, self.root / name, rejected="listed, but not there")
+
+    def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> Record:
+        if entry is None or split is None:
+            missing = "table of findings" if entry is None else "official lists"
+            return Record(path.name, path, rejected=f"not in the {missing}")
+        known = {"sex": entry.sex, "age": entry.age, "view": entry.view}
+        return Record(
+            path.name,
+            path,
+            entry.patient,
+            labels=entry.labels,
+            boxes=tuple(boxes),
+            split=split,
+            attributes={name: known[name] for name in self.attributes if known.get(name)},
+        )
+
+    def _entries(self) -> Iterator[tuple[str, Entry]]:
+        seen: set[str] = set()
+        for line in read_columns(self.table, COLUMNS):
+            name, findings, patient, age, sex, view = line.cells
+            try:
+                labels = _labels(findings)
+            except ValueError as error:
+                raise wrong(self.table, str(error), line) from error
+            if name in seen or not name:
+                what = f"a second line for {name}: keep one" if name else "no name of an image"
+                raise wrong(self.table, what, line)
+            seen.add(name)
+            years = age.rstrip("Yy")
+            yield name, Entry(labels, patient, age if years.isdigit() and int(years) <= OLDEST else "", sex, view)
+
+    def _splits(self) -> dict[str, str]:
+        splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
+        if twice := next((n for n in read_names(self.lists["train_val"]) if splits[n] == "test"), None):
+            raise UserError(f"{twice} is in both official lists, {' and '.join(map(str, self.lists.values()))}")
+        return splits
+
+    def _boxes(self) -> dict[str, list[Box]]:
+        """The header names the sides ``Bbox [x``, ``y``, ``w``, ``h]``, and three more columns without a name."""
+        boxes: dict[str, list[Box]] = {}
+        if self.boxes.is_file():
+            for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
+                x, y, w, h = (number(self.boxes, line, cell) for cell in range(2, 6))
+                boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
+        return boxes
+
+
+@lru_cache(maxsize=4096)
+def _labels(findings: str) -> tuple[float, ...]:
+    """1 for each of the findings, joined by ``|``. Raises ValueError for one that is unknown."""
+    named = {_finding(part) for part in findings.split("|")} - {"No Finding"}
+    if unknown := named - set(FINDINGS):
+        raise ValueError(f"'{min(unknown)}' is none of the 14 findings{nearest(min(unknown), FINDINGS)}")
+    return tuple(float(finding in named) for finding in FINDINGS)
+
+
+def _finding(text: str) -> str:
+    """One spelling: the boxes say Infiltrate, copies of the table differ in case and in ``_``."""
+    known = {finding.lower(): finding for finding in (*FINDINGS, "No Finding")} | {"infiltrate": "Infiltration"}
+    plain = text.strip().lower()
+    return known.get(plain) or known.get(plain.replace(" ", "_"), text.strip())

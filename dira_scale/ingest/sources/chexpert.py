@@ -1,0 +1,92 @@
+"""Stanford's CheXpert, whole or small: its two tables, with uncertain labels as they are (Irvin et al., AAAI 2019)."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import (
+    Line,
+    files_ending,
+    folder_in,
+    listed_in,
+    number,
+    read_columns,
+    sized,
+    threaded,
+    wrong,
+)
+
+FINDINGS = (
+    "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
+    "Pneumonia", "Atelectasis", "Pneumothorax", "Pleural Effusion", "Pleural Other", "Fracture", "Support Devices",
+)  # fmt: skip
+COLUMNS = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *FINDINGS)
+
+
+class CheXpert:
+    """Labels are 1, 0, -1 (uncertain) and NaN where the report does not mention the finding.
+
+    Args:
+        images: the folder with ``train.csv``, ``valid.csv`` and the folders ``train`` and ``valid``.
+        attributes: any of sex, age, view.
+
+    Raises:
+        UserError: a table, folder or column is absent; a label is none; a path names no patient, or comes twice.
+    """
+
+    label_names: Sequence[str] = FINDINGS
+
+    def __init__(self, images: str, attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
+        self.folders = [folder_in(self.root, split) for split in ("train", "valid")]
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Listed images (one that is missing is rejected) and images below ``train`` and ``valid`` without a line."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        listed: set[str] = set()
+        for table in self.tables:
+            for line in read_columns(table, COLUMNS):
+                record = self._record(table, line)
+                if record.name in listed:
+                    raise wrong(table, f"a second line for {record.name}: keep one", line)
+                listed.add(record.name)
+                yield record
+        for folder in self.folders:
+            for path in files_ending(folder, ".jpg"):
+                name = path.relative_to(self.root).as_posix()
+                if name not in listed:
+                    yield Record(name, path, rejected="no line in the tables")
+
+    def _record(self, table: Path, line: Line) -> Record:
+        path, sex, age, side, projection, *_ = line.cells
+        below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
+        parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
+        if not parts:
+            raise wrong(table, f"'{path}' is no CheXpert-v1.0…/train/patientN/studyN/FILE", line)
+        known = {
+            "sex": sex,  # one says Unknown, which no class is
+            "age": "" if age in ("0", "0.0") else age,  # three films of adults have 0 years
+            "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal ones say LL or RL
+        }
+        return Record(
+            str(below),
+            self.root / str(below),
+            patient=parts[2],
+            study=parts[3],
+            labels=tuple(_label(table, line, cell) for cell in range(5, len(COLUMNS))),
+            split=parts[1],
+            attributes={name: known[name] for name in self.attributes if known.get(name)},
+        )
+
+
+def _label(table: Path, line: Line, cell: int) -> float:
+    value = number(table, line, cell) if line.cells[cell] else math.nan
+    if value not in (0, 1, -1) and value == value:
+        raise wrong(table, f"{COLUMNS[cell]}: {value:g} is none of 1, 0 and -1", line)
+    return value

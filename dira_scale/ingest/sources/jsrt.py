@@ -1,0 +1,157 @@
+"""The JSRT's radiographs with and without a nodule (Shiraishi et al., 2000), and SCR's outlines of lungs, heart and
+clavicles (van Ginneken et al., 2006)."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.grey import Image, Window, store
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import cut, files_ending, sized, threaded, wrong
+from dira_scale.ingest.verdict import BadImage, judged
+from dira_scale.ingest.volume import Volume
+from dira_scale.store import opened
+
+SIDE, SPACING = 2048, 0.175  # pixels, mm
+STRUCTURES = {
+    "lungs": ("left lung", "right lung"),
+    "heart": ("heart",),
+    "clavicles": ("left clavicle", "right clavicle"),
+}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A file of 2048 x 2048 big-endian 16-bit values without a header, of which 12 bits are used; 0 is white."""
+
+    path: Path
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self, recipe: Recipe) -> Image:
+        """Raises BadImage for a file of another size or with values beyond 12 bits."""
+        with judged("the file cannot be read ({})"), opened(self.path) as file:
+            content = file.read(2 * SIDE * SIDE + 1)
+        if len(content) != 2 * SIDE * SIDE:
+            raise BadImage(f"not the {2 * SIDE * SIDE} bytes of a JSRT image")
+        values = np.frombuffer(content, ">u2").reshape(SIDE, SIDE)
+        if values.max() > 4095:
+            raise BadImage("values beyond 12 bits: not a JSRT image")
+        return store(values, Window(0, 4095, 1), recipe.bits, (SPACING, SPACING), inverted=True)
+
+
+@dataclass(frozen=True)
+class Structures:
+    """SCR's masks, 1024 pixels a side: the files of each structure, in the order of their values from 1."""
+
+    files: tuple[tuple[Path, ...], ...]
+
+    def paint(self, image: Image | Volume) -> np.ndarray:
+        """A structure covers those before it. Raises BadImage when a file is no mask of half the image's side."""
+        mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
+        for value, paths in enumerate(self.files, start=1):
+            for path in paths:
+                with judged("a mask cannot be read ({})"), opened(path) as file:
+                    drawn = np.asarray(PIL.Image.open(file, formats=("GIF", "PNG")).convert("L"))
+                if drawn.shape != mask.shape:
+                    raise BadImage(f"a mask of {drawn.shape} pixels instead of {mask.shape}")
+                mask[drawn > 0] = value
+        return mask.repeat(2, axis=0).repeat(2, axis=1)
+
+
+class Jsrt:
+    """Every image is of another patient.
+
+    Args:
+        images: the folder with, at any depth, the ``.IMG`` files, ``CLNDAT_EN.txt`` and ``CNNDAT_EN.TXT``.
+        masks: SCR's folder, which has a folder for each structure at some depth; null: no masks.
+        structures: which of lungs, heart and clavicles the mask has, as values 1, 2, … in this order.
+        attributes: any of sex, age.
+
+    Raises:
+        UserError: a folder or one of the two tables is absent; an unknown structure; a line of a table that is odd.
+    """
+
+    label_names: Sequence[str] = ("nodule", "malignant")
+
+    def __init__(
+        self, images: str, masks: str | None, structures: Sequence[str] = (), attributes: Sequence[str] = ()
+    ):  # fmt: skip
+        self.root, self.attributes = folder_at(images), attributes
+        if unknown := [name for name in structures if name not in STRUCTURES]:
+            raise UserError(f"recipe.structures has no '{unknown[0]}', only {', '.join(STRUCTURES)}")
+        tables = {path.name.lower(): path for path in files_ending(self.root, ".txt")}
+        if missing := [name for name in ("clndat_en.txt", "cnndat_en.txt") if name not in tables]:
+            raise UserError(f"recipe.images={images} holds no {missing[0].upper()} at any depth")
+        self.with_nodule, self.without = tables["clndat_en.txt"], tables["cnndat_en.txt"]
+        self.drawn: dict[tuple[str, str], Path] = {}
+        if masks:
+            for path in files_ending(folder_at(masks, "recipe.masks"), ".gif", ".png"):
+                self.drawn[path.parent.name.lower(), path.name[:8].upper()] = path
+        self.structures = structures
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Images of the two tables (one that is missing is rejected) and images without a line."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        lines = dict(self._lines())
+        for path in files_ending(self.root, ".img"):
+            name = path.name.upper()
+            line = lines.pop(name, None)
+            if line is None:
+                again = path.relative_to(self.root).as_posix()
+                yield Record(again, path, rejected="no line in the tables, or met before")
+                continue
+            known, labels, boxes = line
+            attributes = {n: known[n] for n in self.attributes if known.get(n)}
+            yield Record(name, Raw(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes)
+        for name in lines:
+            yield Record(name, self.root / name, rejected="listed, but not there")
+
+    def _mask(self, name: str) -> Structures | None:
+        """None unless all files of all structures are there."""
+        wanted = [[(file, name[:8]) for file in STRUCTURES[structure]] for structure in self.structures]
+        if not wanted or not all(key in self.drawn for keys in wanted for key in keys):
+            return None
+        return Structures(tuple(tuple(self.drawn[key] for key in keys) for keys in wanted))
+
+    def _lines(self) -> Iterator[tuple[str, tuple[Mapping[str, str], tuple[float, ...], tuple[Box, ...]]]]:
+        """Tables without a header, cells between tabs, ``?`` for unknown.
+
+        File, subtlety, size (mm), age, sex, x, y, malignant or benign, place, diagnosis; or file, age, sex, non-nodule.
+        """
+        for cells in _cells(self.without, 3):
+            yield cells[0].upper(), ({"age": cells[1].strip("?"), "sex": cells[2]}, (0.0, math.nan), ())
+        for cells in _cells(self.with_nodule, 8):
+            name, _, size, age, sex, x, y, kind = cells[:8]
+            try:
+                boxes = (_box(float(x), float(y), float(size)),) if size != "?" else ()
+                malignant = {"malignant": 1.0, "benign": 0.0}[kind.lower()]
+            except (ValueError, KeyError) as error:
+                raise wrong(self.with_nodule, f"the line of {name} is not as expected: {error}") from error
+            yield name.upper(), ({"age": age.strip("?"), "sex": sex}, (1.0, malignant), boxes)
+
+
+def _cells(path: Path, least: int) -> Iterator[list[str]]:
+    for line in path.read_bytes().decode("latin-1").splitlines():
+        cells = [cell.strip() for cell in line.split("\t")]
+        if any(cells):
+            if len(cells) < least or not cells[0]:
+                raise wrong(path, f"fewer than {least} cells in '{line}'")
+            yield cells
+
+
+def _box(x: float, y: float, diameter: float) -> Box:
+    """The square around a nodule; ``x``, ``y`` is the pixel in its middle."""
+    side = diameter / SPACING
+    return cut(Box("nodule", y + 0.5 - side / 2, x + 0.5 - side / 2, side, side), (SIDE, SIDE))

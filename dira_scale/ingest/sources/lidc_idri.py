@@ -1,0 +1,138 @@
+"""LIDC-IDRI: thoracic CT as DICOM series with the outlines of up to four readers (Armato et al., 2011)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.dicom import Plane
+from dira_scale.ingest.grey import Image
+from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.files import folder_at, size_of
+from dira_scale.ingest.sources.lidc_xml import agreed, nodules_in, series_of
+from dira_scale.ingest.sources.published import files_ending, threaded
+from dira_scale.ingest.sources.series import head_of
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volume import Volume
+from dira_scale.ingest.volumes.geometry import LPS_TO_RAS, Grid
+from dira_scale.ingest.volumes.place import place_slices
+from dira_scale.ingest.volumes.regular import Stack
+from dira_scale.ingest.volumes.series import Series
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A mask as rows of voxels; as bytes, for there are many.
+
+    Attributes:
+        rows: int16 [n, 4] of z, y, first x and length.
+    """
+
+    rows: bytes
+
+    @classmethod
+    def of(cls, voxels: np.ndarray) -> "Rows":
+        """``voxels`` [n, 3] are z, y and x, in this order."""
+        begins = np.flatnonzero((np.diff(voxels, axis=0, prepend=-2) != [0, 0, 1]).any(axis=1))
+        lengths = np.diff(begins, append=len(voxels))
+        return cls(np.column_stack([voxels[begins], lengths]).astype(np.int16).tobytes())
+
+    def paint(self, image: Image | Volume) -> np.ndarray:
+        """1 inside. Raises BadImage for a row that leaves the volume."""
+        assert isinstance(image, Volume)
+        mask = np.zeros(image.shape, np.uint8)
+        for z, y, x, length in np.frombuffer(self.rows, np.int16).reshape(-1, 4).astype(int):
+            if min(z, y, x) < 0 or z >= mask.shape[0] or y >= mask.shape[1] or x + length > mask.shape[2]:
+                raise BadImage("an outline that leaves the volume")
+            mask[z, y, x : x + length] = 1
+        return mask
+
+
+class LidcIdri:
+    """CT series, a folder each, with a mask of the voxels that enough readers took for a nodule of 3 mm and more.
+
+    A box's label is benign, indeterminate or malignant, as the mean of its readers' ratings is below, at or above 3. Of
+    the labels, ``nodule`` says whether there is any, ``malignancy`` is the highest of these means.
+
+    Args:
+        images: the folder with, at any depth, the ``.dcm`` files and the ``.xml`` files of the readings.
+        readers: how many readers must agree on a voxel.
+        attributes: manufacturer.
+
+    Raises:
+        UserError: no XML file of a CT reading, or readers that are not 1 to 4.
+    """
+
+    label_names: Sequence[str] = ("nodule", "malignancy")
+
+    def __init__(self, images: str, readers: int, attributes: Sequence[str] = ()):
+        if readers not in (1, 2, 3, 4):
+            raise UserError(f"recipe.readers={readers}: use 1 to 4")
+        self.root, self.readers, self.attributes = folder_at(images), readers, attributes
+        self.readings: dict[str, Path] = {}
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """A record of each folder of DICOM files; one without readings, as the radiographs', is rejected."""
+        for path in files_ending(self.root, ".xml"):
+            try:
+                if series := series_of(path):
+                    self.readings.setdefault(series, path)
+            except BadImage as error:
+                yield Record(path.relative_to(self.root).as_posix(), path, rejected=str(error))
+        if not self.readings:
+            raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
+        folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
+        yield from threaded(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
+
+    def _record(self, found: tuple[Path, tuple[Path, ...]]) -> Record:
+        folder, files = found
+        name, image = folder.relative_to(self.root).as_posix(), Series.of(folder, [path.name for path in files])
+        try:
+            size, heads = sum(map(size_of, files)), [head_of(path) for path in files]
+            slices = {head.instance: head.plane for head in heads if head and head.plane}
+            series = {head.series if head else "" for head in heads}
+            reading = self.readings.get(next(iter(series)))
+            if len(series) > 1:
+                raise BadImage("files of several series in one folder")
+            if reading is None:
+                raise BadImage("no readings of this series: a radiograph, or its XML file is missing")
+            if heads[0] is None or len(slices) < len(files):
+                raise BadImage("slices without position, or twice the same")
+            rows, columns = map(int, heads[0].shape)
+            _, place = place_slices(list(slices.values()), (rows, columns))
+            grid = (place.grid if isinstance(place, Stack) else place).turned()
+            nodules = nodules_in(reading, {uid: _to_voxels(plane, grid) for uid, plane in slices.items()})
+        except BadImage as error:
+            return Record(name, image, rejected=str(error))
+        told, known = list(agreed(nodules, self.readers)), heads[0].told
+        ratings = [rating for _, rating in told if rating == rating]
+        voxels = np.unique(np.concatenate([np.empty((0, 3), np.int64), *(voxels for voxels, _ in told)]), axis=0)
+        return Record(
+            next(iter(series)),
+            image,
+            patient=known.get("patient"),
+            study=known.get("study"),
+            labels=(float(bool(told)), max(ratings, default=float("nan"))),
+            boxes=tuple(_box(voxels, rating) for voxels, rating in told),
+            mask=Rows.of(voxels),
+            attributes={name: known[name] for name in self.attributes if name in known},
+            size=size,
+        )
+
+
+def _to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
+    """Matrix from (column, row, 1) of a slice to the index (x, y, z) of the volume."""
+    down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
+    pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
+    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
+    return matrix
+
+
+def _box(voxels: np.ndarray, rating: float) -> Box:
+    label = "nodule" if rating != rating else ("benign", "indeterminate", "malignant")[int(np.sign(rating - 3)) + 1]
+    z, y, x = voxels.min(axis=0).tolist()
+    d, h, w = (voxels.max(axis=0) + 1 - voxels.min(axis=0)).tolist()
+    return Box(label, y=y, x=x, h=h, w=w, z=z, d=d)

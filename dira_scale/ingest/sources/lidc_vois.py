@@ -1,0 +1,62 @@
+"""Cut-outs of LIDC-IDRI's nodules with masks and the readers' ratings, one line and two NIfTI files for each."""
+
+from collections.abc import Iterator, Sequence
+
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import (
+    files_ending,
+    folder_in,
+    listed_in,
+    number,
+    read_columns,
+    sized,
+    threaded,
+)
+
+RATINGS = {  # label: column
+    "malignant": "Diagnosis_value",
+    "malignancy": "Malignancy_value",
+    "subtlety": "Subtlety_value",
+    "internal_structure": "InternalStructure_value",
+    "calcification": "Calcification_value",
+    "sphericity": "Sphericity_value",
+    "margin": "Margin_value",
+    "lobulation": "Lobulation_value",
+    "spiculation": "Spiculation_value",
+    "texture": "Texture_value",
+}
+
+
+class LidcVois:
+    """The files ``image/PATIENT_R_NODULE.nii.gz`` and ``nodule_mask/`` the same.
+
+    Args:
+        images: the folder with ``metadata.csv``, ``image`` and ``nodule_mask``.
+
+    Raises:
+        UserError: the table, a column or a number of it, or the folder of images is absent.
+    """
+
+    label_names: Sequence[str] = tuple(RATINGS)
+
+    def __init__(self, images: str):
+        self.root = folder_at(images)
+        self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """The nodules of the table (one without files is rejected) and images without a line."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        listed = set()
+        for line in read_columns(self.table, ["patient_id", "nodule_id", "seriesuid", *RATINGS.values()]):
+            patient, nodule, series = line.cells[:3]
+            name = f"{patient}_R_{nodule}.nii.gz"
+            listed.add(name)
+            labels = tuple(number(self.table, line, cell) for cell in range(3, len(line.cells)))
+            mask = self.root / "nodule_mask" / name
+            yield Record(name, self.folder / name, patient, series, labels=labels, mask=mask)
+        for path in files_ending(self.folder, ".nii.gz"):
+            if path.name not in listed:
+                yield Record(path.name, path, rejected="no line in the table")

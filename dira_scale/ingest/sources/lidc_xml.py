@@ -1,0 +1,143 @@
+"""What LIDC-IDRI's readers drew: their XML to voxels (Armato et al., Medical Physics 2011)."""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import skimage.draw
+
+from dira_scale.ingest.verdict import BadImage, judged
+from dira_scale.store import opened
+
+MAX_SIDE = 8192  # pixels of a slice
+
+
+@dataclass(frozen=True)
+class Nodule:
+    """One reader's outline of one nodule.
+
+    Attributes:
+        reader: number of the reading session.
+        malignancy: the reader's rating, 1 to 5; NaN where there is none.
+        voxels: int64 [n, 3] of z, y, x.
+    """
+
+    reader: int
+    malignancy: float
+    voxels: np.ndarray
+
+
+def series_of(path: Path) -> str | None:
+    """The CT series that an XML file is about; None for a file about something else. Raises BadImage."""
+    with judged("the XML of the readings is damaged ({})"), opened(path) as file:
+        root = None
+        for event, element in ET.iterparse(file, ("start", "end")):
+            root = root or _tag(element)
+            if root != "LidcReadMessage":  # the readings of the radiographs are another message
+                return None
+            if event == "end" and _tag(element) == "SeriesInstanceUid":
+                return (element.text or "").strip()
+    return None
+
+
+def nodules_in(path: Path, places: Mapping[str, np.ndarray]) -> list[Nodule]:
+    """All outlines of nodules of 3 mm and more; smaller ones have a point only, what is no nodule has none.
+
+    An outline runs through the first pixels outside of what it encloses. One that is no ``inclusion`` encloses a hole.
+    ``places`` are of the slices, by SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z.
+    Raises BadImage; also for an outline on another slice.
+    """
+    nodules = []
+    with judged("the XML of the readings is damaged ({})"), opened(path) as file:
+        sessions = [element for element in ET.parse(file).iter() if _tag(element) == "readingSession"]
+        for reader, session in enumerate(sessions):
+            for element in _children(session, "unblindedReadNodule"):
+                inside: list[np.ndarray] = []
+                holes: list[np.ndarray] = []
+                for roi in _children(element, "roi"):
+                    outline = [(int(_text(edge, "xCoord")), int(_text(edge, "yCoord")))
+                               for edge in _children(roi, "edgeMap")]  # fmt: skip
+                    instance = _text(roi, "imageSOP_UID")
+                    if len(outline) < 2:
+                        continue
+                    if instance not in places:
+                        raise BadImage("an outline on a slice that the series lacks")
+                    voxels = np.rint(_enclosed(outline) @ places[instance].T).astype(np.int64)[:, ::-1]
+                    (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).append(voxels)
+                if inside:
+                    drawn = _unique(inside)
+                    drawn = drawn[~_among(drawn, _unique(holes))] if holes else drawn
+                    nodules.append(Nodule(reader, _malignancy(element), drawn))
+    return nodules
+
+
+def agreed(nodules: Sequence[Nodule], readers: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Of each nodule the voxels [n, 3] that so many readers enclose, and the mean of all its readers' ratings.
+
+    Outlines that have a voxel in common are of one nodule. A nodule without such voxels is left out.
+    """
+    for group in _groups(nodules):
+        each = [_unique([n.voxels for n in group if n.reader == reader]) for reader in {n.reader for n in group}]
+        voxels, counts = np.unique(np.concatenate(each), axis=0, return_counts=True)
+        ratings = [nodule.malignancy for nodule in group if nodule.malignancy == nodule.malignancy]
+        if (counts >= readers).any():
+            yield voxels[counts >= readers], float(np.mean(ratings)) if ratings else float("nan")
+
+
+def _groups(nodules: Sequence[Nodule]) -> list[list[Nodule]]:
+    group = list(range(len(nodules)))
+    for a, b in combinations(range(len(nodules)), 2):
+        if group[a] != group[b] and _among(nodules[a].voxels, nodules[b].voxels).any():
+            group = [group[a] if g == group[b] else g for g in group]
+    return [[n for n, g in zip(nodules, group, strict=True) if g == which] for which in dict.fromkeys(group)]
+
+
+def _enclosed(outline: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Pixels within an outline but not on it: [n, 3] of column, row, 1. Raises BadImage for absurd places."""
+    points = np.array(outline)
+    if points.min() < 0 or points.max() > MAX_SIDE:
+        raise BadImage("an outline that leaves the volume")
+    corner = points.min(axis=0)
+    columns, rows = (points - corner).T
+    mask = np.zeros((rows.max() + 1, columns.max() + 1), bool)
+    mask[skimage.draw.polygon(rows, columns)] = True
+    mask[rows, columns] = False
+    y, x = np.nonzero(mask)
+    return np.stack([x + corner[0], y + corner[1], np.ones_like(x)], axis=1)
+
+
+def _unique(voxels: Sequence[np.ndarray]) -> np.ndarray:
+    """All voxels [n, 3] of several arrays, each once."""
+    return np.unique(np.concatenate(voxels), axis=0)
+
+
+def _among(voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """bool [n]: which of ``voxels`` are among ``others``."""
+    return np.isin(_numbers(voxels), _numbers(others))
+
+
+def _numbers(voxels: np.ndarray) -> np.ndarray:
+    """One number for z, y and x, each below 2^20."""
+    numbers: np.ndarray = (voxels + 2**19) @ np.array([2**40, 2**20, 1])
+    return numbers
+
+
+def _malignancy(element: ET.Element) -> float:
+    rating = [_text(traits, "malignancy") for traits in _children(element, "characteristics")]
+    return float(rating[0]) if rating and rating[0] in {*"12345"} else float("nan")
+
+
+def _tag(element: ET.Element) -> str:
+    """Without its namespace, of which there are several."""
+    return element.tag.rpartition("}")[2]
+
+
+def _children(element: ET.Element, tag: str) -> list[ET.Element]:
+    return [child for child in element if _tag(child) == tag]
+
+
+def _text(element: ET.Element, tag: str) -> str:
+    return next(((child.text or "").strip() for child in _children(element, tag)), "")

@@ -1,0 +1,49 @@
+"""LiTS: abdominal CT with liver (1) and lesions (2), numbered files (Bilic et al., Medical Image Analysis 2023)."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import files_ending, sized, threaded
+
+
+class Lits:
+    """Files ``volume-N.nii`` with ``segmentation-N.nii``, and ``test-volume-N.nii`` without, packed by gzip or not.
+
+    Args:
+        images: the folder with these files at any depth.
+        ranges: the split of each number: ``{train: [0, 99]}`` for 0 to 99.
+
+    Raises:
+        UserError: no such file at all; ranges that overlap.
+    """
+
+    label_names: Sequence[str] = ()
+
+    def __init__(self, images: str, ranges: Mapping[str, Sequence[int]]):
+        self.root = folder_at(images)
+        self.splits = {n: split for split, (first, last) in ranges.items() for n in range(first, last + 1)}
+        if len(self.splits) < sum(last + 1 - first for first, last in ranges.values()):
+            raise UserError(f"recipe.ranges={dict(ranges)}: they must not overlap")
+        self.files = {}
+        for path in files_ending(self.root, ".nii", ".nii.gz"):
+            if name := re.fullmatch(r"(volume|segmentation|test-volume)-(\d+)\.nii(\.gz)?", path.name.lower()):
+                self.files[name[1], int(name[2])] = path
+        if not self.files:
+            raise UserError(f"recipe.images={images} holds no volume-N.nii at any depth")
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """All volumes; one in none of the ranges, or without its segmentation, is rejected."""
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        for (kind, n), path in self.files.items():
+            name = f"{kind}-{n}"
+            if kind == "test-volume":
+                yield Record(name, path, name, split="unlabelled")
+            elif kind == "volume":
+                mask, split = self.files.get(("segmentation", n)), self.splits.get(n)
+                lacking = "a number in none of the ranges" if split is None else None if mask else "no segmentation"
+                yield Record(name, path, name, mask=mask, split=split, rejected=lacking)

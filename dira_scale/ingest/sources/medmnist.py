@@ -1,0 +1,125 @@
+"""MedMNIST's archives of small 2D images: arrays in an ``.npz``, already split (Yang et al., Scientific Data 2023)."""
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import IO, BinaryIO, cast
+
+import numpy as np
+import PIL.Image
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.arrays import ArrayFile, open_array
+from dira_scale.ingest.grey import FLAT, Image, Window, check_size, store
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import size_of
+from dira_scale.ingest.verdict import BadImage, judged
+from dira_scale.store import locate
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Member:
+    """An image of an archive: which array, and which index of its first axis."""
+
+    path: Path
+    array: str
+    index: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self, recipe: Recipe) -> Image:
+        """Raises BadImage when the archive is damaged, or the image is all one value."""
+        with judged("the archive is damaged ({})"):
+            pixels = np.asarray(opened(self.path, self.array)[self.index])
+        check_size(*pixels.shape[:2])
+        grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
+        image = store(grey, Window(0, 255, 1), recipe.bits)
+        if image.flat:
+            raise BadImage(FLAT)
+        return image
+
+
+class MedMnist:
+    """Nothing is known of patients: each image counts as one of its own, and the archive's own splits are kept.
+
+    Args:
+        images: the ``.npz`` file.
+        classes: names of the labels; null: ``label_0`` and so on. Several columns of 0 and 1 are labels as they are;
+            one column of two classes is one label (1 for the second class), of more classes one label for each.
+
+    Raises:
+        UserError: the file is absent or not such an archive; another number of names than of labels.
+    """
+
+    def __init__(self, images: str, classes: Sequence[str] | None = None):
+        self.path = locate(images, "recipe.images")
+        if not self.path.is_file():
+            raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
+        try:
+            with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
+                self.labels = {split: self._labels(archive, split) for split in SPLITS}
+        except (BadImage, zipfile.BadZipFile, ValueError, KeyError) as error:
+            raise UserError(f"recipe.images={images} is no archive of MedMNIST's 2D sets: {error}") from error
+        columns = {labels.shape[1] for labels in self.labels.values()}
+        if columns == {1}:
+            count = 1 + max(int(labels.max()) for labels in self.labels.values())
+            self.labels = {split: _one_hot(labels[:, 0], count) for split, labels in self.labels.items()}
+        width = {labels.shape[1] for labels in self.labels.values()}
+        if len(width) > 1 or (classes is not None and {len(classes)} != width):
+            raise UserError(f"recipe.classes={list(classes or [])}: {images} has {max(width)} labels")
+        self.label_names: Sequence[str] = classes or [f"label_{n}" for n in range(width.pop())]
+
+    def records(self, workers: int) -> Iterator[Record]:
+        size = size_of(self.path)
+        for split, labels in self.labels.items():
+            for index, row in enumerate(labels):
+                name, image = f"{self.path.stem}/{split}/{index}", Member(self.path, f"{split}_images", index)
+                yield Record(name, image, labels=tuple(map(float, row)), split=split, size=size)
+
+    def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
+        """[images, columns]. Raises ValueError when the arrays of ``split`` are not what they should be."""
+        with archive.open(f"{split}_images.npy") as file:
+            shape = _open(file).shape
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+            raise ValueError(f"{split}_images has the shape {shape}: neither grey nor colour images")
+        with archive.open(f"{split}_labels.npy") as file:
+            labels = open_array(cast(BinaryIO, file)).values()
+        if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
+            raise ValueError(f"{split}_labels has the shape {labels.shape} for {shape[0]} images")
+        return labels
+
+
+@lru_cache(maxsize=len(SPLITS))
+def opened(path: Path, array: str) -> np.ndarray:
+    """An array of an archive as a memory map, kept by the process that reads it.
+
+    Deflated members can only be read from their beginning, so the array is unpacked once, into a file without a name
+    that goes with the process; the memory stays small however large the array is.
+    """
+    with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
+        unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
+        shutil.copyfileobj(packed, unpacked)
+    unpacked.seek(0)
+    header = _open(unpacked)
+    return np.memmap(unpacked, np.uint8, "r", unpacked.tell(), header.shape)
+
+
+def _open(file: IO[bytes]) -> ArrayFile:
+    """Raises BadImage for what is no array of uint8 in C order."""
+    array = open_array(cast(BinaryIO, file))
+    if array.dtype != np.uint8 or array.fortran:
+        raise BadImage(f"an array of {array.dtype}, not of uint8 in C order")
+    return array
+
+
+def _one_hot(labels: np.ndarray, count: int) -> np.ndarray:
+    return labels[:, None] if count <= 2 else np.eye(count, dtype=np.uint8)[labels]

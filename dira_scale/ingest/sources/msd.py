@@ -1,0 +1,62 @@
+"""A task of the Medical Segmentation Decathlon: ``dataset.json`` lists images and masks (Antonelli et al., 2022)."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded, wrong
+
+
+class Msd:
+    """Volumes of any of the ten tasks; several modalities (BrainTumour, Prostate) are channels of one file.
+
+    Args:
+        images: the folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if wanted, ``imagesTs``.
+
+    Raises:
+        UserError: ``dataset.json`` is absent or not the decathlon's; a place in it that leaves the folder.
+    """
+
+    label_names: Sequence[str] = ()
+
+    def __init__(self, images: str):
+        self.root = folder_at(images)
+        self.list = listed_in(self.root, "dataset.json")
+        try:
+            content = json.loads(self.list.read_bytes())
+            self.training = [(self._place(pair["image"]), self._place(pair["label"])) for pair in content["training"]]
+            self.test = [self._place(image) for image in content["test"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise wrong(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Listed volumes (one that is missing is rejected) and files beside them that are not listed.
+
+        The test part has no masks; it is listed only where its folder has been kept.
+        """
+        return threaded(sized, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        listed = {path for path, _ in self.training} | set(self.test)
+        for path, mask in self.training:
+            yield Record(self._name(path), path, self._name(path), mask=mask, split="training")
+        folders = {path.parent for path in listed}
+        for path in self.test:
+            if path.parent.is_dir():
+                yield Record(self._name(path), path, self._name(path), split="test")
+        for folder in sorted(filter(Path.is_dir, folders)):
+            for path in files_ending(folder, ".nii", ".nii.gz"):
+                if path not in listed:
+                    yield Record(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
+
+    def _name(self, path: Path) -> str:
+        return path.name.removesuffix(".gz").removesuffix(".nii")
+
+    def _place(self, cell: Any) -> Path:
+        place = PurePosixPath(cell)
+        if place.is_absolute() or ".." in place.parts:
+            raise wrong(self.list, f"names {cell}, which is not in its folder")
+        return self.root / str(place)

@@ -1,0 +1,90 @@
+"""The tuberculosis radiographs of Montgomery County and Shenzhen, as the NLM gives them out (Jaeger et al., 2014)."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.ingest.grey import Image
+from dira_scale.ingest.imaging import read_mask
+from dira_scale.ingest.sources.base import Painted, Record
+from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.published import files_ending, folder_in, sized, threaded
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volume import Volume
+
+SEX = re.compile(r"(?:patient'?s sex:\s*)?([fm])(?:emale?|ale)?\b", re.IGNORECASE)
+AGE = re.compile(r"(\d+)\s*([ymd])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Union:
+    """One mask of several files: 255 where any of them is not 0."""
+
+    files: tuple[Path, ...]
+
+    def paint(self, image: Image | Volume) -> np.ndarray:
+        """Raises BadImage when a file is no mask, or they differ in size."""
+        masks = [read_mask(path) > 0 for path in self.files]
+        if len({mask.shape for mask in masks}) > 1:
+            raise BadImage("masks of different sizes")
+        return np.where(np.logical_or.reduce(masks), np.uint8(255), np.uint8(0))
+
+
+class NlmTuberculosis:
+    """Files ``MCUCXR_0001_0.png`` and ``CHNCXR_0001_0.png``: the last digit is 1 for tuberculosis; one file a patient.
+
+    Args:
+        images: the folder with ``CXR_png`` and, if they are wanted, ``ClinicalReadings`` and the masks, at any depth.
+        masks: the folders that a mask of the whole lung is in parts of (``ManualMask/leftMask`` and ``rightMask`` of
+            Montgomery), or the one that holds it (``mask`` of Shenzhen, whose files end in ``_mask.png``).
+        attributes: any of sex, age.
+
+    Raises:
+        UserError: no folder of images, or a folder of masks that is named is not there.
+    """
+
+    label_names: Sequence[str] = ("tuberculosis",)
+
+    def __init__(self, images: str, masks: Sequence[str] = (), attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.pictures = folder_in(self.root, "CXR_png")
+        folders = [folder_in(self.root, name) for name in masks]
+        self.masks: list[Mapping[str, Path]] = [
+            {re.sub(r"(_mask)?\.png$", "", path.name.lower()): path for path in files_ending(folder, ".png")}
+            for folder in folders
+        ]
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """All images of ``CXR_png``; one whose name says nothing is rejected, one without all its masks has none."""
+        return threaded(self._record, files_ending(self.pictures, ".png"), workers)
+
+    def _record(self, path: Path) -> Record:
+        stem = path.name[: -len(".png")]
+        name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
+        if not name:
+            return Record(path.name, path, rejected="a file name that is none of the dataset's")
+        parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
+        mask: Painted | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
+        return sized(
+            Record(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=self._reading(stem))
+        )
+
+    def _reading(self, stem: str) -> dict[str, str]:
+        path = self.root / "ClinicalReadings" / f"{stem}.txt"
+        if not self.attributes or not path.is_file():
+            return {}
+        found = reading(path.read_bytes().decode("utf-8", "replace"))
+        return {name: found[name] for name in self.attributes if name in found}
+
+
+def reading(text: str) -> dict[str, str]:
+    """Sex and age of a reading, whose first lines are ``Patient's Sex: F``, ``Patient's Age: 027Y`` or ``male 45yrs``.
+
+    Ages come as DICOM writes them: 027Y, 16M, 64D.
+    """
+    first = " ".join(filter(None, map(str.strip, text.splitlines()[:2])))
+    sex, age = SEX.match(first), AGE.search(first)
+    return ({"sex": sex[1]} if sex else {}) | ({"age": age[1] + age[2].upper()} if age else {})

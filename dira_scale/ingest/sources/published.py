@@ -1,0 +1,131 @@
+"""What the sources of published datasets share: the folder as it is downloaded, its lists, its files."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.files import files_below, size_of
+from dira_scale.ingest.verdict import BadImage
+
+CHUNK = 64  # files that a thread is given at a time
+T = TypeVar("T")
+
+
+class Line(NamedTuple):
+    """A line of a published table: the cells of the columns that were asked for, without blanks around them."""
+
+    number: int
+    cells: tuple[str, ...]
+
+
+def listed_in(root: Path, *names: str) -> Path:
+    """The first of ``names`` that is a file in ``root`` (releases differ). Raises UserError when none is."""
+    for name in names:
+        if (root / name).is_file():
+            return root / name
+    raise UserError(
+        f"recipe.images={root} holds no {' and no '.join(names)}: give the folder that was downloaded, with its lists "
+        "beside the images (the recipe's file says what belongs into it)"
+    )
+
+
+def wrong(path: Path, what: str, line: Line | None = None) -> UserError:
+    """What is wrong with a list, in one line of bounded length whatever its cells hold."""
+    where = f"{path}, line {line.number}" if line else f"{path}"
+    plain = " ".join(what.split())
+    return UserError(f"{where}: {plain if len(plain) < 300 else f'{plain[:150]} … {plain[-100:]}'}")
+
+
+def folder_in(root: Path, name: str) -> Path:
+    """A folder in ``root``. Raises UserError when there is none."""
+    if not (root / name).is_dir():
+        raise UserError(f"recipe.images={root} holds no folder {name}")
+    return root / name
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
+    """The lines of a table with a header, one at a time: published lists have up to a million.
+
+    Blanks around the header's cells do not count, nor do cells beyond the columns asked for; cells that a line lacks
+    are empty, empty lines are left out. Raises UserError when a column is absent or the file is no UTF-8 text.
+    """
+    with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+        table = csv.reader(text)
+        try:
+            header = [cell.strip() for cell in next(table, [])]
+            for column in columns:
+                if column not in header:
+                    known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
+                    raise wrong(path, f"no column '{column}'{known}")
+            places = [header.index(column) for column in columns]
+            for row in table:
+                if any(row):
+                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise wrong(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
+
+
+def read_names(path: Path) -> Iterator[str]:
+    """The lines of a list of names. Raises UserError when it is no UTF-8 text."""
+    try:
+        with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig") as text:
+            yield from filter(None, map(str.strip, text))
+    except UnicodeDecodeError as error:
+        raise wrong(path, f"not a list of UTF-8 text ({error})") from error
+
+
+def number(path: Path, line: Line, cell: int) -> float:
+    """A cell's finite number. Raises UserError naming the line."""
+    try:
+        value = float(line.cells[cell])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise wrong(path, f"'{line.cells[cell]}' is not a number", line)
+    return value
+
+
+def cut(box: Box, shape: tuple[int, ...]) -> Box:
+    """The part of a box that lies in an image of ``shape`` (Z, Y, X, or Y, X): findings reach over its edges."""
+    depth, height, width = (1, *shape)[-3:]
+    z, y, x = max(0.0, box.z), max(0.0, box.y), max(0.0, box.x)
+    far = min(depth, box.z + box.d), min(height, box.y + box.h), min(width, box.x + box.w)
+    return Box(box.label, y=y, x=x, h=far[1] - y, w=far[2] - x, z=z, d=far[0] - z)
+
+
+def files_ending(root: Path, *endings: str) -> Iterator[Path]:
+    """The files below ``root`` whose names end so, upper or lower case."""
+    return (path for path in files_below(root) if path.name.lower().endswith(endings))
+
+
+def threaded(function: Callable[[T], Record], items: Iterable[T], workers: int) -> Iterator[Record]:
+    """``function`` of each item, in order, by threads, as looking at files is waiting for them; with a bar."""
+    rest, threads = iter(items), 4 * workers
+    columns = (TextColumn("listing"), TextColumn("{task.completed} images"), TimeElapsedColumn())
+    with Progress(*columns) as bar, ThreadPoolExecutor(threads) as pool:
+        task = bar.add_task("", total=None)
+        while parts := [part for _ in range(threads) if (part := list(islice(rest, CHUNK)))]:
+            for records in pool.map(lambda part: list(map(function, part)), parts):
+                bar.advance(task, len(records))
+                yield from records
+
+
+def sized(record: Record) -> Record:
+    """The record with the bytes of its image's files; rejected if one of them cannot be read."""
+    if record.rejected is not None:
+        return record
+    paths = record.image.paths if hasattr(record.image, "paths") else (record.image,)
+    try:
+        return replace(record, size=sum(map(size_of, paths)))
+    except BadImage as error:
+        return replace(record, rejected=str(error))

@@ -1,0 +1,169 @@
+"""Which DICOM files belong together: slices gathered into series while a folder is walked."""
+
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dira_scale.ingest.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
+from dira_scale.ingest.sources.files import BLOCK
+from dira_scale.ingest.verdict import BadImage, judged
+from dira_scale.ingest.volumes.place import place_slices
+from dira_scale.ingest.volumes.series import Series
+from dira_scale.store import is_local, refusals
+
+# By which slices at one position are told apart, the first that does it: echoes, phases, diffusion weightings, …
+PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
+OTHERS = (
+    "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
+)  # fmt: skip
+
+
+class Head(NamedTuple):
+    """What is known of a DICOM file without its pixels."""
+
+    told: Mapping[str, str]  # the values of ``HEADER``
+    series: str
+    instance: str
+    plane: Plane | None
+    shape: tuple[str, str]
+    parts: tuple[str, ...]  # the values of PARTS
+    frames: bool  # several of them
+
+
+def head_of(path: Path) -> Head | None:
+    """None for what is no DICOM file. Raises BadImage."""
+    few = {} if is_local(path) else {"block_size": BLOCK}
+    with judged("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+        if not is_dicom(file):
+            return None
+        with judged("DICOM header is damaged ({})"):
+            header, _ = read_elements(file, [*HEADER.values(), *PARTS, *OTHERS])
+
+            def text(tag: str) -> str:
+                return str(header.get(tag) or "").strip()
+
+            return Head(
+                {name: text(tag) for name, tag in HEADER.items() if text(tag)},
+                text("SeriesInstanceUID"),
+                text("SOPInstanceUID"),
+                plane_of(header),
+                (text("Rows"), text("Columns")),
+                tuple(map(text, PARTS)),
+                int(text("NumberOfFrames") or 1) > 1,
+            )
+
+
+class Found(NamedTuple):
+    """One series; or a file of it that is of no use."""
+
+    what: str  # which series and part of it; empty: the one file
+    told: Mapping[str, str]
+    paths: tuple[Path, ...]
+    size: int  # bytes
+    rejected: str | None
+
+    @property
+    def image(self) -> Series:
+        parents = self.paths[0].parents
+        above = next(folder for folder in parents if all(path.is_relative_to(folder) for path in self.paths))
+        return Series.of(above, [path.relative_to(above).as_posix() for path in self.paths])
+
+
+@dataclass
+class _Slices:
+    """Compact, for there are millions: numbers in arrays, and what repeats is one shared object."""
+
+    told: Mapping[str, str]
+    folders: list[Path] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    sizes: "array[int]" = field(default_factory=lambda: array("q"))
+    positions: "array[float]" = field(default_factory=lambda: array("d"))  # three each
+    kinds: list[tuple[Any, ...]] = field(default_factory=list)  # orientation, spacing, shape, parts
+    instances: "array[int]" = field(default_factory=lambda: array("q"))  # hashes of SOPInstanceUIDs
+
+
+class SeriesIndex:
+    """Gathers slices by SeriesInstanceUID; localisers (scouts) apart, and each file of several frames by itself.
+
+    Slices of two patients or studies are two series though they have one UID: some archives give everybody the same.
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[tuple[str, str, str, str], _Slices] = {}
+        self._shared: dict[Any, Any] = {}
+
+    def add(self, path: Path, size: int, head: Head) -> None:
+        scout = "scout" if "LOCALIZER" in head.parts[-1].upper() else ""
+        alone = str(path) if head.frames or not head.series else ""
+        whose = " ".join(head.told.get(name, "") for name in ("patient", "study"))
+        slices = self._series.setdefault((head.series, scout, alone, whose), _Slices(head.told))
+        slices.instances.append(hash(head.instance or str(path)))
+        place: tuple[Any, ...] = ()
+        if head.plane:
+            place = (tuple(head.plane.right.tolist()), tuple(head.plane.down.tolist()), head.plane.spacing)
+        kind = (place, head.shape, head.parts)
+        slices.folders.append(self._shared.setdefault(path.parent, path.parent))
+        slices.names.append(path.name)
+        slices.sizes.append(size)
+        slices.positions.extend(head.plane.position if head.plane else (np.nan,) * 3)
+        slices.kinds.append(self._shared.setdefault(kind, kind))
+
+    def found(self) -> Iterator[Found]:
+        """All series; what makes no volume, whatever the recipe, is rejected with its reason."""
+        owners = Counter((uid, scout) for uid, scout, alone, _ in self._series if not alone)
+        for (uid, scout, alone, whose), slices in self._series.items():
+            shared = whose if owners[uid, scout] > 1 else ""
+            firsts: dict[int, int] = {}
+            for index in sorted(range(len(slices.names)), key=lambda i: (slices.folders[i], slices.names[i])):
+                if firsts.setdefault(slices.instances[index], index) != index:
+                    yield _found(slices, [index], "", "a copy of another slice of its series")
+            for part, members in _parts(slices, list(firsts.values())).items():
+                what, reason = "" if alone else " ".join(filter(None, [uid, shared, scout, part])), None
+                if scout:
+                    reason = "a localiser (scout), no volume"
+                elif not alone:
+                    try:
+                        members = _along_normal(slices, members)  # the order in which they will be stored
+                    except BadImage as error:
+                        reason = str(error)
+                yield _found(slices, members, what, reason)
+
+
+def _found(slices: _Slices, members: list[int], what: str, reason: str | None) -> Found:
+    paths = tuple(slices.folders[i] / slices.names[i] for i in members)
+    return Found(what, slices.told, paths, sum(slices.sizes[i] for i in members), reason)
+
+
+def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
+    """By what tells slices at one position apart; all together where nothing does, or need not."""
+    positions = np.round(np.array(slices.positions).reshape(-1, 3), 2)
+    if len(np.unique(positions[members], axis=0)) < len(members):
+        for number, tag in enumerate(PARTS):
+            groups = defaultdict(list)
+            for index in members:
+                groups[slices.kinds[index][-1][number]].append(index)
+            if all(len(np.unique(positions[group], axis=0)) == len(group) for group in groups.values()):
+                return {f"{tag} {value}": group for value, group in groups.items()}
+    return {"": members}
+
+
+def _along_normal(slices: _Slices, members: list[int]) -> list[int]:
+    """Raises BadImage when these slices make no volume, as far as their headers tell."""
+    kinds = [slices.kinds[index] for index in members]
+    if not all(kind[0] for kind in kinds):
+        raise BadImage("slices without position, orientation or spacing")
+    if len({kind[1] for kind in kinds}) > 1:
+        raise BadImage("slices of different sizes")
+    positions = np.array(slices.positions).reshape(-1, 3)[members]
+    planes = [
+        Plane(position, np.array(right), np.array(down), spacing)
+        for position, ((right, down, spacing), *_) in zip(positions, kinds, strict=True)
+    ]
+    order, _ = place_slices(planes, (1, 1))
+    return [members[number] for number in order]

@@ -1,0 +1,106 @@
+"""SIIM-ACR Pneumothorax: DICOM files, and masks as run lengths in a table (Kaggle, 2019)."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dira_scale.ingest.grey import Image
+from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sources.files import folder_at, header_of
+from dira_scale.ingest.sources.published import (
+    files_ending,
+    listed_in,
+    read_columns,
+    sized,
+    threaded,
+    wrong,
+)
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volume import Volume
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Regions as run lengths: pairs of a gap and a length, both in pixels, from top to bottom, column by column.
+
+    A gap counts from the end of the run before (the first one from the upper left corner), which is what sets this
+    table apart from others of its kind, where runs have absolute places. Regions may overlap.
+    """
+
+    regions: tuple[str, ...]
+
+    def paint(self, image: Image | Volume) -> np.ndarray:
+        """255 inside. Raises BadImage for what is no list of runs, or runs out of the image."""
+        assert isinstance(image, Image)
+        height, width = image.pixels.shape
+        columns = np.zeros(width * height, np.uint8)
+        for region in self.regions:
+            try:
+                runs = np.array(region.split(), dtype=np.int64).reshape(-1, 2)
+            except ValueError as error:
+                raise BadImage("run lengths that are no pairs of whole numbers") from error
+            ends = runs.cumsum().reshape(-1, 2)  # of the gap, and of the run
+            if (runs < 0).any() or (len(ends) and ends[-1, 1] > columns.size):
+                raise BadImage("run lengths that leave the image")
+            for start, end in ends:
+                columns[start:end] = 255
+        return np.ascontiguousarray(columns.reshape(width, height).T)
+
+
+class SiimAcr:
+    """The label is 1 where the table has a region, 0 where it says -1; an image of several regions has several lines.
+
+    Args:
+        images: the folder with the table and, at any depth, the DICOM files, which are called by their UID.
+        attributes: any of sex, age, view, manufacturer.
+
+    Raises:
+        UserError: the table, a column or a name in it is absent.
+    """
+
+    label_names: Sequence[str] = ("Pneumothorax",)
+
+    def __init__(self, images: str, attributes: Sequence[str] = ()):
+        self.root, self.attributes = folder_at(images), attributes
+        self.table = listed_in(self.root, "train-rle.csv", "stage_2_train.csv")
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Files of the table (one that is missing is rejected) and files without a line, as the test images."""
+        return threaded(self._described, self._records(), workers)
+
+    def _records(self) -> Iterator[Record]:
+        regions: dict[str, list[str]] = defaultdict(list)
+        for line in read_columns(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
+            name, runs = line.cells
+            if not name:
+                raise wrong(self.table, "no ImageId", line)
+            regions[name] += [runs] if runs not in ("", "-1") else []
+        found = set()
+        for path in files_ending(self.root, ".dcm"):
+            name = path.stem
+            if name in found:
+                yield Record(path.relative_to(self.root).as_posix(), path, rejected="a file of this UID was met before")
+                continue
+            found.add(name)
+            if name not in regions:
+                yield Record(name, path, rejected=f"no line in {self.table.name}")
+            else:
+                labels = (float(bool(regions[name])),)
+                yield Record(name, path, labels=labels, mask=Runs(tuple(regions[name])))
+        for name in regions.keys() - found:
+            yield Record(name, self.root / name, rejected="listed, but not there")
+
+    def _described(self, record: Record) -> Record:
+        """With the patient and attributes of the file's header."""
+        record = sized(record)
+        if record.rejected is not None:
+            return record
+        assert not isinstance(record.image, Input)
+        try:
+            header = header_of(record.image)
+        except BadImage as error:
+            return replace(record, rejected=str(error))
+        attributes = {name: header[name] for name in self.attributes if name in header}
+        return replace(record, patient=header.get("patient"), study=header.get("study"), attributes=attributes)

@@ -1,0 +1,178 @@
+"""A folder of volumes: DICOM series, NIfTI, MetaImage, NRRD, TIFF stacks and NumPy files, with or without a CSV."""
+
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.blocks import Ball, Box, box_in, read_findings
+from dira_scale.ingest.sources.files import files_below, real, size_of
+from dira_scale.ingest.sources.folder import CHUNK, Folder, Listed
+from dira_scale.ingest.sources.index import Index
+from dira_scale.ingest.sources.series import Head, SeriesIndex, head_of
+from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.volumes.geometry import Grid
+from dira_scale.ingest.volumes.read import grid_of
+
+HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
+
+
+class Looked(NamedTuple):
+    """What a look at one file found."""
+
+    path: Path
+    size: int | None
+    head: Head | None
+    rejected: str | None
+
+
+class Volumes(Folder):
+    """All volumes below ``images``, each a file, or a DICOM series wherever its slices lie.
+
+    Arguments, CSV and rules are ``Folder``'s, but for these:
+
+    * A ``file`` of a CSV may be a folder, too: all series in it. A mask or boxes need a folder of one series.
+    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, whole numbers from 0 to 255.
+    * ``boxes`` has the columns file, label, z, y, x, d, h, w in voxels as the file holds them (x is its fastest axis;
+      of a series, z counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in
+      DICOM's millimetres, as in LUNA16.
+    """
+
+    @cached_property
+    def findings(self) -> Index[list[Box | Ball]]:
+        """By file or folder, as the CSV gives them."""
+        return Index()
+
+    def records(self, workers: int) -> Iterator[Record]:
+        """Files that hold a volume as they are met, then the series. Raises OSError as ``Folder.records``."""
+        if self.guessed:
+            print(self.guessed)
+        index, met = SeriesIndex(), Index[None]()  # rows of the CSV
+        columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
+        with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            task, files = bar.add_task("", total=None), self._files()
+            while chunk := list(islice(files, CHUNK)):
+                for looked in pool.map(_look, chunk, map(self.stored.get, chunk)):
+                    bar.advance(task)
+                    row = _above(looked.path, self.listed) if self.csv else None
+                    if row and (looked.head or row == looked.path):
+                        met[row] = None
+                    if looked.head and looked.size is not None:
+                        index.add(looked.path, looked.size, looked.head)
+                    else:
+                        yield self._file(looked)
+        yield from self._series(index)
+        for path in self.listed:
+            if path not in met:
+                yield self._absent(path)
+
+    def _files(self) -> Iterator[Path]:
+        """Each real file once; neither masks and lists nor the files of values that belong to a header."""
+        linked = Index[None]()
+        outside = (path for path in self.listed if not path.is_relative_to(self.root))
+        for place in (self.root, *outside):
+            for path in files_below(place) if place.is_dir() else [place]:
+                file = real(path)
+                if file != path:  # through a link: where it leads, the walk comes by itself, or never
+                    if file in linked or self._walked(file):
+                        continue
+                    linked[file] = None
+                if file not in self.no_inputs and not self._of_header(file):
+                    yield file
+
+    def _walked(self, file: Path) -> bool:
+        """Whether the walk meets ``file`` itself: it is there, lies below the folder, and nowhere hidden."""
+        inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
+        return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
+
+    def _file(self, looked: Looked) -> Record:
+        path = looked.path
+        listed = self.listed.get(path) or self._unlisted(self._name(path, path))
+        record = Record(listed.name, path, labels=listed.labels, size=looked.size, rejected=looked.rejected)
+        return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
+
+    def _series(self, index: SeriesIndex) -> Iterator[Record]:
+        shared = Counter[Path | None]()
+        if self.csv or self.findings:
+            firsts = (series.paths[0] for series in index.found() if not series.rejected)
+            shared.update(row for path in firsts for row in {_above(path, self.listed), _above(path, self.findings)})
+        for series in index.found():
+            rows = {_above(path, self.listed) for path in series.paths} if self.csv else {None}
+            row = min(filter(None, rows), default=None)
+            boxed = _above(series.paths[0], self.findings)
+            place = series.paths[0].parent if series.what else series.paths[0]
+            name = f"{self._name(place, place)} {series.what}".removeprefix(". ").strip()
+            listed = self.listed[row] if row else self._unlisted(name)
+            record = Record(name, series.image, labels=listed.labels, size=series.size, rejected=series.rejected)
+            record = self._completed(record, listed.row, series.told)
+            if record.rejected is None and len(rows) > 1:
+                record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
+            if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):
+                record = replace(record, rejected="a mask or boxes for a folder of several series")
+            yield self._with_boxes(record, boxed, series.image.grids)
+
+    def _with_boxes(
+        self, record: Record, place: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
+    ) -> Record:  # fmt: skip
+        if record.rejected or place is None or place not in self.findings:
+            return record
+        try:
+            stored, read = grids()
+            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[place]))
+        except BadImage as error:
+            return replace(record, rejected=str(error))
+
+    def _absent(self, path: Path) -> Record:
+        """A row of the CSV for which nothing was met."""
+        listed, reason = self.listed[path], "a folder without a DICOM series"
+        if not path.is_dir():
+            try:
+                reason = "hidden, or a mask of another row" if size_of(path) >= 0 else ""
+            except BadImage as error:
+                reason = str(error)
+        return self._completed(Record(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
+
+    def _unlisted(self, name: str) -> Listed:
+        return Listed(name, None, (math.nan,) * len(self.label_names))
+
+    def _index_boxes(self, path: Path) -> None:
+        self.no_inputs[path] = None
+        for cell, finding in read_findings(path):
+            file = real(self._place(cell, path))
+            self.findings[file] = [*self.findings.get(file, ()), finding]
+        if not any(self._exists(file) or file.is_dir() for file in self.findings):
+            raise UserError(f"{path}: none of the files that it names is in {self.root}")
+
+    def _of_header(self, path: Path) -> bool:
+        """Whether ``path`` holds the values of a MetaImage, NRRD or Analyze header beside it."""
+        suffix = next((suffix for suffix in VALUES if path.name.endswith(suffix)), None)
+        return suffix is not None and any(
+            self._exists(path.with_name(path.name.removesuffix(suffix) + header)) for header in HEADERS
+        )
+
+
+def _above(path: Path, index: Index[Any]) -> Path | None:
+    """What of ``index`` counts for a file: itself, or the nearest folder above it."""
+    return next((place for place in (path, *path.parents) if place in index), None)
+
+
+def _look(path: Path, size: int | None) -> Looked:
+    try:
+        size = size_of(path) if size is None else size
+        if path.suffix in HEADERS:  # a change of the values is one of the volume
+            size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
+        return Looked(path, size, head_of(path), None)
+    except BadImage as error:
+        return Looked(path, None, None, str(error))

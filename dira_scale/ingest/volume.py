@@ -1,0 +1,38 @@
+"""One volume as it is stored: whole numbers, where they lie in the patient, and what is black and white."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_VOXELS = 2**31  # 1,600 slices of 1,150 x 1,150. More is a damaged header, or one meant to fill the memory.
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One decoded volume, its axes turned (never interpolated for that) to DICOM's axial order.
+
+    Attributes:
+        voxels: int16 [Z, Y, X], or [C, Z, Y, X] of several channels; z runs to the head, y to the back, x to the left.
+        affine: float64 [4, 4], NIfTI's: from (x, y, z) indices to millimetres to the right, front and head (RAS+).
+        low, high: the stored values that become 0 and 1.
+        scale, offset: value of the source = scale * stored + offset; 1 and 0 but where values did not fit int16.
+    """
+
+    voxels: np.ndarray
+    affine: np.ndarray
+    low: float
+    high: float
+    scale: float = 1.0
+    offset: float = 0.0
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxels in z, y and x."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(z), float(y), float(x)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Z, Y, X."""
+        z, y, x = self.voxels.shape[-3:]
+        return z, y, x

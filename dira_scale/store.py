@@ -1,0 +1,100 @@
+"""Places to read and write: folders of this machine, and prefixes of object stores (``s3://…``) by fsspec.
+
+Both are ``pathlib.Path`` to everyone else (of a store, universal-pathlib's twin of it). A file of a store is read and
+written as a whole: that is one request, and it is there or not, never half.
+"""
+
+import errno
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from dira_scale.errors import UserError
+
+
+def locate(where: str | Path, key: str) -> Path:
+    """The place that ``where`` names: a path, ``file://…``, or the URL of a store.
+
+    Raises:
+        UserError: no such kind of store, or a package for it is missing; ``key`` is what the user called it.
+    """
+    if not isinstance(where, str) or "://" not in where:
+        return Path(where) if isinstance(where, str) else where
+    if where.startswith("file://"):
+        return Path(where.removeprefix("file://"))
+    try:
+        from upath import UPath
+
+        # Listings are not cached: other machines write there too.
+        store = UPath(where, use_listings_cache=False)
+        _ = store.fs  # imports the package that knows the protocol
+    except (ImportError, ValueError) as error:
+        hint = "pip install 'dira_scale[store]'; for other stores than S3 fsspec's package, too (gcsfs, adlfs …)"
+        raise UserError(f"{key}={where}: {error}; {hint}") from error
+    return cast(Path, store)
+
+
+def is_local(path: Path) -> bool:
+    """Whether ``path`` is one of this machine, which can be renamed and locked."""
+    return isinstance(path, Path)
+
+
+@contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """``OSError`` for whatever the library of the store in which ``path`` lies raises inside."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError | UserError) or is_local(path):
+            raise
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """A file to read from: of a store all of it, fetched at once.
+
+    Raises OSError, with its number; also when the file was written to in the meantime.
+    """
+    if not is_local(path):
+        yield io.BytesIO(_fetched(path))
+        return
+    with path.open("rb") as file, os.fdopen(os.dup(file.fileno()), "rb") as same:  # the reader may close its own
+        before = os.fstat(same.fileno())
+        try:
+            yield file
+        finally:
+            after = os.fstat(same.fileno())
+            if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+                raise OSError(errno.ESTALE, "it was written to while it was read", str(path))
+
+
+def _fetched(path: Path) -> bytes:
+    try:
+        with refusals(path):
+            return path.read_bytes()
+    except FileNotFoundError as error:  # stores raise these without a number
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
+    except PermissionError as error:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
+    except OSError as error:
+        raise OSError(error.errno or errno.EIO, error.strerror or str(error), str(path)) from error
+
+
+def upload(file: Path, path: Path) -> None:
+    """Bring a file of this machine to ``path`` in a store. Raises OSError."""
+    with refusals(path):
+        path.fs.put_file(str(file), path.path)  # type: ignore[attr-defined]
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, if it is there. Raises OSError."""
+    if is_local(folder):
+        return shutil.rmtree(folder, ignore_errors=True)
+    with refusals(folder):
+        if folder.exists():
+            folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]

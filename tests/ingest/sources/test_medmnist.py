@@ -1,0 +1,110 @@
+"""MedMNIST's archives, grey and in colour, of one, several and many labels."""
+
+import io
+import tracemalloc
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ingest.sources import miniatures
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.sources.medmnist import MedMnist, opened
+
+
+def test_two_classes_are_one_label(tmp_path: Path, shards: Callable) -> None:
+    arrays = miniatures.medmnist(tmp_path / "pneumoniamnist.npz")
+    dataset = shards("medmnist", images=tmp_path / "pneumoniamnist.npz", classes=["pneumonia"])
+    assert dataset.splits() == {"train": 12, "val": 5, "test": 6}
+    for split, count in dataset.splits().items():
+        for n in range(count):
+            name = f"pneumoniamnist/{split}/{n}"
+            np.testing.assert_array_equal(dataset.pixels(name), arrays[f"{split}_images"][n])
+            assert dataset.labels(name) == {"pneumonia": arrays[f"{split}_labels"][n, 0]}
+            assert dataset.row(name)["split"] == split
+    assert len({row["patient"] for _, row in dataset.rows.values()}) == 23
+
+
+def test_colours_and_more_classes(tmp_path: Path, shards: Callable) -> None:
+    arrays = miniatures.medmnist(tmp_path / "blood.npz", colours=True, classes=4)
+    dataset = shards("medmnist", images=tmp_path / "blood.npz")
+    assert dataset.label_names == ["label_0", "label_1", "label_2", "label_3"]
+    for n in range(12):
+        grey = arrays["train_images"][n].astype(float) @ (0.299, 0.587, 0.114)
+        np.testing.assert_allclose(dataset.pixels(f"blood/train/{n}"), grey, atol=1)
+        assert list(dataset.labels(f"blood/train/{n}").values()) == np.eye(4)[n % 4].tolist()
+
+
+def test_many_labels_stay_as_they_are(tmp_path: Path) -> None:
+    arrays = miniatures.medmnist(tmp_path / "chestmnist.npz", classes=14)
+    records = list(MedMnist(str(tmp_path / "chestmnist.npz")).records(1))
+    told = [record.labels for record in records if record.split == "val"]
+    np.testing.assert_array_equal(told, arrays["val_labels"])
+
+
+def test_an_array_that_is_larger_than_the_memory_it_may_take(tmp_path: Path) -> None:
+    images = np.zeros((2000, 128, 128), np.uint8)
+    images[:, 5, 5] = np.arange(2000) % 251
+    np.savez_compressed(tmp_path / "large.npz", train_images=images)
+    tracemalloc.start()
+    array = opened(tmp_path / "large.npz", "train_images")
+    assert array[1777, 5, 5] == 1777 % 251 and array.shape == images.shape
+    assert tracemalloc.get_traced_memory()[1] < images.nbytes / 8
+    tracemalloc.stop()
+    assert opened(tmp_path / "large.npz", "train_images") is array  # unpacked once
+
+
+def replaced(path: Path, name: str, content: bytes | None) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    members[name] = content
+    with zipfile.ZipFile(path, "w") as archive:
+        for member, of in members.items():
+            if of is not None:
+                archive.writestr(member, of)
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "member, content, words",
+    [
+        ("val_images.npy", None, "no item named 'val_images.npy'"),
+        ("val_images.npy", npy(np.zeros((5, 28, 28), np.float32)), "an array of float32, not of uint8"),
+        ("val_images.npy", npy(np.zeros((5, 28, 28, 28), np.uint8)), "neither grey nor colour"),
+        ("val_labels.npy", npy(np.zeros((4, 1), np.uint8)), r"shape \(4, 1\) for 5 images"),
+        ("val_labels.npy", npy(np.array([[{}]] * 5)), "something else than whole or floating numbers"),
+        ("val_labels.npy", b"no array", "not a NumPy file"),
+    ],
+)
+def test_archives_that_are_none_are_named(tmp_path: Path, member: str, content: bytes | None, words: str) -> None:
+    path = tmp_path / "set.npz"
+    miniatures.medmnist(path)
+    replaced(path, member, content)
+    with pytest.raises(UserError, match=f"is no archive of MedMNIST's 2D sets: .*{words}"):
+        MedMnist(str(path))
+
+
+def test_a_damaged_array_is_quarantined(tmp_path: Path, shards: Callable) -> None:
+    path = tmp_path / "set.npz"
+    arrays = miniatures.medmnist(path)
+    content = bytearray(npy(arrays["test_images"]))
+    replaced(path, "test_images.npy", bytes(content[:-3000]))
+    dataset = shards("medmnist", images=path)
+    assert len(dataset) == 17 and not dataset.splits()["test"]
+    reasons = dataset.rejected(*(f"set/test/{n}" for n in range(6)))
+    assert len(reasons) == 6 and all(reason.startswith("the archive is damaged") for reason in reasons.values())
+
+
+def test_names_must_be_as_many_as_labels(tmp_path: Path) -> None:
+    miniatures.medmnist(tmp_path / "set.npz", classes=4)
+    with pytest.raises(UserError, match=r"recipe.classes=\['a', 'b'\]: .*set.npz has 4 labels"):
+        MedMnist(str(tmp_path / "set.npz"), classes=["a", "b"])
+    with pytest.raises(UserError, match=r"no such file; give the \.npz"):
+        MedMnist(str(tmp_path / "absent.npz"))

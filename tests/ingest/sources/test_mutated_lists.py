@@ -1,0 +1,99 @@
+"""Lists of others are data only: whatever is in them gives records, or one clear line."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ingest.sources import miniatures, miniatures_3d
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.recipe import Recipe
+
+ODD = [
+    b"",
+    b",",
+    b"\n",
+    b'"',
+    b"\0",
+    b"\xff",
+    b"nan",
+    b"-1e999",
+    b"99999999999999999999",
+    b"../../x",
+    b"<",
+    b"{",
+    b"[]",
+]
+LISTS = {
+    "chestxray14": ("*.csv", "*.txt"),
+    "chexpert": ("*.csv",),
+    "siim_acr": ("*.csv",),
+    "montgomery": ("*/*.txt",),
+    "jsrt": ("*/*/*.txt", "*/*/*.TXT"),
+    "luna16": ("*.csv", "*/*.mhd"),
+    "luna16_candidates": ("*.csv",),
+    "lidc_idri": ("*.xml",),
+    "msd": ("*.json",),
+}
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A few bytes exchanged for odd ones, a part cut out or doubled."""
+    changed = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        at, length = rng.randrange(len(changed) + 1), rng.randint(0, 9)
+        kind = rng.random()
+        if kind < 0.6:
+            changed[at : at + length] = rng.choice(ODD)
+        elif kind < 0.8:
+            changed[at : at + 20 * length] = b""
+        else:
+            changed[at:at] = changed[at : at + 30 * length]
+    return bytes(changed)
+
+
+@pytest.fixture
+def make(tmp_path: Path, ingest: SimpleNamespace) -> Callable[[str], Path]:
+    def made(name: str) -> Path:
+        match name:
+            case "siim_acr":
+                miniatures.siim_acr(tmp_path, ingest)
+            case "lidc_idri":
+                miniatures_3d.lidc_idri(tmp_path, ingest)
+                for n in (1, 2):
+                    outline = (f"1.3.6.10{n}.2", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
+                    miniatures_3d.readings(tmp_path / f"{n}.xml", f"1.3.6.10{n}", [[(3, [outline])], [(4, [outline])]])
+            case "luna16_candidates":
+                miniatures_3d.luna16(tmp_path)
+                lines = ("1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1")
+                header = "seriesuid,coordX,coordY,coordZ,class"
+                miniatures.write_text(tmp_path / "candidates_V2.csv", header, *lines)
+            case _:
+                getattr(miniatures, name, getattr(miniatures_3d, name, None))(tmp_path)  # type: ignore[misc]
+        return tmp_path
+
+    return made
+
+
+@pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("name", LISTS)
+def test_mutated_lists_give_records_or_one_line(
+    name: str, count: int, make: Callable, ingest: SimpleNamespace
+) -> None:  # fmt: skip
+    root = make(name)
+    recipe = Recipe.from_config(ingest.recipe(name, images=str(root)))
+    files = sorted(path for pattern in LISTS[name] for path in root.glob(pattern))
+    assert files and list(recipe.make_source().records(1))
+    rng = random.Random(name)
+    for number in range(count):
+        path = files[number % len(files)]
+        content = path.read_bytes()
+        path.write_bytes(mutated(content, rng))
+        try:
+            for record in recipe.make_source().records(1):
+                assert record.name and (record.rejected is None or "\n" not in record.rejected)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 800
+        path.write_bytes(content)

@@ -1,0 +1,155 @@
+"""What published lists do to their readers, and what every recipe must say."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from ingest.sources import miniatures, miniatures_3d
+from upath import UPath
+
+from dira_scale.errors import UserError
+from dira_scale.ingest.plan import Item
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.published import Line, cut, number, read_columns, read_names, sized, threaded
+
+SHARDS = Path(__file__).parents[3] / "shards"
+RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
+OWN = {"folder", "volumes"}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_whole_and_has_its_row(name: str, ingest: SimpleNamespace) -> None:
+    recipe = Recipe.from_config(ingest.recipe(name, images="x"))
+    assert recipe.name == name and (recipe.licence != "not stated" or name in OWN)
+    assert recipe.secret == (name in OWN)
+    assert f"| `{name}` |" in (SHARDS / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in OWN and not name.startswith("phantom")])
+def test_a_recipe_says_what_to_get_and_what_to_type(name: str) -> None:
+    text = (SHARDS / "recipe" / f"{name}.yaml").read_text()
+    head = re.match("(#.*\n)+", text)
+    assert head and "ownload" in head[0] and "recipe.images=" in head[0]
+
+
+def test_tables_as_people_publish_them(tmp_path: Path) -> None:
+    """A byte order mark, blanks around cells, commas too many, quotes, short and empty lines, mixed line ends."""
+    path = tmp_path / "list.csv"
+    path.write_bytes(b'\xef\xbb\xbfName , Label,"Box [x",y],,\r\na.png, 1 ,2,3,,,\n\r\n"b,c.png",0\r\n')
+    assert list(read_columns(path, ["y]", "Name", "Label"])) == [
+        Line(2, ("3", "a.png", "1")),
+        Line(4, ("", "b,c.png", "0")),
+    ]
+    with pytest.raises(UserError, match=r"list\.csv: no column 'Labels'; did you mean 'Label'"):
+        list(read_columns(path, ["Labels"]))
+    path.write_bytes(b"Name\nM\xfcller\n")
+    with pytest.raises(UserError, match=r"list\.csv: not a table of UTF-8 text after line"):
+        list(read_columns(path, ["Name"]))
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match="no column 'Name'; it has no header"):
+        list(read_columns(path, ["Name"]))
+    path.write_bytes(b'Size\n"' + b"a\nb" * 1000 + b'"')
+    (line,) = read_columns(path, ["Size"])
+    with pytest.raises(UserError, match=r"^[^\n]{1,500}$") as long:
+        number(path, line, 0)
+    assert str(long.value).endswith("is not a number") and "line 1002: 'a ba ba" in str(long.value)
+    path.write_bytes(b" a.png \r\n\r\nb.png")
+    assert list(read_names(path)) == ["a.png", "b.png"]
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not a list of UTF-8 text"):
+        list(read_names(path))
+
+
+def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "list.csv"
+    path.write_text("Name\n" + "a\n" * 200_000)
+    lines = read_columns(path, ["Name"])
+    next(lines)
+    path.write_text("Name\n")  # the rest has not been read yet, but for what a file reads ahead
+    assert sum(1 for _ in lines) < 50_000
+
+
+def test_records_keep_their_order_over_threads() -> None:
+    names = [str(n) for n in range(1000)]
+    assert [record.name for record in threaded(lambda name: Record(name, Path(name)), iter(names), 3)] == names
+
+
+def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "b").write_bytes(b"678")
+    both = SimpleNamespace(paths=(tmp_path / "a", tmp_path / "b"), read=None)
+    assert sized(Record("x", both)).size == 8 and sized(Record("x", tmp_path / "a")).size == 5
+    assert sized(Record("x", tmp_path)).rejected == "not a regular file"
+    assert sized(Record("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
+    assert sized(Record("x", tmp_path / "c", rejected="before")).rejected == "before"
+
+
+def test_boxes_are_cut_to_the_image() -> None:
+    box = Box("a", y=-3, x=5, h=10, w=10, z=8.5, d=4)
+    assert cut(box, (10, 20, 12)) == Box("a", y=0, x=5, h=7, w=7, z=8.5, d=1.5)
+    assert cut(Box("a", 1, 1, 2, 2), (4, 4)) == Box("a", 1, 1, 2, 2)
+
+
+def stored(folder: Path, prefix: str) -> str:
+    """A copy of ``folder`` in a store, of fsspec's kind in memory; its URL."""
+    root = UPath(f"memory://{prefix}")
+    for path in folder.rglob("*"):
+        if path.is_file():
+            place = root / path.relative_to(folder).as_posix()
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+    return str(root)
+
+
+def told(recipe: Recipe) -> dict[str, tuple]:
+    """All that a record says but for where its files lie, and the sample that becomes of it."""
+    found = {}
+    for r in recipe.make_source().records(2):
+        read: object = None
+        if r.rejected is None:
+            try:
+                read = make_sample(Item("key", "patient", "study", "split", r), recipe)
+            except Rejected as error:
+                read = error
+        said = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
+        found[r.name] = (said, r.size, r.rejected, repr(read))
+    return found
+
+
+@pytest.mark.parametrize(
+    "name, keys",
+    [
+        ("chestxray14", {}),
+        ("chexpert", {}),
+        ("siim_acr", {}),
+        ("montgomery", {}),
+        ("jsrt", {}),
+        ("luna16", {}),
+        ("luna16_candidates", {"negatives": None, "patch": [8, 8, 8]}),
+        ("lidc_idri", {}),
+        ("lits", {}),
+        ("brats", {"modalities": ["t1", "t2"]}),
+        ("msd", {}),
+    ],
+)
+def test_a_store_gives_what_a_folder_gives(name: str, keys: dict, tmp_path: Path, ingest: SimpleNamespace) -> None:
+    folder = tmp_path / "folder"
+    match name:
+        case "siim_acr" | "lidc_idri":
+            getattr(miniatures if name == "siim_acr" else miniatures_3d, name)(folder, ingest)
+        case "luna16_candidates":
+            miniatures_3d.luna16(folder)
+            lines = ("1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1")
+            miniatures.write_text(folder / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", *lines)
+        case _:
+            getattr(miniatures, name, None) and getattr(miniatures, name)(folder)
+            getattr(miniatures_3d, name, None) and getattr(miniatures_3d, name)(folder)
+    if name == "lidc_idri":
+        outline = ("1.3.6.101.3", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
+        miniatures_3d.readings(folder / "1.xml", "1.3.6.101", [[(3, [outline])], [(4, [outline])]])
+    here = told(Recipe.from_config(ingest.recipe(name, images=str(folder), **keys)))
+    there = told(Recipe.from_config(ingest.recipe(name, images=stored(folder, f"{name}-{id(keys)}"), **keys)))
+    assert there == here and any(rejected is None for _, _, rejected, _ in here.values())

@@ -1,0 +1,68 @@
+"""``shard stats``: its figures against counting by hand, and a page that stands by itself."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.reporting.dataset import Stats, odd
+from dira_scale.reporting.dataset_page import TILE, contact_sheet, render_dataset
+from dira_scale.shard import main
+
+PATIENTS = 12
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Phantoms: labels, boxes, masks, attributes."""
+    folder = tmp_path_factory.mktemp("stats")
+    made = [f"+recipe.folder={folder / 'src'}", f"recipe.patients={PATIENTS}", "recipe.size=64", "recipe.max_side=48"]
+    assert main(["recipe=phantom_cxr", f"out={folder / 'ds'}", "workers=1", *made]) == 0
+    return folder / "ds"
+
+
+def test_figures_are_those_of_counting(path: Path) -> None:
+    dataset = ShardedDataset.open(path)
+    stats, rows = Stats(dataset), dataset.table.to_pylist()
+    for split in stats.splits:
+        mine = [row for row in rows if row["split"] == split.name]
+        assert (split.samples, split.patients) == (len(mine), len({row["patient"] for row in mine}))
+        assert split.studies == len({row["study"] for row in mine})
+        assert split.masks == sum(row["mask_size"] is not None for row in mine) > 0
+        assert split.boxes == sum(len(row["boxes"]) for row in mine)
+        assert split.megabytes == pytest.approx(sum(row["size"] + (row["mask_size"] or 0) for row in mine) / 1e6)
+    for label in stats.labels:
+        number = dataset.info.label_names.index(label.name)
+        values = [row["labels"][number] for row in rows if row["split"] == label.split]
+        assert (label.positive, label.negative) == (values.count(1.0), values.count(0.0))
+        assert label.positive + label.negative + label.unknown + label.other == len(values)
+    sexes = [dict(row["attributes"])["sex"] for row in rows]
+    assert dict(stats.attributes["sex"]) == {sex: sexes.count(sex) for sex in set(sexes)}
+
+
+def test_intensities_are_of_the_pixels_that_training_sees(path: Path) -> None:
+    stats = Stats(ShardedDataset.open(path))
+    pixels = sum(row["height"] * row["width"] for row in stats.dataset.table.to_pylist())
+    assert stats.intensities.sum() == pixels
+    picture = stats.picture(0)
+    assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.05
+    assert contact_sheet(stats).shape[0] % (TILE + 4) == TILE and contact_sheet(stats).std() > 20
+
+
+def test_what_is_odd_is_told(path: Path) -> None:
+    stats = Stats(ShardedDataset.open(path))
+    never = [f"label {name} is never 1 in {split}" for name, split in
+             ((label.name, label.split) for label in stats.labels if label.positive == 0)]  # fmt: skip
+    assert never and set(never) <= set(odd(stats))
+
+
+def test_the_page_needs_nothing_else(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stats", f"path={path}"]) == 0
+    page = path.with_name("ds.stats.html")
+    said, html = capsys.readouterr().out, page.read_text()
+    assert str(page.resolve()) in said and "train" in said
+    assert not re.search(r"""(src|href)=["'](?!data:)""", html) and html.count("data:image/") == 4
+    assert html == render_dataset(Stats(ShardedDataset.open(path)))  # the same dataset, the same page
+    assert not np.isin(["nan", "None"], re.findall(r">([^<]*)<", html)).any()
