@@ -5,9 +5,13 @@ from datetime import timedelta
 from functools import cache
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+IntArray = npt.NDArray[np.int64]
 
 
 def world() -> int:
@@ -70,6 +74,35 @@ def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
     total = x.detach().clone()
     dist.all_reduce(total, group=group)
     return total / dist.get_world_size(group)
+
+
+@torch.no_grad()
+def exchange(x: Tensor, order: IntArray) -> Tensor:
+    """This process's part of ``gather(x)[order]``, without gradient; each row goes straight to where it is wanted.
+
+    So a process receives as much as it gives, however many there are, where ``gather`` would bring it everything.
+
+    Args:
+        x: [b, ...] of every process.
+        order: the same permutation [W·b] on all of them.
+    """
+    if world() == 1:
+        return x[on_device(order, x.device)]
+    own = slice(rank() * len(x), (rank() + 1) * len(x))
+    to, wanted = np.argsort(order)[own], order[own]  # where this process's rows go, and which come
+    sends, receives = (np.bincount(rows // len(x), minlength=world()).tolist() for rows in (to, wanted))
+    # By receiver, as the receiver wants them; what comes is by sender.
+    parcel = x[on_device(np.argsort(to), x.device)].contiguous()
+    got = torch.empty_like(parcel)
+    dist.all_to_all_single(got, parcel, receives, sends)
+    out = torch.empty_like(got)
+    out[on_device(np.argsort(wanted // len(x), kind="stable"), x.device)] = got
+    return out
+
+
+def on_device(order: IntArray, device: torch.device) -> Tensor:
+    """Row numbers as an index on ``device``; the host does not wait for it, as it would for ``torch.tensor(order)``."""
+    return torch.from_numpy(order).to(device, non_blocking=True)
 
 
 class _Sum(torch.autograd.Function):

@@ -13,8 +13,8 @@ from rich.console import Console
 from dira_scale.config import Machine, Plan, run_verb
 from dira_scale.errors import UserError
 from dira_scale.files import write_json
+from dira_scale.methods import views_of
 from dira_scale.planning.estimate import estimate, rehearse_all
-from dira_scale.planning.network import views_of
 from dira_scale.planning.strategies import STRATEGIES
 from dira_scale.planning.table import WIDTH, as_json, show
 from dira_scale.train.inputs import Inputs

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
@@ -47,7 +45,7 @@ def pretrain(cfg: DictConfig) -> int:
             print(f"pretrain: {error}", file=sys.stderr, flush=True)
         accelerator.wait_for_everyone()  # a launcher ends all when the first ends: not before it is said
         return runs.BAD_INPUT
-    except Exception as error:
+    except RuntimeError as error:
         if not lost(error):
             raise
         if _first_here(Path(config.run)):
@@ -105,7 +103,9 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> in
 def _open(cfg: DictConfig, config: Pretrain, rank: int, ranks: int) -> tuple[Inputs, dict[str, Tensor] | None]:
     """The data, and the tensors to start from where ``model.weights`` is a run: all that lies on disks."""
     preflight.check_division(config, ranks)
-    inputs = Inputs(config.data, _views(cfg), config.seed, rank, ranks, tuple(set(batches_of(config).values())))
+    inputs = Inputs(
+        config.data, methods.views_of(cfg), config.seed, rank, ranks, tuple(set(batches_of(config).values()))
+    )
     plan(config, inputs.steps_per_epoch)
     return inputs, start_tensors(Path(config.model.weights)) if config.model.weights else None
 
@@ -149,15 +149,6 @@ def build(
         if config.parallel.strategy.startswith("zero"):
             parallel.refuse_layerwise(optimizer)
     return method
-
-
-def _views(cfg: DictConfig) -> ViewSpec:
-    try:
-        views = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(f"views: {error.__cause__ or error}") from error
-    assert isinstance(views, ViewSpec)
-    return views
 
 
 def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> int:

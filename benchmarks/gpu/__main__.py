@@ -12,8 +12,6 @@ import argparse
 import importlib.util
 import json
 import os
-import signal
-import subprocess
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -21,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.gpu import ladder
+from benchmarks.gpu import bounded, ladder
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic
 
@@ -53,13 +51,10 @@ def run(command: Sequence[str], seconds: float, log: Path) -> int:
     """Run a part with its output here and in ``log``, and end it with all its processes after ``seconds``."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
     shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{log}"', "part", *command]
-    with subprocess.Popen(shown, env=environment, start_new_session=True) as process:
-        try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            print(f"stopped after {seconds:.0f} s", flush=True)
-            return 1
+    code = bounded.run(shown, seconds, env=environment, start_new_session=True)
+    if code is None:
+        print(f"stopped after {seconds:.0f} s", flush=True)
+    return 1 if code is None else code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

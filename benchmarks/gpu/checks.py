@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu.checks OUT [--seconds 440] [--marker gpu]
 
-A file that imports a package which this machine lacks is named with it and left out, and so are files for which the
-time no longer suffices; OUT/tests.json has what became of each. `bench gpu` calls this.
+A file whose tests break for want of a package, here or in a process that they start, is skipped and the package named;
+files for which the time no longer suffices are left out. OUT/tests.json has what became of each; `bench gpu` calls it.
 """
 
 import argparse
+import importlib.util
 import re
 import subprocess
 import sys
@@ -16,11 +17,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from benchmarks.gpu import bounded
 from dira_scale.files import write_json
 
 ROOT = Path(__file__).parents[2]
-COLLECTION = 2  # pytest's exit code where a file could not be read
-NOTHING = 5  # and where it had no such test
+NOTHING = 5  # pytest's exit code where a file has no such test
+ABSENT = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
 
 
 def marked(tests: Path, marker: str) -> list[Path]:
@@ -34,20 +36,30 @@ def check(path: Path, marker: str, out: Path, seconds: float) -> dict[str, Any]:
     command = [sys.executable, "-m", "pytest", "-q", "-m", marker, "-p", "no:cacheprovider", f"--junitxml={xml}"]
     row: dict[str, Any] = {"file": name(path)}
     began = time.perf_counter()
-    try:
-        with log.open("w") as file:
-            code = subprocess.run(
-                [*command, str(path)], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, timeout=seconds
-            ).returncode
-    except subprocess.TimeoutExpired:
+    with log.open("w") as file:
+        code = bounded.run([*command, str(path)], seconds, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+    if code is None:
         return row | {"state": "stopped", "why": f"not done after {seconds:.0f} s"}
     row |= {"seconds": time.perf_counter() - began, "log": log.name}
-    absent = re.search(r"ModuleNotFoundError: No module named '(\w+)", log.read_text())
-    if code == COLLECTION and absent:
-        return row | {"state": "left out", "why": f"{absent[1]} is not there"}
     if code == NOTHING:
         return row | {"state": "left out", "why": f"no test of '{marker}'"}
-    return row | counts(xml) | {"state": "passed" if code == 0 else "failed"}
+    if not xml.exists():  # pytest itself failed
+        return row | {"state": "failed", "why": f"exit code {code}, see {log.name}"}
+    (suite,) = ElementTree.parse(xml).getroot().iter("testsuite")
+    row |= {"tests": int(suite.get("tests", 0)), "skipped": int(suite.get("skipped", 0))}
+    broken = ["".join(case.itertext()) for kind in ("failure", "error") for case in suite.iter(kind)]
+    row |= {"broken": len(broken)}
+    lacking = {lacks(text) for text in broken}
+    if broken and None not in lacking:
+        packages = ", ".join(sorted(map(str, lacking)))
+        return row | {"state": "skipped", "why": f"{packages} is missing ({len(broken)} of {row['tests']} tests)"}
+    return row | {"state": "passed" if code == 0 else "failed"}
+
+
+def lacks(text: str) -> str | None:
+    """The package for want of which a test broke that printed ``text``; None where something else is wrong."""
+    absent = ABSENT.search(text)
+    return absent[1] if absent and importlib.util.find_spec(absent[1]) is None else None
 
 
 def name(path: Path) -> str:
@@ -55,20 +67,11 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else path.name
 
 
-def counts(xml: Path) -> dict[str, int]:
-    """Tests, failures and skips of a report of pytest's; none where it wrote none."""
-    if not xml.exists():
-        return {}
-    (suite,) = ElementTree.parse(xml).getroot().iter("testsuite")
-    number = {name: int(suite.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
-    return {"tests": number["tests"], "broken": number["failures"] + number["errors"], "skipped": number["skipped"]}
-
-
 def line(row: dict[str, Any]) -> str:
     """What became of a file."""
     if "why" in row:
         return f"{row['state']:<10}{row['file']}: {row['why']}"
-    number = f"{row.get('tests', 0)} tests, {row.get('broken', 0)} broken, {row.get('skipped', 0)} skipped"
+    number = f"{row['tests']} tests, {row['broken']} broken, {row['skipped']} skipped"
     return f"{row['state']:<10}{row['file']}: {number}, {row['seconds']:.0f} s"
 
 

@@ -4,8 +4,7 @@
 # that fits counts. None: the device has no such unit.
 PEAKS: dict[str, tuple[float, float | None, float | None]] = {
     "B200": (75.0, 1100.0, 2250.0),
-    "H200": (67.0, 494.5, 989.0),
-    "GH200": (67.0, 494.5, 989.0),
+    "H200": (67.0, 494.5, 989.0),  # and GH200
     "H100 PCIe": (51.0, 378.0, 756.0),
     "H100 NVL": (60.0, 417.5, 835.0),
     "H100": (67.0, 494.5, 989.0),

@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale.collectives import rank
@@ -57,6 +58,15 @@ def build(
     return method
 
 
+def views_of(cfg: DictConfig) -> ViewSpec:
+    """The views of ``configs/views/*.yaml``; raises ``UserError`` where they make no sense."""
+    try:
+        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
+    except InstantiationException as error:
+        raise UserError(f"views: {error.__cause__ or error}") from error
+    return views
+
+
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:
     target = _target(node, key)
     parameters = inspect.signature(target).parameters
@@ -65,8 +75,8 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
     for name in given:
         if name in offered or (name not in parameters and not open_ended):
             choices = [choice for choice in parameters if choice not in offered]
-            known = f"{', '.join(choices)}{nearest(name, choices)}"
-            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, it has {known}")
+            hint = nearest(name, choices) or f"; if another method's experiment set it, add ~{key}.{name}"
+            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, it has {', '.join(choices)}{hint}")
     arguments = {name: make() for name, make in offered.items() if name in parameters}
     if "base" in parameters and "base" in given:
         arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)

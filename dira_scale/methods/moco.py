@@ -3,11 +3,12 @@
 import copy
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.collectives import gather, rank, world
+from dira_scale.collectives import IntArray, exchange, gather, on_device, rank, world
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
@@ -132,11 +133,10 @@ class MoCo(Method):
         first = rank() * len(images)
         if norm.groups(self) == 1:
             return gather(self._embed(images)), first
-        everyone = gather(images)
-        shuffle = _permutation(len(everyone), step, len(self._waiting)).to(images.device, non_blocking=True)
-        shuffled = gather(self._embed(everyone[shuffle[first : first + len(images)]]))
+        shuffle = _permutation(world() * len(images), step, len(self._waiting))
+        shuffled = gather(self._embed(exchange(images, shuffle)))
         keys = torch.empty_like(shuffled)
-        keys[shuffle] = shuffled
+        keys[on_device(shuffle, keys.device)] = shuffled
         return keys, first
 
     def _embed(self, images: Tensor) -> Tensor:
@@ -155,7 +155,6 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         return F.cross_entropy(logits, target)
 
 
-def _permutation(count: int, step: int, micro_batch: int) -> Tensor:
-    """The same on every process, another one for every micro-batch."""
-    generator = torch.Generator().manual_seed((step << 16) + micro_batch)
-    return torch.randperm(count, generator=generator)
+def _permutation(count: int, step: int, micro_batch: int) -> IntArray:
+    """The same on every process, another one for every micro-batch; it lies on the host, as what goes where does."""
+    return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from dira_scale.planning.ledger import Collective
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -40,3 +42,15 @@ class Cluster:
     def gather(self, count: float, ranks: int) -> float:
         """Seconds of an all-gather to ``count`` bytes on every rank, or of a reduce-scatter from them; a ring."""
         return (ranks - 1) * (count / ranks / self.bandwidth(ranks) + self.latency)
+
+    def all_to_all(self, count: float, ranks: int) -> float:
+        """Seconds in which each rank gives every other one its part of ``count`` bytes, pair by pair (Thakur,
+        Rabenseifner, Gropp, Int. J. High Perform. Comput. Appl. 19, 2005); the GPUs of a node share its links."""
+        inside = min(ranks, self.per_node)
+        near, far = (inside - 1) / ranks * count, inside * (ranks - inside) / ranks * count
+        return max(near / self.within, far / self.between) + (ranks - 1) * self.latency
+
+    def seconds(self, message: Collective) -> float:
+        """Of a message of a method or a layer."""
+        take = {"all_reduce": self.all_reduce, "gather": self.gather, "all_to_all": self.all_to_all}
+        return take[message.kind](message.size, message.ranks)

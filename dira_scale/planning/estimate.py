@@ -10,6 +10,7 @@ from dira_scale.planning import strategies
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
+from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import Step
 from dira_scale.train.parallel import checkpoint_activations
@@ -129,23 +130,13 @@ def flops_per_second(machine: Machine, plain: Rehearsed) -> float:
 
 def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
     """Of one optimizer step: arithmetic at ``speed``, and what of the communication it does not hide."""
-    cluster = Cluster(machine.gpus, machine.within * GB, machine.between * GB, machine.latency)
-    moved = strategies.traffic(strategy, step, accumulate)
-    gathered = [cluster.gather(c.size, c.ranks) for c in step.collectives if c.kind == "gather"]
-    reduced = [cluster.all_reduce(c.size, c.ranks) for c in step.collectives if c.kind == "all_reduce"]
-
-    def message(count: float, collective: Callable[[float, int], float]) -> float:
-        return moved.messages * collective(count / moved.messages, ranks) if count else 0.0
-
-    timed = Step(
-        forward=step.forward / speed,
-        backward=step.backward / speed,
-        blocking=sum(gathered) + sum(reduced) + message(moved.after, cluster.gather),
-        ahead=message(moved.ahead, cluster.gather),
-        behind=message(moved.behind, cluster.gather) + message(moved.reduced, cluster.all_reduce),
-        buckets=moved.messages,
+    job = Job(
+        Cluster(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
+        Step(forward=step.forward / speed, backward=step.backward / speed),
+        strategies.traffic(strategy, step, accumulate),
+        own=lambda ranks: step.collectives,
     )
-    return timed.seconds(ranks)
+    return job.seconds(ranks)
 
 
 def own_traffic(step: Rehearsal) -> list[float]:

@@ -24,8 +24,8 @@ FORMULAS = flop_registry | {
 class Collective(NamedTuple):
     """One message of a method or a layer to the other ranks."""
 
-    kind: str  # "all_reduce" or "gather"
-    size: int  # bytes: of the sum, or of what is gathered altogether
+    kind: str  # "all_reduce", "gather" or "all_to_all"
+    size: int  # bytes: of the sum, of what is gathered altogether, or of what a rank gives away and gets
     ranks: int  # of its group
 
 
@@ -109,6 +109,7 @@ class Ledger(TorchDispatchMode):
     def _note_collective(self, func: Any, args: Any) -> None:
         tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]  # where the result goes
         group = next(arg for arg in args if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()))
-        kind = "all_reduce" if "reduce" in func._schema.name else "gather"
+        name = func._schema.name
+        kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"
         count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         self.collectives.append(Collective(kind, count, ProcessGroup.unbox(group).size()))

@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,8 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore  # torch has n
 from dira_scale import methods
 from dira_scale.config import Pretrain
 from dira_scale.data.batch import Batch
-from dira_scale.data.views import Distortion, ViewSpec, draw
-from dira_scale.errors import UserError
+from dira_scale.data.views import Distortion, draw
 from dira_scale.methods.adversary import Adversary
 from dira_scale.train.stages import batches_of
 
@@ -37,15 +34,6 @@ def one_rank_of(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def views_of(cfg: DictConfig) -> ViewSpec:
-    """The views of a configuration; raises ``UserError`` where they make no sense."""
-    try:
-        views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
-    except InstantiationException as error:
-        raise UserError(f"views: {error.__cause__ or error}") from error
-    return views
-
-
 class Networks:
     """Method and adversary of a configuration as tensors that have shapes and no memory.
 
@@ -54,7 +42,7 @@ class Networks:
 
     def __init__(self, config: Pretrain, cfg: DictConfig) -> None:
         self.mode = FakeTensorMode()
-        self.views = views_of(cfg)
+        self.views = methods.views_of(cfg)
         batch = next(iter(batches_of(config).values()))
         model = OmegaConf.merge(cfg.model, {"weights": None})  # which values they start from is no matter
         with torch.device("meta"):

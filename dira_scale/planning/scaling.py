@@ -8,56 +8,41 @@ from scipy.optimize import brentq
 
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.ledger import Collective
+from dira_scale.planning.strategies import Traffic
 from dira_scale.planning.timeline import Step
 
-FORWARD = (
-    1 / 3
-)  # of the arithmetic, where nobody has counted: a backward pass is two products for each of the forward's
+# Arithmetic where nobody has counted it: a backward pass is two products for each of the forward's.
+UNCOUNTED = Step(forward=1 / 3, backward=2 / 3)
 
 
 @dataclass(frozen=True)
 class Job:
-    """A step of one GPU, and what it moves.
+    """The work of one GPU, and what it moves to and from the others.
 
     Attributes:
-        compute: seconds of one GPU's arithmetic.
-        reduced: bytes that are all-reduced beside the backward pass (replicas).
-        gathered: bytes that are gathered for the forward pass and once more for the backward pass (sharded).
-        scattered: bytes that are reduced and scattered beside the backward pass (sharded).
-        messages: into how many each of these is cut.
+        alone: a step without the others.
+        traffic: of parameters and gradients, which arithmetic may hide.
         own: collectives that everything waits for, by the number of GPUs.
-        loader: seconds in which a GPU's images are ready.
-        jitter: standard deviation of a GPU's arithmetic, as a share of it.
     """
 
     cluster: Cluster
-    compute: float
-    reduced: float = 0.0
-    gathered: float = 0.0
-    scattered: float = 0.0
-    messages: int = 1
+    alone: Step
+    traffic: Traffic
     own: Callable[[int], Sequence[Collective]] = lambda ranks: ()
-    forward: float = FORWARD
-    loader: float = 0.0
-    jitter: float = 0.0
 
     def step(self, ranks: int) -> Step:
         """Of ``ranks`` GPUs."""
+        moved, gather, reduce = self.traffic, self.cluster.gather, self.cluster.all_reduce
 
         def total(count: float, collective: Callable[[float, int], float]) -> float:
-            return self.messages * collective(count / self.messages, ranks) if count else 0.0
+            return moved.messages * collective(count / moved.messages, ranks) if count else 0.0
 
-        gather, reduce = self.cluster.gather, self.cluster.all_reduce
-        ahead = total(self.gathered, gather)
-        return Step(
-            forward=self.forward * self.compute,
-            backward=(1 - self.forward) * self.compute,
-            blocking=sum((gather if c.kind == "gather" else reduce)(c.size, c.ranks) for c in self.own(ranks)),
-            ahead=ahead,
-            behind=ahead + total(self.scattered, gather) + total(self.reduced, reduce),
-            buckets=self.messages,
-            loader=self.loader,
-            jitter=self.jitter,
+        return replace(
+            self.alone,
+            blocking=sum(self.cluster.seconds(message) for message in self.own(ranks)) + total(moved.after, gather),
+            ahead=total(moved.ahead, gather),
+            behind=total(moved.behind, gather) + total(moved.reduced, reduce),
+            buckets=moved.messages,
         )
 
     def seconds(self, ranks: int) -> float:
@@ -71,10 +56,12 @@ class Job:
     def taking(self, seconds: float, ranks: int) -> "Job":
         """The same, with as much arithmetic as makes a step of ``ranks`` GPUs take ``seconds``."""
 
-        def beyond(compute: float) -> float:
-            return replace(self, compute=compute).seconds(ranks) - seconds
+        def with_arithmetic(total: float) -> Job:
+            factor = total / (self.alone.forward + self.alone.backward)
+            forward, backward = factor * self.alone.forward, factor * self.alone.backward
+            return replace(self, alone=replace(self.alone, forward=forward, backward=backward))
 
-        return replace(self, compute=float(brentq(beyond, 0.0, seconds)))
+        return with_arithmetic(brentq(lambda total: with_arithmetic(total).seconds(ranks) - seconds, 0.0, seconds))
 
 
 @dataclass(frozen=True)
@@ -90,7 +77,8 @@ class Published:
 
     def simulated(self, jitter: float) -> float:
         """Our figure for ``efficiency``."""
-        return replace(self.job, jitter=jitter).taking(self.seconds, self.few).efficiency(self.few, self.many)
+        job = replace(self.job, alone=replace(self.job.alone, jitter=jitter))
+        return job.taking(self.seconds, self.few).efficiency(self.few, self.many)
 
     def jitter(self) -> float:
         """The only figure that nobody publishes: the one that makes ours theirs."""
@@ -100,9 +88,13 @@ class Published:
 # 8 H100 a node: NVLink 450 GB/s one way, 400 Gb/s of RDMA a GPU; about 80 % of each is reached.
 GRAND_TETON = Cluster(per_node=8, within=360e9, between=320e9, latency=1e-5)
 # FSDP2 of Llama 3.1 8B: bf16 parameters are gathered, fp32 gradients scattered, layer by layer; 2 x 8,192 tokens a GPU.
-LLAMA = Job(GRAND_TETON, compute=0.0, gathered=2 * 8.03e9, scattered=4 * 8.03e9, messages=33)
+LLAMA = Job(GRAND_TETON, UNCOUNTED, Traffic(reduced=0, ahead=2 * 8.03e9, behind=6 * 8.03e9, after=0, messages=33))
 # 8 A100 a node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images a GPU.
-RESNET = Job(Cluster(8, within=240e9, between=240e9, latency=1e-5), compute=0.0, reduced=4 * 25.6e6, messages=4)
+RESNET = Job(
+    Cluster(8, within=240e9, between=240e9, latency=1e-5),
+    UNCOUNTED,
+    Traffic(reduced=4 * 25.6e6, ahead=0, behind=0, after=0, messages=4),
+)
 
 
 def llama(what: str, few: float, many: float) -> Published:

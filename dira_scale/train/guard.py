@@ -75,13 +75,14 @@ class Guard:
     def gradients(self, step: int, gradients: Sequence[Tensor], norm: Tensor, name: str = GRADIENT) -> None:
         """Note the total ``norm`` of gradients, the same on all ranks, and clear them from the first bad one on.
 
-        ``gradients``: the parts that this process holds.
+        ``gradients``: the parts that this process holds, all on one device: this one, or the CPU if offloaded.
         """
         self._broken |= ~self._note(step, {name: norm})
         # A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free.
-        if self.device.type != "cpu" or self._broken:
+        if gradients and (self.device.type != "cpu" or self._broken):
+            broken = self._broken.to(gradients[0].device)  # once: of offloaded ones each would wait for the device
             for gradient in gradients:
-                gradient.masked_fill_(self._broken.to(gradient.device), 0.0)
+                gradient.masked_fill_(broken, 0.0)
 
     def read(self) -> Finding | None:
         """What was found so far, over all ranks. Collective; waits for the device."""

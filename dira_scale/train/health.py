@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.collectives import gather, reduce_mean, world
+from dira_scale.collectives import gather, rank, reduce_mean, reduce_sum, world
 from dira_scale.eval import ssim
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
@@ -45,12 +45,15 @@ class Health:
         self._looking = last and step % self.every == 0
         return self._looking
 
-    def measure(self, terms: Terms, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """0-dim values by name, before the backward pass of ``losses`` (``loss/TERM``). Every process calls it."""
+    def measure(self, terms: Terms, losses: dict[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+        """0-dim values by name, before the backward pass of ``losses`` (``loss/TERM``). Every process calls it.
+
+        ``scale``: fp16's factor of losses, without which gradients vanish; values are as if there were none.
+        """
         features, self._features = self._features, ()
         found: dict[str, Tensor] = {}
         with torch.autocast(losses["loss"].device.type, enabled=False):
-            found |= self._pulls(losses, features) if self.pulls else {}
+            found |= self._pulls(losses, features, scale) if self.pulls else {}
             with torch.no_grad():
                 found |= self._spread(terms, features) | self._restoration(terms)
                 if "loss/ad" in losses:
@@ -58,12 +61,13 @@ class Health:
                     found["discriminator"] = self.adversary.accuracy(terms.target, terms.restored)
         return {f"health/{name}": value.detach() for name, value in found.items()}
 
-    def _pulls(self, losses: dict[str, Tensor], features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    def _pulls(self, losses: dict[str, Tensor], features: tuple[Tensor, ...], scale: float) -> dict[str, Tensor]:
         """Of each weighted term, as of the global batch: the same however many processes and micro-batches share it."""
         terms = [term for term in self.method.weights if features and f"loss/{term}" in losses]
         if not terms:
             return {}
-        squares = [_squared_gradient(self.method.weights[term] * losses[f"loss/{term}"], features) for term in terms]
+        weighted = [self.method.weights[term] * losses[f"loss/{term}"] for term in terms]
+        squares = [_squared_gradient(loss, features, scale) for loss in weighted]
         # Each part's loss is a mean over its own images: of n parts, each has 1/n of the gradient of the whole.
         whole = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
         return {f"gradient/{term}": norm for term, norm in zip(terms, whole.unbind(), strict=True)}
@@ -71,8 +75,8 @@ class Health:
     def _spread(self, terms: Terms, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Nothing of a single image: among less than two there is no spread."""
         found: dict[str, Tensor] = {}
-        pooled = [gather(view.detach().float().mean(dim=(2, 3)))[:IMAGES] for view in features[:1]]
-        views = [gather(view.float())[:IMAGES] for view in terms.embeddings]
+        pooled = [_first(view.detach().float().mean(dim=(2, 3))) for view in features[:1]]
+        views = [_first(view.float()) for view in terms.embeddings]
         if pooled and len(pooled[0]) > 1:
             found |= {"features_std": std_ratio(pooled[0]), "features_rank": effective_rank(pooled[0])}
         if views and len(views[0]) > 1:
@@ -133,10 +137,20 @@ def uniformity(x: Tensor) -> Tensor:
     return (-2 * squared).exp().masked_fill(~pairs, 0.0).sum().div(pairs.sum().clamp(min=1)).log()
 
 
-def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...]) -> Tensor:
+def _first(x: Tensor) -> Tensor:
+    """The first IMAGES rows of all processes' ``x`` [b, dim], without bringing any process more than these."""
+    if world() * len(x) <= IMAGES:
+        return gather(x)
+    rows, start = x.new_zeros(IMAGES, x.shape[1]), min(rank() * len(x), IMAGES)
+    own = x[: IMAGES - start]
+    rows[start : start + len(own)] = own
+    return reduce_sum(rows)
+
+
+def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...], scale: float) -> Tensor:
     """|d loss / d features|^2 over all views; 0 where the loss does not depend on them."""
     if not loss.requires_grad:
         return torch.zeros_like(loss)
-    gradients = torch.autograd.grad(loss, features, retain_graph=True, allow_unused=True)
-    squares = [gradient.float().square().sum() for gradient in gradients if gradient is not None]
+    gradients = torch.autograd.grad(loss * scale, features, retain_graph=True, allow_unused=True)
+    squares = [(gradient.float() / scale).square().sum() for gradient in gradients if gradient is not None]
     return torch.stack(squares).sum() if squares else torch.zeros_like(loss)

@@ -50,6 +50,7 @@ class Lease:
         self._content: dict[str, Any] = {
             "number": self.number,
             "host": socket.gethostname(),
+            "numbering": _numbering(),
             "pid": process.pid,
             "started": process.create_time(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -133,13 +134,25 @@ def _numbers(leases: Path) -> list[int]:
     return [int(path.stem) for path in leases.glob("[0-9]*.json")]
 
 
+def _numbering() -> str | None:
+    """By whom processes are numbered here: machines, and containers of one machine, may share a host name.
+
+    None where there is no /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {Path('/proc/self/ns/pid').readlink()}"
+    except OSError:
+        return None
+
+
 def _dead(held: dict[str, Any]) -> bool:
-    """The same SLURM job restarted, or a process of this host that is no more."""
+    """The same SLURM job restarted, or a process that would be seen here and is not."""
     job = os.environ.get("SLURM_JOB_ID")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:
         return True
-    if held["host"] != socket.gethostname():
+    if (held["host"], held.get("numbering")) != (socket.gethostname(), _numbering()):
         return False
     try:
         process = psutil.Process(held["pid"])

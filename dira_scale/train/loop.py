@@ -23,7 +23,7 @@ from dira_scale.train.run import Run
 from dira_scale.train.signals import Signals
 from dira_scale.train.stages import order_start, plan
 from dira_scale.train.step import Step
-from dira_scale.train.watchdog import Watchdog
+from dira_scale.train.watchdog import Watchdog, alive
 
 
 class Trainer:
@@ -60,7 +60,7 @@ class Trainer:
         place, keep = checkpoint.place(self.folder, config.checkpoint.folder), config.checkpoint.keep
         guard = partial(lease.check, self.folder, self.lease)
         self.checkpointer = checkpoint.Checkpointer(
-            place, keep, rank, ranks, self.lease, guard, checkpoint.over_processes()
+            place, keep, rank, ranks, self.lease, guard, checkpoint.over_processes(), alive
         )
         self.progress = state.Progress()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
@@ -197,7 +197,7 @@ class Trainer:
         whole = self.objective.of(self.strategy.replica().to(self.device))
         if self.run is not None and held_out is not None and not (folder / f"{name}.png").exists():
             self.run.lease.check()
-            with self.clock.part("validate"):
+            with self.clock.part("validate"), self.run.spared("pictures"):
                 draw_restorations(folder, name, whole, held_out, stage, validate.pictures)
 
     def _next_stage(self) -> None:

@@ -56,7 +56,7 @@ class Run:
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.place(folder, elsewhere)
         with checkpoint.reachable(self.checkpoints):
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            checkpoint.make(self.checkpoints)
             self._refuse_other(config)
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far

@@ -17,7 +17,8 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 class Signals:
     """Remembers the first signal; another Ctrl-C, some time later, ends the process at once, as ever.
 
-    Use as a context manager; the handlers that were there come back.
+    Use as a context manager; the handlers that were there come back, but not after an error: then the process ends by
+    itself, once it has said why, and a launcher that ends it for another's death must not come before.
     """
 
     def __init__(self) -> None:
@@ -30,9 +31,10 @@ class Signals:
         self._before = {s: signal.signal(s, self._handle) for s in ASKING}
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
 
     def agreed(self) -> str:
         """Name of the signal that any rank received, the same answer on every rank; empty if none."""

@@ -56,6 +56,7 @@ class Step:
         assert self.health is not None, "enter_stage comes first"
         adversarial, accumulate = "ad" in self.stage.terms, self.config.parallel.accumulate
         pairs: list[tuple[Tensor, Tensor]] = []
+        seen: dict[str, Tensor] = {}
         for i, micro in enumerate(batch.to(self.device).split(accumulate)):
             torch.manual_seed(_mix(self.config.seed, step, i))  # drop-path and the like: a function of the step
             last = i == accumulate - 1
@@ -63,7 +64,7 @@ class Step:
             with self.strategy.accumulating(last):
                 terms, losses = self.objective(self.strategy.engine, micro, self.stage)
                 if looking:
-                    self.means.add(self.health.measure(terms, losses))
+                    seen = self.health.measure(terms, losses, self.scale.value)
                 factor = self.guard.losses(step, losses)
                 self.strategy.backward(losses["loss"] * factor * (self.scale.value / accumulate))
             self.means.add(losses | terms.monitors)
@@ -71,25 +72,24 @@ class Step:
                 assert terms.restored is not None and terms.target is not None
                 pairs.append((terms.target, terms.restored.detach()))
             del terms, losses  # not alive in the next forward pass
-        self._move(step)
+        self._move(step, seen)
         if adversarial:
             self._discriminate(step, pairs)
         commit_statistics(self.method)
         self.method.after_step()
 
-    def _move(self, step: int) -> None:
-        """The generator's step."""
+    def _move(self, step: int, seen: dict[str, Tensor]) -> None:
+        """The generator's step; ``seen`` of its health does not count where fp16 leaves the step out."""
         gradients = self.strategy.gradients()
         self.scale.unscale(gradients)
         norm = self.strategy.norm(gradients)
         if self.scale.skips(norm):
             return self.strategy.skip()
-        self.means.add({"gradient_norm": norm})
+        self.means.add({"gradient_norm": norm} | seen)
         self.guard.gradients(step, gradients, norm)
-        if self.config.optim.clip is not None:
+        if self.config.optim.clip is not None and gradients:
             factor = (self.config.optim.clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared them
-            for gradient in gradients:
-                gradient.mul_(factor.nan_to_num(0.0).to(gradient.device))
+            torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
         self.strategy.step()
 
     def _discriminate(self, step: int, pairs: list[tuple[Tensor, Tensor]]) -> None:

@@ -16,7 +16,7 @@ from dira_scale.collectives import rank, world
 from dira_scale.train import lease
 from dira_scale.train.run import FAILED
 
-LINGER_SECONDS = 5.0  # for the stacks of all: the first process to end makes a launcher end the others
+LINGER_SECONDS = 15.0  # for the stacks of all: the first process to end makes a launcher end the others
 _signs = 0  # of life
 
 
@@ -69,7 +69,7 @@ class Watchdog:
             time.sleep(LINGER_SECONDS)
             found = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in found]
-            lacking = f"; nothing from rank {', '.join(silent)}: stopped, or its machine is gone" if silent else ""
+            lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
             text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
             self._say(f"{text}{self._stacks.parent}{lacking}")
         except OSError as error:

@@ -168,40 +168,71 @@ def test_without_a_gpu_it_says_so_in_a_line(capfd: pytest.CaptureFixture[str], t
     assert not (tmp_path / "out").exists()
 
 
+RUNS = """
+import subprocess, sys
+def runs(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+"""
+
+
 def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path) -> None:
     tests = tmp_path / "tests"
     tests.mkdir()
     head = "import pytest, time\npytestmark = pytest.mark.gpu\n"
-    (tests / "test_fine.py").write_text(head + "def test_a(): pass\ndef test_b(): pytest.skip('x')\n")
-    (tests / "test_lacks.py").write_text(head + "import no_such_package\ndef test_a(): pass\n")
-    (tests / "test_broken.py").write_text(head + "def test_a(): assert 0\n")
+    for name, text in {
+        "fine": "def test_a(): pass\ndef test_b(): pytest.skip('x')\n",
+        "lacks": "import no_such_package\ndef test_a(): pass\n",
+        "process_lacks": RUNS + "def test_a(): runs('import no_such_package')\ndef test_b(): pass\n",
+        "both": RUNS + "def test_a(): runs('import no_such_package')\ndef test_b(): assert 0\n",
+    }.items():
+        (tests / f"test_{name}.py").write_text(head + text)
     (tests / "test_other.py").write_text("def test_a(): assert 0\n")
     assert checks.main([str(tmp_path / "out"), "--tests", str(tests)]) == 1
     rows = {row["file"]: row for row in json.loads((tmp_path / "out" / "tests.json").read_text())}
-    assert list(rows) == ["test_broken.py", "test_fine.py", "test_lacks.py"]
-    assert (rows["test_fine.py"]["state"], rows["test_fine.py"]["tests"], rows["test_fine.py"]["skipped"]) == (
-        "passed", 2, 1,
-    )  # fmt: skip
-    assert (rows["test_broken.py"]["state"], rows["test_broken.py"]["broken"]) == ("failed", 1)
-    assert rows["test_lacks.py"]["why"] == "no_such_package is not there"
+    found = {name.removeprefix("test_").removesuffix(".py"): row["state"] for name, row in rows.items()}
+    assert found == {"both": "failed", "fine": "passed", "lacks": "skipped", "process_lacks": "skipped"}
+    assert (rows["test_fine.py"]["tests"], rows["test_fine.py"]["skipped"]) == (2, 1)
+    assert rows["test_both.py"]["broken"] == 2
+    assert rows["test_lacks.py"]["why"] == "no_such_package is missing (1 of 1 tests)"
+    assert rows["test_process_lacks.py"]["why"] == "no_such_package is missing (1 of 2 tests)"
 
 
-def test_a_file_that_hangs_is_stopped(tmp_path: Path) -> None:
+def test_a_module_of_ours_that_is_not_found_is_no_missing_package() -> None:
+    text = "ModuleNotFoundError: No module named '{}'"
+    assert checks.lacks(text.format("no_such_package.part")) == "no_such_package"
+    assert checks.lacks(text.format("dira_scale.no_such_module")) is None
+    assert checks.lacks("AssertionError") is None
+
+
+GRANDCHILD = """
+import subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(601)", {mark!r}]
+{ready}
+subprocess.run(sleep, start_new_session=True)
+"""
+
+
+def living(mark: Path) -> str:
+    """Processes that have ``mark`` on their command line."""
+    return subprocess.run(["pgrep", "-f", f"sleep.601. {mark}"], capture_output=True, text=True).stdout
+
+
+def test_a_file_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
+    """One of them in a session of its own, as the runs of our tests are."""
     path = tmp_path / "test_hangs.py"
-    path.write_text("import time\ntime.sleep(600)\n")
-    row = checks.check(path, "gpu", tmp_path, seconds=2)
-    assert (row["state"], row["why"]) == ("stopped", "not done after 2 s")
+    path.write_text(GRANDCHILD.format(mark=str(tmp_path), ready=f"open({str(tmp_path / 'ready')!r}, 'w').close()"))
+    row = checks.check(path, "gpu", tmp_path, seconds=20)
+    assert (row["state"], row["why"]) == ("stopped", "not done after 20 s")
+    assert (tmp_path / "ready").exists() and living(tmp_path) == ""
 
 
 def test_a_part_ends_in_time_with_all_its_processes(tmp_path: Path) -> None:
     from benchmarks.gpu.__main__ import run
 
-    child = (
-        f"import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(601)', '{tmp_path}'])"
-    )
-    assert run([sys.executable, "-c", child], 2, tmp_path / "log") == 1
-    running = subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout
-    assert running == ""
+    child = GRANDCHILD.format(mark=str(tmp_path), ready="")
+    assert run([sys.executable, "-c", child], 5, tmp_path / "log") == 1
+    assert living(tmp_path) == ""
 
 
 @pytest.mark.system

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from dira_scale.collectives import rank, world
+from dira_scale.collectives import exchange, gather, rank, world
 from dira_scale.models import norm
 
 WAIT = 240  # seconds
@@ -58,6 +58,22 @@ def batch_norm(groups, x):
 def batch_norms():
     x = torch.randn(16, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
     return {groups: batch_norm(groups, x) for groups in (1, 2, 4, 8) if groups % world() == 0 or world() % groups == 0}
+
+
+def exchanges():
+    """By case: whether what was exchanged is what gathering everything gives, bit for bit."""
+    seen = {}
+    for rows, shape in ((1, (3,)), (4, (1, 5, 5)), (6, (2, 4, 4))):
+        generator = torch.Generator().manual_seed(rows)
+        x = own_part(torch.randn(world() * rows, *shape, generator=generator))
+        x = x.to(memory_format=torch.channels_last) if x.dim() == 4 else x
+        for name, order in (
+            ("any", torch.randperm(world() * rows, generator=generator)),
+            ("reversed", torch.arange(world() * rows).flip(0)),
+            ("as it is", torch.arange(world() * rows)),
+        ):
+            seen[f"{name}, {rows}"] = torch.equal(exchange(x, order.numpy()), own_part(gather(x)[order]))
+    return seen
 
 
 class Tiny(nn.Module):
@@ -180,6 +196,12 @@ def test_batch_norm_groups_over_processes_equal_one_process(ranks, tmp_path):
             torch.testing.assert_close(result["var"], expected["var"], rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_rows_that_are_exchanged_are_those_that_are_gathered(ranks, tmp_path):
+    for seen in launch("exchanges", ranks, tmp_path):
+        assert len(seen) == 9 and all(seen.values()), seen
+
+
 def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
     (expected, *cut), parts = queues().values(), launch("queues", 2, tmp_path)
     for queue in (*cut, *(queue for part in parts for queue in part.values())):
@@ -208,5 +230,6 @@ if __name__ == "__main__":
     worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
-    torch.save({"batch_norms": batch_norms, "queues": queues, "dira": dira}[worker](), folder / f"{number}.pt")
+    work = {"batch_norms": batch_norms, "exchanges": exchanges, "queues": queues, "dira": dira}[worker]
+    torch.save(work(), folder / f"{number}.pt")
     dist.destroy_process_group()

@@ -45,6 +45,21 @@ def test_trees_win_where_latency_counts() -> None:
     assert cluster.tree(0, 1024) == pytest.approx(2 * math.log2(1024) * 1e-5)
 
 
+@pytest.mark.parametrize("ranks", [3, 4, 8, 16])
+def test_all_to_all_is_as_long_as_its_narrowest_link_is_busy(ranks: int) -> None:
+    """Every pair's message counted on the link that it takes: a GPU's own, or the one that its node shares."""
+    cluster, count = Cluster(per_node=4, within=1e9, between=3e9, latency=1e-5), 1e8
+    near, far = np.zeros(ranks), np.zeros(-(-ranks // 4))
+    for sender in range(ranks):
+        for receiver in set(range(ranks)) - {sender}:
+            if sender // 4 == receiver // 4:
+                near[sender] += count / ranks
+            else:
+                far[sender // 4] += count / ranks
+    expected = max(near.max() / 1e9, far.max() / 3e9) + (ranks - 1) * 1e-5
+    assert cluster.all_to_all(count, ranks) == pytest.approx(expected)
+
+
 def test_one_process_talks_to_nobody() -> None:
     cluster = Cluster(per_node=8, within=1.0, between=1.0, latency=1.0)
-    assert cluster.all_reduce(1e9, 1) == cluster.gather(1e9, 1) == 0
+    assert cluster.all_reduce(1e9, 1) == cluster.gather(1e9, 1) == cluster.all_to_all(1e9, 1) == 0

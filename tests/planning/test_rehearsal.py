@@ -57,11 +57,11 @@ def test_operations_are_those_of_torchs_counter() -> None:
 
 
 def test_collectives_of_moco_by_hand() -> None:
-    """Images are shuffled over all ranks, keys come back, statistics and a term are averaged."""
+    """A rank's images change places, all keys come back, statistics and a term are averaged."""
     step = rehearsed("data.size=32", ranks=2)
-    images, keys = 8 * 32 * 32 * 4, 8 * 128 * 4
-    gathers = [c for c in step.collectives if c.kind == "gather"]
-    assert Collective("gather", images, 2) in gathers and Collective("gather", keys, 2) in gathers
+    images, keys = 4 * 32 * 32 * 4, 8 * 128 * 4
+    assert [c for c in step.collectives if c.kind == "all_to_all"] == [Collective("all_to_all", images, 2)]
+    assert Collective("gather", keys, 2) in step.collectives
     # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 21) + 2 * decoder + 10)

@@ -4,7 +4,8 @@ import pytest
 
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.ledger import Collective
-from dira_scale.planning.scaling import LLAMA, PUBLISHED, Job
+from dira_scale.planning.scaling import LLAMA, PUBLISHED, UNCOUNTED, Job
+from dira_scale.planning.strategies import Traffic
 from dira_scale.planning.timeline import slowest
 
 FAST = Cluster(per_node=8, within=1e12, between=1e12, latency=0.0)
@@ -13,14 +14,15 @@ FAST = Cluster(per_node=8, within=1e12, between=1e12, latency=0.0)
 def test_a_job_by_hand() -> None:
     """Two replicas, gradients in two messages over a link so slow that half of the backward pass does not hide them."""
     cluster = Cluster(per_node=2, within=100.0, between=1.0, latency=0.5)
-    job = Job(cluster, compute=3.0, reduced=200.0, messages=2, own=lambda ranks: [Collective("gather", 100, ranks)])
+    moved = Traffic(reduced=200.0, ahead=0, behind=0, after=0, messages=2)
+    job = Job(cluster, replace(UNCOUNTED, forward=1, backward=2), moved, lambda n: [Collective("gather", 100, n)])
     messages = 2 * (2 * (100 / 2 / 100 + 0.5))  # two all-reduces of 100 bytes
     assert job.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 2.0 / 2)
     assert job.seconds(1) == 3.0
 
 
 def test_stragglers_alone() -> None:
-    job = Job(FAST, compute=1.0, jitter=0.02)
+    job = Job(FAST, replace(UNCOUNTED, jitter=0.02), Traffic(0, 0, 0, 0, messages=1))
     assert job.efficiency(8, 128) == pytest.approx((1 + 0.02 * slowest(8)) / (1 + 0.02 * slowest(128)))
 
 
@@ -36,7 +38,7 @@ def test_more_gpus_slower_links_and_more_jitter_never_help() -> None:
 
 def test_arithmetic_is_found_back_from_a_step() -> None:
     job = LLAMA.taking(2.843, 8)
-    assert job.seconds(8) == pytest.approx(2.843) and job.compute < 2.843
+    assert job.seconds(8) == pytest.approx(2.843) and job.alone.forward + job.alone.backward < 2.843
 
 
 def test_published_figures_are_met_with_one_jitter() -> None:

@@ -2,7 +2,7 @@
 
 From outside: :class:`Job` starts a command and signals, stops or kills its processes; :class:`Disk` is full or has
 room; :func:`cut` and :func:`flip` damage files. From inside: run as a program in place of ``-m dira_scale.pretrain``,
-it kills its own process at a named moment, such as between a checkpoint's index and the renaming (:func:`killed_at`).
+it strikes its own process at named moments, such as between a checkpoint's index and the renaming (:func:`killed_at`).
 """
 
 import errno
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import psutil
 
 SECONDS = 240  # bound on every wait
-MOMENT = "DIRA_SCALE_TEST_MOMENT"  # EVENT:END OF A PATH:COUNT, for the process that kills itself
+MOMENTS = "DIRA_SCALE_TEST_MOMENTS"  # SIGNAL EVENT:END OF A PATH:COUNT …, for the process that strikes itself
 
 
 class Job:
@@ -105,13 +106,17 @@ class Job:
         self._lines.extend(iter(self.process.stdout.readline, ""))
 
 
-def killed_at(command: list[str], moment: str) -> tuple[list[str], dict[str, str]]:
-    """``command`` and an environment under which the process kills itself at ``EVENT:END OF A PATH:COUNT``.
+def killed_at(
+    command: list[str], *moments: str, by: signal.Signals = signal.SIGKILL
+) -> tuple[list[str], dict[str, str]]:
+    """``command`` and an environment under which a process signals itself at each moment ``EVENT:END OF A PATH:COUNT``.
 
-    ``EVENT`` is one of Python's audit events, of which each operation on files raises one before it is carried out.
+    ``EVENT`` is one of Python's audit events, of which each operation on files raises one before it is carried out. A
+    checkpoint's files have step, lease and rank in their names, so that a moment is one process's in one of its lives.
     """
     where = command.index("dira_scale.pretrain")
-    return [*command[: where - 1], __file__, *command[where + 1 :]], {MOMENT: moment}
+    inside = [*command[: where - 1], __file__, *command[where + 1 :]]
+    return inside, {MOMENTS: " ".join([str(int(by)), *moments])}
 
 
 def cut(path: Path, size: int = 100) -> None:
@@ -138,7 +143,7 @@ class Disk:
     def fill(self, job: Job) -> None:
         """Not a byte is left."""
         self._limit(job, 0)
-        with suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as file:
+        with suppress(OSError), (self.folder / "ballast").open("ab", buffering=0) as file:
             while self.mounted:
                 file.write(bytes(1 << 16)) or _full()
 
@@ -171,22 +176,23 @@ def _full() -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
-def _kill_at_the_moment() -> None:
-    event, end, count = os.environ.pop(MOMENT).rsplit(":", 2)
-    seen = 0
+def _strike_at_the_moments() -> None:
+    by, *moments = os.environ.pop(MOMENTS).split()
+    seen: Counter[str] = Counter()
 
     def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
-        if name == event and any(str(argument).endswith(end) for argument in arguments):
-            seen += 1
-            if seen == int(count):
-                os.kill(os.getpid(), signal.SIGKILL)
+        for moment in moments:
+            event, end, count = moment.rsplit(":", 2)
+            if name == event and any(str(argument).endswith(end) for argument in arguments):
+                seen[moment] += 1
+                if seen[moment] == int(count):
+                    os.kill(os.getpid(), int(by))
 
     sys.addaudithook(watch)
 
 
 if __name__ == "__main__":
-    if MOMENT in os.environ:
-        _kill_at_the_moment()
+    if MOMENTS in os.environ:
+        _strike_at_the_moments()
     sys.path[0] = str(Path.cwd())  # as with -m
     runpy.run_module("dira_scale.pretrain", run_name="__main__", alter_sys=True)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -62,8 +61,8 @@ def slurm(nodes: list[Node]) -> Iterator[dict[str, str]]:
         conf.write_text(CONF.format(first=nodes[0].name, folder=folder, nodes="\n".join(lines)))
         (folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         environment = {"SLURM_CONF": str(conf)}
-        munged = _munged(folder / "munge")
         try:
+            _munged(folder / "munge", nodes[0])
             nodes[0].start(["slurmctld", "-D"], environment)
             for node in nodes:
                 node.start(["slurmd", "-D", "-N", node.name], environment)
@@ -75,12 +74,10 @@ def slurm(nodes: list[Node]) -> Iterator[dict[str, str]]:
         finally:
             for node in nodes:
                 node.kill()
-            munged.kill()
-            munged.wait()
 
 
-def _munged(folder: Path) -> "subprocess.Popen[bytes]":
-    """SLURM's authentication, with a key of its own; it wants its own user."""
+def _munged(folder: Path, node: Node) -> None:
+    """SLURM's authentication, with a key of its own; it wants its own user. By its socket all nodes reach it."""
     folder.mkdir()
     (folder / "key").write_bytes(os.urandom(1024))
     (folder / "key").chmod(0o400)
@@ -91,7 +88,7 @@ def _munged(folder: Path) -> "subprocess.Popen[bytes]":
         for what in ("key-file", "socket", "pid-file", "log-file", "seed-file")
     ]
     user = ["setpriv", "--reuid=munge", "--regid=munge", "--clear-groups"]
-    return subprocess.Popen([*user, "munged", "--foreground", "--force", *files], stderr=subprocess.DEVNULL)
+    node.start([*user, "munged", "--foreground", "--force", *files])
 
 
 def _ask(node: Node, environment: dict[str, str]) -> str:

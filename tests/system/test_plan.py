@@ -21,7 +21,9 @@ KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
 # What the rehearsal does not see: memory that a kernel takes and gives back (docs/planning.md has the errors found).
 TOLERANCE = 0.12
-ACCUMULATING = 0.22  # a second micro-batch takes more beside its gradients than is rehearsed; not yet explained
+# oneDNN reorders a convolution's weight and its gradient into copies within the backward pass (channels last). Where
+# micro-batches add up, all gradients are there already when the widest layer's turn comes: so these may be the peak.
+COPIES = 2
 
 
 def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, int]]:
@@ -51,6 +53,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
             "buffers": step.buffers,
             "optimizer": step.optimizer,
             "step": max(moment.gradients + moment.others for moment in [*step.learning, *step.updating]),
+            "widest": max(parameter.nbytes for parameter in networks.method.parameters()),
         }
     return found
 
@@ -83,8 +86,9 @@ def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, sha
         print(
             f"{stage}: {found['step'] / 1e6:.1f} MB measured, {expected[stage]['step'] / 1e6:.1f} planned, {error:+.1%}"
         )
-        bound = ACCUMULATING if "parallel.accumulate=2" in keys else TOLERANCE
-        assert abs(error) < bound, (stage, error)
+        hidden = COPIES * expected[stage]["widest"] if "parallel.accumulate=2" in keys else 0
+        assert error < TOLERANCE, (stage, error)
+        assert (expected[stage]["step"] + hidden) / found["step"] - 1 > -TOLERANCE, (stage, error)
 
 
 @pytest.mark.gpu
@@ -94,7 +98,7 @@ def test_planned_memory_is_what_a_gpu_takes(keys: list[str], tmp_path: Path, sha
     assert torch.cuda.is_available()
     real, expected = measured(tmp_path, shards, *keys), planned(*keys, foreach=True)
     for stage, found in real.items():
-        whole = sum(expected[stage].values())
+        whole = sum(expected[stage][part] for part in ("parameters", "buffers", "optimizer", "step"))
         assert 0.8 < whole / found["peak"] < 1.1, (stage, whole, found["peak"])
 
 

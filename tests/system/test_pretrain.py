@@ -63,7 +63,7 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
     memory format is as far from itself).
     """
     for ranks in (1, 2):
-        overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-4", "data.size=64", "data.batch=16", "validate.batch=5"]
+        overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-5", "data.size=64", "data.batch=16", "validate.batch=5"]
         overrides += ["stages.di.epochs=0.5", "stages.dir.epochs=0.5", "stages.dira.epochs=0.5"]
         overrides += ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas"]
         overrides += ["+optim.discriminator.momentum=0.9"]
@@ -79,7 +79,13 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
         assert error <= 1e-3 * tensor.float().norm().clamp_min(1e-2), name
 
 
-@pytest.mark.parametrize("overrides", [["steps=3"], ["steps=4", "checkpoint.every=3"]], ids=["mid-stage", "stage end"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["steps=3"], id="mid-stage"),
+        pytest.param(["steps=4", "checkpoint.every=3"], id="stage end", marks=pytest.mark.system),
+    ],
+)
 def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
     unbroken: Path, shards: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
@@ -103,6 +109,7 @@ def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tm
     assert status(run)["step"] == step and (run / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.system
 def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_path: Path, unbroken: Path) -> None:
     run = tmp_path / "run"
     finish(pretrain(run, shards, "steps=3"))
@@ -132,9 +139,11 @@ def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: P
 
 @pytest.mark.system
 def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None:
+    """Query and key are right to 2^-8 each: a cosine to 2^-7, over the temperature of 0.1 a logit to 0.08, and the loss
+    is a difference of two logits. Adam's first steps carry rounding noise on."""
     finish(pretrain(tmp_path / "run", shards, "precision=bf16"))
     for ours, theirs, tolerance in zip(losses(tmp_path / "run"), losses(unbroken), [0.03, *[0.3] * 5], strict=True):
-        assert ours == pytest.approx(theirs, rel=tolerance)  # Adam's first steps carry rounding noise on
+        assert ours == pytest.approx(theirs, rel=tolerance, abs=2 * 2**-7 / 0.1)
         assert ours != theirs
 
 

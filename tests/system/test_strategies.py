@@ -23,14 +23,19 @@ STEPS += [
     "checkpoint.every=1",
     "checkpoint.keep=99",
 ]
+OTHERS = [f"~method.base.{key}" for key in ("queue", "temperature", "momentum", "batch_norm")]  # the experiment's MoCo
+# At MoCo's rates their losses drift apart by rounding alone, tenfold in seven steps, the discriminator's most of all.
+OTHERS += ["optim.optimizer.lr=1e-5", "optim.discriminator.lr=2e-5"]
 BASES = {
     "moco": ["method.base.temperature=0.5"],
-    "simsiam": ["method=dira_simsiam", "~method.base.queue", "method.base.dim=64", "method.base.bottleneck=16"],
-    "barlow": ["method=dira_barlow", "~method.base.queue", "method.base.dim=64", "method.base.scale=0.1"],
+    "simsiam": ["method=dira_simsiam", *OTHERS, "method.base.dim=64", "method.base.bottleneck=16"],
+    "barlow": ["method=dira_barlow", *OTHERS, "method.base.dim=64", "method.base.scale=0.1"],
 }
 LOSS = 3e-3  # relative, of every loss of every step; measured: 1e-4, and 1e-3 of the adversary's
+COSINE = 1e-4  # or absolute: SimSiam's loss is a mean cosine and passes through 0; measured: 5e-5
 MOVED = 0.05  # of the way a tensor has gone from the first step to the last; measured: 2.4 %, in the discriminator
 STILL = 1e-5  # of a tensor's norm: a bias before BatchNorm has no gradient, and moves by what rounding makes of that
+ZERO = 1e-6  # and of a tensor that is 0 but for rounding: the running mean of what a BatchNorm before has centred
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +63,7 @@ def assert_one_algorithm(run: Path, reference: Path, steps: int = 20) -> None:
     """Losses of every step; then all weights, momentum network and discriminator too, by the way that they went."""
     assert status(run)["step"] == status(reference)["step"] == steps
     for ours, theirs in zip(losses(run), losses(reference), strict=True):
-        assert ours == pytest.approx(theirs, rel=LOSS)
+        assert ours == pytest.approx(theirs, rel=LOSS, abs=COSINE)
     start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
     ours, theirs = weights(run), weights(reference)
     assert ours.keys() == theirs.keys()
@@ -67,7 +72,7 @@ def assert_one_algorithm(run: Path, reference: Path, steps: int = 20) -> None:
         if name.startswith("optim.") or not tensor.is_floating_point():
             continue
         error, moved = (ours[name] - tensor).norm(), (tensor - start[name]).norm()
-        assert error <= MOVED * moved + STILL * tensor.norm(), f"{name}: {error:.1e} of {moved:.1e}"
+        assert error <= MOVED * moved + STILL * tensor.norm() + ZERO, f"{name}: {error:.1e} of {moved:.1e}"
 
 
 @pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
@@ -121,20 +126,18 @@ def test_every_strategy_on_every_base(
     assert_one_algorithm(tmp_path / "run", plain(base))
 
 
-@pytest.mark.torture
 @pytest.mark.parametrize(
-    ("strategy", "overrides"),
+    ("strategy", "saver"),
     [
-        ("fsdp2", ["parallel.checkpoint_activations=true"]),
-        ("zero3", ["parallel.checkpoint_activations=true"]),
-        ("zero1", ["parallel.offload=true"]),
-        ("zero2", ["parallel.offload=true"]),
-        ("zero3", ["parallel.offload=true"]),
+        pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
+        pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
+        pytest.param("zero1", "offload", marks=pytest.mark.system),
+        pytest.param("zero2", "offload", marks=pytest.mark.torture),
+        pytest.param("zero3", "offload", marks=pytest.mark.torture),
     ],
-    ids=lambda value: value if isinstance(value, str) else value[0].split(".")[1],
 )
-def test_memory_savers_change_nothing(strategy: str, overrides: list[str], shards: Path, plain, tmp_path: Path) -> None:
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", *overrides, ranks=2))
+def test_memory_savers_change_nothing(strategy: str, saver: str, shards: Path, plain, tmp_path: Path) -> None:
+    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", f"parallel.{saver}=true", ranks=2))
     assert_one_algorithm(tmp_path / "run", plain("moco"))
 
 
@@ -210,8 +213,11 @@ def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_p
 def test_groups_of_parameters_and_three_processes(strategy: str, shards: Path, tmp_path: Path) -> None:
     """Several groups, SGD's momentum, parameters that three do not divide, a validation in the middle; then resumed."""
     base = [key for key in STEPS if not key.startswith(("data.batch", "+optim.optimizer"))] + BASES["moco"]
-    base += ["data.batch=12", "method.base.queue=60", "optim=sgd_moco", "optim.optimizer.lr=3e-4", "validate.every=1"]
+    base += ["data.batch=12", "method.base.queue=60", "optim=sgd_moco", "validate.every=1"]
+    base += ["optim.optimizer.lr=3e-5", "optim.discriminator.lr=2e-5"]
     base += ["+optim.one_dimensional.weight_decay=0"]
+    # Twenty steps, three an epoch, of a small rate: in 29 steps of 3e-4 rounding grew from 1e-7 to 1e-2 of a loss.
+    base += ["stages.di.epochs=2.34", "stages.dir.epochs=2.34", "stages.dira.epochs=2"]
     plain, run = tmp_path / "plain", tmp_path / "run"
     finish(pretrain(plain, shards, *base))
     finish(pretrain(run, shards, *base, f"parallel={strategy}", "steps=10", ranks=3))

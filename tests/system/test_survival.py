@@ -5,12 +5,13 @@ import os
 import random
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from harness import assert_equal_runs, finish, losses, pretrain, rows, status, weights
+from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
 from system.faults import Job, cut, flip, killed_at, small_disk
 
 from dira_scale.train import checkpoint
@@ -72,7 +73,7 @@ def test_fifty_kills_at_random_moments(small: Path, shards: Path, tmp_path: Path
     assert_equal_runs(run, small)
 
 
-@pytest.mark.torture
+@pytest.mark.system
 def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
     """Three, because with two the order in which gradients are added cannot show."""
     settings = [*SMALL, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
@@ -98,41 +99,72 @@ def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path,
     checkpoint.load(checkpoint.latest(run))
 
 
+def dies(step: int, rank: int, lease: int) -> str:
+    """The moment in which one process of two writes its part of one checkpoint."""
+    return f"os.rename:{step:09d}.{lease}.tmp/part-{lease}-{rank:05d}-of-00002.safetensors:1"
+
+
+@pytest.fixture(scope="session")
+def small_of_two(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of two processes."""
+    run = tmp_path_factory.mktemp("small_of_two") / "run"
+    finish(pretrain(run, shards, *SMALL, ranks=2))
+    return run
+
+
 @pytest.mark.system
-def test_under_elastic_launch_training_goes_on_by_itself(shards: Path, tmp_path: Path) -> None:
-    finish(pretrain(tmp_path / "unbroken", shards, *SMALL, ranks=2))
+def test_under_elastic_launch_training_goes_on_by_itself(small_of_two: Path, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    command = pretrain(run, shards, *SMALL, ranks=2)
+    moments = dies(step=3, rank=1, lease=1), dies(step=5, rank=0, lease=2)
+    command, environment = killed_at(pretrain(run, shards, *SMALL, ranks=2), *moments)
     command.insert(command.index("--standalone"), "--max-restarts=2")
-    with Job(command, run) as job:
-        for number, steps in ((1, 2), (0, 4)):
-            job.rows(steps)
-            job.rank(number).kill()
+    with Job(command, run, **environment) as job:
         assert job.end() == 0, job.printed
+        assert "from step 2 of 6" in job.printed and "from step 4 of 6" in job.printed
     assert status(run)["lease"] == 3
-    assert_equal_runs(run, tmp_path / "unbroken")
+    assert_equal_runs(run, small_of_two)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("rank", [0, 1])
+def test_under_elastic_launch_of_two_machines_all_meet_again(
+    small_of_two: Path, shards: Path, tmp_path: Path, rank: int
+) -> None:
+    """Two agents, of which one counts a restart that the other may not count."""
+    run = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        place = [f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}", "--local-addr=127.0.0.1"]
+    agent = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", *place, "--max-restarts=2", "--nproc_per_node=1"]
+    command, environment = killed_at(pretrain(run, shards, *SMALL, ranks=2), dies(step=3, rank=rank, lease=1))
+    where = command.index("--standalone")
+    command[where : where + 2] = agent
+    with Job(command, run, **environment) as one, Job(command, run, **environment) as other:
+        codes, printed = (one.end(), other.end()), one.printed + other.printed
+        assert codes == (0, 0) and "from step 2 of 6" in printed, printed
+    assert status(run)["lease"] == 2
+    assert_equal_runs(run, small_of_two)
 
 
 @pytest.mark.parametrize(
-    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.torture) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
+    "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
 )
 def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     small: Path, shards: Path, tmp_path: Path, name: str
 ) -> None:
-    run, seldom = tmp_path / "run", [*SMALL, "checkpoint.every=1000"]
-    with Job(pretrain(run, shards, *seldom), run) as job:
-        job.rows(1)
-        job.process.send_signal(signal.Signals[name])
+    run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *SMALL, "checkpoint.every=1000")
+    # In the third step, in the midst of a stage: after the start, two rows of training and one of held-out images.
+    signalled, environment = killed_at(command, "os.rename:/status.json:5", by=signal.Signals[name])
+    with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
-    step = status(run)["step"]
-    assert status(run)["state"] == "interrupted" and status(run)["exit_code"] == 75 and 1 <= step < 6
-    assert f"{name}: checkpoint written at step {step}" in job.printed
-    assert checkpoint.latest(run).name == f"{step:09d}"
-    finish(pretrain(run, shards, *seldom))
+    found = status(run)
+    assert (found["state"], found["exit_code"], found["step"]) == ("interrupted", 75, 3)
+    assert f"{name}: checkpoint written at step 3" in job.printed
+    assert checkpoint.latest(run).name == "000000003"
+    finish(command)
     assert_equal_runs(run, small)
 
 
-@pytest.mark.torture
+@pytest.mark.system
 @pytest.mark.parametrize("whom", ["one rank", "launcher"])
 def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the_same_step(
     shards: Path, tmp_path: Path, whom: str
@@ -168,14 +200,14 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     run = tmp_path / "run"
     (tmp_path / "stuck.py").write_text(STUCK)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=20", ranks=2)
+    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=60", ranks=2)
     with Job(command, run, PYTHONPATH=path) as job:
         assert job.end() != 0
-    assert job.printed.count("no step for 20 s (watchdog=20)") == 1, job.printed
+    assert job.printed.count("no step for 60 s (watchdog=60)") == 1, job.printed
     stacks = {name: (run / "stacks" / f"rank-{name}.txt").read_text() for name in (0, 1)}
     assert "waiting_for_godot" in stacks[1] and "waiting_for_godot" not in stacks[0]
     assert all("Current thread" in text and text.count("Thread 0x") >= 1 for text in stacks.values())
-    assert "no step for 20 s" in (run / "log.txt").read_text()
+    assert "no step for 60 s" in (run / "log.txt").read_text()
 
 
 @pytest.mark.system
@@ -187,7 +219,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
             shards,
             *SMALL,
             "epoch_factor=50",
-            "watchdog=20",
+            "watchdog=60",
             "data.batch=12",
             "method.base.queue=60",
             "model.bn_groups=3",
@@ -198,8 +230,8 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
         job.rows(1)
         job.rank(1).suspend()
         assert job.end() != 0
-    [told] = [line for line in job.printed.splitlines() if "no step for 20 s" in line]
-    assert "nothing from rank 1" in told
+    [told] = [line for line in job.printed.splitlines() if "no step for 60 s" in line]
+    assert "nothing yet from rank 1" in told
     assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
 
 
@@ -248,17 +280,21 @@ def test_a_full_disk_ends_no_run(small: Path, shards: Path, tmp_path: Path) -> N
         assert_equal_runs(run, small)
 
 
-@pytest.mark.torture
+@pytest.mark.system
 def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, shards: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         run = disk.folder / "run"
         with Job(pretrain(run, shards, *SMALL), run) as job:
             job.rows(1)
             job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
-            disk.fill(job)
-            assert job.end() == 1
+            for _ in range(SECONDS):
+                disk.fill(job)  # again: what was written half is removed, which makes room
+                if job.ends_within(1):
+                    break
+            assert job.end() == 1, job.printed
             told = [line for line in job.printed.splitlines() if line.startswith("pretrain: ")]
-            assert len(told) == 1 and "of step 6 could not be written" in told[0] and "Make room" in told[0]
+            assert len(told) == 1, job.printed
+            assert "of step 6 could not be written" in told[0] and "Make room" in told[0]
             disk.free(job)
         finish(pretrain(run, shards, *SMALL))
         assert_equal_runs(run, small)
@@ -308,28 +344,40 @@ class Noting(DiRA):
 def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_the_same(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Small steps on larger images: on so small a batch rounding grows quickly."""
+    """How far rounding carries a run in six steps is measured: one process that adds with two threads is the yardstick.
+
+    (Batch normalization over all images: over pairs, the most that 4, 2 and 3 divide, rounding grows tenfold a step.)
+    """
     (tmp_path / "noting.py").write_text(NOTING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     settings = [
         "model.encoder=test_resnet", "method._target_=noting.Noting", "data.batch=24", "data.size=64",
-        "method.base.queue=72", "model.bn_groups=12", "data.remainder=wrap", "validate.batch=6", "optim=sgd_moco",
+        "method.base.queue=72", "model.bn_groups=1", "data.remainder=wrap", "validate.batch=6", "optim=sgd_moco",
         "optim.optimizer.lr=1e-4", "optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas",
         "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
     ]  # fmt: skip
     seen = {}
-    for name, lives in (("one", [(1, 6)]), ("many", [(4, 2), (2, 3), (3, 5), (1, 6)])):
+    changing = [(4, 2), (2, 3), (3, 5), (1, 6)]  # processes, and the step to which they train
+    for name, threads, lives in (("one", 1, [(1, 6)]), ("threads", 2, [(1, 6)]), ("many", 1, changing)):
         monkeypatch.setenv("SEEN", str(tmp_path / f"seen-{name}"))
         for ranks, steps in lives:
-            finish(pretrain(tmp_path / name, shards, *settings, f"steps={steps}", ranks=ranks))
+            rest = [f"steps={steps}", f"parallel.threads={threads}"]
+            finish(pretrain(tmp_path / name, shards, *settings, *rest, ranks=ranks))
             assert status(tmp_path / name)["step"] == steps
         seen[name] = sorted((tmp_path / f"seen-{name}").read_text().split("\n"))
     assert seen["one"] == seen["many"] and len(seen["one"]) == 6 * 24 + 1
     for ours, theirs in zip(losses(tmp_path / "many"), losses(tmp_path / "one"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)  # measured: 1.4e-4, in the contrastive loss of a late step
-    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+        assert ours == pytest.approx(theirs, rel=1e-3)  # measured: 2.2e-4, in the contrastive loss of the last step
+    one, many, threads = (weights(tmp_path / name) for name in ("one", "many", "threads"))
     assert one.keys() == many.keys()
-    for name, tensor in one.items():
-        error = (many[name].float() - tensor.float()).norm()
-        assert error <= 1e-3 * tensor.float().norm().clamp_min(1e-2), name
+    for part in ("method.", "discriminator.", "optim.generator."):
+        ours, yardstick = distance(many, one, part), distance(threads, one, part)
+        assert ours < 4 * yardstick + 1e-6, (part, ours, yardstick)
     assert torch.equal(one["method.base.queue_pointer"], many["method.base.queue_pointer"])
+
+
+def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], part: str) -> float:
+    """Of all tensors whose names begin so, relative to their length."""
+    names = [name for name, tensor in b.items() if name.startswith(part) and tensor.is_floating_point()]
+    apart = torch.cat([(a[name] - b[name]).flatten() for name in names]).norm()
+    return float(apart / torch.cat([b[name].flatten() for name in names]).norm())

@@ -1,18 +1,20 @@
 """The checkpoint format: whole or refused, whatever the number of writers."""
 
+import errno
 import json
+import os
 import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from train.writers import meeting, write
 
 from dira_scale.errors import UserError
 from dira_scale.train import checkpoint
-from dira_scale.train.checkpoint import Checkpointer, DamagedError
+from dira_scale.train.checkpoint import Checkpointer, DamagedError, NotSavedError, together, writer
 
 
 @pytest.fixture
@@ -30,32 +32,6 @@ def tensors(seed: int = 0) -> dict[str, torch.Tensor]:
         "optim.generator.weight.step": torch.tensor(3.0),
         "half": torch.randn(11, generator=generator).to(torch.bfloat16),
     }
-
-
-def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
-    """``gather`` of each of ``world`` writers in one process."""
-    barrier, values = threading.Barrier(world, timeout=60), [None] * world
-
-    def gather(rank: int, value: Any) -> list[Any]:
-        values[rank] = value
-        barrier.wait()
-        found = list(values)
-        barrier.wait()
-        return found
-
-    return [partial(gather, rank) for rank in range(world)]
-
-
-def write(
-    folder: Path, step: int, content: dict[str, torch.Tensor], world: int = 1, keep: int = 9, best: str | None = None
-) -> None:
-    """As ``world`` processes would: each writer in its own threads."""
-    gather = meeting(world)
-    writers = [Checkpointer(folder, keep, rank, world, gather=gather[rank]) for rank in range(world)]
-    for writer in writers:
-        writer.save(step, checkpoint.replicated(content), {"stage": 1}, best or {})
-    for writer in writers:
-        writer.wait()
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 8])
@@ -113,6 +89,27 @@ def test_a_damaged_checkpoint_is_refused_by_name_and_the_one_before_is_used(fold
     loaded, state = checkpoint.load(folder / name)
     assert state["step"] == 1
     assert torch.equal(loaded["method.weight"], tensors(1)["method.weight"])
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+@pytest.mark.parametrize("file", ["index.json", ".safetensors"])
+def test_a_disk_that_does_not_give_a_file_says_nothing_of_the_checkpoint(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, file: str
+) -> None:
+    """No older checkpoint is taken for the newest."""
+    write(folder, 1, tensors(1))
+    write(folder, 2, tensors(2))
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.parent.name == "000000002" and path.name.endswith(file):
+            raise OSError(code, os.strerror(code))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    with pytest.raises(UserError, match=rf"000000002/.*cannot be read now .*{os.strerror(code)}") as error:
+        checkpoint.find_latest(folder)
+    assert not isinstance(error.value, DamagedError)
 
 
 def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> None:
@@ -185,6 +182,53 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
     writer.save(1, checkpoint.replicated(tensors()), {}, {})
     with pytest.raises(RuntimeError, match="taken over"):
         writer.wait()
+    assert checkpoint.complete(folder) == []
+
+
+def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training of both waits; a sign of life comes of each second, of the quick writer too."""
+    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(writer, "PULSE_SECONDS", 0.05)
+    released, signs, put = threading.Event(), [0, 0], writer.put
+
+    def slowly(path: Path, content: bytes) -> None:
+        assert "part-1-00001" not in path.name or released.wait(60)
+        put(path, content)
+
+    def alive(rank: int) -> None:
+        signs[rank] += 1
+        if min(signs) > 5:
+            released.set()
+
+    monkeypatch.setattr(writer, "put", slowly)
+    writers = [
+        Checkpointer(folder, 1, rank, 2, gather=gather, alive=partial(alive, rank))
+        for rank, gather in enumerate(meeting(2))
+    ]
+    for each in writers:
+        each.save(1, checkpoint.replicated(tensors()), {}, {})
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(Checkpointer.wait, writers))
+    assert released.is_set() and [p.name for p in checkpoint.complete(folder)] == ["000000001"]
+
+
+def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(together, "WORK_SECONDS", 0.5)
+    released, put = threading.Event(), writer.put
+
+    def hangs(path: Path, content: bytes) -> None:
+        assert "part-1-00002" not in path.name or released.wait(60)
+        put(path, content)
+
+    monkeypatch.setattr(writer, "put", hangs)
+    writers = [Checkpointer(folder, 1, rank, 3, gather=gather) for rank, gather in enumerate(meeting(3))]
+    for each in writers:
+        each.save(1, checkpoint.replicated(tensors()), {}, {})
+    for each in writers:
+        with pytest.raises(NotSavedError, match=r"the checkpoint of step 1 is not written by rank\(s\) 2 after 0.5 s"):
+            each.wait()
+    released.set()
     assert checkpoint.complete(folder) == []
 
 

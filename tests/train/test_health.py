@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
+from dira_scale.train import health as health_module
 from dira_scale.train.health import Health, alignment, effective_rank, std_ratio, uniformity
 
 WAIT = 120  # seconds
@@ -91,6 +92,21 @@ def test_the_pull_of_a_term_is_its_weighted_gradient_at_the_encoders_output() ->
     assert method.encoder.weight.grad is not None
 
 
+def test_fp16s_factor_keeps_a_small_pull_from_vanishing() -> None:
+    """Of 1e-8 a number, half of fp16's smallest: nothing is left of it but for the factor."""
+    features = torch.rand(2, 3, 2, 2).half().requires_grad_()
+    method, size = Means(), features.numel()
+    health = Health(method, Adversary("lsgan"), every=1)
+    health.due(0, last=True)
+    pulls = []
+    for scale in (1.0, 2.0**16):
+        health._features = (features,)
+        losses = {"loss/di": features.float().sum() * 0.5e-8}  # of weight 2
+        losses["loss"] = losses["loss/di"]
+        pulls.append(float(health.measure(Terms({}), losses, scale)["health/gradient/di"]))
+    assert pulls == [0.0, pytest.approx(1e-8 * math.sqrt(size), rel=1e-3)]
+
+
 def test_looks_come_as_often_as_asked_and_evaluation_keeps_its_pyramids() -> None:
     health = Health(method := Linear(), Adversary("lsgan"), every=3)
     assert [step for step in range(8) if health.due(step, last=True)] == [0, 3, 6]
@@ -137,7 +153,15 @@ def images() -> Tensor:
     return torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
-def test_two_processes_see_what_one_does(tmp_path: Path) -> None:
+def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What is seen where spread is measured among the first six images of the batch."""
+    with monkeypatch.context() as patch:
+        patch.setattr(health_module, "IMAGES", 6)
+        found = look(images()[4 * dist.get_rank() :][:4] if dist.is_initialized() else images())
+    return {name: found[name] for name in ("health/std", "health/rank", "health/features_rank", "health/alignment")}
+
+
+def test_two_processes_see_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, whole = look(images()), images().double()
     assert expected["health/gradient/di"] == pytest.approx(float((2.0 * 2 * whole / 8).norm()), rel=1e-5)
     command, environment = [sys.executable, __file__], os.environ | {"OMP_NUM_THREADS": "1"}
@@ -148,6 +172,9 @@ def test_two_processes_see_what_one_does(tmp_path: Path) -> None:
         for process in both:
             process.kill()
     found = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
+    of_six = few(monkeypatch)
+    assert of_six["health/std"] != pytest.approx(expected["health/std"], rel=1e-3)
+    assert [one.pop("few") for one in found] == [pytest.approx(of_six, rel=1e-5)] * 2
     mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}  # over ranks, as rows are
     assert mean == pytest.approx(expected, rel=1e-5)
     of_all = {name: value for name, value in expected.items() if name != "health/psnr"}
@@ -169,5 +196,6 @@ if __name__ == "__main__":
     rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
-    (folder / f"{rank}").write_text(json.dumps(look(images()[4 * rank : 4 * rank + 4])))
+    seen = look(images()[4 * rank : 4 * rank + 4]) | {"few": few(pytest.MonkeyPatch())}
+    (folder / f"{rank}").write_text(json.dumps(seen))
     dist.destroy_process_group()

@@ -1,12 +1,14 @@
 """Who is who under srun; processes that cannot meet. (Whole nodes: tests/system/test_nodes.py.)"""
 
 import socket
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch.distributed as dist
 
 from dira_scale.errors import UserError
 from dira_scale.train.parallel import default_threads
-from dira_scale.train.parallel.rendezvous import meet
+from dira_scale.train.parallel.rendezvous import _agree, meet
 from dira_scale.train.parallel.slurm import PORTS, adopt, first_host
 
 STEP = {
@@ -102,6 +104,19 @@ def rank_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     assert meet(1) is None
+
+
+def test_starts_that_share_a_store_do_not_meet_each_others_dead() -> None:
+    """An elastic launcher's store, in which the second start finds what the first has left."""
+    store, names = dist.HashStore(), []
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            agreed = set(pool.map(lambda rank: _agree(store, rank, 3, timeout=60), (2, 1, 0)))
+            assert len(agreed) == 1
+            names += agreed
+    assert len(set(names)) == 3
+    with pytest.raises(dist.DistStoreError, match=r"rank\(s\) 1, 2 did not come"):  # the dead of before answer nothing
+        _agree(store, 0, 3, timeout=1)
 
 
 def test_where_nothing_listens(rank_one_of_two: pytest.MonkeyPatch) -> None:

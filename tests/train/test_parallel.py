@@ -1,13 +1,30 @@
-"""Activation checkpointing recomputes what it says; gradients and threads are shared among processes."""
+"""Activation checkpointing recomputes what it says; LARS sees whole layers; processes share gradients and threads.
+
+Run by pytest this file starts itself once per process: ``test_parallel.py RANK WORLD FOLDER``.
+"""
+
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+import torch.distributed as dist
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import distribute_tensor
 
+from dira_scale.config import compose
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics, convert
 from dira_scale.models.unet import UNet
-from dira_scale.train import parallel
+from dira_scale.train import optim, parallel
+
+WAIT = 240  # seconds
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +94,50 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest
     for processes, threads in (("1", 12), ("4", 3), ("64", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
         assert parallel.default_threads() == threads
+
+
+def after_lars(cut: bool) -> dict[str, Tensor]:
+    """Parameters after three steps of Barlow Twins' LARS, of gradients that are given."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5), nn.Linear(5, 3), nn.Linear(3, 10))
+    if cut:
+        for layer in module:
+            fully_shard(layer)
+        fully_shard(module)
+    config: Any = OmegaConf.to_object(compose("pretrain", ["optim=lars_barlow", "data.shards=none"]))
+    optimizer = optim.generator(config.optim, module, batch=256)
+    for _ in range(3):
+        for parameter in module.parameters():
+            gradient = torch.randn(parameter.shape)
+            if cut:
+                gradient = distribute_tensor(gradient, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.grad = gradient
+        optimizer.step()
+    return {name: p.full_tensor() if cut else p for name, p in module.named_parameters()}
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_lars_on_parts_of_layers_is_lars_on_layers(ranks: int, tmp_path: Path) -> None:
+    """fsdp2: norms of DTensors are those of whole layers, which the processes do not divide."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, __file__]
+    processes = [
+        subprocess.Popen([*command, str(rank), str(ranks), str(tmp_path)], env=environment) for rank in range(ranks)
+    ]
+    try:
+        assert [process.wait(WAIT) for process in processes] == [0] * ranks
+    finally:
+        for process in processes:
+            process.kill()
+    expected = after_lars(cut=False)
+    for rank in range(ranks):
+        for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
+            torch.testing.assert_close(tensor, expected[name].data, rtol=1e-6, atol=1e-8, msg=f"{name}: {{}}".format)
+
+
+if __name__ == "__main__":
+    rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    limit = timedelta(seconds=WAIT)
+    dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
+    torch.save({name: tensor.data for name, tensor in after_lars(cut=True).items()}, folder / f"{rank}.pt")
+    dist.destroy_process_group()

@@ -7,6 +7,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from dira_scale.errors import UserError
@@ -89,6 +90,20 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> No
     start = time.monotonic()
     held = Lease(tmp_path)
     assert held.number == 2 and time.monotonic() - start < lease.STILL_SECONDS / 2
+    held.release()
+
+
+def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same machine, same host name, processes numbered by themselves: its process 2**22 would be nobody here."""
+    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(lease, "STILL_SECONDS", 5.0)
+    with monkeypatch.context() as there:
+        boot, _ = str(lease._numbering()).split()
+        there.setattr(lease, "_numbering", lambda: f"{boot} pid:[4026539999]")
+        there.setattr(psutil.Process, "pid", 1 << 22)
+        held = Lease(tmp_path)
+    with pytest.raises(UserError, match=r"a running process on .* \(process 4194304\)"):
+        Lease(tmp_path)
     held.release()
 
 

@@ -1,16 +1,16 @@
 """Checkpoints in an object store, which cannot rename: the index, written last, makes one. And stores that refuse."""
 
 import errno
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+import s3
 import torch
 from fsspec.implementations.memory import MemoryFileSystem
+from train.writers import write
 
 from dira_scale.errors import UserError
 from dira_scale.train import checkpoint
@@ -18,9 +18,18 @@ from dira_scale.train.checkpoint import Checkpointer, NotSavedError, writer
 from dira_scale.train.run import Run
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[s3.Bucket]:
+    with s3.bucket() as there:
+        yield there
+
+
+@pytest.fixture(params=["memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    yield f"file://{tmp_path}/bucket/run" if request.param == "file" else "memory://bucket/run"
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('bucket').url}/{tmp_path.name}/run"
+        return
+    yield "memory://bucket/run"
     MemoryFileSystem.store.clear()
     MemoryFileSystem.pseudo_dirs[:] = [""]
 
@@ -35,24 +44,8 @@ def run(url: str, tmp_path: Path) -> Path:
 
 
 def save(folder: Path, step: int, world: int = 1, keep: int = 9, best: dict[str, int] | None = None) -> None:
-    """As ``world`` processes would."""
-    barrier, values = threading.Barrier(world, timeout=60), [None] * world
-
-    def gather(rank: int, value: Any) -> list[Any]:
-        values[rank] = value
-        barrier.wait()
-        found = list(values)
-        barrier.wait()
-        return found
-
-    writers = [Checkpointer(folder, keep, rank, world, gather=partial(gather, rank)) for rank in range(world)]
-    pieces = checkpoint.replicated(
-        {name: torch.full((100,), step + i) for i, name in enumerate(("method.a", "method.b"))}
-    )
-    for w in writers:
-        w.save(step, pieces, {"stage": 1}, best or {})
-    for w in writers:
-        w.insist()
+    content = {name: torch.full((100,), step + i) for i, name in enumerate(("method.a", "method.b"))}
+    write(folder, step, content, world, keep, best)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -127,7 +120,7 @@ def test_checkpoints_left_behind_are_not_forgotten(url: str, tmp_path: Path) -> 
     run = Run(tmp_path / "a", config(None))
     save(run.checkpoints, 1)
     run.lease.release()
-    with pytest.raises(UserError, match=r"has its checkpoints in .*a/checkpoints, not in .*bucket/run: copy them"):
+    with pytest.raises(UserError, match=rf"has its checkpoints in .*a/checkpoints, not in {url}: copy them"):
         Run(tmp_path / "a", config(url))
 
 
@@ -154,8 +147,8 @@ REFUSALS: list[tuple[str, Callable[[], Exception]]] = [
 def test_what_is_refused_costs_one_checkpoint_only(
     what: str, kind: str, error: Callable[[], Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = checkpoint.place(tmp_path, None if kind == "disk" else f"file://{tmp_path}/bucket")
-    folder.mkdir()
+    folder = checkpoint.place(tmp_path, None if kind == "disk" else f"memory://{tmp_path}/bucket")
+    folder.mkdir(parents=True)
     saver, pieces = Checkpointer(folder, 2, 0, 1), checkpoint.replicated({"x": torch.ones(3)})
     saver.save(1, pieces, {}, {})
     saver.wait()

@@ -41,3 +41,45 @@ def test_a_ghost_that_stands_still_ends_and_writes_nothing(tmp_path: Path) -> No
     done = subprocess.run([sys.executable, "-c", RUN, tmp_path, "ghost"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and done.stdout == "still here\n"
     assert not (tmp_path / "stacks").exists() and not (tmp_path / "log.txt").exists()
+
+
+SAVE = """
+import sys, time
+from pathlib import Path
+import torch
+from dira_scale.train.checkpoint import Checkpointer, NotSavedError, replicated, together, writer
+from dira_scale.train.lease import Lease
+from dira_scale.train.watchdog import Watchdog, alive
+
+put, seconds = writer.put, 5
+
+def slowly(path, content):
+    time.sleep(seconds)
+    put(path, content)
+
+writer.put, together.WORK_SECONDS = slowly, 8
+together.PULSE_SECONDS = writer.PULSE_SECONDS = 0.2
+lease = Lease(Path(sys.argv[1]))
+with Watchdog(lease.folder.parent, lease.number, seconds=2):
+    saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)
+    saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
+    saver.wait()
+    print("written", flush=True)
+    seconds = 3600
+    saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
+    try:
+        saver.wait()
+    except NotSavedError as error:
+        print(error, flush=True)
+lease.release()
+"""
+
+
+def test_a_slow_store_is_waited_for_and_one_that_hangs_ends_the_run_in_bounded_time(tmp_path: Path) -> None:
+    """Training waits for its checkpoints for longer than the watchdog does."""
+    done = subprocess.run([sys.executable, "-c", SAVE, tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    slow, hanging = done.stdout.splitlines()
+    assert slow == "written" and (tmp_path / "000000001" / "index.json").exists()
+    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 8 s: the disk or store hangs")
+    assert not (tmp_path / "000000002").exists()

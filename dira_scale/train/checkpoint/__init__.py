@@ -13,7 +13,7 @@ the processes that wrote it.
 """
 
 from dira_scale.train.checkpoint.pieces import Piece, replicated, share
-from dira_scale.train.checkpoint.place import clear, complete, place, place_of, put, reachable
+from dira_scale.train.checkpoint.place import clear, complete, make, place, place_of, put, reachable
 from dira_scale.train.checkpoint.reading import (
     DamagedError,
     best,
@@ -23,7 +23,8 @@ from dira_scale.train.checkpoint.reading import (
     stages_with_best,
     verify,
 )
-from dira_scale.train.checkpoint.writer import Checkpointer, NotSavedError, over_processes
+from dira_scale.train.checkpoint.together import NotSavedError, over_processes
+from dira_scale.train.checkpoint.writer import Checkpointer
 
 __all__ = [
     "Checkpointer",
@@ -36,6 +37,7 @@ __all__ = [
     "find_latest",
     "latest",
     "load",
+    "make",
     "over_processes",
     "place",
     "place_of",

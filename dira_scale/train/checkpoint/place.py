@@ -1,7 +1,7 @@
 """Where a run's checkpoints lie: a folder of this machine, or a prefix of an object store by fsspec.
 
-Both are ``pathlib.Path`` to everyone else (of a store, universal-pathlib's twin of it). They differ in how a checkpoint
-comes to be: folders are renamed, objects cannot be, so there the index, written last, makes the checkpoint.
+Both are ``pathlib.Path`` to everyone else (:mod:`dira_scale.store`). They differ in how a checkpoint comes to be:
+folders are renamed, objects cannot be, so there the index, written last, makes the checkpoint.
 """
 
 import shutil
@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.files import sync_folder, write_atomic
+from dira_scale.store import is_local, locate, refusals
 
 INDEX = "index.json"
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 def place(run: Path, folder: str | None) -> Path:
@@ -25,20 +27,7 @@ def place(run: Path, folder: str | None) -> Path:
     Raises:
         UserError: no such kind of store, or a package for it is missing.
     """
-    if folder is None:
-        return run / "checkpoints"
-    if "://" not in folder:
-        return Path(folder)
-    try:
-        from upath import UPath
-
-        # Listings are not cached: other processes, and other runs on the way back, write here too.
-        store = UPath(folder, use_listings_cache=False)
-        _ = store.fs  # imports the package that knows the protocol
-    except (ImportError, ValueError) as error:
-        hint = "pip install 'dira_scale[store]' and fsspec's package for this store (s3fs, gcsfs, adlfs …)"
-        raise UserError(f"checkpoint.folder={folder}: {error}; {hint}") from error
-    return cast(Path, store)
+    return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
 
 
 def place_of(run: Path) -> Path:
@@ -52,6 +41,11 @@ def place_of(run: Path) -> Path:
     return place(run, config.get("checkpoint", {}).get("folder"))
 
 
+def make(folder: Path) -> None:
+    """Make the folder of checkpoints, but no bucket: a mistyped one would be made and paid for."""
+    folder.mkdir(parents=not folder.drive, exist_ok=True)
+
+
 @contextmanager
 def reachable(folder: Path) -> Iterator[None]:
     """``UserError`` where what is done inside with the folder of checkpoints fails."""
@@ -62,62 +56,47 @@ def reachable(folder: Path) -> Iterator[None]:
         raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
 
 
-def renames(folder: Path) -> bool:
-    """Whether a folder can be renamed at one stroke."""
-    return isinstance(folder, Path)
-
-
 def complete(folder: Path) -> list[Path]:
     """Checkpoints that are whole or were once, oldest first."""
-    return [path for path in _numbered(folder) if renames(path) or (path / INDEX).exists()]
+    return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
 def put(path: Path, content: str | bytes) -> None:
     """Write a file; a reader sees all of it or nothing."""
-    if renames(path):
+    if is_local(path):
         return write_atomic(path, content)
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-@contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """``OSError`` for whatever the library of the store in which ``path`` lies raises inside."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError | UserError) or renames(path):
-            raise
-        raise OSError(f"{path}: {type(error).__name__}: {error}") from error
-
-
 def fetch(path: Path) -> bytes:
-    """A file's content. Raises ``OSError`` for what is wrong with the file.
+    """A file's content.
 
     Raises:
-        UserError: the store cannot be reached, which says nothing of the file.
+        FileNotFoundError, IsADirectoryError, NotADirectoryError: the file is not there.
+        UserError: the disk or the store does not give it, which says nothing of the file.
     """
     try:
         with refusals(path):
             return path.read_bytes()
-    except FileNotFoundError:
+    except ABSENT:
         raise
     except OSError as error:
-        if renames(path):
-            raise
-        raise UserError(f"{path} cannot be read now ({error}); try again later") from error
+        raise UserError(
+            f"{path} cannot be read now ({type(error).__name__}: {error}): mend access, disk or network, or try again"
+        ) from error
 
 
 def draft(folder: Path, name: str, lease: int) -> Path:
     """Where the checkpoint ``name`` is written until it is whole."""
-    return folder / f"{name}.{lease}.tmp" if renames(folder) else folder / name
+    return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
 
 
 def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -> None:
     """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
-    if renames(final) and final.exists():
+    if is_local(final) and final.exists():
         return remove(written)  # the same step of the same run
     put(written / INDEX, index)
-    if renames(final):
+    if is_local(final):
         guard()
         written.replace(final)
         sync_folder(final.parent)
@@ -125,7 +104,7 @@ def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -
 
 def remove(folder: Path) -> None:
     """Remove a checkpoint; one that is removed by half is none."""
-    if renames(folder):
+    if is_local(folder):
         doomed = folder.with_name(f"{folder.name}.old.tmp")
         folder.replace(doomed)
         return shutil.rmtree(doomed)
@@ -134,16 +113,21 @@ def remove(folder: Path) -> None:
 
 
 def clear(folder: Path, damaged: Iterable[str]) -> None:
-    """Before the first write of a run: remove what a killed writer left half done, set damaged checkpoints aside."""
-    whole = {path.name for path in complete(folder)}
-    for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
-        if renames(half):
-            shutil.rmtree(half) if half.is_dir() else half.unlink()
-        else:
-            remove(half)
-    for name in damaged:
-        aside = next(a for i in count() if not (a := folder / f"{name}.damaged{i or ''}").exists())
-        _move(folder / name, aside)
+    """Before the first write of a run: remove what a killed writer left half done, set damaged checkpoints aside.
+
+    Raises:
+        UserError: the disk or the store does not let it.
+    """
+    with reachable(folder):
+        whole = {path.name for path in complete(folder)}
+        for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
+            if is_local(half):
+                shutil.rmtree(half) if half.is_dir() else half.unlink()
+            else:
+                remove(half)
+        for name in damaged:
+            aside = next(a for i in count() if not (a := folder / f"{name}.damaged{i or ''}").exists())
+            _move(folder / name, aside)
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -153,7 +137,7 @@ def _numbered(folder: Path) -> list[Path]:
 
 
 def _move(folder: Path, target: Path) -> None:
-    if renames(folder):
+    if is_local(folder):
         folder.rename(target)
         return
     target.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ from safetensors.torch import load as parse
 from torch import Tensor
 
 from dira_scale.errors import UserError
-from dira_scale.train.checkpoint.place import INDEX, complete, fetch, place_of
+from dira_scale.train.checkpoint.place import ABSENT, INDEX, complete, fetch, place_of, reachable
 
 FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
 
@@ -25,7 +25,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
     Raises:
         DamagedError: names the file and what is wrong with it.
-        UserError: the store cannot be reached.
+        UserError: the disk or the store does not answer, or access is denied.
     """
     index = _index(folder)
     tensors: dict[str, Tensor] = {}
@@ -52,10 +52,12 @@ def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
 
     Raises:
         DamagedError: there are checkpoints, and none is whole.
-        UserError: the store cannot be reached.
+        UserError: the disk or the store does not answer, or access is denied.
     """
     refused: dict[str, str] = {}
-    for candidate in reversed(complete(folder)):
+    with reachable(folder):
+        candidates = complete(folder)
+    for candidate in reversed(candidates):
         try:
             verify(candidate)
             return candidate.name, refused
@@ -86,8 +88,10 @@ def best(run: Path, stage: str) -> Path:
 
 def stages_with_best(run: Path) -> list[str]:
     """Stages that have a best checkpoint, in the order they were trained."""
-    pointers = (path for path in _pointers(place_of(run)) if path.name != "LATEST")
-    return [stage for _, stage in sorted((path.read_text(), path.name.removeprefix("BEST-")) for path in pointers)]
+    folder = place_of(run)
+    with reachable(folder):
+        pointers = [path for path in _pointers(folder) if path.name != "LATEST"]
+        return [stage for _, stage in sorted((path.read_text(), path.name.removeprefix("BEST-")) for path in pointers)]
 
 
 def checksum(content: bytes) -> str:
@@ -105,7 +109,7 @@ def _index(folder: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads(fetch(path))
         version, seal, _ = index["format"], index.pop("xxh3", None), (index["step"], index["state"], index["parts"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
     if version not in (1, FORMAT_VERSION):
         raise DamagedError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
@@ -120,7 +124,7 @@ def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
         path = folder / part["file"]
         try:
             content = fetch(path)
-        except OSError as error:
+        except ABSENT as error:
             raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
         if len(content) != part["size"] or checksum(content) != part["xxh3"]:
             raise DamagedError(f"{path}: cut short or changed since it was written")
@@ -132,11 +136,13 @@ def _seal(index: dict[str, Any]) -> str:
 
 
 def _named(run: Path, pointer: str) -> Path:
-    path = place_of(run) / pointer
-    if not path.exists():
-        have = sorted(p.name for p in _pointers(path.parent))
-        raise UserError(f"{path} does not exist; this run has {', '.join(have) or 'no checkpoint yet'}")
-    return path.parent / path.read_text()
+    folder = place_of(run)
+    path = folder / pointer
+    with reachable(folder):
+        if not path.exists():
+            have = sorted(p.name for p in _pointers(folder))
+            raise UserError(f"{path} does not exist; this run has {', '.join(have) or 'no checkpoint yet'}")
+        return folder / path.read_text()
 
 
 def _pointers(folder: Path) -> list[Path]:

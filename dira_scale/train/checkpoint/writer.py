@@ -1,52 +1,20 @@
 """Writing checkpoints beside training."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from dira_scale.collectives import world
 from dira_scale.train.checkpoint.pieces import Piece, share
 from dira_scale.train.checkpoint.place import complete, draft, publish, put, refusals, remove
 from dira_scale.train.checkpoint.reading import FORMAT_VERSION, checksum, sealed
-
-Gather = Callable[[Any], list[Any]]
-WRITERS_SECONDS = (
-    1800.0  # a writer whose part takes longer is given up; where training waits for it the watchdog comes first
-)
-
-
-class NotSavedError(Exception):
-    """A run ends, and its newest checkpoint could not be written."""
-
-
-def over_processes() -> Gather:
-    """Gathers a value from every process, in the writers' threads: by connections that nothing else uses. Collective.
-
-    A writer that is gone ends the others' wait at once; a full disk cannot keep them waiting.
-    """
-    if world() == 1:
-        return alone
-    group = dist.new_group(backend="gloo", timeout=timedelta(seconds=WRITERS_SECONDS))
-
-    def gather(value: Any) -> list[Any]:
-        values = [None] * dist.get_world_size(group)
-        dist.all_gather_object(values, value, group=group)
-        return values
-
-    return gather
-
-
-def alone(value: Any) -> list[Any]:
-    """The gathering of one process."""
-    return [value]
+from dira_scale.train.checkpoint.together import PULSE_SECONDS, Gather, NotSavedError, Writers, alone
 
 
 class Checkpointer:
@@ -60,6 +28,7 @@ class Checkpointer:
         lease: keeps the unfinished checkpoints of two holders of the run apart.
         guard: called before anything is written; raises where the run has another holder by now.
         gather: a value from each writer, by rank; the same call on all of them.
+        alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
     """
 
     def __init__(
@@ -71,9 +40,10 @@ class Checkpointer:
         lease: int = 1,
         guard: Callable[[], None] = lambda: None,
         gather: Gather = alone,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
-        self.gather = gather
+        self.writers, self.alive = Writers(gather), alive
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
         self._news: list[str] = []
@@ -98,10 +68,18 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the last checkpoint is written, or refused."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        """Until the last checkpoint is written, or refused.
+
+        Raises:
+            NotSavedError: on all ranks, where a disk or store hangs.
+        """
+        while self._thread is not None:
+            pulse = self.writers.pulse
+            self._thread.join(PULSE_SECONDS)
+            if not self._thread.is_alive():
+                self._thread = None
+            elif self.writers.pulse != pulse:
+                self.alive()
         if self._failure is not None:
             failure, self._failure = self._failure, None
             raise failure
@@ -110,6 +88,8 @@ class Checkpointer:
         """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
         if self._thread is not None:
             self._thread.join(seconds)
+        if self._failure is not None and self.rank == 0:  # nobody will wait for it any more
+            print(f"warning: the newest checkpoint was not written: {self._failure!r}", file=sys.stderr, flush=True)
 
     def insist(self) -> None:
         """The run ends here.
@@ -150,23 +130,18 @@ class Checkpointer:
             self._failure = failure  # raised in the training thread by the next wait()
 
     def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
-        self.guard()
-        parts = self.gather(self._part(step, copies))
+        what = f"the checkpoint of step {step}"
+        parts = self.writers.each(lambda: self._part(step, copies), what)
         refused = next((part["refused"] for part in parts if "refused" in part), "")
-        if self.rank == 0:
-            self.guard()
-            refused = refused or self._publish(step, parts, state)
-            if refused:
-                self._discard(step)
-            else:
-                self._tidy(step, best)
-        refused = self.gather(refused)[0]
-        self.failed = f"the checkpoint of step {step} could not be written ({refused})" if refused else ""
-        if refused and self.rank == 0:
+        main = self.rank == 0
+        refused = self.writers.each(lambda: self._conclude(step, parts, state, best, refused) if main else "", what)[0]
+        self.failed = f"{what} could not be written ({refused})" if refused else ""
+        if refused and main:
             self._news.append(f"{self.failed}; training goes on")
 
     def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any]:
         """Write this rank's part; its row in the index, or why it could not be written."""
+        self.guard()
         path = draft(self.folder, _name(step), self.lease)
         path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
         content = serialize(copies)
@@ -177,6 +152,18 @@ class Checkpointer:
         except OSError as error:
             return {"refused": str(error)}
         return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
+
+    def _conclude(
+        self, step: int, parts: list[dict[str, Any]], state: dict[str, Any], best: dict[str, int], refused: str
+    ) -> str:
+        """Make the parts a checkpoint, or remove them; why it is refused, or nothing."""
+        self.guard()
+        refused = refused or self._publish(step, parts, state)
+        if refused:
+            self._discard(step)
+        else:
+            self._tidy(step, best)
+        return refused
 
     def _publish(self, step: int, parts: list[dict[str, Any]], state: dict[str, Any]) -> str:
         """Make the parts a checkpoint; why that was refused, or nothing."""

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from datetime import timedelta
 
 import psutil
@@ -13,6 +14,7 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from dira_scale.collectives import set_timeout
 from dira_scale.config import Parallel
 from dira_scale.errors import UserError
+from dira_scale.train.lease import STILL_SECONDS
 from dira_scale.train.parallel.precision import PRECISIONS, set_fp32
 from dira_scale.train.parallel.rendezvous import meet
 from dira_scale.train.parallel.slurm import adopt
@@ -48,12 +50,17 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
     timeout = timedelta(seconds=parallel.timeout)
     set_timeout(timeout)
     store = meet(parallel.timeout)
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    if store is not None and attempt != "0":  # the launcher keeps its store, and in it the addresses of those that died
-        own = dist.PrefixStore(f"attempt {attempt}", store)
+    if store is not None:  # else Accelerate would connect by what an earlier start has left in an elastic launcher's
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        dist.init_process_group("nccl" if cuda else "gloo", store=own, rank=rank, world_size=ranks, timeout=timeout)
-    accelerator = Accelerator(
+        if rank == 0 and parallel.timeout <= STILL_SECONDS:
+            print(
+                f"warning: parallel.timeout={parallel.timeout}: to take a run over from another machine takes up to "
+                f"{STILL_SECONDS:g} s, in which the other processes wait; give more",
+                file=sys.stderr,
+                flush=True,
+            )
+        dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
+    return Accelerator(
         cpu=not cuda and not zero,  # with a DeepSpeed plug-in it would be ignored
         deepspeed_plugin=plugin(parallel, cuda) if zero else None,
         mixed_precision="no",  # autocast is entered by the loop, the same way under every strategy
@@ -64,8 +71,6 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
     )
-    del store  # not before the group stands: on the main process it is the server that all ask
-    return accelerator
 
 
 def default_threads() -> int:

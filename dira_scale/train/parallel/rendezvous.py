@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from datetime import timedelta
+from uuid import uuid4
 
 import psutil
 import torch.distributed as dist
@@ -22,7 +23,8 @@ PARTING = 10.0  # seconds in which all have read why the start failed
 def meet(timeout: int) -> dist.Store | None:
     """Reach the main process, then the next process; None where there is one process only.
 
-    The store must be kept until the process group stands: on the main process it is the server.
+    Returns:
+        The store over which to connect: what an earlier start has left in the launcher's is not in it.
 
     Raises:
         UserError: where some process is not reached within ``timeout`` seconds; on all of those that found the main
@@ -37,9 +39,8 @@ def meet(timeout: int) -> dist.Store | None:
             _reach(address, port, timeout, "the main process")
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-            attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # an elastic launcher may keep its store
-            doors = dist.PrefixStore(f"doors of attempt {attempt}", store)
-            problem = _knock(doors, door, rank, ranks, min(KNOCK, timeout / 2))
+            own = dist.PrefixStore(f"start {_agree(store, rank, ranks, timeout)}", store)
+            problem = _knock(own, door, rank, ranks, min(KNOCK, timeout / 2))
         except dist.DistError as error:
             if "EADDRINUSE" in str(error):
                 raise UserError(
@@ -53,12 +54,36 @@ def meet(timeout: int) -> dist.Store | None:
             ) from error
     if problem:
         raise UserError(problem)
-    return store
+    return own
 
 
 def lost(error: BaseException) -> bool:
     """Whether ``error`` says that another process is gone or does not answer any more."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+
+
+def _agree(store: dist.Store, rank: int, ranks: int, timeout: int) -> str:
+    """A name of this start that only its own processes learn.
+
+    An elastic launcher keeps its store, and in it what those that died have written; how often it has restarted each of
+    its machines counts for itself. So every process asks with a word of its own, and the main one answers until all
+    have taken its answer, which the dead do not.
+    """
+    name = uuid4().hex
+    if rank > 0:
+        store.set(f"rank {rank} asks", name)
+        name = store.get(f"answer to {name}").decode()
+        store.set(f"rank {rank} took {name}", "")
+        return name
+    silent, deadline = list(range(1, ranks)), time.monotonic() + timeout
+    while silent := [other for other in silent if not store.check([f"rank {other} took {name}"])]:
+        for other in silent:
+            if store.check([f"rank {other} asks"]):
+                store.set(f"answer to {store.get(f'rank {other} asks').decode()}", name)
+        if time.monotonic() > deadline:
+            raise dist.DistStoreError(f"rank(s) {', '.join(map(str, silent))} did not come")
+        time.sleep(0.01)
+    return name
 
 
 def _knock(store: dist.Store, door: socket.socket, rank: int, ranks: int, seconds: float) -> str:

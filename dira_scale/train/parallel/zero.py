@@ -34,8 +34,13 @@ ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "L
 
 def plugin(parallel: Parallel, cuda: bool) -> Any:
     """What Accelerate is told of DeepSpeed, which from then on speaks of errors alone."""
+    import deepspeed
     from accelerate.utils import DeepSpeedPlugin
     from deepspeed.utils.logging import set_log_level_from_string
+
+    # On CPUs it would compile a collective for inference, which ZeRO never calls; killed meanwhile, it leaves a lock on
+    # which every later run waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
     set_log_level_from_string("error")
     warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # of calls in it
@@ -112,6 +117,21 @@ class ZeRO(Sharded):
         zero = self._deepspeed.optimizer
         groups: list[list[nn.Parameter]] = zero.fp16_groups if self.three else zero.bit16_groups
         return groups
+
+    def held(self) -> dict[str, Tensor]:
+        """As everywhere; of stage 3 without the padding behind a parameter that the processes do not divide, which
+        DeepSpeed leaves as the memory was: now and then no number."""
+        if not self.three:
+            return super().held()
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        tensors = {f"method.{name}": _own(t, shard(t)) for name, t in self.method.state_dict(keep_vars=True).items()}
+        for name, parameter, states in self._states():
+            for key, value in states.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    part = safe_get_local_optimizer_state(parameter, key)
+                    tensors[f"{OPTIMIZER}.{name}.{key}"] = _own(parameter, part)
+        return tensors
 
     def _method_pieces(self) -> dict[str, Piece]:
         if not self.three:
@@ -228,6 +248,13 @@ def shape(parameter: nn.Parameter) -> torch.Size:
     """Of the whole parameter."""
     whole: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return whole
+
+
+def _own(tensor: Tensor, part: Tensor) -> Tensor:
+    """Of this process's ``part`` of ``tensor`` what is no padding."""
+    if not hasattr(tensor, "ds_numel"):
+        return part
+    return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
 
 
 def _gathered(parameter: nn.Parameter) -> Piece:

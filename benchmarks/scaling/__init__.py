@@ -1,0 +1,1 @@
+"""Several processes here, measured; many GPUs, simulated."""

@@ -1,0 +1,101 @@
+"""Several processes here, measured; 8 to 1,024 GPUs, simulated; and how far the simulation is to be trusted.
+
+    python -m dira_scale.bench scaling [--out out/scaling] [--processes 1 2 4] [--experiment dira_moco]
+
+Measured: `pretrain` itself (DiRA-MoCo, ResNet-18, 64 pixels, phantoms, gloo) with the same work for every process. As
+processes share this machine's cores, a run of W together is compared with W runs apart that start at the same moment:
+what is left between the two is the price of being one job. The plain ratio to one process stands beside it.
+
+Simulated: the step of dira_scale.planning (arithmetic, rings and trees, what is hidden, the slowest of W), fed with
+what was measured here (arithmetic apart, its jitter, gloo's bandwidth and latency); then others' published figures;
+then the GPUs that `python -m dira_scale.plan` describes, with the jitter that torchtitan's 97 % implies, failures and
+checkpoints. Every row says which it is. OUT/scaling.json has all figures, OUT/scaling.png the curves.
+"""
+
+import argparse
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.scaling.measured import gloo, measure
+from benchmarks.scaling.plot import draw
+from benchmarks.scaling.simulated import GPUS, gpus, here, simulate
+from benchmarks.scaling.tables import tell_measured, tell_published, tell_simulated
+from dira_scale.planning.scaling import PUBLISHED
+from dira_scale.shard import main as shard
+from dira_scale.train.run import environment
+
+
+def processes_here(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What is measured, and the simulation of just that."""
+    out: Path = arguments.out
+    measured = []
+    if arguments.processes:
+        make_shards(out)
+    for processes in arguments.processes:
+        console.print(f"{processes} process(es), as one job and apart …", style="dim")
+        measured.append(measure(processes, arguments.steps, out / "shards", out))
+    simulated = {m.processes: here(m, gloo(m.processes, out)) for m in measured if m.processes > 1}
+    load = os.getloadavg()[0]
+    tell_measured(console, measured, simulated, load)
+    return {
+        "environment": environment() | {"cores": len(os.sched_getaffinity(0)), "load": load},
+        "measured": [asdict(m) | {"efficiency": m.efficiency} for m in measured],
+        "simulated_here": simulated,
+    }
+
+
+def make_shards(out: Path) -> None:
+    """What the measured runs train on."""
+    made = shard(
+        ["recipe=phantom_cxr", f"+recipe.folder={out}/dicom", "recipe.patients=8", "recipe.size=128",
+         f"out={out}/shards", "recipe.splits={train: 1, val: 0, test: 0}"]
+    )  # fmt: skip
+    assert made == 0
+
+
+def many_gpus(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """What is simulated, once it is held against what others have published."""
+    jitter = PUBLISHED[0].jitter()
+    published = [
+        {"what": p.what, "few": p.few, "many": p.many, "efficiency": p.efficiency, "simulated": p.simulated(jitter)}
+        for p in PUBLISHED
+    ]
+    tell_published(console, published, jitter)
+    job, machine = gpus(arguments.experiment, arguments.keys, arguments.images, jitter)
+    simulated = [simulate(job, ranks, arguments) for ranks in GPUS]
+    tell_simulated(console, simulated, arguments)
+    return {"published": published, "jitter": jitter, "machine": machine, "simulated_gpus": simulated}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/scaling"))
+    parser.add_argument(
+        "--processes", type=int, nargs="*", default=[1, 2, 4], help="measured here; none: only simulate"
+    )
+    parser.add_argument("--steps", type=int, default=20, help="of each measured run")
+    parser.add_argument("--experiment", default="dira_moco", help="simulated on GPUs")
+    parser.add_argument(
+        "--keys", nargs="*", default=[], help="of plan: plan.between=180 plan.tflops=120 model.encoder=…"
+    )
+    parser.add_argument("--images", type=int, default=64, help="of a GPU (the paper's)")
+    parser.add_argument("--save", type=float, default=2.0, help="seconds that training stands still for a checkpoint")
+    parser.add_argument("--restart", type=float, default=300.0, help="seconds from a failure to the next step")
+    parser.add_argument("--mtbf", type=float, default=50_000.0, help="hours between two failures of one GPU")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    console = Console()
+    console = console if console.is_terminal else Console(width=110)
+    result = processes_here(arguments, console) | many_gpus(arguments, console)
+    (arguments.out / "scaling.json").write_text(json.dumps(result, indent=1) + "\n")
+    draw(arguments.out / "scaling.png", result)
+    console.print(f"\n{arguments.out}/scaling.json and scaling.png", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    main()
