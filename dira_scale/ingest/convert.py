@@ -15,6 +15,7 @@ from dira_scale.ingest.destination import Slice, check_unchanged, claimed, finis
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import Plan, plan
 from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.writer import write_shards
 from dira_scale.store import locate
 
@@ -92,6 +93,9 @@ def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
         for reason, count in outcome.reasons.most_common(5):
             console.print(f"  {count} x {reason}")
+    if outcome.filled[0]:
+        volumes, slices = outcome.filled
+        console.print(f"filled in: {slices} slices that {volumes} volumes lack (attribute {FILLED})")
     console.print(f"look: python -m dira_scale.shard stats path={out}")
     if outcome.info.dims == 2:
         run = f"run=out/runs/{outcome.info.name}"

@@ -19,6 +19,7 @@ from dira_scale.ingest.croissant import croissant
 from dira_scale.ingest.destination import PARTIAL, made_of, publish, state_file
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe, identity_hash
+from dira_scale.ingest.sample import FILLED
 from dira_scale.store import is_local, refusals, remove
 
 ROWS = 2**14  # of a row group of the manifest: no more of it is ever in memory
@@ -31,6 +32,7 @@ class Outcome:
     info: DatasetInfo
     reasons: Counter[str]
     rejected_names: Path | None
+    filled: tuple[int, int]  # volumes that lacked slices, and how many slices
 
 
 def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
@@ -40,6 +42,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
     """
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()
+    filled: list[int] = []  # of each volume that lacked some
     names = _Names(_beside(out), plan)
     with (
         _Table(scratch / MANIFEST_FILE, SCHEMA) as manifest,
@@ -49,6 +52,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
         for shard, state in _states(out, plan, made_of(plan, identity)):
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
             counts[shard.rpartition("-")[0]] += len(state["rows"])
+            filled += [int(row["attributes"][FILLED]) for row in state["rows"] if FILLED in row["attributes"]]
             reasons.update(entry["reason"] for entry in state["rejected"])
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
@@ -77,7 +81,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)
-    return Outcome(info, reasons, names.path if reasons else None)
+    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)))
 
 
 def _states(out: Path, plan: Plan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:

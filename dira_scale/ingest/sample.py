@@ -21,6 +21,8 @@ from dira_scale.ingest.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.ingest.volumes.geometry import BadGeometry
 from dira_scale.store import is_local
 
+FILLED = "filled_slices"  # the attribute of a volume that says how many of its slices the source lacks
+
 
 @dataclass(frozen=True)
 class Rejected(Exception):  # noqa: N818
@@ -106,6 +108,8 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
     channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
     shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
     row = _row(item, volume, boxes, payload, recipe) | shape | {"affine": [float(v) for v in volume.affine.flat]}
+    if source.filled:
+        row["attributes"] |= {FILLED: str(source.filled)}
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "b2nd"))
 
 

@@ -54,6 +54,7 @@ class Survey:
     masks: int = 0
     copies: int = 0
     absent_masks: int = 0
+    gaps: list[int] = field(default_factory=list)  # slices missing, of each series that lacks some
     trials: list[Trial] = field(default_factory=list)
 
 
@@ -74,6 +75,7 @@ def survey(planned: Plan, recipe: Recipe, workers: int, count: int, seed: int = 
         found.samples[item.split] += 1
         found.nobody += not (record.patient or record.study)
         found.masks += record.mask is not None
+        found.gaps += [record.missing] if record.missing else []
         table.execute("INSERT INTO person VALUES (?, ?)", [item.split, item.patient])
         table.execute("INSERT INTO file VALUES (?, ?)", [record.size, pickle.dumps(record)])
         seen = found.samples.total()
@@ -160,7 +162,7 @@ def _report(found: Survey, planned: Plan, recipe: Recipe, workers: int, listing:
     lines = [f"inputs    {len(planned):,} ({kinds}), {_bytes(found.size)}; listed in {_time(listing)}"]
     for split, count in found.samples.items():
         lines.append(f"split     {split}: {count:,} samples of {found.patients[split]:,} patients")
-    lines += [f"odd       {line}" for line in _odd(found)] or ["odd       nothing"]
+    lines += [f"odd       {line}" for line in _odd(found, recipe)] or ["odd       nothing"]
     good = [trial for trial in found.trials if not trial.rejected]
     if good:
         total, tried = found.samples.total(), found.trials
@@ -180,7 +182,7 @@ def _report(found: Survey, planned: Plan, recipe: Recipe, workers: int, listing:
     return lines
 
 
-def _odd(found: Survey) -> list[str]:
+def _odd(found: Survey, recipe: Recipe) -> list[str]:
     lines = [f"{count:,} refused when listed: {reason}" for reason, count in found.rejected.most_common(5)]
     if found.copies:
         lines.append(f"{found.copies:,} copies of other inputs (of one size, and the same first and last {EDGE} bytes)")
@@ -190,6 +192,10 @@ def _odd(found: Survey) -> list[str]:
         lines.append(f"{found.samples.total() - found.masks:,} without a mask, {found.masks:,} with one")
     if found.absent_masks:
         lines.append(f"{found.absent_masks:,} masks that are named are not there")
+    if found.gaps:
+        taken = "interpolated" if recipe.volume.irregular == "resample" else "refused"
+        lines.append(f"{len(found.gaps):,} volumes lack slices, {sum(found.gaps):,} in all: these will be {taken} "
+                     f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
     refused = Counter(trial.rejected for trial in found.trials if trial.rejected)
     lines += [f"{count} of {len(found.trials)} tried are refused, {why}" for why, count in refused.most_common(5)]
     return lines

@@ -16,6 +16,7 @@ class Volume:
         affine: float64 [4, 4], NIfTI's: from (x, y, z) indices to millimetres to the right, front and head (RAS+).
         low, high: the stored values that become 0 and 1.
         scale, offset: value of the source = scale * stored + offset; 1 and 0 but where values did not fit int16.
+        filled: slices that the source lacks, and that were interpolated from those beside them.
     """
 
     voxels: np.ndarray
@@ -24,6 +25,7 @@ class Volume:
     high: float
     scale: float = 1.0
     offset: float = 0.0
+    filled: int = 0
 
     @property
     def spacing(self) -> tuple[float, float, float]:

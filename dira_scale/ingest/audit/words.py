@@ -12,6 +12,7 @@ from dira_scale.ingest.croissant import croissant
 from dira_scale.ingest.deidentify import MANUFACTURERS, SEXES, VIEWS
 from dira_scale.ingest.grey import FLAT
 from dira_scale.ingest.recipe import identity_hash
+from dira_scale.ingest.sample import FILLED
 
 CLASSES = {
     "sex": sorted(set(SEXES.values())),
@@ -31,7 +32,7 @@ def own_words(dataset: ShardedDataset) -> set[str]:
     told += [list(info.shards), info.checksums, info.recipe_hash, info.plan_hash]
     if identity_hash(info.recipe) == info.recipe_hash:  # else somebody has written into it since
         told.append(info.recipe)
-    told += [CLASSES[name] for name in _attributes(dataset) if name in CLASSES]
+    told += [CLASSES[name] for name in _attributes(dataset) if name in CLASSES] + [FILLED]
     told += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
     told += [list(asdict(info)), _croissant(dataset), sorted(FILES), FLAT, sorted(_of_messages())]
     return {word for value in told for text in strings("", value) for word in tokens(text.text)}

@@ -65,6 +65,7 @@ class Record:
     split: str | None = None  # what the source itself says; the recipe's ``official`` says what becomes of it
     attributes: Mapping[str, str] = field(default_factory=dict)
     size: int | None = None  # bytes of the file or files, by which a changed source is told
+    missing: int = 0  # slices that the headers of a series lack: where it is taken, they are interpolated
     rejected: str | None = None  # why it goes to quarantine unread; what else is known of it does not count then
 
 

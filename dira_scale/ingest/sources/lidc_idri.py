@@ -1,6 +1,6 @@
 """LIDC-IDRI: thoracic CT as DICOM series with the outlines of up to four readers (Armato et al., 2011)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -102,9 +102,10 @@ class LidcIdri:
             if heads[0] is None or len(slices) < len(files):
                 raise BadImage("slices without position, or twice the same")
             rows, columns = map(int, heads[0].shape)
-            _, place = place_slices(list(slices.values()), (rows, columns))
+            order, place = place_slices(list(slices.values()), (rows, columns))
             grid = (place.grid if isinstance(place, Stack) else place).turned()
-            nodules = nodules_in(reading, {uid: _to_voxels(plane, grid) for uid, plane in slices.items()})
+            shown = _shown(slices, order, place) if isinstance(place, Stack) else {u: [p] for u, p in slices.items()}
+            nodules = nodules_in(reading, {u: [_to_voxels(p, grid) for p in planes] for u, planes in shown.items()})
         except BadImage as error:
             return Record(name, image, rejected=str(error))
         told, known = list(agreed(nodules, self.readers)), heads[0].told
@@ -120,7 +121,23 @@ class LidcIdri:
             mask=Rows.of(voxels),
             attributes={name: known[name] for name in self.attributes if name in known},
             size=size,
+            missing=place.missing if isinstance(place, Stack) else 0,
         )
+
+
+def _shown(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict[str, list[Plane]]:
+    """Where the outlines on each slice, by its UID, count in the volume that is read of an uneven series: on the slice
+    itself, and on those that are interpolated and to which it is the nearest; on none if it is the nearest to none.
+
+    So masks have no holes where slices are missing, and are what a mask drawn on these slices would become.
+    """
+    uids = [list(slices)[number] for number in order]
+    normal = np.cross(slices[uids[0]].right, slices[uids[0]].down)
+    shown: dict[str, list[Plane]] = {uid: [] for uid in uids}
+    for depth, nearest in enumerate(np.floor(stack.between + 0.5).astype(int)):
+        plane, off = slices[uids[nearest]], depth * stack.step - stack.positions[nearest]
+        shown[uids[nearest]].append(plane._replace(position=plane.position + off * normal))
+    return shown
 
 
 def _to_voxels(plane: Plane, grid: Grid) -> np.ndarray:

@@ -43,11 +43,12 @@ def series_of(path: Path) -> str | None:
     return None
 
 
-def nodules_in(path: Path, places: Mapping[str, np.ndarray]) -> list[Nodule]:
+def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[Nodule]:
     """All outlines of nodules of 3 mm and more; smaller ones have a point only, what is no nodule has none.
 
     An outline runs through the first pixels outside of what it encloses. One that is no ``inclusion`` encloses a hole.
-    ``places`` are of the slices, by SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z.
+    ``places`` are of the slices, by SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z, one for
+    each place in the volume at which an outline on the slice counts.
     Raises BadImage; also for an outline on another slice.
     """
     nodules = []
@@ -65,12 +66,13 @@ def nodules_in(path: Path, places: Mapping[str, np.ndarray]) -> list[Nodule]:
                         continue
                     if instance not in places:
                         raise BadImage("an outline on a slice that the series lacks")
-                    voxels = np.rint(_enclosed(outline) @ places[instance].T).astype(np.int64)[:, ::-1]
-                    (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).append(voxels)
+                    pixels = _enclosed(outline)
+                    drawn = [np.rint(pixels @ matrix.T).astype(np.int64)[:, ::-1] for matrix in places[instance]]
+                    (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).extend(drawn)
                 if inside:
-                    drawn = _unique(inside)
-                    drawn = drawn[~_among(drawn, _unique(holes))] if holes else drawn
-                    nodules.append(Nodule(reader, _malignancy(element), drawn))
+                    voxels = _unique(inside)
+                    voxels = voxels[~_among(voxels, _unique(holes))] if holes else voxels
+                    nodules.append(Nodule(reader, _malignancy(element), voxels))
     return nodules
 
 

@@ -13,6 +13,7 @@ from dira_scale.ingest.dicom import HEADER, Plane, is_dicom, plane_of, read_elem
 from dira_scale.ingest.sources.files import BLOCK
 from dira_scale.ingest.verdict import BadImage, judged
 from dira_scale.ingest.volumes.place import place_slices
+from dira_scale.ingest.volumes.regular import Stack
 from dira_scale.ingest.volumes.series import Series
 from dira_scale.store import is_local, refusals
 
@@ -67,6 +68,7 @@ class Found(NamedTuple):
     paths: tuple[Path, ...]
     size: int  # bytes
     rejected: str | None
+    missing: int = 0  # slices that are not there, between others
 
     @property
     def image(self) -> Series:
@@ -125,19 +127,20 @@ class SeriesIndex:
                     yield _found(slices, [index], "", "a copy of another slice of its series")
             for part, members in _parts(slices, list(firsts.values())).items():
                 what, reason = "" if alone else " ".join(filter(None, [uid, shared, scout, part])), None
+                missing = 0
                 if scout:
                     reason = "a localiser (scout), no volume"
                 elif not alone:
                     try:
-                        members = _along_normal(slices, members)  # the order in which they will be stored
+                        members, missing = _along_normal(slices, members)  # the order in which they will be stored
                     except BadImage as error:
                         reason = str(error)
-                yield _found(slices, members, what, reason)
+                yield _found(slices, members, what, reason, missing)
 
 
-def _found(slices: _Slices, members: list[int], what: str, reason: str | None) -> Found:
+def _found(slices: _Slices, members: list[int], what: str, reason: str | None, missing: int = 0) -> Found:
     paths = tuple(slices.folders[i] / slices.names[i] for i in members)
-    return Found(what, slices.told, paths, sum(slices.sizes[i] for i in members), reason)
+    return Found(what, slices.told, paths, sum(slices.sizes[i] for i in members), reason, missing)
 
 
 def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
@@ -153,8 +156,11 @@ def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
     return {"": members}
 
 
-def _along_normal(slices: _Slices, members: list[int]) -> list[int]:
-    """Raises BadImage when these slices make no volume, as far as their headers tell."""
+def _along_normal(slices: _Slices, members: list[int]) -> tuple[list[int], int]:
+    """``members`` in their order, and how many are missing between them.
+
+    Raises BadImage when these slices make no volume, as far as their headers tell.
+    """
     kinds = [slices.kinds[index] for index in members]
     if not all(kind[0] for kind in kinds):
         raise BadImage("slices without position, orientation or spacing")
@@ -165,5 +171,5 @@ def _along_normal(slices: _Slices, members: list[int]) -> list[int]:
         Plane(position, np.array(right), np.array(down), spacing)
         for position, ((right, down, spacing), *_) in zip(positions, kinds, strict=True)
     ]
-    order, _ = place_slices(planes, (1, 1))
-    return [members[number] for number in order]
+    order, place = place_slices(planes, (1, 1))
+    return [members[number] for number in order], place.missing if isinstance(place, Stack) else 0

@@ -115,7 +115,10 @@ class Volumes(Folder):
             place = series.paths[0].parent if series.what else series.paths[0]
             name = f"{self._name(place, place)} {series.what}".removeprefix(". ").strip()
             listed = self.listed[row] if row else self._unlisted(name)
-            record = Record(name, series.image, labels=listed.labels, size=series.size, rejected=series.rejected)
+            record = Record(
+                name, series.image, labels=listed.labels, size=series.size, missing=series.missing,
+                rejected=series.rejected,
+            )  # fmt: skip
             record = self._completed(record, listed.row, series.told)
             if record.rejected is None and len(rows) > 1:
                 record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")

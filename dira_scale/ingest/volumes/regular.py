@@ -43,11 +43,23 @@ class Stack:
         return bool(np.abs(self.shifts).max() > SHIFTED)
 
     @property
+    def missing(self) -> int:
+        """Slices that would have to be there for no two neighbours to be one and a half steps apart."""
+        return int(np.floor(np.diff(self.positions) / self.step - 0.5).clip(0).sum())
+
+    @property
+    def between(self) -> np.ndarray:
+        """[depth of ``grid``] where each of its slices lies among those that there are: 1.5 is halfway from the second
+        to the third."""
+        if not self.uneven:
+            return np.arange(len(self.positions), dtype=float)
+        depth = 1 + int(np.floor(self.positions[-1] / self.step + UNEVEN))
+        return np.interp(np.arange(depth) * self.step, self.positions, np.arange(len(self.positions)))
+
+    @property
     def grid(self) -> Grid:
         """Of the straightened slices: as large as all of them together."""
-        depth, (height, width) = len(self.positions), self.size
-        if self.uneven:
-            depth = 1 + int(np.floor(self.positions[-1] / self.step + UNEVEN))
+        depth, (height, width) = len(self.between), self.size
         affine = self.corner.copy()
         if self.shifted:
             first, last = np.floor(self.shifts.min(axis=0)), np.ceil(self.shifts.max(axis=0))
@@ -62,7 +74,7 @@ class Stack:
         if self.shifted:
             voxels = self._shift(voxels, grid.shape[1:], mask)
         if self.uneven:
-            at = np.interp(np.arange(grid.shape[0]) * self.step, self.positions, np.arange(len(self.positions)))
+            at = self.between
             same = [np.arange(side, dtype=float) for side in grid.shape[1:]]
             if mask:
                 return nearest(voxels, at, *same)

@@ -31,10 +31,11 @@ def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recip
     grid = (place.grid if isinstance(place, Stack) else place).check()
     stored, scale, offset = to_int16(load(), recipe)
     low, high = black_and_white(stored, scale, offset, recipe)
+    filled = 0
     if isinstance(place, Stack):
-        stored = place.straighten(stored)
+        stored, filled = place.straighten(stored), place.missing
     voxels, affine = turn(stored, grid.affine)
-    return Volume(np.ascontiguousarray(voxels), affine, low, high, scale, offset)
+    return Volume(np.ascontiguousarray(voxels), affine, low, high, scale, offset, filled)
 
 
 def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, float]:

@@ -7,15 +7,21 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+import pydicom
 import pytest
 import scipy.ndimage
 from ingest.sources import miniatures_3d
 from ingest.sources.miniatures import write_text
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.dicom import Plane
+from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.lidc_idri import LidcIdri, Rows
 from dira_scale.ingest.sources.lidc_xml import _enclosed
 from dira_scale.ingest.volume import Volume
+from dira_scale.ingest.volumes.place import place_slices
+from dira_scale.ingest.volumes.regular import Stack
+from dira_scale.ingest.volumes.series import Series
 
 SHAPE = (9, 40, 44)
 Block = tuple[range, slice, slice]  # slices, rows, columns
@@ -178,6 +184,65 @@ def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[st
     told = {record.name: record.rejected for record in LidcIdri(str(tmp_path / "lidc"), readers=2).records(1)}
     assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or twice the same"
     assert told["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
+
+
+@pytest.mark.parametrize("gone, taken", [([4], {4: (3, 5)}), ([3, 4], {3: (2,), 4: (5,)})])
+def test_a_mask_has_no_hole_where_a_slice_is_missing(
+    tmp_path: Path, ingest: SimpleNamespace, shards: Callable, gone: list[int], taken: dict[int, tuple[int, ...]]
+) -> None:
+    """Outlines that move from slice to slice: an interpolated slice has those of the nearest one that is there."""
+    scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
+    for n, uid in enumerate(scans):
+        there = [z for z in range(2, 7) if z not in gone]
+        blocks: list[Block] = [(range(z, z + 1), slice(8 + z, 18 + 2 * z), slice(10, 20 + z)) for z in there]
+        hole: list[Block] = [(range(5, 6), slice(15, 18), slice(14, 17))]
+        reader = [stated(uid, blocks, 4, hole, n == 1)]
+        miniatures_3d.readings(tmp_path / "lidc" / f"{n}.xml", uid, [reader, reader])
+        for path in (tmp_path / "lidc").rglob(f"{uid}/*.dcm"):
+            instance = pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID
+            if instance in [f"{uid}.{8 - z if n else z}" for z in gone]:
+                path.unlink()
+    drawn = np.zeros(SHAPE, np.uint8)
+    for (z,), rows, columns in blocks:
+        drawn[z, rows, columns] = 1
+    drawn[5, 15:18, 14:17] = 0
+    dataset = shards("lidc_idri", images=tmp_path / "lidc", min_side=4)
+    for uid, values in scans.items():
+        mask = dataset.mask(uid)
+        assert mask is not None and mask.shape == SHAPE
+        rest = [z for z in range(9) if z not in gone]
+        np.testing.assert_array_equal(mask[rest], drawn[rest])
+        for z, options in taken.items():
+            assert any((mask[z] == drawn[other]).all() for other in options) and mask[z].any()
+        np.testing.assert_array_equal(dataset.pixels(uid)[rest], values[rest])
+        ((_, z, y, x, d, h, w),) = dataset.boxes(uid)
+        (block,) = scipy.ndimage.find_objects(mask)
+        assert [(z, z + d), (y, y + h), (x, x + w)] == [(side.start, side.stop) for side in block]
+        assert dataset.attributes(uid)["filled_slices"] == str(len(gone))
+
+
+def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """Slices at uneven distances, two closer than the median: against the volume reader's own way with masks."""
+    miniatures_3d.lidc_idri(tmp_path, ingest)
+    uid, (folder,) = "1.3.6.101", tmp_path.rglob("1.3.6.101")
+    places = np.cumsum([4, 2.5, 1, 2.5, 6, 2.5, 2.5, 4, 2.5])
+    for path in folder.iterdir():
+        ds = pydicom.dcmread(path)
+        ds.ImagePositionPatient = [-15, -14, round(float(places[int(ds.SOPInstanceUID.rpartition(".")[2])]), 4)]
+        ds.save_as(path)
+    drawn, reader = np.zeros(SHAPE, np.uint8), []
+    for z in range(9):
+        drawn[z, 5 + z : 30 + z, 10 : 30 - z] = 1
+        reader.append(stated(uid, [(range(z, z + 1), slice(5 + z, 30 + z), slice(10, 30 - z))], 3, [], False))
+    joined = [(3, [outline for _, outlines in reader for outline in outlines])]
+    miniatures_3d.readings(tmp_path / "a.xml", uid, [joined, joined])
+    (record,) = [r for r in LidcIdri(str(tmp_path), readers=2).records(1) if r.name == uid]
+    recipe = Recipe.from_config(ingest.recipe("lidc_idri", images=str(tmp_path)))
+    assert isinstance(record.image, Series) and isinstance(record.mask, Rows)
+    volume = record.image.read(recipe)
+    _, place = place_slices([Plane(np.array([-15, -14, z]), *np.eye(3)[:2], (0.7, 0.7)) for z in places], (40, 44))
+    assert isinstance(place, Stack) and volume.shape[0] != 9 and volume.filled == place.missing == record.missing > 0
+    np.testing.assert_array_equal(record.mask.paint(volume), place.straighten(drawn, mask=True))
 
 
 def test_an_outline_at_an_absurd_place_takes_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:

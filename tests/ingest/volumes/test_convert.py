@@ -1,15 +1,18 @@
 """A folder of volumes through the whole converter: what lies in the shards is what was read."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
 import nibabel
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
+from dira_scale.ingest.survey import survey_and_tell
 
 
 def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
@@ -53,3 +56,34 @@ def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, in
     assert rejected["stage"] == "list" and "no row" in rejected["reason"]
     everything = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"HOSP-774190" not in everything
+
+
+def test_slices_that_are_filled_in_are_told(
+    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    """Of four series one lacks a slice, one lacks two and one, one is uneven but whole."""
+    for module in ("survey", "writer"):  # threads start at once
+        monkeypatch.setattr(
+            f"dira_scale.ingest.{module}.ProcessPoolExecutor", lambda workers, *_: ThreadPoolExecutor(workers)
+        )
+    places = [range(18), [*range(5), *range(6, 18)], [*range(5), *range(7, 12), *range(13, 18)], range(18)]
+    for number, there in enumerate(places):
+        values, shift = make.smooth((18, 24, 28), number), 0.3 if number == 3 else 0
+        make.series(tmp_path / f"images/ct{number}", values[list(there)], SeriesInstanceUID=f"1.2.{number}",
+                    StudyInstanceUID=f"1.3.{number}", PatientID=f"P{number}",
+                    step=lambda k, there=there, shift=shift: (0, 0, 2 * there[k] + shift * (k > 9)))  # fmt: skip
+    config = ingest.recipe("volumes", images=str(tmp_path / "images"), splits={"train": 1.0, "val": 0, "test": 0})
+    survey_and_tell(config, workers=1, key_file=None, count=1)
+    assert "2 volumes lack slices, 4 in all: these will be interpolated" in capsys.readouterr().out
+    convert(config, tmp_path / "out", workers=1)
+    assert "filled in: 4 slices that 2 volumes lack" in capsys.readouterr().out
+    dataset = ShardedDataset.open(tmp_path / "out")
+    told = {dataset.voxels(n)[0].tobytes(): dict(row["attributes"]) for n, row in enumerate(dataset.table.to_pylist())}
+    filled = [told[make.smooth((18, 24, 28), number)[0].astype(np.int16).tobytes()] for number in range(4)]
+    assert filled == [{}, {"filled_slices": "1"}, {"filled_slices": "3"}, {}]
+    config["volume"]["irregular"] = "refuse"
+    survey_and_tell(config, workers=1, key_file=None, count=1)
+    assert "2 volumes lack slices, 4 in all: these will be refused" in capsys.readouterr().out
+    convert(config, tmp_path / "refused", workers=1)
+    assert "filled in" not in capsys.readouterr().out
+    assert ShardedDataset.open(tmp_path / "refused").table.num_rows == 1

@@ -221,6 +221,23 @@ def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: S
     np.testing.assert_allclose(volume.voxels, np.moveaxis(expected, -1, 0), atol=0.51)
 
 
+@pytest.mark.parametrize(
+    "distances, missing",
+    [
+        ([2, 2, 2, 2.4, 2], 0),
+        ([2, 2, 4, 2, 2], 1),
+        ([2, 2, 6, 2, 4, 2, 2], 3),
+        ([1, 1, 1, 1, 1.4, 1, 1.4, 1.6], 1),  # 1.6 are one and a bit
+    ],
+)
+def test_missing_slices_are_counted(
+    tmp_path: Path, make: SimpleNamespace, distances: list[float], missing: int
+) -> None:  # fmt: skip
+    places = np.concatenate([[0], np.cumsum(distances)])
+    paths = make.series(tmp_path, make.smooth((len(places), 8, 8)), step=lambda k: (0, 0, places[k]))
+    assert series(paths).read(make.recipe()).filled == missing
+
+
 def test_rounded_headers_are_regular(tmp_path: Path, make: SimpleNamespace) -> None:
     """Positions to a hundredth of a millimetre must not cause interpolation."""
     values = make.smooth((30, 8, 8))
