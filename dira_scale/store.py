@@ -8,6 +8,7 @@ import errno
 import io
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,12 +45,12 @@ def is_local(path: Path) -> bool:
 
 
 @contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """``OSError`` for whatever the library of the store in which ``path`` lies raises inside."""
+def refusals(path: Path, *own: type[Exception]) -> Iterator[None]:
+    """``OSError`` for whatever the library of the store in which ``path`` lies raises inside; ``own`` errors pass."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, OSError | UserError) or is_local(path):
+        if isinstance(error, (OSError, UserError, *own)) or is_local(path):
             raise
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
 
@@ -58,19 +59,29 @@ def refusals(path: Path) -> Iterator[None]:
 def opened(path: Path) -> Iterator[BinaryIO]:
     """A file to read from: of a store all of it, fetched at once.
 
-    Raises OSError, with its number; also when the file was written to in the meantime.
+    Raises OSError, with its number; for what is no regular file, too, and when it was written to in the meantime.
     """
     if not is_local(path):
         yield io.BytesIO(_fetched(path))
         return
-    with path.open("rb") as file, os.fdopen(os.dup(file.fileno()), "rb") as same:  # the reader may close its own
+    with (
+        open(path, "rb", opener=_at_once) as file,
+        os.fdopen(os.dup(file.fileno()), "rb") as same,  # the reader may close its own
+    ):
         before = os.fstat(same.fileno())
+        if not stat.S_ISREG(before.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         try:
             yield file
         finally:
             after = os.fstat(same.fileno())
             if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
                 raise OSError(errno.ESTALE, "it was written to while it was read", str(path))
+
+
+def _at_once(path: str, flags: int) -> int:
+    """A FIFO would keep waiting whoever opens it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _fetched(path: Path) -> bytes:

@@ -167,5 +167,5 @@ def _mask(item: Item, source: Image | Volume) -> np.ndarray | None:
     except BadImage as error:
         raise Rejected("mask", str(error)) from error
     if values.shape != shape:
-        raise Rejected("mask", f"mask of {values.shape} pixels for an image of {shape}")
+        raise Rejected("mask", "the mask is of another size than its image")
     return values

@@ -1,7 +1,7 @@
 """Small folders of images, made with Pillow and pydicom alone."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from ingest.sandbox import FOLDERS
 from omegaconf import OmegaConf
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
@@ -112,6 +113,17 @@ def png_folder(tmp_path: Path) -> Path:
         )
     write_csv(folder / "labels.csv", rows)
     return folder
+
+
+@pytest.fixture
+def sandbox(tmp_path: Path) -> Iterator[Path]:
+    """Folders of a user who runs the converter (``ingest.sandbox``)."""
+    for name in FOLDERS:
+        (tmp_path / name).mkdir()
+    yield tmp_path
+    for path in tmp_path.rglob("*"):
+        if not path.is_symlink() and path.is_file():
+            path.chmod(0o600)
 
 
 @pytest.fixture(autouse=True)

@@ -158,7 +158,11 @@ def test_real_images_are_not_taken_for_lettering(tmp_path: Path, count: int | No
 @pytest.mark.data
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
 @pytest.mark.parametrize(
-    "count", [pytest.param(2, marks=pytest.mark.system), pytest.param(20, marks=pytest.mark.torture)]
+    "count",
+    [
+        pytest.param(2, marks=pytest.mark.system),
+        pytest.param(20, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_how_many_names_on_real_images_are_found(tmp_path: Path, count: int) -> None:
     """The table of docs/deidentification.md (with 20 images a set); white names are mostly found, in CT all are."""

@@ -138,7 +138,7 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
         ("decode", "the file is empty"),
         ("list", "no row in the CSV of labels"),
         ("list", "the file cannot be read (FileNotFoundError)"),
-        ("mask", "mask of (9, 9) pixels for an image of (48, 40)"),
+        ("mask", "the mask is of another size than its image"),
     ]
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
