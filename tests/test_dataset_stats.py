@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -49,6 +50,22 @@ def test_intensities_are_of_the_pixels_that_training_sees(path: Path) -> None:
     picture = stats.picture(0)
     assert picture.min() >= 0 and picture.max() <= 1 and picture.std() > 0.05
     assert contact_sheet(stats).shape[0] % (TILE + 4) == TILE and contact_sheet(stats).std() > 20
+
+
+def test_a_split_whose_images_were_all_rejected(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 255, (64, 64)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), noise)
+    (tmp_path / "images" / "3.png").write_bytes(b"")
+    (tmp_path / "t.csv").write_text("file,split\n0.png,train\n1.png,train\n2.png,train\n3.png,test\n")
+    words = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", f"recipe.labels={tmp_path / 't.csv'}",
+             "recipe.columns.split=split", "recipe.columns.patient=null"]  # fmt: skip
+    assert main([*words, f"out={tmp_path / 'ds'}", "workers=1"]) == 0
+    assert main(["stats", f"path={tmp_path / 'ds'}"]) == 0
+    stats = Stats(ShardedDataset.open(tmp_path / "ds"))
+    assert {split.name: (split.samples, split.megabytes > 0) for split in stats.splits}["test"] == (0, False)
+    assert (tmp_path / "ds.stats.html").exists()
 
 
 def test_what_is_odd_is_told(path: Path) -> None:

@@ -60,7 +60,7 @@ class Stats:
             samples=part.num_rows,
             patients=pc.count_distinct(part["patient"]).as_py(),
             studies=pc.count_distinct(part["study"]).as_py(),
-            megabytes=(pc.sum(part["size"]).as_py() + (pc.sum(part["mask_size"]).as_py() or 0)) / 1e6,
+            megabytes=sum(pc.sum(part[column]).as_py() or 0 for column in ("size", "mask_size")) / 1e6,  # None: no rows
             masks=part["mask_size"].length() - part["mask_size"].null_count,
             boxes=pc.sum(pc.list_value_length(part["boxes"])).as_py() or 0,
         )
