@@ -1,6 +1,7 @@
 """``shard stats``: its figures against counting by hand, and a page that stands by itself."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -34,11 +35,11 @@ def test_figures_are_those_of_counting(path: Path) -> None:
         assert split.masks == sum(row["mask_size"] is not None for row in mine) > 0
         assert split.boxes == sum(len(row["boxes"]) for row in mine)
         assert split.megabytes == pytest.approx(sum(row["size"] + (row["mask_size"] or 0) for row in mine) / 1e6)
-    for label in stats.labels:
+    for label in chain(*stats.labels.values()):
         number = dataset.info.label_names.index(label.name)
         values = [row["labels"][number] for row in rows if row["split"] == label.split]
-        assert (label.positive, label.negative) == (values.count(1.0), values.count(0.0))
-        assert label.positive + label.negative + label.unknown + label.other == len(values)
+        assert label.values == {value: values.count(value) for value in {0.0, 1.0} & set(values)}
+        assert label.unknown == sum(value != value for value in values) == len(values) - label.known
     sexes = [dict(row["attributes"])["sex"] for row in rows]
     assert dict(stats.attributes["sex"]) == {sex: sexes.count(sex) for sex in set(sexes)}
 
@@ -70,9 +71,29 @@ def test_a_split_whose_images_were_all_rejected(tmp_path: Path) -> None:
 
 def test_what_is_odd_is_told(path: Path) -> None:
     stats = Stats(ShardedDataset.open(path))
-    never = [f"label {name} is never 1 in {split}" for name, split in
-             ((label.name, label.split) for label in stats.labels if label.positive == 0)]  # fmt: skip
-    assert never and set(never) <= set(odd(stats))
+    never = {name: [label.split for label in labels if label.positive == 0] for name, labels in stats.labels.items()}
+    assert any(never.values())
+    assert {f"label {name} is never 1 in {', '.join(splits)}" for name, splits in never.items() if splits} == {
+        text for text in odd(stats) if "never" in text
+    }
+
+
+def test_masks_among_the_images_and_labels_that_nobody_knows(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["file,patient,split,a,b,grade"]
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 255 if number % 2 else 3, (64, 64)).astype(np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"{number}.png"), noise)
+        lines.append(f"{number}.png,{number},{'train' if number < 4 else 'test'},,,{number % 3}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    words = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", f"recipe.labels={tmp_path / 't.csv'}",
+             "recipe.columns.split=split", "recipe.label_columns=[a, b, grade]"]  # fmt: skip
+    assert main([*words, f"out={tmp_path / 'ds'}", "workers=1"]) == 0
+    stats = Stats(ShardedDataset.open(tmp_path / "ds"))
+    assert {"unknown throughout train, test: labels a, b", "3 of 6 looked at have at most 16 different values: masks "
+            "among the images?"} <= set(odd(stats))  # fmt: skip
+    assert [str(label) for label in stats.labels["grade"]] == ["0: 2, 1: 1, 2: 1", "1: 1, 2: 1"]
+    assert str(stats.labels["a"][0]) == "4 unknown" and not stats.shared_patients
 
 
 def test_the_page_needs_nothing_else(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

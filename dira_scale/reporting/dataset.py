@@ -16,6 +16,7 @@ from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, 
 from dira_scale.store import opened
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and on the contact sheet
+FEW = 16
 
 
 @dataclass(frozen=True)
@@ -33,14 +34,31 @@ class Split:
 
 @dataclass(frozen=True)
 class Label:
-    """How often a label is 1, 0 and unknown in a split, and anything else (CheXpert's -1, grades)."""
+    """How often a label has each value in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and how often none."""
 
     name: str
     split: str
-    positive: int
-    negative: int
+    values: dict[float, int]
     unknown: int
-    other: int
+    graded: bool  # in some split it has values other than -1, 0 and 1
+
+    @property
+    def positive(self) -> int:
+        return self.values.get(1, 0)
+
+    @property
+    def known(self) -> int:
+        return sum(self.values.values())
+
+    def __str__(self) -> str:
+        """``254 of 704 (36.1 %)``; of grades, how often each one occurs."""
+        told = [f"{value:g}: {count}" for value, count in self.values.items()][:10]
+        if not self.graded and self.known:
+            told = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
+            told += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
+        elif len(self.values) > 10:
+            told.append("…")
+        return ", ".join([*told, *([f"{self.unknown} unknown"] if self.unknown else [])])
 
 
 class Stats:
@@ -66,20 +84,25 @@ class Stats:
         )
 
     @cached_property
-    def labels(self) -> list[Label]:
-        return [
-            Label(
-                name=name,
-                split=split,
-                positive=int((values == 1).sum()),
-                negative=int((values == 0).sum()),
-                unknown=int(np.isnan(values).sum()),
-                other=int((~np.isnan(values) & (values != 0) & (values != 1)).sum()),
-            )
-            for number, name in enumerate(self.info.label_names)
-            for split in self.info.counts
-            for values in [self.dataset.labels(self.dataset.rows(split))[:, number]]
-        ]
+    def labels(self) -> dict[str, list[Label]]:
+        """By name, one for each split."""
+        columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
+        rows = {split: self.dataset.rows(split) for split in self.info.counts}
+        found: dict[str, list[Label]] = {}
+        for name, column in zip(self.info.label_names, columns, strict=True):
+            graded = bool(set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
+            found[name] = []
+            for split, mine in rows.items():
+                known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
+                values = dict(zip(known.tolist(), counts.tolist(), strict=True))
+                found[name].append(Label(name, split, values, len(mine) - sum(values.values()), graded))
+        return found
+
+    @cached_property
+    def shared_patients(self) -> int:
+        """Patients in more than one split: there must be none."""
+        pairs = self.dataset.table.group_by(["patient", "split"]).aggregate([])
+        return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
 
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
@@ -140,12 +163,23 @@ class Stats:
         return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
 
     @cached_property
+    def _looked_at(self) -> tuple[np.ndarray, int]:
+        total, plain = np.zeros(64, np.int64), 0
+        for row in self.drawn(LOOKED_AT):
+            picture = self.picture(int(row))
+            total += np.histogram(picture, 64, (0, 1))[0]
+            plain += len(np.unique(picture)) <= FEW
+        return total, plain
+
+    @property
     def intensities(self) -> np.ndarray:
         """int64 [64]: pixels by value from 0 to 1, over ``LOOKED_AT`` images."""
-        total = np.zeros(64, np.int64)
-        for row in self.drawn(LOOKED_AT):
-            total += np.histogram(self.picture(int(row)), 64, (0, 1))[0]
-        return total
+        return self._looked_at[0]
+
+    @property
+    def plain(self) -> int:
+        """How many of these have so few different values as masks have, and images seldom."""
+        return self._looked_at[1]
 
 
 def _printable(text: str | None) -> str:
@@ -160,18 +194,28 @@ def odd(stats: Stats) -> list[str]:
     inputs = sum(shares.values()) + stats.info.quarantined
     if stats.info.quarantined > 0.05 * inputs:
         told.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
-    told += [
-        f"label {label.name} is never 1 in {label.split}" for label in stats.labels
-        if label.positive == 0 and label.other == 0 and label.unknown < shares[label.split]
-    ]  # fmt: skip
-    told += [
-        f"label {label.name} is unknown throughout {label.split}"
-        for label in stats.labels
-        if label.unknown == shares[label.split] > 0
-    ]
+    for name, labels in stats.labels.items():
+        never = [label.split for label in labels if label.known and not label.graded and not label.positive]
+        told += [f"label {name} is never 1 in {', '.join(never)}"] if never else []
+    for splits, names in _unknown(stats).items():
+        told.append(f"unknown throughout {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}")
+    if stats.shared_patients:
+        told.append(f"{stats.shared_patients} patients are in more than one split")
+    if stats.plain:
+        told.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} looked at have at most {FEW} different values: "
+                    "masks among the images?")  # fmt: skip
     repeated = stats.dataset.table.num_rows - pc.count_distinct(stats.dataset.table["xxh3"]).as_py()
     if repeated:
         told.append(f"{repeated} images are copies of another one, byte for byte (shard audit names them)")
     if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
         told.append("a spacing is no number")
     return told
+
+
+def _unknown(stats: Stats) -> dict[str, list[str]]:
+    """Labels that no sample of some splits has: their names by those splits."""
+    found: dict[str, list[str]] = {}
+    for name, labels in stats.labels.items():
+        if splits := ", ".join(label.split for label in labels if label.unknown and not label.known):
+            found.setdefault(splits, []).append(name)
+    return found

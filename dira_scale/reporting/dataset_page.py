@@ -27,10 +27,9 @@ def print_table(stats: Stats) -> None:
     console.print(f"{stats.info.name}: {stats.info.modality}, {stats.info.dims}D, {stats.info.codec}")
     console.print(table)
     if stats.labels:
-        names = ("positive", "negative", "unknown", *(("other",) if any(label.other for label in stats.labels) else ()))
-        table = Table("label", "split", *(_right(n) for n in names), box=None)
-        for label in stats.labels:
-            table.add_row(label.name, label.split, *(str(getattr(label, name)) for name in names))
+        table = Table("label", *(_right(split) for split in stats.info.counts), box=None)
+        for name, labels in stats.labels.items():
+            table.add_row(name, *map(str, labels))
         console.print(table)
     for _, reason, count in stats.quarantine[:5]:
         console.print(f"quarantined: {count} x {reason}")
@@ -51,7 +50,8 @@ def render_dataset(stats: Stats) -> str:
         odd=odd(stats),
         looked_at=min(LOOKED_AT, stats.dataset.table.num_rows),
         shown=min(SHOWN, stats.dataset.table.num_rows),
-        sheet=_address(contact_sheet(stats)),
+        sheet=_address(sheet := contact_sheet(stats)),
+        sheet_width=sheet.shape[1],
         histograms=[
             ("Stored pixels a side", _histogram("sides", stats.sides(), "pixels")),
             *([("Spacing", _histogram("spacing", spacings, "mm a pixel"))] if (spacings := stats.spacings()) else []),
