@@ -4,9 +4,11 @@ import dataclasses
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
@@ -41,7 +43,9 @@ class VolumeKeys:
                 raise UserError(f"recipe.volume.{name}={value}{nearest(str(value), known)}: use {' or '.join(known)}")
 
 
-PATHS = ("images", "labels", "boxes")  # places on this machine, of no concern to those who get the shards
+# Arguments that are places on this machine, of no concern to those who get the shards, by the words of their names …
+PLACES = {"images", "labels", "boxes", "masks", "folder", "file", "path", "paths", "root", "dir", "csv", "table"}
+FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # … or by a text in them that ends as names of files do
 
 
 @dataclass(frozen=True)
@@ -130,7 +134,11 @@ class Recipe:
         """
         own = dataclasses.asdict(self)
         del own["source"]
-        source = {key: value for key, value in self.source.items() if key not in PATHS and not _is_place(value)}
+        source = {
+            key: value
+            for key, value in self.source.items()
+            if key == "_target_" or (PLACES.isdisjoint(key.split("_")) and not _is_place(value))
+        }
         return own | source | {"hash_key": hasher.key_id}
 
 
@@ -144,7 +152,7 @@ def _is_place(value: Any) -> bool:
     if isinstance(value, Mapping):
         return any(map(_is_place, [*value, *value.values()]))
     if isinstance(value, str):
-        return "/" in value or value.startswith("~")
+        return "/" in value or "\\" in value or value[:1] in ("~", ".") or bool(FILE.fullmatch(Path(value).suffix))
     return isinstance(value, list | tuple) and any(map(_is_place, value))
 
 

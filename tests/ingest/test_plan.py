@@ -275,6 +275,29 @@ def test_identity_has_no_place_on_this_machine(tmp_path: Path, ingest: SimpleNam
     assert "Doe" not in str(kept) and kept.keys() & plugin.keys() == {"_target_", "fold"}
 
 
+@pytest.mark.parametrize(
+    "place",
+    ["Doe", "Doe.csv", "./Doe", "../Doe", ".", "..", "~Doe", "Doe\\x", "C:\\Doe", "Doe.nii.gz", "s3://Doe", "Doe/"],
+)
+def test_relative_places_are_places(place: str, ingest: SimpleNamespace) -> None:
+    """Every argument of a source that is a place, given as one types it; what is none, as names of labels, is kept."""
+    for name, keys in {
+        "folder": {"images": place, "labels": place, "boxes": place},
+        "jsrt": {"images": place, "masks": place},
+        "phantom_cxr": {"folder": place},
+        "phantom_ct": {"folder": place},
+        "medmnist": {"images": place, "classes": ["Doe v1.5", "T2"]},
+    }.items():
+        identity = Recipe.from_config(ingest.recipe(name, **keys)).identity(HASHER)
+        assert not any(place in (value if isinstance(value, list) else [value]) for value in identity.values())
+        assert identity.keys().isdisjoint(keys.keys() - {"classes"}) and identity["_target_"].startswith("dira_scale.")
+        assert name != "medmnist" or identity["classes"] == ["Doe v1.5", "T2"]
+    plugin = {"_target_": "a.B", "scr_folder": place, "fold": "first", "by_kind": {"cr": "sub/cr"}}
+    assert make(source=plugin).identity(HASHER).keys() & plugin.keys() == {"_target_", "fold"}
+    if place != "Doe":  # whatever it is called: a word alone could be anything
+        assert "extra" not in make(source={"_target_": "a.Bcd", "extra": [place]}).identity(HASHER)
+
+
 def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
     def made(folder: str, **more: Any) -> str:
         records = [Record(f"im{n}", Path(folder, f"im{n}"), mask=Path(folder, "m"), **more) for n in range(9)]

@@ -72,7 +72,9 @@ class Record:
 class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
-    An argument in which a text has a ``/`` counts as a place on this machine: it does not enter ``dataset.json``.
+    A place on this machine does not enter ``dataset.json``, be it absolute or relative. An argument counts as one by a
+    word of its name (``masks``, ``scr_folder``; ``PLACES`` in ``recipe.py``), or by a text in it that has a ``/``,
+    begins with ``.`` or ``~``, or ends as names of files do. Call yours so.
     The constructor raises UserError when a file, folder or column that the recipe names is not there.
     """
 
