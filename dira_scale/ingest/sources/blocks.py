@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources.base import Box
+from dira_scale.ingest.sources.published import cut
 from dira_scale.ingest.sources.table import number, read_table
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.ingest.volumes.geometry import Grid
@@ -48,10 +49,10 @@ def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:
 def box_in(finding: Box | Ball, stored: Grid | None, read: Grid) -> Box:
     """In voxels of the volume as it is read; ``stored`` is the grid of the file, in whose voxels a Box is given.
 
-    Raises BadImage.
+    A ball that reaches over the volume's border is cut there. Raises BadImage.
     """
     if isinstance(finding, Ball):
-        return read.box_around(*finding)
+        return cut(read.box_around(*finding), read.shape)
     if stored is None:
         raise BadImage("boxes in voxels of slices that are shifted or at uneven distances: give them in millimetres")
     return read.box_from(finding, stored)

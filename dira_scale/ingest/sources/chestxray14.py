@@ -1,5 +1,6 @@
 """NIH's ChestX-ray14: its tables of findings, its official lists, its boxes (Wang et al., CVPR 2017)."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +25,7 @@ FINDINGS = (
     "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
 )  # fmt: skip
 COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patient Gender", "View Position")
-OLDEST = 120  # the first release gives some patients 148 to 414 years
+OLDEST = 120  # years; the first release gives some patients 148 to 414
 
 
 class Entry(NamedTuple):
@@ -101,8 +102,7 @@ class ChestXray14:
                 what = f"a second line for {name}: keep one" if name else "no name of an image"
                 raise wrong(self.table, what, line)
             seen.add(name)
-            years = age.rstrip("Yy")
-            yield name, Entry(labels, patient, age if years.isdigit() and int(years) <= OLDEST else "", sex, view)
+            yield name, Entry(labels, patient, _age(age), sex, view)
 
     def _splits(self) -> dict[str, str]:
         splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
@@ -118,6 +118,12 @@ class ChestXray14:
                 x, y, w, h = (number(self.boxes, line, cell) for cell in range(2, 6))
                 boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
         return boxes
+
+
+def _age(text: str) -> str:
+    """``058``, or as DICOM has it: ``058Y``, ``013M``, ``021D``; empty for what is none, and for impossible years."""
+    age = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", text.upper())
+    return "" if not age or (age[2] in ("", "Y") and int(age[1]) > OLDEST) else age[0]
 
 
 @lru_cache(maxsize=4096)

@@ -20,6 +20,7 @@ from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.files import size_of
 from dira_scale.ingest.verdict import BadImage, judged
 from dira_scale.store import locate
+from dira_scale.store import opened as fetched
 
 SPLITS = ("train", "val", "test")
 
@@ -65,7 +66,7 @@ class MedMnist:
         if not self.path.is_file():
             raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
         try:
-            with self.path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}
         except (BadImage, zipfile.BadZipFile, ValueError, KeyError) as error:
             raise UserError(f"recipe.images={images} is no archive of MedMNIST's 2D sets: {error}") from error
@@ -105,7 +106,7 @@ def opened(path: Path, array: str) -> np.ndarray:
     Deflated members can only be read from their beginning, so the array is unpacked once, into a file without a name
     that goes with the process; the memory stays small however large the array is.
     """
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
+    with fetched(path) as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
         shutil.copyfileobj(packed, unpacked)
     unpacked.seek(0)

@@ -18,7 +18,8 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
     """Where each frame lies. Raises BadImage.
 
     Frames without a position each (not the enhanced classes') lie behind one another along the normal, by the offsets
-    or the distance that the file gives (PS3.3 C.8.8.3.2).
+    or the distance that the file gives. Offsets count from the first frame where they begin with zero; where they begin
+    with that frame's z, and the frames are transverse, each is its frame's z (PS3.3 C.8.8.3.2).
     """
     planes = [dicom.plane(number) for number in range(dicom.count)]
     if dicom.count > 1 and "PerFrameFunctionalGroupsSequence" not in dicom.header:
@@ -31,6 +32,11 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
             along = np.array([float(offset) for offset in offsets])
             if first is not None and len(along) == dicom.count:
                 normal = np.cross(first.right, first.down)
+                if along[0] != 0:
+                    transverse, z = abs(normal[2]) > 1 - 1e-6, first.position[2]
+                    if not (transverse and abs(along[0] - z) < SAME):
+                        raise BadGeometry("offsets of frames that begin neither with zero nor where the first one lies")
+                    along = (along - z) * np.sign(normal[2])
                 planes = [first._replace(position=first.position + offset * normal) for offset in along]
     placed = [plane for plane in planes if plane is not None]
     if len(placed) < len(planes):

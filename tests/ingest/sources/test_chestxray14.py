@@ -12,6 +12,7 @@ from ingest.sources import miniatures
 from PIL import Image
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.sources import chestxray14
 from dira_scale.ingest.sources.chestxray14 import FINDINGS, ChestXray14
 
@@ -68,6 +69,22 @@ def test_lists_that_are_wrong_are_named(tmp_path: Path, file: str, old: str, new
     (tmp_path / file).unlink() if new is None else (tmp_path / file).write_text(text.replace(old, new))
     with pytest.raises(UserError, match=words):
         list(ChestXray14(str(tmp_path)).records(1))
+
+
+@pytest.mark.parametrize(
+    "age, kept",
+    [
+        ("058", "58"), ("058Y", "58"), ("58y", "58"), ("013M", "1"), ("007M", "0"), ("400D", "1"), ("090W", "1"),
+        ("411", None), ("155", None), ("411Y", None), ("999M", "83"), ("", None), ("Y", None), ("²", None),
+        ("-5", None), ("0x1F", None), ("58.5", None), ("1e2", None), ("00058", None),
+    ],
+)  # fmt: skip
+def test_an_age_is_years_or_none(tmp_path: Path, age: str, kept: str | None) -> None:
+    miniatures.chestxray14(tmp_path)
+    table = tmp_path / "Data_Entry_2017_v2020.csv"
+    table.write_text(table.read_text().replace(",57,M,", f",{age},M,"))
+    records = {record.name: record for record in ChestXray14(str(tmp_path), attributes=["age"]).records(1)}
+    assert coarse(records["00000001_000.png"].attributes).get("age") == kept
 
 
 def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:

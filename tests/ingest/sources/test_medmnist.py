@@ -5,13 +5,16 @@ import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from ingest.sources import miniatures
+from upath import UPath
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.sources.medmnist import MedMnist, opened
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.medmnist import MedMnist, Member, opened
 
 
 def test_two_classes_are_one_label(tmp_path: Path, shards: Callable) -> None:
@@ -100,6 +103,33 @@ def test_a_damaged_array_is_quarantined(tmp_path: Path, shards: Callable) -> Non
     assert len(dataset) == 17 and not dataset.splits()["test"]
     reasons = dataset.rejected(*(f"set/test/{n}" for n in range(6)))
     assert len(reasons) == 6 and all(reason.startswith("the archive is damaged") for reason in reasons.values())
+
+
+def test_a_store_that_fails_is_no_damage_of_the_archive(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in opening nor half way: the image must not go to quarantine."""
+    miniatures.medmnist(tmp_path / "set.npz")
+    place = UPath(f"memory://{tmp_path.name}/set.npz")
+    place.parent.mkdir(parents=True)
+    place.write_bytes((tmp_path / "set.npz").read_bytes())
+    recipe = Recipe.from_config(ingest.recipe("medmnist", images=str(place)))
+    records = list(recipe.make_source().records(1))
+    read = records[0].image.read(recipe)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(read.pixels, Member(tmp_path / "set.npz", "train_images", 0).read(recipe).pixels)
+    assert records[0].size == (tmp_path / "set.npz").stat().st_size
+
+    class Hiccup(Exception):  # noqa: N818 (as the libraries of stores raise them, and errors without a number)
+        pass
+
+    for failure in (Hiccup("throttled"), OSError("connection lost")):
+        opened.cache_clear()
+        with monkeypatch.context() as store:
+            store.setattr(type(place.fs), "cat_file", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))
+            store.setattr(type(place.fs), "_open", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))
+            with pytest.raises(OSError, match=r"throttled|connection lost") as raised:
+                records[0].image.read(recipe)  # type: ignore[union-attr]
+            assert raised.value.errno
 
 
 def test_names_must_be_as_many_as_labels(tmp_path: Path) -> None:

@@ -298,3 +298,39 @@ def test_plain_frames_lie_along_the_normal(tmp_path: Path, make: SimpleNamespace
     change(path, ImagePositionPatient=None)
     with pytest.raises(BadGeometry, match="without position"):
         series([path]).read(make.recipe())
+
+
+@pytest.mark.parametrize(
+    "corner, down, offsets, heights",
+    [
+        (40, 1, [0, 2.5, 5, 7.5], [40, 42.5, 45, 47.5]),
+        (40, 1, [40, 42.5, 45, 47.5], [40, 42.5, 45, 47.5]),
+        (0, 1, [0, 2.5, 5, 7.5], [0, 2.5, 5, 7.5]),  # both at once
+        (-120.5, 1, [-120.5, -123, -125.5, -128], [-120.5, -123, -125.5, -128]),
+        (40, -1, [0, 2.5, 5, 7.5], [40, 37.5, 35, 32.5]),  # along the normal, which points to the feet
+        (40, -1, [40, 37.5, 35, 32.5], [40, 37.5, 35, 32.5]),
+    ],
+)
+def test_offsets_count_from_the_first_frame_or_from_zero(
+    tmp_path: Path, make: SimpleNamespace, corner: float, down: int, offsets: list[float], heights: list[float]
+) -> None:
+    """PS3.3 C.8.8.3.2, a) and b): every voxel at its height."""
+    values = make.smooth((4, 9, 8)).astype(np.int16)
+    path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, corner), ((1.0, 0, 0), (0, float(down), 0)))
+    change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
+    volume = series([path]).read(make.recipe())
+    k, r, c = (axis.ravel() for axis in np.indices(values.shape))
+    ras = np.stack([20 - 0.7 * c, 30 - 0.8 * down * r, np.array(heights)[k]], axis=1)
+    np.testing.assert_allclose(value_at(volume, ras), values.ravel(), atol=1e-3)
+
+
+@pytest.mark.parametrize("down, offsets", [((0, 1.0, 0), [10, 12, 14, 16]), ((0, 0, -1.0), [40, 42, 44, 46])])
+def test_offsets_that_are_neither_are_refused(
+    tmp_path: Path, make: SimpleNamespace, down: tuple[float, ...], offsets: list[float]
+) -> None:
+    """Of another height than the first frame's; heights of frames that are not transverse."""
+    values = make.smooth((4, 9, 8)).astype(np.int16)
+    path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40), ((1.0, 0, 0), down))
+    change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
+    with pytest.raises(BadGeometry, match="offsets of frames that begin neither with zero nor where"):
+        series([path]).read(make.recipe())

@@ -14,6 +14,9 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.plan import Item
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.volumes import Volumes
 from dira_scale.ingest.volumes import read_volume, read_volume_mask
@@ -193,6 +196,31 @@ def test_boxes_in_millimetres_lie_where_the_finding_is(
     np.testing.assert_allclose((box.z + box.d, box.y + box.h, box.x + box.w), last, atol=1.2)
     middle = apply_affine(volume.affine, (box.x + box.w / 2 - 0.5, box.y + box.h / 2 - 0.5, box.z + box.d / 2 - 0.5))
     np.testing.assert_allclose(middle, at * [-1, -1, 1], atol=1e-4)
+
+
+def test_balls_are_cut_at_the_border_of_the_volume(
+    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace
+) -> None:
+    """A nodule that the scan ends in is a finding of the scan, and not a reason to reject it."""
+    make.series(tmp_path / "images/ct", make.smooth((16, 60, 70)))  # from (-20, -30, 40), 0.7 x 0.8 x 2 mm
+    middles = [(-20 + 0.7 * 30, -30 + 0.8 * 59, 40.0), (-20, -30 + 0.8 * 20, 40 + 2 * 15.0)]
+    rows = [
+        {"file": "ct", "coordX": x, "coordY": y, "coordZ": z, "diameter_mm": 12} for x, y, z in middles
+    ]  # fmt: skip
+    record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "boxes.csv", rows))))
+    config = ingest.recipe("volumes", images=str(tmp_path / "images"), min_side=8)
+    sample = make_sample(Item("key", "patient", "study", "split", record), Recipe.from_config(config))
+    first, second = sample.row["boxes"]
+    sides = [[box[side] for side in ("z", "y", "x", "d", "h", "w")] for box in (first, second)]
+    wide, high, deep = 12 / 0.7, 12 / 0.8, 12 / 2
+    np.testing.assert_allclose(
+        sides,
+        [
+            [0, 59.5 - high / 2, 30.5 - wide / 2, 0.5 + deep / 2, 0.5 + high / 2, wide],
+            [15.5 - deep / 2, 20.5 - high / 2, 0, 0.5 + deep / 2, high, 0.5 + wide / 2],
+        ],
+        atol=1e-4,
+    )
 
 
 def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
