@@ -9,7 +9,7 @@ import io
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -84,10 +84,34 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
+def parts(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+    """The bytes of a file from each ``start`` to its ``end``: of a store these alone are fetched, all at once.
+
+    Raises OSError, with its number; also when the file ends before they do.
+    """
+    if is_local(path):
+        with opened(path) as file:
+            found = [os.pread(file.fileno(), end - start, start) for start, end in spans]
+    else:
+        starts, ends = [start for start, _ in spans], [end for _, end in spans]
+        with numbered(path):
+            found = path.fs.cat_ranges([path.path] * len(spans), starts, ends, on_error="raise")  # type: ignore[attr-defined]
+    if [len(part) for part in found] != [end - start for start, end in spans]:
+        raise OSError(errno.ESTALE, "it is shorter than it was", str(path))
+    return found
+
+
 def _fetched(path: Path) -> bytes:
+    with numbered(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def numbered(path: Path) -> Iterator[None]:
+    """Errors of a store with the number that the same error of a disk has."""
     try:
         with refusals(path):
-            return path.read_bytes()
+            yield
     except FileNotFoundError as error:  # stores raise these without a number
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except PermissionError as error:

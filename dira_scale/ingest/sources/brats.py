@@ -10,7 +10,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, Record
 from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import files_ending, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.ingest.volume import Volume
 from dira_scale.ingest.volumes.geometry import Grid
@@ -62,8 +62,8 @@ class Brats:
         self.modalities = modalities
 
     def records(self, workers: int) -> Iterator[Record]:
-        """All patients; one who lacks a modality or the mask is rejected."""
-        return threaded(sized, self._records(), workers)
+        """All patients; one who lacks a modality or the mask, or whose name was met before, is rejected."""
+        return once(threaded(sized, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[Record]:
         folder, files = None, dict[str, Path]()
@@ -80,7 +80,9 @@ class Brats:
 
     def _record(self, folder: Path, files: dict[str, Path]) -> Record:
         paths = tuple(files[kind] for kind in self.modalities if kind in files)
-        image: Path | Input = paths[0] if len(self.modalities) == len(paths) == 1 else Channels(paths)
+        image: Path | Input = Channels(paths) if paths else folder
+        if len(self.modalities) == len(paths) == 1:
+            image = paths[0]
         lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]
         return Record(
             folder.name,

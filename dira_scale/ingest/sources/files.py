@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from dira_scale.errors import UserError
 from dira_scale.ingest.dicom import is_dicom, read_header
 from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.store import is_local, locate, refusals
+from dira_scale.store import is_local, locate, numbered, refusals
 
 BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
 
@@ -64,7 +64,7 @@ def real(path: Path) -> Path:
 
 def size_of(path: Path) -> int:
     """Bytes. Raises BadImage for what is no file, not there, or not ours to read."""
-    with judged("the file cannot be read ({})"), refusals(path):
+    with judged("the file cannot be read ({})"), numbered(path):
         if not is_local(path):
             return int(path.fs.size(path.path))  # type: ignore[attr-defined]
         status = path.stat()

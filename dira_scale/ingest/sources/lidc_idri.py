@@ -13,7 +13,7 @@ from dira_scale.ingest.grey import Image
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.lidc_xml import agreed, nodules_in, series_of
-from dira_scale.ingest.sources.published import files_ending, threaded
+from dira_scale.ingest.sources.published import files_ending, once, threaded
 from dira_scale.ingest.sources.series import head_of
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.ingest.volume import Volume
@@ -75,7 +75,8 @@ class LidcIdri:
         self.readings: dict[str, Path] = {}
 
     def records(self, workers: int) -> Iterator[Record]:
-        """A record of each folder of DICOM files; one without readings, as the radiographs', is rejected."""
+        """A record of each folder of DICOM files; one without readings, as the radiographs', or of a series that was
+        met before, is rejected."""
         for path in files_ending(self.root, ".xml"):
             try:
                 if series := series_of(path):
@@ -85,7 +86,8 @@ class LidcIdri:
         if not self.readings:
             raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
         folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
-        yield from threaded(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
+        found = threaded(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
+        yield from once(found, self.root)
 
     def _record(self, found: tuple[Path, tuple[Path, ...]]) -> Record:
         folder, files = found

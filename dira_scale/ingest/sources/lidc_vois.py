@@ -9,6 +9,7 @@ from dira_scale.ingest.sources.published import (
     folder_in,
     listed_in,
     number,
+    once,
     read_columns,
     sized,
     threaded,
@@ -46,7 +47,7 @@ class LidcVois:
 
     def records(self, workers: int) -> Iterator[Record]:
         """The nodules of the table (one without files is rejected) and images without a line."""
-        return threaded(sized, self._records(), workers)
+        return once(threaded(sized, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[Record]:
         listed = set()

@@ -57,7 +57,7 @@ class Luna16:
             nodules[line.cells[0]].append(Ball("nodule", (-x, -y, z), diameter))
         yield from self.scans.rejected
         yield from threaded(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)
-        self.scans.tell_absent(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
+        self.scans.tell(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
 
     def _record(self, uid: str, nodules: Sequence[Ball]) -> Record:
         scan = self.scans.found[uid]
@@ -90,7 +90,9 @@ class Scans:
                 except BadImage as error:
                     self.rejected.append(Record(name, path, rejected=str(error)))
 
-    def tell_absent(self, path: Path, lines: Counter[str]) -> None:
+    def tell(self, path: Path, lines: Counter[str]) -> None:
+        """What is odd: lines of ``path`` for scans that are not there; and that the folds are not of patients."""
+        print("LUNA16 names no patients: its folds are of scans, and two scans of one patient may be in two splits")
         absent = {uid: count for uid, count in lines.items() if uid not in self.found}
         if absent:
             print(f"{path.name}: {sum(absent.values())} lines are of {len(absent)} scans that are not there")

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.imaging import opened
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
-from dira_scale.ingest.sources.files import folder_at
+from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
 from dira_scale.ingest.sources.published import Line, listed_in, number, read_columns, wrong
-from dira_scale.ingest.verdict import BadImage
+from dira_scale.ingest.verdict import BadImage, judged
 from dira_scale.ingest.volume import Volume
 from dira_scale.ingest.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.ingest.volumes.read import grid_of
 from dira_scale.ingest.volumes.values import to_volume
+from dira_scale.store import parts
 
 AIR = -1000  # HU
 
@@ -64,7 +64,7 @@ class Luna16Candidates:
                 block = Block(scan.path, (x, y, z), self.patch)
                 name = f"{uid}/{line.number}"
                 yield Record(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
-        self.scans.tell_absent(self.list, absent)
+        self.scans.tell(self.list, absent)
 
     def _lines(self) -> Iterator[Line]:
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "class"]):
@@ -112,16 +112,15 @@ class Block:
 
     def _values(self, scan: tuple[int, int, int], first: np.ndarray) -> np.ndarray:
         """int16 [Z, Y, X] of the block that begins at voxel ``first`` of the scan."""
-        values = np.full(self.shape, AIR, np.int16)
+        values, raw = np.full(self.shape, AIR, np.int16), self.path.with_suffix(".raw")
+        if size_of(raw) != 2 * int(np.prod(scan)):
+            raise BadImage("the values beside the header are not all of the scan's, as 16-bit numbers")
         _, height, width = scan
         low, high = np.maximum(first, 0), np.minimum(first + self.shape, scan)
-        with opened(self.path.with_suffix(".raw")) as file:
-            if file.seek(0, 2) != 2 * int(np.prod(scan)):
-                raise BadImage("the values beside the header are not all of the scan's, as 16-bit numbers")
-            for z in range(low[0], high[0]):  # of each slice the rows that the block reaches over
-                file.seek(2 * width * (z * height + int(low[1])))
-                rows = np.frombuffer(file.read(2 * width * int(high[1] - low[1])), "<i2").reshape(-1, width)
-                values[z - first[0], low[1] - first[1] : high[1] - first[1], low[2] - first[2] : high[2] - first[2]] = (
-                    rows[:, low[2] : high[2]]
-                )
+        rows = [(z * height + int(low[1]), z * height + int(high[1])) for z in range(low[0], high[0])]
+        with judged("the file cannot be read ({})"):  # of each slice the rows that the block reaches over
+            read = parts(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
+        block = np.frombuffer(b"".join(read), "<i2").reshape(len(rows), -1, width)[..., low[2] : high[2]]
+        z, y, x = (slice(a, b) for a, b in zip(low - first, high - first, strict=True))
+        values[z, y, x] = block
         return values

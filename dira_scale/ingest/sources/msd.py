@@ -7,7 +7,7 @@ from typing import Any
 
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded, wrong
+from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded, wrong
 
 
 class Msd:
@@ -33,11 +33,11 @@ class Msd:
             raise wrong(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
 
     def records(self, workers: int) -> Iterator[Record]:
-        """Listed volumes (one that is missing is rejected) and files beside them that are not listed.
+        """Listed volumes (one that is missing, or listed before, is rejected) and files beside them that are not.
 
         The test part has no masks; it is listed only where its folder has been kept.
         """
-        return threaded(sized, self._records(), workers)
+        return once(threaded(sized, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[Record]:
         listed = {path for path, _ in self.training} | set(self.test)

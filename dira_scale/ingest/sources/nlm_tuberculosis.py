@@ -11,7 +11,7 @@ from dira_scale.ingest.grey import Image
 from dira_scale.ingest.imaging import read_mask
 from dira_scale.ingest.sources.base import Painted, Record
 from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import files_ending, folder_in, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, folder_in, once, sized, threaded
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.ingest.volume import Volume
 
@@ -59,7 +59,7 @@ class NlmTuberculosis:
 
     def records(self, workers: int) -> Iterator[Record]:
         """All images of ``CXR_png``; one whose name says nothing is rejected, one without all its masks has none."""
-        return threaded(self._record, files_ending(self.pictures, ".png"), workers)
+        return once(threaded(self._record, files_ending(self.pictures, ".png"), workers), self.root)
 
     def _record(self, path: Path) -> Record:
         stem = path.name[: -len(".png")]

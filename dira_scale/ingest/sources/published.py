@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, Input, Record
 from dira_scale.ingest.sources.files import files_below, size_of
 from dira_scale.ingest.verdict import BadImage
 
@@ -120,12 +120,27 @@ def threaded(function: Callable[[T], Record], items: Iterable[T], workers: int) 
                 yield from records
 
 
+def once(records: Iterable[Record], root: Path) -> Iterator[Record]:
+    """The first record of each name; the others are rejected, by where their files lie below ``root``."""
+    met = set[str]()
+    for record in records:
+        if record.name in met:
+            place = _paths(record)[0].relative_to(root).as_posix()
+            name = next(name for n in count(1) if (name := place if n == 1 else f"{place} {n}") not in met)
+            record = replace(record, name=name, rejected="one of this name was met before")
+        met.add(record.name)
+        yield record
+
+
 def sized(record: Record) -> Record:
     """The record with the bytes of its image's files; rejected if one of them cannot be read."""
     if record.rejected is not None:
         return record
-    paths = record.image.paths if hasattr(record.image, "paths") else (record.image,)
     try:
-        return replace(record, size=sum(map(size_of, paths)))
+        return replace(record, size=sum(map(size_of, _paths(record))))
     except BadImage as error:
         return replace(record, rejected=str(error))
+
+
+def _paths(record: Record) -> tuple[Path, ...]:
+    return record.image.paths if isinstance(record.image, Input) else (record.image,)

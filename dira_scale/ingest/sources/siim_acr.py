@@ -85,7 +85,7 @@ class SiimAcr:
                 continue
             found.add(name)
             if name not in regions:
-                yield Record(name, path, rejected=f"no line in {self.table.name}")
+                yield Record(name, path, rejected="no line in the table")
             else:
                 labels = (float(bool(regions[name])),)
                 yield Record(name, path, labels=labels, mask=Runs(tuple(regions[name])))

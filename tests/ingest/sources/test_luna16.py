@@ -5,12 +5,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
 from ingest.sources import miniatures_3d
 from ingest.sources.miniatures import write_text
+from upath import UPath
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.recipe import Recipe
@@ -21,7 +23,9 @@ from dira_scale.ingest.sources.luna16_candidates import Luna16Candidates
 def test_scans_and_nodules_arrive(tmp_path: Path, shards: Callable, capsys: pytest.CaptureFixture) -> None:
     made = miniatures_3d.luna16(tmp_path / "luna")
     dataset = shards("luna16", images=tmp_path / "luna")
-    assert "annotations.csv: 1 lines are of 1 scans that are not there" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "annotations.csv: 1 lines are of 1 scans that are not there" in said
+    assert "two scans of one patient may be in two splits" in said
     assert dataset.splits() == {"train": 2, "val": 1, "test": 1}
     for uid, (values, image) in made.items():
         row = dataset.row(uid)
@@ -82,6 +86,43 @@ def test_blocks_around_candidates(tmp_path: Path, shards: Callable) -> None:
     assert dataset.rejected(*(f"subset9/1.3.6.{n}.mhd" for n in (1, 5)), "1.3.6.1/43")["1.3.6.1/43"] == (
         "a candidate outside of its scan"
     )
+
+
+def test_of_a_store_a_block_fetches_its_rows_alone(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A scan has thousands of candidates: to fetch it whole for each would be 250 times the dataset."""
+    candidates(tmp_path, miniatures_3d.luna16(tmp_path), 40)
+    root, fetched = UPath(f"memory://{tmp_path.name}"), Counter[str]()
+    for path in tmp_path.rglob("*.*"):
+        place = root / path.relative_to(tmp_path).as_posix()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(path.read_bytes())
+    store = type(root.fs)
+    ranged, whole = store.cat_file, store._open
+
+    def cat_file(self: object, path: str, *span: int, **more: Any) -> bytes:
+        content: bytes = ranged(self, path, *span, **more)
+        fetched[Path(path).suffix] += len(content)
+        return content
+
+    def opened(self: object, path: str, *arguments: Any, **more: Any) -> Any:
+        assert not path.endswith(".raw"), "it is fetched whole"
+        return whole(self, path, *arguments, **more)
+
+    monkeypatch.setattr(store, "cat_file", cat_file)
+    monkeypatch.setattr(store, "_open", opened)
+    keys = {"patch": [8, 12, 10], "negatives": None}
+    recipe, other = (
+        Recipe.from_config(ingest.recipe("luna16_candidates", images=str(place), **keys)) for place in (tmp_path, root)
+    )
+    pairs = zip(recipe.make_source().records(1), other.make_source().records(1), strict=True)
+    read = [(near.image, far.image) for near, far in pairs if not near.rejected and near.name != "1.3.6.1/43"]
+    assert len(read) == 40
+    for near, far in read:
+        fetched.clear()
+        np.testing.assert_array_equal(far.read(recipe).voxels, near.read(recipe).voxels)  # type: ignore[union-attr]
+        assert 0 < fetched[".raw"] <= 2 * 8 * 12 * 56  # bytes of so many slices, rows and columns
 
 
 def kept(root: Path, **keys: object) -> set[str]:

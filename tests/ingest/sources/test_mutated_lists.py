@@ -1,6 +1,7 @@
 """Lists of others are data only: whatever is in them gives records, or one clear line."""
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,9 @@ import pytest
 from ingest.sources import miniatures, miniatures_3d
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import Rejected, make_sample
 
 ODD = [
     b"",
@@ -97,3 +100,39 @@ def test_mutated_lists_give_records_or_one_line(
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 800
         path.write_bytes(content)
+
+
+NAME = "Quillfeather-7741903"
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("name", LISTS)
+def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, make: Callable, ingest: SimpleNamespace) -> None:
+    """Reasons go out with the dataset: a patient's name in any cell, or in the name of a file, stays where it is."""
+    root = make(name)
+    recipe, reasons = Recipe.from_config(ingest.recipe(name, images=str(root))), set[str]()
+    lists = sorted(path for pattern in LISTS[name] for path in root.glob(pattern))
+    for path in sorted(path for path in root.rglob("*.*") if path.is_file() and path not in lists)[:3]:
+        path.with_name(f"{NAME}_0{path.suffix}").write_bytes(path.read_bytes())
+    rng = random.Random(name)
+    for number in range(count):
+        path = lists[number % len(lists)]
+        content = path.read_bytes()
+        cells = list(re.finditer(rb"[^\s,|<>=\"{}\[\]:]+", content))
+        begin, end = rng.choice(cells).span() if number else (0, 0)
+        path.write_bytes(content[:begin] + (NAME.encode() if number else b"") + content[end:])
+        try:
+            for record in recipe.make_source().records(1):
+                try:
+                    make_sample(Item("key", "patient", "study", "split", record), recipe)
+                except Rejected as rejected:
+                    reasons.add(rejected.reason)
+                except OSError:  # a file that is not there now stops the run, on the screen
+                    pass
+        except UserError:
+            pass
+        path.write_bytes(content)
+    assert reasons
+    for reason in reasons:
+        assert not any(part.lower() in reason.lower() for part in NAME.split("-"))
+        assert not any(path.name in reason for path in root.rglob("*.*") if path.name != "dataset.json")

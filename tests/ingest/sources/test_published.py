@@ -1,6 +1,8 @@
 """What published lists do to their readers, and what every recipe must say."""
 
+import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,10 +11,12 @@ from ingest.sources import miniatures, miniatures_3d
 from upath import UPath
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Item
+from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.ingest.plan import Item, plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
 from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.brats import Channels
 from dira_scale.ingest.sources.published import Line, cut, number, read_columns, read_names, sized, threaded
 
 SHARDS = Path(__file__).parents[3] / "shards"
@@ -77,14 +81,71 @@ def test_records_keep_their_order_over_threads() -> None:
     assert [record.name for record in threaded(lambda name: Record(name, Path(name)), iter(names), 3)] == names
 
 
+def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """A copied folder, two releases side by side, a line written twice: the first counts, the others have a reason."""
+    met = "one of this name was met before"
+    scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
+    for uid in scans:
+        miniatures_3d.readings(tmp_path / "lidc" / f"{uid}.xml", uid, [[]])
+    shutil.copytree(tmp_path / "lidc" / "LIDC-IDRI-0001", tmp_path / "lidc" / "LIDC-IDRI-0009")
+    again = {f"LIDC-IDRI-0009/1.2.{n}/{uid}/1-01.dcm": met for n, uid in enumerate(scans)}
+    assert_taken_once(ingest.recipe("lidc_idri", images=str(tmp_path / "lidc")), list(scans), again)
+
+    miniatures_3d.brats(tmp_path / "brats" / "a")
+    shutil.copytree(tmp_path / "brats" / "a", tmp_path / "brats" / "b")
+    for path in (tmp_path / "brats" / "b" / "LGG").rglob("*.nii.gz"):
+        path.unlink() if "seg" not in path.name else None  # no image at all
+    taken = ["Brats18_TCIA01_1_1", "Brats18_2013_0_1", "BraTS20_Training_355"]
+    again = {
+        f"b/HGG/{taken[0]}/{taken[0]}_flair.nii.gz": met,
+        f"b/LGG/{taken[1]}": met,
+        f"b/{taken[2]}/{taken[2]}_flair.nii": met,
+        "b/HGG/Brats18_incomplete/Brats18_incomplete_flair.nii.gz": met,
+    }
+    assert_taken_once(ingest.recipe("brats", images=str(tmp_path / "brats")), taken, again)
+
+    made = miniatures_3d.msd(tmp_path / "msd")
+    content = json.loads((tmp_path / "msd" / "dataset.json").read_text())
+    content["training"] += [content["training"][0], content["training"][0]]
+    content["test"].append("./imagesTs/prostate_01.nii.gz")
+    shutil.copy(tmp_path / "msd/imagesTr/prostate_01.nii.gz", tmp_path / "msd/imagesTs/prostate_01.nii.gz")
+    (tmp_path / "msd" / "dataset.json").write_text(json.dumps(content))
+    again = {f"imagesTr/prostate_01.nii.gz{n}": met for n in ("", " 2")} | {"imagesTs/prostate_01.nii.gz": met}
+    assert_taken_once(ingest.recipe("msd", images=str(tmp_path / "msd")), list(made), again)
+
+    for n in (1, 2):
+        miniatures.write_png(tmp_path / f"nlm/CXR_png/{n}/MCUCXR_0001_0.png", miniatures.picture(n))
+    again = {"CXR_png/2/MCUCXR_0001_0.png": met}
+    assert_taken_once(ingest.recipe("montgomery", images=str(tmp_path / "nlm"), masks=[]), ["MCUCXR_0001_0.png"], again)
+
+
+def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> None:
+    recipe = Recipe.from_config(config)
+    planned = plan(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
+    told = {item.record.name: item.record.rejected for item in planned}
+    assert {name for name, reason in told.items() if reason is None} == set(taken)
+    assert {name: reason for name, reason in told.items() if reason and "met before" in reason} == again
+
+
 def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "b").write_bytes(b"678")
-    both = SimpleNamespace(paths=(tmp_path / "a", tmp_path / "b"), read=None)
+    both = Channels((tmp_path / "a", tmp_path / "b"))
     assert sized(Record("x", both)).size == 8 and sized(Record("x", tmp_path / "a")).size == 5
     assert sized(Record("x", tmp_path)).rejected == "not a regular file"
     assert sized(Record("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
     assert sized(Record("x", tmp_path / "c", rejected="before")).rejected == "before"
+
+
+def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = UPath("memory://sizes/a.nii")
+    place.write_bytes(b"12345")
+    record = Record("a", place)  # type: ignore[arg-type]
+    assert sized(record).size == 5
+    assert sized(Record("b", place.with_name("b.nii"))).rejected == "the file cannot be read (FileNotFoundError)"  # type: ignore[arg-type]
+    monkeypatch.setattr(type(place.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
+    with pytest.raises(OSError, match="connection lost"):
+        sized(record)
 
 
 def test_boxes_are_cut_to_the_image() -> None:

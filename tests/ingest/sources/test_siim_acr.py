@@ -25,7 +25,7 @@ def test_the_layout_arrives(tmp_path: Path, shards: Callable, ingest: SimpleName
         assert np.corrcoef(dataset.pixels(uid).ravel(), pixels.ravel())[0, 1] > 0.99
         assert n == 0 or dataset.row(uid)["patient"] != dataset.row("1.2.276.1")["patient"]
     assert dataset.rejected("1.2.276.4", "1.2.276.5") == {
-        "1.2.276.4": "no line in train-rle.csv",
+        "1.2.276.4": "no line in the table",
         "1.2.276.5": "listed, but not there",
     }
 
