@@ -20,8 +20,16 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
 
 def say(verb: str, problem: object) -> None:
-    """Print one line. Of several processes on a machine the first says it at once; the others, who mostly see the same,
-    only if nobody has ended them meanwhile, as launchers do."""
+    """Print one line; what is not printable in it, by its escapes: names that others gave may speak to a terminal.
+
+    Of several processes on a machine the first says it at once; the others, who mostly see the same, only if nobody has
+    ended them meanwhile, as launchers do.
+    """
     if int(os.environ.get("LOCAL_RANK", "0")):
         time.sleep(PAUSE)
-    print(f"{verb}: {problem}", file=sys.stderr, flush=True)
+    print(f"{verb}: {printable(str(problem))}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """``text`` in which control characters, line breaks and marks of direction are written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -5,13 +5,15 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
+from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.burned_in import POLICIES
 from dira_scale.ingest.deidentify import Hasher, check_attributes
@@ -119,12 +121,15 @@ class Recipe:
             factory = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError) as error:
             raise UserError(f"recipe._target_={target}: {error}") from error
+        if not (inspect.isclass(factory) and callable(getattr(factory, "records", None))):  # a recipe may be anybody's
+            raise UserError(f"recipe._target_={target} is no source: name a class with the method records")
         arguments = {key: value for key, value in self.source.items() if key != "_target_"}
         try:
             inspect.signature(factory).bind(**arguments)
         except TypeError as error:
             raise UserError(f"the recipe does not fit its source {target}: {error}") from error
-        source: Source = factory(**arguments)
+        source = cast(Source, factory(**arguments))
+        _check_labels(source.label_names)
         return source
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
@@ -146,6 +151,14 @@ def _check_shares(name: str, shares: Any) -> None:
     numbers = isinstance(shares, Mapping) and all(isinstance(n, int | float) and n >= 0 for n in shares.values())
     if not numbers or abs(sum(shares.values()) - 1) > 1e-6:
         raise UserError(f"recipe.{name}={shares}: give shares that add up to 1 (0 leaves a split out)")
+
+
+def _check_labels(names: Sequence[str]) -> None:
+    for label, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"two labels are named {label[:60]!r}: rename one")
+        if not is_shown(label):
+            raise UserError(f"a label is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
 
 
 def _is_place(value: Any) -> bool:

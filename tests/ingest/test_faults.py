@@ -47,19 +47,31 @@ def kill(process: subprocess.Popen, whom: str) -> None:
 
 
 def stumble(words: list[str], out: Path, kills: int, seconds: float) -> list[tuple[str, int]]:
-    """Start the command and kill it at random moments of ``seconds`` until it has been killed so often: whom, and how
-    many shards were finished then. Whenever it comes to its end, it begins from the beginning."""
+    """Start the command and kill it until it has been killed so often: whom, and how many shards were finished then.
+
+    Half of the kills come at a random moment of its first ``seconds``, in which it mostly starts and lists; half soon
+    after it has finished up to three more shards, so that it gets on, to its end and then again from the beginning.
+    """
     dice, killed = random.Random(kills), list[tuple[str, int]]()
+
+    def finished() -> int:
+        return len(list((out / ".partial").glob("*-*.json")))
+
     while len(killed) < kills:
+        more, moment, before = dice.choice([0, 0, 0, 1, 2, 3]), dice.random(), finished()
         process = subprocess.Popen(
             words, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )  # fmt: skip
         try:
-            process.wait(dice.uniform(0.05, 1) * seconds)
+            deadline = time.monotonic() + 120
+            while more and finished() < before + more and process.poll() is None:
+                assert time.monotonic() < deadline, "no shard was finished"
+                time.sleep(0.005)
+            process.wait(0.2 * moment if more else seconds * moment)
         except subprocess.TimeoutExpired:
             whom = dice.choice(["worker", "parent", "group"])
             kill(process, whom)
-            killed.append((whom, len(list((out / ".partial").glob("*-*.json")))))
+            killed.append((whom, finished()))
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -79,6 +91,8 @@ def test_killed_at_random_moments_and_run_again_is_byte_identical(
     seconds, began = time.monotonic() - began, time.monotonic()
     killed = stumble(command(tmp_path, out, ingest, 120), out, kills, seconds)
     print(f"killed {killed} in {time.monotonic() - began:.0f} s")
+    quarters = {done // 8 for _, done in killed}  # of 32 shards
+    assert kills < 50 or {0, 1, 2, 3} <= quarters, "the kills are not spread over the whole conversion"
     assert subprocess.run(command(tmp_path, out, ingest, 120), timeout=300).returncode == 0
     assert ingest.contents(out) == ingest.contents(unbroken)
 

@@ -20,6 +20,7 @@ from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
 from dira_scale.ingest.sources.index import Index
 from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
+from dira_scale.ingest.sources.text import brief
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.store import is_local, locate
 
@@ -165,15 +166,17 @@ class Folder:
         if guess:
             flags, others = flags_and_numbers(table(), {*named, *HEADER})
             self.numeric = tuple(flags)
-            self.guessed = f"{path.name}: labels are {', '.join([*flags, *self.rules]) or 'none of the columns'}"
+            self.guessed = f"{path.name}: labels are {brief(', '.join([*flags, *self.rules])) or 'none of the columns'}"
             if others:
-                self.guessed += f"; no labels: {', '.join(others)} (name it in recipe.label_columns if it is one)"
+                numbers = brief(", ".join(others))
+                self.guessed += f"; no labels: {numbers} (name it in recipe.label_columns if it is one)"
         lines, mask = Index[int](), self.columns.get("mask")
         for line, row in table():
             place = self._place(row[self.columns["file"]], path)
             file = real(place)
             if file in lines:
-                raise UserError(f"{path}: lines {lines[file]} and {line} name the same file {file.name}: keep one")
+                twice = brief(f"name the same file {file.name}: keep one")
+                raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
             labels = self._labels(row, f"{path}, line {line}")
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
             if mask and row[mask].strip():
@@ -195,7 +198,7 @@ class Folder:
     def _exists(self, path: Path) -> bool:
         """Of a store, what lies below ``images`` is known: to ask for each file would take a request each."""
         if is_local(path) or not path.is_relative_to(self.root):
-            return path.exists()
+            return os.path.exists(path) if is_local(path) else path.exists()  # noqa: PTH110 (Path's raises for long names)
         return real(path) in self.stored
 
     def _name(self, path: Path, file: Path) -> str:

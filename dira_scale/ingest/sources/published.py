@@ -1,7 +1,6 @@
 """What the sources of published datasets share: the folder as it is downloaded, its lists, its files."""
 
 import csv
-import io
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +14,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import Box, Input, Record
 from dira_scale.ingest.sources.files import files_below, size_of
+from dira_scale.ingest.sources.text import brief, lines_of
 from dira_scale.ingest.verdict import BadImage
 
 CHUNK = 64  # files that a thread is given at a time
@@ -42,8 +42,7 @@ def listed_in(root: Path, *names: str) -> Path:
 def wrong(path: Path, what: str, line: Line | None = None) -> UserError:
     """What is wrong with a list, in one line of bounded length whatever its cells hold."""
     where = f"{path}, line {line.number}" if line else f"{path}"
-    plain = " ".join(what.split())
-    return UserError(f"{where}: {plain if len(plain) < 300 else f'{plain[:150]} … {plain[-100:]}'}")
+    return UserError(f"{where}: {brief(what)}")
 
 
 def folder_in(root: Path, name: str) -> Path:
@@ -59,8 +58,8 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
     Blanks around the header's cells do not count, nor do cells beyond the columns asked for; cells that a line lacks
     are empty, empty lines are left out. Raises UserError when a column is absent or the file is no UTF-8 text.
     """
-    with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-        table = csv.reader(text)
+    with lines_of(path) as lines:
+        table = csv.reader(lines)
         try:
             header = [cell.strip() for cell in next(table, [])]
             for column in columns:
@@ -68,7 +67,10 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
                     known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
                     raise wrong(path, f"no column '{column}'{known}")
             places = [header.index(column) for column in columns]
+            if twice := [column for column in columns if header.count(column) > 1]:
+                raise wrong(path, f"two columns '{twice[0]}'")
             for row in table:
+                lines.next_row()
                 if any(row):
                     yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
         except (UnicodeDecodeError, csv.Error) as error:
@@ -78,9 +80,12 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
 def read_names(path: Path) -> Iterator[str]:
     """The lines of a list of names. Raises UserError when it is no UTF-8 text."""
     try:
-        with path.open("rb") as binary, io.TextIOWrapper(binary, "utf-8-sig") as text:
-            yield from filter(None, map(str.strip, text))
-    except UnicodeDecodeError as error:
+        with lines_of(path) as lines:
+            for line in lines:
+                lines.next_row()
+                if name := line.strip():
+                    yield name
+    except (UnicodeDecodeError, csv.Error) as error:
         raise wrong(path, f"not a list of UTF-8 text ({error})") from error
 
 

@@ -1,14 +1,15 @@
 """Tables that people make: CSV files of labels and of boxes, read strictly."""
 
 import csv
-import io
 import math
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import Box
+from dira_scale.ingest.sources.text import LONGEST, brief, lines_of
 from dira_scale.store import opened
 
 
@@ -27,15 +28,18 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with opened(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, restval="")
+    with lines_of(path) as lines:
+        reader = csv.DictReader(lines, restval="")
         try:
             present = reader.fieldnames or []
+            if twice := [column for column, count in Counter(filter(str.strip, present)).items() if count > 1]:
+                raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
                 if column not in present:
                     known = nearest(column, present) or f"; it has {', '.join(present)}"
-                    raise UserError(f"{path} has no column '{column}' ({named_by}){known}")
+                    raise UserError(f"{path} has " + brief(f"no column '{column}' ({named_by}){known}"))
             for cells in reader:
+                lines.next_row()
                 if any(cell.strip() for cell in cells.pop(None, ())):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 yield Row(reader.line_num, cells)
@@ -49,7 +53,7 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
 def _undecodable(path: Path) -> int:
     """The first line that is not UTF-8: text is decoded ahead of the line that is read."""
     with opened(path) as file:
-        for line, content in enumerate(file, 1):
+        for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
             try:
                 content.decode()
             except UnicodeDecodeError:
@@ -61,7 +65,8 @@ def number(cell: str, where: str) -> float:
     """A cell's finite number, NaN for an empty one. Raises UserError naming ``where`` it stands."""
     value = _number(cell)
     if value is None:
-        raise UserError(f"{where}: '{cell}' is not a number; for categories use recipe.label_rules")
+        what = brief(f"'{cell}' is not a number; for categories use recipe.label_rules")
+        raise UserError(f"{where}: {what}")
     return value
 
 

@@ -1,0 +1,31 @@
+"""A sharded dataset: ``dataset.json``, ``manifest.parquet`` (one row per sample) and the tar files that it points into.
+
+This is the one thing that ``ingest`` (which writes it) and the loaders (which read it) share::
+
+    NAME/
+      dataset.json         DatasetInfo: what this is, how it was made, which shards of which size
+      manifest.parquet     SCHEMA: one row per sample; ``offset`` and ``size`` are of the payload inside the shard
+      {split}-{000000}.tar KEY.png|jpg|jp2|npy|b2nd, KEY.json, optional KEY.mask.png|b2nd
+      quarantine.parquet   QUARANTINE: one row per rejected input
+      croissant.json       MLCommons Croissant description
+
+``manifest.parquet`` is written last, so a folder that has one is complete.
+"""
+
+from dira_scale.data.manifest.dataset import ShardedDataset
+from dira_scale.data.manifest.info import DatasetInfo
+from dira_scale.data.manifest.schema import (
+    BOX,
+    FORMAT_VERSION,
+    INFO_FILE,
+    MANIFEST_FILE,
+    QUARANTINE,
+    QUARANTINE_FILE,
+    SCHEMA,
+    DatasetError,
+)
+
+__all__ = [
+    "BOX", "FORMAT_VERSION", "INFO_FILE", "MANIFEST_FILE", "QUARANTINE", "QUARANTINE_FILE", "SCHEMA", "DatasetError",
+    "DatasetInfo", "ShardedDataset",
+]  # fmt: skip

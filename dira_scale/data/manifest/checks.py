@@ -1,0 +1,44 @@
+"""What a dataset may say, whoever wrote it: texts that can be shown, rows that lie within its shards."""
+
+import re
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dira_scale.data.codecs import CODECS
+from dira_scale.data.manifest.schema import INFO_FILE
+
+SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
+LONGEST_TEXT = 1000
+
+
+def is_shown(text: str) -> bool:
+    """Whether a name is one that people can read: others would speak to the terminal."""
+    return len(text) <= LONGEST_TEXT and text.isprintable()
+
+
+def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int]) -> str | None:
+    """What of a manifest points to nowhere: it may come from anybody. ``shards``: their sizes in bytes."""
+    for name in ("key", "split", "patient", "shard", "offset", "size", "codec", "low", "high", "labels", "xxh3"):
+        if table[name].null_count:
+            return f"rows without {name}"
+    if table["affine"].null_count != (table.num_rows if dims == 2 else 0):
+        return f"samples of other dimensions than {dims}"
+    if table.num_rows and not pc.all(pc.and_(pc.is_finite(table["low"]), pc.is_finite(table["high"]))).as_py():
+        return "low and high that are no numbers"
+    if strange := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
+        return f"codec {strange.pop()[:60]!r} is unknown"
+    if strange := set(pc.unique(table["split"]).to_pylist()) - counts.keys():
+        return f"split {strange.pop()[:60]!r} is not in {INFO_FILE}"
+    for offset, size in (("offset", "size"), ("mask_offset", "mask_size")):
+        ends = table.select(["shard", offset, size]).append_column("end", pc.add(table[offset], table[size]))
+        reached = ends.group_by("shard").aggregate([("end", "max"), (offset, "min"), (size, "min")])
+        for row in reached.to_pylist():
+            if row["shard"] not in shards:
+                return f"shard {row['shard'][:60]!r} is not in {INFO_FILE}"
+            if row["end_max"] is None:  # no masks
+                continue
+            if min(row[f"{offset}_min"], row[f"{size}_min"]) < 0 or row["end_max"] > shards[row["shard"]]:
+                return f"samples outside shard {row['shard']}"
+    return None

@@ -1,0 +1,81 @@
+"""``dataset.json``: what a dataset is, and how it was made."""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from dira_scale.data.manifest.checks import SHARD, is_shown
+from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The content of ``dataset.json``."""
+
+    name: str
+    modality: str
+    dims: int  # 2 | 3
+    codec: str
+    label_names: list[str]
+    counts: dict[str, int]  # samples per split
+    quarantined: int
+    shards: dict[str, int]  # file name -> bytes
+    recipe: dict[str, Any]  # with ``hash_key``: tells which key was used without giving it away
+    recipe_hash: str
+    licence: str
+    tool_version: str
+    betons: dict[str, int] = field(default_factory=dict)  # FFCV's form of the same samples, where made: name -> bytes
+    plan_hash: str = ""  # of what was planned: names (as keyed hashes), splits, labels
+    checksums: dict[str, str] = field(default_factory=dict)  # file name -> 64-bit xxHash3 of the whole shard, hex
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "DatasetInfo":
+        """Raises DatasetError when ``path`` is absent, not JSON, of another version or lacks a field."""
+        if not path.exists():
+            raise DatasetError(
+                f"no sharded dataset at {path.parent}: {path.name} is missing; make one with "
+                f"'python -m dira_scale.shard recipe=… out={path.parent}'"
+            )
+        try:
+            content = json.loads(path.read_text())
+            version = content["format_version"]
+        except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
+            raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): shard again") from error
+        if version != FORMAT_VERSION:
+            raise DatasetError(
+                f"{path} has format version {version}, this dira_scale reads {FORMAT_VERSION}: "
+                "shard again, or use the dira_scale that wrote it"
+            )
+        needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+        if missing := needed - content.keys():
+            raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: shard again")
+        info = cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
+        if wrong := info._wrong():
+            raise DatasetError(f"{path} is damaged ({wrong} is not what it must be): shard again")
+        return info
+
+    def _wrong(self) -> str | None:
+        """The first field that holds something else than it may: the file may come from anybody."""
+        for name in ("name", "modality", "codec", "recipe_hash", "licence", "tool_version", "plan_hash"):
+            if not isinstance(getattr(self, name), str):
+                return name
+        for name, kind in (("counts", int), ("shards", int), ("betons", int), ("checksums", str)):
+            entries = getattr(self, name)
+            if not isinstance(entries, dict) or not all(type(value) is kind for value in entries.values()):
+                return name
+        for names in (self.shards, self.betons):  # a subset's lie in another folder, not at a place of their choice
+            if strange := [shard for shard in names if not SHARD.fullmatch(shard)]:
+                return f"shard {strange[0][:60]!r}"
+        if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
+            return "label_names"
+        for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *self.counts):
+            if not is_shown(text):
+                return "a text in it"
+        if not isinstance(self.recipe, dict):
+            return "recipe"
+        return next((n for n in ("dims", "quarantined") if type(getattr(self, n)) is not int), None)

@@ -1,0 +1,43 @@
+"""Names and columns of a dataset's files."""
+
+import pyarrow as pa
+
+from dira_scale.errors import UserError
+
+FORMAT_VERSION = 2  # 1 had boxes without z and d
+INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE = "dataset.json", "manifest.parquet", "quarantine.parquet"
+
+BOX = pa.struct([("label", pa.string()), *[(side, pa.float32()) for side in "yxhwzd"]])  # in 2D z = 0, d = 1
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),  # keyed hash of the source's name
+        ("split", pa.string()),
+        ("patient", pa.string()),  # keyed hash; all samples of a patient are in one split
+        ("study", pa.string()),  # keyed hash
+        ("shard", pa.string()),  # file name
+        ("offset", pa.int64()),  # of the payload's first byte in the shard
+        ("size", pa.int64()),  # bytes
+        ("codec", pa.string()),  # 2D: png | jpg | jp2 | npy; 3D: b2nd | npy
+        ("channels", pa.int8()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("depth", pa.int32()),  # 1 in 2D
+        ("bits", pa.int8()),  # per stored channel: 8 | 16
+        ("low", pa.float32()),  # the stored values that become 0 and 1
+        ("high", pa.float32()),
+        ("spacing", pa.list_(pa.float32())),  # mm in array order: y, x in 2D; z, y, x in 3D; null = unknown
+        ("affine", pa.list_(pa.float32())),  # 3D: NIfTI's, 4 x 4 row by row: (x, y, z) index -> RAS+ mm; null in 2D
+        ("labels", pa.list_(pa.float32())),  # in the order of label_names; NaN = unknown
+        ("boxes", pa.list_(BOX)),  # in stored pixels or voxels
+        ("attributes", pa.map_(pa.string(), pa.string())),
+        ("mask_offset", pa.int64()),  # null = no mask
+        ("mask_size", pa.int64()),
+        ("xxh3", pa.string()),  # 64-bit xxHash3 of the payload, hex
+    ]
+)
+# ``source`` is a keyed hash too: file names may name patients.
+QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
+
+
+class DatasetError(UserError):
+    """A sharded dataset is absent, of another version, incomplete or damaged."""
