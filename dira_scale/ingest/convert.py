@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.console import Console
 
-from dira_scale.data.manifest import DatasetInfo
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
-from dira_scale.ingest.destination import Slice, check_unchanged, claimed, finished, keep, made_of, unfinished
+from dira_scale.ingest.destination import Slice, check_unchanged, claimed, finished, keep, made_of, sweep, unfinished
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import Plan, plan
 from dira_scale.ingest.recipe import Recipe
@@ -37,28 +37,39 @@ def convert(
     hasher, key_from = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
     try:
-        made = finished(place, identity)
+        made: ShardedDataset | Outcome | None = finished(place, identity)
         console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
         planned = planned_from(recipe, hasher, workers)
-        if made:
+        started = time.monotonic()
+        made = made or _make(place, planned, recipe, identity, part, workers)
+        if made is None:
+            return _tell_of_slice(console, place, planned, part)
+        if isinstance(made, ShardedDataset):
             check_unchanged(made, planned)
+            sweep(place)
             console.print(f"{place} is complete: {_counts(made.info)}")
             return
-        started = time.monotonic()
-        with claimed(place, identity, planned, part) as scratch:
-            mine = part.shards(planned)
-            todo = unfinished(place, mine)
-            done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
-            publish = partial(keep, place, made_of(planned, identity))
-            write_shards(todo, planned, recipe, workers, scratch, publish, done)
-            if part.of > 1:
-                return _tell_of_slice(console, place, planned, part)
-            outcome = finish(place, planned, recipe, identity, scratch)
     except OSError as error:
         raise UserError(
             f"sharding to {place} failed ({error}); what is finished is kept: mend it and run the same command again"
         ) from error
-    _tell(console, place, outcome, time.monotonic() - started)
+    _tell(console, place, made, time.monotonic() - started)
+
+
+def _make(
+    out: Path, planned: Plan, recipe: Recipe, identity: dict[str, Any], part: Slice, workers: int
+) -> ShardedDataset | Outcome | None:
+    """Write the shards of ``part``, and join all where that is the whole. The dataset, if others were quicker."""
+    with claimed(out, identity, planned, part) as scratch:
+        if made := finished(out, identity):  # while the images were listed
+            return made
+        mine = part.shards(planned)
+        todo = unfinished(out, mine)
+        done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
+        write_shards(todo, planned, recipe, workers, scratch, partial(keep, out, made_of(planned, identity)), done)
+        if made := finished(out, identity):  # in a store, where nothing is locked
+            return made
+        return finish(out, planned, recipe, identity, scratch) if part.of == 1 else None
 
 
 def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:

@@ -11,7 +11,8 @@ While it is being made, a dataset has a folder ``.partial``::
 
 In an object store nothing can be locked or renamed. There ``.partial`` has the finished shards' states only; locks and
 unfinished shards lie in the folder for temporary files, and a shard is uploaded when it is whole. Two machines that do
-the same shards there write the same bytes twice.
+the same shards there write the same bytes twice; one that comes late, when the dataset is joined, uploads nothing.
+A dataset with a manifest is finished, whatever ``.partial`` lies beside it: that is swept away.
 """
 
 import contextlib
@@ -84,7 +85,13 @@ def publish(part: Path, final: Path) -> None:
 
 
 def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
-    """Publish a written shard, then its state: now it need not be written again."""
+    """Publish a written shard, then its state: now it need not be written again.
+
+    Where nothing is locked, others may have finished the dataset in the meantime: then it is theirs that counts.
+    """
+    with refusals(out):
+        if not is_local(out) and (out / MANIFEST_FILE).exists():
+            return
     publish(part, out / name)
     _put_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
 
@@ -123,8 +130,18 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
         raise UserError(f"out={out} is damaged: {error}; {mend}") from error
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"out={out} holds the shards of another recipe ({different}): choose another out")
-    remove(out / PARTIAL)  # left by a kill between the manifest and the end
     return dataset
+
+
+def sweep(out: Path) -> None:
+    """Remove the ``.partial`` of a finished dataset: of a kill between the manifest and the end, or of a late slice.
+
+    Not while another process is at work there, nor where nothing may be written: it does no harm.
+    """
+    if not is_local(out):
+        return remove(out / PARTIAL)
+    with contextlib.suppress(OSError, _HeldError), _locked(out / PARTIAL / "lock", fcntl.LOCK_EX, f"out={out}"):
+        remove(out / PARTIAL)
 
 
 def check_unchanged(dataset: ShardedDataset, plan: Plan) -> None:
@@ -176,13 +193,19 @@ def claimed(out: Path, identity: dict[str, Any], plan: Plan, share: Slice) -> It
         yield scratch
 
 
+class _HeldError(UserError):
+    """Another process holds a lock."""
+
+
 @contextlib.contextmanager
 def _locked(path: Path, how: int, what: str) -> Iterator[None]:
     with path.open("w") as lock:
         try:
             fcntl.flock(lock, how | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"another process is writing {what}: wait for it, or choose another out") from error
+            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                raise BlockingIOError("its holder removed it, and a third process made another")
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise _HeldError(f"another process is writing {what}: wait for it, or choose another out") from error
         yield
 
 

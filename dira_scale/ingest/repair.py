@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
-from dira_scale.ingest.destination import PARTIAL, Slice, check_unchanged, claimed, differences, publish
+from dira_scale.ingest.destination import PARTIAL, Slice, check_unchanged, claimed, differences, publish, sweep
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, checksum, write_shards
 from dira_scale.store import locate, refusals, remove
@@ -42,6 +42,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
             console.print(f"{shard}: {reason}")
         planned = planned_from(recipe, hasher, workers)
         check_unchanged(dataset, planned)
+        sweep(place)  # what a late slice left there may be of other images
         with claimed(place, identity, planned, Slice()) as scratch:
             done = partial(_mend, place, dataset.info.checksums)
             write_shards(list(broken), planned, recipe, workers, scratch, done)

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -14,7 +16,8 @@ from PIL import Image
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest.convert import convert
+from dira_scale.ingest.convert import convert, planned_from
+from dira_scale.ingest.repair import repair
 from dira_scale.shard import main
 
 
@@ -176,3 +179,51 @@ def test_another_process_or_a_foreign_folder_is_refused(
     finally:
         holder.kill()
         holder.wait()
+
+
+def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    """Repair, or a slice that is late, holds the lock of a dataset that looks finished."""
+    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    convert(config, out, workers=1)
+    whole = ingest.contents(out)
+    (out / ".partial").mkdir()
+    (out / ".partial" / "train-000000.tar").write_bytes(b"at work")
+    (out / ".partial" / "plan.json").write_text('{"recipe": {}, "plan": "of other images"}')
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, out / ".partial" / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )  # fmt: skip
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        convert(config, out, workers=1)
+        assert (out / ".partial" / "train-000000.tar").read_bytes() == b"at work"
+    finally:
+        holder.kill()
+        holder.wait(30)
+    shard = next(out.glob("train-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    assert repair(config, out, workers=1) == [shard.name]  # whatever else was planned there
+    assert ingest.contents(out) == whole
+    (out / ".partial").mkdir()
+    convert(config, out, workers=1, share="2/3")
+    assert capsys.readouterr().out.count("is complete") == 2 and ingest.contents(out) == whole
+
+
+def test_what_others_finish_while_the_images_are_listed_is_not_made_again(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
+    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+
+    def listed(*arguments: Any) -> Any:
+        with monkeypatch.context() as others:
+            others.setattr("dira_scale.ingest.convert.planned_from", planned_from)
+            convert(config, out, workers=1)
+        monkeypatch.setattr("dira_scale.ingest.convert.write_shards", lambda *_: pytest.fail("made again"))
+        return planned_from(*arguments)
+
+    monkeypatch.setattr("dira_scale.ingest.convert.planned_from", listed)
+    convert(config, out, workers=1, share="1/2")
+    assert ShardedDataset.open(out) and not (out / ".partial").exists()

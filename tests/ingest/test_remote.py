@@ -6,8 +6,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import s3
@@ -15,6 +17,7 @@ import s3fs
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_tell
@@ -86,6 +89,40 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     assert stored(bucket, "sets/one/") == whole
     convert(there, f"file://{tmp_path}/file", workers=1)
     assert ingest.contents(tmp_path / "file") == whole
+
+
+def test_a_slice_that_comes_late_does_no_harm(
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:  # fmt: skip
+    """It is at work when others join the dataset; then it goes on, and may even leave states behind."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    config, url = ingest.recipe("folder", images=str(png_folder / "images"), shard_size=5), f"{bucket.url}/late"
+    plain, joined = writer.write_shard, []
+
+    def slow(part: Path, *arguments: Any) -> Any:
+        if not joined:  # on another machine: with temporary files of its own
+            joined.append(part)
+            (tmp_path / "other").mkdir()
+            with monkeypatch.context() as there:
+                there.setattr("tempfile.tempdir", str(tmp_path / "other"))
+                convert(config, url, workers=1)
+            joined.append({key: bucket.client.head_object(Bucket=s3.NAME, Key=key) for key in bucket.keys("late/")})
+        return plain(part, *arguments)
+
+    monkeypatch.setattr(writer, "write_shard", slow)
+    convert(config, url, workers=1, share="2/3")
+    said = capsys.readouterr().out
+    assert said.count("is complete") == 1 and "still to do" not in said
+    assert bucket.keys("late/") == list(joined[1])  # no .partial either
+    for key, head in joined[1].items():
+        assert bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] == head["LastModified"]
+    for name in ("plan.json", "train-000000.json"):
+        bucket.client.put_object(Bucket=s3.NAME, Key=f"late/.partial/{name}", Body=b'{"recipe": {}, "plan": "x"}')
+    assert repair(config, url, workers=1) == []
+    convert(config, url, workers=1)
+    assert capsys.readouterr().out.count("is complete") == 1 and bucket.keys("late/") == list(joined[1])
 
 
 def test_a_killed_conversion_into_a_store_goes_on(
