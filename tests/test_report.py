@@ -55,17 +55,20 @@ def metrics() -> list[dict[str, Any]]:
 
 
 def dataset(root: Path, xxh3: str = "0") -> ShardedDataset:
-    """A manifest of 353 images without their shards."""
+    """A manifest of 353 images of a byte each."""
     root.mkdir(exist_ok=True)
     counts = {"train": 320, "val": 33}
-    blank = dict.fromkeys(SCHEMA.names)
+    (root / "all.tar").write_bytes(bytes(320))
+    image = dict.fromkeys(SCHEMA.names) | {"shard": "all.tar", "size": 1, "codec": "jpg", "low": 0.0, "high": 255.0}
+    image |= {"labels": [1.0], "xxh3": xxh3}
     rows = [
-        blank | {"key": f"{i}", "split": split, "xxh3": xxh3} for split, count in counts.items() for i in range(count)
-    ]
+        image | {"key": f"{i}", "patient": f"{i}", "split": split, "offset": i}
+        for split, count in counts.items() for i in range(count)
+    ]  # fmt: skip
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
     info = DatasetInfo(
         name="phantom <cxr>", modality="CXR", dims=2, codec="jpg", label_names=["Nodule"], counts=counts, quarantined=2,
-        shards={}, recipe={}, recipe_hash="", licence="Apache-2.0", tool_version="0",
+        shards={"all.tar": 320}, recipe={}, recipe_hash="", licence="Apache-2.0", tool_version="0",
     )  # fmt: skip
     (root / "dataset.json").write_text(info.to_json())
     return ShardedDataset.open(root)

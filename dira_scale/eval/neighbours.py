@@ -7,7 +7,6 @@ with weight exp(s / 0.07). Labels are many and independent here, so each has vot
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 CHUNK = 1024  # queries at once: bounds the table of similarities
@@ -52,6 +51,8 @@ def mean_auc(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
 
     A label in (0, 1) counts as positive from 0.5 on; images of unknown label or score do not count.
     """
+    from sklearn.metrics import roc_auc_score  # late: it takes as long to import as torch, and few runs ask for it
+
     guesses, truths = torch.as_tensor(scores).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
     areas = []
     for guess, truth in zip(guesses.T, truths.T, strict=True):
