@@ -6,11 +6,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby, repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +26,7 @@ from dira_scale.ingest.plan import plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.volumes import prepare, read_volume
+from dira_scale.ingest.workers import worker_pool
 from dira_scale.ingest.writer import Shard, write_shards
 
 
@@ -125,7 +124,7 @@ def _bare(path: Path, recipe: Recipe) -> Mark:
 
 
 def bare_loop(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
-    with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+    with worker_pool(processes, __name__) as pool:
         return pace(pool.map(_bare, paths, repeat(recipe)))
 
 

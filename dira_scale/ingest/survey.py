@@ -10,11 +10,10 @@ import tarfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import repeat
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
 from dira_scale.ingest.sources.base import Input, Record
 from dira_scale.ingest.tar import add_to_tar
+from dira_scale.ingest.workers import worker_pool
 
 EDGE = 4096  # bytes of both ends of a file by which copies are told
 
@@ -85,7 +85,7 @@ def survey(planned: Plan, recipe: Recipe, workers: int, count: int, seed: int = 
             drawn[place] = item
     found.patients.update(dict(table.execute("SELECT split, count(*) FROM person GROUP BY split")))
     _look(table, found, workers)
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with worker_pool(workers, __name__) as pool:
         list(pool.map(_warm, range(workers)))
         found.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(planned.label_names)))
     return found

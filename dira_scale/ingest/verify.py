@@ -1,9 +1,8 @@
 """Is a dataset what it was when it was made? Every checksum computed, every image and mask decoded, every tar read."""
 
-import multiprocessing
 import tarfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.ingest.workers import worker_pool
 from dira_scale.store import opened
 
 SHOWN = 20  # damages that are told one by one
@@ -36,11 +36,10 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     dataset = ShardedDataset.open(path, whole=False)
     shards = list(dataset.info.shards)
     found: dict[str, list[Damage]] = {}
-    context = multiprocessing.get_context("spawn")
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeRemainingColumn())
     with (
         Progress(TextColumn("verifying"), *columns) as bar,
-        ProcessPoolExecutor(min(workers, len(shards)), context) as pool,
+        worker_pool(min(workers, len(shards)), __name__) as pool,
     ):
         task = bar.add_task("", total=dataset.table.num_rows)
         waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}

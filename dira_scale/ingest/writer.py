@@ -3,14 +3,10 @@
 A shard depends on its own part of the plan alone, so a killed conversion goes on with the shards without a ``.json``.
 """
 
-import multiprocessing
-import os
-import signal
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from pathlib import Path
@@ -24,6 +20,7 @@ from dira_scale.ingest.plan import Item, Plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
 from dira_scale.ingest.tar import add_to_tar
+from dira_scale.ingest.workers import CONTEXT, worker_pool
 
 COLUMNS = (
     TextColumn("sharding"),
@@ -59,10 +56,9 @@ def write_shards(
     """
     if not shards:
         return
-    context = multiprocessing.get_context("spawn")
-    count, stop = context.Value("q", 0), context.Event()
+    count, stop = CONTEXT.Value("q", 0), CONTEXT.Event()
     workers = min(workers, len(shards))
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (count, stop))
+    pool = worker_pool(workers, __name__, _start_worker, count, stop)
     started = time.monotonic()
     total = before + sum(len(plan.shards[shard]) for shard in shards)
     jobs = ((scratch, shard, plan.items(shard), recipe, plan.label_names, done) for shard in shards)
@@ -133,15 +129,5 @@ _worker: _Worker | None = None  # in a worker process
 
 
 def _start_worker(count: Any, stop: Any) -> None:
-    """Ctrl-C is the parent's business, and a worker does not outlive a parent that was killed."""
     global _worker
     _worker = _Worker(count, stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()

@@ -35,7 +35,8 @@ def command(folder: Path, out: Path, ingest: SimpleNamespace, images: int) -> li
 def kill(process: subprocess.Popen, whom: str) -> None:
     """SIGKILL to the parent, to one of its workers, or to all at once."""
     if whom == "worker":
-        children = [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+        forked = psutil.Process(process.pid).children(recursive=True)
+        children = [c for c in forked if c.ppid() != process.pid]
         if children:
             random.choice(children).kill()
             process.wait(60)  # one line, not a hang

@@ -97,7 +97,7 @@ def test_a_slice_that_comes_late_does_no_harm(
 ) -> None:  # fmt: skip
     """It is at work when others join the dataset; then it goes on, and may even leave states behind."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    monkeypatch.setattr("dira_scale.ingest.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
     config, url = ingest.recipe("folder", images=str(png_folder / "images"), shard_size=5), f"{bucket.url}/late"
     plain, joined = writer.write_shard, []
 

@@ -1,10 +1,11 @@
 """One function over many jobs, in several processes, with results in order and few of them waiting in memory."""
 
-import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from dira_scale.ingest.workers import worker_pool
 
 R = TypeVar("R")
 
@@ -15,7 +16,7 @@ def spread(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers:
         yield from (function(*job) for job in jobs)
         return
     waiting: deque[Future[R]] = deque()
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    with worker_pool(workers, function.__module__) as pool:
         for job in jobs:
             waiting.append(pool.submit(function, *job))
             if len(waiting) > 4 * workers:

@@ -8,10 +8,8 @@ FOLDER/phantom.json   the same and the number of patients, written last
 import csv
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic
+from dira_scale.ingest.workers import worker_pool
 
 OMITTED = {"findings": "all"}  # settings that older folders leave out
 
@@ -53,8 +52,7 @@ def fill(
                 make(patient)
                 progress.advance(task)
         else:
-            spawn = multiprocessing.get_context("spawn")  # a forked child would inherit locks of running threads
-            with ProcessPoolExecutor(workers, spawn) as pool:
+            with worker_pool(workers, __name__) as pool:
                 for _ in pool.map(make, missing, chunksize=1):
                     progress.advance(task)
     for name, text in tables([r for p in range(patients) for r in _record(folder, p) or []]).items():
