@@ -213,7 +213,7 @@ def on_one_process():
     return dira()
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.system)])
 def test_dira_on_several_processes_equals_one(ranks, on_one_process, tmp_path):
     """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base."""
     parts = launch("dira", ranks, tmp_path)
