@@ -3,6 +3,7 @@
 from dira_scale.ingest.dicom.frames import Decoded, DicomFile, Plane, plane_of
 from dira_scale.ingest.dicom.header import HEADER, is_dicom, read_elements, read_header
 from dira_scale.ingest.dicom.image import read_dicom
+from dira_scale.ingest.dicom.segmentation import read_segments
 
 __all__ = [
     "HEADER",
@@ -14,4 +15,5 @@ __all__ = [
     "read_dicom",
     "read_elements",
     "read_header",
+    "read_segments",
 ]

@@ -92,6 +92,8 @@ class DicomFile:
     Raises BadImage; its methods too.
     """
 
+    BITS: tuple[int, ...] = (8, 16)  # of a pixel
+
     def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
         with judged("DICOM header is damaged ({})"):
             self.header, self._file = read_elements(file, [*ELEMENTS, *more])
@@ -170,10 +172,10 @@ class DicomFile:
                  3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
         if photometric not in known.get(samples, ()):
             raise BadImage("DICOM in colours of a kind that cannot be read here")
-        if header.BitsAllocated not in (8, 16):
-            raise BadImage("DICOM of other than 8 or 16 bits a pixel")
+        if header.BitsAllocated not in self.BITS:
+            raise BadImage(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
         if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:
-            whole = h * w * samples * header.BitsAllocated // 8 * self.count
+            whole = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
             if photometric == "YBR_FULL_422":
                 whole = whole * 2 // 3
             if length < whole:  # what follows is no pixel: it may be text

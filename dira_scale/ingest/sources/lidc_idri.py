@@ -17,8 +17,7 @@ from dira_scale.ingest.sources.published import files_ending, once, threaded
 from dira_scale.ingest.sources.series import head_of
 from dira_scale.ingest.verdict import BadImage
 from dira_scale.ingest.volume import Volume
-from dira_scale.ingest.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.ingest.volumes.place import place_slices
+from dira_scale.ingest.volumes.place import pixels_to_voxels, place_slices
 from dira_scale.ingest.volumes.regular import Stack
 from dira_scale.ingest.volumes.series import Series
 
@@ -107,7 +106,8 @@ class LidcIdri:
             order, place = place_slices(list(slices.values()), (rows, columns))
             grid = (place.grid if isinstance(place, Stack) else place).turned()
             shown = _shown(slices, order, place) if isinstance(place, Stack) else {u: [p] for u, p in slices.items()}
-            nodules = nodules_in(reading, {u: [_to_voxels(p, grid) for p in planes] for u, planes in shown.items()})
+            at = {uid: [pixels_to_voxels(plane, grid) for plane in planes] for uid, planes in shown.items()}
+            nodules = nodules_in(reading, at)
         except BadImage as error:
             return Record(name, image, rejected=str(error))
         told, known = list(agreed(nodules, self.readers)), heads[0].told
@@ -140,14 +140,6 @@ def _shown(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict
         plane, off = slices[uids[nearest]], depth * stack.step - stack.positions[nearest]
         shown[uids[nearest]].append(plane._replace(position=plane.position + off * normal))
     return shown
-
-
-def _to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
-    """Matrix from (column, row, 1) of a slice to the index (x, y, z) of the volume."""
-    down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
-    pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
-    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
-    return matrix
 
 
 def _box(voxels: np.ndarray, rating: float) -> Box:

@@ -43,7 +43,8 @@ class Volumes(Folder):
     Arguments, CSV and rules are ``Folder``'s, but for these:
 
     * A ``file`` of a CSV may be a folder, too: all series in it. A mask or boxes need a folder of one series.
-    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, whole numbers from 0 to 255.
+    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, whole numbers from 0 to 255; or a
+      DICOM segmentation of the series.
     * ``boxes`` has the columns file, label, z, y, x, d, h, w in voxels as the file holds them (x is its fastest axis;
       of a series, z counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in
       DICOM's millimetres, as in LUNA16.

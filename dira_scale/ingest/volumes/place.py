@@ -79,3 +79,11 @@ def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.nda
     if even.uneven:
         return order, stack(step)
     return order, even if even.shifted else even.grid
+
+
+def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
+    """Matrix from (column, row, 1) of a slice to the index (x, y, z) of a volume."""
+    down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
+    pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
+    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
+    return matrix

@@ -18,6 +18,7 @@ from dira_scale.ingest.volumes.nifti import GZIP, is_nifti, open_nifti
 from dira_scale.ingest.volumes.nrrd import open_nrrd
 from dira_scale.ingest.volumes.raw import Raw
 from dira_scale.ingest.volumes.regular import stack_of
+from dira_scale.ingest.volumes.segments import read_segment_mask
 from dira_scale.ingest.volumes.series import Series
 from dira_scale.ingest.volumes.tiff import TIFF, open_tiff
 from dira_scale.ingest.volumes.values import to_volume
@@ -50,7 +51,7 @@ def read_volume_mask(mask: Path | Painted, volume: Volume) -> np.ndarray:
         return painted
     with opened(mask) as file:
         if is_dicom(file):
-            raise BadImage("a mask in DICOM: give it as NIfTI, MetaImage, NRRD, TIFF or NumPy file")
+            return read_segment_mask(file, volume)
         raw = _raw(file, mask)
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
