@@ -185,7 +185,7 @@ def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     """Repair, or a slice that is late, holds the lock of a dataset that looks finished."""
-    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    monkeypatch.setattr("dira_scale.ingest.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
     config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
     convert(config, out, workers=1)
     whole = ingest.contents(out)
@@ -215,7 +215,7 @@ def test_what_others_finish_while_the_images_are_listed_is_not_made_again(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, out = ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out"
-    monkeypatch.setattr("dira_scale.ingest.writer.ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
+    monkeypatch.setattr("dira_scale.ingest.writer.worker_pool", lambda n, *_: ThreadPoolExecutor(n))
 
     def listed(*arguments: Any) -> Any:
         with monkeypatch.context() as others:

@@ -44,7 +44,7 @@ def told(error: UserError) -> str:
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table(name: str, images: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(writer, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(writer, "worker_pool", Here)
     table, out = images.parent / "t.csv", images.parent / "out"
     content, outcome = TABLES[name]
     table.write_bytes(content(2**22))

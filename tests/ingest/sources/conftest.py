@@ -80,7 +80,7 @@ class Here(ThreadPoolExecutor):
 def shards(tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shards]:
     """``shards(recipe, images=…, KEY=…)``: converted, then opened."""
     monkeypatch.delenv("DIRA_SCALE_HASH_KEY")  # of public images no matter; a recipe that takes it would fail below
-    monkeypatch.setattr(writer, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(writer, "worker_pool", Here)
 
     def run(name: str, **keys: Any) -> Shards:
         out = tmp_path / "shards" / f"{name}{len(list((tmp_path / 'shards').glob('*')))}"

@@ -108,7 +108,8 @@ def test_a_segmentation_is_the_mask_of_its_series(
     volume = read(make.series(tmp_path / "ct", mask * 100.0, CORNER, turn, step), make)
     frames = frames_of(mask, np.array(step))
     if kind == "FRACTIONAL":  # of 200: a half and more is inside
-        frames = [(s, at, np.where(inside, 100 + np.arange(27) % 4, 99 - np.arange(27) % 4)) for s, at, inside in frames]
+        some = np.arange(27) % 4
+        frames = [(s, at, np.where(inside, 100 + some, 99 - some)) for s, at, inside in frames]
     path = segmentation(tmp_path / "seg.dcm", make, frames, turn, kind)
     found = read_volume_mask(path, volume)
     np.testing.assert_array_equal(found, volume.voxels // 100)
