@@ -17,7 +17,9 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
+from dira_scale.config_yaml import check_folder
 from dira_scale.errors import UserError, nearest, say
 
 
@@ -230,8 +232,8 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         _refuse_small(config)
         if verb in ("pretrain", "plan"):
             _refuse_stages(config)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: experiment=null and the like
-        raise UserError(_explain(verb, error, overrides)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
+        raise UserError(_explain(verb, error, overrides)) from error  # ValueError: experiment=null and the like
     return config
 
 
@@ -253,6 +255,7 @@ def _arguments(argv: list[str]) -> tuple[list[str], list[str]]:
             path = next(words, None)
             if path is None or not Path(path).is_dir():
                 raise UserError(f"--config-dir {path}: no such folder; it takes a folder of YAML groups")
+            check_folder(Path(path))
             own.append(str(Path(path).resolve()))
         elif word.startswith("-"):
             known = nearest(word, ["--help", "--cfg", "--config-dir"])

@@ -20,7 +20,7 @@ from dira_scale.data.codecs import decode, encode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.files import sync_folder, write_atomic
-from dira_scale.ingest.tar import BLOCK, add_file
+from dira_scale.ingest.tar import BLOCK, add_file, member_at
 from dira_scale.store import is_local
 
 
@@ -45,9 +45,13 @@ def to_beton(path: str | Path) -> dict[str, int]:
         part = file.with_name(f".{file.name}.part")
         rows = dataset.rows(split)
         fields = _fields(dataset, rows)
-        with Writer(part, fields, len(rows), _largest(dataset, rows)) as writer:
-            for row in track(rows.tolist(), f"{split}.beton"):
-                writer.add({name: value for name, value in _values(dataset, row).items() if name in fields})
+        try:
+            with Writer(part, fields, len(rows), _largest(dataset, rows)) as writer:
+                for row in track(rows.tolist(), f"{split}.beton"):
+                    writer.add({name: value for name, value in _values(dataset, row).items() if name in fields})
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         part.replace(file)
         sizes[file.name] = file.stat().st_size
     sync_folder(dataset.root)
@@ -87,10 +91,15 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
 
 def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
     """KEY.json, which lies behind the image."""
-    shard = dataset.file(dataset.column("shard")[row])
-    with shard.open("rb") as file:
-        file.seek(int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK)
-        member = tarfile.TarInfo.frombuf(file.read(BLOCK), "ascii", "strict")
+    shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
+    place = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
+    with dataset.file(shard).open("rb") as file:
+        try:
+            member = member_at(file, place, dataset.info.shards[shard])
+        except tarfile.TarError as error:
+            raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
+        if member is None or member.name != name:
+            raise UserError(f"shard {dataset.file(shard)} holds no {name} behind its image: shard again")
         return file.read(member.size)
 
 

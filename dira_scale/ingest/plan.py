@@ -6,11 +6,11 @@ A plan lies on the disk and not in memory: ten million records need no more of i
 import hashlib
 import json
 import pickle
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dira_scale.data.manifest.checks import SPLIT
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, coarse
 from dira_scale.ingest.recipe import Recipe
@@ -150,7 +150,7 @@ def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
     splits = [split for split in dict.fromkeys([*split_names(recipe), *sorted(drawn)]) if split in drawn]
     splits = splits or split_names(recipe)[:1]
     for split in splits:
-        if not re.fullmatch("[A-Za-z0-9_-]+", split):
+        if not SPLIT.fullmatch(split):
             raise UserError(
                 f"a split cannot be called '{split}', as its files are named after it: use letters, digits, _ and - in "
                 "the split column, recipe.splits and recipe.official"

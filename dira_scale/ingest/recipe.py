@@ -115,11 +115,11 @@ class Recipe:
 
     def make_source(self) -> Source:
         """The object that ``_target_`` names. Raises UserError when there is none, or its arguments do not fit."""
-        target = self.source["_target_"]
+        target = str(self.source["_target_"])
         module, _, name = target.rpartition(".")
         try:
             factory = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise UserError(f"recipe._target_={target}: {error}") from error
         if not (inspect.isclass(factory) and callable(getattr(factory, "records", None))):  # a recipe may be anybody's
             raise UserError(f"recipe._target_={target} is no source: name a class with the method records")

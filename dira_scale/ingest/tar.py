@@ -4,14 +4,16 @@ import io
 import json
 import math
 import tarfile
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from dira_scale.ingest.sample import Sample
+if TYPE_CHECKING:  # who only reads tars decodes nothing
+    from dira_scale.ingest.sample import Sample
 
 BLOCK = tarfile.BLOCKSIZE
 
 
-def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...]) -> dict[str, Any]:
+def add_to_tar(tar: tarfile.TarFile, sample: "Sample", label_names: tuple[str, ...]) -> dict[str, Any]:
     """Append the sample's files; the manifest row, complete but for the shard's name."""
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)
@@ -31,6 +33,32 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     tar.addfile(header, io.BytesIO(content))
     assert tar.offset == start + BLOCK + -(-len(content) // BLOCK) * BLOCK, "a header of more than one block"
     return start + BLOCK
+
+
+def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar, one behind the other, as they are.
+
+    Anybody may have made it: where ``tarfile`` would take names and sizes from headers that extend others, and go round
+    in circles where a size is negative, those are members of their own kind here.
+    Raises tarfile.TarError where there is no header, or a member does not end within the file.
+    """
+    place, end = 0, stream.seek(0, io.SEEK_END)
+    while place < end and (member := member_at(stream, place, end)):
+        place = member.offset_data + -(-member.size // BLOCK) * BLOCK
+        yield member
+
+
+def member_at(stream: BinaryIO, place: int, end: int) -> tarfile.TarInfo | None:
+    """The header at byte ``place`` of a tar of ``end`` bytes, none at the tar's own end. Raises as ``members``."""
+    stream.seek(place)
+    block = stream.read(BLOCK)
+    if block == bytes(BLOCK):
+        return None
+    member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    member.offset, member.offset_data = place, place + BLOCK
+    if not 0 <= member.size <= end - member.offset_data:
+        raise tarfile.ReadError("a member that does not end within the file")
+    return member
 
 
 def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.ingest.tar import members
 from dira_scale.ingest.workers import worker_pool
 from dira_scale.store import opened
 
@@ -136,14 +137,17 @@ def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
 def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
     """The tar's own view: the samples of the manifest in its order, each with its image, JSON and mask."""
     try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            members = [(member.name.partition("."), member.offset_data) for member in tar]
+        found = list(members(stream))
     except tarfile.TarError as error:
         yield Damage(shard, "", f"not a readable tar ({type(error).__name__})")
         return
+    if not all(member.isreg() for member in found):
+        yield Damage(shard, "", "the tar holds something else than plain files")
+        return
+    named = [(member.name.partition("."), member.offset_data) for member in found]
     there = [
         (key, [(kind, offset) for (_, _, kind), offset in files])
-        for key, files in groupby(members, key=lambda member: member[0][0])
+        for key, files in groupby(named, key=lambda member: member[0][0])
     ]
     if "/" in shard:  # of another dataset, of which this one is a part
         mine = {row["key"] for row in rows}
@@ -155,6 +159,7 @@ def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Da
         kinds = {row["codec"]: row["offset"], "json": None}
         if row["mask_size"] is not None:
             kinds["mask.png" if row["affine"] is None else "mask.b2nd"] = row["mask_offset"]
-        found = {kind: None if kind == "json" else offset for kind, offset in files}
-        if found != kinds:
-            yield Damage(shard, key, f"the tar holds {', '.join(found)} elsewhere than the manifest says")
+        if sorted(kinds) != sorted(kind for kind, _ in files):
+            yield Damage(shard, key, "the tar holds other files of it than the manifest")
+        elif any(offset != kinds[kind] for kind, offset in files if kind != "json"):
+            yield Damage(shard, key, "the tar holds it elsewhere than the manifest says")

@@ -10,6 +10,7 @@ from dira_scale.data.codecs import CODECS
 from dira_scale.data.manifest.schema import INFO_FILE
 
 SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
+SPLIT = re.compile(r"[\w-]{1,200}", re.ASCII)
 LONGEST_TEXT = 1000
 
 

@@ -5,7 +5,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from dira_scale.data.manifest.checks import SHARD, is_shown
+from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
 
 
@@ -71,6 +71,8 @@ class DatasetInfo:
         for names in (self.shards, self.betons):  # a subset's lie in another folder, not at a place of their choice
             if strange := [shard for shard in names if not SHARD.fullmatch(shard)]:
                 return f"shard {strange[0][:60]!r}"
+        if strange := [split for split in self.counts if not SPLIT.fullmatch(split)]:  # files are named after it
+            return f"split {strange[0][:60]!r}"
         if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
             return "label_names"
         for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *self.counts):

@@ -1,5 +1,6 @@
 """Whether a value of the source is anywhere in a dataset: in its raw bytes, and in all that they decode to."""
 
+import contextlib
 import os
 import re
 import tarfile
@@ -13,9 +14,18 @@ from typing import BinaryIO, NamedTuple
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.ingest.audit.metadata import Text, header_texts, json_texts, parquet_texts, texts_of, tokens
+from dira_scale.ingest.audit.metadata import (
+    Text,
+    extension_texts,
+    header_texts,
+    json_texts,
+    parquet_texts,
+    texts_of,
+    tokens,
+)
 from dira_scale.ingest.audit.search import Found, Searcher
 from dira_scale.ingest.audit.spread import spread
+from dira_scale.ingest.tar import members
 from dira_scale.store import opened
 
 MOST = 1000  # hits of a file after which nobody needs more of them
@@ -117,12 +127,11 @@ def _end(pattern: bytes, text: bytes) -> int:
 
 
 def _members(stream: BinaryIO) -> list[tarfile.TarInfo]:
-    """None of what is no tar: it is searched as bytes all the same."""
-    try:
-        with tarfile.open(fileobj=stream, mode="r:") as tar:
-            return tar.getmembers()
-    except tarfile.TarError:
-        return []
+    """As far as it is a tar: the rest is searched as bytes all the same."""
+    found: list[tarfile.TarInfo] = []
+    with contextlib.suppress(tarfile.TarError):
+        found.extend(members(stream))
+    return found
 
 
 def _located(found: Found, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
@@ -159,7 +168,7 @@ def _tar_texts(stream: BinaryIO, members: list[tarfile.TarInfo]) -> Iterator[tup
         yield from ((member.name, text) for text in header_texts(member))
         stream.seek(member.offset_data)
         content = stream.read(member.size)
-        read = json_texts if member.name.endswith(".json") else texts_of
+        read = json_texts if member.name.endswith(".json") else texts_of if member.isfile() else extension_texts
         yield from ((member.name, text) for text in read(content))
 
 

@@ -236,7 +236,12 @@ def _leaves(array: pa.Array) -> Iterator[str]:
 def header_texts(member: tarfile.TarInfo) -> Iterator[Text]:
     """What a tar says of a member. Raw numbers that should be 0, as times and owners, count as texts."""
     named = {"name": member.name, "owner": member.uname, "group": member.gname, "link": member.linkname}
-    yield from (Text(f"tar {what}", text) for what, text in (named | dict(member.pax_headers)).items() if text)
+    yield from (Text(f"tar {what}", text) for what, text in named.items() if text)
+
+
+def extension_texts(content: bytes) -> Iterator[Text]:
+    """Of a member that is no file but says more about the next one: a long name, the lines of a pax header."""
+    yield from _texts("tar extension", content)
 
 
 def tokens(text: str) -> Iterator[str]:

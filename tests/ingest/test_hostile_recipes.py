@@ -1,0 +1,82 @@
+"""Recipes of others (``--config-dir``) are data: no code runs, no alias grows, what does not fit is one line."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ingest.sandbox import listing, run
+
+from dira_scale.config import compose
+from dira_scale.errors import UserError, printable
+from dira_scale.ingest.recipe import Recipe
+
+LAUGHS = "a0: &a0 [ha, ha, ha, ha, ha, ha, ha, ha, ha]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 12)
+)
+GOOD = "defaults: [folder, _self_]\nname: theirs\nimages: {images}\n"
+RECIPES = {
+    "a tag that calls": 'x: !!python/object/apply:os.mkdir ["owned"]\n',
+    "a tag that makes an object": "x: !!python/object/new:pathlib.Path [owned]\n",
+    "a tag that names a module": "x: !!python/module:antigravity\n",
+    "a tag of a tuple": "x: !!python/tuple [1, 2]\n",
+    "a tag of its own": "x: !owned y\n",
+    "a target that calls": "_target_: os.mkdir\npath: owned\n",
+    "a target that runs": "_target_: subprocess.run\nargs: [mkdir, owned]\n",
+    "a target that evaluates": "_target_: builtins.eval\nsource: __import__('os').mkdir('owned')\n",
+    "a target that opens": "_target_: pathlib.Path\nargs: [owned]\n",
+    "a target that is no name": "_target_: ../owned\n",
+    "a target that is a list": "_target_: [os, mkdir]\n",
+    "aliases that grow": LAUGHS,
+    "an alias of itself": "a: &a [*a]\n",
+    "a mapping that is its own key": "a: &a {b: *a}\n",
+    "merges that grow": "a0: &a0 {x: 1}\n" + "".join(
+        f"a{n}: &a{n} {{{', '.join(f'k{m}: *a{n - 1}' for m in range(9))}}}\n" for n in range(1, 12)),
+    "deep lists": "a: " + "[" * 20_000 + "]" * 20_000 + "\n",
+    "deep folders": "".join("  " * n + f"k{n}:\n" for n in range(1500)),
+    "a key twice": "x: 1\nx: 2\n",
+    "a number without end": f"x: {'9' * 10**5}\n",
+    "not YAML": "x: [1, 2\n",
+    "NUL bytes": "x: \0\n",
+    "a list": "[1, 2]\n",
+    "a text": "owned\n",
+    "an interpolation without end": "x: ${recipe.y}\ny: ${recipe.x}\n",
+    "an unknown resolver": "x: ${system:mkdir owned}\n",
+    "a source of others": "_target_: owned.Source\n",
+    "defaults above": "defaults: [../../../../etc/passwd]\n",
+}  # fmt: skip
+
+
+def theirs(folder: Path, text: str) -> list[str]:
+    """The arguments of somebody who uses that recipe."""
+    (folder / "theirs" / "recipe").mkdir(parents=True)
+    (folder / "images").mkdir()
+    content = GOOD.format(images=folder / "images") + text if not text.startswith(("[", "defaults", "owned")) else text
+    (folder / "theirs" / "recipe" / "theirs.yaml").write_text(content)
+    return ["--config-dir", str(folder / "theirs"), "recipe=theirs", f"out={folder / 'out'}"]
+
+
+def test_a_recipe_of_ones_own_is_taken(tmp_path: Path) -> None:
+    config = compose("shard", theirs(tmp_path, "codec: jpg\nofficial: &a {b: {train: 1}}\nsplits: {train: 1}\n"))
+    assert config.recipe.codec == "jpg" and config.recipe.name == "theirs"
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_of_others(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = theirs(tmp_path, RECIPES[name])
+    monkeypatch.chdir(tmp_path)
+    before = listing(tmp_path)
+    with pytest.raises(UserError) as error:
+        from omegaconf import OmegaConf
+
+        plain = OmegaConf.to_container(compose("shard", words).recipe, resolve=True)
+        Recipe.from_config(plain).make_source()  # type: ignore[arg-type]
+    assert len(printable(str(error.value))) < 2000
+    assert listing(tmp_path) == before and not (tmp_path / "owned").exists()
+
+
+def test_the_command_stays_small_whatever_a_recipe_says(sandbox: Path) -> None:
+    """By the real command: an alias bomb that took the memory would be killed, or end with a traceback."""
+    words = theirs(sandbox / "inputs", LAUGHS)
+    ended: subprocess.CompletedProcess[str] = run(["dira_scale.shard", *words], sandbox, 2 * 2**30)
+    assert ended.returncode == 2 and len(ended.stderr.splitlines()) == 1, ended.stderr[-2000:]
+    assert "theirs.yaml" in ended.stderr
