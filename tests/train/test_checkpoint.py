@@ -3,11 +3,19 @@
 import errno
 import json
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 import torch
 from train.writers import meeting, write
@@ -15,6 +23,7 @@ from train.writers import meeting, write
 from dira_scale.errors import UserError
 from dira_scale.train import checkpoint
 from dira_scale.train.checkpoint import Checkpointer, DamagedError, NotSavedError, together, writer
+from dira_scale.train.lease import LeaseLostError
 
 
 @pytest.fixture
@@ -174,13 +183,53 @@ def test_a_half_written_checkpoint_is_never_seen_and_is_cleared(folder: Path) ->
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged", "000000001.damaged1"]
 
 
+def test_what_a_dying_writer_still_does_does_not_hinder_the_clearing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes a file where all were just removed, and removes one itself, and what was just listed."""
+    half, strayed, gone = folder / "000000002.1.tmp", folder / ".LATEST.7.7.tmp", folder / "000000001.1.tmp"
+    half.mkdir()
+    (half / "part").touch()
+    strayed.touch()
+    rmdir, unlink, glob = os.rmdir, os.unlink, Path.glob
+
+    def writes_again(*path: Any, **where: Any) -> None:
+        with suppress(FileNotFoundError):
+            (half / "late").touch()
+        rmdir(*path, **where)
+
+    def goes_first(*path: Any, **where: Any) -> None:
+        unlink(*path, **where)
+        unlink(*path, **where)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", writes_again)
+        patch.setattr(os, "unlink", goes_first)
+        patch.setattr(Path, "glob", lambda *arguments: [*glob(*arguments), gone])
+        checkpoint.clear(folder, [])
+    assert list(folder.iterdir()) == []
+
+
+def test_a_clearing_that_was_killed_is_finished_though_the_writer_came_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("000000003.1.tmp", "000000003.1.tmp.old.tmp"):
+        (folder / name).mkdir()
+        (folder / name / "part").touch()
+    glob = Path.glob
+    for backwards in (False, True):
+        monkeypatch.setattr(Path, "glob", lambda *a, order=backwards: sorted(glob(*a), reverse=order))
+        checkpoint.clear(folder, [])
+        assert list(folder.iterdir()) == []
+
+
 def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
     def lost() -> None:
-        raise RuntimeError("taken over")
+        raise LeaseLostError("taken over")
 
     writer = Checkpointer(folder, 1, 0, 1, guard=lost)
     writer.save(1, checkpoint.replicated(tensors()), {}, {})
-    with pytest.raises(RuntimeError, match="taken over"):
+    with pytest.raises(LeaseLostError, match="taken over"):
         writer.wait()
     assert checkpoint.complete(folder) == []
 
@@ -191,9 +240,9 @@ def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch
     monkeypatch.setattr(writer, "PULSE_SECONDS", 0.05)
     released, signs, put = threading.Event(), [0, 0], writer.put
 
-    def slowly(path: Path, content: bytes) -> None:
+    def slowly(path: Path, *rest: Any) -> None:
         assert "part-1-00001" not in path.name or released.wait(60)
-        put(path, content)
+        put(path, *rest)
 
     def alive(rank: int) -> None:
         signs[rank] += 1
@@ -217,9 +266,9 @@ def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pyte
     monkeypatch.setattr(together, "WORK_SECONDS", 0.5)
     released, put = threading.Event(), writer.put
 
-    def hangs(path: Path, content: bytes) -> None:
+    def hangs(path: Path, *rest: Any) -> None:
         assert "part-1-00002" not in path.name or released.wait(60)
-        put(path, content)
+        put(path, *rest)
 
     monkeypatch.setattr(writer, "put", hangs)
     writers = [Checkpointer(folder, 1, rank, 3, gather=gather) for rank, gather in enumerate(meeting(3))]
@@ -230,6 +279,118 @@ def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pyte
             each.wait()
     released.set()
     assert checkpoint.complete(folder) == []
+
+
+FAILURES: list[tuple[Exception, type[Exception], str]] = [
+    (RuntimeError("boom"), NotSavedError, "step 1 is not written: rank 1 on {host}: RuntimeError: boom"),
+    (LeaseLostError("taken over"), LeaseLostError, "taken over"),
+]
+
+
+@pytest.mark.parametrize(("error", "kind", "said"), FAILURES, ids=["unexpected", "ghost"])
+def test_what_fails_on_one_rank_ends_all_with_one_message(
+    folder: Path, error: Exception, kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Nobody waits for what does not come; the traceback of what nobody expected is shown where it was raised."""
+    put = writer.put
+
+    def fails(path: Path, *rest: Any) -> None:
+        if "part-1-00001" in path.name:
+            raise error
+        put(path, *rest)
+
+    monkeypatch.setattr(writer, "put", fails)
+    writers = [Checkpointer(folder, 1, rank, 3, gather=gather) for rank, gather in enumerate(meeting(3))]
+    for each in writers:
+        each.save(1, checkpoint.replicated(tensors()), {}, {})
+    told = []
+    for each in writers:
+        with pytest.raises(kind) as raised:
+            each.wait()
+        told.append(str(raised.value))
+    assert len(set(told)) == 1 and told[0].endswith(said.format(host=socket.gethostname()))
+    assert capfd.readouterr().err.count("in fails") == (kind is NotSavedError)
+    assert checkpoint.complete(folder) == []
+
+
+SUSPENDED = """
+import os, signal, sys, time
+from pathlib import Path
+import torch
+from dira_scale.train.checkpoint import Checkpointer, replicated, together, writer
+
+put, together.PULSE_SECONDS, together.WORK_SECONDS = writer.put, 0.1, 3
+
+def suspended(path, *rest):
+    if path.name.startswith("part"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+        for _ in range(10):  # most of them after it
+            time.sleep(0.05)
+    put(path, *rest)
+
+saver = Checkpointer(Path(sys.argv[1]), 9, 0, 1)
+saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
+saver.wait()
+writer.put = suspended
+saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
+saver.insist()
+"""
+
+
+def test_a_process_that_was_suspended_while_it_saved_is_not_late(folder: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", SUSPENDED, folder], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 120
+            while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(4)  # longer than a disk may take
+            process.send_signal(signal.SIGCONT)
+            _, said = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert process.returncode == 0, said
+    assert [p.name for p in checkpoint.complete(folder)] == ["000000001", "000000002"]
+
+
+def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By signs of life, each of which is waited for no longer than a collective may take."""
+    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
+    readers = [Checkpointer(folder, 1, rank, 2, gather=gather) for rank, gather in enumerate(meeting(2))]
+
+    def slowly(rank: int) -> str:
+        deadline = time.monotonic() + 60
+        while rank == 0 and min(each.writers.pulse for each in readers) < 5:  # the other one has long read it
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return f"read by {rank}"
+
+    def damaged(rank: int) -> None:
+        if rank:
+            raise DamagedError("a bit is another")
+
+    def hangs(rank: int) -> None:
+        assert rank or released.wait(60)
+
+    with ThreadPoolExecutor(2) as pool:
+
+        def together_(read: Any) -> list[Any]:
+            tasks = [pool.submit(each.patiently, partial(read, rank)) for rank, each in enumerate(readers)]
+            return [task.exception(120) or task.result() for task in tasks]
+
+        assert together_(slowly) == ["read by 0", "read by 1"]
+        told = together_(damaged)
+        assert [type(error) for error in told] == [UserError, UserError]
+        assert {str(error) for error in told} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
+        released = threading.Event()
+        monkeypatch.setattr(together, "WORK_SECONDS", 0.5)
+        told = together_(hangs)
+        released.set()
+        assert [type(error) for error in told] == [UserError, UserError]
+        assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in told)
 
 
 def test_the_main_writer_waits_for_the_others(folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 import errno
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from importlib import import_module
+from pathlib import Path, PosixPath
 from typing import Any
 
 import fsspec
@@ -15,6 +16,7 @@ from train.writers import write
 from dira_scale.errors import UserError
 from dira_scale.train import checkpoint
 from dira_scale.train.checkpoint import Checkpointer, NotSavedError, writer
+from dira_scale.train.lease import LeaseLostError
 from dira_scale.train.run import Run
 
 
@@ -136,16 +138,19 @@ def test_a_place_that_cannot_be_used_is_one_clear_line(url: str, message: str, t
         Run(tmp_path / "a", config(url))
 
 
-REFUSALS: list[tuple[str, Callable[[], Exception]]] = [
-    ("disk", lambda: OSError(errno.ENOSPC, "No space left on device")),
-    ("store", lambda: RuntimeError("NoCredentialsError")),
+REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
+    ("disk", lambda: OSError(errno.ENOSPC, "No space left on device"), "Make room"),
+    ("disk", lambda: OSError(errno.EIO, "Input/output error"), "Mend the disk"),
+    ("disk", lambda: OSError(errno.EROFS, "Read-only file system"), "Allow this user to write there"),
+    ("store", lambda: RuntimeError("NoCredentialsError"), "Mend the store, access to it or the network"),
+    ("store", lambda: PermissionError("Forbidden"), "Allow this user to write there"),
 ]
 
 
-@pytest.mark.parametrize(("kind", "error"), REFUSALS, ids=["disk", "store"])
+@pytest.mark.parametrize(("kind", "error", "remedy"), REFUSALS, ids=["full", "broken", "closed", "unknown", "denied"])
 @pytest.mark.parametrize("what", ["put", "publish"])
 def test_what_is_refused_costs_one_checkpoint_only(
-    what: str, kind: str, error: Callable[[], Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    what: str, kind: str, error: Callable[[], Exception], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkpoint.place(tmp_path, None if kind == "disk" else f"memory://{tmp_path}/bucket")
     folder.mkdir(parents=True)
@@ -162,7 +167,7 @@ def test_what_is_refused_costs_one_checkpoint_only(
         saver.wait()
     assert saver.failed.startswith("the checkpoint of step 2 could not be written (") and str(error()) in saver.failed
     assert saver.news() == [f"{saver.failed}; training goes on"] and saver.news() == []
-    with pytest.raises(NotSavedError, match=r"of step 2 could not be written .* Make room"):
+    with pytest.raises(NotSavedError, match=rf"of step 2 could not be written .*\. {remedy} and run the same command"):
         saver.insist()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["000000001"]  # nor half of it
     saver.save(3, pieces, {}, {"di": 2})
@@ -171,14 +176,82 @@ def test_what_is_refused_costs_one_checkpoint_only(
     assert not (folder / "BEST-di").exists() and saver.news() == []
 
 
+@pytest.fixture(params=["disk", "store"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    found = checkpoint.place(tmp_path, None if request.param == "disk" else f"memory://{tmp_path}/bucket")
+    found.mkdir(parents=True)
+    return found
+
+
+# After which moment of a save another holder takes the run over, and what of it is there by then.
+TAKEN_OVER = {
+    "parts written": [],
+    "index written": ["in a store"],
+    "refused": [],
+    "published": ["index"],
+    "published, with a pointer to nothing": ["index"],
+    "LATEST written": ["index", "LATEST"],
+}
+
+
+@pytest.mark.parametrize("moment", TAKEN_OVER)
+def test_a_ghost_writes_and_removes_nothing_after_it_is_taken_over(
+    folder: Path, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At whatever moment of the save, wherever the checkpoints lie."""
+    lost, removed, there = [], [], TAKEN_OVER[moment]
+
+    def guard() -> None:
+        if lost:
+            raise LeaseLostError("taken over")
+
+    ghost, pieces = Checkpointer(folder, 1, 0, 1, guard=guard), checkpoint.replicated({"x": torch.ones(3)})
+    ghost.save(1, pieces, {}, {})
+    ghost.wait()
+    stale = folder / "BEST-dir"
+    if "nothing" in moment:
+        stale.write_text("000000009")
+
+    def lost_after(module: Any, name: str, fails: bool = False, path: str = "") -> None:
+        real = getattr(module, name)
+
+        def does(*arguments: Any) -> Any:
+            found = None if fails else real(*arguments)
+            if str(arguments[0]).endswith(path):
+                lost.append(name)
+            if fails:
+                raise OSError(errno.EIO, "the store is gone")
+            return found
+
+        monkeypatch.setattr(module, name, does)
+
+    match moment.split(",")[0]:
+        case "parts written":
+            lost_after(writer, "sealed")
+        case "index written":
+            lost_after(import_module("dira_scale.train.checkpoint.place"), "put", path="index.json")
+        case "LATEST written":
+            lost_after(writer, "put", path="LATEST")
+        case _:
+            lost_after(writer, "publish", fails=moment == "refused")
+    monkeypatch.setattr(writer, "remove", removed.append)
+    ghost.save(2, pieces, {}, {})
+    with pytest.raises(LeaseLostError, match="taken over"):
+        ghost.wait()
+    assert removed == [] and stale.exists() == ("nothing" in moment)
+    new = "index" in there or ("in a store" in there and not isinstance(folder, PosixPath))
+    assert [path.name for path in checkpoint.complete(folder)] == ["000000001", *(["000000002"] if new else [])]
+    assert (folder / "LATEST").read_text() == ("000000002" if "LATEST" in there else "000000001")
+
+
 def test_a_refusal_on_one_rank_is_known_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints").mkdir()
     put = writer.put
 
-    def refuse(path: Path, content: bytes) -> None:
+    def refuse(path: Path, *rest: Any) -> None:
         if "part-1-00001" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(path, content)
+        put(path, *rest)
 
     monkeypatch.setattr(writer, "put", refuse)
     with pytest.raises(NotSavedError, match="of step 1 could not be written"):

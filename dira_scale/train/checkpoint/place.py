@@ -4,9 +4,10 @@ Both are ``pathlib.Path`` to everyone else (:mod:`dira_scale.store`). They diffe
 folders are renamed, objects cannot be, so there the index, written last, makes the checkpoint.
 """
 
+import errno
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import yaml
 from dira_scale.errors import UserError
 from dira_scale.files import sync_folder, write_atomic
 from dira_scale.store import is_local, locate, refusals
+from dira_scale.train.lease import LeaseLostError
 
 INDEX = "index.json"
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def place(run: Path, folder: str | None) -> Path:
@@ -50,7 +53,7 @@ def make(folder: Path) -> None:
 def reachable(folder: Path) -> Iterator[None]:
     """``UserError`` where what is done inside with the folder of checkpoints fails."""
     try:
-        with refusals(folder):
+        with refusals(folder, LeaseLostError):
             yield
     except OSError as error:
         raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
@@ -61,10 +64,11 @@ def complete(folder: Path) -> list[Path]:
     return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
-def put(path: Path, content: str | bytes) -> None:
-    """Write a file; a reader sees all of it or nothing."""
+def put(path: Path, content: str | bytes, guard: Callable[[], None] = lambda: None) -> None:
+    """Write a file, unless ``guard`` raises at the last moment; a reader sees all of it or nothing."""
     if is_local(path):
-        return write_atomic(path, content)
+        return write_atomic(path, content, guard)
+    guard()
     path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -86,6 +90,15 @@ def fetch(path: Path) -> bytes:
         ) from error
 
 
+def remedy(folder: Path, error: OSError) -> str:
+    """What helps where ``folder`` did not take what was to be written."""
+    if error.errno in FULL:
+        return "Make room"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "Allow this user to write there"
+    return "Mend the disk" if is_local(folder) else "Mend the store, access to it or the network"
+
+
 def draft(folder: Path, name: str, lease: int) -> Path:
     """Where the checkpoint ``name`` is written until it is whole."""
     return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
@@ -95,7 +108,7 @@ def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -
     """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
     if is_local(final) and final.exists():
         return remove(written)  # the same step of the same run
-    put(written / INDEX, index)
+    put(written / INDEX, index, guard)
     if is_local(final):
         guard()
         written.replace(final)
@@ -103,11 +116,14 @@ def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint; one that is removed by half is none."""
+    """Remove a checkpoint or half of one; one that is removed by half is none."""
     if is_local(folder):
-        doomed = folder.with_name(f"{folder.name}.old.tmp")
-        folder.replace(doomed)
-        return shutil.rmtree(doomed)
+        doomed = _unused(folder.parent, f"{folder.name}.old{{}}.tmp")
+        folder.replace(doomed)  # first: who still writes to it finds it gone, and adds nothing to what is emptied
+        while doomed.exists():
+            with suppress(FileNotFoundError):  # what vanishes meanwhile need not be removed
+                shutil.rmtree(doomed)
+        return
     (folder / INDEX).unlink(missing_ok=True)
     folder.rmdir(recursive=True)  # type: ignore[call-arg]
 
@@ -121,19 +137,21 @@ def clear(folder: Path, damaged: Iterable[str]) -> None:
     with reachable(folder):
         whole = {path.name for path in complete(folder)}
         for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
-            if is_local(half):
-                shutil.rmtree(half) if half.is_dir() else half.unlink()
-            else:
-                remove(half)
+            with suppress(FileNotFoundError):  # a writer that is about to end took it away itself
+                half.unlink() if half.is_file() else remove(half)
         for name in damaged:
-            aside = next(a for i in count() if not (a := folder / f"{name}.damaged{i or ''}").exists())
-            _move(folder / name, aside)
+            _move(folder / name, _unused(folder, f"{name}.damaged{{}}"))
 
 
 def _numbered(folder: Path) -> list[Path]:
     if not folder.exists():
         return []
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """``name`` in ``folder``, with the first number in its braces that makes it a new one; none, if that is new."""
+    return next(path for i in count() if not (path := folder / name.format(i or "")).exists())
 
 
 def _move(folder: Path, target: Path) -> None:

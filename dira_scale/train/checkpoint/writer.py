@@ -5,16 +5,29 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from dira_scale.errors import UserError
 from dira_scale.train.checkpoint.pieces import Piece, share
-from dira_scale.train.checkpoint.place import complete, draft, publish, put, refusals, remove
+from dira_scale.train.checkpoint.place import complete, draft, publish, put, refusals, remedy, remove
 from dira_scale.train.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 from dira_scale.train.checkpoint.together import PULSE_SECONDS, Gather, NotSavedError, Writers, alone
+from dira_scale.train.lease import LeaseLostError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the disk or the store did not take a checkpoint, and what helps."""
+
+    why: str
+    remedy: str
 
 
 class Checkpointer:
@@ -26,7 +39,8 @@ class Checkpointer:
     Args:
         keep: newest checkpoints that stay, beside the best of each stage.
         lease: keeps the unfinished checkpoints of two holders of the run apart.
-        guard: called before anything is written; raises where the run has another holder by now.
+        guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where the
+            run has another holder by now.
         gather: a value from each writer, by rank; the same call on all of them.
         alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
     """
@@ -46,6 +60,7 @@ class Checkpointer:
         self.writers, self.alive = Writers(gather), alive
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
+        self._remedy = ""
         self._news: list[str] = []
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
@@ -99,7 +114,18 @@ class Checkpointer:
         """
         self.wait()
         if self.failed:
-            raise NotSavedError(f"{self.failed}. Make room and run the same command: it goes on from the one before")
+            raise NotSavedError(
+                f"{self.failed}. {self._remedy} and run the same command: it goes on from the one before"
+            )
+
+    def patiently(self, read: Callable[[], T]) -> T:
+        """What ``read`` returns on this process, once all are done, however slow their disks and stores, as long as all
+        live. All call this, while nothing is written.
+
+        Raises:
+            UserError: on all, where it fails on one of them, or hangs.
+        """
+        return self.writers.own(read, "the checkpoint to go on from is not read", UserError)
 
     def news(self) -> list[str]:
         """What the run is to be warned of since the last call; on the main process only."""
@@ -108,20 +134,17 @@ class Checkpointer:
 
     def point(self, step: int, best: dict[str, int]) -> None:
         """Make LATEST and BEST what the state of ``step`` says; a pointer to what is no longer there goes."""
-        self.guard()
-        self._point(step, best)
-
-    def _point(self, step: int, best: dict[str, int]) -> None:
         whole = {path.name for path in complete(self.folder)}
         for stale in self._best():
             if stale.read_text() not in whole:
+                self.guard()
                 stale.unlink()
         pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
         for pointer, at in pointers.items():
             path, name = self.folder / pointer, _name(at)
             said = path.read_text() if path.exists() else ""
             if said != name and name in whole:
-                put(path, name)
+                put(path, name, self.guard)
 
     def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         try:
@@ -131,15 +154,16 @@ class Checkpointer:
 
     def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         what = f"the checkpoint of step {step}"
-        parts = self.writers.each(lambda: self._part(step, copies), what)
-        refused = next((part["refused"] for part in parts if "refused" in part), "")
-        main = self.rank == 0
-        refused = self.writers.each(lambda: self._conclude(step, parts, state, best, refused) if main else "", what)[0]
-        self.failed = f"{what} could not be written ({refused})" if refused else ""
-        if refused and main:
+        lacking = f"{what} is not written"
+        parts = self.writers.each(lambda: self._part(step, copies), lacking)
+        hindered = next((part for part in parts if isinstance(part, Refusal)), None)
+        refused = self.writers.each(lambda: self._conclude(step, parts, state, best, hindered), lacking)[0]
+        self.failed = f"{what} could not be written ({refused.why})" if refused else ""
+        self._remedy = refused.remedy if refused else ""
+        if refused and self.rank == 0:
             self._news.append(f"{self.failed}; training goes on")
 
-    def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any]:
+    def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
         """Write this rank's part; its row in the index, or why it could not be written."""
         self.guard()
         path = draft(self.folder, _name(step), self.lease)
@@ -150,14 +174,15 @@ class Checkpointer:
                 path.parent.mkdir(exist_ok=True)
                 put(path, content)
         except OSError as error:
-            return {"refused": str(error)}
+            return self._refusal(error)
         return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
 
     def _conclude(
-        self, step: int, parts: list[dict[str, Any]], state: dict[str, Any], best: dict[str, int], refused: str
-    ) -> str:
-        """Make the parts a checkpoint, or remove them; why it is refused, or nothing."""
-        self.guard()
+        self, step: int, parts: list[Any], state: dict[str, Any], best: dict[str, int], refused: Refusal | None
+    ) -> Refusal | None:
+        """The main process makes the parts a checkpoint, or removes them; why it is refused, if it is."""
+        if self.rank:
+            return None
         refused = refused or self._publish(step, parts, state)
         if refused:
             self._discard(step)
@@ -165,26 +190,26 @@ class Checkpointer:
             self._tidy(step, best)
         return refused
 
-    def _publish(self, step: int, parts: list[dict[str, Any]], state: dict[str, Any]) -> str:
-        """Make the parts a checkpoint; why that was refused, or nothing."""
+    def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
+        """Make the parts a checkpoint; why that was refused, if it was."""
         index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
+        written = draft(self.folder, _name(step), self.lease)
         try:
-            with refusals(self.folder):
-                publish(
-                    draft(self.folder, _name(step), self.lease), self.folder / _name(step), sealed(index), self.guard
-                )
+            with refusals(self.folder, LeaseLostError):
+                publish(written, self.folder / _name(step), sealed(index), self.guard)
         except OSError as error:
-            return str(error)
-        return ""
+            return self._refusal(error)
+        return None
 
     def _tidy(self, step: int, best: dict[str, int]) -> None:
         """The pointers; then all but the newest ``keep`` and the best of each stage go."""
         try:
-            with refusals(self.folder):
-                self._point(step, best)
+            with refusals(self.folder, LeaseLostError):
+                self.point(step, best)
                 kept = {path.read_text() for path in self._best()} | {_name(step)}
                 for old in complete(self.folder)[: -self.keep]:
                     if old.name not in kept:
+                        self.guard()
                         remove(old)
         except OSError as error:
             self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
@@ -192,9 +217,13 @@ class Checkpointer:
     def _discard(self, step: int) -> None:
         """Room for the next attempt; what cannot be removed now is at the next start."""
         written = draft(self.folder, _name(step), self.lease)
-        with suppress(OSError), refusals(self.folder):
+        with suppress(OSError), refusals(self.folder, LeaseLostError):
             if written.exists() and written not in complete(self.folder):
+                self.guard()
                 remove(written)
+
+    def _refusal(self, error: OSError) -> Refusal:
+        return Refusal(str(error), remedy(self.folder, error))
 
     def _best(self) -> list[Path]:
         return [path for path in self.folder.iterdir() if path.name.startswith("BEST-")]
