@@ -2,15 +2,16 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.gpu.bounded import end
 from dira_scale.train import checkpoint
 
 SECONDS = 240  # bound on every wait
@@ -48,8 +49,8 @@ def finish(command: list[str], code: int = 0) -> str:
     ) as process:
         try:
             printed, _ = process.communicate(timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # a launcher's processes too
+        except BaseException:  # a time limit's, Ctrl-C
+            end(process.pid)
             raise
     assert process.returncode == code, printed
     return printed
@@ -75,6 +76,33 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     return checkpoint.load(checkpoint.latest(run))[0]
 
 
+def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float]]:
+    """How far ``run`` ended from ``reference``, how far that had gone since its first step, and how long it is.
+
+    Euclidean, of every floating tensor of the newest checkpoints but the optimizers' states.
+    """
+    start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
+    ours, theirs = weights(run), weights(reference)
+    assert ours.keys() == theirs.keys()
+    found = {}
+    for name, tensor in theirs.items():
+        assert ours[name].shape == tensor.shape and ours[name].dtype == tensor.dtype, name
+        if not name.startswith("optim.") and tensor.is_floating_point():
+            found[name] = tuple(float(x.norm()) for x in (ours[name] - tensor, tensor - start[name], tensor))
+    return found
+
+
+def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 1e-6) -> None:
+    """No tensor ended farther from the reference's than ``share`` of the way that this had gone, or than what rounding
+    makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most tensors the first is the larger."""
+    found = distances(run, reference)
+    rounding = {name: still * length + zero for name, (_, _, length) in found.items()}
+    for name, (error, moved, _) in found.items():
+        assert error <= share * moved + rounding[name], f"{name}: {error:.1e} of {moved:.1e}"
+    judged = [name for name, (_, moved, _) in found.items() if share * moved > rounding[name]]
+    assert len(judged) > 0.8 * len(found), f"{len(judged)} of {len(found)} tensors went anywhere"
+
+
 def assert_equal_runs(a: Path, b: Path) -> None:
     """Bit for bit: weights, momentum model, queue, optimizers, losses."""
     ours, theirs = weights(a), weights(b)
@@ -91,3 +119,9 @@ def skip_without(piece: str, reason: str) -> None:
         pytest.fail(f"DIRA_SCALE_REQUIRE has {piece}: {reason}")
     if reason:
         pytest.skip(reason)
+
+
+def require_strategy(strategy: str) -> None:
+    """Skip, or fail, where ``strategy`` is one of DeepSpeed's and it is missing."""
+    missing = strategy.startswith("zero") and find_spec("deepspeed") is None
+    skip_without("deepspeed", "DeepSpeed is missing: python3 setup/install.py deepspeed" if missing else "")

@@ -1,0 +1,148 @@
+"""MoCo's key shuffle over processes, strategies and micro-batches, against its formula written out for one process.
+
+Run by torchrun this file trains: ``test_shuffle.py OUT KEY=VALUE …``.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from harness import finish, require_strategy
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from dira_scale import methods
+from dira_scale.collectives import rank, reduce_mean, world
+from dira_scale.config import compose
+from dira_scale.data.views import ViewSpec
+from dira_scale.methods.moco import MoCo, _permutation
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.norm import commit_statistics
+from dira_scale.train import optim, parallel
+
+BATCH, STEPS, SIZE = 32, 2, 64
+MOCO = {"dim": 16, "queue": 64, "temperature": 0.5, "momentum": 0.9}
+SETTINGS = ["method=moco", "model.encoder=test_resnet", "optim=sgd_moco", "optim.optimizer.lr=1e-2", "data.shards=none"]
+SETTINGS += [f"data.batch={BATCH}", "parallel.threads=1", "parallel.channels_last=false", "precision=fp32"]
+SETTINGS += [f"method.{name}={value}" for name, value in MOCO.items()]
+
+
+def images(step: int) -> tuple[Tensor, Tensor]:
+    """Two views of the global batch, [B, 1, S, S]: the same pictures under different noise."""
+    generator = torch.Generator().manual_seed(step)
+    coarse = torch.rand(BATCH, 1, 4, 4, generator=generator)
+    clean = F.interpolate(coarse, size=SIZE, mode="bilinear")
+    one, two = (clean + 0.3 * torch.rand(clean.shape, generator=generator) for _ in range(2))
+    return one, two
+
+
+def train(overrides: list[str]) -> dict[str, Tensor]:
+    """What a strategy makes of it: the losses of all micro-batches, and the method whole."""
+    cfg = compose("pretrain", [*SETTINGS, *overrides])
+    config: Any = OmegaConf.to_object(cfg)
+    accelerator, accumulate = parallel.start(config.parallel, config.precision), config.parallel.accumulate
+    torch.manual_seed(0)
+    method = methods.build(cfg.method, cfg.model, ViewSpec(size=SIZE), BATCH, accumulate)
+    strategy = parallel.build(config, accelerator, method)
+    strategy.enter_stage(["di"], partial(optim.generator, config.optim, batch=BATCH), {})
+    losses = []
+    for step in range(STEPS):
+        parts = (view.chunk(world())[rank()].chunk(accumulate) for view in images(step))
+        for micro, pair in enumerate(zip(*parts, strict=True)):
+            with strategy.accumulating(micro == accumulate - 1):
+                loss = strategy.engine(pair, pair, SimpleNamespace(step=step)).losses["di"]
+                strategy.backward(loss / accumulate)
+            losses.append(reduce_mean(loss))
+        strategy.step()
+        commit_statistics(strategy.method)
+        strategy.method.after_step()
+    found = {name.removeprefix("method."): part.whole() for name, part in strategy.pieces().items()}
+    accelerator.end_training()
+    return found | {"losses": torch.stack(losses)}
+
+
+def fresh() -> MoCo:
+    """As every process starts; BatchNorm is torch's own."""
+    torch.manual_seed(0)
+    return MoCo(build_encoder("test_resnet", size=SIZE), ViewSpec(size=SIZE), **MOCO).train()
+
+
+def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> dict[str, Tensor]:
+    """The same by plain torch: every BatchNorm group goes through the network by itself."""
+    moco, losses = fresh(), []
+    optimizer = torch.optim.SGD(
+        [*moco.encoder.parameters(), *moco.projector.parameters()], lr=1e-2, momentum=0.9, weight_decay=1e-4
+    )
+
+    def embed(encoder: Any, projector: Any, batch: Tensor) -> Tensor:
+        parts = batch.chunk(groups // accumulate)
+        return torch.cat([F.normalize(projector(encoder(part)[-1]), dim=1) for part in parts])
+
+    for step in range(STEPS):
+        one, two = images(step)
+        latest = torch.empty(BATCH, MOCO["dim"])
+        optimizer.zero_grad()
+        for micro in range(accumulate):
+            rows = torch.cat([part.chunk(accumulate)[micro] for part in torch.arange(BATCH).chunk(ranks)])
+            order = torch.from_numpy(_permutation(len(rows), step, micro)) if shuffled else torch.arange(len(rows))
+            with torch.no_grad():
+                latest[rows[order]] = embed(moco.key_encoder, moco.key_projector, two[rows[order]])
+            queries, keys = embed(moco.encoder, moco.projector, one[rows]), latest[rows]
+            similar = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ moco.queue.T], dim=1)
+            loss = F.cross_entropy(similar / MOCO["temperature"], torch.zeros(len(rows), dtype=torch.long))
+            (loss / accumulate).backward()
+            losses.append(loss.detach())
+        optimizer.step()
+        pairs = [(moco.key_encoder, moco.encoder), (moco.key_projector, moco.projector)]
+        with torch.no_grad():
+            for key, query in ((k, q) for pair in pairs for k, q in zip(*(m.parameters() for m in pair), strict=True)):
+                key.copy_(MOCO["momentum"] * key + (1 - MOCO["momentum"]) * query)
+            moco.queue[step * BATCH : (step + 1) * BATCH] = latest
+    trained = {name: parameter.detach() for name, parameter in moco.named_parameters()}
+    return trained | {"queue": moco.queue, "losses": torch.stack(losses)}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "accumulate", "groups"),
+    [
+        ("fsdp2", 2, 8),
+        *(
+            pytest.param(*case, marks=pytest.mark.torture)
+            for case in (
+                ("ddp", 1, 4), ("ddp", 2, 4), ("fsdp2", 1, 4), ("zero1", 2, 4), ("zero2", 2, 8), ("zero3", 1, 4),
+                ("zero3", 2, 4), ("zero3", 2, 8),
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_two_processes_compute_the_formula(
+    strategy: str, accumulate: int, groups: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses, queue, networks and momentum networks after two steps. The shuffle shows in what is compared."""
+    require_strategy(strategy)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    keys = [f"parallel={strategy}", f"parallel.accumulate={accumulate}", f"model.bn_groups={groups}"]
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # of the harness
+    finish([*launch, str(tmp_path / "found.pt"), *keys])
+    found, expected = torch.load(tmp_path / "found.pt"), formula(2, accumulate, groups)
+    unshuffled, start = formula(2, accumulate, groups, shuffled=False), fresh().state_dict()
+    torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=0)
+    assert (unshuffled["losses"] - expected["losses"]).abs().min() > 1e-4 * expected["losses"].max()
+    for name in expected.keys() - {"losses"}:
+        value = expected[name]
+        error, other, moved = ((x - value).norm() for x in (found[name], unshuffled[name], start[name]))
+        print(f"{name}: {error / moved:.1e} of {moved:.1e}; without the shuffle {other / moved:.1e}")
+        bound = 0.002 * moved + 1e-7 * value.norm()  # the latter is how a momentum network's small steps are stored
+        assert error < bound < 0.1 * other, name
+
+
+if __name__ == "__main__":
+    tensors = train(sys.argv[2:])
+    if os.environ["RANK"] == "0":
+        torch.save(tensors, sys.argv[1])
