@@ -57,9 +57,12 @@ def main() -> None:
     after = alive()
     template = storages(list(strategy._template.state_dict().values())) if isinstance(strategy, Sharded) else {}
     held = sum(size for address, size in after.items() if address not in before and address not in template)
-    parameters = storages([t for name, t in strategy.held().items() if name.startswith("method.")])
+    kinds = {
+        kind: sum(storages([t for name, t in strategy.held().items() if name.startswith(start)]).values())
+        for kind, start in (("method", "method."), ("optimizer", "optim."))
+    }
     if rank() == 0:
-        print("HELD " + json.dumps({"all": held, "method": sum(parameters.values())}), flush=True)
+        print("HELD " + json.dumps({"all": held} | kinds), flush=True)
     accelerator.end_training()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
+from harness import SECONDS, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, status, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dira_scale.pretrain import main
@@ -59,24 +59,27 @@ def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
 def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> None:
     """A step of every stage: losses, gradients (SGD's momentum; Adam hides their sizes), queue, discriminator.
 
-    Not more steps, and small ones: on so small a batch rounding grows a hundredfold a step (one process in another
-    memory format is as far from itself).
+    Not more steps: on so small a batch rounding grows tenfold a step. One process that adds with two threads ends with
+    a gradient that is 1 % off.
     """
     for ranks in (1, 2):
-        overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-5", "data.size=64", "data.batch=16", "validate.batch=5"]
-        overrides += ["stages.di.epochs=0.5", "stages.dir.epochs=0.5", "stages.dira.epochs=0.5"]
+        overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "data.size=64", "data.batch=16", "validate.batch=5"]
+        overrides += ["model.encoder=test_resnet", "method.base.temperature=0.5", "method.base.momentum=0.9"]
         overrides += ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas"]
-        overrides += ["+optim.discriminator.momentum=0.9"]
+        overrides += ["+optim.discriminator.momentum=0.9", "checkpoint.every=1", "checkpoint.keep=9"]
         finish(pretrain(tmp_path / str(ranks), shards, *overrides, ranks=ranks))
     for split in ("train", "val"):
         assert len(losses(tmp_path / "2", split)) >= 3
         for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-5)
+            assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
+    assert_moved_alike(tmp_path / "2", tmp_path / "1", share=0.02, still=1e-7, zero=1e-9)
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
-    assert one.keys() == two.keys()
-    for name, tensor in one.items():
-        error = (two[name].float() - tensor.float()).norm()
-        assert error <= 1e-3 * tensor.float().norm().clamp_min(1e-2), name
+    gradients = [name for name in one if name.endswith("momentum_buffer")]
+    # A bias before BatchNorm has no gradient but rounding's.
+    assert sum(one[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
+    for name in gradients:
+        error = (two[name] - one[name]).norm()
+        assert error <= 0.02 * one[name].norm() + 1e-5, name
 
 
 @pytest.mark.parametrize(
@@ -95,6 +98,7 @@ def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
+@pytest.mark.system
 def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     """With a rate of 0 the second validation cannot be better than the first, nor the third."""
     run, stop = tmp_path / "run", ["validate.every=1", "stages.di.patience=2", "stages.di.epochs=9", "epoch_factor=1"]
@@ -122,11 +126,13 @@ def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_
     assert_equal_runs(run, unbroken)
 
 
+@pytest.mark.system
 def test_recomputed_activations_change_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     finish(pretrain(tmp_path / "run", shards, "parallel.checkpoint_activations=true"))
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
+@pytest.mark.system
 def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: Path) -> None:
     """Restoration alone: MoCo's key shuffle acts within a micro-batch, so only its statistics would differ."""
     for accumulate in (1, 2):
