@@ -17,10 +17,10 @@ def run(command: Sequence[str], seconds: float, **how: Any) -> int | None:
             return None
         finally:
             if process.poll() is None:
-                _end(process.pid)
+                end(process.pid)
 
 
-def _end(pid: int) -> None:
+def end(pid: int) -> None:
     """Kill a process and its descendants, those with a session of their own too: a launcher's, a test's runs."""
     with suppress(psutil.NoSuchProcess):
         first = psutil.Process(pid)
