@@ -9,7 +9,8 @@ from collections.abc import Iterator
 OUT_OF_REACH = {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR}  # of a file just found: the mount or the rights
 OF_THE_FILE = OUT_OF_REACH | {
     errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.EINVAL, errno.EOVERFLOW,  # seeking to where a damaged header points
+    errno.EINVAL, errno.EOVERFLOW,  # seeking to where a damaged header points; what is no regular file
+    errno.ENXIO,  # a socket
 }  # fmt: skip
 
 

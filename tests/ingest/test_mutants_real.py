@@ -39,6 +39,8 @@ def sampled(dims: int) -> list[Path]:
 def as_metaimage(path: Path, folder: Path) -> list[Path]:
     """A real volume as the other kind of file, whole and in two parts: none of the real ones is of it."""
     image = SimpleITK.ReadImage(str(path))
+    for key in image.GetMetaDataKeys():  # NIfTI's own, of which the writer would warn
+        image.EraseMetaData(key)
     for name in ("whole.mha", "parts.mhd"):
         SimpleITK.WriteImage(image, str(folder / name))
     return [folder / "whole.mha", folder / "parts.mhd"]
