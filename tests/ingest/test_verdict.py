@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+from dira_scale import store
 from dira_scale.errors import UserError
 from dira_scale.ingest import imaging, raster
 from dira_scale.ingest.convert import convert
@@ -93,7 +94,7 @@ def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
     recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
     sizes = path.stat().st_size, None
     found, never_found = (next(iter(plan([Record("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes)
-    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (Path, "open")), fail)
+    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_at_once")), fail)
     with pytest.raises(OSError) as caught:
         make_sample(found, recipe)
     assert caught.value.errno == number and caught.value.filename == str(path)
