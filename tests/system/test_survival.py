@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from harness import SECONDS, assert_equal_runs, finish, losses, pretrain, rows, status, weights
+from harness import SECONDS, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, status, weights
 from system.faults import Job, cut, flip, killed_at, small_disk
 
 from dira_scale.train import checkpoint
@@ -344,40 +344,28 @@ class Noting(DiRA):
 def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_the_same(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """How far rounding carries a run in six steps is measured: one process that adds with two threads is the yardstick.
-
-    (Batch normalization over all images: over pairs, the most that 4, 2 and 3 divide, rounding grows tenfold a step.)
-    """
+    """At rates at which rounding does not grow; Batch normalization over all images, for over pairs, the most that 4, 2
+    and 3 divide, it grows tenfold a step."""
     (tmp_path / "noting.py").write_text(NOTING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
     settings = [
-        "model.encoder=test_resnet", "method._target_=noting.Noting", "data.batch=24", "data.size=64",
-        "method.base.queue=72", "model.bn_groups=1", "data.remainder=wrap", "validate.batch=6", "optim=sgd_moco",
-        "optim.optimizer.lr=1e-4", "optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas",
+        "model.encoder=test_resnet", "method._target_=noting.Noting", "data.batch=24", "method.base.queue=72",
+        "method.base.temperature=0.5", "method.base.momentum=0.9", "model.bn_groups=1", "parallel.channels_last=false",
+        "data.remainder=wrap", "validate.batch=6", "optim.optimizer.lr=1e-4", "+optim.optimizer.eps=1e-3",
+        "optim.discriminator.lr=2e-5", "+optim.discriminator.eps=1e-3", "checkpoint.every=1", "checkpoint.keep=9",
         "stages.di.epochs=1", "stages.dir.epochs=1", "stages.dira.epochs=1",
     ]  # fmt: skip
     seen = {}
     changing = [(4, 2), (2, 3), (3, 5), (1, 6)]  # processes, and the step to which they train
-    for name, threads, lives in (("one", 1, [(1, 6)]), ("threads", 2, [(1, 6)]), ("many", 1, changing)):
+    for name, lives in (("one", [(1, 6)]), ("many", changing)):
         monkeypatch.setenv("SEEN", str(tmp_path / f"seen-{name}"))
         for ranks, steps in lives:
-            rest = [f"steps={steps}", f"parallel.threads={threads}"]
-            finish(pretrain(tmp_path / name, shards, *settings, *rest, ranks=ranks))
+            finish(pretrain(tmp_path / name, shards, *settings, f"steps={steps}", ranks=ranks))
             assert status(tmp_path / name)["step"] == steps
         seen[name] = sorted((tmp_path / f"seen-{name}").read_text().split("\n"))
     assert seen["one"] == seen["many"] and len(seen["one"]) == 6 * 24 + 1
     for ours, theirs in zip(losses(tmp_path / "many"), losses(tmp_path / "one"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-3)  # measured: 2.2e-4, in the contrastive loss of the last step
-    one, many, threads = (weights(tmp_path / name) for name in ("one", "many", "threads"))
-    assert one.keys() == many.keys()
-    for part in ("method.", "discriminator.", "optim.generator."):
-        ours, yardstick = distance(many, one, part), distance(threads, one, part)
-        assert ours < 4 * yardstick + 1e-6, (part, ours, yardstick)
+        assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 2e-6, in the last step
+    assert_moved_alike(tmp_path / "many", tmp_path / "one", share=0.02, still=1e-7)  # measured: 0.8 %
+    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
     assert torch.equal(one["method.base.queue_pointer"], many["method.base.queue_pointer"])
-
-
-def distance(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor], part: str) -> float:
-    """Of all tensors whose names begin so, relative to their length."""
-    names = [name for name, tensor in b.items() if name.startswith(part) and tensor.is_floating_point()]
-    apart = torch.cat([(a[name] - b[name]).flatten() for name in names]).norm()
-    return float(apart / torch.cat([b[name].flatten() for name in names]).norm())
