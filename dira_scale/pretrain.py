@@ -1,5 +1,6 @@
 """``accelerate launch -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
 
+import faulthandler
 import os
 import socket
 import sys
@@ -28,8 +29,11 @@ from dira_scale.train.loop import Trainer
 from dira_scale.train.parallel.agreement import AgreedError, from_main, on_main, together
 from dira_scale.train.parallel.launcher import check_launch
 from dira_scale.train.parallel.rendezvous import lost
+from dira_scale.train.signals import Signals
 from dira_scale.train.stages import batches_of, plan
 from dira_scale.train.trained import start_tensors
+
+LAST_SECONDS = 60.0  # to write down why a run ended
 
 
 def pretrain(cfg: DictConfig) -> int:
@@ -39,7 +43,17 @@ def pretrain(cfg: DictConfig) -> int:
     check_launch(config)
     accelerator = parallel.start(config.parallel, config.precision)
     try:
-        return _pretrain(cfg, config, accelerator)
+        with Signals() as signals:
+            return _ended(cfg, config, accelerator, signals)
+    except LeaseLostError as error:
+        say("pretrain", error)
+        return runs.FAILED
+
+
+def _ended(cfg: DictConfig, config: Pretrain, accelerator: Accelerator, signals: Signals) -> int:
+    """``_pretrain``, and what is to be said once of what ended it on several processes."""
+    try:
+        return _pretrain(cfg, config, accelerator, signals)
     except AgreedError as error:
         if accelerator.is_main_process:
             print(f"pretrain: {error}", file=sys.stderr, flush=True)
@@ -54,7 +68,7 @@ def pretrain(cfg: DictConfig) -> int:
         os._exit(runs.FAILED)  # gloo would abort a process that ends with its connections broken
 
 
-def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> int:
+def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator, signals: Signals) -> int:
     rank, ranks = accelerator.process_index, accelerator.num_processes
     inputs, tensors = together(lambda: _open(cfg, config, rank, ranks))
     preflight.check_alike(cfg, [dataset.hash for dataset in inputs.datasets])
@@ -71,16 +85,18 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> in
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
         if run is not None:
             print(_summary(trainer, inputs), flush=True)
-        return _train(trainer, accelerator, run)
+        return _train(trainer, accelerator, run, signals)
     except (NotANumberError, NotSavedError) as error:  # on all ranks alike
+        if run is not None and isinstance(error, NotSavedError):
+            print(f"pretrain: {error}", file=sys.stderr, flush=True)
+        # Written after it is said, and in bounded time: the disk that hangs may be that of the run's folder, too.
+        faulthandler.dump_traceback_later(LAST_SECONDS, exit=True)
         if run is not None:
             run.status("failed", exit_code=runs.FAILED, reason=str(error))
-            print(f"pretrain: {error}", file=sys.stderr)
         _end(accelerator, run)
         return runs.FAILED
-    except LeaseLostError as error:
-        say("pretrain", error)
-        return runs.FAILED
+    except LeaseLostError:
+        raise
     except BaseException as error:
         if run is None:
             if trainer is not None:
@@ -95,9 +111,10 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator) -> in
         raise
     finally:
         if trainer is not None:
-            trainer.checkpointer.settle()
+            trainer.close()
         if run is not None:
             run.lease.release()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _open(cfg: DictConfig, config: Pretrain, rank: int, ranks: int) -> tuple[Inputs, dict[str, Tensor] | None]:
@@ -151,8 +168,9 @@ def build(
     return method
 
 
-def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None) -> int:
-    ended = trainer.train()
+def _train(trainer: Trainer, accelerator: Accelerator, run: runs.Run | None, signals: Signals) -> int:
+    ended = trainer.train(signals)
+    trainer.close()
     code = runs.INTERRUPTED if ended == "interrupted" else runs.DONE
     if run is not None:
         run.status(ended, trainer.progress.step, exit_code=code)

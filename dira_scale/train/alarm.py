@@ -1,6 +1,7 @@
 """Ends a run on all its processes, before anything is written of what is no number, and says what a person needs."""
 
 import math
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NoReturn
@@ -79,17 +80,26 @@ class Alarm:
 
     def fail(self, step: int, message: str) -> NoReturn:
         """End on all ranks, the state written before a launcher ends those that are slower."""
-        self.checkpointer.wait()
+        self._say(step, message, message)  # first: the checkpoint that is being written may take long, or never end
+        try:
+            self.checkpointer.wait()
+        except checkpoint.NotSavedError as error:
+            left = str(error)
+        else:
+            self.accelerator.wait_for_everyone()
+            sound = checkpoint.complete(self.checkpointer.folder)
+            left = f"the checkpoint of step {int(sound[-1].name)} is sound" if sound else "there is no checkpoint yet"
+        left += ". docs/health.md says what to do"
+        self._say(step, left, f"{message}; {left}")
         self.accelerator.wait_for_everyone()
-        sound = checkpoint.complete(self.checkpointer.folder)
-        message += (
-            f"; the checkpoint of step {int(sound[-1].name)} is sound" if sound else "; there is no checkpoint yet"
-        )
+        raise NotANumberError(f"{message}; {left}")
+
+    def _say(self, step: int, line: str, reason: str) -> None:
+        """On the screen, which always answers, in the log, and as the reason of the run's end so far."""
         if self.run is not None:
-            self.run.log(message)
-            self.run.status("failed", step, exit_code=FAILED, reason=message)
-        self.accelerator.wait_for_everyone()
-        raise NotANumberError(f"{message}. docs/health.md says what to do")
+            print(f"pretrain: {line}", file=sys.stderr, flush=True)
+            self.run.log(line)
+            self.run.status("failed", step, exit_code=FAILED, reason=reason)
 
     def _save(self, name: str, batch: Batch, split: str, row: dict[str, Any]) -> Path:
         """This process's images; the folder of all of them."""

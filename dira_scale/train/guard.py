@@ -28,7 +28,7 @@ GRADIENT = "gradient"  # how the note of a module's gradient begins; all other n
 
 
 class NotANumberError(Exception):
-    """Training cannot go on; the message says which term broke, when, and where its images lie."""
+    """Training cannot go on; the message, already said, is which term broke, when, and where its images lie."""
 
 
 @dataclass(frozen=True)

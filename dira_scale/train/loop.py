@@ -1,9 +1,11 @@
 """The training loop: stages, steps, validation, checkpoints. It knows nothing of images or of how processes start."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -24,6 +26,8 @@ from dira_scale.train.signals import Signals
 from dira_scale.train.stages import order_start, plan
 from dira_scale.train.step import Step
 from dira_scale.train.watchdog import Watchdog, alive
+
+T = TypeVar("T")
 
 
 class Trainer:
@@ -79,24 +83,27 @@ class Trainer:
 
     # ------------------------------------------------------------------ the run
 
-    def train(self) -> str:
+    def train(self, signals: Signals) -> str:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         bar = Bar(self.total_steps(), self.progress.step, self.run is not None)
-        with Watchdog(self.folder, self.lease, self.config.watchdog), Signals() as signals, bar:
+        signals.listen()
+        with Watchdog(self.folder, self.lease, self.config.watchdog), bar:
             self.bar = self.journal.bar = bar
             ended = ""
-            try:
-                while self.progress.stage < len(self.stages):
-                    name, stage = list(self.stages.items())[self.progress.stage]
-                    self._enter_stage(name, stage)
-                    ended = self._run_stage(name, stage, signals)
-                    if ended:
-                        break
-                    self._leave_stage(name)
-                self.checkpointer.insist()
-                return ended or "done"
-            finally:
-                self.journal.close()
+            while self.progress.stage < len(self.stages):
+                name, stage = list(self.stages.items())[self.progress.stage]
+                self._enter_stage(name, stage)
+                ended = self._run_stage(name, stage, signals)
+                if ended:
+                    break
+                self._leave_stage(name)
+            self.checkpointer.insist()
+            return ended or "done"
+
+    def close(self) -> None:
+        """Bring what is being written to an end; nothing is written after this. On disks that hang it hangs."""
+        self.checkpointer.settle()
+        self.journal.close()
 
     def _run_stage(self, name: str, stage: Stage, signals: Signals) -> str:
         """Steps of one stage; returns why the run ends, or nothing where the next stage follows."""
@@ -251,21 +258,24 @@ class Trainer:
     def _restore(self) -> None:
         """Go on from the newest whole checkpoint, the main process's choice; tidy up what a killed run left."""
         folder = self.checkpointer.folder
-        name = parallel.on_main(self.accelerator, lambda: self._tidy(folder))
-        name = parallel.from_main(name)
+        name = parallel.from_main(self._patiently(lambda: self._tidy(folder)))
         if name is None:
             return
-        tensors, progress = parallel.together(lambda: checkpoint.load(folder / name))
+        tensors, progress = self._patiently(lambda: checkpoint.load(folder / name))
         self.progress = state.Progress(**progress)
         both = self.method, self.adversary
         self._optimizer_state = state.restore(tensors, *both, self.discriminator_optimizer)
-        if self.run is not None:
-            self.checkpointer.point(self.progress.step, self.progress.best_step)
-            self.run.forget_after(self.progress.step)
+        self._patiently(lambda: self._put_right(folder))
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """``work`` on disks and stores that may be slow, or wrong on one process, which all then say alike."""
+        return parallel.together(lambda: self.checkpointer.patiently(work))
 
     def _tidy(self, folder: Path) -> str | None:
-        """Name of the checkpoint to go on from; damaged and half-written ones are out of the way after this."""
-        assert self.run is not None
+        """On the main process: name of the checkpoint to go on from; damaged and half-written ones are out of the way
+        after this."""
+        if self.run is None:
+            return None
         name, damaged = checkpoint.find_latest(folder)
         for bad, reason in damaged.items():
             self.run.log(f"refused {bad}: {reason}")
@@ -274,3 +284,10 @@ class Trainer:
         if name is None:
             self.run.forget_after(0)
         return name
+
+    def _put_right(self, folder: Path) -> None:
+        """On the main process: pointers and rows of the run agree with the checkpoint that it goes on from."""
+        if self.run is not None:
+            with checkpoint.reachable(folder):
+                self.checkpointer.point(self.progress.step, self.progress.best_step)
+            self.run.forget_after(self.progress.step)

@@ -17,24 +17,28 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 class Signals:
     """Remembers the first signal; another Ctrl-C, some time later, ends the process at once, as ever.
 
-    Use as a context manager; the handlers that were there come back, but not after an error: then the process ends by
-    itself, once it has said why, and a launcher that ends it for another's death must not come before.
+    Use as a context manager, inside which the process also says why it ends: a launcher that ends it for another's
+    death must not come before. On every way out the handlers come back that were there before :meth:`listen`.
     """
 
     def __init__(self) -> None:
         self.received: int = 0
         self._when = 0.0
-        # Its own CPU group: asking each step must not wait for the device.
-        self._group: Any = new_group(backend="gloo") if world() > 1 else None
+        self._group: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Signals":
-        self._before = {s: signal.signal(s, self._handle) for s in ASKING}
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            for number, handler in self._before.items():
-                signal.signal(number, handler)
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """From now on signals are wishes. Collective."""
+        # Its own CPU group: asking each step must not wait for the device.
+        self._group = new_group(backend="gloo") if world() > 1 else None
+        self._before = {number: signal.signal(number, self._handle) for number in ASKING}
 
     def agreed(self) -> str:
         """Name of the signal that any rank received, the same answer on every rank; empty if none."""

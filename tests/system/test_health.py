@@ -110,11 +110,13 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     printed = finish(pretrain(run, shards, *settings, "health.every=1", ranks=2), code=1)
     told = [line for line in printed.splitlines() if "no number" in line]
     assert len(told) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
-    for words in ("pretrain: step 6: loss/re is no number on rank 1", "rank-1/batch.json", "of step 4 is sound"):
-        assert words in told[0]
+    assert told[0].startswith("pretrain: step 6: loss/re is no number on rank 1; its images: ")
+    assert told[0].endswith("rank-1/batch.json")
+    last = "the checkpoint of step 4 is sound. docs/health.md says what to do"
+    assert printed.splitlines().count(f"pretrain: {last}") == 1 == printed.count("is sound")
     ended = status(run)
     assert (ended["state"], ended["exit_code"], ended["step"]) == ("failed", 1, 8)
-    assert "step 6: loss/re is no number on rank 1" in ended["reason"]
+    assert ended["reason"] == f"{told[0].removeprefix('pretrain: ')}; {last}"
     assert checkpoint.latest(run).name == "000000004"
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
     assert [row["step"] for row in rows(run)] == [2, 4]  # nothing is written of what is no number

@@ -300,6 +300,75 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, sha
         assert_equal_runs(run, small)
 
 
+# Pretraining on a disk that hangs from the writing of the second checkpoint on; training waits for that meanwhile.
+HANGING = """
+import sys, time
+from dira_scale import pretrain
+from dira_scale.train import run
+from dira_scale.train.checkpoint import together, writer
+
+put, write_json, pretrain.LAST_SECONDS, together.WORK_SECONDS = writer.put, run.write_json, 5, 5
+
+def hangs(path, *rest):
+    time.sleep(3600 if "000000002" in str(path) else 0)
+    put(path, *rest)
+
+def hangs_too(path, row, *rest):
+    time.sleep(3600 if row.get("state") == "failed" else 0)
+    write_json(path, row, *rest)
+
+writer.put, run.write_json = hangs, hangs_too
+raise SystemExit(pretrain.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.system
+def test_a_disk_that_hangs_altogether_ends_the_run_once_it_is_said(shards: Path, tmp_path: Path) -> None:
+    run, script = tmp_path / "run", tmp_path / "hanging.py"
+    script.write_text(HANGING)
+    command = pretrain(run, shards, *SMALL)
+    where = command.index("dira_scale.pretrain")
+    with Job([*command[: where - 1], str(script), *command[where + 1 :]], run, PYTHONPATH=str(Path.cwd())) as job:
+        assert job.end() == 1, job.printed
+    said = "pretrain: the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs. "
+    assert said in job.printed and job.printed.index(said) < job.printed.index("in hangs_too")
+
+
+# DiRA, and a disk that gives a checkpoint of the main process slowly.
+SLOW = """
+import os, time
+from dira_scale.collectives import rank
+from dira_scale.methods.dira import DiRA
+from dira_scale.train.checkpoint import reading
+
+fetch = reading.fetch
+
+def slowly(path):
+    if rank() == 0 and os.environ.pop("SLOW", ""):
+        time.sleep(60)
+    return fetch(path)
+
+reading.fetch = slowly
+
+class Slow(DiRA):
+    pass
+"""
+
+
+@pytest.mark.system
+def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_other(
+    shards: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (tmp_path / "slow.py").write_text(SLOW)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    for steps, slow in ((2, ""), (3, "yes")):
+        keys = [*SMALL, "method._target_=slow.Slow", "parallel.timeout=40", f"steps={steps}"]
+        with Job(pretrain(run, shards, *keys, ranks=2), run, PYTHONPATH=path, SLOW=slow) as job:
+            assert job.end() == 0, job.printed
+    assert "from step 2 of 3" in job.printed
+
+
 @pytest.mark.system
 def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it goes on."""
