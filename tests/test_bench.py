@@ -1,6 +1,7 @@
 """The verb bench: what it lists, what it refuses, and that each benchmark is found by its name."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +41,29 @@ def test_flags_are_the_benchmarks_own(tmp_path: Path) -> None:
     assert said.returncode == 0 and "usage: dira_scale.bench loader" in said.stdout and "--rounds" in said.stdout
     wrong = subprocess.run([*command, "--round", "x"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert wrong.returncode == 2 and "invalid int value: 'x'" in wrong.stderr
+
+
+INTERRUPTED = """
+import runpy, sys, time
+from dira_scale.bench import main
+
+def runs(*_, **__):
+    print("running", flush=True)
+    time.sleep(60)
+
+runpy.run_module = runs
+raise SystemExit(main(["step"]))
+"""
+
+
+def test_an_interrupted_benchmark_says_so_in_a_line() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None and process.stdout.readline() == "running\n"
+            process.send_signal(signal.SIGINT)
+            _, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, error) == (130, "bench: interrupted\n")
