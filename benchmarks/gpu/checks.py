@@ -2,8 +2,9 @@
 
     python -m benchmarks.gpu.checks OUT [--seconds 440] [--marker gpu]
 
-A file whose tests break for want of a package, here or in a process that they start, is skipped and the package named;
-files for which the time no longer suffices are left out. OUT/tests.json has what became of each; `bench gpu` calls it.
+A file whose tests break for nothing but the want of packages that pyproject.toml names, here or in a process that they
+start, is skipped and the packages named; files for which the time no longer suffices are left out. OUT/tests.json has
+what became of each; `bench gpu` calls it.
 """
 
 import argparse
@@ -12,7 +13,10 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Sequence
+from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +26,14 @@ from dira_scale.files import write_json
 
 ROOT = Path(__file__).parents[2]
 NOTHING = 5  # pytest's exit code where a file has no such test
-ABSENT = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
+# What pytest says that was raised, here or in a process whose words are the reason.
+ABSENT = re.compile(r"^E\s.*\bModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
+HANDLED = "During handling of the above exception, another exception occurred"
+# Packages whose modules are not called as they are.
+MODULES = {
+    "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL",
+    "pyyaml": "yaml", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
+}  # fmt: skip
 
 
 def marked(tests: Path, marker: str) -> list[Path]:
@@ -49,17 +60,45 @@ def check(path: Path, marker: str, out: Path, seconds: float) -> dict[str, Any]:
     row |= {"tests": int(suite.get("tests", 0)), "skipped": int(suite.get("skipped", 0))}
     broken = ["".join(case.itertext()) for kind in ("failure", "error") for case in suite.iter(kind)]
     row |= {"broken": len(broken)}
-    lacking = {lacks(text) for text in broken}
-    if broken and None not in lacking:
-        packages = ", ".join(sorted(map(str, lacking)))
+    lacking = [lacks(text) for text in broken]
+    if broken and all(lacking):
+        packages = ", ".join(sorted(set().union(*lacking)))
         return row | {"state": "skipped", "why": f"{packages} is missing ({len(broken)} of {row['tests']} tests)"}
     return row | {"state": "passed" if code == 0 else "failed"}
 
 
-def lacks(text: str) -> str | None:
-    """The package for want of which a test broke that printed ``text``; None where something else is wrong."""
-    absent = ABSENT.search(text)
-    return absent[1] if absent and importlib.util.find_spec(absent[1]) is None else None
+def lacks(text: str) -> set[str]:
+    """The packages for want of which a test broke that pytest tells of in ``text``; none if that is not all."""
+    *handled, last = text.split(HANDLED)  # an absence that was expected is the last error before these words
+    absent = [module for part in handled for module in ABSENT.findall(part)[:-1]] + ABSENT.findall(last)
+    found = {declared(module) for module in absent}
+    return set() if None in found else {str(package) for package in found}
+
+
+def declared(module: str) -> str | None:
+    """The package of pyproject.toml that has ``module`` or is in it, if that package is not there; None otherwise."""
+    for package, top in packages().items():
+        one_in_other = f"{module}.".startswith(f"{top}.") or f"{top}.".startswith(f"{module}.")
+        if one_in_other and not installed(top):
+            return package
+    return None
+
+
+@cache
+def packages() -> dict[str, str]:
+    """Top modules of all packages that the project may use, by the packages' names."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    listed = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    names = [re.split(r"[^\w-]", line)[0] for line in listed]
+    return {name: MODULES.get(name, name.replace("-", "_")) for name in names}
+
+
+def installed(module: str) -> bool:
+    """Whether there is such a module, of a package or a namespace that others share."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def name(path: Path) -> str:

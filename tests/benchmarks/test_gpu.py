@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from importlib.metadata import distribution
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -174,35 +174,68 @@ def runs(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 """
+# A process that does without the package, and ends of something else.
+HANDLES = "def test_a():\n    runs('try: import no_such\\nexcept ImportError: 1 / 0')\n"
 
 
+@pytest.fixture
+def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two packages that the project may use are not there."""
+    declared = checks.packages() | {"no-such-package": "no_such", "nor-this-one": "namespace.package"}
+    monkeypatch.setattr(checks, "packages", lambda: declared)
+
+
+@pytest.mark.usefixtures("lacking")
 def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path) -> None:
     tests = tmp_path / "tests"
     tests.mkdir()
     head = "import pytest, time\npytestmark = pytest.mark.gpu\n"
     for name, text in {
         "fine": "def test_a(): pass\ndef test_b(): pytest.skip('x')\n",
-        "lacks": "import no_such_package\ndef test_a(): pass\n",
-        "process_lacks": RUNS + "def test_a(): runs('import no_such_package')\ndef test_b(): pass\n",
-        "both": RUNS + "def test_a(): runs('import no_such_package')\ndef test_b(): assert 0\n",
+        "lacks": "import no_such\ndef test_a(): pass\n",
+        "process_lacks": RUNS + "def test_a(): runs('import no_such.part')\ndef test_b(): pass\n",
+        "both": RUNS + "def test_a(): runs('import no_such')\ndef test_b(): assert 0\n",
+        "mistaken": "import no_module_of_ours\ndef test_a(): pass\n",
+        "handled": RUNS + HANDLES,
     }.items():
         (tests / f"test_{name}.py").write_text(head + text)
     (tests / "test_other.py").write_text("def test_a(): assert 0\n")
     assert checks.main([str(tmp_path / "out"), "--tests", str(tests)]) == 1
     rows = {row["file"]: row for row in json.loads((tmp_path / "out" / "tests.json").read_text())}
     found = {name.removeprefix("test_").removesuffix(".py"): row["state"] for name, row in rows.items()}
-    assert found == {"both": "failed", "fine": "passed", "lacks": "skipped", "process_lacks": "skipped"}
+    assert [name for name, state in found.items() if state == "skipped"] == ["lacks", "process_lacks"]
+    assert [name for name, state in found.items() if state == "failed"] == ["both", "handled", "mistaken"]
+    assert len(found) == 6 and found["fine"] == "passed"
     assert (rows["test_fine.py"]["tests"], rows["test_fine.py"]["skipped"]) == (2, 1)
     assert rows["test_both.py"]["broken"] == 2
-    assert rows["test_lacks.py"]["why"] == "no_such_package is missing (1 of 1 tests)"
-    assert rows["test_process_lacks.py"]["why"] == "no_such_package is missing (1 of 2 tests)"
+    assert rows["test_lacks.py"]["why"] == "no-such-package is missing (1 of 1 tests)"
+    assert rows["test_process_lacks.py"]["why"] == "no-such-package is missing (1 of 2 tests)"
 
 
-def test_a_module_of_ours_that_is_not_found_is_no_missing_package() -> None:
-    text = "ModuleNotFoundError: No module named '{}'"
-    assert checks.lacks(text.format("no_such_package.part")) == "no_such_package"
-    assert checks.lacks(text.format("dira_scale.no_such_module")) is None
-    assert checks.lacks("AssertionError") is None
+@pytest.mark.usefixtures("lacking")
+def test_only_a_package_of_the_project_that_is_not_there_is_missing() -> None:
+    """Neither a module that nobody promised, nor one of a package that is there, nor words that are no error."""
+    text = "E   ModuleNotFoundError: No module named '{}'\n"
+    assert checks.lacks(text.format("no_such.part.of_it")) == {"no-such-package"}
+    assert checks.lacks(text.format("namespace.package")) == checks.lacks(text.format("namespace")) == {"nor-this-one"}
+    both = checks.lacks(text.format("no_such") + text.format("namespace.package"))
+    assert both == {"no-such-package", "nor-this-one"}
+    assert checks.lacks(text.format("no_such") + text.format("harness")) == set()
+    for other in ("no_such_package", "namespace.other", "dira_scale.no_such_module", "torch.no_such_module"):
+        assert checks.lacks(text.format(other)) == set()
+    assert checks.lacks(text.format("no_such").removeprefix("E")) == set()
+    assert checks.lacks("E   AssertionError") == set()
+
+
+def test_the_packages_are_those_of_pyproject_by_the_modules_that_they_have() -> None:
+    theirs = packages_distributions()
+    names = {canonicalize_name(distribution) for module in theirs for distribution in theirs[module]}
+    for package, module in checks.packages().items():
+        if canonicalize_name(package) in names and not package.startswith("types-"):
+            assert checks.installed(module), package
+            owners = map(canonicalize_name, theirs[module.split(".")[0]])
+            assert canonicalize_name(package) in owners, package
+    assert {"torch", "deepspeed", "ffcv", "scikit-learn", "moto"} <= set(checks.packages())
 
 
 GRANDCHILD = """
