@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale.collectives import rank
+from dira_scale.config import compose, folder
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
@@ -75,7 +76,9 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
     for name in given:
         if name in offered or (name not in parameters and not open_ended):
             choices = [choice for choice in parameters if choice not in offered]
-            hint = nearest(name, choices) or f"; if another method's experiment set it, add ~{key}.{name}"
+            hint = nearest(name, choices) or (
+                f"; if another method's experiment set it, {_experiments(key, node['_target_'])}add ~{key}.{name}"
+            )
             raise UserError(f"{key}.{name}: {target.__name__} has no such setting, it has {', '.join(choices)}{hint}")
     arguments = {name: make() for name, make in offered.items() if name in parameters}
     if "base" in parameters and "base" in given:
@@ -88,6 +91,16 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
     if not isinstance(method, Method):
         raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
     return method
+
+
+def _experiments(key: str, target: str) -> str:
+    """Names our experiments that train this very method, if there are such."""
+    found = []
+    for path in sorted((folder("configs") / "experiment").glob("*.yaml")):
+        config = compose("pretrain", [f"experiment={path.stem}", "data.shards=any"])
+        if OmegaConf.select(config, f"{key}._target_") == target:
+            found.append(f"experiment={path.stem}")
+    return f"take {' or '.join(found)}, or " if found else ""
 
 
 def _target(node: dict[str, Any], key: str) -> Any:

@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from dira_scale.config import compose as composed
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods import build
@@ -115,6 +116,7 @@ def test_an_own_method_plugs_in_by_its_target(own):
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
         ({"powr": 3}, "method.powr: Autoencoder has no such setting, it has power; did you mean 'power'?"),
         ({"views": 3}, "method.views: Autoencoder has no such setting"),
+        ({"queue": 3}, "it has power; if another method's experiment set it, add ~method.queue"),
     ],
 )
 def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
@@ -124,6 +126,20 @@ def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
     with pytest.raises(UserError) as raised:
         build(node, config(*SMALL).model, SPEC, batch=8)
     assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("experiment", "method", "own"),
+    [
+        ("small", "dira_simsiam", "experiment=dira_simsiam or experiment=small_simsiam"),
+        ("small_simsiam", "dira_moco", "experiment=dira_moco or experiment=phantom or experiment=small"),
+        ("small", "simsiam", "experiment=simsiam"),
+    ],
+)
+def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(experiment, method, own):
+    cfg = composed("pretrain", [f"experiment={experiment}", f"method={method}", "data.shards=any"])
+    with pytest.raises(UserError, match=f"has no such setting, .* set it, take {own}, or add ~method.base"):
+        build(cfg.method, cfg.model, SPEC, batch=8)
 
 
 @pytest.mark.parametrize(
