@@ -166,4 +166,5 @@ def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
         for shard, first in enumerate(range(start, start + count, recipe.shard_size)):
             shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + recipe.shard_size, start + count))
         start += count
+    table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # the rejected are looked up by key
     return shards

@@ -42,7 +42,9 @@ class VolumeKeys:
             ("irregular", self.irregular, ("resample", "refuse")),
         ):
             if value not in known:
-                raise UserError(f"recipe.volume.{name}={value}{nearest(str(value), known)}: use {' or '.join(known)}")
+                raise UserError(
+                    f"recipe.volume.{name}={value}{nearest(str(value), known) or ':'} use {' or '.join(known)}"
+                )
 
 
 # Arguments that are places on this machine, of no concern to those who get the shards, by the words of their names …
@@ -83,7 +85,11 @@ class Recipe:
         if given.keys() != keys:
             raise UserError(f"recipe.volume must have the keys {', '.join(sorted(keys))}, it has {', '.join(given)}")
         values = {name: config[name] for name in own} | {"volume": VolumeKeys(**given)}
-        return cls(**values, source={k: v for k, v in config.items() if k not in own})
+        source = {k: v for k, v in config.items() if k not in own}
+        for name in ("attributes", "label_columns"):
+            if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
+                source[name] = [source[name]]
+        return cls(**values, source=source)
 
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
@@ -97,6 +103,8 @@ class Recipe:
             raise UserError(
                 f"recipe.bits={self.bits} with recipe.codec={self.codec}: use 8, or 16 with png, jp2 or npy"
             )
+        if not isinstance(self.secret, bool):
+            raise UserError(f"recipe.secret={self.secret}: use true or false")
         if self.burned_in not in POLICIES:
             raise UserError(f"recipe.burned_in={self.burned_in}: use {', '.join(POLICIES)}")
         for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):

@@ -231,6 +231,17 @@ def test_rejected_files_take_no_part_in_the_splitting(official: str | None) -> N
     assert list(by_split(bad, make())) == ["train"]
 
 
+def test_an_item_is_found_by_its_key_without_a_search() -> None:
+    """By SQLite's own steps: the rejected of a large archive are looked up one by one."""
+    steps = []
+    for count in (100, 10_000):
+        planned = plan([record(f"bad{n}", rejected="no row") for n in range(count)], make(), HASHER)
+        planned._table.set_progress_handler(lambda: steps.append(count), 1)  # noqa: B023 (called within the loop)
+        assert planned.item(HASHER("key", "bad7")).record.name == "bad7"
+        planned._table.set_progress_handler(None, 1)
+    assert 0 < steps.count(10_000) < 2 * steps.count(100)
+
+
 def test_an_empty_source_is_an_error() -> None:
     with pytest.raises(UserError, match="no file at all"):
         plan([], make(), HASHER)
@@ -253,6 +264,7 @@ def test_an_empty_source_is_an_error() -> None:
         ({"official": {"a": {"train": 0.5}}}, "recipe.official.a=.*add up to 1"),
         ({"splits": None}, "recipe.splits=None: give shares"),
         ({"official": {"a": None}}, "recipe.official.a=None: give shares"),
+        ({"secret": "no"}, "recipe.secret=no: use true or false"),
         ({"burned_in": "yes"}, "recipe.burned_in=yes: use refuse, tagged, keep"),
         ({"shard_size": 0}, "recipe.shard_size=0: must be a whole number of at least 1"),
         ({"min_side": "small"}, "recipe.min_side=small: must be a whole number"),
