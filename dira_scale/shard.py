@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config import run_verb
-from dira_scale.errors import nearest
+from dira_scale.errors import UserError, nearest
 
 
 def shard(config: DictConfig) -> int:
@@ -47,8 +47,8 @@ def subset(config: DictConfig) -> int:
     """A part of a dataset: a fraction of its patients, the samples of some kind, one of k folds; copies no shard."""
     from dira_scale.ingest.subset import Part, subset
 
-    where = _plain(config.where) if config.where else {}
-    part = Part(config.fraction, config.seed, tuple(config.splits), where, config.folds, config.fold)
+    where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
+    part = Part(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
     subset(config.path, config.out, part)
     return 0
 
@@ -57,7 +57,7 @@ def merge(config: DictConfig) -> int:
     """Several datasets as one; copies no shard."""
     from dira_scale.ingest.merge import merge
 
-    merge(list(config.paths), config.out, config.name)
+    merge(_list(config.paths), config.out, config.name)
     return 0
 
 
@@ -79,11 +79,12 @@ def stats(config: DictConfig) -> int:
 
 def convert(config: DictConfig) -> int:
     """A dataset to FFCV's form (to=ffcv), or from it back to tars (to=webdataset)."""
-    from dira_scale.errors import UserError
     from dira_scale.ingest.beton import to_beton, to_tars
 
     if config.to not in ("ffcv", "webdataset"):
-        raise UserError(f"to={config.to}{nearest(str(config.to), ('ffcv', 'webdataset'))}: use ffcv or webdataset")
+        raise UserError(
+            f"to={config.to}{nearest(str(config.to), ('ffcv', 'webdataset')) or ':'} use ffcv or webdataset"
+        )
     if config.to == "ffcv":
         print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
     else:
@@ -96,7 +97,7 @@ def audit(config: DictConfig) -> int:
     """Identifying values of the source that left it; patients and pictures that are in two splits or datasets."""
     from dira_scale.ingest.audit import audit
 
-    named = {name: [value] if isinstance(value := config[name], str) else list(value) for name in ("tables", "against")}
+    named = {name: _list(config[name]) for name in ("tables", "against")}
     return audit(config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config))
 
 
@@ -119,8 +120,17 @@ def _plain(node: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
+def _list(value: Any) -> list[Any]:
+    """A list of one may be typed without its brackets."""
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
 def _workers(config: DictConfig) -> int:
-    return len(os.sched_getaffinity(0)) if config.workers is None else config.workers
+    if config.workers is None:
+        return len(os.sched_getaffinity(0))
+    if not isinstance(config.workers, int) or config.workers < 1:
+        raise UserError(f"workers={config.workers}: must be a whole number of at least 1, or null for all cores")
+    return config.workers
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -54,7 +54,8 @@ def write(
     Raises UserError when no row is left.
     """
     if not table.num_rows:
-        raise UserError(f"{how}: no sample is left; shard stats shows what there is")
+        of = ", ".join(str(parent.root) for parent in parents)
+        raise UserError(f"out={out}: no sample is left of {of}; shard stats shows what there is")
     sizes, sums = {}, {}
     for parent in parents:
         for shard, size in parent.info.shards.items():

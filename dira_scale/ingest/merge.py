@@ -41,9 +41,9 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     table, left_out = _guarded(whole)
     how: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
     how["names"] = [dataset.info.name for dataset in datasets]
-    for name in ("hash_key", "archive"):  # whose hashes these are, if all are of one
-        values = {dataset.info.recipe.get(name) for dataset in datasets}
-        how |= {name: values.pop()} if len(values) == 1 else {}
+    for key in ("hash_key", "archive"):  # whose hashes these are, if all are of one
+        values = {dataset.info.recipe.get(key) for dataset in datasets}
+        how |= {key: values.pop()} if len(values) == 1 else {}
     like = replace(
         first,
         label_names=labels,

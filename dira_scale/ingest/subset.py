@@ -29,11 +29,14 @@ class Part:
 
     def __post_init__(self) -> None:
         """Raises UserError when a value is impossible."""
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"fraction={self.fraction}: must be above 0 and at most 1")
-        if self.folds is not None and (self.folds < 2 or not 0 <= self.fold < self.folds):
+        if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
+            raise UserError(f"fraction={self.fraction}: must be a number above 0 and at most 1")
+        if not isinstance(self.where, Mapping):
+            raise UserError(f"where={self.where}: name attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
+        whole = isinstance(self.folds, int) and isinstance(self.fold, int)
+        if self.folds is not None and not (whole and self.folds >= 2 and 0 <= self.fold < self.folds):
             raise UserError(
-                f"fold={self.fold} of folds={self.folds}: folds must be at least 2, fold from 0 to folds - 1"
+                f"fold={self.fold} of folds={self.folds}: whole numbers, folds of at least 2, fold from 0 to folds - 1"
             )
 
 

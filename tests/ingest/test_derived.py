@@ -126,7 +126,11 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
     [
         (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
         (["where={view: [XX]}"], "no sample is left"),
-        (["fraction=0"], "fraction=0: must be above 0"),
+        (["fraction=0"], "fraction=0: must be a number above 0"),
+        (["fraction=10%"], "fraction=10%: must be a number above 0"),
+        (["folds=many"], "fold=0 of folds=many"),
+        (["where=PA"], "where=PA: name attributes or labels"),
+        (["splits=trian"], "no split 'trian'"),
         (["folds=40"], "folds=40: train have only 20 patients"),
         (["folds=4", "fold=4"], "fold=4 of folds=4"),
         (["splits=[trian]"], "no split 'trian'"),
@@ -146,6 +150,7 @@ def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
     other = make(tmp_path, ingest, "other", "p1", ["Effusion", "Mass"])  # p10 … p123: p10 to p19 are in both
     assert main(["merge", f"paths=[{whole},{other}]", f"out={tmp_path / 'both'}"]) == 0
     both, parents = ShardedDataset.open(tmp_path / "both"), [ShardedDataset.open(p) for p in (whole, other)]
+    assert both.info.name == "merged"
     assert both.info.label_names == ["Nodule", "Effusion", "Mass"] and verify(both.root, 1) == []
     split_of = [{row["patient"]: row["split"] for row in parent.table.to_pylist()} for parent in parents]
     shared = split_of[0].keys() & split_of[1].keys()
@@ -165,6 +170,11 @@ def test_merged_datasets_keep_their_labels_and_protect_the_test_split(
             assert value == named[name] if name in named else math.isnan(value)
     left = sum(parent.table.num_rows for parent in parents) - len(rows)
     assert f"left out: {left} samples" in capsys.readouterr().out
+
+
+def test_one_dataset_is_nothing_to_merge(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["merge", f"paths={whole}", f"out={tmp_path / 'x'}"]) == 2
+    assert f"paths=['{whole}']: name two datasets or more" in capsys.readouterr().err
 
 
 def test_a_dataset_is_not_merged_with_itself(whole: Path, tmp_path: Path) -> None:
