@@ -21,8 +21,11 @@ def locate(where: str | Path, key: str) -> Path:
     """The place that ``where`` names: a path, ``file://…``, or the URL of a store.
 
     Raises:
-        UserError: no such kind of store, or a package for it is missing; ``key`` is what the user called it.
+        UserError: nothing is named, no such kind of store, or a package for it is missing; ``key`` is what the user
+            called it.
     """
+    if where == "":  # a shell's variable that is not set: not the folder in which the command was typed
+        raise UserError(f"{key}= is empty: name a folder, or . for this one")
     if not isinstance(where, str) or "://" not in where:
         return Path(where) if isinstance(where, str) else where
     if where.startswith("file://"):

@@ -1,6 +1,7 @@
 """One conversion from beginning to end: what ``python -m dira_scale.shard`` does."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,17 @@ from rich.console import Console
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
-from dira_scale.ingest.destination import Slice, check_unchanged, claimed, finished, keep, made_of, sweep, unfinished
+from dira_scale.ingest.destination import (
+    Slice,
+    check_place,
+    check_unchanged,
+    claimed,
+    finished,
+    keep,
+    made_of,
+    sweep,
+    unfinished,
+)
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import Plan, plan
 from dira_scale.ingest.recipe import Recipe
@@ -30,14 +41,14 @@ def convert(
 
     Raises UserError when the recipe, its source or what is in ``out`` does not fit, or the disk or the store fails.
     """
-    if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers}: must be a whole number of at least 1, or null for all cores")
     console = Console(soft_wrap=True, highlight=False)
     part, place, recipe = Slice.parse(share), locate(out, "out"), Recipe.from_config(config)
     hasher, key_from = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
     try:
         made: ShardedDataset | Outcome | None = finished(place, identity)
+        if made is None:  # before an hour of listing
+            check_place(place, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
         planned = planned_from(recipe, hasher, workers)
         started = time.monotonic()
@@ -91,26 +102,43 @@ def _tell_of_slice(console: Console, out: Path, planned: Plan, part: Slice) -> N
     mine, missing = part.shards(planned), unfinished(out, planned.shards)
     console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
     if missing:
-        console.print(f"still to do by other slices: {len(missing)} shards")
-    console.print("when all slices are done: the same command without slice=… joins them to the dataset")
+        console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
+    when = "when all slices are done" if missing else "all shards are there"
+    console.print(f"{when}: the same command without slice=… joins them to the dataset")
 
 
 def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
     size = sum(outcome.info.shards.values())
     console.print(
-        f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {len(outcome.info.shards)} shards; {seconds:.0f} s"
+        f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
+        f"{seconds:.0f} s"
     )
     if outcome.reasons:
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
-        for reason, count in outcome.reasons.most_common(5):
+        for reason, count in most_common(outcome.reasons):
             console.print(f"  {count} x {reason}")
     if outcome.filled[0]:
         volumes, slices = outcome.filled
-        console.print(f"filled in: {slices} slices that {volumes} volumes lack (attribute {FILLED})")
+        console.print(f"filled in: {counted(slices, 'slice')} missing in {counted(volumes, 'volume')} "
+                      f"(attribute {FILLED})")  # fmt: skip
+    if outcome.absent:
+        console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither column nor header tells it")
     console.print(f"look: python -m dira_scale.shard stats path={out}")
     if outcome.info.dims == 2:
         run = f"run=out/runs/{outcome.info.name}"
         console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small data.shards={out} {run}")
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 shard``, ``2,000 shards``, ``2 series``."""
+    return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
+
+
+def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:
+    """The five most frequent, and how many have others, so that the counts add up."""
+    most = reasons.most_common(5)
+    rest = reasons.total() - sum(count for _, count in most)
+    return [*most, *([("other reasons", rest)] if rest else [])]
 
 
 def _counts(info: DatasetInfo) -> str:

@@ -34,7 +34,7 @@ from dira_scale.files import sync_folder, write_json
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
-from dira_scale.store import is_local, opened, refusals, remove, upload
+from dira_scale.store import is_local, locate, opened, refusals, remove, upload
 
 PARTIAL = ".partial"
 
@@ -131,6 +131,19 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"out={out} holds the shards of another recipe ({different}): choose another out")
     return dataset
+
+
+def check_place(out: Path, images: Any) -> None:
+    """Raises UserError when ``out`` lies among the images that it is to be made of, or may not be written to."""
+    if not is_local(out):
+        return
+    source = locate(images, "recipe.images") if isinstance(images, str) else None
+    if source and is_local(source) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+        raise UserError(f"out={out} lies in recipe.images={images}, where its shards would be taken for images: choose "
+                        "a folder beside it")  # fmt: skip
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"out={out}: {there} may not be written to: choose another out")
 
 
 def sweep(out: Path) -> None:
@@ -234,7 +247,10 @@ def _agree(out: Path, identity: dict[str, Any], plan: Plan) -> None:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The keys in which two recipes' identities differ, with both values; empty if they do not."""
+    """The keys in which two recipes' identities differ, with both values, of many the first; empty if they do not."""
     here = json.loads(json.dumps(here))
     keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
-    return "; ".join(f"{key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys)
+    told = [f"{key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys[:4]]
+    told += [f"and {len(keys) - 4} more"] if len(keys) > 4 else []
+    told += ["made with another key, see key_file and $DIRA_SCALE_HASH_KEY"] if keys == ["hash_key"] else []
+    return "; ".join(told)

@@ -33,6 +33,7 @@ class Outcome:
     reasons: Counter[str]
     rejected_names: Path | None
     filled: tuple[int, int]  # volumes that lacked slices, and how many slices
+    absent: list[str]  # attributes that the recipe asks for, and no sample has
 
 
 def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
@@ -43,6 +44,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()
     filled: list[int] = []  # of each volume that lacked some
+    kept = set[str]()  # attributes
     names = _Names(_beside(out), plan)
     with (
         _Table(scratch / MANIFEST_FILE, SCHEMA) as manifest,
@@ -53,6 +55,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
             counts[shard.rpartition("-")[0]] += len(state["rows"])
             filled += [int(row["attributes"][FILLED]) for row in state["rows"] if FILLED in row["attributes"]]
+            kept.update(*(row["attributes"] for row in state["rows"]))
             reasons.update(entry["reason"] for entry in state["rejected"])
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
@@ -81,7 +84,8 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)
-    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)))
+    absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
+    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)), absent)
 
 
 def _states(out: Path, plan: Plan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -21,7 +21,7 @@ import xxhash
 from rich.console import Console
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.convert import hasher_of, planned_from
+from dira_scale.ingest.convert import counted, hasher_of, most_common, planned_from
 from dira_scale.ingest.plan import Item, Plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
@@ -158,10 +158,13 @@ def survey_and_tell(config: Mapping[str, Any], workers: int, key_file: str | Non
 
 
 def _report(found: Survey, planned: Plan, recipe: Recipe, workers: int, listing: float) -> list[str]:
-    kinds = ", ".join(f"{count:,} {kind or 'without an ending'}" for kind, count in found.kinds.most_common())
+    kinds = ", ".join(
+        counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
+        for kind, count in found.kinds.most_common()
+    )
     lines = [f"inputs    {len(planned):,} ({kinds}), {_bytes(found.size)}; listed in {_time(listing)}"]
     for split, count in found.samples.items():
-        lines.append(f"split     {split}: {count:,} samples of {found.patients[split]:,} patients")
+        lines.append(f"split     {split}: {counted(count, 'input')} of {counted(found.patients[split], 'patient')}")
     lines += [f"odd       {line}" for line in _odd(found, recipe)] or ["odd       nothing"]
     good = [trial for trial in found.trials if not trial.rejected]
     if good:
@@ -171,33 +174,38 @@ def _report(found: Survey, planned: Plan, recipe: Recipe, workers: int, listing:
         seconds = _estimate([trial.seconds for trial in tried], total)
         shapes = Counter(trial.shape for trial in good)
         stored = " x ".join(map(str, shapes.most_common(1)[0][0]))
+        drawn = len(tried) < total
+        within = f" ({_bytes(size[1])} to {_bytes(size[2])})" if drawn else ""
+        between = f" ({_time(seconds[1] / workers)} to {_time(seconds[2] / workers)})" if drawn else ""
+        others = f" and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
+        basis = f"{counted(len(tried), 'input')} drawn at random; in brackets 95 % of what other draws would say"
         lines += [
-            f"stored    {recipe.codec}, {stored}" + (f" and {len(shapes) - 1} other sizes" if len(shapes) > 1 else ""),
-            f"expected  {round(total * share):,} samples in {len(planned.shards):,} shards",
-            f"          {_bytes(size[0])} ({_bytes(size[1])} to {_bytes(size[2])})",
-            f"          {_time(seconds[0] / workers)} ({_time(seconds[1] / workers)} to "
-            f"{_time(seconds[2] / workers)}) with workers={workers}, after listing",
-            f"          from {len(tried)} inputs drawn at random; in brackets 95 % of what other draws would say",
+            f"stored    {recipe.codec}, {stored}{others}",
+            f"expected  {counted(round(total * share), 'sample')} in {counted(len(planned.shards), 'shard')}",
+            f"          {_bytes(size[0])}{within}",
+            f"          {_time(seconds[0] / workers)}{between} with workers={workers}, after listing",
+            f"          from {basis if drawn else 'all inputs, which were tried'}",
         ]
     return lines
 
 
 def _odd(found: Survey, recipe: Recipe) -> list[str]:
-    lines = [f"{count:,} refused when listed: {reason}" for reason, count in found.rejected.most_common(5)]
+    lines = [f"{count:,} refused when listed: {reason}" for reason, count in most_common(found.rejected)]
     if found.copies:
-        lines.append(f"{found.copies:,} copies of other inputs (of one size, and the same first and last {EDGE} bytes)")
+        copies = "1 copy" if found.copies == 1 else f"{found.copies:,} copies"
+        lines.append(f"{copies} of other inputs (of one size, and the same first and last {EDGE} bytes)")
     if found.nobody and found.nobody < found.samples.total():
         lines.append(f"{found.nobody:,} without patient and study: each counts as a patient of its own")
     if 0 < found.masks < found.samples.total():
         lines.append(f"{found.samples.total() - found.masks:,} without a mask, {found.masks:,} with one")
     if found.absent_masks:
-        lines.append(f"{found.absent_masks:,} masks that are named are not there")
+        lines.append(f"not there: {counted(found.absent_masks, 'mask')} that the source names")
     if found.gaps:
-        taken = "interpolated" if recipe.volume.irregular == "resample" else "refused"
-        lines.append(f"{len(found.gaps):,} volumes lack slices, {sum(found.gaps):,} in all: these will be {taken} "
+        taken = "to be interpolated" if recipe.volume.irregular == "resample" else "to be refused"
+        lines.append(f"{counted(sum(found.gaps), 'slice')} missing in {counted(len(found.gaps), 'volume')}, {taken} "
                      f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
     refused = Counter(trial.rejected for trial in found.trials if trial.rejected)
-    lines += [f"{count} of {len(found.trials)} tried are refused, {why}" for why, count in refused.most_common(5)]
+    lines += [f"{count} of {len(found.trials)} tried are refused, {why}" for why, count in most_common(refused)]
     return lines
 
 

@@ -26,7 +26,7 @@ COLUMNS = (
     TextColumn("sharding"),
     BarColumn(),
     MofNCompleteColumn(),
-    TextColumn("{task.fields[speed]} images/s"),
+    TextColumn("{task.fields[speed]}/s"),
     TimeRemainingColumn(),
 )
 
@@ -63,9 +63,10 @@ def write_shards(
     total = before + sum(len(plan.shards[shard]) for shard in shards)
     jobs = ((scratch, shard, plan.items(shard), recipe, plan.label_names, done) for shard in shards)
     waiting: set[Future[None]] = set()
+    kind = "volumes" if recipe.dims == 3 else "images"
     try:
         with Progress(*COLUMNS) as bar:
-            task = bar.add_task("", total=total, completed=before, speed="-")
+            task = bar.add_task("", total=total, completed=before, speed=f"- {kind}")
             while True:  # the plan is read no further ahead than the workers need it
                 waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
                 if not waiting:
@@ -74,8 +75,9 @@ def write_shards(
                 for shard in ended:
                     shard.result()
                 if count.value:
-                    speed = f"{count.value / (time.monotonic() - started):.3g}"
-                    bar.update(task, completed=before + count.value, speed=speed)
+                    speed = count.value / (time.monotonic() - started)
+                    told = f"{speed:,.0f} {kind}" if speed >= 100 else f"{speed:.3g} {kind}"
+                    bar.update(task, completed=before + count.value, speed=told)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
             "a worker process died (short of memory?); what is finished is kept: run it again, with fewer workers"

@@ -29,16 +29,18 @@ def print_table(stats: Stats) -> None:
     if stats.labels:
         table = Table("label", *(_right(split) for split in stats.info.counts), box=None)
         for name, labels in stats.labels.items():
-            table.add_row(name, *map(str, labels))
+            table.add_row(name, *(str(label).replace(", ", "\n") for label in labels))
         console.print(table)
     for _, reason, count in stats.quarantine[:5]:
         console.print(f"quarantined: {count} x {reason}")
+    if rest := sum(count for *_, count in stats.quarantine[5:]):
+        console.print(f"quarantined: {rest} x other reasons, which the page lists")
     for text in odd(stats):
         console.print(f"odd: {text}")
 
 
 def _right(name: str) -> Column:
-    return Column(name, justify="right")
+    return Column(name, justify="right", no_wrap=True)  # a figure is never cut in two
 
 
 def render_dataset(stats: Stats) -> str:

@@ -65,7 +65,7 @@ def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 def recipe(name: str, **keys: Any) -> dict[str, Any]:
     """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced."""
-    must = ["recipe.images=unset"] if "images" in keys else []
+    must = [f"recipe.{key}=unset" for key in ("images", "labels") if key in keys]
     config = compose("shard", [f"recipe={name}", "out=unset", *must]).recipe
     return OmegaConf.to_container(config, resolve=True) | keys  # type: ignore[operator,return-value]
 

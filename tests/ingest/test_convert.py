@@ -28,6 +28,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.tar import add_to_tar
+from dira_scale.shard import main
 
 
 def test_plain_tar_webdataset_and_the_manifest_agree(
@@ -279,3 +280,47 @@ def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None
         if mask:
             lungs = np.asarray(Image.open(io.BytesIO(mask))) > 0
             assert pixels[lungs].mean() < pixels[~lungs].mean() + 30 and 0.1 < lungs.mean() < 0.6
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["recipe.images=", "out={out}"], "recipe.images= is empty: name a folder"),
+        (["recipe.images={images}", "out="], "out= is empty: name a folder"),
+        (["recipe.images={images}", "out={images}/shards"], "its shards would be taken for images"),
+        (["recipe.images={images}", "out={locked}/a/b"], "locked may not be written to: choose another out"),
+    ],
+)
+def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
+    keys: list[str], said: str, png_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """An empty one is a shell's variable that was not set: the folder in which it is typed is not meant."""
+    monkeypatch.chdir(png_folder)
+    locked, access = tmp_path / "locked", os.access
+    locked.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != locked and access(path, mode))  # this may be root
+    places = {"images": png_folder / "images", "out": tmp_path / "out", "locked": locked}
+    assert main(["recipe=folder", *(key.format(**places) for key in keys)]) == 2
+    told = capsys.readouterr()
+    assert said in told.err and "files" not in told.out
+    assert not (tmp_path / "out").exists() and not (png_folder / "images" / "shards").exists()
+
+
+def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    """Six reasons, five of which are shown; and lists of one without their brackets."""
+    for number, size in enumerate((8, 12)):
+        Image.fromarray(ingest.picture(0, size, 90)).save(png_folder / "images" / f"im0{number}.png")
+    (png_folder / "images" / "im02.png").write_bytes(b"")
+    (png_folder / "images" / "im03.png").write_bytes(b"no image")
+    (png_folder / "images" / "im04.png").unlink()
+    (png_folder / "images" / "im05.png").write_bytes((png_folder / "images" / "im06.png").read_bytes()[:200])
+    (png_folder / "images" / "stray.png").write_bytes(b"")
+    (png_folder / "masks" / "m07.png").unlink()
+    config = ingest.recipe("folder", **ingest.source_of(png_folder) | {"attributes": "view"})
+    convert(config, tmp_path / "out", workers=1)
+    said = capsys.readouterr().out
+    counts = [int(count) for count in re.findall(r"^  (\d+) x ", said, re.MULTILINE)]
+    assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "x other reasons" in said
+    assert "attributes: no sample has view;" in said

@@ -95,6 +95,7 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
+        ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"file": "file", "patient": "subject"}}, "no column 'subject'.*it has file, patient, nodule"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
@@ -109,7 +110,7 @@ def test_what_is_named_must_be_there(png_folder: Path, arguments: dict, words: s
     (png_folder / "boxes.csv").write_text("file,label,y,x,h,w\nelsewhere.png,mass,1,1,1,1\n")
     head, *lines = (png_folder / "labels.csv").read_text().splitlines()
     (png_folder / "labels.csv").write_text("\n".join([f"{head},size", *(f"{line},inf" for line in lines)]))
-    given |= {name: str(png_folder / given[name]) for name in ("images", "labels", "boxes") if name in given}
+    given |= {name: str(png_folder / given[name]) for name in ("images", "labels", "boxes") if given.get(name)}
     with pytest.raises(UserError, match=words):
         listed(Folder(**{"columns": COLUMNS} | given))
 

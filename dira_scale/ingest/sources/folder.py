@@ -55,7 +55,8 @@ class Folder:
     one, a row that leaves it blank goes to quarantine.
 
     Raises:
-        UserError: a file, folder or column that was named does not exist; two rows name one file; a label is no number.
+        UserError: a file, folder or column that was named does not exist; columns are named, and no CSV; two rows name
+            one file; a label is no number.
     """
 
     def __init__(
@@ -69,6 +70,10 @@ class Folder:
         attributes: Sequence[str] = (),
     ):
         self.root = folder_at(images)
+        of_csv = {"label_columns": label_columns, "label_rules": label_rules}
+        of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
+        if not labels and (named := [name for name, value in of_csv.items() if value]):
+            raise UserError(f"recipe.labels must be given: recipe.{named[0]} names columns of it")
         self.csv = real(locate(labels, "recipe.labels")) if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):

@@ -72,16 +72,16 @@ def test_slices_that_are_filled_in_are_told(
                     step=lambda k, there=there, shift=shift: (0, 0, 2 * there[k] + shift * (k > 9)))  # fmt: skip
     config = ingest.recipe("volumes", images=str(tmp_path / "images"), splits={"train": 1.0, "val": 0, "test": 0})
     survey_and_tell(config, workers=1, key_file=None, count=1)
-    assert "2 volumes lack slices, 4 in all: these will be interpolated" in capsys.readouterr().out
+    assert "4 slices missing in 2 volumes, to be interpolated" in capsys.readouterr().out
     convert(config, tmp_path / "out", workers=1)
-    assert "filled in: 4 slices that 2 volumes lack" in capsys.readouterr().out
+    assert "filled in: 4 slices missing in 2 volumes" in capsys.readouterr().out
     dataset = ShardedDataset.open(tmp_path / "out")
     told = {dataset.voxels(n)[0].tobytes(): dict(row["attributes"]) for n, row in enumerate(dataset.table.to_pylist())}
     filled = [told[make.smooth((18, 24, 28), number)[0].astype(np.int16).tobytes()] for number in range(4)]
     assert filled == [{}, {"filled_slices": "1"}, {"filled_slices": "3"}, {}]
     config["volume"]["irregular"] = "refuse"
     survey_and_tell(config, workers=1, key_file=None, count=1)
-    assert "2 volumes lack slices, 4 in all: these will be refused" in capsys.readouterr().out
+    assert "4 slices missing in 2 volumes, to be refused" in capsys.readouterr().out
     convert(config, tmp_path / "refused", workers=1)
     assert "filled in" not in capsys.readouterr().out
     assert ShardedDataset.open(tmp_path / "refused").table.num_rows == 1
