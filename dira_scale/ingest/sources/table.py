@@ -29,9 +29,10 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with lines_of(path) as lines:
-        reader = csv.DictReader(lines, restval="")
+        reader, begins = csv.reader(lines), 1  # the row that is read
         try:
-            present = reader.fieldnames or []
+            present = next(reader, [])
+            begins = reader.line_num + 1
             if twice := [column for column, count in Counter(filter(str.strip, present)).items() if count > 1]:
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
@@ -40,14 +41,17 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
                     raise UserError(f"{path} has " + brief(f"no column '{column}' ({named_by}){known}"))
             for cells in reader:
                 lines.next_row()
-                if any(cell.strip() for cell in cells.pop(None, ())):
+                begins = reader.line_num + 1
+                if any(cell.strip() for cell in cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
-                yield Row(reader.line_num, cells)
+                if cells:
+                    cells += [""] * (len(present) - len(cells))
+                    yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
         except UnicodeDecodeError as error:
             raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (of Latin-1: "
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
         except csv.Error as error:
-            raise UserError(f"{path}, line {reader.line_num + 1}: {error}") from error
+            raise UserError(f"{path}, line {begins}: {error}") from error
 
 
 def _undecodable(path: Path) -> int:
