@@ -5,6 +5,7 @@ import math
 import re
 import zipfile
 import zlib
+from gzip import GzipFile
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from dira_scale.ingest.verdict import BadImage, judged
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 MAX_BYTES = 2**32  # of one array: the largest volume, in int16
+MAX_REST = 2**16  # bytes behind the values of a compressed file
 # NumPy's own reader of headers goes through `ast`, which CPython 3.11 can break off with a SystemError when a garbage
 # collection lets another thread into it (python/cpython#106905).
 HEADER = re.compile(
@@ -85,11 +87,22 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
             if not count:
                 raise BadImage("the file ends before its values do")
             filled += count
-        file.read(1)  # behind the last value of a compressed stream its checksum is looked at
+        if isinstance(file, GzipFile | zipfile.ZipExtFile | _Inflated):
+            _finish(file)
     values = flat.view(dtype)
     if not dtype.isnative:
         values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))
     return values.reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _finish(stream: BinaryIO) -> None:
+    """Read to the end of a compressed stream, where its checksum is looked at. Damage can make it longer, too, while it
+    begins with enough values, but wrong ones: so BadImage is raised where the end is too far to be looked for."""
+    rest = MAX_REST
+    while part := stream.read(rest + 1):
+        rest -= len(part)
+        if rest < 0:
+            raise BadImage("compressed data that go on behind the values")
 
 
 def inflated(file: BinaryIO) -> BinaryIO:
@@ -107,8 +120,9 @@ class _Inflated(io.RawIOBase):
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         while not self._stream.eof:
             held = self._stream.unconsumed_tail or self._file.read(2**20)
-            part = self._stream.decompress(held, len(buffer))
-            if part or not held:
+            if not held:
+                raise EOFError("the stream has no end")
+            if part := self._stream.decompress(held, len(buffer)):
                 buffer[: len(part)] = part
                 return len(part)
         return 0

@@ -345,10 +345,27 @@ def test_the_unbroken_ones_are_read(tmp_path: Path, make: SimpleNamespace) -> No
 
 
 def test_a_decompression_bomb_is_stopped_at_what_the_header_says(tmp_path: Path, make: SimpleNamespace) -> None:
-    """64 MB of zeros behind the values stay compressed."""
-    bomb = gzip.compress(nifti() + bytes(2**26), 9)
-    (tmp_path / "x.nii.gz").write_bytes(bomb)
+    """64 MB of zeros behind the values stay compressed, and their checksum unknown; a few bytes are nobody's harm."""
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(2**26), 9))
+    tracemalloc.start()
+    with pytest.raises(BadImage, match="go on behind the values"):
+        read_volume(tmp_path / "x.nii.gz", make.recipe())
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(1000)))
     assert read_volume(tmp_path / "x.nii.gz", make.recipe()).voxels.size == 210
+
+
+def test_damage_that_makes_a_stream_longer_is_noticed(tmp_path: Path, make: SimpleNamespace) -> None:
+    """Zeros are a code of each of deflate's blocks: its stream goes on, and no checksum is met."""
+    values = np.random.default_rng(0).normal(0, 30, (40, 60, 60)).astype(np.int16)
+    whole = gzip.compress(nibabel.Nifti1Image(values, LPS).to_bytes())
+    (tmp_path / "x.nii.gz").write_bytes(whole)
+    read_volume(tmp_path / "x.nii.gz", make.recipe())
+    for start in range(1000, len(whole), len(whole) // 9):
+        (tmp_path / "x.nii.gz").write_bytes(whole[:start] + bytes(4 * len(whole)))
+        with pytest.raises(BadImage):
+            read_volume(tmp_path / "x.nii.gz", make.recipe())
 
 
 def test_bytes_to_skip_are_not_inflated_without_end(tmp_path: Path, make: SimpleNamespace) -> None:
