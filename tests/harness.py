@@ -92,15 +92,16 @@ def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float
     return found
 
 
-def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 1e-6) -> None:
+def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 2e-7) -> None:
     """No tensor ended farther from the reference's than ``share`` of the way that this had gone, or than what rounding
-    makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most tensors the first is the larger."""
+    makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most that move the first is the larger."""
     found = distances(run, reference)
     rounding = {name: still * length + zero for name, (_, _, length) in found.items()}
     for name, (error, moved, _) in found.items():
         assert error <= share * moved + rounding[name], f"{name}: {error:.1e} of {moved:.1e}"
-    judged = [name for name, (_, moved, _) in found.items() if share * moved > rounding[name]]
-    assert len(judged) > 0.8 * len(found), f"{len(judged)} of {len(found)} tensors went anywhere"
+    trained = [name for name, (_, moved, _) in found.items() if moved > 0]
+    judged = [name for name in trained if share * found[name][1] > rounding[name]]
+    assert len(judged) > 0.85 * len(trained) > 0, f"{len(judged)} of {len(trained)} tensors went anywhere"
 
 
 def assert_equal_runs(a: Path, b: Path) -> None:

@@ -22,7 +22,7 @@ STEPS += ["stages.di.epochs=3.5", "stages.dir.epochs=3.5", "stages.dira.epochs=3
 STEPS += ["optim.optimizer.lr=1e-4", "optim.discriminator.lr=2e-5", "checkpoint.every=1", "checkpoint.keep=99"]
 STEPS += ["+optim.optimizer.eps=1e-3", "+optim.discriminator.eps=1e-3"]
 OTHERS = [f"~method.base.{key}" for key in ("queue", "temperature", "momentum", "batch_norm")]  # the experiment's MoCo
-OTHERS += ["optim.optimizer.lr=1e-5"]  # at MoCo's rate their losses drift apart by rounding, tenfold in seven steps
+OTHERS += ["optim.optimizer.lr=3e-6"]  # at MoCo's rate their losses drift apart by rounding, tenfold in seven steps
 BASES = {
     "moco": ["method.base.temperature=0.5"],
     "simsiam": ["method=dira_simsiam", *OTHERS, "method.base.dim=64", "method.base.bottleneck=16"],
@@ -31,7 +31,7 @@ BASES = {
 LOSS = 1e-3  # relative, of every loss of every step
 COSINE = 1e-4  # or absolute: SimSiam's loss is a mean cosine and passes through 0
 MOVED = 0.05  # of the way a tensor has gone from the first step to the last
-STILL = 1e-6  # of a tensor's norm: a bias before BatchNorm has no gradient, and moves by what rounding makes of that
+STILL = 3e-7  # of a tensor's norm: so far twenty roundings of its sum carry it, 2^-24 each, sqrt(20) of them
 
 
 @pytest.fixture(scope="session")
@@ -73,15 +73,11 @@ def largest(run: Path, reference: Path) -> str:
             for term in theirs
             if (term in ("loss/ad", "loss/discriminator")) == mine
         ]
-        said.append(f"{what} {max(abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs):.1e}")
+        said.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
     for what, mine in (("weights", False), ("discriminator's", True)):
-        judged = {
-            n: f
-            for n, f in found.items()
-            if n.startswith("discriminator.") == mine and MOVED * f[1] > 1e-6 + STILL * f[2]
-        }
-        name, (error, moved, _) = max(judged.items(), key=lambda item: item[1][0] / item[1][1])
-        said.append(f"{what} {error / moved:.2%} ({name})")
+        own = [(name, *figures) for name, figures in found.items() if name.startswith("discriminator.") == mine]
+        judged = [(error / moved, name) for name, error, moved, length in own if MOVED * moved > STILL * length]
+        said.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
     return "; ".join(said)
 
 
@@ -232,6 +228,16 @@ def test_fp16_scales_its_loss_and_follows_fp32(strategy: str, shards: Path, plai
         assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1)
 
 
+@pytest.mark.system
+def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -> None:
+    """Encoder and decoder, forward and backward, under a strategy that gathers blocks. Compilers take their time."""
+    alone = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1.5"]
+    alone += ["data.val_split=null", "parallel=fsdp2"]
+    for name, compiled in (("run", "true"), ("plain", "false")):
+        finish(command(tmp_path / name, shards, "moco", *alone, f"parallel.compile={compiled}"))
+    assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
+
+
 @pytest.mark.torture
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_compiled_blocks_compute_the_same(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
@@ -276,7 +282,7 @@ def test_groups_of_parameters_and_three_processes(strategy: str, shards: Path, t
     finish(pretrain(run, shards, *several, f"parallel={strategy}", "steps=10", ranks=3))
     finish(pretrain(run, shards, *several, f"parallel={strategy}", ranks=3))
     assert_one_algorithm(run, plain, status(plain)["step"])
-    with pytest.raises(AssertionError, match="bias"):
+    with pytest.raises(AssertionError, match=r"(weight|bias): .* of"):
         assert_moved_alike(forgotten, plain, MOVED, STILL)
 
 

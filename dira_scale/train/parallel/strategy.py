@@ -113,7 +113,8 @@ class Strategy:
             # The health monitors differentiate a step's losses twice, so a backward pass may not reuse what it read.
             torch._functorch.config.donated_buffer = False
             for block in blocks(method):
-                block.compile()
+                # Shapes as they are: with sizes left open inductor fails at the decoder's upsampling (torch 2.13).
+                block.compile(dynamic=False)
         return method
 
 
