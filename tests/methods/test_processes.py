@@ -111,8 +111,9 @@ def queues():
 METHODS = {
     "moco, 1 group": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
     "moco, 4 groups": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
-    "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 4, {"restore": "both"}),
+    "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
     "barlow": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
+    "barlow, 1 group": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
     "byol": ("byol.BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
 }
 
