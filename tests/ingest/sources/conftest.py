@@ -77,13 +77,16 @@ class Here(ThreadPoolExecutor):
 
 
 @pytest.fixture
-def shards(tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Shards]:
+def shards(
+    tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Shards]:
     """``shards(recipe, images=…, KEY=…)``: converted, then opened."""
+    made = tmp_path_factory.mktemp("shards")  # not in ``tmp_path``, which may be the folder of images
     monkeypatch.delenv("DIRA_SCALE_HASH_KEY")  # of public images no matter; a recipe that takes it would fail below
     monkeypatch.setattr(writer, "worker_pool", Here)
 
     def run(name: str, **keys: Any) -> Shards:
-        out = tmp_path / "shards" / f"{name}{len(list((tmp_path / 'shards').glob('*')))}"
+        out = made / f"{name}{len(list(made.glob('*')))}"
         convert(ingest.recipe(name, **{k: str(v) if isinstance(v, Path) else v for k, v in keys.items()}), out, 1)
         return Shards(out)
 
