@@ -23,6 +23,7 @@ from dira_scale.ingest.sources.blocks import read_findings
 from dira_scale.ingest.sources.published import read_columns, read_names
 from dira_scale.ingest.sources.table import read_boxes, read_table
 
+ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")]
 LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30
 
 
@@ -72,7 +73,7 @@ READERS: dict[str, Callable[[Path], Iterable[object]]] = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")])
+@pytest.mark.parametrize("name", ENDLESS)
 def test_a_table_of_any_size_takes_little_memory(name: str, tmp_path: Path) -> None:
     path = tmp_path / "x.csv"
     path.write_bytes(TABLES[name].content(LARGE))
@@ -116,7 +117,7 @@ def test_a_patient_of_many_lines_stays_in_one_split(sandbox: Path, rows: int) ->
 
 @pytest.mark.torture
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.content(1) != table.content(9999)])
+@pytest.mark.parametrize("name", ENDLESS)
 def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
     """By the real command, which may take the memory of one for images."""
     images, table = sandbox / "inputs" / "images", sandbox / "inputs" / "labels.csv"
@@ -127,9 +128,6 @@ def test_a_table_of_a_gigabyte(name: str, sandbox: Path) -> None:
     table.write_bytes(TABLES[name].content(2**30))
     words = ["dira_scale.shard", "recipe=folder", f"recipe.images={images}", f"recipe.labels={table}",
              f"out={sandbox / 'out'}", "workers=2"]  # fmt: skip
-    ended, outcome = run(words, sandbox, MEMORY[2]), TABLES[name].outcome
-    if isinstance(outcome, str):
-        (line,) = ended.stderr.splitlines()
-        assert ended.returncode == 2 and outcome in line and len(line) < 1500
-    else:
-        assert ended.returncode == 0 and ShardedDataset.open(sandbox / "out").table.num_rows == outcome[0]
+    ended = run(words, sandbox, MEMORY[2])
+    (line,) = ended.stderr.splitlines()
+    assert ended.returncode == 2 and TABLES[name].outcome in line and len(line) < 1500  # type: ignore[operator]
