@@ -38,6 +38,7 @@ from dira_scale.train import parallel
 from dira_scale.train.inputs import Inputs
 from dira_scale.train.loop import Trainer
 from dira_scale.train.run import Run, environment
+from dira_scale.train.signals import Signals
 
 GOAL = 0.95
 CORES = len(os.sched_getaffinity(0))
@@ -116,7 +117,8 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
         run = Run(Path(folder), content)
         try:
             trainer = Trainer(config, accelerator, turns, method, adversary, run)  # type: ignore[arg-type]
-            ended = trainer.train()
+            with Signals() as signals, contextlib.closing(trainer):
+                ended = trainer.train(signals)
         finally:
             run.lease.release()
     if ended != "done":

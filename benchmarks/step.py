@@ -35,6 +35,7 @@ from dira_scale.files import write_json
 from dira_scale.train import parallel
 from dira_scale.train.loop import Trainer
 from dira_scale.train.run import Run, environment
+from dira_scale.train.signals import Signals
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most
@@ -129,7 +130,8 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         run = Run(Path(folder), content)
         try:
             turns.trainer = Trainer(config, accelerator, turns, method, adversary, run)  # type: ignore[arg-type]
-            ended = turns.trainer.train()
+            with Signals() as signals, contextlib.closing(turns.trainer):
+                ended = turns.trainer.train(signals)
         finally:
             run.lease.release()
     if ended != "done":
