@@ -42,13 +42,13 @@ def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[s
     return [*launcher, "dira_scale.pretrain", *TINY, f"data.shards={shards}", f"run={run}", *overrides]
 
 
-def finish(command: list[str], code: int = 0) -> str:
+def finish(command: list[str], code: int = 0, seconds: float = SECONDS) -> str:
     """Run to the end and return what was printed; fails unless the exit code is ``code``."""
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
     ) as process:
         try:
-            printed, _ = process.communicate(timeout=SECONDS)
+            printed, _ = process.communicate(timeout=seconds)
         except BaseException:  # a time limit's, Ctrl-C
             end(process.pid)
             raise
