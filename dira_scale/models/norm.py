@@ -31,6 +31,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     momentum: float
     running_mean: Tensor
     running_var: Tensor
+    num_batches_tracked: Tensor
     pending: Tensor  # sums since the last commit: C means, C unbiased variances, the number of passes
 
     def __init__(self, like: Any, groups: int, local: int, ranks: int, process_group: Any) -> None:
@@ -56,22 +57,21 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         else:
             y, seen = self._over_ranks(x) if self.ranks > 1 else self._over_parts(x)
             if not _recomputing:
-                self.pending[:-1] += seen
-                self.pending[-1] += 1
+                self.pending += seen
         activated: Tensor = self.act(self.drop(y))
         return activated
 
     def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole groups lie in this process: torch's own BatchNorm on each. Also mean and unbiased variance, [2C]."""
+        """Whole groups lie in this process: torch's own BatchNorm on each. Also what ``pending`` is to be given."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
-        seen = self.running_mean.new_zeros(self.local, 2 * self.num_features)
+        seen = self.running_mean.new_ones(self.local, 2 * self.num_features + 1)
         normalised = []
         # One group is not cut: the cut's backward pass would copy the gradient once more.
         for part, statistics in zip((x,) if self.local == 1 else x.chunk(self.local), seen, strict=True):
             # With momentum 1 the kernel writes this group's own statistics there: no second pass over the images.
-            mean, var = statistics.chunk(2)
+            mean, var, _ = statistics.split([self.num_features, self.num_features, 1])
             normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
-        return normalised[0] if self.local == 1 else torch.cat(normalised), seen.mean(0)
+        return (normalised[0], seen[0]) if self.local == 1 else (torch.cat(normalised), seen.mean(0))
 
     def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """One group over several processes: its variance from theirs by Chan's formula, their counts being equal."""
@@ -88,7 +88,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
         y = torch.addcmul(shift.view(shape), pixels, scale.view(shape)).to(x.dtype)
         count = x.numel() // self.num_features * self.ranks
-        return y, torch.cat([mean, var * (count / (count - 1))]).detach()
+        return y, torch.cat([mean, var * (count / (count - 1)), var.new_ones(1)]).detach()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
@@ -146,20 +146,26 @@ def recomputing() -> Iterator[None]:
 def commit_statistics(module: nn.Module) -> None:
     """Move the running statistics by what was seen since the last call: the mean over passes, groups and processes.
 
-    Once per optimizer step, on every process; one small all-reduce. Layers that saw nothing stay as they are.
+    Once per optimizer step, on every process; one small all-reduce. Layers that saw nothing stay as they are. All
+    layers at once: on a GPU a hundred layers' handful of tiny kernels each would take longer than the images' share.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:
         return
-    seen = reduce_mean(torch.cat([layer.pending for layer in layers]))
-    for layer, sums in zip(layers, seen.split([len(layer.pending) for layer in layers]), strict=True):
-        passes = sums[-1]  # compared on the device: a frozen decoder must not cost the loop a synchronisation
-        mean, var = (sums[:-1] / passes.clamp(min=1)).chunk(2)
-        step = layer.momentum * (passes > 0).to(mean.dtype)
-        layer.running_mean.lerp_(mean, step)
-        layer.running_var.lerp_(var, step)
-        layer.num_batches_tracked += passes > 0
-        layer.pending.zero_()
+    noted = [layer.pending for layer in layers]
+    sizes = [len(pending) for pending in noted]
+    sums = reduce_mean(torch.cat(noted))
+    # For each value its layer's passes, and whether there were any: asked on the device, for a frozen decoder must not
+    # cost the loop a synchronisation.
+    passes = torch.cat([part[-1:].expand(len(part)) for part in sums.split(sizes)])
+    some = passes > 0
+    rates = torch._foreach_mul(some.to(sums.dtype).split(sizes), [layer.momentum for layer in layers])
+    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.pending[-1:])]
+    moved = torch.lerp(torch.cat(running), sums / passes.clamp(min=1), torch.cat(rates))
+    torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
+    torch._foreach_zero_(noted)
+    steps = torch.stack([part[-1] for part in some.split(sizes)]).long()
+    torch._foreach_add_([layer.num_batches_tracked for layer in layers], steps.unbind())
 
 
 def _process_group(span: int) -> Any:

@@ -1,5 +1,6 @@
-"""Joining the processes that a launcher started: device and threads."""
+"""Joining the processes that a launcher started: device, threads and memory."""
 
+import ctypes
 import os
 import socket
 import sys
@@ -20,6 +21,7 @@ from dira_scale.train.parallel.rendezvous import meet
 from dira_scale.train.parallel.slurm import adopt
 from dira_scale.train.parallel.zero import plugin
 
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 
 
@@ -44,6 +46,8 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # a resumed run is the same run
     set_fp32(precision)
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
+    if not cuda:
+        _keep_freed_memory()
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded kinds want a process group of one, too
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
@@ -80,6 +84,15 @@ def default_threads() -> int:
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may have bound this process to its own already
         return min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what a step frees, for the next one to use: given back and fetched anew page by page, it takes 3 %
+    of a ResNet-50's step on a CPU. Elsewhere nothing is done."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(MMAP_THRESHOLD, 2**30)
+        mallopt(TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _free_port() -> int:
