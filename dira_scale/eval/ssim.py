@@ -1,10 +1,13 @@
 """Structural similarity on the device, for monitors; tables are made with scikit-image's."""
 
+import math
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 RADIUS, SIGMA = 5, 1.5  # pixels: the 11 x 11 Gaussian window of the paper
+_TAPS = [math.exp(-0.5 * (offset / SIGMA) ** 2) for offset in range(-RADIUS, RADIUS + 1)]
+WINDOW = [tap / sum(_TAPS) for tap in _TAPS]
 C1, C2 = 0.01**2, 0.03**2  # for images in [0, 1]
 
 
@@ -16,11 +19,22 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     if min(a.shape[-2:]) <= 2 * RADIUS:
         raise ValueError(f"images of {tuple(a.shape[-2:])} pixels hold no window of {2 * RADIUS + 1}")
     a, b = a.float(), b.float()
-    offsets = torch.arange(-RADIUS, RADIUS + 1, device=a.device, dtype=torch.float32)
-    window = torch.softmax(-offsets.square() / (2 * SIGMA**2), dim=0)
-    planes = torch.cat([a, b, a * a, b * b, a * b], dim=1).flatten(0, 1)[:, None]
-    blurred = F.conv2d(F.conv2d(planes, window.view(1, 1, 1, -1)), window.view(1, 1, -1, 1))
-    mean_a, mean_b, aa, bb, ab = blurred.view(len(a), 5, *blurred.shape[-2:]).unbind(1)
+    mean_a, mean_b, aa, bb, ab = _blurred(torch.cat([a, b, a * a, b * b, a * b], dim=1)).unbind(1)
     luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
     structure = (2 * (ab - mean_a * mean_b) + C2) / (aa - mean_a**2 + bb - mean_b**2 + C2)
     return (luminance * structure).mean(dim=(1, 2))
+
+
+def _blurred(x: Tensor) -> Tensor:
+    """Where the window lies inside: [..., H, W] -> [..., H - 2 RADIUS, W - 2 RADIUS].
+
+    Shifted and summed: a convolution of one channel takes many times its images' memory on a CPU, and on a GPU it, like
+    a product of matrices, may be done in TF32, which is too coarse for the differences of squares that follow.
+    """
+    for axis in (-1, -2):
+        size = x.shape[axis] - 2 * RADIUS
+        blurred = WINDOW[0] * x.narrow(axis, 0, size)
+        for shift, tap in enumerate(WINDOW[1:], start=1):
+            blurred.add_(x.narrow(axis, shift, size), alpha=tap)
+        x = blurred
+    return x

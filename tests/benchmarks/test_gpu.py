@@ -126,8 +126,8 @@ def test_a_rung_that_breaks_costs_no_other(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def rehearse(out: Path, *rungs: str) -> dict[str, dict[str, Any]]:
-    """These rungs for real, tiny, on the CPU; rows by title."""
-    assert ladder.main([str(out), "--rehearse", "--turns", "0", "--rungs", *rungs]) == 0
+    """These rungs, or all, for real, tiny, on the CPU; rows by title."""
+    assert ladder.main([str(out), "--rehearse", "--turns", "0", *(["--rungs", *rungs] if rungs else [])]) == 0
     report = json.loads((out / "ladder.json").read_text())
     assert report["rehearsal"] and report["not_run"] == []
     return {f"{row['network']}: {row['rung']}": row for row in report["rungs"]}
