@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def speed(run: Callable[[int], None]) -> float:
     return batches * BATCH / (perf_counter() - began)
 
 
-def measure(case: Case, dataset: ShardedDataset, threads: list[int], rounds: int) -> dict[str, object]:
+def measure(case: Case, dataset: ShardedDataset, threads: list[int], rounds: int) -> dict[str, Any]:
     spec = ViewSpec(size=case.view)
     runs = [bare_loop(dataset, spec), *(loader_run(dataset, spec, workers) for workers in threads)]
     speeds = [[speed(run) for run in runs] for _ in range(rounds)]

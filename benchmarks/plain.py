@@ -58,8 +58,8 @@ class Plain:
         self.discriminator = copy.deepcopy(adversary.discriminator).to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.distort = Distort(method.views).to(device)
         net = self.network
-        self.followed = [*net.encoder.parameters(), *net.projector.parameters()]
-        self.following = [*net.key_encoder.parameters(), *net.key_projector.parameters()]
+        self.followed: list[Tensor] = [*net.encoder.parameters(), *net.projector.parameters()]
+        self.following: list[Tensor] = [*net.key_encoder.parameters(), *net.key_projector.parameters()]
         trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
         self.optimizer = _optimizer(config.optim.optimizer, trained)
         self.discriminator_optimizer = _optimizer(config.optim.discriminator, list(self.discriminator.parameters()))

@@ -108,7 +108,8 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
         loop.step(number)
         losses.append(loop.losses())
     warm = time.perf_counter() - began
-    turns, number, began = [], CHECKED, time.perf_counter()
+    turns: list[float] = []
+    number, began = CHECKED, time.perf_counter()
     while not turns or time.perf_counter() - began < seconds:
         turns.append(turn(loop, number) / TURN)
         number += TURN

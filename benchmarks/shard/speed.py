@@ -50,7 +50,7 @@ def make_inputs(folder: Path) -> dict[str, list[Path]]:
     """A few files of each kind; a round goes through them again and again."""
     generate(folder / "phantom", 8, 0, 1024, os.cpu_count() or 1, "all")
     dicom = sorted((folder / "phantom" / "dicom").rglob("*.dcm"))[:8]
-    png = []
+    png: list[Path] = []
     for path in dicom:
         png.append(folder / f"{len(png)}.png")
         Image.fromarray(read_image(path, 16).pixels).save(png[-1])
