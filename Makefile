@@ -20,8 +20,8 @@ test: setup-test lint types unit    ## lint, types, unit tests and one case of e
 test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
 	@$(BIN)/pytest -m "system and not torture and not gpu"
 
-torture: setup-test    ## the full counts of kills and mutants; hours
-	@$(BIN)/pytest -m torture
+torture: setup-test    ## the full counts of kills and mutants; hours; interrupted, it goes on where it stopped
+	@$(BIN)/pytest -m torture --resume
 
 gpu-wheels:   ## with network: collect what a machine with a GPU may lack, to carry to it with this checkout
 	@$(PYTHON) setup/gpu.py wheels

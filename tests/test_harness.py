@@ -1,5 +1,6 @@
 """What the tests themselves run on: nothing that they start outlives them."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -39,3 +40,44 @@ def test_finish_leaves_nothing_behind_whatever_ends_it(
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+HOURS = """
+import pathlib
+def test_first(): pass
+def test_broken(): assert pathlib.Path("mended").exists()
+def test_interrupted():
+    if not pathlib.Path("again").exists():
+        raise KeyboardInterrupt
+"""
+
+
+def test_hours_of_tests_go_on_where_they_stopped(tmp_path: Path) -> None:
+    """Not those that failed, nor where a file has changed; once all have passed, all run again."""
+
+    def run(*command: str) -> str:
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout
+
+    def resume() -> str:
+        return run(sys.executable, "-m", "pytest", "-v", "--resume")
+
+    for name, text in (("test_hours.py", HOURS), (".gitignore", ".pytest_cache\n__pycache__\nagain\nmended\n")):
+        (tmp_path / name).write_text(text)
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
+    run("git", "init", "-q")
+    run("git", "add", ".")
+    run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x")
+    first = resume()
+    assert "test_first PASSED" in first and "test_broken FAILED" in first and "test_interrupted" in first
+    (tmp_path / "again").touch()
+    second = resume()
+    assert "left out 1 that passed before" in second and "test_first" not in second
+    assert "test_broken FAILED" in second and "test_interrupted PASSED" in second
+    (tmp_path / "mended").touch()
+    third = resume()
+    assert "test_broken PASSED" in third and "test_interrupted" not in third
+    assert resume().count("PASSED") == 3
+    (tmp_path / "mended").unlink()
+    assert "test_first PASSED" in resume()
+    (tmp_path / "test_hours.py").write_text(HOURS + "\n")
+    assert "test_first PASSED" in resume()

@@ -1,0 +1,67 @@
+"""``pytest --resume``: hours of tests that were interrupted go on where they stopped (``make torture``)."""
+
+import hashlib
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--resume", action="store_true", help="leave out what has passed since the last change")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("resume"):
+        config.pluginmanager.register(Passed(config))
+
+
+class Passed:
+    """Names of the tests that passed, one a line, for as long as no file changes; forgotten once all have passed."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.folder = config.cache.mkdir("passed")  # type: ignore[union-attr]
+        self.file = self.folder / _code(config.rootpath)
+        for old in self.folder.iterdir():
+            if old != self.file:
+                old.unlink()
+        self.before = set(self.file.read_text().splitlines()) if self.file.exists() else set()
+
+    @pytest.hookimpl(trylast=True)  # after -m and -k
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        done = [item for item in items if item.nodeid in self.before]
+        config.hook.pytest_deselected(items=done)
+        items[:] = [item for item in items if item.nodeid not in self.before]
+
+    def pytest_report_collectionfinish(self) -> str:
+        return f"left out {len(self.before)} that passed before: {self.file}" if self.before else ""
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        if not self.failed:
+            with self.file.open("a") as file:
+                file.write(f"{nodeid}\n")
+
+    def pytest_runtest_logstart(self) -> None:
+        self.failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed = self.failed or not report.passed
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            self.file.unlink(missing_ok=True)
+
+
+def _code(root: Path) -> str:
+    """A name for the files of the checkout as they are now."""
+
+    def git(*command: str) -> bytes:
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True)
+        if done.returncode:
+            raise pytest.UsageError(f"--resume: {root} must be a git checkout, whose changes tell what to run again")
+        return done.stdout
+
+    parts: Iterable[bytes] = (git("rev-parse", "HEAD"), git("diff", "HEAD"), git("status", "--porcelain"))
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
