@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dira_scale.collectives import gather, new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
 
+COUNT = 4  # values behind the statistics that are all 1 for a pass; fewer, and groups would not begin at 16 bytes
 _recomputing = False
 
 
@@ -32,7 +33,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     running_mean: Tensor
     running_var: Tensor
     num_batches_tracked: Tensor
-    pending: Tensor  # sums since the last commit: C means, C unbiased variances, the number of passes
+    pending: Tensor  # sums since the last commit: C means, C unbiased variances, COUNT times the number of passes
 
     def __init__(self, like: Any, groups: int, local: int, ranks: int, process_group: Any) -> None:
         super().__init__(like.num_features, like.eps, like.momentum, like.affine, device="meta")
@@ -43,7 +44,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         self.num_batches_tracked = like.num_batches_tracked
         # timm's BatchNormAct2d carries the dropout and activation that follow it.
         self.drop, self.act = getattr(like, "drop", nn.Identity()), getattr(like, "act", nn.Identity())
-        pending = like.running_mean.new_zeros(2 * like.num_features + 1)
+        pending = like.running_mean.new_zeros(2 * like.num_features + COUNT)
         self.register_buffer("pending", pending, persistent=False)
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -64,12 +65,12 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Whole groups lie in this process: torch's own BatchNorm on each. Also what ``pending`` is to be given."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
-        seen = self.running_mean.new_ones(self.local, 2 * self.num_features + 1)
+        seen = self.running_mean.new_ones(self.local, 2 * self.num_features + COUNT)
         normalised = []
         # One group is not cut: the cut's backward pass would copy the gradient once more.
         for part, statistics in zip((x,) if self.local == 1 else x.chunk(self.local), seen, strict=True):
             # With momentum 1 the kernel writes this group's own statistics there: no second pass over the images.
-            mean, var, _ = statistics.split([self.num_features, self.num_features, 1])
+            mean, var, _ = statistics.split([self.num_features, self.num_features, COUNT])
             normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
         return (normalised[0], seen[0]) if self.local == 1 else (torch.cat(normalised), seen.mean(0))
 
@@ -88,7 +89,7 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [-1 if axis == 1 else 1 for axis in range(x.dim())]
         y = torch.addcmul(shift.view(shape), pixels, scale.view(shape)).to(x.dtype)
         count = x.numel() // self.num_features * self.ranks
-        return y, torch.cat([mean, var * (count / (count - 1)), var.new_ones(1)]).detach()
+        return y, torch.cat([mean, var * (count / (count - 1)), var.new_ones(COUNT)]).detach()
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
@@ -160,7 +161,7 @@ def commit_statistics(module: nn.Module) -> None:
     passes = torch.cat([part[-1:].expand(len(part)) for part in sums.split(sizes)])
     some = passes > 0
     rates = torch._foreach_mul(some.to(sums.dtype).split(sizes), [layer.momentum for layer in layers])
-    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.pending[-1:])]
+    running = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var, layer.pending[-COUNT:])]
     moved = torch.lerp(torch.cat(running), sums / passes.clamp(min=1), torch.cat(rates))
     torch._foreach_copy_(running, moved.split([len(buffer) for buffer in running]))
     torch._foreach_zero_(noted)

@@ -64,7 +64,7 @@ def test_collectives_of_moco_by_hand() -> None:
     assert Collective("gather", keys, 2) in step.collectives
     # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
-    statistics = 4 * (2 * (2 * (encoder + projector) + 21) + 2 * decoder + 10)
+    statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
     assert Collective("all_reduce", statistics, 2) in step.collectives
 
 
