@@ -89,7 +89,7 @@ def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path
 def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run) as job:
-        job.rows(2)
+        job.wait_until((run / "checkpoints" / "LATEST").exists)
         job.rank(1).kill()
         assert job.end() != 0
         told = [line for line in job.printed.splitlines() if line.startswith("pretrain: ")]
