@@ -234,3 +234,4 @@ if __name__ == "__main__":
     work = {"batch_norms": batch_norms, "exchanges": exchanges, "queues": queues, "dira": dira}[worker]
     torch.save(work(), folder / f"{number}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

@@ -141,3 +141,4 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
     torch.save({name: tensor.data for name, tensor in after_lars(cut=True).items()}, folder / f"{rank}.pt")
     dist.destroy_process_group()
+    os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
