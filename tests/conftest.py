@@ -2,7 +2,6 @@
 
 import hashlib
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -63,5 +62,5 @@ def _code(root: Path) -> str:
             raise pytest.UsageError(f"--resume: {root} must be a git checkout, whose changes tell what to run again")
         return done.stdout
 
-    parts: Iterable[bytes] = (git("rev-parse", "HEAD"), git("diff", "HEAD"), git("status", "--porcelain"))
+    parts = git("rev-parse", "HEAD"), git("diff", "HEAD"), git("status", "--porcelain")
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]

@@ -148,7 +148,7 @@ def commit_statistics(module: nn.Module) -> None:
     """Move the running statistics by what was seen since the last call: the mean over passes, groups and processes.
 
     Once per optimizer step, on every process; one small all-reduce. Layers that saw nothing stay as they are. All
-    layers at once: on a GPU a hundred layers' handful of tiny kernels each would take longer than the images' share.
+    layers at once: ten operations for each of a hundred would be a thousand launches on a GPU.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:

@@ -1,6 +1,9 @@
-"""Who is who under srun; processes that cannot meet. (Whole nodes: tests/system/test_nodes.py.)"""
+"""Who is who under srun; processes that cannot meet; memory. (Whole nodes: tests/system/test_nodes.py.)"""
 
+import platform
 import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -157,3 +160,26 @@ def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) ->
         rank_one_of_two.setenv("MASTER_PORT", str(port))
         with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: give another one"):
             meet(5)
+
+
+FREED = """
+import resource, torch
+from dira_scale.train.parallel import launch
+if {keep}:
+    launch._keep_freed_memory()
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([step() for _ in range(5)][-1])
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    """No page faults by the fifth time. Left alone, glibc gives blocks of more than 32 MB back when they are freed."""
+    kept, left = (
+        int(subprocess.check_output([sys.executable, "-c", FREED.format(keep=keep)], timeout=120))
+        for keep in (True, False)
+    )
+    assert kept < 100 < 8000 < left
