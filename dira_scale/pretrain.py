@@ -210,8 +210,8 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb."""
-    return run_verb("pretrain", pretrain, argv)
+    """The verb; of several processes each ends in here."""
+    return parallel.leave(lambda: run_verb("pretrain", pretrain, argv))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from dira_scale.train.parallel import leave
+
 SECONDS = 900  # bound on every wait
 BYTES = (1024, 32 * 2**20)  # of the all-reduces that measure gloo
 
@@ -87,7 +89,6 @@ def link(arguments: list[str]) -> int:
         found.append(statistics.median(taken[2:]))
     if dist.get_rank() == 0:
         Path(arguments[0]).write_text(json.dumps(found))
-    dist.destroy_process_group()
     return 0
 
 
@@ -97,4 +98,4 @@ def main(words: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(leave(lambda: main(sys.argv[1:])))

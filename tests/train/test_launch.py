@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -94,6 +95,37 @@ def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) 
     for asked, threads in (("3", 3), ("64", 8)):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
         assert default_threads() == threads
+
+
+ENDS = """
+import atexit, sys
+import torch.distributed as dist
+from dira_scale.train.parallel import leave
+
+def main():
+    print("in main")
+    return 1 // int(sys.argv[3]) + 1
+
+dist.init_process_group("gloo", f"file://{sys.argv[1]}", rank=0, world_size=1)
+if sys.argv[2] == "2":
+    dist.get_world_size = lambda: 2
+atexit.register(print, "Python's own end")
+sys.exit(leave(main) + 5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("processes", "divisor", "code", "own_end"), [(1, 1, 7, True), (1, 0, 1, True), (2, 1, 2, False), (2, 0, 1, False)]
+)
+def test_one_of_several_processes_ends_without_pythons_own_end(
+    tmp_path: Path, processes: int, divisor: int, code: int, own_end: bool
+) -> None:
+    """There gloo's threads may abort it. What it said is said all the same, and its errors, too."""
+    command = [sys.executable, "-c", ENDS, str(tmp_path / "store"), str(processes), str(divisor)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == ["in main"] + ["Python's own end"] * own_end
+    assert ("ZeroDivisionError" in done.stderr) == (divisor == 0)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from dira_scale.train.parallel.agreement import from_main, on_main, together
 from dira_scale.train.parallel.ddp import average_gradients
-from dira_scale.train.parallel.launch import default_threads, start
+from dira_scale.train.parallel.launch import default_threads, leave, start
 from dira_scale.train.parallel.precision import LossScale, autocast
 from dira_scale.train.parallel.recompute import checkpoint_activations
 from dira_scale.train.parallel.strategies import build
@@ -18,6 +18,7 @@ __all__ = [
     "checkpoint_activations",
     "default_threads",
     "from_main",
+    "leave",
     "on_main",
     "refuse_layerwise",
     "start",

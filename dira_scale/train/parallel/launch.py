@@ -1,9 +1,12 @@
-"""Joining the processes that a launcher started: device, threads and memory."""
+"""Joining the processes that a launcher started, and leaving them: device, threads and memory."""
 
 import ctypes
 import os
 import socket
 import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 import psutil
@@ -12,7 +15,7 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
-from dira_scale.collectives import set_timeout
+from dira_scale.collectives import set_timeout, world
 from dira_scale.config import Parallel
 from dira_scale.errors import UserError
 from dira_scale.train.lease import STILL_SECONDS
@@ -75,6 +78,28 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
     )
+
+
+def leave(main: Callable[[], int]) -> int:
+    """``main()``'s exit code; one of several processes ends here with it.
+
+    gloo's threads may still hold the last collective's tensors. To let go of them takes Python's lock, and a thread
+    that asks for it while Python ends aborts the process, with a code and a line of its own: so Python's own end is
+    left out.
+    """
+    try:
+        code = main()
+    except Exception:
+        if world() == 1:
+            raise
+        traceback.print_exc()
+        code = 1  # as Python would
+    if world() > 1:
+        with suppress(OSError):  # nobody reads any more
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def default_threads() -> int:
