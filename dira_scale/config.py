@@ -8,6 +8,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from hydra import initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.resolvers import oc
 from yaml import YAMLError
 
 from dira_scale.config_yaml import check_folder
@@ -228,13 +230,28 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
             print(OmegaConf.to_yaml(config, resolve=False))
             raise SystemExit(0)
         _complete(config)
-        OmegaConf.resolve(config)
+        with _closed_environment(verb):
+            OmegaConf.resolve(config)
         _refuse_small(config)
         if verb in ("pretrain", "plan"):
             _refuse_stages(config)
     except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
         raise UserError(_explain(verb, error, overrides)) from error  # ValueError: experiment=null and the like
     return config
+
+
+@contextmanager
+def _closed_environment(verb: str) -> Iterator[None]:
+    """While shards are configured: recipes may be others', and what they say is published with the dataset."""
+
+    def refuse(name: str, default: Any = None) -> None:
+        raise UserError(f"${{oc.env:{name}}}: a recipe may not read the environment; type the value as KEY=VALUE")
+
+    OmegaConf.register_new_resolver("oc.env", refuse if verb.startswith("shard") else oc.env, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
 
 
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
@@ -311,7 +328,7 @@ def leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).removeprefix("UserError raised while resolving interpolation: ")
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         known = [key for key, _ in leaves(_defaults(verb, overrides, unknown.group(1)))]

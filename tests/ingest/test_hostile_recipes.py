@@ -41,6 +41,8 @@ RECIPES = {
     "a text": "owned\n",
     "an interpolation without end": "x: ${recipe.y}\ny: ${recipe.x}\n",
     "an unknown resolver": "x: ${system:mkdir owned}\n",
+    "the environment": "licence: ${oc.env:DIRA_SCALE_SECRET,${oc.env:PATH}}\n",
+    "the environment, by a name in parts": "notes: env\nlicence: ${oc.${recipe.notes}:PATH}\n",
     "a source of others": "_target_: owned.Source\n",
     "defaults above": "defaults: [../../../../etc/passwd]\n",
 }  # fmt: skip

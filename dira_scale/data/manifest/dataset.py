@@ -42,7 +42,9 @@ class ShardedDataset:
         info = DatasetInfo.read(root / INFO_FILE)
         manifest = root / MANIFEST_FILE
         if not manifest.exists():
-            raise DatasetError(f"{manifest} is missing: the conversion was not finished; run its shard command again")
+            raise DatasetError(
+                f"{manifest} is missing: the conversion did not finish, or the file is lost; shard again"
+            )
         try:
             if is_local(manifest):
                 table = pq.read_table(manifest, memory_map=True)
