@@ -150,7 +150,7 @@ def drop_row(path: Path) -> None:
         (lambda d: (d / "dataset.json").unlink(), ["no sharded dataset", "dira_scale.shard"]),
         (lambda d: (d / "dataset.json").write_text("{"), ["dataset.json", "damaged"]),
         (lambda d: edit(d / "dataset.json", format_version=9), ["format version 9", "reads 2"]),
-        (lambda d: (d / "manifest.parquet").unlink(), ["manifest.parquet", "not finished"]),
+        (lambda d: (d / "manifest.parquet").unlink(), ["manifest.parquet", "did not finish"]),
         (lambda d: (d / "manifest.parquet").write_bytes(b"PAR1"), ["manifest.parquet", "cannot be read"]),
         (lambda d: drop_column(d / "manifest.parquet"), ["manifest.parquet", "xxh3"]),
         (lambda d: drop_row(d / "manifest.parquet"), ["2 rows", "3 samples"]),
