@@ -335,7 +335,8 @@ def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
         every = sorted({".".join(k.split(".")[: i + 1]) for k in known for i in range(k.count(".") + 1)})
         if unknown.group(1) in every:
             return f"{unknown.group(1)}: it has no such entry yet; +{unknown.group(1)}=… adds one"
-        return f"unknown key {unknown.group(1)}{nearest(unknown.group(1), every)} (--help lists the keys)"
+        told = f"there are: {', '.join(every)}" if 0 < len(every) <= 8 else "--help lists the keys"
+        return f"unknown key {unknown.group(1)}{nearest(unknown.group(1), every)} ({told})"
     option = re.search(r"Could not find '([^']+)'", text)
     if option and "/" in option.group(1):
         group, name = option.group(1).rsplit("/", 1)

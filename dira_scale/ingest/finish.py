@@ -60,7 +60,12 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
             names.add(state["rejected"])
-    if not counts.total():
+    if not counts.total():  # empty shards, which would only forbid this folder to the mended command
+        with refusals(out):
+            for shard in plan.shards:
+                (out / shard).unlink(missing_ok=True)
+        remove(out / PARTIAL)
+        remove(scratch)
         raise UserError(f"none of the {len(plan)} inputs is usable: {_top(reasons)} (all of them: {names.path})")
     info = DatasetInfo(
         name=recipe.name,

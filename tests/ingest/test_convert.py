@@ -191,12 +191,16 @@ def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: Si
         add_to_tar(tar, make_sample(next(iter(item)), recipe), ())
 
 
-def test_nothing_usable_is_an_error(tmp_path: Path, ingest: SimpleNamespace) -> None:
+def test_nothing_usable_is_an_error_and_the_mended_command_works(
+    png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "a.txt").write_text("text")
     with pytest.raises(UserError, match="none of the 1 inputs is usable: 1 x not a PNG, JPEG, TIFF"):
         convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
-    assert not (tmp_path / "out" / "manifest.parquet").exists()
+    assert not list((tmp_path / "out").iterdir())
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "out", workers=1)
+    assert (tmp_path / "out" / "manifest.parquet").exists()
 
 
 def test_nothing_that_identifies_leaves(tmp_path: Path, ingest: SimpleNamespace) -> None:
