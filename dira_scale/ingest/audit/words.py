@@ -1,9 +1,12 @@
 """The words that a dataset has of its recipe and of this program: of these a leak cannot be told."""
 
 import ast
+import re
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
 
 from dira_scale import ingest
 from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, DatasetInfo, ShardedDataset
@@ -32,7 +35,9 @@ def own_words(dataset: ShardedDataset) -> set[str]:
     told += [list(info.shards), info.checksums, info.recipe_hash, info.plan_hash]
     if identity_hash(info.recipe) == info.recipe_hash:  # else somebody has written into it since
         told.append(info.recipe)
-    told += [CLASSES[name] for name in _attributes(dataset) if name in CLASSES] + [FILLED]
+    attributes = _attributes(dataset)
+    told += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED]
+    told += [number for number in attributes.get(FILLED, ()) if re.fullmatch(r"[1-9]\d{0,2}", number)]
     told += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
     told += [list(asdict(info)), _croissant(dataset), sorted(FILES), FLAT, sorted(_of_messages())]
     return {word for value in told for text in strings("", value) for word in tokens(text.text)}
@@ -42,9 +47,14 @@ def _croissant(dataset: ShardedDataset) -> dict[str, Any]:
     return croissant(dataset.info, dataset.root / MANIFEST_FILE)
 
 
-def _attributes(dataset: ShardedDataset) -> set[str]:
-    """Names of those that are kept."""
-    return {name for chunk in dataset.table["attributes"].chunks for name in chunk.keys.unique().to_pylist()}
+def _attributes(dataset: ShardedDataset) -> dict[str, set[str]]:
+    """Those that are kept, with the values that each has."""
+    found: dict[str, set[str]] = {}
+    for chunk in dataset.table["attributes"].chunks:
+        pairs = pa.table({"name": chunk.keys, "value": chunk.items}).group_by(["name", "value"]).aggregate([])
+        for pair in pairs.to_pylist():
+            found.setdefault(pair["name"], set()).add(pair["value"])
+    return found
 
 
 def _of_messages() -> set[str]:

@@ -275,3 +275,11 @@ def test_values_of_the_recipes_own_words_are_left_and_counted(tmp_path: Path) ->
     values.add([Value("folder name", "Films"), Value("StudyTime", "000000", "TM"), Value("PatientID", "X00000")])
     values.finish()
     assert values.left() == [("StudyTime", "000000"), ("folder name", "films")] and values.count(long=True) == 1
+
+
+def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:
+    """37 of them, and a file 37.dcm; what is no such number is searched for there as anywhere."""
+    for number, own in (("37", True), ("7741905", False)):
+        folder = Path(shutil.copytree(made.folder, tmp_path / number))
+        in_manifest("attributes", [("filled_slices", number)])(folder)
+        assert (number in own_words(ShardedDataset.open(folder, whole=False))) is own
