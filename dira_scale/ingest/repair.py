@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
 from dira_scale.ingest.destination import PARTIAL, Slice, check_unchanged, claimed, differences, publish, sweep
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, checksum, write_shards
 from dira_scale.store import locate, refusals, remove
@@ -71,9 +71,8 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
                 return f"{size} bytes instead of {info.shards[shard]}"
             return "" if checksum(place / shard) == info.checksums[shard] else "another checksum"
 
-    columns = (TextColumn("looking"), BarColumn(), MofNCompleteColumn(), TextColumn("shards"), TimeRemainingColumn())
-    with Progress(*columns) as bar, ThreadPoolExecutor(workers) as pool:
-        found = bar.track(pool.map(look, info.shards), total=len(info.shards))
+    with bar("looking at", "shards") as shown, ThreadPoolExecutor(workers) as pool:
+        found = shown.track(pool.map(look, info.shards), total=len(info.shards))
         return {shard: reason for shard, reason in zip(info.shards, found, strict=True) if reason}
 
 

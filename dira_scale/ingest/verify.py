@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 import xxhash
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.tar import members
 from dira_scale.ingest.workers import worker_pool
 from dira_scale.store import opened
@@ -37,17 +37,16 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     dataset = ShardedDataset.open(path, whole=False)
     shards = list(dataset.info.shards)
     found: dict[str, list[Damage]] = {}
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("samples"), TimeRemainingColumn())
     with (
-        Progress(TextColumn("verifying"), *columns) as bar,
+        bar("verifying", "samples") as shown,
         worker_pool(min(workers, len(shards)), __name__) as pool,
     ):
-        task = bar.add_task("", total=dataset.table.num_rows)
+        task = shown.add_task("", total=dataset.table.num_rows)
         waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
         for done in as_completed(waiting):
             shard = waiting[done]
             found[shard] = done.result()
-            bar.advance(task, len(rows_of(dataset, shard)))
+            shown.advance(task, len(rows_of(dataset, shard)))
     return [damage for shard in shards for damage in found[shard]]
 
 

@@ -13,22 +13,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item, Plan
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
 from dira_scale.ingest.tar import add_to_tar
 from dira_scale.ingest.workers import CONTEXT, worker_pool
-
-COLUMNS = (
-    TextColumn("sharding"),
-    BarColumn(),
-    MofNCompleteColumn(),
-    TextColumn("{task.fields[speed]}/s"),
-    TimeRemainingColumn(),
-)
 
 
 class Shard(NamedTuple):
@@ -65,8 +57,8 @@ def write_shards(
     waiting: set[Future[None]] = set()
     kind = "volumes" if recipe.dims == 3 else "images"
     try:
-        with Progress(*COLUMNS) as bar:
-            task = bar.add_task("", total=total, completed=before, speed=f"- {kind}")
+        with bar("sharding", "{task.fields[speed]}/s") as shown:
+            task = shown.add_task("", total=total, completed=before, speed=f"- {kind}")
             while True:  # the plan is read no further ahead than the workers need it
                 waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
                 if not waiting:
@@ -77,7 +69,7 @@ def write_shards(
                 if count.value:
                     speed = count.value / (time.monotonic() - started)
                     told = f"{speed:,.0f} {kind}" if speed >= 100 else f"{speed:.3g} {kind}"
-                    bar.update(task, completed=before + count.value, speed=told)
+                    shown.update(task, completed=before + count.value, speed=told)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
             "a worker process died (short of memory?); what is finished is kept: run it again, with fewer workers"

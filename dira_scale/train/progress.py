@@ -54,7 +54,7 @@ class Bar:
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             TextColumn("to go"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
         )
         visible = enabled and self.console.is_terminal
         self._bar = Progress(*columns, console=self.console, disable=not visible, speed_estimate_period=120)

@@ -11,8 +11,6 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.audit.metadata import (
     Text,
@@ -25,6 +23,7 @@ from dira_scale.ingest.audit.metadata import (
 )
 from dira_scale.ingest.audit.search import Found, Searcher
 from dira_scale.ingest.audit.spread import spread
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.tar import members
 from dira_scale.store import opened
 
@@ -63,13 +62,12 @@ def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> Looked:
     searcher, whole = Searcher(values), Looked()
     for name in files:
         _search_texts([("", Text("name of the file", name))], name, searcher, whole)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-    with Progress(TextColumn("searching"), *columns) as bar:
-        task = bar.add_task("", total=len(files))
+    with bar("searching", "files") as shown:
+        task = shown.add_task("", total=len(files))
         for looked in spread(look_through, ((file, name, values) for name, file in files.items()), workers):
             whole.hits += looked.hits
             whole.size, whole.pieces = whole.size + looked.size, whole.pieces + looked.pieces
-            bar.advance(task)
+            shown.advance(task)
     whole.hits.sort()
     return whole
 

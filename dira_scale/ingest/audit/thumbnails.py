@@ -5,11 +5,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.audit.spread import spread
+from dira_scale.ingest.progress import bar
 
 SIDE = 64  # pixels
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
@@ -24,15 +24,14 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
     dims = {dataset.info.dims for dataset in datasets}
     shape = (sum(dataset.table.num_rows for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
     pictures = np.lib.format.open_memmap(folder / "thumbnails.npy", "w+", np.float16, shape)
-    columns = (BarColumn(), MofNCompleteColumn(), TextColumn("images"), TimeRemainingColumn())
     jobs = ((str(dataset.root), range(n, min(n + CHUNK, dataset.table.num_rows)))
             for dataset in datasets for n in range(0, dataset.table.num_rows, CHUNK))  # fmt: skip
-    with Progress(TextColumn("looking at"), *columns) as bar:
-        task, start = bar.add_task("", total=shape[0]), 0
+    with bar("looking at", "images") as shown:
+        task, start = shown.add_task("", total=shape[0]), 0
         for made in spread(_of_rows, jobs, workers):
             pictures[start : start + len(made)] = made
             start += len(made)
-            bar.advance(task, len(made))
+            shown.advance(task, len(made))
     return pictures
 
 

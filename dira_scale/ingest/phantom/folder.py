@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.workers import worker_pool
 
 OMITTED = {"findings": "all"}  # settings that older folders leave out
@@ -44,17 +43,16 @@ def fill(
     write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
     workers = min(workers or len(os.sched_getaffinity(0)), max(len(missing), 1))
-    columns = (TextColumn("phantoms"), BarColumn(), MofNCompleteColumn(), TextColumn("patients"), TimeRemainingColumn())
-    with Progress(*columns) as progress:
-        task = progress.add_task("", total=patients, completed=patients - len(missing))
+    with bar("phantoms", "patients") as shown:
+        task = shown.add_task("", total=patients, completed=patients - len(missing))
         if workers == 1:
             for patient in missing:
                 make(patient)
-                progress.advance(task)
+                shown.advance(task)
         else:
             with worker_pool(workers, __name__) as pool:
                 for _ in pool.map(make, missing, chunksize=1):
-                    progress.advance(task)
+                    shown.advance(task)
     for name, text in tables([r for p in range(patients) for r in _record(folder, p) or []]).items():
         write(folder / name, text.encode())
     write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())

@@ -11,11 +11,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from dira_scale.errors import UserError
 from dira_scale.ingest.dicom import HEADER
 from dira_scale.ingest.imaging import Frame
+from dira_scale.ingest.progress import bar
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
 from dira_scale.ingest.sources.index import Index
@@ -96,22 +95,21 @@ class Folder:
         """Listed files (one that is missing is found out when it is read) and files without a row."""
         if self.guessed:
             print(self.guessed)
-        columns = (TextColumn("listing"), BarColumn(), MofNCompleteColumn(), TextColumn("files"), TimeRemainingColumn())
-        with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
+        with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
-            task = bar.add_task("", total=None)
+            task = shown.add_task("", total=None)
             others, unknown = Index[Listed](), (math.nan,) * len(self.label_names)
             for path in files_below(self.root) if is_local(self.root) else self.stored:
                 file = real(path)
                 if file not in self.no_inputs and file not in self.listed:
                     others[file] = Listed(self._name(path, file), None, unknown)
-            bar.update(task, total=len(self.listed) + len(others))
+            shown.update(task, total=len(self.listed) + len(others))
             for index in (self.listed, others):
                 paths = iter(index)
                 while chunk := list(islice(paths, CHUNK)):  # reading a header is waiting for the disk: hence threads
                     known = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
                     for records in pool.map(self._records, chunk, *known):
-                        bar.advance(task)
+                        shown.advance(task)
                         yield from records
 
     def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[Record]:
