@@ -42,6 +42,11 @@ def test_a_mistake_is_named_with_what_was_meant(argv: list[str], message: str) -
         compose("pretrain", [SHARDS, *argv])
 
 
+def test_of_few_keys_all_are_named() -> None:
+    with pytest.raises(UserError, match=r"unknown key dataset \(there are: path, workers\)"):
+        compose("shard_verify", ["dataset=somewhere"])
+
+
 def test_what_must_be_given_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"data\.shards must be given"):
         compose("pretrain", [])

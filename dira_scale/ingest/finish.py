@@ -39,7 +39,7 @@ class Outcome:
 def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
     """Join the shards' states into the dataset's tables, shard by shard, and remove ``.partial``.
 
-    Raises UserError when no input at all could be used.
+    Raises UserError when no input at all could be used; then nothing is left, so that the mended command can begin.
     """
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()
@@ -60,7 +60,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
             names.add(state["rejected"])
-    if not counts.total():  # empty shards, which would only forbid this folder to the mended command
+    if not counts.total():
         with refusals(out):
             for shard in plan.shards:
                 (out / shard).unlink(missing_ok=True)

@@ -152,6 +152,19 @@ def test_a_killed_conversion_into_a_store_goes_on(
     assert states >= 2 and again <= 1  # the one whose state was not written yet
 
 
+def test_nothing_usable_leaves_nothing_in_a_store(
+    bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the rejected are listed by name
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.txt").write_text("text")
+    with pytest.raises(UserError, match="none of the 1 inputs is usable"):
+        convert(ingest.recipe("folder", images=str(tmp_path / "images")), f"{bucket.url}/mended", workers=1)
+    assert not bucket.keys("mended/")
+    convert(ingest.recipe("folder", images=str(png_folder / "images")), f"{bucket.url}/mended", workers=1)
+    assert "mended/manifest.parquet" in bucket.keys("mended/")
+
+
 @pytest.mark.parametrize(
     "place, words",
     [

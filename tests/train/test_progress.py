@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -56,8 +57,10 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
 def test_on_a_terminal_there_is_a_bar() -> None:
     """A real one, in a process of its own with a bound on its time: nothing may go round in circles there."""
     code = (
+        "import time\n"
         "from dira_scale.train.progress import Bar\n"
         "with Bar(5, 0, True) as bar:\n"
+        "    time.sleep(1.1)\n"
         "    bar.note('loss 1.0')\n"
         "    [bar.update(step, 'dir') for step in range(6)]\n"
         "    bar.say('a line above')\n"
@@ -73,3 +76,4 @@ def test_on_a_terminal_there_is_a_bar() -> None:
     os.close(ours)
     for text in (b"dir", b"5/5", b"loss 1.0", b"a line above", b"printed"):
         assert text in shown
+    assert re.search(rb"to go.*0:00:00", shown.rpartition(b"5/5")[2])  # and not the time that it took
