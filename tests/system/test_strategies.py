@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from harness import assert_moved_alike, distances, finish, losses, pretrain, require_strategy, status, weights
+from safetensors.torch import load_file
 
 from dira_scale import methods
 from dira_scale.config import compose
@@ -54,8 +55,13 @@ def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
 
 def exactly(command: list[str]) -> list[str]:
     """The same in float64."""
+    return by_script(command, "exact.py")
+
+
+def by_script(command: list[str], script: str, *arguments: str) -> list[str]:
+    """The same run by a script beside this file."""
     verb = command.index("dira_scale.pretrain")
-    return [*command[: verb - 1], str(Path(__file__).with_name("exact.py")), *command[verb + 1 :]]
+    return [*command[: verb - 1], str(Path(__file__).with_name(script)), *arguments, *command[verb + 1 :]]
 
 
 def command(run: Path, shards: Path, base: str, *overrides: str, ranks: int = 1) -> list[str]:
@@ -246,6 +252,31 @@ def test_accumulation_and_clipping_are_the_same_everywhere(strategy: str, shards
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain")
 
 
+@pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero1"], "fsdp2"))
+def test_accumulation_sends_gradients_once(strategy: str, shards: Path, tmp_path: Path) -> None:
+    """ZeRO-2 and 3 have no room for what a process does not keep: they send every micro-batch's."""
+    overrides = [f"parallel={strategy}", "stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]"]
+    overrides += ["stages.dir.epochs=10", "model.bn_groups=4", "steps=3"]
+    called = []
+    for accumulate in (1, 2):
+        micro = f"parallel.accumulate={accumulate}"
+        words = command(tmp_path / f"{accumulate}", shards, "moco", *overrides, micro, ranks=2)
+        finish(by_script(words, "sent.py", str(tmp_path / "sent.json")))
+        called.append(json.loads((tmp_path / "sent.json").read_text()))
+    reductions = [{name: n for name, n in each.items() if "reduce" in name} for each in called]
+    assert reductions[0] == reductions[1] and reductions[0]
+
+
+def assert_exported_elsewhere(run: Path) -> None:
+    """On a machine that has no GPU, DeepSpeed or transformers: bit for bit what the checkpoint holds."""
+    lacking = "import sys; sys.modules |= dict.fromkeys(['deepspeed', 'transformers'])"
+    verb = "from dira_scale.export import main; raise SystemExit(main(sys.argv[1:]))"
+    finish(["env", "CUDA_VISIBLE_DEVICES=", sys.executable, "-c", f"{lacking}; {verb}", f"run={run}", "stage=latest"])
+    saved = {name.removeprefix("method.base.encoder.model."): tensor for name, tensor in weights(run).items()}
+    exported = load_file(run / "export" / "encoder.safetensors")
+    assert len(exported) > 20 and all(torch.equal(tensor, saved[name]) for name, tensor in exported.items())
+
+
 @pytest.mark.system
 @pytest.mark.parametrize(
     ("before", "after"),
@@ -258,9 +289,10 @@ def test_accumulation_and_clipping_are_the_same_everywhere(strategy: str, shards
     ],
 )
 def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: Path, plain, tmp_path: Path) -> None:
-    """In the middle of a stage, with Adam's moments, and on another number of processes."""
+    """In the middle of a stage, with Adam's moments, and on another number of processes; exported without any."""
     run = tmp_path / "run"
     finish(command(run, shards, "moco", f"parallel={before}", "steps=10", ranks=2))
+    assert_exported_elsewhere(run)
     finish(command(run, shards, "moco", f"parallel={after}", ranks=1))
     assert_one_algorithm(run, plain("moco"))
 
