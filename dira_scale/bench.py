@@ -13,7 +13,7 @@ BENCHMARKS = {
     "end_to_end": "pretraining from shards, beside the slower of its loader and its steps alone",
     "shard": "memory and speed of sharding, beside the plain limit of decoder and encoder",
     "scaling": "several processes here, and a simulation of many GPUs",
-    "gpu": "on a machine with a CUDA GPU: its tests, and the ladder of speeds from the authors' loop to ours",
+    "gpu": "on a machine with a CUDA GPU: is a step right, does it wait, how fast is it beside the authors' loop",
 }
 
 

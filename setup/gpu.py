@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "out" / "gpu-wheels"
-SITE = ROOT / "out" / "gpu" / "site"
+SITE = ROOT / "out" / "gpu-site"
 VERSIONS = ("3.11", "3.12", "3.13")
 LIMIT = 40e6  # bytes of all wheels: they are carried by hand
 THERE = ("torch", "timm", "numpy")  # with all that they depend on

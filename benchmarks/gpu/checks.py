@@ -1,10 +1,10 @@
 """The tests that need a GPU, file by file, each in a process of its own and all in bounded time.
 
-    python -m benchmarks.gpu.checks OUT [--seconds 440] [--marker gpu]
+    python -m benchmarks.gpu.checks OUT LOGS [--seconds 440] [--marker gpu]
 
 A file whose tests break for nothing but the want of packages that pyproject.toml names, here or in a process that they
-start, is skipped and the packages named; files for which the time no longer suffices are left out. OUT/tests.json has
-what became of each; `bench gpu` calls it.
+start, is skipped and the packages named; files for which the time no longer suffices are left out. OUT/gpu.json has
+what became of each, LOGS what they printed; `bench gpu` calls it.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from benchmarks.gpu import bounded
-from dira_scale.files import write_json
+from benchmarks.gpu.report import Report
 
 ROOT = Path(__file__).parents[2]
 NOTHING = 5  # pytest's exit code where a file has no such test
@@ -117,20 +117,22 @@ def line(row: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("logs", type=Path)
     parser.add_argument("--seconds", type=float, default=440)
     parser.add_argument("--marker", default="gpu")
     parser.add_argument("--tests", type=Path, default=ROOT / "tests")
     asked = parser.parse_args(argv)
-    asked.out.mkdir(parents=True, exist_ok=True)
+    asked.logs.mkdir(parents=True, exist_ok=True)
+    report = Report(asked.out)
     end, rows = time.perf_counter() + asked.seconds, []
     for path in marked(asked.tests, asked.marker):
         left = end - time.perf_counter()
         if left <= 0:
             rows.append({"file": name(path), "state": "left out", "why": "the time was up"})
         else:
-            rows.append(check(path, asked.marker, asked.out.resolve(), left))
+            rows.append(check(path, asked.marker, asked.logs.resolve(), left))
         print(line(rows[-1]), flush=True)
-        write_json(asked.out / "tests.json", rows)
+        report.add(tests=rows)
     return 1 if any(row["state"] in ("failed", "stopped") for row in rows) else 0
 
 

@@ -1,41 +1,50 @@
 """How fast is a training step, from the authors' loop to all that this project offers, one change a rung?
 
-    python -m benchmarks.gpu.ladder OUT [--seconds 440] [--batch 256] [--size 224] [--rehearse] [--rungs PART ...]
+    python -m benchmarks.gpu.ladder OUT [--name ladder] [--batch 256] [--size 224] [--rehearse] [--rungs PART ...]
 
 Each rung starts from the same weights and images; the losses of its first steps must be those of IEEE fp32 within its
 precision's tolerance, else its speed says nothing. Rungs that the time no longer allows are named and not run. The
-table grows in OUT/ladder.json after every rung.
+table grows in OUT/gpu.json, under --name, after every rung; rungs that stand there already are not run again.
 
-images/s: median over turns of five steps. TFLOP/s: the products that a step of our loop needs, as
+images/s and ms: median over turns of five steps. Host ms: of a step on eight images, which a GPU has done before the
+next is launched, so that the host is what it waits for. TFLOP/s: the products that a step of our loop needs, as
 torch.utils.flop_counter counts them, by its time; the authors' superfluous ones do not count as achieved. Share of
 peak: of the vendor's figure for the rung's kind of product (benchmarks/gpu/peaks.py). Memory: the most that torch
-had allocated. `bench gpu` calls this and stops it in the end.
+had allocated. The second table has each step's parts (benchmarks/gpu/split.py). `bench gpu` calls this and stops it in
+the end.
 """
 
 import argparse
 import gc
+import itertools
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import synthetic
 from benchmarks.gpu.loops import Authors, Loop, Ours
 from benchmarks.gpu.peaks import peak
-from dira_scale.files import write_json
+from benchmarks.gpu.report import Report
+from benchmarks.gpu.split import PARTS, Split
 
-CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn
+CHECKED, TURN = 3, 5  # first steps whose losses are compared; steps of a turn, of which a rehearsal takes one
 # How far the losses of the first step may be from IEEE fp32's: another order of sums, 10 bits of mantissa, 7 bits. Each
 # step's rounding grows in the next: the others may be LATER times as far.
 TOLERANCE = {"fp32": 1e-4, "tf32": 2e-3, "bf16": 1e-2}
 LATER = 10
+BROKEN = "its process ended while it was measured"
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,8 @@ class Rung:
     kind: str  # of product, whose peak and tolerance count
     authors: bool = False
     free: bool = False  # cuDNN may choose among algorithms that are not reproducible
+    batch: int | None = None  # another than the others'
+    alike: bool = True  # it computes what the network's IEEE fp32 does, and its losses must be those
 
     @property
     def title(self) -> str:
@@ -72,30 +83,34 @@ TINY = {
 
 NCHW, NHWC = "parallel.channels_last=false", "parallel.channels_last=true"
 FUSED = "+optim.optimizer.fused=true", "+optim.discriminator.fused=true"
+BEST = "precision=bf16", NHWC, *FUSED
+COMPILED = "torch.compile"
 
 
 def rungs() -> list[Rung]:
     """In the order in which they are run: what matters most first, torch.compile, which may take minutes, last."""
     first, *others = NETWORKS
     ladder = [
-        Rung(first, "IEEE fp32", ("precision=fp32", NCHW), "fp32"),
+        Rung(first, "bf16, NHWC, fused", BEST, "bf16"),
         Rung(first, "authors' loop", ("precision=fp32", NCHW), "tf32", authors=True),
-        Rung(first, "tf32", ("precision=tf32", NCHW), "tf32"),
-        Rung(first, "bf16", ("precision=bf16", NCHW), "bf16"),
-        Rung(first, "+ channels_last", ("precision=bf16", NHWC), "bf16"),
-        Rung(first, "+ fused optimizers", ("precision=bf16", NHWC, *FUSED), "bf16"),
-        Rung(first, "+ any cuDNN algorithm", ("precision=bf16", NHWC, *FUSED), "bf16", free=True),
+        Rung(first, "IEEE fp32", ("precision=fp32", NCHW), "fp32"),
+        Rung(first, "4 BatchNorm groups", (*BEST, "model.bn_groups=4"), "bf16", alike=False),
+        Rung(first, "batch 64", BEST, "bf16", batch=64, alike=False),
+        Rung(first, "any cuDNN algorithm", BEST, "bf16", free=True),
+        Rung(first, "tf32, NCHW", ("precision=tf32", NCHW), "tf32"),
+        Rung(first, "bf16, NCHW", ("precision=bf16", NCHW), "bf16"),
+        Rung(first, "bf16, NHWC", ("precision=bf16", NHWC), "bf16"),
     ]
     for network in others:
         fused = () if "optim=lars_barlow" in NETWORKS[network] else FUSED
+        ladder.append(Rung(network, "bf16, NHWC", ("precision=bf16", NHWC, *fused), "bf16"))
         ladder.append(Rung(network, "IEEE fp32", ("precision=fp32", NCHW), "fp32"))
-        ladder.append(Rung(network, "bf16, channels_last", ("precision=bf16", NHWC, *fused), "bf16"))
-    ladder.append(Rung(first, "+ torch.compile", ("precision=bf16", NHWC, *FUSED, "parallel.compile=true"), "bf16"))
+    ladder.append(Rung(first, COMPILED, (*BEST, "parallel.compile=true"), "bf16"))
     return ladder
 
 
-def measure(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
-    """A rung's figures over about ``seconds``, its first losses among them."""
+def measure(rung: Rung, keys: Sequence[str], seconds: float, steps: int = TURN) -> dict[str, Any]:
+    """A rung's figures over about ``seconds`` of turns of ``steps``, its first losses among them."""
     composed, config = synthetic.configuration("model.bn_groups=1", *NETWORKS[rung.network], *rung.keys, *keys)
     cuda = torch.cuda.is_available()
     if cuda:
@@ -108,34 +123,43 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
         loop.step(number)
         losses.append(loop.losses())
     warm = time.perf_counter() - began
-    turns: list[float] = []
-    number, began = CHECKED, time.perf_counter()
-    while not turns or time.perf_counter() - began < seconds:
-        turns.append(turn(loop, number) / TURN)
-        number += TURN
+    step = [turn(loop, number, steps) for number in _until(time.perf_counter() + seconds)]
+    with Split(loop.parts, loop.device) as split:
+        turn(loop, CHECKED, steps)
     found = {
-        "seconds_per_step": statistics.median(turns),
-        "images_per_second": config.data.batch / statistics.median(turns),
-        "turns": turns,
+        "batch": config.data.batch,
+        "seconds_per_step": statistics.median(step),
+        "images_per_second": config.data.batch / statistics.median(step),
+        "turns": step,
+        "parts_ms": {part: value / steps for part, value in split.milliseconds().items()},
         "first_steps_seconds": warm,
         "peak_memory": torch.cuda.max_memory_allocated() if cuda else None,
         "losses": losses,
         "threads": torch.get_num_threads(),
     }
     if rung.kind == "fp32":  # the same in all of a network's rungs
-        found["flops_per_step"] = count(loop, number)
-    return found
+        found["flops_per_image"] = count(loop, CHECKED) / config.data.batch
+    host = [turn(loop, number, steps, few=True) for number in _until(time.perf_counter() + seconds / 8)]
+    return found | {"host_seconds_per_step": statistics.median(host)}
 
 
-def turn(loop: Loop, number: int) -> float:
-    """Seconds of ``TURN`` steps from ``number`` on."""
+def _until(end: float) -> Iterator[int]:
+    """Numbers of the first steps of turns, of one at least."""
+    for i in itertools.count():
+        yield CHECKED + i * TURN
+        if time.perf_counter() >= end:
+            return
+
+
+def turn(loop: Loop, number: int, steps: int, few: bool = False) -> float:
+    """Seconds of one of ``steps`` steps from ``number`` on."""
     wait = synthetic.wait(loop.device)
     wait()
     began = time.perf_counter()
-    for i in range(TURN):
-        loop.step(number + i)
+    for i in range(steps):
+        loop.step(number + i, few)
     wait()
-    return time.perf_counter() - began
+    return (time.perf_counter() - began) / steps
 
 
 def count(loop: Loop, number: int) -> int:
@@ -161,73 +185,113 @@ def finish(rows: list[dict[str, Any]], device: str) -> None:
         authors = next((other for other in same if other["authors"]), None)
         if "seconds_per_step" not in row or plain is None:
             continue
-        row["tflops"] = plain["flops_per_step"] / row["seconds_per_step"] / 1e12
+        row["tflops"] = plain["flops_per_image"] * row["images_per_second"] / 1e12
         most = peak(device, row["kind"])
         row["share_of_peak"] = row["tflops"] / most if most else None
-        row["times_authors"] = authors["seconds_per_step"] / row["seconds_per_step"] if authors else None
+        row["times_authors"] = row["images_per_second"] / authors["images_per_second"] if authors else None
+        if not row["alike"]:
+            continue
         first, *later = [deviation(*pair) for pair in zip(row["losses"], plain["losses"], strict=True)]
         row["deviation"], row["deviation_later"], row["tolerance"] = first, max(later), TOLERANCE[row["kind"]]
         row["agrees"] = first <= row["tolerance"] and max(later) <= LATER * row["tolerance"]
 
 
 def climb(asked: argparse.Namespace) -> dict[str, Any]:
-    """All rungs that fit into ``asked.seconds``; the report is written after each."""
-    began, longest = time.perf_counter(), 0.0
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    report: dict[str, Any] = {"device": device, "batch": asked.batch, "size": asked.size, "torch": torch.__version__}
-    chosen = [rung for rung in rungs() if not asked.rungs or any(part in rung.title for part in asked.rungs)]
-    # What is not run is named from the start: this may be stopped from outside at any time.
-    report |= {"rehearsal": asked.rehearse, "rungs": [], "not_run": [rung.title for rung in chosen]}
-    for rung in chosen:
+    """All rungs that stand in no report yet and fit into ``asked.seconds``; the report is written after each."""
+    began, longest, file = time.perf_counter(), 0.0, Report(asked.out)
+    report = file.read().get(asked.name) or _empty(asked)
+    reference = file.read().get("ladder", {}).get("rungs", []) if asked.name != "ladder" else []
+    for rung in [rung for rung in rungs() if rung.title in report["not_run"]]:
         start = time.perf_counter()
         if asked.seconds - (start - began) < longest:  # it would take no less than the longest so far
             continue
-        row: dict[str, Any] = {"network": rung.network, "rung": rung.name, "kind": rung.kind, "authors": rung.authors}
-        keys = [f"data.batch={asked.batch}", f"data.size={asked.size}", *(TINY[rung.network] if asked.rehearse else ())]
-        report["rungs"].append(row | attempt(rung, keys, asked.turns))
         report["not_run"].remove(rung.title)
+        row: dict[str, Any] = {"network": rung.network, "rung": rung.name, "kind": rung.kind, "authors": rung.authors}
+        row |= {"alike": rung.alike, "failed": BROKEN}
+        report["rungs"].append(row)
+        file.add(**{asked.name: report})
+        batch = min(asked.batch, rung.batch or asked.batch)
+        keys = [f"data.batch={batch}", f"data.size={asked.size}", *(TINY[rung.network] if asked.rehearse else ())]
+        found = attempt(rung, keys, asked.rehearse, asked.turns)
+        del row["failed"]
+        row |= found
         longest = max(longest, time.perf_counter() - start)
-        finish(report["rungs"], device)
-        print(line(report["rungs"][-1]), flush=True)
-        write_json(asked.out / "ladder.json", report)
+        finish([*report["rungs"], *reference], report["device"])
+        print(line(row), flush=True)
+        file.add(**{asked.name: report})
+        if lost():
+            break
     return report
 
 
-def attempt(rung: Rung, keys: Sequence[str], seconds: float) -> dict[str, Any]:
+def _empty(asked: argparse.Namespace) -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    report: dict[str, Any] = {"device": device, "batch": asked.batch, "size": asked.size, "torch": torch.__version__}
+    titles = [rung.title for rung in rungs()]
+    # What is not run is named from the start: this may be stopped from outside at any time.
+    chosen = [title for title in titles if asked.rungs is None or any(part in title for part in asked.rungs)]
+    return report | {"rehearsal": asked.rehearse, "rungs": [], "not_run": chosen}
+
+
+def attempt(rung: Rung, keys: Sequence[str], rehearse: bool, seconds: float) -> dict[str, Any]:
     """``measure``, or why it did not come to an end; the device's memory is free again after it."""
     try:
-        return measure(rung, keys, seconds)
+        with traced_only() if rehearse else nullcontext():
+            return measure(rung, keys, *((0, 1) if rehearse else (seconds,)))
     except torch.cuda.OutOfMemoryError:
         return {"failed": "out of memory: a smaller --batch fits"}
     except Exception as error:  # a rung that breaks must not cost the others
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
     finally:
-        if torch.cuda.is_available():
-            gc.collect()
+        gc.collect()
+        if torch.cuda.is_available() and not lost():
             torch.cuda.empty_cache()
 
 
+def traced_only() -> AbstractContextManager[Any]:
+    """Compiled blocks are traced and differentiated, but no machine code is made, which takes a CPU minutes."""
+    return mock.patch.object(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+
+
+def lost() -> bool:
+    """Whether the device answers no more: after an illegal access, say, only another process can go on."""
+    try:
+        synthetic.wait(torch.device("cuda" if torch.cuda.is_available() else "cpu"))()
+    except RuntimeError:
+        return True
+    return False
+
+
 HEAD = (
-    f"{'network':<24}{'rung':<24}{'images/s':>9}{'x authors':>10}{'ms':>8}{'TFLOP/s':>9}{'% peak':>8}{'GiB':>7}"
-    f"{'losses off by':>18}"
+    f"{'network':<24}{'rung':<20}{'images/s':>9}{'x authors':>10}{'ms':>8}{'host ms':>9}{'TFLOP/s':>9}{'% peak':>8}"
+    f"{'GiB':>7}{'losses off by':>18}"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """A rung in the table; what is not known stays empty."""
-    start = f"{row['network']:<24}{row['rung']:<24}"
+    start = f"{row['network']:<24}{row['rung']:<20}"
     if "failed" in row:
         return f"{start}  {row['failed']}"
 
-    def cell(value: float | None, width: int, digits: int) -> str:
-        return " " * width if value is None else f"{value:{width}.{digits}f}"
-
     memory, share = row["peak_memory"], row.get("share_of_peak")
     cells = cell(row["images_per_second"], 9, 1) + cell(row.get("times_authors"), 10, 2)
-    cells += cell(1e3 * row["seconds_per_step"], 8, 1) + cell(row.get("tflops"), 9, 2)
+    cells += cell(1e3 * row["seconds_per_step"], 8, 1) + cell(1e3 * row["host_seconds_per_step"], 9, 1)
+    cells += cell(row.get("tflops"), 9, 2)
     cells += cell(share and 100 * share, 8, 1) + cell(memory and memory / 2**30, 7, 1)
     off = "" if "deviation" not in row else f"{row['deviation']:.0e} of {row['tolerance']:.0e}"
     return f"{start}{cells}{off:>18}{'' if row.get('agrees', True) else '  DIFFERS'}"
+
+
+def cell(value: float | None, width: int, digits: int) -> str:
+    """A figure in its column."""
+    return " " * width if value is None else f"{value:{width}.{digits}f}"
+
+
+def split_line(row: dict[str, Any]) -> str:
+    """A rung in the table of parts."""
+    cells = "".join(cell(row["parts_ms"][part], 15, 1) for part in PARTS)
+    return f"{row['network']:<24}{row['rung']:<20}{cells}"
 
 
 def text(report: dict[str, Any]) -> str:
@@ -235,6 +299,8 @@ def text(report: dict[str, Any]) -> str:
     title = f"{report['device']}, torch {report['torch']}, batch {report['batch']} of {report['size']} pixels"
     lines = [title + (": a rehearsal, its figures say nothing" if report["rehearsal"] else ""), HEAD]
     lines += [line(row) for row in report["rungs"]]
+    if split := [split_line(row) for row in report["rungs"] if "parts_ms" in row]:
+        lines += ["", f"{'ms of a step in':<44}" + "".join(f"{part:>15}" for part in PARTS), *split]
     lines += [f"not run, the time was up: {title}" for title in report["not_run"]]
     return "\n".join(lines) + "\n"
 
@@ -249,7 +315,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--seconds", type=float, default=440, help="for all rungs")
-    parser.add_argument("--turns", type=float, default=8, help="seconds of measuring a rung")
+    parser.add_argument("--turns", type=float, default=3, help="seconds of measuring a rung")
+    parser.add_argument("--name", default="ladder", help="of the table in gpu.json")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--size", type=int, default=224, help="pixels a side")
     parser.add_argument("--rehearse", action="store_true", help="tiny networks, on the CPU too: does all of it run?")
@@ -258,7 +325,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.rehearse:
         asked.batch, asked.size = 8, 32
     asked.out.mkdir(parents=True, exist_ok=True)
-    (asked.out / "ladder.json").unlink(missing_ok=True)  # of another time
     print(HEAD, flush=True)
     report = climb(asked)
     for title in report["not_run"]:

@@ -1,10 +1,12 @@
 """One step at a time, by our loop or by the authors', on the same weights and images, which the device has already."""
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Protocol
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from benchmarks import synthetic
 from benchmarks.plain import Released
@@ -17,6 +19,10 @@ from dira_scale.train.objective import Objective
 from dira_scale.train.step import Step
 
 BATCHES = 4  # different ones, in turn
+FEW = 8  # images of a step whose work takes the device no time
+# What belongs to a part of a step that `Split` tells apart, by the names of a network's modules.
+QUERY, KEY = ("encoder", "projector", "predictor"), ("key_encoder", "key_projector")
+DECODER = ("decoder", "head")
 STAGE = "dira"
 
 
@@ -24,9 +30,10 @@ class Loop(Protocol):
     """Weights, optimizers and images of one rung."""
 
     device: torch.device
+    parts: Mapping[str, Sequence[nn.Module]]  # modules by the part of a step that they are
 
-    def step(self, number: int) -> None:
-        """Take it."""
+    def step(self, number: int, few: bool = False) -> None:
+        """Take it, on a batch or on a ``FEW`` of its images."""
 
     def losses(self) -> dict[str, float]:
         """Of the steps since the last call, their means; waits for the device."""
@@ -40,6 +47,7 @@ class Ours:
         self.device = accelerator.device
         method, adversary = synthetic.networks(composed, config)
         self.images = images(config, self.device)
+        self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
         strategy = parallel.build(config, accelerator, method)
         layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
         adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
@@ -50,9 +58,18 @@ class Ours:
         stage = config.stages[STAGE]
         strategy.enter_stage(stage.terms, partial(optim.generator, config.optim, batch=config.data.batch), {})
         self.take.enter_stage(stage, strategy)
+        named_parts = named(method, getattr(method, "base", None))
+        self.parts: Mapping[str, Sequence[nn.Module]] = named_parts | {"discriminator": [adversary.discriminator]}
 
-    def step(self, number: int) -> None:
-        self.take(number, self.images[number % BATCHES])
+    def step(self, number: int, few: bool = False) -> None:
+        self.take(number, self.few if few else self.images[number % BATCHES])
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """All that a step moves: method, adversary, the generator's optimizer."""
+        tensors = {**self.take.method.state_dict(), **self.take.adversary.state_dict(prefix="adversary.")}
+        for i, states in enumerate(self.take.strategy.optimizer.state.values()):
+            tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, torch.Tensor)}
+        return tensors
 
     def losses(self) -> dict[str, float]:
         return {name: value for name, value in self.means.take().items() if name.startswith("loss")}
@@ -67,12 +84,25 @@ class Authors:
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults
         self.take = Released(config, *synthetic.networks(composed, config), self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
+        self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
+        parts = named(self.take.network) | {"discriminator": [self.take.discriminator]}
+        self.parts: Mapping[str, Sequence[nn.Module]] = parts | {"key": [*parts["key"], *self.take.key_decoder]}
 
-    def step(self, number: int) -> None:
-        self.last = self.take(self.images[number % BATCHES])
+    def step(self, number: int, few: bool = False) -> None:
+        self.last = self.take(self.few if few else self.images[number % BATCHES])
 
     def losses(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.last.items()}
+
+
+def named(*networks: nn.Module | None) -> dict[str, list[nn.Module]]:
+    """The networks' modules by the parts of a step; a wrapped method's encoder is its wrapper's."""
+    parts = {"query": QUERY, "key": KEY, "decoder": DECODER}
+    found: dict[str, list[nn.Module]] = {}
+    for part, names in parts.items():
+        modules = {getattr(network, name, None) for network in networks for name in names}
+        found[part] = [module for module in modules if isinstance(module, nn.Module)]
+    return found
 
 
 def images(config: Pretrain, device: torch.device) -> list[Batch]:

@@ -16,13 +16,16 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import blosc2
 import imagecodecs
 import numpy as np
 import simplejpeg
 
 from dira_scale.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    import blosc2  # else where volumes are read: images alone do without it, and without what it imports
 
 Box = tuple[float, float, float, float]  # y, x, h, w in pixels
 
@@ -146,6 +149,8 @@ BRICK, BLOCK = 64, 32  # voxels a side: of what is compressed by itself, and of 
 
 def _encode_bricks(voxels: np.ndarray) -> bytes:
     """A contiguous frame; the same bytes from any machine with the same library."""
+    import blosc2
+
     inner = voxels.ndim - 3
     array = blosc2.asarray(
         voxels,
@@ -157,14 +162,18 @@ def _encode_bricks(voxels: np.ndarray) -> bytes:
 
 
 def _decode_bricks(payload: bytes) -> np.ndarray:
+    import blosc2
+
     return blosc2.ndarray_from_cframe(payload)[...]
 
 
-def open_bricks(file: Path, offset: int) -> blosc2.NDArray:
+def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
     """The b2nd array that begins at ``offset`` of ``file``: ``array[2:66, 0:64, 0:64]`` reads those bricks alone.
 
     Raises DecodeError when there is none.
     """
+    import blosc2
+
     try:
         return blosc2.open(str(file), mode="r", offset=offset)
     except (ValueError, RuntimeError) as error:

@@ -114,7 +114,7 @@ class MoCo(Method):
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
         self.queue_age += 1
-        self.queue_age[slots] = 0
+        self.queue_age.index_fill_(0, slots, 0)  # assigning 0 would copy it over from the host, which waits
         self.queue_pointer.copy_((self.queue_pointer + len(keys)) % len(self.queue))
 
     def _fresh(self) -> Tensor:

@@ -1,7 +1,12 @@
 """A training step hands work to the device and does not wait for it."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,3 +54,26 @@ def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:
         assert (next(taken), next(taken)) == (3, 4)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for() -> None:
+    """On a pretended device (pretended.py): what waits is found where it is planted, and in no method's steps."""
+    pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot pretend a device")
+    small = ["model.encoder=resnet18", "data.size=32", "data.batch=16", "health.every=100", "optim.clip=0.05"]
+    lars = ["optim=lars_barlow", "optim.warmup_epochs=0"]
+    settings = {
+        "moco": ["method=dira_moco", "optim=adamw", "method.base.queue=64", "parallel.accumulate=2"],
+        "barlow": ["method=dira_barlow", *lars, "method.base.dim=64", "model.bn_groups=1"],
+        "byol": ["method=dira_byol", "optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"],
+    }
+    words = [word for keys in settings.values() for word in ("--", *small, *keys)][1:]
+    script = Path(__file__).with_name("pretended.py")
+    done = subprocess.run(
+        [sys.executable, script, *words],
+        capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(script.parents[2])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout)
+    missed = [case for case, waits in found["planted"].items() if case.startswith("fine") == bool(waits)]
+    assert missed == []
+    assert dict(zip(settings, found["steps"], strict=True)) == {name: [] for name in settings}

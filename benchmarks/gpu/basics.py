@@ -1,0 +1,117 @@
+"""What the machine is and what its GPU can do at most: copies, a bf16 product, launches. Twenty seconds.
+
+    python -m benchmarks.gpu.basics OUT [--rehearse]
+
+The ceilings that the rungs of the ladder are to be held against, measured on this very device.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+from benchmarks import synthetic
+from benchmarks.gpu.peaks import peak
+from benchmarks.gpu.report import Report
+
+OPTIONAL = {"nvidia-dali-cuda130": "DALI", "ffcv": "FFCV", "deepspeed": "DeepSpeed"}
+PACKAGES = ("timm", "accelerate", "triton", "numpy")
+TURNS = 10
+
+
+def environment() -> dict[str, str]:
+    """Device, driver, libraries, processors; which optional packages there are."""
+    found = {"Python": platform.python_version(), "torch": torch.__version__, "system": platform.release()}
+    found["processors"] = f"{len(os.sched_getaffinity(0))}, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        found["GPU"] = f"{device.name}, {device.total_memory / 2**30:.1f} GiB, {device.multi_processor_count} SMs"
+        found["CUDA"] = f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, driver {driver()}"
+    else:
+        found["GPU"] = "none"
+    for package in PACKAGES:
+        found[package] = installed(package) or "not there"
+    for package, name in OPTIONAL.items():
+        found[name] = installed(package) or "not there; what needs it is left out"
+    return found
+
+
+def installed(package: str) -> str | None:
+    """Its version."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def driver() -> str:
+    """As nvidia-smi tells it."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0] or "unknown"
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+
+
+def seconds(run: Callable[[], object], device: torch.device) -> float:
+    """Of one ``run``, median over turns that wait for the device; the first is not counted."""
+    wait, found = synthetic.wait(device), []
+    for _ in range(TURNS + 1):
+        wait()
+        began = time.perf_counter()
+        run()
+        wait()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found[1:])
+
+
+def ceilings(device: torch.device, small: bool) -> dict[str, str]:
+    """Copies on the device and over the bus, a product, and how long the host takes to launch an operation."""
+    cuda = device.type == "cuda"
+    count = 2**20 if small else 2**30  # bytes of a copy on the device, a quarter of it over the bus
+    source = torch.empty(count, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    copied = seconds(lambda: target.copy_(source), device)
+    found = {"copy on the device": f"{2 * count / copied / 1e9:.1f} GB/s, read and written"}
+    for kind in ("pageable", "pinned") if cuda else ():
+        host = torch.empty(count // 4, dtype=torch.uint8, pin_memory=kind == "pinned")
+        there, here = target[: count // 4], source[: count // 4]
+        to, back = (
+            seconds(lambda: there.copy_(host, non_blocking=True), device),  # noqa: B023  # run at once
+            seconds(lambda: host.copy_(here, non_blocking=True), device),  # noqa: B023
+        )
+        found[f"copy of {kind} memory"] = f"{count / 4e9 / to:.1f} GB/s to the device, {count / 4e9 / back:.1f} back"
+    side = 256 if small else 8192
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    reached = 2 * side**3 / seconds(lambda: a @ b, device) / 1e12
+    most = peak(torch.cuda.get_device_name(), "bf16") if cuda else None
+    share = f", {100 * reached / most:.0f} % of the vendor's figure" if most else ""
+    found["bf16 product"] = f"{reached:.1f} TFLOP/s ({side}³, random){share}"
+    one, launches = torch.zeros(1, device=device), 1000
+    taken = seconds(lambda: [one.add_(1) for _ in range(launches)], device) / launches
+    found["an operation's launch"] = f"{1e6 * taken:.1f} µs"
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--rehearse", action="store_true")
+    asked = parser.parse_args(argv)
+    report = Report(asked.out)
+    report.add(environment=environment())
+    report.add(basics=ceilings(torch.device("cuda" if torch.cuda.is_available() else "cpu"), asked.rehearse))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

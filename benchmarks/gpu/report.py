@@ -1,0 +1,23 @@
+"""What was measured: ``gpu.json``, which grows with every figure."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dira_scale.files import write_json
+
+
+class Report:
+    """The file in ``folder``, written anew by each :meth:`add`: whatever ends the process leaves all before it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "gpu.json"
+
+    def read(self) -> dict[str, Any]:
+        """All so far."""
+        found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return found
+
+    def add(self, **figures: Any) -> None:
+        """Put these beside what is there, or in its place."""
+        write_json(self.file, self.read() | figures)
