@@ -31,9 +31,9 @@ from dira_scale.train.parallel.launcher import check_launch
 from dira_scale.train.parallel.rendezvous import lost
 from dira_scale.train.signals import Signals
 from dira_scale.train.stages import batches_of, plan
+from dira_scale.train.timings import TIMINGS
 from dira_scale.train.trained import start_tensors
 
-LAST_SECONDS = 60.0  # to write down why a run ended
 STDERR = 2  # sys.stderr is no file in a notebook
 
 
@@ -91,7 +91,7 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator, signa
         if run is not None and isinstance(error, NotSavedError):
             print(f"pretrain: {error}", file=sys.stderr, flush=True)
         # Written after it is said, and in bounded time: the disk that hangs may be that of the run's folder, too.
-        faulthandler.dump_traceback_later(LAST_SECONDS, exit=True, file=STDERR)
+        faulthandler.dump_traceback_later(TIMINGS.last, exit=True, file=STDERR)
         if run is not None:
             run.status("failed", exit_code=runs.FAILED, reason=str(error))
         _end(accelerator, run)

@@ -2,16 +2,17 @@
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from forked import Forked, Started, forkable
 
-from benchmarks.gpu.bounded import end
 from dira_scale.train import checkpoint
 
 SECONDS = 240  # bound on every wait
@@ -42,18 +43,33 @@ def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[s
     return [*launcher, "dira_scale.pretrain", *TINY, f"data.shards={shards}", f"run={run}", *overrides]
 
 
-def finish(command: list[str], code: int = 0, seconds: float = SECONDS) -> str:
-    """Run to the end and return what was printed; fails unless the exit code is ``code``."""
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            printed, _ = process.communicate(timeout=seconds)
-        except BaseException:  # a time limit's, Ctrl-C
-            end(process.pid)
-            raise
-    assert process.returncode == code, printed
-    return printed
+def finish(command: list[str], code: int = 0, seconds: float = SECONDS, fresh: bool = False) -> str:
+    """Run to the end and return what was printed; fails unless the exit code is ``code``.
+
+    ``fresh``: by processes that start as a user's do; else Python's are forked (tests/forked.py).
+    """
+    with job(command, fresh) as process:
+        assert process.wait(seconds) == code, process.printed()
+        return process.printed()
+
+
+@contextmanager
+def job(command: list[str], fresh: bool = False, before: str = "", **environment: str) -> Iterator[Forked | Started]:
+    """The command, and its end with all that it started. ``before``: see :class:`Forked`."""
+    kind = Started if fresh or not forkable(command) else Forked
+    process = kind(command, os.environ | {"PYTHONUNBUFFERED": "1"} | environment, before)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def together(commands: list[list[str]]) -> None:
+    """Processes of one thread that need each other, each to its end with exit code 0."""
+    with ExitStack() as ending:
+        processes = [ending.enter_context(job(command, OMP_NUM_THREADS="1")) for command in commands]
+        for process in processes:
+            assert process.wait(SECONDS) == 0, process.printed()
 
 
 def status(run: Path) -> dict[str, Any]:

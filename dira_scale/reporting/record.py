@@ -10,7 +10,7 @@ import yaml
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.train.lease import STILL_SECONDS
+from dira_scale.train.timings import TIMINGS
 
 Row = dict[str, Any]
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
@@ -110,7 +110,7 @@ def _status(folder: Path) -> dict[str, Any]:
     leases = sorted((folder / "leases").glob("[0-9]*.json"))
     if status.get("state") == "running" and leases:
         still = time.time() - leases[-1].stat().st_mtime
-        if still > STILL_SECONDS:
+        if still > TIMINGS.still:
             status |= {"state": "killed", "reason": "no sign of life any more; the same command goes on"}
     return status
 

@@ -19,9 +19,8 @@ import psutil
 
 from dira_scale.errors import UserError
 from dira_scale.files import write_json
+from dira_scale.train.timings import TIMINGS
 
-BEAT_SECONDS = 5.0
-STILL_SECONDS = 60.0  # a beat that stood still for so long, by one's own clock, is a dead holder's
 # What is known of a holder that has created its file and not yet filled it.
 JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
 CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
@@ -70,7 +69,7 @@ class Lease:
     def release(self) -> None:
         """Let the next one in at once."""
         self._stop.set()
-        self._thread.join(timeout=BEAT_SECONDS)
+        self._thread.join(timeout=TIMINGS.beat)
         with suppress(OSError):  # a full disk: the next one finds a dead process, or a beat that stands still
             write_json(self.path, self._content | {"released": True})
 
@@ -83,7 +82,7 @@ class Lease:
         write_json(self.path, self._content)
 
     def _keep(self) -> None:
-        while not self._stop.wait(BEAT_SECONDS):
+        while not self._stop.wait(TIMINGS.beat):
             self._content["beat"] += 1
             try:
                 write_json(self.path, self._content)
@@ -93,10 +92,10 @@ class Lease:
     def _watch(self, held: dict[str, Any]) -> None:
         """Wait until the beat has stood still long enough; refuse as soon as it moves."""
         run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
-        print(f"{run} is held by {holder}; waiting {STILL_SECONDS:.0f} s for a sign of life", flush=True)
-        deadline = time.monotonic() + STILL_SECONDS
+        print(f"{run} is held by {holder}; waiting {TIMINGS.still:.0f} s for a sign of life", flush=True)
+        deadline = time.monotonic() + TIMINGS.still
         while time.monotonic() < deadline:
-            time.sleep(min(1.0, STILL_SECONDS / 4))
+            time.sleep(min(1.0, TIMINGS.still / 4))
             now = newest(run)
             assert now is not None
             if now["released"]:

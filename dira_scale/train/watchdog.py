@@ -15,8 +15,8 @@ from pathlib import Path
 from dira_scale.collectives import rank, world
 from dira_scale.train import lease
 from dira_scale.train.run import FAILED
+from dira_scale.train.timings import TIMINGS
 
-LINGER_SECONDS = 15.0  # for the stacks of all: the first process to end makes a launcher end the others
 _signs = 0  # of life
 
 
@@ -60,13 +60,13 @@ class Watchdog:
 
     def _bite(self) -> None:
         # The file system may be what hangs: then the stacks go to the screen, and the process ends all the same.
-        faulthandler.dump_traceback_later(60.0, exit=True)
+        faulthandler.dump_traceback_later(TIMINGS.last, exit=True)
         try:
             lease.check(self.folder, self.number)
             self._stacks.parent.mkdir(exist_ok=True)
             with self._stacks.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
-            time.sleep(LINGER_SECONDS)
+            time.sleep(TIMINGS.linger)
             found = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in found]
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""

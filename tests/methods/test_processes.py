@@ -4,7 +4,6 @@ Run by pytest this file starts itself once per process: ``test_processes.py WORK
 """
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
+from harness import together
 from torch import nn
 
 from dira_scale.collectives import exchange, gather, rank, world
@@ -23,16 +23,7 @@ WAIT = 240  # seconds
 
 def launch(worker, ranks, folder):
     """What each of ``ranks`` processes returned from ``worker``."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__, worker]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(ranks), str(folder)], env=environment) for rank in range(ranks)
-    ]
-    try:
-        assert [process.wait(WAIT) for process in processes] == [0] * ranks
-    finally:
-        for process in processes:
-            process.kill()
+    together([[sys.executable, __file__, worker, str(rank), str(ranks), str(folder)] for rank in range(ranks)])
     return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
 
 

@@ -1,14 +1,12 @@
 """The data of the system tests, made by the sharding verb from random images."""
 
 import csv
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import SECONDS
+from harness import SECONDS, job
 from PIL import Image
 
 
@@ -24,12 +22,11 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(_picture(generator)).save(folder / f"{i:03d}.png")
             writer.writerow([f"{i:03d}.png", f"patient{i:03d}", "train" if i < 40 else "val", i % 2])
     out = tmp_path_factory.mktemp("shards") / "noise"
-    environment = os.environ | {"DIRA_SCALE_HASH_KEY": "00" * 32}
+    key = {"DIRA_SCALE_HASH_KEY": "00" * 32}
     arguments = ["recipe=folder", f"recipe.images={folder}", f"recipe.labels={folder / 'labels.csv'}", f"out={out}"]
     rest = ["recipe.name=noise", "recipe.licence=none", "recipe.columns={file: file, patient: patient, split: split}"]
-    command = [sys.executable, "-m", "dira_scale.shard", *arguments, *rest, "workers=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
-    assert done.returncode == 0, done.stdout + done.stderr
+    with job([sys.executable, "-m", "dira_scale.shard", *arguments, *rest, "workers=1"], **key) as process:
+        assert process.wait(SECONDS) == 0, process.printed()
     return out
 
 

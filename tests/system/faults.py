@@ -1,55 +1,53 @@
 """The one fault injector: whatever goes wrong with a run in a test goes wrong through this file.
 
 From outside: :class:`Job` starts a command and signals, stops or kills its processes; :class:`Disk` is full or has
-room; :func:`cut` and :func:`flip` damage files. From inside: run as a program in place of ``-m dira_scale.pretrain``,
-it strikes its own process at named moments, such as between a checkpoint's index and the renaming (:func:`killed_at`).
+room; :func:`cut` and :func:`flip` damage files. From inside: :func:`killed_at` has a process strike itself at named
+moments, such as between a checkpoint's index and the renaming (moments.py).
 """
 
 import errno
 import os
 import resource
-import runpy
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import psutil
+from forked import Forked
+from harness import job
 
 SECONDS = 240  # bound on every wait
 MOMENTS = "DIRA_SCALE_TEST_MOMENTS"  # SIGNAL EVENT:END OF A PATH:COUNT …, for the process that strikes itself
 
 
 class Job:
-    """A command and all processes that it starts; none outlives the ``with`` block. ``run`` is the run's folder."""
+    """A command and all processes that it starts; none outlives the ``with`` block. ``run`` is the run's folder.
 
-    def __init__(self, command: list[str], run: Path, **environment: str) -> None:
+    ``fresh`` and ``before``: see ``harness.job``.
+    """
+
+    def __init__(
+        self, command: list[str], run: Path, fresh: bool = False, before: str = "", **environment: str
+    ) -> None:
         self.command, self.run = command, run
-        self.environment = os.environ | {"PYTHONUNBUFFERED": "1"} | environment
-        self._lines: list[str] = []
+        self._started = job(command, fresh, before, **environment)
 
     def __enter__(self) -> "Job":
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        self.process = subprocess.Popen(self.command, **pipes, env=self.environment, start_new_session=True)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self.process = self._started.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()
-        self.process.wait(SECONDS)
-        self._reader.join(SECONDS)
+        self._last = self.printed
+        self._started.__exit__(None, None, None)
 
     @property
     def printed(self) -> str:
         """What all processes have printed so far."""
-        return "".join(self._lines)
+        return self._last if hasattr(self, "_last") else self.process.printed()
 
     def wait_until(self, happened: Callable[[], object]) -> None:
         """Bounded; fails where the job ends before."""
@@ -66,9 +64,7 @@ class Job:
 
     def end(self) -> int:
         """Wait for the end; the exit code of the command."""
-        code = self.process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        return code
+        return self.process.wait(SECONDS)
 
     def ends_within(self, seconds: float) -> bool:
         """Whether the command has ended by then."""
@@ -80,15 +76,18 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that trains in this run's folder, launchers included; these may start sessions of their own."""
-        found = []
+        found = [psutil.Process(pid) for pid in self.process.alive()]
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                if f"run={self.run}" in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                known = process in found or process.status() == psutil.STATUS_ZOMBIE
+                if not known and f"run={self.run}" in process.cmdline():
                     found.append(process)
         return found
 
     def rank(self, number: int) -> psutil.Process:
         """The process of one rank."""
+        if isinstance(self.process, Forked):
+            return psutil.Process(self.process.pids[number])
         for process in self.processes():
             with suppress(psutil.Error):
                 if process.environ().get("RANK") == str(number):
@@ -97,13 +96,9 @@ class Job:
 
     def kill(self) -> None:
         """SIGKILL to all of it, at once."""
-        for process in [*self.processes(), self.process]:
+        for process in self.processes():
             with suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        self._lines.extend(iter(self.process.stdout.readline, ""))
 
 
 def killed_at(
@@ -115,7 +110,7 @@ def killed_at(
     checkpoint's files have step, lease and rank in their names, so that a moment is one process's in one of its lives.
     """
     where = command.index("dira_scale.pretrain")
-    inside = [*command[: where - 1], __file__, *command[where + 1 :]]
+    inside = [*command[: where - 1], str(Path(__file__).with_name("moments.py")), *command[where + 1 :]]
     return inside, {MOMENTS: " ".join([str(int(by)), *moments])}
 
 
@@ -174,25 +169,3 @@ def small_disk(folder: Path, mib: int) -> Iterator[Disk]:
 
 def _full() -> None:
     raise OSError(errno.ENOSPC, "full")
-
-
-def _strike_at_the_moments() -> None:
-    by, *moments = os.environ.pop(MOMENTS).split()
-    seen: Counter[str] = Counter()
-
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
-        for moment in moments:
-            event, end, count = moment.rsplit(":", 2)
-            if name == event and any(str(argument).endswith(end) for argument in arguments):
-                seen[moment] += 1
-                if seen[moment] == int(count):
-                    os.kill(os.getpid(), int(by))
-
-    sys.addaudithook(watch)
-
-
-if __name__ == "__main__":
-    if MOMENTS in os.environ:
-        _strike_at_the_moments()
-    sys.path[0] = str(Path.cwd())  # as with -m
-    runpy.run_module("dira_scale.pretrain", run_name="__main__", alter_sys=True)

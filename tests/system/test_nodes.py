@@ -129,7 +129,8 @@ def test_clocks_three_hours_apart_change_nothing(
 HOLD = """
 from pathlib import Path
 from dira_scale.train import lease
-lease.BEAT_SECONDS, lease.STILL_SECONDS = 0.2, 4
+from dira_scale.train.timings import TIMINGS
+TIMINGS.beat, TIMINGS.still = 0.2, 4
 print("held", lease.Lease(Path({run!r})).number)
 """
 

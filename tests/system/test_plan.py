@@ -1,14 +1,13 @@
 """The plan against real runs: what torch's allocator counts there, and what the verb prints."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from harness import SECONDS, TINY
+from harness import TINY, finish
 from omegaconf import OmegaConf
 
 from dira_scale import plan
@@ -30,10 +29,7 @@ def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, in
     """Bytes by stage, of a real run in a process of its own."""
     out, run = tmp_path / "found.json", tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("measured.py")), str(out), *TINY, *KEYS, *keys]
-    done = subprocess.run(
-        [*command, f"data.shards={shards}", f"run={run}"], capture_output=True, text=True, timeout=SECONDS
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    finish([*command, f"data.shards={shards}", f"run={run}"])
     found: dict[str, dict[str, int]] = json.loads(out.read_text())
     return found
 

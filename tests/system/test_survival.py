@@ -305,9 +305,10 @@ HANGING = """
 import sys, time
 from dira_scale import pretrain
 from dira_scale.train import run
-from dira_scale.train.checkpoint import together, writer
+from dira_scale.train.checkpoint import writer
+from dira_scale.train.timings import TIMINGS
 
-put, write_json, pretrain.LAST_SECONDS, together.WORK_SECONDS = writer.put, run.write_json, 5, 5
+put, write_json, TIMINGS.last, TIMINGS.work = writer.put, run.write_json, 5, 5
 
 def hangs(path, *rest):
     time.sleep(3600 if "000000002" in str(path) else 0)

@@ -12,9 +12,10 @@ from harness import status
 
 from dira_scale.train import checkpoint
 from dira_scale.train.alarm import Alarm
-from dira_scale.train.checkpoint import Checkpointer, together, writer
+from dira_scale.train.checkpoint import Checkpointer, writer
 from dira_scale.train.guard import NotANumberError
 from dira_scale.train.run import Run
+from dira_scale.train.timings import TIMINGS
 
 
 @pytest.mark.parametrize(("disk", "left"), [("slow", "is sound"), ("hanging", "is not written by rank(s) 0")])
@@ -47,7 +48,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     assert first == "pretrain: step 2: loss/di is no number\n" and status(tmp_path)["reason"] in first
     assert (tmp_path / "log.txt").read_text() in first
     if disk == "hanging":
-        monkeypatch.setattr(together, "WORK_SECONDS", 0.0)
+        monkeypatch.setattr(TIMINGS, "work", 0.0)
     else:
         released.set()
     thread.join(120)

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,12 +17,14 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from harness import job
 from train.writers import meeting, write
 
 from dira_scale.errors import UserError
 from dira_scale.train import checkpoint
-from dira_scale.train.checkpoint import Checkpointer, DamagedError, NotSavedError, together, writer
+from dira_scale.train.checkpoint import Checkpointer, DamagedError, NotSavedError, writer
 from dira_scale.train.lease import LeaseLostError
+from dira_scale.train.timings import TIMINGS
 
 
 @pytest.fixture
@@ -236,8 +237,7 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
 
 def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training of both waits; a sign of life comes of each second, of the quick writer too."""
-    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
-    monkeypatch.setattr(writer, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(TIMINGS, "pulse", 0.05)
     released, signs, put = threading.Event(), [0, 0], writer.put
 
     def slowly(path: Path, *rest: Any) -> None:
@@ -262,8 +262,8 @@ def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch
 
 
 def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
-    monkeypatch.setattr(together, "WORK_SECONDS", 0.5)
+    monkeypatch.setattr(TIMINGS, "pulse", 0.05)
+    monkeypatch.setattr(TIMINGS, "work", 0.5)
     released, put = threading.Event(), writer.put
 
     def hangs(path: Path, *rest: Any) -> None:
@@ -318,9 +318,10 @@ SUSPENDED = """
 import os, signal, sys, time
 from pathlib import Path
 import torch
-from dira_scale.train.checkpoint import Checkpointer, replicated, together, writer
+from dira_scale.train.checkpoint import Checkpointer, replicated, writer
+from dira_scale.train.timings import TIMINGS
 
-put, together.PULSE_SECONDS, together.WORK_SECONDS = writer.put, 0.1, 3
+put, TIMINGS.pulse, TIMINGS.work = writer.put, 0.1, 2
 
 def suspended(path, *rest):
     if path.name.startswith("part"):
@@ -339,18 +340,14 @@ saver.insist()
 
 
 def test_a_process_that_was_suspended_while_it_saved_is_not_late(folder: Path) -> None:
-    with subprocess.Popen([sys.executable, "-c", SUSPENDED, folder], stderr=subprocess.PIPE, text=True) as process:
-        try:
-            deadline = time.monotonic() + 120
-            while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
-                assert process.poll() is None and time.monotonic() < deadline
-                time.sleep(0.05)
-            time.sleep(4)  # longer than a disk may take
-            process.send_signal(signal.SIGCONT)
-            _, said = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    assert process.returncode == 0, said
+    with job([sys.executable, "-c", SUSPENDED, str(folder)]) as process:
+        deadline = time.monotonic() + 120
+        while psutil.Process(process.pid).status() != psutil.STATUS_STOPPED:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        time.sleep(2.5)  # longer than a disk may take
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(120) == 0, process.printed()
     assert [p.name for p in checkpoint.complete(folder)] == ["000000001", "000000002"]
 
 
@@ -358,7 +355,7 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By signs of life, each of which is waited for no longer than a collective may take."""
-    monkeypatch.setattr(together, "PULSE_SECONDS", 0.05)
+    monkeypatch.setattr(TIMINGS, "pulse", 0.05)
     readers = [Checkpointer(folder, 1, rank, 2, gather=gather) for rank, gather in enumerate(meeting(2))]
 
     def slowly(rank: int) -> str:
@@ -386,7 +383,7 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
         assert [type(error) for error in told] == [UserError, UserError]
         assert {str(error) for error in told} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
         released = threading.Event()
-        monkeypatch.setattr(together, "WORK_SECONDS", 0.5)
+        monkeypatch.setattr(TIMINGS, "work", 0.5)
         told = together_(hangs)
         released.set()
         assert [type(error) for error in told] == [UserError, UserError]

@@ -4,7 +4,6 @@ Run by pytest this file starts itself once per process: ``test_evaluation.py RAN
 """
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from harness import together
 
 from dira_scale.train.evaluation import _knn_auc
 
@@ -29,14 +29,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 def test_two_processes_ask_as_one_does(tmp_path: Path) -> None:
     expected = _knn_auc(*images())
     assert 0.4 < expected < 1.0
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    try:
-        assert [process.wait(WAIT) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    together([[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)])
     assert [float((tmp_path / f"{rank}").read_text()) for rank in range(2)] == pytest.approx([expected] * 2, abs=1e-9)
 
 

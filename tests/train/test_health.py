@@ -6,7 +6,6 @@ Run by pytest this file starts itself once per process: ``test_health.py RANK FO
 import json
 import math
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from harness import together
 from torch import Tensor, nn
 
 from dira_scale.methods.adversary import Adversary
@@ -164,13 +164,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 def test_two_processes_see_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, whole = look(images()), images().double()
     assert expected["health/gradient/di"] == pytest.approx(float((2.0 * 2 * whole / 8).norm()), rel=1e-5)
-    command, environment = [sys.executable, __file__], os.environ | {"OMP_NUM_THREADS": "1"}
-    both = [subprocess.Popen([*command, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
-    try:
-        assert [process.wait(WAIT) for process in both] == [0, 0]
-    finally:
-        for process in both:
-            process.kill()
+    together([[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)])
     found = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
     of_six = few(monkeypatch)
     assert of_six["health/std"] != pytest.approx(expected["health/std"], rel=1e-3)

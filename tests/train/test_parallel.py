@@ -4,7 +4,6 @@ Run by pytest this file starts itself once per process: ``test_parallel.py RANK 
 """
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness import together
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
@@ -119,16 +119,7 @@ def after_lars(cut: bool) -> dict[str, Tensor]:
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_lars_on_parts_of_layers_is_lars_on_layers(ranks: int, tmp_path: Path) -> None:
     """fsdp2: norms of DTensors are those of whole layers, which the processes do not divide."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, __file__]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(ranks), str(tmp_path)], env=environment) for rank in range(ranks)
-    ]
-    try:
-        assert [process.wait(WAIT) for process in processes] == [0] * ranks
-    finally:
-        for process in processes:
-            process.kill()
+    together([[sys.executable, __file__, str(rank), str(ranks), str(tmp_path)] for rank in range(ranks)])
     expected = after_lars(cut=False)
     for rank in range(ranks):
         for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():

@@ -1,7 +1,6 @@
 """The run folder: who may write, what makes a run another run."""
 
 import json
-import subprocess
 import sys
 import threading
 import time
@@ -9,12 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from harness import finish
 
 from dira_scale.errors import UserError
 from dira_scale.files import write_json
 from dira_scale.train import lease
 from dira_scale.train.lease import Lease, LeaseLostError
 from dira_scale.train.run import Run, identity, name
+from dira_scale.train.timings import TIMINGS
 
 CONFIG = {
     "run": "a",
@@ -86,17 +87,17 @@ def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> Non
 def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> None:
     hold = f"from pathlib import Path; from dira_scale.train.lease import Lease; Lease(Path({str(tmp_path)!r}))"
     code = f"import os; {hold}; os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 9
+    finish([sys.executable, "-c", code], code=9)
     start = time.monotonic()
     held = Lease(tmp_path)
-    assert held.number == 2 and time.monotonic() - start < lease.STILL_SECONDS / 2
+    assert held.number == 2 and time.monotonic() - start < TIMINGS.still / 2
     held.release()
 
 
 def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same machine, same host name, processes numbered by themselves: its process 2**22 would be nobody here."""
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "STILL_SECONDS", 5.0)
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
+    monkeypatch.setattr(TIMINGS, "still", 5.0)
     with monkeypatch.context() as there:
         boot, _ = str(lease._numbering()).split()
         there.setattr(lease, "_numbering", lambda: f"{boot} pid:[4026539999]")
@@ -108,8 +109,8 @@ def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, mo
 
 
 def test_a_living_holder_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
-    monkeypatch.setattr(lease, "STILL_SECONDS", 5.0)
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
+    monkeypatch.setattr(TIMINGS, "still", 5.0)
     held = Lease(tmp_path)
     with pytest.raises(UserError, match="a running process on"):
         Lease(tmp_path)
@@ -119,8 +120,8 @@ def test_a_living_holder_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.M
 def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)  # this holder hangs
-    monkeypatch.setattr(lease, "STILL_SECONDS", 0.5)
+    monkeypatch.setattr(TIMINGS, "beat", 1000.0)  # this holder hangs
+    monkeypatch.setattr(TIMINGS, "still", 0.5)
     ghost = Lease(tmp_path)
     heir = Lease(tmp_path)
     assert heir.number == 2
@@ -133,8 +134,8 @@ def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
 
 
 def test_of_many_that_start_at_once_one_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "STILL_SECONDS", 3.0)
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 0.1)
+    monkeypatch.setattr(TIMINGS, "still", 3.0)
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
     barrier, got, refused = threading.Barrier(8), [], []
 
     def start() -> None:
@@ -155,7 +156,7 @@ def test_of_many_that_start_at_once_one_gets_in(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_restarted_slurm_job_takes_over_from_its_first_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease, "BEAT_SECONDS", 1000.0)
+    monkeypatch.setattr(TIMINGS, "beat", 1000.0)
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     first = Lease(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")

@@ -1,10 +1,10 @@
 """Signals of launchers, in a process of its own."""
 
 import signal
-import subprocess
 import sys
 
 import pytest
+from harness import job
 
 LIFE = """
 import os, signal, sys
@@ -39,5 +39,5 @@ os.kill(os.getpid(), signal.SIGTERM)
 )
 def test_a_signal_is_a_wish_during_training_and_does_not_silence_an_error(life: str, printed: str) -> None:
     """After the end, whatever it was, signals do what they did before."""
-    done = subprocess.run([sys.executable, "-c", LIFE, life], capture_output=True, text=True, timeout=120)
-    assert (done.stdout, done.returncode) == (printed, -signal.SIGTERM), done.stderr
+    with job([sys.executable, "-c", LIFE, life]) as process:
+        assert (process.wait(120), process.printed()) == (-signal.SIGTERM, printed)

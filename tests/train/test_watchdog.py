@@ -1,14 +1,18 @@
 """The watchdog, in a process of its own: it ends that."""
 
-import subprocess
 import sys
 from pathlib import Path
+
+from harness import job
 
 RUN = """
 import sys, threading, time
 from pathlib import Path
 from dira_scale.train.lease import Lease
+from dira_scale.train.timings import TIMINGS
 from dira_scale.train.watchdog import Watchdog, alive
+
+TIMINGS.linger = 0.5
 
 def stand_still():
     time.sleep(60)
@@ -16,8 +20,8 @@ def stand_still():
 folder, taken_over = Path(sys.argv[1]), sys.argv[2] == "ghost"
 lease = Lease(folder)
 with Watchdog(folder, lease.number, seconds=2):
-    for _ in range(12):
-        time.sleep(0.5)  # longer in all than the watchdog waits
+    for _ in range(20):
+        time.sleep(0.15)  # longer in all than the watchdog waits
         alive()
     print("still here", flush=True)
     if taken_over:
@@ -27,9 +31,11 @@ with Watchdog(folder, lease.number, seconds=2):
 
 
 def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", RUN, tmp_path, "run"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stdout == "still here\n"
-    [line] = [line for line in done.stderr.splitlines() if "no step" in line]
+    with job([sys.executable, "-c", RUN, str(tmp_path), "run"]) as process:
+        assert process.wait(120) == 1, process.printed()
+        first, *told = process.printed().splitlines()
+    assert first == "still here"
+    [line] = [line for line in told if "no step" in line]
     assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
     assert line.endswith("stacks. The same command goes on from the newest checkpoint")
     assert line in (tmp_path / "log.txt").read_text()
@@ -38,8 +44,9 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
 
 
 def test_a_ghost_that_stands_still_ends_and_writes_nothing(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", RUN, tmp_path, "ghost"], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and done.stdout == "still here\n"
+    with job([sys.executable, "-c", RUN, str(tmp_path), "ghost"]) as process:
+        assert process.wait(120) == 1
+        assert process.printed().startswith("still here\n")
     assert not (tmp_path / "stacks").exists() and not (tmp_path / "log.txt").exists()
 
 
@@ -47,18 +54,18 @@ SAVE = """
 import sys, time
 from pathlib import Path
 import torch
-from dira_scale.train.checkpoint import Checkpointer, NotSavedError, replicated, together, writer
+from dira_scale.train.checkpoint import Checkpointer, NotSavedError, replicated, writer
 from dira_scale.train.lease import Lease
+from dira_scale.train.timings import TIMINGS
 from dira_scale.train.watchdog import Watchdog, alive
 
-put, seconds = writer.put, 5
+put, seconds = writer.put, 3
 
 def slowly(path, *rest):
     time.sleep(seconds if path.name.startswith("part") else 0)
     put(path, *rest)
 
-writer.put, together.WORK_SECONDS = slowly, 8
-together.PULSE_SECONDS = writer.PULSE_SECONDS = 0.2
+writer.put, TIMINGS.work, TIMINGS.pulse = slowly, 5, 0.2
 lease = Lease(Path(sys.argv[1]))
 with Watchdog(lease.folder.parent, lease.number, seconds=2):
     saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)
@@ -77,9 +84,9 @@ lease.release()
 
 def test_a_slow_store_is_waited_for_and_one_that_hangs_ends_the_run_in_bounded_time(tmp_path: Path) -> None:
     """Training waits for its checkpoints for longer than the watchdog does."""
-    done = subprocess.run([sys.executable, "-c", SAVE, tmp_path], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    slow, hanging = done.stdout.splitlines()
+    with job([sys.executable, "-c", SAVE, str(tmp_path)]) as process:
+        assert process.wait(120) == 0, process.printed()
+        slow, hanging = process.printed().splitlines()
     assert slow == "written" and (tmp_path / "000000001" / "index.json").exists()
-    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 8 s: the disk or store hangs")
+    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs")
     assert not (tmp_path / "000000002").exists()

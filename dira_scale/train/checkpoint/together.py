@@ -12,12 +12,10 @@ import torch.distributed as dist
 from dira_scale.collectives import new_group, world
 from dira_scale.errors import UserError
 from dira_scale.train.lease import LeaseLostError
+from dira_scale.train.timings import TIMINGS
 
 T = TypeVar("T")
 Gather = Callable[[Any], list[Any]]
-
-PULSE_SECONDS = 1.0
-WORK_SECONDS = 1800.0  # a disk or store that takes longer for what one process writes or reads hangs
 
 
 class NotSavedError(Exception):
@@ -72,21 +70,21 @@ class Writers:
         Raises:
             LeaseLostError, UserError: on all, what ``work`` raises on one of them.
             ends: on all, where ``work`` raises something else on one of them, which prints it as well, or takes longer
-                than ``WORK_SECONDS``, in which the process ran: one that was suspended and goes on is not late.
+                than ``TIMINGS.work``, in which the process ran: one that was suspended and goes on is not late.
             Exception: what ``gather`` raises.
         """
         mine, pulses = _Work(work), 0
         mine.start()
         while True:
-            mine.join(PULSE_SECONDS)
+            mine.join(TIMINGS.pulse)
             pulses += 1
             states: list[_State] = self._gather(mine.state(pulses))
             self.pulse += 1
             if not any(state.pulses for state in states):
                 break
-            if late := [str(rank) for rank, s in enumerate(states) if s.pulses * PULSE_SECONDS > WORK_SECONDS]:
+            if late := [str(rank) for rank, s in enumerate(states) if s.pulses * TIMINGS.pulse > TIMINGS.work]:
                 raise ends(
-                    f"{lacking} by rank(s) {', '.join(late)} after {WORK_SECONDS:g} s: the disk or store hangs. Mend "
+                    f"{lacking} by rank(s) {', '.join(late)} after {TIMINGS.work:g} s: the disk or store hangs. Mend "
                     "it and run the same command: it goes on from the newest whole checkpoint"
                 )
         if any(state.error for state in states):

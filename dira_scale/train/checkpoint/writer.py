@@ -16,8 +16,9 @@ from dira_scale.errors import UserError
 from dira_scale.train.checkpoint.pieces import Piece, share
 from dira_scale.train.checkpoint.place import complete, draft, publish, put, refusals, remedy, remove
 from dira_scale.train.checkpoint.reading import FORMAT_VERSION, checksum, sealed
-from dira_scale.train.checkpoint.together import PULSE_SECONDS, Gather, NotSavedError, Writers, alone
+from dira_scale.train.checkpoint.together import Gather, NotSavedError, Writers, alone
 from dira_scale.train.lease import LeaseLostError
+from dira_scale.train.timings import TIMINGS
 
 T = TypeVar("T")
 
@@ -90,7 +91,7 @@ class Checkpointer:
         """
         while self._thread is not None:
             pulse = self.writers.pulse
-            self._thread.join(PULSE_SECONDS)
+            self._thread.join(TIMINGS.pulse)
             if not self._thread.is_alive():
                 self._thread = None
             elif self.writers.pulse != pulse:

@@ -18,11 +18,11 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 from dira_scale.collectives import set_timeout, world
 from dira_scale.config import Parallel
 from dira_scale.errors import UserError
-from dira_scale.train.lease import STILL_SECONDS
 from dira_scale.train.parallel.precision import PRECISIONS, set_fp32
 from dira_scale.train.parallel.rendezvous import meet
 from dira_scale.train.parallel.slurm import adopt
 from dira_scale.train.parallel.zero import plugin
+from dira_scale.train.timings import TIMINGS
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -59,10 +59,10 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
     store = meet(parallel.timeout)
     if store is not None:  # else Accelerate would connect by what an earlier start has left in an elastic launcher's
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if rank == 0 and parallel.timeout <= STILL_SECONDS:
+        if rank == 0 and parallel.timeout <= TIMINGS.still:
             print(
                 f"warning: parallel.timeout={parallel.timeout}: to take a run over from another machine takes up to "
-                f"{STILL_SECONDS:g} s, in which the other processes wait; give more",
+                f"{TIMINGS.still:g} s, in which the other processes wait; give more",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,0 +1,208 @@
+"""Commands carried out by processes that a warm Python forks (tests/forkserver.py) instead of by Pythons that start.
+
+:class:`Forked` is to a test what ``subprocess.Popen`` is. What is about starting itself (launchers, threads, what a
+user types) starts afresh.
+"""
+
+import atexit
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.bounded import end
+
+STARTING = 120.0  # seconds for the server's imports, on a busy machine
+_ports = itertools.count()
+
+
+class Server:
+    """One for this process of pytest, started when it is first needed."""
+
+    def __init__(self) -> None:
+        ours, theirs = socket.socketpair()
+        command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        theirs.close()
+        # Two files: one that is both is not to be read by one thread and written by another.
+        self.requests, self.answers, self.lock = ours.makefile("w"), ours.makefile("r"), threading.Lock()
+        self.started: list[int] = []
+        self.codes: dict[int, int] = {}
+        self.news = threading.Condition()
+        threading.Thread(target=self._read, name="forks", daemon=True).start()
+        atexit.register(ours.shutdown, socket.SHUT_RDWR)
+
+    def fork(self, **request: Any) -> int:
+        """The number of a process that carries out ``request``."""
+        with self.lock:
+            print(json.dumps(request), file=self.requests, flush=True)
+            with self.news:
+                assert self.news.wait_for(lambda: self.started, STARTING), "the fork server does not answer"
+                return self.started.pop()
+
+    def _read(self) -> None:
+        for line in self.answers:
+            told = json.loads(line)
+            with self.news:
+                if "ended" in told:
+                    self.codes[told["ended"]] = told["code"]
+                else:
+                    self.codes.pop(told["started"], None)  # of another process that had this number
+                    self.started.append(told["started"])
+                self.news.notify_all()
+
+
+_server: Server | None = None
+
+
+def server() -> Server:
+    """This process's."""
+    global _server
+    if _server is None or _server.process.poll() is not None:
+        _server = Server()
+    return _server
+
+
+class Forked:
+    """A command of ``sys.executable``, or of torchrun on this machine alone, whose ranks it then is.
+
+    ``pid`` is the first rank's; signals go to all; ``returncode`` is the first that is not 0. Output of all goes to one
+    file, ``output``.
+
+    Args:
+        before: Python that every process runs first: shorter waits, say.
+    """
+
+    def __init__(self, command: Sequence[str | Path], environment: dict[str, str], before: str = "") -> None:
+        words, ranks = forkable(command) or ([], 0)
+        assert ranks, f"only Python can be forked: {command}"
+        self.returncode: int | None = None
+        handle, self.output = tempfile.mkstemp(prefix="forked-")
+        os.close(handle)
+        self.server, self.pids = server(), []
+        port = _free_port() if ranks > 1 else 0
+        for rank in range(ranks):
+            place = _place(rank, ranks, port) if ranks > 1 else {}
+            request = {"words": words, "environment": environment | place, "folder": str(Path.cwd())}
+            self.pids.append(self.server.fork(**request, output=self.output, before=before))
+        self.pid = self.pids[0]
+
+    def alive(self) -> list[int]:
+        """Those that have not ended."""
+        return [pid for pid in self.pids if pid not in self.server.codes]
+
+    def poll(self) -> int | None:
+        if self.returncode is None and not self.alive():
+            codes = [self.server.codes[pid] for pid in self.pids]
+            self.returncode = next((code for code in codes if code), 0)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code. Raises ``subprocess.TimeoutExpired``."""
+        with self.server.news:
+            if not self.server.news.wait_for(lambda: not self.alive(), timeout):
+                raise subprocess.TimeoutExpired("forked", timeout)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        for pid in self.alive():
+            os.kill(pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def printed(self) -> str:
+        """What they have written so far."""
+        return Path(self.output).read_text(errors="replace")
+
+    def close(self) -> None:
+        """None of them outlives this."""
+        self.kill()
+        self.wait(60)
+        Path(self.output).unlink(missing_ok=True)
+
+
+class Started:
+    """The same of a command that starts afresh, with all processes that it starts."""
+
+    def __init__(self, command: Sequence[str | Path], environment: dict[str, str], before: str = "") -> None:
+        assert not before, f"nothing can run before {command}"
+        handle, self.output = tempfile.mkstemp(prefix="started-")
+        with os.fdopen(handle, "wb") as output:
+            self.process = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        self.pid, self.poll, self.wait = self.process.pid, self.process.poll, self.process.wait
+        self.send_signal, self.kill, self.terminate = (
+            self.process.send_signal,
+            self.process.kill,
+            self.process.terminate,
+        )
+
+    @property
+    def returncode(self) -> int | None:
+        return self.process.returncode
+
+    def alive(self) -> list[int]:
+        """Itself, where it has not ended."""
+        return [] if self.poll() is not None else [self.pid]
+
+    def printed(self) -> str:
+        """What they have written so far."""
+        return Path(self.output).read_text(errors="replace")
+
+    def close(self) -> None:
+        """None of them outlives this."""
+        if self.poll() is None:
+            end(self.pid)
+        self.wait(60)
+        Path(self.output).unlink(missing_ok=True)
+
+
+def forkable(command: Sequence[str | Path]) -> tuple[list[str], int] | None:
+    """What a Python is to run and by how many ranks; None where something else is started, or torchrun does more than
+    start processes."""
+    program, *words = map(str, command)
+    if program != sys.executable or not words:
+        return None
+    match words:
+        case ["-m", "torch.distributed.run", "--standalone", count, *rest]:
+            ranks = re.fullmatch(r"--nproc_per_node=(\d+)", count)
+            return (rest, int(ranks[1])) if ranks and int(ranks[1]) > 1 else None
+        case ["-m", "torch.distributed.run" | "accelerate.commands.launch", *_]:
+            return None
+    return words, 1
+
+
+def _place(rank: int, ranks: int, port: int) -> dict[str, str]:
+    """What a launcher tells a rank."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks, "MASTER_PORT": port}
+    return {name: str(number) for name, number in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+
+
+def _free_port() -> int:
+    """Below those that the system gives away, and another for each worker of pytest-xdist."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = 15000 + 1000 * (worker % 15) + (os.getpid() * 37 + next(_ports)) % 1000
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
