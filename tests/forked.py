@@ -38,6 +38,7 @@ class Server:
         self.started: list[int] = []
         self.codes: dict[int, int] = {}
         self.news = threading.Condition()
+        self.outputs = tempfile.TemporaryDirectory(prefix="forked-")
         threading.Thread(target=self._read, name="forks", daemon=True).start()
         atexit.register(ours.shutdown, socket.SHUT_RDWR)
 
@@ -86,9 +87,9 @@ class Forked:
         words, ranks = forkable(command) or ([], 0)
         assert ranks, f"only Python can be forked: {command}"
         self.returncode: int | None = None
-        handle, self.output = tempfile.mkstemp(prefix="forked-")
-        os.close(handle)
         self.server, self.pids = server(), []
+        handle, self.output = tempfile.mkstemp(dir=self.server.outputs.name)
+        os.close(handle)
         port = _free_port() if ranks > 1 else 0
         for rank in range(ranks):
             place = _place(rank, ranks, port) if ranks > 1 else {}
@@ -129,11 +130,15 @@ class Forked:
         """What they have written so far."""
         return Path(self.output).read_text(errors="replace")
 
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """What they wrote by their end. Raises ``subprocess.TimeoutExpired``."""
+        self.wait(timeout)
+        return self.printed(), None
+
     def close(self) -> None:
         """None of them outlives this."""
         self.kill()
         self.wait(60)
-        Path(self.output).unlink(missing_ok=True)
 
 
 class Started:

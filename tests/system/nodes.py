@@ -3,9 +3,12 @@
 A switch (a bridge in a namespace of its own) joins them, so that nothing of the machine's own network is touched.
 """
 
+import ctypes
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -15,7 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+from forked import Forked, forkable
 
+NET, UTS, MOUNTS = 0x40000000, 0x04000000, 0x00020000  # namespaces, of sched.h
+BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000  # of sys/mount.h
 SUBNET = "10.213.77"
 SECONDS = 20  # bound on every command here
 
@@ -29,8 +35,12 @@ class Node:
     namespace: str
     etc: Path  # hosts and nsswitch.conf as the nodes see them: they know each other and ask no name server
 
-    def start(self, command: list[str], environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
-        """Run ``command`` there, in a session of its own; output and errors come through one pipe."""
+    def start(self, command: list[str], environment: dict[str, str] | None = None) -> "subprocess.Popen[str] | Forked":
+        """Run ``command`` there, in a session of its own, its output and errors as one; a Python is forked."""
+        told, words = _env(command)
+        if forkable(words):
+            move = f"import system.nodes\nsystem.nodes.move({self.name!r}, {self.namespace!r}, {str(self.etc)!r})"
+            return Forked(words, os.environ | (environment or {}) | told, move)
         files = "for file in hosts nsswitch.conf; do mount --bind $1/$file /etc/$file || exit; done"
         inside = f'hostname "$0" && {files} && shift && exec "$@"'
         own = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
@@ -82,6 +92,32 @@ def missing() -> str:
     finally:
         subprocess.run(["ip", "netns", "del", probe], capture_output=True, timeout=SECONDS)
     return ""
+
+
+def move(name: str, namespace: str, etc: str) -> None:
+    """Carry this process over to a node, as ``start`` does a program that it starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with Path(f"/run/netns/{namespace}").open() as file:
+        _did(libc.setns(file.fileno(), NET))
+    _did(libc.unshare(UTS | MOUNTS))
+    _did(libc.mount(b"none", b"/", None, RECURSIVE | PRIVATE, None))
+    for hosts in ("hosts", "nsswitch.conf"):
+        _did(libc.mount(f"{etc}/{hosts}".encode(), f"/etc/{hosts}".encode(), None, BIND, None))
+    socket.sethostname(name)
+
+
+def _env(command: list[str]) -> tuple[dict[str, str], list[str]]:
+    """What ``env NAME=VALUE … COMMAND`` sets and runs, where it sets variables alone, and no path of modules."""
+    if command[0] != "env":
+        return {}, command
+    count = next(i for i, word in enumerate(command[1:]) if not re.match(r"[A-Z_0-9]+=", word))
+    told = dict(word.split("=", 1) for word in command[1 : 1 + count])
+    return ({}, command) if "PYTHONPATH" in told else (told, command[1 + count :])
+
+
+def _did(code: int) -> None:
+    if code:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 @contextmanager

@@ -101,7 +101,15 @@ def largest(run: Path, reference: Path) -> str:
     return "; ".join(said)
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        "fsdp2",
+        "zero2",
+        pytest.param("zero1", marks=pytest.mark.system),
+        pytest.param("zero3", marks=pytest.mark.system),
+    ],
+)
 def test_a_sharded_run_is_the_plain_run(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
     finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", ranks=2))
     assert_one_algorithm(tmp_path / "run", plain("moco"))
