@@ -5,6 +5,8 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
+# The tests on all cores, a file's one after another; those that make others wait begin first (tests/tiers.py).
+PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-wheels gpu-check doctor clean
@@ -18,7 +20,7 @@ pretrain: setup    ## from nothing to a pretrained encoder and a report: phantom
 test: setup-test lint types unit    ## lint, types, unit tests and one case of each kind of system test
 
 test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
-	@$(BIN)/pytest -m "system and not torture and not gpu"
+	@$(BIN)/pytest $(PARALLEL) -m "system and not torture and not gpu"
 
 torture: setup-test    ## the full counts of kills and mutants; hours; interrupted, it goes on where it stopped
 	@$(BIN)/pytest -m torture --resume
@@ -45,7 +47,7 @@ types: setup-test
 	@$(BIN)/mypy
 
 unit: setup-test
-	@$(BIN)/pytest -m "not system and not torture and not gpu"
+	@$(BIN)/pytest $(PARALLEL) -m "not system and not torture and not gpu"
 
 clean:        ## remove .venv and caches; what you produced in out/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
