@@ -23,8 +23,9 @@ from typing import Any, NoReturn, TextIO
 
 IMPORTS = (
     "torch", "accelerate", "timm", "torch.distributed.fsdp", "torch.utils.tensorboard", "sklearn.metrics",
-    "dira_scale.pretrain", "dira_scale.shard", "dira_scale.export",
+    "pyarrow.dataset", "dira_scale.pretrain", "dira_scale.shard", "dira_scale.export",
 )  # fmt: skip
+OF_ZERO = ("deepspeed", "transformers", "torch._inductor.codecache", "setuptools", "networkx")
 
 
 def serve(requests: socket.socket) -> None:
@@ -142,7 +143,8 @@ if __name__ == "__main__":
         for module in IMPORTS:
             importlib.import_module(module)
         with suppress(ImportError):
-            importlib.import_module("deepspeed")
+            for module in OF_ZERO:
+                importlib.import_module(module)
         gc.collect()
         gc.freeze()  # nothing of it is looked at again: pages stay shared
         serve(asked)

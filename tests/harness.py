@@ -43,12 +43,12 @@ def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[s
     return [*launcher, "dira_scale.pretrain", *TINY, f"data.shards={shards}", f"run={run}", *overrides]
 
 
-def finish(command: list[str], code: int = 0, seconds: float = SECONDS, fresh: bool = False) -> str:
+def finish(command: list[str], code: int = 0, seconds: float = SECONDS, fresh: bool = False, before: str = "") -> str:
     """Run to the end and return what was printed; fails unless the exit code is ``code``.
 
     ``fresh``: by processes that start as a user's do; else Python's are forked (tests/forked.py).
     """
-    with job(command, fresh) as process:
+    with job(command, fresh, before) as process:
         assert process.wait(seconds) == code, process.printed()
         return process.printed()
 

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 PAGE = Path(__file__).parents[1] / "docs" / "testing.md"
-TIERS = {"not system and not torture and not gpu": "make test", "system and not torture and not gpu": "make test-system"}
+TIERS = {
+    "not system and not torture and not gpu": "make test",
+    "system and not torture and not gpu": "make test-system",
+}
 BEGAN = time.monotonic()
 
 

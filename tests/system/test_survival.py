@@ -170,7 +170,7 @@ def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the
     shards: Path, tmp_path: Path, whom: str
 ) -> None:
     run = tmp_path / "run"
-    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run) as job:
+    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run, fresh=True) as job:
         job.rows(2)
         (job.rank(1) if whom == "one rank" else psutil.Process(job.process.pid)).terminate()
         job.end()
@@ -200,14 +200,14 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     run = tmp_path / "run"
     (tmp_path / "stuck.py").write_text(STUCK)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=60", ranks=2)
+    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=20", ranks=2)
     with Job(command, run, PYTHONPATH=path) as job:
         assert job.end() != 0
-    assert job.printed.count("no step for 60 s (watchdog=60)") == 1, job.printed
+    assert job.printed.count("no step for 20 s (watchdog=20)") == 1, job.printed
     stacks = {name: (run / "stacks" / f"rank-{name}.txt").read_text() for name in (0, 1)}
     assert "waiting_for_godot" in stacks[1] and "waiting_for_godot" not in stacks[0]
     assert all("Current thread" in text and text.count("Thread 0x") >= 1 for text in stacks.values())
-    assert "no step for 60 s" in (run / "log.txt").read_text()
+    assert "no step for 20 s" in (run / "log.txt").read_text()
 
 
 @pytest.mark.system
@@ -219,7 +219,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
             shards,
             *SMALL,
             "epoch_factor=50",
-            "watchdog=60",
+            "watchdog=20",
             "data.batch=12",
             "method.base.queue=60",
             "model.bn_groups=3",
@@ -230,7 +230,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
         job.rows(1)
         job.rank(1).suspend()
         assert job.end() != 0
-    [told] = [line for line in job.printed.splitlines() if "no step for 60 s" in line]
+    [told] = [line for line in job.printed.splitlines() if "no step for 20 s" in line]
     assert "nothing yet from rank 1" in told
     assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
 
@@ -346,7 +346,7 @@ fetch = reading.fetch
 
 def slowly(path):
     if rank() == 0 and os.environ.pop("SLOW", ""):
-        time.sleep(60)
+        time.sleep(25)
     return fetch(path)
 
 reading.fetch = slowly
@@ -364,7 +364,7 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
     (tmp_path / "slow.py").write_text(SLOW)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     for steps, slow in ((2, ""), (3, "yes")):
-        keys = [*SMALL, "method._target_=slow.Slow", "parallel.timeout=40", f"steps={steps}"]
+        keys = [*SMALL, "method._target_=slow.Slow", "parallel.timeout=15", f"steps={steps}"]
         with Job(pretrain(run, shards, *keys, ranks=2), run, PYTHONPATH=path, SLOW=slow) as job:
             assert job.end() == 0, job.printed
     assert "from step 2 of 3" in job.printed
@@ -374,10 +374,11 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
 def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it goes on."""
     run = tmp_path / "run"
-    with Job(pretrain(run, shards, *SMALL), run) as ghost:
+    soon = "from dira_scale.train.timings import TIMINGS; TIMINGS.beat, TIMINGS.still = 0.2, 4"
+    with Job(pretrain(run, shards, *SMALL), run, before=soon) as ghost:
         ghost.rows(2)
         ghost.process.send_signal(signal.SIGSTOP)
-        finish(pretrain(run, shards, *SMALL))  # waits until the beat has stood still for 60 s
+        finish(pretrain(run, shards, *SMALL), before=soon)  # waits until the beat has stood still
         before = contents(run)
         ghost.process.send_signal(signal.SIGCONT)
         assert ghost.end() == 1
