@@ -1,16 +1,17 @@
 """``python measured.py OUT KEY=VALUE …``: pretrain, and tell what torch's allocator counts in the steps of each stage.
 
 OUT gets, by stage, the bytes of what stays (parameters, buffers, states), the largest number of bytes that a step has
-beside it on the CPU and altogether on a GPU, and the largest resident set of the process so far.
+beside it on the CPU and altogether on a GPU. On the CPU without and with what a convolution's kernel takes for itself
+and gives back before it ends: another processor's kernel takes another amount.
 """
 
 import json
-import resource
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from dira_scale.data.batch import Batch
@@ -18,6 +19,7 @@ from dira_scale.pretrain import main
 from dira_scale.train.loop import Trainer
 from dira_scale.train.step import Step
 
+CONVOLUTION = "convolution"  # in the names of those operations
 found: dict[str, dict[str, int]] = {}
 take = Step.__call__
 
@@ -28,20 +30,43 @@ def measured(self: Any, step: int, batch: Batch) -> None:
         torch.cuda.reset_peak_memory_stats()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         take(self, step, batch)
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    live = peak = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        live += event.nbytes()
-        peak = max(peak, live)
+    peak, with_kernels = largest(profiler)
     states = [s for p in self.strategy.optimizer.state.values() for s in p.values() if torch.is_tensor(s)]
     found[",".join(self.stage.terms)] = {
         "parameters": size(self.method.parameters()),
         "buffers": size([*self.method.buffers(), *self.objective.distort.buffers()]),
         "optimizer": size(states),
         "step": peak,
+        "with kernels": with_kernels,
         "peak": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
-        "resident": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
+
+
+def largest(profiler: profile) -> tuple[int, int]:
+    """The most bytes alive, but for those that a convolution took and gave back within itself; and with them."""
+    events = []  # when, where, how much more, in which convolution
+    waiting = [(event, None) for event in profiler.profiler.kineto_results.experimental_event_tree()]
+    while waiting:
+        event, convolution = waiting.pop()
+        if convolution is None and CONVOLUTION in event.name:
+            convolution = event.id
+        if event.tag == _EventType.Allocation:
+            memory = event.extra_fields
+            events.append((event.start_time_ns, memory.ptr, memory.alloc_size, convolution))
+        waiting += [(child, convolution) for child in event.children]
+    events.sort(key=lambda event: event[0])
+    made: dict[int, int] = {}
+    own: set[int] = set()
+    for i, (_, place, more, convolution) in enumerate(events):
+        if more > 0:
+            made[place] = i
+        elif convolution is not None and (first := made.pop(place, None)) is not None:
+            own |= {first, i} if events[first][3] == convolution else set()
+    live = kernels = peak = whole = 0
+    for i, (_, _, more, _) in enumerate(events):
+        live, kernels = live + (more if i not in own else 0), kernels + (more if i in own else 0)
+        peak, whole = max(peak, live), max(whole, live + kernels)
+    return peak, whole
 
 
 def size(tensors: Any) -> int:

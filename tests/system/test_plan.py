@@ -18,11 +18,9 @@ from dira_scale.train.parallel import checkpoint_activations
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
-# What the rehearsal does not see: memory that a kernel takes and gives back (docs/planning.md has the errors found).
-TOLERANCE = 0.12
-# oneDNN reorders a convolution's weight and its gradient into copies within the backward pass (channels last). Where
-# micro-batches add up, all gradients are there already when the widest layer's turn comes: so these may be the peak.
-COPIES = 2
+# What the rehearsal does not see: memory that kernels other than convolutions' take and give back (docs/planning.md has
+# the errors found). What convolutions' take differs from one processor to another and is not compared (measured.py).
+TOLERANCE = 0.05
 
 
 def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, int]]:
@@ -49,7 +47,6 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
             "buffers": step.buffers,
             "optimizer": step.optimizer,
             "step": max(moment.gradients + moment.others for moment in [*step.learning, *step.updating]),
-            "widest": max(parameter.nbytes for parameter in networks.method.parameters()),
         }
     return found
 
@@ -79,12 +76,14 @@ def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, sha
         for exact in ("parameters", "buffers", "optimizer"):
             assert expected[stage][exact] == found[exact], (stage, exact)
         error = expected[stage]["step"] / found["step"] - 1
-        print(
-            f"{stage}: {found['step'] / 1e6:.1f} MB measured, {expected[stage]['step'] / 1e6:.1f} planned, {error:+.1%}"
-        )
-        hidden = COPIES * expected[stage]["widest"] if "parallel.accumulate=2" in keys else 0
-        assert error < TOLERANCE, (stage, error)
-        assert (expected[stage]["step"] + hidden) / found["step"] - 1 > -TOLERANCE, (stage, error)
+        megabytes = {
+            "planned": expected[stage]["step"],
+            "measured": found["step"],
+            "with kernels": found["with kernels"],
+        }
+        told = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items())
+        print(f"{stage}: {told}, {error:+.1%}")
+        assert abs(error) < TOLERANCE, (stage, told)
 
 
 @pytest.mark.gpu

@@ -229,7 +229,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
     ) as job:
         job.rows(1)
         job.rank(1).suspend()
-        assert job.end() != 0
+        job.wait_until(lambda: len(job.process.alive()) == 1)
     [told] = [line for line in job.printed.splitlines() if "no step for 20 s" in line]
     assert "nothing yet from rank 1" in told
     assert sorted(path.name for path in (run / "stacks").iterdir()) == ["rank-0.txt", "rank-2.txt"]
