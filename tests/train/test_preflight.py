@@ -2,6 +2,7 @@
 
 import json
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config import Pretrain, compose
 from dira_scale.errors import UserError
@@ -17,8 +18,14 @@ from dira_scale.train import preflight
 from dira_scale.train.parallel import agreement, launcher
 
 
+@cache
+def composed() -> DictConfig:
+    return compose("pretrain", ["experiment=small", "data.shards=nowhere"])
+
+
 def config(*overrides: str) -> Pretrain:
-    resolved: Any = OmegaConf.to_object(compose("pretrain", ["experiment=small", "data.shards=nowhere", *overrides]))
+    """Composed once: ``overrides`` are of single settings, by their whole names."""
+    resolved: Any = OmegaConf.to_object(OmegaConf.merge(composed(), OmegaConf.from_dotlist(list(overrides))))
     return resolved
 
 
