@@ -73,7 +73,7 @@ def test_collectives_of_moco_by_hand() -> None:
 def test_optimizer_states_by_hand() -> None:
     """AdamW: two moments and a count; SGD with momentum, LARS: one."""
     adam = rehearsed("data.size=64", "optim=adamw", images=16)
-    sgd, lars = (rehearsed(f"optim={name}") for name in ("sgd_moco", "lars_byol"))
+    sgd, lars = (rehearsed(f"optim={name}", "model.encoder=test_resnet") for name in ("sgd_moco", "lars_byol"))
     tensors = (adam.optimizer - 2 * adam.trained) / 4
     assert tensors == 65  # parameters: 20 convolutions and 40 of BatchNorm in a ResNet-18, five in the projector
     assert sgd.optimizer == sgd.trained == lars.optimizer

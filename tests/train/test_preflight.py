@@ -1,6 +1,7 @@
 """Start-up checks: launcher against configuration, what divides (held against brute force), what differs."""
 
 import json
+import multiprocessing
 import os
 from functools import cache
 from pathlib import Path
@@ -205,7 +206,9 @@ def _two(rank: int, folder: str) -> None:
 
 
 def test_two_processes_agree_on_what_is_wrong(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_two, (str(tmp_path),), nprocs=2)
+    # Imported once for both.
+    multiprocessing.set_forkserver_preload(["torch.distributed", "pytest", "dira_scale.train.preflight"])
+    torch.multiprocessing.start_processes(_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first.pop("well") == "returned 0" and second.pop("well") == "returned 1"
     assert first == second
