@@ -112,6 +112,13 @@ def run(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / finished.name))
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Curves, most of a page's time, are left empty: for what a page says."""
+    monkeypatch.setattr(plots, "svg", lambda *_: "data:image/svg+xml;base64,")
+    monkeypatch.setattr(health, "svg", plots.svg)
+
+
 @pytest.fixture(scope="module")
 def html(finished: Path) -> str:
     """Its page."""
@@ -230,12 +237,14 @@ def test_a_running_run_with_a_half_written_row(run: Path) -> None:
     assert "trivial restorer" not in found.text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_an_interrupted_run_says_why(run: Path) -> None:
     status = {"state": "failed", "step": 0, "reason": "FloatingPointError: the loss is nan", "exit_code": 1}
     (run / "status.json").write_text(json.dumps(status))
     assert "FloatingPointError: the loss is nan" in page(run).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_failed_says_so_at_the_top_in_its_own_words(run: Path, html: str) -> None:
     images = "nan/step-000000010/rank-1/batch.json"
     asked = yaml.safe_load((run / "config.yaml").read_text())["run"]
@@ -300,6 +309,7 @@ def test_the_environment_names_what_computed_the_run(html: str) -> None:
     assert "timm" not in text.partition("Environment")[2]  # not known
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     """The hash of what was trained on stands in config.yaml."""
     root = run.parent / "moved"
@@ -315,6 +325,7 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     assert config["datasets"][0]["hash"][:12] in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
     both = [dataset(run.parent / name, xxh3=name) for name in ("one", "two")]
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -330,6 +341,7 @@ def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:
     assert "training images, step 5" in page(run).text  # one image alone cannot be mistaken: not held-out evidence
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "page.html"
     assert report.main([f"run={run}", f"out={out}"]) == 0
@@ -366,7 +378,7 @@ def test_durations_read_well(seconds: float, text: str) -> None:
     assert summary.duration(seconds) == text
 
 
-def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path) -> None:
+def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytest.FixtureRequest) -> None:
     rows = metrics()
     for i, healthy in enumerate(r for r in rows if r["split"] == "train" and r["step"] % 10 == 0):
         healthy |= {f"health/{name}": 0.5 + i for name in ("std", "rank", "gradient/di", "features_std")}
@@ -389,6 +401,7 @@ def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path) -> None:
     assert all("optimizer step" in text for text in texts)
     assert "embeddings" in texts[0] and "encoder's features" in texts[0] and "encoder's features" not in texts[1]
     assert all(term in texts[2] for term in ("di", "re"))
+    request.getfixturevalue("undrawn")
     text = page(run).text
     assert text.index("step 150 (dira): L_di dwarfs <L_re>") < text.index("Curves") < text.index("Spread of directions")
 
@@ -398,6 +411,7 @@ def test_a_run_without_health_has_no_empty_section(html: str) -> None:
     assert "Health" not in text and "Warnings" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
     assert "epoch_factor )" not in Page(html).text.partition("Configuration")[0]
     config = yaml.safe_load((run / "config.yaml").read_text())
@@ -405,6 +419,7 @@ def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
     assert "every stage has 0.02 times the epochs that its recipe states ( epoch_factor )" in page(run).text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_titles_name_the_base_and_the_distance(finished: Path) -> None:
     titles = [title for title, _ in plots.curves(read(finished))]
     assert "Discrimination (MoCo)" in titles and "Restoration (MSE)" in titles

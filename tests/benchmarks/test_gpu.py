@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu import checks, ladder, page, parts
+from benchmarks.gpu import bounded, checks, ladder, page, parts
 from benchmarks.gpu.parts import SHARES, main
 from benchmarks.gpu.peaks import peak
 from benchmarks.gpu.split import PARTS, Split
@@ -105,6 +105,7 @@ def climb(monkeypatch: pytest.MonkeyPatch, out: Path, seconds: float, results: l
         return figures | {"losses": [{"loss": result}] * ladder.CHECKED}
 
     monkeypatch.setattr(ladder, "measure", measure)
+    monkeypatch.setattr(ladder, "gc", SimpleNamespace(collect=lambda: None))  # of all that pytest has loaded
     monkeypatch.setattr(ladder, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     asked = argparse.Namespace(out=out, name="ladder", seconds=seconds, batch=8, size=32, turns=0, rehearse=True)
     return ladder.climb(argparse.Namespace(**vars(asked), rungs=None))
@@ -215,7 +216,9 @@ def rehearse(out: Path, *rungs: str) -> dict[str, dict[str, Any]]:
     return dict(zip(titles(report), report["rungs"], strict=True))
 
 
-def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path) -> None:
+def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiniest = (*ladder.SMALL, "model.encoder=test_resnet", "method.base.queue=64")
+    monkeypatch.setitem(ladder.TINY, "MoCo ResNet-50", tiniest)
     rows = rehearse(tmp_path, "MoCo ResNet-50: IEEE", "authors")
     authors = rows["MoCo ResNet-50: authors' loop"]
     assert set(authors["losses"][0]) == {"loss", "loss/di", "loss/re", "loss/ad", "loss/discriminator"}
@@ -268,7 +271,8 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("lacking")
-def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path) -> None:
+def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # most of the time that its six processes would take
     tests = tmp_path / "tests"
     tests.mkdir()
     head = "import pytest, time\npytestmark = pytest.mark.gpu\n"
@@ -323,7 +327,6 @@ def test_the_packages_are_those_of_pyproject_by_the_modules_that_they_have() -> 
 GRANDCHILD = """
 import subprocess, sys, time
 sleep = [sys.executable, "-c", "import time; time.sleep(601)", {mark!r}]
-{ready}
 subprocess.run(sleep, start_new_session=True)
 """
 
@@ -333,20 +336,44 @@ def living(mark: Path) -> str:
     return subprocess.run(["pgrep", "-f", f"sleep.601. {mark}"], capture_output=True, text=True).stdout
 
 
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Time is up as soon as the grandchild lives."""
+
+    class Process(subprocess.Popen[str]):
+        def wait(self, timeout: float | None = None) -> int:
+            if timeout is None:
+                return super().wait()
+            while not living(tmp_path):
+                assert self.poll() is None
+                time.sleep(0.02)
+            raise subprocess.TimeoutExpired(self.args, timeout)
+
+    known = SimpleNamespace(Popen=Process, TimeoutExpired=subprocess.TimeoutExpired)
+    monkeypatch.setattr(bounded, "subprocess", known)
+
+
+@pytest.mark.usefixtures("hung")
 def test_a_file_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
     """One of them in a session of its own, as the runs of our tests are."""
     path = tmp_path / "test_hangs.py"
-    path.write_text(GRANDCHILD.format(mark=str(tmp_path), ready=f"open({str(tmp_path / 'ready')!r}, 'w').close()"))
+    path.write_text(GRANDCHILD.format(mark=str(tmp_path)))
     row = checks.check(path, "gpu", tmp_path, seconds=20)
     assert (row["state"], row["why"]) == ("stopped", "not done after 20 s")
-    assert (tmp_path / "ready").exists() and living(tmp_path) == ""
+    assert living(tmp_path) == ""
 
 
+@pytest.mark.usefixtures("hung")
 def test_a_part_ends_in_time_with_all_its_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    child = GRANDCHILD.format(mark=str(tmp_path), ready="")
+    child = GRANDCHILD.format(mark=str(tmp_path))
     monkeypatch.setattr(parts, "commands", lambda *_: [[sys.executable, "-c", child]])
     assert parts.run("basics", tmp_path, tmp_path, True, 5) == (False, "stopped, its time was up")
     assert living(tmp_path) == ""
+
+
+def test_time_that_is_up_ends_a_command_in_earnest() -> None:
+    assert bounded.run([sys.executable, "-c", "import time; time.sleep(601)"], 0.1) is None
+    assert bounded.run([sys.executable, "-c", "raise SystemExit(3)"], 240) == 3
 
 
 def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(

@@ -13,6 +13,20 @@ from dira_scale.data.order import EvalOrder, Order
 from dira_scale.errors import UserError
 
 
+def promised(*strategies):
+    """A test of a few examples of ``strategies``; with the full counts, of a thousand."""
+
+    def decorate(check):
+        @pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.torture)])
+        def test(count):
+            given(*strategies)(settings(max_examples=count, deadline=None)(check))()
+
+        test.__doc__ = check.__doc__
+        return test
+
+    return decorate
+
+
 def epoch_of(order: Order, epoch: int) -> np.ndarray:
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
     return np.concatenate([order.batch_at(step).index for step in steps])
@@ -42,14 +56,14 @@ def orders(draw, remainder=("drop", "wrap"), mixture=True):
     )
 
 
-@given(orders(remainder=["drop"], mixture=False), st.integers(0, 5))
+@promised(orders(remainder=["drop"], mixture=False), st.integers(0, 5))
 def test_a_sample_comes_at_most_once_an_epoch_and_what_is_dropped_is_counted(order, epoch):
     samples = epoch_of(order, epoch)
     assert len(set(samples)) == len(samples) == order.steps_per_epoch * order.batch
     assert order.dropped == order.sizes[0] - len(samples) < order.batch
 
 
-@given(orders(remainder=["drop"], mixture=False), st.integers(0, 5))
+@promised(orders(remainder=["drop"], mixture=False), st.integers(0, 5))
 def test_what_an_epoch_drops_the_next_one_uses(order, epoch):
     dropped = set(range(order.sizes[0])) - set(epoch_of(order, epoch))
     used = set(epoch_of(order, epoch + 1))
@@ -59,8 +73,7 @@ def test_what_an_epoch_drops_the_next_one_uses(order, epoch):
         assert used <= dropped
 
 
-@given(st.integers(8, 30), st.integers(0, 9))
-@settings(max_examples=30)
+@promised(st.integers(8, 30), st.integers(0, 9))
 def test_over_the_epochs_all_are_used_equally(size, seed):
     """After N epochs of U samples each of the N samples has come U times."""
     order = Order((size,), seed, batch=8)
@@ -68,7 +81,7 @@ def test_over_the_epochs_all_are_used_equally(size, seed):
     assert set(counts) == {order.steps_per_epoch * 8}
 
 
-@given(orders(remainder=["wrap"], mixture=False), st.integers(0, 5))
+@promised(orders(remainder=["wrap"], mixture=False), st.integers(0, 5))
 def test_wrapping_uses_all_and_tells_repetitions_apart(order, epoch):
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
     batches = [order.batch_at(step) for step in steps]
@@ -78,7 +91,7 @@ def test_wrapping_uses_all_and_tells_repetitions_apart(order, epoch):
     assert sorted(pairs) == [(sample, i) for sample, count in enumerate(counts) for i in range(count)]
 
 
-@given(orders(), st.integers(0, 200))
+@promised(orders(), st.integers(0, 200))
 def test_ranks_cut_the_same_batch(order, step):
     whole = order.batch_at(step)
     assert whole.epoch == step // order.steps_per_epoch
@@ -89,8 +102,7 @@ def test_ranks_cut_the_same_batch(order, step):
         np.testing.assert_array_equal(np.concatenate([part.occurrence for part in parts]), whole.occurrence)
 
 
-@given(orders(), st.integers(0, 30))
-@settings(max_examples=50)
+@promised(orders(), st.integers(0, 30))
 def test_any_step_is_reached_at_once(order, step):
     """A new object asked for one late step gives what an old one gives on its way: there is no state."""
     for earlier in range(step):
@@ -98,8 +110,7 @@ def test_any_step_is_reached_at_once(order, step):
     np.testing.assert_array_equal(order.batch_at(step).index, replace(order).batch_at(step).index)
 
 
-@given(orders(mixture=False), st.integers(0, 3))
-@settings(max_examples=50)
+@promised(orders(mixture=False), st.integers(0, 3))
 def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
     """Slow construction by lists: the endless line, its blocks, the lanes, their windows."""
     used, total = order.steps_per_epoch * order.batch, order.sizes[0]
@@ -118,18 +129,19 @@ def test_blocks_stay_whole_and_lanes_are_consecutive(order, epoch):
             assert sorted(drawn[start : start + span]) == sorted(lane[start : start + span])
 
 
+@pytest.mark.parametrize("seeds", [64, pytest.param(1000, marks=pytest.mark.torture)])
 @pytest.mark.parametrize(("lanes", "block", "window"), [(None, 1, 1), (2, 1, 50), (8, 4, 3)])
-def test_the_order_is_a_shuffle(lanes, block, window):
+def test_the_order_is_a_shuffle(lanes, block, window, seeds):
     """Each sample is equally likely in each eighth of the epoch, and neighbours do not stay together."""
     places = np.zeros((64, 8))
     neighbours = 0
-    for seed in range(200):
+    for seed in range(seeds):
         order = Order((64,), seed, batch=8, lanes=lanes, block=block, window=window)
         samples = epoch_of(order, 0)
         places[samples, np.arange(64) // 8] += 1
         neighbours += (np.diff(samples) == 1).sum()
-    assert stats.chi2.sf(((places - 25) ** 2 / 25).sum(), 63 * 7) > 1e-3
-    assert neighbours / (200 * 63) < (0.05 if block == 1 else 0.5)
+    assert stats.chi2.sf(((places - seeds / 8) ** 2 / (seeds / 8)).sum(), 63 * 7) > 1e-3
+    assert neighbours / (seeds * 63) < (0.05 if block == 1 else 0.5)
 
 
 def test_mixture_proportions():
@@ -205,7 +217,7 @@ GOLDEN = {
 }
 
 
-@given(st.integers(0, 50), st.integers(1, 16), st.integers(1, 8))
+@promised(st.integers(0, 50), st.integers(1, 16), st.integers(1, 8))
 def test_evaluation_visits_each_sample_once(size, batch, world):
     order = EvalOrder(size, batch)
     parts = [[order.batch_at(step, rank, world) for rank in range(world)] for step in range(order.steps)]

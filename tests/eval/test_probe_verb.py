@@ -1,6 +1,7 @@
 """``python -m dira_scale.probe`` from shards and run folders to its table, and what it refuses."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,9 +78,16 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("probe") / "shards")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run; left as it is."""
+    return train(tmp_path_factory.mktemp("trained") / "demo", seed=0)
+
+
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
-    return train(tmp_path / "demo", seed=0)
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(trained, tmp_path / "demo"))
 
 
 QUICK = ["random_encoders=2", "draws=2", "c=[0.01,1.0]", "data.workers=1"]

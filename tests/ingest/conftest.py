@@ -28,6 +28,9 @@ IDENTITY = {
 }
 
 
+HASH_KEY = "a key for tests only, of some length"
+
+
 def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
     """A smooth 8-bit picture with some noise, [H, W]."""
     rng = np.random.default_rng(seed)
@@ -81,19 +84,8 @@ def source_of(folder: Path) -> dict[str, Any]:
     return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": columns}
 
 
-@pytest.fixture(scope="session")
-def ingest() -> SimpleNamespace:
-    """The helpers of this file."""
-    return SimpleNamespace(
-        picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY, contents=contents,
-        source_of=source_of,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def png_folder(tmp_path: Path) -> Path:
+def pngs(folder: Path) -> Path:
     """24 PNG of 8 patients with a CSV: two labels, one of them unknown at times; masks for the first ten."""
-    folder = tmp_path / "source"
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
     rows = []
@@ -115,6 +107,21 @@ def png_folder(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def ingest() -> SimpleNamespace:
+    """The helpers of this file."""
+    return SimpleNamespace(
+        picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY, contents=contents,
+        source_of=source_of, pngs=pngs, hash_key=HASH_KEY,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def png_folder(tmp_path: Path) -> Path:
+    """What ``pngs`` makes."""
+    return pngs(tmp_path / "source")
+
+
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Path]:
     """Folders of a user who runs the converter (``ingest.sandbox``)."""
@@ -128,4 +135,4 @@ def sandbox(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "a key for tests only, of some length")
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)

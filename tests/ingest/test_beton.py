@@ -1,5 +1,6 @@
 """FFCV's form of a dataset: the tars come back byte for byte, FFCV itself reads the same samples."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,12 +18,22 @@ from dira_scale.ingest.verify import verify
 from dira_scale.shard import main
 
 
-@pytest.fixture(params=["jpg", "png"])
-def dataset(request: pytest.FixtureRequest, tmp_path: Path, ingest: SimpleNamespace, png_folder: Path) -> Path:
-    config = ingest.recipe("folder", **ingest.source_of(png_folder), shard_size=5, codec=request.param)
-    convert(config, tmp_path / "ds", workers=1)
-    assert main(["convert", f"path={tmp_path / 'ds'}", "to=ffcv"]) == 0
-    return tmp_path / "ds"
+@pytest.fixture(scope="module", params=["jpg", "png"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    """A dataset in both forms; left as it is."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = ingest.recipe("folder", **ingest.source_of(ingest.pngs(folder)), shard_size=5, codec=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIRA_SCALE_HASH_KEY", ingest.hash_key)
+        convert(config, folder / "ds", workers=1)
+        assert main(["convert", f"path={folder / 'ds'}", "to=ffcv"]) == 0
+    return folder / "ds"
+
+
+@pytest.fixture
+def dataset(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(made, tmp_path / "ds"))
 
 
 def test_tars_come_back_byte_for_byte(dataset: Path, ingest: SimpleNamespace) -> None:
@@ -34,11 +45,11 @@ def test_tars_come_back_byte_for_byte(dataset: Path, ingest: SimpleNamespace) ->
     assert ingest.contents(dataset) == before and verify(dataset, 1) == [] and len(lost) > 1
 
 
-def test_a_beton_has_the_samples_of_its_split_in_order(dataset: Path) -> None:
-    opened = ShardedDataset.open(dataset)
+def test_a_beton_has_the_samples_of_its_split_in_order(made: Path) -> None:
+    opened = ShardedDataset.open(made)
     for split in opened.splits:
-        assert opened.info.betons[f"{split}.beton"] == (dataset / f"{split}.beton").stat().st_size
-        for row, values in zip(opened.rows(split).tolist(), Reader(dataset / f"{split}.beton"), strict=True):
+        assert opened.info.betons[f"{split}.beton"] == (made / f"{split}.beton").stat().st_size
+        for row, values in zip(opened.rows(split).tolist(), Reader(made / f"{split}.beton"), strict=True):
             assert values["index"] == row and bytes(values["key"]).decode() == opened.column("key")[row]
             np.testing.assert_array_equal(values["labels"], opened.labels(np.array([row]))[0])
             assert (values["mask"] if values.get("mask_size") else None) == opened.read_mask(row)
@@ -87,15 +98,17 @@ def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
         Writer(tmp_path / "y.beton", fields, 1, PAGES[-1] + 1)
 
 
-def test_ffcv_itself_reads_the_same(dataset: Path) -> None:
+def test_ffcv_itself_reads_the_same(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
     from ffcv.fields.decoders import BytesDecoder, IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
+    from ffcv.pipeline.compiler import Compiler
 
-    opened = ShardedDataset.open(dataset)
+    monkeypatch.setattr(Compiler, "is_enabled", False)  # it takes seconds, for a few images
+    opened = ShardedDataset.open(made)
     rows = opened.rows("train").tolist()
     loader = Loader(
-        str(dataset / "train.beton"), batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+        str(made / "train.beton"), batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
         os_cache=True,
         pipelines={
             "image": [SimpleRGBImageDecoder()], "index": [IntDecoder()], "key": [NDArrayDecoder()],

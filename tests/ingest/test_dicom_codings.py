@@ -1,5 +1,6 @@
 """Every DICOM file that pydicom ships, and those of the folder of real images, against SimpleITK's own decoders."""
 
+import io
 import os
 import warnings
 from pathlib import Path
@@ -52,7 +53,7 @@ def dicom_files(folder: Path, pattern: str) -> list[Path]:
     return [path for path in found if path.suffix in ("", ".dcm")]
 
 
-def check(path: Path) -> None:
+def check(path: Path, slow: bool = False) -> None:
     """Decoded as SimpleITK decodes it, or refused for the reason of the table above."""
     name = path.name.removesuffix(".dcm")
     with path.open("rb") as file:
@@ -69,6 +70,11 @@ def check(path: Path) -> None:
     elif name == "JLSL_08_07_0_1F":  # SimpleITK cannot read its 7 bits
         assert got.shape == (1, 128, 128) and (got.min(), got.max()) == (0, 127)
         return
+    elif name == "SC_rgb_jpeg" and not slow:  # whose header takes SimpleITK seconds
+        (stream,) = pydicom.encaps.generate_frames(pydicom.dcmread(path).PixelData, number_of_frames=1)
+        picture = Image.open(io.BytesIO(stream))
+        picture.draft("YCbCr", picture.size)  # its components as they are, which are red, green and blue
+        expected = grey(np.asarray(picture))
     elif name.startswith("SC_rgb_rle_16bit"):  # SimpleITK swaps its bytes
         expected = grey(pixel_array(path, raw=True, decoding_plugin="pydicom"))
     else:
@@ -105,6 +111,12 @@ def test_what_pydicom_ships(path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check(path)
+
+
+@pytest.mark.torture
+def test_what_simpleitk_takes_seconds_for() -> None:
+    (path,) = SHIPPED.rglob("SC_rgb_jpeg.dcm")
+    check(path, slow=True)
 
 
 @pytest.mark.data

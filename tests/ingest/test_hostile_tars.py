@@ -9,8 +9,10 @@ import shutil
 import stat
 import tracemalloc
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import xxhash
@@ -20,15 +22,18 @@ from PIL import Image
 
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, printable
+from dira_scale.ingest.audit import words
 from dira_scale.ingest.audit.audit import audit
 from dira_scale.ingest.beton import to_beton, to_tars
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.merge import merge
 from dira_scale.ingest.subset import Part, subset
 from dira_scale.ingest.verify import tell, verify_shard
+from dira_scale.reporting import dataset_page
 from dira_scale.reporting.dataset import Stats
 from dira_scale.reporting.dataset_page import print_table, render_dataset
 
+OURS = cache(words._of_messages)
 SECRET = b"Drumwhistle's letter"
 PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
 
@@ -46,6 +51,14 @@ def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> P
             patch.setenv("DIRA_SCALE_HASH_KEY", f"the key of {name}, which is long enough")
             convert(config, folder / "sets" / name, workers=1)
     return folder / "sets"
+
+
+@pytest.fixture(autouse=True)
+def once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What needs most time, and nothing of a shard: the words of our own messages are looked for once, curves are
+    computed and not drawn."""
+    monkeypatch.setattr(words, "_of_messages", OURS)
+    monkeypatch.setattr(dataset_page, "svg", lambda name, size, draw: f"data:{draw(MagicMock())}")
 
 
 @pytest.fixture

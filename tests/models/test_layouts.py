@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
+import tiny_resnet
 import tiny_swin
 import torch
 import torchvision
@@ -21,6 +22,7 @@ from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
 
 CHANNELS = (32, 16, 16, 8, 8)
+TINY = tiny_resnet.NAME
 
 
 @pytest.fixture(autouse=True)
@@ -95,10 +97,10 @@ RESNET_FILES = {
 
 @pytest.mark.parametrize("release", RESNET_FILES)
 def test_a_resnet_of_every_release_gives_its_features(release, tmp_path):
-    peer = trained(torchvision.models.resnet18(num_classes=3))
+    peer = trained(tiny_resnet.Peer())
     path = tmp_path / "weights.pth.tar"
     torch.save(RESNET_FILES[release](peer), path)
-    encoder = build_encoder("resnet18").eval()
+    encoder = build_encoder(TINY).eval()
     Start(path, encoder)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -121,10 +123,10 @@ UNET_FILES = {
 @pytest.mark.parametrize("kind", ["", "tu-"])
 def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
     """Over smp's own ResNet, as the authors', and over timm's."""
-    peer = trained(smp.Unet(f"{kind}resnet18", encoder_weights=None, decoder_channels=CHANNELS))
+    peer = trained(smp.Unet(f"{kind}{TINY}", encoder_weights=None, decoder_channels=CHANNELS))
     path = tmp_path / "checkpoint.pth"
     torch.save(UNET_FILES[release](peer), path)
-    encoder = build_encoder("resnet18")
+    encoder = build_encoder(TINY)
     unet = UNet(encoder, CHANNELS).eval()
     start = Start(path, encoder)
     start.fill(unet)
@@ -211,10 +213,10 @@ def test_torchvisions_other_families_give_their_features(name, make, size, tmp_p
 
 
 def test_a_stem_for_one_channel_gives_the_same_features_of_a_grey_image(tmp_path):
-    peer = trained(timm.create_model("resnet18", in_chans=1, num_classes=0))
+    peer = trained(timm.create_model(TINY, in_chans=1, num_classes=0))
     path = tmp_path / "grey.safetensors"
     save_file(peer.state_dict(), path)
-    encoder = build_encoder("resnet18").eval()
+    encoder = build_encoder(TINY).eval()
     Start(path, encoder)
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
@@ -237,7 +239,7 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(name, tmp_path
     assert any(expected[key].shape != state[key].shape for key in expected)
 
 
-def refused(path, encoder="resnet18", unet=None):
+def refused(path, encoder=TINY, unet=None):
     network = build_encoder(encoder)
     with pytest.raises(UserError) as raised:
         Start(path, network).fill(UNet(network, unet or CHANNELS))
@@ -246,7 +248,7 @@ def refused(path, encoder="resnet18", unet=None):
 
 
 def test_what_does_not_fit_is_refused_by_name(tmp_path):
-    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    state = timm.create_model(TINY, num_classes=0).state_dict()
     path = tmp_path / "w.safetensors"
     assert "no such file" in refused(path)
     path.write_bytes(b"not tensors")
@@ -256,45 +258,46 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
     assert "'net.layer4.1.bn2.weight' is missing; did you mean 'net.layer4" in refused(path)
     save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
-    assert "'conv1.weight' has shape (64, 2, 7, 7), resnet18 needs (64, 3, 7, 7)" in refused(path)
+    assert "'conv1.weight' has shape (64, 2, 7, 7), tiny_resnet needs (64, 3, 7, 7)" in refused(path)
     assert "is missing" in refused(path, encoder="test_vit")
     save_file(prefixed("a.", state) | prefixed("b.", {k: v.clone() for k, v in state.items()}), path)
     assert "at 'a.' and 'b.'; keep one" in refused(path)
-    save_file(smp.Unet("resnet18", encoder_weights=None).state_dict(), path)
+    save_file(smp.Unet(TINY, encoder_weights=None).state_dict(), path)
     assert "model.decoder_channels" in refused(path)
 
 
 def test_a_file_that_has_more_than_the_encoder_among_its_stages_is_refused(tmp_path):
     """ResNet-34 holds all names and shapes of ResNet-18, a squeeze-and-excitation network those of a plain one."""
     path = tmp_path / "w.safetensors"
-    for name in ("resnet34", "seresnet18"):
-        save_file(prefixed("module.", timm.create_model(name, num_classes=3).state_dict()), path)
-        assert "is of another network than resnet18, which has no place for 'module.layer" in refused(path)
-    save_file(smp.Unet("tu-resnet34", encoder_weights=None, decoder_channels=CHANNELS).state_dict(), path)
+    for more in ({"layers": (3, 4, 6, 3)}, {"block_args": {"attn_layer": "se"}}):
+        save_file(prefixed("module.", timm.create_model(TINY, num_classes=3, **more).state_dict()), path)
+        assert f"is of another network than {TINY}, which has no place for 'module.layer" in refused(path)
+    unet = smp.Unet(f"tu-{TINY}", encoder_weights=None, decoder_channels=CHANNELS, layers=(3, 4, 6, 3))
+    save_file(unet.state_dict(), path)
     assert "has no place for 'encoder.model.layer1.2." in refused(path)
     save_file(timm.create_model("test_vit", depth=7).state_dict(), path)
     assert "has no place for 'blocks.6." in refused(path, encoder="test_vit")
 
 
 def test_a_decoder_of_another_kind_is_left_and_two_equal_ones_are_refused(tmp_path):
-    peer = smp.Unet("resnet18", encoder_weights=None, decoder_channels=CHANNELS, decoder_attention_type="scse")
+    peer = smp.Unet(TINY, encoder_weights=None, decoder_channels=CHANNELS, decoder_attention_type="scse")
     path = tmp_path / "w.safetensors"
     save_file(peer.state_dict(), path)
-    encoder = build_encoder("resnet18")
+    encoder = build_encoder(TINY)
     start = Start(path, encoder)
     start.fill(UNet(encoder, CHANNELS))
     assert [part.split()[0] for part in start.loaded] == ["encoder"] and "not used: decoder.blocks" in str(start)
     decoder = UNet(encoder, CHANNELS).decoder.state_dict()
     two = prefixed("a.decoder.", decoder) | prefixed("b.decoder.", {k: v.clone() for k, v in decoder.items()})
-    save_file(prefixed("encoder.", timm.create_model("resnet18", num_classes=0).state_dict()) | two, path)
+    save_file(prefixed("encoder.", timm.create_model(TINY, num_classes=0).state_dict()) | two, path)
     assert "holds this decoder at 'a.decoder.' and 'b.decoder.'" in refused(path)
 
 
 def test_half_precision_is_read_into_float32(tmp_path):
-    peer = timm.create_model("resnet18", num_classes=0, in_chans=1)
+    peer = timm.create_model(TINY, num_classes=0, in_chans=1)
     path = tmp_path / "half.safetensors"
     save_file({name: t.bfloat16() if t.is_floating_point() else t for name, t in peer.state_dict().items()}, path)
-    encoder = build_encoder("resnet18")
+    encoder = build_encoder(TINY)
     Start(path, encoder)
     assert all(p.dtype is torch.float32 for p in encoder.parameters())
     torch.testing.assert_close(
@@ -309,7 +312,7 @@ class _Code:
 
 def test_nothing_is_unpickled(tmp_path, capfd):
     path = tmp_path / "w.pth.tar"
-    state = timm.create_model("resnet18", num_classes=0).state_dict()
+    state = timm.create_model(TINY, num_classes=0).state_dict()
     torch.save({"state_dict": state, "extra": _Code()}, path)
     said = refused(path)
     assert "builtins.print" in said or "print" in said
@@ -321,14 +324,14 @@ def test_nothing_is_unpickled(tmp_path, capfd):
 
 def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    peer = trained(torchvision.models.resnet18())
+    peer = trained(tiny_resnet.Peer())
     path = tmp_path / "some $(body's) old.pth.tar"
     torch.save({"state_dict": prefixed("module.", peer.state_dict()), "best_acc1": np.float64(0.5)}, path)
     python, flag, code, *arguments = shlex.split(refused(path).split("keep its tensors: ")[1])
     assert (python, flag, arguments[0]) == ("python", "-c", str(path))
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
     exec(code, {})
-    encoder = build_encoder("resnet18").eval()
+    encoder = build_encoder(TINY).eval()
     Start(tmp_path / arguments[1], encoder)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():

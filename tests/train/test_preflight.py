@@ -1,7 +1,9 @@
 """Start-up checks: launcher against configuration, what divides (held against brute force), what differs."""
 
 import json
+import multiprocessing
 import os
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config import Pretrain, compose
 from dira_scale.errors import UserError
@@ -17,8 +19,14 @@ from dira_scale.train import preflight
 from dira_scale.train.parallel import agreement, launcher
 
 
+@cache
+def composed() -> DictConfig:
+    return compose("pretrain", ["experiment=small", "data.shards=nowhere"])
+
+
 def config(*overrides: str) -> Pretrain:
-    resolved: Any = OmegaConf.to_object(compose("pretrain", ["experiment=small", "data.shards=nowhere", *overrides]))
+    """Composed once: ``overrides`` are of single settings, by their whole names."""
+    resolved: Any = OmegaConf.to_object(OmegaConf.merge(composed(), OmegaConf.from_dotlist(list(overrides))))
     return resolved
 
 
@@ -198,7 +206,9 @@ def _two(rank: int, folder: str) -> None:
 
 
 def test_two_processes_agree_on_what_is_wrong(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_two, (str(tmp_path),), nprocs=2)
+    # Imported once for both.
+    multiprocessing.set_forkserver_preload(["torch.distributed", "pytest", "dira_scale.train.preflight"])
+    torch.multiprocessing.start_processes(_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     assert first.pop("well") == "returned 0" and second.pop("well") == "returned 1"
     assert first == second

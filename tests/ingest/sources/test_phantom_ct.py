@@ -18,10 +18,14 @@ from dira_scale.ingest.phantom.ct.study import FINDING
 from dira_scale.ingest.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
 from dira_scale.ingest.sources.phantom_ct import PhantomCT
 
+# The first patient has two studies, the second one; in the abdomen each has one.
+SEEDS = {"phantom_ct": 4, "phantom_abdomen": 6}
+
 
 def shards(folder: Path, recipe: str) -> tuple[Path, ShardedDataset]:
     """Two patients, made where the command is given; (what was made, their dataset)."""
-    config = compose("shard", [f"recipe={recipe}", "out=shards", "recipe.patients=2", "recipe.size=48"])
+    keys = ["recipe.patients=2", "recipe.size=48", f"recipe.seed={SEEDS[recipe]}"]
+    config = compose("shard", [f"recipe={recipe}", "out=shards", *keys])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         convert(OmegaConf.to_container(config.recipe, resolve=True), Path("shards"), workers=1)
