@@ -17,7 +17,7 @@ from dira_scale.machine import hardware as looking
 from dira_scale.machine import pieces as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
 from dira_scale.machine.launch import launch_command
-from dira_scale.machine.pieces import Piece, pieces
+from dira_scale.machine.pieces import Piece
 from dira_scale.machine.show import show
 
 LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)
@@ -27,8 +27,13 @@ V100 = Gpu("Tesla V100", 16.0, "535.10", 7.0)
 
 @pytest.fixture(scope="module")
 def found() -> list[Piece]:
-    """What is here, once for all: it takes an import of every package in a process of its own."""
-    return pieces(LAPTOP)
+    """What is here, by the command that a user types; once for all, as it imports every package in a fresh process."""
+    command = [sys.executable, "-m", "dira_scale.doctor", "show=json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert {"hardware", "pieces", "launch"} == said.keys()
+    return [Piece(**piece) for piece in said["pieces"]]
 
 
 @pytest.fixture
@@ -113,9 +118,10 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
     """What the doctor prints is really typed, with a small module in the place of pretraining."""
     (tmp_path / "ranks.py").write_text(
         "from pathlib import Path\n"
-        "from accelerate import PartialState\n"
-        "state = PartialState(cpu=True)\n"
-        "Path(f'rank {state.process_index} of {state.num_processes}').touch()\n"
+        "from torch import distributed\n"
+        "distributed.init_process_group('gloo')\n"
+        "Path(f'rank {distributed.get_rank()} of {distributed.get_world_size()}').touch()\n"
+        "distributed.destroy_process_group()\n"
     )
     words = launch_command(LAPTOP, cuda=2)
     words[0] = str(Path(sys.executable).with_name("accelerate"))
