@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
@@ -26,7 +27,7 @@ SMALLER = {
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }
-TYPED = "deidentification"  # in a shell by ``make test``
+TYPED = "deidentification"  # in a shell by ``make test``; that takes some 10 s, as each command is a process with workers
 
 
 def cheap(document: Path) -> str:
@@ -77,10 +78,13 @@ def test_commands_work(script: str, tmp_path: Path) -> None:
 def test_commands_are_understood(
     document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """As ``python -m`` would run them, but for the imports that the doctor tries (``test_doctor.py``)."""
+    """As ``python -m`` would run them, but without processes of their own: of workers, and those in which the doctor
+    tries imports (``test_doctor.py``)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.pieces.pieces", lambda hardware: [])
+    for place in ("writer", "verify", "audit.spread", "phantom.folder"):
+        monkeypatch.setattr(f"dira_scale.ingest.{place}.worker_pool", Here)
     for line in small(cheap(document)).splitlines():
         python, flag, module, *words = shlex.split(line)
         assert (python, flag) == ("python", "-m"), line
