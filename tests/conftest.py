@@ -1,7 +1,10 @@
-"""``pytest --resume``: hours of tests that were interrupted go on where they stopped (``make torture``)."""
+"""``pytest --resume``: hours of tests that were interrupted go on where they stopped (``make torture``). Signals that
+whoever started the tests ignores reach the processes that the tests start."""
 
 import hashlib
+import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heard() -> Iterator[None]:
+    """Under ``nohup`` and in a shell's background some signals are ignored, and a program inherits that. It does not
+    inherit a handler, so one that does nothing leaves this process as it was and gives its children the defaults.
+
+    A fixture, so that of pytest-xdist only the workers do it: they too go on ignoring what was ignored.
+    """
+    names = signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2
+    ignored = [number for number in names if signal.getsignal(number) is signal.SIG_IGN]
+    for number in ignored:
+        signal.signal(number, lambda *_: None)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class Passed:

@@ -33,14 +33,21 @@ def test_each_name_has_its_file() -> None:
         assert any(path.is_file() for path in found), name
 
 
-def test_flags_are_the_benchmarks_own(tmp_path: Path) -> None:
+def test_flags_are_the_benchmarks_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """From anywhere, with the flag's own error."""
-    command = [sys.executable, "-m", "dira_scale", "bench", "loader"]
+    command = [sys.executable, "-m", "dira_scale", "bench", "loader", "--round", "x"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    said = subprocess.run([*command, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert said.returncode == 0 and "usage: dira_scale.bench loader" in said.stdout and "--rounds" in said.stdout
-    wrong = subprocess.run([*command, "--round", "x"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    wrong = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert wrong.returncode == 2 and "invalid int value: 'x'" in wrong.stderr
+    assert "usage: dira_scale.bench loader" in wrong.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(ROOT)])
+    with pytest.raises(SystemExit) as ended:
+        main(["loader", "--help"])
+    said = capsys.readouterr().out
+    assert ended.value.code == 0 and "usage: dira_scale.bench loader" in said and "--rounds" in said
 
 
 INTERRUPTED = """

@@ -1,45 +1,63 @@
 """The documentation is run: its links lead somewhere, its commands work, its list of dependencies is the project's.
 
 A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test``, under ``<!-- run: system -->`` by ``make
-test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``.
+test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``. ``make test`` types those
+of one document in a shell and runs the others in its own process, where torch is imported once; ``make torture`` types
+them all.
 """
 
 import os
 import re
+import runpy
+import shlex
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
+    "--patients 2": "--patients 1",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }
+TYPED = "deidentification"  # in a shell by ``make test``; that takes some 10 s, as each command is a process with workers
+
+
+def cheap(document: Path) -> str:
+    """The commands of a document that ``make test`` runs."""
+    return "".join(text for tier, text in BLOCK.findall(document.read_text()) if not tier)
 
 
 def scripts() -> list[object]:
     """One case a document and tier; the system tier runs the document's other blocks too, in their order."""
     cases = []
     for document in DOCUMENTS:
-        blocks = BLOCK.findall(document.read_text())
-        cheap, all_of_it = [text for tier, text in blocks if not tier], [text for _, text in blocks]
-        if cheap:
-            cases.append(pytest.param("".join(cheap), id=document.stem))
-        if len(all_of_it) > len(cheap):
-            cases.append(pytest.param("".join(all_of_it), id=f"{document.stem}-system", marks=pytest.mark.system))
+        whole = "".join(text for _, text in BLOCK.findall(document.read_text()))
+        if cheap(document):
+            later = () if document.stem == TYPED else pytest.mark.torture
+            cases.append(pytest.param(cheap(document), id=document.stem, marks=later))
+        if whole != cheap(document):
+            cases.append(pytest.param(whole, id=f"{document.stem}-system", marks=pytest.mark.system))
     return cases
+
+
+def small(script: str) -> str:
+    for text, smaller in SMALLER.items():
+        script = script.replace(text, smaller)
+    return script
 
 
 @pytest.mark.parametrize("script", scripts())
 def test_commands_work(script: str, tmp_path: Path) -> None:
-    for text, smaller in SMALLER.items():
-        script = script.replace(text, smaller)
+    """As a user types them."""
+    script = small(script)
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = ["bash", "-euo", "pipefail", "-c", script]
     done = subprocess.run(
@@ -49,6 +67,33 @@ def test_commands_work(script: str, tmp_path: Path) -> None:
     if "dira_scale.report" in script:
         assert (tmp_path / "out/runs/demo/report.html").is_file()
         assert (tmp_path / "out/runs/demo/export/encoder.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
+@pytest.mark.parametrize(
+    "document",
+    [document for document in DOCUMENTS if cheap(document) and document.stem != TYPED],
+    ids=lambda path: path.stem,
+)
+def test_commands_are_understood(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As ``python -m`` would run them, but without processes of their own: of workers, and those in which the doctor
+    tries imports (``test_doctor.py``)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("dira_scale.machine.pieces.pieces", lambda hardware: [])
+    for place in ("writer", "verify", "audit.spread", "phantom.folder"):
+        monkeypatch.setattr(f"dira_scale.ingest.{place}.worker_pool", Here)
+    for line in small(cheap(document)).splitlines():
+        python, flag, module, *words = shlex.split(line)
+        assert (python, flag) == ("python", "-m"), line
+        monkeypatch.setattr(sys, "argv", [module, *words])
+        try:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        except SystemExit as ended:
+            assert not ended.code, f"{line}\n{capsys.readouterr()}"
+        assert capsys.readouterr().out, line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)

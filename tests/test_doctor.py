@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -17,12 +17,23 @@ from dira_scale.machine import hardware as looking
 from dira_scale.machine import pieces as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
 from dira_scale.machine.launch import launch_command
-from dira_scale.machine.pieces import Piece, pieces
+from dira_scale.machine.pieces import Piece
 from dira_scale.machine.show import show
 
 LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)
 H100 = Gpu("NVIDIA H100", 80.0, "570.86", 9.0)
 V100 = Gpu("Tesla V100", 16.0, "535.10", 7.0)
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Piece]:
+    """What is here, by the command that a user types; once for all, as it imports every package in a fresh process."""
+    command = [sys.executable, "-m", "dira_scale.doctor", "show=json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert {"hardware", "pieces", "launch"} == said.keys()
+    return [Piece(**piece) for piece in said["pieces"]]
 
 
 @pytest.fixture
@@ -107,9 +118,10 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
     """What the doctor prints is really typed, with a small module in the place of pretraining."""
     (tmp_path / "ranks.py").write_text(
         "from pathlib import Path\n"
-        "from accelerate import PartialState\n"
-        "state = PartialState(cpu=True)\n"
-        "Path(f'rank {state.process_index} of {state.num_processes}').touch()\n"
+        "from torch import distributed\n"
+        "distributed.init_process_group('gloo')\n"
+        "Path(f'rank {distributed.get_rank()} of {distributed.get_world_size()}').touch()\n"
+        "distributed.destroy_process_group()\n"
     )
     words = launch_command(LAPTOP, cuda=2)
     words[0] = str(Path(sys.executable).with_name("accelerate"))
@@ -120,15 +132,21 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.glob("rank *")) == ["rank 0 of 2", "rank 1 of 2"]
 
 
-def test_a_stopped_run_is_no_error_of_the_launchers(tmp_path: Path) -> None:
+def test_a_stopped_run_is_no_error_of_the_launchers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code, as the process whose launcher it is would end with, and no traceback."""
+    from accelerate.commands import accelerate_cli
+
     (tmp_path / "stopped.py").write_text("raise SystemExit(75)")
     words = launch_command(LAPTOP, cuda=0)
-    words[0] = str(Path(sys.executable).with_name("accelerate"))
     words[words.index("dira_scale.pretrain")] = "stopped"
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        accelerate_cli.main()
+    assert isinstance(ended.value.code, int) and ended.value.code != 0
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_missing_package_comes_with_its_command() -> None:
@@ -177,8 +195,8 @@ def test_slurm_is_asked_not_guessed(tools: Path) -> None:
     assert "Unable to contact" in piece.detail
 
 
-def test_what_the_default_set_installs_is_found() -> None:
-    states = {piece.name: piece.state for piece in pieces(LAPTOP)}
+def test_what_the_default_set_installs_is_found(found: list[Piece]) -> None:
+    states = {piece.name: piece.state for piece in found}
     needed = ("torch", "torchvision", "DICOM decoders", "imagecodecs", "simplejpeg", "tensorboard")
     assert {name: states[name] for name in needed} == dict.fromkeys(needed, "there")
     assert {"DeepSpeed", "DALI", "FFCV", "SLURM"} < states.keys()
@@ -194,10 +212,17 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
     assert " ".join(command) in text.getvalue()
 
 
-def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb(
+    found: list[Piece], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:  # fmt: skip
+    monkeypatch.setattr(doctor, "pieces", lambda hardware: found)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {"hardware", "pieces", "launch"} == said.keys()
+    assert said["pieces"] == [asdict(piece) for piece in found]
+    assert doctor.main([]) == 0
+    page = capsys.readouterr().out
+    assert all(piece.name in page for piece in found) and " ".join(said["launch"]) in page
     assert doctor.main(["show=launch"]) == 0
     assert capsys.readouterr().out.split() == said["launch"]
     assert doctor.main(["show=al"]) == 2

@@ -1,5 +1,6 @@
-"""What the tests themselves run on: nothing that they start outlives them."""
+"""What the tests themselves run on: nothing that they start outlives them, or is deaf to signals."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -42,6 +43,36 @@ def test_finish_leaves_nothing_behind_whatever_ends_it(
         time.sleep(0.01)
 
 
+def pytest_in(folder: Path, *flags: str, before: str = "") -> str:
+    """What pytest prints of the tests in ``folder``, with the conftest of these and without plugins, which are slow to
+    start; ``before``: bash's command before it."""
+    shutil.copy(Path(__file__).with_name("conftest.py"), folder)
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    words = ["bash", "-c", f'{before}\nexec "$@"', "bash", sys.executable, "-m", "pytest", "-v", *flags]
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120).stdout
+
+
+HEARD = """
+import signal, subprocess, sys
+names = {signal.SIGINT, signal.SIGHUP, signal.SIGTERM, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2}
+def test_children_hear():
+    said = subprocess.run(["grep", "SigIgn", "/proc/self/status"], capture_output=True, text=True).stdout
+    ignored = int(said.split()[1], 16)
+    assert not {name for name in names if ignored >> (name - 1) & 1}
+def test_itself_goes_on():
+    for name in names:
+        signal.raise_signal(name)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc says which signals a process ignores")
+def test_what_the_tests_start_hears_signals_that_their_own_process_ignores(tmp_path: Path) -> None:
+    """As it does under ``nohup``, or in the background of a shell; it goes on ignoring them itself."""
+    (tmp_path / "test_heard.py").write_text(HEARD)
+    said = pytest_in(tmp_path, before="trap '' INT HUP TERM QUIT USR1 USR2")
+    assert "2 passed" in said, said
+
+
 HOURS = """
 import pathlib
 def test_first(): pass
@@ -55,18 +86,18 @@ def test_interrupted():
 def test_hours_of_tests_go_on_where_they_stopped(tmp_path: Path) -> None:
     """Not those that failed, nor where a file has changed; once all have passed, all run again."""
 
-    def run(*command: str) -> str:
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120).stdout
+    def git(*command: str) -> None:
+        subprocess.run(["git", *command], cwd=tmp_path, check=True, capture_output=True)
 
     def resume() -> str:
-        return run(sys.executable, "-m", "pytest", "-v", "--resume")
+        return pytest_in(tmp_path, "--resume")
 
     for name, text in (("test_hours.py", HOURS), (".gitignore", ".pytest_cache\n__pycache__\nagain\nmended\n")):
         (tmp_path / name).write_text(text)
-    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)
-    run("git", "init", "-q")
-    run("git", "add", ".")
-    run("git", "-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x")
+    shutil.copy(Path(__file__).with_name("conftest.py"), tmp_path)  # before the commit: it is a part of the code
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=x", "-c", "user.email=x", "commit", "-qm", "x")
     first = resume()
     assert "test_first PASSED" in first and "test_broken FAILED" in first and "test_interrupted" in first
     (tmp_path / "again").touch()

@@ -280,27 +280,31 @@ def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Si
 
 
 HOOK = """
-import sys
+import os, sys
 # Python's own finders only: whatever made torchvision importable in this environment is taken away.
 sys.meta_path[:] = [f for f in sys.meta_path if getattr(f, "__module__", "").startswith("_frozen_importlib")]
 from dira_scale import torchvision_ops
-{register}
+torchvision_ops.register(); torchvision_ops.register()
 import torch
 assert "torchvision" not in sys.modules
+bare = os.fork()  # one that has imported torch and has no hook
+if not bare:
+    sys.meta_path.remove(torchvision_ops.DeclareFirst)
+    assert torchvision_ops.DeclareFirst not in sys.meta_path
+    import torchvision.extension
+    os._exit(0)
+bare = os.waitstatus_to_exitcode(os.waitpid(bare, 0)[1])
 import torchvision.extension
-print(torchvision.extension._has_ops(), len(torchvision_ops._declared))
+print(torchvision.extension._has_ops(), len(torchvision_ops._declared), bare)
 """
 
 
 def test_torchvision_is_importable_whatever_torch_it_was_built_for() -> None:
     """Without the hook the import works exactly where the native library loads; with it, everywhere."""
-    bare, hooked = (
-        subprocess.run([sys.executable, "-c", HOOK.format(register=line)], capture_output=True, text=True, timeout=120)
-        for line in ("", "torchvision_ops.register(); torchvision_ops.register()")
-    )
-    assert hooked.returncode == 0, hooked.stderr
-    native, declared = hooked.stdout.split()
+    done = subprocess.run([sys.executable, "-c", HOOK], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    native, declared, bare = done.stdout.split()
     assert (native, declared) in {("True", "0"), ("False", "1")}
-    assert (bare.returncode == 0) == (native == "True")
+    assert (bare == "0") == (native == "True")
     if native == "False":
-        assert "torchvision::nms does not exist" in bare.stderr
+        assert "torchvision::nms does not exist" in done.stderr

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,6 +96,8 @@ def _torchvision() -> Piece:
 
 
 def _dicom() -> Piece:
+    with suppress(ImportError):  # of imagecodecs, a piece of its own here
+        import dira_scale.ingest.dicom.codestream  # noqa: F401 (it gives pydicom the decoders that we read with)
     from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
 
     kinds = [(uid.name, decoder.is_available) for uid, (decoder, *_) in DECODERS.items()]

@@ -1,25 +1,22 @@
 """The scaling benchmark: what it prints is of its own figures, and each row says whether it is measured."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from harness import SECONDS
+
+from dira_scale.bench import main
 
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.decoder_channels=[32,16,16,8,8]"]
 
 
-def study(out: Path, *arguments: str) -> tuple[dict, str]:  # type: ignore[type-arg]
-    command = [sys.executable, "-m", "dira_scale.bench", "scaling", "--out", str(out), *TINY, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return json.loads((out / "scaling.json").read_text()), done.stdout
+def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, str]:  # type: ignore[type-arg]
+    assert main(["scaling", "--out", str(out), *TINY, *arguments]) == 0
+    return json.loads((out / "scaling.json").read_text()), capsys.readouterr().out
 
 
-def test_simulated_rows(tmp_path: Path) -> None:
-    found, printed = study(tmp_path, "--processes")
+def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, printed = study(tmp_path, capsys, "--processes")
     rows = found["simulated_gpus"]
     assert [row["gpus"] for row in rows] == [8, 16, 32, 64, 128, 256, 512, 1024]
     for name in ("efficiency", "efficiency_without_own", "goodput", "interval"):
@@ -32,8 +29,8 @@ def test_simulated_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.torture
-def test_measured_rows(tmp_path: Path) -> None:
-    found, printed = study(tmp_path, "--processes", "1", "2", "--steps", "6")
+def test_measured_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found, printed = study(tmp_path, capsys, "--processes", "1", "2", "--steps", "6")
     one, two = found["measured"]
     assert (one["processes"], two["processes"]) == (1, 2)
     for row in (one, two):

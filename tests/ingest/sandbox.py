@@ -11,20 +11,23 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
+import pytest
 import yaml
 from ingest.mutants import NAME
+from ingest.sources.conftest import Here
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import hasher_of
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, Record
 from dira_scale.ingest.verify import verify
+from dira_scale.shard import main
 
 MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries
 SECONDS = 900
@@ -93,22 +96,46 @@ def listing(folder: Path) -> dict[bytes, tuple[Any, ...]]:
 
 def convert(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
     """By the real command, of ``sandbox/inputs`` unless ``keys`` of the recipe say otherwise."""
-    recipe, keys = "folder" if dims == 2 else "volumes", {"images": str(sandbox / "inputs")} | keys
-    words = ["dira_scale.shard", f"recipe={recipe}", f"out={sandbox / out}", "workers=2",
-             "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
-             *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip
-    ended = run(words, sandbox, MEMORY[dims])
+    ended = run(["dira_scale.shard", *words(sandbox, out, dims, **keys)], sandbox, MEMORY[dims])
     assert ended.returncode == 0, (ended.stdout[-2000:], ended.stderr[-4000:])
     # libtiff has its own say, which names neither the file nor a value
     said = [
         line for line in ended.stderr.splitlines() if not re.match(r"tempfile\.tif: |\w+(Decode|SetupState): ", line)
     ]
     assert not said, said
-    dataset = ShardedDataset.open(sandbox / out)
-    quarantine = pq.read_table(sandbox / out / "quarantine.parquet").to_pylist()
+    return converted(sandbox / out, ended.stdout)
+
+
+def convert_good(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
+    """Of good inputs only: in this process, as it takes seconds to start one with workers."""
+    with here():
+        assert main(words(sandbox, out, dims, **keys)) == 0
+    return converted(sandbox / out, "")
+
+
+@contextlib.contextmanager
+def here() -> Iterator[None]:
+    """Nothing is given to processes of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("writer", "verify"):
+            patch.setattr(f"dira_scale.ingest.{place}.worker_pool", Here)
+        yield
+
+
+def words(sandbox: Path, out: str, dims: int, **keys: str) -> list[str]:
+    """Of the command line."""
+    recipe, keys = "folder" if dims == 2 else "volumes", {"images": str(sandbox / "inputs")} | keys
+    return [f"recipe={recipe}", f"out={sandbox / out}", "workers=2",
+            "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
+            *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip
+
+
+def converted(out: Path, said: str) -> Conversion:
+    dataset = ShardedDataset.open(out)
+    quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
     assert len(quarantine) == dataset.info.quarantined
     rows = {row["key"]: row for row in dataset.table.to_pylist()}
-    return Conversion(rows, {row["source"]: row for row in quarantine}, ended.stdout)
+    return Conversion(rows, {row["source"]: row for row in quarantine}, said)
 
 
 def planned(sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str) -> tuple[dict[str, Record], set[Path]]:
@@ -160,7 +187,8 @@ def survived(
     assert not made.rows.keys() & made.quarantine.keys()
     assert made.rows.keys() | made.quarantine.keys() == records.keys(), "inputs that are counted nowhere"
     assert keys or not uncounted(sandbox, listed, dims), "files that no record counts"
-    assert not verify(sandbox / "out", 1)
+    with here():
+        assert not verify(sandbox / "out", 1)
 
     table: Counter[tuple[str, str]] = Counter()
     for key, record in records.items():

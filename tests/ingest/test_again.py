@@ -12,58 +12,87 @@ from typing import Any
 
 import psutil
 import pytest
+from ingest.sources.conftest import Here
 from PIL import Image
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert, planned_from
 from dira_scale.ingest.repair import repair
 from dira_scale.shard import main
 
 
-def start(options: list[str], shards: int) -> subprocess.Popen:
-    """A real conversion in a process of its own, returned when it has finished that many shards."""
-    out = Path(options[-1].removeprefix("out="))
+def start(words: list[str], shards: int) -> subprocess.Popen:
+    """A real conversion in a process of its own, returned when it is at work and has finished that many shards."""
+    work = Path(words[-1].removeprefix("out=")) / ".partial"
     process = subprocess.Popen(
-        [sys.executable, "-m", "dira_scale.shard", *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    deadline = time.monotonic() + 60
-    while len(list((out / ".partial").glob("*-*.json"))) < shards:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than a minute"
+        [sys.executable, "-m", "dira_scale.shard", *words],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not work.exists() or len(list(work.glob("*-*.json"))) < shards:
+        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than two minutes"
         time.sleep(0.002)
     return process
 
 
-def many_images(folder: Path, ingest: SimpleNamespace) -> list[str]:
-    (folder / "images").mkdir()
-    for number in range(120):
-        Image.fromarray(ingest.picture(number, 400, 400)).save(folder / "images" / f"{number}.png")
-    (folder / "images" / "broken.png").write_bytes(b"\x89PNG")
-    return ["recipe=folder", f"recipe.images={folder / 'images'}", "recipe.shard_size=4", "workers=2"]
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
-def test_killed_and_run_again_is_byte_identical(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    options = many_images(tmp_path, ingest)
-    assert main([*options, f"out={tmp_path / 'unbroken'}"]) == 0
-    out = tmp_path / "killed"
-    for shards in (1, 12):  # the second run goes on with what the first one left
-        process = start([*options, f"out={out}"], shards)
-        children = psutil.Process(process.pid).children()
-        os.kill(process.pid, signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
-        _, alive = psutil.wait_procs(children, timeout=30)
-        assert not alive, "workers outlive their parent"
-    assert not (out / "manifest.parquet").exists()
-    assert main([*options, f"out={out}"]) == 0
-    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken")
+# More than 10 s where cores are few or slow: real commands, each with its start and its workers', are what is ended.
+def test_interrupted_and_run_again_is_byte_identical(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, by the end of all its processes, of a worker, or of the parent alone; each goes on with what is left
+    of the one before."""
+    (tmp_path / "images").mkdir()
+    for number in range(60):
+        Image.fromarray(ingest.picture(number, 200, 200)).save(tmp_path / "images" / f"{number}.png")
+    (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG")
+    words = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", "recipe.shard_size=2", "workers=2"]
+    out = tmp_path / "out"
 
+    def finished() -> set[str]:
+        return {path.name for path in (out / ".partial").glob("*-*.json")}
 
-def test_ctrl_c_keeps_what_is_finished_and_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    process = start([*many_images(tmp_path, ingest), f"out={tmp_path / 'out'}"], shards=1)
+    process = start([*words, f"out={out}"], shards=0)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(60)
+
+    process = start([*words, f"out={out}"], shards=1)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 75, said
     assert b"run the same command again" in said and b"Traceback" not in said
+    before = finished()
+    assert before
+
+    process = start([*words, f"out={out}"], shards=len(before) + 1)
+    forked = psutil.Process(process.pid).children(recursive=True)
+    next(child for child in forked if child.ppid() != process.pid).kill()
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 2 and b"a worker process died" in said and b"Traceback" not in said, said
+    assert finished() > before
+
+    process = start([*words, f"out={out}"], shards=len(finished()) + 1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait(60) == -signal.SIGKILL
+    deadline = time.monotonic() + 60
+    while any(map(lives, children)):
+        assert time.monotonic() < deadline, "workers outlive their parent"
+        time.sleep(0.01)
+    assert not (out / "manifest.parquet").exists()
+
+    monkeypatch.setattr(writer, "worker_pool", Here)  # however many do it, by the same command
+    assert main([*words, f"out={out}"]) == 0
+    assert main([*words, f"out={tmp_path / 'unbroken'}"]) == 0
+    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken")
 
 
 def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import SimpleITK
 from ingest import mutants
-from ingest.sandbox import convert, paths_of, survived
+from ingest.sandbox import convert_good, paths_of, survived
 
 from dira_scale.ingest.sources.base import Record
 
@@ -82,7 +82,7 @@ def test_damaged_copies(sandbox: Path, ingest: SimpleNamespace, dims: int, count
         if path.suffix == ".mhd":
             shutil.copy(path.with_suffix(".raw"), inputs / f"good{number}")
     keys = {"burned_in": "keep", "min_side": "3"}
-    alone = convert(sandbox, "out-alone", dims, **keys)
+    alone = convert_good(sandbox, "out-alone", dims, **keys)
     assert len(alone.rows) > len(paths) / 2
     kinds = spoilt(paths, count, inputs)
 
