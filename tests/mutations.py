@@ -327,7 +327,7 @@ def failed(copy: Path, tests: list[str], stop: bool) -> list[str]:
             raise
     found = re.findall(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", printed, re.MULTILINE)
     if process.returncode not in (0, 1) or bool(found) != bool(process.returncode):
-        sys.exit(f"the tests {' '.join(tests)} did not run:\n{printed}")
+        sys.exit(f"{' '.join(command)} ended with {process.returncode} without a verdict:\n{printed}")
     return found
 
 
