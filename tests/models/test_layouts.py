@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
-import tiny_resnet
+import narrow_resnet
 import tiny_swin
 import torch
 import torchvision
@@ -22,7 +22,7 @@ from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
 
 CHANNELS = (32, 16, 16, 8, 8)
-TINY = tiny_resnet.NAME
+TINY = narrow_resnet.NAME
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ RESNET_FILES = {
 
 @pytest.mark.parametrize("release", RESNET_FILES)
 def test_a_resnet_of_every_release_gives_its_features(release, tmp_path):
-    peer = trained(tiny_resnet.Peer())
+    peer = trained(narrow_resnet.Peer())
     path = tmp_path / "weights.pth.tar"
     torch.save(RESNET_FILES[release](peer), path)
     encoder = build_encoder(TINY).eval()
@@ -258,7 +258,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
     assert "'net.layer4.1.bn2.weight' is missing; did you mean 'net.layer4" in refused(path)
     save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
-    assert "'conv1.weight' has shape (64, 2, 7, 7), tiny_resnet needs (64, 3, 7, 7)" in refused(path)
+    assert "'conv1.weight' has shape (64, 2, 7, 7), narrow_resnet needs (64, 3, 7, 7)" in refused(path)
     assert "is missing" in refused(path, encoder="test_vit")
     save_file(prefixed("a.", state) | prefixed("b.", {k: v.clone() for k, v in state.items()}), path)
     assert "at 'a.' and 'b.'; keep one" in refused(path)
@@ -324,7 +324,7 @@ def test_nothing_is_unpickled(tmp_path, capfd):
 
 def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    peer = trained(tiny_resnet.Peer())
+    peer = trained(narrow_resnet.Peer())
     path = tmp_path / "some $(body's) old.pth.tar"
     torch.save({"state_dict": prefixed("module.", peer.state_dict()), "best_acc1": np.float64(0.5)}, path)
     python, flag, code, *arguments = shlex.split(refused(path).split("keep its tensors: ")[1])

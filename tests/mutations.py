@@ -1,0 +1,335 @@
+"""Faults planted in the core, one at a time: the tests beside the code must catch each of them.
+
+    python tests/mutations.py               all of them, in about five minutes
+    python tests/mutations.py NAME …        these
+
+Run by hand, not by pytest: it says whether the default tier still proves what it proved, after it was made cheaper.
+Each fault is an exact text of one file, found there once, replaced in a copy of the checkout (which wins over the
+installed package). The copy's tests of that room run until one fails. Then every test that caught a fault must pass on
+the copy without it. Prints a line a fault; exits 1 where one survives, or is caught by a test that fails anyway.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = shutil.ignore_patterns(".git", ".venv*", "out", "__pycache__", "*.egg-info", ".*_cache", ".hypothesis")
+TIER = "not system and not torture and not gpu"
+SECONDS = 900  # bound on the tests of one room
+
+
+class Mutation(NamedTuple):
+    """``old`` becomes ``new`` in ``file``; ``tests`` are the files, relative to tests/, one of which must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+MUTATIONS = (
+    # ------------------------------------------------------------------ which sample, which view
+    Mutation(
+        "order-off-by-one",
+        "data/order.py",
+        "epoch, step = divmod(step, self.steps_per_epoch)",
+        "epoch, step = divmod(step + 1, self.steps_per_epoch)",
+        ("data/test_order.py",),
+    ),
+    Mutation(
+        "order-without-the-epochs-offset",
+        "data/order.py",
+        "start = epoch * self._used",
+        "start = 0",
+        ("data/test_order.py",),
+    ),
+    Mutation(
+        "view-without-the-epoch",
+        "data/views.py",
+        "random.uniform(seed, epoch, index,",
+        "random.uniform(seed, 0, index,",
+        ("data/test_views.py",),
+    ),
+    Mutation(
+        "target-not-flipped-with-its-input",
+        "train/objective.py",
+        'if self.target_flip == "with_input":',
+        'if self.target_flip == "released":',
+        ("data/loaders/test_target_flip.py",),
+    ),
+    Mutation(
+        "damaged-sample-is-trained-on",
+        "data/loaders/cpu.py",
+        'if xxhash.xxh3_64_hexdigest(payload) != self._columns["xxh3"][sample]:',
+        "if not payload:",
+        ("data/loaders/test_cpu.py",),
+    ),
+    # ------------------------------------------------------------------ networks and losses
+    Mutation(
+        "running-statistics-of-one-rank",
+        "models/norm.py",
+        "sums = reduce_mean(torch.cat(noted))",
+        "sums = torch.cat(noted)",
+        ("models/test_norm.py", "methods/test_processes.py"),
+    ),
+    Mutation(
+        "running-statistics-of-one-group",
+        "models/norm.py",
+        "else (torch.cat(normalised), seen.mean(0))",
+        "else (torch.cat(normalised), seen[0])",
+        ("models/test_norm.py",),
+    ),
+    Mutation(
+        "recomputed-statistics-counted-twice",
+        "models/norm.py",
+        "if not _recomputing:",
+        "if True:",
+        ("models/test_norm.py",),
+    ),
+    Mutation(
+        "keys-normalised-among-their-queries",  # BatchNorm gives the answer away
+        "methods/moco.py",
+        "np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)",
+        "np.arange(count)",
+        ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "momentum-update-skipped",
+        "methods/moco.py",
+        "follow(key, query, 1.0 - self.momentum)",
+        "follow(key, query, 0.0)",
+        ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "momentum-inverted",
+        "methods/moco.py",
+        "follow(key, query, 1.0 - self.momentum)",
+        "follow(key, query, self.momentum)",
+        ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "validation-fills-the-queue",
+        "methods/moco.py",
+        "if self.training:\n            self._waiting.append(",
+        "if True:\n            self._waiting.append(",
+        ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "info-nce-without-temperature",
+        "methods/moco.py",
+        "queries @ queue.T], dim=1) / temperature",
+        "queries @ queue.T], dim=1)",
+        ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "generator-step-reaches-the-discriminator",
+        "methods/adversary.py",
+        "{name: parameter.detach() for",
+        "{name: parameter for",
+        ("methods/test_adversary.py",),
+    ),
+    Mutation(
+        "discriminator-on-undetached-images",
+        "methods/adversary.py",
+        "self._scores(fake.detach())",
+        "self._scores(fake)",
+        ("methods/test_adversary.py",),
+    ),
+    Mutation(
+        "terms-without-their-weights",
+        "train/objective.py",
+        "self.method.weights[term] * loss.float()",
+        "loss.float()",
+        ("train/test_objective.py",),
+    ),
+    Mutation(
+        "gradients-summed-over-ranks",
+        "train/parallel/ddp.py",
+        "    flat /= ranks\n",
+        "",
+        ("train/test_parallel.py",),
+    ),
+    Mutation(
+        "gradients-summed-over-micro-batches",
+        "train/step.py",
+        "factor * (self.scale.value / accumulate)",
+        "factor * self.scale.value",
+        ("train/test_objective.py", "train/test_parallel.py"),
+    ),
+    # ------------------------------------------------------------------ runs that go on
+    Mutation(
+        "checkpoint-without-the-queue",
+        "methods/moco.py",
+        'self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))',
+        'self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1), persistent=False)',
+        ("train/test_stages.py",),
+    ),
+    Mutation(
+        "resumed-without-the-discriminator",
+        "train/state.py",
+        'adversary.load_state_dict(_under("discriminator.", tensors))',
+        "pass",
+        ("train/test_stages.py",),
+    ),
+    Mutation(
+        "resumed-a-step-too-late",
+        "train/loop.py",
+        "self.progress = state.Progress(**progress)",
+        'self.progress = state.Progress(**progress | {"step": progress["step"] + 1})',
+        ("train/test_stages.py",),
+    ),
+    Mutation(
+        "checkpoint-of-other-bytes-is-whole",
+        "train/checkpoint/reading.py",
+        'if len(content) != part["size"] or checksum(content) != part["xxh3"]:',
+        'if len(content) != part["size"]:',
+        ("train/test_checkpoint.py",),
+    ),
+    Mutation(
+        "latest-may-be-broken",
+        "train/checkpoint/reading.py",
+        "            verify(candidate)\n",
+        "            _index(candidate)\n",
+        ("train/test_checkpoint.py",),
+    ),
+    Mutation(
+        "two-take-one-lease",
+        "train/lease.py",
+        "self.path.touch(exist_ok=False)",
+        "self.path.touch(exist_ok=True)",
+        ("train/test_run.py",),
+    ),
+    Mutation(
+        "a-ghost-goes-on-writing",
+        "train/lease.py",
+        "if held != number:",
+        "if held < number:",
+        ("train/test_run.py",),
+    ),
+    # ------------------------------------------------------------------ from an archive to a dataset
+    Mutation(
+        "dropped-without-a-row",
+        "ingest/writer.py",
+        'rejected.append({"source": item.key, "stage": rejection.stage, "reason": rejection.reason})',
+        "del rejection",
+        ("ingest/test_convert.py",),
+    ),
+    Mutation(
+        "patient-cut-in-two",
+        "ingest/splits.py",
+        "FROM person WHERE person.patient = item.patient ",
+        "FROM person WHERE person.rowid = 1 + item.number % (SELECT max(rowid) FROM person) ",
+        ("ingest/test_plan.py",),
+    ),
+    Mutation(
+        "patient-cut-by-the-split-column",
+        "ingest/splits.py",
+        "    _refuse_cut(table)\n",
+        "",
+        ("ingest/test_plan.py",),
+    ),
+    Mutation(
+        "name-instead-of-its-hash",
+        "ingest/sample.py",
+        '"patient": item.patient,',
+        '"patient": item.record.patient or item.patient,',
+        ("ingest/test_deidentify.py", "ingest/test_deidentify_dicom.py"),
+    ),
+    Mutation(
+        "manufacturer-as-it-is-written",  # some write a technician's name there
+        "ingest/deidentify.py",
+        'value.lower())), "other")',
+        "value.lower())), value)",
+        ("ingest/test_deidentify.py",),
+    ),
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="all of them by default")
+    names = parser.parse_args().names
+    if unknown := set(names) - {mutation.name for mutation in MUTATIONS}:
+        parser.error(f"no mutation is called {sorted(unknown)[0]}; there is {', '.join(m.name for m in MUTATIONS)}")
+    chosen = [mutation for mutation in MUTATIONS if not names or mutation.name in names]
+    for mutation in chosen:
+        check(mutation)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is running and the copy go with it
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        copy = Path(folder) / "checkout"
+        shutil.copytree(ROOT, copy, ignore=LEFT_OUT, symlinks=True)
+        return report(copy, chosen)
+
+
+def check(mutation: Mutation) -> None:
+    """Exit where the code or the tests have moved on, and the mutation must be written anew."""
+    found = (ROOT / "dira_scale" / mutation.file).read_text().count(mutation.old)
+    if found != 1:
+        sys.exit(f"{mutation.name}: {mutation.old!r} is in dira_scale/{mutation.file} {found} times, not once")
+    for test in mutation.tests:
+        if not (ROOT / "tests" / test).is_file():
+            sys.exit(f"{mutation.name}: there is no tests/{test}")
+
+
+def report(copy: Path, chosen: list[Mutation]) -> int:
+    survived, catchers, width = 0, dict[str, str](), max(len(mutation.name) for mutation in chosen)
+    began = time.monotonic()
+    for mutation in chosen:
+        start = time.monotonic()
+        catcher = caught_by(copy, mutation)
+        survived += catcher is None
+        print(f"{mutation.name:{width}}  {time.monotonic() - start:5.0f} s  {catcher or 'SURVIVES'}", flush=True)
+        if catcher:
+            catchers[catcher] = mutation.name
+    print(f"{len(chosen) - survived} of {len(chosen)} caught in {time.monotonic() - began:.0f} s", flush=True)
+    anyway = failed(copy, list(catchers), stop=False) if catchers else []
+    for test in anyway:
+        print(f"{catchers[test]}: {test} fails without it too")
+    return 1 if survived or anyway else 0
+
+
+def caught_by(copy: Path, mutation: Mutation) -> str | None:
+    """The first test that fails with the mutation, if one does."""
+    file = copy / "dira_scale" / mutation.file
+    text = file.read_text()
+    file.write_text(text.replace(mutation.old, mutation.new))
+    try:
+        found = failed(copy, [f"tests/{test}" for test in mutation.tests], stop=True)
+    finally:
+        file.write_text(text)
+    return found[0] if found else None
+
+
+def failed(copy: Path, tests: list[str], stop: bool) -> list[str]:
+    """Which of the copy's ``tests`` of the default tier fail; with ``stop`` the first one only."""
+    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "-p", "no:cacheprovider", "-m", TIER]
+    command += ["-o", "addopts=--import-mode=importlib", *(["-x"] if stop else []), *tests]
+    # Bytecode of a file whose size and second of writing are the same would be taken for the mutated file's.
+    environment = os.environ | {"PYTHONPATH": f"{copy}:{copy / 'tests'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        command, cwd=copy, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            printed, _ = process.communicate(timeout=SECONDS)
+        except BaseException:  # too long, Ctrl-C
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    found = re.findall(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", printed, re.MULTILINE)
+    if process.returncode not in (0, 1) or bool(found) != bool(process.returncode):
+        sys.exit(f"{' '.join(command)} ended with {process.returncode} without a verdict:\n{printed}")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
