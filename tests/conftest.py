@@ -2,12 +2,17 @@
 whoever started the tests ignores reach the processes that the tests start."""
 
 import hashlib
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiers import Tier
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -15,6 +20,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Tier())
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))
 

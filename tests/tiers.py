@@ -13,24 +13,28 @@ TIERS = {
     "not system and not torture and not gpu": "make test",
     "system and not torture and not gpu": "make test-system",
 }
-BEGAN = time.monotonic()
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whole runs first: a worker that begins one last would be the only one that works."""
-    items.sort(key=lambda item: "system" not in item.path.parts)
+class Tier:
+    """A plug-in of one call of pytest."""
 
+    def __init__(self) -> None:
+        self.began = time.monotonic()
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    tier = TIERS.get(config.option.markexpr)
-    if tier is None or hasattr(config, "workerinput"):
-        return
-    seconds = time.monotonic() - BEGAN
-    terminalreporter.section(f"{tier}: {seconds // 60:.0f} min {seconds % 60:02.0f} s on {processor()}")
-    for line in PAGE.read_text().splitlines():
-        if line.startswith(f"| `{tier}`"):
-            terminalreporter.line(f"docs/testing.md: {line.strip('| ')}")
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Whole runs first: a worker that begins one last would be the only one that works."""
+        items.sort(key=lambda item: "system" not in item.path.parts)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        if (tier := TIERS.get(config.option.markexpr)) is None:
+            return
+        seconds = time.monotonic() - self.began
+        terminalreporter.section(f"{tier}: {seconds // 60:.0f} min {seconds % 60:02.0f} s on {processor()}")
+        for line in PAGE.read_text().splitlines():
+            if line.startswith(f"| `{tier}`"):
+                terminalreporter.line(f"docs/testing.md: {line.strip('| ')}")
 
 
 def processor() -> str:

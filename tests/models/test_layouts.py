@@ -4,11 +4,11 @@ import argparse
 import shlex
 import sys
 
+import narrow_resnet
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import timm
-import narrow_resnet
 import tiny_swin
 import torch
 import torchvision
