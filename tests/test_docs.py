@@ -27,7 +27,7 @@ SMALLER = {
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }
-TYPED = "deidentification"  # in a shell by ``make test``; that takes some 10 s, as each command is a process with workers
+TYPED = "deidentification"  # by ``make test``; takes 10 s: each command is a process with workers
 
 
 def cheap(document: Path) -> str:
