@@ -136,8 +136,9 @@ class Forked:
         return self.printed(), None
 
     def close(self) -> None:
-        """None of them outlives this."""
-        self.kill()
+        """None of them outlives this, nor what they have started."""
+        for pid in self.alive():
+            end(pid)
         self.wait(60)
 
 
@@ -152,12 +153,16 @@ class Started:
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        self.pid, self.poll, self.wait = self.process.pid, self.process.poll, self.process.wait
+        self.pid, self.poll = self.process.pid, self.process.poll
         self.send_signal, self.kill, self.terminate = (
             self.process.send_signal,
             self.process.kill,
             self.process.terminate,
         )
+
+    def wait(self, timeout: float) -> int:
+        """Its exit code. Raises ``subprocess.TimeoutExpired``."""
+        return self.process.wait(timeout)
 
     @property
     def returncode(self) -> int | None:

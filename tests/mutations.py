@@ -1,6 +1,6 @@
 """Faults planted in the core, one at a time: the tests beside the code must catch each of them.
 
-    python tests/mutations.py               all of them, in about five minutes
+    python tests/mutations.py               all of them, in five to ten minutes
     python tests/mutations.py NAME …        these
 
 Run by hand, not by pytest: it says whether the default tier still proves what it proved, after it was made cheaper.
@@ -164,7 +164,7 @@ MUTATIONS = (
         "train/step.py",
         "factor * (self.scale.value / accumulate)",
         "factor * self.scale.value",
-        ("train/test_objective.py", "train/test_parallel.py"),
+        ("train/test_objective.py",),
     ),
     # ------------------------------------------------------------------ runs that go on
     Mutation(
@@ -216,7 +216,28 @@ MUTATIONS = (
         "if held < number:",
         ("train/test_run.py",),
     ),
+    Mutation(
+        "resumed-without-the-optimizer",
+        "train/parallel/strategy.py",
+        "make(self.method)\n        optim.load_by_name(self.optimizer, self.method, OPTIMIZER, state)\n",
+        "make(self.method)\n",
+        ("test_fixtures.py",),
+    ),
+    Mutation(
+        "earlier-runs-in-another-order",
+        "data/order.py",
+        "ORDER_VERSION = 1",
+        "ORDER_VERSION = 2",
+        ("test_fixtures.py",),
+    ),
     # ------------------------------------------------------------------ from an archive to a dataset
+    Mutation(
+        "earlier-datasets-refused",
+        "data/manifest/schema.py",
+        "FORMAT_VERSION = 2",
+        "FORMAT_VERSION = 3",
+        ("test_fixtures.py",),
+    ),
     Mutation(
         "dropped-without-a-row",
         "ingest/writer.py",

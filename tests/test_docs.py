@@ -27,11 +27,7 @@ SMALLER = {
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }
-<<<<<<< HEAD
-TYPED = "deidentification"  # in a shell by ``make test``; some 10 s, as each command is a process with workers
-=======
 TYPED = "deidentification"  # by ``make test``; takes 10 s: each command is a process with workers
->>>>>>> wt-c
 
 
 def cheap(document: Path) -> str:

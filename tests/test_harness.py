@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import harness
 import psutil
 import pytest
+from forked import Forked, Started
 
 LAUNCHER = """
 import subprocess, sys, time
@@ -19,23 +21,30 @@ time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt(), subprocess.TimeoutExpired("x", 1)])
+@pytest.mark.parametrize(
+    ("error", "kind"), [(KeyboardInterrupt(), Started), (subprocess.TimeoutExpired("x", 1), Forked)]
+)
 def test_finish_leaves_nothing_behind_whatever_ends_it(
-    error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException, kind: type[Started | Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C too, and what a launcher has given a session of its own."""
-    noted = tmp_path / "child"
+    noted, raised = tmp_path / "child", []
 
-    def interrupted(*_: object, **__: object) -> None:
+    wait = kind.wait
+
+    def interrupted(process: Any, seconds: float) -> int:
+        if raised:
+            return wait(process, seconds)
         deadline = time.monotonic() + 60
         while not (noted.exists() and noted.read_text()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+        raised.append(error)
         raise error
 
-    monkeypatch.setattr(subprocess.Popen, "communicate", interrupted)
+    monkeypatch.setattr(kind, "wait", interrupted)
     with pytest.raises(type(error)):
-        harness.finish([sys.executable, "-c", LAUNCHER, str(noted)])
+        harness.finish([sys.executable, "-c", LAUNCHER, str(noted)], fresh=kind is Started)
     child = int(noted.read_text())
     deadline = time.monotonic() + 60
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
@@ -46,7 +55,8 @@ def test_finish_leaves_nothing_behind_whatever_ends_it(
 def pytest_in(folder: Path, *flags: str, before: str = "") -> str:
     """What pytest prints of the tests in ``folder``, with the conftest of these and without plugins, which are slow to
     start; ``before``: bash's command before it."""
-    shutil.copy(Path(__file__).with_name("conftest.py"), folder)
+    for name in ("conftest.py", "tiers.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     words = ["bash", "-c", f'{before}\nexec "$@"', "bash", sys.executable, "-m", "pytest", "-v", *flags]
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120).stdout

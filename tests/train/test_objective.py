@@ -55,15 +55,16 @@ def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], tot
     assert {name.removeprefix("loss/") for name in losses} == {"loss", *terms}
 
 
-def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
-    """Drop-path and the like: another draw for every step and micro-batch, the same when a step comes again."""
+def stepping(rate: float) -> tuple[Step, Method, list[float], Any]:
+    """A step of two micro-batches of a method whose loss is its one weight, 1, times a random number; the weight moves
+    by ``rate``. Also the numbers that will be drawn, and a batch."""
 
     class Noisy(Method):
         def __init__(self) -> None:
             super().__init__(ViewSpec(size=32), weights={"di": 1.0})
             self.weight = torch.nn.Parameter(torch.ones(()))
 
-    method, drawn = Noisy(), []
+    method, drawn = Noisy(), list[float]()
 
     def objective(engine: object, part: object, stage: object) -> tuple[Terms, dict[str, torch.Tensor]]:
         drawn.append(torch.rand(()).item())
@@ -79,14 +80,26 @@ def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
         health=SimpleNamespace(every=1000),
         optim=SimpleNamespace(clip=None),
     )
-    optimizer = torch.optim.SGD(method.parameters(), lr=0.0)
+    optimizer = torch.optim.SGD(method.parameters(), lr=rate)
     step = Step(config, objective, optimizer, 1, Means())  # type: ignore[arg-type]
     accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
     strategy = Strategy(accelerator, Parallel(accumulate=2, checkpoint_activations=False, compile=False), method)
     strategy.enter_stage(["di"], lambda method: optimizer, {})
     step.enter_stage(Stage(terms=["di"], epochs=1), strategy)
-    two: Any = SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
+    return step, method, drawn, SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
+
+
+def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
+    """Drop-path and the like: another draw for every step and micro-batch, the same when a step comes again."""
+    step, _, drawn, two = stepping(rate=0.0)
     for number in (1, 2, 1):
         torch.rand(number)
         step(number, two)
     assert len(set(drawn)) == 4 and drawn[:2] == drawn[4:]
+
+
+def test_a_step_goes_by_the_mean_gradient_of_its_micro_batches() -> None:
+    step, method, drawn, two = stepping(rate=1.0)
+    for number in (1, 2):
+        step(number, two)
+    assert method.weight.item() == pytest.approx(1 - sum(drawn) / 2, abs=1e-6) and len(drawn) == 4

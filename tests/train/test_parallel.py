@@ -116,20 +116,41 @@ def after_lars(cut: bool) -> dict[str, Tensor]:
     return {name: p.full_tensor() if cut else p for name, p in module.named_parameters()}
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
-def test_lars_on_parts_of_layers_is_lars_on_layers(ranks: int, tmp_path: Path) -> None:
+def averaged(rank: int, ranks: int) -> Tensor:
+    """The gradient of a module replicated on all ranks, where each found its own number, once they have agreed."""
+    module = nn.Linear(2, 1, bias=False)
+    module.weight.grad = torch.full((1, 2), rank + 1.0)
+    parallel.average_gradients(module, ranks)
+    return module.weight.grad
+
+
+@pytest.fixture(scope="module", params=[2, 3])
+def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What each of two and of three processes found."""
+    folder, ranks = tmp_path_factory.mktemp("ranks"), request.param
+    together([[sys.executable, __file__, str(rank), str(ranks), str(folder)] for rank in range(ranks)])
+    return [torch.load(folder / f"{rank}.pt") for rank in range(ranks)]
+
+
+def test_lars_on_parts_of_layers_is_lars_on_layers(ended: list[dict[str, Any]]) -> None:
     """fsdp2: norms of DTensors are those of whole layers, which the processes do not divide."""
-    together([[sys.executable, __file__, str(rank), str(ranks), str(tmp_path)] for rank in range(ranks)])
     expected = after_lars(cut=False)
-    for rank in range(ranks):
-        for name, tensor in torch.load(tmp_path / f"{rank}.pt").items():
+    for found in ended:
+        for name, tensor in found["lars"].items():
             torch.testing.assert_close(tensor, expected[name].data, rtol=1e-6, atol=1e-8, msg=f"{name}: {{}}".format)
+
+
+def test_gradients_are_averaged_over_ranks(ended: list[dict[str, Any]]) -> None:
+    """The discriminator's; of 1 … n it is (n + 1) / 2."""
+    for found in ended:
+        assert found["averaged"].tolist() == [[(len(ended) + 1) / 2] * 2]
 
 
 if __name__ == "__main__":
     rank, ranks, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=ranks, timeout=limit)
-    torch.save({name: tensor.data for name, tensor in after_lars(cut=True).items()}, folder / f"{rank}.pt")
+    lars = {name: tensor.data for name, tensor in after_lars(cut=True).items()}
+    torch.save({"lars": lars, "averaged": averaged(rank, ranks)}, folder / f"{rank}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
