@@ -1,6 +1,7 @@
 """Small folders of images, made with Pillow and pydicom alone."""
 
 import csv
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -123,14 +124,16 @@ def png_folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def sandbox(tmp_path: Path) -> Iterator[Path]:
-    """Folders of a user who runs the converter (``ingest.sandbox``)."""
-    for name in FOLDERS:
-        (tmp_path / name).mkdir()
-    yield tmp_path
-    for path in tmp_path.rglob("*"):
-        if not path.is_symlink() and path.is_file():
-            path.chmod(0o600)
+def sandbox() -> Iterator[Path]:
+    """Folders of a user who runs the converter (``ingest.sandbox``); their names are short, as sockets' must be."""
+    with tempfile.TemporaryDirectory(prefix="s-") as name:
+        home = Path(name)
+        for folder in FOLDERS:
+            (home / folder).mkdir()
+        yield home
+        for path in home.rglob("*"):
+            if not path.is_symlink() and path.is_file():
+                path.chmod(0o600)
 
 
 @pytest.fixture(autouse=True)

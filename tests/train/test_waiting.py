@@ -1,8 +1,6 @@
 """A training step hands work to the device and does not wait for it."""
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -10,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from harness import finish
 
 from benchmarks import synthetic
 from dira_scale.data.views import ViewSpec
@@ -68,12 +67,7 @@ def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for() -> None:
     }
     words = [word for keys in settings.values() for word in ("--", *small, *keys)][1:]
     script = Path(__file__).with_name("pretended.py")
-    done = subprocess.run(
-        [sys.executable, script, *words],
-        capture_output=True, text=True, timeout=240, env=os.environ | {"PYTHONPATH": str(script.parents[2])},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout)
+    found = json.loads(finish([sys.executable, str(script), *words]).splitlines()[-1])
     missed = [case for case, waits in found["planted"].items() if case.startswith("fine") == bool(waits)]
     assert missed == []
     assert dict(zip(settings, found["steps"], strict=True)) == {name: [] for name in settings}
