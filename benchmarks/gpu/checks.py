@@ -31,8 +31,8 @@ ABSENT = re.compile(r"^E\s.*\bModuleNotFoundError: No module named '([\w.]+)'", 
 HANDLED = "During handling of the above exception, another exception occurred"
 # Packages whose modules are not called as they are.
 MODULES = {
-    "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL", "pytest-xdist": "xdist",
-    "pyyaml": "yaml", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
+    "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL",
+    "pyyaml": "yaml", "pytest-xdist": "xdist", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
 }  # fmt: skip
 
 
