@@ -114,6 +114,7 @@ def test_on_gpus_one_process_each_and_bf16_only_where_the_hardware_has_it() -> N
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
+@pytest.mark.system
 def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> None:
     """What the doctor prints is really typed, with a small module in the place of pretraining."""
     (tmp_path / "ranks.py").write_text(

@@ -32,7 +32,8 @@ HANDLED = "During handling of the above exception, another exception occurred"
 # Packages whose modules are not called as they are.
 MODULES = {
     "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL",
-    "pyyaml": "yaml", "pytest-xdist": "xdist", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
+    "pyyaml": "yaml", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
+    "pytest-xdist": "xdist",
 }  # fmt: skip
 
 

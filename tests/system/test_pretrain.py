@@ -188,6 +188,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert (unbroken / "config.yaml").read_bytes() == before
 
 
+@pytest.mark.system
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
     done = subprocess.run(
