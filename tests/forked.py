@@ -16,6 +16,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ class Server:
         theirs.close()
         # Two files: one that is both is not to be read by one thread and written by another.
         self.requests, self.answers, self.lock = ours.makefile("w"), ours.makefile("r"), threading.Lock()
-        self.started: list[int] = []
+        self.started: dict[int, int] = {}  # pids by the requests' numbers
+        self.count, self.gone = 0, False
         self.codes: dict[int, int] = {}
         self.news = threading.Condition()
         self.outputs = tempfile.TemporaryDirectory(prefix="forked-")
@@ -45,10 +47,13 @@ class Server:
     def fork(self, **request: Any) -> int:
         """The number of a process that carries out ``request``."""
         with self.lock:
-            print(json.dumps(request), file=self.requests, flush=True)
+            self.count += 1
+            number = self.count
+            print(json.dumps(request | {"number": number}), file=self.requests, flush=True)
             with self.news:
-                assert self.news.wait_for(lambda: self.started, STARTING), "the fork server does not answer"
-                return self.started.pop()
+                answered = self.news.wait_for(lambda: self.gone or number in self.started, STARTING)
+                assert answered and not self.gone, "the fork server does not answer, or has ended: see its errors"
+                return self.started.pop(number)
 
     def _read(self) -> None:
         for line in self.answers:
@@ -58,8 +63,11 @@ class Server:
                     self.codes[told["ended"]] = told["code"]
                 else:
                     self.codes.pop(told["started"], None)  # of another process that had this number
-                    self.started.append(told["started"])
+                    self.started[told["number"]] = told["started"]
                 self.news.notify_all()
+        with self.news:
+            self.gone = True
+            self.news.notify_all()
 
 
 _server: Server | None = None
@@ -68,7 +76,7 @@ _server: Server | None = None
 def server() -> Server:
     """This process's."""
     global _server
-    if _server is None or _server.process.poll() is not None:
+    if _server is None or _server.gone:
         _server = Server()
     return _server
 
@@ -110,7 +118,9 @@ class Forked:
     def wait(self, timeout: float) -> int:
         """Its exit code. Raises ``subprocess.TimeoutExpired``."""
         with self.server.news:
-            if not self.server.news.wait_for(lambda: not self.alive(), timeout):
+            ended = self.server.news.wait_for(lambda: self.server.gone or not self.alive(), timeout)
+            assert not self.server.gone, "the fork server has ended: see its errors"
+            if not ended:
                 raise subprocess.TimeoutExpired("forked", timeout)
         code = self.poll()
         assert code is not None
@@ -118,7 +128,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         for pid in self.alive():
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # it has just ended, and we are yet to hear of it
+                os.kill(pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

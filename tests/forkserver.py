@@ -10,6 +10,7 @@ import gc
 import importlib
 import json
 import os
+import random
 import runpy
 import select
 import signal
@@ -19,6 +20,7 @@ import threading
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 IMPORTS = (
@@ -44,7 +46,8 @@ def serve(requests: socket.socket) -> None:
         if requests in ready:
             if not (line := stream.readline()):
                 return
-            _tell(answers, started=_fork(json.loads(line), requests))
+            request = json.loads(line)
+            _tell(answers, number=request["number"], started=_fork(request, requests))
 
 
 def _tell(answers: TextIO, **what: int) -> None:
@@ -62,7 +65,7 @@ def _ended() -> list[tuple[int, int]]:
 def _fork(request: dict[str, Any], requests: socket.socket) -> int:
     pid = os.fork()
     if pid == 0:
-        requests.close()
+        os.close(requests.fileno())  # its end is to be seen even while this process lives
         _become(request)
     return pid
 
@@ -71,7 +74,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
     """The process that was asked for: its session, signals, environment, output and program; ends as Python does."""
     os.setsid()
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(request["folder"])
@@ -84,7 +87,8 @@ def _become(request: dict[str, Any]) -> NoReturn:
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.__stdout__, sys.__stderr__ = sys.stdout, sys.stderr
-    code = 1
+    code, signalled = 1, False
+    random.seed()
     try:
         _run(request["words"], request["before"])
         code = 0
@@ -94,7 +98,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
             print(end.code, file=sys.stderr)
     except KeyboardInterrupt:
         traceback.print_exc()
-        code = -signal.SIGINT
+        signalled = True
     except BaseException:
         traceback.print_exc()
     with suppress(BaseException):
@@ -102,16 +106,18 @@ def _become(request: dict[str, Any]) -> NoReturn:
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
-    if code < 0:
-        signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
+    if signalled:  # Ctrl-C ends a Python by the signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
     os._exit(code & 0xFF)
 
 
 def _run(words: list[str], before: str) -> None:
     """What ``python WORDS`` does; ``before`` is run first."""
+    import numpy as np
     import torch
 
+    np.random.seed()
     if threads := os.environ.get("OMP_NUM_THREADS"):  # read by the library when it was loaded
         torch.set_num_threads(int(threads))
     torch.manual_seed(torch.initial_seed())
@@ -129,7 +135,8 @@ def _run(words: list[str], before: str) -> None:
         case ["-c", code, *arguments]:
             sys.path.insert(0, "")
             sys.argv = ["-c", *arguments]
-            exec(compile(code, "<string>", "exec"), sys.modules["__main__"].__dict__)
+            sys.modules["__main__"] = main = ModuleType("__main__")
+            exec(compile(code, "<string>", "exec"), main.__dict__)
         case [file, *arguments]:
             sys.path.insert(0, os.path.dirname(file))  # noqa: PTH120
             sys.argv = [file, *arguments]

@@ -56,7 +56,9 @@ def finish(command: list[str], code: int = 0, seconds: float = SECONDS, fresh: b
 @contextmanager
 def job(command: list[str], fresh: bool = False, before: str = "", **environment: str) -> Iterator[Forked | Started]:
     """The command, and its end with all that it started. ``before``: see :class:`Forked`."""
-    kind = Started if fresh or not forkable(command) else Forked
+    if before and torch.cuda.is_available():
+        pytest.skip("processes that are forked, as this test's must be, have no CUDA")
+    kind = Started if fresh or torch.cuda.is_available() or not forkable(command) else Forked
     process = kind(command, os.environ | {"PYTHONUNBUFFERED": "1"} | environment, before)
     try:
         yield process

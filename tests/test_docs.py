@@ -2,8 +2,8 @@
 
 A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test``, under ``<!-- run: system -->`` by ``make
 test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``. ``make test`` types those
-of one document in a shell and runs the others in its own process, where torch is imported once; ``make torture`` types
-them all.
+of one document in a shell and runs the others in its own process, where torch is imported once; ``make test-system``
+types them all.
 """
 
 import os
@@ -40,8 +40,8 @@ def scripts() -> list[object]:
     cases = []
     for document in DOCUMENTS:
         whole = "".join(text for _, text in BLOCK.findall(document.read_text()))
-        if cheap(document):
-            later = () if document.stem == TYPED else pytest.mark.torture
+        if cheap(document) and (document.stem == TYPED or whole == cheap(document)):
+            later = () if document.stem == TYPED else pytest.mark.system
             cases.append(pytest.param(cheap(document), id=document.stem, marks=later))
         if whole != cheap(document):
             cases.append(pytest.param(whole, id=f"{document.stem}-system", marks=pytest.mark.system))

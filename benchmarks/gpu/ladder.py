@@ -139,6 +139,9 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float, steps: int = TURN) 
     }
     if rung.kind == "fp32":  # the same in all of a network's rungs
         found["flops_per_image"] = count(loop, CHECKED) / config.data.batch
+    if rung.name == COMPILED:  # it would be compiled for these sizes anew
+        return found | {"host_seconds_per_step": None}
+    turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
     host = [turn(loop, number, steps, few=True) for number in _until(time.perf_counter() + seconds / 8)]
     return found | {"host_seconds_per_step": statistics.median(host)}
 
@@ -199,7 +202,7 @@ def finish(rows: list[dict[str, Any]], device: str) -> None:
 def climb(asked: argparse.Namespace) -> dict[str, Any]:
     """All rungs that stand in no report yet and fit into ``asked.seconds``; the report is written after each."""
     began, longest, file = time.perf_counter(), 0.0, Report(asked.out)
-    report = file.read().get(asked.name) or _empty(asked)
+    report = (file.read().get(asked.name) or _empty(asked)) | {"lost": False}
     reference = file.read().get("ladder", {}).get("rungs", []) if asked.name != "ladder" else []
     for rung in [rung for rung in rungs() if rung.title in report["not_run"]]:
         start = time.perf_counter()
@@ -220,6 +223,8 @@ def climb(asked: argparse.Namespace) -> dict[str, Any]:
         print(line(row), flush=True)
         file.add(**{asked.name: report})
         if lost():
+            report["lost"] = True
+            file.add(**{asked.name: report})
             break
     return report
 
@@ -276,7 +281,8 @@ def line(row: dict[str, Any]) -> str:
 
     memory, share = row["peak_memory"], row.get("share_of_peak")
     cells = cell(row["images_per_second"], 9, 1) + cell(row.get("times_authors"), 10, 2)
-    cells += cell(1e3 * row["seconds_per_step"], 8, 1) + cell(1e3 * row["host_seconds_per_step"], 9, 1)
+    host = row["host_seconds_per_step"]
+    cells += cell(1e3 * row["seconds_per_step"], 8, 1) + cell(host and 1e3 * host, 9, 1)
     cells += cell(row.get("tflops"), 9, 2)
     cells += cell(share and 100 * share, 8, 1) + cell(memory and memory / 2**30, 7, 1)
     off = "" if "deviation" not in row else f"{row['deviation']:.0e} of {row['tolerance']:.0e}"

@@ -19,17 +19,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks.gpu import bounded, page
-from benchmarks.gpu.ladder import COMPILED, rungs
+from benchmarks.gpu.ladder import BROKEN, COMPILED, rungs
 from benchmarks.gpu.report import Report
 from dira_scale.errors import UserError
 from dira_scale.files import write_atomic
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
-# A part's share of the time at most; what one leaves is the next one's, the last takes what is left.
+# A part's share of the time at most; the last has all that the others leave.
 SHARES = {"basics": 0.1, "steady": 0.2, "ladder": 0.45, "compile": 0.4, "tests": 1.0}
 MODULES = {"compile": "ladder", "tests": "checks"}
 ENDING = 5.0  # seconds a part has to write down what it did before it is stopped
@@ -52,12 +53,18 @@ def commands(part: str, out: Path, logs: Path, rehearse: bool, seconds: float, r
             yield [*module, str(logs), "--tests", str(tests), "--seconds", f"{seconds}"]
         case "ladder" | "compile":
             chosen = [rung.title for rung in rungs() if (rung.name == COMPILED) == (part == "compile")]
-            end, left = time.perf_counter() + seconds, len(chosen) + 1
-            while (now := _not_run(report, part, chosen)) and len(now) < left:
-                left = len(now)
+            end, first = time.perf_counter() + seconds, True
+            while (now := _not_run(report, part, chosen)) and (first or _lost(report, part)):
+                first = False
                 yield [*module, "--name", part, "--seconds", f"{end - time.perf_counter()}", *tiny, "--rungs", *now]
         case _:
             yield [*module, *tiny]
+
+
+def _lost(report: Report, part: str) -> bool:
+    """Whether the last rung took its process down, or the device: the others are for another process."""
+    found: dict[str, Any] = report.read().get(part, {})
+    return bool(found) and (found["lost"] or found["rungs"][-1].get("failed") == BROKEN)
 
 
 def _not_run(report: Report, part: str, chosen: list[str]) -> list[str]:
@@ -112,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             start = time.perf_counter()
             left = asked.seconds - (start - began)
             print(f"== {part}", flush=True)
-            seconds = min(left, SHARES[part] * asked.seconds)
+            seconds = min(left, SHARES[part] / max(SHARES[one] for one in asked.parts) * asked.seconds)
             well, why = (
                 run(part, out, Path(folder), asked.rehearse, seconds)
                 if seconds >= 2 * ENDING

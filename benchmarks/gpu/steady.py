@@ -30,6 +30,7 @@ from dira_scale.train.parallel.precision import set_fp32
 NETWORK = "MoCo ResNet-50"
 ROOT = str(Path(__file__).parents[2])
 WARM, WATCHED, DEPTH = 2, 3, 4  # steps before the watched ones; these; lines of a place
+SYNCHRONISED = "called a synchronizing"  # torch's words for an operation that waits
 NEAR = 1e-5  # of IEEE products in another order
 
 
@@ -58,6 +59,8 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
     found: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
+        if SYNCHRONISED not in str(message):  # torch says that this mode is a prototype, for one
+            return
         frames = [f for f in traceback.extract_stack() if f.filename.startswith(ROOT) and f.filename != __file__]
         stack = tuple(f"{Path(f.filename).relative_to(ROOT)}:{f.lineno} {f.line}" for f in frames[-DEPTH:])
         found[str(message).split("(")[0].strip(), stack] += 1

@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 from benchmarks.gpu import bounded, checks, ladder, page, parts
 from benchmarks.gpu.parts import SHARES, main
 from benchmarks.gpu.peaks import peak
+from benchmarks.gpu.report import Report
 from benchmarks.gpu.split import PARTS, Split
 from dira_scale.bench import main as bench
 
@@ -119,6 +120,7 @@ def test_what_no_longer_fits_is_named_and_not_run(monkeypatch: pytest.MonkeyPatc
     report = climb(monkeypatch, tmp_path, 250, [1.0] * 3)
     known = [rung.title for rung in ladder.rungs()]
     assert titles(report) == known[:2]  # after 200 s there are 50 left
+    assert not parts._lost(Report(tmp_path), "ladder")  # another process would have no more time
     assert report["not_run"] == known[2:]
     assert json.loads((tmp_path / "gpu.json").read_text()) == {"ladder": report}
     said = ladder.text(report)
@@ -143,6 +145,7 @@ def test_the_ladder_goes_on_in_another_process_after_the_rung_that_ended_one(
 ) -> None:
     with pytest.raises(SystemExit):
         climb(monkeypatch, tmp_path, 1e6, [1.0, SystemExit()])
+    assert parts._lost(Report(tmp_path), "ladder")
     report = climb(monkeypatch, tmp_path, 1e6, [1.0] * 20)
     assert titles(report) == [rung.title for rung in ladder.rungs()] and report["not_run"] == []
     assert [row.get("failed") for row in report["rungs"]].count(ladder.BROKEN) == 1
@@ -152,6 +155,7 @@ def test_the_ladder_goes_on_in_another_process_after_the_rung_that_ended_one(
 def test_a_device_that_answers_no_more_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ladder, "lost", lambda: True)
     assert titles(climb(monkeypatch, tmp_path, 1e6, [1.0] * 20)) == [ladder.rungs()[0].title]
+    assert parts._lost(Report(tmp_path), "ladder")
 
 
 class Part(torch.nn.Module):

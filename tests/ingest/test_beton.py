@@ -98,13 +98,14 @@ def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
         Writer(tmp_path / "y.beton", fields, 1, PAGES[-1] + 1)
 
 
-def test_ffcv_itself_reads_the_same(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.system)])
+def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
     from ffcv.fields.decoders import BytesDecoder, IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.pipeline.compiler import Compiler
 
-    monkeypatch.setattr(Compiler, "is_enabled", False)  # it takes seconds, for a few images
+    monkeypatch.setattr(Compiler, "is_enabled", compiled)  # its compiler takes seconds, for a few images
     opened = ShardedDataset.open(made)
     rows = opened.rows("train").tolist()
     loader = Loader(

@@ -40,9 +40,11 @@ class Job:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
-        self._last = self.printed
-        self._started.__exit__(None, None, None)
+        try:
+            self.kill()
+            self._last = self.printed
+        finally:
+            self._started.__exit__(None, None, None)
 
     @property
     def printed(self) -> str:
@@ -76,7 +78,10 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that trains in this run's folder, launchers included; these may start sessions of their own."""
-        found = [psutil.Process(pid) for pid in self.process.alive()]
+        found = []
+        for pid in self.process.alive():
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid))
         for process in psutil.process_iter():
             with suppress(psutil.Error):
                 known = process in found or process.status() == psutil.STATUS_ZOMBIE
