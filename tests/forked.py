@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.gpu.bounded import end
 
@@ -84,7 +85,7 @@ def server() -> Server:
 class Forked:
     """A command of ``sys.executable``, or of torchrun on this machine alone, whose ranks it then is.
 
-    ``pid`` is the first rank's; signals go to all; ``returncode`` is the first that is not 0. Output of all goes to one
+    ``pid`` is the first rank's; signals go to all; the exit code is the first that is not 0. Output of all goes to one
     file, ``output``.
 
     Args:
@@ -94,7 +95,6 @@ class Forked:
     def __init__(self, command: Sequence[str | Path], environment: dict[str, str], before: str = "") -> None:
         words, ranks = forkable(command) or ([], 0)
         assert ranks, f"only Python can be forked: {command}"
-        self.returncode: int | None = None
         self.server, self.pids = server(), []
         handle, self.output = tempfile.mkstemp(dir=self.server.outputs.name)
         os.close(handle)
@@ -110,10 +110,8 @@ class Forked:
         return [pid for pid in self.pids if pid not in self.server.codes]
 
     def poll(self) -> int | None:
-        if self.returncode is None and not self.alive():
-            codes = [self.server.codes[pid] for pid in self.pids]
-            self.returncode = next((code for code in codes if code), 0)
-        return self.returncode
+        codes = [self.server.codes.get(pid) for pid in self.pids]
+        return None if None in codes else next((code for code in codes if code), 0)
 
     def wait(self, timeout: float) -> int:
         """Its exit code. Raises ``subprocess.TimeoutExpired``."""
@@ -131,20 +129,9 @@ class Forked:
             with suppress(ProcessLookupError):  # it has just ended, and we are yet to hear of it
                 os.kill(pid, number)
 
-    def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
     def printed(self) -> str:
         """What they have written so far."""
         return Path(self.output).read_text(errors="replace")
-
-    def communicate(self, timeout: float) -> tuple[str, None]:
-        """What they wrote by their end. Raises ``subprocess.TimeoutExpired``."""
-        self.wait(timeout)
-        return self.printed(), None
 
     def close(self) -> None:
         """None of them outlives this, nor what they have started."""
@@ -156,28 +143,18 @@ class Forked:
 class Started:
     """The same of a command that starts afresh, with all processes that it starts."""
 
-    def __init__(self, command: Sequence[str | Path], environment: dict[str, str], before: str = "") -> None:
-        assert not before, f"nothing can run before {command}"
+    def __init__(self, command: Sequence[str | Path], environment: dict[str, str]) -> None:
         handle, self.output = tempfile.mkstemp(prefix="started-")
         with os.fdopen(handle, "wb") as output:
             self.process = subprocess.Popen(
                 command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        self.pid, self.poll = self.process.pid, self.process.poll
-        self.send_signal, self.kill, self.terminate = (
-            self.process.send_signal,
-            self.process.kill,
-            self.process.terminate,
-        )
+        self.pid, self.poll, self.send_signal = self.process.pid, self.process.poll, self.process.send_signal
 
     def wait(self, timeout: float) -> int:
         """Its exit code. Raises ``subprocess.TimeoutExpired``."""
         return self.process.wait(timeout)
-
-    @property
-    def returncode(self) -> int | None:
-        return self.process.returncode
 
     def alive(self) -> list[int]:
         """Itself, where it has not ended."""
@@ -196,10 +173,10 @@ class Started:
 
 
 def forkable(command: Sequence[str | Path]) -> tuple[list[str], int] | None:
-    """What a Python is to run and by how many ranks; None where something else is started, or torchrun does more than
-    start processes."""
+    """What a Python is to run and by how many ranks; None where something else is started, torchrun does more than
+    start processes, or there is a GPU, which forked processes cannot use."""
     program, *words = map(str, command)
-    if program != sys.executable or not words:
+    if program != sys.executable or not words or torch.cuda.is_available():
         return None
     match words:
         case ["-m", "torch.distributed.run", "--standalone", count, *rest]:

@@ -101,9 +101,11 @@ def _become(request: dict[str, Any]) -> NoReturn:
         signalled = True
     except BaseException:
         traceback.print_exc()
-    with suppress(BaseException):
-        threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]
+    try:
         atexit._run_exitfuncs()
+    except BaseException:  # Python prints it and ends with the code that it had
+        traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
     if signalled:  # Ctrl-C ends a Python by the signal
@@ -120,7 +122,6 @@ def _run(words: list[str], before: str) -> None:
     np.random.seed()
     if threads := os.environ.get("OMP_NUM_THREADS"):  # read by the library when it was loaded
         torch.set_num_threads(int(threads))
-    torch.manual_seed(torch.initial_seed())
     path = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*path, *(entry for entry in sys.path if entry not in path)]
     importlib.invalidate_caches()

@@ -56,10 +56,10 @@ def finish(command: list[str], code: int = 0, seconds: float = SECONDS, fresh: b
 @contextmanager
 def job(command: list[str], fresh: bool = False, before: str = "", **environment: str) -> Iterator[Forked | Started]:
     """The command, and its end with all that it started. ``before``: see :class:`Forked`."""
-    if before and torch.cuda.is_available():
-        pytest.skip("processes that are forked, as this test's must be, have no CUDA")
-    kind = Started if fresh or torch.cuda.is_available() or not forkable(command) else Forked
-    process = kind(command, os.environ | {"PYTHONUNBUFFERED": "1"} | environment, before)
+    given = os.environ | {"PYTHONUNBUFFERED": "1"} | environment
+    if before and not forkable(command):
+        pytest.skip(f"a process in which something is to run first must be forked: {command[:3]}")
+    process = Started(command, given) if fresh or not forkable(command) else Forked(command, given, before)
     try:
         yield process
     finally:

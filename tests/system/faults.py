@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 from forked import Forked
 from harness import job
+from system.moments import MOMENTS
 
 SECONDS = 240  # bound on every wait
-MOMENTS = "DIRA_SCALE_TEST_MOMENTS"  # SIGNAL EVENT:END OF A PATH:COUNT …, for the process that strikes itself
 
 
 class Job:
@@ -56,7 +56,7 @@ class Job:
         deadline = time.monotonic() + SECONDS
         while not happened():
             assert time.monotonic() < deadline, f"waited {SECONDS} s\n{self.printed}"
-            assert self.process.poll() is None, f"ended with {self.process.returncode}\n{self.printed}"
+            assert self.process.poll() is None, f"ended with {self.process.poll()}\n{self.printed}"
             time.sleep(0.01)
 
     def rows(self, count: int) -> None:

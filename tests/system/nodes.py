@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-from forked import Forked, forkable
+from forked import Forked, Started, forkable
 
 NET, UTS, MOUNTS = 0x40000000, 0x04000000, 0x00020000  # namespaces, of sched.h
 BIND, RECURSIVE, PRIVATE = 0x1000, 0x4000, 0x40000  # of sys/mount.h
@@ -35,23 +35,17 @@ class Node:
     namespace: str
     etc: Path  # hosts and nsswitch.conf as the nodes see them: they know each other and ask no name server
 
-    def start(self, command: list[str], environment: dict[str, str] | None = None) -> "subprocess.Popen[str] | Forked":
+    def start(self, command: list[str], environment: dict[str, str] | None = None) -> Forked | Started:
         """Run ``command`` there, in a session of its own, its output and errors as one; a Python is forked."""
         told, words = _env(command)
+        given = os.environ | (environment or {})
         if forkable(words):
             move = f"import system.nodes\nsystem.nodes.move({self.name!r}, {self.namespace!r}, {str(self.etc)!r})"
-            return Forked(words, os.environ | (environment or {}) | told, move)
+            return Forked(words, given | told, move)
         files = "for file in hosts nsswitch.conf; do mount --bind $1/$file /etc/$file || exit; done"
         inside = f'hostname "$0" && {files} && shift && exec "$@"'
         own = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
-        return subprocess.Popen(
-            ["nsenter", f"--net=/run/netns/{self.namespace}", *own, str(self.etc), *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env=os.environ | (environment or {}),
-            start_new_session=True,
-        )
+        return Started(["nsenter", f"--net=/run/netns/{self.namespace}", *own, str(self.etc), *command], given)
 
     def link(self, up: bool) -> None:
         """Plug the cable in or pull it: packets vanish, nobody is told."""

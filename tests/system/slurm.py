@@ -92,4 +92,6 @@ def _munged(folder: Path, node: Node) -> None:
 
 
 def _ask(node: Node, environment: dict[str, str]) -> str:
-    return node.start(["sinfo", "-h", "-N", "-o", "%t"], environment).communicate(timeout=SECONDS)[0]
+    asked = node.start(["sinfo", "-h", "-N", "-o", "%t"], environment)
+    asked.wait(SECONDS)
+    return asked.printed()

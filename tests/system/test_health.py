@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,12 @@ import torch
 from harness import TINY, assert_equal_runs, finish, pretrain, rows, status, weights
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from dira_scale.config import compose
 from dira_scale.data.views import ViewSpec
 from dira_scale.pretrain import main
 from dira_scale.train import checkpoint
 from dira_scale.train.inputs import Inputs
-from dira_scale.train.step import Step
 
 # DiRA, spoilt where the environment says: WHAT at a step of the order on a rank. It notes which images it had then.
 SPOILT = """
@@ -66,7 +63,6 @@ class Collapsing(SimSiam):
         loss = 1 - F.cosine_similarity(first, second).mean()
         return Terms({"di": loss}, pyramids=pyramids, embeddings=(first.detach(), second.detach()))
 '''
-aten = torch.ops.aten
 # 2, 8 and 4 steps of 8 images.
 LENGTHS = ["stages.di.epochs=0.4", "stages.dir.epochs=1.6", "stages.dira.epochs=0.8", "model.encoder=test_resnet"]
 SELDOM = [*LENGTHS, "checkpoint.every=4", "log_every=4", "method._target_=spoilt.Spoilt"]
@@ -186,38 +182,6 @@ def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
     tensors, row = saved(folder / "rank-0")
     assert f"{folder}/rank-0/batch.json" in told and words.startswith(f"step {row['step']}:")
     assert [tensors["index"].tolist()] == [json.loads(line) for line in (tmp_path / "seen").read_text().splitlines()]
-
-
-class Waits(TorchDispatchMode):
-    """Notes the lines of this package that would make the host wait for a device; optimizers are torch's own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: set[str] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        masked = func is aten.index.Tensor and any(i is not None and i.dtype == torch.bool for i in args[1])
-        if masked or func in (aten._local_scalar_dense.default, aten.nonzero.default, aten.masked_select.default):
-            frames = [frame for frame in traceback.extract_stack() if Path(__file__) != Path(frame.filename)]
-            ours = [frame for frame in frames if "/dira_scale/" in frame.filename]
-            if not any("/torch/optim/" in frame.filename for frame in frames):
-                self.found.add(f"{Path(ours[-1].filename).name}: {ours[-1].line}")
-        return func(*args, **(kwargs or {}))
-
-
-def test_no_step_waits_for_the_device_but_where_it_is_a_cpu(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    waits, take = Waits(), Step.__call__
-
-    def watched(self: Step, step: int, batch: Any) -> None:
-        with waits:
-            take(self, step, batch)
-
-    monkeypatch.setattr(Step, "__call__", watched)
-    lengths = ["stages.di.epochs=0.2", "stages.dir.epochs=0.2", "stages.dira.epochs=0.4"]
-    assert inside(tmp_path / "run", shards, *LENGTHS, *lengths, "health.every=1") == 0
-    assert waits.found == {'guard.py: if gradients and (self.device.type != "cpu" or self._broken):'}
 
 
 def test_held_out_images_whose_loss_is_no_number_are_named(

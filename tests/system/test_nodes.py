@@ -3,14 +3,13 @@
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from forked import Forked
+from forked import Forked, Started
 from harness import SECONDS, assert_equal_runs, finish, pretrain, skip_without, status
 from system import slurm
 from system.nodes import Node, missing, nodes
@@ -18,7 +17,7 @@ from system.nodes import Node, missing, nodes
 PORT = "29500"
 TIMEOUT = 15  # parallel.timeout where something is to fail
 SHIFT = "import time, runpy, sys; real = time.time; time.time = lambda: real() + {hours} * 3600; "
-Processes = Sequence["subprocess.Popen[str] | Forked"]
+Processes = Sequence[Forked | Started]
 
 
 @pytest.fixture
@@ -45,8 +44,7 @@ def by_hand(pair: list[Node], *commands: list[str]) -> Processes:
 
 def ends(processes: Processes) -> list[tuple[int, str]]:
     """Exit code and output of each, in bounded time."""
-    printed = [process.communicate(timeout=SECONDS)[0] for process in processes]
-    return [(process.returncode, text) for process, text in zip(processes, printed, strict=True)]
+    return [(process.wait(SECONDS), process.printed()) for process in processes]
 
 
 def said(printed: str) -> list[str]:
@@ -141,7 +139,6 @@ print("held", lease.Lease(Path({run!r})).number)
 def test_a_lease_does_not_go_by_the_clocks_of_two_machines(pair: list[Node], tmp_path: Path, hours: int) -> None:
     hold = HOLD.format(run=str(tmp_path))
     holder = pair[0].start([sys.executable, "-c", f"{hold}import time; time.sleep(1000)"])
-    assert isinstance(holder, Forked)
     deadline = time.monotonic() + SECONDS
     while holder.printed() != "held 1\n":
         assert holder.poll() is None and time.monotonic() < deadline, holder.printed()

@@ -1,15 +1,16 @@
-"""``python pretended.py [KEY=VALUE …] [-- …]``: the waits of training steps, found on a machine without a GPU.
+"""``python pretended.py JSON``: the waits of training steps, found on a machine without a GPU.
 
 Tensors of a device that torch takes for one and that computes nothing: shapes and devices are followed through a real
 step, values are not. Every operation then shows where its arguments lie, so what CUDA would have to wait for is seen:
 a copy between host and device that is not asked for as non-blocking, a value read by the host, a result whose size only
-the device knows, an index that is assigned a host's number. Prints, as JSON, a list for each configuration.
+the device knows, an index that is assigned a host's number. The JSON names configurations: their stages and their
+KEY=VALUEs. Printed, as JSON, is a list for each.
 """
 
 import json
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
@@ -108,10 +109,10 @@ def pretended(value: Any, mode: FakeTensorMode) -> Any:
     return value
 
 
-def steps(device: torch.device, *overrides: str) -> list[str]:
-    """The waits of a first step of all three terms, on a batch that lies on the host."""
+def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
+    """The waits of a first step of each stage, on batches that lie on the host."""
     composed, config = synthetic.configuration("parallel.channels_last=false", *overrides)
-    views, stage, mode = ViewSpec(size=config.data.size), config.stages["dira"], FakeTensorMode()
+    views, mode, found = ViewSpec(size=config.data.size), FakeTensorMode(), []
     method, adversary = synthetic.networks(composed, config)
     objective = Objective(method, adversary, views, torch.device("cpu"), config.precision)
     for module in (method, adversary, objective.distort):
@@ -119,15 +120,19 @@ def steps(device: torch.device, *overrides: str) -> list[str]:
     objective.device = device
     parallel.Strategy._dressed = lambda self, method: method  # type: ignore[method-assign]  # it is there already
     strategy = parallel.build(config, SimpleNamespace(device=device, num_processes=1), method)  # type: ignore[arg-type]
-    with mode:
-        strategy.enter_stage(stage.terms, partial(optim.generator, config.optim, batch=config.data.batch), {})
-        judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
-        step = Step(config, objective, judge, 1, Means())
-        step.enter_stage(stage, strategy)
-    batch = pretended(synthetic.batch(views, config.data.batch, 1, torch.device("cpu")), mode)
-    with mode, Waits() as waits:
-        step(1, batch)
-    return waits.found
+    judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+    step = Step(config, objective, judge, 1, Means())
+    for number, stage in enumerate((config.stages[name] for name in stages), start=1):
+        objective.method = method
+        with mode:
+            strategy.enter_stage(stage.terms, partial(optim.generator, config.optim, batch=config.data.batch), {})
+            step.enter_stage(stage, strategy)
+        batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
+        with mode, Waits() as waits:
+            step(number, batch)
+        step.leave_stage()
+        found += waits.found
+    return found
 
 
 def planted(device: torch.device) -> dict[str, list[str]]:
@@ -159,6 +164,7 @@ def planted(device: torch.device) -> dict[str, list[str]]:
 
 
 if __name__ == "__main__":
-    given = [words.split() for words in " ".join(sys.argv[1:]).split("--")]
     there = pretend()
-    print(json.dumps({"planted": planted(there), "steps": [steps(there, *words) for words in given]}))
+    asked: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
+    found = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
+    print(json.dumps(found | {"planted": planted(there)}))
