@@ -29,16 +29,16 @@ from omegaconf import OmegaConf
 
 from benchmarks import synthetic
 from dira_scale.data.batch import Batch
+from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders.cpu import Loader
 from dira_scale.data.views import ViewSpec
+from dira_scale.engine import parallel
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError
-from dira_scale.files import write_json
+from dira_scale.places.atomic import write_json
+from dira_scale.runs.folder import Run, environment
 from dira_scale.shard import main as shard
-from dira_scale.train import parallel
-from dira_scale.train.inputs import Inputs
-from dira_scale.train.loop import Trainer
-from dira_scale.train.run import Run, environment
-from dira_scale.train.signals import Signals
 
 GOAL = 0.95
 CORES = len(os.sched_getaffinity(0))

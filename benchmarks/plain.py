@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.config import Pretrain
+from dira_scale.config.compose import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
 from dira_scale.methods import Method

@@ -30,12 +30,12 @@ from benchmarks import synthetic
 from benchmarks.plain import Plain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
+from dira_scale.engine import parallel
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
-from dira_scale.files import write_json
-from dira_scale.train import parallel
-from dira_scale.train.loop import Trainer
-from dira_scale.train.run import Run, environment
-from dira_scale.train.signals import Signals
+from dira_scale.places.atomic import write_json
+from dira_scale.runs.folder import Run, environment
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most

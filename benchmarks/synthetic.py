@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
-from dira_scale.config import Pretrain, compose
+from dira_scale.config.compose import Pretrain, compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.methods import Method

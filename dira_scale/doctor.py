@@ -7,11 +7,11 @@ from dataclasses import asdict
 from omegaconf import DictConfig
 from rich.console import Console
 
-from dira_scale.config import run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.errors import UserError, nearest
 from dira_scale.machine.hardware import hardware
+from dira_scale.machine.inventory import pieces
 from dira_scale.machine.launch import launch_command
-from dira_scale.machine.pieces import pieces
 from dira_scale.machine.show import show
 
 FORMS = ("all", "launch", "json")

@@ -8,14 +8,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dira_scale.config import run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, nearest
-from dira_scale.files import write_atomic
 from dira_scale.models.card import Card, Source
 from dira_scale.models.formats import FILES, FORMATS, Network, usual
 from dira_scale.models.weights import trained_encoder, trained_unet
-from dira_scale.train.trained import LATEST, Trained
+from dira_scale.places.atomic import write_atomic
+from dira_scale.runs.reader import LATEST, Trained
 
 
 def export(cfg: DictConfig) -> None:

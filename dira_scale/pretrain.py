@@ -15,24 +15,25 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
-from dira_scale.config import Pretrain, run_verb
+from dira_scale.config.compose import Pretrain, run_verb
+from dira_scale.data.inputs import Inputs
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.control import AgreedError, from_main, on_main, together
+from dira_scale.distributed.launcher import check_launch
+from dira_scale.distributed.rendezvous import lost
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine import optim, parallel
+from dira_scale.engine.nan_guard import NotANumberError
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, say
 from dira_scale.methods.adversary import Adversary
-from dira_scale.train import optim, parallel, preflight
-from dira_scale.train import run as runs
-from dira_scale.train.checkpoint import NotSavedError
-from dira_scale.train.guard import NotANumberError
-from dira_scale.train.inputs import Inputs
-from dira_scale.train.lease import LeaseLostError
-from dira_scale.train.loop import Trainer
-from dira_scale.train.parallel.agreement import AgreedError, from_main, on_main, together
-from dira_scale.train.parallel.launcher import check_launch
-from dira_scale.train.parallel.rendezvous import lost
-from dira_scale.train.signals import Signals
-from dira_scale.train.stages import batches_of, plan
-from dira_scale.train.timings import TIMINGS
-from dira_scale.train.trained import start_tensors
+from dira_scale.pretraining import preflight
+from dira_scale.pretraining.stages import batches_of, plan
+from dira_scale.runs import folder as runs
+from dira_scale.runs.checkpoint import NotSavedError
+from dira_scale.runs.lease import LeaseLostError
+from dira_scale.runs.reader import start_tensors
 
 STDERR = 2  # sys.stderr is no file in a notebook
 

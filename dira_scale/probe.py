@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dira_scale import __version__
-from dira_scale.config import run_verb
-from dira_scale.eval.comparison import compare
-from dira_scale.eval.probe_table import as_json, markdown, rich_table, tables
-from dira_scale.files import write_atomic, write_json
-from dira_scale.train.run import environment
+from dira_scale.config.compose import run_verb
+from dira_scale.evaluation.comparison import compare
+from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
+from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.runs.folder import environment
 
 
 def probe(cfg: DictConfig) -> None:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from dira_scale.config import run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.errors import UserError
-from dira_scale.files import write_atomic
+from dira_scale.places.atomic import write_atomic
 from dira_scale.reporting.page import render
 from dira_scale.reporting.record import read
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config import run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.errors import UserError, nearest
 
 
@@ -38,14 +38,14 @@ def repair(config: DictConfig) -> int:
 
 def verify(config: DictConfig) -> int:
     """Every checksum, every image: is a dataset what it was when it was made?"""
-    from dira_scale.ingest.verify import tell, verify
+    from dira_scale.curation.verify import tell, verify
 
     return tell(config.path, verify(config.path, _workers(config)))
 
 
 def subset(config: DictConfig) -> int:
     """A part of a dataset: a fraction of its patients, the samples of some kind, one of k folds; copies no shard."""
-    from dira_scale.ingest.subset import Part, subset
+    from dira_scale.curation.subset import Part, subset
 
     where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
     part = Part(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
@@ -55,7 +55,7 @@ def subset(config: DictConfig) -> int:
 
 def merge(config: DictConfig) -> int:
     """Several datasets as one; copies no shard."""
-    from dira_scale.ingest.merge import merge
+    from dira_scale.curation.merge import merge
 
     merge(_list(config.paths), config.out, config.name)
     return 0
@@ -63,10 +63,10 @@ def merge(config: DictConfig) -> int:
 
 def stats(config: DictConfig) -> int:
     """What is in a dataset: a table, and one HTML page with a contact sheet, sizes, intensities, labels."""
+    from dira_scale.curation.stats import Stats
+    from dira_scale.curation.stats_page import print_table, render_dataset
     from dira_scale.data.manifest import ShardedDataset
-    from dira_scale.files import write_atomic
-    from dira_scale.reporting.dataset import Stats
-    from dira_scale.reporting.dataset_page import print_table, render_dataset
+    from dira_scale.places.atomic import write_atomic
 
     found = Stats(ShardedDataset.open(config.path))
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
@@ -79,7 +79,7 @@ def stats(config: DictConfig) -> int:
 
 def convert(config: DictConfig) -> int:
     """A dataset to FFCV's form (to=ffcv), or from it back to tars (to=webdataset)."""
-    from dira_scale.ingest.beton import to_beton, to_tars
+    from dira_scale.curation.beton import to_beton, to_tars
 
     if config.to not in ("ffcv", "webdataset"):
         raise UserError(
@@ -95,7 +95,7 @@ def convert(config: DictConfig) -> int:
 
 def audit(config: DictConfig) -> int:
     """Identifying values of the source that left it; patients and pictures that are in two splits or datasets."""
-    from dira_scale.ingest.audit import audit
+    from dira_scale.curation.audit import audit
 
     named = {name: _list(config[name]) for name in ("tables", "against")}
     return audit(config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config))

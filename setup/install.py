@@ -75,7 +75,7 @@ def install(accelerator: str, wanted: dict) -> None:
         pip(f"torch for {accelerator}", "-c", str(ROOT / "constraints.txt"), f"torch=={pin}")
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
-    run(PYTHON, "-m", "dira_scale.torchvision_ops")
+    run(PYTHON, "-m", "dira_scale.machine.torchvision_ops")
     check()
     stamp = STAMP.with_suffix(".new")
     stamp.write_text(json.dumps(wanted))

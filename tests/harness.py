@@ -13,7 +13,7 @@ import pytest
 import torch
 from forked import Forked, Started, forkable
 
-from dira_scale.train import checkpoint
+from dira_scale.runs import checkpoint
 
 SECONDS = 240  # bound on every wait
 TINY = [

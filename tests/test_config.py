@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.config import compose, folder
+from dira_scale.config.compose import compose, folder
 from dira_scale.errors import UserError
 
 SHARDS = "data.shards=somewhere"

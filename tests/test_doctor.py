@@ -14,10 +14,10 @@ from rich.console import Console
 
 from dira_scale import doctor
 from dira_scale.machine import hardware as looking
-from dira_scale.machine import pieces as software
+from dira_scale.machine import inventory as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
+from dira_scale.machine.inventory import Piece
 from dira_scale.machine.launch import launch_command
-from dira_scale.machine.pieces import Piece
 from dira_scale.machine.show import show
 
 LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)

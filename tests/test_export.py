@@ -31,8 +31,8 @@ from dira_scale.models.encoder import build_encoder
 from dira_scale.models.formats import FILES, MONAI, TORCHVISION
 from dira_scale.models.layouts import Start
 from dira_scale.models.unet import UNet
-from dira_scale.train.checkpoint import Checkpointer, replicated
-from dira_scale.train.trained import start_tensors
+from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.runs.reader import start_tensors
 
 CHANNELS = [32, 16, 16, 8, 8]
 STAGES = {

@@ -20,10 +20,10 @@ from fixtures.make import RUNS, STOPPED, go_on
 from harness import finish, losses, rows, status, weights
 from safetensors.torch import load_file
 
+from dira_scale.curation.verify import verify_shard
 from dira_scale.data.beton import Reader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.export import main as export
-from dira_scale.ingest.verify import verify_shard
 from dira_scale.report import main as report
 from dira_scale.shard import main as shard
 

@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dira_scale import report
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.page import render

@@ -10,13 +10,13 @@ from torch import nn
 
 from benchmarks import synthetic
 from benchmarks.plain import Released
-from dira_scale.config import Pretrain
+from dira_scale.config.compose import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.train import optim, parallel
-from dira_scale.train.metrics import Means
-from dira_scale.train.objective import Objective
-from dira_scale.train.step import Step
+from dira_scale.engine import optim, parallel
+from dira_scale.engine.means import Means
+from dira_scale.engine.step import Step
+from dira_scale.pretraining.objective import Objective
 
 BATCHES = 4  # different ones, in turn
 FEW = 8  # images of a step whose work takes the device no time

@@ -27,7 +27,7 @@ from benchmarks.gpu import bounded, page
 from benchmarks.gpu.ladder import BROKEN, COMPILED, rungs
 from benchmarks.gpu.report import Report
 from dira_scale.errors import UserError
-from dira_scale.files import write_atomic
+from dira_scale.places.atomic import write_atomic
 
 HOME = Path(__file__).parents[2]  # the folder of benchmarks/
 # A part's share of the time at most; the last has all that the others leave.

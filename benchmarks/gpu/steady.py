@@ -25,7 +25,7 @@ from benchmarks.gpu.loops import Ours, images
 from benchmarks.gpu.report import Report
 from dira_scale.data.distort import Distort
 from dira_scale.data.views import ViewSpec
-from dira_scale.train.parallel.precision import set_fp32
+from dira_scale.distributed.precision import set_fp32
 
 NETWORK = "MoCo ResNet-50"
 ROOT = str(Path(__file__).parents[2])

@@ -26,8 +26,8 @@ from benchmarks.scaling.plot import draw
 from benchmarks.scaling.simulated import GPUS, gpus, here, simulate
 from benchmarks.scaling.tables import tell_measured, tell_published, tell_simulated
 from dira_scale.planning.scaling import PUBLISHED
+from dira_scale.runs.folder import environment
 from dira_scale.shard import main as shard
-from dira_scale.train.run import environment
 
 
 def processes_here(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dira_scale.train.parallel import leave
+from dira_scale.engine.parallel import leave
 
 SECONDS = 900  # bound on every wait
 BYTES = (1024, 32 * 2**20)  # of the all-reduces that measure gloo
@@ -59,8 +59,8 @@ def run(commands: Sequence[list[str]], out: Path, processes: int) -> None:
 
 def pretrain(arguments: list[str]) -> int:
     """The verb, its first step taken when all processes have come to theirs."""
+    from dira_scale.engine.step import Step
     from dira_scale.pretrain import main as verb
-    from dira_scale.train.step import Step
 
     gate, processes, take = Path(os.environ["SCALING_GATE"]), int(os.environ["SCALING_PROCESSES"]), Step.__call__
 

@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from benchmarks.scaling.measured import IMAGES, STAGE, Measured, keys
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.planning import timeline
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.goodput import Failures

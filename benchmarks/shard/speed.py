@@ -17,17 +17,17 @@ import SimpleITK
 from omegaconf import OmegaConf
 from PIL import Image
 
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.data.codecs import encode
+from dira_scale.imaging.read import read_image
+from dira_scale.imaging.volumes import prepare, read_volume
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.imaging import read_image
-from dira_scale.ingest.phantom.dataset import generate
 from dira_scale.ingest.plan import plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
-from dira_scale.ingest.volumes import prepare, read_volume
-from dira_scale.ingest.workers import worker_pool
 from dira_scale.ingest.writer import Shard, write_shards
+from dira_scale.machine.workers import worker_pool
+from dira_scale.phantom.cxr.dataset import generate
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from rich.console import Console
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, load_key
-from dira_scale.ingest.destination import (
+from dira_scale.ingest.finish import Outcome, finish
+from dira_scale.ingest.output import (
     Slice,
     check_place,
     check_unchanged,
@@ -23,12 +24,11 @@ from dira_scale.ingest.destination import (
     sweep,
     unfinished,
 )
-from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.plan import Plan, plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.writer import write_shards
-from dira_scale.store import locate
+from dira_scale.places.store import locate
 
 
 def convert(

@@ -15,7 +15,7 @@ from typing import Any, cast
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.burned_in import POLICIES
+from dira_scale.imaging.burned_in import POLICIES
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
 

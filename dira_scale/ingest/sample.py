@@ -9,17 +9,17 @@ import PIL.Image
 import xxhash
 
 from dira_scale.data.codecs import encode
+from dira_scale.imaging.grey import Image, resize, shrink
+from dira_scale.imaging.read import read_image, read_mask
+from dira_scale.imaging.rejection import OUT_OF_REACH, BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
+from dira_scale.imaging.volumes.geometry import BadGeometry
 from dira_scale.ingest.deidentify import coarse
-from dira_scale.ingest.grey import Image, resize, shrink
-from dira_scale.ingest.imaging import read_image, read_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Box, Input, Painted, Record
-from dira_scale.ingest.verdict import OUT_OF_REACH, BadImage
-from dira_scale.ingest.volume import Volume
-from dira_scale.ingest.volumes import prepare, read_volume, read_volume_mask
-from dira_scale.ingest.volumes.geometry import BadGeometry
-from dira_scale.store import is_local
+from dira_scale.places.store import is_local
 
 FILLED = "filled_slices"  # the attribute of a volume that says how many of its slices the source lacks
 

@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import xxhash
 from rich.console import Console
 
+from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import counted, hasher_of, most_common, planned_from
 from dira_scale.ingest.plan import Item, Plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
 from dira_scale.ingest.sources.base import Input, Record
-from dira_scale.ingest.tar import add_to_tar
-from dira_scale.ingest.workers import worker_pool
+from dira_scale.machine.workers import worker_pool
 
 EDGE = 4096  # bytes of both ends of a file by which copies are told
 

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item, Plan
-from dira_scale.ingest.progress import bar
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import Rejected, make_sample
-from dira_scale.ingest.tar import add_to_tar
-from dira_scale.ingest.workers import CONTEXT, worker_pool
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import CONTEXT, worker_pool
 
 
 class Shard(NamedTuple):

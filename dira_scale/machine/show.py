@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dira_scale.machine.hardware import Gpu, Hardware
-from dira_scale.machine.pieces import Piece
+from dira_scale.machine.inventory import Piece
 
 MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dira_scale.collectives import gather, reduce_sum, world
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import gather, reduce_sum, world
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import at_least_float32, check_pair, matches

@@ -10,9 +10,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dira_scale.collectives import rank
-from dira_scale.config import compose, folder
+from dira_scale.config.compose import compose, folder
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm

@@ -30,8 +30,8 @@ class Method(nn.Module):
     """A self-supervised objective: ``forward`` computes it, ``after_step`` moves what no gradient moves.
 
     A subclass says which loss terms it has in ``weights`` (each term's factor in the total) and needs nothing else of
-    the loop. Processes appear only through ``dira_scale.collectives`` and only in training: there every process calls
-    ``forward`` for its part of every batch, in evaluation each for batches of its own.
+    the loop. Processes appear only through ``dira_scale.distributed.collectives`` and only in training: there every
+    process calls ``forward`` for its part of every batch, in evaluation each for batches of its own.
     """
 
     gradient_views: ClassVar[int] = 1  # how many views' pyramids ``forward`` returns

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.collectives import IntArray, exchange, gather, on_device, rank, world
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import IntArray, exchange, gather, on_device, rank, world
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.collectives import gather, rank
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import gather, rank
 from dira_scale.errors import UserError
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.collectives import gather, new_group, rank, reduce_mean, world
+from dira_scale.distributed.collectives import gather, new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
 
 COUNT = 4  # values behind the statistics that are all 1 for a pass; fewer, and groups would not begin at 16 bytes

@@ -8,15 +8,15 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from dira_scale.config import Pretrain, Stage
+from dira_scale.config.compose import Pretrain, Stage
 from dira_scale.data.batch import Batch
+from dira_scale.engine import optim
+from dira_scale.engine.parallel.recompute import blocks
 from dira_scale.models.norm import commit_statistics
 from dira_scale.planning.ledger import Collective, Ledger, Moment
 from dira_scale.planning.network import Networks, size, trained
-from dira_scale.train import optim
-from dira_scale.train.health import Health
-from dira_scale.train.objective import Objective
-from dira_scale.train.parallel.recompute import blocks
+from dira_scale.pretraining.monitors import Health
+from dira_scale.pretraining.objective import Objective
 
 
 class Block(NamedTuple):
@@ -133,7 +133,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: Stage, images: int, fo
 
 
 class _Step:
-    """The training loop's step (:class:`dira_scale.train.step.Step`) without what takes no memory."""
+    """The training loop's step (:class:`dira_scale.engine.step.Step`) without what takes no memory."""
 
     def __init__(self, config: Pretrain, objective: Objective, stage: Stage, health: Health, ledger: Ledger) -> None:
         self.objective, self.stage, self.health, self.ledger = objective, stage, health, ledger

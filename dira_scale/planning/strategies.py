@@ -1,12 +1,12 @@
 """What each strategy makes of a rehearsed step: bytes that a rank holds, bytes that it sends.
 
-Written after what dira_scale.train.parallel really asks of torch and DeepSpeed, their buffers included.
+Written after what dira_scale.engine.parallel really asks of torch and DeepSpeed, their buffers included.
 """
 
 from dataclasses import dataclass
 
+from dira_scale.engine.parallel.zero import BUCKET as ZERO_BUCKET
 from dira_scale.planning.rehearsal import Rehearsal
-from dira_scale.train.parallel.zero import BUCKET as ZERO_BUCKET
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 FLOAT = 4  # parameters, gradients and states are fp32 under every precision

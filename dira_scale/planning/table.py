@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dira_scale.config import Machine, Pretrain
+from dira_scale.config.compose import Machine, Pretrain
 from dira_scale.planning.estimate import GB, Estimate, Rehearsed, flops_per_second
 from dira_scale.planning.strategies import FLOAT
 

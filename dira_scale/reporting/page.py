@@ -12,7 +12,7 @@ from dira_scale.reporting.record import PARTS, Record
 
 def render(record: Record) -> str:
     """``record`` as HTML, pictures and curves inside."""
-    return template("page.html.j2").render(
+    return template(Path(__file__).with_name("page.html.j2")).render(
         record=record,
         version=__version__,
         parts=PARTS,
@@ -31,17 +31,17 @@ def render(record: Record) -> str:
     )
 
 
-def template(name: str) -> Template:
-    """A template of this folder."""
+def template(file: Path) -> Template:
+    """A page's template; it finds this folder's ``style.css`` beside its own files."""
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["duration"] = summary.duration
-    return environment.get_template(name)
+    return environment.get_template(file.name)
 
 
 def _png(path: Path) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
+from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
-from dira_scale.train.timings import TIMINGS
 
 Row = dict[str, Any]
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it

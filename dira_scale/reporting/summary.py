@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from omegaconf import OmegaConf
 
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.reporting.record import PARTS, Record, Row
 
 RESTORERS = {

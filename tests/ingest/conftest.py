@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 
 IDENTITY = {
     "PatientName": "Quillfeather^Osbertina",

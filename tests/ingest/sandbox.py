@@ -22,11 +22,11 @@ import yaml
 from ingest.mutants import NAME
 from ingest.sources.conftest import Here
 
+from dira_scale.curation.verify import verify
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import hasher_of
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, Record
-from dira_scale.ingest.verify import verify
 from dira_scale.shard import main
 
 MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries

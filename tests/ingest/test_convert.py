@@ -20,6 +20,7 @@ from PIL import Image
 
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
@@ -27,7 +28,6 @@ from dira_scale.ingest.plan import plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import Box, Record
-from dira_scale.ingest.tar import add_to_tar
 from dira_scale.shard import main
 
 

@@ -20,8 +20,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
+from dira_scale.places.store import opened
 from dira_scale.shard import main
-from dira_scale.store import opened
 
 
 def command(folder: Path, out: Path, ingest: SimpleNamespace, images: int) -> list[str]:

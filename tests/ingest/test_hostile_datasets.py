@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from dira_scale.curation import stats_page
+from dira_scale.curation.merge import merge
+from dira_scale.curation.stats import Stats
+from dira_scale.curation.stats_page import print_table, render_dataset
+from dira_scale.curation.subset import Part, subset
+from dira_scale.curation.verify import tell, verify_shard
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.merge import merge
-from dira_scale.ingest.subset import Part, subset
-from dira_scale.ingest.verify import tell, verify_shard
-from dira_scale.reporting import dataset_page
-from dira_scale.reporting.dataset import Stats
-from dira_scale.reporting.dataset_page import print_table, render_dataset
 from dira_scale.reporting.plots import svg
 
 SECRET = b"Quillfeather's letter"
@@ -189,7 +189,7 @@ def test_datasets_of_others_are_data_only(
         shutil.rmtree(theirs)
         shutil.copytree(tmp_path / "whole", theirs)
         spoil(theirs)
-        monkeypatch.setattr(dataset_page, "svg", svg if what in HARMLESS else undrawn)
+        monkeypatch.setattr(stats_page, "svg", svg if what in HARMLESS else undrawn)
         before = {path: path.lstat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if "scratch" not in path.parts}
         capsys.readouterr()
         try:

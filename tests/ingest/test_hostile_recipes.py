@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ingest.sandbox import listing, run
 
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.errors import UserError, printable
 from dira_scale.ingest.recipe import Recipe
 

@@ -20,18 +20,18 @@ from ingest.mutants.tars import PAYLOAD, tars
 from ingest.sandbox import listing
 from PIL import Image
 
+from dira_scale.curation import stats_page
+from dira_scale.curation.audit import words
+from dira_scale.curation.audit.audit import audit
+from dira_scale.curation.beton import to_beton, to_tars
+from dira_scale.curation.merge import merge
+from dira_scale.curation.stats import Stats
+from dira_scale.curation.stats_page import print_table, render_dataset
+from dira_scale.curation.subset import Part, subset
+from dira_scale.curation.verify import tell, verify_shard
 from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, printable
-from dira_scale.ingest.audit import words
-from dira_scale.ingest.audit.audit import audit
-from dira_scale.ingest.beton import to_beton, to_tars
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.merge import merge
-from dira_scale.ingest.subset import Part, subset
-from dira_scale.ingest.verify import tell, verify_shard
-from dira_scale.reporting import dataset_page
-from dira_scale.reporting.dataset import Stats
-from dira_scale.reporting.dataset_page import print_table, render_dataset
 
 OURS = cache(words._of_messages)
 SECRET = b"Drumwhistle's letter"
@@ -59,7 +59,7 @@ def once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     computed, and drawn in one case."""
     monkeypatch.setattr(words, "_of_messages", OURS)
     if "a sample twice" not in request.node.name:
-        monkeypatch.setattr(dataset_page, "svg", lambda name, size, draw: f"data:{draw(MagicMock())}")
+        monkeypatch.setattr(stats_page, "svg", lambda name, size, draw: f"data:{draw(MagicMock())}")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from dira_scale.ingest import survey, writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_tell
-from dira_scale.ingest.workers import worker_pool
+from dira_scale.machine.workers import worker_pool
 from dira_scale.shard import main
 
 

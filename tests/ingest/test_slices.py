@@ -12,7 +12,7 @@ from ingest.sources.conftest import Here
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.destination import Slice
+from dira_scale.ingest.output import Slice
 
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
 

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from harness import together
 from torch import nn
 
-from dira_scale.collectives import exchange, gather, rank, world
+from dira_scale.distributed.collectives import exchange, gather, rank, world
 from dira_scale.models import norm
 
 WAIT = 240  # seconds

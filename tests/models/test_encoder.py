@@ -8,11 +8,11 @@ import tiny_swin
 import torch
 from timm.models.resnet import BasicBlock
 
+from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.errors import UserError
 from dira_scale.models.encoder import build_encoder, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
-from dira_scale.train.parallel import checkpoint_activations
 
 # One of each kind: maps from 1/2 or from 1/4 on, channels last, windows, class and register tokens, final norm or not.
 FAMILIES = [

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from dira_scale import pretrain
 from dira_scale.data.batch import Batch
-from dira_scale.train import evaluation
-from dira_scale.train.loop import Trainer
+from dira_scale.engine.trainer import Trainer
+from dira_scale.pretraining import validation
 
 to, init = Batch.to, Trainer.__init__
 
@@ -59,5 +59,5 @@ def trainer(self: Trainer, config: Any, accelerator: Any, inputs: Any, method: A
 if __name__ == "__main__":
     Batch.to = batch_to  # type: ignore[method-assign, assignment]
     Trainer.__init__ = trainer  # type: ignore[method-assign]
-    evaluation._knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
+    validation._knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
     raise SystemExit(pretrain.main(sys.argv[1:]))

@@ -9,11 +9,11 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
-from dira_scale.collectives import rank
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
-from dira_scale.train import optim, parallel
-from dira_scale.train.parallel.strategy import Sharded
+from dira_scale.distributed.collectives import rank
+from dira_scale.engine import optim, parallel
+from dira_scale.engine.parallel.strategy import Sharded
 
 SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
 

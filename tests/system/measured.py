@@ -15,9 +15,9 @@ from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
 
 from dira_scale.data.batch import Batch
+from dira_scale.engine.step import Step
+from dira_scale.engine.trainer import Trainer
 from dira_scale.pretrain import main
-from dira_scale.train.loop import Trainer
-from dira_scale.train.step import Step
 
 CONVOLUTION = "convolution"  # in the names of those operations
 found: dict[str, dict[str, int]] = {}

@@ -10,9 +10,9 @@ from typing import Any
 from torch.profiler import ProfilerActivity, profile
 
 from dira_scale.data.batch import Batch
+from dira_scale.engine.step import Step
+from dira_scale.engine.trainer import Trainer
 from dira_scale.pretrain import main
-from dira_scale.train.loop import Trainer
-from dira_scale.train.step import Step
 
 take = Step.__call__
 

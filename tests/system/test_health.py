@@ -12,16 +12,16 @@ from harness import TINY, assert_equal_runs, finish, pretrain, rows, status, wei
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
+from dira_scale.data.inputs import Inputs
 from dira_scale.data.views import ViewSpec
 from dira_scale.pretrain import main
-from dira_scale.train import checkpoint
-from dira_scale.train.inputs import Inputs
+from dira_scale.runs import checkpoint
 
 # DiRA, spoilt where the environment says: WHAT at a step of the order on a rank. It notes which images it had then.
 SPOILT = """
 import json, math, os
-from dira_scale.collectives import rank
+from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
 
 class Spoilt(DiRA):

@@ -11,10 +11,10 @@ from harness import TINY, finish
 from omegaconf import OmegaConf
 
 from dira_scale import plan
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
+from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.planning.network import Networks
 from dira_scale.planning.rehearsal import rehearse
-from dira_scale.train.parallel import checkpoint_activations
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each

@@ -11,7 +11,7 @@ from harness import SECONDS, assert_equal_runs, assert_moved_alike, finish, loss
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dira_scale.pretrain import main
-from dira_scale.train import checkpoint
+from dira_scale.runs import checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -18,13 +18,13 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
-from dira_scale.collectives import rank, reduce_mean, world
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import rank, reduce_mean, world
+from dira_scale.engine import optim, parallel
 from dira_scale.methods.moco import MoCo, _permutation
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics
-from dira_scale.train import optim, parallel
 
 BATCH, STEPS, SIZE = 32, 2, 64
 MOCO = {"dim": 16, "queue": 64, "temperature": 0.5, "momentum": 0.9}

@@ -15,10 +15,10 @@ from harness import assert_moved_alike, distances, finish, losses, pretrain, req
 from safetensors.torch import load_file
 
 from dira_scale import methods
-from dira_scale.config import compose
+from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
-from dira_scale.train import checkpoint
-from dira_scale.train.parallel.zero import BUCKET
+from dira_scale.engine.parallel.zero import BUCKET
+from dira_scale.runs import checkpoint
 
 # Twenty steps of three stages in which rounding does not grow: small rates, no Adam step of a vanishing gradient.
 STEPS = ["model.encoder=test_resnet", "data.batch=16", "model.bn_groups=1", "parallel.channels_last=false"]

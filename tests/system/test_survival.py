@@ -15,7 +15,7 @@ from forked import Forked
 from harness import SECONDS, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, status, weights
 from system.faults import Job, cut, flip, killed_at, small_disk
 
-from dira_scale.train import checkpoint
+from dira_scale.runs import checkpoint
 
 # A checkpoint of 20 MB in every step, of which a small network's six take seconds.
 SMALL = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=9"]
@@ -182,7 +182,7 @@ def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the
 # DiRA whose rank 1 never comes out of its third step.
 STUCK = """
 import time
-from dira_scale.collectives import rank
+from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
 
 def waiting_for_godot():
@@ -307,9 +307,9 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, sha
 HANGING = """
 import sys, time
 from dira_scale import pretrain
-from dira_scale.train import run
-from dira_scale.train.checkpoint import writer
-from dira_scale.train.timings import TIMINGS
+from dira_scale.engine import run
+from dira_scale.runs.checkpoint import writer
+from dira_scale.distributed.timings import TIMINGS
 
 put, write_json, TIMINGS.last, TIMINGS.work = writer.put, run.write_json, 5, 5
 
@@ -341,9 +341,9 @@ def test_a_disk_that_hangs_altogether_ends_the_run_once_it_is_said(shards: Path,
 # DiRA, and a disk that gives a checkpoint of the main process slowly.
 SLOW = """
 import os, time
-from dira_scale.collectives import rank
+from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
-from dira_scale.train.checkpoint import reading
+from dira_scale.runs.checkpoint import reading
 
 fetch = reading.fetch
 
@@ -377,7 +377,7 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
 def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it goes on."""
     run = tmp_path / "run"
-    soon = "from dira_scale.train.timings import TIMINGS; TIMINGS.beat, TIMINGS.still = 0.2, 4"
+    soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.still = 0.2, 4"
     with Job(pretrain(run, shards, *SMALL), run, before=soon) as ghost:
         ghost.rows(2)
         ghost.process.send_signal(signal.SIGSTOP)
@@ -400,7 +400,7 @@ def contents(run: Path) -> dict[str, str]:
 # DiRA that notes which images each rank had at each step.
 NOTING = """
 import os
-from dira_scale.collectives import rank
+from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
 
 class Noting(DiRA):

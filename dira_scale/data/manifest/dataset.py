@@ -15,7 +15,7 @@ from dira_scale.data.codecs import decode, open_bricks
 from dira_scale.data.manifest.checks import wrong_rows
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, SCHEMA, DatasetError
-from dira_scale.store import is_local, locate, opened, refusals
+from dira_scale.places.store import is_local, locate, opened, refusals
 
 
 class ShardedDataset:

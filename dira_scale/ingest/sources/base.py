@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:  # a recipe knows its source, so a source cannot import recipes
-    from dira_scale.ingest.grey import Image
+    from dira_scale.imaging.grey import Image
+    from dira_scale.imaging.volume import Volume
     from dira_scale.ingest.recipe import Recipe
-    from dira_scale.ingest.volume import Volume
 
 
 class Box(NamedTuple):

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.ingest.sources.base import Box
 from dira_scale.ingest.sources.published import cut
 from dira_scale.ingest.sources.table import number, read_table
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volumes.geometry import Grid
 
 VOXELS = ("z", "y", "x", "d", "h", "w")
 WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names: DICOM's millimetres, to the left, back and head

@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import Grid
+from dira_scale.imaging.volumes.read import read_volume
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, Record
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volume import Volume
-from dira_scale.ingest.volumes.geometry import Grid
-from dira_scale.ingest.volumes.read import read_volume
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRADES = {"HGG": 1.0, "LGG": 0.0}

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.dicom import is_dicom, read_header
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.store import is_local, locate, numbered, refusals
+from dira_scale.imaging.dicom import is_dicom, read_header
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.places.store import is_local, locate, numbered, refusals
 
 BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.dicom import HEADER
-from dira_scale.ingest.imaging import Frame
-from dira_scale.ingest.progress import bar
+from dira_scale.imaging.dicom import HEADER
+from dira_scale.imaging.read import Frame
+from dira_scale.imaging.rejection import BadImage
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
 from dira_scale.ingest.sources.index import Index
 from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
 from dira_scale.ingest.sources.text import brief
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.store import is_local, locate
+from dira_scale.machine.progress import bar
+from dira_scale.places.store import is_local, locate
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 CHUNK = 1024  # files that the threads are given at a time

@@ -6,7 +6,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from dira_scale.store import locate
+from dira_scale.places.store import locate
 
 V = TypeVar("V")
 UNNAMED = ""  # SQLite's own temporary file: gone when the process is, however it ends

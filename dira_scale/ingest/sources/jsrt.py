@@ -10,14 +10,14 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.grey import Image, Window, store
+from dira_scale.imaging.grey import Image, Window, store
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import cut, files_ending, sized, threaded, wrong
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.ingest.volume import Volume
-from dira_scale.store import opened
+from dira_scale.places.store import opened
 
 SIDE, SPACING = 2048, 0.175  # pixels, mm
 STRUCTURES = {

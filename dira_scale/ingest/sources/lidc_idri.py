@@ -8,18 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.dicom import Plane
-from dira_scale.ingest.grey import Image
+from dira_scale.imaging.dicom import Plane
+from dira_scale.imaging.grey import Image
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices
 from dira_scale.ingest.sources.base import Box, Record
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.lidc_xml import agreed, nodules_in, series_of
 from dira_scale.ingest.sources.published import files_ending, once, threaded
 from dira_scale.ingest.sources.series import head_of
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volume import Volume
-from dira_scale.ingest.volumes.place import pixels_to_voxels, place_slices
-from dira_scale.ingest.volumes.regular import Stack
-from dira_scale.ingest.volumes.series import Series
 
 
 @dataclass(frozen=True)

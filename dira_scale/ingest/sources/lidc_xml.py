@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import skimage.draw
 
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.store import opened
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.places.store import opened
 
 MAX_SIDE = 8192  # pixels of a slice
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.blocks import Ball
 from dira_scale.ingest.sources.files import folder_at, size_of
@@ -17,8 +19,6 @@ from dira_scale.ingest.sources.published import (
     read_columns,
     threaded,
 )
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volumes.read import grid_of
 
 FOLDS = tuple(f"subset{n}" for n in range(10))
 

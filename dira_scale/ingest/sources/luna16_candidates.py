@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
+from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.imaging.volumes.values import to_volume
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
 from dira_scale.ingest.sources.published import Line, listed_in, number, read_columns, wrong
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.ingest.volume import Volume
-from dira_scale.ingest.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.ingest.volumes.read import grid_of
-from dira_scale.ingest.volumes.values import to_volume
-from dira_scale.store import parts
+from dira_scale.places.store import parts
 
 AIR = -1000  # HU
 

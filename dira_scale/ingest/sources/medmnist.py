@@ -13,14 +13,14 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.arrays import ArrayFile, open_array
-from dira_scale.ingest.grey import FLAT, Image, Window, check_size, store
+from dira_scale.imaging.arrays import ArrayFile, open_array
+from dira_scale.imaging.grey import FLAT, Image, Window, check_size, store
+from dira_scale.imaging.rejection import BadImage, judged
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.files import size_of
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.store import locate
-from dira_scale.store import opened as fetched
+from dira_scale.places.store import locate
+from dira_scale.places.store import opened as fetched
 
 SPLITS = ("train", "val", "test")
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.ingest.grey import Image
-from dira_scale.ingest.imaging import read_mask
+from dira_scale.imaging.grey import Image
+from dira_scale.imaging.read import read_mask
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Painted, Record
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, folder_in, once, sized, threaded
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volume import Volume
 
 SEX = re.compile(r"(?:patient'?s sex:\s*)?([fm])(?:emale?|ale)?\b", re.IGNORECASE)
 AGE = re.compile(r"(\d+)\s*([ymd])", re.IGNORECASE)

@@ -1,13 +1,13 @@
-"""The phantom chest radiographs of ``dira_scale.ingest.phantom``: a folder of DICOM like a hospital's."""
+"""The phantom chest radiographs of ``dira_scale.phantom``: a folder of DICOM like a hospital's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.phantom.dataset import generate
-from dira_scale.ingest.phantom.findings import MIXTURES
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.folder import Folder
+from dira_scale.phantom.cxr.dataset import generate
+from dira_scale.phantom.cxr.findings import MIXTURES
 
 
 class Phantom:

@@ -1,13 +1,13 @@
-"""The phantom CT volumes of ``dira_scale.ingest.phantom.ct``: DICOM series, NIfTI or MetaImage like an archive's."""
+"""The phantom CT volumes of ``dira_scale.phantom.ct``: DICOM series, NIfTI or MetaImage like an archive's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.phantom.ct.dataset import generate
-from dira_scale.ingest.phantom.ct.study import KINDS
 from dira_scale.ingest.sources.base import Record
 from dira_scale.ingest.sources.volumes import Volumes
+from dira_scale.phantom.ct.dataset import generate
+from dira_scale.phantom.ct.study import KINDS
 
 
 class PhantomCT:

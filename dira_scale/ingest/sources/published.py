@@ -12,10 +12,10 @@ from typing import NamedTuple, TypeVar
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.rejection import BadImage
 from dira_scale.ingest.sources.base import Box, Input, Record
 from dira_scale.ingest.sources.files import files_below, size_of
 from dira_scale.ingest.sources.text import brief, lines_of
-from dira_scale.ingest.verdict import BadImage
 
 CHUNK = 64  # files that a thread is given at a time
 T = TypeVar("T")

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dira_scale.ingest.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
+from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.slice_position import place_slices
 from dira_scale.ingest.sources.files import BLOCK
-from dira_scale.ingest.verdict import BadImage, judged
-from dira_scale.ingest.volumes.place import place_slices
-from dira_scale.ingest.volumes.regular import Stack
-from dira_scale.ingest.volumes.series import Series
-from dira_scale.store import is_local, refusals
+from dira_scale.places.store import is_local, refusals
 
 # By which slices at one position are told apart, the first that does it: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")

@@ -6,7 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dira_scale.ingest.grey import Image
+from dira_scale.imaging.grey import Image
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Input, Record
 from dira_scale.ingest.sources.files import folder_at, header_of
 from dira_scale.ingest.sources.published import (
@@ -17,8 +19,6 @@ from dira_scale.ingest.sources.published import (
     threaded,
     wrong,
 )
-from dira_scale.ingest.verdict import BadImage
-from dira_scale.ingest.volume import Volume
 
 
 @dataclass(frozen=True)

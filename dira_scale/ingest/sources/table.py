@@ -10,7 +10,7 @@ from typing import NamedTuple
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import Box
 from dira_scale.ingest.sources.text import LONGEST, brief, lines_of
-from dira_scale.store import opened
+from dira_scale.places.store import opened
 
 
 class Row(NamedTuple):

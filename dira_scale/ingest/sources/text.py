@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dira_scale.store import opened
+from dira_scale.places.store import opened
 
 LONGEST = 2**20  # characters of a row: more is no table, or one meant to fill the memory
 

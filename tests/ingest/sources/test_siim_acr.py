@@ -9,9 +9,9 @@ import pytest
 from ingest.sources import miniatures
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.grey import Image
+from dira_scale.imaging.grey import Image
+from dira_scale.imaging.rejection import BadImage
 from dira_scale.ingest.sources.siim_acr import Runs, SiimAcr
-from dira_scale.ingest.verdict import BadImage
 
 
 def test_the_layout_arrives(tmp_path: Path, shards: Callable, ingest: SimpleNamespace) -> None:

@@ -1,0 +1,1 @@
+"""Configuration: Hydra's files and grammar, checked against typed schemas."""

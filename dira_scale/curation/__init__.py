@@ -1,0 +1,1 @@
+"""Finished datasets: verify, audit, describe, cut, join, convert."""

@@ -1,0 +1,71 @@
+"""The audit of a finished dataset: does anything identifying leave with it, is anybody or any picture in two splits?"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.curation.audit.harvest import harvest
+from dira_scale.curation.audit.leaks import find_leaks
+from dira_scale.curation.audit.patients import shared_patients
+from dira_scale.curation.audit.report import Image, Pair, Report, tell
+from dira_scale.curation.audit.thumbnails import thumbnails
+from dira_scale.curation.audit.twins import exact_twins, near_twins
+from dira_scale.curation.audit.values import Values
+from dira_scale.curation.audit.words import own_words
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+
+
+def audit(
+    path: str, source: str | None, tables: Sequence[str], against: Sequence[str], near_duplicates: bool, workers: int
+) -> int:
+    """Print what was found, and keep it in full beside the dataset; 1 where something must not be there, else 0.
+
+    Raises UserError when something named is not there, cannot be read, or does not go together.
+    """
+    if not isinstance(workers, int) or workers < 1:
+        raise UserError(f"workers={workers}: must be a whole number of at least 1, or null for all cores")
+    if tables and not source:
+        raise UserError("tables=… are of a source: name its folder with source=…")
+    datasets = [ShardedDataset.open(place) for place in (path, *against)]
+    if len({dataset.info.dims for dataset in datasets}) > 1:
+        raise UserError(f"against={list(against)}: images and volumes are not compared with each other")
+    report = Report(patients=shared_patients(datasets))
+    with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # of mode 0700: it holds who is who
+        try:
+            if source:
+                _leaks(report, datasets[0], source, tables, Path(scratch), workers)
+            if near_duplicates:
+                report.twins = _twins(datasets, Path(scratch), workers)
+        except OSError as error:
+            raise UserError(f"the audit of {path} failed ({error}): mend it and run the same command again") from error
+    return tell(report, datasets[0].root)
+
+
+def _leaks(
+    report: Report, dataset: ShardedDataset, source: str, tables: Sequence[str], scratch: Path, workers: int
+) -> None:  # fmt: skip
+    values = Values(scratch, own_words(dataset))
+    values.add(harvest(source, tables, workers))
+    values.finish()
+    report.searched, report.left = (values.count(long=True), values.count(long=False)), values.left()
+    report.leaks = find_leaks(dataset, scratch, workers)
+    report.by_chance = values.by_chance() * report.leaks.size
+
+
+def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[Pair]:
+    """Pairs of which at least one is of the first dataset; a patient's own images within a split are no pairs."""
+    images = [
+        Image(dataset.root.name, *row)
+        for dataset in datasets
+        for row in zip(*(dataset.table[name].to_pylist() for name in ("split", "key", "patient")), strict=True)
+    ]
+    own = datasets[0].table.num_rows
+    _, group = np.unique([f"{i.dataset} {i.split} {i.patient}" for i in images], return_inverse=True)
+    exact = [t for t in exact_twins(datasets) if t.one < own and group[t.one] != group[t.other]]
+    near = near_twins(thumbnails(datasets, scratch, workers), group, own, workers)
+    known = {(twins.one, twins.other) for twins in exact}
+    found = exact + [twins for twins in near if (twins.one, twins.other) not in known]
+    return [Pair(images[one], images[other], alike, how) for one, other, alike, how in found]

@@ -1,0 +1,125 @@
+"""What a source says of people, places and days: in DICOM headers, other images' texts, names of files, tables."""
+
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.charset import convert_encodings
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
+
+from dira_scale.curation.audit.metadata import texts_of
+from dira_scale.curation.audit.spread import spread
+from dira_scale.curation.audit.values import Value
+from dira_scale.errors import UserError
+from dira_scale.imaging.dicom import is_dicom
+from dira_scale.ingest.sources.files import files_below, folder_at
+from dira_scale.ingest.sources.table import read_table
+from dira_scale.places.store import is_local, locate
+
+CHUNK, HEAD = 64, 2**22  # files that a process is given at a time; bytes of one that is no DICOM
+TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can name somebody
+# What PS3.15's basic profile leaves and source and dataset may share: the class of a device, words of the standard.
+LEFT = {
+    "Manufacturer", "ManufacturerModelName",  # the profile removes its serial number, station, and names
+    "CodeValue", "CodeMeaning", "CodingSchemeDesignator", "CodingSchemeVersion", "CodingSchemeName",  # of code lists
+    "RescaleType", "WindowCenterWidthExplanation", "LUTExplanation",  # units and names of grey scales
+    "ImplementationVersionName",  # the library that wrote the file
+}  # fmt: skip
+STANDARD = "1.2.840.10008."  # unique identifiers of the standard itself: SOP classes, transfer syntaxes
+COLUMN = re.compile(r"patient|subject|study|series|file|image|name|\bid\b|_id\b|uid|accession|date|birth", re.I)
+
+
+def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]:
+    """All of ``source``, a folder searched through all levels, and of the tables' columns that name people or files.
+
+    Raises UserError when one is not there; OSError for a file that cannot be read.
+    """
+    root = folder_at(source, "source")
+    yield Value("folder name", str(root))
+    for table in tables:
+        yield from _cells(locate(table, "tables"))
+    for found in spread(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
+        yield from found
+
+
+def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
+    chunk = []
+    for path in paths:
+        chunk.append(path)
+        if len(chunk) == CHUNK:
+            yield chunk
+            chunk = []
+    yield chunk
+
+
+def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
+    """Of a few files, each value once."""
+    found: dict[Value, None] = {}
+    for path in paths:
+        below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
+        found |= dict.fromkeys(_names(below))
+        found |= dict.fromkeys(_of_file(path))
+    return list(found)
+
+
+def _names(below: Path) -> Iterator[Value]:
+    yield from (Value("folder name", folder) for folder in below.parts[:-1])
+    yield Value("file name", below.name)
+    stem = re.sub(r"(\.(nii|tar))?\.[A-Za-z0-9]{1,5}$", "", below.name)
+    yield Value("file name", stem)
+
+
+def _of_file(path: Path) -> list[Value]:
+    with path.open("rb") as file:
+        if not is_dicom(file):
+            head = file.read(HEAD)
+            return [Value(text.what, text.text) for text in texts_of(head)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            try:
+                return list(_of_dicom(pydicom.dcmread(file, stop_before_pixels=True, force=True)))
+            except Exception:  # a damaged header raises anything: what can be read of it is searched as it stands
+                file.seek(0)
+                return [Value("damaged DICOM", run.decode()) for run in re.findall(rb"[ -~]{8,64}", file.read(2**16))]
+
+
+def _of_dicom(header: Dataset) -> Iterator[Value]:
+    encodings = tuple(dict.fromkeys(convert_encodings(header.get("SpecificCharacterSet", None) or "ISO_IR 6")))
+    for part in (header, getattr(header, "file_meta", Dataset())):
+        for element in part.iterall():
+            keyword = keyword_for_tag(element.tag) or f"private ({element.tag.group:04x},{element.tag.element:04x})"
+            if keyword in LEFT or element.value is None:
+                continue
+            for text in _values(element.value, element.VR):
+                if not text.startswith(STANDARD):
+                    yield Value(keyword, text, element.VR, encodings)
+
+
+def _values(value: Any, vr: str) -> list[str]:
+    """The texts of an element; of an unknown one (UN, as private ones often are) what is printable."""
+    if vr in TEXTS:
+        return [str(part) for part in (value if isinstance(value, MultiValue | list) else [value])]
+    if vr == "UN" and isinstance(value, bytes):
+        return [run.decode().strip() for run in re.findall(rb"[ -~]{4,}", value[: 2**16])]
+    return []
+
+
+def _cells(path: Path) -> Iterator[Value]:
+    columns: list[str] | None = None
+    for _, row in read_table(path, [], "tables"):
+        if columns is None:
+            columns = [name for name in row if COLUMN.search(name)]
+            if not columns:
+                raise UserError(f"{path}: none of its columns is called after a patient, study or file "
+                                f"({', '.join(row)}): name one so, or leave the table out of tables=…")  # fmt: skip
+        for name in columns:
+            cell = row[name].strip()
+            yield Value(f"column {name}", cell)
+            if "/" in cell or "." in cell:
+                yield from (value._replace(kind=f"column {name}") for value in _names(Path(cell)))

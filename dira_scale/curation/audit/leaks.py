@@ -1,0 +1,197 @@
+"""Whether a value of the source is anywhere in a dataset: in its raw bytes, and in all that they decode to."""
+
+import contextlib
+import os
+import re
+import tarfile
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from dira_scale.curation.audit.metadata import (
+    Text,
+    extension_texts,
+    header_texts,
+    json_texts,
+    parquet_texts,
+    texts_of,
+    tokens,
+)
+from dira_scale.curation.audit.search import Found, Searcher
+from dira_scale.curation.audit.spread import spread
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.tar import members
+from dira_scale.machine.progress import bar
+from dira_scale.places.store import opened
+
+MOST = 1000  # hits of a file after which nobody needs more of them
+BATCH = 512  # decoded texts that are searched at a time
+NUMBERS = ((100, 156), (329, 345))  # bytes of a tar's header that are numbers: mode, owners, size, time, checksum
+WHOLE_DIGITS = 8  # a shorter number within a longer one is another number
+HASHES = (16, 24, 64)  # hex digits of xxh3, of keys, patients and studies, and of SHA-256
+
+
+class Hit(NamedTuple):
+    """A value of the source in the dataset.
+
+    ``place``: byte of the file, or of the tar's member, or what was decoded (``column reason``, ``tEXt chunk``).
+    """
+
+    file: str
+    member: str
+    place: str
+    kind: str
+    value: str
+
+
+@dataclass
+class Looked:
+    """What came of a file of ``size`` bytes: ``pieces`` are hits within the program's own words, hashes and numbers."""
+
+    hits: list[Hit] = field(default_factory=list)
+    size: int = 0
+    pieces: int = 0
+
+
+def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> Looked:
+    """Look through every file of the dataset for the values in the folder ``values``. Raises OSError."""
+    files = files_of(dataset)
+    searcher, whole = Searcher(values), Looked()
+    for name in files:
+        _search_texts([("", Text("name of the file", name))], name, searcher, whole)
+    with bar("searching", "files") as shown:
+        task = shown.add_task("", total=len(files))
+        for looked in spread(look_through, ((file, name, values) for name, file in files.items()), workers):
+            whole.hits += looked.hits
+            whole.size, whole.pieces = whole.size + looked.size, whole.pieces + looked.pieces
+            shown.advance(task)
+    whole.hits.sort()
+    return whole
+
+
+def files_of(dataset: ShardedDataset) -> dict[str, Path]:
+    """By name: all that lies in its folder, and shards that lie elsewhere."""
+    inside = {path.relative_to(dataset.root).as_posix(): path for path in dataset.root.rglob("*") if path.is_file()}
+    return inside | {shard: dataset.file(shard) for shard in dataset.info.shards}
+
+
+def look_through(file: Path, name: str, values: Path) -> Looked:
+    """One file, named ``name`` in the hits."""
+    searcher, looked = Searcher(values), Looked()
+    with opened(file) as stream:
+        members = _members(stream) if name.endswith(".tar") else []
+        looked.hits += islice(_stamps(name, members), MOST)
+        _search_texts(_texts(stream, name, members), name, searcher, looked)
+        told = {(hit.member, hit.value) for hit in looked.hits}
+        stream.seek(0)
+        for found in searcher.file(stream):
+            hit, inside = _located(found, name, members)
+            if inside or is_piece(found, searcher.words):
+                looked.pieces += 1
+            elif (hit.member, hit.value) not in told:  # decoded, it has been told
+                looked.hits.append(hit)
+            if len(looked.hits) >= MOST:
+                break
+        looked.size = stream.seek(0, os.SEEK_END)
+    return looked
+
+
+def is_piece(found: Found, words: Collection[bytes] = ()) -> bool:
+    """Whether it is a piece of one of our own words, of a hash, of a longer number, or of a fraction's digits.
+
+    Chance puts each six-digit number into every some million hex digits, and hospitals know all six-digit times.
+    """
+    before, after = found.before.lower(), found.after.lower()
+    start, end = _end(rb"[0-9a-z_\x80-\xff]*\Z", before), _end(rb"^[0-9a-z_\x80-\xff]*", after)
+    if start + end and before[len(before) - start :] + found.form + after[:end] in words:
+        return True
+    if re.fullmatch(rb"[0-9a-f]+", found.form):
+        run = _end(rb"[0-9a-f]*\Z", before) + len(found.form) + _end(rb"^[0-9a-f]*", after)
+        if run > len(found.form) and run in HASHES:
+            return True
+    if not found.form.isdigit():
+        return False
+    if len(found.form) < WHOLE_DIGITS and (before[-1:].isdigit() or after[:1].isdigit()):
+        return True
+    return bool(re.search(rb"(^|[^0-9.])\d+\.\d*\Z", before) and re.match(rb"\d*(e[+-]?\d+)?([^0-9.a-z]|$)", after))
+
+
+def _end(pattern: bytes, text: bytes) -> int:
+    found = re.search(pattern, text)
+    return len(found[0]) if found else 0
+
+
+def _members(stream: BinaryIO) -> list[tarfile.TarInfo]:
+    """As far as it is a tar: the rest is searched as bytes all the same."""
+    found: list[tarfile.TarInfo] = []
+    with contextlib.suppress(tarfile.TarError):
+        found.extend(members(stream))
+    return found
+
+
+def _located(found: Found, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
+    """The hit, and whether it is in the numbers of a tar's header, which are looked at one by one."""
+    text = found.form.decode("utf-8", "replace")
+    number = bisect_right(members, found.offset, key=lambda member: member.offset) - 1
+    if number < 0:
+        return Hit(name, "", f"byte {found.offset}", found.kind, text), False
+    member = members[number]
+    if found.offset < member.offset_data:
+        at = found.offset - (member.offset_data - tarfile.BLOCKSIZE)
+        numbers = any(low <= at and at + len(found.form) <= high for low, high in NUMBERS)
+        return Hit(name, member.name, "tar header", found.kind, text), numbers
+    place = found.offset - member.offset_data
+    where = f"byte {place}" if place < member.size else f"byte {place - member.size} after it"
+    return Hit(name, member.name, where, found.kind, text), False
+
+
+def _texts(stream: BinaryIO, name: str, members: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
+    """All decoded texts, with the member of the tar that they are of."""
+    stream.seek(0)
+    if name.endswith(".tar"):
+        yield from _tar_texts(stream, members)
+    elif name.endswith(".parquet"):
+        yield from (("", text) for text in parquet_texts(stream))
+    elif name.endswith((".json", ".jsonl", ".txt", ".csv", ".md", ".yaml", ".html")):
+        yield from (("", text) for text in json_texts(stream.read()))
+    else:
+        yield from (("", text) for text in texts_of(stream.read(2**22)))
+
+
+def _tar_texts(stream: BinaryIO, members: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
+    for member in members:
+        yield from ((member.name, text) for text in header_texts(member))
+        stream.seek(member.offset_data)
+        content = stream.read(member.size)
+        read = json_texts if member.name.endswith(".json") else texts_of if member.isfile() else extension_texts
+        yield from ((member.name, text) for text in read(content))
+
+
+def _stamps(name: str, members: list[tarfile.TarInfo]) -> Iterator[Hit]:
+    """Members that say when or by whom they were written: these numbers are 0 in a shard."""
+    for member in members:
+        for what in ("mtime", "uid", "gid"):
+            if number := getattr(member, what):
+                yield Hit(name, member.name, "tar header", what, str(number))
+
+
+def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Searcher, looked: Looked) -> None:
+    waiting = iter(texts)
+    while batch := list(islice(waiting, BATCH)):
+        if len(looked.hits) >= MOST:
+            return
+        hits: dict[Hit, None] = {}  # each once, however often a text repeats it
+        for number, found in searcher.texts(text.text for _, text in batch):
+            if is_piece(found, searcher.words):
+                looked.pieces += 1
+                continue
+            member, text = batch[number]
+            hits[Hit(file, member, text.what, found.kind, found.form.decode("utf-8", "replace"))] = None
+        for member, text in batch:
+            for token in tokens(text.text):
+                if kind := searcher.short.get(token.encode("utf-8", "surrogatepass")):
+                    hits[Hit(file, member, text.what, kind, token)] = None
+        looked.hits += hits

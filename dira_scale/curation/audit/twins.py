@@ -1,0 +1,148 @@
+"""Images that are copies of another patient's, or of one in another split or dataset: byte for byte, or nearly so.
+
+Nearly: recompressed, shrunk, brightened, cropped by some percent, flipped. Bodies look alike at every scale but the
+finest, so images are compared after a band-pass: anatomy that all share falls away, what is one's own remains.
+
+1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, of all four flips at the cost of one.
+2. The likely ones: the best correlation of 64 pixels over small shifts and scales (docs/deidentification.md has what
+   this finds among changed copies of real radiographs, and what it takes for a copy and is none).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pyarrow as pa
+
+from dira_scale.curation.audit.spread import spread
+from dira_scale.data.manifest import ShardedDataset
+
+LIKELY, SAME = 0.75, 0.92  # least correlation of the two steps
+MOST = 16  # likely twins of an image that are looked at closely
+PAIRS = 512  # that a process is given at a time
+ROWS = 1024  # images a side of a block of pairs
+BAND, FINE_BAND = (0.0, 2.0), (0.67, 2.67)  # sigmas in pixels: of 32, and of 64
+SCALES = (0.96, 0.98, 1.0, 1.02, 1.04)
+FLIPS = ("", "mirrored", "upside down", "turned by 180°")
+
+
+class Twins(NamedTuple):
+    """Rows ``one`` < ``other`` (of all datasets one after another), how alike they are (1: the same bytes), and how."""
+
+    one: int
+    other: int
+    alike: float
+    how: str
+
+
+def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
+    """Pairs of equal bytes; of many equal ones, each with the first."""
+    sums = pa.concat_arrays([chunk for dataset in datasets for chunk in dataset.table["xxh3"].chunks])
+    codes = sums.dictionary_encode().indices.to_numpy()
+    order = np.argsort(codes, kind="stable")
+    first = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])
+    leader = np.repeat(order[first], np.diff(np.r_[first, len(order)]))
+    return [
+        Twins(int(a), int(b), 1.0, "the same bytes") for a, b in zip(leader, order, strict=True) if a != b
+    ]  # fmt: skip
+
+
+def near_twins(pictures: np.ndarray, group: np.ndarray, own: int, workers: int = 1) -> list[Twins]:
+    """Pairs of ``pictures`` [N, K, 64, 64] that show the same. Of two of one ``group`` [N] none is looked for, nor of
+    two behind the first ``own``."""
+    likely = np.array(list(_likely(_vectors(pictures), group, own)), np.int64).reshape(-1, 2)
+    parts = [likely[n : n + PAIRS] for n in range(0, len(likely), PAIRS)]
+    found = []
+    jobs = ((pictures[part[:, 0]], pictures[part[:, 1]]) for part in parts)
+    for part, flips in zip(parts, spread(_closely, jobs, workers), strict=True):
+        found += [
+            Twins(int(one), int(other), round(alike, 3), FLIPS[flip])
+            for (one, other), (flip, alike) in zip(part, flips, strict=True)
+            if alike >= SAME
+        ]
+    return sorted(found)
+
+
+def _closely(ones: np.ndarray, others: np.ndarray) -> list[tuple[int, float]]:
+    return [compare(one, other) for one, other in zip(ones, others, strict=True)]
+
+
+def compare(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
+    """Which flip of ``other`` [K, 64, 64] is most like ``one``; its correlation at the best small shift and scale."""
+    first = [_band(plane, FINE_BAND) for plane in one.astype(np.float32)]
+    second = [_band(plane, FINE_BAND) for plane in other.astype(np.float32)]
+    flips = [[np.ascontiguousarray(_flipped(plane, n)) for plane in second] for n in range(len(FLIPS))]
+    coarse = [sum(float((_half(a) * _half(b)).sum()) for a, b in zip(first, planes, strict=True)) for planes in flips]
+    flip = int(np.argmax(coarse))
+    return flip, float(np.mean([_aligned(a, b) for a, b in zip(first, flips[flip], strict=True)]))
+
+
+def _aligned(one: np.ndarray, other: np.ndarray) -> float:
+    """Best correlation of the inner 7/8 of ``one`` with any place of ``other`` at any of ``SCALES``."""
+    margin = len(one) // 16
+    inner = one[margin:-margin, margin:-margin]
+    if inner.std() < 1e-4 or other.std() < 1e-4:
+        return 0.0  # nothing is on it
+    sizes = [(round(len(one) * scale),) * 2 for scale in SCALES]
+    scaled = [cv2.resize(other, size, interpolation=cv2.INTER_LINEAR) for size in sizes]
+    return max(float(cv2.matchTemplate(image, inner, cv2.TM_CCOEFF_NORMED).max()) for image in scaled)
+
+
+def _band(plane: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
+    low, high = sigmas
+    smooth = cv2.GaussianBlur(plane, (0, 0), low) if low else plane
+    return smooth - cv2.GaussianBlur(plane, (0, 0), high, borderType=cv2.BORDER_REFLECT)
+
+
+def _half(plane: np.ndarray) -> np.ndarray:
+    return plane.reshape(len(plane) // 2, 2, -1, 2).mean((1, 3))
+
+
+def _flipped(plane: np.ndarray, flip: int) -> np.ndarray:
+    return plane[:: -1 if flip & 2 else 1, :: -1 if flip & 1 else 1]
+
+
+def _vectors(pictures: np.ndarray) -> np.ndarray:
+    """float32 [4, N, D]: unit vectors of the band-passed images, split into the parts that are even and odd in y and x.
+
+    As a part is its own mirror image but for the sign, a quarter of it says all; and the four products of parts, with
+    their signs, add up to the correlations with all four flips.
+    """
+    parts = np.empty((4, len(pictures), pictures[0].size // 16), np.float32)
+    for number, picture in enumerate(pictures):
+        planes = np.stack([_band(_half(plane.astype(np.float32)), BAND) for plane in picture])
+        planes -= planes.mean()
+        planes /= max(float(np.linalg.norm(planes)), 1e-3)
+        half = planes.shape[-1] // 2
+        for part in range(4):
+            even_y = planes[:, :half] + (-1 if part & 2 else 1) * planes[:, : half - 1 : -1]
+            even = even_y[..., :half] + (-1 if part & 1 else 1) * even_y[..., : half - 1 : -1]
+            parts[part, number] = even.ravel() / 2
+    return parts
+
+
+def _likely(vectors: np.ndarray, group: np.ndarray, own: int) -> Iterator[tuple[int, int]]:
+    """Pairs whose vectors correlate by ``LIKELY`` or more under any flip; of each image the ``MOST`` best."""
+    count = len(group)
+    for start in range(0, min(own, count), ROWS):
+        rows = slice(start, min(start + ROWS, own))
+        found = [_of_block(vectors, group, rows, slice(n, min(n + ROWS, count))) for n in range(start, count, ROWS)]
+        one, other, score = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.lexsort((-score, one))
+        one, other = one[order], other[order]
+        place = np.arange(len(one)) - np.searchsorted(one, one)  # 0 for each image's best
+        yield from zip(one[place < MOST].tolist(), other[place < MOST].tolist(), strict=True)
+
+
+def _of_block(
+    vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
+    # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
+    score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
+    one, other = np.nonzero(score >= LIKELY)
+    score = score[one, other]
+    one, other = one + rows.start, other + columns.start
+    counts = (one < other) & (group[one] != group[other])
+    return one[counts], other[counts], score[counts]

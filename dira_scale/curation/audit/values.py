@@ -1,0 +1,106 @@
+"""The values that identify somebody, as the bytes that are searched for; on the disk, for an archive has millions.
+
+Upper and lower case count as one, of ASCII by folding both sides; other alphabets by a form of each case.
+"""
+
+import re
+import sqlite3
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dira_scale.curation.audit.search import GRAM, LONG, LONGEST, STRIDE
+
+
+class Value(NamedTuple):
+    """Something the source says, and where: ``PatientName``, ``file name`` …
+
+    ``vr`` is DICOM's (PN, DA …), or empty; ``encodings`` are those of its file beside UTF-8.
+    """
+
+    kind: str
+    text: str
+    vr: str = ""
+    encodings: tuple[str, ...] = ()
+
+
+class Values:
+    """Writes ``folder/values.db`` and ``folder/grams.npy``, which ``search.Searcher`` reads.
+
+    ``words`` (lower case) are the dataset's own; they cannot be told from leaks, so values of just these are counted
+    in ``left`` and not searched, and a value within one (thorax in Pneumothorax) is none.
+    """
+
+    def __init__(self, folder: Path, words: Collection[str]):
+        self.folder, self._words = folder, words
+        self._table = sqlite3.connect(folder / "values.db")
+        self._table.executescript(
+            "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
+            "CREATE TABLE value (form BLOB PRIMARY KEY, kind TEXT, long INT) WITHOUT ROWID;"
+            "CREATE TABLE left (text TEXT PRIMARY KEY, kind TEXT) WITHOUT ROWID;"
+            "CREATE TABLE word (form BLOB PRIMARY KEY) WITHOUT ROWID"
+        )
+        self._table.executemany(
+            "INSERT OR IGNORE INTO word VALUES (?)", ((word.encode("utf-8", "replace"),) for word in words)
+        )
+
+    def add(self, values: Iterable[Value]) -> None:
+        for value in values:
+            for text in texts(value):
+                plain = text.lower()
+                if plain in self._words or len(set(plain)) == 1:  # 00000000 and the like say nothing
+                    self._table.execute("INSERT OR IGNORE INTO left VALUES (?, ?)", (plain, value.kind))
+                    continue
+                rows = [(form, value.kind, len(form) >= LONG) for form in forms(text, value.encodings)]
+                self._table.executemany("INSERT OR IGNORE INTO value VALUES (?, ?, ?)", rows)
+
+    def finish(self) -> None:
+        """Nothing more is added. All the grams by which the search meets the long ones are written beside them."""
+        self._table.commit()
+        grams = np.empty(STRIDE * self.count(long=True), "<u8")
+        for number, (form,) in enumerate(self._table.execute("SELECT form FROM value WHERE long")):
+            for shift in range(STRIDE):
+                grams[STRIDE * number + shift] = int.from_bytes(form[shift : shift + GRAM], "little")
+        np.save(self.folder / "grams.npy", np.unique(grams))
+
+    def count(self, long: bool) -> int:
+        ((count,),) = self._table.execute("SELECT count(*) FROM value WHERE long = ?", [long])
+        return int(count)
+
+    def left(self) -> list[tuple[str, str]]:
+        """Kind and text of the values that are not searched."""
+        return self._table.execute("SELECT kind, text FROM left ORDER BY kind, text").fetchall()
+
+    def by_chance(self) -> float:
+        """Hits to be expected in each byte of random data."""
+        lengths = self._table.execute("SELECT form FROM value WHERE long")
+        return sum((2 ** len(re.findall(rb"[a-z]", form))) / 256.0 ** len(form) for (form,) in lengths)
+
+
+def texts(value: Value) -> Iterator[str]:
+    """The value itself, the parts of a name, the other ways to write a date; a longer text line by line."""
+    for line in value.text.replace("\0", " ").splitlines():
+        line = line.strip()
+        if not line:
+            continue
+        yield line
+        if value.vr == "PN":
+            yield from (part for part in re.split(r"[\^=\s]+", line) if len(part) > 1)
+        if value.vr in ("DA", "DT") and (date := re.match(r"(\d{4})(\d\d)(\d\d)", line)):
+            yield "".join(date.groups())
+            yield "-".join(date.groups())
+            yield ".".join(reversed(date.groups()))
+
+
+def forms(text: str, encodings: tuple[str, ...]) -> set[bytes]:
+    """What is compared, of ``LONGEST`` bytes at most: a longer value is found by its beginning."""
+    found = set()
+    for cased in {text, text.lower(), text.upper()}:
+        for encoding in ("utf-8", *encodings):
+            try:
+                found.add(cased.encode(encoding, "surrogateescape").lower()[:LONGEST])
+            except (UnicodeEncodeError, LookupError):
+                continue  # a character that this encoding cannot write is not there in it
+    return found - {b""}

@@ -1,0 +1,168 @@
+"""``shard convert``: a dataset's tars to FFCV's ``.beton``, one per split, and back: the same samples.
+
+JPEGs travel as they are. FFCV knows no other compression: PNG, HTJ2K and npy become raw pixels of three equal channels,
+and take their space; back they are encoded anew, to the same bytes.
+"""
+
+import io
+import tarfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+from rich.progress import track
+
+from dira_scale.data.beton import JPEG, RAW, Array, BetonError, Bytes, Field, Image, Int, Json, Reader, Writer
+from dira_scale.data.codecs import decode, encode
+from dira_scale.data.manifest import INFO_FILE, ShardedDataset
+from dira_scale.data.tar import BLOCK, add_file, member_at
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import sync_folder, write_atomic
+from dira_scale.places.store import is_local
+
+
+def to_beton(path: str | Path) -> dict[str, int]:
+    """Write ``{split}.beton`` beside the tars; their sizes by name, which enter ``dataset.json``.
+
+    Fields: ``image``; ``index`` (row of the manifest); ``key`` (24 ASCII bytes); ``json`` (the sample's KEY.json);
+    ``labels`` (float32, NaN = unknown) where there are any; ``mask_size`` and ``mask`` (PNG; one byte where
+    ``mask_size`` is 0) where there are any.
+
+    Raises UserError when it is not 8 bits in 2D, or lies in a store, where FFCV cannot read it.
+    """
+    dataset = ShardedDataset.open(path)
+    if dataset.info.dims != 2 or set(dataset.column("bits").tolist()) != {8}:
+        raise UserError(f"path={path}: FFCV holds 8-bit images only, these are {dataset.info.dims}D of "
+                        f"{max(dataset.column('bits').tolist())} bits")  # fmt: skip
+    if not is_local(dataset.root):
+        raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
+    sizes = {}
+    for split in dataset.splits:
+        file = dataset.root / f"{split}.beton"
+        part = file.with_name(f".{file.name}.part")
+        rows = dataset.rows(split)
+        fields = _fields(dataset, rows)
+        try:
+            with Writer(part, fields, len(rows), _largest(dataset, rows)) as writer:
+                for row in track(rows.tolist(), f"{split}.beton"):
+                    writer.add({name: value for name, value in _values(dataset, row).items() if name in fields})
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        part.replace(file)
+        sizes[file.name] = file.stat().st_size
+    sync_folder(dataset.root)
+    write_atomic(dataset.root / INFO_FILE, replace(dataset.info, betons=sizes).to_json())
+    return sizes
+
+
+def _fields(dataset: ShardedDataset, rows: np.ndarray) -> dict[str, Field]:
+    fields: dict[str, Field] = {"image": Image(), "index": Int(), "key": Array("|u1", (24,)), "json": Json()}
+    if dataset.info.label_names:
+        fields["labels"] = Array("<f4", (len(dataset.info.label_names),))
+    masks = dataset.table["mask_size"].take(rows)
+    if masks.null_count < len(rows):
+        fields |= {"mask_size": Int(), "mask": Bytes()}
+    return fields
+
+
+def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
+    payload, mask = dataset.read(row), dataset.read_mask(row) or b""
+    height, width = int(dataset.column("height")[row]), int(dataset.column("width")[row])
+    if dataset.column("codec")[row] == "jpg":
+        image = (JPEG, height, width, payload)
+    else:
+        pixels = decode(payload, dataset.column("codec")[row])
+        colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
+        image = (RAW, height, width, colour.tobytes())
+    return {
+        "image": image,
+        "index": row,
+        "key": np.frombuffer(dataset.column("key")[row].encode("ascii"), np.uint8),
+        "json": _sidecar(dataset, row) + b"\0",
+        "labels": dataset.labels(np.array([row]))[0],
+        "mask_size": len(mask),
+        "mask": mask or b"\0",
+    }
+
+
+def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
+    """KEY.json, which lies behind the image."""
+    shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
+    place = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
+    with dataset.file(shard).open("rb") as file:
+        try:
+            member = member_at(file, place, dataset.info.shards[shard])
+        except tarfile.TarError as error:
+            raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
+        if member is None or member.name != name:
+            raise UserError(f"shard {dataset.file(shard)} holds no {name} behind its image: shard again")
+        return file.read(member.size)
+
+
+def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:
+    """At most so many bytes does a sample take, a long JSON of 64 KiB included."""
+    raw = 3 * dataset.column("height")[rows].astype(np.int64) * dataset.column("width")[rows]
+    image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
+    masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])
+    return int((image + masks).max()) + 24 + 4 * len(dataset.info.label_names) + 2**16
+
+
+def to_tars(path: str | Path) -> list[str]:
+    """Write the tars that are not there from ``{split}.beton``, byte for byte as they were; their names.
+
+    Raises UserError when a ``.beton`` is missing, damaged or of other samples, or the codec's library is another one
+    and does not give the same bytes; and for a subset, which has no shards of its own.
+    """
+    dataset = ShardedDataset.open(path, whole=False)
+    missing = [shard for shard in dataset.info.shards if not dataset.file(shard).exists()]
+    if away := [shard for shard in missing if "/" in shard]:
+        raise UserError(f"{dataset.file(away[0])} belongs to another dataset: convert that one")
+    shards = dataset.column("shard")
+    readers: dict[str, Reader] = {}
+    for shard in track(missing, "tars"):
+        rows = np.flatnonzero(shards == shard)
+        split = dataset.column("split")[rows[0]]
+        first = int(np.flatnonzero(dataset.rows(split) == rows[0])[0])
+        beton = dataset.root / f"{split}.beton"
+        try:
+            reader = readers.get(split) or readers.setdefault(split, Reader(beton))
+            content = _tar(dataset, [(int(row), reader[first + n]) for n, row in enumerate(rows)])
+        except (OSError, BetonError, IndexError) as error:
+            raise UserError(
+                f"{beton} cannot be used ({error}): shard again, or copy it from where it was made"
+            ) from error
+        if len(content) != dataset.info.shards[shard] or dataset.info.checksums.get(shard, _sum(content)) != _sum(
+            content
+        ):
+            raise UserError(
+                f"{beton}: {shard} cannot be made of it byte for byte (other samples, or another version of the "
+                f"{dataset.info.codec} library): shard again"
+            )
+        write_atomic(dataset.file(shard), content)
+    return missing
+
+
+def _tar(dataset: ShardedDataset, samples: list[tuple[int, Mapping[str, Any]]]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        for row, values in samples:
+            line = dataset.table.slice(row, 1).to_pylist()[0]
+            if bytes(values["key"]).decode("ascii") != line["key"]:
+                raise BetonError(f"sample {line['key']} is not at its place")
+            mode, height, width, image = values["image"]
+            if mode == RAW:
+                colour = np.frombuffer(image, np.uint8).reshape(height, width, 3)
+                image = encode(colour if line["channels"] == 3 else colour[..., 0], line["codec"])
+            add_file(tar, f"{line['key']}.{line['codec']}", image)
+            add_file(tar, f"{line['key']}.json", values["json"][:-1])
+            if values.get("mask_size"):
+                add_file(tar, f"{line['key']}.mask.png", values["mask"])
+    return file.getvalue()
+
+
+def _sum(content: bytes) -> str:
+    return xxhash.xxh3_64_hexdigest(content)

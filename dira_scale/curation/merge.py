@@ -1,0 +1,82 @@
+"""Several datasets as one: their labels by name, a patient in one split only."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from dira_scale.curation.linked import new_place, pointed, tell, write
+from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError
+
+GUARDED = ("test", "val", "train")  # who is in the test split of one dataset is never trained on in another
+
+
+def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInfo:
+    """Write one dataset of those at ``paths`` to ``out``. A label that a dataset does not have is unknown there.
+
+    A patient who is in several splits stays in the most guarded one (test, val, then others); the samples of the others
+    are left out, and counted.
+
+    Raises UserError when they do not go together.
+    """
+    if len(paths) < 2:
+        raise UserError(f"paths={list(map(str, paths))}: name two datasets or more: paths=[A,B]")
+    place, datasets = new_place(out), [ShardedDataset.open(path) for path in paths]
+    first = datasets[0].info
+    for dataset in datasets[1:]:
+        if dataset.info.dims != first.dims:
+            raise UserError(f"{datasets[0].root} is of {first.dims} dimensions, {dataset.root} of {dataset.info.dims}")
+    labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
+    tables = [_relabelled(pointed(dataset, dataset.table, place), dataset.info, labels) for dataset in datasets]
+    whole = pa.concat_tables(tables)
+    if twice := [key for key, count in Counter(whole["key"].to_pylist()).items() if count > 1]:
+        raise UserError(
+            f"{len(twice)} samples are in more than one of {', '.join(map(str, paths))}, such as {twice[0]}"
+        )
+    table, left_out = _guarded(whole)
+    how: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
+    how["names"] = [dataset.info.name for dataset in datasets]
+    for key in ("hash_key", "archive"):  # whose hashes these are, if all are of one
+        values = {dataset.info.recipe.get(key) for dataset in datasets}
+        how |= {key: values.pop()} if len(values) == 1 else {}
+    like = replace(
+        first,
+        label_names=labels,
+        modality=_joined(dataset.info.modality for dataset in datasets),
+        codec=_joined(dataset.info.codec for dataset in datasets),
+        licence=_joined(dataset.info.licence for dataset in datasets),
+    )
+    info = write(place, like, name, how, table, datasets)
+    tell(place, info)
+    if left_out:
+        print(f"left out: {left_out} samples of patients who are in a more guarded split of another dataset")
+    return info
+
+
+def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Table:
+    numbers = [info.label_names.index(label) if label in info.label_names else None for label in labels]
+    rows = [[math.nan if n is None else row[n] for n in numbers] for row in table["labels"].to_pylist()]
+    index = table.schema.get_field_index("labels")
+    return table.set_column(index, "labels", pa.array(rows, SCHEMA.field("labels").type)).select(SCHEMA.names)
+
+
+def _guarded(table: pa.Table) -> tuple[pa.Table, int]:
+    """Without the samples of patients whom a more guarded split has; and how many these are."""
+    rank = {split: number for number, split in enumerate(GUARDED)}
+    best: dict[str, str] = {}
+    people, splits = table["patient"].to_pylist(), table["split"].to_pylist()
+    for patient, split in zip(people, splits, strict=True):
+        if rank.get(split, len(rank)) < rank.get(best.setdefault(patient, split), len(rank)):
+            best[patient] = split
+    keep = pa.array([best[patient] == split for patient, split in zip(people, splits, strict=True)])
+    kept = table.filter(keep)
+    return kept, table.num_rows - kept.num_rows
+
+
+def _joined(values: Any) -> str:
+    return ", ".join(dict.fromkeys(values))

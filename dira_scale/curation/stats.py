@@ -1,0 +1,221 @@
+"""What is in a sharded dataset: figures from its manifest, and from a sample of its images what they look like."""
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from dira_scale.data.codecs import DecodeError, decode
+from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.places.store import opened
+
+LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and on the contact sheet
+FEW = 16
+
+
+@dataclass(frozen=True)
+class Split:
+    """One line of the table of splits."""
+
+    name: str
+    samples: int
+    patients: int
+    studies: int
+    megabytes: float
+    masks: int
+    boxes: int
+
+
+@dataclass(frozen=True)
+class Label:
+    """How often a label has each value in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and how often none."""
+
+    name: str
+    split: str
+    values: dict[float, int]
+    unknown: int
+    graded: bool  # in some split it has values other than -1, 0 and 1
+
+    @property
+    def positive(self) -> int:
+        return self.values.get(1, 0)
+
+    @property
+    def known(self) -> int:
+        return sum(self.values.values())
+
+    def __str__(self) -> str:
+        """``254 of 704 (36.1 %)``; of grades, how often each one occurs."""
+        told = [f"{value:g}: {count}" for value, count in self.values.items()][:10]
+        if not self.graded and self.known:
+            told = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
+            told += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
+        elif len(self.values) > 10:
+            told.append("…")
+        return ", ".join([*told, *([f"{self.unknown} unknown"] if self.unknown else [])])
+
+
+class Stats:
+    """Figures of a dataset, each computed when it is asked for. ``seed`` draws the images that are looked at."""
+
+    def __init__(self, dataset: ShardedDataset, seed: int = 0):
+        self.dataset, self.info, self.seed = dataset, dataset.info, seed
+
+    @cached_property
+    def splits(self) -> list[Split]:
+        return [self._split(name) for name in self.info.counts]
+
+    def _split(self, name: str) -> Split:
+        part = self.dataset.table.filter(pc.equal(self.dataset.table["split"], name))
+        return Split(
+            name=name,
+            samples=part.num_rows,
+            patients=pc.count_distinct(part["patient"]).as_py(),
+            studies=pc.count_distinct(part["study"]).as_py(),
+            megabytes=sum(pc.sum(part[column]).as_py() or 0 for column in ("size", "mask_size")) / 1e6,  # None: no rows
+            masks=part["mask_size"].length() - part["mask_size"].null_count,
+            boxes=pc.sum(pc.list_value_length(part["boxes"])).as_py() or 0,
+        )
+
+    @cached_property
+    def labels(self) -> dict[str, list[Label]]:
+        """By name, one for each split."""
+        columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
+        rows = {split: self.dataset.rows(split) for split in self.info.counts}
+        found: dict[str, list[Label]] = {}
+        for name, column in zip(self.info.label_names, columns, strict=True):
+            graded = bool(set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
+            found[name] = []
+            for split, mine in rows.items():
+                known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
+                values = dict(zip(known.tolist(), counts.tolist(), strict=True))
+                found[name].append(Label(name, split, values, len(mine) - sum(values.values()), graded))
+        return found
+
+    @cached_property
+    def shared_patients(self) -> int:
+        """Patients in more than one split: there must be none."""
+        pairs = self.dataset.table.group_by(["patient", "split"]).aggregate([])
+        return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
+
+    @cached_property
+    def attributes(self) -> dict[str, list[tuple[str, int]]]:
+        """How often each value of each attribute occurs, the most frequent first; ages by decade."""
+        found: dict[str, Counter[str]] = {}
+        for row in self.dataset.table["attributes"].to_pylist():
+            for name, value in row or ():
+                told = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
+                found.setdefault(name, Counter())[told] += 1
+        return {
+            name: sorted(values.items()) if name == "age" else values.most_common() for name, values in found.items()
+        }
+
+    @cached_property
+    def quarantine(self) -> list[tuple[str, str, int]]:
+        """Stage, reason and count of rejected inputs, the most frequent first."""
+        path = self.dataset.root / QUARANTINE_FILE
+        try:
+            with opened(path) as file:
+                table = pq.read_table(file, schema=QUARANTINE)
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error
+        counts = Counter(zip(*(map(_printable, table[name].to_pylist()) for name in ("stage", "reason")), strict=True))
+        return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
+
+    def sides(self) -> dict[str, np.ndarray]:
+        """Stored pixels a side, by axis."""
+        axes = ("depth", "height", "width") if self.info.dims == 3 else ("height", "width")
+        return {axis: self.dataset.column(axis) for axis in axes}
+
+    def spacings(self) -> dict[str, np.ndarray]:
+        """Millimetres a pixel by axis, of the samples that know it."""
+        rows = [row for row in self.dataset.table["spacing"].to_pylist() if row]
+        axes = ("z", "y", "x") if self.info.dims == 3 else ("y", "x")
+        return {axis: np.array([row[n] for row in rows]) for n, axis in enumerate(axes)} if rows else {}
+
+    def drawn(self, count: int) -> np.ndarray:
+        """Up to ``count`` row numbers, in the manifest's order."""
+        rows = self.dataset.table.num_rows
+        return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
+
+    def picture(self, row: int) -> np.ndarray:
+        """float32 [H, W] in [0, 1] as training scales it; of a volume its middle axial slice, of colour its mean."""
+        record = {name: self.dataset.column(name)[row] for name in ("low", "high", "codec")}
+        try:
+            if self.info.dims == 3:
+                voxels = self.dataset.voxels(row)
+                middle = voxels[(0,) * (len(voxels.shape) - 3) + (voxels.shape[-3] // 2,)]
+            else:
+                middle = decode(self.dataset.read(row), record["codec"])
+                middle = middle.mean(-1) if middle.ndim == 3 else middle
+        except DecodeError as error:
+            key = self.dataset.column("key")[row]
+            raise DatasetError(
+                f"sample {key} of {self.dataset.root} is damaged: shard verify tells all that are"
+            ) from error
+        scale = record["high"] - record["low"] or 1
+        return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
+
+    @cached_property
+    def _looked_at(self) -> tuple[np.ndarray, int]:
+        total, plain = np.zeros(64, np.int64), 0
+        for row in self.drawn(LOOKED_AT):
+            picture = self.picture(int(row))
+            total += np.histogram(picture, 64, (0, 1))[0]
+            plain += len(np.unique(picture)) <= FEW
+        return total, plain
+
+    @property
+    def intensities(self) -> np.ndarray:
+        """int64 [64]: pixels by value from 0 to 1, over ``LOOKED_AT`` images."""
+        return self._looked_at[0]
+
+    @property
+    def plain(self) -> int:
+        """How many of these have so few different values as masks have, and images seldom."""
+        return self._looked_at[1]
+
+
+def _printable(text: str | None) -> str:
+    """Without what would speak to a terminal: a dataset may come from anybody."""
+    return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
+
+
+def odd(stats: Stats) -> list[str]:
+    """What a person should look at before training on it."""
+    told: list[str] = []
+    shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
+    inputs = sum(shares.values()) + stats.info.quarantined
+    if stats.info.quarantined > 0.05 * inputs:
+        told.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
+    for name, labels in stats.labels.items():
+        never = [label.split for label in labels if label.known and not label.graded and not label.positive]
+        told += [f"label {name} is never 1 in {', '.join(never)}"] if never else []
+    for splits, names in _unknown(stats).items():
+        told.append(f"unknown throughout {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}")
+    if stats.shared_patients:
+        told.append(f"{stats.shared_patients} patients are in more than one split")
+    if stats.plain:
+        told.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} looked at have at most {FEW} different values: "
+                    "masks among the images?")  # fmt: skip
+    repeated = stats.dataset.table.num_rows - pc.count_distinct(stats.dataset.table["xxh3"]).as_py()
+    if repeated:
+        told.append(f"{repeated} images are copies of another one, byte for byte (shard audit names them)")
+    if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
+        told.append("a spacing is no number")
+    return told
+
+
+def _unknown(stats: Stats) -> dict[str, list[str]]:
+    """Labels that no sample of some splits has: their names by those splits."""
+    found: dict[str, list[str]] = {}
+    for name, labels in stats.labels.items():
+        if splits := ", ".join(label.split for label in labels if label.unknown and not label.known):
+            found.setdefault(splits, []).append(name)
+    return found

@@ -1,0 +1,129 @@
+"""A part of a dataset: some of its patients, the samples of some kinds, or one of k folds."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dira_scale.curation.linked import new_place, pointed, tell, write
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Part:
+    """What is kept. The keys are explained in ``configs/shard_subset.yaml``."""
+
+    fraction: float
+    seed: int
+    splits: tuple[str, ...]
+    where: Mapping[str, Any]
+    folds: int | None
+    fold: int
+
+    def __post_init__(self) -> None:
+        """Raises UserError when a value is impossible."""
+        if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
+            raise UserError(f"fraction={self.fraction}: must be a number above 0 and at most 1")
+        if not isinstance(self.where, Mapping):
+            raise UserError(f"where={self.where}: name attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
+        whole = isinstance(self.folds, int) and isinstance(self.fold, int)
+        if self.folds is not None and not (whole and self.folds >= 2 and 0 <= self.fold < self.folds):
+            raise UserError(
+                f"fold={self.fold} of folds={self.folds}: whole numbers, folds of at least 2, fold from 0 to folds - 1"
+            )
+
+
+def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
+    """Write the part of the dataset at ``path`` to ``out``. Raises UserError when a key does not fit the dataset."""
+    place, dataset = new_place(out), ShardedDataset.open(path)
+    for split in part.splits:
+        dataset.rows(split)  # an error if there is none
+    table = _filtered(dataset.table, dataset.info, part.where)
+    if part.folds:
+        table = _fold(table, part)
+    if part.fraction < 1:
+        table = table.filter(_of_patients(table, part))
+    how: dict[str, Any] = {"subset_of": dataset.hash, "recipe_hash": dataset.info.recipe_hash}
+    how |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
+    how |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # whose hashes these are
+    how |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
+    info = write(place, dataset.info, dataset.info.name, how, pointed(dataset, table, place), [dataset])
+    tell(place, info)
+    return info
+
+
+def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> pa.Table:
+    """Rows whose split, attributes and labels are (one of) what ``where`` says."""
+    attributes = {name for row in table["attributes"].to_pylist() for name, _ in row or ()}
+    known = ["split", "mask", *sorted(attributes), *info.label_names]
+    for name, wanted in where.items():
+        options = list(wanted) if isinstance(wanted, list | tuple) else [wanted]
+        if name == "split":
+            values = table["split"].to_pylist()
+        elif name == "mask":
+            values = [size is not None for size in table["mask_size"].to_pylist()]
+        elif name in attributes:
+            values, options = (
+                [dict(row or ()).get(name) for row in table["attributes"].to_pylist()],
+                [*map(str, options)],
+            )
+        elif name in info.label_names:
+            number = info.label_names.index(name)
+            values = [row[number] for row in table["labels"].to_pylist()]
+        else:
+            raise UserError(
+                f"where.{name}: no such attribute or label{nearest(name, known)}; there are {', '.join(known)}"
+            )
+        keep = pa.array([value in options for value in values])
+        table = table.filter(keep)
+    return table
+
+
+def drawn(patients: list[str], seed: int) -> list[str]:
+    """Patients in an order that only they and ``seed`` determine; those of one dataset are never two times there."""
+    return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+
+
+def _of_patients(table: pa.Table, part: Part) -> pa.Array:
+    """Whole patients of each of ``splits``, in an order drawn by ``seed``, until ``fraction`` of its samples are there.
+
+    With one seed a smaller fraction is a part of a larger one. Other splits stay whole.
+    """
+    keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
+    people = table["patient"].to_numpy(zero_copy_only=False)
+    for split in part.splits:
+        rows = pc.equal(table["split"], split).to_numpy()
+        samples = Counter(people[rows].tolist())
+        chosen, count = set(), 0
+        for patient in drawn(list(samples), part.seed):
+            if count >= part.fraction * rows.sum():
+                break
+            chosen.add(patient)
+            count += samples[patient]
+        keep |= rows & np.isin(people, list(chosen))
+    return pa.array(keep)
+
+
+def _fold(table: pa.Table, part: Part) -> pa.Table:
+    """Patients of ``splits`` dealt into folds: one is the split val, the others are train. The other splits stay, but
+    for a val of their own, whose patients would stand beside the fold's."""
+    assert part.folds is not None
+    inside = np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
+    people = table["patient"].to_numpy(zero_copy_only=False)
+    order = drawn(people[inside].tolist(), part.seed)
+    if len(order) < part.folds:
+        raise UserError(f"folds={part.folds}: {', '.join(part.splits)} have only {len(order)} patients")
+    mine = set(order[part.fold :: part.folds])
+    splits = table["split"].to_pylist()
+    new = [("val" if person in mine else "train") if here else split
+           for split, person, here in zip(splits, people, inside, strict=True)]  # fmt: skip
+    table = table.set_column(table.schema.get_field_index("split"), "split", pa.array(new, pa.string()))
+    outside = pa.array(inside | ~np.isin(splits, ["train", "val"]))
+    return table.filter(outside)

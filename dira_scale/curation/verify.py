@@ -1,0 +1,164 @@
+"""Is a dataset what it was when it was made? Every checksum computed, every image and mask decoded, every tar read."""
+
+import tarfile
+from collections.abc import Iterator
+from concurrent.futures import as_completed
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow.compute as pc
+import xxhash
+
+from dira_scale.data.codecs import DecodeError, decode
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.tar import members
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import worker_pool
+from dira_scale.places.store import opened
+
+SHOWN = 20  # damages that are told one by one
+
+
+class Damage(NamedTuple):
+    """Something of a shard that is not as the manifest says; ``key`` is of the sample, or empty for the whole file."""
+
+    shard: str
+    key: str
+    reason: str
+
+
+def verify(path: str | Path, workers: int) -> list[Damage]:
+    """What is damaged in the dataset at ``path``, in the manifest's order; nothing if it is whole.
+
+    Raises DatasetError when ``dataset.json`` or the manifest themselves cannot be read.
+    """
+    dataset = ShardedDataset.open(path, whole=False)
+    shards = list(dataset.info.shards)
+    found: dict[str, list[Damage]] = {}
+    with (
+        bar("verifying", "samples") as shown,
+        worker_pool(min(workers, len(shards)), __name__) as pool,
+    ):
+        task = shown.add_task("", total=dataset.table.num_rows)
+        waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
+        for done in as_completed(waiting):
+            shard = waiting[done]
+            found[shard] = done.result()
+            shown.advance(task, len(rows_of(dataset, shard)))
+    return [damage for shard in shards for damage in found[shard]]
+
+
+def tell(path: str | Path, damages: list[Damage]) -> int:
+    """Print what is damaged; the exit code: 0 for a whole dataset, 1 for a damaged one."""
+    if not damages:
+        print(f"{path} is whole: every checksum agrees, every image and mask was decoded")
+        return 0
+    for damage in damages[:SHOWN]:
+        print(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
+    if len(damages) > SHOWN:
+        print(f"… and {len(damages) - SHOWN} more")
+    shards = len({damage.shard for damage in damages})
+    print(f"{path} is damaged in {shards} of its shards: copy these again from where they were made, or write them "
+          f"anew from the source: python -m dira_scale.shard repair path={path} recipe=…")  # fmt: skip
+    return 1
+
+
+def rows_of(dataset: ShardedDataset, shard: str) -> np.ndarray:
+    """Row numbers of the samples in ``shard``."""
+    return np.flatnonzero(pc.equal(dataset.table["shard"], shard).to_numpy())
+
+
+def verify_shard(path: str | Path, shard: str) -> list[Damage]:
+    """What is damaged in one shard."""
+    dataset = ShardedDataset.open(path, whole=False)
+    file = dataset.file(shard)
+    rows = dataset.table.take(rows_of(dataset, shard)).to_pylist()
+    if not file.is_file():
+        return [Damage(shard, "", "missing")]
+    if (size := file.stat().st_size) != dataset.info.shards[shard]:
+        return [Damage(shard, "", f"{size} bytes instead of {dataset.info.shards[shard]}")]
+    with opened(file) as stream:
+        damages: list[Damage] = []
+        for row in rows:
+            stream.seek(row["offset"])
+            damages += _sample(shard, row, stream.read(row["size"]))
+            if row["mask_size"] is not None:
+                stream.seek(row["mask_offset"])
+                damages += _mask(shard, row, stream.read(row["mask_size"]))
+        stream.seek(0)
+        damages += _members(shard, rows, stream)
+        if not damages and (known := dataset.info.checksums.get(shard)) and _checksum(stream) != known:
+            damages.append(Damage(shard, "", "the file's checksum differs, though no image's does"))
+    return damages
+
+
+def _checksum(stream: Any) -> str:
+    digest = xxhash.xxh3_64()
+    stream.seek(0)
+    while block := stream.read(2**20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+    if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
+        yield Damage(shard, row["key"], "the image's checksum differs")
+        return
+    try:
+        pixels = decode(payload, row["codec"])
+    except (DecodeError, KeyError) as error:
+        yield Damage(shard, row["key"], f"the image cannot be decoded ({type(error).__name__})")
+        return
+    if (shape := _shape(row, row["channels"])) != pixels.shape or 8 * pixels.itemsize != row["bits"]:
+        yield Damage(shard, row["key"], f"the image is {pixels.dtype} {pixels.shape}, not {row['bits']} bits {shape}")
+
+
+def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
+    try:
+        mask = decode(payload, "png" if row["affine"] is None else "b2nd")
+    except DecodeError:
+        yield Damage(shard, row["key"], "the mask cannot be decoded")
+        return
+    if mask.shape != _shape(row, 1):
+        yield Damage(shard, row["key"], f"the mask is {mask.shape}, the image {_shape(row, 1)}")
+
+
+def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
+    """Of the decoded array: channels last in 2D, first in 3D."""
+    inner = (row["height"], row["width"])
+    if row["affine"] is None:
+        return inner if channels == 1 else (*inner, channels)
+    return (row["depth"], *inner) if channels == 1 else (channels, row["depth"], *inner)
+
+
+def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
+    """The tar's own view: the samples of the manifest in its order, each with its image, JSON and mask."""
+    try:
+        found = list(members(stream))
+    except tarfile.TarError as error:
+        yield Damage(shard, "", f"not a readable tar ({type(error).__name__})")
+        return
+    if not all(member.isreg() for member in found):
+        yield Damage(shard, "", "the tar holds something else than plain files")
+        return
+    named = [(member.name.partition("."), member.offset_data) for member in found]
+    there = [
+        (key, [(kind, offset) for (_, _, kind), offset in files])
+        for key, files in groupby(named, key=lambda member: member[0][0])
+    ]
+    if "/" in shard:  # of another dataset, of which this one is a part
+        mine = {row["key"] for row in rows}
+        there = [(key, files) for key, files in there if key in mine]
+    if [key for key, _ in there] != [row["key"] for row in rows]:
+        yield Damage(shard, "", "the tar holds other samples than the manifest")
+        return
+    for row, (key, files) in zip(rows, there, strict=True):
+        kinds = {row["codec"]: row["offset"], "json": None}
+        if row["mask_size"] is not None:
+            kinds["mask.png" if row["affine"] is None else "mask.b2nd"] = row["mask_offset"]
+        if sorted(kinds) != sorted(kind for kind, _ in files):
+            yield Damage(shard, key, "the tar holds other files of it than the manifest")
+        elif any(offset != kinds[kind] for kind, offset in files if kind != "json"):
+            yield Damage(shard, key, "the tar holds it elsewhere than the manifest says")

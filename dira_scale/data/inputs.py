@@ -1,0 +1,139 @@
+"""From ``data.*`` of the configuration to loaders: datasets opened and checked, the order, the held-out part."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from dira_scale.config.compose import Data
+from dira_scale.data.batch import Batch
+from dira_scale.data.loaders.cpu import Loader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order, Positions
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError, nearest
+
+
+class Inputs:
+    """What a run trains on and is validated on.
+
+    Args:
+        batches: the global batches of its stages; there is an order for each, and ``order`` is that of ``data.batch``.
+
+    Raises:
+        UserError: names the dataset or key that is wrong (no such split, batch larger than the data, ranks that do
+            not divide the lanes …) and what would do.
+    """
+
+    def __init__(
+        self, data: Data, views: ViewSpec, seed: int, rank: int, ranks: int, batches: tuple[int, ...] = ()
+    ) -> None:
+        paths = _paths(data.shards)
+        self.data, self.views, self.seed = data, views, seed
+        self.datasets = [ShardedDataset.open(Path(path)) for path in paths]
+        self.order = Order(
+            sizes=_sizes(self.datasets, data.split, "data.split"),
+            seed=seed,
+            batch=data.batch,
+            weights=tuple(paths.values()),
+            lanes=data.lanes,
+            block=data.block,
+            window=data.window,
+            remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
+            identity=",".join([data.split, *(d.hash for d in self.datasets)]),
+        )
+        self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
+        for batch, order in self.orders.items():
+            if ranks not in order.admissible_worlds():
+                fit = ", ".join(map(str, order.admissible_worlds()))
+                raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; there can be {fit}")
+        if data.val_split is not None:
+            _sizes(self.datasets, data.val_split, "data.val_split")
+        self.rank, self.ranks = rank, ranks
+
+    def train(self, batch: int) -> Loader:
+        """This rank's part of training batches of ``batch`` samples."""
+        return self._loader(self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+
+    def steps_per_epoch(self, batch: int) -> int:
+        """How many batches of ``batch`` samples an epoch has."""
+        return self.orders[batch].steps_per_epoch
+
+    def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> "HeldOut | None":
+        """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""
+        if self.data.val_split is None:
+            return None
+        size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
+        batches = EvalOrder(size, batch).steps
+        dealt = Dealt(size, batch, min(batches, limit or batches), rank, ranks)
+        return HeldOut(self._loader(self.data.val_split, dealt, fixed_epoch=0), dealt)
+
+    def identity(self) -> dict[str, Any]:
+        """What a run's identity holds of its data beyond the configuration: content, weights, order."""
+        weights = _paths(self.data.shards).values()
+        datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
+        return {"datasets": datasets, "order_version": ORDER_VERSION}
+
+    def _loader(self, split: str, order: Any, **rest: Any) -> Loader:
+        data = self.data
+        return Loader(
+            self.datasets, split, order, self.views, self.seed, workers=data.workers, prefetch=data.prefetch, **rest
+        )
+
+
+@dataclass(frozen=True)
+class Dealt(EvalOrder):
+    """Whole evaluation batches dealt to ranks in turn, so that an evaluation batch never depends on their number.
+
+    Every rank gets equally many; a batch that is dealt twice for that counts once (:meth:`counts`).
+    """
+
+    batches: int
+    rank: int
+    ranks: int
+
+    @property
+    def steps(self) -> int:
+        """Batches of this rank."""
+        return -(-self.batches // self.ranks)
+
+    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
+        """Positions of the ``step``-th batch of this rank."""
+        return EvalOrder(self.size, self.batch).batch_at((step * self.ranks + self.rank) % self.batches)
+
+    def counts(self, step: int) -> bool:
+        """False where another rank counts this batch."""
+        return step * self.ranks + self.rank < self.batches
+
+
+@dataclass
+class HeldOut:
+    """A rank's evaluation batches, with views of a fixed epoch."""
+
+    loader: Loader
+    dealt: Dealt
+
+    def batches(self) -> Iterator[tuple[Batch, int]]:
+        """Batches with the number of samples that they count for."""
+        for step, batch in enumerate(self.loader.iterate(0, self.dealt.steps)):
+            yield batch, len(batch.index) if self.dealt.counts(step) else 0
+
+
+def _paths(shards: Any) -> dict[str, float]:
+    if isinstance(shards, str):
+        return {shards: 1.0}
+    if isinstance(shards, list):
+        return dict.fromkeys(shards, 1.0)
+    if isinstance(shards, dict) and all(isinstance(w, int | float) and w > 0 for w in shards.values()):
+        return {path: float(weight) for path, weight in shards.items()}
+    raise UserError(f"data.shards={shards}: give a folder, a list of folders, or {{folder: weight > 0}}")
+
+
+def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, ...]:
+    for dataset in datasets:
+        if split not in dataset.splits:
+            have = ", ".join(dataset.splits)
+            raise UserError(f"{key}={split}: {dataset.root} has {have}{nearest(split, dataset.splits)}")
+    return tuple(int(np.size(d.rows(split))) for d in datasets)

@@ -1,0 +1,115 @@
+"""What the launcher did, against our configuration; each process can tell by itself, before they are connected."""
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import torch
+import yaml
+
+from dira_scale.config.compose import Pretrain
+from dira_scale.errors import UserError
+from dira_scale.machine.inventory import install_command
+
+
+def check_launch(config: Pretrain) -> None:
+    """Refuse a launcher that asks for something else than ``config``.
+
+    Raises:
+        UserError: accelerate's own configuration asks for something else than ours, a launcher started fewer processes
+            than it was asked for or more than there are GPUs, or a package that the strategy needs is missing.
+    """
+    _refuse_accelerate(config, os.environ)
+    _refuse_lone(os.environ)
+    _refuse_missing(config.parallel.strategy)
+    _refuse_few_gpus(os.environ)
+
+
+def _refuse_accelerate(config: Pretrain, environ: Mapping[str, str]) -> None:
+    """``accelerate launch`` hands its flags and its file on in these variables."""
+    ours, strategy = config.parallel, f"parallel.strategy={config.parallel.strategy}"
+    zero = config.parallel.strategy.startswith("zero")
+    agreeing = [  # variable, accelerate's name of it, our key, the values that agree with ours (or say nothing)
+        ("USE_FSDP", "use_fsdp", strategy, ["false"]),
+        ("USE_MEGATRON_LM", "use_megatron_lm", strategy, ["false"]),
+        ("USE_PARALLELISM_CONFIG", "use_parallelism_config", strategy, ["false"]),
+        ("USE_DEEPSPEED", "use_deepspeed", strategy, ["false", "true"] if zero else ["false"]),
+        ("MIXED_PRECISION", "mixed_precision", f"precision={config.precision}", ["no", config.precision]),
+        ("DYNAMO_BACKEND", "dynamo_backend", f"parallel.compile={str(ours.compile).lower()}", ["no"]),
+    ]
+    if zero and environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        accumulate, clip = f"parallel.accumulate={ours.accumulate}", f"optim.clip={config.optim.clip}"
+        device = "cpu" if ours.offload else "none"
+        offload = f"parallel.offload={str(ours.offload).lower()}"
+        agreeing += [
+            ("DEEPSPEED_ZERO_STAGE", "zero_stage", strategy, [ours.strategy.removeprefix("zero")]),
+            ("GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", accumulate, [str(ours.accumulate)]),
+            ("GRADIENT_CLIPPING", "gradient_clipping", clip, [str(config.optim.clip).lower()]),
+            ("DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "offload_optimizer_device", offload, [device]),
+            ("DEEPSPEED_OFFLOAD_PARAM_DEVICE", "offload_param_device", offload, ["none"]),
+            ("DEEPSPEED_CONFIG_FILE", "deepspeed_config_file", strategy, ["none"]),
+        ]
+    for variable, name, key, values in agreeing:
+        asked = environ.get(f"ACCELERATE_{variable}", values[0])
+        if asked.lower() not in values:
+            raise UserError(
+                f"accelerate's own configuration asks for {name}={asked}, ours for {key}: leave accelerate's out "
+                f"(--{name}, or that line of its file), it only starts processes here"
+            )
+
+
+def _refuse_lone(environ: Mapping[str, str]) -> None:
+    """accelerate starts one process, without a word, where it was asked for several on CPUs."""
+    asked = _asked_processes()
+    if asked > 1 and int(environ.get("WORLD_SIZE", "1")) == 1:
+        raise UserError(
+            f"accelerate launch was asked for {asked} processes and started one (on CPUs it needs mpirun); use "
+            f"torchrun --nproc_per_node {asked} -m dira_scale.pretrain …, or --multi_gpu instead of --cpu"
+        )
+
+
+def _asked_processes() -> int:
+    """Of the ``accelerate launch`` that started this process: on its command line, else in its file; 1 elsewhere."""
+    try:
+        words = psutil.Process().parent().cmdline()
+    except (psutil.Error, AttributeError):
+        return 1
+    names = [Path(word).name for word in words[:4]]
+    if not {"accelerate", "accelerate-launch", "accelerate.commands.launch"} & set(names):
+        return 1
+    given = dict(_flags(words))
+    number = given.get("num_processes")
+    if number is None and ("config_file" in given or "cpu" not in given):
+        cache = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+        file = Path(given.get("config_file", cache / "accelerate" / "default_config.yaml"))
+        number = str(yaml.safe_load(file.read_text()).get("num_processes")) if file.is_file() else None
+    return int(number) if number and number.isdigit() else 1
+
+
+def _flags(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Name and value of ``--name value`` and ``--name=value``; accelerate takes hyphens for underscores."""
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            yield name.replace("-", "_"), value or following
+
+
+def _refuse_missing(strategy: str) -> None:
+    missing = [name for name in ("deepspeed", "transformers") if find_spec(name) is None]
+    if strategy.startswith("zero") and missing:
+        raise UserError(
+            f"parallel={strategy} needs {' and '.join(missing)}, not installed here: {install_command('deepspeed')}; "
+            "or take parallel=fsdp2, which needs nothing more"
+        )
+
+
+def _refuse_few_gpus(environ: Mapping[str, str]) -> None:
+    gpus, processes = torch.cuda.device_count(), int(environ.get("LOCAL_WORLD_SIZE", "1"))
+    if 0 < gpus < processes:
+        raise UserError(
+            f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one process a GPU "
+            f"(--nproc_per_node {gpus}, --num_processes {gpus}), or show it more (CUDA_VISIBLE_DEVICES)"
+        )

@@ -1,0 +1,1 @@
+"""Trains a task: stages, steps, strategies, optimizers, checkpoints."""

@@ -1,0 +1,149 @@
+"""Optimizers by ``_target_`` with their parameter groups, schedules as a pure function of the step, state by name."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+
+from dira_scale.config.compose import Optim
+from dira_scale.errors import UserError, nearest
+
+SCHEDULES = ("cosine_epoch", "cosine", "constant")
+
+
+def generator(config: Optim, module: nn.Module, batch: int) -> Optimizer:
+    """The optimizer of ``config`` over what ``module`` trains, its rates those of a global ``batch``.
+
+    Where ``optim.reference_batch`` is set, all rates are for that batch and scale linearly (Goyal et al. 2017, as
+    SimSiam, Barlow Twins and BYOL state theirs). Every group remembers its rate as ``initial_lr``.
+
+    Raises:
+        UserError: names the key that is wrong.
+    """
+    groups = _groups(module, config.one_dimensional, config.fixed_rate)
+    optimizer = build(config.optimizer, groups, "optim.optimizer")
+    for setting in config.one_dimensional:
+        if setting not in optimizer.defaults:
+            known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
+            raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"] * batch / (config.reference_batch or batch)
+        group["lr"] = group["initial_lr"]
+    return optimizer
+
+
+def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimizer:
+    """The optimizer that ``config`` names, over ``parameters`` or groups of them.
+
+    Raises:
+        UserError: names ``key`` where the target or one of its arguments is wrong.
+    """
+    try:
+        optimizer = instantiate(config, _partial_=True)(parameters)
+    except (InstantiationException, TypeError, ValueError) as error:
+        reason = str(error).split(", set env var HYDRA")[0]
+        raise UserError(f"{key}: {reason}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"{key}._target_: {config.get('_target_')} is no torch.optim.Optimizer")
+    return optimizer
+
+
+def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequence[str]) -> list[dict[str, Any]]:
+    """The trained parameters by what sets them apart: biases and norms, and modules whose rate is fixed."""
+    parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
+    for name in fixed:
+        if name not in parts:
+            raise UserError(f"optim.fixed_rate: no module is named '{name}'{nearest(name, sorted(parts))}")
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            apart = bool(one_dimensional) and parameter.ndim <= 1
+            kind = apart, not set(fixed).isdisjoint(name.split("."))
+            group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if apart else {})
+            groups.setdefault(kind, group)["params"].append(parameter)
+    return list(groups.values())
+
+
+def check_schedule(config: Optim) -> None:
+    """Raise UserError for a schedule that does not exist or figures that make none."""
+    name = config.schedule
+    if name not in SCHEDULES:
+        raise UserError(f"optim.schedule={name}: there is {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
+    if not 0 <= config.end <= 1:
+        raise UserError(f"optim.end={config.end}: a share of the rate, from 0 to 1")
+    if not 0 <= config.warmup_epochs < math.inf:
+        raise UserError(f"optim.warmup_epochs={config.warmup_epochs}: it must be a number of at least 0")
+    if config.reference_batch is not None and config.reference_batch < 1:
+        raise UserError(f"optim.reference_batch={config.reference_batch}: it must be at least 1, or null")
+
+
+def learning_rate(
+    schedule: str, base: float, step: int, steps: int, steps_per_epoch: int, warmup: int = 0, end: float = 0.0
+) -> float:
+    """Rate of the ``step``-th of a stage's ``steps``: linear from 0 over ``warmup`` of them, then the schedule.
+
+    ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)) of the steps after the warm-up (Barlow
+    Twins' released code); ``cosine_epoch``: the same of whole epochs (MoCo's); ``constant``.
+    """
+    if step < warmup:
+        return base * step / warmup
+    if schedule == "constant":
+        return base
+    step, steps = step - warmup, steps - warmup
+    if schedule == "cosine_epoch":
+        step, steps = step // steps_per_epoch, math.ceil(steps / steps_per_epoch)
+    q = 0.5 * (1 + math.cos(math.pi * step / steps))
+    return base * (q + end * (1 - q))
+
+
+def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Optimizer state as ``{prefix}.{parameter name}.{key}``.
+
+    Raises:
+        UserError: the optimizer keeps something else than tensors, which would be lost on resume.
+    """
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {
+        f"{prefix}.{names[id(parameter)]}.{key}": value
+        for parameter, state in optimizer.state.items()
+        for key, value in tensors_alone(state, optimizer, prefix).items()
+    }
+
+
+def tensors_alone(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """A parameter's state without what is None.
+
+    Raises:
+        UserError: there is something else than tensors in it.
+    """
+    for key, value in state.items():
+        if value is not None and not isinstance(value, Tensor):
+            kind = f"{type(optimizer).__name__} keeps '{key}' as {type(value).__name__}"
+            raise UserError(f"{prefix}: {kind}, and checkpoints hold tensors only: choose another optimizer")
+    return {key: value for key, value in state.items() if value is not None}
+
+
+def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
+    """The inverse of :func:`state_by_name`; keys of other prefixes are left alone."""
+    for name, parameter in module.named_parameters():
+        start = f"{prefix}.{name}."
+        for key, tensor in tensors.items():
+            if key.startswith(start) and "." not in key.removeprefix(start):
+                optimizer.state[parameter][key.removeprefix(start)] = _placed(tensor, parameter, optimizer)
+
+
+def _placed(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
+    """A copy that lies as the parameter lies; scalars (Adam's step count) on the CPU unless the kernel wants them."""
+    if isinstance(parameter, DTensor) and tensor.ndim:  # every process has all of it and takes its part
+        whole = tensor.to(parameter.device)
+        return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    if tensor.ndim and tensor.shape == parameter.shape:
+        return torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
+    on_device = tensor.ndim or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return tensor.to(parameter.device if on_device else "cpu", copy=True)

@@ -1,0 +1,267 @@
+"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate.
+
+The engine holds the generator alone: the discriminator is tiny, replicated, and steps by itself. DeepSpeed's own mixed
+precision, loss scaling and clipping stay off; the loop has them, the same under every strategy. (Its bf16 mode would
+round a momentum network's small steps away; its autocast section averages gradients in 16 bits.)
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dira_scale.config.compose import Parallel
+from dira_scale.distributed.collectives import rank, world
+from dira_scale.distributed.precision import autocast
+from dira_scale.engine import optim
+from dira_scale.engine.parallel.strategy import OPTIMIZER, Sharded, piece
+from dira_scale.errors import UserError
+from dira_scale.methods.method import Method, Terms
+from dira_scale.models.momentum import shard
+from dira_scale.runs.checkpoint import Piece
+
+BUCKET = 2**23  # values sent at once, 32 MB: about DDP's; DeepSpeed's 5e8 would keep 2 GB by for any model
+# Optimizers that step each value by itself, which a flat partition does not change. Others need whole layers (LARS),
+# or are replaced by DeepSpeed (Adagrad).
+ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
+
+
+def plugin(parallel: Parallel, cuda: bool) -> Any:
+    """What Accelerate is told of DeepSpeed, which from then on speaks of errors alone."""
+    import deepspeed
+    from accelerate.utils import DeepSpeedPlugin
+    from deepspeed.utils.logging import set_log_level_from_string
+
+    # On CPUs it would compile a collective for inference, which ZeRO never calls; killed meanwhile, it leaves a lock on
+    # which every later run waits for ever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+    set_log_level_from_string("error")
+    warnings.filterwarnings("ignore", r"`torch.distributed.\w+` is deprecated", FutureWarning)  # of calls in it
+    zero: dict[str, Any] = {
+        "stage": int(parallel.strategy.removeprefix("zero")),
+        "overlap_comm": cuda,  # then a backward pass ends only when offloaded gradients have come, too
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+        "stage3_prefetch_bucket_size": BUCKET,
+        # Small parameters are cut too: one that stays whole would not notice its shard's moving average.
+        "stage3_param_persistence_threshold": 0,
+    }
+    if parallel.offload:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": cuda}
+    config = {
+        "train_micro_batch_size_per_gpu": 1,  # counted by nobody
+        "gradient_accumulation_steps": 1,  # the loop divides losses and says which micro-batch is the last
+        "gradient_clipping": 0.0,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+    }
+    return DeepSpeedPlugin(hf_ds_config=config)
+
+
+class ZeRO(Sharded):
+    """Stage 1 shards optimizer states, 2 gradients too, 3 parameters too, momentum networks with them."""
+
+    whole_losses = False  # DeepSpeed's hooks count one backward pass a forward pass
+
+    def __init__(self, accelerator: Accelerator, parallel: Parallel, method: Method, precision: str) -> None:
+        super().__init__(accelerator, parallel, method)
+        self.precision, self.three = precision, parallel.strategy == "zero3"
+
+    def _shard(self, make: Callable[[Method], Optimizer]) -> None:
+        self.optimizer = make(self.method)
+        opened = _Open(self.method, self.accelerator.device, self.precision)
+        self._deepspeed, _ = self.accelerator.prepare(opened, self.optimizer)
+        self.engine = _Closed(self._deepspeed).train()
+
+    def _release(self) -> None:
+        self.accelerator.free_memory()  # destroys the engine
+        del self._deepspeed
+        if self.three:
+            _forget()
+        super()._release()
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        self._deepspeed.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._deepspeed.backward(loss)
+
+    def gradients(self) -> list[Tensor]:
+        zero = self._deepspeed.optimizer
+        if self.parallel.offload:
+            return [flat.grad for flat in self._flat() if flat.grad is not None]
+        return [part for parts in zero.averaged_gradients.values() for part in parts]
+
+    def step(self) -> None:
+        self._deepspeed.step()
+
+    def skip(self) -> None:
+        self._deepspeed.step()  # leaves a step whose norm is no number out itself
+
+    def _flat(self) -> list[Tensor]:
+        """This process's fp32 partitions, one for each of :meth:`_groups`."""
+        zero = self._deepspeed.optimizer
+        flat: list[Tensor] = zero.fp32_partitioned_groups_flat if self.three else zero.single_partition_of_fp32_groups
+        return flat
+
+    def _groups(self) -> list[list[nn.Parameter]]:
+        zero = self._deepspeed.optimizer
+        groups: list[list[nn.Parameter]] = zero.fp16_groups if self.three else zero.bit16_groups
+        return groups
+
+    def held(self) -> dict[str, Tensor]:
+        """As everywhere; of stage 3 without the padding behind a parameter that the processes do not divide, which
+        DeepSpeed leaves as the memory was: now and then no number."""
+        if not self.three:
+            return super().held()
+        from deepspeed.utils import safe_get_local_optimizer_state
+
+        tensors = {f"method.{name}": _own(t, shard(t)) for name, t in self.method.state_dict(keep_vars=True).items()}
+        for name, parameter, states in self._states():
+            for key, value in states.items():
+                if isinstance(value, Tensor) and value.ndim:
+                    part = safe_get_local_optimizer_state(parameter, key)
+                    tensors[f"{OPTIMIZER}.{name}.{key}"] = _own(parameter, part)
+        return tensors
+
+    def _method_pieces(self) -> dict[str, Piece]:
+        if not self.three:
+            return super()._method_pieces()
+        tensors = self.method.state_dict(keep_vars=True)
+        return {name: _gathered(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
+
+    def _states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
+        """Name, parameter and the optimizer's state of the partition it lies in."""
+        names = {id(parameter): name for name, parameter in self.method.named_parameters()}
+        for parameters, flat in zip(self._groups(), self._flat(), strict=True):
+            for parameter in parameters:
+                yield names[id(parameter)], parameter, self.optimizer.state.setdefault(flat, {})
+
+    def _link(self) -> None:
+        """Let DeepSpeed find the states of all parameters: after its first step it knows those of the first group."""
+        zero = self._deepspeed.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+    def _optimizer_pieces(self) -> dict[str, Piece]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
+            return lambda: safe_get_full_optimizer_state(parameter, key).view(shape(parameter))
+
+        if not self.three:
+            self._link()
+        pieces: dict[str, Piece] = {}
+        for name, parameter, states in self._states():
+            for key, value in optim.tensors_alone(states, self.optimizer, OPTIMIZER).items():
+                scalar = not value.ndim
+                part = piece(value) if scalar else Piece(shape(parameter), value.dtype, state(parameter, key))
+                pieces[f"{OPTIMIZER}.{name}.{key}"] = part
+        return pieces
+
+    def _load(self, state: dict[str, Tensor]) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        stored: list[tuple[nn.Parameter, str, Tensor]] = []
+        for name, parameter, states in self._states():
+            start = f"{OPTIMIZER}.{name}."
+            for full, tensor in state.items():
+                key = full.removeprefix(start)
+                if not full.startswith(start) or "." in key:
+                    continue
+                if tensor.ndim:
+                    stored.append((parameter, key, tensor))
+                states.setdefault(key, tensor.clone() if not tensor.ndim else None)  # type: ignore[arg-type]
+        for flat in self._flat():
+            states = self.optimizer.state[flat]
+            states |= {key: torch.zeros_like(flat) for key, value in states.items() if value is None}
+        if stored and not self.three:
+            self._link()
+        for parameter, key, tensor in stored:
+            if self.three:  # the setter of whole states fails where the ranks do not divide a parameter
+                part = shard(parameter).numel()
+                padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
+                safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
+            else:
+                safe_set_full_optimizer_state(parameter, tensor.to(self.accelerator.device), key)
+
+
+class _Open(nn.Module):
+    """The method with its results laid open: DeepSpeed's hooks look into tuples, lists and dicts alone."""
+
+    def __init__(self, method: Method, device: torch.device, precision: str) -> None:
+        super().__init__()
+        self.method, self.device, self.precision = method, device, precision
+
+    def forward(self, *inputs: Any) -> tuple[dict[str, Tensor], list[Tensor], list[Terms]]:
+        with autocast(self.device, self.precision):  # again: on a GPU DeepSpeed leaves ours
+            terms = self.method(*inputs)
+        return terms.losses, [] if terms.restored is None else [terms.restored], [terms]
+
+
+class _Closed(nn.Module):
+    """The engine, its results put together again."""
+
+    def __init__(self, engine: nn.Module) -> None:
+        super().__init__()
+        self.engine = engine
+
+    def forward(self, *inputs: Any) -> Terms:
+        losses, restored, (terms,) = self.engine(*inputs)
+        terms.losses, terms.restored = losses, restored[0] if restored else None
+        out: Terms = terms
+        return out
+
+
+def refuse_layerwise(optimizer: Optimizer) -> None:
+    """Raise UserError for an optimizer that ZeRO's flat partitions may make another algorithm of."""
+    name = type(optimizer).__name__
+    if name not in ELEMENTWISE:
+        raise UserError(
+            f"optim.optimizer: {name} looks at layers as wholes, or may, and ZeRO cuts them apart: take parallel=fsdp2 "
+            f"or parallel=ddp; or one of {', '.join(ELEMENTWISE)} (optim=sgd_simsiam, optim=adamw)"
+        )
+
+
+def _forget() -> None:
+    """What DeepSpeed's stage 3 keeps of an engine that is gone: its modules, and by them all its partitions."""
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    cached = PartitionedParameterCoordinator._PartitionedParameterCoordinator__params_to_release
+    for cell in cached.__closure__ or ():
+        if hasattr(cell.cell_contents, "cache_clear"):
+            cell.cell_contents.cache_clear()
+
+
+def shape(parameter: nn.Parameter) -> torch.Size:
+    """Of the whole parameter."""
+    whole: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return whole
+
+
+def _own(tensor: Tensor, part: Tensor) -> Tensor:
+    """Of this process's ``part`` of ``tensor`` what is no padding."""
+    if not hasattr(tensor, "ds_numel"):
+        return part
+    return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
+
+
+def _gathered(parameter: nn.Parameter) -> Piece:
+    def whole() -> Tensor:
+        from deepspeed.runtime.zero import GatheredParameters
+
+        with GatheredParameters([parameter]):
+            return parameter.detach().clone()
+
+    return Piece(shape(parameter), parameter.dtype, whole)

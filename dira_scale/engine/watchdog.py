@@ -1,0 +1,88 @@
+"""A look at training from outside its thread: a collective that one process never enters keeps all others waiting.
+
+In every process a thread counts the seconds without a sign of life. After ``watchdog`` of them it writes all stacks to
+``stacks/rank-N.txt`` of the run folder and ends the process, before the process group's own timeout, which leaves none.
+"""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from dira_scale.distributed.collectives import rank, world
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.runs import lease
+from dira_scale.runs.folder import FAILED
+
+_signs = 0  # of life
+
+
+def alive() -> None:
+    """Training or validation moves on: called for every micro-batch."""
+    global _signs
+    _signs += 1
+
+
+class Watchdog:
+    """Ends this process where :func:`alive` is not called for ``seconds``; use as a context manager.
+
+    Only seconds in which the process ran count: a job that was suspended and goes on is not hung.
+
+    Args:
+        folder: the run's.
+        number: of its lease, the same on all processes.
+    """
+
+    def __init__(self, folder: Path, number: int, seconds: float) -> None:
+        self.folder, self.number, self.seconds = folder, number, seconds
+        self._stacks = folder / "stacks" / f"rank-{rank()}.txt"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        self._stacks.unlink(missing_ok=True)  # of an earlier hang
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+
+    def _watch(self) -> None:
+        every = min(1.0, self.seconds / 4)
+        seen, still = _signs, 0.0
+        while not self._stop.wait(every):
+            seen, still = _signs, still + every if seen == _signs else 0.0
+            if still >= self.seconds:
+                self._bite()
+
+    def _bite(self) -> None:
+        # The file system may be what hangs: then the stacks go to the screen, and the process ends all the same.
+        faulthandler.dump_traceback_later(TIMINGS.last, exit=True)
+        try:
+            lease.check(self.folder, self.number)
+            self._stacks.parent.mkdir(exist_ok=True)
+            with self._stacks.open("w") as file:
+                faulthandler.dump_traceback(file, all_threads=True)
+            time.sleep(TIMINGS.linger)
+            found = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
+            silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in found]
+            lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
+            text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
+            self._say(f"{text}{self._stacks.parent}{lacking}")
+        except OSError as error:
+            print(f"pretrain: no step for {self.seconds:g} s, and {error}; this process stood:", file=sys.stderr)
+            faulthandler.dump_traceback(all_threads=True)
+        finally:
+            os._exit(FAILED)  # the training thread waits for ever
+
+    def _say(self, text: str) -> None:
+        """On the screen and in ``log.txt``, by the first process that does."""
+        line = f"pretrain: {text}. The same command goes on from the newest checkpoint"
+        with suppress(FileExistsError):
+            (self.folder / "leases" / f"{self.number:06d}.hung").open("x").close()
+            print(line, file=sys.stderr, flush=True)
+            with (self.folder / "log.txt").open("a") as log:
+                log.write(line + "\n")

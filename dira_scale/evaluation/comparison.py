@@ -1,0 +1,189 @@
+"""The comparison of a probe: opens data and encoders, checks them against each other, and scores one by one."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError, nearest
+from dira_scale.evaluation import probes
+from dira_scale.evaluation.encoders import (
+    Group,
+    levels,
+    random_group,
+    read_runs,
+    tell_apart,
+    trained_groups,
+    weights_group,
+)
+from dira_scale.evaluation.features import PIXELS, Images, features
+from dira_scale.evaluation.probe_table import Features, Figure, figures
+from dira_scale.evaluation.probes import PARTS, Parts, Task, nested_draws
+
+SIZE = 224  # where no run says at which size its encoder saw images
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``compared``: what each row is made of. ``notes``: how to read the figures, in words."""
+
+    figures: list[Figure]
+    compared: list[dict[str, Any]]
+    data: dict[str, Any]
+    config: dict[str, Any]
+    notes: list[str]
+
+
+def compare(cfg: DictConfig) -> Comparison:
+    """Everything that ``configs/probe.yaml`` asks for.
+
+    Raises UserError for data without (such) labels or parts, runs that cannot share a table, an encoder that does not
+    fit its weights, a level that it does not have.
+    """
+    _check(cfg)
+    fractions, device = (
+        sorted(set(cfg.fractions), reverse=True),
+        torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    runs = read_runs(config["run"])
+    name, size = _architecture(cfg, runs)
+    dataset = ShardedDataset.open(cfg.data.shards)
+    rows = _rows(dataset, cfg.data)
+    task, left_out = _task(dataset, rows, cfg.labels)
+    images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}
+    draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
+
+    groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
+    groups.append(random_group(name, size, cfg.random_encoders, cfg.seed))
+    tell_apart(groups)
+    asked = levels(config["layer"], groups[0].encoders[0])
+    encoders = [encoder for group in groups for encoder in group.encoders]
+    extracted = {part: features(encoders, images[part], list(asked.values()), cfg.batch, device) for part in PARTS}
+
+    compared = _features(groups, list(asked), extracted)
+    labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
+    steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
+    scores: list[list[Any]] = [[] for _ in compared]
+    for i, parts in track(steps, "probes", transient=True):
+        scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k))
+    found = [f for (of, _), own in zip(compared, scores, strict=True) for f in figures(of, own, task.names, labelled)]
+    about = {
+        "name": dataset.info.name, "hash": dataset.hash, "size": size, "labels": list(task.names), "left_out": left_out,
+        "images": {part: len(rows[part]) for part in PARTS},
+        "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
+        "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
+    }  # fmt: skip
+    notes = _notes(name, about, found, cfg)
+    return Comparison(found, [vars(of) for of, _ in compared], about, config, notes)
+
+
+def _features(
+    groups: list[Group], names: list[str], extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]]
+) -> list[tuple[Features, list[Parts]]]:
+    """What each row of the table is, with the features of its members; raw pixels come last."""
+    found, number = [], 0
+    for group in groups:
+        numbers = range(number, number := number + len(group.encoders))
+        for level, name in enumerate(names):
+            members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
+            width = members[0]["train"].shape[1]
+            found.append((Features(group.name, group.kind, name, width, group.members), members))
+    pixels = {part: extracted[part][0] for part in PARTS}
+    own: list[dict[str, Any]] = [{"side": PIXELS}]
+    return [*found, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
+
+
+def _check(cfg: DictConfig) -> None:
+    if not cfg.fractions or not all(0 < fraction <= 1 for fraction in cfg.fractions):
+        raise UserError(f"fractions={list(cfg.fractions)}: shares of the training patients, each above 0 and at most 1")
+    if not cfg.c or not all(0 < c < math.inf for c in cfg.c):
+        raise UserError(f"c={list(cfg.c)}: inverse strengths of L2 to choose from, each a number above 0")
+
+
+def _architecture(cfg: DictConfig, runs: list[Any]) -> tuple[str, int]:
+    trained = runs[0].config["model"]["encoder"] if runs else None
+    name = cfg.model.encoder or trained
+    if name is None:
+        raise UserError("model.encoder must be given where there is no run: model.encoder=resnet18")
+    if trained and name != trained:
+        raise UserError(f"model.encoder={name}: the run has {trained}; leave it out, or probe {name} without a run")
+    size = cfg.data.size or (runs[0].config["data"]["size"] if runs else SIZE)
+    if size < 2 * PIXELS:
+        raise UserError(f"data.size={size}: it must be at least {2 * PIXELS}")
+    return name, size
+
+
+def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
+    """Row numbers of each part. Raises UserError for a split that there is not, is empty or shares patients."""
+    keys = dict(zip(PARTS, ("split", "val_split", "test_split"), strict=True))
+    rows: Parts = {}
+    for part, key in keys.items():
+        if data[key] not in dataset.splits:
+            have = ", ".join(dataset.splits)
+            raise UserError(f"data.{key}={data[key]}: {dataset.root} has {have}{nearest(data[key], dataset.splits)}")
+        rows[part] = dataset.rows(data[key])
+        if not len(rows[part]):
+            raise UserError(f"data.{key}={data[key]}: {dataset.root} has no image there")
+    patients = {part: set(dataset.column("patient")[rows[part]]) for part in PARTS}
+    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := patients[one] & patients[other]:
+            raise UserError(
+                f"data.{keys[one]}={data[keys[one]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
+                f"share {len(shared)} patients: what is reported must be of others than what was fitted"
+            )
+    return rows
+
+
+def _task(dataset: ShardedDataset, rows: Parts, asked: Any) -> tuple[Task, dict[str, str]]:
+    """What can be probed, and labels left out, each with the reason. Raises UserError where nothing is left."""
+    names = dataset.info.label_names
+    if not names:
+        raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
+    for name in asked or []:
+        if name not in names:
+            raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
+    chosen = list(asked or names)
+    columns = [names.index(name) for name in chosen]
+    values = {part: dataset.labels(rows[part])[:, columns] for part in PARTS}
+    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain is unknown
+    left_out = {}
+    for i, name in enumerate(chosen):
+        single = [part for part in PARTS if len(np.unique(values[part][~np.isnan(values[part][:, i]), i])) < 2]
+        if single:
+            left_out[name] = f"one class only in {', '.join(single)}"
+    kept = [i for i, name in enumerate(chosen) if name not in left_out]
+    if not kept or (asked and left_out):
+        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({told})")
+    patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
+    return Task(tuple(chosen[i] for i in kept), {part: v[:, kept] for part, v in values.items()}, patients), left_out
+
+
+def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfig) -> list[str]:
+    images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
+    notes = [
+        f"{about['name']}: {images}; {name} at {about['size']} pixels.",
+        "Figures are areas under the ROC curve in %, on the test part: 50 is guessing.",
+        "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
+        "Random encoders and raw pixels know this much without any pretraining: what is not above both shows nothing.",
+    ]
+    if about["left_out"]:
+        notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
+    linear = [f for f in found if f.c is not None]
+    at = [c for f in linear for draws in f.c or [] for c in draws]
+    edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
+    for edge, share in edges.items():
+        if share > 0.5 and len(cfg.c) > 1:
+            notes.append(
+                f"C={edge:g}, the edge of what `c` offers, was chosen in {100 * share:.0f} % of the fits: widen it."
+            )
+    unfinished = sum(f.unfinished for f in found)
+    if unfinished:
+        notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")
+    return notes

@@ -1,0 +1,139 @@
+"""The probe's figures: means with spread and n, for the terminal, ``probe.md`` and ``probe.json``."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from dira_scale.evaluation.probes import Score
+
+MEAN = "mean"  # the name of the mean over labels
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a row of the table is computed from: encoders' (or raw pixels') features of one level."""
+
+    encoder: str
+    kind: str  # run | init | random | pixels
+    layer: str
+    width: int  # number of features
+    members: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Area under the ROC curve in percent. ``sd`` (ddof 1) is over encoders where there are several, else over draws.
+
+    ``values`` [encoders][draws]; ``images`` is the mean number of labelled images; ``unfinished`` the fits that
+    L-BFGS left unconverged; ``c`` [encoders][draws], what the validation part chose.
+    """
+
+    encoder: str
+    kind: str
+    layer: str
+    width: int
+    probe: str
+    fraction: float
+    images: float
+    label: str
+    auc: float
+    sd: float | None
+    sd_over: str | None
+    encoders: int
+    draws: int
+    values: list[list[float]]
+    c: list[list[float]] | None = None
+    unfinished: int = 0
+
+    def text(self) -> str:
+        """``71.3 ± 1.2``, in percent."""
+        spread = "" if self.sd is None else f" ± {self.sd:.1f}"
+        return "–" if np.isnan(self.auc) else f"{self.auc:.1f}{spread}"
+
+
+def figures(
+    of: Features, scores: list[dict[tuple[str, float], list[Score]]], labels: Sequence[str], images: dict[float, float]
+) -> list[Figure]:
+    """A figure for each probe, fraction and label, and for the mean over labels. ``scores``: one dict an encoder.
+
+    A draw whose labelled images hold one class of a label does not count for that label, for no encoder.
+    """
+    found = []
+    for probe, fraction in scores[0]:
+        members = [member[probe, fraction] for member in scores]
+        auc = 100 * np.array([[score.auc for score in draws] for draws in members])  # [encoders, draws, L]
+        known = ~np.isnan(auc)
+        total = np.where(known, auc, 0).sum(-1)
+        mean = np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
+        own = (of.encoder, of.kind, of.layer, of.width, probe, fraction, images[fraction])
+        unfinished = sum(score.unfinished for draws in members for score in draws)
+        found.append(replace(_figure(own, MEAN, mean), unfinished=unfinished))
+        for i, label in enumerate(labels):
+            figure = _figure(own, label, auc[..., i])
+            if probe == "linear":
+                chosen = [[score.c[i] for score in draws if score.c is not None] for draws in members]
+                c = [[float(one) for one in draws if not np.isnan(one)] for draws in chosen]  # the draws of `values`
+                figure = replace(figure, c=c)
+            found.append(figure)
+    return found
+
+
+def _figure(own: tuple[str, str, str, int, str, float, float], label: str, values: np.ndarray) -> Figure:
+    counts = ~np.isnan(values[0])  # draws: the same patients for every encoder
+    values = values[:, counts]
+    encoders, draws = values.shape
+    each = values.mean(1) if encoders > 1 else values[0]
+    mean = float(values.mean()) if draws else float("nan")
+    several = draws > 0 and len(each) > 1
+    sd, over = (float(each.std(ddof=1)), "encoders" if encoders > 1 else "draws") if several else (None, None)
+    return Figure(*own, label, mean, sd, over, encoders, draws, values.tolist())
+
+
+def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
+    """Titles and cells, header first: the mean over labels by fraction, then a table a fraction with all labels."""
+    probes, labels = (list(dict.fromkeys(getattr(f, key) for f in found)) for key in ("probe", "label"))
+    fractions = sorted({figure.fraction for figure in found}, reverse=True)
+    cells = {(f.encoder, f.layer, f.probe, f.fraction, f.label): f for f in found}
+    rows = list(dict.fromkeys((f.encoder, f.layer) for f in found))
+    shares = {f.fraction: f"{100 * f.fraction:g} % ({f.images:.0f})" for f in found}
+    head = ["encoder", "level", "n", *(f"{probe} @ {shares[fraction]}" for probe in probes for fraction in fractions)]
+    body = []
+    for row in rows:
+        line = [cells[*row, probe, fraction, MEAN] for probe in probes for fraction in fractions]
+        body.append([*row, str(line[0].encoders), *(figure.text() for figure in line)])
+    made = [("mean AUC of " + (f"{len(labels) - 1} labels" if len(labels) > 2 else labels[-1]), [head, *body])]
+    if len(labels) == 2:  # one label is its own mean
+        return made
+    for probe in probes:
+        for fraction in fractions:
+            columns = ["label", *(f"{encoder} {layer}".strip() for encoder, layer in rows)]
+            lines = [[label, *(cells[*row, probe, fraction, label].text() for row in rows)] for label in labels[1:]]
+            made.append((f"{probe} @ {shares[fraction]}", [columns, *lines]))
+    return made
+
+
+def rich_table(title: str, cells: list[list[str]]) -> Table:
+    """For the terminal: names are folded where it is narrow, never cut."""
+    table = Table(title=title, title_justify="left")
+    for i, name in enumerate(cells[0]):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for line in cells[1:]:
+        table.add_row(*line)
+    return table
+
+
+def markdown(title: str, cells: list[list[str]]) -> str:
+    """A GitHub table under its title."""
+    lines = ["| " + " | ".join(line) + " |" for line in cells]
+    return "\n".join([f"**{title}**", "", lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
+
+
+def as_json(found: Sequence[Figure]) -> list[dict[str, Any]]:
+    """Rows of ``probe.json``; NaN (nothing to score) as null."""
+    return [
+        {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in asdict(figure).items()}
+        for figure in found
+    ]

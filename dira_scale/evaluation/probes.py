@@ -1,0 +1,122 @@
+"""Probes of frozen features: a linear classifier and nearest neighbours, at several shares of the labels.
+
+What is asked (a :class:`Task`) is the same for every encoder: the same images, the same draws of labelled patients.
+"""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from dira_scale.metrics.neighbours import knn_scores
+
+PARTS = ("train", "val", "test")
+ITERATIONS = 1000  # of L-BFGS
+Parts = dict[str, np.ndarray]  # an array for each of PARTS
+
+
+@dataclass(frozen=True)
+class Task:
+    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), and ``patients`` [n]."""
+
+    names: tuple[str, ...]
+    labels: Parts
+    patients: Parts
+
+
+@dataclass(frozen=True)
+class Score:
+    """Of one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels hold
+    one class only; the C chosen [L] (linear); and how many fits had not converged."""
+
+    auc: np.ndarray
+    c: np.ndarray | None = None
+    unfinished: int = 0
+
+
+def nested_draws(
+    patients: np.ndarray, fractions: Sequence[float], draws: int, seed: int
+) -> dict[float, list[np.ndarray]]:
+    """For each fraction, ``draws`` sets of image numbers: all images of a share of the ``patients`` [n].
+
+    A draw's patients at a smaller fraction are among those at a larger one. All of them are one draw, not several.
+    """
+    unique, member = np.unique(patients, return_inverse=True)
+    found: dict[float, list[np.ndarray]] = {fraction: [] for fraction in fractions}
+    for draw in range(draws):
+        rank = np.empty(len(unique), np.int64)
+        rank[np.random.default_rng([seed, draw]).permutation(len(unique))] = np.arange(len(unique))
+        for fraction in fractions:
+            if fraction < 1 or draw == 0:
+                found[fraction].append(np.flatnonzero(rank[member] < max(1, round(fraction * len(unique)))))
+    return found
+
+
+def standardise(features: Parts) -> Parts:
+    """Mean 0 and deviation 1 over all images of the train part (this needs no labels); constant features become 0."""
+    mean, deviation = features["train"].mean(0, dtype=np.float64), features["train"].std(0, dtype=np.float64)
+    constant = deviation < 1e-6 * np.abs(mean) + 1e-12
+    scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
+    return {part: (values - mean) * scale for part, values in features.items()}
+
+
+def linear_probe(features: Parts, task: Task, drawn: np.ndarray, grid: Sequence[float]) -> Score:
+    """One logistic regression (L2) a label, on the drawn training images that know it.
+
+    Its C is the one of ``grid`` with the largest area under the ROC curve on the whole validation part, the smaller
+    one of two equal ones; there is no second fit with the validation images.
+    """
+    auc, chosen, unfinished = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan), 0
+    for label in range(len(task.names)):
+        truth = task.labels["train"][drawn, label]
+        known = ~np.isnan(truth)
+        x, y = features["train"][drawn[known]], truth[known]
+        if len(np.unique(y)) < 2:
+            continue
+        best = -np.inf
+        model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # from one C to the next
+        for c in sorted(grid):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # they are counted
+                model.set_params(C=c).fit(x, y)
+            unfinished += int(model.n_iter_[0] >= ITERATIONS)
+            on_val = _auc(model.decision_function(features["val"]), task.labels["val"][:, label])
+            if on_val > best:
+                scores = model.decision_function(features["test"])
+                best, chosen[label], auc[label] = on_val, c, _auc(scores, task.labels["test"][:, label])
+    return Score(auc, chosen, unfinished)
+
+
+def knn_probe(features: Parts, task: Task, drawn: np.ndarray, k: int) -> Score:
+    """The vote of the ``k`` nearest drawn training images, cosine similarity of standardised features."""
+    bank, labels = features["train"][drawn].astype(np.float32), task.labels["train"][drawn]
+    scores = knn_scores(bank, labels, features["test"].astype(np.float32), k=k).cpu().numpy()
+    auc = np.full(len(task.names), np.nan)
+    for label, truth in enumerate(task.labels["test"].T):
+        if len(np.unique(labels[~np.isnan(labels[:, label]), label])) == 2:
+            auc[label] = _auc(scores[:, label], truth)
+    return Score(auc)
+
+
+def probe(
+    features: Parts, task: Task, draws: dict[float, list[np.ndarray]], grid: Sequence[float], k: int
+) -> dict[tuple[str, float], list[Score]]:
+    """Scores of one encoder's features by probe (``linear``, ``knn``) and fraction, one a draw."""
+    ready = standardise(features)
+    return {
+        (name, fraction): [run(ready, task, drawn) for drawn in sets]
+        for fraction, sets in draws.items()
+        for name, run in (
+            ("linear", lambda f, t, d: linear_probe(f, t, d, grid)),
+            ("knn", lambda f, t, d: knn_probe(f, t, d, k)),
+        )
+    }
+
+
+def _auc(scores: np.ndarray, truth: np.ndarray) -> float:
+    known = ~np.isnan(truth)
+    return float(roc_auc_score(truth[known], scores[known]))

@@ -1,0 +1,1 @@
+"""Pixels and voxels from files: DICOM, raster images, arrays and volumes."""

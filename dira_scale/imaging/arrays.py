@@ -1,0 +1,128 @@
+"""NumPy's own files, ``.npy`` and ``.npz``, read as data only: numbers, never objects, and no more than they hold."""
+
+import io
+import math
+import re
+import zipfile
+import zlib
+from gzip import GzipFile
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from dira_scale.imaging.rejection import BadImage, judged
+
+NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
+MAX_BYTES = 2**32  # of one array: the largest volume, in int16
+MAX_REST = 2**16  # bytes behind the values of a compressed file
+# NumPy's own reader of headers goes through `ast`, which CPython 3.11 can break off with a SystemError when a garbage
+# collection lets another thread into it (python/cpython#106905).
+HEADER = re.compile(
+    r"\{'descr': '(?P<type>[<>|=][biuf][1248])', 'fortran_order': (?P<fortran>True|False), "
+    r"'shape': \((?P<shape>[\d, ]*)\),? *\} *\n"
+)
+
+
+class ArrayFile(NamedTuple):
+    """A ``.npy`` whose header has been read; ``file`` stands at the values."""
+
+    file: BinaryIO
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    fortran: bool
+
+    def values(self) -> np.ndarray:
+        """The array, in its own byte order. Raises BadImage when the file ends early."""
+        return read_values(self.file, self.dtype, self.shape, "F" if self.fortran else "C")
+
+
+def is_numpy(file: BinaryIO) -> bool:
+    """Whether a ``.npy`` or ``.npz`` begins here; ``file`` is put back to its start."""
+    file.seek(0)
+    start = file.read(len(NPY))
+    file.seek(0)
+    return start.startswith((NPY, ZIP))
+
+
+def open_array(file: BinaryIO) -> ArrayFile:
+    """The header of a ``.npy``, or of the one array of an ``.npz``. Raises BadImage."""
+    start = file.read(len(NPY))
+    file.seek(0)
+    if start.startswith(ZIP):
+        with judged("damaged or cut short ({} in .npz decoding)"):
+            archive = zipfile.ZipFile(file)
+            names = [name for name in archive.namelist() if name.endswith(".npy")]
+            if len(names) != 1:
+                raise BadImage("an .npz must hold exactly one array to be an image")
+            file = archive.open(names[0])  # type: ignore[assignment]
+            start = file.read(len(NPY))
+    else:
+        file.read(len(NPY))
+    with judged("damaged or cut short ({} in .npy decoding)"):
+        major, _ = file.read(2)
+        if start != NPY or major not in (1, 2, 3):
+            raise BadImage("not a NumPy file")
+        length = int.from_bytes(file.read(2 if major == 1 else 4), "little")
+        text = file.read(min(length, 2**16)).decode("latin-1")
+        found = HEADER.fullmatch(text)
+        if found is None:
+            raise BadImage("a NumPy file of something else than whole or floating numbers")
+        shape = tuple(int(side) for side in found["shape"].replace(" ", "").split(",") if side)
+        return ArrayFile(file, np.dtype(found["type"]), shape, found["fortran"] == "True")
+
+
+def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
+    """Numbers from where ``file`` stands, in machine byte order.
+
+    The memory is touched as the bytes arrive, so a header that lies takes none. Raises BadImage.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if size > MAX_BYTES:
+        raise BadImage(f"more than {MAX_BYTES} bytes of values")
+    flat = np.empty(size, np.uint8)
+    view, filled = flat.data, 0
+    with judged("damaged or cut short ({} while decompressing)"):
+        while filled < size:
+            count = file.readinto(view[filled : filled + 2**24])  # type: ignore[attr-defined]
+            if not count:
+                raise BadImage("the file ends before its values do")
+            filled += count
+        if isinstance(file, GzipFile | zipfile.ZipExtFile | _Inflated):
+            _finish(file)
+    values = flat.view(dtype)
+    if not dtype.isnative:
+        values = values.byteswap(inplace=True).view(dtype.newbyteorder("="))
+    return values.reshape(shape, order=order)  # type: ignore[call-overload]
+
+
+def _finish(stream: BinaryIO) -> None:
+    """Read to the end of a compressed stream, where its checksum is looked at. Damage can make it longer, too, while it
+    begins with enough values, but wrong ones: so BadImage is raised where the end is too far to be looked for."""
+    rest = MAX_REST
+    while part := stream.read(rest + 1):
+        rest -= len(part)
+        if rest < 0:
+            raise BadImage("compressed data that go on behind the values")
+
+
+def inflated(file: BinaryIO) -> BinaryIO:
+    """What a zlib or gzip stream holds, decompressed as it is asked for."""
+    return _Inflated(file)  # type: ignore[return-value]
+
+
+class _Inflated(io.RawIOBase):
+    def __init__(self, file: BinaryIO):
+        self._file, self._stream = file, zlib.decompressobj(wbits=47)  # either header
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        while not self._stream.eof:
+            held = self._stream.unconsumed_tail or self._file.read(2**20)
+            if not held:
+                raise EOFError("the stream has no end")
+            if part := self._stream.decompress(held, len(buffer)):
+                buffer[: len(part)] = part
+                return len(part)
+        return 0

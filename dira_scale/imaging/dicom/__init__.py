@@ -1,0 +1,19 @@
+"""DICOM by pydicom: headers, pixels of every coding in common use, modality values, windows, geometry."""
+
+from dira_scale.imaging.dicom.frames import Decoded, DicomFile, Plane, plane_of
+from dira_scale.imaging.dicom.header import HEADER, is_dicom, read_elements, read_header
+from dira_scale.imaging.dicom.image import read_dicom
+from dira_scale.imaging.dicom.segmentation import read_segments
+
+__all__ = [
+    "HEADER",
+    "Decoded",
+    "DicomFile",
+    "Plane",
+    "is_dicom",
+    "plane_of",
+    "read_dicom",
+    "read_elements",
+    "read_header",
+    "read_segments",
+]

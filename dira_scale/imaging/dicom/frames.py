@@ -1,0 +1,183 @@
+"""DICOM pixels: any frame of a file, in any coding, as the values that its header gives them, and where it lies."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_color_lut, as_pixel_options, get_decoder
+from pydicom.uid import UID_dictionary
+
+from dira_scale.imaging.dicom.codestream import PLUGINS
+from dira_scale.imaging.dicom.header import count_frames, read_elements
+from dira_scale.imaging.dicom.values import find_padding, modality_values
+from dira_scale.imaging.grey import check_size, luminance
+from dira_scale.imaging.rejection import BadImage, judged
+
+# What of a functional group counts, of all frames or of one (PS3.3 C.7.6.16).
+MACROS = (
+    "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence",
+    "FrameVOILUTSequence",
+)  # fmt: skip
+ELEMENTS = (
+    "SOPClassUID", "ImageType", "BurnedInAnnotation",
+    "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration",
+    "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "WindowCenter", "WindowWidth", "VOILUTFunction", "VOILUTSequence",
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
+    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+    *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
+    "PixelSpacing", "ImagerPixelSpacing", "ImagePositionPatient", "ImageOrientationPatient",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
+)  # fmt: skip
+
+
+class Plane(NamedTuple):
+    """Where a frame lies in the patient: millimetres to the left, back and head (DICOM's LPS+; PS3.3 C.7.6.2.1.1)."""
+
+    position: np.ndarray  # [3], of the middle of the first pixel
+    right: np.ndarray  # [3], a unit vector along a row: to the next column
+    down: np.ndarray  # [3], along a column: to the next row
+    spacing: tuple[float, float]  # mm between rows, and between columns
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One decoded frame.
+
+    Attributes:
+        values: integers or float64 [H, W]: modality values (HU in CT); of a colour image the luminance.
+        padding: bool [H, W], where the file says that nothing was recorded.
+        step: the distance of two neighbouring values.
+        top: of a colour image the largest value that there may be, else None.
+        inverted: small values are to be shown bright (MONOCHROME1).
+        header: the file's, with the frame's own functional groups laid over it.
+    """
+
+    values: np.ndarray
+    padding: np.ndarray
+    step: float
+    top: int | None
+    inverted: bool
+    header: Dataset
+
+
+def plane_of(header: Dataset) -> Plane | None:
+    """Of a file or frame, by the elements of ``header``; None where they are not all there. Raises BadImage."""
+    with judged("DICOM position, orientation or spacing is damaged ({})"):
+        wanted = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+        position, orientation, spacing = (np.array(header.get(name) or (), float) for name in wanted)
+        if (position.size, orientation.size, spacing.size) != (3, 6, 2):
+            return None
+        right, down = orientation.reshape(2, 3)
+        lengths = np.linalg.norm([right, down], axis=1)
+        everything = np.concatenate([position, orientation, spacing])
+        if not np.isfinite(everything).all() or min(spacing) <= 0 or max(abs(lengths - 1), default=0) > 0.01 \
+                or abs(right @ down) > 0.01:  # fmt: skip
+            raise BadImage("DICOM position, orientation or spacing is impossible")
+        return Plane(position, right / lengths[0], down / lengths[1], (float(spacing[0]), float(spacing[1])))
+
+
+class DicomFile:
+    """An open DICOM file: its header now, its frames one by one when they are asked for.
+
+    Args:
+        file: any length, any transfer syntax; kept open by the caller.
+        more: keywords of elements that ``header`` is to have beside ``ELEMENTS``.
+
+    Raises BadImage; its methods too.
+    """
+
+    BITS: tuple[int, ...] = (8, 16)  # of a pixel
+
+    def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
+        with judged("DICOM header is damaged ({})"):
+            self.header, self._file = read_elements(file, [*ELEMENTS, *more])
+            if "Rows" not in self.header:  # a report, a plan, a directory
+                raise BadImage("DICOM without an image, or cut short before it")
+            self.syntax = self.header.file_meta.TransferSyntaxUID
+            self.count = count_frames(self.header, self._file)
+            self.shape = int(self.header.Rows), int(self.header.Columns)
+            check_size(*self.shape)
+            self._options = self._pixel_options()
+
+    def frame_header(self, number: int) -> Dataset:
+        """The header with what its functional groups say of frame ``number`` (from 0) in their elements' own places."""
+        flat = Dataset()
+        flat.update(self.header)
+        flat.set_original_encoding(*self.header.original_encoding)
+        shared = (self.header.get("SharedFunctionalGroupsSequence") or [])[:1]
+        own = (self.header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
+        for group in [*shared, *own]:
+            for macro in MACROS:
+                for item in (group.get(macro) or [])[:1]:
+                    flat.update(item)
+        return flat
+
+    def plane(self, number: int) -> Plane | None:
+        """Where frame ``number`` lies; None where the file does not say it in full."""
+        with judged("DICOM position, orientation or spacing is damaged ({})"):
+            return plane_of(self.frame_header(number))
+
+    def frame(self, number: int = 0) -> Decoded:
+        """Decode frame ``number`` (from 0), and no other."""
+        if not 0 <= number < self.count:
+            raise BadImage("DICOM has no such frame")
+        with judged("damaged or cut short ({} in DICOM decoding)"):
+            header = self.frame_header(number)
+            stored, photometric = self._stored(number)
+            outside = np.zeros(self.shape, bool)
+            if photometric in ("MONOCHROME1", "MONOCHROME2"):
+                values, step = modality_values(header, stored)
+                return Decoded(values, find_padding(header, stored), step, None, photometric == "MONOCHROME1", header)
+            if photometric == "PALETTE COLOR":
+                colours = apply_color_lut(stored, header)[..., :3]
+                if colours.dtype == np.uint16:  # tables of 16 bits hold 8 in the upper half, whatever is in the lower
+                    colours = (colours >> 8).astype(np.uint8)
+                return Decoded(luminance(colours), outside, 1, 255, False, header)
+            top = 2 ** int(header.BitsStored) - 1
+            if photometric == "RGB":
+                return Decoded(luminance(stored), outside, 1, top, False, header)
+            return Decoded(stored[..., 0], outside, 1, top, False, header)  # Y of YBR is the luminance
+
+    def _stored(self, number: int) -> tuple[np.ndarray, str]:
+        """Stored values [H, W] or [H, W, 3], and what they mean."""
+        try:
+            decoder = get_decoder(self.syntax)
+        except NotImplementedError as error:
+            name, category, *_ = UID_dictionary.get(self.syntax, ("", ""))  # any other text may come from anywhere
+            known = name if category == "Transfer Syntax" else "unknown"
+            raise BadImage(f"DICOM in a coding that cannot be read here ({known})") from error
+        self._file.seek(self._start)
+        plugin = PLUGINS.get(self.syntax, "")
+        pixels, told = decoder.as_array(self._file, index=number, raw=True, decoding_plugin=plugin, **self._options)
+        return pixels, str(told["photometric_interpretation"])
+
+    def _pixel_options(self) -> dict[str, Any]:
+        """pydicom's options, when the pixel data are there and as long as they must be."""
+        header, (h, w) = self.header, self.shape
+        start = self._file.read(12)
+        order = "<" if header.original_encoding[1] else ">"
+        if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
+            raise BadImage("DICOM without pixels, or with pixels that are no integers")
+        explicit = start[4:6] in (b"OB", b"OW", b"UN")  # as a length these would be odd, and there are no odd ones
+        (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
+        self._start = self._file.tell() - (0 if explicit else 4)
+        photometric, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
+        known = {1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
+                 3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
+        if photometric not in known.get(samples, ()):
+            raise BadImage("DICOM in colours of a kind that cannot be read here")
+        if header.BitsAllocated not in self.BITS:
+            raise BadImage(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
+        if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:
+            whole = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
+            if photometric == "YBR_FULL_422":
+                whole = whole * 2 // 3
+            if length < whole:  # what follows is no pixel: it may be text
+                raise BadImage("damaged or cut short (less pixel data than pixels)")
+        return as_pixel_options(header, pixel_keyword="PixelData", pixel_vr=start[4:6].decode() if explicit else "OW")

@@ -1,0 +1,110 @@
+"""What a DICOM file says beside its pixels: the few elements that are asked for, and no other."""
+
+import io
+import logging
+import zlib
+from collections.abc import Collection
+from typing import Any, BinaryIO
+
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+from pydicom.filereader import read_dataset, read_preamble
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dira_scale.imaging.rejection import BadImage, judged
+
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
+
+MAX_INFLATED = 2**28  # bytes of a deflated file; more is one meant to fill the memory
+MAX_FRAMES = 2**16
+MIN_FRAME = 64  # bytes: the header of run lengths alone has as many
+HEADER = {
+    "patient": "PatientID",
+    "study": "StudyInstanceUID",
+    "sex": "PatientSex",
+    "age": "PatientAge",
+    "view": "ViewPosition",
+    "manufacturer": "Manufacturer",
+}
+
+
+def is_dicom(file: BinaryIO) -> bool:
+    """Whether a DICOM preamble, or the first group of a file without one, is at the start; ``file`` is put back there.
+
+    Files without a preamble begin with an element of group 0002 or, without file meta information, 0008.
+    """
+    file.seek(0)
+    start = file.read(132)
+    file.seek(0)
+    return start[128:] == b"DICM" or start[:2] in (b"\x02\x00", b"\x08\x00") or start[:3] == b"\x00\x08\x00"
+
+
+def read_header(file: BinaryIO) -> dict[str, str]:
+    """The values of ``HEADER`` that are there and not blank, and how many ``frames`` where several. Raises BadImage."""
+    with judged("DICOM header is damaged ({})"):
+        header, rest = read_elements(file, [*HEADER.values(), "NumberOfFrames"])
+        values = {name: header.get(tag) for name, tag in HEADER.items()}
+        told = {name: str(value).strip() for name, value in values.items() if value is not None}
+        if (frames := count_frames(header, rest)) > 1:
+            told["frames"] = str(frames)
+    return {name: value for name, value in told.items() if value}
+
+
+def count_frames(header: Dataset, rest: BinaryIO) -> int:
+    """Raises BadImage when there are more than can be, or than what is left of the file has room for: each becomes an
+    input, and four kilobytes must not make 65,536 of them."""
+    frames = int(header.get("NumberOfFrames") or 1)
+    if not 1 <= frames <= MAX_FRAMES:
+        raise BadImage(f"DICOM that says it has none or more than {MAX_FRAMES} frames")
+    here = rest.tell()
+    left = rest.seek(0, io.SEEK_END) - rest.seek(here)
+    if frames > 1 and frames * MIN_FRAME > left:
+        raise BadImage("DICOM that claims more frames than its length can hold")
+    return frames
+
+
+def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, BinaryIO]:
+    """The elements of these keywords, and the file as it stands before its pixel data: not deflated, never too long.
+
+    The header's ``file_meta`` has the transfer syntax of what the file holds now. Raises what pydicom does.
+    """
+    bounded: Any = _Bounded(file)
+    read_preamble(bounded, force=True)
+    meta = read_dataset(bounded, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        bounded = io.BytesIO(_inflate(bounded.read()))
+    bounded.seek(0)
+    header = dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=list(keywords))
+    if "TransferSyntaxUID" not in header.file_meta:  # pydicom has found it out by trying
+        implicit, little = header.original_encoding
+        header.file_meta.TransferSyntaxUID = (
+            ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        )
+    return header, bounded
+
+
+def _inflate(content: bytes) -> bytes:
+    stream = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated = stream.decompress(content, MAX_INFLATED)
+    if stream.unconsumed_tail:
+        raise BadImage(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
+    return inflated
+
+
+class _Bounded:
+    """A file that is asked for no more than it has: for a length that lies, Python would reserve gigabytes."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._end = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._end - self.tell())
+        return self._file.read(left if size < 0 else min(size, left))

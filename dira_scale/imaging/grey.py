@@ -1,0 +1,97 @@
+"""One grey image as it is stored: whole numbers between black and white, and how it is shrunk."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+
+from dira_scale.imaging.rejection import BadImage
+
+MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header, or one meant to fill the memory.
+FLAT = "all pixels are equal"
+
+
+class Window(NamedTuple):
+    """The source values shown as black and white, and the distance of two neighbouring ones."""
+
+    low: float
+    high: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Image:
+    """One decoded image.
+
+    Attributes:
+        pixels: uint8 or uint16 [H, W].
+        low, high: the stored values that are black and white.
+        spacing: millimetres between pixels in y and x, where the file says so.
+    """
+
+    pixels: np.ndarray
+    low: float
+    high: float
+    spacing: tuple[float, float] | None
+
+    @property
+    def flat(self) -> bool:
+        return bool(self.pixels.min() == self.pixels.max())
+
+
+def check_size(height: int, width: int) -> None:
+    """Raises BadImage for a size that is not worth, or not safe, decoding."""
+    if height * width > MAX_PIXELS:
+        raise BadImage(f"more than {MAX_PIXELS} pixels")
+    if height * width == 0:
+        raise BadImage("no pixels")
+
+
+def own_range(values: np.ndarray, step: float = 1) -> Window:
+    """From the smallest to the largest of ``values``."""
+    return Window(float(values.min()), float(values.max()), step)
+
+
+def luminance(colours: np.ndarray) -> np.ndarray:
+    """uint8 or uint16 [H, W, 3] to the luminance of ITU-R BT.601, in the same type; rounded as Pillow does."""
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(colours.dtype)
+
+
+def store(
+    values: np.ndarray, window: Window, bits: int, spacing: tuple[float, float] | None = None, inverted: bool = False
+) -> Image:
+    """Clip to the window, count its steps from 0, and store them in 8 or 16 bits."""
+    low, high, step = window
+    levels = 255 if bits == 8 else int(np.clip(round((high - low) / step), 1, 65535))
+    if values.dtype == np.uint8 and (low, high) == (0, 255) and not inverted:
+        pixels = values
+    else:
+        pixels = values.astype(np.float32)
+        np.clip(pixels, low, high, out=pixels)
+        pixels -= low
+        pixels *= levels / (high - low) if high > low else 0
+        np.rint(levels - pixels if inverted else pixels, out=pixels)
+    return Image(pixels.astype(np.uint8 if bits == 8 else np.uint16), 0.0, float(levels), spacing)
+
+
+def shrink(image: Image, max_side: int | None) -> Image:
+    """Antialiased (triangle filter) reduction of the longer side to ``max_side``; a smaller image stays as it is."""
+    h, w = image.pixels.shape
+    if max_side is None or max(h, w) <= max_side:
+        return image
+    pixels = resize(image.pixels, max_side / max(h, w), PIL.Image.Resampling.BILINEAR)
+    spacing = image.spacing
+    if spacing:
+        spacing = (spacing[0] * h / pixels.shape[0], spacing[1] * w / pixels.shape[1])
+    return replace(image, pixels=pixels, spacing=spacing)
+
+
+def resize(pixels: np.ndarray, factor: float, method: PIL.Image.Resampling) -> np.ndarray:
+    """``pixels`` [H, W] scaled by ``factor`` to the nearest whole size, in the same type."""
+    h, w = (max(1, round(side * factor)) for side in pixels.shape)
+    if pixels.dtype == np.uint8:
+        return np.asarray(PIL.Image.fromarray(pixels).resize((w, h), method))
+    floats = np.asarray(PIL.Image.fromarray(pixels.astype(np.float32)).resize((w, h), method))
+    return np.rint(floats).astype(pixels.dtype)

@@ -1,0 +1,92 @@
+"""The only place that decodes images to one grey channel: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy (``raster.py``).
+
+Rules, so that two readers of one file agree:
+
+* Colour becomes luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which leaves grey stored as RGB as it is; a colour
+  JPEG's own luma channel is exactly that). Palettes are looked up first, transparency is dropped, EXIF orientation is
+  applied.
+* An image has a *window*, two values that are shown as black and white. DICOM: the first VOI window of the file, in
+  modality values (after rescale slope and intercept), as PS3.3 C.11.2.1.2 and C.11.2.1.3 define it. 8 bits: 0 and 255.
+  Otherwise (16-bit PNG, wider TIFF and arrays; DICOM without a window, or with one that is narrower than two values or
+  leaves all pixels alike): the image's own smallest and largest value.
+* DICOM pixel padding is black and does not count for the image's own range.
+* Values are clipped to the window and stored as whole numbers from 0 (``low``) to ``high``. With 8 bits ``high`` is
+  255. With 16 bits a stored step is a step of the source (12-bit data keep their 4096 values exactly), so ``high`` is
+  the window's width in such steps, at most 65535. MONOCHROME1 is turned round, so that low is always black.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from dira_scale.imaging.burned_in import check_pixels
+from dira_scale.imaging.dicom import is_dicom, read_dicom
+from dira_scale.imaging.grey import Image
+from dira_scale.imaging.raster import read_mask as read_raster_mask
+from dira_scale.imaging.raster import read_raster
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.places import store
+
+if TYPE_CHECKING:  # a recipe knows its source, and sources list frames
+    from dira_scale.ingest.recipe import Recipe
+
+
+def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> Image:
+    """Decode ``path`` to ``bits`` (8 or 16); of DICOM with several frames, frame ``number`` (from 0).
+
+    ``burned_in`` is the recipe's: what becomes of pixels that may show a name.
+
+    Raises:
+        BadImage: the file cannot become a sample.
+        OSError, MemoryError: it could not be read now, which is no fault of the file.
+    """
+    with opened(path) as file:
+        image = read_dicom(file, bits, burned_in, number) if is_dicom(file) else read_raster(file, bits)
+    if burned_in == "refuse":
+        check_pixels(image)
+    return image
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a DICOM file, an ``Input``."""
+
+    path: Path
+    number: int  # from 0
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path,)
+
+    def read(self, recipe: "Recipe") -> Image:
+        """Raises as ``read_image``."""
+        if recipe.dims == 3:
+            raise BadImage("a frame of a DICOM file is no volume (recipe=volumes takes such files whole)")
+        return read_image(self.path, recipe.bits, recipe.burned_in, self.number)
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Decode a PNG mask to uint8 [H, W], its values as they are. Raises as ``read_image``."""
+    with opened(path) as file:
+        return read_raster_mask(file)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file (of a store, all of it), open for reading; what fails in reading it raises as ``read_image``."""
+    try:
+        with contextlib.ExitStack() as closing, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
+            with judged("the file cannot be read ({})"):
+                file = closing.enter_context(store.opened(path))
+            if not file.read(1):
+                raise BadImage("the file is empty")
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error

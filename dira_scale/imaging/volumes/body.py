@@ -1,0 +1,57 @@
+"""The air around the patient: where it begins, and cutting it away."""
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.ndimage
+
+from dira_scale.imaging.volume import Volume
+from dira_scale.ingest.sources.base import Box
+
+SKIN = -500  # HU, half way between air and tissue
+MARGIN = 10.0  # mm
+COARSE = 3.0  # mm; the body is looked for in every n-th voxel: ten times faster, and the margin covers what that misses
+
+
+def crop_to_body(
+    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
+) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+    """The block around the largest connected part above -500 HU, with a margin of 10 mm.
+
+    It is made larger where a box or a voxel of the mask lies outside. A volume without such a part stays as it is.
+    """
+    found = _body(volume)
+    if found is None:
+        return volume, mask, boxes
+    first, last = found
+    if mask is not None and mask.any():
+        edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+        first = np.minimum(first, [edge[0] for edge in edges])
+        last = np.maximum(last, [edge[-1] + 1 for edge in edges])
+    for box in boxes:
+        corner = np.array([box.z, box.y, box.x])
+        first = np.minimum(first, np.floor(corner))
+        last = np.maximum(last, np.ceil(corner + np.array([box.d, box.h, box.w])))
+    first, last = np.clip([first, last], 0, volume.shape).astype(int)
+    z, y, x = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
+    affine = volume.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ first[::-1]
+    return (
+        replace(volume, voxels=volume.voxels[..., z, y, x], affine=affine),
+        None if mask is None else mask[z, y, x],
+        tuple(b._replace(z=b.z - z.start, y=b.y - y.start, x=b.x - x.start) for b in boxes),
+    )
+
+
+def _body(volume: Volume) -> tuple[np.ndarray, np.ndarray] | None:
+    """First voxels and ends along z, y and x."""
+    steps = np.maximum(1, COARSE // np.array(volume.spacing)).astype(int)
+    thin = volume.voxels.reshape(-1, *volume.shape)[0][tuple(slice(None, None, step) for step in steps)]
+    parts, count = scipy.ndimage.label(thin > (SKIN - volume.offset) / volume.scale)
+    if count == 0:
+        return None
+    largest = int(np.bincount(parts.ravel())[1:].argmax())
+    block = scipy.ndimage.find_objects(parts)[largest]
+    first, last = np.array([[side.start, side.stop] for side in block]).T * steps
+    margin = np.ceil(MARGIN / np.array(volume.spacing))
+    return first - margin, last + margin

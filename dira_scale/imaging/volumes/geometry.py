@@ -1,0 +1,119 @@
+"""Where voxels lie in the patient: checking a grid, turning it to DICOM's axial order, boxes from one grid to another.
+
+An affine is NIfTI's: from (x, y, z) indices, the last axis of an array first, to millimetres to the right, front and
+head (RAS+). Continuous coordinates of boxes count from the first voxel's outer edge: voxel v reaches from v to v + 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import MAX_VOXELS
+from dira_scale.ingest.sources.base import Box
+
+AXIAL = axcodes2ornt("LPS")  # x to the patient's left, y to the back, z to the head
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
+MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: a damaged header beyond
+RIGHT_ANGLE = 1e-3  # cosine between two axes that still counts as a right angle: half a voxel over 500
+
+
+class BadGeometry(BadImage):
+    """The voxels can be read, but where they lie makes no volume."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where a volume's voxels are.
+
+    Attributes:
+        shape: Z, Y, X; of an array whose axes may be anything before it is turned.
+        affine: float64 [4, 4].
+    """
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """Millimetres between voxels along z, y and x."""
+        lengths: np.ndarray = np.linalg.norm(self.affine[:3, :3], axis=0)[::-1]
+        return lengths
+
+    @property
+    def sheared(self) -> bool:
+        """Whether two axes do not stand at right angles, as under gantry tilt."""
+        unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        return bool(np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE)
+
+    def check(self) -> "Grid":
+        """Itself. Raises BadImage for what no scanner makes, before anything of its size is allocated."""
+        if min(self.shape) < 1:
+            raise BadImage("no voxels")
+        if np.prod(self.shape, dtype=object) > MAX_VOXELS:
+            raise BadImage(f"more than {MAX_VOXELS} voxels")
+        if not np.isfinite(self.affine).all():
+            raise BadGeometry("orientation or position that is no number")
+        if not ((self.spacing >= MIN_SPACING) & (self.spacing <= MAX_SPACING)).all():
+            raise BadGeometry("distance between voxels that is zero, negative or absurd")
+        unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
+        if abs(np.linalg.det(unit)) < 0.1:  # a shear of more than 80 degrees
+            raise BadGeometry("axes that do not span space")
+        return self
+
+    def turned(self) -> "Grid":
+        """In DICOM's axial order, by the closest axes."""
+        turn = _turn(self.affine)
+        x_y_z = self.shape[::-1]
+        z, y, x = (x_y_z[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in (2, 1, 0))
+        return Grid((z, y, x), self.affine @ inv_ornt_aff(turn, x_y_z))
+
+    def same_as(self, other: "Grid") -> bool:
+        """Equal shapes, and every corner within a tenth of the smallest spacing (files round their affines)."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(np.meshgrid(*([0, side - 1] for side in self.shape[::-1]), [1])).reshape(4, -1)
+        apart = np.abs((self.affine - other.affine) @ corners).max()
+        return bool(apart <= 0.1 * min(self.spacing.min(), other.spacing.min()))
+
+    def box_from(self, box: Box, other: "Grid") -> Box:
+        """A box of voxels of ``other`` in voxels of this grid; where they are turned against each other, around it."""
+        to_here = np.linalg.inv(self.affine) @ other.affine
+        size = np.array([box.w, box.h, box.d])
+        middle = np.array([box.x, box.y, box.z]) + size / 2 - 0.5
+        return _box(box.label, to_here[:3, :3] @ middle + to_here[:3, 3], np.abs(to_here[:3, :3]) @ size)
+
+    def box_around(self, label: str, point: Sequence[float], diameter: float) -> Box:
+        """The box of a ball: its middle in millimetres (RAS+), its diameter in millimetres."""
+        middle = np.linalg.solve(self.affine, [*point, 1])[:3]
+        return _box(label, middle, diameter / self.spacing[::-1])
+
+
+def shape_of(voxels: np.ndarray) -> tuple[int, int, int]:
+    """Z, Y, X of [Z, Y, X] or [C, Z, Y, X]."""
+    z, y, x = voxels.shape[-3:]
+    return z, y, x
+
+
+def _box(label: str, middle: np.ndarray, size: np.ndarray) -> Box:
+    """From the indices (x, y, z) of its middle."""
+    x, y, z = (float(value) for value in middle + 0.5 - size / 2)
+    w, h, d = (float(value) for value in size)
+    return Box(label, y=y, x=x, h=h, w=w, z=z, d=d)
+
+
+def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """``voxels`` [Z, Y, X] or [C, Z, Y, X] and their affine as ``Grid.turned``; a view, nothing is interpolated."""
+    grid = Grid(shape_of(voxels), affine)
+    x_y_z = np.moveaxis(voxels, (-1, -2, -3), (0, 1, 2))
+    by = _turn(affine)
+    flipped = x_y_z[tuple(slice(None, None, int(direction)) for direction in by[:, 1])]
+    return np.moveaxis(flipped, (0, 1, 2), [-1 - int(axis) for axis in by[:, 0]]), grid.turned().affine
+
+
+def _turn(affine: np.ndarray) -> np.ndarray:
+    """For x, y and z: which axis of the axial order it becomes, and 1 or -1 for its direction."""
+    turn: np.ndarray = ornt_transform(io_orientation(affine), AXIAL)
+    return turn

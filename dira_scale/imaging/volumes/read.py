@@ -1,0 +1,107 @@
+"""One file, or one Input, to a ``Volume``; and the mask that lies beside it."""
+
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from dira_scale.imaging.arrays import is_numpy, open_array
+from dira_scale.imaging.dicom import is_dicom
+from dira_scale.imaging.read import opened
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid, turn
+from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
+from dira_scale.imaging.volumes.nifti import GZIP, is_nifti, open_nifti
+from dira_scale.imaging.volumes.nrrd import open_nrrd
+from dira_scale.imaging.volumes.raw import Raw
+from dira_scale.imaging.volumes.regular import stack_of
+from dira_scale.imaging.volumes.segments import read_segment_mask
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.tiff import TIFF, open_tiff
+from dira_scale.imaging.volumes.values import to_volume
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import Input, Painted
+
+
+def read_volume(image: Path | Input, recipe: Recipe) -> Volume:
+    """Decode a volume, its axes in DICOM's axial order.
+
+    Raises:
+        BadImage: the file or files cannot become a sample (BadGeometry: for where their voxels lie).
+        OSError, MemoryError: they could not be read now, which is no fault of theirs.
+    """
+    if isinstance(image, Input):
+        volume = image.read(recipe)
+        assert isinstance(volume, Volume)
+        return volume
+    with opened(image) as file:
+        if not is_dicom(file):
+            raw = _raw(file, image)
+            return to_volume(raw.grid, raw.load, recipe)
+    return Series.of(image.parent, [image.name]).read(recipe)
+
+
+def read_volume_mask(mask: Path | Painted, volume: Volume) -> np.ndarray:
+    """uint8 [Z, Y, X] of the volume as it was read. Raises as ``read_volume``; BadImage, too, for another grid, and
+    for values that are not whole numbers from 0 to 255."""
+    if isinstance(mask, Painted):
+        painted = mask.paint(volume)
+        assert painted.shape == volume.shape and painted.dtype == np.uint8
+        return painted
+    with opened(mask) as file:
+        if is_dicom(file):
+            return read_segment_mask(file, volume)
+        raw = _raw(file, mask)
+        grid, values = raw.grid.check(), raw.load()
+    if values.ndim != 3:
+        raise BadImage("a mask of several channels")
+    if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _whole(values)):
+        raise BadImage("a mask of other values than whole numbers from 0 to 255")
+    values = values.astype(np.uint8)
+    if grid.sheared:
+        stack = stack_of(grid)
+        values, grid = stack.straighten(values, mask=True), stack.grid.check()
+    if not grid.turned().same_as(Grid(volume.shape, volume.affine)):
+        raise BadImage("the mask's grid is not the volume's")
+    return np.ascontiguousarray(turn(values, grid.affine)[0])
+
+
+def grid_of(path: Path) -> tuple[Grid, Grid]:
+    """From the header alone: the grid of the values as the file holds them, and of the volume as it is read.
+
+    Raises as ``read_volume``.
+    """
+    with opened(path) as file:
+        stored = _raw(file, path).grid.check()
+    return stored, (stack_of(stored).grid if stored.sheared else stored).turned()
+
+
+def _whole(values: np.ndarray) -> bool:
+    return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
+
+
+def _raw(file: BinaryIO, path: Path) -> Raw:
+    """By what the file begins with, never by its name."""
+    if is_numpy(file):
+        return _array(file)
+    start = file.read(32)
+    file.seek(0)
+    if start.startswith(b"NRRD"):
+        return open_nrrd(file, path)
+    if is_metaimage(start):
+        return open_metaimage(file, path)
+    if start.startswith(TIFF):
+        return open_tiff(file)
+    if start.startswith(GZIP) or is_nifti(start):
+        return open_nifti(file)
+    raise BadImage("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
+
+
+def _array(file: BinaryIO) -> Raw:
+    """NumPy's files know no millimetres: voxels of 1 mm, z from the feet to the head, y to the back, x to the left."""
+    array = open_array(file)
+    if len(array.shape) not in (3, 4):
+        raise BadImage("an array of other than three axes, or four with the channels first")
+    z, y, x = array.shape[-3:]
+    return Raw(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)

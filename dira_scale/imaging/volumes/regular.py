@@ -1,0 +1,115 @@
+"""Parallel slices that make no rectangular grid, as they are shifted against each other or at uneven distances.
+
+Under gantry tilt each slice lies a little further along its own columns than the one before (a sheared affine). Slices
+stay what they are: each is shifted within its plane, by linear interpolation, until the stack stands upright on them.
+Only where distances are uneven are new slices interpolated between the two neighbours, at the median distance.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.imaging.volumes.geometry import RIGHT_ANGLE, BadGeometry, Grid
+from dira_scale.imaging.volumes.resample import apply, nearest, weights
+
+UNEVEN = 0.05  # of the distance between slices, by which one may be off its place: headers round to a hundredth of a mm
+SHIFTED = 0.5  # of a voxel, from the first slice to the last
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Where slices are.
+
+    Attributes:
+        corner: affine [4, 4] of the first slice's voxels, its third column along the normal and ``step`` mm long.
+        size: rows and columns of a slice.
+        positions: [Z] mm along the normal, ascending from 0.
+        shifts: [Z, 2] voxels along y and x from the place right above the first slice.
+        step: mm between slices that are made even.
+    """
+
+    corner: np.ndarray
+    size: tuple[int, int]
+    positions: np.ndarray
+    shifts: np.ndarray
+    step: float
+
+    @property
+    def uneven(self) -> bool:
+        return bool(np.abs(self.positions - np.arange(len(self.positions)) * self.step).max() > UNEVEN * self.step)
+
+    @property
+    def shifted(self) -> bool:
+        return bool(np.abs(self.shifts).max() > SHIFTED)
+
+    @property
+    def missing(self) -> int:
+        """Slices that would have to be there for no two neighbours to be one and a half steps apart."""
+        return int(np.floor(np.diff(self.positions) / self.step - 0.5).clip(0).sum())
+
+    @property
+    def between(self) -> np.ndarray:
+        """[depth of ``grid``] where each of its slices lies among those that there are: 1.5 is halfway from the second
+        to the third."""
+        if not self.uneven:
+            return np.arange(len(self.positions), dtype=float)
+        depth = 1 + int(np.floor(self.positions[-1] / self.step + UNEVEN))
+        return np.interp(np.arange(depth) * self.step, self.positions, np.arange(len(self.positions)))
+
+    @property
+    def grid(self) -> Grid:
+        """Of the straightened slices: as large as all of them together."""
+        depth, (height, width) = len(self.between), self.size
+        affine = self.corner.copy()
+        if self.shifted:
+            first, last = np.floor(self.shifts.min(axis=0)), np.ceil(self.shifts.max(axis=0))
+            height, width = height + int(last[0] - first[0]), width + int(last[1] - first[1])
+            affine[:3, 3] += affine[:3, :2] @ first[::-1]
+        return Grid((depth, height, width), affine)
+
+    def straighten(self, voxels: np.ndarray, mask: bool = False) -> np.ndarray:
+        """int16 [..., Z, Y, X] of the slices on ``grid``, a mask's uint8 with its nearest values. What no slice covers
+        gets the smallest value, in a mask 0."""
+        grid = self.grid
+        if self.shifted:
+            voxels = self._shift(voxels, grid.shape[1:], mask)
+        if self.uneven:
+            at = self.between
+            same = [np.arange(side, dtype=float) for side in grid.shape[1:]]
+            if mask:
+                return nearest(voxels, at, *same)
+            return apply(voxels, weights(len(self.positions), at), *(weights(len(line), line) for line in same))
+        return voxels
+
+    def _shift(self, voxels: np.ndarray, size: tuple[int, ...], mask: bool) -> np.ndarray:
+        fill = 0 if mask else int(voxels.min())
+        shifted = np.empty((*voxels.shape[:-2], *size), voxels.dtype)
+        one = np.zeros(1)
+        for index, (down, right) in enumerate(self.shifts - np.floor(self.shifts.min(axis=0))):
+            y, x = np.arange(size[0]) - down, np.arange(size[1]) - right
+            here = (..., slice(index, index + 1), slice(None), slice(None))
+            plane, (height, width) = voxels[here], self.size
+            shifted[here] = (
+                nearest(plane, one, y, x)
+                if mask
+                else apply(plane, weights(1, one), weights(height, y), weights(width, x), fill)
+            )
+        return shifted
+
+
+def stack_of(grid: Grid) -> Stack:
+    """A sheared grid as slices: x and y keep their directions, z becomes their normal.
+
+    Raises BadGeometry when x and y are not at right angles themselves: shifting slices would not straighten them.
+    """
+    x, y, z = grid.affine[:3, :3].T
+    if abs(x @ y) > RIGHT_ANGLE * np.linalg.norm(x) * np.linalg.norm(y):
+        raise BadGeometry("pixels of a slice that are no rectangles (sheared rows and columns)")
+    down = y - (y @ x) / (x @ x) * x
+    normal = np.cross(x, down)
+    normal *= (z @ normal) / (normal @ normal)
+    per_slice = np.array([z @ down / (down @ down), z @ x / (x @ x)])
+    numbers, step = np.arange(grid.shape[0]), float(np.linalg.norm(normal))
+    corner = grid.affine.copy()
+    corner[:3, :3] = np.stack([x, down, normal], axis=1)
+    return Stack(corner, grid.shape[1:], numbers * step, numbers[:, None] * per_slice, step)

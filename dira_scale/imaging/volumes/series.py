@@ -1,0 +1,124 @@
+"""A DICOM series, CT or MR, as one volume: its slices in files of their own, or as frames of one file."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dira_scale.imaging.burned_in import check_header
+from dira_scale.imaging.dicom import DicomFile, Plane
+from dira_scale.imaging.read import opened
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import BadGeometry, Grid
+from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.slice_position import EXTRA, place_slices, planes_of
+from dira_scale.imaging.volumes.values import to_volume
+from dira_scale.ingest.recipe import Recipe
+
+MODALITIES = ("CT", "MR", "PT", "NM")  # DICOM's names of what is a volume; a recipe may name others
+
+
+@dataclass(frozen=True)
+class Series:
+    """The files of one series, in any order; an ``Input``.
+
+    Archives have millions of slices, so their names are kept as one text.
+    """
+
+    folder: Path
+    names: str  # separated by NUL, which no name of a file can hold
+
+    @classmethod
+    def of(cls, folder: Path, names: Iterable[str]) -> "Series":
+        """``names`` are relative to ``folder``."""
+        return cls(folder, "\0".join(names))
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(self.folder / name for name in self.names.split("\0"))
+
+    def read(self, recipe: Recipe) -> Volume:
+        """Raises BadImage (BadGeometry: slices that make no volume); OSError and MemoryError, no fault of theirs."""
+        slices = _Slices()
+        paths = self.paths
+        for path in paths:
+            with opened(path) as file:
+                dicom = DicomFile(file, (*EXTRA, "Modality"))
+                _check(dicom, recipe)
+                slices.add(dicom, len(paths))
+        order, place = place_slices(slices.planes, slices.values.shape[1:])
+        return to_volume(place, lambda: slices.filled(order), recipe)
+
+    def grids(self) -> tuple[Grid | None, Grid]:
+        """From the headers alone: the grid of the sorted slices, where they make one, and of the volume as it is read.
+
+        Raises as ``read``.
+        """
+        planes: list[Plane] = []
+        size = (0, 0)
+        for path in self.paths:
+            with opened(path) as file:
+                dicom = DicomFile(file, EXTRA)
+                planes += planes_of(dicom)
+                size = dicom.shape
+        _, place = place_slices(planes, size)
+        return (None, place.grid.turned()) if isinstance(place, Stack) else (place, place.turned())
+
+
+@judged("DICOM header is damaged ({})")
+def _check(dicom: DicomFile, recipe: Recipe) -> None:
+    kind = dicom.header.get("Modality") or recipe.modality
+    if kind != recipe.modality and recipe.modality in MODALITIES:
+        raise BadImage("DICOM of another modality than recipe.modality")
+    if recipe.burned_in != "keep":
+        check_header(dicom.header)
+
+
+class _Slices:
+    """Frames as they are decoded, in one array whose type grows with what they hold."""
+
+    def __init__(self) -> None:
+        self.planes: list[Plane] = []
+        self.values = np.empty((0, 0, 0), np.int16)
+        self._padding: dict[int, np.ndarray] = {}  # packed bits of the frames that have any
+        self._floor = np.inf  # the smallest value that is no padding
+
+    def add(self, dicom: DicomFile, files: int) -> None:
+        """All frames of one of ``files`` files."""
+        if not self.planes:
+            Grid((files * dicom.count, *dicom.shape), np.eye(4)).check()
+            self.values = np.empty((files * dicom.count, *dicom.shape), np.int16)
+        if dicom.shape != self.values.shape[1:]:
+            raise BadGeometry("slices of different sizes")
+        for number, plane in enumerate(planes_of(dicom)):
+            frame = dicom.frame(number)
+            if frame.top is not None:
+                raise BadImage("slices in colour")
+            self._put(len(self.planes), frame.values, frame.padding)
+            self.planes.append(plane)
+
+    def _put(self, index: int, values: np.ndarray, padding: np.ndarray) -> None:
+        if index >= len(self.values):
+            raise BadGeometry("files of different numbers of frames")
+        inside = values
+        if padding.any():
+            self._padding[index] = np.packbits(padding)
+            inside = values[~padding]
+        if inside.size:
+            low, high = inside.min(), inside.max()
+            self._floor = min(self._floor, low)
+            if values.dtype.kind == "f" or low < -(2**15) or high >= 2**15:
+                kind = np.float32 if values.dtype.kind == "f" else np.int32
+                self.values = self.values.astype(np.result_type(self.values, kind), copy=False)
+        np.copyto(self.values[index], values, casting="unsafe")
+
+    def filled(self, order: np.ndarray) -> np.ndarray:
+        """[N, H, W] in ``order``; padding gets the smallest value that is none: to be neither seen nor smeared."""
+        if len(self.planes) < len(self.values):
+            raise BadGeometry("files of different numbers of frames")
+        for index, bits in self._padding.items():
+            where = np.unpackbits(bits, count=self.values[index].size).reshape(self.values[index].shape)
+            self.values[index][where.astype(bool)] = self._floor if np.isfinite(self._floor) else 0
+        return self.values if (order == np.arange(len(order))).all() else self.values[order]

@@ -1,0 +1,89 @@
+"""Where the slices of a series lie, and whether they make a volume."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dira_scale.imaging.dicom import DicomFile, Plane
+from dira_scale.imaging.rejection import judged
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, BadGeometry, Grid
+from dira_scale.imaging.volumes.regular import Stack
+
+EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # elements that ``planes_of`` needs
+SAME = 0.01  # mm between two slices at one position
+HOLE = 3.0  # median distances: where more is missing, interpolation would invent anatomy
+
+
+def planes_of(dicom: DicomFile) -> list[Plane]:
+    """Where each frame lies. Raises BadImage.
+
+    Frames without a position each (not the enhanced classes') lie behind one another along the normal, by the offsets
+    or the distance that the file gives. Offsets count from the first frame where they begin with zero; where they begin
+    with that frame's z, and the frames are transverse, each is its frame's z (PS3.3 C.8.8.3.2).
+    """
+    planes = [dicom.plane(number) for number in range(dicom.count)]
+    if dicom.count > 1 and "PerFrameFunctionalGroupsSequence" not in dicom.header:
+        first = planes[0]
+        with judged("frames without a distance between them ({})"):
+            offsets = dicom.header.get("GridFrameOffsetVector")
+            if offsets is None:
+                step = dicom.header.get("SpacingBetweenSlices") or dicom.header.SliceThickness
+                offsets = np.arange(dicom.count) * float(step)
+            along = np.array([float(offset) for offset in offsets])
+            if first is not None and len(along) == dicom.count:
+                normal = np.cross(first.right, first.down)
+                if along[0] != 0:
+                    transverse, z = abs(normal[2]) > 1 - 1e-6, first.position[2]
+                    if not (transverse and abs(along[0] - z) < SAME):
+                        raise BadGeometry("offsets of frames that begin neither with zero nor where the first one lies")
+                    along = (along - z) * np.sign(normal[2])
+                planes = [first._replace(position=first.position + offset * normal) for offset in along]
+    placed = [plane for plane in planes if plane is not None]
+    if len(placed) < len(planes):
+        raise BadGeometry("slices without position, orientation or spacing")
+    return placed
+
+
+def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.ndarray, Grid | Stack]:
+    """In which order the slices follow one another along their normal, and where they then are: on a Grid, or as a
+    Stack where they are shifted against each other or at uneven distances. Raises BadGeometry."""
+    first = planes[0]
+    if len(planes) == 1:
+        raise BadGeometry("a single slice")
+    turned = [np.abs([p.right - first.right, p.down - first.down]).max() for p in planes]
+    if max(turned) > 10 * RIGHT_ANGLE:
+        raise BadGeometry("slices of different orientations")
+    if max(abs(a / b - 1) for p in planes for a, b in zip(p.spacing, first.spacing, strict=True)) > RIGHT_ANGLE:
+        raise BadGeometry("slices of different spacings")
+    normal = np.cross(first.right, first.down)
+    positions = np.array([plane.position for plane in planes])
+    order = np.argsort(positions @ normal, kind="stable")
+    positions = positions[order]
+    along = (positions - positions[0]) @ normal
+    distances = np.diff(along)
+    step = float(np.median(distances))
+    if distances.min() < SAME:
+        raise BadGeometry("several slices at one position")
+    if distances.max() > HOLE * step:
+        raise BadGeometry("slices are missing: a gap of more than three slices")
+    in_plane = positions - positions[0]
+    shifts = np.stack([in_plane @ first.down / first.spacing[0], in_plane @ first.right / first.spacing[1]], axis=1)
+
+    def stack(step: float) -> Stack:
+        corner = np.eye(4)
+        corner[:3, :3] = np.stack([first.right * first.spacing[1], first.down * first.spacing[0], normal * step], 1)
+        corner[:3, 3] = positions[0]
+        return Stack(LPS_TO_RAS @ corner, size, along, shifts, step)
+
+    even = stack(along[-1] / (len(along) - 1))
+    if even.uneven:
+        return order, stack(step)
+    return order, even if even.shifted else even.grid
+
+
+def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
+    """Matrix from (column, row, 1) of a slice to the index (x, y, z) of a volume."""
+    down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
+    pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
+    matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]
+    return matrix

@@ -1,0 +1,104 @@
+"""Values of any type to a ``Volume``: int16, upright, turned, and which of them are shown as black and white.
+
+Whole numbers that fit int16 are kept as they are. CT is in Hounsfield units, of which no scanner knows fractions: it is
+rounded. Whatever else is wider or finer (float MR, PET, 16 bits without a sign) is scaled linearly from its own range
+to 0 to 32767; ``Volume.scale`` and ``offset`` then lead back.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.geometry import BadGeometry, Grid, turn
+from dira_scale.imaging.volumes.regular import Stack, stack_of
+from dira_scale.ingest.recipe import Recipe
+
+INT16 = np.iinfo(np.int16)
+FLAT = "all voxels are equal"
+
+
+def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recipe) -> Volume:
+    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume. Raises BadImage; loads nothing in vain."""
+    if isinstance(place, Grid) and place.check().sheared:
+        place = stack_of(place)
+    if isinstance(place, Stack) and recipe.volume.irregular == "refuse":
+        raise BadGeometry(
+            "slices that are shifted against each other (gantry tilt) or at uneven distances "
+            "(recipe.volume.irregular=resample takes them)"
+        )
+    grid = (place.grid if isinstance(place, Stack) else place).check()
+    stored, scale, offset = to_int16(load(), recipe)
+    low, high = black_and_white(stored, scale, offset, recipe)
+    filled = 0
+    if isinstance(place, Stack):
+        stored, filled = place.straighten(stored), place.missing
+    voxels, affine = turn(stored, grid.affine)
+    return Volume(np.ascontiguousarray(voxels), affine, low, high, scale, offset, filled)
+
+
+def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, float]:
+    """int16 of the same shape, scale, offset (value = scale * stored + offset). Raises BadImage."""
+    if values.dtype.kind not in "biuf":
+        raise BadImage("values that are colours, complex or no numbers")
+    low, high = values.min(), values.max()  # NaN and infinity show in these
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BadImage("values that are NaN or infinite")
+    if low == high:
+        raise BadImage(FLAT)
+    fits = INT16.min <= low and high <= INT16.max
+    if values.dtype.kind != "f":
+        if fits:
+            return values.astype(np.int16, copy=False), 1.0, 0.0
+    elif (fits and _whole(values)) or recipe.modality == "CT":
+        return _rounded(values), 1.0, 0.0
+    if recipe.modality == "CT":
+        return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
+    scale = (float(high) - float(low)) / INT16.max
+    if not 0 < scale < np.inf:
+        raise BadImage("values that are too large or too close together to tell apart")
+    return _rounded(values, float(low), scale), scale, float(low)
+
+
+def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
+    """slope * values + offset; whole and exact where all three are whole and fit 32 bits."""
+    if (slope, offset) == (1, 0):
+        return values
+    small = values.dtype.kind in "biu" and values.dtype.itemsize <= 2
+    if small and slope == round(slope) and offset == round(offset) and abs(slope) < 2**14 and abs(offset) < 2**30:
+        return values.astype(np.int32) * np.int32(slope) + np.int32(offset)
+    scaled: np.ndarray = np.multiply(values, slope, dtype=np.float32 if small else np.float64)
+    scaled += offset
+    return scaled
+
+
+def black_and_white(stored: np.ndarray, scale: float, offset: float, recipe: Recipe) -> tuple[float, float]:
+    """The stored values that become 0 and 1: of ``recipe.volume.range``, or the 0.5 and 99.5 percentiles."""
+    if recipe.volume.range is not None:
+        low, high = ((value - offset) / scale for value in recipe.volume.range)
+        return low, high
+    low, high = percentiles(stored, (0.5, 99.5))
+    return (low, high) if low < high else (float(stored.min()), float(stored.max()))
+
+
+def percentiles(stored: np.ndarray, of: tuple[float, ...]) -> tuple[float, ...]:
+    """Percentiles of an int16 array by its histogram: the smallest value that so many do not exceed."""
+    counts = np.zeros(2**16, np.int64)
+    for plane in stored.reshape(-1, *stored.shape[-2:]):  # bincount makes int64 of all that it is given
+        counts += np.bincount(plane.ravel().view(np.uint16), minlength=2**16)
+    reached = np.cumsum(np.roll(counts, 2**15))  # seen as without a sign, negative values come last
+    return tuple(float(np.searchsorted(reached, stored.size * share / 100) + INT16.min) for share in of)
+
+
+def _whole(values: np.ndarray) -> bool:
+    return all(bool((plane == np.rint(plane)).all()) for plane in values.reshape(-1, *values.shape[-2:]))
+
+
+def _rounded(values: np.ndarray, offset: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    """Plane by plane: beside int16 and the source nothing of their size is in memory."""
+    stored = np.empty(values.shape, np.int16)
+    for plane, out in zip(values.reshape(-1, *values.shape[-2:]), stored.reshape(-1, *values.shape[-2:]), strict=True):
+        scaled = plane if (offset, scale) == (0, 1) else (plane.astype(np.float64) - offset) / scale
+        out[...] = np.clip(np.rint(scaled), INT16.min, INT16.max)
+    return stored

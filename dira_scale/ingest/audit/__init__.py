@@ -1,5 +1,0 @@
-"""``shard audit``: identifying values that left the source, patients and pictures that are in two splits."""
-
-from dira_scale.ingest.audit.audit import audit
-
-__all__ = ["audit"]

@@ -1,0 +1,256 @@
+"""The folder that is written: whether it is finished, of what, and who is at work on it.
+
+While it is being made, a dataset has a folder ``.partial``::
+
+    .partial/
+      plan.json            what is being made: recipe, hash key, hash of the plan
+      lock                 held by the one process that directs the work, or shared by those that do slices of it
+      train-000000.tar     a shard being written; when it is whole and on the disk, it is renamed into the dataset
+      train-000000.json    written after that: the shard's size, checksum, manifest rows and rejected inputs
+      3-of-16/             lock and unfinished shards of a process that does a slice
+
+In an object store nothing can be locked or renamed. There ``.partial`` has the finished shards' states only; locks and
+unfinished shards lie in the folder for temporary files, and a shard is uploaded when it is whole. Two machines that do
+the same shards there write the same bytes twice; one that comes late, when the dataset is joined, uploads nothing.
+A dataset with a manifest is finished, whatever ``.partial`` lies beside it: that is swept away.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow.parquet as pq
+
+from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.ingest.plan import Plan
+from dira_scale.ingest.recipe import identity_hash
+from dira_scale.ingest.writer import Shard
+from dira_scale.places.atomic import sync_folder, write_json
+from dira_scale.places.store import is_local, locate, opened, refusals, remove, upload
+
+PARTIAL = ".partial"
+
+
+class Slice(NamedTuple):
+    """The part of the shards that one process writes: every ``of``-th."""
+
+    number: int = 1  # from 1
+    of: int = 1
+
+    @classmethod
+    def parse(cls, text: str | None) -> "Slice":
+        """``3/16``; null is all. Raises UserError."""
+        number, slash, of = (text or "1/1").partition("/")
+        if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+            raise UserError(f"slice={text}: give K/N with K from 1 to N, such as 3/16")
+        return cls(int(number), int(of))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"
+
+    def shards(self, plan: Plan) -> list[str]:
+        """Those of this slice."""
+        return list(plan.shards)[self.number - 1 :: self.of]
+
+
+def state_file(out: Path, shard: str) -> Path:
+    """Where the state of a finished shard is."""
+    return out / PARTIAL / f"{Path(shard).stem}.json"
+
+
+def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
+    """Those of ``shards`` that have no state yet."""
+    with refusals(out):
+        there = {path.name for path in (out / PARTIAL).iterdir()} if (out / PARTIAL).exists() else set()
+    return [shard for shard in shards if state_file(out, shard).name not in there]
+
+
+def publish(part: Path, final: Path) -> None:
+    """Bring a written file to the disk, then to its name; or into the store."""
+    if not is_local(final):
+        upload(part, final)
+        return part.unlink()
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(final)
+    sync_folder(final.parent)
+
+
+def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
+    """Publish a written shard, then its state: now it need not be written again.
+
+    Where nothing is locked, others may have finished the dataset in the meantime: then it is theirs that counts.
+    """
+    with refusals(out):
+        if not is_local(out) and (out / MANIFEST_FILE).exists():
+            return
+    publish(part, out / name)
+    _put_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
+
+
+def made_of(plan: Plan, identity: dict[str, Any]) -> str:
+    """Tells the shards of one plan and recipe from those of another."""
+    return f"{plan.hash} {identity_hash(identity)}"
+
+
+def _put_json(path: Path, value: Any) -> None:
+    if is_local(path):
+        return write_json(path, value)
+    with refusals(path):
+        path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
+    """The dataset in ``out`` if it is a finished result of this recipe; None when it is empty or unfinished.
+
+    Raises UserError when it is anything else, or damaged.
+    """
+    with refusals(out):
+        begun = (out / PARTIAL).is_dir()
+        if not (out / MANIFEST_FILE).exists() and (not (out / INFO_FILE).exists() or begun):
+            if not begun and out.exists() and any(out.iterdir()):
+                raise UserError(f"out={out} is not empty and is no sharded dataset: choose another folder")
+            return None
+    try:
+        dataset = ShardedDataset.open(out, whole=False)
+    except DatasetError as error:
+        raise UserError(f"out={out} is damaged: {error}. Delete {out} and type the command again") from error
+    try:
+        dataset = ShardedDataset.open(out)
+    except DatasetError as error:
+        mend = f"the same command as 'shard repair', with path={out} in the place of out=, writes it anew"
+        raise UserError(f"out={out} is damaged: {error}; {mend}") from error
+    if different := differences(dataset.info.recipe, identity):
+        raise UserError(f"out={out} holds the shards of another recipe ({different}): choose another out")
+    return dataset
+
+
+def check_place(out: Path, images: Any) -> None:
+    """Raises UserError when ``out`` lies among the images that it is to be made of, or may not be written to."""
+    if not is_local(out):
+        return
+    source = locate(images, "recipe.images") if isinstance(images, str) else None
+    if source and is_local(source) and Path(os.path.realpath(out)).is_relative_to(os.path.realpath(source)):
+        raise UserError(f"out={out} lies in recipe.images={images}, where its shards would be taken for images: choose "
+                        "a folder beside it")  # fmt: skip
+    there = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"out={out}: {there} may not be written to: choose another out")
+
+
+def sweep(out: Path) -> None:
+    """Remove the ``.partial`` of a finished dataset: of a kill between the manifest and the end, or of a late slice.
+
+    Not while another process is at work there, nor where nothing may be written: it does no harm.
+    """
+    if not is_local(out):
+        return remove(out / PARTIAL)
+    with contextlib.suppress(OSError, _HeldError), _locked(out / PARTIAL / "lock", fcntl.LOCK_EX, f"out={out}"):
+        remove(out / PARTIAL)
+
+
+def check_unchanged(dataset: ShardedDataset, plan: Plan) -> None:
+    """Raises UserError when a finished dataset was made of another plan: its source has changed."""
+    if dataset.info.plan_hash == plan.hash:
+        return
+    stored = {row["key"]: row["labels"] for row in dataset.table.select(["key", "labels"]).to_pylist()}
+    with opened(dataset.root / QUARANTINE_FILE) as file:
+        rejected = pq.read_table(file)["source"].to_pylist()
+    here = {item.key: item.record.labels for item in plan}
+    there = stored.keys() | set(rejected)
+    named = {
+        "added": len(here.keys() - there),
+        "removed": len(there - here.keys()),
+        "with other labels": sum(not _same(stored[key], here[key]) for key in stored.keys() & here.keys()),
+    }
+    told = ", ".join(f"{count} images {what}" for what, count in named.items() if count)
+    told = told or "patients, names of labels, boxes, masks or files"
+    raise UserError(
+        f"the source has changed since out={dataset.root} was made ({told}): "
+        f"choose another out, or delete {dataset.root} to make it anew"
+    )
+
+
+def _same(stored: list[float], here: tuple[float, ...]) -> bool:
+    return len(stored) == len(here) and all(
+        math.isclose(a, b, rel_tol=1e-6) or (math.isnan(a) and math.isnan(b)) for a, b in zip(stored, here, strict=True)
+    )
+
+
+@contextlib.contextmanager
+def claimed(out: Path, identity: dict[str, Any], plan: Plan, share: Slice) -> Iterator[Path]:
+    """Hold ``out``, or a slice of its shards, for this process; what is unfinished there must be of the same recipe and
+    the same inputs. Gives the folder of this machine for shards that are being written.
+
+    Raises UserError when another process holds it, or recipe or inputs differ.
+    """
+    here = out / PARTIAL if is_local(out) else _folder_for(out)
+    here.mkdir(parents=True, exist_ok=True)
+    scratch = here if share.of == 1 else here / f"{share.number}-of-{share.of}"
+    scratch.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as locks:
+        if share.of > 1:
+            locks.enter_context(_locked(here / "lock", fcntl.LOCK_SH, f"out={out}"))
+            locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {share} of out={out}"))
+        else:
+            locks.enter_context(_locked(here / "lock", fcntl.LOCK_EX, f"out={out} or a slice of it"))
+        _agree(out, identity, plan)
+        yield scratch
+
+
+class _HeldError(UserError):
+    """Another process holds a lock."""
+
+
+@contextlib.contextmanager
+def _locked(path: Path, how: int, what: str) -> Iterator[None]:
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, how | fcntl.LOCK_NB)
+            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                raise BlockingIOError("its holder removed it, and a third process made another")
+        except (BlockingIOError, FileNotFoundError) as error:
+            raise _HeldError(f"another process is writing {what}: wait for it, or choose another out") from error
+        yield
+
+
+def _folder_for(out: Path) -> Path:
+    """Of this machine and user, the same at every call, so that what a killed process left there is found again."""
+    name = f"dira_scale-{os.getuid()}-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}"
+    folder = Path(tempfile.gettempdir()) / name
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise UserError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
+    return folder
+
+
+def _agree(out: Path, identity: dict[str, Any], plan: Plan) -> None:
+    state = out / PARTIAL / "plan.json"
+    with refusals(state):
+        if not state.exists():
+            _put_json(state, {"recipe": identity, "plan": plan.hash})
+        begun = json.loads(state.read_text())
+    if different := differences(begun["recipe"], identity):
+        raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
+                        "give the same one, or delete the folder")  # fmt: skip
+    if begun["plan"] != plan.hash:
+        raise UserError(f"the images, labels or splits have changed since out={out} was begun: delete the folder "
+                        "and begin again")  # fmt: skip
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The keys in which two recipes' identities differ, with both values, of many the first; empty if they do not."""
+    here = json.loads(json.dumps(here))
+    keys = [key for key in sorted(there.keys() | here.keys()) if there.get(key) != here.get(key)]
+    told = [f"{key}: {json.dumps(there.get(key))} there, {json.dumps(here.get(key))} here" for key in keys[:4]]
+    told += [f"and {len(keys) - 4} more"] if len(keys) > 4 else []
+    told += ["made with another key, see key_file and $DIRA_SCALE_HASH_KEY"] if keys == ["hash_key"] else []
+    return "; ".join(told)

@@ -1,0 +1,195 @@
+"""What fills the abdomen: liver, spleen, kidneys, bowel, their vessels and the muscles beside the spine."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dira_scale.phantom.ct import tissue
+from dira_scale.phantom.ct.bowel import Bowel
+from dira_scale.phantom.ct.slab import FAR, Slab
+from dira_scale.phantom.ct.solids import Array, common, ellipsoid, facing, less
+from dira_scale.phantom.ct.trunk import Points, Trunk
+from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
+
+
+class Belly:
+    """The abdominal organs of one study."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        self.trunk = trunk
+        rng = np.random.default_rng(trunk.anatomy.seed + 31)
+        u = trunk.unit
+        self.top = -(trunk.anatomy.height - 0.5 * sum(trunk.state.domes))  # of the right dome
+        self.cut = np.array([rng.normal(6, 6), 18.0, self.top - rng.uniform(44, 66) * u])  # a point below the liver
+        self.left_end = float(rng.uniform(48, 84))
+        self.swell = float(rng.normal(1, 0.07))
+        self.spleen_size = float(rng.uniform(0.82, 1.15))
+        self.kidneys = [  # centre, half axes, long axis
+            (
+                (side * (64 + rng.normal(0, 3)), 30 + rng.normal(0, 3), trunk.level(level)),
+                (27, 29, 54 + rng.normal(0, 3)),
+                side,
+            )
+            for side, level in ((-1, 14.1), (1, 13.6))
+        ]
+        self.gallbladder = np.array([-42.0, -48, self.top - 88 * u]), np.array([16, 16, 30]) * rng.uniform(0.75, 1.15)
+        self.bowel, self.muscles = Bowel(trunk, self.top, rng), trunk.placed(self._muscles())
+        self._liver_vessels(rng)
+
+    def _muscles(self) -> Tubes:
+        """Psoas, the square muscle beside it, and the diaphragm's crura, on both sides."""
+        top = self.top
+        muscles: list[Tubes] = []
+        for side in (-1, 1):
+            z = np.array([self.trunk.level(n) for n in (12.3, 13.5, 15, 16.5, 18)])
+            y = np.array([self.trunk.spine(v) for v in z])
+            muscles.append(
+                Tubes.along(
+                    np.stack([side * np.array([22, 29, 38, 46, 54]), y + np.array([4, 2, -2, -6, -12]), z], -1),
+                    np.array([5, 11, 18, 22, 22.0]),
+                    16,
+                )
+            )
+            muscles.append(
+                Tubes.along(
+                    np.stack([side * np.array([44, 48, 54, 60]), y[:4] + 20, z[:4]], -1), np.array([5, 8, 10, 11.0])
+                )
+            )
+            muscles.append(
+                Tubes.along(
+                    np.stack(
+                        [
+                            side * np.array([14, 15, 17, 14]),
+                            np.array([self.trunk.spine(v) - 20 for v in (top - 20, top - 50, top - 90, top - 130)]),
+                            top - np.array([20, 50, 90, 130]),
+                        ],
+                        -1,
+                    ),
+                    np.array([4, 5, 5, 3.0]),
+                )
+            )
+        return Tubes.joined(muscles)
+
+    def _liver_vessels(self, rng: np.random.Generator) -> None:
+        points = rng.uniform((-150, -120, self.top - 170), (90, 90, self.top), (6000, 3))
+        depth = -self.liver(self.trunk.points(points))
+        self.spots = points[depth > 3]  # in the liver
+        points = points[depth > 7][:700]
+        porta = np.array([-16.0, -8, self.top - 70 * self.trunk.unit])
+        outflow = np.array([-19.0, self.trunk.spine(self.top - 22) - 30, self.top - 20])
+        portal, veins = (
+            as_tubes(*tree(start, fed, 6.8, rng, 1.1)) for start, fed in ((porta, points[::2]), (outflow, points[1::2]))
+        )
+        trunk = np.array([(2, -14, porta[2] - 42), (-4, -14, porta[2] - 18), porta])
+        portal += Tubes.along(trunk, np.array([7, 7, 6.8]))
+        portal += Tubes.along(
+            np.array([trunk[0], (38, 2, porta[2] - 22), (80, 20, porta[2] - 8)]), np.array([5.5, 5, 4.5])
+        )
+        portal += Tubes.along(
+            np.array([trunk[0], (6, -22, porta[2] - 90), (4, -28, porta[2] - 150)]), np.array([6, 5.5, 3.5])
+        )
+        arteries = []
+        for (cx, cy, cz), _, side in self.kidneys:
+            y = self.trunk.spine(cz) - 26
+            arteries.append(
+                Tubes.along(
+                    np.array([(side * 4, y, cz + 12), (side * 30, y + 16, cz + 6), (cx - side * 14, cy - 4, cz)]),
+                    np.array([3, 2.8, 2.4]),
+                )
+            )
+        y = self.trunk.spine(self.top - 90) - 30
+        arteries.append(
+            Tubes.along(
+                np.array([(4, y, self.top - 84), (6, y - 16, self.top - 100), (8, y - 20, self.top - 150)]),
+                np.array([3.8, 3.6, 2.5]),
+            )
+        )
+        arteries.append(
+            Tubes.along(
+                np.array([(4, y, self.top - 70), (6, y - 18, self.top - 70), (-10, y - 22, self.top - 74), porta]),
+                np.array([3.6, 3.4, 2.6, 2.2]),
+            )
+        )
+        points = np.stack(
+            [rng.uniform(-75, 80, 300), rng.uniform(-85, -8, 300), self.top - rng.uniform(120, 250, 300)], -1
+        )
+        arteries.append(as_tubes(*tree(np.array([8, y - 20, self.top - 120]), points, 3.6, rng, 0.7)))
+        self.portal, self.hepatic = self.trunk.placed(portal), self.trunk.placed(veins)
+        self.arteries = self.trunk.placed(Tubes.joined(arteries))
+
+    def inside(self, at: Points) -> Array:
+        """Distance to the abdominal cavity."""
+        return common(at.cavity + 2, at.diaphragm + 2, 4)
+
+    def liver(self, at: Points) -> Array:
+        """Distance to the liver's surface, negative in it."""
+        x, y, z, inside = at.x, at.y, at.z, self.inside(at)
+        px, py, pz = (c - np.float32(o) for c, o in zip((x, y, z), self.cut, strict=True))
+        below = np.float32(0.60) * px + np.float32(0.36) * py - np.float32(0.71) * pz
+        left = x - np.float32(self.left_end) - np.float32(0.25) * y + np.float32(0.45) * np.maximum(pz, -20)
+        body = common(common(inside + np.float32(0.3), below - np.float32(16 * self.swell), 24), left, 22)
+        cleft = np.hypot(np.maximum(np.abs(x - np.float32(14)) - 1, 0), np.maximum(y + 48, 0)) - np.float32(1.8)
+        cleft = np.maximum(cleft, pz - 26)
+        cava = np.hypot(x + 18, y - np.float32(self.trunk.spine(self.top - 40) - 29)) - np.float32(9)
+        kidney = self._kidney(0, x, y, z)[0] - 3
+        bladder = ellipsoid(x, y, z, tuple(self.gallbladder[0]), tuple(self.gallbladder[1] + 1), _LEANING)
+        return less(less(body, np.minimum(cleft, cava), 8), np.minimum(kidney, bladder), 3)
+
+    def _kidney(self, number: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        """Distances to a kidney (0 right, 1 left) and to the fat at its hilum."""
+        (cx, cy, cz), axes, side = self.kidneys[number]
+        turn = facing((1, side * -0.35, 0.16 * side), (0.3 * side, 1, -0.2))
+        whole = ellipsoid(x, y, z, (cx, cy, cz), axes, turn)
+        return whole, ellipsoid(x, y, z, (cx - side * 17, cy - 6, cz), (13, 7, 22), turn)
+
+    def paint(self, slab: Slab, at: Points) -> Array:
+        """Paint all of it and return the distance to the liver."""
+        c, z = self.trunk.contrast, slab.z
+        if float(z.min()) > self.top + 25:
+            return np.full_like(slab.hu, FAR)
+        patchy, bump, grain = slab.patchy, slab.bump, slab.grain
+        slab.paint(np.maximum(at.diaphragm, at.cavity), tissue.MUSCLE)
+        inside = self.inside(at)
+        slab.paint(inside, np.float32(tissue.FAT - 4) + 10 * patchy)
+        slab.paint(slab.distance(self.muscles, 4) + 1.5 * bump, tissue.MUSCLE + 4 * patchy)
+        self.bowel.paint_loops(slab, inside)
+        spleen = self._spleen(slab, inside)
+        slab.paint(spleen, c.spleen + 2 * grain)
+        self.bowel.paint_stomach(slab, inside, spleen)
+        self.bowel.paint_colon(slab, inside)
+        self._paint_kidneys(slab)
+        liver = self.liver(at) + 1.2 * bump
+        slab.paint(liver, c.liver + 2.5 * grain + 1.5 * patchy)
+        within = slab.cover(liver + 1)
+        slab.blend(slab.cover(slab.distance(self.hepatic, 3)) * within, c.veins)
+        slab.blend(slab.cover(slab.distance(self.portal, 3)), c.portal)
+        slab.paint(slab.distance(self.arteries, 3), c.blood)
+        if near := slab.part((-75, -85, -np.inf), (0, 0, np.inf)):
+            bladder = ellipsoid(
+                near.x, near.y, near.z, tuple(self.gallbladder[0]), tuple(self.gallbladder[1]), _LEANING
+            )
+            near.paint(bladder, tissue.WALL)
+            near.paint(bladder + 1, tissue.BILE)
+        return liver
+
+    def _spleen(self, slab: Slab, inside: Array) -> Array:
+        """Distance to the spleen, hollow towards the stomach."""
+        w, s, (x, y, z) = self.trunk.chest.width, self.spleen_size, (slab.x, slab.y, slab.z)
+        spot = (0.70 * w, 36.0, self.top - 46 * self.trunk.unit)
+        spleen = ellipsoid(x, y, z, spot, (31 * s, 58 * s, 56 * s), facing((1, 0.35, 0)))
+        hollow = ellipsoid(x, y, z, (0.70 * w - 30, 8, spot[2]), (26, 34, 44))
+        return common(less(spleen, hollow, 10), inside + 2, 8) + slab.bump
+
+    def _paint_kidneys(self, slab: Slab) -> None:
+        c = self.trunk.contrast
+        for number, ((cx, cy, cz), _, _) in enumerate(self.kidneys):
+            lo, hi = (cx - 45, cy - 45, cz - 70), (cx + 45, cy + 45, cz + 70)
+            if not (near := slab.part(lo, hi)):
+                continue
+            kidney, sinus = self._kidney(number, near.x, near.y, near.z)
+            bumps = near.bump
+            near.paint(kidney + 0.6 * bumps, c.kidney)
+            near.paint(np.maximum(kidney + 9 + 3.5 * bumps, -(sinus - 1)), c.pyramid)
+            near.paint(sinus + 1.5 * bumps, tissue.FAT + 25)
+
+
+_LEANING: NDArray[np.float64] = facing((1, 0.2, 0.2), (0, 1, 0.45))

@@ -1,0 +1,134 @@
+"""What fills the chest: airways, the lungs and their vessel trees, and what lies between them."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dira_scale.phantom.ct import tissue
+from dira_scale.phantom.ct.mediastinum import Mediastinum
+from dira_scale.phantom.ct.slab import FAR, Slab
+from dira_scale.phantom.ct.solids import Array, common, less, ramp
+from dira_scale.phantom.ct.trunk import Points, Trunk
+from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
+
+PLEURA = 2.2  # mm from the cavity's wall to the lung
+FED = 1500  # points of a lung that its arteries, or its veins, lead to
+THINNEST = 1.8  # mm: radius of an artery whose bronchus can be seen
+BRONCHUS = 0.72  # radius of a bronchus's lumen over that of the artery beside it
+
+
+class Chest:
+    """Lungs, airways and mediastinum of one study."""
+
+    def __init__(self, trunk: Trunk) -> None:
+        self.trunk = trunk
+        rng = np.random.default_rng(trunk.anatomy.seed + 21)
+        self.middle = Mediastinum(trunk)
+        self.end = -trunk.anatomy.height - trunk.anatomy.rise - 50  # below all lung
+        self._density = float(rng.normal(0, 18)), float(rng.gamma(1.2, 0.25))  # of the lungs: level, emphysema
+        self._trees(rng)
+
+    def lungs(self, at: Points, mediastinum: Array | None = None) -> Array:
+        """Distance to the lungs' surface (both), negative in them."""
+        apex = np.square((np.abs(at.x) - 50) * np.float32(1 / 11)) + np.square((at.y - 4) * np.float32(1 / 11)) + at.z
+        open_ = common(at.cavity + np.float32(PLEURA), -at.diaphragm, 5)
+        open_ = common(open_, apex * np.float32(0.7), 12)
+        return less(open_, self.middle.surface(at) if mediastinum is None else mediastinum, 7)
+
+    def fissures(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
+        """Signed distances: to the oblique fissures (positive: lower lobe), to the right horizontal one."""
+        u = self.trunk.unit
+        aside = np.float32(0.25) * (np.abs(x) - 80) + np.float32(0.06) * x
+        oblique = (-z - np.float32(122 * u) + np.float32(0.85) * (y + aside)) * np.float32(1 / 1.31)
+        return oblique, -z - np.float32(118 * u) - np.float32(0.12) * y
+
+    def _trees(self, rng: np.random.Generator) -> None:
+        """Arteries with bronchi beside them, and veins, lobe by lobe."""
+        c, h = self.middle.carina, self.middle.hilum
+        trachea_y = self.trunk.spine(c) - 31
+        neck = self.trunk.spine(30.0) - 34
+        ways = Tubes.along(
+            np.array([(0, neck, 45), (0, neck + 4, -10), (-1, trachea_y - 4, c + 40), (-2, trachea_y, c)]),
+            np.array([8.6, 8.6, 8.8, 9]),
+        )
+        roots = {-1: np.array([-37.0, trachea_y + 5, h + 2]), 1: np.array([38.0, trachea_y + 8, h - 4])}
+        for root in roots.values():
+            middle = np.array([root[0] * 0.45, trachea_y + 2, (c + root[2]) / 2 + 2])
+            ways += Tubes.along(np.array([(-2, trachea_y, c), middle, root]), np.array([7.2, 6.6, 5.8]))
+        pipes: list[Tubes] = []
+        bronchi: list[Tubes] = []
+        for side in (-1, 1):
+            hila = np.array([side * 44.0, 1.0, h + (6 if side > 0 else -5)])
+            vein = np.array([side * 32.0, -4.0, h - 18])
+            for which, start in (("arteries", hila), ("veins", vein)):
+                points = self.points(side, rng)
+                oblique, level = self.fissures(*points.T)
+                lobe = np.where(oblique > 0, 2, np.where((level > 0) & (side < 0), 1, 0))
+                for number in range(3):
+                    fed = points[lobe == number]
+                    if len(fed) < 20:
+                        continue
+                    radius = 7.6 * (len(fed) / FED) ** (1 / 3) * self.trunk.state.vessels
+                    paths, radii = tree(start, fed, radius, rng)
+                    pipes.append(as_tubes(paths, radii))
+                    if which == "arteries":
+                        bronchi.append(self._bronchi(paths, radii, start, roots[side]))
+        self.pipes = self.trunk.placed(Tubes.joined(pipes))
+        self.ways, self.bronchi = self.trunk.placed(ways), self.trunk.placed(Tubes.joined(bronchi))
+
+    def _bronchi(self, paths: NDArray, radii: NDArray, start: NDArray, root: NDArray) -> Tubes:
+        """A lumen beside each artery that is thick enough, its nodes moved aside by both radii; it begins at root."""
+        wide = radii > THINNEST
+        paths, radii = paths[wide], radii[wide]
+        away = np.array([-0.55 * np.sign(start[0]), 0.35, 0.76])
+        moved = paths + (1.35 + BRONCHUS) * radii[:, None, None] * away
+        near = np.exp(-np.linalg.norm(paths - start, axis=-1, keepdims=True) / 14)
+        moved = moved * (1 - near) + root * near
+        return as_tubes(moved, BRONCHUS * radii)
+
+    def points(self, side: int, rng: np.random.Generator, depth: float = 3.0) -> NDArray[np.float64]:
+        """FED points of a lung (-1 right, 1 left), ``depth`` mm and more below its surface; of the drawn anatomy."""
+        w, d, height = self.trunk.chest.width, self.trunk.anatomy.depth / 2, self.trunk.anatomy.height
+        low, high = np.array([10, -d, -1.4 * height]), np.array([w, d, 0])
+        chosen: list[NDArray] = []
+        while sum(map(len, chosen)) < FED:
+            points = rng.uniform(low, high, (4 * FED, 3)) * (side, 1, 1)
+            chosen.append(points[self.lungs(self.trunk.points(points)) < -depth])
+        return np.concatenate(chosen)[:FED]
+
+    def paint(self, slab: Slab, at: Points) -> Array:
+        """Paint all of it (fat is there already) and return the distance to the lungs."""
+        contrast, middle = self.trunk.contrast, self.middle
+        arteries, veins = slab.distance(middle.great, 16), slab.distance(middle.veins, 16)
+        ways, gullet = slab.distance(self.ways.wider(1.2), 10), slab.distance(middle.gullet, 8)
+        lungs, reached = np.full_like(slab.hu, FAR), float(slab.z.max()) > self.end
+        if reached:
+            around = np.minimum(np.minimum(arteries, veins), np.minimum(ways, gullet))
+            surface = middle.surface(at, around)
+            lungs = self.lungs(at, surface)
+            fat = np.float32(tissue.FAT + 12) + 14 * slab.patchy
+            slab.paint(np.maximum(surface, np.maximum(at.cavity, -at.diaphragm)), fat)
+        slab.paint(gullet, tissue.WALL)
+        middle.paint_heart(slab)
+        slab.paint(veins, contrast.veins)
+        slab.paint(arteries, contrast.blood)
+        if reached:
+            self._paint_lungs(slab, lungs)
+            slab.paint(ways, tissue.WALL)
+            slab.paint(slab.distance(self.bronchi.wider(0.3, 1.1), 4), tissue.WALL)
+            slab.paint(slab.distance(self.bronchi + self.ways, 4), tissue.AIR)
+        return lungs
+
+    def _paint_lungs(self, slab: Slab, lungs: Array) -> None:
+        level, emphysema = self._density
+        patchy, grain, bump = slab.patchy, slab.grain, slab.bump
+        air = np.float32(tissue.LUNG + level) + np.float32(0.32) * slab.y + 14 * patchy + 16 * grain
+        air -= np.float32(60 * min(emphysema, 1.5)) * ramp(patchy + bump, 0.9, 2.4)
+        oblique, level_ = self.fissures(slab.x, slab.y + 4 * bump, slab.z + 4 * bump)
+        sheet = np.maximum(np.abs(level_), np.maximum(oblique, np.where(slab.x < 0, -99, 99)))
+        sheet = np.minimum(np.abs(oblique), sheet * 1.4)
+        air += np.float32(min(1.0, 1.2 / slab.edge) * 110) * ramp(-sheet, -1.3, 0)
+        inside = slab.cover(lungs)
+        slab.blend(inside, np.clip(air, -985, -500))
+        blood = self.trunk.contrast.blood * 0.55 + self.trunk.contrast.veins * 0.45
+        pipes = slab.cover(slab.distance(self.pipes, 2.0)) * slab.cover(lungs - 5)
+        slab.blend(pipes, blood)

@@ -1,0 +1,122 @@
+"""Many phantom patients as a folder of CT volumes, with annotations and masks beside them.
+
+    FOLDER/images/PAT00000/STUDY00/*.dcm          a DICOM series, or
+    FOLDER/images/PAT00000_STUDY00.nii.gz         NIfTI, or
+    FOLDER/images/PAT00000_STUDY00.mhd, .raw      MetaImage
+    FOLDER/masks/PAT00000_STUDY00.nii.gz          (.mhd, .raw): 1 = lungs or liver, 2 = nodule or lesion
+    FOLDER/labels.csv       one row a volume: file, patient, study, seriesuid, its findings (0/1), contrast, sex, age,
+                            mask
+    FOLDER/boxes.csv        file, label, z, y, x, d, h, w (voxels; z counts from the feet)
+    FOLDER/annotations.csv  seriesuid, coordX, coordY, coordZ, diameter_mm, as LUNA16 has it (mm, LPS)
+    FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
+
+A patient's files depend on (seed, size, kind, format, patient number) alone, so they are the same for any number of
+workers; the voxels do not even depend on the format.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.phantom.ct import dicom
+from dira_scale.phantom.ct.files import write_metaimage, write_nifti
+from dira_scale.phantom.ct.scanner import Scanner
+from dira_scale.phantom.ct.study import KINDS, Patient, Study
+from dira_scale.phantom.dicom import Identity
+from dira_scale.phantom.folder import as_csv, fill, save_record
+from dira_scale.phantom.thorax import Anatomy
+
+VERSION = 1  # of the drawing: other voxels, another number
+FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
+SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # studies with the lung's kernel
+STUDIES = (0.6, 0.25, 0.15)  # share of the patients with one, two, three
+
+
+def generate(
+    folder: Path,
+    patients: int,
+    seed: int = 0,
+    kind: str = "thorax",
+    format: str = "dicom",
+    size: int = 512,
+    workers: int | None = None,
+) -> Path:
+    """Make phantom patients 0 ... patients - 1 (1 to 3 studies each) in ``folder`` and return it.
+
+    What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
+    size: rows and columns; workers: processes, default one a core. Raises UserError where the folder was made with
+    other settings.
+    """
+    for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
+        if value not in known:
+            raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: {' or '.join(known)}")
+    if patients < 1 or size < 32:
+        raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
+    folder = Path(folder)
+    settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
+    fill(folder, settings, patients, workers, partial(make_patient, folder, seed, size, kind, format), _tables)
+    return folder
+
+
+def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, patient: int) -> None:
+    """Write all files of one patient, its record last."""
+    rows = []
+    for number, (study, anatomy, identity, rng) in enumerate(studies(seed, size, kind, patient)):
+        name = f"PAT{patient:05d}", f"STUDY{number:02d}"
+        key = f"dira_scale phantom ct {VERSION} {seed} {size} {kind} {patient} {number}"
+        if format == "dicom":
+            file = f"images/{name[0]}/{name[1]}"
+            dicom.write(folder / file, study, kind, identity, anatomy.age + number, number, key, rng)
+        else:
+            file = f"images/{name[0]}_{name[1]}{FORMATS[format]}"
+            _write_volume(folder / file, study.voxels, study)
+        mask = f"masks/{name[0]}_{name[1]}{FORMATS[format] or FORMATS['nifti']}"
+        _write_volume(folder / mask, study.mask, study)
+        present = {found.kind for found in study.found}
+        row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": dicom.series_uid(key)}
+        row |= {label: int(label in present) for label in KINDS[kind]}
+        row |= {
+            "contrast": "yes" if study.enhanced else "no",
+            "sex": anatomy.sex,
+            "age": anatomy.age + number,
+            "mask": mask,
+        }
+        boxes = [[found.kind, *found.box] for found in study.found]
+        nodules = [[round(v, 6) for v in (*found.centre, found.diameter)] for found in study.found]
+        rows.append({"row": row, "boxes": boxes, "annotations": nodules})
+    save_record(folder, patient, rows)
+
+
+def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-untyped-def]
+    """Each study of a patient, with the anatomy, the invented person, and random numbers for the file's header."""
+    anatomy_rng, course_rng, identity_rng, *streams = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + len(STUDIES))
+    )
+    anatomy = Anatomy.draw(anatomy_rng)
+    identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
+    subject = Patient(anatomy, kind, int(course_rng.integers(2**31)))
+    for number in range(int(course_rng.choice(len(STUDIES), p=STUDIES)) + 1):
+        rng = streams[number]
+        body = subject.body(number, rng)
+        grid, placed = body.field(size, rng)
+        scanner = Scanner.draw(rng, SHARP_SHARE[kind], grid.spacing[0])
+        yield body.scan(grid, placed, scanner, int(rng.integers(2**31))), anatomy, identity, rng
+
+
+def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
+    writer = write_metaimage if path.suffix == ".mhd" else write_nifti
+    writer(path, voxels, study.grid)
+
+
+def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
+    rows = [record["row"] for record in records]
+    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
+    found = ((record["row"]["seriesuid"], *one) for record in records for one in record["annotations"])
+    return {
+        "labels.csv": as_csv(list(rows[0]), (row.values() for row in rows)),
+        "boxes.csv": as_csv(("file", "label", "z", "y", "x", "d", "h", "w"), boxes),
+        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), found),
+    }

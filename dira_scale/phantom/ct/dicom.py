@@ -1,0 +1,80 @@
+"""A CT volume as a DICOM series: CT Image Storage (PS3.3 A.3), a file a slice, named without regard to their order."""
+
+import hashlib
+import shutil
+from copy import copy
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.uid import CTImageStorage
+
+from dira_scale.phantom.ct.study import Study
+from dira_scale.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study, uid
+
+BODY_PARTS = {"thorax": "CHEST", "abdomen": "ABDOMEN"}
+WINDOWS = {"thorax": ((-600, 1500), (40, 400)), "abdomen": ((60, 400), (40, 350))}  # centre and width, the first shown
+SIGNED_SHARE = 0.3
+
+
+def series_uid(key: str) -> str:
+    """Of the series that `write` makes with this key."""
+    return str(uid(key, "series"))
+
+
+def write(
+    folder: Path, study: Study, kind: str, identity: Identity, age: int, number: int, key: str, rng: np.random.Generator
+) -> None:
+    """Write the series into ``folder``, all of it or nothing.
+
+    key: what its unique identifiers are made from; rng decides the coding, the order of the slices and the rest.
+    """
+    syntax = SYNTAXES[int(rng.choice(len(SYNTAXES), p=SYNTAX_SHARE))]
+    signed, from_head = rng.random() < SIGNED_SHARE, rng.random() < 0.7
+    common = Dataset()
+    patient_and_study(common, identity, age, number, key, rng)
+    _acquisition(common, study, kind, key)
+    _pixels(common, study, signed)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    slices = len(study.voxels)
+    for index, plane in enumerate(study.voxels):
+        ds = copy(common)
+        ds.SOPInstanceUID = uid(key, f"image {index}")
+        ds.InstanceNumber = slices - index if from_head else index + 1
+        x, y, z = (*study.grid.origin[:2], study.grid.line(0)[index])
+        ds.ImagePositionPatient = [f"{v:.6g}" if abs(v) >= 1e6 else f"{v:.4f}" for v in (x, y, z)]
+        ds.SliceLocation = f"{z:.4f}"
+        ds.PixelData = (plane if signed else plane + 1024).astype("<i2" if signed else "<u2").tobytes()
+        ds["PixelData"].VR = "OW"
+        name = hashlib.sha256(ds.SOPInstanceUID.encode()).hexdigest()[:8].upper()
+        (part / f"{name}.dcm").write_bytes(encoded(ds, syntax))
+    shutil.rmtree(folder, ignore_errors=True)
+    part.rename(folder)
+
+
+def _acquisition(ds: Dataset, study: Study, kind: str, key: str) -> None:
+    ds.SOPClassUID, ds.Modality = CTImageStorage, "CT"
+    ds.ImageType, ds.DerivationDescription = ["DERIVED", "PRIMARY", "AXIAL"], "Simulated"
+    ds.StudyDescription = f"CT {kind}" + (" with contrast medium" if study.enhanced else "")
+    ds.BodyPartExamined, ds.PatientPosition = BODY_PARTS[kind], "HFS"
+    ds.FrameOfReferenceUID, ds.PositionReferenceIndicator = uid(key, "frame"), ""
+    ds.KVP, ds.AcquisitionNumber = "120", 1
+    ds.ConvolutionKernel = study.scanner.kernel
+    if study.enhanced:
+        ds.ContrastBolusAgent = "APPLIED"
+
+
+def _pixels(ds: Dataset, study: Study, signed: bool) -> None:
+    z, y, x = study.grid.spacing
+    ds.PixelSpacing, ds.SliceThickness = [f"{y:.4f}", f"{x:.4f}"], f"{z:.4f}"
+    ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    _, ds.Rows, ds.Columns = study.voxels.shape
+    bits = 16 if signed else 12
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, bits, bits - 1, int(signed)
+    ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0" if signed else "-1024", "1", "HU"
+    windows = WINDOWS["thorax" if ds.BodyPartExamined == "CHEST" else "abdomen"]
+    ds.WindowCenter, ds.WindowWidth = ([str(w[i]) for w in windows] for i in (0, 1))
+    ds.BurnedInAnnotation, ds.LossyImageCompression = "NO", "00"

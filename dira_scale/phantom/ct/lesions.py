@@ -1,0 +1,175 @@
+"""Nodules of the lung and lesions of the liver: uneven balls, measured as they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dira_scale.phantom.ct.belly import Belly
+from dira_scale.phantom.ct.chest import PLEURA, Chest
+from dira_scale.phantom.ct.fields import Field
+from dira_scale.phantom.ct.slab import Slab
+from dira_scale.phantom.ct.solids import Array, ramp
+from dira_scale.phantom.ct.trunk import Points, Trunk
+from dira_scale.phantom.ct.tubes import Tubes
+
+Surface = Callable[[Points], Array]  # distance to an organ
+NODULES = ("solid", "part_solid", "ground_glass")
+LESIONS = ("metastasis", "cyst")
+DIAMETERS = (4.0, 30.0), (6.0, 60.0)  # mm, of nodules and of lesions
+UNEVEN = 0.1  # of the radius, standard deviation
+LEFT = 0.35  # share of its volume below which a lesion has been pushed out of its organ by a breath
+ENHANCED = 80.0  # HU of a liver that has taken up contrast medium
+PLAIN_GAIN = 0.45  # how much of its contrast a metastasis keeps without
+CUBE = 36  # points a side by which a lesion is measured
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One finding in the trunk's straight frame, mm and HU."""
+
+    kind: str
+    centre: NDArray[np.float64]  # of the ball that it is made from
+    radius: float
+    stretch: NDArray[np.float64]  # along x, y, z
+    density: float  # HU; of a metastasis, below the enhanced liver
+    core: float  # HU of the middle of a part-solid nodule; of a metastasis's rim, above its enhanced liver (0: none)
+    growth: float  # of the radius from study to study
+    lobes: Field
+    spikes: Tubes | None = None
+    middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # x, y, z of what is drawn: filled in by `measured`
+    diameter: float = 0.0  # of the ball of the same volume
+    extent: tuple[tuple[float, float], ...] = ()  # in x, y, z
+
+    def distance(self, x: NDArray, y: NDArray, z: NDArray, lobes: NDArray) -> NDArray:
+        """To its surface, before its organ bounds it."""
+        gap = [(c - o) / s for c, o, s in zip((x, y, z), self.centre, self.stretch, strict=True)]
+        return np.sqrt(sum(np.square(g) for g in gap)) - self.radius * (1 + UNEVEN * lobes)
+
+    def measured(self, trunk: Trunk, organ: Surface) -> Lesion | None:
+        """With middle, diameter and extent of its part inside the organ; None where too little is left."""
+        half = 1.6 * self.radius
+        line = (np.arange(CUBE) + 0.5) / CUBE * 2 * half - half
+        points = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3) + self.centre
+        x, y, z = points.T
+        inside = points[self.distance(x, y, z, self.lobes.at(points)) < 0]
+        inside = inside[organ(trunk.points(trunk.bent(inside))) < 0]
+        volume = len(inside) * (2 * half / CUBE) ** 3
+        if volume < LEFT * 4 / 3 * np.pi * self.radius**3:
+            return None
+        x, y, z = (float(v) for v in inside.mean(0))
+        step = half / CUBE
+        extent = tuple((float(a - step), float(b + step)) for a, b in zip(inside.min(0), inside.max(0), strict=True))
+        return replace(self, middle=(x, y, z), diameter=float((6 * volume / np.pi) ** (1 / 3)), extent=extent)
+
+    def paint(self, slab: Slab, organ: Array, trunk: Trunk) -> None:
+        """Paint it and mark it as a finding. organ: distance to the organ on the slab."""
+        reach = 1.7 * self.radius
+        low, high = self.centre - reach, self.centre + reach
+        near = slab.part(tuple(low), tuple(high), 2)
+        if near is None:
+            return
+        z, y, x = near.lines
+        distance = self.distance(x[None, None], y[None, :, None], z[:, None, None], self.lobes.on(*near.lines))
+        inside = _like(organ, slab, near)
+        own = np.maximum(distance.astype(np.float32), inside)
+        patchy = near.patchy
+        if self.kind in NODULES:
+            if self.spikes is not None:
+                near.blend(near.cover(near.distance(self.spikes, 2)) * near.cover(inside + 2), self.density)
+            near.paint(own, np.float32(self.density) + (45 if self.density < -300 else 6) * patchy)
+            if self.kind == "part_solid":
+                near.paint(own + np.float32(0.45 * self.radius) + 0.1 * self.radius * patchy, self.core)
+        else:
+            liver, enhanced = trunk.contrast.liver, trunk.contrast.liver > ENHANCED
+            gain = 1.0 if enhanced else PLAIN_GAIN
+            near.paint(own, (self.density if self.kind == "cyst" else liver + gain * self.density) + 5 * patchy)
+            if self.core and enhanced:
+                wide = 0.12 * self.radius + 0.8
+                rim = ramp(-np.abs(own + np.float32(wide)), -wide, -0.2)
+                near.blend(near.cover(own) * rim, liver + self.core)
+        share = near.cover(own)
+        np.maximum(near.finding, share, out=near.finding)
+
+
+def _like(values: Array, slab: Slab, near: Slab) -> Array:
+    """The block of ``values``, which lie on ``slab``, that ``near`` is a part of."""
+    first = [int(np.searchsorted(line, part[0])) for line, part in zip(slab.lines, near.lines, strict=True)]
+    return values[tuple(slice(f, f + len(part)) for f, part in zip(first, near.lines, strict=True))]
+
+
+def nodules(chest: Chest, rng: np.random.Generator) -> list[Lesion]:
+    """0 to 6 nodules: free in the lung, on the pleura, or on a vessel."""
+    found: list[Lesion] = []
+    count = int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))
+    for _ in range(count):
+        kind = str(rng.choice(NODULES, p=(0.64, 0.16, 0.2)))
+        radius = float(np.clip(rng.lognormal(np.log(8.5), 0.5), *DIAMETERS[0])) / 2
+        place = str(rng.choice(("free", "pleura", "vessel"), p=(0.5, 0.25, 0.25)))
+        spot = _spot(chest, radius, place, rng)
+        if spot is not None and _apart(lesion := _nodule(kind, spot, radius, rng), found):
+            found.append(lesion)
+    return [m for lesion in found if (m := lesion.measured(chest.trunk, chest.lungs))]
+
+
+def _spot(chest: Chest, radius: float, place: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
+    """Where a nodule lies, in the straight frame; None where a chest has no such place."""
+    trunk = chest.trunk
+    points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
+    if place != "vessel":
+        points = np.concatenate([trunk.straight(chest.points(side, rng, 0.3 * radius)) for side in (-1, 1)])
+    at = trunk.points(trunk.bent(points))
+    depth, wall = -chest.lungs(at), -at.cavity - PLEURA
+    on_wall = (depth < 0.7 * radius) & (np.abs(wall - depth) < 0.3)
+    good = on_wall if place == "pleura" else depth > radius + 4
+    good &= np.linalg.norm(points - (0, 0, chest.middle.hilum), axis=1) > 75 + radius  # clear of the great vessels
+    return points[rng.choice(np.flatnonzero(good))] if good.any() else None
+
+
+def _nodule(kind: str, spot: NDArray, radius: float, rng: np.random.Generator) -> Lesion:
+    density, core = float(rng.normal(30, 12)), 0.0
+    if kind == "solid" and radius < 5 and rng.random() < 0.2:
+        density = float(rng.uniform(200, 500))  # calcified
+    if kind != "solid":
+        density, core = float(rng.normal(-610, 50)), float(rng.normal(0, 25))
+    spikes = None
+    if kind == "solid" and radius > 6 and rng.random() < 0.6:
+        out = rng.normal(size=(14, 3))
+        out /= np.linalg.norm(out, axis=1, keepdims=True)
+        ends = np.stack([spot + 0.8 * radius * out, spot + radius * rng.uniform(1.35, 1.9, (14, 1)) * out], 1)
+        spikes = Tubes(ends, np.tile([0.9, 0.35], (14, 1)))
+    stretch, growth = rng.uniform(0.85, 1.18, 3), float(np.clip(rng.normal(1.06, 0.1), 0.85, 1.4))
+    lobes = Field.draw(rng, max(radius * 0.8, 2.0), 16)
+    return Lesion(kind, spot, radius, stretch, density, core, growth, lobes, spikes)
+
+
+def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:
+    """0 to 8 lesions of the liver: cysts, and metastases darker than the liver, some with a rim."""
+    trunk = belly.trunk
+    found: list[Lesion] = []
+    depth = -belly.liver(trunk.points(belly.spots))
+    for _ in range(int(rng.choice(9, p=(0.12, 0.2, 0.18, 0.14, 0.12, 0.09, 0.07, 0.05, 0.03)))):
+        kind = str(rng.choice(LESIONS, p=(0.75, 0.25)))
+        radius = float(np.clip(rng.lognormal(np.log(15), 0.6), *DIAMETERS[1])) / 2
+        deep = depth > 0.75 * radius + 1
+        if not deep.any():
+            continue
+        spot = trunk.straight(belly.spots[rng.choice(np.flatnonzero(deep))])
+        darker, rim = float(rng.uniform(30, 55)), rng.random() < 0.45
+        density = 6.0 if kind == "cyst" else -darker
+        core = 12.0 if rim and kind != "cyst" else 0.0
+        stretch, growth = rng.uniform(0.85, 1.2, 3), float(np.clip(rng.normal(1.08, 0.12), 0.8, 1.4))
+        lobes = Field.draw(rng, radius * (1.4 if kind == "cyst" else 0.8), 16)
+        lesion = Lesion(kind, spot, radius, stretch, density, core, growth, lobes)
+        if _apart(lesion, found):
+            found.append(lesion)
+    return [m for lesion in found if (m := lesion.measured(trunk, belly.liver))]
+
+
+def _apart(lesion: Lesion, others: list[Lesion]) -> bool:
+    return all(
+        np.linalg.norm(lesion.centre - other.centre) > 1.4 * (lesion.radius + other.radius) + 4 for other in others
+    )

@@ -1,0 +1,90 @@
+"""The scanner: sharpness, slice thickness, noise."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft
+
+from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.solids import Array
+
+SLICES = (0.7, 1.0, 1.25, 2.0, 2.5, 3.0, 5.0)  # mm from one to the next
+SLICE_SHARE = (0.08, 0.25, 0.25, 0.14, 0.12, 0.08, 0.08)
+FIELD = (282.0, 486.0)  # mm of a square image: 0.55 ... 0.95 mm a pixel of 512
+BITS = (-1024, 3071)  # HU that 12 bits hold
+TOGETHER = 0.35  # correlation of the noise of neighbouring slices
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How a study is taken.
+
+    Attributes:
+        kernel: its name in the header.
+        edge: mm over which an edge fades.
+        sigma: standard deviation of the noise in the middle of an average body, HU.
+        frequency: cycles per mm at which the noise power falls off.
+    """
+
+    kernel: str
+    edge: float
+    sigma: float
+    frequency: float
+
+    @classmethod
+    def draw(cls, rng: np.random.Generator, sharp_share: float, thickness: float) -> "Scanner":
+        dose = float(rng.uniform(0.75, 1.5))
+        if rng.random() < sharp_share:
+            return cls("SHARP", 0.9, 30 * dose / thickness**0.5, 0.62)
+        return cls("SOFT", 1.25, 12.5 * dose / thickness**0.5, 0.36)
+
+    def blur(self, grid: Grid) -> float:
+        """mm over which an edge fades on this grid."""
+        return max(self.edge, grid.spacing[1])
+
+    def cuts(self, grid: Grid) -> int:
+        """How many thin slices a slice is the mean of."""
+        return max(1, int(np.ceil(grid.spacing[0] / max(1.5, 0.8 * self.blur(grid)) - 1e-6)))
+
+
+class Noise:
+    """Correlated noise, slice by slice in order.
+
+    Filtered back projection leaves power that rises with the frequency and falls with the kernel's roll-off.
+    """
+
+    def __init__(self, scanner: Scanner, grid: Grid, seed: int) -> None:
+        self.scanner, self.seed = scanner, seed
+        (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing
+        f = np.hypot(fft.fftfreq(rows, dy)[:, None], fft.rfftfreq(columns, dx)[None, :])
+        response = np.sqrt(f * np.exp(-np.square(f / scanner.frequency))) + 0.02
+        weight = np.full(response.shape[1], 2.0)
+        weight[0] = 1.0
+        if columns % 2 == 0:
+            weight[-1] = 1.0
+        power = float((np.square(response) * weight).sum() / (rows * columns))
+        self.response = (response / np.sqrt(power)).astype(np.float32)
+        y, x = (np.arange(n) - (n - 1) / 2 for n in (rows, columns))
+        self.where = (0.55 + 0.6 * np.exp(-(np.square(y * dy)[:, None] + np.square(x * dx)) / 110**2)).astype(
+            np.float32
+        )
+        self.size = rows, columns
+        self.before = self._white(-1)
+
+    def add(self, hu: Array, number: int) -> Array:
+        """Slice ``number`` [Y, X] with its noise; more where the body is thicker."""
+        here = self._white(number)
+        white = np.float32((1 - TOGETHER**2) ** 0.5) * here + np.float32(TOGETHER) * self.before
+        self.before = here
+        noise = fft.irfft2(fft.rfft2(white) * self.response, self.size)
+        thick = np.clip((hu[::4, ::4].mean() + 1000) / 550, 0.5, 1.6)
+        return hu + noise * self.where * np.float32(self.scanner.sigma * thick)
+
+    def _white(self, number: int) -> Array:
+        return np.random.default_rng((self.seed, number + 1)).standard_normal(self.size, np.float32)
+
+
+def stored(hu: NDArray) -> NDArray[np.int16]:
+    """Whole HU in 12 bits."""
+    return np.clip(np.rint(hu), *BITS).astype(np.int16)

@@ -1,0 +1,158 @@
+"""One study of one patient: the trunk is built, placed in a scanner and taken."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dira_scale.phantom.ct import lesions as lesions_
+from dira_scale.phantom.ct import tissue
+from dira_scale.phantom.ct.belly import Belly
+from dira_scale.phantom.ct.chest import Chest
+from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.lesions import Lesion
+from dira_scale.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, Scanner, stored
+from dira_scale.phantom.ct.skeleton import Skeleton
+from dira_scale.phantom.ct.slab import Slab
+from dira_scale.phantom.ct.trunk import Points, Trunk
+from dira_scale.phantom.thorax import Anatomy, State
+
+KINDS = {"thorax": lesions_.NODULES, "abdomen": lesions_.LESIONS}  # and what is found there
+VOXELS = 400_000  # painted at a time: what stays in a cache
+ORGAN, FINDING = 1, 2  # values of the mask: lungs and nodules, or liver and lesions
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finding as its annotation has it: x, y, z and sizes in mm, LPS."""
+
+    kind: str
+    centre: tuple[float, float, float]
+    diameter: float
+    box: tuple[float, float, float, float, float, float]  # z, y, x, d, h, w in voxels
+
+
+@dataclass(frozen=True)
+class Study:
+    """A finished volume."""
+
+    voxels: NDArray[np.int16]  # HU [Z, Y, X]
+    mask: NDArray[np.uint8]  # 0, ORGAN, FINDING
+    grid: Grid
+    found: tuple[Found, ...]
+    scanner: Scanner
+    enhanced: bool  # with contrast medium
+
+
+class Patient:
+    """What stays the same in all studies."""
+
+    def __init__(self, anatomy: Anatomy, kind: str, seed: int) -> None:
+        self.anatomy, self.kind = anatomy, kind
+        rng, trunk = np.random.default_rng(seed), Trunk(anatomy, State(), tissue.PLAIN)
+        thorax = kind == "thorax"
+        self.lesions = lesions_.nodules(Chest(trunk), rng) if thorax else lesions_.lesions(Belly(trunk), rng)
+
+    def body(self, study: int, rng: np.random.Generator) -> "Body":
+        """As it is in one study: how deep the breath, which phase of contrast, how far lesions have grown."""
+        breath = float(rng.gamma(2.0, 4.0))
+        state = State(domes=(breath, breath + float(rng.normal(0, 2))), heart=1 + 0.002 * breath)
+        plain, arterial = (0.6, 1.0) if self.kind == "thorax" else (0.2, 0.2)
+        chance = rng.random()
+        contrast = tissue.PLAIN if chance < plain else tissue.ARTERIAL if chance < arterial else tissue.VENOUS
+        trunk = Trunk(self.anatomy, state, contrast)
+        chest, belly = Chest(trunk), Belly(trunk)
+        organ = chest.lungs if self.kind == "thorax" else belly.liver
+        grown = (replace(one, radius=one.radius * one.growth**study) for one in self.lesions)
+        return Body(
+            self.kind, trunk, chest, belly, Skeleton(trunk), [m for one in grown if (m := one.measured(trunk, organ))]
+        )
+
+
+@dataclass(frozen=True)
+class Body:
+    """A patient on the couch."""
+
+    kind: str
+    trunk: Trunk
+    chest: Chest
+    belly: Belly
+    skeleton: Skeleton
+    lesions: list[Lesion]
+
+    def field(self, size: int, rng: np.random.Generator) -> tuple[Grid, NDArray[np.float64]]:
+        """The grid [slices, size, size] of an ordinary scan, and where the trunk's origin lies (x, y, z).
+
+        No slice is thinner than a pixel is wide, so that a small size makes a small volume.
+        """
+        trunk, anatomy = self.trunk, self.trunk.anatomy
+        middle = trunk.outline(-150.0)
+        wide = 2 * float(middle.body_a)
+        pixel = round(float(np.clip(wide * rng.uniform(0.94, 1.12), *FIELD)) / size, 4)
+        if self.kind == "thorax":
+            top = float(rng.uniform(5, 20))
+            bottom = -anatomy.height - anatomy.rise - float(rng.uniform(25, 45))
+        else:
+            top, bottom = self.belly.top + float(rng.uniform(8, 35)), trunk.level(16.0) - float(rng.uniform(0, 25))
+        apart = max(float(rng.choice(SLICES, p=SLICE_SHARE)), pixel)
+        placed = np.array([rng.normal(0, 5), rng.uniform(-180, -130), rng.uniform(-900, 900)])
+        centre = placed + np.array([0, float(middle.front + middle.back) / 2 + rng.normal(8, 5), (top + bottom) / 2])
+        shape = (max(int((top - bottom) / apart), 4), size, size)
+        return Grid.around(centre, shape, (apart, pixel, pixel)), placed
+
+    def scan(self, grid: Grid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
+        """Take ``grid`` of the trunk whose origin lies at ``placed``."""
+        cuts, noise = scanner.cuts(grid), Noise(scanner, grid, seed)
+        voxels, mask = np.empty(grid.shape, np.int16), np.empty(grid.shape, np.uint8)
+        z, y, x = (grid.line(axis) - placed[2 - axis] for axis in range(3))
+        fine = ((np.arange(cuts) + 0.5) / cuts - 0.5) * grid.spacing[0]
+        edge = scanner.blur(grid)
+        couch = self.trunk.couch((z, y, x), edge)
+        step = max(1, VOXELS // (len(y) * len(x) * cuts))
+        for first in range(0, len(z), step):
+            slices = z[first : first + step]
+            lines = (slices[:, None] + fine).ravel(), y, x
+            painted = np.zeros((3, len(lines[0]), len(y), len(x)), np.float32)  # HU, organ, finding
+            painted[0] = couch
+            if slab := self.trunk.slab(lines, edge, *painted):
+                self.paint(slab)
+            hu, organ, finding = painted.reshape(3, len(slices), cuts, len(y), len(x)).mean(2)
+            for number, plane in enumerate(hu, first):
+                voxels[number] = stored(noise.add(plane, number))
+            part = mask[first : first + step]
+            np.multiply(organ >= 0.5, ORGAN, out=part, casting="unsafe")
+            part[finding >= 0.5] = FINDING
+        found = []
+        for lesion in self.lesions:
+            one = self._found(lesion, grid, placed)
+            if one is not None:
+                found.append(one)
+                at = tuple(np.rint(grid.index(one.centre)).astype(int))
+                mask[at] = FINDING  # smaller than a voxel, it still has one
+        return Study(voxels, mask, grid, tuple(found), scanner, self.trunk.contrast is not tissue.PLAIN)
+
+    def paint(self, slab: Slab) -> None:
+        """Everything, from the outside inwards."""
+        trunk = self.trunk
+        trunk.body(slab)
+        if inner := trunk.inner(slab):
+            at = Points(trunk, inner.x, inner.y, inner.z)
+            inner.paint(at.cavity, tissue.FAT + 5)
+            liver, lungs = self.belly.paint(inner, at), self.chest.paint(inner, at)
+            organ = lungs if self.kind == "thorax" else liver
+            inner.organ[...] = inner.cover(organ)
+            for lesion in self.lesions:
+                lesion.paint(inner, organ, trunk)
+        self.skeleton.paint(slab)
+
+    def _found(self, lesion: Lesion, grid: Grid, placed: NDArray) -> Found | None:
+        """Its annotation; None where its middle is outside the grid."""
+        x, y, z = (float(v) for v in np.asarray(lesion.middle) + placed)
+        index = grid.index((x, y, z))
+        if (np.rint(index) < 0).any() or (np.rint(index) >= grid.shape).any():
+            return None
+        low, high = (grid.index(np.array([edge[i] for edge in lesion.extent]) + placed) + 0.5 for i in (0, 1))
+        low, high = np.maximum(low, 0), np.minimum(high, grid.shape)
+        first, last = np.floor(low), np.ceil(high)
+        box = tuple(float(v) for v in (*first, *(last - first)))
+        return Found(lesion.kind, (x, y, z), lesion.diameter, box)  # type: ignore[arg-type]

@@ -1,0 +1,91 @@
+"""Many phantom patients as a folder of DICOM files, with labels, boxes and lung masks beside them.
+
+    FOLDER/dicom/PAT00000/STUDY00/IMG.dcm    FOLDER/masks/PAT00000_STUDY00.png
+    FOLDER/labels.csv     one row a file: file, patient, study, the 14 labels (0/1), view, sex, age, mask
+    FOLDER/boxes.csv      file, label, y, x, h, w (pixels)
+    FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
+
+A patient's files depend on (seed, size, mixture of findings, patient number) alone, so they are the same for any number
+of workers.
+"""
+
+import io
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.phantom import dicom
+from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
+from dira_scale.phantom.cxr.radiograph import take
+from dira_scale.phantom.folder import as_csv, fill, save_record, write
+from dira_scale.phantom.thorax import Anatomy
+
+VERSION = 1  # of the drawing: other pictures, another number
+
+
+def generate(
+    folder: Path, patients: int, seed: int = 0, size: int = 512, workers: int | None = None, mixture: str = "all"
+) -> Path:
+    """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
+
+    What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
+    workers: processes; default one a core. mixture: of findings, one of `findings.MIXTURES`. Raises UserError where the
+    folder was made with other settings.
+    """
+    if mixture not in MIXTURES:
+        raise UserError(f"phantoms have no findings '{mixture}'{nearest(mixture, MIXTURES)}: {' or '.join(MIXTURES)}")
+    if patients < 1 or size < 64:
+        raise UserError(f"phantoms need patients >= 1 and size >= 64, not patients={patients}, size={size}")
+    folder = Path(folder)
+    settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
+    if mixture != "all":  # folders of the default stay byte for byte what they were
+        settings["findings"] = mixture
+    fill(folder, settings, patients, workers, partial(make_patient, folder, seed, size, mixture), _tables)
+    return folder
+
+
+def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:
+    """Write all files of one patient, its record last."""
+    anatomy_rng, course_rng, identity_rng, *studies_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4)
+    )
+    anatomy = Anatomy.draw(anatomy_rng)
+    studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
+    _, draw = MIXTURES[mixture]
+    course = draw(course_rng, studies)
+    identity = dicom.Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
+    rows = []
+    for study in range(studies):
+        rng, age = studies_rng[study], anatomy.age + study
+        radiograph = take(anatomy, course[study], size, rng)
+        name = f"PAT{patient:05d}", f"STUDY{study:02d}"
+        key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
+        key += "" if mixture == "all" else f" {mixture}"
+        coded = dicom.write(radiograph.pixels, radiograph.view, identity, age, study, key, rng)
+        file, mask = f"dicom/{name[0]}/{name[1]}/IMG.dcm", f"masks/{name[0]}_{name[1]}.png"
+        write(folder / file, coded)
+        write(folder / mask, _png(radiograph.lungs))
+        present = {f.label for f in course[study]}
+        row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1]}
+        row |= {label: int(label in present) for label in LABELS}
+        row |= {"view": "PA" if radiograph.view.front else "AP", "sex": anatomy.sex, "age": age, "mask": mask}
+        rows.append({"row": row, "boxes": [[label, *box] for label, box in radiograph.boxes]})
+    save_record(folder, patient, rows)
+
+
+def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
+    boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
+    return {
+        "labels.csv": as_csv(list(records[0]["row"]), (record["row"].values() for record in records)),
+        "boxes.csv": as_csv(("file", "label", "y", "x", "h", "w"), boxes),
+    }
+
+
+def _png(mask: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(mask.astype(np.uint8) * 255).save(out, "png", compress_level=1)
+    return out.getvalue()

@@ -1,0 +1,127 @@
+"""One study: pose and exposure are drawn, the chest with its findings is put together and taken."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dira_scale.phantom.cxr import projection
+from dira_scale.phantom.cxr.findings import Finding, Lungs, prepare
+from dira_scale.phantom.cxr.painters import paint
+from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
+from dira_scale.phantom.cxr.skeleton import bones
+from dira_scale.phantom.cxr.vessels import vessels
+from dira_scale.phantom.primitives import Tubes, ellipsoid
+from dira_scale.phantom.thorax import Anatomy, Chest, State
+from dira_scale.phantom.view import Map, View
+
+LEAD = 3.0  # line integral of a marker
+SHEATH = 1.3  # a vessel with its wall and the bronchus beside it, over its blood alone
+
+
+@dataclass
+class Radiograph:
+    """A finished picture: 12-bit presentation values (dense = bright), lungs, boxes (y, x, h, w) in pixels."""
+
+    pixels: np.ndarray  # uint16 [size, size]
+    lungs: np.ndarray  # bool [size, size]
+    boxes: list[tuple[str, tuple[float, float, float, float]]]
+    view: View
+
+
+def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator) -> Radiograph:
+    """Take one radiograph of `anatomy` with `findings`; everything else (pose, breath, exposure) comes from rng."""
+    view, state, exposure = _pose(anatomy, size, rng)
+    for finding in findings:
+        state = prepare(finding, state)
+    chest = Chest(anatomy, state)
+    cavity, dome = chest.lungs(view)
+    heart, mediastinum = chest.mediastinum(view)
+    air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
+    blood = vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
+    zero = np.zeros_like(air)
+    lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
+    boxes = [(f.label, paint(f, lungs)) for f in findings]
+    line = _line(lungs, rng)
+    light = projection.detect(line, view.spacing, exposure, rng)
+    pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
+    inside = (cavity > 12) & (air > 0.7 * cavity)  # not where heart or dome take most of the depth
+    return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
+
+
+def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, State, Exposure]:
+    """Most are taken standing, from behind (PA); the rest lying, from the front: less breath, less care."""
+    lying = rng.random() < 0.3
+    care = 1.8 if lying else 1.0
+    breath = float(rng.gamma(2.0, 8.0 if lying else 3.0))
+    view = View(
+        size,
+        field=float(rng.uniform(385, 430)),
+        yaw=float(rng.normal(0, 0.028 * care)),
+        pitch=float(rng.normal(0.08 if lying else 0, 0.03)),
+        roll=float(rng.normal(0, 0.016 * care)),
+        shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
+        front=not lying,
+    )
+    state = State(domes=(breath, breath + float(rng.normal(0, 3))), heart=1 + 0.002 * breath)
+    exposure = Exposure(
+        photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
+        scatter=float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1),
+        blur=float(rng.uniform(0.35, 0.6)),
+        equalise=float(rng.uniform(0.1, 0.4)),
+        detail=float(rng.uniform(0.4, 0.9)),
+        contrast=float(rng.uniform(0.7, 1.3)),
+        level=float(rng.uniform(0.9, 1.0)),
+    )
+    return view, state, exposure
+
+
+def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
+    """Line integral of the attenuation along every ray, [size, size]."""
+    view, chest = lungs.view, lungs.chest
+    body = chest.body(view)
+    details = np.random.default_rng(chest.anatomy.seed + 1)
+    tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
+    aerated = lungs.air * (1 - lungs.filled)
+    line = SOFT * (body - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(body, chest.anatomy.fat)
+    line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
+    line += (BONE - SOFT) * bones(chest, view, details)
+    gas = np.maximum(chest.airways(view), _stomach(chest, view, details))
+    line -= SOFT * np.minimum(gas, body)
+    return np.maximum(line + _marker(view, rng), 0).astype(np.float32)
+
+
+def _stomach(chest: Chest, view: View, rng: np.random.Generator) -> Map:
+    """Gas under the left dome, in mm."""
+    (x, y, _), (_, rise, _) = chest.dome(1)
+    size = float(rng.uniform(0, 26))
+    axes = (8 + 1.3 * size, 4 + 0.7 * size, 4 + 0.8 * size)
+    return ellipsoid(view, (x - 12, y - rise + 14 + 0.7 * size, 0), axes, -8)
+
+
+def _marker(view: View, rng: np.random.Generator) -> Map | float:
+    """A lead letter on the patient's left or right, as technicians lay it; missing on some."""
+    if rng.random() < 0.25:
+        return 0.0
+    side = 1 if rng.random() < 0.7 else -1
+    corner = (view.field * 0.40 * side + view.shift[0], view.shift[1] - view.field * rng.uniform(0.36, 0.42))
+    leg = [(0.0, -1.0), (0.0, 0.0), (0.0, 1.0)]
+    letter: list[list[tuple[float, float]]] = [leg, [(0, 1), (0.5, 1), (1, 1)]]  # L
+    if side < 0:
+        letter = [leg, [(0, -1), (1.3, -0.5), (0, 0)], [(0, 0), (0.4, 0.5), (0.9, 1)]]  # R
+    points = np.array([[(corner[0] + 9 * x, corner[1] + 9 * y, 60) for x, y in stroke] for stroke in letter])
+    layer = Tubes(view)
+    layer.add(points, np.full(points.shape[:2], 1.6))
+    return np.minimum(layer.thickness(), 1) * np.float32(LEAD)
+
+
+def _collimator(view: View, rng: np.random.Generator) -> Map | None:
+    """1 in the field, 0 behind the shutters, which stand a little askew; often they are outside the picture."""
+    if rng.random() < 0.55:
+        return None
+    field = np.ones((view.size, view.size), np.float32)
+    line = np.linspace(-1, 1, view.size, dtype=np.float32)
+    for axis, sign in ((0, 1), (0, -1), (1, 1), (1, -1)):
+        edge, skew = np.float32(rng.uniform(0.88, 1.06)), np.float32(rng.normal(0, 0.012))
+        first, second = (line[:, None], line[None, :]) if axis == 0 else (line[None, :], line[:, None])
+        field *= np.clip((edge - sign * first + skew * second) * np.float32(view.size / 2), 0, 1)
+    return field

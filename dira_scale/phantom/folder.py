@@ -1,0 +1,104 @@
+"""A folder that phantom patients are written into, in any number of processes and calls.
+
+FOLDER/records/       one small file a finished patient, from which an interrupted call goes on
+FOLDER/settings.json  what the folder is made with
+FOLDER/phantom.json   the same and the number of patients, written last
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dira_scale.errors import UserError
+from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import worker_pool
+from dira_scale.places.atomic import write_atomic
+
+OMITTED = {"findings": "all"}  # settings that older folders leave out
+
+
+def fill(
+    folder: Path,
+    settings: Mapping[str, Any],
+    patients: int,
+    workers: int | None,
+    make: Callable[[int], None],
+    tables: Callable[[list[dict[str, Any]]], Mapping[str, str]],
+) -> None:
+    """Have ``make(patient)`` write each patient that is missing, its `save_record` last; then all tables.
+
+    tables: from the patients' records to the text of each file. Raises UserError where the folder was made with other
+    settings, or holds more patients.
+    """
+    finished = _finished(folder, settings)
+    if finished > patients:
+        raise UserError(f"{folder} already holds {finished} patients: ask for as many or more, or name another folder")
+    if finished == patients:
+        return
+    (folder / "records").mkdir(parents=True, exist_ok=True)
+    write(folder / "settings.json", json.dumps(settings).encode())
+    missing = [p for p in range(patients) if not _record(folder, p)]
+    workers = min(workers or len(os.sched_getaffinity(0)), max(len(missing), 1))
+    with bar("phantoms", "patients") as shown:
+        task = shown.add_task("", total=patients, completed=patients - len(missing))
+        if workers == 1:
+            for patient in missing:
+                make(patient)
+                shown.advance(task)
+        else:
+            with worker_pool(workers, __name__) as pool:
+                for _ in pool.map(make, missing, chunksize=1):
+                    shown.advance(task)
+    for name, text in tables([r for p in range(patients) for r in _record(folder, p) or []]).items():
+        write(folder / name, text.encode())
+    write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())
+
+
+def save_record(folder: Path, patient: int, rows: list[dict[str, Any]]) -> None:
+    """Say that a patient is finished. ``rows``: one a study, ``row`` in it its line of ``labels.csv``."""
+    write(folder / "records" / f"{patient:05d}.json", json.dumps(rows).encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Atomically, its folder made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content)
+
+
+def as_csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table's text."""
+    text = io.StringIO(newline="")
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(header)
+    lines.writerows(rows)
+    return text.getvalue()
+
+
+def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
+    """How many patients the folder holds complete (0: not finished); refuses other settings."""
+    for name in ("phantom.json", "settings.json"):
+        if (folder / name).exists():
+            found = OMITTED | json.loads((folder / name).read_text())
+            for key, value in {**OMITTED, **settings}.items():
+                if found.get(key) != value:
+                    raise UserError(
+                        f"{folder} holds phantoms made with {key}={found.get(key)}, not {value}: "
+                        "name another folder, or remove this one"
+                    )
+    if not (folder / "phantom.json").exists():
+        return 0
+    return int(json.loads((folder / "phantom.json").read_text())["patients"])
+
+
+def _record(folder: Path, patient: int) -> list[dict[str, Any]] | None:
+    """The rows of a finished patient, None while any of its files is missing."""
+    path = folder / "records" / f"{patient:05d}.json"
+    if not path.exists():
+        return None
+    rows = json.loads(path.read_text())
+    there = all((folder / r["row"][k]).exists() for r in rows for k in ("file", "mask"))
+    return rows if there else None

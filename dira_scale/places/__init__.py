@@ -1,0 +1,1 @@
+"""Folders of this machine and prefixes of object stores, read and written the same way."""

@@ -1,0 +1,1 @@
+"""Self-supervised pretraining as a task of the engine."""

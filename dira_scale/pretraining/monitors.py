@@ -1,0 +1,156 @@
+"""How a run is doing beyond its losses, looked at every ``health.every`` steps without a change to training.
+
+Collapse, from what is compared and from what is learnt; each term's pull at the encoder's output; who wins between
+generator and discriminator; how well the batch is restored. Values stay on the device until the next logged row.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.distributed.collectives import gather, rank, reduce_mean, reduce_sum, world
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.method import Method, Terms
+from dira_scale.metrics import ssim
+
+IMAGES = 512  # of the global batch at most: bounds the eigenvalue problem and the table of distances
+
+
+class Health:
+    """Measures one micro-batch of a training step, the last of ``accumulate``, of all processes.
+
+    Takes the feature pyramids out of what ``method`` returns in training, where nobody else wants them: gradients are
+    asked of the encoder's output itself (DDP hands out copies that no loss depends on), and nothing keeps a pyramid
+    alive until the next forward pass.
+
+    Args:
+        pulls: measure the terms' gradients too, which differentiates the losses once more.
+    """
+
+    def __init__(
+        self, method: Method, adversary: Adversary, every: int, accumulate: int = 1, pulls: bool = True
+    ) -> None:
+        self.method, self.adversary, self.every, self.accumulate = method, adversary, every, accumulate
+        self.pulls = pulls
+        self._looking = False
+        self._features: tuple[Tensor, ...] = ()  # the encoder's output of each view that carries gradient
+        self._hook = method.register_forward_hook(self._take)
+
+    def close(self) -> None:
+        """Let go of the method."""
+        self._hook.remove()
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether the forward pass to come will be measured: every so many steps, the last micro-batch."""
+        self._looking = last and step % self.every == 0
+        return self._looking
+
+    def measure(self, terms: Terms, losses: dict[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
+        """0-dim values by name, before the backward pass of ``losses`` (``loss/TERM``). Every process calls it.
+
+        ``scale``: fp16's factor of losses, without which gradients vanish; values are as if there were none.
+        """
+        features, self._features = self._features, ()
+        found: dict[str, Tensor] = {}
+        with torch.autocast(losses["loss"].device.type, enabled=False):
+            found |= self._pulls(losses, features, scale) if self.pulls else {}
+            with torch.no_grad():
+                found |= self._spread(terms, features) | self._restoration(terms)
+                if "loss/ad" in losses:
+                    assert terms.restored is not None and terms.target is not None
+                    found["discriminator"] = self.adversary.accuracy(terms.target, terms.restored)
+        return {f"health/{name}": value.detach() for name, value in found.items()}
+
+    def _pulls(self, losses: dict[str, Tensor], features: tuple[Tensor, ...], scale: float) -> dict[str, Tensor]:
+        """Of each weighted term, as of the global batch: the same however many processes and micro-batches share it."""
+        terms = [term for term in self.method.weights if features and f"loss/{term}" in losses]
+        if not terms:
+            return {}
+        weighted = [self.method.weights[term] * losses[f"loss/{term}"] for term in terms]
+        squares = [_squared_gradient(loss, features, scale) for loss in weighted]
+        # Each part's loss is a mean over its own images: of n parts, each has 1/n of the gradient of the whole.
+        whole = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
+        return {f"gradient/{term}": norm for term, norm in zip(terms, whole.unbind(), strict=True)}
+
+    def _spread(self, terms: Terms, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        """Nothing of a single image: among less than two there is no spread."""
+        found: dict[str, Tensor] = {}
+        pooled = [_first(view.detach().float().mean(dim=(2, 3))) for view in features[:1]]
+        views = [_first(view.float()) for view in terms.embeddings]
+        if pooled and len(pooled[0]) > 1:
+            found |= {"features_std": std_ratio(pooled[0]), "features_rank": effective_rank(pooled[0])}
+        if views and len(views[0]) > 1:
+            found |= {"std": std_ratio(views[0]), "rank": effective_rank(views[0])}
+            found["uniformity"] = torch.stack([uniformity(view) for view in views]).mean()
+            if len(views) == 2:
+                found["alignment"] = alignment(*views)
+        return found
+
+    def _restoration(self, terms: Terms) -> dict[str, Tensor]:
+        if terms.restored is None or terms.target is None:
+            return {}
+        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=(1, 2, 3))
+        found = {"psnr": -10 * errors.clamp(min=1e-10).log10().mean()}
+        if min(terms.target.shape[-2:]) > 2 * ssim.RADIUS:
+            found["ssim"] = ssim.ssim(terms.restored, terms.target).mean()
+        return found
+
+    def _take(self, method: nn.Module, _: object, terms: Terms) -> None:
+        if method.training:
+            self._features = tuple(pyramid[-1] for pyramid in terms.pyramids) if self._looking else ()
+            terms.pyramids = ()
+
+
+def std_ratio(x: Tensor) -> Tensor:
+    """Standard deviation of x / |x| over the images, mean over the dimensions, as a multiple of 1/sqrt(dim); [n, dim].
+
+    1 where directions are spread evenly, 0 where all are one: SimSiam's monitor (Chen and He, CVPR 2021, sec. 4.1).
+    """
+    return F.normalize(x.float(), dim=1).std(dim=0).mean() * x.shape[1] ** 0.5
+
+
+def effective_rank(x: Tensor) -> Tensor:
+    """exp of the entropy of the singular values as shares of their sum, 1 to min(n, dim); [n, dim].
+
+    Roy and Vetterli (EUSIPCO 2007); RankMe (Garrido et al., ICML 2023). Not centred, as there: all alike has rank 1.
+    """
+    x = x.double().nan_to_num(0.0, 0.0, 0.0)  # the guard tells of these; the eigenvalues would raise
+    gram = x @ x.T if len(x) <= x.shape[1] else x.T @ x
+    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    shares = singular / singular.sum().clamp(min=torch.finfo(x.dtype).tiny)
+    return torch.special.entr(shares).sum().exp().float()
+
+
+def alignment(a: Tensor, b: Tensor) -> Tensor:
+    """Mean squared distance of an image's two views, both [n, dim], on the unit sphere (Wang and Isola, ICML 2020)."""
+    return (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(dim=1).mean()
+
+
+def uniformity(x: Tensor) -> Tensor:
+    """log of the mean of exp(-2 |x - y|^2) over pairs of images, on the unit sphere; [n, dim].
+
+    0 where all are one, down to about -4 where they fill the sphere (Wang and Isola, ICML 2020, eq. 3, t = 2).
+    """
+    x = F.normalize(x.float(), dim=1)
+    squared = (2 - 2 * (x @ x.T)).clamp(min=0)
+    pairs = torch.ones_like(squared, dtype=torch.bool).triu(diagonal=1)
+    return (-2 * squared).exp().masked_fill(~pairs, 0.0).sum().div(pairs.sum().clamp(min=1)).log()
+
+
+def _first(x: Tensor) -> Tensor:
+    """The first IMAGES rows of all processes' ``x`` [b, dim], without bringing any process more than these."""
+    if world() * len(x) <= IMAGES:
+        return gather(x)
+    rows, start = x.new_zeros(IMAGES, x.shape[1]), min(rank() * len(x), IMAGES)
+    own = x[: IMAGES - start]
+    rows[start : start + len(own)] = own
+    return reduce_sum(rows)
+
+
+def _squared_gradient(loss: Tensor, features: tuple[Tensor, ...], scale: float) -> Tensor:
+    """|d loss / d features|^2 over all views; 0 where the loss does not depend on them."""
+    if not loss.requires_grad:
+        return torch.zeros_like(loss)
+    gradients = torch.autograd.grad(loss * scale, features, retain_graph=True, allow_unused=True)
+    squares = [(gradient.float() / scale).square().sum() for gradient in gradients if gradient is not None]
+    return torch.stack(squares).sum() if squares else torch.zeros_like(loss)

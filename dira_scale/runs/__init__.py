@@ -1,0 +1,1 @@
+"""The run folder: who writes it, what is in it, its checkpoints."""

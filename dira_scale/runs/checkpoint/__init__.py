@@ -1,0 +1,42 @@
+"""One checkpoint format for every strategy.
+
+::
+
+    checkpoints/000001200/index.json                    step, state, lease, and each part's tensors, size and xxh3
+                          part-3-00000-of-00002.safetensors   one a writer, with its lease's number
+    checkpoints/LATEST, BEST-dir …                      the name of a complete folder
+
+Written while training goes on. In a folder of this machine to ``000001200.LEASE.tmp``, which is then renamed; in an
+object store in place, the index last: it is the index that makes a checkpoint there. The pointers only repeat what the
+newest state says, and are put right when a run goes on. Nothing is ever unpickled, and reading needs neither a GPU nor
+the processes that wrote it.
+"""
+
+from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, put, reachable
+from dira_scale.runs.checkpoint.reading import DamagedError, best, find_latest, latest, load, stages_with_best, verify
+from dira_scale.runs.checkpoint.tensors import Piece, replicated, share
+from dira_scale.runs.checkpoint.writer import Checkpointer
+from dira_scale.runs.checkpoint.writers import NotSavedError, over_processes
+
+__all__ = [
+    "Checkpointer",
+    "DamagedError",
+    "NotSavedError",
+    "Piece",
+    "best",
+    "clear",
+    "complete",
+    "find_latest",
+    "latest",
+    "load",
+    "make",
+    "over_processes",
+    "place",
+    "place_of",
+    "put",
+    "reachable",
+    "replicated",
+    "share",
+    "stages_with_best",
+    "verify",
+]

@@ -1,0 +1,164 @@
+"""Where a run's checkpoints lie: a folder of this machine, or a prefix of an object store by fsspec.
+
+Both are ``pathlib.Path`` to everyone else (:mod:`dira_scale.places.store`). They differ in how a checkpoint comes to
+be: folders are renamed, objects cannot be, so there the index, written last, makes the checkpoint.
+"""
+
+import errno
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import sync_folder, write_atomic
+from dira_scale.places.store import is_local, locate, refusals
+from dira_scale.runs.lease import LeaseLostError
+
+INDEX = "index.json"
+ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
+FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+
+
+def place(run: Path, folder: str | None) -> Path:
+    """The folder of a run's checkpoints: ``run/checkpoints``, or what ``checkpoint.folder`` says (a path or a URL).
+
+    Raises:
+        UserError: no such kind of store, or a package for it is missing.
+    """
+    return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
+
+
+def place_of(run: Path) -> Path:
+    """Where the run in folder ``run`` has its checkpoints, by its own configuration.
+
+    Raises:
+        UserError: as :func:`place`.
+    """
+    path = run / "config.yaml"
+    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return place(run, config.get("checkpoint", {}).get("folder"))
+
+
+def make(folder: Path) -> None:
+    """Make the folder of checkpoints, but no bucket: a mistyped one would be made and paid for."""
+    folder.mkdir(parents=not folder.drive, exist_ok=True)
+
+
+@contextmanager
+def reachable(folder: Path) -> Iterator[None]:
+    """``UserError`` where what is done inside with the folder of checkpoints fails."""
+    try:
+        with refusals(folder, LeaseLostError):
+            yield
+    except OSError as error:
+        raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints that are whole or were once, oldest first."""
+    return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
+
+
+def put(path: Path, content: str | bytes, guard: Callable[[], None] = lambda: None) -> None:
+    """Write a file, unless ``guard`` raises at the last moment; a reader sees all of it or nothing."""
+    if is_local(path):
+        return write_atomic(path, content, guard)
+    guard()
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def fetch(path: Path) -> bytes:
+    """A file's content.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, NotADirectoryError: the file is not there.
+        UserError: the disk or the store does not give it, which says nothing of the file.
+    """
+    try:
+        with refusals(path):
+            return path.read_bytes()
+    except ABSENT:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read now ({type(error).__name__}: {error}): mend access, disk or network, or try again"
+        ) from error
+
+
+def remedy(folder: Path, error: OSError) -> str:
+    """What helps where ``folder`` did not take what was to be written."""
+    if error.errno in FULL:
+        return "Make room"
+    if isinstance(error, PermissionError) or error.errno == errno.EROFS:
+        return "Allow this user to write there"
+    return "Mend the disk" if is_local(folder) else "Mend the store, access to it or the network"
+
+
+def draft(folder: Path, name: str, lease: int) -> Path:
+    """Where the checkpoint ``name`` is written until it is whole."""
+    return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
+
+
+def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -> None:
+    """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
+    if is_local(final) and final.exists():
+        return remove(written)  # the same step of the same run
+    put(written / INDEX, index, guard)
+    if is_local(final):
+        guard()
+        written.replace(final)
+        sync_folder(final.parent)
+
+
+def remove(folder: Path) -> None:
+    """Remove a checkpoint or half of one; one that is removed by half is none."""
+    if is_local(folder):
+        doomed = _unused(folder.parent, f"{folder.name}.old{{}}.tmp")
+        folder.replace(doomed)  # first: who still writes to it finds it gone, and adds nothing to what is emptied
+        while doomed.exists():
+            with suppress(FileNotFoundError):  # what vanishes meanwhile need not be removed
+                shutil.rmtree(doomed)
+        return
+    (folder / INDEX).unlink(missing_ok=True)
+    folder.rmdir(recursive=True)  # type: ignore[call-arg]
+
+
+def clear(folder: Path, damaged: Iterable[str]) -> None:
+    """Before the first write of a run: remove what a killed writer left half done, set damaged checkpoints aside.
+
+    Raises:
+        UserError: the disk or the store does not let it.
+    """
+    with reachable(folder):
+        whole = {path.name for path in complete(folder)}
+        for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
+            with suppress(FileNotFoundError):  # a writer that is about to end took it away itself
+                half.unlink() if half.is_file() else remove(half)
+        for name in damaged:
+            _move(folder / name, _unused(folder, f"{name}.damaged{{}}"))
+
+
+def _numbered(folder: Path) -> list[Path]:
+    if not folder.exists():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
+
+
+def _unused(folder: Path, name: str) -> Path:
+    """``name`` in ``folder``, with the first number in its braces that makes it a new one; none, if that is new."""
+    return next(path for i in count() if not (path := folder / name.format(i or "")).exists())
+
+
+def _move(folder: Path, target: Path) -> None:
+    if is_local(folder):
+        folder.rename(target)
+        return
+    target.mkdir(exist_ok=True)
+    for file in list(folder.iterdir()):
+        put(target / file.name, file.read_bytes())
+    remove(folder)

@@ -1,0 +1,150 @@
+"""Reading checkpoints: whole ones only, by name, by pointer, newest first."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import xxhash
+from safetensors import SafetensorError
+from safetensors.torch import load as parse
+from torch import Tensor
+
+from dira_scale.errors import UserError
+from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, complete, fetch, place_of, reachable
+
+FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
+
+
+class DamagedError(UserError):
+    """A checkpoint that is cut short, changed or of another format."""
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors by name and the state of one checkpoint, checked against its checksums.
+
+    Raises:
+        DamagedError: names the file and what is wrong with it.
+        UserError: the disk or the store does not answer, or access is denied.
+    """
+    index = _index(folder)
+    tensors: dict[str, Tensor] = {}
+    for path, content in _parts(folder, index):
+        try:
+            tensors |= parse(content)
+        except SafetensorError as error:
+            raise DamagedError(f"{path}: {error}") from error
+    return tensors, index["state"] | {"step": index["step"]}
+
+
+def verify(folder: Path) -> None:
+    """Read all of a checkpoint and hold it to its checksums.
+
+    Raises:
+        DamagedError, UserError: as :func:`load`.
+    """
+    for _ in _parts(folder, _index(folder)):
+        pass
+
+
+def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
+    """Name of the newest whole checkpoint, None where there is none; and damaged ones passed over, with the reason.
+
+    Raises:
+        DamagedError: there are checkpoints, and none is whole.
+        UserError: the disk or the store does not answer, or access is denied.
+    """
+    refused: dict[str, str] = {}
+    with reachable(folder):
+        candidates = complete(folder)
+    for candidate in reversed(candidates):
+        try:
+            verify(candidate)
+            return candidate.name, refused
+        except DamagedError as error:
+            refused[candidate.name] = str(error)
+    if refused:
+        raise DamagedError("no checkpoint is whole: " + "; ".join(refused.values()))
+    return None, {}
+
+
+def latest(run: Path) -> Path:
+    """Folder of the newest checkpoint of the run in folder ``run``.
+
+    Raises:
+        UserError: the run has none.
+    """
+    return _named(run, "LATEST")
+
+
+def best(run: Path, stage: str) -> Path:
+    """Folder of the stage's checkpoint with the lowest validation loss.
+
+    Raises:
+        UserError: the run has none of that stage (those it has are named).
+    """
+    return _named(run, f"BEST-{stage}")
+
+
+def stages_with_best(run: Path) -> list[str]:
+    """Stages that have a best checkpoint, in the order they were trained."""
+    folder = place_of(run)
+    with reachable(folder):
+        pointers = [path for path in _pointers(folder) if path.name != "LATEST"]
+        return [stage for _, stage in sorted((path.read_text(), path.name.removeprefix("BEST-")) for path in pointers)]
+
+
+def checksum(content: bytes) -> str:
+    """xxh3 (128 bits), in hexadecimal digits."""
+    return str(xxhash.xxh3_128(content).hexdigest())
+
+
+def sealed(index: dict[str, Any]) -> str:
+    """The text of ``index`` with its own checksum."""
+    return json.dumps(index | {"xxh3": _seal(index)}, indent=1) + "\n"
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    try:
+        index: dict[str, Any] = json.loads(fetch(path))
+        version, seal, _ = index["format"], index.pop("xxh3", None), (index["step"], index["state"], index["parts"])
+    except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+    if version not in (1, FORMAT_VERSION):
+        raise DamagedError(f"{folder}: checkpoint format {version}; this version reads {FORMAT_VERSION}")
+    if version > 1 and seal != _seal(index):
+        raise DamagedError(f"{path}: changed since it was written")
+    return index
+
+
+def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
+    """Every part's file and what is in it, one after the other."""
+    for part in index["parts"]:
+        path = folder / part["file"]
+        try:
+            content = fetch(path)
+        except ABSENT as error:
+            raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
+        if len(content) != part["size"] or checksum(content) != part["xxh3"]:
+            raise DamagedError(f"{path}: cut short or changed since it was written")
+        yield path, content
+
+
+def _seal(index: dict[str, Any]) -> str:
+    return checksum(json.dumps(index, sort_keys=True).encode())
+
+
+def _named(run: Path, pointer: str) -> Path:
+    folder = place_of(run)
+    path = folder / pointer
+    with reachable(folder):
+        if not path.exists():
+            have = sorted(p.name for p in _pointers(folder))
+            raise UserError(f"{path} does not exist; this run has {', '.join(have) or 'no checkpoint yet'}")
+        return folder / path.read_text()
+
+
+def _pointers(folder: Path) -> list[Path]:
+    found = folder.iterdir() if folder.exists() else []
+    return [path for path in found if path.name == "LATEST" or path.name.startswith("BEST-")]

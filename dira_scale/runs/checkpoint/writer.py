@@ -1,0 +1,234 @@
+"""Writing checkpoints beside training."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.errors import UserError
+from dira_scale.runs.checkpoint.folder import complete, draft, publish, put, refusals, remedy, remove
+from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
+from dira_scale.runs.checkpoint.tensors import Piece, share
+from dira_scale.runs.checkpoint.writers import Gather, NotSavedError, Writers, alone
+from dira_scale.runs.lease import LeaseLostError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why the disk or the store did not take a checkpoint, and what helps."""
+
+    why: str
+    remedy: str
+
+
+class Checkpointer:
+    """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
+
+    Every rank gives pieces of the same names and sizes; each writes its share of the bytes. What the disk or the store
+    refuses costs that checkpoint, not the run: all ranks know (:attr:`failed`), the main one tells (:meth:`news`).
+
+    Args:
+        keep: newest checkpoints that stay, beside the best of each stage.
+        lease: keeps the unfinished checkpoints of two holders of the run apart.
+        guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where the
+            run has another holder by now.
+        gather: a value from each writer, by rank; the same call on all of them.
+        alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        rank: int,
+        world: int,
+        lease: int = 1,
+        guard: Callable[[], None] = lambda: None,
+        gather: Gather = alone,
+        alive: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
+        self.writers, self.alive = Writers(gather), alive
+        self.saves = 0
+        self.failed = ""  # why the newest checkpoint was not written; empty where it was
+        self._remedy = ""
+        self._news: list[str] = []
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def save(self, step: int, pieces: dict[str, Piece], state: dict[str, Any], best: dict[str, int]) -> None:
+        """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
+
+        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. What went wrong in an earlier write,
+        and is not the disk's fault, is raised here or in :meth:`wait`.
+        """
+        self.wait()
+        mine, copies = set(share(pieces, self.rank, self.world)), {}
+        for name in sorted(pieces):
+            tensor = pieces[name].whole()
+            if name in mine:
+                copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        state, best = json.loads(json.dumps(state)), dict(best)  # training goes on changing them
+        self.saves += 1
+        self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the last checkpoint is written, or refused.
+
+        Raises:
+            NotSavedError: on all ranks, where a disk or store hangs.
+        """
+        while self._thread is not None:
+            pulse = self.writers.pulse
+            self._thread.join(TIMINGS.pulse)
+            if not self._thread.is_alive():
+                self._thread = None
+            elif self.writers.pulse != pulse:
+                self.alive()
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
+
+    def settle(self, seconds: float = 60.0) -> None:
+        """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
+        if self._thread is not None:
+            self._thread.join(seconds)
+        if self._failure is not None and self.rank == 0:  # nobody will wait for it any more
+            print(f"warning: the newest checkpoint was not written: {self._failure!r}", file=sys.stderr, flush=True)
+
+    def insist(self) -> None:
+        """The run ends here.
+
+        Raises:
+            NotSavedError: on all ranks, where its newest checkpoint could not be written.
+        """
+        self.wait()
+        if self.failed:
+            raise NotSavedError(
+                f"{self.failed}. {self._remedy} and run the same command: it goes on from the one before"
+            )
+
+    def patiently(self, read: Callable[[], T]) -> T:
+        """What ``read`` returns on this process, once all are done, however slow their disks and stores, as long as all
+        live. All call this, while nothing is written.
+
+        Raises:
+            UserError: on all, where it fails on one of them, or hangs.
+        """
+        return self.writers.own(read, "the checkpoint to go on from is not read", UserError)
+
+    def news(self) -> list[str]:
+        """What the run is to be warned of since the last call; on the main process only."""
+        news, self._news = self._news, []
+        return news
+
+    def point(self, step: int, best: dict[str, int]) -> None:
+        """Make LATEST and BEST what the state of ``step`` says; a pointer to what is no longer there goes."""
+        whole = {path.name for path in complete(self.folder)}
+        for stale in self._best():
+            if stale.read_text() not in whole:
+                self.guard()
+                stale.unlink()
+        pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
+        for pointer, at in pointers.items():
+            path, name = self.folder / pointer, _name(at)
+            said = path.read_text() if path.exists() else ""
+            if said != name and name in whole:
+                put(path, name, self.guard)
+
+    def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        try:
+            self._write(step, copies, state, best)
+        except BaseException as failure:
+            self._failure = failure  # raised in the training thread by the next wait()
+
+    def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
+        what = f"the checkpoint of step {step}"
+        lacking = f"{what} is not written"
+        parts = self.writers.each(lambda: self._part(step, copies), lacking)
+        hindered = next((part for part in parts if isinstance(part, Refusal)), None)
+        refused = self.writers.each(lambda: self._conclude(step, parts, state, best, hindered), lacking)[0]
+        self.failed = f"{what} could not be written ({refused.why})" if refused else ""
+        self._remedy = refused.remedy if refused else ""
+        if refused and self.rank == 0:
+            self._news.append(f"{self.failed}; training goes on")
+
+    def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
+        """Write this rank's part; its row in the index, or why it could not be written."""
+        self.guard()
+        path = draft(self.folder, _name(step), self.lease)
+        path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
+        content = serialize(copies)
+        try:
+            with refusals(path):
+                path.parent.mkdir(exist_ok=True)
+                put(path, content)
+        except OSError as error:
+            return self._refusal(error)
+        return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
+
+    def _conclude(
+        self, step: int, parts: list[Any], state: dict[str, Any], best: dict[str, int], refused: Refusal | None
+    ) -> Refusal | None:
+        """The main process makes the parts a checkpoint, or removes them; why it is refused, if it is."""
+        if self.rank:
+            return None
+        refused = refused or self._publish(step, parts, state)
+        if refused:
+            self._discard(step)
+        else:
+            self._tidy(step, best)
+        return refused
+
+    def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
+        """Make the parts a checkpoint; why that was refused, if it was."""
+        index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
+        written = draft(self.folder, _name(step), self.lease)
+        try:
+            with refusals(self.folder, LeaseLostError):
+                publish(written, self.folder / _name(step), sealed(index), self.guard)
+        except OSError as error:
+            return self._refusal(error)
+        return None
+
+    def _tidy(self, step: int, best: dict[str, int]) -> None:
+        """The pointers; then all but the newest ``keep`` and the best of each stage go."""
+        try:
+            with refusals(self.folder, LeaseLostError):
+                self.point(step, best)
+                kept = {path.read_text() for path in self._best()} | {_name(step)}
+                for old in complete(self.folder)[: -self.keep]:
+                    if old.name not in kept:
+                        self.guard()
+                        remove(old)
+        except OSError as error:
+            self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
+
+    def _discard(self, step: int) -> None:
+        """Room for the next attempt; what cannot be removed now is at the next start."""
+        written = draft(self.folder, _name(step), self.lease)
+        with suppress(OSError), refusals(self.folder, LeaseLostError):
+            if written.exists() and written not in complete(self.folder):
+                self.guard()
+                remove(written)
+
+    def _refusal(self, error: OSError) -> Refusal:
+        return Refusal(str(error), remedy(self.folder, error))
+
+    def _best(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name.startswith("BEST-")]
+
+
+def _name(step: int) -> str:
+    return f"{step:09d}"

@@ -1,0 +1,211 @@
+"""The run folder: what is written, by whom, and what a run's configuration fixes.
+
+::
+
+    config.yaml status.json metrics.jsonl log.txt environment.json leases/ checkpoints/ pictures/ tensorboard/
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import yaml
+
+from dira_scale import __version__
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.runs import checkpoint
+from dira_scale.runs.lease import Lease
+
+# Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
+# (`data.shards` may move; `datasets`, their content and weights, may not.)
+EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.shards",
+             "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
+PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
+
+DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
+
+
+class Run:
+    """One writer's hold on a run folder. Only the main process has one.
+
+    A full disk ends no run: what cannot be written now is said once, rows and lines of the log come later.
+
+    Args:
+        folder: made if absent.
+        config: the resolved configuration, plus ``datasets`` (content and weights) and ``order_version``.
+
+    Raises:
+        UserError: the folder holds a run of another identity (the differing keys are named) or a living writer, or its
+            checkpoints cannot lie where ``checkpoint.folder`` says.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+        self.folder = folder
+        elsewhere = config.get("checkpoint", {}).get("folder")
+        self.checkpoints = checkpoint.place(folder, elsewhere)
+        with checkpoint.reachable(self.checkpoints):
+            checkpoint.make(self.checkpoints)
+            self._refuse_other(config)
+        (folder / "pictures").mkdir(parents=True, exist_ok=True)
+        self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far
+        self._refused: set[str] = set()
+        self.lease = Lease(folder)
+        content = yaml.safe_dump(config, sort_keys=False)
+        write_atomic(folder / "config.yaml", content)
+        if elsewhere is not None:  # where another run folder may look for it
+            with checkpoint.reachable(self.checkpoints):
+                checkpoint.put(self.checkpoints / "config.yaml", content)
+        write_json(folder / "environment.json", {"run": name(config)} | environment())
+        self._where = (0, "")
+        self.status("running")
+
+    def status(
+        self,
+        state: str,
+        step: int | None = None,
+        stage: str | None = None,
+        exit_code: int | None = None,
+        reason: str = "",
+    ) -> None:
+        """``status.json``: what sweeps and people read, since launchers swallow exit codes.
+
+        ``step`` and ``stage`` are those of the last call where they are left out.
+        """
+        self.lease.check()
+        self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
+        row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
+        with self.spared("status.json"):
+            row |= {"reason": reason, "lease": self.lease.number}
+            write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
+
+    def log(self, line: str) -> None:
+        """Append a line to ``log.txt``."""
+        self._append("log.txt", line)
+
+    def metrics(self, row: dict[str, Any]) -> None:
+        """Append a row to ``metrics.jsonl``."""
+        self._append("metrics.jsonl", json.dumps(row | {"lease": self.lease.number}))
+
+    @contextmanager
+    def spared(self, what: str) -> Iterator[None]:
+        """Around the writing of what a run can do without for a while: a disk that refuses it is warned of, once."""
+        try:
+            yield
+        except OSError as error:
+            if what not in self._refused:
+                print(f"warning: {what} cannot be written ({error}); training goes on", file=sys.stderr, flush=True)
+            self._refused.add(what)
+        else:
+            self._refused.discard(what)
+
+    def _append(self, name: str, line: str) -> None:
+        """A line, and those of all files that were refused before it."""
+        self.lease.check()
+        self._late.setdefault(name, []).append(line + "\n")
+        for file, late in self._late.items():
+            with self.spared(file):
+                append(self.folder / file, "".join(late))
+                late.clear()
+
+    def forget_after(self, step: int) -> None:
+        """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
+        self.lease.check()
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            rows = path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
+            write_atomic(path, "".join(kept))
+
+    def _refuse_other(self, config: dict[str, Any]) -> None:
+        path, beside = self.folder / "config.yaml", self.checkpoints / "config.yaml"
+        if not checkpoint.complete(self.checkpoints):
+            if path.exists() and checkpoint.complete(before := checkpoint.place_of(self.folder)):
+                raise UserError(
+                    f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
+                    "give the checkpoint.folder=… of before"
+                )
+            return  # nothing has been trained yet: a mistake may still be mended
+        path = beside if beside.exists() else path
+        if not path.exists():
+            return
+        old, new = identity(yaml.safe_load(path.read_text())), identity(config)
+        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if differing:
+            shown = "; ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:6])
+            raise UserError(
+                f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
+            )
+
+
+def append(path: Path, text: str) -> None:
+    """Append all of ``text`` or nothing."""
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with path.open("a") as file:
+            file.write(text)
+    except OSError:
+        if path.exists():
+            os.truncate(path, size)
+        raise
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The flattened fields that make a run what it is; its name is the hash of these."""
+    flat = _flatten(config)
+    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
+
+
+def name(config: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that name a run's identity."""
+    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, Any]:
+    """What the run was computed with."""
+    found: dict[str, Any] = {
+        "dira_scale": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "command": " ".join(sys.argv),
+        "cores": psutil.cpu_count(logical=False),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = version(package.replace("_", "-"))
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
+    here = Path(__file__).parents[2]
+    if not (here / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
+    return {prefix[:-1]: value}

@@ -1,0 +1,133 @@
+"""FFCV's form of a dataset: the tars come back byte for byte, FFCV itself reads the same samples."""
+
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import simplejpeg
+from harness import skip_without
+
+from dira_scale.curation.verify import verify
+from dira_scale.data.beton import JPEG, PAGES, Array, BetonError, Bytes, Image, Int, Reader, Writer
+from dira_scale.data.codecs import decode
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.ingest.convert import convert
+from dira_scale.shard import main
+
+
+@pytest.fixture(scope="module", params=["jpg", "png"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    """A dataset in both forms; left as it is."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = ingest.recipe("folder", **ingest.source_of(ingest.pngs(folder)), shard_size=5, codec=request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIRA_SCALE_HASH_KEY", ingest.hash_key)
+        convert(config, folder / "ds", workers=1)
+        assert main(["convert", f"path={folder / 'ds'}", "to=ffcv"]) == 0
+    return folder / "ds"
+
+
+@pytest.fixture
+def dataset(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to change."""
+    return Path(shutil.copytree(made, tmp_path / "ds"))
+
+
+def test_tars_come_back_byte_for_byte(dataset: Path, ingest: SimpleNamespace) -> None:
+    before = ingest.contents(dataset)
+    lost = sorted(dataset.glob("*.tar"))[::2]
+    for tar in lost:
+        tar.unlink()
+    assert main(["convert", f"path={dataset}", "to=webdataset"]) == 0
+    assert ingest.contents(dataset) == before and verify(dataset, 1) == [] and len(lost) > 1
+
+
+def test_a_beton_has_the_samples_of_its_split_in_order(made: Path) -> None:
+    opened = ShardedDataset.open(made)
+    for split in opened.splits:
+        assert opened.info.betons[f"{split}.beton"] == (made / f"{split}.beton").stat().st_size
+        for row, values in zip(opened.rows(split).tolist(), Reader(made / f"{split}.beton"), strict=True):
+            assert values["index"] == row and bytes(values["key"]).decode() == opened.column("key")[row]
+            np.testing.assert_array_equal(values["labels"], opened.labels(np.array([row]))[0])
+            assert (values["mask"] if values.get("mask_size") else None) == opened.read_mask(row)
+
+
+@pytest.mark.parametrize("kept", [10, 5000, 2**23 + 100])
+def test_a_cut_file_is_one_line_and_nothing_is_written(
+    dataset: Path, kept: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for beton in dataset.glob("*.beton"):
+        beton.write_bytes(beton.read_bytes()[:kept])
+    tars = sorted(dataset.glob("*.tar"))
+    tars[0].unlink()
+    assert main(["convert", f"path={dataset}", "to=webdataset"]) == 2
+    assert "cannot be used" in capsys.readouterr().err and sorted(dataset.glob("*.tar")) == tars[1:]
+
+
+def test_16_bits_are_refused(
+    tmp_path: Path, ingest: SimpleNamespace, png_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder), bits=16), tmp_path / "ds", workers=1)
+    assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
+    assert "8-bit images only, these are 2D of 16 bits" in capsys.readouterr().err
+
+
+def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
+    """FFCV reads by pages: a sample that is cut by the end of one would be read wrong."""
+    rng, fields = np.random.default_rng(0), {"image": Image(), "n": Int(), "more": Bytes(), "a": Array("<f4", (2, 3))}
+    samples = [
+        {"image": (JPEG, 7, 9, rng.bytes(size)), "n": -size, "more": rng.bytes(5), "a": rng.random((2, 3), np.float32)}
+        for size in rng.integers(1_000_000, 6_000_000, 9).tolist()
+    ]
+    with Writer(tmp_path / "x.beton", fields, len(samples), 6_000_100) as writer:
+        for sample in samples:
+            writer.add(sample)
+    reader = Reader(tmp_path / "x.beton")
+    for sample, found in zip(samples, reader, strict=True):
+        assert found["image"] == sample["image"] and (found["n"], found["more"]) == (sample["n"], sample["more"])
+        np.testing.assert_array_equal(found["a"], sample["a"])
+    pages = reader._allocations["pointer"] // writer.page
+    ends = (reader._allocations["pointer"] + reader._allocations["size"] - 1) // writer.page
+    for number in range(len(samples)):
+        mine = reader._allocations["sample"] == number
+        assert len({*pages[mine], *ends[mine]}) == 1
+    with pytest.raises(BetonError, match="does not fit"):
+        Writer(tmp_path / "y.beton", fields, 1, PAGES[-1] + 1)
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.system)])
+def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    from ffcv.fields.decoders import BytesDecoder, IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.pipeline.compiler import Compiler
+
+    monkeypatch.setattr(Compiler, "is_enabled", compiled)  # its compiler takes seconds, for a few images
+    opened = ShardedDataset.open(made)
+    rows = opened.rows("train").tolist()
+    loader = Loader(
+        str(made / "train.beton"), batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
+        os_cache=True,
+        pipelines={
+            "image": [SimpleRGBImageDecoder()], "index": [IntDecoder()], "key": [NDArrayDecoder()],
+            "json": [BytesDecoder()], "labels": [NDArrayDecoder()],
+            "mask_size": [IntDecoder()], "mask": [BytesDecoder()],
+        },
+    )  # fmt: skip
+    seen = []
+    for images, index, key, _, labels, mask_size, mask in loader:
+        for n in range(len(images)):
+            row = int(index[n, 0])
+            seen.append(row)
+            assert bytes(key[n]).decode() == opened.column("key")[row]
+            if opened.info.codec == "jpg":  # FFCV takes libjpeg's fast, coarse DCT
+                pixels = simplejpeg.decode_jpeg(opened.read(row), "RGB", fastdct=True, fastupsample=True)
+            else:
+                pixels = decode(opened.read(row), opened.column("codec")[row])[..., None]
+            assert (images[n] == pixels).all()
+            np.testing.assert_array_equal(labels[n], opened.labels(np.array([row]))[0])
+            assert bytes(mask[n][: int(mask_size[n, 0])]) == (opened.read_mask(row) or b"")
+    assert seen == rows

@@ -1,0 +1,225 @@
+"""Who is who under srun; processes that cannot meet; memory. (Whole nodes: tests/system/test_nodes.py.)"""
+
+import platform
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from harness import finish
+
+from dira_scale.distributed.rendezvous import _agree, meet
+from dira_scale.distributed.slurm import PORTS, adopt, first_host
+from dira_scale.engine.parallel import default_threads
+from dira_scale.errors import UserError
+
+STEP = {
+    "SLURM_JOB_ID": "123456",
+    "SLURM_STEP_ID": "1",
+    "SLURM_STEP_NUM_TASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
+    "SLURM_STEP_NODELIST": "gpu[03-05],big1",
+    "SLURM_NTASKS": "7",
+}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("node", "node"),
+        ("a,b", "a"),
+        ("gpu[03-05,9],big1", "gpu03"),
+        ("gpu[7],gpu-b[1-2]", "gpu7"),
+        ("r1n[12,14-16]", "r1n12"),
+        ("rack[2-3]n[04-08]", "rack2n04"),
+        ("login-1.cluster.org,n2", "login-1.cluster.org"),
+    ],
+)
+def test_the_main_process_is_on_the_first_node_of_slurms_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+def test_tasks_of_a_step_become_ranks() -> None:
+    """Seven tasks on four nodes, numbered as srun does."""
+    ports = set()
+    for rank, (node, local) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]):
+        environ = STEP | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
+        adopt(environ)
+        expected = {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": "7",
+            "LOCAL_WORLD_SIZE": "1" if node == 3 else "2",
+            "MASTER_ADDR": "gpu03",
+        }
+        assert {name: environ[name] for name in expected} == expected
+        ports.add(int(environ["MASTER_PORT"]))
+    assert len(ports) == 1 and ports <= set(PORTS)
+
+
+def test_jobs_and_steps_that_share_a_node_get_ports_of_their_own() -> None:
+    ports = []
+    for job in range(100, 120):
+        for step in range(3):
+            environ = STEP | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+            environ |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
+            adopt(environ)
+            ports.append(environ["MASTER_PORT"])
+    assert len(set(ports)) == len(ports)
+
+
+def test_a_launcher_that_has_said_who_is_who_is_left_alone() -> None:
+    task = STEP | {"SLURM_PROCID": "3", "SLURM_LOCALID": "0", "SLURM_NODEID": "1"}
+    for environ in (
+        task | {"RANK": "0", "WORLD_SIZE": "2"},  # torchrun inside srun
+        {},  # no SLURM
+        task | {"SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"},  # srun --pty bash
+        {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"},  # a batch script of one task
+    ):
+        before = dict(environ)
+        adopt(environ)
+        assert environ == before
+
+
+def test_a_batch_script_of_several_tasks_without_srun_is_refused() -> None:
+    with pytest.raises(UserError, match="has 4 tasks, and its script starts one process: write srun python"):
+        adopt({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
+
+
+def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for asked, threads in (("3", 3), ("64", 8)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
+        assert default_threads() == threads
+
+
+ENDS = """
+import atexit, sys
+import torch.distributed as dist
+from dira_scale.engine.parallel import leave
+
+def main():
+    print("in main")
+    return 1 // int(sys.argv[3]) + 1
+
+dist.init_process_group("gloo", f"file://{sys.argv[1]}", rank=0, world_size=1)
+if sys.argv[2] == "2":
+    dist.get_world_size = lambda: 2
+atexit.register(print, "Python's own end")
+sys.exit(leave(main) + 5)
+"""
+
+
+@pytest.mark.parametrize(
+    ("processes", "divisor", "code", "own_end"),
+    [
+        (1, 1, 7, True),
+        (2, 0, 1, False),
+        pytest.param(1, 0, 1, True, marks=pytest.mark.system),
+        pytest.param(2, 1, 2, False, marks=pytest.mark.system),
+    ],
+)
+def test_one_of_several_processes_ends_without_pythons_own_end(
+    tmp_path: Path, processes: int, divisor: int, code: int, own_end: bool
+) -> None:
+    """There gloo's threads may abort it. What it said is said all the same, and its errors, too."""
+    command = [sys.executable, "-c", ENDS, str(tmp_path / "store"), str(processes), str(divisor)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == code, done.stderr
+    assert done.stdout.splitlines() == ["in main"] + ["Python's own end"] * own_end
+    assert ("ZeroDivisionError" in done.stderr) == (divisor == 0)
+
+
+@pytest.fixture
+def rank_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def test_one_process_meets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert meet(1) is None
+
+
+def test_starts_that_share_a_store_do_not_meet_each_others_dead() -> None:
+    """An elastic launcher's store, in which the second start finds what the first has left."""
+    store, names = dist.HashStore(), []
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            agreed = set(pool.map(lambda rank: _agree(store, rank, 3, timeout=60), (2, 1, 0)))
+            assert len(agreed) == 1
+            names += agreed
+    assert len(set(names)) == 3
+    with pytest.raises(dist.DistStoreError, match=r"rank\(s\) 1, 2 did not come"):  # the dead of before answer nothing
+        _agree(store, 0, 3, timeout=1)
+
+
+def test_where_nothing_listens(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"rank 1 on .* at 127.0.0.1:1 within 1 s: that machine answers, but nothing"):
+        meet(1)
+
+
+def test_a_name_of_nobody(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    def nobody(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    rank_one_of_two.setenv("MASTER_ADDR", "nobody")
+    rank_one_of_two.setattr("socket.create_connection", nobody)
+    with pytest.raises(UserError, match="at nobody:1: no such host name here"):
+        meet(600)
+
+
+def test_an_interface_that_is_not_there(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    rank_one_of_two.setenv("GLOO_SOCKET_IFNAME", "eth77")
+    with pytest.raises(UserError, match=r"GLOO_SOCKET_IFNAME=eth77: .* has .*lo"):
+        meet(1)
+
+
+def test_a_main_process_that_nobody_comes_to(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    rank_one_of_two.setenv("RANK", "0")
+    rank_one_of_two.setenv("MASTER_PORT", str(port))
+    with pytest.raises(UserError, match=rf"not all of 2 processes came to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
+        meet(1)
+
+
+def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        rank_one_of_two.setenv("RANK", "0")
+        rank_one_of_two.setenv("MASTER_PORT", str(port))
+        with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: give another one"):
+            meet(5)
+
+
+FREED = """
+import resource, torch
+from dira_scale.engine.parallel import launch
+if {keep}:
+    launch._keep_freed_memory()
+def step():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+print([step() for _ in range(5)][-1])
+"""
+
+
+@pytest.mark.system  # two fresh processes: of a forked one glibc has adapted its thresholds already
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_a_step_frees_is_there_for_the_next() -> None:
+    """No page faults by the fifth time. Left alone, glibc gives blocks of more than 32 MB back when they are freed."""
+    kept, left = (
+        int(finish([sys.executable, "-c", FREED.format(keep=keep)], fresh=True).splitlines()[-1])
+        for keep in (True, False)
+    )
+    assert kept < 100 < 8000 < left

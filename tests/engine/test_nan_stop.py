@@ -1,0 +1,60 @@
+"""The end of a run in which something is no number: what is said, and when."""
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from harness import status
+
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.nan_guard import NotANumberError
+from dira_scale.engine.nan_stop import Alarm
+from dira_scale.runs import checkpoint
+from dira_scale.runs.checkpoint import Checkpointer, writer
+from dira_scale.runs.folder import Run
+
+
+@pytest.mark.parametrize(("disk", "left"), [("slow", "is sound"), ("hanging", "is not written by rank(s) 0")])
+def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_waited_for(
+    disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = Run(tmp_path, {"checkpoint": {"folder": None}})
+    saver, put, released, said = Checkpointer(run.checkpoints, 2, 0, 1), writer.put, threading.Event(), []
+
+    def slowly(*arguments: Any) -> None:
+        assert released.wait(120)
+        put(*arguments)
+
+    monkeypatch.setattr(writer, "put", slowly)
+    saver.save(1, checkpoint.replicated({"x": torch.ones(3)}), {}, {})
+    alone: Any = SimpleNamespace(wait_for_everyone=lambda: None)
+    alarm = Alarm(alone, saver, SimpleNamespace(), tmp_path, run)  # type: ignore[arg-type]
+
+    def ends() -> None:
+        with pytest.raises(NotANumberError) as error:
+            alarm.fail(2, "step 2: loss/di is no number")
+        said.append(str(error.value))
+
+    thread, deadline = threading.Thread(target=ends), time.monotonic() + 120
+    thread.start()
+    while status(tmp_path)["state"] != "failed":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first = capfd.readouterr().err
+    assert first == "pretrain: step 2: loss/di is no number\n" and status(tmp_path)["reason"] in first
+    assert (tmp_path / "log.txt").read_text() in first
+    if disk == "hanging":
+        monkeypatch.setattr(TIMINGS, "work", 0.0)
+    else:
+        released.set()
+    thread.join(120)
+    released.set()
+    second = capfd.readouterr().err
+    assert second.startswith(f"pretrain: the checkpoint of step 1 {left}") and second.count("\n") == 1
+    assert said == [f"step 2: loss/di is no number; {second.removeprefix('pretrain: ')}".strip()]
+    assert status(tmp_path)["reason"] == said[0] and said[0].endswith(". docs/health.md says what to do")
+    run.lease.release()

@@ -1,0 +1,92 @@
+"""The watchdog, in a process of its own: it ends that."""
+
+import sys
+from pathlib import Path
+
+from harness import job
+
+RUN = """
+import sys, threading, time
+from pathlib import Path
+from dira_scale.runs.lease import Lease
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.watchdog import Watchdog, alive
+
+TIMINGS.linger = 0.5
+
+def stand_still():
+    time.sleep(60)
+
+folder, taken_over = Path(sys.argv[1]), sys.argv[2] == "ghost"
+lease = Lease(folder)
+with Watchdog(folder, lease.number, seconds=2):
+    for _ in range(20):
+        time.sleep(0.15)  # longer in all than the watchdog waits
+        alive()
+    print("still here", flush=True)
+    if taken_over:
+        (folder / "leases" / "000002.json").touch()
+    stand_still()
+"""
+
+
+def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(tmp_path: Path) -> None:
+    with job([sys.executable, "-c", RUN, str(tmp_path), "run"]) as process:
+        assert process.wait(120) == 1, process.printed()
+        first, *told = process.printed().splitlines()
+    assert first == "still here"
+    [line] = [line for line in told if "no step" in line]
+    assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
+    assert line.endswith("stacks. The same command goes on from the newest checkpoint")
+    assert line in (tmp_path / "log.txt").read_text()
+    stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
+    assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's
+
+
+def test_a_ghost_that_stands_still_ends_and_writes_nothing(tmp_path: Path) -> None:
+    with job([sys.executable, "-c", RUN, str(tmp_path), "ghost"]) as process:
+        assert process.wait(120) == 1
+        assert process.printed().startswith("still here\n")
+    assert not (tmp_path / "stacks").exists() and not (tmp_path / "log.txt").exists()
+
+
+SAVE = """
+import sys, time
+from pathlib import Path
+import torch
+from dira_scale.runs.checkpoint import Checkpointer, NotSavedError, replicated, writer
+from dira_scale.runs.lease import Lease
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.watchdog import Watchdog, alive
+
+put, seconds = writer.put, 3
+
+def slowly(path, *rest):
+    time.sleep(seconds if path.name.startswith("part") else 0)
+    put(path, *rest)
+
+writer.put, TIMINGS.work, TIMINGS.pulse = slowly, 8, 0.1
+lease = Lease(Path(sys.argv[1]))
+with Watchdog(lease.folder.parent, lease.number, seconds=2):
+    saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)
+    saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
+    saver.wait()
+    print("written", flush=True)
+    seconds = 3600
+    saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
+    try:
+        saver.wait()
+    except NotSavedError as error:
+        print(error, flush=True)
+lease.release()
+"""
+
+
+def test_a_slow_store_is_waited_for_and_one_that_hangs_ends_the_run_in_bounded_time(tmp_path: Path) -> None:
+    """Training waits for its checkpoints for longer than the watchdog does."""
+    with job([sys.executable, "-c", SAVE, str(tmp_path)]) as process:
+        assert process.wait(120) == 0, process.printed()
+        slow, hanging = process.printed().splitlines()
+    assert slow == "written" and (tmp_path / "000000001" / "index.json").exists()
+    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 8 s: the disk or store hangs")
+    assert not (tmp_path / "000000002").exists()

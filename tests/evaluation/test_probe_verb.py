@@ -1,0 +1,224 @@
+"""``python -m dira_scale.probe`` from shards and run folders to its table, and what it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+import xxhash
+import yaml
+from safetensors.torch import save_file
+
+from dira_scale.data import codecs
+from dira_scale.data.manifest import SCHEMA, DatasetInfo
+from dira_scale.evaluation.features import Images, features
+from dira_scale.models.encoder import build_encoder
+from dira_scale.probe import main
+from dira_scale.runs.checkpoint import Checkpointer, replicated
+
+NAMES = ["bright", "coin", "never"]
+COUNTS = {"train": 60, "val": 24, "test": 24}
+ENCODER = "test_resnet"
+
+
+def write(root: Path, names: list[str] = NAMES, patient: Callable[[int], int] = lambda i: i // 2) -> Path:
+    """Noise of 32 x 40 pixels, 16 bits, two images a patient: brighter where ``bright`` is 1."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rows, shard = [], b""
+    for number, split in enumerate([split for split, count in COUNTS.items() for _ in range(count)]):
+        bright, coin = int(rng.integers(2)), float(rng.integers(2))
+        image = rng.integers(0, 3000, (32, 40)) + 600 * bright
+        payload = codecs.encode(image.astype(np.uint16), "png")
+        labels = [float(bright), np.nan if number % 5 == 0 else coin, 0.0][: len(names)]
+        rows.append(
+            dict.fromkeys(SCHEMA.names)
+            | {"key": str(number), "split": split, "patient": f"p{patient(number)}", "study": "s", "codec": "png"}
+            | {"shard": "all.tar", "offset": len(shard), "size": len(payload), "channels": 1, "depth": 1, "bits": 16}
+            | {"height": 32, "width": 40, "low": 0.0, "high": 4095.0, "labels": labels}
+            | {"xxh3": xxhash.xxh3_64_hexdigest(payload)}
+        )
+        shard += payload
+    (root / "all.tar").write_bytes(shard)
+    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
+    info = DatasetInfo(
+        name="Toy", modality="CXR", dims=2, codec="png", label_names=names, counts=COUNTS, quarantined=0,
+        shards={"all.tar": len(shard)}, recipe={}, recipe_hash="", licence="none", tool_version="0",
+    )  # fmt: skip
+    (root / "dataset.json").write_text(info.to_json())
+    return root
+
+
+def train(run: Path, seed: int, wrapped: bool = True, size: int = 32) -> Path:
+    """A run folder as pretraining leaves it: one stage, its best checkpoint at step 3 and a newer one at step 5."""
+    (run / "checkpoints").mkdir(parents=True)
+    config = {
+        "seed": seed, "run": str(run), "stages": {"di": {"epochs": 2, "terms": ["di"]}},
+        "model": {"encoder": ENCODER}, "data": {"size": size},
+    }  # fmt: skip
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
+    prefix = "method.base.encoder." if wrapped else "method.encoder."
+    for step in (3, 5):
+        torch.manual_seed(100 * seed + step)
+        tensors = {prefix + name: tensor for name, tensor in build_encoder(ENCODER, size=size).state_dict().items()}
+        other = {name.replace("encoder", "key_encoder"): torch.zeros_like(tensor) for name, tensor in tensors.items()}
+        writer.save(step, replicated(tensors | other), {"stage": 0, "best": {"di": 1.0}}, {"di": 3})
+        writer.wait()
+    return run
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(tmp_path_factory.mktemp("probe") / "shards")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run; left as it is."""
+    return train(tmp_path_factory.mktemp("trained") / "demo", seed=0)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(trained, tmp_path / "demo"))
+
+
+QUICK = ["random_encoders=2", "draws=2", "c=[0.01,1.0]", "data.workers=1"]
+
+
+def figures(out: Path) -> dict[tuple[str, str, str, float, str], dict]:
+    rows = json.loads((out / "probe.json").read_text())["figures"]
+    return {(r["encoder"], r["layer"], r["probe"], r["fraction"], r["label"]): r for r in rows}
+
+
+def test_a_runs_table_holds_random_encoders_and_pixels(run: Path, shards: Path, capsys) -> None:
+    assert main([f"run={run}", f"data.shards={shards}", "fractions=[1.0,0.3]", "layer=[2,last]", *QUICK]) == 0
+    content = json.loads((run / "probe" / "probe.json").read_text())
+    found = figures(run / "probe")
+    pixels = "pixels 16x16"
+    assert {key[:2] for key in found} == {("demo", "2"), ("demo", "5"), ("random", "2"), ("random", "5"), (pixels, "")}
+    assert {key[2:4] for key in found} == {(p, f) for p in ("linear", "knn") for f in (1.0, 0.3)}
+    assert found[pixels, "", "linear", 1.0, "bright"]["auc"] > 95 > 75 > found[pixels, "", "linear", 1.0, "coin"]["auc"]
+    assert content["data"]["left_out"] == {"never": "one class only in train, val, test"}
+    assert content["data"]["images"] == COUNTS and content["data"]["patients"] == {"train": 30, "val": 12, "test": 12}
+    random, own = found["random", "5", "linear", 0.3, "mean"], found["demo", "5", "linear", 0.3, "mean"]
+    assert (random["encoders"], random["draws"], random["sd_over"]) == (2, 2, "encoders")
+    assert (own["encoders"], own["sd_over"], own["images"]) == (1, "draws", 18.0)
+    members = {row["encoder"]: row["members"] for row in content["compared"]}
+    assert members["demo"][0] | {"run": ""} == {
+        "run": "", "seed": 0, "stage": "di", "step": 3, "checkpoint": "lowest validation loss"
+    }  # fmt: skip
+    assert members["random"] == [{"seed": 0}, {"seed": 1}]
+    assert "commit" in content and content["config"]["fractions"] == [1.0, 0.3]
+    printed, page = capsys.readouterr().out, (run / "probe" / "probe.md").read_text()
+    for text in ("random", pixels, "demo", "bright"):
+        assert text in printed and text in page
+    assert "Left out: never" in page
+
+
+def test_features_are_those_of_the_checkpoint_in_evaluation_mode(run: Path, shards: Path) -> None:
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.evaluation.encoders import read_runs, trained_groups
+
+    dataset = ShardedDataset.open(shards)
+    rows = dataset.rows("val")
+    (group,) = trained_groups(read_runs(str(run)), "latest", 32)
+    torch.manual_seed(5)
+    expected = build_encoder(ENCODER, size=32).eval()
+    pixels, (levels,) = features(group.encoders, Images(dataset, rows, 32, 2), [1, 5], 7, torch.device("cpu"))
+    stored = [codecs.decode(dataset.read(row), "png").astype(np.float32) / 4095 for row in rows]
+    assert pixels.shape == (24, 256)
+    np.testing.assert_allclose(pixels.mean(1), [image.mean() for image in stored], rtol=2e-3)  # nothing is cropped
+    whole = torch.cat(list(Images(dataset, rows, 32, 1).batches(24)))
+    with torch.no_grad():
+        pyramid = expected(whole)
+    for level, found in zip((1, 5), levels, strict=True):
+        np.testing.assert_allclose(found, pyramid[level].mean((2, 3)), rtol=1e-4, atol=1e-6)
+
+
+def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path) -> None:
+    runs = [train(tmp_path / f"moco-s{seed}", seed) for seed in (0, 1)]
+    other = train(tmp_path / "other", seed=0, wrapped=False)
+    config = yaml.safe_load((other / "config.yaml").read_text()) | {"epoch_factor": 2.0}
+    (other / "config.yaml").write_text(yaml.safe_dump(config))
+    argv = [f"run=[{runs[0]},{other},{runs[1]}]", f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
+    assert main([*argv, "stage=latest"]) == 0
+    found = figures(tmp_path / "out")
+    assert {key[0] for key in found} == {"moco", "other", "random", "pixels 16x16"}
+    assert [found[name, "5", "knn", 1.0, "mean"]["encoders"] for name in ("moco", "other")] == [2, 1]
+
+
+def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, shards: Path, capsys) -> None:
+    runs = [train(tmp_path / name / "demo", seed=0) for name in "ab"]
+    config = yaml.safe_load((runs[1] / "config.yaml").read_text()) | {"epoch_factor": 2.0}
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump(config))
+    argv = [f"data.shards={shards}", f"out={tmp_path / 'out'}", *QUICK]
+    assert main([f"run=[{runs[0]},{runs[1]}]", *argv]) == 0
+    assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}
+    assert main([f"run={runs[0]}", f"init={runs[1]}", *argv]) == 0
+    assert {key[0] for key in figures(tmp_path / "out")} == {*map(str, runs), "random", "pixels 16x16"}
+    assert main([f"run=[{runs[0]},{runs[0]}/]", *argv]) == 2
+    assert "is named twice" in capsys.readouterr().err
+
+
+def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shards: Path) -> None:
+    torch.manual_seed(0)  # random encoder 0
+    save_file(build_encoder(ENCODER, size=32).state_dict(), tmp_path / "mine.safetensors")
+    common = [f"data.shards={shards}", f"model.encoder={ENCODER}", "data.size=32", *QUICK]
+    written = [tmp_path / name for name in ("a", "b")]
+    for out in written:
+        assert main([*common, f"init={tmp_path / 'mine.safetensors'}", f"out={out}"]) == 0
+    found = figures(written[0])
+    own, random = (found[name, "5", "linear", 1.0, "bright"] for name in ("mine.safetensors", "random"))
+    assert own["values"][0] == random["values"][0] and found == figures(written[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["labels=[brigt]"], "labels=brigt: {shards} has bright, coin, never; did you mean 'bright'?"),
+        (["labels=[never]"], "a label needs known positives and negatives in every part (never: one class only"),
+        (["data.test_split=tset"], "data.test_split=tset: {shards} has train, val, test; did you mean 'test'?"),
+        (["data.test_split=train"], "share 30 patients"),
+        (["layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
+        (["layer=lst"], "layer=lst: test_resnet has"),
+        (["stage=dii"], "stage=dii: {run} has di; did you mean 'di'?"),
+        (["fractions=[1.5]"], "fractions=[1.5]: shares of the training patients"),
+        (["fractions=[]"], "fractions=[]"),
+        (["c=[]"], "c=[]"),
+        (["c=[1.0,0.0]"], "c=[1.0, 0.0]: inverse strengths of L2"),
+        (["layer=[]"], "layer=[]: name a level"),
+        (["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        (["run=/nowhere"], "run=/nowhere: no run folder there"),
+        (["run=null"], "model.encoder must be given where there is no run"),
+        (["data.size=16"], "data.size=16: it must be at least 32"),
+        (["random_encoders=0"], "random_encoders=0: it must be at least 1"),
+        (["layr=last"], "unknown key layr; did you mean 'layer'?"),
+    ],
+)
+def test_mistakes_are_one_line(run: Path, shards: Path, arguments: list[str], message: str, capsys) -> None:
+    assert main([f"run={run}", f"data.shards={shards}", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message.format(shards=shards, run=run) in error and len(error.strip().splitlines()) == 1
+
+
+def test_data_without_labels_and_runs_of_two_sizes_are_refused(tmp_path: Path, run: Path, capsys) -> None:
+    bare = write(tmp_path / "bare", names=[])
+    assert main([f"run={run}", f"data.shards={bare}"]) == 2
+    assert f"{bare} has no labels" in capsys.readouterr().err
+    other = train(tmp_path / "large", 0, size=64)
+    assert main([f"run=[{run},{other}]", f"data.shards={bare}"]) == 2
+    assert f"data.size is 32 in {run} and 64 in {other}" in capsys.readouterr().err
+
+
+def test_patients_in_two_parts_are_refused(tmp_path: Path, run: Path, capsys) -> None:
+    cut = write(tmp_path / "cut", patient=lambda i: i % 50)
+    assert main([f"run={run}", f"data.shards={cut}"]) == 2
+    assert "data.split=train and data.val_split=val" in (error := capsys.readouterr().err) and "share 24" in error

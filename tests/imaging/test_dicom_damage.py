@@ -1,0 +1,170 @@
+"""Damaged DICOM files: a verdict on each, within the memory that the file can justify, and no crash."""
+
+import io
+import random
+import resource
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import imagecodecs
+import numpy as np
+import pydicom
+import pytest
+from pydicom.encaps import encapsulate
+
+from dira_scale.imaging.dicom import DicomFile, header, read_header
+from dira_scale.imaging.read import read_image
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.ingest.sources.folder import Folder
+
+PIXELS = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
+SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
+SEEDS = (
+    "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm", "JPGExtended.dcm",
+    "SC_rgb_jpeg_gdcm.dcm", "SC_rgb_jpeg_dcmtk.dcm", "SC_rgb_rle_2frame.dcm", "image_dfl.dcm", "examples_palette.dcm",
+    "MR_small_bigendian.dcm", "MR_small_implicit.dcm",
+)  # fmt: skip
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Cut short, or with some bytes replaced: anywhere, in the header, in lengths."""
+    damaged = bytearray(content)
+    kind = rng.randrange(4)
+    if kind == 0:
+        return bytes(damaged[: rng.randrange(len(damaged))])
+    start, end = (0, len(damaged)) if kind == 1 else (132, min(len(damaged), 3000))
+    for _ in range(rng.choice((1, 3, 10, 40))):
+        damaged[rng.randrange(start, end)] = rng.choice((0, 0xFF, rng.randrange(256)))
+    return bytes(damaged)
+
+
+def read(content: bytes) -> None:
+    file = io.BytesIO(content)
+    try:
+        read_header(file)
+        dicom = DicomFile(file)
+        dicom.frame(dicom.count - 1)
+        dicom.plane(0)
+    except BadImage:
+        pass
+
+
+@pytest.mark.parametrize("count", [10, pytest.param(1000, marks=pytest.mark.torture)])
+@pytest.mark.parametrize("name", SEEDS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_damaged_file_gets_a_verdict(name: str, count: int) -> None:
+    content, rng = (SHIPPED / name).read_bytes(), random.Random(name)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for number in range(count):
+        started = time.monotonic()
+        read(mutated(content, rng))
+        assert time.monotonic() - started < 60, (name, number)  # a hang, not a slow machine
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20, name  # KiB
+
+
+def peak(work: Callable[[], None]) -> int:
+    """Bytes that the address space has grown by at most, as numpy and Python see it."""
+    import tracemalloc
+
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_length_that_lies_reserves_no_memory(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    path = ingest.dicom(tmp_path / "x.dcm", PIXELS, VOILUTFunction="LINEAR")
+    content = path.read_bytes()
+    place = content.index(b"(\x00\x56\x10CS")  # becomes an element of a length of 4 GB
+    lying = content[:place] + b"(\x00\x10\x30OW\0\0" + struct.pack("<I", 0xFFFFFFF0) + content[place + 8 :]
+    for damaged in (lying, content.replace(b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", PIXELS.nbytes),
+                                           b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", 0xFFFFFFF0))):  # fmt: skip
+        assert damaged != content
+        assert peak(lambda damaged=damaged: read(damaged)) < 10 * len(content) + 2**20
+
+
+@pytest.mark.parametrize(
+    "coding, encode",
+    [
+        ("4.50", lambda pixels: imagecodecs.jpeg8_encode(pixels.astype(np.uint8))),
+        ("4.70", lambda pixels: imagecodecs.jpeg8_encode(pixels, lossless=True, bitspersample=16)),
+        ("4.80", imagecodecs.jpegls_encode),
+        ("4.90", lambda pixels: imagecodecs.jpeg2k_encode(pixels, codecformat="j2k")),
+    ],
+)
+def test_a_stream_of_another_size_or_depth_is_not_decoded(
+    tmp_path: Path, ingest: SimpleNamespace, coding: str, encode: Callable[[np.ndarray], bytes]
+) -> None:
+    """A stream of kilobytes may ask for gigabytes; one of 16 bits does not fit a header of 8."""
+
+    def write(stream: bytes, bits: int) -> Path:
+        path = ingest.dicom(tmp_path / "x.dcm", PIXELS)
+        ds = pydicom.dcmread(path)
+        ds.PixelData = encapsulate([stream])
+        ds["PixelData"].VR, ds["PixelData"].is_undefined_length = "OB", True
+        ds.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2.{coding}"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit = bits, bits, bits - 1
+        ds.save_as(path)
+        return path
+
+    bits = 8 if coding == "4.50" else 16
+    stored = PIXELS.astype(np.uint8) if bits == 8 else PIXELS
+    with write(encode(stored), bits).open("rb") as file:
+        decoded = DicomFile(file).frame().values
+        assert decoded.shape == PIXELS.shape and (bits == 8 or np.array_equal(decoded, PIXELS))
+    bomb = write(encode(np.zeros((6000, 6000), stored.dtype)), bits)
+
+    def refuse() -> None:
+        with pytest.raises(BadImage, match="damaged or cut short"):
+            read_image(bomb, 8)
+
+    assert peak(refuse) < 10 * bomb.stat().st_size + 2**20
+    if bits == 16:
+        with write(encode(stored), 8).open("rb") as file, pytest.raises(BadImage, match="damaged or cut short"):
+            DicomFile(file).frame()
+    with write(encode(stored)[:-200], bits).open("rb") as file, pytest.raises(BadImage, match="damaged or cut short"):
+        DicomFile(file).frame()
+
+
+def test_a_deflated_bomb_is_refused(tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "MAX_INFLATED", 2**20)
+    path = ingest.dicom(tmp_path / "x.dcm", PIXELS)
+    ds = pydicom.dcmread(path)
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.DeflatedExplicitVRLittleEndian
+    ds.save_as(path)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(DicomFile(file).frame().values, PIXELS)
+    ds.PixelData = bytes(2**24)
+    ds.save_as(path)
+    assert path.stat().st_size < 2**16 and zlib
+    with path.open("rb") as file, pytest.raises(BadImage, match="inflates to more than"):
+        DicomFile(file)
+
+
+def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    path = ingest.dicom(tmp_path / "x.dcm", PIXELS)
+    ds = pydicom.dcmread(path)
+    ds.PixelData = ds.PixelData[:-400]
+    ds.add_new(0xFFFCFFFC, "OB", b"Quillfeather^Osbertina" * 20)
+    ds.save_as(path)
+    with pytest.raises(BadImage, match="less pixel data than pixels"):
+        read_image(path, 8)
+
+
+def test_a_number_of_frames_that_lies_makes_no_inputs(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """Each would be opened, refused and counted by itself, for a minute and more."""
+    path = ingest.dicom(tmp_path / "x.dcm", PIXELS, NumberOfFrames="65536")
+    with path.open("rb") as file, pytest.raises(BadImage, match="more frames than its length can hold"):
+        read_header(file)
+    with path.open("rb") as file, pytest.raises(BadImage, match="more frames than its length can hold"):
+        DicomFile(file)
+    (record,) = Folder(str(tmp_path)).records(1)
+    assert record.rejected == "DICOM that claims more frames than its length can hold"
+    with ingest.dicom(path, PIXELS, NumberOfFrames="2").open("rb") as file:  # as many as there is room for
+        assert read_header(file)["frames"] == "2"

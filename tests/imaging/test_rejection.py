@@ -1,0 +1,127 @@
+"""A bad file is a verdict; a disk, a network or a memory that fails is not."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from dira_scale.errors import UserError
+from dira_scale.imaging import raster, read
+from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.ingest.convert import convert
+from dira_scale.ingest.deidentify import Hasher
+from dira_scale.ingest.plan import plan
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.files import size_of
+from dira_scale.places import store
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(2, "x"), PermissionError(13, "x"), OSError("truncated"), KeyError()]
+)
+def test_what_the_file_is_guilty_of_becomes_bad_image(error: Exception) -> None:
+    with pytest.raises(BadImage, match=f"damaged .{type(error).__name__}."), judged("damaged ({})"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError()])
+def test_what_the_machine_is_guilty_of_goes_through(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught, judged("damaged ({})"):
+        raise error
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
+def test_what_is_no_regular_file_is_a_verdict_at_once(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    match kind:
+        case "FIFO":
+            os.mkfifo(path)  # whose reader waits for a writer
+        case "socket":
+            with pytest.MonkeyPatch.context() as patch, socket.socket(socket.AF_UNIX) as made:
+                patch.chdir(tmp_path)  # sockets have short names
+                made.bind("m")
+        case "device":
+            path.symlink_to("/dev/zero")
+        case "folder":
+            path.mkdir()
+    with pytest.raises(BadImage, match=r"the file cannot be read \((OSError|IsADirectoryError)\)"):
+        read.read_mask(path)
+
+
+def failing_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_fails_while_decoding_is_told_with_the_file(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")
+    monkeypatch.setattr(raster.ImageOps, "exif_transpose", failing_disk)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        read.read_image(tmp_path / "x.png", 8)
+    assert caught.value.errno == errno.EIO and caught.value.filename == str(tmp_path / "x.png")
+
+
+def test_a_disk_that_fails_while_listing_stops_the_run(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the image would count as a patient of its own."""
+    ingest.dicom(tmp_path / "images" / "1.dcm", ingest.picture(0).astype("uint16"))
+    monkeypatch.setattr("dira_scale.ingest.sources.files.read_header", failing_disk)
+    with pytest.raises(UserError, match=r"listing the images failed .*Input/output error.*same command again"):
+        convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR])
+@pytest.mark.parametrize("reading", [False, True])
+def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, number: int, reading: bool
+) -> None:
+    """Rights that ran out or a mount that dropped would otherwise put all the rest into quarantine for good."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "gone")
+
+    path = tmp_path / "x.png"
+    Image.fromarray(ingest.picture(0)).save(path)
+    recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
+    sizes = path.stat().st_size, None
+    found, never_found = (next(iter(plan([Record("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes)
+    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_at_once")), fail)
+    with pytest.raises(OSError) as caught:
+        make_sample(found, recipe)
+    assert caught.value.errno == number and caught.value.filename == str(path)
+    with pytest.raises(Rejected):
+        make_sample(never_found, recipe)
+
+
+def test_a_damaged_file_that_was_listed_is_still_its_own_fault(
+    tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def seek_nowhere(*_: object) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")
+    recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
+    path = tmp_path / "x.png"
+    item = next(iter(plan([Record("x", path, size=path.stat().st_size)], recipe, Hasher(b""))))
+    monkeypatch.setattr(raster.ImageOps, "exif_transpose", seek_nowhere)
+    with pytest.raises(Rejected, match="damaged"):
+        make_sample(item, recipe)
+
+
+def test_a_file_that_may_not_be_read_is_found_out_when_it_is_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.png").write_bytes(b"x")
+    assert size_of(tmp_path / "x.png") == 1
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(BadImage, match=r"cannot be read .PermissionError"):
+        size_of(tmp_path / "x.png")

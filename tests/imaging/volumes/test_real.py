@@ -1,0 +1,164 @@
+"""Real series and volumes: what other readers make of them, and what a look at them must show."""
+
+import csv
+import os
+import tarfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from nibabel.affines import apply_affine
+from scipy.ndimage import map_coordinates
+
+from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
+from dira_scale.imaging.volumes.geometry import BadGeometry
+from dira_scale.imaging.volumes.series import Series
+from dira_scale.ingest.sources.base import Box
+
+pytestmark = pytest.mark.data
+REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data"))
+
+
+def real(folder: str) -> Path:
+    if not (REAL / folder).is_dir():
+        pytest.skip(f"{REAL / folder} is absent: DIRA_SCALE_DATA names the folder of real images")
+    return REAL / folder
+
+
+def assert_same_as(volume: Volume, image: nibabel.Nifti1Image) -> None:
+    """At 2,000 places of the patient: the value that nibabel has there."""
+    values = np.asarray(image.dataobj)
+    index = np.random.default_rng(0).integers(0, values.shape[:3], (2000, 3))
+    x, y, z = np.rint(apply_affine(np.linalg.inv(volume.affine) @ image.affine, index)).astype(int).T
+    stored = volume.voxels[z, y, x] * volume.scale + volume.offset
+    np.testing.assert_allclose(stored, values[tuple(index.T)], atol=0.51 * volume.scale if volume.scale != 1 else 0)
+
+
+@pytest.fixture(scope="module")
+def tilted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """GE's head CT: 28 slices, gantry tilt of 18.5 degrees, 4 mm apart, then 7, with one step of 1.08 between."""
+    folder = tmp_path_factory.mktemp("ge")
+    with tarfile.open(real("dicom_ct_series_ge") / "GE_28slices.tar.xz") as archive:
+        archive.extractall(folder, filter="data")
+    return sorted(folder.rglob("*.dcm"))
+
+
+def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None:
+    """By hand: slices 4.22 and 7.38 mm apart along the table stand 4.0 and 7.0 apart along their normal."""
+    series = Series.of(tilted[0].parent, [path.name for path in tilted])
+    with pytest.raises(BadGeometry, match="gantry tilt"):
+        series.read(make.recipe(irregular="refuse"))
+    volume = series.read(make.recipe())
+    step = 4.22 * np.cos(np.radians(18.5))
+    assert volume.spacing == pytest.approx((step, 0.4882812, 0.4882812), abs=1e-3)
+    height = (157.7760586 - 5.8360586) * np.cos(np.radians(18.5))
+    drift = (157.7760586 - 5.8360586) * np.sin(np.radians(18.5)) / 0.4882812
+    assert volume.shape == (1 + int(height / step), 512 + int(np.ceil(drift)), 512)
+    # Each slice as ITK reads it, at its own place in the patient: where an output slice falls onto it, it is it.
+    for number, at in ((0, 0), (5, 5), (13, 13)):
+        image = sitk.ReadImage(tilted[number])
+        plane = sitk.GetArrayFromImage(image)[0].astype(float)
+        rows, columns = np.mgrid[60:450:7, 60:450:7]
+        points = [image.TransformIndexToPhysicalPoint((int(c), int(r), 0))
+                  for r, c in zip(rows.ravel(), columns.ravel(), strict=True)]  # fmt: skip
+        x, y, z = apply_affine(np.linalg.inv(volume.affine), np.array(points) * [-1, -1, 1]).T
+        np.testing.assert_allclose(z, at, atol=0.01)
+        here = map_coordinates(volume.voxels[at].astype(float), [y, x], order=1)
+        # ours is interpolated once between rows, and here once more: on average a small part of the rows' differences
+        rough = np.abs(np.diff(plane, axis=0)).mean()
+        assert np.abs(here - plane[rows, columns].ravel()).mean() < rough
+        assert abs(np.median(here - plane[rows, columns].ravel())) < 1
+    assert volume.voxels.min() > -1100  # its padding of -3024 HU is nowhere
+
+
+def test_a_chest_of_two_slices(make: SimpleNamespace) -> None:
+    folder = real("dicom_lungmask_ct")
+    volume = Series.of(folder, ["1.dcm", "0.dcm"]).read(make.recipe())
+    reader = sitk.ImageSeriesReader()
+    reader.SetFileNames([str(folder / "0.dcm"), str(folder / "1.dcm")])
+    np.testing.assert_array_equal(volume.voxels, sitk.GetArrayFromImage(reader.Execute()))
+    cropped, _, _ = prepare(volume, None, (), make.recipe(crop="body"))
+    assert 0.2 < cropped.voxels.size / volume.voxels.size < 0.9
+
+
+def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespace) -> None:
+    for path in sorted(real("dicom_cornerstone_ct").glob("*.dcm")):
+        if path.name.startswith("CT0012"):  # an enhanced CT of two frames
+            assert read_volume(path, make.recipe()).shape == (2, 512, 512)
+        else:
+            with pytest.raises(BadImage):
+                read_volume(path, make.recipe())
+
+
+@pytest.mark.parametrize("name", ["CT_AVM", "CT_pitch", "MR_Gd", "fernando_t2", "fernando_t1_seg_gif"])
+def test_assorted_volumes(make: SimpleNamespace, name: str) -> None:
+    path = real("volumes_misc") / f"{name}.nii.gz"
+    assert_same_as(read_volume(path, make.recipe("MR", range=None)), nibabel.load(path))
+
+
+def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
+    """The liver stays the liver: at another spacing, in a crop, its own HU and place."""
+    folder = real("totalsegmentator_ct") / "tests/reference_files"
+    path = folder / "example_ct_sm.nii.gz"
+    volume = read_volume(path, make.recipe())
+    assert_same_as(volume, nibabel.load(path))
+    mask = read_volume_mask(folder / "example_seg.nii.gz", volume)
+    organs = np.asarray(nibabel.load(folder / "example_seg.nii.gz").dataobj)
+    np.testing.assert_array_equal(np.bincount(mask.ravel()), np.bincount(organs.ravel()))
+    liver = np.argwhere(mask == 5)
+    first, last = liver.min(axis=0), liver.max(axis=0) + 1
+    (z, y, x), (d, h, w) = first.tolist(), (last - first).tolist()
+    new, drawn, (box,) = prepare(
+        volume, mask, (Box("liver", y, x, h, w, z, d),), make.recipe(spacing=(2.0, 1.7, 1.7), crop="body")
+    )
+    assert drawn is not None
+    assert np.median(new.voxels[drawn == 5]) == pytest.approx(np.median(volume.voxels[mask == 5]), abs=3)
+    found = np.argwhere(drawn == 5)
+    np.testing.assert_allclose((box.z, box.y, box.x), found.min(axis=0), atol=1.6)
+    np.testing.assert_allclose((box.z + box.d, box.y + box.h, box.x + box.w), found.max(axis=0) + 1, atol=1.6)
+
+
+def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
+    folder = real("msd_hippocampus")
+    paths = sorted((folder / "images").glob("*.nii.gz"))
+    for path in paths[::10]:
+        volume = read_volume(path, make.recipe("MR", range=None))
+        assert_same_as(volume, nibabel.load(path))
+        mask = read_volume_mask(folder / "labels" / path.name, volume)
+        assert set(np.unique(mask)) == {0, 1, 2}
+    for name in ("hippocampus_010", "hippocampus_281"):  # labels of other images
+        with pytest.raises(BadImage, match="grid is not"):
+            read_volume_mask(folder / "unpaired" / f"{name}.nii.gz", volume)
+
+
+def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
+    folder = real("lidc_vois")
+    with (folder / "metadata.csv").open(newline="") as file:
+        assert len(list(csv.DictReader(file))) == 996
+    paths = sorted((folder / "image").glob("*.nii.gz"))[::40]
+    denser = 0
+    for path in paths:
+        volume = read_volume(path, make.recipe())
+        assert_same_as(volume, nibabel.load(path))
+        mask = read_volume_mask(folder / "nodule_mask" / path.name, volume)
+        assert set(np.unique(mask)) == {0, 1}
+        denser += bool(volume.voxels[mask == 1].mean() > volume.voxels[mask == 0].mean())
+    assert denser > 0.8 * len(paths)  # than the lung around it; some lie at the chest's wall
+
+
+def test_tumours_in_nrrd(make: SimpleNamespace) -> None:
+    for path in sorted((real("pyradiomics_nrrd") / "data").glob("*_image.nrrd")):
+        volume = read_volume(path, make.recipe("MR", range=None))
+        image = sitk.ReadImage(path)
+        left, back, head = image.TransformIndexToPhysicalPoint((3, 4, 5))
+        x, y, z = np.rint(np.linalg.inv(volume.affine) @ [-left, -back, head, 1]).astype(int)[:3]
+        assert volume.voxels[z, y, x] == image.GetPixel(3, 4, 5)
+        mask = read_volume_mask(path.with_name(path.name.replace("_image", "_label")), volume)
+        np.testing.assert_array_equal(
+            np.sort(np.unique(mask)), np.unique(sitk.GetArrayFromImage(sitk.ReadImage(path.with_name(
+                path.name.replace("_image", "_label"))))))  # fmt: skip

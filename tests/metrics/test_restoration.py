@@ -1,0 +1,53 @@
+"""The restoration table against the formulas written plainly and an inpainting that can be told in advance."""
+
+import numpy as np
+import pytest
+from skimage.metrics import structural_similarity
+
+from dira_scale.metrics.restoration import RestorationTable, telea
+
+
+def pictures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    clean = generator.random((32, 32), dtype=np.float32)
+    distorted = clean.copy()
+    distorted[4:9, 5:12] = 0
+    hole = np.zeros((32, 32), bool)
+    hole[4:9, 5:12] = True
+    return clean, distorted, hole, clean + np.float32(0.1)
+
+
+def test_means_and_spread_over_images() -> None:
+    table = RestorationTable()
+    images = [pictures(seed) for seed in range(3)]
+    for image in images:
+        table.add(*image)
+    rows = {row["restorer"]: row for row in table.rows("dir")}
+    assert set(rows) == {"distorted", "blur", "telea", "restored"}
+    errors = [((distorted - clean) ** 2).mean() for clean, distorted, _, _ in images]
+    assert rows["distorted"]["mse"] == pytest.approx(np.mean(errors)) and rows["distorted"]["n"] == 3
+    assert rows["distorted"]["mse_sd"] == pytest.approx(np.std(errors, ddof=1))
+    assert rows["restored"]["mse"] == pytest.approx(0.01, rel=1e-4)
+    similar = [structural_similarity(clean, distorted, data_range=1.0) for clean, distorted, _, _ in images]
+    assert rows["distorted"]["ssim"] == pytest.approx(np.mean(similar))
+
+
+def test_the_blur_is_a_mean_of_five_by_five() -> None:
+    clean, distorted, hole, restored = pictures(0)
+    padded = np.pad(distorted, 2, mode="symmetric")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5))
+    table = RestorationTable()
+    table.add(clean, distorted, hole, restored)
+    table.add(clean, distorted, hole, restored)
+    expected = ((windows.mean((-1, -2)) - clean) ** 2).mean()
+    assert {row["restorer"]: row["mse"] for row in table.rows("x")}["blur"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_inpainting_fills_the_hole_and_nothing_else() -> None:
+    """A constant picture comes back whole; black that is no hole stays black."""
+    picture = np.full((32, 32), 0.6, np.float32)
+    picture[:, :4] = 0
+    hole = np.zeros((32, 32), bool)
+    hole[10:20, 12:22] = True
+    filled = telea(np.where(hole, np.float32(0), picture), hole)
+    np.testing.assert_allclose(filled, picture, atol=2.5 / 255)

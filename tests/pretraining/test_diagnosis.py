@@ -1,0 +1,94 @@
+"""Warnings begin where something goes wrong, are said once, and name what to change."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dira_scale.pretraining.diagnosis import PATIENCE, ROWS, Moment, Symptoms
+
+LATE = Moment("dira", 10_000, 6_000)
+FINE = {
+    "health/std": 0.8, "health/rank": 20.0, "top1": 0.5, "chance": 1 / 32, "health/discriminator": 0.8, "loss/ad": 0.4,
+    "health/gradient/di": 0.02, "health/gradient/re": 0.01, "health/gradient/ad": 1e-6, "queue_fresh": 1.0,
+}  # fmt: skip
+WRONG = {
+    "collapse": ({"health/std": 0.01, "health/rank": 2.2}, ["collapse", "0.010", "2.2", "optim.optimizer.lr"]),
+    "line": ({"health/rank": 1.2}, ["collapse", "0.800", "1.2"]),
+    "chance": ({"top1": 0.035}, ["top-1 0.035", "chance (0.031)", "60%", "method.base.queue"]),
+    "adversary": ({"health/discriminator": 0.999, "loss/ad": 0.97}, ["discriminator wins", "99.9%", "weights.ad"]),
+    "dwarfed": ({"health/gradient/di": 83.0}, ["L_di dwarfs L_re", "8300 times", "weights.di", "method.base.scale"]),
+    "dwarfs": ({"health/gradient/re": 120.0}, ["L_re dwarfs L_di", "6000 times", "lower method.weights.re"]),
+    "no pull": ({"health/gradient/re": 0.0}, ["L_di dwarfs L_re"]),
+    "queue": ({"queue_fresh": 0.12}, ["12%", "method.base.queue", "method.base.momentum"]),
+}
+
+
+def symptoms(adversary: str = "lsgan", **method: Any) -> Symptoms:
+    method = method or {"base": {}, "weights": {"di": 1.0, "re": 10.0, "ad": 0.001}}
+    return Symptoms(SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_what_goes_wrong_is_said_once_and_again_only_after_it_was_well(kind: str) -> None:
+    wrong, words = WRONG[kind]
+    watch, looks = symptoms(), ROWS if kind == "chance" else PATIENCE
+    for _ in range(looks - 1):
+        assert watch.news(FINE | wrong, LATE) == []  # one look may be an outlier, and a row of a single batch
+    [said] = watch.news(FINE | wrong, LATE)
+    assert all(word in said for word in words) and len(said) < 260
+    assert all(watch.news(FINE | wrong, LATE) == [] for _ in range(ROWS))
+    assert watch.news({"loss": 1.0}, LATE) == []  # a row between two looks says nothing of either
+    assert watch.news(FINE | wrong, LATE) == []
+    assert watch.news(FINE, LATE) == []
+    assert all(watch.news(FINE | wrong, LATE) == [] for _ in range(looks - 1))
+    assert watch.news(FINE | wrong, LATE) == [said]
+
+
+def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
+    watch, wrong = symptoms(), FINE | WRONG["collapse"][0]
+    said = [watch.news(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
+    assert [len(texts) for texts in said] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "early"),
+    [
+        ("collapse", Moment("di", 1000, 99)),
+        ("chance", Moment("di", 10_000, 2_499)),
+        ("chance", Moment("di", 500, 499)),  # late in the stage, and yet no time to learn
+        ("queue", Moment("di", 1000, 499)),  # it may still be filling
+    ],
+)
+def test_the_beginning_is_not_judged(kind: str, early: Moment) -> None:
+    watch = symptoms()
+    assert all(watch.news(FINE | WRONG[kind][0], early) == [] for _ in range(2 * ROWS))
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        {"health/std": 0.3, "health/rank": 4.0},
+        {"top1": 0.3, "chance": 0.5},  # no batch to be lost in
+        {"health/discriminator": 1.0},  # but its generator still gains on it
+        {"health/gradient/re": 2e-5},  # a thousand times smaller, as under Barlow Twins
+        {"queue_fresh": 0.24},  # the released code's last stage
+        {"health/gradient/ad": 1e-12},  # a weight of 0.001 is meant to be small
+    ],
+)
+def test_what_is_not_wrong_is_not_said(fine: dict[str, float]) -> None:
+    watch = symptoms()
+    assert all(watch.news(FINE | fine, LATE) == [] for _ in range(2 * ROWS))
+
+
+def test_the_logarithmic_adversary_has_a_level_of_its_own() -> None:
+    watch = symptoms("minimax")
+    lost, even = FINE | {"health/discriminator": 1.0, "loss/ad": -0.01}, FINE | {"loss/ad": -0.69}
+    assert [len(watch.news(row, LATE)) for row in (even, lost, lost)] == [0, 0, 1]
+
+
+def test_a_base_alone_has_keys_of_its_own() -> None:
+    watch = symptoms(queue=64)
+    row = {"queue_fresh": 0.1, "health/gradient/di": 1.0}
+    [said] = [watch.news(row, LATE) for _ in range(PATIENCE)][-1]
+    assert said.endswith("shorten method.queue, or raise method.momentum")

@@ -1,0 +1,238 @@
+"""Start-up checks: launcher against configuration, what divides (held against brute force), what differs."""
+
+import json
+import multiprocessing
+import os
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.config.compose import Pretrain, compose
+from dira_scale.distributed import control, launcher
+from dira_scale.errors import UserError
+from dira_scale.pretraining import preflight
+
+
+@cache
+def composed() -> DictConfig:
+    return compose("pretrain", ["experiment=small", "data.shards=nowhere"])
+
+
+def config(*overrides: str) -> Pretrain:
+    """Composed once: ``overrides`` are of single settings, by their whole names."""
+    resolved: Any = OmegaConf.to_object(OmegaConf.merge(composed(), OmegaConf.from_dotlist(list(overrides))))
+    return resolved
+
+
+@pytest.mark.parametrize(
+    ("overrides", "environ", "message"),
+    [
+        ([], {"USE_FSDP": "true"}, "asks for use_fsdp=true, ours for parallel.strategy=ddp"),
+        (["parallel.strategy=fsdp2"], {"USE_FSDP": "true"}, "use_fsdp=true, ours for parallel.strategy=fsdp2"),
+        ([], {"USE_DEEPSPEED": "true"}, "asks for use_deepspeed=true, ours for parallel.strategy=ddp"),
+        ([], {"USE_MEGATRON_LM": "true"}, "use_megatron_lm=true"),
+        ([], {"USE_PARALLELISM_CONFIG": "true"}, "use_parallelism_config=true"),
+        (["precision=bf16"], {"MIXED_PRECISION": "fp16"}, "mixed_precision=fp16, ours for precision=bf16"),
+        ([], {"DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend=INDUCTOR, ours for parallel.compile=false"),
+        (["parallel.strategy=zero1"], {"DEEPSPEED_ZERO_STAGE": "3"}, "zero_stage=3, ours for parallel.strategy=zero1"),
+        (
+            ["parallel.strategy=zero2", "parallel.accumulate=2"],
+            {"GRADIENT_ACCUMULATION_STEPS": "4"},
+            "gradient_accumulation_steps=4, ours for parallel.accumulate=2",
+        ),
+        (["parallel.strategy=zero2"], {"GRADIENT_CLIPPING": "1.0"}, "gradient_clipping=1.0, ours for optim.clip=None"),
+        (
+            ["parallel.strategy=zero2"],
+            {"DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},
+            "offload_optimizer_device=cpu, ours for parallel.offload=false",
+        ),
+        (["parallel.strategy=zero2"], {"DEEPSPEED_CONFIG_FILE": "ds.json"}, "deepspeed_config_file=ds.json"),
+    ],
+)
+def test_what_accelerate_is_told_otherwise_is_refused_naming_both(
+    monkeypatch: pytest.MonkeyPatch, overrides: list[str], environ: dict[str, str], message: str
+) -> None:
+    if "zero" in str(overrides):
+        environ = {"USE_DEEPSPEED": "true"} | environ
+    for name, value in environ.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    with pytest.raises(UserError, match=message):
+        launcher.check_launch(config(*overrides))
+
+
+def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As accelerate launch sets it: capitals and all."""
+    said = {"USE_DEEPSPEED": "true", "DEEPSPEED_ZERO_STAGE": "3", "GRADIENT_ACCUMULATION_STEPS": "2"}
+    said |= {"GRADIENT_CLIPPING": "1.0", "DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu", "MIXED_PRECISION": "bf16"}
+    said |= {"DYNAMO_BACKEND": "NO", "USE_CPU": "True", "DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none"}
+    for name, value in said.items():
+        monkeypatch.setenv(f"ACCELERATE_{name}", value)
+    overrides = ["parallel.strategy=zero3", "parallel.accumulate=2", "optim.clip=1.0", "parallel.offload=true"]
+    monkeypatch.setattr(launcher, "find_spec", lambda name: object())
+    launcher.check_launch(config(*overrides, "precision=bf16"))
+
+
+@pytest.mark.parametrize(
+    ("words", "file", "asked"),
+    [
+        (["python", "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "x"], None, 2),
+        (["/bin/python", "/venv/bin/accelerate", "launch", "--num-processes=3", "-m", "x"], None, 3),
+        (["/bin/python", "/venv/bin/accelerate-launch", "-m", "x"], "num_processes: 4", 4),
+        (["/bin/python", "/venv/bin/accelerate-launch", "--config_file", "FILE", "-m", "x"], "num_processes: 5", 5),
+        (["/bin/python", "/venv/bin/accelerate-launch", "--cpu", "-m", "x"], "num_processes: 4", 1),
+        (["/bin/bash", "accelerate.sh", "--num_processes", "2"], "num_processes: 4", 1),
+        (["/sbin/init"], "num_processes: 4", 1),
+    ],
+)
+def test_one_process_where_accelerate_was_asked_for_several(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: list[str], file: str | None, asked: int
+) -> None:
+    home = tmp_path / "elsewhere" if "FILE" in words else tmp_path
+    written = tmp_path / "accelerate" / "default_config.yaml"
+    if file:
+        written.parent.mkdir()
+        written.write_text(file)
+    words = [str(written) if word == "FILE" else word for word in words]
+    monkeypatch.setenv("HF_HOME", str(home))
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    parent = SimpleNamespace(cmdline=lambda: words)
+    monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
+    if asked == 1:
+        launcher.check_launch(config())
+    else:
+        with pytest.raises(UserError, match=f"asked for {asked} processes and started one .*--nproc_per_node {asked}"):
+            launcher.check_launch(config())
+
+
+def test_a_strategy_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "find_spec", lambda name: None if name == "transformers" else object())
+    with pytest.raises(UserError, match=r"parallel=zero2 needs transformers, .* python3 setup/install.py deepspeed"):
+        launcher.check_launch(config("parallel.strategy=zero2"))
+    launcher.check_launch(config("parallel.strategy=fsdp2"))
+
+
+def test_fewer_gpus_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    with pytest.raises(UserError, match=r"4 processes on .* torch sees 2 GPU\(s\): .*--nproc_per_node 2"):
+        launcher.check_launch(config())
+
+
+def _whole(batch: int, lanes: int, groups: int, accumulate: int, ranks: int) -> bool:
+    """Deal the samples out, one by one: does each process get whole lanes, and each micro-batch whole groups or, with
+    one micro-batch a step, each group whole micro-batches?"""
+    parts = ranks * accumulate
+    if batch % parts or lanes % ranks:
+        return False
+    part = [sample * parts // batch for sample in range(batch)]
+    group = [sample * groups // batch for sample in range(batch)]
+    parts_of_group = [{p for p, g in zip(part, group, strict=True) if g == i} for i in range(groups)]
+    groups_of_part = [{g for p, g in zip(part, group, strict=True) if p == i} for i in range(parts)]
+    nested = all(len(found) == 1 for found in parts_of_group)
+    spanning = accumulate == 1 and all(len(found) == 1 for found in groups_of_part)
+    return nested or spanning
+
+
+@pytest.mark.parametrize("accumulate", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2, 4, 6])
+def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate: int) -> None:
+    for batch, lanes in ((24, None), (24, 8), (36, 12), (16, 4)):
+        made = config(f"data.batch={batch}", f"data.lanes={lanes or 'null'}", f"parallel.accumulate={accumulate}")
+        made.model.bn_groups = groups
+        if batch % groups:
+            continue  # refused elsewhere, for any number of processes
+        expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
+        assert preflight.fitting(made) == expected, (batch, lanes)
+
+
+def test_what_does_not_divide_is_one_message_with_what_would() -> None:
+    made = config("data.batch=24", "data.lanes=8", "model.bn_groups=4")
+    with pytest.raises(UserError) as caught:
+        preflight.check_division(made, 5)
+    assert str(caught.value) == (
+        "data.batch=24 is not divided by 5 ranks x parallel.accumulate=1; 5 ranks do not divide data.lanes=8; "
+        "model.bn_groups=4 BatchNorm groups do not divide over 5 ranks x parallel.accumulate=1; "
+        "the processes can be 1, 2, 4, 8"
+    )
+    with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):
+        preflight.check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
+    preflight.check_division(made, 8)
+
+
+def test_every_stage_must_divide() -> None:
+    with pytest.raises(UserError, match=r"data.batch=18 is not divided by 4 ranks .* the processes can be 1, 2, 6$"):
+        preflight.check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
+
+
+def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(preflight, "SIGHT", 0.1)
+    with pytest.raises(UserError, match="must lie on a file system that all nodes share"):
+        preflight.check_shared(tmp_path, "000001.json")
+    (tmp_path / "leases").mkdir()
+    (tmp_path / "leases" / "000001.json").touch()
+    preflight.check_shared(tmp_path, "000001.json")
+
+
+def _two(rank: int, folder: str) -> None:
+    """Both ranks write down what they are told."""
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    told = {}
+
+    def tell(name: str, function: Any) -> None:
+        try:
+            told[name] = f"returned {function()}"
+        except control.AgreedError as error:
+            told[name] = str(error)
+
+    def bad(text: str) -> Any:
+        raise UserError(text)
+
+    tell("well", lambda: control.together(lambda: rank))
+    tell("one", lambda: control.together(lambda: rank if rank == 0 else bad("no disk")))
+    tell("both", lambda: control.together(lambda: bad("no such split")))
+    tell("from main", lambda: control.from_main(f"of {rank}"))
+    tell("alike", lambda: control.refuse_differences({"seed": "0"}))
+    tell("differ", lambda: control.refuse_differences({"seed": str(rank), "torch": "2"} | {"own": "1"} | {}))
+    tell("lacks", lambda: control.refuse_differences({"a": "1"} if rank else {"a": "1", "b": "2"}))
+    Path(folder, f"{rank}.json").write_text(json.dumps(told))
+    dist.destroy_process_group()
+    os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
+
+
+def test_two_processes_agree_on_what_is_wrong(tmp_path: Path) -> None:
+    # Imported once for both.
+    multiprocessing.set_forkserver_preload(["torch.distributed", "pytest", "dira_scale.pretraining.preflight"])
+    torch.multiprocessing.start_processes(_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    assert first.pop("well") == "returned 0" and second.pop("well") == "returned 1"
+    assert first == second
+    assert first["one"].startswith("rank 1 on ") and first["one"].endswith(": no disk")
+    assert first["both"] == "no such split"
+    assert first["from main"] == "returned of 0"
+    assert first["alike"] == "returned None"
+    assert " differ from rank 0 on " in first["differ"] and "in seed (1 instead of 0):" in first["differ"]
+    assert "in b (None instead of 2):" in first["lacks"]
+
+
+@pytest.mark.gpu
+def test_two_processes_on_one_gpu_are_refused(tmp_path: Path) -> None:
+    """srun without --gpus-per-task: Accelerate wraps the local rank around, and both get the same GPU."""
+    torch.multiprocessing.spawn(_share, (str(tmp_path),), nprocs=2)
+    said = [(tmp_path / f"{rank}.txt").read_text() for rank in range(2)]
+    assert said[0] == said[1] and said[0].startswith("ranks 0, 1 share GPU ")
+
+
+def _share(rank: int, folder: str) -> None:
+    torch.cuda.set_device(0)
+    dist.init_process_group("nccl", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    try:
+        preflight.check_alike(compose("pretrain", ["experiment=small", "data.shards=nowhere"]), [])
+    except control.AgreedError as error:
+        Path(folder, f"{rank}.txt").write_text(str(error))
+    dist.destroy_process_group()

@@ -1,0 +1,144 @@
+"""Every recipe composes under every preset, can be trained, and has the figures of its paper."""
+
+from typing import Any
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose, folder
+from dira_scale.pretrain import build
+
+EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
+PRESETS = sorted(f.stem for f in (folder("configs") / "preset").glob("*.yaml"))
+
+# The papers' and their released code's figures, written down independently of configs/:
+# base: (rate, its reference batch, weight decay, other for biases and norms, schedule, warm-up, end, fixed, di epochs,
+# BatchNorm groups, zero-initialised residual branches)
+FIGURES: dict[str, tuple[Any, ...]] = {
+    "moco": (0.03, None, 1e-4, {}, "cosine_epoch", 0, 0, [], 800, 4, False),
+    "simsiam": (0.05, 256, 1e-4, {}, "cosine_epoch", 0, 0, ["predictor"], 800, 1, True),
+    "barlow": (0.2, 256, 1e-6, {"lr": 0.0048, "weight_decay": 0}, "cosine", 10, 0.001, [], 1000, 1, True),
+    "byol": (0.2, 256, 1.5e-6, {"weight_decay": 0}, "cosine", 10, 0, [], 1000, 1, True),
+}
+HEADS: dict[str, dict[str, Any]] = {
+    "moco": {"queue": 65536, "dim": 128, "temperature": 0.2, "momentum": 0.999, "batch_norm": False},
+    "simsiam": {"dim": 2048, "bottleneck": 512},
+    "barlow": {"dim": 8192, "off_diagonal": 0.0051, "scale": 1.0},
+    "byol": {"hidden": 4096, "dim": 256, "momentum": 0.996},
+}
+OPTIMIZER = {
+    "moco": "torch.optim.SGD", "simsiam": "torch.optim.SGD", "barlow": "timm.optim.Lars", "byol": "timm.optim.Lars",
+}  # fmt: skip
+
+
+def composed(*overrides: str) -> Any:
+    config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=somewhere", *overrides]))
+    return config
+
+
+def shown(config: Any) -> tuple[Any, ...]:
+    """The figures of a configuration, as FIGURES has them."""
+    optim, model = config.optim, config.model
+    rate, decay = optim.optimizer["lr"], optim.optimizer["weight_decay"]
+    schedule = optim.one_dimensional, optim.schedule, optim.warmup_epochs, optim.end, optim.fixed_rate
+    rest = config.stages["di"].epochs, model.bn_groups, model.zero_init_residual
+    return (rate, optim.reference_batch, decay, *schedule, *rest)
+
+
+@pytest.mark.parametrize("base", sorted(FIGURES))
+def test_a_base_alone_has_its_papers_figures(base: str) -> None:
+    config = composed(f"experiment={base}")
+    assert shown(config) == FIGURES[base]
+    assert {k: v for k, v in config.method.items() if k != "_target_"} == HEADS[base]
+    assert config.optim.optimizer["_target_"] == OPTIMIZER[base]
+    assert (config.optim.optimizer["momentum"], config.optim.optimizer.get("trust_coeff", 0.001)) == (0.9, 0.001)
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
+    assert {name for name, stage in config.stages.items() if stage.epochs} == {"di"}
+
+
+@pytest.mark.parametrize("base", sorted(FIGURES))
+def test_dira_adds_two_joint_stages_to_it(base: str) -> None:
+    config, expected, head = composed(f"experiment=dira_{base}"), list(FIGURES[base]), dict(HEADS[base])
+    if base == "barlow":  # its loss is scaled, and the rate of what LARS does not adapt makes up for that
+        expected[3], head["scale"] = {"lr": 0.2, "weight_decay": 0}, 0.024
+        assert 0.2 * head["scale"] == pytest.approx(0.0048)
+    assert shown(config) == tuple(expected)
+    assert {k: v for k, v in config.method["base"].items() if k != "_target_"} == head
+    assert config.method["weights"] == {"di": 1.0, "re": 10.0, "ad": 0.001}
+    assert (config.method["restoration"], config.method["restore"]) == ("mse", "first")
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet50")
+    assert config.model.decoder_channels == [256, 128, 64, 32, 16]
+    joint = {name: (stage.terms, stage.epochs) for name, stage in config.stages.items() if name != "di"}
+    assert joint == {"dir": (["di", "re"], 400), "dira": (["di", "re", "ad"], 400)}
+    assert {stage.patience for stage in config.stages.values()} == {30}
+    discriminator = {"_target_": "torch.optim.Adam", "lr": 2e-4, "betas": [0.5, 0.999]}
+    assert (config.optim.discriminator, config.adversary.loss) == (discriminator, "lsgan")
+    assert config.views["target_flip"] == "with_input"
+
+
+def test_preset_paper_is_its_equations_2_and_3() -> None:
+    assert _differences("preset=paper") == {
+        "adversary.loss": ("lsgan", "minimax"),
+        "views.target_flip": ("with_input", "released"),
+    }
+
+
+def test_preset_released_is_the_codes_two_commands() -> None:
+    assert _differences("preset=released") == {
+        "views.target_flip": ("with_input", "released"),
+        "stages.di.epochs": (800, 0),
+        "stages.dir.epochs": (400, 1200),
+        "stages.dir.patience": (30, None),
+        "stages.dira.patience": (30, None),
+        "stages.dira.batch": (None, 16),
+    }
+
+
+def _differences(preset: str) -> dict[str, tuple[Any, Any]]:
+    plain, changed = (dict(_flat(composed("experiment=dira_moco", *more))) for more in ((), (preset,)))
+    return {key: (plain[key], changed[key]) for key in plain if plain[key] != changed[key]}
+
+
+def _flat(config: Any) -> list[tuple[str, Any]]:
+    def walk(node: Any, prefix: str) -> list[tuple[str, Any]]:
+        if not isinstance(node, dict):
+            return [(prefix, node)]
+        return [pair for key, value in node.items() for pair in walk(value, f"{prefix}.{key}" if prefix else key)]
+
+    return walk(OmegaConf.to_container(OmegaConf.structured(config)), "")
+
+
+RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
+# Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
+SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
+PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
+RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
+
+
+@pytest.mark.parametrize(("experiment", "preset"), RUNS)
+def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> None:
+    """All checks of all its stages, on a narrow network: batches, BatchNorm groups, queue, optimizer, schedule."""
+    chosen = [f"preset={preset}"] if preset else []
+    cfg = compose(
+        "pretrain", ["data.shards=somewhere", f"experiment={experiment}", *chosen, "model.encoder=test_resnet"]
+    )
+    head = cfg.method.get("base", cfg.method)
+    for width in {"dim", "hidden", "bottleneck"} & set(head):
+        head[width] = 8
+    config: Any = OmegaConf.to_object(cfg)
+    build(config, cfg, instantiate(cfg.views, size=cfg.data.size, _convert_="all"))
+
+
+@pytest.mark.parametrize(
+    ("row", "overrides", "terms"),
+    [
+        ("L_dis", ["stages.dir.terms=[di]", "stages.dira.terms=[di]"], [["di"], ["di"], ["di"]]),
+        ("L_dis + L_res", ["stages.dira.terms=[di,re]"], [["di"], ["di", "re"], ["di", "re"]]),
+        ("all three", [], [["di"], ["di", "re"], ["di", "re", "ad"]]),
+    ],
+)
+@pytest.mark.parametrize("experiment", ["dira_moco", "small_barlow"])
+def test_the_papers_ablation_is_three_overrides(experiment: str, row: str, overrides: list[str], terms: Any) -> None:
+    config = composed(f"experiment={experiment}", *overrides)
+    assert [stage.terms for stage in config.stages.values() if stage.epochs] == terms, row

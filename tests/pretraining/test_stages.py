@@ -1,0 +1,185 @@
+"""Stages: lengths, rates by batch, an order each; runs stopped in every stage go on to the same weights."""
+
+import math
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from harness import assert_equal_runs, pretrain, rows, weights
+from omegaconf import OmegaConf
+from PIL import Image
+
+from dira_scale.config.compose import compose
+from dira_scale.data.order import Order
+from dira_scale.engine import state
+from dira_scale.engine.trainer import Trainer
+from dira_scale.errors import UserError
+from dira_scale.methods.moco import MoCo
+from dira_scale.pretrain import main
+from dira_scale.pretraining import stages
+from dira_scale.runs import checkpoint
+from dira_scale.shard import main as shard
+
+IMAGES = 75_312  # of ChestX-ray14 that the paper trains on
+
+
+def composed(*overrides: str) -> Any:
+    config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=somewhere", *overrides]))
+    return config
+
+
+def plans(*overrides: str) -> dict[str, stages.Plan]:
+    return stages.plan(composed(*overrides), lambda batch: IMAGES // batch)
+
+
+def test_lengths_of_the_papers_schedule() -> None:
+    """294 steps of 256 images an epoch; in the released preset 4,707 of 16 in the last stage."""
+    found = plans("experiment=dira_moco")
+    assert {name: (p.batch, p.per_epoch, p.steps, p.warmup) for name, p in found.items()} == {
+        "di": (256, 294, 800 * 294, 0), "dir": (256, 294, 400 * 294, 0), "dira": (256, 294, 400 * 294, 0),
+    }  # fmt: skip
+    found = plans("experiment=dira_moco", "preset=released")
+    assert {name: (p.batch, p.per_epoch, p.steps) for name, p in found.items()} == {
+        "dir": (256, 294, 1200 * 294), "dira": (16, 4707, 400 * 4707),
+    }  # fmt: skip
+
+
+def test_one_factor_scales_epochs_and_warm_up() -> None:
+    found = plans("experiment=dira_barlow", "epoch_factor=0.1")
+    assert {name: (p.steps, p.warmup) for name, p in found.items()} == {
+        "di": (29_400, 294), "dir": (11_760, 294), "dira": (11_760, 294),
+    }  # fmt: skip
+    tiny = plans("experiment=dira_barlow", "epoch_factor=1e-6")
+    assert {(p.steps, p.warmup) for p in tiny.values()} == {(1, 0)}
+    with pytest.raises(UserError, match=r"warmup_epochs=10 is no shorter than stages\.dir\.epochs=10"):
+        plans("experiment=dira_barlow", "stages.dir.epochs=10")
+
+
+@pytest.mark.parametrize("batches", [(8, 8, 8), (8, 8, 3), (8, 3, 8), (3, 10, 4)])
+def test_no_view_of_an_image_comes_twice(batches: tuple[int, int, int]) -> None:
+    """(epoch, image, occurrence) is the key of a view's random numbers: brute force over three stages."""
+    seen: list[tuple[int, int, int]] = []
+    before, start = None, 0
+    for batch, steps in zip(batches, (7, 9, 25), strict=True):
+        order = Order((41,), seed=0, batch=batch)
+        plan = stages.Plan(batch, steps, 0, order.steps_per_epoch)
+        start = 0 if before is None else stages.order_start(before, plan, start + before.steps)
+        for step in range(start, start + steps):
+            positions = order.batch_at(step)
+            occurrences = zip(positions.index.tolist(), positions.occurrence.tolist(), strict=True)
+            seen += [(positions.epoch, *sample) for sample in occurrences]
+        before = plan
+    assert len(set(seen)) == len(seen)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """50 images of which 40 are trained on."""
+    folder, out = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("shards") / "noise"
+    generator, lines = np.random.default_rng(0), ["file,patient,split"]
+    for i in range(50):
+        small = Image.fromarray(generator.integers(0, 255, (6, 5), dtype=np.uint8))
+        small.resize((40, 48)).save(folder / f"{i:03d}.png")
+        lines.append(f"{i:03d}.png,p{i},{'train' if i < 40 else 'val'}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    recipe = [f"recipe.images={folder}", f"recipe.labels={folder / 'labels.csv'}", f"out={out}", "workers=1"]
+    recipe += ["recipe.name=noise", "recipe.licence=none", "recipe.secret=false"]
+    assert not shard(["recipe=folder", *recipe, "recipe.columns={file: file, patient: patient, split: split}"])
+    return out
+
+
+# 5 steps an epoch at batch 8, 10 at batch 4: stages of 3 + 3 + 4 steps, then one of 2 at the first batch again.
+SETTINGS = [
+    "model.encoder=test_resnet", "data.val_split=null", "health.every=1000",
+    "stages.di.epochs=0.6", "stages.dir.epochs=0.6", "stages.dira.epochs=0.4", "stages.dira.batch=4",
+    "+stages.again={terms: [di, re], epochs: 0.4}",
+]  # fmt: skip
+
+
+def run(folder: Path, shards: Path, *overrides: str) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert main(pretrain(folder, shards, *SETTINGS, *overrides)[3:]) == 0
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_run_of_several_batches_stopped_in_every_stage_ends_with_the_same_weights(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shares: list[float] = []
+    moves = MoCo.after_step
+    with monkeypatch.context() as patch:
+        patch.setattr(MoCo, "after_step", lambda method: shares.append(method.progress) or moves(method))
+        run(tmp_path / "unbroken", shards)
+    assert shares == pytest.approx([0, 1 / 3, 2 / 3, 0, 1 / 3, 2 / 3, 0, 1 / 4, 1 / 2, 3 / 4, 0, 1 / 2])
+    for steps in (2, 3, 8, 11):
+        run(tmp_path / "stopped", shards, f"steps={steps}")
+    run(tmp_path / "stopped", shards)
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "unbroken")
+    found = rows(tmp_path / "unbroken")
+    assert [row["stage"] for row in found] == ["di"] * 3 + ["dir"] * 3 + ["dira"] * 4 + ["again"] * 2
+    # Six steps of 8 are one epoch and one step; then four of 4, and two of 8.
+    expected = [0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8, 2.0]
+    assert [row["epoch"] for row in found] == pytest.approx(expected)
+    progress = checkpoint.load(checkpoint.latest(tmp_path / "unbroken"))[1]
+    assert (progress["stage"], progress["stage_start"], progress["order_start"]) == (3, 10, 15)
+    queue = weights(tmp_path / "unbroken")["method.base.queue_pointer"]
+    assert int(queue) == (6 * 8 + 4 * 4 + 2 * 8) % 64  # it goes on over the stages
+    assert [row["lr"] for row in found][::3][:2] == [1e-3, 1e-3]  # each stage begins at the full rate
+
+
+def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
+    """SimSiam's released code: its predictor keeps the first rate, all else goes by a cosine of whole epochs."""
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [torch.zeros(1)], "fixed_rate": False, "initial_lr": 0.4},
+            {"params": [torch.zeros(1)], "fixed_rate": True, "initial_lr": 0.4},
+        ],
+        lr=0.4,
+    )
+    config = composed("experiment=simsiam")
+    plan = stages.Plan(batch=32, steps=40, warmup=0, per_epoch=10)
+    strategy = SimpleNamespace(optimizer=optimizer)
+    trainer: Any = SimpleNamespace(config=config, plan=plan, strategy=strategy, method=SimpleNamespace())
+    for step in range(40):
+        trainer.progress = state.Progress(step=100 + step, stage_start=100)
+        Trainer._set_pace(trainer)
+        expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 10) / 4))
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4])
+        assert trainer.method.progress == step / 40
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["stages.dira.batch=7"], "stage dira: model.bn_groups: data.batch=7 does not divide into 2 BatchNorm groups"),
+        (["stages.dira.batch=12"], "a queue of 64 keys is not a multiple of .*12"),
+        (["stages.dira.batch=48"], "40 samples do not fill one global batch of 48"),
+        (["stages.dira.batch=0"], r"stages\.dira\.batch=0: it must be at least 1"),
+        (["data.lanes=8"], "lanes=8 does not divide the global batch of 4"),
+        (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is no shorter than stages\.dira\.epochs=0\.4"),
+        (["stages.dira.terms=[re,da]"], "stage dira: term 'da': DiRA has di, re, ad"),
+        (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
+        (["optim.discriminator._target_=torch.optim.Adm"], r"Error locating target 'torch\.optim\.Adm'$"),
+        (["optim.warmup_epochs=nan"], r"optim\.warmup_epochs=nan"),
+        (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
+        (["views.target_flip=never"], "target_flip=never: there is with_input, released"),
+    ],
+)
+def test_what_a_later_stage_cannot_train_is_refused_before_the_first_step(
+    shards: Path, tmp_path: Path, overrides: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert main(pretrain(tmp_path / "run", shards, *SETTINGS, *overrides)[3:]) == 2
+    finally:
+        torch.set_num_threads(threads)
+    printed = capfd.readouterr().err.strip()
+    assert len(printed.splitlines()) == 1
+    assert re.search(message, printed), printed
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,166 @@
+"""The run folder: who may write, what makes a run another run."""
+
+import json
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import finish
+
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_json
+from dira_scale.runs import lease
+from dira_scale.runs.folder import Run, identity, name
+from dira_scale.runs.lease import Lease, LeaseLostError
+
+CONFIG = {
+    "run": "a",
+    "seed": 0,
+    "steps": 5,
+    "data": {"shards": "x", "batch": 8, "workers": 1},
+    "parallel": {"strategy": "ddp", "threads": None},
+    "datasets": ["abc"],
+}
+
+
+def changed(key: str, value: object) -> dict:
+    config = json.loads(json.dumps(CONFIG))
+    *path, last = key.split(".")
+    node = config
+    for part in path:
+        node = node[part]
+    node[last] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("steps", 9), ("run", "b"), ("data.workers", 7), ("parallel.threads", 3), ("data.shards", "moved")],
+)
+def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
+    Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, changed(key, value)).lease.release()
+    assert name(changed(key, value)) == name(CONFIG)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
+def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> None:
+    Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, changed(key, value)).lease.release()  # while nothing is trained, a mistake may be mended
+    Run(tmp_path, CONFIG).lease.release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(UserError, match=key):
+        Run(tmp_path, changed(key, value))
+    assert (tmp_path / "config.yaml").read_bytes() == before
+    assert name(changed(key, value)) != name(CONFIG)
+
+
+def test_identity_leaves_out_execution_only() -> None:
+    assert identity(CONFIG) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
+
+
+def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path, CONFIG)
+    for step in (1, 2, 3):
+        run.metrics({"step": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    run.forget_after(2)
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == [{"step": 1, "lease": 1}, {"step": 2, "lease": 1}]
+    run.lease.release()
+
+
+def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        held = Lease(tmp_path)
+        assert held.number == number
+        held.check()
+        held.release()
+
+
+def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> None:
+    hold = f"from pathlib import Path; from dira_scale.runs.lease import Lease; Lease(Path({str(tmp_path)!r}))"
+    code = f"import os; {hold}; os._exit(9)"
+    finish([sys.executable, "-c", code], code=9)
+    start = time.monotonic()
+    held = Lease(tmp_path)
+    assert held.number == 2 and time.monotonic() - start < TIMINGS.still / 2
+    held.release()
+
+
+def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Same machine, same host name, processes numbered by themselves: its process 2**22 would be nobody here."""
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
+    monkeypatch.setattr(TIMINGS, "still", 5.0)
+    with monkeypatch.context() as there:
+        boot, _ = str(lease._numbering()).split()
+        there.setattr(lease, "_numbering", lambda: f"{boot} pid:[4026539999]")
+        there.setattr(psutil.Process, "pid", 1 << 22)
+        held = Lease(tmp_path)
+    with pytest.raises(UserError, match=r"a running process on .* \(process 4194304\)"):
+        Lease(tmp_path)
+    held.release()
+
+
+def test_a_living_holder_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
+    monkeypatch.setattr(TIMINGS, "still", 5.0)
+    held = Lease(tmp_path)
+    with pytest.raises(UserError, match="a running process on"):
+        Lease(tmp_path)
+    held.release()
+
+
+def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TIMINGS, "beat", 1000.0)  # this holder hangs
+    monkeypatch.setattr(TIMINGS, "still", 0.5)
+    ghost = Lease(tmp_path)
+    heir = Lease(tmp_path)
+    assert heir.number == 2
+    write_json(ghost.path, ghost._content | {"beat": 7})  # a beat that hung in storage arrives now
+    with pytest.raises(LeaseLostError, match="taken over"):
+        ghost.check()
+    heir.check()
+    heir.release()
+    ghost._stop.set()
+
+
+def test_of_many_that_start_at_once_one_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TIMINGS, "still", 3.0)
+    monkeypatch.setattr(TIMINGS, "beat", 0.1)
+    barrier, got, refused = threading.Barrier(8), [], []
+
+    def start() -> None:
+        barrier.wait(timeout=30)
+        try:
+            got.append(Lease(tmp_path))
+        except UserError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert len(got) == 1 and len(refused) == 7
+    got[0].check()
+    got[0].release()
+
+
+def test_a_restarted_slurm_job_takes_over_from_its_first_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TIMINGS, "beat", 1000.0)
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    first = Lease(tmp_path)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    second = Lease(tmp_path)
+    assert second.number == 2
+    second.release()
+    first._stop.set()
