@@ -83,8 +83,8 @@ def test_commands_are_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.inventory.pieces", lambda hardware: [])
-    for place in ("writer", "verify", "audit.spread", "phantom.folder"):
-        monkeypatch.setattr(f"dira_scale.ingest.{place}.worker_pool", Here)
+    for place in ("ingest.writer", "curation.verify", "curation.audit.spread", "phantom.folder"):
+        monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
     for line in small(cheap(document)).splitlines():
         python, flag, module, *words = shlex.split(line)
         assert (python, flag) == ("python", "-m"), line

@@ -117,8 +117,8 @@ def convert_good(sandbox: Path, out: str, dims: int, **keys: str) -> Conversion:
 def here() -> Iterator[None]:
     """Nothing is given to processes of its own."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("writer", "verify"):
-            patch.setattr(f"dira_scale.ingest.{place}.worker_pool", Here)
+        for place in ("ingest.writer", "curation.verify"):
+            patch.setattr(f"dira_scale.{place}.worker_pool", Here)
         yield
 
 
