@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.config.compose import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
 from dira_scale.methods import Method
@@ -21,6 +20,7 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.heads import Projector
 from dira_scale.models.unet import UNet
+from dira_scale.pretraining.config import Pretrain
 
 
 class Network(nn.Module):

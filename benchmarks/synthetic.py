@@ -8,11 +8,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale import methods
-from dira_scale.config.compose import Pretrain, compose
+from dira_scale.config.compose import compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
+from dira_scale.pretraining.config import Pretrain
 
 NEVER = 10**6  # steps
 # One long stage of all three terms; nothing is validated or saved on the way.

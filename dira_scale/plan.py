@@ -10,16 +10,18 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from dira_scale.config.compose import Machine, Plan, run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.data.inputs import Inputs
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json
+from dira_scale.planning.cluster import Machine
+from dira_scale.planning.config import Plan
 from dira_scale.planning.estimate import estimate, rehearse_all
 from dira_scale.planning.strategies import STRATEGIES
 from dira_scale.planning.table import WIDTH, as_json, show
 from dira_scale.pretraining.preflight import check_division
-from dira_scale.pretraining.stages import batches_of
+from dira_scale.pretraining.schedule import batches_of
 
 
 def plan(cfg: DictConfig) -> None:

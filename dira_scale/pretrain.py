@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale import methods
-from dira_scale.config.compose import Pretrain, run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.data.inputs import Inputs
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import AgreedError, from_main, on_main, together
@@ -29,7 +29,8 @@ from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, say
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining import preflight
-from dira_scale.pretraining.stages import batches_of, plan
+from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.schedule import batches_of, plan
 from dira_scale.runs import folder as runs
 from dira_scale.runs.checkpoint import NotSavedError
 from dira_scale.runs.lease import LeaseLostError
@@ -42,7 +43,7 @@ def pretrain(cfg: DictConfig) -> int:
     """Train as ``cfg`` says, going on where the run folder stands; returns the exit code."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
-    check_launch(config)
+    check_launch(config.parallel, config.precision, config.optim.clip)
     accelerator = parallel.start(config.parallel, config.precision)
     try:
         with Signals() as signals:

@@ -10,12 +10,12 @@ from torch import nn
 
 from benchmarks import synthetic
 from benchmarks.plain import Released
-from dira_scale.config.compose import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine import optim, parallel
 from dira_scale.engine.means import Means
 from dira_scale.engine.step import Step
+from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.objective import Objective
 
 BATCHES = 4  # different ones, in turn
@@ -48,7 +48,7 @@ class Ours:
         method, adversary = synthetic.networks(composed, config)
         self.images = images(config, self.device)
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
-        strategy = parallel.build(config, accelerator, method)
+        strategy = parallel.build(config.parallel, config.precision, accelerator, method)
         layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
         adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         objective = Objective(strategy.method, adversary, method.views, self.device, config.precision)

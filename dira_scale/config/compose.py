@@ -1,7 +1,8 @@
 """Configuration: Hydra's compose API and override grammar over ``configs/``, checked against dataclasses.
 
-A verb's root file is ``configs/VERB.yaml``; its schema is the dataclass below. Defaults and their reasons stand in the
-YAML files only. Hydra's own entry point is not used: it would change the folder and configure logging.
+A verb's root file is ``configs/VERB.yaml``. Its ``_schema_`` names the dataclass that it is checked against, which lies
+beside what it configures. Defaults and their reasons stand in the YAML files only. Hydra's own entry point is not used:
+it would change the folder and configure logging.
 """
 
 import math
@@ -9,14 +10,14 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import YAMLError
@@ -24,167 +25,6 @@ from yaml import YAMLError
 from dira_scale.config.yaml_files import check_folder
 from dira_scale.errors import UserError, nearest, say
 
-
-@dataclass
-class Data:
-    shards: Any = MISSING
-    split: str = MISSING
-    val_split: str | None = None
-    size: int = MISSING
-    batch: int = MISSING
-    lanes: int | None = None
-    block: int = MISSING
-    window: int = MISSING
-    remainder: str = MISSING
-    workers: int = MISSING
-    prefetch: int = MISSING
-
-
-@dataclass
-class Model:
-    encoder: str = MISSING
-    weights: str | None = None
-    decoder_channels: list[int] = MISSING
-    bn_groups: int = MISSING
-    zero_init_residual: bool = MISSING
-
-
-@dataclass
-class Stage:
-    terms: list[str] = MISSING
-    epochs: float = MISSING
-    patience: int | None = None
-    batch: int | None = None
-
-
-@dataclass
-class Optim:
-    optimizer: dict[str, Any] = MISSING
-    one_dimensional: dict[str, Any] = MISSING
-    fixed_rate: list[str] = MISSING
-    reference_batch: int | None = None
-    schedule: str = MISSING
-    warmup_epochs: float = MISSING
-    end: float = MISSING
-    clip: float | None = None
-    discriminator: dict[str, Any] = MISSING
-
-
-@dataclass
-class Adversary:
-    loss: str = MISSING
-
-
-@dataclass
-class Parallel:
-    strategy: str = MISSING
-    accumulate: int = MISSING
-    threads: int | None = None
-    checkpoint_activations: bool = MISSING
-    channels_last: bool = MISSING
-    compile: bool = MISSING
-    offload: bool = MISSING
-    timeout: int = MISSING
-
-
-@dataclass
-class Validate:
-    every: int = MISSING
-    batch: int = MISSING
-    batches: int | None = None
-    pictures: int = MISSING
-    restored: int = MISSING
-
-
-@dataclass
-class Health:
-    every: int = MISSING
-
-
-@dataclass
-class Checkpoint:
-    every: int = MISSING
-    keep: int = MISSING
-    folder: str | None = None
-
-
-@dataclass
-class Pretrain:
-    run: str = MISSING
-    seed: int = MISSING
-    steps: int | None = None
-    epoch_factor: float = MISSING
-    precision: str = MISSING
-    data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
-    method: dict[str, Any] = MISSING
-    views: dict[str, Any] = MISSING
-    stages: dict[str, Stage] = MISSING
-    optim: Optim = field(default_factory=Optim)
-    adversary: Adversary = field(default_factory=Adversary)
-    parallel: Parallel = field(default_factory=Parallel)
-    validate: Validate = field(default_factory=Validate)
-    health: Health = field(default_factory=Health)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    watchdog: float = MISSING
-    log_every: int = MISSING
-
-
-@dataclass
-class Machine:
-    nodes: int = MISSING
-    gpus: int = MISSING
-    memory: float = MISSING
-    tflops: float = MISSING
-    images_per_second: float | None = None
-    within: float = MISSING
-    between: float = MISSING
-    latency: float = MISSING
-    price: float = MISSING
-    images: int = MISSING
-    json: str | None = None
-
-
-@dataclass
-class Plan(Pretrain):
-    plan: Machine = field(default_factory=Machine)
-
-
-@dataclass
-class ProbeData:
-    shards: str = MISSING
-    split: str = MISSING
-    val_split: str = MISSING
-    test_split: str = MISSING
-    size: int | None = None
-    workers: int = MISSING
-
-
-@dataclass
-class ProbeModel:
-    encoder: str | None = None
-
-
-@dataclass
-class Probe:
-    run: Any = None
-    init: str | None = None
-    out: str | None = None
-    seed: int = MISSING
-    stage: str | None = None
-    layer: Any = MISSING
-    labels: list[str] | None = None
-    fractions: list[float] = MISSING
-    draws: int = MISSING
-    random_encoders: int = MISSING
-    c: list[float] = MISSING
-    k: int = MISSING
-    batch: int = MISSING
-    data: ProbeData = field(default_factory=ProbeData)
-    model: ProbeModel = field(default_factory=ProbeModel)
-
-
-SCHEMAS: dict[str, type] = {"pretrain": Pretrain, "plan": Plan, "probe": Probe}
 # Numbers that make no sense below these.
 LEAST: dict[str, int] = {
     "steps": 1, "log_every": 1, "checkpoint.every": 1, "checkpoint.keep": 1, "validate.every": 1, "validate.batch": 1,
@@ -218,9 +58,10 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
             paths = f"hydra.searchpath=[{','.join(search)}]"
             config = hydra_compose(config_name=verb, overrides=[paths, *overrides], return_hydra_config=True)
         choices = {g: o for g, o in config.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        if verb in SCHEMAS:
-            config = OmegaConf.merge(OmegaConf.structured(SCHEMAS[verb]), config)
+        schema = config.get("_schema_")
+        config = OmegaConf.masked_copy(config, [key for key in config if key not in ("hydra", "_schema_")])
+        if schema is not None:
+            config = OmegaConf.merge(OmegaConf.structured(get_class(schema)), config)
             assert isinstance(config, DictConfig)
         if "--help" in flags or "-h" in flags:
             from dira_scale.config.help import describe
@@ -332,7 +173,7 @@ def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
     text = " ".join(str(error).split()).removeprefix("UserError raised while resolving interpolation: ")
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
-        known = [key for key, _ in leaves(_defaults(verb, overrides, unknown.group(1)))]
+        known = [key for key, _ in leaves(_defaults(verb, overrides, unknown.group(1))) if key != "_schema_"]
         every = sorted({".".join(k.split(".")[: i + 1]) for k in known for i in range(k.count(".") + 1)})
         if unknown.group(1) in every:
             return f"{unknown.group(1)}: it has no such entry yet; +{unknown.group(1)}=… adds one"
@@ -348,8 +189,9 @@ def _explain(verb: str, error: Exception, overrides: list[str]) -> str:
     key = getattr(error, "full_key", None)
     if isinstance(error, ConfigKeyError) and key:
         parent, _, last = str(key).rpartition(".")
-        node = OmegaConf.select(OmegaConf.structured(SCHEMAS[verb]), parent) if parent else SCHEMAS[verb]
-        return f"unknown key {key}{nearest(last, [f.name for f in fields(OmegaConf.get_type(node) or node)])}"
+        schema = OmegaConf.structured(get_class(_defaults(verb, [], "")._schema_))
+        node = OmegaConf.select(schema, parent) if parent else schema
+        return f"unknown key {key}{nearest(last, [str(name) for name in node])}"
     return f"{key}: {text.split(' full_key')[0]}" if key else text.split(" See https")[0]
 
 

@@ -6,14 +6,29 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+from omegaconf import MISSING
 
-from dira_scale.config.compose import Data
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders.cpu import Loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order, Positions
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError, nearest
+
+
+@dataclass
+class Data:
+    shards: Any = MISSING
+    split: str = MISSING
+    val_split: str | None = None
+    size: int = MISSING
+    batch: int = MISSING
+    lanes: int | None = None
+    block: int = MISSING
+    window: int = MISSING
+    remainder: str = MISSING
+    workers: int = MISSING
+    prefetch: int = MISSING
 
 
 class Inputs:

@@ -10,44 +10,43 @@ import psutil
 import torch
 import yaml
 
-from dira_scale.config.compose import Pretrain
+from dira_scale.distributed.processes import Parallel
 from dira_scale.errors import UserError
 from dira_scale.machine.inventory import install_command
 
 
-def check_launch(config: Pretrain) -> None:
-    """Refuse a launcher that asks for something else than ``config``.
+def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None:
+    """Refuse a launcher that asks for something else than the configuration.
 
     Raises:
         UserError: accelerate's own configuration asks for something else than ours, a launcher started fewer processes
             than it was asked for or more than there are GPUs, or a package that the strategy needs is missing.
     """
-    _refuse_accelerate(config, os.environ)
+    _refuse_accelerate(parallel, precision, clip, os.environ)
     _refuse_lone(os.environ)
-    _refuse_missing(config.parallel.strategy)
+    _refuse_missing(parallel.strategy)
     _refuse_few_gpus(os.environ)
 
 
-def _refuse_accelerate(config: Pretrain, environ: Mapping[str, str]) -> None:
+def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, environ: Mapping[str, str]) -> None:
     """``accelerate launch`` hands its flags and its file on in these variables."""
-    ours, strategy = config.parallel, f"parallel.strategy={config.parallel.strategy}"
-    zero = config.parallel.strategy.startswith("zero")
+    strategy, zero = f"parallel.strategy={ours.strategy}", ours.strategy.startswith("zero")
     agreeing = [  # variable, accelerate's name of it, our key, the values that agree with ours (or say nothing)
         ("USE_FSDP", "use_fsdp", strategy, ["false"]),
         ("USE_MEGATRON_LM", "use_megatron_lm", strategy, ["false"]),
         ("USE_PARALLELISM_CONFIG", "use_parallelism_config", strategy, ["false"]),
         ("USE_DEEPSPEED", "use_deepspeed", strategy, ["false", "true"] if zero else ["false"]),
-        ("MIXED_PRECISION", "mixed_precision", f"precision={config.precision}", ["no", config.precision]),
+        ("MIXED_PRECISION", "mixed_precision", f"precision={precision}", ["no", precision]),
         ("DYNAMO_BACKEND", "dynamo_backend", f"parallel.compile={str(ours.compile).lower()}", ["no"]),
     ]
     if zero and environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
-        accumulate, clip = f"parallel.accumulate={ours.accumulate}", f"optim.clip={config.optim.clip}"
+        accumulate, clipping = f"parallel.accumulate={ours.accumulate}", f"optim.clip={clip}"
         device = "cpu" if ours.offload else "none"
         offload = f"parallel.offload={str(ours.offload).lower()}"
         agreeing += [
             ("DEEPSPEED_ZERO_STAGE", "zero_stage", strategy, [ours.strategy.removeprefix("zero")]),
             ("GRADIENT_ACCUMULATION_STEPS", "gradient_accumulation_steps", accumulate, [str(ours.accumulate)]),
-            ("GRADIENT_CLIPPING", "gradient_clipping", clip, [str(config.optim.clip).lower()]),
+            ("GRADIENT_CLIPPING", "gradient_clipping", clipping, [str(clip).lower()]),
             ("DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "offload_optimizer_device", offload, [device]),
             ("DEEPSPEED_OFFLOAD_PARAM_DEVICE", "offload_param_device", offload, ["none"]),
             ("DEEPSPEED_CONFIG_FILE", "deepspeed_config_file", strategy, ["none"]),

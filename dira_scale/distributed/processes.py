@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import psutil
@@ -14,18 +15,30 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
+from omegaconf import MISSING
 
-from dira_scale.config.compose import Parallel
 from dira_scale.distributed.collectives import set_timeout, world
+from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.precision import PRECISIONS, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import adopt
 from dira_scale.distributed.timings import TIMINGS
-from dira_scale.engine.parallel.zero import plugin
 from dira_scale.errors import UserError
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+
+
+@dataclass
+class Parallel:
+    strategy: str = MISSING
+    accumulate: int = MISSING
+    threads: int | None = None
+    checkpoint_activations: bool = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
+    offload: bool = MISSING
+    timeout: int = MISSING
 
 
 def start(parallel: Parallel, precision: str) -> Accelerator:
@@ -69,7 +82,7 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     return Accelerator(
         cpu=not cuda and not zero,  # with a DeepSpeed plug-in it would be ignored
-        deepspeed_plugin=plugin(parallel, cuda) if zero else None,
+        deepspeed_plugin=plugin(int(parallel.strategy.removeprefix("zero")), parallel.offload, cuda) if zero else None,
         mixed_precision="no",  # autocast is entered by the loop, the same way under every strategy
         kwargs_handlers=[
             # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from dira_scale.config.compose import Pretrain
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import Progress
 from dira_scale.engine.tensorboard import TensorBoard
+from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.diagnosis import Moment, Symptoms
 from dira_scale.pretraining.stages import Plan
 from dira_scale.runs.folder import Run

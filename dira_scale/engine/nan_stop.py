@@ -10,7 +10,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dira_scale.config.compose import Stage
 from dira_scale.data.batch import Batch
 from dira_scale.data.inputs import HeldOut, Inputs
 from dira_scale.data.loaders.cpu import Loader
@@ -18,6 +17,7 @@ from dira_scale.distributed.collectives import gather, rank
 from dira_scale.distributed.control import gathered
 from dira_scale.engine.nan_guard import Guard, NotANumberError, save_batch, unsound
 from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.stages import Stage
 from dira_scale.pretraining.validation import first_broken
 from dira_scale.runs import checkpoint
 from dira_scale.runs.folder import FAILED, Run

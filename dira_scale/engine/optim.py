@@ -2,19 +2,33 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from dira_scale.config.compose import Optim
 from dira_scale.errors import UserError, nearest
 
 SCHEDULES = ("cosine_epoch", "cosine", "constant")
+
+
+@dataclass
+class Optim:
+    optimizer: dict[str, Any] = MISSING
+    one_dimensional: dict[str, Any] = MISSING
+    fixed_rate: list[str] = MISSING
+    reference_batch: int | None = None
+    schedule: str = MISSING
+    warmup_epochs: float = MISSING
+    end: float = MISSING
+    clip: float | None = None
+    discriminator: dict[str, Any] = MISSING
 
 
 def generator(config: Optim, module: nn.Module, batch: int) -> Optimizer:

@@ -7,14 +7,15 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from dira_scale.config.compose import Pretrain, Stage
 from dira_scale.data.batch import Batch
 from dira_scale.engine import parallel
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, Guard
 from dira_scale.models.norm import commit_statistics
+from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.monitors import Health
 from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.stages import Stage
 
 
 class Step:

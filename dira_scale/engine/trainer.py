@@ -11,7 +11,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dira_scale.config.compose import Pretrain, Stage
 from dira_scale.data.inputs import Inputs
 from dira_scale.engine import optim, parallel, state
 from dira_scale.engine.metrics_log import Journal
@@ -22,8 +21,10 @@ from dira_scale.engine.step import Step
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.objective import Objective, restores
-from dira_scale.pretraining.stages import order_start, plan
+from dira_scale.pretraining.schedule import plan
+from dira_scale.pretraining.stages import Stage, order_start
 from dira_scale.pretraining.validation import draw_restorations, validation_losses
 from dira_scale.runs import checkpoint, lease
 from dira_scale.runs.folder import Run
@@ -51,7 +52,7 @@ class Trainer:
         self.config, self.accelerator, self.inputs, self.run = config, accelerator, inputs, run
         self.folder, rank, ranks = Path(config.run), accelerator.process_index, accelerator.num_processes
         self.device = accelerator.device
-        self.strategy = parallel.build(config, accelerator, method)
+        self.strategy = parallel.build(config.parallel, config.precision, accelerator, method)
         layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
         self.adversary = adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self.objective = Objective(self.method, self.adversary, inputs.views, self.device, config.precision)

@@ -1,12 +1,12 @@
 """The comparison of a probe: opens data and encoders, checks them against each other, and scores one by one."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.progress import track
 
 from dira_scale.data.manifest import ShardedDataset
@@ -26,6 +26,40 @@ from dira_scale.evaluation.probe_table import Features, Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, Task, nested_draws
 
 SIZE = 224  # where no run says at which size its encoder saw images
+
+
+@dataclass
+class ProbeData:
+    shards: str = MISSING
+    split: str = MISSING
+    val_split: str = MISSING
+    test_split: str = MISSING
+    size: int | None = None
+    workers: int = MISSING
+
+
+@dataclass
+class ProbeModel:
+    encoder: str | None = None
+
+
+@dataclass
+class Probe:
+    run: Any = None
+    init: str | None = None
+    out: str | None = None
+    seed: int = MISSING
+    stage: str | None = None
+    layer: Any = MISSING
+    labels: list[str] | None = None
+    fractions: list[float] = MISSING
+    draws: int = MISSING
+    random_encoders: int = MISSING
+    c: list[float] = MISSING
+    k: int = MISSING
+    batch: int = MISSING
+    data: ProbeData = field(default_factory=ProbeData)
+    model: ProbeModel = field(default_factory=ProbeModel)
 
 
 @dataclass(frozen=True)

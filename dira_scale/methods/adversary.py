@@ -3,8 +3,11 @@
 It lives beside the method, not inside: the training loop gives it an optimizer and a step of its own.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -13,6 +16,11 @@ from dira_scale.methods.pairs import at_least_float32
 from dira_scale.models.discriminator import Discriminator
 
 LOSSES = ("lsgan", "minimax")
+
+
+@dataclass
+class AdversaryConfig:
+    loss: str = MISSING
 
 
 class Adversary(nn.Module):

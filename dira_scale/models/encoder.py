@@ -1,9 +1,11 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
+from dataclasses import dataclass
 
 import timm
 import torch
+from omegaconf import MISSING
 from timm.layers import DropPath
 from torch import nn
 
@@ -15,6 +17,15 @@ from dira_scale.models.vit import PlainEncoder
 _UNSUITED = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
 )  # fmt: skip
+
+
+@dataclass
+class Model:
+    encoder: str = MISSING
+    weights: str | None = None
+    decoder_channels: list[int] = MISSING
+    bn_groups: int = MISSING
+    zero_init_residual: bool = MISSING
 
 
 def build_encoder(

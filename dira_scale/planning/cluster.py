@@ -3,7 +3,24 @@
 import math
 from dataclasses import dataclass
 
+from omegaconf import MISSING
+
 from dira_scale.planning.ledger import Collective
+
+
+@dataclass
+class Machine:
+    nodes: int = MISSING
+    gpus: int = MISSING
+    memory: float = MISSING
+    tflops: float = MISSING
+    images_per_second: float | None = None
+    within: float = MISSING
+    between: float = MISSING
+    latency: float = MISSING
+    price: float = MISSING
+    images: int = MISSING
+    json: str | None = None
 
 
 @dataclass(frozen=True)

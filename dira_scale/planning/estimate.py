@@ -5,16 +5,17 @@ from dataclasses import dataclass, replace
 
 from omegaconf import DictConfig
 
-from dira_scale.config.compose import Machine, Pretrain
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.planning import strategies
-from dira_scale.planning.cluster import Cluster
+from dira_scale.planning.cluster import Cluster, Machine
 from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import Step
-from dira_scale.pretraining.stages import Plan, batches_of, plan
+from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.schedule import batches_of, plan
+from dira_scale.pretraining.stages import Plan
 
 USABLE = 0.95  # of a GPU's memory; the rest is the libraries' own and the allocator's rounding
 GB = 1e9

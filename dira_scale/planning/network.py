@@ -14,11 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore  # torch has no public one; it registers "fake" too
 
 from dira_scale import methods
-from dira_scale.config.compose import Pretrain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import Distortion, draw
 from dira_scale.methods.adversary import Adversary
-from dira_scale.pretraining.stages import batches_of
+from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.schedule import batches_of
 
 
 @contextmanager

@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from dira_scale.config.compose import Pretrain, Stage
 from dira_scale.data.batch import Batch
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.recompute import blocks
 from dira_scale.models.norm import commit_statistics
 from dira_scale.planning.ledger import Collective, Ledger, Moment
 from dira_scale.planning.network import Networks, size, trained
+from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.monitors import Health
 from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.stages import Stage
 
 
 class Block(NamedTuple):

@@ -5,7 +5,7 @@ Written after what dira_scale.engine.parallel really asks of torch and DeepSpeed
 
 from dataclasses import dataclass
 
-from dira_scale.engine.parallel.zero import BUCKET as ZERO_BUCKET
+from dira_scale.distributed.deepspeed import BUCKET as ZERO_BUCKET
 from dira_scale.planning.rehearsal import Rehearsal
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")

@@ -7,9 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dira_scale.config.compose import Machine, Pretrain
+from dira_scale.planning.cluster import Machine
 from dira_scale.planning.estimate import GB, Estimate, Rehearsed, flops_per_second
 from dira_scale.planning.strategies import FLOAT
+from dira_scale.pretraining.config import Pretrain
 
 WIDTH = 108  # columns of the table, also where nobody looks at a terminal
 

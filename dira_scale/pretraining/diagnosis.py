@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dira_scale.config.compose import Pretrain
+from dira_scale.pretraining.config import Pretrain
 
 # Spread directions have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at worst,
 # in their first hundreds of steps. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids

@@ -4,8 +4,11 @@ Collapse, from what is compared and from what is learnt; each term's pull at the
 generator and discriminator; how well the batch is restored. Values stay on the device until the next logged row.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+from omegaconf import MISSING
 from torch import Tensor, nn
 
 from dira_scale.distributed.collectives import gather, rank, reduce_mean, reduce_sum, world
@@ -14,6 +17,11 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.metrics import ssim
 
 IMAGES = 512  # of the global batch at most: bounds the eigenvalue problem and the table of distances
+
+
+@dataclass
+class HealthConfig:
+    every: int = MISSING
 
 
 class Health:

@@ -6,7 +6,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from dira_scale.config.compose import Stage
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
 from dira_scale.data.views import ViewSpec
@@ -14,6 +13,7 @@ from dira_scale.engine import parallel
 from dira_scale.engine.watchdog import alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
+from dira_scale.pretraining.stages import Stage
 
 
 def restores(stage: Stage) -> bool:

@@ -16,10 +16,11 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dira_scale.config.compose import Pretrain, leaves
+from dira_scale.config.compose import leaves
 from dira_scale.distributed import control
 from dira_scale.errors import UserError
-from dira_scale.pretraining.stages import batches_of
+from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.schedule import batches_of
 from dira_scale.runs.folder import PACKAGES
 
 # Keys that each machine may have its own of.

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from omegaconf import MISSING
 from torch import Tensor, nn
 
-from dira_scale.config.compose import Stage
 from dira_scale.data.batch import Batch
 from dira_scale.data.inputs import HeldOut
 from dira_scale.distributed.collectives import gather, world
@@ -16,8 +17,18 @@ from dira_scale.engine.means import Means
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
 from dira_scale.pretraining.objective import Objective
 from dira_scale.pretraining.pictures import Restoration, write_pictures
+from dira_scale.pretraining.stages import Stage
 
 IMAGES = 4096  # whose neighbours are asked at a validation, about, at most: bounds the table of similarities
+
+
+@dataclass
+class Validate:
+    every: int = MISSING
+    batch: int = MISSING
+    batches: int | None = None
+    pictures: int = MISSING
+    restored: int = MISSING
 
 
 @torch.no_grad()

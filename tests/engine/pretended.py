@@ -119,7 +119,9 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
         moved(module, mode, device)
     objective.device = device
     parallel.Strategy._dressed = lambda self, method: method  # type: ignore[method-assign]  # it is there already
-    strategy = parallel.build(config, SimpleNamespace(device=device, num_processes=1), method)  # type: ignore[arg-type]
+    strategy = parallel.build(
+        config.parallel, config.precision, SimpleNamespace(device=device, num_processes=1), method
+    )  # type: ignore[arg-type]
     judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
     step = Step(config, objective, judge, 1, Means())
     for number, stage in enumerate((config.stages[name] for name in stages), start=1):

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dira_scale.config.compose import Optim
 from dira_scale.engine import optim
+from dira_scale.engine.optim import Optim
 from dira_scale.errors import UserError
 
 

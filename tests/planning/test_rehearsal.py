@@ -11,11 +11,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from dira_scale.config.compose import Pretrain, compose
+from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.planning.ledger import Collective, Ledger
 from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
+from dira_scale.pretraining.config import Pretrain
 
 
 @cache

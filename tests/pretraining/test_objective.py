@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from dira_scale.config.compose import Parallel, Stage
 from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
+from dira_scale.distributed.processes import Parallel
 from dira_scale.engine.means import Means
 from dira_scale.engine.parallel import Strategy
 from dira_scale.engine.step import Step
 from dira_scale.methods.method import Method, Terms
 from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.stages import Stage
 
 COUNT = 2
 

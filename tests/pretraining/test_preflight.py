@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import Pretrain, compose
+from dira_scale.config.compose import compose
 from dira_scale.distributed import control, launcher
 from dira_scale.errors import UserError
 from dira_scale.pretraining import preflight
+from dira_scale.pretraining.config import Pretrain
 
 
 @cache
@@ -28,6 +29,10 @@ def config(*overrides: str) -> Pretrain:
     """Composed once: ``overrides`` are of single settings, by their whole names."""
     resolved: Any = OmegaConf.to_object(OmegaConf.merge(composed(), OmegaConf.from_dotlist(list(overrides))))
     return resolved
+
+
+def check_launch(config: Pretrain) -> None:
+    launcher.check_launch(config.parallel, config.precision, config.optim.clip)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +68,7 @@ def test_what_accelerate_is_told_otherwise_is_refused_naming_both(
     for name, value in environ.items():
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     with pytest.raises(UserError, match=message):
-        launcher.check_launch(config(*overrides))
+        check_launch(config(*overrides))
 
 
 def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +80,7 @@ def test_what_accelerate_is_told_alike_is_no_conflict(monkeypatch: pytest.Monkey
         monkeypatch.setenv(f"ACCELERATE_{name}", value)
     overrides = ["parallel.strategy=zero3", "parallel.accumulate=2", "optim.clip=1.0", "parallel.offload=true"]
     monkeypatch.setattr(launcher, "find_spec", lambda name: object())
-    launcher.check_launch(config(*overrides, "precision=bf16"))
+    check_launch(config(*overrides, "precision=bf16"))
 
 
 @pytest.mark.parametrize(
@@ -104,24 +109,24 @@ def test_one_process_where_accelerate_was_asked_for_several(
     parent = SimpleNamespace(cmdline=lambda: words)
     monkeypatch.setattr("psutil.Process", lambda: SimpleNamespace(parent=lambda: parent))
     if asked == 1:
-        launcher.check_launch(config())
+        check_launch(config())
     else:
         with pytest.raises(UserError, match=f"asked for {asked} processes and started one .*--nproc_per_node {asked}"):
-            launcher.check_launch(config())
+            check_launch(config())
 
 
 def test_a_strategy_names_the_packages_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launcher, "find_spec", lambda name: None if name == "transformers" else object())
     with pytest.raises(UserError, match=r"parallel=zero2 needs transformers, .* python3 setup/install.py deepspeed"):
-        launcher.check_launch(config("parallel.strategy=zero2"))
-    launcher.check_launch(config("parallel.strategy=fsdp2"))
+        check_launch(config("parallel.strategy=zero2"))
+    check_launch(config("parallel.strategy=fsdp2"))
 
 
 def test_fewer_gpus_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"4 processes on .* torch sees 2 GPU\(s\): .*--nproc_per_node 2"):
-        launcher.check_launch(config())
+        check_launch(config())
 
 
 def _whole(batch: int, lanes: int, groups: int, accumulate: int, ranks: int) -> bool:

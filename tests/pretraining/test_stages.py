@@ -20,7 +20,7 @@ from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
-from dira_scale.pretraining import stages
+from dira_scale.pretraining import schedule, stages
 from dira_scale.runs import checkpoint
 from dira_scale.shard import main as shard
 
@@ -33,7 +33,7 @@ def composed(*overrides: str) -> Any:
 
 
 def plans(*overrides: str) -> dict[str, stages.Plan]:
-    return stages.plan(composed(*overrides), lambda batch: IMAGES // batch)
+    return schedule.plan(composed(*overrides), lambda batch: IMAGES // batch)
 
 
 def test_lengths_of_the_papers_schedule() -> None:

@@ -41,7 +41,7 @@ def main() -> None:
     before = alive()
     torch.manual_seed(0)
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=32), batch=32)
-    strategy = parallel.build(config, accelerator, method)
+    strategy = parallel.build(config.parallel, config.precision, accelerator, method)
     del method
     images = torch.rand(8, 1, 32, 32)
     for step in range(4):

@@ -49,7 +49,7 @@ def train(overrides: list[str]) -> dict[str, Tensor]:
     accelerator, accumulate = parallel.start(config.parallel, config.precision), config.parallel.accumulate
     torch.manual_seed(0)
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=SIZE), BATCH, accumulate)
-    strategy = parallel.build(config, accelerator, method)
+    strategy = parallel.build(config.parallel, config.precision, accelerator, method)
     strategy.enter_stage(["di"], partial(optim.generator, config.optim, batch=BATCH), {})
     losses = []
     for step in range(STEPS):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine.parallel.zero import BUCKET
+from dira_scale.distributed.deepspeed import BUCKET
 from dira_scale.runs import checkpoint
 
 # Twenty steps of three stages in which rounding does not grow: small rates, no Adam step of a vanishing gradient.

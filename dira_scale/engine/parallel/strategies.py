@@ -2,19 +2,19 @@
 
 from accelerate import Accelerator
 
-from dira_scale.config.compose import Pretrain
+from dira_scale.distributed.processes import Parallel
 from dira_scale.engine.parallel.fsdp2 import FullyShard
 from dira_scale.engine.parallel.strategy import Strategy
 from dira_scale.engine.parallel.zero import ZeRO
 from dira_scale.methods.method import Method
 
 
-def build(config: Pretrain, accelerator: Accelerator, method: Method) -> Strategy:
+def build(parallel: Parallel, precision: str, accelerator: Accelerator, method: Method) -> Strategy:
     """The strategy ``parallel.strategy`` around ``method``."""
-    match config.parallel.strategy:
+    match parallel.strategy:
         case "fsdp2":
-            return FullyShard(accelerator, config.parallel, method)
+            return FullyShard(accelerator, parallel, method)
         case "zero1" | "zero2" | "zero3":
-            return ZeRO(accelerator, config.parallel, method, config.precision)
+            return ZeRO(accelerator, parallel, method, precision)
         case _:
-            return Strategy(accelerator, config.parallel, method)
+            return Strategy(accelerator, parallel, method)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from dira_scale.config.compose import Parallel
+from dira_scale.distributed.processes import Parallel
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.ddp import prepare
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from omegaconf import MISSING
 from safetensors.torch import save as serialize
 from torch import Tensor
 
@@ -21,6 +22,13 @@ from dira_scale.runs.checkpoint.writers import Gather, NotSavedError, Writers, a
 from dira_scale.runs.lease import LeaseLostError
 
 T = TypeVar("T")
+
+
+@dataclass
+class CheckpointConfig:
+    every: int = MISSING
+    keep: int = MISSING
+    folder: str | None = None
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from dira_scale.config.compose import Stage
 from dira_scale.data.loaders.cpu import Loader
 from dira_scale.data.order import Order
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Terms
 from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.stages import Stage
 
 PLAIN = ViewSpec(size=32, jitter=Jitter(p=0), blur=Blur(p=0))
 STAGE = Stage(terms=["di"], epochs=1)  # no cutout, so that the input is the crop, perhaps mirrored
