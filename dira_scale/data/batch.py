@@ -8,19 +8,22 @@ from torch import Tensor
 
 from dira_scale.data.views import Distortion
 
+CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of a tensor's dimensions
+
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's samples of one step: cropped, resized and flipped; distortions are still to be applied.
 
     Attributes:
-        views: a tensor [b, C, S, S] for each view: the stored uint8 or uint16 values until ``to``, then float32.
+        views: a tensor [b, C, *size] for each view, of an image or a volume: the stored integers until ``to``, then
+            float32.
         distortions: the parameters that belong to each view.
         index: int64 [b], samples counted over all datasets (``order.Positions``).
         low, high: float32 [b], the stored values that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None where the datasets do not share their labels.
-        mask: None in 2D pretraining.
+        mask: None in pretraining.
         flips: bool [b] for each view: which of its samples are mirrored.
     """
 
@@ -37,11 +40,13 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Self:
         """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` are 0 and 1 from then on."""
-        low, high = (bound.to(device, non_blocking=True).view(-1, 1, 1, 1) for bound in (self.low, self.high))
+        low, high = (bound.to(device, non_blocking=True) for bound in (self.low, self.high))
 
         def scaled(view: Tensor) -> Tensor:
             stored = view.to(device, non_blocking=True).to(torch.float32)
-            return ((stored - low) / (high - low)).clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+            darkest, brightest = per_sample(low, stored), per_sample(high, stored)
+            scaled = ((stored - darkest) / (brightest - darkest)).clamp_(0, 1)
+            return scaled.contiguous(memory_format=CHANNELS_LAST[stored.dim()])
 
         return replace(
             self,
@@ -49,8 +54,8 @@ class Batch:
             distortions=tuple(distortion.to(device) for distortion in self.distortions),
             flips=tuple(flip.to(device, non_blocking=True) for flip in self.flips),
             index=self.index.to(device, non_blocking=True),
-            low=torch.zeros_like(low.flatten()),
-            high=torch.ones_like(high.flatten()),
+            low=torch.zeros_like(low),
+            high=torch.ones_like(high),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
         )
 
@@ -71,3 +76,8 @@ class Batch:
             high=self.high[samples],
             labels=None if self.labels is None else self.labels[samples],
         )
+
+
+def per_sample(values: Tensor, x: Tensor) -> Tensor:
+    """``values`` [b] as [b, 1, 1, …], to be combined with ``x`` [b, …]."""
+    return values.view(-1, *(1,) * (x.dim() - 1))

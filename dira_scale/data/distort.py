@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from dira_scale.data.batch import per_sample
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
@@ -22,7 +23,8 @@ class Distort(nn.Module):
     mirrors at the edge without repeating it. Both patches of a swap are read from the image before all swaps, and a
     later write covers an earlier one. Flips are geometry: the loader has done them.
 
-    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format.
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format. Blur and patches have two dimensions,
+    brightness and contrast any number.
     """
 
     blur_taps: Tensor
@@ -64,10 +66,10 @@ def _mirrored_shifts(size: int, reach: int) -> Tensor:
 def _jitter(x: Tensor, params: Distortion) -> Tensor:
     """Both operations are a factor and an offset: the second's offset needs the first one's result."""
     brightness, contrast, contrast_first = (
-        value.view(-1, 1, 1, 1) for value in (params.brightness, params.contrast, params.contrast_first)
+        per_sample(value, x) for value in (params.brightness, params.contrast, params.contrast_first)
     )
     for is_contrast in (contrast_first, ~contrast_first):
-        mean = x.mean((1, 2, 3), keepdim=True)
+        mean = x.mean(tuple(range(1, x.dim())), keepdim=True)
         factor = torch.where(is_contrast, contrast, brightness)
         x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
     return x
@@ -77,7 +79,7 @@ def _cutout(x: Tensor, params: Distortion) -> Tensor:
     """Zero inside the boxes, or outside for inverse cutout; boxes are empty under the other branches."""
     rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
     inside = (rows.mT @ columns > 0)[:, None]
-    return x * (inside == (params.branch == INVERSE_CUTOUT).view(-1, 1, 1, 1))
+    return x * (inside == per_sample(params.branch == INVERSE_CUTOUT, x))
 
 
 def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:

@@ -5,10 +5,15 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 
+def global_average(x: Tensor) -> Tensor:
+    """Feature maps [b, C, *size] averaged over all their spatial axes: [b, C]."""
+    return x.mean(dim=tuple(range(2, x.dim())))
+
+
 class MLP(nn.Module):
     """Fully connected layers of ``widths``, the input's first: [b, widths[0]] -> [b, widths[-1]].
 
-    Feature maps [b, C, h, w] are averaged over their pixels first. ReLU follows all layers but the last;
+    Feature maps [b, C, *size] are averaged over space first. ReLU follows all layers but the last;
     ``batch_norm`` puts a BatchNorm before each ReLU, and a layer that BatchNorm follows has no bias, which would have
     no effect. The last layer is linear: with ``bias``, without, or ``normalised`` by a BatchNorm without weights.
     """
@@ -25,7 +30,7 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.layers(x.mean(dim=(2, 3)) if x.dim() == 4 else x)
+        y: Tensor = self.layers(global_average(x) if x.dim() > 2 else x)
         return y
 
 

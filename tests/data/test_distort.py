@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 from torchvision.transforms.v2 import functional
 
-from dira_scale.data import views
+from dira_scale.data import distort, views
 from dira_scale.data.distort import Distort
 from dira_scale.data.views import Blur, Distortion, Jitter, ViewSpec, draw
 
@@ -90,6 +90,14 @@ def test_jitter_is_torchvisions():
     assert 4 < params.contrast_first.sum() < 20
     for i in range(len(x)):
         torch.testing.assert_close(result[i], plain_jitter(x[i], params, i), atol=1e-5, rtol=0)
+
+
+def test_jitter_takes_volumes():
+    params, x = parameters(), images()
+    volumes = x[:, :, None].expand(-1, -1, 3, -1, -1)
+    torch.testing.assert_close(
+        distort._jitter(volumes, params), distort._jitter(x, params)[:, :, None].expand_as(volumes)
+    )
 
 
 @pytest.mark.parametrize("size", [48, 224])
