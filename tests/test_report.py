@@ -83,6 +83,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "pictures").mkdir(parents=True)
     config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", "data.batch=64"])
     content = OmegaConf.to_container(config) | {"datasets": [{"hash": shards.hash, "weight": 1.0}], "order_version": 1}
+    content |= {"views_version": 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
     environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
@@ -210,7 +211,7 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
     assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
     assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
     assert found["seed"].default is None
-    assert not {"datasets", "order_version"} & found.keys()
+    assert not {"datasets", "order_version", "views_version"} & found.keys()
     assert {"run", "data", "model", "method"} <= groups.keys()
 
 

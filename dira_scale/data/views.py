@@ -15,6 +15,7 @@ from torch import Tensor
 from dira_scale.data import random
 from dira_scale.errors import UserError, nearest
 
+VIEWS_VERSION = 1  # in a run's identity: raised when a sample gets other crops, flips, distortions or pixels
 REFERENCE_SIZE = 224  # pixels of the view in which the figures below are stated
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
 TARGET_FLIPS = ("with_input", "released")
@@ -70,7 +71,7 @@ class Shuffle:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views that a method asks for.
+    """The views that a method asks for: crops and flips of two dimensions, so far.
 
     Attributes:
         count: views of one sample.
@@ -121,7 +122,12 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the loader applies: ``box`` int32 [b, 4], (y, x, h, w) in stored pixels, and ``flip`` bool [b]."""
+    """What the loader applies to 2D images.
+
+    Attributes:
+        box: int32 [b, 4], (y, x, h, w) in stored pixels.
+        flip: bool [b], left and right.
+    """
 
     box: np.ndarray
     flip: np.ndarray

@@ -79,7 +79,7 @@ def settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
     defaults["data.shards"] = "not set"
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
-        if key in ("datasets", "order_version"):  # the run's identity beyond its settings
+        if key in ("datasets", "order_version", "views_version"):  # the run's identity beyond its settings
             continue
         default = _text(defaults[key]) if key in defaults else "not set"
         group, _, rest = key.partition(".")

@@ -30,8 +30,12 @@ from dira_scale.runs.lease import Lease
 
 # Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
 # (`data.shards` may move; `datasets`, their content and weights, may not.)
-EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.shards",
+EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
+             "data.shards",
              "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
+# Keys that came into identity later, with the value that all runs before had: at that value they are left out, so that
+# names stay and an older run's config.yaml, which lacks the key, counts as having it.
+LATER = {"views_version": 1}
 PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
@@ -44,7 +48,8 @@ class Run:
 
     Args:
         folder: made if absent.
-        config: the resolved configuration, plus ``datasets`` (content and weights) and ``order_version``.
+        config: the resolved configuration, plus ``Inputs.identity()``: content and weights of the data, versions of
+            order and views.
 
     Raises:
         UserError: the folder holds a run of another identity (the differing keys are named) or a living writer, or its
@@ -143,7 +148,7 @@ class Run:
         old, new = identity(yaml.safe_load(path.read_text())), identity(config)
         differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if differing:
-            shown = "; ".join(f"{k}: {old.get(k)} -> {new.get(k)}" for k in differing[:6])
+            shown = "; ".join(f"{k}: {old.get(k, LATER.get(k))} -> {new.get(k, LATER.get(k))}" for k in differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
             )
@@ -163,7 +168,7 @@ def append(path: Path, text: str) -> None:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The flattened fields that make a run what it is; its name is the hash of these."""
-    flat = _flatten(config)
+    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
 
 

@@ -39,7 +39,14 @@ def changed(key: str, value: object) -> dict:
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("steps", 9), ("run", "b"), ("data.workers", 7), ("parallel.threads", 3), ("data.shards", "moved")],
+    [
+        ("steps", 9),
+        ("run", "b"),
+        ("data.workers", 7),
+        ("data.loader", "cpu"),
+        ("parallel.threads", 3),
+        ("data.shards", "moved"),
+    ],
 )
 def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
     Run(tmp_path, CONFIG).lease.release()
@@ -62,6 +69,17 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
 
 def test_identity_leaves_out_execution_only() -> None:
     assert identity(CONFIG) == {"seed": 0, "data.batch": 8, "datasets": ["abc"]}
+
+
+def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
+    """Runs from before it count as having the value that they had."""
+    assert name(CONFIG | {"views_version": 1}) == name(CONFIG)
+    assert name(CONFIG | {"views_version": 2}) != name(CONFIG)
+    Run(tmp_path, CONFIG).lease.release()
+    (tmp_path / "checkpoints" / "000000001").mkdir()
+    Run(tmp_path, CONFIG | {"views_version": 1}).lease.release()
+    with pytest.raises(UserError, match="views_version: 1 -> 2"):
+        Run(tmp_path, CONFIG | {"views_version": 2})
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
