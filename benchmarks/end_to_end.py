@@ -30,7 +30,7 @@ from omegaconf import OmegaConf
 from benchmarks import synthetic
 from dira_scale.data.batch import Batch
 from dira_scale.data.inputs import Inputs
-from dira_scale.data.loaders.cpu import Loader
+from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
 from dira_scale.engine import parallel
 from dira_scale.engine.signals import Signals
@@ -50,13 +50,16 @@ class Turns(synthetic.Images):
     """Hands the trainer batches from memory and from the loader in turns, and reads the loader alone in between.
 
     Args:
+        prefetch: batches that the loader keeps ready; as many and one are read before the clock starts.
         wait: for the device, before the clock is read.
     """
 
-    def __init__(self, views: ViewSpec, loader: Loader, steps: int, rounds: int, wait: Callable[[], None]) -> None:
+    def __init__(
+        self, views: ViewSpec, loader: Loader, prefetch: int, steps: int, rounds: int, wait: Callable[[], None]
+    ) -> None:
         super().__init__(views)
         self.loader, self.steps, self.rounds, self.wait = loader, steps, rounds, wait
-        self.warm = loader.prefetch + 1  # batches
+        self.warm = prefetch + 1  # batches
         self.length = (1 + rounds) * (2 * steps + self.warm)  # of all the trainer's steps
         self.seconds: dict[str, list[float]] = {"step": [], "loader": [], "both": []}
 
@@ -109,7 +112,7 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
     accelerator = parallel.start(config.parallel, config.precision)
     views = ViewSpec(size=config.data.size)
     loader = Inputs(config.data, views, config.seed, 0, 1).train(config.data.batch)
-    turns = Turns(views, loader, steps, rounds, synthetic.wait(accelerator.device))
+    turns = Turns(views, loader, config.data.prefetch, steps, rounds, synthetic.wait(accelerator.device))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         composed, config = synthetic.configuration(*given, f"run={folder}", f"steps={turns.length + 1}")
         content: Any = OmegaConf.to_container(composed)

@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from dira_scale.data import codecs
-from dira_scale.data.loaders.cpu import Loader, resize
+from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
+from dira_scale.data.resize import resize
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.shard import main as shard
 
@@ -79,7 +80,7 @@ def bare_loop(dataset: ShardedDataset, spec: ViewSpec) -> Callable[[int], None]:
 
 def loader_run(dataset: ShardedDataset, spec: ViewSpec, workers: int) -> Callable[[int], None]:
     order = Order((len(dataset.rows("train")),), seed=0, batch=BATCH, remainder="wrap")
-    loader = Loader([dataset], "train", order, spec, seed=0, workers=workers)
+    loader = choose("cpu").build(datasets=[dataset], split="train", order=order, views=spec, seed=0, workers=workers)
 
     def run(batches: int) -> None:
         for _ in loader.iterate(0, batches):

@@ -87,6 +87,7 @@ def _pretrain(cfg: DictConfig, config: Pretrain, accelerator: Accelerator, signa
     try:
         trainer = Trainer(config, accelerator, inputs, method, adversary, run)
         if run is not None:
+            run.log(f"from step {trainer.progress.step}, {inputs.loader_choice}")
             print(_summary(trainer, inputs), flush=True)
         return _train(trainer, accelerator, run, signals)
     except (NotANumberError, NotSavedError) as error:  # on all ranks alike
@@ -204,6 +205,7 @@ def _summary(trainer: Trainer, inputs: Inputs) -> str:
     lines = [
         f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
         f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+        str(inputs.loader_choice),
         f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
         f"machine: {accelerator.num_processes} process(es) of {torch.get_num_threads()} thread(s) on "
         f"{accelerator.device}, {config.precision}; this run fits {', '.join(map(str, fits))} processes",

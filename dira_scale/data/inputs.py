@@ -1,6 +1,5 @@
 """From ``data.*`` of the configuration to loaders: datasets opened and checked, the order, the held-out part."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -8,11 +7,12 @@ from typing import Any, Literal, cast
 import numpy as np
 from omegaconf import MISSING
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.loaders.cpu import Loader
+from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
+from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order, Positions
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
+from dira_scale.data.views import VIEWS_VERSION, ViewSpec
 from dira_scale.errors import UserError, nearest
 
 
@@ -29,6 +29,7 @@ class Data:
     remainder: str = MISSING
     workers: int = MISSING
     prefetch: int = MISSING
+    loader: Any = MISSING  # a name, or a node with _target_
 
 
 class Inputs:
@@ -37,9 +38,12 @@ class Inputs:
     Args:
         batches: the global batches of its stages; there is an order for each, and ``order`` is that of ``data.batch``.
 
+    Attributes:
+        loader_choice: what reads the data, and why.
+
     Raises:
-        UserError: names the dataset or key that is wrong (no such split, batch larger than the data, ranks that do
-            not divide the lanes …) and what would do.
+        UserError: names the dataset or key that is wrong (volumes, no such split, batch larger than the data, ranks
+            that do not divide the lanes …) and what would do.
     """
 
     def __init__(
@@ -47,7 +51,10 @@ class Inputs:
     ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed = data, views, seed
+        self.loader_choice = choose(data.loader)
         self.datasets = [ShardedDataset.open(Path(path)) for path in paths]
+        for dataset in self.datasets:
+            dataset.require_images("pretraining")
         self.order = Order(
             sizes=_sizes(self.datasets, data.split, "data.split"),
             seed=seed,
@@ -64,9 +71,9 @@ class Inputs:
             if ranks not in order.admissible_worlds():
                 fit = ", ".join(map(str, order.admissible_worlds()))
                 raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; there can be {fit}")
-        if data.val_split is not None:
-            _sizes(self.datasets, data.val_split, "data.val_split")
         self.rank, self.ranks = rank, ranks
+        self.train(next(iter(self.orders)))  # what a loader cannot read is said now, before there is a run folder
+        self.held_out(data.batch, None)
 
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
@@ -76,64 +83,28 @@ class Inputs:
         """How many batches of ``batch`` samples an epoch has."""
         return self.orders[batch].steps_per_epoch
 
-    def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> "HeldOut | None":
+    def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> HeldOutBatches | None:
         """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
         size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
         batches = EvalOrder(size, batch).steps
-        dealt = Dealt(size, batch, min(batches, limit or batches), rank, ranks)
-        return HeldOut(self._loader(self.data.val_split, dealt, fixed_epoch=0), dealt)
+        order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
+        return HeldOutBatches(self._loader(self.data.val_split, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
-        """What a run's identity holds of its data beyond the configuration: content, weights, order."""
+        """What a run's identity holds of its data beyond the configuration: content, weights, order and views."""
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
-        return {"datasets": datasets, "order_version": ORDER_VERSION}
+        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION}
 
-    def _loader(self, split: str, order: Any, **rest: Any) -> Loader:
-        data = self.data
-        return Loader(
-            self.datasets, split, order, self.views, self.seed, workers=data.workers, prefetch=data.prefetch, **rest
-        )
-
-
-@dataclass(frozen=True)
-class Dealt(EvalOrder):
-    """Whole evaluation batches dealt to ranks in turn, so that an evaluation batch never depends on their number.
-
-    Every rank gets equally many; a batch that is dealt twice for that counts once (:meth:`counts`).
-    """
-
-    batches: int
-    rank: int
-    ranks: int
-
-    @property
-    def steps(self) -> int:
-        """Batches of this rank."""
-        return -(-self.batches // self.ranks)
-
-    def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
-        """Positions of the ``step``-th batch of this rank."""
-        return EvalOrder(self.size, self.batch).batch_at((step * self.ranks + self.rank) % self.batches)
-
-    def counts(self, step: int) -> bool:
-        """False where another rank counts this batch."""
-        return step * self.ranks + self.rank < self.batches
-
-
-@dataclass
-class HeldOut:
-    """A rank's evaluation batches, with views of a fixed epoch."""
-
-    loader: Loader
-    dealt: Dealt
-
-    def batches(self) -> Iterator[tuple[Batch, int]]:
-        """Batches with the number of samples that they count for."""
-        for step, batch in enumerate(self.loader.iterate(0, self.dealt.steps)):
-            yield batch, len(batch.index) if self.dealt.counts(step) else 0
+    def _loader(
+        self, split: str, order: Order | EvalOrder, rank: int = 0, world: int = 1, fixed_epoch: int | None = None
+    ) -> Loader:
+        return self.loader_choice.build(
+            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
+            fixed_epoch=fixed_epoch, workers=self.data.workers, prefetch=self.data.prefetch,
+        )  # fmt: skip
 
 
 def _paths(shards: Any) -> dict[str, float]:

@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.inputs import HeldOut, Inputs
-from dira_scale.data.loaders.cpu import Loader
+from dira_scale.data.held_out import HeldOutBatches
+from dira_scale.data.inputs import Inputs
+from dira_scale.data.loaders import Loader
 from dira_scale.distributed.collectives import gather, rank
 from dira_scale.distributed.control import gathered
 from dira_scale.engine.nan_guard import Guard, NotANumberError, save_batch, unsound
@@ -52,7 +53,9 @@ class Alarm:
         folder = self._save(f"step-{found.step + 1:09d}", batch, self.inputs.data.split, found.row(rank()))
         self.fail(step, f"{found}; its images: {folder}/rank-{found.ranks[0]}/batch.json")
 
-    def held_out(self, step: int, row: dict[str, float], objective: Objective, images: HeldOut, stage: Stage) -> None:
+    def held_out(
+        self, step: int, row: dict[str, float], objective: Objective, images: HeldOutBatches, stage: Stage
+    ) -> None:
         """Means over the held-out images after ``step``, the same on all processes."""
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if not broken:

@@ -10,10 +10,11 @@ import xxhash
 from torch import Tensor
 
 from dira_scale.data import codecs
-from dira_scale.data.loaders.cpu import resize
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.resize import resize
 from dira_scale.errors import UserError
 from dira_scale.models.encoder import Encoder
+from dira_scale.models.heads import global_average
 
 PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 
@@ -26,8 +27,7 @@ class Images:
     """
 
     def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int, workers: int) -> None:
-        if dataset.info.dims != 2:
-            raise UserError(f"{dataset.root} holds volumes: the probe reads 2D images only")
+        dataset.require_images("probing")
         self.dataset, self.rows, self.size, self.workers = dataset, rows, size, workers
 
     def batches(self, batch: int) -> Iterator[Tensor]:
@@ -71,6 +71,6 @@ def features(
         for encoder, levels in zip(encoders, found, strict=True):
             pyramid = encoder(views)
             for layer, parts in zip(layers, levels, strict=True):
-                parts.append(pyramid[layer].float().mean((2, 3)).cpu())
+                parts.append(global_average(pyramid[layer].float()).cpu())
     joined = [[torch.cat(parts).numpy() for parts in levels] for levels in found]
     return torch.cat(pixels).numpy(), joined

@@ -11,7 +11,7 @@ from omegaconf import MISSING
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.inputs import HeldOut
+from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.engine.means import Means
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
@@ -32,7 +32,7 @@ class Validate:
 
 
 @torch.no_grad()
-def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> dict[str, float]:
+def validation_losses(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> dict[str, float]:
     """Means over the held-out split of all losses and monitors, with fixed views, equal on all ranks.
 
     With labels also ``health/knn_auc``: how well an image's nearest neighbours among the others, by the encoder's
@@ -46,7 +46,7 @@ def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> 
             batch = stored.to(objective.device)
             terms, losses = objective(objective.method, batch, stage)
             means.add(losses | terms.monitors, count)
-            if batch.labels is not None and terms.pyramids and len(features) * held_out.dealt.batch < IMAGES / world():
+            if batch.labels is not None and terms.pyramids and len(features) * held_out.order.batch < IMAGES / world():
                 features.append(terms.pyramids[0][-1][:count].float().mean(dim=(2, 3)))
                 labels.append(batch.labels[:count])
     auc = _knn_auc(torch.cat(features), torch.cat(labels)) if features else math.nan
@@ -54,7 +54,7 @@ def validation_losses(objective: Objective, held_out: HeldOut, stage: Stage) -> 
 
 
 @torch.no_grad()
-def first_broken(objective: Objective, held_out: HeldOut, stage: Stage) -> tuple[Batch, dict[str, float]] | None:
+def first_broken(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> tuple[Batch, dict[str, float]] | None:
     """The first of this process's held-out batches with a loss that is no number, as it is stored, and its losses.
 
     Collective where the method is sharded: every process goes through all of its batches.
@@ -85,14 +85,14 @@ def _knn_auc(features: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def draw_restorations(
-    folder: Path, name: str, objective: Objective, held_out: HeldOut, stage: Stage, rows: int
+    folder: Path, name: str, objective: Objective, held_out: HeldOutBatches, stage: Stage, rows: int
 ) -> None:
     """A stage's picture grid and its table of restoration beside trivial restorers, on one process."""
     with evaluating(objective.method):
         write_pictures(folder, name, _restorations(objective, held_out, stage), rows)
 
 
-def _restorations(objective: Objective, held_out: HeldOut, stage: Stage) -> Iterator[Restoration]:
+def _restorations(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> Iterator[Restoration]:
     for stored, _ in held_out.batches():
         batch = stored.to(objective.device)
         distorted = objective.distorted(batch, stage)

@@ -26,8 +26,6 @@ def test_the_slower_half_is_the_measure() -> None:
 class Recorder:
     """A loader of numbers that remembers what was asked of it."""
 
-    prefetch = 1
-
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []
 
@@ -38,7 +36,7 @@ class Recorder:
 
 def test_turns_share_no_batch_and_warm_up_untimed() -> None:
     loader, waits = Recorder(), []
-    turns = end_to_end.Turns(ViewSpec(size=32), loader, 3, 1, lambda: waits.append(0))  # type: ignore[arg-type]
+    turns = end_to_end.Turns(ViewSpec(size=32), loader, 1, 3, 1, lambda: waits.append(0))  # type: ignore[arg-type]
     seen = list(turns.iterate(0, turns.length + 1))
     assert len(seen) == turns.length + 1
     assert seen == [0, 0, 0, *range(5, 10), 0, 0, 0, *range(15, 20), 0]  # kept, the loader's with 2 to warm up

@@ -1,32 +1,14 @@
-"""Evaluation batches dealt to ranks: every sample counts once, on any number of them."""
+"""From ``data.*`` to datasets, order and loaders, and what is refused at once."""
 
-import numpy as np
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from dira_scale.data.inputs import Dealt, _paths
+from dira_scale.data.inputs import Data, Inputs, _paths
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize(("size", "batch"), [(12, 5), (64, 64), (65, 64), (3, 8)])
-def test_every_sample_counts_once_and_all_ranks_do_as_much(size: int, batch: int, ranks: int) -> None:
-    whole = -(-size // batch)
-    seen: list[int] = []
-    shares = [Dealt(size, batch, whole, rank, ranks) for rank in range(ranks)]
-    assert len({share.steps for share in shares}) == 1
-    for share in shares:
-        for step in range(share.steps):
-            positions = share.batch_at(step)
-            assert len(positions.index) > 0
-            if share.counts(step):
-                seen.extend(positions.index.tolist())
-    assert sorted(seen) == list(range(size))
-
-
-def test_a_limit_takes_the_first_batches() -> None:
-    shares = [Dealt(100, 10, 3, rank, 2) for rank in range(2)]
-    seen = [s.batch_at(k).index for s in shares for k in range(s.steps) if s.counts(k)]
-    assert sorted(np.concatenate(seen)) == list(range(30))
 
 
 @pytest.mark.parametrize(
@@ -41,3 +23,29 @@ def test_shards_are_one_several_or_weighted(shards: object, expected: dict[str, 
 def test_other_shards_are_refused_by_key(shards: object) -> None:
     with pytest.raises(UserError, match=r"data\.shards="):
         _paths(shards)
+
+
+def inputs(shards: list[Path], **keys: Any) -> Inputs:
+    """With the first dataset's only split to train on."""
+    rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
+    data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
+    return Inputs(data, ViewSpec(size=data.size), seed=0, rank=0, ranks=1)
+
+
+def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
+    expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 1}
+    assert inputs([dataset.root]).identity() == expected
+
+
+def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: Any) -> None:
+    grey = make_dataset([radiograph(20, 20, seed=i) for i in range(4)], name="grey")
+    colour = make_dataset([radiograph(20, 20, 8, 3)], name="colour")
+    with pytest.raises(UserError, match=r"number of channels \(1 in .*grey and 3 in .*colour\)"):
+        inputs([grey.root, colour.root])
+    with pytest.raises(UserError, match=r"data\.loader=gpu: expected auto, cpu"):
+        inputs([grey.root], loader="gpu")
+    info = grey.root / "dataset.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"train": 4, "val": 0}}))
+    with pytest.raises(UserError, match="no sample in split 'val'"):
+        inputs([grey.root], val_split="val")

@@ -1,6 +1,6 @@
 """The loader that needs nothing but a CPU: threads decode, crop and resize into the batch.
 
-The decoders and Pillow's resampling let go of Python's global lock, so threads use all cores; nothing is pickled and
+The decoders and Pillow's resampling release Python's global lock, so threads use all cores; nothing is pickled and
 a view is written once, straight into its slot of the batch.
 """
 
@@ -12,34 +12,22 @@ from time import perf_counter
 import numpy as np
 import torch
 import xxhash
-from PIL import Image
 
 from dira_scale.data import codecs
 from dira_scale.data.batch import Batch
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.resize import resize
 from dira_scale.data.views import Geometry, ViewSpec, draw
 from dira_scale.errors import UserError
 
 _COLUMNS = ("codec", "channels", "bits", "height", "width", "low", "high", "xxh3")
 
 
-class Loader:
-    """Batches of 2D images (see ``loaders.Loader`` for the interface).
+class CpuLoader:
+    """Batches of 2D images; interface and arguments are those of ``loaders.Loader``.
 
-    A crop is resized by Pillow's antialiased bilinear filter in float32 and rounded to the stored type; pixels beyond
-    the crop have no part in it.
-
-    Args:
-        datasets: one or a mixture; all of one number of channels. 8-bit and 16-bit images may mix: values are kept.
-        split: of every dataset.
-        order: made for the sizes of these splits.
-        views: what to cut out.
-        seed: of the views.
-        rank, world: this process and their number.
-        workers: decoding threads.
-        prefetch: batches in preparation while one is in use.
-        fixed_epoch: draw the views of this epoch always (evaluation); None = the order's.
+    All images have one number of channels; 8-bit and 16-bit images may mix: values are kept.
 
     Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
     """
@@ -155,24 +143,10 @@ class Loader:
             ) from error
 
 
-def resize(pixels: np.ndarray, box: codecs.Box, size: int) -> np.ndarray:
-    """The part ``box`` (y, x, h, w) of ``pixels`` [H, W] or [H, W, C], resized: [C, size, size] of the same type."""
-    y, x, h, w = box
-    channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-    resized = [
-        Image.fromarray(channel.astype(np.float32)).resize(
-            (size, size), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h)
-        )
-        for channel in channels
-    ]
-    return np.rint(np.stack([np.asarray(channel) for channel in resized])).astype(pixels.dtype)
-
-
 def _check(datasets: list[ShardedDataset], split: str, rows: list[np.ndarray]) -> None:
     channels: dict[int, object] = {}
     for dataset, r in zip(datasets, rows, strict=True):
-        if dataset.info.dims != 2:
-            raise UserError(f"{dataset.root} holds volumes: this loader reads 2D images only")
+        dataset.require_images("this loader")
         if len(r) == 0:
             raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
         channels |= {int(c): dataset.root for c in np.unique(dataset.column("channels")[r])}

@@ -98,6 +98,14 @@ class ShardedDataset:
     def splits(self) -> list[str]:
         return list(self.info.counts)
 
+    def require_images(self, reader: str) -> None:
+        """Raise DatasetError where this holds volumes, which ``reader`` ("probing", "this loader" …) cannot read."""
+        if self.info.dims != 2:
+            raise DatasetError(
+                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images today. The "
+                "slices of DICOM series can be sharded as such: recipe=folder (docs/volumes.md)"
+            )
+
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError when there is no such split."""
         if split not in self.info.counts:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from dira_scale.data.loaders.cpu import Loader
+from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
@@ -21,7 +21,7 @@ STAGE = Stage(terms=["di"], epochs=1)  # no cutout, so that the input is the cro
 
 def load(dataset, spec):
     """A batch of 8 on its device, and the (clean, distorted) views that a method is given of it."""
-    batch = next(Loader([dataset], "train", Order((10,), seed=0, batch=8), spec, seed=3).iterate(0, 1)).to("cpu")
+    batch = next(CpuLoader([dataset], "train", Order((10,), seed=0, batch=8), spec, seed=3).iterate(0, 1)).to("cpu")
     objective = Objective(SimpleNamespace(), SimpleNamespace(), spec, torch.device("cpu"), "fp32")
     given = []
     objective.forward(lambda *views: given.extend(views[:2]) or Terms({}), batch, objective.distorted(batch, STAGE))

@@ -1,0 +1,105 @@
+"""Which loader ``data.loader`` names, what it says of that, and that nothing else knows the implementations."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders.build import choose
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.order import EvalOrder
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+
+ROOT = Path(__file__).parents[3]
+
+
+class Sized(CpuLoader):
+    """With a setting of its own."""
+
+    def __init__(self, largest, **arguments):
+        super().__init__(**arguments)
+        self.largest = largest
+
+
+class Bare:
+    def __init__(self, **_):
+        pass
+
+
+def own(target, **settings):
+    return choose({"_target_": f"{__name__}.{target}", **settings})
+
+
+@pytest.fixture
+def arguments(make_dataset, radiograph):
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(3)])
+    return {"datasets": [dataset], "split": "train", "order": EvalOrder(3, 3), "views": ViewSpec(size=16), "seed": 0}
+
+
+def test_what_is_chosen_and_why(arguments):
+    assert str(choose("auto")) == "loader: cpu (data.loader=auto: the only one so far)"
+    assert str(choose("cpu")) == "loader: cpu (data.loader=cpu)"
+    for name in ("auto", "cpu"):
+        assert isinstance(choose(name).build(**arguments), CpuLoader)
+    choice = own("Sized", largest=3)
+    assert str(choice) == f"loader: {__name__}.Sized (data.loader._target_)"
+    loader = choice.build(**arguments)
+    assert isinstance(loader, Loader) and loader.largest == 3
+    assert len(next(loader.iterate(0, 1)).index) == 3
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        ("cup", r"data\.loader=cup: expected auto, cpu or \{_target_: .*\}; did you mean 'cpu'"),
+        (None, "data.loader=None: expected auto, cpu or"),
+        (["cpu"], r"data\.loader=\['cpu'\]: expected auto, cpu or"),
+        ({"largest": 3}, "data.loader._target_ is missing"),
+        ({"_target_": "nowhere.Loader"}, "data.loader._target_: nowhere.Loader cannot be imported: .*nowhere"),
+        ({"_target_": 3}, "data.loader._target_: 3 cannot be imported"),
+    ],
+)
+def test_what_there_is_not_is_refused(loader, message):
+    with pytest.raises(UserError, match=message):
+        choose(loader)
+
+
+@pytest.mark.parametrize(
+    ("target", "settings", "message"),
+    [
+        ("Sized", {}, "Sized does not take the arguments that it is given: missing a required argument: 'largest'"),
+        ("Sized", {"largest": 3, "seed": 1}, "Sized does not take .* multiple values for .*'seed'"),
+        ("Bare", {}, "Bare is not a dira_scale.data.loaders.Loader"),
+    ],
+)
+def test_what_is_no_loader_is_refused(arguments, target, settings, message):
+    with pytest.raises(UserError, match=rf"data\.loader: {__name__}\.{message}"):
+        own(target, **settings).build(**arguments)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Names of modules, and of what is taken from them, that a file imports."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_only_the_factory_imports_a_loader():
+    room = ROOT / "dira_scale" / "data" / "loaders"
+    loaders = {f"dira_scale.data.loaders.{file.stem}" for file in room.glob("*.py")} - {
+        "dira_scale.data.loaders.__init__",
+        "dira_scale.data.loaders.build",
+    }
+    assert "dira_scale.data.loaders.cpu" in loaders
+    files = [file for folder in ("dira_scale", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    knowing = {
+        str(file.relative_to(ROOT))
+        for file in files
+        if any(name == loader or name.startswith(f"{loader}.") for name in imported(file) for loader in loaders)
+    }
+    assert knowing == {"dira_scale/data/loaders/build.py"}

@@ -1,0 +1,81 @@
+"""``pretrain`` with a loader from elsewhere, and with data that it cannot read."""
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from harness import assert_equal_runs, pretrain
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.pretrain import main
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+class Named:
+    """A loader of one's own: the CPU loader's batches, each noted under a name."""
+
+    noted: list[tuple[str, int]] = []  # noqa: RUF012
+
+    def __init__(self, name: str, **arguments: Any) -> None:
+        self.name, self.inner = name, CpuLoader(**arguments)
+
+    @property
+    def waited(self) -> float:
+        return self.inner.waited
+
+    def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
+        for batch in self.inner.iterate(start_step, stop_step):
+            self.noted.append((self.name, batch.step))
+            yield batch
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Path) -> None:
+    own = f"data.loader={{_target_: {__name__}.Named, name: ours}}"
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert main(pretrain(whole, shards, own, "steps=3")[3:]) == 0
+    trained = [step for name, step in Named.noted if name == "ours"]
+    assert {0, 1, 2} <= set(trained)
+    assert main(pretrain(parts, shards, "steps=2")[3:]) == 0
+    assert main(pretrain(parts, shards, own, "steps=3")[3:]) == 0
+    assert_equal_runs(parts, whole)
+    runs = [json.loads((run / "environment.json").read_text())["run"] for run in (whole, parts)]
+    assert runs[0] == runs[1]
+    said = [line for line in (parts / "log.txt").read_text().splitlines() if "loader: " in line]
+    assert said == [
+        "from step 0, loader: cpu (data.loader=auto: the only one so far)",
+        f"from step 2, loader: {__name__}.Named (data.loader._target_)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.loader=cup"], "data.loader=cup: expected auto, cpu or .* did you mean 'cpu'"),
+        (["data.shards=volumes"], r"volumes holds volumes \(dims 3\); pretraining reads 2D images today"),
+    ],
+)
+def test_what_cannot_be_read_leaves_no_run_folder(
+    overrides: list[str], message: str, shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    with tarfile.open(FIXTURES / "datasets.tar.xz") as tar:
+        tar.extractall(tmp_path, filter="data")
+    assert main(pretrain(tmp_path / "run", shards, *overrides)[3:]) == 2
+    (line,) = capfd.readouterr().err.strip().splitlines()
+    assert re.search(message, line), line
+    assert not (tmp_path / "run").exists()
