@@ -88,6 +88,7 @@ def compare(cfg: DictConfig) -> Comparison:
     runs = read_runs(config["run"])
     name, size = _architecture(cfg, runs)
     dataset = ShardedDataset.open(cfg.data.shards)
+    dataset.require_images("probing")
     rows = _rows(dataset, cfg.data)
     task, left_out = _task(dataset, rows, cfg.labels)
     images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}

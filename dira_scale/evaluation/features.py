@@ -27,7 +27,6 @@ class Images:
     """
 
     def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int, workers: int) -> None:
-        dataset.require_images("probing")
         self.dataset, self.rows, self.size, self.workers = dataset, rows, size, workers
 
     def batches(self, batch: int) -> Iterator[Tensor]:

@@ -3,9 +3,8 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
-
-from hydra.utils import get_object
 
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.cpu import CpuLoader
@@ -66,10 +65,10 @@ def _own(node: dict[str, Any]) -> LoaderChoice:
     target = node.get("_target_")
     if target is None:
         raise UserError(f"data.loader._target_ is missing: expected {OWN}")
+    module, _, name = str(target).rpartition(".")
     try:
-        factory = get_object(target)
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"data.loader._target_: {target} cannot be imported: {reason}") from error
+        factory = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"data.loader._target_: {target} cannot be imported: {error}") from error
     settings = {key: value for key, value in node.items() if key != "_target_"}
     return LoaderChoice(target, "data.loader._target_", factory, settings)
