@@ -16,10 +16,11 @@ from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.errors import UserError
 from dira_scale.ingest.croissant import croissant
-from dira_scale.ingest.output import PARTIAL, made_of, publish, state_file
+from dira_scale.ingest.output import PARTIAL, made_of, state_file
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
+from dira_scale.places.atomic import publish
 from dira_scale.places.store import is_local, refusals, remove
 
 ROWS = 2**14  # of a row group of the manifest: no more of it is ever in memory

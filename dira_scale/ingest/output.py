@@ -33,8 +33,8 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
-from dira_scale.places.atomic import sync_folder, write_json
-from dira_scale.places.store import is_local, locate, opened, refusals, remove, upload
+from dira_scale.places.atomic import publish, write_json
+from dira_scale.places.store import is_local, locate, opened, refusals, remove
 
 PARTIAL = ".partial"
 
@@ -73,17 +73,6 @@ def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
     return [shard for shard in shards if state_file(out, shard).name not in there]
 
 
-def publish(part: Path, final: Path) -> None:
-    """Bring a written file to the disk, then to its name; or into the store."""
-    if not is_local(final):
-        upload(part, final)
-        return part.unlink()
-    with part.open("rb") as file:
-        os.fsync(file.fileno())
-    part.replace(final)
-    sync_folder(final.parent)
-
-
 def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
     """Publish a written shard, then its state: now it need not be written again.
 
@@ -93,19 +82,12 @@ def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
         if not is_local(out) and (out / MANIFEST_FILE).exists():
             return
     publish(part, out / name)
-    _put_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
+    write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
 
 
 def made_of(plan: Plan, identity: dict[str, Any]) -> str:
     """Tells the shards of one plan and recipe from those of another."""
     return f"{plan.hash} {identity_hash(identity)}"
-
-
-def _put_json(path: Path, value: Any) -> None:
-    if is_local(path):
-        return write_json(path, value)
-    with refusals(path):
-        path.write_text(json.dumps(value, indent=1) + "\n")
 
 
 def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
@@ -236,7 +218,7 @@ def _agree(out: Path, identity: dict[str, Any], plan: Plan) -> None:
     state = out / PARTIAL / "plan.json"
     with refusals(state):
         if not state.exists():
-            _put_json(state, {"recipe": identity, "plan": plan.hash})
+            write_json(state, {"recipe": identity, "plan": plan.hash})
         begun = json.loads(state.read_text())
     if different := differences(begun["recipe"], identity):
         raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "

@@ -11,10 +11,11 @@ from rich.console import Console
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
-from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, claimed, differences, publish, sweep
+from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, claimed, differences, sweep
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, checksum, write_shards
 from dira_scale.machine.progress import bar
+from dira_scale.places.atomic import publish
 from dira_scale.places.store import locate, refusals, remove
 
 

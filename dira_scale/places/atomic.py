@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it."""
+"""Writing files so that a reader sees the old content or the new, never half of it; in folders and stores alike."""
 
 import json
 import os
@@ -7,13 +7,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dira_scale.places.store import is_local, refusals, upload
+
 
 def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = lambda: None) -> None:
-    """Write to a temporary name beside ``path``, flush to the disk, rename if ``check`` does not raise."""
+    """Write a file, unless ``check`` raises at the last moment.
+
+    On a disk: written to a temporary name beside ``path``, flushed, renamed. In a store: one request.
+
+    Raises OSError.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    if not is_local(path):
+        check()
+        with refusals(path):
+            path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         check()
@@ -26,6 +39,20 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
 def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:
     """``value`` as indented JSON, by :func:`write_atomic`."""
     write_atomic(path, json.dumps(value, indent=1) + "\n", check)
+
+
+def publish(written: Path, final: Path) -> None:
+    """Move a whole file to the name where others look for it: flushed and renamed on a disk, else uploaded.
+
+    ``written`` lies on this machine, on the disk of ``final`` where that is local. Raises OSError.
+    """
+    if not is_local(final):
+        upload(written, final)
+        return written.unlink()
+    with written.open("rb") as file:
+        os.fsync(file.fileno())
+    written.replace(final)
+    sync_folder(final.parent)
 
 
 def sync_folder(folder: Path) -> None:

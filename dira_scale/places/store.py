@@ -136,3 +136,11 @@ def remove(folder: Path) -> None:
     with refusals(folder):
         if folder.exists():
             folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files in a folder. Raises OSError."""
+    if is_local(folder):
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    with refusals(folder):
+        return int(folder.fs.du(folder.path))  # type: ignore[attr-defined]

@@ -71,7 +71,7 @@ class Run:
         write_atomic(folder / "config.yaml", content)
         if elsewhere is not None:  # where another run folder may look for it
             with checkpoint.reachable(self.checkpoints):
-                checkpoint.put(self.checkpoints / "config.yaml", content)
+                write_atomic(self.checkpoints / "config.yaml", content)
         write_json(folder / "environment.json", {"run": name(config)} | environment())
         self._where = (0, "")
         self.status("running")

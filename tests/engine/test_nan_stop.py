@@ -23,13 +23,18 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     run = Run(tmp_path, {"checkpoint": {"folder": None}})
-    saver, put, released, said = Checkpointer(run.checkpoints, 2, 0, 1), writer.put, threading.Event(), []
+    saver, write_atomic, released, said = (
+        Checkpointer(run.checkpoints, 2, 0, 1),
+        writer.write_atomic,
+        threading.Event(),
+        [],
+    )
 
     def slowly(*arguments: Any) -> None:
         assert released.wait(120)
-        put(*arguments)
+        write_atomic(*arguments)
 
-    monkeypatch.setattr(writer, "put", slowly)
+    monkeypatch.setattr(writer, "write_atomic", slowly)
     saver.save(1, checkpoint.replicated({"x": torch.ones(3)}), {}, {})
     alone: Any = SimpleNamespace(wait_for_everyone=lambda: None)
     alarm = Alarm(alone, saver, SimpleNamespace(), tmp_path, run)  # type: ignore[arg-type]

@@ -59,13 +59,13 @@ from dira_scale.runs.lease import Lease
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.engine.watchdog import Watchdog, alive
 
-put, seconds = writer.put, 3
+write_atomic, seconds = writer.write_atomic, 3
 
 def slowly(path, *rest):
     time.sleep(seconds if path.name.startswith("part") else 0)
-    put(path, *rest)
+    write_atomic(path, *rest)
 
-writer.put, TIMINGS.work, TIMINGS.pulse = slowly, 8, 0.1
+writer.write_atomic, TIMINGS.work, TIMINGS.pulse = slowly, 8, 0.1
 lease = Lease(Path(sys.argv[1]))
 with Watchdog(lease.folder.parent, lease.number, seconds=2):
     saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)

@@ -238,18 +238,18 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
 def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training of both waits; a sign of life comes of each second, of the quick writer too."""
     monkeypatch.setattr(TIMINGS, "pulse", 0.05)
-    released, signs, put = threading.Event(), [0, 0], writer.put
+    released, signs, write_atomic = threading.Event(), [0, 0], writer.write_atomic
 
     def slowly(path: Path, *rest: Any) -> None:
         assert "part-1-00001" not in path.name or released.wait(60)
-        put(path, *rest)
+        write_atomic(path, *rest)
 
     def alive(rank: int) -> None:
         signs[rank] += 1
         if min(signs) > 5:
             released.set()
 
-    monkeypatch.setattr(writer, "put", slowly)
+    monkeypatch.setattr(writer, "write_atomic", slowly)
     writers = [
         Checkpointer(folder, 1, rank, 2, gather=gather, alive=partial(alive, rank))
         for rank, gather in enumerate(meeting(2))
@@ -264,13 +264,13 @@ def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch
 def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TIMINGS, "pulse", 0.05)
     monkeypatch.setattr(TIMINGS, "work", 0.5)
-    released, put = threading.Event(), writer.put
+    released, write_atomic = threading.Event(), writer.write_atomic
 
     def hangs(path: Path, *rest: Any) -> None:
         assert "part-1-00002" not in path.name or released.wait(60)
-        put(path, *rest)
+        write_atomic(path, *rest)
 
-    monkeypatch.setattr(writer, "put", hangs)
+    monkeypatch.setattr(writer, "write_atomic", hangs)
     writers = [Checkpointer(folder, 1, rank, 3, gather=gather) for rank, gather in enumerate(meeting(3))]
     for each in writers:
         each.save(1, checkpoint.replicated(tensors()), {}, {})
@@ -293,14 +293,14 @@ def test_what_fails_on_one_rank_ends_all_with_one_message(
     capfd: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """Nobody waits for what does not come; the traceback of what nobody expected is shown where it was raised."""
-    put = writer.put
+    write_atomic = writer.write_atomic
 
     def fails(path: Path, *rest: Any) -> None:
         if "part-1-00001" in path.name:
             raise error
-        put(path, *rest)
+        write_atomic(path, *rest)
 
-    monkeypatch.setattr(writer, "put", fails)
+    monkeypatch.setattr(writer, "write_atomic", fails)
     writers = [Checkpointer(folder, 1, rank, 3, gather=gather) for rank, gather in enumerate(meeting(3))]
     for each in writers:
         each.save(1, checkpoint.replicated(tensors()), {}, {})
@@ -321,19 +321,19 @@ import torch
 from dira_scale.runs.checkpoint import Checkpointer, replicated, writer
 from dira_scale.distributed.timings import TIMINGS
 
-put, TIMINGS.pulse, TIMINGS.work = writer.put, 0.1, 2
+write_atomic, TIMINGS.pulse, TIMINGS.work = writer.write_atomic, 0.1, 2
 
 def suspended(path, *rest):
     if path.name.startswith("part"):
         os.kill(os.getpid(), signal.SIGSTOP)
         for _ in range(10):  # most of them after it
             time.sleep(0.05)
-    put(path, *rest)
+    write_atomic(path, *rest)
 
 saver = Checkpointer(Path(sys.argv[1]), 9, 0, 1)
 saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
 saver.wait()
-writer.put = suspended
+writer.write_atomic = suspended
 saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
 saver.insist()
 """

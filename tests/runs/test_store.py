@@ -148,7 +148,7 @@ REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
 
 
 @pytest.mark.parametrize(("kind", "error", "remedy"), REFUSALS, ids=["full", "broken", "closed", "unknown", "denied"])
-@pytest.mark.parametrize("what", ["put", "publish"])
+@pytest.mark.parametrize("what", ["write_atomic", "publish"])
 def test_what_is_refused_costs_one_checkpoint_only(
     what: str, kind: str, error: Callable[[], Exception], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,9 +229,9 @@ def test_a_ghost_writes_and_removes_nothing_after_it_is_taken_over(
         case "parts written":
             lost_after(writer, "sealed")
         case "index written":
-            lost_after(import_module("dira_scale.runs.checkpoint.folder"), "put", path="index.json")
+            lost_after(import_module("dira_scale.runs.checkpoint.folder"), "write_atomic", path="index.json")
         case "LATEST written":
-            lost_after(writer, "put", path="LATEST")
+            lost_after(writer, "write_atomic", path="LATEST")
         case _:
             lost_after(writer, "publish", fails=moment == "refused")
     monkeypatch.setattr(writer, "remove", removed.append)
@@ -246,14 +246,14 @@ def test_a_ghost_writes_and_removes_nothing_after_it_is_taken_over(
 
 def test_a_refusal_on_one_rank_is_known_to_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "checkpoints").mkdir()
-    put = writer.put
+    write_atomic = writer.write_atomic
 
     def refuse(path: Path, *rest: Any) -> None:
         if "part-1-00001" in path.name:
             raise OSError(errno.ENOSPC, "No space left on device")
-        put(path, *rest)
+        write_atomic(path, *rest)
 
-    monkeypatch.setattr(writer, "put", refuse)
+    monkeypatch.setattr(writer, "write_atomic", refuse)
     with pytest.raises(NotSavedError, match="of step 1 could not be written"):
         save(tmp_path / "checkpoints", 1, world=3)
     assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -311,17 +311,17 @@ from dira_scale.engine import run
 from dira_scale.runs.checkpoint import writer
 from dira_scale.distributed.timings import TIMINGS
 
-put, write_json, TIMINGS.last, TIMINGS.work = writer.put, run.write_json, 5, 5
+write_atomic, write_json, TIMINGS.last, TIMINGS.work = writer.write_atomic, run.write_json, 5, 5
 
 def hangs(path, *rest):
     time.sleep(3600 if "000000002" in str(path) else 0)
-    put(path, *rest)
+    write_atomic(path, *rest)
 
 def hangs_too(path, row, *rest):
     time.sleep(3600 if row.get("state") == "failed" else 0)
     write_json(path, row, *rest)
 
-writer.put, run.write_json = hangs, hangs_too
+writer.write_atomic, run.write_json = hangs, hangs_too
 raise SystemExit(pretrain.main(sys.argv[1:]))
 """
 

@@ -12,7 +12,7 @@ newest state says, and are put right when a run goes on. Nothing is ever unpickl
 the processes that wrote it.
 """
 
-from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, put, reachable
+from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, reachable
 from dira_scale.runs.checkpoint.reading import DamagedError, best, find_latest, latest, load, stages_with_best, verify
 from dira_scale.runs.checkpoint.tensors import Piece, replicated, share
 from dira_scale.runs.checkpoint.writer import Checkpointer
@@ -33,7 +33,6 @@ __all__ = [
     "over_processes",
     "place",
     "place_of",
-    "put",
     "reachable",
     "replicated",
     "share",

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from dira_scale.errors import UserError
+from dira_scale.places import store
 from dira_scale.places.atomic import sync_folder, write_atomic
 from dira_scale.places.store import is_local, locate, refusals
 from dira_scale.runs.lease import LeaseLostError
@@ -64,14 +65,6 @@ def complete(folder: Path) -> list[Path]:
     return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
-def put(path: Path, content: str | bytes, guard: Callable[[], None] = lambda: None) -> None:
-    """Write a file, unless ``guard`` raises at the last moment; a reader sees all of it or nothing."""
-    if is_local(path):
-        return write_atomic(path, content, guard)
-    guard()
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
 def fetch(path: Path) -> bytes:
     """A file's content.
 
@@ -108,7 +101,7 @@ def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -
     """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
     if is_local(final) and final.exists():
         return remove(written)  # the same step of the same run
-    put(written / INDEX, index, guard)
+    write_atomic(written / INDEX, index, guard)
     if is_local(final):
         guard()
         written.replace(final)
@@ -125,7 +118,7 @@ def remove(folder: Path) -> None:
                 shutil.rmtree(doomed)
         return
     (folder / INDEX).unlink(missing_ok=True)
-    folder.rmdir(recursive=True)  # type: ignore[call-arg]
+    store.remove(folder)
 
 
 def clear(folder: Path, damaged: Iterable[str]) -> None:
@@ -160,5 +153,5 @@ def _move(folder: Path, target: Path) -> None:
         return
     target.mkdir(exist_ok=True)
     for file in list(folder.iterdir()):
-        put(target / file.name, file.read_bytes())
+        write_atomic(target / file.name, file.read_bytes())
     remove(folder)

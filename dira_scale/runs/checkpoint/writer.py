@@ -15,7 +15,9 @@ from torch import Tensor
 
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
-from dira_scale.runs.checkpoint.folder import complete, draft, publish, put, refusals, remedy, remove
+from dira_scale.places.atomic import write_atomic
+from dira_scale.places.store import refusals
+from dira_scale.runs.checkpoint.folder import complete, draft, publish, remedy, remove
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 from dira_scale.runs.checkpoint.tensors import Piece, share
 from dira_scale.runs.checkpoint.writers import Gather, NotSavedError, Writers, alone
@@ -153,7 +155,7 @@ class Checkpointer:
             path, name = self.folder / pointer, _name(at)
             said = path.read_text() if path.exists() else ""
             if said != name and name in whole:
-                put(path, name, self.guard)
+                write_atomic(path, name, self.guard)
 
     def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         try:
@@ -181,7 +183,7 @@ class Checkpointer:
         try:
             with refusals(path):
                 path.parent.mkdir(exist_ok=True)
-                put(path, content)
+                write_atomic(path, content)
         except OSError as error:
             return self._refusal(error)
         return {"file": path.name, "size": len(content), "xxh3": checksum(content), "tensors": sorted(copies)}
