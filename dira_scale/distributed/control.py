@@ -1,11 +1,12 @@
-"""What one process finds out and all must know; what is wrong with one of them ends all, and is said once.
+"""What one process finds out and all must know; an error of any of them ends all alike, and is said once.
 
+For work that takes no longer than a collective may; see :mod:`dira_scale.distributed.long_work` for disks and stores.
 Over gloo: asking neither needs a device nor waits for one.
 """
 
 import socket
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 from accelerate import Accelerator
@@ -20,15 +21,77 @@ class AgreedError(UserError):
     """Raised on all processes alike: it is enough if the main one says it."""
 
 
-def on_main(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
-    """``function()`` on the main process, None on the others; its ``UserError`` is raised on all of them.
+class PrecedingError(Exception):
+    """Comes before what any other process has found, and is raised on all as it is. To be derived from."""
+
+
+class Failure(NamedTuple):
+    """An error of one process as the others are told of it: they may not be able to unpickle that of a library."""
+
+    kind: type[Exception]  # PrecedingError or one derived from it, UserError, or Exception for all else
+    text: str
+    host: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """``error`` as it is told."""
+        if isinstance(error, PrecedingError):
+            return cls(type(error), str(error), socket.gethostname())
+        if isinstance(error, UserError):
+            return cls(UserError, str(error), socket.gethostname())
+        return cls(Exception, f"{type(error).__name__}: {error}", socket.gethostname())
+
+
+def common_error(
+    failures: Sequence[Failure | None], unexpected: Callable[[str], Exception] = RuntimeError
+) -> Exception | None:
+    """What all processes raise, given the failure of each, by rank; None where none of them failed.
+
+    A :class:`PrecedingError` comes first, then the lowest rank's. It says which process on which machine, where not
+    all of them found the same.
+
+    Args:
+        unexpected: makes an error of the text of one that is neither a PrecedingError nor a UserError.
+    """
+    found = [(rank, failure) for rank, failure in enumerate(failures) if failure is not None]
+    if not found:
+        return None
+    rank, first = next(((r, f) for r, f in found if issubclass(f.kind, PrecedingError)), found[0])
+    if issubclass(first.kind, PrecedingError):
+        return first.kind(first.text)
+    same = len(found) == len(failures) and len({failure.text for _, failure in found}) == 1
+    text = first.text if same else f"rank {rank} on {first.host}: {first.text}"
+    return AgreedError(text) if first.kind is UserError else unexpected(text)
+
+
+def raise_on_all(function: Callable[[], T]) -> T:
+    """``function()`` on every process; a ``UserError`` or ``PrecedingError`` of any of them is raised on all.
+
+    Nothing in ``function`` may wait for another process.
+
+    Raises:
+        AgreedError, PrecedingError: as :func:`common_error` says.
+    """
+    result, failure = None, None
+    try:
+        result = function()
+    except (UserError, PrecedingError) as error:
+        failure = Failure.of(error)
+    common = common_error(gather_objects(failure))
+    if common is not None:
+        raise common
+    return result  # type: ignore[return-value]
+
+
+def run_on_main(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
+    """``function()`` on the main process, None on the others; its errors are raised as by :func:`raise_on_all`.
 
     What only the main process can find out (another writer, another run's folder) must not leave the rest waiting.
     """
-    return together(function if accelerator.is_main_process else lambda: None)
+    return raise_on_all(function if accelerator.is_main_process else lambda: None)
 
 
-def from_main(value: T) -> T:
+def broadcast_from_main(value: T) -> T:
     """The main process's ``value``, on all of them."""
     values = [value]
     if world() > 1:
@@ -36,29 +99,7 @@ def from_main(value: T) -> T:
     return values[0]
 
 
-def together(function: Callable[[], T]) -> T:
-    """``function()`` on every process; a ``UserError`` of any of them is raised on all.
-
-    Nothing in ``function`` may wait for another process.
-
-    Raises:
-        AgreedError: says which process on which machine, where not all of them found the same.
-    """
-    try:
-        result, problem = function(), ""
-    except UserError as error:
-        problem = str(error)
-    problems = gathered(problem)
-    first = next((i for i, text in enumerate(problems) if text), None)
-    if first is None:
-        return result
-    who = (
-        "" if len(set(problems)) == 1 or world() == 1 else f"rank {first} on {gathered(socket.gethostname())[first]}: "
-    )
-    raise AgreedError(who + problems[first])
-
-
-def gathered(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """Every process's ``value``, by rank, on all of them."""
     if world() == 1:
         return [value]
@@ -67,7 +108,7 @@ def gathered(value: T) -> list[T]:
     return values
 
 
-def refuse_differences(facts: Mapping[str, str]) -> None:
+def check_equal(facts: Mapping[str, str]) -> None:
     """Compare what must be the same on all processes with the main one's.
 
     Args:
@@ -76,7 +117,7 @@ def refuse_differences(facts: Mapping[str, str]) -> None:
     Raises:
         AgreedError: names the processes and machines that differ, and in what.
     """
-    everyone = gathered((socket.gethostname(), dict(facts)))
+    everyone = gather_objects((socket.gethostname(), dict(facts)))
     main_host, main = everyone[0]
     different: dict[str, list[str]] = {}
     for i, (host, theirs) in enumerate(everyone):
@@ -90,3 +131,13 @@ def refuse_differences(facts: Mapping[str, str]) -> None:
     if different:
         said = "; ".join(f"rank(s) {', '.join(ranks)} {text}" for text, ranks in different.items())
         raise AgreedError(f"{said}: give all nodes the same command, code, packages and data")
+
+
+# Former names, to be removed with their last callers.
+together, on_main, from_main, gathered, refuse_differences = (
+    raise_on_all,
+    run_on_main,
+    broadcast_from_main,
+    gather_objects,
+    check_equal,
+)

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from dira_scale.data.inputs import Inputs
+from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.engine import optim, parallel, state
 from dira_scale.engine.metrics_log import Journal
 from dira_scale.engine.nan_stop import Alarm
@@ -66,7 +67,7 @@ class Trainer:
         place, keep = checkpoint.place(self.folder, config.checkpoint.folder), config.checkpoint.keep
         guard = partial(lease.check, self.folder, self.lease)
         self.checkpointer = checkpoint.Checkpointer(
-            place, keep, rank, ranks, self.lease, guard, checkpoint.over_processes(), alive
+            place, keep, rank, ranks, self.lease, guard, gather_beside_training(), alive
         )
         self.progress = state.Progress()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made

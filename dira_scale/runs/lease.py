@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 
+from dira_scale.distributed.control import PrecedingError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
@@ -26,7 +27,7 @@ JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "rel
 CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
 
 
-class LeaseLostError(Exception):
+class LeaseLostError(PrecedingError):
     """Another process took this run over; nothing more may be written."""
 
 

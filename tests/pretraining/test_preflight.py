@@ -1,8 +1,5 @@
 """Start-up checks: launcher against configuration, what divides (held against brute force), what differs."""
 
-import json
-import multiprocessing
-import os
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,47 +179,6 @@ def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyP
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "000001.json").touch()
     preflight.check_shared(tmp_path, "000001.json")
-
-
-def _two(rank: int, folder: str) -> None:
-    """Both ranks write down what they are told."""
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    told = {}
-
-    def tell(name: str, function: Any) -> None:
-        try:
-            told[name] = f"returned {function()}"
-        except control.AgreedError as error:
-            told[name] = str(error)
-
-    def bad(text: str) -> Any:
-        raise UserError(text)
-
-    tell("well", lambda: control.together(lambda: rank))
-    tell("one", lambda: control.together(lambda: rank if rank == 0 else bad("no disk")))
-    tell("both", lambda: control.together(lambda: bad("no such split")))
-    tell("from main", lambda: control.from_main(f"of {rank}"))
-    tell("alike", lambda: control.refuse_differences({"seed": "0"}))
-    tell("differ", lambda: control.refuse_differences({"seed": str(rank), "torch": "2"} | {"own": "1"} | {}))
-    tell("lacks", lambda: control.refuse_differences({"a": "1"} if rank else {"a": "1", "b": "2"}))
-    Path(folder, f"{rank}.json").write_text(json.dumps(told))
-    dist.destroy_process_group()
-    os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
-
-
-def test_two_processes_agree_on_what_is_wrong(tmp_path: Path) -> None:
-    # Imported once for both.
-    multiprocessing.set_forkserver_preload(["torch.distributed", "pytest", "dira_scale.pretraining.preflight"])
-    torch.multiprocessing.start_processes(_two, (str(tmp_path),), nprocs=2, start_method="forkserver")
-    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
-    assert first.pop("well") == "returned 0" and second.pop("well") == "returned 1"
-    assert first == second
-    assert first["one"].startswith("rank 1 on ") and first["one"].endswith(": no disk")
-    assert first["both"] == "no such split"
-    assert first["from main"] == "returned of 0"
-    assert first["alike"] == "returned None"
-    assert " differ from rank 0 on " in first["differ"] and "in seed (1 instead of 0):" in first["differ"]
-    assert "in b (None instead of 2):" in first["lacks"]
 
 
 @pytest.mark.gpu

@@ -20,6 +20,7 @@ import torch
 from harness import job
 from runs.writers import meeting, write
 
+from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
@@ -290,7 +291,7 @@ FAILURES: list[tuple[Exception, type[Exception], str]] = [
 @pytest.mark.parametrize(("error", "kind", "said"), FAILURES, ids=["unexpected", "ghost"])
 def test_what_fails_on_one_rank_ends_all_with_one_message(
     folder: Path, error: Exception, kind: type[Exception], said: str, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     """Nobody waits for what does not come; the traceback of what nobody expected is shown where it was raised."""
     write_atomic = writer.write_atomic
@@ -310,7 +311,7 @@ def test_what_fails_on_one_rank_ends_all_with_one_message(
             each.wait()
         told.append(str(raised.value))
     assert len(set(told)) == 1 and told[0].endswith(said.format(host=socket.gethostname()))
-    assert capfd.readouterr().err.count("in fails") == (kind is NotSavedError)
+    assert caplog.text.count("in fails") == (kind is NotSavedError)
     assert checkpoint.complete(folder) == []
 
 
@@ -360,7 +361,7 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
 
     def slowly(rank: int) -> str:
         deadline = time.monotonic() + 60
-        while rank == 0 and min(each.writers.pulse for each in readers) < 5:  # the other one has long read it
+        while rank == 0 and min(each.long_work.signs_of_life for each in readers) < 5:  # the other one has long read it
             assert time.monotonic() < deadline
             time.sleep(0.01)
         return f"read by {rank}"
@@ -380,13 +381,13 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
 
         assert together_(slowly) == ["read by 0", "read by 1"]
         told = together_(damaged)
-        assert [type(error) for error in told] == [UserError, UserError]
+        assert [type(error) for error in told] == [AgreedError, AgreedError]
         assert {str(error) for error in told} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
         released = threading.Event()
         monkeypatch.setattr(TIMINGS, "work", 0.5)
         told = together_(hangs)
         released.set()
-        assert [type(error) for error in told] == [UserError, UserError]
+        assert [type(error) for error in told] == [AgreedError, AgreedError]
         assert all("is not read by rank(s) 0 after 0.5 s: the disk or store hangs" in str(error) for error in told)
 
 

@@ -12,11 +12,11 @@ newest state says, and are put right when a run goes on. Nothing is ever unpickl
 the processes that wrote it.
 """
 
+from dira_scale.distributed.long_work import gather_beside_training as over_processes  # its former name, to be removed
 from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, reachable
 from dira_scale.runs.checkpoint.reading import DamagedError, best, find_latest, latest, load, stages_with_best, verify
 from dira_scale.runs.checkpoint.tensors import Piece, replicated, share
-from dira_scale.runs.checkpoint.writer import Checkpointer
-from dira_scale.runs.checkpoint.writers import NotSavedError, over_processes
+from dira_scale.runs.checkpoint.writer import Checkpointer, NotSavedError
 
 __all__ = [
     "Checkpointer",

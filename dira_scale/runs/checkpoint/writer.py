@@ -13,14 +13,14 @@ from omegaconf import MISSING
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from dira_scale.distributed.control import AgreedError
+from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
-from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import refusals
 from dira_scale.runs.checkpoint.folder import complete, draft, publish, remedy, remove
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 from dira_scale.runs.checkpoint.tensors import Piece, share
-from dira_scale.runs.checkpoint.writers import Gather, NotSavedError, Writers, alone
 from dira_scale.runs.lease import LeaseLostError
 
 T = TypeVar("T")
@@ -31,6 +31,10 @@ class CheckpointConfig:
     every: int = MISSING
     keep: int = MISSING
     folder: str | None = None
+
+
+class NotSavedError(Exception):
+    """A run ends, and its newest checkpoint could not be written. Raised on all ranks alike."""
 
 
 @dataclass(frozen=True)
@@ -64,11 +68,11 @@ class Checkpointer:
         world: int,
         lease: int = 1,
         guard: Callable[[], None] = lambda: None,
-        gather: Gather = alone,
+        gather: Gather = gather_alone,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
-        self.writers, self.alive = Writers(gather), alive
+        self.long_work, self.alive = LongWork(gather), alive
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
         self._remedy = ""
@@ -100,11 +104,11 @@ class Checkpointer:
             NotSavedError: on all ranks, where a disk or store hangs.
         """
         while self._thread is not None:
-            pulse = self.writers.pulse
+            signs = self.long_work.signs_of_life
             self._thread.join(TIMINGS.pulse)
             if not self._thread.is_alive():
                 self._thread = None
-            elif self.writers.pulse != pulse:
+            elif self.long_work.signs_of_life != signs:
                 self.alive()
         if self._failure is not None:
             failure, self._failure = self._failure, None
@@ -134,9 +138,9 @@ class Checkpointer:
         live. All call this, while nothing is written.
 
         Raises:
-            UserError: on all, where it fails on one of them, or hangs.
+            AgreedError: on all, where it fails on one of them, or hangs.
         """
-        return self.writers.own(read, "the checkpoint to go on from is not read", UserError)
+        return self.long_work.raise_on_all(read, "the checkpoint to resume from is not read", AgreedError)
 
     def news(self) -> list[str]:
         """What the run is to be warned of since the last call; on the main process only."""
@@ -165,10 +169,12 @@ class Checkpointer:
 
     def _write(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         what = f"the checkpoint of step {step}"
-        lacking = f"{what} is not written"
-        parts = self.writers.each(lambda: self._part(step, copies), lacking)
+        failing = f"{what} is not written"
+        parts = self.long_work.results_of_all(lambda: self._part(step, copies), failing, NotSavedError)
         hindered = next((part for part in parts if isinstance(part, Refusal)), None)
-        refused = self.writers.each(lambda: self._conclude(step, parts, state, best, hindered), lacking)[0]
+        (refused, *_) = self.long_work.results_of_all(
+            lambda: self._conclude(step, parts, state, best, hindered), failing, NotSavedError
+        )
         self.failed = f"{what} could not be written ({refused.why})" if refused else ""
         self._remedy = refused.remedy if refused else ""
         if refused and self.rank == 0:
