@@ -9,21 +9,20 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
-from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.card import Card, Source
 from dira_scale.models.formats import FILES, FORMATS, Network, usual
 from dira_scale.models.weights import trained_encoder, trained_unet
 from dira_scale.places.atomic import write_atomic
-from dira_scale.runs.reader import LATEST, Trained
+from dira_scale.runs.reader import LATEST, RunReader, TrainingData
 
 
 def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``, which then holds what the card tells."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
-    trained = Trained.read(run)
-    config, stages = trained.config, trained.stages
-    tensors, state, stage = trained.load(cfg.stage)
+    reader = RunReader(run)
+    config, stages = reader.config, reader.stages
+    tensors, state, stage = reader.load(cfg.stage)
     so_far = list(stages)[: list(stages).index(stage) + 1]
     decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in so_far)
     encoder = trained_encoder(config, tensors)
@@ -32,7 +31,8 @@ def export(cfg: DictConfig) -> None:
     exports = {name: FORMATS[name](network) for name in _formats(cfg.formats, network)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
-    card = Card(run.resolve().name, config, _sources(config), stage, state["step"], loss, decoder, exports)
+    sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
+    card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES - set(files):  # of an earlier export
         (out / name).unlink(missing_ok=True)
@@ -53,28 +53,13 @@ def _formats(asked: Any, network: Network) -> list[str]:
     return names
 
 
-def _sources(config: dict[str, Any]) -> list[Source]:
-    """What the datasets say of themselves, as far as they are still where the run found them."""
-    shards = config["data"]["shards"]
-    paths = [shards] if isinstance(shards, str) else list(shards)
-    return [
-        _source(path, trained_on["hash"], config["data"]["split"])
-        for path, trained_on in zip(paths, config["datasets"], strict=True)
-    ]
-
-
-def _source(path: str, digest: str, split: str) -> Source:
+def _source(data: TrainingData, split: str) -> Source:
     """The card tells the folder's name only, and why it cannot tell more; the terminal, the whole reason."""
-    try:
-        dataset = ShardedDataset.open(path)
-    except DatasetError as error:
-        print(f"not in the card: {error}")
-        return Source(Path(path).name, digest, unread="not to be read where the run read it")
-    if dataset.hash != digest:
-        print(f"not in the card: {path} holds other images by now")
-        return Source(Path(path).name, digest, unread="other images lie in its place by now")
-    info = dataset.info
-    return Source(info.name, digest, info.modality, info.licence, info.counts[split])
+    if data.info is None:
+        print(f"not in the card: {data.error}")
+        return Source(data.name, data.hash, unread=data.lacking)
+    info = data.info
+    return Source(info.name, data.hash, info.modality, info.licence, info.counts[split])
 
 
 def main(argv: list[str] | None = None) -> int:

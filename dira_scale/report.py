@@ -1,10 +1,11 @@
 """``python -m dira_scale.report run=out/runs/demo``: one self-contained HTML page about a run, finished or not."""
 
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import run_verb
+from dira_scale.config.compose import compose, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.reporting.page import render
@@ -15,10 +16,11 @@ def report(config: DictConfig) -> None:
     """Read ``config.run``, write the page to ``config.out``."""
     run = Path(config.run)
     record = read(run)
+    defaults: Any = OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))
     out = Path(config.out or run / "report.html")
     if not out.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {out.parent}")
-    write_atomic(out, render(record))
+    write_atomic(out, render(record, defaults))
     for text in record.missing:
         print(f"not in the report: {text}")
     print(f"report: {out.resolve()}")

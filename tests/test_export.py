@@ -371,10 +371,10 @@ def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys
     pq.write_table(pa.Table.from_pylist(changed, SCHEMA), path / "manifest.parquet")
     assert main([f"run={trained.run}"]) == 0
     assert "other images lie in its place by now" in trained.card() and "CC-BY" not in trained.card()
-    assert f"{path} holds other images by now" in capsys.readouterr().out
+    assert f"{path}: other images lie in its place by now" in capsys.readouterr().out
     (path / "dataset.json").unlink()
     assert main([f"run={trained.run}"]) == 0
-    assert "| shards | unknown | unknown: not to be read" in trained.card()
+    assert "| shards | unknown | unknown: no readable dataset lies" in trained.card()
     assert 'license_name: "unknown"' in trained.card()
     assert str(path.parent) not in trained.card()
     assert f"no sharded dataset at {path}" in capsys.readouterr().out

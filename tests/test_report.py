@@ -6,6 +6,7 @@ import re
 import shutil
 from base64 import b64decode
 from dataclasses import replace
+from functools import cache
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -17,9 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3
+import torch
 import yaml
 from omegaconf import OmegaConf
 from PIL import Image
+from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
@@ -27,6 +31,7 @@ from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.page import render
 from dira_scale.reporting.record import read
+from dira_scale.runs import checkpoint
 
 STAGES = {"di": 40, "dir": 80, "dira": 30}  # optimizer steps
 TERMS = {"di": ("di",), "dir": ("di", "re"), "dira": ("di", "re", "ad", "discriminator")}
@@ -120,10 +125,20 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health, "svg", plots.svg)
 
 
+@cache
+def defaults() -> dict[str, Any]:
+    """Of the verb that wrote the run."""
+    return OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))
+
+
+def rendered(folder: Path) -> str:
+    return render(read(folder), defaults())
+
+
 @pytest.fixture(scope="module")
 def html(finished: Path) -> str:
     """Its page."""
-    return render(read(finished))
+    return rendered(finished)
 
 
 class Page(HTMLParser):
@@ -154,7 +169,7 @@ class Page(HTMLParser):
 
 
 def page(folder: Path) -> Page:
-    return Page(render(read(folder)))
+    return Page(rendered(folder))
 
 
 def test_the_page_asks_nothing_of_any_server(html: str) -> None:
@@ -206,7 +221,7 @@ def test_tables(html: str) -> None:
 
 
 def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> None:
-    groups = summary.settings(read(finished).config)
+    groups = summary.settings(read(finished).config, defaults())
     found = {setting.key: setting for group in groups.values() for setting in group}
     assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
     assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
@@ -222,7 +237,7 @@ def test_stages_meet_and_restarts_are_found(finished: Path) -> None:
 
 
 def test_equal_runs_give_equal_pages(finished: Path, html: str) -> None:
-    assert render(read(finished)) == html
+    assert rendered(finished) == html
 
 
 def test_a_running_run_with_a_half_written_row(run: Path) -> None:
@@ -252,7 +267,7 @@ def test_a_run_that_failed_says_so_at_the_top_in_its_own_words(run: Path, html: 
     for folder in (asked, run):
         reason = f"step 10: loss/re is no number on rank 1; its images: {folder}/{images}; see /secret/place/x.txt"
         (run / "status.json").write_text(json.dumps({"state": "failed", "step": 10, "reason": reason}))
-        page = render(read(run))
+        page = rendered(run)
         top = page[page.index("The run failed:") : page.index('class="cards"')]
         assert f"loss/re is no number on rank 1; its images: {images}; see x.txt" in top
         assert page.count("loss/re is no number") == 1
@@ -300,7 +315,7 @@ def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None
 def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
     config = read(finished).config
     config["data"]["shards"] = {"/site/one/cxr": 1.0, "/site/two/cxr": 0.5}
-    shown = [(s.key, s.value) for s in summary.settings(config)["data"] if "shards" in s.key]
+    shown = [(s.key, s.value) for s in summary.settings(config, {})["data"] if "shards" in s.key]
     assert shown == [("data.shards.cxr", "1"), ("data.shards.cxr", "0.5")]
 
 
@@ -353,7 +368,7 @@ def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run=NOWHERE"], "NOWHERE is no run folder: it has no config.yaml"),
+        (["run=NOWHERE"], "run=NOWHERE: no run folder there, config.yaml is missing"),
         ([], "run must be given"),
         (["run={run}", "out=NOWHERE/page.html"], "there is no folder NOWHERE"),
         (["rum={run}"], "did you mean 'run'?"),
@@ -424,3 +439,31 @@ def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
 def test_titles_name_the_base_and_the_distance(finished: Path) -> None:
     titles = [title for title, _ in plots.curves(read(finished))]
     assert "Discrimination (MoCo)" in titles and "Restoration (MSE)" in titles
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where they are not to be read the page says so without naming the store; the terminal names it."""
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    with s3.bucket() as bucket:
+        config["checkpoint"]["folder"] = f"{bucket.url}/runs/mine"
+        config["data"]["shards"] = f"{bucket.url}/cxr"
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        folder = checkpoint.place_of(run)
+        folder.mkdir(parents=True)
+        write(folder, 40, {"x": torch.zeros(2**18)}, best={"di": 40})
+        write(folder, 150, {"x": torch.zeros(2**19)}, world=2, best={"di": 40})
+        assert "step MiB kept as 40 1 best of di 150 2 latest Configuration" in page(run).text
+        bucket.process.kill()
+        bucket.process.wait()
+        assert report.main([f"run={run}"]) == 0
+    unread = "checkpoints: checkpoint.folder could not be read when this page was written"
+    said = capsys.readouterr().out
+    assert f"not in the report: {unread}" in said
+    assert "not in the report: data cxr: no readable dataset lies where the run read it" in said
+    html = (run / "report.html").read_text()
+    assert unread in html and "s3:" not in html and "Traceback" not in caplog.text
+    assert "checkpoint.folder=s3://bucket/runs/mine cannot be used" in caplog.text

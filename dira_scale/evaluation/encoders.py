@@ -14,7 +14,7 @@ from dira_scale.models.encoder import DEPTH, Encoder, build_encoder
 from dira_scale.models.layouts import Start
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.folder import identity
-from dira_scale.runs.reader import LATEST, Trained, start_tensors
+from dira_scale.runs.reader import LATEST, RunReader, start_tensors
 
 LAST = "last"  # the value of ``layer`` for the coarsest level
 
@@ -29,9 +29,9 @@ class Group:
     members: list[dict[str, Any]] = field(default_factory=list)
 
 
-def read_runs(run: str | Sequence[str] | None) -> list[Trained]:
+def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     """The runs that ``run`` names. Raises UserError where they differ in what a common table needs, or are the same."""
-    runs = [Trained.read(Path(folder)) for folder in ([run] if isinstance(run, str) else run or [])]
+    runs = [RunReader(Path(folder)) for folder in ([run] if isinstance(run, str) else run or [])]
     folders = [one.folder.resolve() for one in runs]
     for one in runs:
         if folders.count(one.folder.resolve()) > 1:
@@ -44,12 +44,12 @@ def read_runs(run: str | Sequence[str] | None) -> list[Trained]:
     return runs
 
 
-def trained_groups(runs: Sequence[Trained], stage: str | None, size: int) -> list[Group]:
+def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> list[Group]:
     """A group for each configuration but for its seed, in the order of the runs.
 
     Raises UserError for an encoder of a fixed image size that is asked to see images of another ``size``.
     """
-    alike: dict[str, list[Trained]] = {}
+    alike: dict[str, list[RunReader]] = {}
     for run in runs:
         without = {key: value for key, value in identity(run.config).items() if key != "seed"}
         alike.setdefault(repr(sorted(without.items(), key=lambda item: item[0])), []).append(run)

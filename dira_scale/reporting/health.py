@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.plots import HELD_OUT, MUTED, TRAIN, shade, svg
-from dira_scale.reporting.record import Record, Row
+from dira_scale.reporting.record import Record
+from dira_scale.runs.reader import Row
 
 COLOURS = (TRAIN, HELD_OUT, "#7aa874", "#8a5fa8")
 PULLS = "health/gradient/"

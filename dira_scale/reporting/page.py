@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
@@ -10,8 +11,8 @@ from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.record import PARTS, Record
 
 
-def render(record: Record) -> str:
-    """``record`` as HTML, pictures and curves inside."""
+def render(record: Record, defaults: dict[str, Any]) -> str:
+    """``record`` as HTML, pictures and curves inside; what differs from the verb's ``defaults`` stands out."""
     return template(Path(__file__).with_name("page.html.j2")).render(
         record=record,
         version=__version__,
@@ -20,7 +21,7 @@ def render(record: Record) -> str:
         headlines=summary.headlines(record),
         throughput=summary.throughput(record),
         restoration=summary.restoration_table(record),
-        settings=summary.settings(record.config),
+        settings=summary.settings(record.config, defaults),
         environment=summary.environment(record),
         queue=any("queue_fresh" in row for row in record.rows),
         warnings=health.warnings(record),

@@ -9,10 +9,9 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.reporting.record import PARTS, Record, Row
+from dira_scale.reporting.record import PARTS, Record
+from dira_scale.runs.reader import Row
 
 RESTORERS = {
     "distorted": "the distorted input itself",
@@ -73,10 +72,9 @@ def restoration_table(record: Record) -> list[tuple[str, dict[str, Row]]]:
     return [(text, rows) for text, rows in named if rows]
 
 
-def settings(config: dict[str, Any]) -> dict[str, list[Setting]]:
-    """The configuration flattened, by its first key; what differs from pretrain's own defaults carries these."""
-    defaults = dict(_flatten(OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))))
-    defaults["data.shards"] = "not set"
+def settings(config: dict[str, Any], verbs_own: dict[str, Any]) -> dict[str, list[Setting]]:
+    """The configuration flattened, by its first key; what differs from the verb's own defaults carries these."""
+    defaults = dict(_flatten(verbs_own)) | {"data.shards": "not set"}
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
         if key in ("datasets", "order_version", "views_version"):  # the run's identity beyond its settings

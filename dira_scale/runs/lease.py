@@ -130,6 +130,17 @@ def newest(folder: Path) -> dict[str, Any] | None:
     return content
 
 
+def seconds_without_beat(folder: Path) -> float | None:
+    """For how long the run's newest lease has not been written, by the file system's clock; None where there is none.
+
+    Enough to tell of a run; who may take it over is judged more carefully.
+    """
+    numbers = _numbers(folder / "leases")
+    if not numbers:
+        return None
+    return time.time() - (folder / "leases" / f"{max(numbers):06d}.json").stat().st_mtime
+
+
 def _numbers(leases: Path) -> list[int]:
     return [int(path.stem) for path in leases.glob("[0-9]*.json")]
 

@@ -12,7 +12,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer
 from dira_scale.runs.folder import Run
-from dira_scale.runs.reader import Trained
+from dira_scale.runs.reader import RunReader
 
 
 @pytest.fixture
@@ -47,8 +47,8 @@ def test_a_server_that_is_gone_costs_checkpoints_and_nothing_else(bucket: s3.Buc
     for ask in (
         lambda: Run(tmp_path / "run", config(f"{bucket.url}/run")),
         lambda: checkpoint.find_latest(run.checkpoints),
-        lambda: Trained.read(tmp_path / "run").load(None),
-        lambda: Trained.read(tmp_path / "run").load("latest"),
+        lambda: RunReader(tmp_path / "run").load(None),
+        lambda: RunReader(tmp_path / "run").load("latest"),
     ):
         with pytest.raises(UserError, match=r"^checkpoint.folder=s3://bucket/run cannot be used: .*Could not connect"):
             ask()

@@ -14,7 +14,8 @@ the processes that wrote it.
 
 from dira_scale.distributed.long_work import gather_beside_training as over_processes  # its former name, to be removed
 from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, reachable
-from dira_scale.runs.checkpoint.reading import DamagedError, best, find_latest, latest, load, stages_with_best, verify
+from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
+from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
 from dira_scale.runs.checkpoint.tensors import Piece, replicated, share
 from dira_scale.runs.checkpoint.writer import Checkpointer, NotSavedError
 
@@ -23,6 +24,7 @@ __all__ = [
     "DamagedError",
     "NotSavedError",
     "Piece",
+    "StoredCheckpoint",
     "best",
     "clear",
     "complete",
@@ -37,5 +39,6 @@ __all__ = [
     "replicated",
     "share",
     "stages_with_best",
+    "stored_checkpoints",
     "verify",
 ]

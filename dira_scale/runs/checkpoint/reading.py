@@ -1,4 +1,4 @@
-"""Reading checkpoints: whole ones only, by name, by pointer, newest first."""
+"""Reading checkpoints: whole ones only, by name or the newest."""
 
 import json
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from safetensors.torch import load as parse
 from torch import Tensor
 
 from dira_scale.errors import UserError
-from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, complete, fetch, place_of, reachable
+from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, complete, fetch, reachable
 
 FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
 
@@ -68,32 +68,6 @@ def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
     return None, {}
 
 
-def latest(run: Path) -> Path:
-    """Folder of the newest checkpoint of the run in folder ``run``.
-
-    Raises:
-        UserError: the run has none.
-    """
-    return _named(run, "LATEST")
-
-
-def best(run: Path, stage: str) -> Path:
-    """Folder of the stage's checkpoint with the lowest validation loss.
-
-    Raises:
-        UserError: the run has none of that stage (those it has are named).
-    """
-    return _named(run, f"BEST-{stage}")
-
-
-def stages_with_best(run: Path) -> list[str]:
-    """Stages that have a best checkpoint, in the order they were trained."""
-    folder = place_of(run)
-    with reachable(folder):
-        pointers = [path for path in _pointers(folder) if path.name != "LATEST"]
-        return [stage for _, stage in sorted((path.read_text(), path.name.removeprefix("BEST-")) for path in pointers)]
-
-
 def checksum(content: bytes) -> str:
     """xxh3 (128 bits), in hexadecimal digits."""
     return str(xxhash.xxh3_128(content).hexdigest())
@@ -133,18 +107,3 @@ def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
 
 def _seal(index: dict[str, Any]) -> str:
     return checksum(json.dumps(index, sort_keys=True).encode())
-
-
-def _named(run: Path, pointer: str) -> Path:
-    folder = place_of(run)
-    path = folder / pointer
-    with reachable(folder):
-        if not path.exists():
-            have = sorted(p.name for p in _pointers(folder))
-            raise UserError(f"{path} does not exist; this run has {', '.join(have) or 'no checkpoint yet'}")
-        return folder / path.read_text()
-
-
-def _pointers(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.exists() else []
-    return [path for path in found if path.name == "LATEST" or path.name.startswith("BEST-")]

@@ -1,0 +1,80 @@
+"""Which checkpoints a run has, and which of them LATEST and BEST name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dira_scale.errors import UserError
+from dira_scale.places.store import size_of
+from dira_scale.runs.checkpoint.folder import complete, place_of, reachable
+
+LATEST, BEST = "LATEST", "BEST-"  # names of the pointers; BEST-STAGE
+
+
+@dataclass(frozen=True)
+class StoredCheckpoint:
+    """A checkpoint as it lies on the disk or in the store."""
+
+    step: int
+    size: int  # bytes
+    marks: tuple[str, ...]  # "latest", "best of dir" …
+
+
+def latest(run: Path) -> Path:
+    """Folder of the newest checkpoint of the run in folder ``run``.
+
+    Raises:
+        UserError: the run has none.
+    """
+    return _named(run, LATEST)
+
+
+def best(run: Path, stage: str) -> Path:
+    """Folder of the stage's checkpoint with the lowest validation loss.
+
+    Raises:
+        UserError: the run has none of that stage (those it has are named).
+    """
+    return _named(run, f"{BEST}{stage}")
+
+
+def stages_with_best(run: Path) -> list[str]:
+    """Stages that have a best checkpoint, in the order they were trained."""
+    folder = place_of(run)
+    with reachable(folder):
+        found = _pointers(folder)
+    return [name.removeprefix(BEST) for name in sorted(found, key=lambda name: (found[name], name)) if name != LATEST]
+
+
+def stored_checkpoints(run: Path) -> list[StoredCheckpoint]:
+    """The run's checkpoints, oldest first.
+
+    Raises:
+        UserError: the disk or the store does not answer.
+    """
+    folder = place_of(run)
+    with reachable(folder):
+        marks: dict[str, list[str]] = {}
+        for pointer, name in sorted(_pointers(folder).items()):
+            marks.setdefault(name, []).append(
+                "latest" if pointer == LATEST else f"best of {pointer.removeprefix(BEST)}"
+            )
+        return [
+            StoredCheckpoint(int(path.name), size_of(path), tuple(marks.get(path.name, ())))
+            for path in complete(folder)
+        ]
+
+
+def _named(run: Path, pointer: str) -> Path:
+    folder = place_of(run)
+    with reachable(folder):
+        found = _pointers(folder)
+    if pointer not in found:
+        have = ", ".join(sorted(found)) or "no checkpoint yet"
+        raise UserError(f"{folder / pointer} does not exist; this run has {have}")
+    return folder / found[pointer]
+
+
+def _pointers(folder: Path) -> dict[str, str]:
+    """The checkpoint that each pointer names."""
+    files = folder.iterdir() if folder.exists() else []
+    return {file.name: file.read_text().strip() for file in files if file.name == LATEST or file.name.startswith(BEST)}
