@@ -22,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
+from dira_scale.config import logs
 from dira_scale.config.yaml_files import check_folder
 from dira_scale.errors import UserError, nearest, say
 
@@ -98,6 +99,7 @@ def _closed_environment(verb: str) -> Iterator[None]:
 
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
     """Compose, call, and turn a ``UserError`` into one line and exit code 2."""
+    logs.start(verb.replace("_", " "))
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from dira_scale.distributed.collectives import new_group, world
+from dira_scale.distributed.collectives import new_group, rank, world
 from dira_scale.distributed.control import Failure, common_error
 from dira_scale.distributed.timings import TIMINGS
 
@@ -80,7 +80,7 @@ class LongWork:
             self.signs_of_life += 1
             if not any(state.working for state in states):
                 break
-            if late := [str(rank) for rank, state in enumerate(states) if state.working > TIMINGS.work]:
+            if late := [str(i) for i, state in enumerate(states) if state.working > TIMINGS.work]:
                 raise unexpected(
                     f"{failing} by rank(s) {', '.join(late)} after {TIMINGS.work:g} s: the disk or store hangs. Fix "
                     "it, then run the same command again: it resumes from the newest whole checkpoint"
@@ -111,7 +111,7 @@ class _Work(threading.Thread, Generic[T]):
         except BaseException as error:  # all are told
             self.error = error
             if Failure.of(error).kind is Exception:
-                logger.error("an unexpected error", exc_info=error, extra={"every_rank": True})
+                logger.error("rank %d failed", rank(), exc_info=error, extra={"every_rank": True})
 
     def state(self, seconds: float) -> _State:
         if self.is_alive():

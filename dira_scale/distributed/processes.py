@@ -1,6 +1,7 @@
 """Joining the processes that a launcher started, and leaving them: device, threads and memory."""
 
 import ctypes
+import logging
 import os
 import socket
 import sys
@@ -24,6 +25,8 @@ from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import adopt
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
@@ -72,12 +75,12 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
     store = meet(parallel.timeout)
     if store is not None:  # else Accelerate would connect by what an earlier start has left in an elastic launcher's
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if rank == 0 and parallel.timeout <= TIMINGS.still:
-            print(
-                f"warning: parallel.timeout={parallel.timeout}: to take a run over from another machine takes up to "
-                f"{TIMINGS.still:g} s, in which the other processes wait; give more",
-                file=sys.stderr,
-                flush=True,
+        if parallel.timeout <= TIMINGS.still:
+            logger.warning(
+                "parallel.timeout=%d: to take a run over from another machine takes up to %g s, in which the other "
+                "processes wait; give more",
+                parallel.timeout,
+                TIMINGS.still,
             )
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     return Accelerator(

@@ -7,13 +7,15 @@
 
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,13 @@ import torch
 import yaml
 
 from dira_scale import __version__
+from dira_scale.config.logs import PACKAGE, Line
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint
-from dira_scale.runs.lease import Lease
+from dira_scale.runs.lease import Lease, LeaseLostError
+
+logger = logging.getLogger(__name__)
 
 # Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
 # (`data.shards` may move; `datasets`, their content and weights, may not.)
@@ -66,6 +71,7 @@ class Run:
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far
         self._refused: set[str] = set()
+        self._lock = threading.RLock()  # messages come from several threads
         self.lease = Lease(folder)
         content = yaml.safe_dump(config, sort_keys=False)
         write_atomic(folder / "config.yaml", content)
@@ -75,6 +81,13 @@ class Run:
         write_json(folder / "environment.json", {"run": name(config)} | environment())
         self._where = (0, "")
         self.status("running")
+        self._log = _LogFile(self, self._lock)
+        logging.getLogger(PACKAGE).addHandler(self._log)
+
+    def release(self) -> None:
+        """Let the next one in at once; what is logged from now on is not of this run."""
+        logging.getLogger(PACKAGE).removeHandler(self._log)
+        self.lease.release()
 
     def status(
         self,
@@ -110,19 +123,20 @@ class Run:
             yield
         except OSError as error:
             if what not in self._refused:
-                print(f"warning: {what} cannot be written ({error}); training goes on", file=sys.stderr, flush=True)
-            self._refused.add(what)
+                self._refused.add(what)  # first: the warning is to be written as well
+                logger.warning("%s cannot be written (%s); training goes on", what, error)
         else:
             self._refused.discard(what)
 
     def _append(self, name: str, line: str) -> None:
         """A line, and those of all files that were refused before it."""
         self.lease.check()
-        self._late.setdefault(name, []).append(line + "\n")
-        for file, late in self._late.items():
-            with self.spared(file):
-                append(self.folder / file, "".join(late))
-                late.clear()
+        with self._lock:
+            self._late.setdefault(name, []).append(line + "\n")
+            for file, late in list(self._late.items()):
+                with self.spared(file):
+                    append(self.folder / file, "".join(late))
+                    late.clear()
 
     def forget_after(self, step: int) -> None:
         """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
@@ -152,6 +166,20 @@ class Run:
             raise UserError(
                 f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
             )
+
+
+class _LogFile(logging.Handler):
+    """``log.txt``, to which whatever the package logs is appended."""
+
+    def __init__(self, run: Run, lock: threading.RLock) -> None:
+        super().__init__()
+        self.run = run
+        self.lock = lock  # the run's own: with two, two threads might wait for each other
+        self.setFormatter(Line())
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(LeaseLostError):  # the run's next write raises it
+            self.run.log(self.format(record))
 
 
 def append(path: Path, text: str) -> None:

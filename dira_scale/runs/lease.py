@@ -7,6 +7,7 @@ the run and stops (a requeued job's ghost).
 """
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -21,6 +22,8 @@ from dira_scale.distributed.control import PrecedingError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
+
+logger = logging.getLogger(__name__)
 
 # What is known of a holder that has created its file and not yet filled it.
 JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
@@ -93,7 +96,7 @@ class Lease:
     def _watch(self, held: dict[str, Any]) -> None:
         """Wait until the beat has stood still long enough; refuse as soon as it moves."""
         run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
-        print(f"{run} is held by {holder}; waiting {TIMINGS.still:.0f} s for a sign of life", flush=True)
+        logger.info("%s is held by %s; waiting %.0f s for a sign of life", run, holder, TIMINGS.still)
         deadline = time.monotonic() + TIMINGS.still
         while time.monotonic() < deadline:
             time.sleep(min(1.0, TIMINGS.still / 4))

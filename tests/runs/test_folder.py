@@ -49,16 +49,16 @@ def changed(key: str, value: object) -> dict:
     ],
 )
 def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
-    Run(tmp_path, CONFIG).lease.release()
-    Run(tmp_path, changed(key, value)).lease.release()
+    Run(tmp_path, CONFIG).release()
+    Run(tmp_path, changed(key, value)).release()
     assert name(changed(key, value)) == name(CONFIG)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
 def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> None:
-    Run(tmp_path, CONFIG).lease.release()
-    Run(tmp_path, changed(key, value)).lease.release()  # while nothing is trained, a mistake may be mended
-    Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, CONFIG).release()
+    Run(tmp_path, changed(key, value)).release()  # while nothing is trained, a mistake may be mended
+    Run(tmp_path, CONFIG).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=key):
@@ -91,7 +91,7 @@ def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) ->
     run.forget_after(2)
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "lease": 1}, {"step": 2, "lease": 1}]
-    run.lease.release()
+    run.release()
 
 
 def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_server_that_is_gone_costs_checkpoints_and_nothing_else(bucket: s3.Buc
     saver.wait()
     (news,) = saver.news()
     assert news.startswith("the checkpoint of step 2 could not be written (") and "Could not connect" in news
-    run.lease.release()
+    run.release()
     for ask in (
         lambda: Run(tmp_path / "run", config(f"{bucket.url}/run")),
         lambda: checkpoint.find_latest(run.checkpoints),

@@ -110,18 +110,18 @@ def config(url: str | None, seed: int = 0) -> dict[str, Any]:
 def test_a_run_of_another_identity_is_refused_wherever_its_folder_lies(url: str, tmp_path: Path) -> None:
     first = Run(tmp_path / "a", config(url))
     save(first.checkpoints, 1)
-    first.lease.release()
+    first.release()
     with pytest.raises(UserError, match="seed: 0 -> 1"):
         Run(tmp_path / "elsewhere", config(url, seed=1))
     again = Run(tmp_path / "elsewhere", config(url))  # the first folder's machine is gone
     assert [path.name for path in checkpoint.complete(again.checkpoints)] == ["000000001"]
-    again.lease.release()
+    again.release()
 
 
 def test_checkpoints_left_behind_are_not_forgotten(url: str, tmp_path: Path) -> None:
     run = Run(tmp_path / "a", config(None))
     save(run.checkpoints, 1)
-    run.lease.release()
+    run.release()
     with pytest.raises(UserError, match=rf"has its checkpoints in .*a/checkpoints, not in {url}: copy them"):
         Run(tmp_path / "a", config(url))
 

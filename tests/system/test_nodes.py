@@ -49,7 +49,7 @@ def ends(processes: Processes) -> list[tuple[int, str]]:
 
 def said(printed: str) -> list[str]:
     """The lines that a verb ends with."""
-    return [line for line in printed.splitlines() if line.startswith("pretrain: ")]
+    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
 
 
 def torchrun(i: int) -> list[str]:

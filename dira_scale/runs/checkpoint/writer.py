@@ -1,7 +1,7 @@
 """Writing checkpoints beside training."""
 
 import json
-import sys
+import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,6 +24,8 @@ from dira_scale.runs.checkpoint.tensors import Piece, share
 from dira_scale.runs.lease import LeaseLostError
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -118,8 +120,8 @@ class Checkpointer:
         """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
         if self._thread is not None:
             self._thread.join(seconds)
-        if self._failure is not None and self.rank == 0:  # nobody will wait for it any more
-            print(f"warning: the newest checkpoint was not written: {self._failure!r}", file=sys.stderr, flush=True)
+        if self._failure is not None:  # nobody will wait for it any more
+            logger.warning("the newest checkpoint was not written: %r", self._failure)
 
     def insist(self) -> None:
         """The run ends here.
