@@ -32,7 +32,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine import parallel
+from dira_scale.distributed.processes import start
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError
@@ -109,24 +109,24 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
     # Few images are gone through again and again.
     given = [*keys, f"data.shards={shards}", "data.remainder=wrap"]
     _, config = synthetic.configuration(*given)
-    accelerator = parallel.start(config.parallel, config.precision)
+    world = start(config.parallel, config.precision)
     views = ViewSpec(size=config.data.size)
     loader = Inputs(config.data, views, config.seed, 0, 1).train(config.data.batch)
-    turns = Turns(views, loader, config.data.prefetch, steps, rounds, synthetic.wait(accelerator.device))
+    turns = Turns(views, loader, config.data.prefetch, steps, rounds, synthetic.wait(world.device))
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         composed, config = synthetic.configuration(*given, f"run={folder}", f"steps={turns.length + 1}")
         content: Any = OmegaConf.to_container(composed)
         method, adversary = synthetic.networks(composed, config)
         run = Run(Path(folder), content)
         try:
-            trainer = Trainer(config, accelerator, turns, method, adversary, run)  # type: ignore[arg-type]
+            trainer = Trainer(config, synthetic.task(config, world, method, adversary, turns), world, run)
             with Signals() as signals, contextlib.closing(trainer):
                 ended = trainer.train(signals)
         finally:
             run.lease.release()
     if ended != "done":
         raise KeyboardInterrupt
-    about = {"device": accelerator.device.type, "batch": config.data.batch, "size": config.data.size}
+    about = {"device": world.device.type, "batch": config.data.batch, "size": config.data.size}
     return about | figures({name: found[1:] for name, found in turns.seconds.items()}, steps * config.data.batch)
 
 

@@ -30,7 +30,7 @@ from benchmarks import synthetic
 from benchmarks.plain import Plain
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine import parallel
+from dira_scale.distributed.processes import start
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
@@ -83,13 +83,13 @@ class Turns(synthetic.Images):
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """All turns, a round of both to warm up. The trainer saves after the last batch, which no turn has."""
-        steps, ready = self.trainer.config.health.every // ROUND, [b.to(self.trainer.device) for b in self.batches]
+        steps, ready = self.trainer.task.look_every // ROUND, [b.to(self.trainer.world.device) for b in self.batches]
         for _ in range((stop - 1 - start) // steps):
             began = self.clock()
             for i in range(steps):
                 yield self.batches[i % len(self.batches)]
                 if not self.first[0]:
-                    self.first[0].update(self.trainer.journal.means.values())
+                    self.first[0].update(self.trainer.log.means.values())
             self.ours.append(self.clock() - began)
             began = self.clock()
             for i in range(steps):
@@ -120,16 +120,16 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         every = f"health.every={ROUND * steps}", f"log_every={ROUND * steps}"
         length = f"steps={(1 + rounds) * ROUND * steps + 1}"
         composed, config = synthetic.configuration(*case.overrides(), *extra, *every, length, f"run={folder}")
-        accelerator = parallel.start(config.parallel, config.precision)
+        world = start(config.parallel, config.precision)
         views = ViewSpec(size=case.size)
         method, adversary = synthetic.networks(composed, config)
-        bare = Plain(config, method, adversary, accelerator.device)
-        batches = [synthetic.batch(views, case.batch, step, accelerator.device) for step in range(BATCHES)]
-        turns = Turns(views, batches, bare, clock(accelerator.device))
+        bare = Plain(config, method, adversary, world.device)
+        batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
+        turns = Turns(views, batches, bare, clock(world.device))
         content: Any = OmegaConf.to_container(composed)
         run = Run(Path(folder), content)
         try:
-            turns.trainer = Trainer(config, accelerator, turns, method, adversary, run)  # type: ignore[arg-type]
+            turns.trainer = Trainer(config, synthetic.task(config, world, method, adversary, turns), world, run)
             with Signals() as signals, contextlib.closing(turns.trainer):
                 ended = turns.trainer.train(signals)
         finally:
@@ -137,7 +137,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
     if ended != "done":
         raise KeyboardInterrupt
     check_losses(*turns.first, AGREE[config.precision])
-    about = {"case": case.name, "batch": case.batch, "device": accelerator.device.type}
+    about = {"case": case.name, "batch": case.batch, "device": world.device.type}
     found = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
     speeds = {"images_per_second": case.batch / found["seconds"]}
     speeds |= {"bare_images_per_second": case.batch / found["bare_seconds"]}

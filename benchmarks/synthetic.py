@@ -11,9 +11,12 @@ from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
+from dira_scale.distributed.world import World
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.pretraining.task import PretrainTask, on_device
 
 NEVER = 10**6  # steps
 # One long stage of all three terms; nothing is validated or saved on the way.
@@ -42,6 +45,13 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(config.adversary.loss)
 
 
+def task(config: Pretrain, world: World, method: Method, adversary: Adversary, images: "Images") -> PretrainTask:
+    """Pretraining on ``images`` in the place of its data."""
+    stages = stage_plans(config, images.steps_per_epoch)
+    adversary = on_device(adversary, config, world)
+    return PretrainTask(config, world, method, adversary, stages, images)  # type: ignore[arg-type]
+
+
 def wait(device: torch.device) -> Callable[[], None]:
     """What waits until the device has done all it was given."""
     return torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -68,7 +78,7 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
 
 
 class Images:
-    """Stands where the trainer has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
+    """Stands where the task has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
 
     waited = 0.0
 

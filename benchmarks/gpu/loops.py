@@ -1,7 +1,6 @@
 """One step at a time, by our loop or by the authors', on the same weights and images, which the device has already."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Protocol
 
 import torch
@@ -12,11 +11,12 @@ from benchmarks import synthetic
 from benchmarks.plain import Released
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine import optim, parallel
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.processes import start
+from dira_scale.engine import parallel
 from dira_scale.engine.means import Means
-from dira_scale.engine.step import Step
+from dira_scale.engine.stage import begin
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.objective import Objective
 
 BATCHES = 4  # different ones, in turn
 FEW = 8  # images of a step whose work takes the device no time
@@ -40,34 +40,31 @@ class Loop(Protocol):
 
 
 class Ours:
-    """What the trainer does in a step: :class:`Step` on a strategy of one process, health monitors and guard on."""
+    """What the engine does in a step: a stage's :class:`Step` on one process, monitors and NaN guard on."""
 
     def __init__(self, composed: DictConfig, config: Pretrain) -> None:
-        accelerator = parallel.start(config.parallel, config.precision)
-        self.device = accelerator.device
+        world = start(config.parallel, config.precision)
+        self.device = world.device
         method, adversary = synthetic.networks(composed, config)
         self.images = images(config, self.device)
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
-        strategy = parallel.build(config.parallel, config.precision, accelerator, method)
-        layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-        adversary.to(self.device, memory_format=layout)  # type: ignore[call-overload]
-        objective = Objective(strategy.method, adversary, method.views, self.device, config.precision)
-        discriminator = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+        self.task = synthetic.task(config, world, method, adversary, synthetic.Images(method.views))
+        strategy = parallel.build(world, config.parallel, method)
+        plan = next(plan for plan in self.task.stages if plan.name == STAGE)
         self.means = Means()
-        self.take = Step(config, objective, discriminator, 1, self.means)
-        stage = config.stages[STAGE]
-        strategy.enter_stage(stage.terms, partial(optim.generator, config.optim, batch=config.data.batch), {})
-        self.take.enter_stage(stage, strategy)
+        accumulate, scale = config.parallel.accumulate, LossScale(config.precision == "fp16")
+        self.stage = begin(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
         named_parts = named(method, getattr(method, "base", None))
         self.parts: Mapping[str, Sequence[nn.Module]] = named_parts | {"discriminator": [adversary.discriminator]}
 
     def step(self, number: int, few: bool = False) -> None:
-        self.take(number, self.few if few else self.images[number % BATCHES])
+        self.stage.step(number, self.few if few else self.images[number % BATCHES])
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that a step moves: method, adversary, the generator's optimizer."""
-        tensors = {**self.take.method.state_dict(), **self.take.adversary.state_dict(prefix="adversary.")}
-        for i, states in enumerate(self.take.strategy.optimizer.state.values()):
+        (judge,) = self.task.replicas
+        tensors = {**self.stage.model.module.state_dict(), **judge.module.state_dict(prefix="adversary.")}
+        for i, states in enumerate(self.stage.model.optimizer.state.values()):
             tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, torch.Tensor)}
         return tensors
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dira_scale.engine.parallel import leave
+from dira_scale.distributed.processes import leave
 
 SECONDS = 900  # bound on every wait
 BYTES = (1024, 32 * 2**20)  # of the all-reduces that measure gloo

@@ -1,4 +1,9 @@
-"""DeepSpeed, as Accelerate is told of it: ZeRO and nothing else of it."""
+"""DeepSpeed's ZeRO, as Accelerate is told of it when the processes start.
+
+The engine holds the task's module alone: a discriminator is tiny, replicated, and steps by itself. DeepSpeed's own
+mixed precision, loss scaling and clipping stay off; the engine has them, the same under every strategy. (Its bf16 mode
+would round a momentum network's small steps away; its autocast section averages gradients in 16 bits.)
+"""
 
 import warnings
 from typing import Any

@@ -24,6 +24,7 @@ from dira_scale.distributed.precision import PRECISIONS, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import adopt
 from dira_scale.distributed.timings import TIMINGS
+from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Parallel:
     timeout: int = MISSING
 
 
-def start(parallel: Parallel, precision: str) -> Accelerator:
+def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if a launcher made one, choose device and threads.
 
     Raises:
@@ -83,10 +84,10 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
                 TIMINGS.still,
             )
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not cuda and not zero,  # with a DeepSpeed plug-in it would be ignored
         deepspeed_plugin=plugin(int(parallel.strategy.removeprefix("zero")), parallel.offload, cuda) if zero else None,
-        mixed_precision="no",  # autocast is entered by the loop, the same way under every strategy
+        mixed_precision="no",  # autocast is entered by the task, the same way under every strategy
         kwargs_handlers=[
             # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging
             # its buckets after the first step, which would make a resumed run add gradients in another order.
@@ -94,6 +95,7 @@ def start(parallel: Parallel, precision: str) -> Accelerator:
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
     )
+    return World(accelerator, precision)
 
 
 def leave(main: Callable[[], int]) -> int:

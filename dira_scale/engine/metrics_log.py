@@ -1,19 +1,20 @@
 """The rows of a run: metrics.jsonl, TensorBoard, the line under the bar, and what the run is warned of."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import Progress
+from dira_scale.engine.task import StagePlan, Stretch, Task
 from dira_scale.engine.tensorboard import TensorBoard
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.diagnosis import Moment, Symptoms
-from dira_scale.pretraining.stages import Plan
 from dira_scale.runs.folder import Run
 
+logger = logging.getLogger(__name__)
 
-class Journal:
+
+class MetricsLog:
     """Every process counts in ``means`` and ``clock`` and calls :meth:`training`; the main process alone writes.
 
     Args:
@@ -23,16 +24,16 @@ class Journal:
 
     bar: Bar
 
-    def __init__(self, config: Pretrain, progress: Progress, run: Run | None) -> None:
-        self.progress, self.run = progress, run
-        self.means, self.clock, self.symptoms = Means(), Clock(), Symptoms(config)
-        self.tracker = TensorBoard(Path(config.run) / "tensorboard", progress.step) if run else None
+    def __init__(self, task: Task, folder: Path, progress: Progress, run: Run | None) -> None:
+        self.task, self.progress, self.run = task, progress, run
+        self.means, self.clock = Means(), Clock()
+        self.tracker = TensorBoard(folder / "tensorboard", progress.step) if run else None
         self._last = progress.step  # step of the last row
         self._waited = 0.0  # seconds for the loader up to then
 
-    def enter_stage(self, name: str, plan: Plan) -> None:
+    def begin(self, stage: StagePlan) -> None:
         """Rows are of this stage from now on, and its loader has not been waited for."""
-        self.name, self.plan, self._waited = name, plan, 0.0
+        self.stage, self._waited = stage, 0.0
 
     def training(self, lr: float, waited: float, news: list[str]) -> None:
         """A row of the means since the last one, with its warnings and ``news`` of others. Collective.
@@ -44,10 +45,10 @@ class Journal:
         self._waited = waited
         values, seconds = self.means.take(), self.clock.take()
         steps, self._last = self.progress.step - self._last, self.progress.step
-        images = steps * self.plan.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
+        images = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": lr, "images_per_second": images, "split": "train"}
-        warnings = news + self.symptoms.news(row, Moment(self.name, self.plan.steps, self._done))
+        warnings = news + self.task.diagnose(row, Stretch(self.stage.name, self.stage.steps, self._done))
         self.add(row | ({"warnings": warnings} if warnings else {}))
         for text in warnings:
             self.warn(text)
@@ -57,9 +58,9 @@ class Journal:
         """Write ``row``, which says its ``split``."""
         if self.run is None:
             return
-        epoch = self.progress.epochs + self._done / self.plan.per_epoch
-        self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": self.name} | row)
-        self.run.status("running", self.progress.step, self.name)
+        epoch = self.progress.epochs + self._done / self.stage.per_epoch
+        self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": self.stage.name} | row)
+        self.run.status("running", self.progress.step, self.stage.name)
         assert self.tracker is not None
         with self.run.spared("tensorboard"):
             self.tracker.add(self.progress.step, row)
@@ -70,14 +71,11 @@ class Journal:
             with self.run.spared("tensorboard"):
                 self.tracker.close()
 
+    def warn(self, text: str) -> None:
+        """On the screen and in the log."""
+        logger.warning("step %d: %s", self.progress.step, text)
+
     @property
     def _done(self) -> int:
         """Steps of the stage."""
         return self.progress.step - self.progress.stage_start
-
-    def warn(self, text: str) -> None:
-        """On the screen and in the log."""
-        line = f"warning, step {self.progress.step}: {text}"
-        self.bar.say(line)
-        if self.run is not None:
-            self.run.log(line)

@@ -6,29 +6,24 @@ waits for the device anyway, and always before a checkpoint, which therefore is 
 may hold what is no number between the two; such a run ends before anybody uses them.
 """
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from dira_scale.data.batch import Batch
 from dira_scale.distributed.collectives import gather, world
-from dira_scale.places.atomic import write_json
-
-if TYPE_CHECKING:  # a training step needs no shards, hence no pyarrow
-    from dira_scale.data.manifest import ShardedDataset
+from dira_scale.runs.errors import RunEndedError
 
 NEVER = 2**62
 GRADIENT = "gradient"  # how the note of a module's gradient begins; all other notes are of losses
 
 
-class NotANumberError(Exception):
-    """Training cannot go on; the message, already said, is which term broke, when, and where its images lie."""
+class NotFiniteError(RunEndedError):
+    """Training cannot go on; the message, already said, is which term broke, when, and where its batch lies."""
+
+    said = True
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Finding:
         return f"step {self.step + 1}: {what} is no number{where}{cause}"
 
 
-class Guard:
+class NaNGuard:
     """The note that a device keeps of what was no number."""
 
     def __init__(self, device: torch.device) -> None:
@@ -78,11 +73,14 @@ class Guard:
         ``gradients``: the parts that this process holds, all on one device: this one, or the CPU if offloaded.
         """
         self._broken |= ~self._note(step, {name: norm})
-        # A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free.
-        if gradients and (self.device.type != "cpu" or self._broken):
+        if gradients and self._must_clear():
             broken = self._broken.to(gradients[0].device)  # once: of offloaded ones each would wait for the device
             for gradient in gradients:
                 gradient.masked_fill_(broken, 0.0)
+
+    def _must_clear(self) -> bool:
+        """A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free."""
+        return self.device.type != "cpu" or bool(self._broken)
 
     def read(self) -> Finding | None:
         """What was found so far, over all ranks. Collective; waits for the device."""
@@ -125,33 +123,3 @@ def unsound(tensors: dict[str, Tensor]) -> list[str]:
     sums = torch.stack([t.sum(dtype=torch.float32).to(device) for t in floats.values()]).isfinite().tolist()
     doubtful = [name for name, fine in zip(floats, sums, strict=True) if not fine]
     return [name for name in doubtful if not floats[name].isfinite().all()]
-
-
-def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", split: str, row: dict[str, Any]) -> None:
-    """Write ``batch.safetensors`` (views as stored, the distortions' parameters, index) and ``batch.json``.
-
-    Args:
-        batch: this rank's part, as the loader made it.
-        datasets, split: what ``batch.index`` counts through.
-        row: what the JSON tells beside the images; its ``losses`` may be no numbers.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"index": batch.index, "low": batch.low, "high": batch.high}
-    tensors |= {} if batch.labels is None else {"labels": batch.labels}
-    for i, (view, distortion) in enumerate(zip(batch.views, batch.distortions, strict=True)):
-        tensors[f"views.{i}"] = view
-        tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
-    tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
-    # JSON has no NaN: what is none is written as its name.
-    losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
-    images = list(_images(batch.index.tolist(), datasets, split))
-    write_json(folder / "batch.json", row | {"losses": losses, "images": images})
-
-
-def _images(index: list[int], datasets: "list[ShardedDataset]", split: str) -> Iterable[dict[str, str]]:
-    """Dataset and key of samples counted over all datasets."""
-    everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
-    for i in index:
-        dataset, row = everything[i]
-        yield {"dataset": dataset.info.name, "key": str(dataset.column("key")[row])}

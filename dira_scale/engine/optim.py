@@ -28,10 +28,9 @@ class Optim:
     warmup_epochs: float = MISSING
     end: float = MISSING
     clip: float | None = None
-    discriminator: dict[str, Any] = MISSING
 
 
-def generator(config: Optim, module: nn.Module, batch: int) -> Optimizer:
+def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
     """The optimizer of ``config`` over what ``module`` trains, its rates those of a global ``batch``.
 
     Where ``optim.reference_batch`` is set, all rates are for that batch and scale linearly (Goyal et al. 2017, as

@@ -1,13 +1,13 @@
-"""All that a checkpoint holds: tensors by name, and where the run stands."""
+"""All that a checkpoint holds beside the module: where the run stands, and the replicas."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-from torch.optim import Optimizer
+from torch import Tensor, nn
 
 from dira_scale.engine import optim
-from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method
+from dira_scale.engine.parallel.model import MODULE, OPTIMIZER
+from dira_scale.engine.task import Replica
 
 
 @dataclass
@@ -26,23 +26,25 @@ class Progress:
     loss_scale_sound: int = 0  # steps since it last changed
 
 
-def discriminator(adversary: Adversary, optimizer: Optimizer) -> dict[str, Tensor]:
-    """What a checkpoint holds beside the generator's pieces: the discriminator and its optimizer's state."""
-    tensors = {f"discriminator.{name}": tensor for name, tensor in adversary.state_dict().items()}
-    return tensors | optim.state_by_name(optimizer, adversary, "optim.discriminator")
+def of_replicas(replicas: Sequence[Replica]) -> dict[str, Tensor]:
+    """The replicas and their optimizers' states, by the names of a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for replica in replicas:
+        tensors |= {f"{replica.name}.{name}": tensor for name, tensor in replica.module.state_dict().items()}
+        tensors |= optim.state_by_name(replica.optimizer, replica.module, f"optim.{replica.name}")
+    return tensors
 
 
-def restore(
-    tensors: dict[str, Tensor], method: Method, adversary: Adversary, discriminator_optimizer: Optimizer
-) -> dict[str, Tensor]:
-    """Put back a checkpoint's tensors, but those of the generator's optimizer, which are returned.
+def restore(tensors: dict[str, Tensor], module: nn.Module, replicas: Sequence[Replica]) -> dict[str, Tensor]:
+    """Put back a checkpoint's tensors, except those of the module's optimizer, which are returned.
 
     That optimizer is made anew with each stage, over the parameters that the stage trains.
     """
-    method.load_state_dict(_under("method.", tensors))
-    adversary.load_state_dict(_under("discriminator.", tensors))
-    optim.load_by_name(discriminator_optimizer, adversary, "optim.discriminator", tensors)
-    return {name: tensor for name, tensor in tensors.items() if name.startswith("optim.generator.")}
+    module.load_state_dict(_under(f"{MODULE}.", tensors))
+    for replica in replicas:
+        replica.module.load_state_dict(_under(f"{replica.name}.", tensors))
+        optim.load_by_name(replica.optimizer, replica.module, f"optim.{replica.name}", tensors)
+    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{OPTIMIZER}.")}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,109 +1,104 @@
-"""One optimizer step of the generator, then one of the discriminator on the same reconstructions."""
+"""One optimizer step: forward and backward passes of its micro-batches, the module's step, the replicas' steps."""
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
-from torch.optim import Optimizer
 
-from dira_scale.data.batch import Batch
-from dira_scale.engine import parallel
+from dira_scale.distributed.precision import LossScale
 from dira_scale.engine.means import Means
-from dira_scale.engine.nan_guard import GRADIENT, Guard
+from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
+from dira_scale.engine.parallel.model import StageModel, average_gradients
+from dira_scale.engine.task import Batch, Replica, StagePlan, Task
+from dira_scale.engine.watchdog import alive
 from dira_scale.models.norm import commit_statistics
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.monitors import Health
-from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.stages import Stage
 
 
 class Step:
-    """Steps of one run; :meth:`enter_stage` before those of a stage. Nothing here waits for the device, but in fp16.
+    """The steps of one stage. Nothing here waits for the device, except under fp16.
 
     Args:
-        discriminator_optimizer: of ``objective.adversary``.
-        ranks: processes that take the step together.
+        model: the task's module under its strategy, made for this stage.
+        guard: notes what is not finite.
+        scale: of losses.
         means: where losses and monitors are counted.
+        seed: of the run.
+        accumulate: micro-batches of a step.
     """
 
-    guard: Guard  # of this stage
-    health: Health | None = None
-
     def __init__(
-        self, config: Pretrain, objective: Objective, discriminator_optimizer: Optimizer, ranks: int, means: Means
+        self,
+        task: Task,
+        stage: StagePlan,
+        model: StageModel,
+        guard: NaNGuard,
+        scale: LossScale,
+        means: Means,
+        seed: int,
+        accumulate: int,
     ) -> None:
-        self.config, self.objective, self.ranks, self.means = config, objective, ranks, means
-        self.adversary, self.device = objective.adversary, objective.device
-        self.discriminator_optimizer = discriminator_optimizer
-        self.scale = parallel.LossScale(config.precision == "fp16")
-
-    def leave_stage(self) -> None:
-        """Hold on to nothing of the strategy's: what it has cut up is to go before the next stage comes."""
-        if self.health is not None:
-            self.health.close()
-            del self.method, self.strategy, self.objective.method
-        self.health = None
-
-    def enter_stage(self, stage: Stage, strategy: parallel.Strategy) -> None:
-        """Steps are of ``stage`` and by ``strategy``, which has entered it, from now on."""
-        self.stage, self.strategy, self.method = stage, strategy, strategy.method
-        self.guard = Guard(self.device)
-        every, accumulate = self.config.health.every, self.config.parallel.accumulate
-        self.health = Health(self.method, self.adversary, every, accumulate, strategy.whole_losses)
+        self.task, self.stage, self.model, self.guard, self.scale, self.means = task, stage, model, guard, scale, means
+        self.seed, self.accumulate = seed, accumulate
 
     def __call__(self, step: int, batch: Batch) -> None:
         """Take the step after ``step`` others on this rank's ``batch``."""
-        assert self.health is not None, "enter_stage comes first"
-        adversarial, accumulate = "ad" in self.stage.terms, self.config.parallel.accumulate
-        pairs: list[tuple[Tensor, Tensor]] = []
+        task, model, last = self.task, self.model, self.accumulate - 1
+        carried: list[Any] = []
         seen: dict[str, Tensor] = {}
-        for i, micro in enumerate(batch.to(self.device).split(accumulate)):
-            torch.manual_seed(_mix(self.config.seed, step, i))  # drop-path and the like: a function of the step
-            last = i == accumulate - 1
-            looking = self.health.due(step, last)
-            with self.strategy.accumulating(last):
-                terms, losses = self.objective(self.strategy.engine, micro, self.stage)
-                if looking:
-                    seen = self.health.measure(terms, losses, self.scale.value)
-                factor = self.guard.losses(step, losses)
-                self.strategy.backward(losses["loss"] * factor * (self.scale.value / accumulate))
-            self.means.add(losses | terms.monitors)
-            if adversarial:
-                assert terms.restored is not None and terms.target is not None
-                pairs.append((terms.target, terms.restored.detach()))
-            del terms, losses  # not alive in the next forward pass
+        for i, micro in enumerate(batch.to(self.guard.device).split(self.accumulate)):
+            alive()
+            torch.manual_seed(_mix(self.seed, step, i))  # drop-path and the like: a function of the step
+            with model.accumulating(i == last):
+                losses = task.losses(self.stage, model.wrapped, micro)
+                values = losses.values()
+                if i == last and step % task.look_every == 0:
+                    seen = task.look(losses, self.scale.value, model.differentiable)
+                factor = self.guard.losses(step, values)
+                model.backward(losses.total * factor * (self.scale.value / self.accumulate))
+            self.means.add(values | dict(losses.monitors))
+            carried.append(losses.carried)
+            del losses, values  # not alive in the next forward pass
         self._move(step, seen)
-        if adversarial:
-            self._discriminate(step, pairs)
-        commit_statistics(self.method)
-        self.method.after_step()
+        for replica in task.replicas:
+            self._teach(step, replica, carried)
+        commit_statistics(model.module)
+        task.after_step(model.module)
 
     def _move(self, step: int, seen: dict[str, Tensor]) -> None:
-        """The generator's step; ``seen`` of its health does not count where fp16 leaves the step out."""
-        gradients = self.strategy.gradients()
+        """The module's step; what was ``seen`` does not count where fp16 leaves the step out."""
+        gradients = self.model.gradients()
         self.scale.unscale(gradients)
-        norm = self.strategy.norm(gradients)
+        norm = self.model.norm(gradients)
         if self.scale.skips(norm):
-            return self.strategy.skip()
+            return self.model.skip()
         self.means.add({"gradient_norm": norm} | seen)
         self.guard.gradients(step, gradients, norm)
-        if self.config.optim.clip is not None and gradients:
-            factor = (self.config.optim.clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared them
+        clip = self.task.optim.clip
+        if clip is not None and gradients:
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)  # NaN where the guard has cleared the gradients
             torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
-        self.strategy.step()
+        self.model.step()
 
-    def _discriminate(self, step: int, pairs: list[tuple[Tensor, Tensor]]) -> None:
-        for real, fake in pairs:
-            loss = {"loss/discriminator": self.adversary.discriminator_loss(real, fake)}
-            factor = self.guard.losses(step, loss)
-            (loss["loss/discriminator"] * factor / len(pairs)).backward()
-            self.means.add(loss)
-        parallel.average_gradients(self.adversary, self.ranks)
-        gradients = [p.grad for p in self.adversary.parameters() if p.grad is not None]
-        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the discriminator")
-        self.discriminator_optimizer.step()
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
+    def _teach(self, step: int, replica: Replica, carried: list[Any]) -> None:
+        """A replica's step, by the mean of its micro-batches' losses; its gradients are averaged over ranks."""
+        learnt = False
+        for part in carried:
+            loss = replica.loss(part)
+            if loss is None:
+                continue
+            learnt, values = True, {f"loss/{replica.name}": loss}
+            factor = self.guard.losses(step, values)
+            (loss * factor / len(carried)).backward()
+            self.means.add(values)
+        if not learnt:
+            return
+        average_gradients(replica.module)
+        gradients = [p.grad for p in replica.module.parameters() if p.grad is not None]
+        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {replica.name}")
+        replica.optimizer.step()
+        replica.optimizer.zero_grad(set_to_none=True)
 
 
 def _mix(*words: int) -> int:

@@ -21,8 +21,9 @@ class Terms:
     target: Tensor | None = None  # what it should look like
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
     # Feature pyramids (finest first) of the views that carry gradient, in the views' order: for a method that wraps
-    # this one, and for the gradient norms at the encoder's output.
+    # this one. In training the loop leaves of them the encoder's output alone, in ``features``.
     pyramids: tuple[list[Tensor], ...] = ()
+    features: tuple[Tensor, ...] = ()
     embeddings: tuple[Tensor, ...] = ()  # what is compared, of each view, [b, dim], detached: for the health monitors
 
 

@@ -14,8 +14,7 @@ from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import Step
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import batches_of, plan
-from dira_scale.pretraining.stages import Plan
+from dira_scale.pretraining.schedule import stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest is the libraries' own and the allocator's rounding
 GB = 1e9
@@ -66,17 +65,15 @@ class Rehearsed:
 
 def rehearse_all(config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool) -> Rehearsed:
     """Go through a step of every stage as rank 0 of ``ranks``."""
-    batches = batches_of(config)
+    plans = stage_plans(config, lambda batch: 1)
     with one_rank_of(ranks):
         networks = Networks(config, cfg)
         if checkpointing:
             checkpoint_activations(networks.method)
-        stages = {
-            name: rehearse(config, networks, config.stages[name], batch // ranks) for name, batch in batches.items()
-        }
+        stages = {plan.name: rehearse(config, networks, plan, plan.batch // ranks) for plan in plans}
         found = Rehearsed(ranks, stages, next(iter(stages.values())))
-        name = found.heaviest
-        return replace(found, twice=rehearse(config, networks, config.stages[name], 2 * stages[name].images))
+        heaviest = next(plan for plan in plans if plan.name == found.heaviest)
+        return replace(found, twice=rehearse(config, networks, heaviest, 2 * stages[heaviest.name].images))
 
 
 def estimate(config: Pretrain, machine: Machine, rehearsed: Rehearsed, plain: Rehearsed, strategy: str) -> Estimate:
@@ -87,11 +84,11 @@ def estimate(config: Pretrain, machine: Machine, rehearsed: Rehearsed, plain: Re
     held = strategies.memory(strategy, ranks, stage, offload)
     room = USABLE * machine.memory * GB
     speed = flops_per_second(machine, plain)
-    plans: dict[str, Plan] = plan(config, lambda batch: max(1, machine.images // batch))
+    plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
     times = {
         name: seconds(machine, step, strategy, ranks, accumulate, speed) for name, step in rehearsed.stages.items()
     }
-    hours = sum(plans[name].steps * times[name] for name in times) / 3600
+    hours = sum(plan.steps * times[plan.name] for plan in plans) / 3600
     step = times[rehearsed.heaviest]
     moved = strategies.traffic(strategy, stage, accumulate).sent(ranks)
     return Estimate(

@@ -1,23 +1,27 @@
-"""One optimizer step of a stage, gone through without memory or data: bytes, arithmetic, messages."""
+"""One optimizer step of a stage, the engine's own, on tensors without memory or data: bytes, arithmetic, messages."""
 
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.utils import get_total_norm
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.data.batch import Batch
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
 from dira_scale.engine import optim
-from dira_scale.engine.parallel.recompute import blocks
-from dira_scale.models.norm import commit_statistics
+from dira_scale.engine.means import Means
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.parallel import StageModel, blocks
+from dira_scale.engine.step import Step
+from dira_scale.engine.task import StagePlan
 from dira_scale.planning.ledger import Collective, Ledger, Moment
 from dira_scale.planning.network import Networks, size, trained
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.monitors import Health
-from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.stages import Stage
+from dira_scale.pretraining.objective import PretrainLosses
+from dira_scale.pretraining.task import PretrainTask
 
 
 class Block(NamedTuple):
@@ -83,91 +87,92 @@ class Rehearsal:
         return replace(self, learning=learning, updating=updating)
 
 
-def rehearse(config: Pretrain, networks: Networks, stage: Stage, images: int, foreach: bool = True) -> Rehearsal:
+def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int, foreach: bool = True) -> Rehearsal:
     """Go through a step of ``stage`` on a rank's ``images`` in ``parallel.accumulate`` micro-batches.
 
-    A step at which the health monitors look, which takes the most memory. ``foreach``: the optimizer goes over all
-    parameters at once, with temporaries as large, as torch does on GPUs and not on CPUs.
+    A step at which the monitors look, which takes the most memory. ``foreach``: the optimizer goes over all parameters
+    at once, with temporaries as large, as torch does on GPUs and not on CPUs.
     """
-    method, adversary = networks.method, networks.adversary
-    method.enter_stage(stage.terms)
-    health = Health(method, adversary, every=1, accumulate=config.parallel.accumulate)
-    ledger = Ledger(trained(method))
+    method, adversary, accumulate = networks.method, networks.adversary, config.parallel.accumulate
+    alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    world = World(alone, config.precision)
     passes = [_Passes(block) for block in blocks(method)]
     with networks.mode:
-        objective = Objective(method, adversary, networks.views, torch.device("cpu"), config.precision)
-        optimizer = _started(optim.generator(config.optim, method, config.data.batch), foreach)
-        judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
-        judge = _started(judge, foreach)
-        batch = networks.batch(images)
-        ledger.know([*method.parameters(), *method.buffers(), *adversary.parameters(), *objective.distort.buffers()])
-        ledger.know([*_states(optimizer), *_states(judge)])
-        step = _Step(config, objective, stage, health, ledger)
+        task = _Task(config, world, method, adversary, [stage])
+        task.look_every = 1
+
+        def make(module: nn.Module) -> Optimizer:
+            return _started(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
+
+        model = _Model(world, method, lambda module: task.prepare(stage, module), make, {})
+        judge = _started(task.replicas[0].optimizer, foreach)
+        batch, buffers = networks.batch(images), [*method.buffers(), *task.objective.distort.buffers()]
+        ledger = model.ledger = task.ledger = Ledger(trained(method))
+        ledger.know([*method.parameters(), *buffers, *adversary.parameters()])
+        ledger.know([*_states(model.optimizer), *_states(judge)])
+        step = Step(task, stage, model, _Guard(world.device), LossScale(False), Means(), config.seed, accumulate)
         with ledger:
-            pairs = step.generator(batch)
-            turn = len(ledger.moments)
-            get_total_norm([p.grad for p in ledger.watched if p.grad is not None])
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            over = len(ledger.moments)
-            step.discriminator(pairs, judge)
-            commit_statistics(method)
-            method.after_step()
+            step(0, batch)
     for one in passes:
         one.close()
-    health.close()
     return Rehearsal(
         images=images,
         trained=size(ledger.watched),
         idle=size(networks.ever_trained) - size(ledger.watched),
         momentum=size(method.parameters()) - size(networks.ever_trained),
-        buffers=size(method.buffers()) + size(objective.distort.buffers()),
-        optimizer=size(_states(optimizer)),
+        buffers=size(buffers),
+        optimizer=size(_states(model.optimizer)),
         adversary=size(adversary.parameters()) + size(_states(judge)),
-        learning=ledger.moments[:turn] + ledger.moments[over:],
-        updating=ledger.moments[turn:over],
-        forward=step.forward,
-        backward=step.backward,
+        learning=ledger.moments[: model.turn] + ledger.moments[model.over :],
+        updating=ledger.moments[model.turn : model.over],
+        forward=task.forward,
+        backward=ledger.flops - task.forward - task.looking,
         collectives=ledger.collectives,
         blocks=[Block(size(one.block.parameters()), one.learning, one.looking) for one in passes],
     )
 
 
-class _Step:
-    """The training loop's step (:class:`dira_scale.engine.step.Step`) without what takes no memory."""
+class _Model(StageModel):
+    """One of many ranks' replicas; notes where in the ledger the optimizer's step lies."""
 
-    def __init__(self, config: Pretrain, objective: Objective, stage: Stage, health: Health, ledger: Ledger) -> None:
-        self.objective, self.stage, self.health, self.ledger = objective, stage, health, ledger
-        self.accumulate = config.parallel.accumulate
-        self.forward = self.backward = 0
+    ledger: Ledger
+    turn = over = 0
 
-    def generator(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
-        pairs: list[tuple[Tensor, Tensor]] = []
-        for i, micro in enumerate(batch.to("cpu").split(self.accumulate)):
-            looking = self.health.due(0, i == self.accumulate - 1)
-            before = self.ledger.flops
-            terms, losses = self.objective(self.objective.method, micro, self.stage)
-            self.forward += self.ledger.flops - before
-            if looking:  # the memory that it takes counts, the messages of one step in hundreds do not
-                sent = len(self.ledger.collectives)
-                self.health.measure(terms, losses)
-                del self.ledger.collectives[sent:]
-            before = self.ledger.flops
-            (losses["loss"] / self.accumulate).backward()
-            self.backward += self.ledger.flops - before
-            if "ad" in self.stage.terms:
-                assert terms.restored is not None and terms.target is not None
-                pairs.append((terms.target, terms.restored.detach()))
-            del terms, losses
-        return pairs
+    def gradients(self) -> list[Tensor]:
+        self.turn = len(self.ledger.moments)
+        return super().gradients()
 
-    def discriminator(self, pairs: list[tuple[Tensor, Tensor]], optimizer: Optimizer) -> None:
+    def step(self) -> None:
+        super().step()
+        self.over = len(self.ledger.moments)
+
+
+class _Task(PretrainTask):
+    """Pretraining; tells the arithmetic of forward passes and of monitors from the rest, the backward passes."""
+
+    ledger: Ledger
+    forward = looking = 0
+
+    def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
         before = self.ledger.flops
-        for real, fake in pairs:
-            self.objective.adversary.discriminator_loss(real, fake).backward()
-        self.backward += self.ledger.flops - before
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        losses = super().losses(stage, model, micro)
+        self.forward += self.ledger.flops - before
+        return losses
+
+    def look(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+        """The memory that it takes counts; arithmetic and messages of one step in hundreds do not."""
+        flops, sent = self.ledger.flops, len(self.ledger.collectives)
+        found = super().look(losses, scale, differentiable)
+        self.looking += self.ledger.flops - flops
+        del self.ledger.collectives[sent:]
+        return found
+
+
+class _Guard(NaNGuard):
+    """Clears gradients without looking first, as on a GPU: there are no values to look at."""
+
+    def _must_clear(self) -> bool:
+        return True
 
 
 class _Passes:

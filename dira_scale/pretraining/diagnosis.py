@@ -1,9 +1,9 @@
 """What is wrong with a run, in words, from the rows of its metrics: said once when it begins, not at every row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from dira_scale.engine.task import Stretch
 from dira_scale.pretraining.config import Pretrain
 
 # Spread directions have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at worst,
@@ -30,20 +30,6 @@ PATIENCE = 2  # looks in a row: one may be an outlier
 ROWS = 10  # in a row of the top-1: it may be of a single batch
 
 
-@dataclass(frozen=True)
-class Moment:
-    """Where in the run a row was made."""
-
-    stage: str
-    steps: int  # of the stage, if it is not stopped early
-    done: int  # of these
-
-    @property
-    def share(self) -> float:
-        """Of the stage that is done."""
-        return self.done / self.steps
-
-
 class Symptoms:
     """Remembers what has been said.
 
@@ -57,7 +43,7 @@ class Symptoms:
         self.base = "method.base" if "base" in config.method else "method"
         self._looks: dict[str, int] = {}  # in a row, by kind
 
-    def news(self, row: Mapping[str, Any], moment: Moment) -> list[str]:
+    def news(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
         """What begins with this row of training. A row without a kind's figures leaves that kind as it was."""
         pulls = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         judges = (
@@ -70,31 +56,31 @@ class Symptoms:
         said = []
         for judge, keys, patience in judges:
             if all(key in row for key in keys):
-                text, kind = judge(row, moment), judge.__name__
+                text, kind = judge(row, where), judge.__name__
                 self._looks[kind] = self._looks.get(kind, 0) + 1 if text else 0
                 if self._looks[kind] == patience:
                     said.append(text)
         return said
 
-    def _collapse(self, row: Mapping[str, Any], moment: Moment) -> str:
+    def _collapse(self, row: Mapping[str, Any], where: Stretch) -> str:
         std, rank = row["health/std"], row["health/rank"]
-        if moment.share < SETTLED or (std > COLLAPSED_STD and rank > COLLAPSED_RANK):
+        if where.share < SETTLED or (std > COLLAPSED_STD and rank > COLLAPSED_RANK):
             return ""
         return (
             f"collapse: all images' embeddings are nearly one, or on one line (std {std:.3f}, where 1 is spread; "
             f"effective rank {rank:.1f}): lower optim.optimizer.lr; in a method of your own look at its stop-gradient"
         )
 
-    def _chance(self, row: Mapping[str, Any], moment: Moment) -> str:
+    def _chance(self, row: Mapping[str, Any], where: Stretch) -> str:
         top1, chance = row["top1"], row["chance"]
-        if moment.share < LATE or moment.done < ENOUGH or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
+        if where.share < LATE or where.done < ENOUGH or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
             return ""
         return (
-            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {moment.share:.0%} of stage {moment.stage}: "
+            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {where.share:.0%} of stage {where.stage}: "
             "try another optim.optimizer.lr" + f", or a shorter {self.base}.queue" * ("queue_fresh" in row)
         )
 
-    def _discriminator(self, row: Mapping[str, Any], moment: Moment) -> str:
+    def _discriminator(self, row: Mapping[str, Any], where: Stretch) -> str:
         accuracy, loss = row["health/discriminator"], row["loss/ad"]
         if accuracy < DISCRIMINATOR_WINS or loss < GENERATOR_LOSES[self.adversary]:
             return ""
@@ -103,7 +89,7 @@ class Symptoms:
             "lower optim.discriminator.lr, or raise method.weights.ad"
         )
 
-    def _dwarfed(self, row: Mapping[str, Any], moment: Moment) -> str:
+    def _dwarfed(self, row: Mapping[str, Any], where: Stretch) -> str:
         pulls = {
             term: row[f"health/gradient/{term}"]
             for term, weight in self.weights.items()
@@ -121,9 +107,9 @@ class Symptoms:
             f"method.weights.{large}{scale}; or raise method.weights.{small}"
         )
 
-    def _queue(self, row: Mapping[str, Any], moment: Moment) -> str:
+    def _queue(self, row: Mapping[str, Any], where: Stretch) -> str:
         fresh = row["queue_fresh"]
-        if moment.share < FILLED or fresh >= FRESH:
+        if where.share < FILLED or fresh >= FRESH:
             return ""
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "

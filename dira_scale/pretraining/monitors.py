@@ -4,17 +4,20 @@ Collapse, from what is compared and from what is learnt; each term's pull at the
 generator and discriminator; how well the batch is restored. Values stay on the device until the next logged row.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from omegaconf import MISSING
-from torch import Tensor, nn
+from torch import Tensor
 
 from dira_scale.distributed.collectives import gather, rank, reduce_mean, reduce_sum, world
 from dira_scale.methods.adversary import Adversary
-from dira_scale.methods.method import Method, Terms
+from dira_scale.methods.method import Terms
 from dira_scale.metrics import ssim
+from dira_scale.models.heads import global_average
+from dira_scale.pretraining.objective import PretrainLosses
 
 IMAGES = 512  # of the global batch at most: bounds the eigenvalue problem and the table of distances
 
@@ -24,57 +27,37 @@ class HealthConfig:
     every: int = MISSING
 
 
-class Health:
-    """Measures one micro-batch of a training step, the last of ``accumulate``, of all processes.
+class Monitors:
+    """Measures one micro-batch of a training step, the last of ``accumulate``, of all processes."""
 
-    Takes the feature pyramids out of what ``method`` returns in training, where nobody else wants them: gradients are
-    asked of the encoder's output itself (DDP hands out copies that no loss depends on), and nothing keeps a pyramid
-    alive until the next forward pass.
+    def __init__(self, weights: Mapping[str, float], adversary: Adversary, accumulate: int = 1) -> None:
+        self.weights, self.adversary, self.accumulate = weights, adversary, accumulate
 
-    Args:
-        pulls: measure the terms' gradients too, which differentiates the losses once more.
-    """
+    def measure(self, losses: PretrainLosses, scale: float = 1.0, pulls: bool = True) -> dict[str, Tensor]:
+        """0-dim values by name, before the backward pass of ``losses``. Every process calls it.
 
-    def __init__(
-        self, method: Method, adversary: Adversary, every: int, accumulate: int = 1, pulls: bool = True
-    ) -> None:
-        self.method, self.adversary, self.every, self.accumulate = method, adversary, every, accumulate
-        self.pulls = pulls
-        self._looking = False
-        self._features: tuple[Tensor, ...] = ()  # the encoder's output of each view that carries gradient
-        self._hook = method.register_forward_hook(self._take)
-
-    def close(self) -> None:
-        """Let go of the method."""
-        self._hook.remove()
-
-    def due(self, step: int, last: bool) -> bool:
-        """Whether the forward pass to come will be measured: every so many steps, the last micro-batch."""
-        self._looking = last and step % self.every == 0
-        return self._looking
-
-    def measure(self, terms: Terms, losses: dict[str, Tensor], scale: float = 1.0) -> dict[str, Tensor]:
-        """0-dim values by name, before the backward pass of ``losses`` (``loss/TERM``). Every process calls it.
-
-        ``scale``: fp16's factor of losses, without which gradients vanish; values are as if there were none.
+        Args:
+            scale: fp16's factor of losses, without which gradients vanish; values are as if there were none.
+            pulls: measure the terms' gradients too, which differentiates the losses once more.
         """
-        features, self._features = self._features, ()
+        outputs = losses.outputs
+        assert outputs is not None
         found: dict[str, Tensor] = {}
-        with torch.autocast(losses["loss"].device.type, enabled=False):
-            found |= self._pulls(losses, features, scale) if self.pulls else {}
+        with torch.autocast(losses.total.device.type, enabled=False):
+            found |= self._pulls(losses.terms, outputs.features, scale) if pulls else {}
             with torch.no_grad():
-                found |= self._spread(terms, features) | self._restoration(terms)
-                if "loss/ad" in losses:
-                    assert terms.restored is not None and terms.target is not None
-                    found["discriminator"] = self.adversary.accuracy(terms.target, terms.restored)
+                found |= self._spread(outputs, outputs.features) | self._restoration(outputs)
+                if "ad" in losses.terms:
+                    assert outputs.restored is not None and outputs.target is not None
+                    found["discriminator"] = self.adversary.accuracy(outputs.target, outputs.restored)
         return {f"health/{name}": value.detach() for name, value in found.items()}
 
-    def _pulls(self, losses: dict[str, Tensor], features: tuple[Tensor, ...], scale: float) -> dict[str, Tensor]:
+    def _pulls(self, losses: Mapping[str, Tensor], features: tuple[Tensor, ...], scale: float) -> dict[str, Tensor]:
         """Of each weighted term, as of the global batch: the same however many processes and micro-batches share it."""
-        terms = [term for term in self.method.weights if features and f"loss/{term}" in losses]
+        terms = [term for term in self.weights if features and term in losses]
         if not terms:
             return {}
-        weighted = [self.method.weights[term] * losses[f"loss/{term}"] for term in terms]
+        weighted = [self.weights[term] * losses[term] for term in terms]
         squares = [_squared_gradient(loss, features, scale) for loss in weighted]
         # Each part's loss is a mean over its own images: of n parts, each has 1/n of the gradient of the whole.
         whole = (reduce_mean(torch.stack(squares)) / (world() * self.accumulate)).sqrt()
@@ -83,7 +66,7 @@ class Health:
     def _spread(self, terms: Terms, features: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """Nothing of a single image: among less than two there is no spread."""
         found: dict[str, Tensor] = {}
-        pooled = [_first(view.detach().float().mean(dim=(2, 3))) for view in features[:1]]
+        pooled = [_first(global_average(view.detach().float())) for view in features[:1]]
         views = [_first(view.float()) for view in terms.embeddings]
         if pooled and len(pooled[0]) > 1:
             found |= {"features_std": std_ratio(pooled[0]), "features_rank": effective_rank(pooled[0])}
@@ -102,11 +85,6 @@ class Health:
         if min(terms.target.shape[-2:]) > 2 * ssim.RADIUS:
             found["ssim"] = ssim.ssim(terms.restored, terms.target).mean()
         return found
-
-    def _take(self, method: nn.Module, _: object, terms: Terms) -> None:
-        if method.training:
-            self._features = tuple(pyramid[-1] for pyramid in terms.pyramids) if self._looking else ()
-            terms.pyramids = ()
 
 
 def std_ratio(x: Tensor) -> Tensor:

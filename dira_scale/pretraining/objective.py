@@ -1,56 +1,77 @@
 """What a stage minimises on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
-import copy
-from typing import Self
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import Batch, per_sample
 from dira_scale.data.distort import Distort
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine import parallel
+from dira_scale.distributed.world import World
+from dira_scale.engine.task import Losses
 from dira_scale.engine.watchdog import alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
-from dira_scale.pretraining.stages import Stage
 
 
-def restores(stage: Stage) -> bool:
-    """Whether a stage restores views: for the restoration loss, or for the adversary to judge."""
-    return not {"re", "ad"}.isdisjoint(stage.terms)
+def restores(terms: Sequence[str]) -> bool:
+    """Whether a stage of these terms restores views: for the restoration loss, or for the adversary to judge."""
+    return not {"re", "ad"}.isdisjoint(terms)
+
+
+class Forward(nn.Module):
+    """The method as training calls it: of its feature pyramids only the encoder's output leaves the forward pass.
+
+    DDP would wait for gradients of whatever leaves it, and a map that no loss of the stage depends on has none.
+    """
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        terms: Terms = self.method(clean, distorted, batch)
+        terms.features = tuple(pyramid[-1] for pyramid in terms.pyramids)
+        terms.pyramids = ()
+        return terms
+
+
+@dataclass
+class PretrainLosses(Losses):
+    """``carried``: clean and restored images where the adversary learns from them."""
+
+    outputs: Terms | None = None  # of the method, for the monitors
 
 
 class Objective:
-    """Distorts the views on the device, runs the method and, where the stage has it, the adversary's judgement."""
+    """Distorts the views on the device, runs the method and, where the stage has it, the adversary's judgement.
 
-    def __init__(
-        self, method: Method, adversary: Adversary, views: ViewSpec, device: torch.device, precision: str
-    ) -> None:
-        self.method, self.adversary, self.device, self.precision = method, adversary, device, precision
-        self.distort, self.target_flip = Distort(views).to(device), views.target_flip
+    Args:
+        weights: of the terms in the total.
+    """
 
-    def of(self, method: Method) -> Self:
-        """The same of another copy of the method."""
-        other = copy.copy(self)
-        other.method = method
-        return other
+    def __init__(self, weights: Mapping[str, float], adversary: Adversary, views: ViewSpec, world: World) -> None:
+        self.weights, self.adversary, self.world = weights, adversary, world
+        self.distort, self.target_flip = Distort(views).to(world.device), views.target_flip
 
-    def __call__(self, engine: nn.Module, batch: Batch, stage: Stage) -> tuple[Terms, dict[str, Tensor]]:
-        """Terms and losses by name, 0-dim; ``loss`` is the weighted sum. ``engine`` is the method, wrapped or not."""
-        terms = self.forward(engine, batch, self.distorted(batch, stage))
-        losses = dict(terms.losses)
-        if "ad" in stage.terms:
-            assert terms.restored is not None
-            losses["ad"] = self.adversary.generator_loss(terms.restored)
-        weighted = [self.method.weights[term] * loss.float() for term, loss in losses.items()]
-        return terms, {"loss": torch.stack(weighted).sum()} | {f"loss/{term}": loss for term, loss in losses.items()}
+    def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
+        """Of the stage's ``terms``. ``model`` is the method, or what training makes of it."""
+        outputs = self.forward(model, batch, self.distorted(batch, terms))
+        losses, carried = dict(outputs.losses), None
+        if "ad" in terms:
+            assert outputs.restored is not None and outputs.target is not None
+            losses["ad"] = self.adversary.generator_loss(outputs.restored)
+            carried = outputs.target, outputs.restored.detach()
+        weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
+        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs)
 
-    def forward(self, engine: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
+    def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """The method on a batch that is on the device."""
         alive()
-        with parallel.autocast(self.device, self.precision):
-            terms: Terms = engine(self.upright(batch.views, batch), distorted, batch)
+        with self.world.autocast():
+            terms: Terms = model(self.upright(batch.views, batch), distorted, batch)
         return terms
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
@@ -58,10 +79,10 @@ class Objective:
         if self.target_flip == "with_input":
             return views
         pairs = zip(views, batch.flips, strict=True)
-        return tuple(torch.where(flip.view(-1, 1, 1, 1), view.flip(-1), view) for view, flip in pairs)
+        return tuple(torch.where(per_sample(flip, view), view.flip(-1), view) for view, flip in pairs)
 
-    def distorted(self, batch: Batch, stage: Stage, corrupt: bool = True) -> tuple[Tensor, ...]:
+    def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; no cutout and shuffling where nothing is restored (the released code's mode `di`)."""
-        corrupt = corrupt and restores(stage)
+        corrupt = corrupt and restores(terms)
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 from dira_scale.engine import optim
+from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.stages import Plan
 
 
 def batches_of(config: Pretrain) -> dict[str, int]:
@@ -13,22 +13,32 @@ def batches_of(config: Pretrain) -> dict[str, int]:
     return {name: stage.batch or config.data.batch for name, stage in config.stages.items() if stage.epochs > 0}
 
 
-def plan(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> dict[str, Plan]:
+def stage_plans(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> list[StagePlan]:
     """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
 
     Raises:
-        UserError: the warm-up is as long as a stage, or the schedule is none.
+        UserError: the warm-up is as long as a stage, or there is no such schedule.
     """
     optim.check_schedule(config.optim)
-    plans: dict[str, Plan] = {}
+    plans: list[StagePlan] = []
     for name, batch in batches_of(config).items():
-        epochs, warmup = config.stages[name].epochs, config.optim.warmup_epochs
-        if warmup and warmup >= epochs:
+        stage, warmup = config.stages[name], config.optim.warmup_epochs
+        if warmup and warmup >= stage.epochs:
             raise UserError(
-                f"optim.warmup_epochs={warmup:g} is no shorter than stages.{name}.epochs={epochs:g}: every stage warms "
-                "up anew; take a shorter warm-up or a longer stage"
+                f"optim.warmup_epochs={warmup:g} is no shorter than stages.{name}.epochs={stage.epochs:g}: every stage "
+                "warms up anew; take a shorter warm-up or a longer stage"
             )
         per_epoch = steps_per_epoch(batch)
-        steps = max(1, round(epochs * config.epoch_factor * per_epoch))
-        plans[name] = Plan(batch, steps, min(steps - 1, round(warmup * config.epoch_factor * per_epoch)), per_epoch)
+        steps = max(1, round(stage.epochs * config.epoch_factor * per_epoch))
+        plans.append(
+            StagePlan(
+                name=name,
+                batch=batch,
+                steps=steps,
+                per_epoch=per_epoch,
+                terms=tuple(stage.terms),
+                warmup=min(steps - 1, round(warmup * config.epoch_factor * per_epoch)),
+                patience=stage.patience,
+            )
+        )
     return plans

@@ -1,7 +1,7 @@
 """Held-out images: the validation loss, and what the network makes of them. Nothing here changes the method."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.engine.means import Means
+from dira_scale.engine.task import StagePlan
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
+from dira_scale.models.heads import global_average
 from dira_scale.pretraining.objective import Objective
 from dira_scale.pretraining.pictures import Restoration, write_pictures
-from dira_scale.pretraining.stages import Stage
 
 IMAGES = 4096  # whose neighbours are asked at a validation, about, at most: bounds the table of similarities
 
@@ -32,8 +33,10 @@ class Validate:
 
 
 @torch.no_grad()
-def validation_losses(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> dict[str, float]:
-    """Means over the held-out split of all losses and monitors, with fixed views, equal on all ranks.
+def validation_losses(
+    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
+) -> dict[str, float]:
+    """Means over the held-out split of a stage's losses and monitors, with fixed views, equal on all ranks.
 
     With labels also ``health/knn_auc``: how well an image's nearest neighbours among the others, by the encoder's
     pooled features of the first view, know its labels.
@@ -41,28 +44,32 @@ def validation_losses(objective: Objective, held_out: HeldOutBatches, stage: Sta
     means = Means()
     features: list[Tensor] = []
     labels: list[Tensor] = []
-    with evaluating(objective.method):
+    with evaluating(method):
         for stored, count in held_out.batches():
-            batch = stored.to(objective.device)
-            terms, losses = objective(objective.method, batch, stage)
-            means.add(losses | terms.monitors, count)
-            if batch.labels is not None and terms.pyramids and len(features) * held_out.order.batch < IMAGES / world():
-                features.append(terms.pyramids[0][-1][:count].float().mean(dim=(2, 3)))
+            batch = stored.to(objective.world.device)
+            losses = objective(method, batch, terms)
+            means.add(losses.values() | dict(losses.monitors), count)
+            assert losses.outputs is not None
+            pyramids = losses.outputs.pyramids
+            if batch.labels is not None and pyramids and len(features) * held_out.order.batch < IMAGES / world():
+                features.append(global_average(pyramids[0][-1][:count].float()))
                 labels.append(batch.labels[:count])
     auc = _knn_auc(torch.cat(features), torch.cat(labels)) if features else math.nan
     return means.take() | ({} if math.isnan(auc) else {"health/knn_auc": auc})
 
 
 @torch.no_grad()
-def first_broken(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> tuple[Batch, dict[str, float]] | None:
-    """The first of this process's held-out batches with a loss that is no number, as it is stored, and its losses.
+def first_broken(
+    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
+) -> tuple[Batch, dict[str, float]] | None:
+    """The first of this process's held-out batches with a loss that is not finite, as it is stored, and its losses.
 
     Collective where the method is sharded: every process goes through all of its batches.
     """
     first: tuple[Batch, dict[str, float]] | None = None
-    with evaluating(objective.method):
+    with evaluating(method):
         for stored, _ in held_out.batches():
-            _, losses = objective(objective.method, stored.to(objective.device), stage)
+            losses = objective(method, stored.to(objective.world.device), terms).values()
             values = {name: float(loss) for name, loss in losses.items()}
             if first is None and not all(map(math.isfinite, values.values())):
                 first = stored, values
@@ -85,25 +92,27 @@ def _knn_auc(features: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def draw_restorations(
-    folder: Path, name: str, objective: Objective, held_out: HeldOutBatches, stage: Stage, rows: int
+    folder: Path, stage: StagePlan, objective: Objective, method: nn.Module, held_out: HeldOutBatches, rows: int
 ) -> None:
     """A stage's picture grid and its table of restoration beside trivial restorers, on one process."""
-    with evaluating(objective.method):
-        write_pictures(folder, name, _restorations(objective, held_out, stage), rows)
+    with evaluating(method):
+        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms), rows)
 
 
-def _restorations(objective: Objective, held_out: HeldOutBatches, stage: Stage) -> Iterator[Restoration]:
+def _restorations(
+    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
+) -> Iterator[Restoration]:
     for stored, _ in held_out.batches():
-        batch = stored.to(objective.device)
-        distorted = objective.distorted(batch, stage)
-        terms = objective.forward(objective.method, batch, distorted)
-        assert terms.target is not None and terms.restored is not None
-        undisturbed = objective.distorted(batch, stage, corrupt=False)
+        batch = stored.to(objective.world.device)
+        distorted = objective.distorted(batch, terms)
+        outputs = objective.forward(method, batch, distorted)
+        assert outputs.target is not None and outputs.restored is not None
+        undisturbed = objective.distorted(batch, terms, corrupt=False)
         # As the target lies, so that a mirrored input costs the trivial restorers nothing.
         distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
         hole = (distorted[0] == 0) & (undisturbed[0] != 0)
         count = len(hole)  # of the first view: a method may restore several
-        yield Restoration(terms.target[:count], distorted[0], hole, terms.restored[:count])
+        yield Restoration(outputs.target[:count], distorted[0], hole, outputs.restored[:count])
 
 
 @contextmanager

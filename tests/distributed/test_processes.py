@@ -11,9 +11,9 @@ import pytest
 import torch.distributed as dist
 from harness import finish
 
+from dira_scale.distributed.processes import default_threads
 from dira_scale.distributed.rendezvous import _agree, meet
 from dira_scale.distributed.slurm import PORTS, adopt, first_host
-from dira_scale.engine.parallel import default_threads
 from dira_scale.errors import UserError
 
 STEP = {
@@ -101,7 +101,7 @@ def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) 
 ENDS = """
 import atexit, sys
 import torch.distributed as dist
-from dira_scale.engine.parallel import leave
+from dira_scale.distributed.processes import leave
 
 def main():
     print("in main")
@@ -203,9 +203,9 @@ def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) ->
 
 FREED = """
 import resource, torch
-from dira_scale.engine.parallel import launch
+from dira_scale.distributed import processes
 if {keep}:
-    launch._keep_freed_memory()
+    processes._keep_freed_memory()
 def step():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     torch.ones(2**24)

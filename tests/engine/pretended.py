@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,16 +20,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils import backend_registration
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import synthetic
 from dira_scale.data.views import ViewSpec
-from dira_scale.engine import optim, parallel
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim
 from dira_scale.engine.means import Means
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
-from dira_scale.pretraining.objective import Objective
+from dira_scale.engine.task import StagePlan
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")
@@ -114,25 +118,28 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
     composed, config = synthetic.configuration("parallel.channels_last=false", *overrides)
     views, mode, found = ViewSpec(size=config.data.size), FakeTensorMode(), []
     method, adversary = synthetic.networks(composed, config)
-    objective = Objective(method, adversary, views, torch.device("cpu"), config.precision)
-    for module in (method, adversary, objective.distort):
+    alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.Images(views))
+    for module in (method, adversary, task.objective.distort):
         moved(module, mode, device)
-    objective.device = device
-    parallel.Strategy._dressed = lambda self, method: method  # type: ignore[method-assign]  # it is there already
-    strategy = parallel.build(
-        config.parallel, config.precision, SimpleNamespace(device=device, num_processes=1), method
-    )  # type: ignore[arg-type]
-    judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
-    step = Step(config, objective, judge, 1, Means())
-    for number, stage in enumerate((config.stages[name] for name in stages), start=1):
-        objective.method = method
+    alone.device = device
+    for number, name in enumerate(stages, start=1):
+        stage = config.stages[name]
+        plan = StagePlan(name, config.data.batch, steps=1, per_epoch=1, terms=tuple(stage.terms))
+
+        def prepare(module: nn.Module, plan: StagePlan = plan) -> nn.Module:
+            return task.prepare(plan, module)
+
+        def make(module: nn.Module) -> Optimizer:
+            return optim.stage_optimizer(config.optim, module, config.data.batch)
+
         with mode:
-            strategy.enter_stage(stage.terms, partial(optim.generator, config.optim, batch=config.data.batch), {})
-            step.enter_stage(stage, strategy)
+            model = StageModel(task.objective.world, method, prepare, make, {})
+            guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
+            step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate)
         batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
         with mode, Waits() as waits:
             step(number, batch)
-        step.leave_stage()
         found += waits.found
     return found
 

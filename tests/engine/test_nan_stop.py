@@ -10,9 +10,10 @@ import pytest
 import torch
 from harness import status
 
+from dira_scale.config import logs
 from dira_scale.distributed.timings import TIMINGS
-from dira_scale.engine.nan_guard import NotANumberError
-from dira_scale.engine.nan_stop import Alarm
+from dira_scale.engine.nan_guard import NotFiniteError
+from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, writer
 from dira_scale.runs.folder import Run
@@ -22,6 +23,7 @@ from dira_scale.runs.folder import Run
 def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_waited_for(
     disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    logs.start("pretrain")
     run = Run(tmp_path, {"checkpoint": {"folder": None}})
     saver, write_atomic, released, said = (
         Checkpointer(run.checkpoints, 2, 0, 1),
@@ -36,12 +38,12 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
 
     monkeypatch.setattr(writer, "write_atomic", slowly)
     saver.save(1, checkpoint.replicated({"x": torch.ones(3)}), {}, {})
-    alone: Any = SimpleNamespace(wait_for_everyone=lambda: None)
-    alarm = Alarm(alone, saver, SimpleNamespace(), tmp_path, run)  # type: ignore[arg-type]
+    alone: Any = SimpleNamespace(wait=lambda: None)
+    stop = NaNStop(alone, SimpleNamespace(), saver, tmp_path, run)  # type: ignore[arg-type]
 
     def ends() -> None:
-        with pytest.raises(NotANumberError) as error:
-            alarm.fail(2, "step 2: loss/di is no number")
+        with pytest.raises(NotFiniteError) as error:
+            stop.fail(2, "step 2: loss/di is no number")
         said.append(str(error.value))
 
     thread, deadline = threading.Thread(target=ends), time.monotonic() + 120

@@ -47,14 +47,14 @@ def test_training_goes_on_bit_for_bit_after_a_round_trip_by_name(target: str) ->
     first = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 1, 1)).to(
         memory_format=torch.channels_last
     )
-    optimizer = optim.generator(config, first, 2)
+    optimizer = optim.stage_optimizer(config, first, 2)
     train(first, optimizer, range(3))
 
     second = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 1, 1)).to(
         memory_format=torch.channels_last
     )
     second.load_state_dict(first.state_dict())
-    resumed = optim.generator(config, second, 2)
+    resumed = optim.stage_optimizer(config, second, 2)
     saved = {
         name: tensor.contiguous() for name, tensor in optim.state_by_name(optimizer, first, "optim.generator").items()
     }
@@ -73,7 +73,7 @@ LARS = {"_target_": "timm.optim.Lars", "lr": 0.2, "momentum": 0.9, "weight_decay
 
 def settings(**changes: Any) -> Optim:
     """No groups, no warm-up, rates as they stand."""
-    plain = {"optimizer": SGD, "one_dimensional": {}, "fixed_rate": [], "reference_batch": None, "discriminator": {}}
+    plain = {"optimizer": SGD, "one_dimensional": {}, "fixed_rate": [], "reference_batch": None}
     return Optim(**(plain | {"schedule": "constant", "warmup_epochs": 0, "end": 0.0} | changes))
 
 
@@ -107,7 +107,7 @@ def test_warm_up_and_cosine_are_barlow_twins_formula(step: int) -> None:
 def test_only_trained_parameters_are_optimized() -> None:
     module = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     module[0].requires_grad_(False)
-    optimizer = optim.generator(settings(), module, 32)
+    optimizer = optim.stage_optimizer(settings(), module, 32)
     assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [
         id(p) for p in module[1].parameters()
     ]
@@ -115,7 +115,7 @@ def test_only_trained_parameters_are_optimized() -> None:
 
 def test_without_groups_all_parameters_are_one() -> None:
     module = network()
-    optimizer = optim.generator(settings(), module, 32)
+    optimizer = optim.stage_optimizer(settings(), module, 32)
     assert len(optimizer.param_groups) == 1
     assert rates(optimizer, module) == {name: (1.0, 1e-4) for name, _ in module.named_parameters()}
 
@@ -123,7 +123,7 @@ def test_without_groups_all_parameters_are_one() -> None:
 def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() -> None:
     module = network()
     config = settings(one_dimensional={"lr": 0.5, "weight_decay": 0}, fixed_rate=["predictor"], reference_batch=256)
-    optimizer = optim.generator(config, module, 64)
+    optimizer = optim.stage_optimizer(config, module, 64)
     assert rates(optimizer, module) == {
         name: (0.125, 0) if parameter.ndim == 1 else (0.25, 1e-4) for name, parameter in module.named_parameters()
     }
@@ -146,7 +146,7 @@ def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() 
 )
 def test_a_wrong_optimizer_names_the_key(changes: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        optim.generator(settings(**changes), network(), 32)
+        optim.stage_optimizer(settings(**changes), network(), 32)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_lars_is_the_plain_formula_with_barlow_twins_exclusions() -> None:
     p = {name: parameter.detach().clone() for name, parameter in names.items()}
     mu = {name: torch.zeros_like(value) for name, value in p.items()}
     config = settings(optimizer=LARS, one_dimensional={"lr": 0.0048, "weight_decay": 0})
-    optimizer = optim.generator(config, module, 256)
+    optimizer = optim.stage_optimizer(config, module, 256)
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
         for name, parameter in names.items():
@@ -195,7 +195,7 @@ def test_lars_is_the_plain_formula_with_barlow_twins_exclusions() -> None:
 
 def test_state_that_a_checkpoint_would_lose_is_refused() -> None:
     module = nn.Linear(2, 1)
-    optimizer = optim.generator(settings(), module, 32)
+    optimizer = optim.stage_optimizer(settings(), module, 32)
     optimizer.state[module.weight]["counts"] = 3
     with pytest.raises(UserError, match="SGD keeps 'counts' as int"):
         optim.state_by_name(optimizer, module, "optim.generator")

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import distribute_tensor
 
 from dira_scale.config.compose import compose
+from dira_scale.distributed.processes import default_threads
 from dira_scale.engine import optim, parallel
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics, convert
@@ -84,7 +85,7 @@ def test_a_pass_may_be_differentiated_twice(images: torch.Tensor) -> None:
 def test_gradients_are_left_alone_on_one_rank() -> None:
     module = nn.Linear(2, 1)
     module(torch.ones(1, 2)).sum().backward()
-    parallel.average_gradients(module, 1)
+    parallel.average_gradients(module)
     assert module.weight.grad.tolist() == [[1.0, 1.0]]
 
 
@@ -93,7 +94,7 @@ def test_threads_are_shared_among_the_processes_of_a_machine(monkeypatch: pytest
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     for processes, threads in (("1", 12), ("4", 3), ("64", 1)):
         monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
-        assert parallel.default_threads() == threads
+        assert default_threads() == threads
 
 
 def after_lars(cut: bool) -> dict[str, Tensor]:
@@ -105,7 +106,7 @@ def after_lars(cut: bool) -> dict[str, Tensor]:
             fully_shard(layer)
         fully_shard(module)
     config: Any = OmegaConf.to_object(compose("pretrain", ["optim=lars_barlow", "data.shards=none"]))
-    optimizer = optim.generator(config.optim, module, batch=256)
+    optimizer = optim.stage_optimizer(config.optim, module, batch=256)
     for _ in range(3):
         for parameter in module.parameters():
             gradient = torch.randn(parameter.shape)
@@ -120,7 +121,7 @@ def averaged(rank: int, ranks: int) -> Tensor:
     """The gradient of a module replicated on all ranks, where each found its own number, once they have agreed."""
     module = nn.Linear(2, 1, bias=False)
     module.weight.grad = torch.full((1, 2), rank + 1.0)
-    parallel.average_gradients(module, ranks)
+    parallel.average_gradients(module)
     return module.weight.grad
 
 

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.engine.task import StagePlan
 from dira_scale.planning.ledger import Collective, Ledger
 from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
@@ -28,7 +29,9 @@ def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) ->
         networks = Networks(config, cfg)
         if config.parallel.checkpoint_activations:
             checkpoint_activations(networks.method)
-        return rehearse(config, networks, config.stages[stage], images or config.data.batch // ranks, foreach=False)
+        terms = tuple(config.stages[stage].terms)
+        plan = StagePlan(stage, config.data.batch, steps=1, per_epoch=1, terms=terms)
+        return rehearse(config, networks, plan, images or config.data.batch // ranks, foreach=False)
 
 
 def test_a_small_network_by_hand() -> None:

@@ -1,6 +1,6 @@
 """Monitors against plain formulas, on features whose figures are known, and alike on one process and on two.
 
-Run by pytest this file starts itself once per process: ``test_health.py RANK FOLDER``.
+Run by pytest this file starts itself once per process: ``test_monitors.py RANK FOLDER``.
 """
 
 import json
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
-from dira_scale.pretraining import monitors as health_module
-from dira_scale.pretraining.monitors import Health, alignment, effective_rank, std_ratio, uniformity
+from dira_scale.pretraining import monitors as monitors_module
+from dira_scale.pretraining.monitors import Monitors, alignment, effective_rank, std_ratio, uniformity
+from dira_scale.pretraining.objective import Forward, PretrainLosses
 
 WAIT = 120  # seconds
 
@@ -72,49 +73,37 @@ class Linear(Method):
         return Terms(losses, pyramids=([clean, first], [distorted, second]), embeddings=(first.detach().flatten(1),))
 
 
+def losses_of(outputs: Terms) -> PretrainLosses:
+    """The unweighted sum."""
+    return PretrainLosses(torch.stack(list(outputs.losses.values())).sum(), outputs.losses, outputs=outputs)
+
+
 def test_the_pull_of_a_term_is_its_weighted_gradient_at_the_encoders_output() -> None:
     torch.manual_seed(0)
     method = Linear()
-    health = Health(method, Adversary("lsgan"), every=10)
     images = torch.rand(5, 1, 2, 2)
-    assert health.due(20, last=True)
-    terms = method(images, images, None)
-    assert terms.pyramids == ()  # nothing holds them until the next step
-    losses = {"loss": torch.stack(list(terms.losses.values())).sum()}
-    losses |= {f"loss/{name}": value for name, value in terms.losses.items()}
-    values = health.measure(terms, losses)
+    outputs = Forward(method)(images, images, None)
+    assert outputs.pyramids == () and len(outputs.features) == 2  # finer maps do not leave the forward pass
+    losses = losses_of(outputs)
+    values = Monitors(method.weights, Adversary("lsgan")).measure(losses)
     n = 5 * 4 * 2 * 2  # numbers in a view's output
     assert float(values["health/gradient/di"]) == pytest.approx(3 * math.sqrt(n * 4 + n))
     assert float(values["health/gradient/re"]) == pytest.approx(0.5 / math.sqrt(n))
     assert float(values["health/gradient/un"]) == 0.0
     assert not any(value.requires_grad for value in values.values())
-    losses["loss"].backward()  # the graph is still there
+    losses.total.backward()  # the graph is still there
     assert method.encoder.weight.grad is not None
 
 
 def test_fp16s_factor_keeps_a_small_pull_from_vanishing() -> None:
     """Of 1e-8 a number, half of fp16's smallest: nothing is left of it but for the factor."""
     features = torch.rand(2, 3, 2, 2).half().requires_grad_()
-    method, size = Means(), features.numel()
-    health = Health(method, Adversary("lsgan"), every=1)
-    health.due(0, last=True)
     pulls = []
     for scale in (1.0, 2.0**16):
-        health._features = (features,)
-        losses = {"loss/di": features.float().sum() * 0.5e-8}  # of weight 2
-        losses["loss"] = losses["loss/di"]
-        pulls.append(float(health.measure(Terms({}), losses, scale)["health/gradient/di"]))
-    assert pulls == [0.0, pytest.approx(1e-8 * math.sqrt(size), rel=1e-3)]
-
-
-def test_looks_come_as_often_as_asked_and_evaluation_keeps_its_pyramids() -> None:
-    health = Health(method := Linear(), Adversary("lsgan"), every=3)
-    assert [step for step in range(8) if health.due(step, last=True)] == [0, 3, 6]
-    assert not health.due(3, last=False)
-    images = torch.rand(2, 1, 2, 2)
-    method(images, images, None)
-    assert health._features == ()  # a step that is not measured keeps nothing
-    assert method.eval()(images, images, None).pyramids != ()
+        outputs = Terms({"di": features.float().sum() * 0.5e-8}, features=(features,))  # of weight 2
+        values = Monitors({"di": 2.0}, Adversary("lsgan")).measure(losses_of(outputs), scale)
+        pulls.append(float(values["health/gradient/di"]))
+    assert pulls == [0.0, pytest.approx(1e-8 * math.sqrt(features.numel()), rel=1e-3)]
 
 
 @pytest.mark.parametrize(("loss", "between"), [("lsgan", 0.5), ("minimax", 0.0)])
@@ -142,10 +131,8 @@ class Means(Method):
 def look(images: Tensor, accumulate: int = 1) -> dict[str, float]:
     """Of ``images`` this process's part."""
     method = Means()
-    health = Health(method, Adversary("lsgan"), 1, accumulate)
-    assert health.due(0, last=True)
-    terms = method(images.clone(), images.flip(-1), None)
-    values = health.measure(terms, {"loss": terms.losses["di"], "loss/di": terms.losses["di"]})
+    outputs = Forward(method)(images.clone(), images.flip(-1), None)
+    values = Monitors(method.weights, Adversary("lsgan"), accumulate).measure(losses_of(outputs))
     return {name: float(value) for name, value in values.items()}
 
 
@@ -156,7 +143,7 @@ def images() -> Tensor:
 def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What is seen where spread is measured among the first six images of the batch."""
     with monkeypatch.context() as patch:
-        patch.setattr(health_module, "IMAGES", 6)
+        patch.setattr(monitors_module, "IMAGES", 6)
         found = look(images()[4 * dist.get_rank() :][:4] if dist.is_initialized() else images())
     return {name: found[name] for name in ("health/std", "health/rank", "health/features_rank", "health/alignment")}
 

@@ -5,15 +5,18 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dira_scale.data.views import CUTOUT, Distortion, ViewSpec
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
 from dira_scale.engine.means import Means
-from dira_scale.engine.parallel import Strategy
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
-from dira_scale.methods.method import Method, Terms
+from dira_scale.engine.task import Losses, StagePlan
+from dira_scale.methods.method import Terms
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.stages import Stage
 
 COUNT = 2
 
@@ -30,64 +33,56 @@ def batch() -> Any:
     return SimpleNamespace(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
 
 
+WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
+
+
+def objective_of(adversary: Any = None) -> Objective:
+    return Objective({"di": 1.0, "re": 10.0, "ad": 0.001}, adversary, ViewSpec(size=32), WORLD)
+
+
 @pytest.mark.parametrize(
     ("terms", "holes"),
     [(["di"], 0), (["re"], 42), (["di", "re"], 42), (["di", "re", "ad"], 42), (["di", "ad"], 42), (["ad"], 42)],
 )
 def test_views_are_cut_out_where_they_are_restored(terms: list[str], holes: int) -> None:
-    method: Any = SimpleNamespace()
-    objective = Objective(method, method, ViewSpec(size=32), torch.device("cpu"), "fp32")
-    for view in objective.distorted(batch(), Stage(terms=terms, epochs=1)):
+    objective = objective_of()
+    for view in objective.distorted(batch(), terms):
         assert (view == 0).sum(dim=(1, 2, 3)).tolist() == [holes] * COUNT
-    for view in objective.distorted(batch(), Stage(terms=terms, epochs=1), corrupt=False):
+    for view in objective.distorted(batch(), terms, corrupt=False):
         assert (view == 0.5).all()
 
 
 @pytest.mark.parametrize(("terms", "total"), [(["di"], 2.0), (["di", "re"], 5.0), (["di", "re", "ad"], 5.007)])
 def test_the_total_is_the_weighted_sum_of_the_stages_terms(terms: list[str], total: float) -> None:
     found = {"di": torch.tensor(2.0), "re": torch.tensor(0.3)}
-    method: Any = SimpleNamespace(weights={"di": 1.0, "re": 10.0, "ad": 0.001})
     adversary: Any = SimpleNamespace(generator_loss=lambda restored: 7 * restored.mean())
-    objective = Objective(method, adversary, ViewSpec(size=32), torch.device("cpu"), "fp32")
+    objective = objective_of(adversary)
     restored = torch.ones(COUNT, 1, 32, 32)
-    engine: Any = lambda *_: Terms({k: v for k, v in found.items() if k in terms}, restored=restored)  # noqa: E731
-    _, losses = objective(engine, batch(), Stage(terms=terms, epochs=1))
+    engine: Any = lambda *_: Terms({k: v for k, v in found.items() if k in terms}, restored=restored, target=restored)  # noqa: E731
+    losses = objective(engine, batch(), terms).values()
     assert losses["loss"].item() == pytest.approx(total)
     assert {name.removeprefix("loss/") for name in losses} == {"loss", *terms}
 
 
-def stepping(rate: float) -> tuple[Step, Method, list[float], Any]:
-    """A step of two micro-batches of a method whose loss is its one weight, 1, times a random number; the weight moves
+def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
+    """A step of two micro-batches of a module whose loss is its one weight, 1, times a random number; the weight moves
     by ``rate``. Also the numbers that will be drawn, and a batch."""
+    module, drawn = nn.Linear(1, 1, bias=False), list[float]()
+    nn.init.ones_(module.weight)
 
-    class Noisy(Method):
-        def __init__(self) -> None:
-            super().__init__(ViewSpec(size=32), weights={"di": 1.0})
-            self.weight = torch.nn.Parameter(torch.ones(()))
-
-    method, drawn = Noisy(), list[float]()
-
-    def objective(engine: object, part: object, stage: object) -> tuple[Terms, dict[str, torch.Tensor]]:
+    def losses(stage: object, model: nn.Module, micro: object) -> Losses:
         drawn.append(torch.rand(()).item())
-        loss = method.weight * drawn[-1]
-        return Terms({"di": loss}), {"loss": loss, "loss/di": loss}
+        loss = module.weight.sum() * drawn[-1]
+        return Losses(loss, {"di": loss})
 
-    for name, value in {"method": method, "adversary": None, "device": torch.device("cpu")}.items():
-        setattr(objective, name, value)
-    config: Any = SimpleNamespace(
-        seed=3,
-        precision="fp32",
-        parallel=SimpleNamespace(accumulate=2),
-        health=SimpleNamespace(every=1000),
-        optim=SimpleNamespace(clip=None),
+    task: Any = SimpleNamespace(
+        losses=losses, replicas=[], look_every=1000, optim=SimpleNamespace(clip=None), after_step=lambda module: None
     )
-    optimizer = torch.optim.SGD(method.parameters(), lr=rate)
-    step = Step(config, objective, optimizer, 1, Means())  # type: ignore[arg-type]
-    accelerator: Any = SimpleNamespace(num_processes=1, device=torch.device("cpu"))
-    strategy = Strategy(accelerator, Parallel(accumulate=2, checkpoint_activations=False, compile=False), method)
-    strategy.enter_stage(["di"], lambda method: optimizer, {})
-    step.enter_stage(Stage(terms=["di"], epochs=1), strategy)
-    return step, method, drawn, SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
+    optimizer = torch.optim.SGD(module.parameters(), lr=rate)
+    model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})
+    plan, guard = StagePlan("di", 2, 1, 1), NaNGuard(torch.device("cpu"))
+    step = Step(task, plan, model, guard, LossScale(False), Means(), seed=3, accumulate=2)
+    return step, module, drawn, SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
 
 
 def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
@@ -100,7 +95,7 @@ def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:
 
 
 def test_a_step_goes_by_the_mean_gradient_of_its_micro_batches() -> None:
-    step, method, drawn, two = stepping(rate=1.0)
+    step, module, drawn, two = stepping(rate=1.0)
     for number in (1, 2):
         step(number, two)
-    assert method.weight.item() == pytest.approx(1 - sum(drawn) / 2, abs=1e-6) and len(drawn) == 4
+    assert module.weight.item() == pytest.approx(1 - sum(drawn) / 2, abs=1e-6) and len(drawn) == 4

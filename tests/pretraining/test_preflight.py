@@ -12,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.distributed import control, launcher
+from dira_scale.engine import preflight
 from dira_scale.errors import UserError
-from dira_scale.pretraining import preflight
+from dira_scale.pretraining import division
 from dira_scale.pretraining.config import Pretrain
 
 
@@ -150,26 +151,26 @@ def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate
         if batch % groups:
             continue  # refused elsewhere, for any number of processes
         expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
-        assert preflight.fitting(made) == expected, (batch, lanes)
+        assert division.fitting(made) == expected, (batch, lanes)
 
 
 def test_what_does_not_divide_is_one_message_with_what_would() -> None:
     made = config("data.batch=24", "data.lanes=8", "model.bn_groups=4")
     with pytest.raises(UserError) as caught:
-        preflight.check_division(made, 5)
+        division.check_division(made, 5)
     assert str(caught.value) == (
         "data.batch=24 is not divided by 5 ranks x parallel.accumulate=1; 5 ranks do not divide data.lanes=8; "
         "model.bn_groups=4 BatchNorm groups do not divide over 5 ranks x parallel.accumulate=1; "
         "the processes can be 1, 2, 4, 8"
     )
     with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):
-        preflight.check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
-    preflight.check_division(made, 8)
+        division.check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
+    division.check_division(made, 8)
 
 
 def test_every_stage_must_divide() -> None:
     with pytest.raises(UserError, match=r"data.batch=18 is not divided by 4 ranks .* the processes can be 1, 2, 6$"):
-        preflight.check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
+        division.check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
 
 
 def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def _share(rank: int, folder: str) -> None:
     torch.cuda.set_device(0)
     dist.init_process_group("nccl", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     try:
-        preflight.check_alike(compose("pretrain", ["experiment=small", "data.shards=nowhere"]), [])
+        preflight.check_alike(compose("pretrain", {"experiment=small", "data.shards=nowhere"}), [])
     except control.AgreedError as error:
         Path(folder, f"{rank}.txt").write_text(str(error))
     dist.destroy_process_group()

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose, folder
-from dira_scale.pretrain import build
+from dira_scale.pretraining.task import build_method
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))
 PRESETS = sorted(f.stem for f in (folder("configs") / "preset").glob("*.yaml"))
@@ -127,7 +127,7 @@ def test_every_recipe_can_be_trained(experiment: str, preset: str | None) -> Non
     for width in {"dim", "hidden", "bottleneck"} & set(head):
         head[width] = 8
     config: Any = OmegaConf.to_object(cfg)
-    build(config, cfg, instantiate(cfg.views, size=cfg.data.size, _convert_="all"))
+    build_method(config, cfg, instantiate(cfg.views, size=cfg.data.size, _convert_="all"))
 
 
 @pytest.mark.parametrize(

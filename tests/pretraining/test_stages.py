@@ -16,11 +16,12 @@ from PIL import Image
 from dira_scale.config.compose import compose
 from dira_scale.data.order import Order
 from dira_scale.engine import state
-from dira_scale.engine.trainer import Trainer
+from dira_scale.engine.stage import StageRun
+from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
-from dira_scale.pretraining import schedule, stages
+from dira_scale.pretraining.schedule import stage_plans
 from dira_scale.runs import checkpoint
 from dira_scale.shard import main as shard
 
@@ -32,8 +33,8 @@ def composed(*overrides: str) -> Any:
     return config
 
 
-def plans(*overrides: str) -> dict[str, stages.Plan]:
-    return schedule.plan(composed(*overrides), lambda batch: IMAGES // batch)
+def plans(*overrides: str) -> dict[str, StagePlan]:
+    return {plan.name: plan for plan in stage_plans(composed(*overrides), lambda batch: IMAGES // batch)}
 
 
 def test_lengths_of_the_papers_schedule() -> None:
@@ -66,8 +67,8 @@ def test_no_view_of_an_image_comes_twice(batches: tuple[int, int, int]) -> None:
     before, start = None, 0
     for batch, steps in zip(batches, (7, 9, 25), strict=True):
         order = Order((41,), seed=0, batch=batch)
-        plan = stages.Plan(batch, steps, 0, order.steps_per_epoch)
-        start = 0 if before is None else stages.order_start(before, plan, start + before.steps)
+        plan = StagePlan("any", batch, steps, order.steps_per_epoch)
+        start = 0 if before is None else plan.order_start(before, start + before.steps)
         for step in range(start, start + steps):
             positions = order.batch_at(step)
             occurrences = zip(positions.index.tolist(), positions.occurrence.tolist(), strict=True)
@@ -142,16 +143,18 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         ],
         lr=0.4,
     )
-    config = composed("experiment=simsiam")
-    plan = stages.Plan(batch=32, steps=40, warmup=0, per_epoch=10)
-    strategy = SimpleNamespace(optimizer=optimizer)
-    trainer: Any = SimpleNamespace(config=config, plan=plan, strategy=strategy, method=SimpleNamespace())
+    plan = StagePlan("any", batch=32, steps=40, per_epoch=10)
+    shares: list[float] = []
+    task: Any = SimpleNamespace(
+        optim=composed("experiment=simsiam").optim, progress=lambda _, share: shares.append(share)
+    )
+    model: Any = SimpleNamespace(optimizer=optimizer, module=None)
+    stage = StageRun(plan, model, None, None, None)  # type: ignore[arg-type]
     for step in range(40):
-        trainer.progress = state.Progress(step=100 + step, stage_start=100)
-        Trainer._set_pace(trainer)
+        stage.set_pace(task, state.Progress(step=100 + step, stage_start=100))
         expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 10) / 4))
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4])
-        assert trainer.method.progress == step / 40
+        assert shares[-1] == step / 40
 
 
 @pytest.mark.parametrize(

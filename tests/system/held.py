@@ -3,6 +3,7 @@
 import gc
 import json
 import sys
+from typing import Any
 
 import torch
 from omegaconf import OmegaConf
@@ -12,8 +13,10 @@ from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
+from dira_scale.distributed.processes import start
 from dira_scale.engine import optim, parallel
 from dira_scale.engine.parallel.strategy import Sharded
+from dira_scale.pretraining.objective import Forward
 
 SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.threads=1", "method.base.queue=64"]
 
@@ -34,36 +37,43 @@ def alive() -> dict[int, int]:
     return storages([thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)])
 
 
+def prepare(module: Any) -> Any:
+    module.enter_stage(["di", "re"])
+    return Forward(module)
+
+
 def main() -> None:
     cfg = compose("pretrain", [*SETTINGS, f"parallel={sys.argv[1]}"])
     config = OmegaConf.to_object(cfg)
-    accelerator = parallel.start(config.parallel, config.precision)
+    world = start(config.parallel, config.precision)
     before = alive()
     torch.manual_seed(0)
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=32), batch=32)
-    strategy = parallel.build(config.parallel, config.precision, accelerator, method)
+    strategy = parallel.build(world, config.parallel, method)
     del method
-    images = torch.rand(8, 1, 32, 32)
+    images, model = torch.rand(8, 1, 32, 32), None
     for step in range(4):
         if step % 2 == 0:  # of the stage before nothing may be left
-            strategy.enter_stage(["di", "re"], lambda m: optim.generator(config.optim, m, 32), {})
-        with strategy.accumulating(True):
-            terms = strategy.engine((images, images), (images, images), type("Batch", (), {"step": step}))
-            strategy.backward(sum(terms.losses.values()))
+            if model is not None:
+                strategy.end(model)
+            model = strategy.begin(prepare, lambda m: optim.stage_optimizer(config.optim, m, 32), {})
+        with model.accumulating(True):
+            terms = model.wrapped((images, images), (images, images), type("Batch", (), {"step": step}))
+            model.backward(sum(terms.losses.values()))
         del terms
-        strategy.step()
-        strategy.method.after_step()
+        model.step()
+        model.module.after_step()
     del images
     after = alive()
-    template = storages(list(strategy._template.state_dict().values())) if isinstance(strategy, Sharded) else {}
-    held = sum(size for address, size in after.items() if address not in before and address not in template)
+    whole = storages(list(strategy.module.state_dict().values())) if isinstance(strategy, Sharded) else {}
+    held = sum(size for address, size in after.items() if address not in before and address not in whole)
     kinds = {
-        kind: sum(storages([t for name, t in strategy.held().items() if name.startswith(start)]).values())
+        kind: sum(storages([t for name, t in model.held().items() if name.startswith(start)]).values())
         for kind, start in (("method", "method."), ("optimizer", "optim."))
     }
     if rank() == 0:
         print("HELD " + json.dumps({"all": held} | kinds), flush=True)
-    accelerator.end_training()
+    world.end()
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def measured(self: Any, step: int, batch: Batch) -> None:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         take(self, step, batch)
     peak, with_kernels = largest(profiler)
-    states = [s for p in self.strategy.optimizer.state.values() for s in p.values() if torch.is_tensor(s)]
+    states = [s for p in self.model.optimizer.state.values() for s in p.values() if torch.is_tensor(s)]
     found[",".join(self.stage.terms)] = {
-        "parameters": size(self.method.parameters()),
-        "buffers": size([*self.method.buffers(), *self.objective.distort.buffers()]),
+        "parameters": size(self.model.module.parameters()),
+        "buffers": size([*self.model.module.buffers(), *self.task.objective.distort.buffers()]),
         "optimizer": size(states),
         "step": peak,
         "with kernels": with_kernels,
@@ -76,7 +76,7 @@ def size(tensors: Any) -> int:
 
 if __name__ == "__main__":
     Step.__call__ = measured  # type: ignore[method-assign]
-    Trainer.save = lambda self: None  # type: ignore[method-assign]  # nobody goes on from here
+    Trainer.save = lambda self, stage: None  # type: ignore[method-assign]  # nobody goes on from here
     code = main(sys.argv[2:])
     Path(sys.argv[1]).write_text(json.dumps(found))
     raise SystemExit(code)

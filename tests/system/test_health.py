@@ -214,8 +214,8 @@ def test_a_run_that_collapses_is_told_so_once_everywhere(
     [row] = [row for row in rows(run) if "warnings" in row]
     [text] = row["warnings"]
     assert text.startswith("collapse: all images' embeddings are nearly one") and row["health/std"] < 0.1
-    line = f"warning, step {row['step']}: {text}"
-    assert line in (run / "log.txt").read_text() and printed.count("warning, step") == 1
+    line = f"warning: step {row['step']}: {text}"
+    assert line in (run / "log.txt").read_text() and printed.count("warning: step") == 1
     assert line in printed
     knn = [row["health/knn_auc"] for row in rows(run, "val")]  # the test's images have a label
     assert knn and all(0 <= area <= 1 for area in knn)

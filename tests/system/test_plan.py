@@ -15,6 +15,7 @@ from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.planning.network import Networks
 from dira_scale.planning.rehearsal import rehearse
+from dira_scale.pretraining.schedule import stage_plans
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
@@ -40,7 +41,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     if config.parallel.checkpoint_activations:
         checkpoint_activations(networks.method)
     found = {}
-    for stage in (stage for stage in config.stages.values() if stage.epochs > 0):
+    for stage in stage_plans(config, lambda batch: 1):
         step = rehearse(config, networks, stage, config.data.batch, foreach=foreach)
         found[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,

@@ -5,7 +5,6 @@ Run by torchrun this file trains: ``test_shuffle.py OUT KEY=VALUE …``.
 
 import os
 import sys
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,12 @@ from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank, reduce_mean, world
+from dira_scale.distributed.processes import start
 from dira_scale.engine import optim, parallel
 from dira_scale.methods.moco import MoCo, _permutation
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics
+from dira_scale.pretraining.objective import Forward
 
 BATCH, STEPS, SIZE = 32, 2, 64
 MOCO = {"dim": 16, "queue": 64, "temperature": 0.5, "momentum": 0.9}
@@ -46,24 +47,29 @@ def train(overrides: list[str]) -> dict[str, Tensor]:
     """What a strategy makes of it: the losses of all micro-batches, and the method whole."""
     cfg = compose("pretrain", [*SETTINGS, *overrides])
     config: Any = OmegaConf.to_object(cfg)
-    accelerator, accumulate = parallel.start(config.parallel, config.precision), config.parallel.accumulate
+    world_, accumulate = start(config.parallel, config.precision), config.parallel.accumulate
     torch.manual_seed(0)
     method = methods.build(cfg.method, cfg.model, ViewSpec(size=SIZE), BATCH, accumulate)
-    strategy = parallel.build(config.parallel, config.precision, accelerator, method)
-    strategy.enter_stage(["di"], partial(optim.generator, config.optim, batch=BATCH), {})
+    strategy = parallel.build(world_, config.parallel, method)
+
+    def prepare(module: Any) -> Any:
+        module.enter_stage(["di"])
+        return Forward(module)
+
+    model = strategy.begin(prepare, lambda module: optim.stage_optimizer(config.optim, module, BATCH), {})
     losses = []
     for step in range(STEPS):
         parts = (view.chunk(world())[rank()].chunk(accumulate) for view in images(step))
         for micro, pair in enumerate(zip(*parts, strict=True)):
-            with strategy.accumulating(micro == accumulate - 1):
-                loss = strategy.engine(pair, pair, SimpleNamespace(step=step)).losses["di"]
-                strategy.backward(loss / accumulate)
+            with model.accumulating(micro == accumulate - 1):
+                loss = model.wrapped(pair, pair, SimpleNamespace(step=step)).losses["di"]
+                model.backward(loss / accumulate)
             losses.append(reduce_mean(loss))
-        strategy.step()
-        commit_statistics(strategy.method)
-        strategy.method.after_step()
-    found = {name.removeprefix("method."): part.whole() for name, part in strategy.pieces().items()}
-    accelerator.end_training()
+        model.step()
+        commit_statistics(model.module)
+        model.module.after_step()
+    found = {name.removeprefix("method."): part.whole() for name, part in model.pieces().items()}
+    world_.end()
     return found | {"losses": torch.stack(losses)}
 
 

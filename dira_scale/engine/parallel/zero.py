@@ -1,27 +1,21 @@
-"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate.
-
-The engine holds the generator alone: the discriminator is tiny, replicated, and steps by itself. DeepSpeed's own mixed
-precision, loss scaling and clipping stay off; the loop has them, the same under every strategy. (Its bf16 mode would
-round a momentum network's small steps away; its autocast section averages gradients in 16 bits.)
-"""
+"""DeepSpeed's ZeRO (Rajbhandari et al., SC 2020), stages 1 to 3, through Accelerate (``distributed/deepspeed.py``)."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.distributed.collectives import rank, world
-from dira_scale.distributed.precision import autocast
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.world import World
 from dira_scale.engine import optim
-from dira_scale.engine.parallel.strategy import OPTIMIZER, Sharded, piece
+from dira_scale.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, piece
+from dira_scale.engine.parallel.sharded import ShardedModel
 from dira_scale.errors import UserError
-from dira_scale.methods.method import Method, Terms
 from dira_scale.models.momentum import shard
 from dira_scale.runs.checkpoint import Piece
 
@@ -30,27 +24,23 @@ from dira_scale.runs.checkpoint import Piece
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
 
 
-class ZeRO(Sharded):
+class ZeROModel(ShardedModel):
     """Stage 1 shards optimizer states, 2 gradients too, 3 parameters too, momentum networks with them."""
 
-    whole_losses = False  # DeepSpeed's hooks count one backward pass a forward pass
+    differentiable = False  # DeepSpeed's hooks count one backward pass a forward pass
 
-    def __init__(self, accelerator: Accelerator, parallel: Parallel, method: Method, precision: str) -> None:
-        super().__init__(accelerator, parallel, method)
-        self.precision, self.three = precision, parallel.strategy == "zero3"
+    def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
+        self.optimizer = make(self.module)
+        self._deepspeed, _ = self.world.accelerator.prepare(_Open(forward, self.world), self.optimizer)
+        self.wrapped = _Closed(self._deepspeed).train()
+        self.three, self.offload = self._deepspeed.zero_optimization_stage() == 3, self._deepspeed.zero_cpu_offload()
 
-    def _shard(self, make: Callable[[Method], Optimizer]) -> None:
-        self.optimizer = make(self.method)
-        opened = _Open(self.method, self.accelerator.device, self.precision)
-        self._deepspeed, _ = self.accelerator.prepare(opened, self.optimizer)
-        self.engine = _Closed(self._deepspeed).train()
-
-    def _release(self) -> None:
-        self.accelerator.free_memory()  # destroys the engine
+    def release(self) -> None:
+        self.world.accelerator.free_memory()  # destroys the engine
         del self._deepspeed
         if self.three:
             _forget()
-        super()._release()
+        super().release()
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         self._deepspeed.set_gradient_accumulation_boundary(last)
@@ -61,7 +51,7 @@ class ZeRO(Sharded):
 
     def gradients(self) -> list[Tensor]:
         zero = self._deepspeed.optimizer
-        if self.parallel.offload:
+        if self.offload:
             return [flat.grad for flat in self._flat() if flat.grad is not None]
         return [part for parts in zero.averaged_gradients.values() for part in parts]
 
@@ -89,7 +79,7 @@ class ZeRO(Sharded):
             return super().held()
         from deepspeed.utils import safe_get_local_optimizer_state
 
-        tensors = {f"method.{name}": _own(t, shard(t)) for name, t in self.method.state_dict(keep_vars=True).items()}
+        tensors = {f"{MODULE}.{name}": _own(t, shard(t)) for name, t in self.module.state_dict(keep_vars=True).items()}
         for name, parameter, states in self._states():
             for key, value in states.items():
                 if isinstance(value, Tensor) and value.ndim:
@@ -97,15 +87,15 @@ class ZeRO(Sharded):
                     tensors[f"{OPTIMIZER}.{name}.{key}"] = _own(parameter, part)
         return tensors
 
-    def _method_pieces(self) -> dict[str, Piece]:
+    def _module_pieces(self) -> dict[str, Piece]:
         if not self.three:
-            return super()._method_pieces()
-        tensors = self.method.state_dict(keep_vars=True)
+            return super()._module_pieces()
+        tensors = self.module.state_dict(keep_vars=True)
         return {name: _gathered(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
 
     def _states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
         """Name, parameter and the optimizer's state of the partition it lies in."""
-        names = {id(parameter): name for name, parameter in self.method.named_parameters()}
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for parameters, flat in zip(self._groups(), self._flat(), strict=True):
             for parameter in parameters:
                 yield names[id(parameter)], parameter, self.optimizer.state.setdefault(flat, {})
@@ -156,20 +146,23 @@ class ZeRO(Sharded):
                 padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
                 safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
             else:
-                safe_set_full_optimizer_state(parameter, tensor.to(self.accelerator.device), key)
+                safe_set_full_optimizer_state(parameter, tensor.to(self.world.device), key)
 
 
 class _Open(nn.Module):
-    """The method with its results laid open: DeepSpeed's hooks look into tuples, lists and dicts alone."""
+    """A module with its results laid open: DeepSpeed's hooks look into tuples and dicts, not into dataclasses."""
 
-    def __init__(self, method: Method, device: torch.device, precision: str) -> None:
+    def __init__(self, forward: nn.Module, world: World) -> None:
         super().__init__()
-        self.method, self.device, self.precision = method, device, precision
+        self.inner, self.world = forward, world
 
-    def forward(self, *inputs: Any) -> tuple[dict[str, Tensor], list[Tensor], list[Terms]]:
-        with autocast(self.device, self.precision):  # again: on a GPU DeepSpeed leaves ours
-            terms = self.method(*inputs)
-        return terms.losses, [] if terms.restored is None else [terms.restored], [terms]
+    def forward(self, *inputs: Any) -> Any:
+        with self.world.autocast():  # again: on a GPU DeepSpeed leaves ours
+            out = self.inner(*inputs)
+        if not is_dataclass(out):
+            return out
+        values = {field.name: getattr(out, field.name) for field in fields(out)}
+        return {name: value for name, value in values.items() if _differentiable(value)}, [out]
 
 
 class _Closed(nn.Module):
@@ -179,11 +172,19 @@ class _Closed(nn.Module):
         super().__init__()
         self.engine = engine
 
-    def forward(self, *inputs: Any) -> Terms:
-        losses, restored, (terms,) = self.engine(*inputs)
-        terms.losses, terms.restored = losses, restored[0] if restored else None
-        out: Terms = terms
+    def forward(self, *inputs: Any) -> Any:
+        result = self.engine(*inputs)
+        if not isinstance(result, tuple):
+            return result
+        values, (out,) = result
+        for name, value in values.items():
+            setattr(out, name, value)
         return out
+
+
+def _differentiable(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else (value,)
+    return any(isinstance(part, Tensor) and part.requires_grad for part in parts)
 
 
 def refuse_layerwise(optimizer: Optimizer) -> None:

@@ -21,6 +21,7 @@ from dira_scale.places.store import refusals
 from dira_scale.runs.checkpoint.folder import complete, draft, publish, remedy, remove
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 from dira_scale.runs.checkpoint.tensors import Piece, share
+from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.lease import LeaseLostError
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class CheckpointConfig:
     folder: str | None = None
 
 
-class NotSavedError(Exception):
+class NotSavedError(RunEndedError):
     """A run ends, and its newest checkpoint could not be written. Raised on all ranks alike."""
 
 

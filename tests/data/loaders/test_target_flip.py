@@ -10,21 +10,22 @@ import torch
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.data.views import Blur, Jitter, ViewSpec
+from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Terms
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.stages import Stage
 
 PLAIN = ViewSpec(size=32, jitter=Jitter(p=0), blur=Blur(p=0))
-STAGE = Stage(terms=["di"], epochs=1)  # no cutout, so that the input is the crop, perhaps mirrored
+TERMS = ("di",)  # no cutout, so that the input is the crop, perhaps mirrored
 
 
 def load(dataset, spec):
     """A batch of 8 on its device, and the (clean, distorted) views that a method is given of it."""
     batch = next(CpuLoader([dataset], "train", Order((10,), seed=0, batch=8), spec, seed=3).iterate(0, 1)).to("cpu")
-    objective = Objective(SimpleNamespace(), SimpleNamespace(), spec, torch.device("cpu"), "fp32")
+    world = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")
+    objective = Objective({}, SimpleNamespace(), spec, world)
     given = []
-    objective.forward(lambda *views: given.extend(views[:2]) or Terms({}), batch, objective.distorted(batch, STAGE))
+    objective.forward(lambda *views: given.extend(views[:2]) or Terms({}), batch, objective.distorted(batch, TERMS))
     return batch, *given
 
 

@@ -1,0 +1,48 @@
+"""The processes of a run, as each of them sees them."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from dira_scale.distributed import precision
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among all; ``accelerator`` is Accelerate's, which strategies need."""
+
+    accelerator: Accelerator
+    precision: str
+
+    @property
+    def rank(self) -> int:
+        return int(self.accelerator.process_index)
+
+    @property
+    def ranks(self) -> int:
+        return int(self.accelerator.num_processes)
+
+    @property
+    def main(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """16 bits where they are safe, over fp32 parameters."""
+        return precision.autocast(self.device, self.precision)
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()
+
+    def end(self) -> None:
+        """Leave the process group, all at once: a launcher ends every process soon after the first has ended."""
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()

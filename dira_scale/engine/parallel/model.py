@@ -1,0 +1,131 @@
+"""A task's module in one stage: how it is called, differentiated, stepped and saved. Here: whole on every process.
+
+It is made when a stage begins and released when it ends. ``sharded.py`` has the kinds of which a process holds parts.
+"""
+
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from dira_scale.distributed.collectives import world as processes
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim
+from dira_scale.models.momentum import shard
+from dira_scale.runs.checkpoint import Piece
+
+Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
+MakeOptimizer = Callable[[nn.Module], Optimizer]
+# How the names of a checkpoint begin: of the module's tensors, and of its optimizer's states. Part of the format.
+MODULE, OPTIMIZER = "method", "optim.generator"
+
+
+class StageModel:
+    """Replicas: every process has the whole module, gradients are averaged (or there is one process).
+
+    Attributes:
+        module: as evaluation calls it.
+        wrapped: as training calls it.
+        optimizer: ours, whose rates the engine sets.
+        differentiable: whether a loss may be differentiated before ``backward`` (monitors do).
+
+    Args:
+        module: whole, on the device.
+        prepare: what the stage trains; gives what is called in training.
+        make: the optimizer of the module.
+        state: of the optimizer, by :meth:`pieces`' names; empty: it starts afresh.
+    """
+
+    module: nn.Module
+    wrapped: nn.Module
+    optimizer: Optimizer
+    differentiable = True
+
+    def __init__(
+        self, world: World, module: nn.Module, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]
+    ) -> None:
+        self.world, self.module = world, module
+        self.wrapped = self._averaging(prepare(module)).train()
+        self.optimizer = make(module)
+        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
+
+    def accumulating(self, last: bool) -> AbstractContextManager[Any]:
+        """Around forward and backward pass of a micro-batch: gradients are averaged over ranks in the last one only."""
+        if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
+            return nullcontext()
+        return self.wrapped.no_sync()
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of ``loss`` to those of the step's earlier micro-batches."""
+        loss.backward()
+
+    def gradients(self) -> list[Tensor]:
+        """This process's parts of the step's gradients, after the last micro-batch; changing them in place counts."""
+        return [p.grad for p in self.module.parameters() if p.grad is not None]
+
+    def norm(self, gradients: list[Tensor]) -> Tensor:
+        """Total norm of the whole gradient, the same on all ranks."""
+        return get_total_norm(gradients)
+
+    def step(self) -> None:
+        """Move the parameters, forget the gradients."""
+        self.optimizer.step()
+        self.skip()
+
+    def skip(self) -> None:
+        """Forget the gradients without a step."""
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def pieces(self) -> dict[str, Piece]:
+        """Module and optimizer for a checkpoint."""
+        tensors = {f"{MODULE}.{name}": tensor for name, tensor in self.module.state_dict().items()}
+        tensors |= optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
+        return {name: piece(tensor) for name, tensor in tensors.items()}
+
+    def held(self) -> dict[str, Tensor]:
+        """This process's parts of all that :meth:`pieces` gathers, by names that a person understands."""
+        tensors = {f"{MODULE}.{name}": shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
+        names = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        for i, (parameter, state) in enumerate(self.optimizer.state.items()):
+            name = f"{OPTIMIZER}.{names.get(id(parameter), f'partition {i}')}"
+            tensors |= {f"{name}.{key}": shard(value) for key, value in state.items() if isinstance(value, Tensor)}
+        return tensors
+
+    def replica(self) -> nn.Module:
+        """The whole module, for one process to evaluate alone. Collective; on the CPU where it had to be gathered."""
+        return self.module
+
+    def _averaging(self, forward: nn.Module) -> nn.Module:
+        """``forward`` itself, or wrapped in DDP with several processes."""
+        if self.world.ranks == 1:
+            return forward
+        self.world.accelerator.free_memory()  # forget the stage before
+        with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            return self.world.accelerator.prepare_model(forward)
+
+
+def average_gradients(module: nn.Module) -> None:
+    """Average the gradients of a small replicated module over ranks, in one collective."""
+    if processes() == 1:
+        return
+    grads = [p.grad for p in module.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in grads])
+    dist.all_reduce(flat)
+    flat /= processes()
+    for grad, part in zip(grads, flat.split([g.numel() for g in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+
+
+def piece(tensor: Tensor) -> Piece:
+    """Of a tensor that every process has, or of one that is sharded as a DTensor."""
+    if isinstance(tensor, DTensor):
+        return Piece(tensor.shape, tensor.dtype, lambda: tensor.full_tensor().detach())
+    return Piece(tensor.shape, tensor.dtype, lambda: tensor.detach())

@@ -1,0 +1,160 @@
+"""A task from its start to whatever ends it, on all processes: the exit code of a verb."""
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.distributed import processes
+from dira_scale.distributed.control import AgreedError, broadcast_from_main, raise_on_all
+from dira_scale.distributed.rendezvous import lost
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.distributed.world import World
+from dira_scale.engine import preflight
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.task import Task
+from dira_scale.engine.trainer import Trainer, Training
+from dira_scale.errors import UserError
+from dira_scale.runs.errors import RunEndedError
+from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, Run
+from dira_scale.runs.lease import LeaseLostError
+
+STDERR = 2  # sys.stderr is no file in a notebook
+logger = logging.getLogger(__name__)
+
+
+def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -> int:
+    """Train the task that ``make`` builds, resuming where the run folder stands; returns the exit code.
+
+    Args:
+        config, cfg: the resolved configuration, as its schema's object and as it was composed.
+        make: called once the processes are connected; what it finds wrong ends all of them before anything is written.
+    """
+    world = processes.start(config.parallel, config.precision)
+    try:
+        with Signals() as signals:
+            try:
+                return _train(config, cfg, make(world), world, signals)
+            except AgreedError as error:
+                if world.main:
+                    logger.error(error)
+                world.wait()  # a launcher ends all when the first ends: not before it is said
+                return BAD_INPUT
+            except RuntimeError as error:
+                if not lost(error):
+                    raise
+                if _first_here(Path(config.run)):
+                    logger.error(_lost(error, world), extra={"every_rank": True})
+                sys.stdout.flush()
+                os._exit(FAILED)  # gloo would abort a process that ends with its connections broken
+    except LeaseLostError as error:
+        logger.error(error, extra={"every_rank": True})
+        return FAILED
+
+
+def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals) -> int:
+    """Claim the run folder, train, and write down how it ended: whichever way it ends, it passes here."""
+    folder, trainer = Path(config.run), None
+    content: Any = OmegaConf.to_container(cfg)
+    run = raise_on_all(lambda: Run(folder, content | task.identity()) if world.main else None)
+    lease = broadcast_from_main(run.lease.path.name if run else "")
+    raise_on_all(lambda: preflight.check_shared(folder, lease))
+    try:
+        trainer = Trainer(config, task, world, run)
+        if run is not None:
+            for line in _summary(trainer):
+                print(line, flush=True)
+                run.log(line)
+        ended = trainer.train(signals)
+        trainer.close()
+        code = INTERRUPTED if ended == "interrupted" else DONE
+        if run is not None:
+            run.status(ended, trainer.progress.step, exit_code=code)
+            again = "the same command goes on" if code else f"next: python -m dira_scale.report run={folder}"
+            trainer.bar.say(trainer.stall())
+            trainer.bar.say(f"{folder}: {ended} at step {trainer.progress.step}; {again}")
+        _leave(world, run)
+        return code
+    except RunEndedError as error:
+        if not error.said and run is not None:
+            logger.error(error)
+        # Written after it is said, and in bounded time: the disk that hangs may be that of the run's folder, too.
+        faulthandler.dump_traceback_later(TIMINGS.last, exit=True, file=STDERR)
+        if run is not None:
+            run.status("failed", exit_code=FAILED, reason=str(error))
+        _leave(world, run)
+        return FAILED
+    except LeaseLostError:
+        raise
+    except BaseException as error:
+        _record(error, folder, world, run, trainer)
+        raise
+    finally:
+        if trainer is not None:
+            trainer.close()
+        if run is not None:
+            run.release()
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _leave(world: World, run: Run | None) -> None:
+    """The lease is let go first: a launcher ends all processes soon after the first has ended."""
+    if run is not None:
+        run.release()
+    world.end()
+
+
+def _record(error: BaseException, folder: Path, world: World, run: Run | None, trainer: Trainer | None) -> None:
+    """An error that nobody foresaw, in log.txt and status.json; it is raised besides."""
+    if run is not None:
+        run.log(traceback.format_exc())
+        code = BAD_INPUT if isinstance(error, UserError) else FAILED
+        reason = _lost(error, world) if lost(error) else f"{type(error).__name__}: {error}"
+        run.status("failed", exit_code=code, reason=reason)
+        return
+    if trainer is not None:
+        trainer.checkpointer.guard()  # a ghost writes nothing
+    with suppress(OSError), (folder / "log.txt").open("a") as log:
+        log.write(f"rank {world.rank}\n{traceback.format_exc()}")
+
+
+def _summary(trainer: Trainer) -> list[str]:
+    """What is about to be trained, on what, by what."""
+    config, world, task = trainer.config, trainer.world, trainer.task
+    return [
+        f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
+        *task.summary(trainer.strategy.module),
+        f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
+        f"{config.precision}; this run fits {', '.join(map(str, task.fitting()))} processes",
+    ]
+
+
+def _lost(error: BaseException, world: World) -> str:
+    return (
+        f"rank {world.rank} on {socket.gethostname()} lost the other processes ({str(error).splitlines()[0]}): look "
+        "for what ended or hung first, in the other nodes' output, and at the network between them; the same command "
+        "goes on from the last checkpoint"
+    )
+
+
+def _first_here(run: Path) -> bool:
+    """Whether this is the first process of its machine that says so under this lease."""
+    leases = sorted(run.glob("leases/*.json"))
+    if not leases:
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        leases[-1].with_suffix(f".lost-{socket.gethostname()}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    except OSError:  # a full or vanished disk
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    return True

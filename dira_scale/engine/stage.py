@@ -1,0 +1,66 @@
+"""A stage that is being trained: one object, made whole when it begins, gone when it ends."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim
+from dira_scale.engine.means import Means
+from dira_scale.engine.nan_guard import NaNGuard
+from dira_scale.engine.parallel import StageModel, Strategy
+from dira_scale.engine.state import Progress
+from dira_scale.engine.step import Step
+from dira_scale.engine.task import Loader, StagePlan, Task
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What training one stage takes.
+
+    Attributes:
+        model: the task's module under its strategy, with this stage's optimizer.
+        guard: notes what is not finite in this stage's steps.
+        step: takes one.
+    """
+
+    plan: StagePlan
+    model: StageModel
+    loader: Loader
+    guard: NaNGuard
+    step: Step
+
+    def set_pace(self, task: Task, progress: Progress) -> None:
+        """The next step's rates, and how far through the stage it is."""
+        done = progress.step - progress.stage_start
+        task.progress(self.model.module, done / self.plan.steps)
+        for group in self.model.optimizer.param_groups:
+            if not group["fixed_rate"]:
+                group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done)
+
+    def ended_early(self, progress: Progress) -> bool:
+        """Whether the validation loss has stood still for the stage's patience."""
+        return self.plan.patience is not None and progress.stale >= self.plan.patience
+
+
+def begin(
+    plan: StagePlan,
+    task: Task,
+    strategy: Strategy,
+    state: dict[str, Tensor],
+    scale: LossScale,
+    means: Means,
+    seed: int,
+    accumulate: int,
+    world: World,
+) -> StageRun:
+    """The stage, with a fresh optimizer or one that continues from ``state``. Collective."""
+    loader = task.loader(plan)
+    model = strategy.begin(
+        lambda module: task.prepare(plan, module),
+        lambda module: optim.stage_optimizer(task.optim, module, plan.batch),
+        state,
+    )
+    guard = NaNGuard(world.device)
+    return StageRun(plan, model, loader, guard, Step(task, plan, model, guard, scale, means, seed, accumulate))

@@ -1,0 +1,213 @@
+"""Pretraining as a task of the engine: a method through its stages, and the adversary beside it."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dira_scale import methods
+from dira_scale.data.batch import Batch
+from dira_scale.data.held_out import HeldOutBatches
+from dira_scale.data.inputs import Inputs
+from dira_scale.data.loaders import Loader
+from dira_scale.distributed.control import raise_on_all
+from dira_scale.distributed.world import World
+from dira_scale.engine import optim, parallel, preflight
+from dira_scale.engine.task import StagePlan, Stretch
+from dira_scale.errors import UserError
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.method import Method
+from dira_scale.pretraining.broken_batch import save_batch
+from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.diagnosis import Symptoms
+from dira_scale.pretraining.division import check_division, fitting
+from dira_scale.pretraining.monitors import Monitors
+from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
+from dira_scale.pretraining.schedule import batches_of, stage_plans
+from dira_scale.pretraining.validation import draw_restorations, first_broken, validation_losses
+from dira_scale.runs.folder import Run
+from dira_scale.runs.reader import start_tensors
+
+
+@dataclass(frozen=True)
+class DiscriminatorReplica:
+    """The adversary: it learns to tell clean patches from restored ones after each step of the generator."""
+
+    module: Adversary
+    optimizer: Optimizer
+    name: str = "discriminator"
+
+    def loss(self, carried: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        return None if carried is None else self.module.discriminator_loss(*carried)
+
+
+class PretrainTask:
+    """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+
+    Args:
+        method: whole, on the CPU.
+        adversary: on the device.
+        stages: those that are trained.
+        inputs: None where no batch is asked for (a rehearsal).
+    """
+
+    def __init__(
+        self,
+        config: Pretrain,
+        world: World,
+        method: Method,
+        adversary: Adversary,
+        stages: list[StagePlan],
+        inputs: Inputs | None = None,
+    ) -> None:
+        self.config, self.inputs, self.module, self.stages, self.optim = config, inputs, method, stages, config.optim
+        judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+        self.replicas = [DiscriminatorReplica(adversary, judge)]
+        self.objective = Objective(method.weights, adversary, method.views, world)
+        self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
+        self.symptoms = Symptoms(config)
+        self.look_every = config.health.every
+        validate = config.validate
+        self.held_out: HeldOutBatches | None = None
+        if inputs is not None:
+            self.held_out = inputs.held_out(validate.batch, validate.batches, world.rank, world.ranks)
+        self.validate_every = validate.every if self.held_out is not None else None
+
+    @classmethod
+    def build(cls, config: Pretrain, cfg: DictConfig, world: World) -> "PretrainTask":
+        """Open the data, build the method, try every stage. Collective.
+
+        Raises:
+            UserError: names the key, dataset or process that is wrong, on all processes.
+        """
+
+        def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
+            check_division(config, world.ranks)
+            batches = tuple(set(batches_of(config).values()))
+            inputs = Inputs(config.data, methods.views_of(cfg), config.seed, world.rank, world.ranks, batches)
+            weights = config.model.weights
+            stages = stage_plans(config, inputs.steps_per_epoch)
+            return inputs, stages, start_tensors(Path(weights)) if weights else None
+
+        inputs, stages, tensors = raise_on_all(opened)
+        preflight.check_alike(cfg, _facts(config, inputs))
+        torch.manual_seed(config.seed)
+        method = build_method(config, cfg, inputs.views, tensors)
+        adversary = on_device(Adversary(config.adversary.loss), config, world)
+        return cls(config, world, method, adversary, stages, inputs)
+
+    def identity(self) -> dict[str, Any]:
+        assert self.inputs is not None
+        return self.inputs.identity()
+
+    def summary(self, module: nn.Module) -> list[str]:
+        assert self.inputs is not None
+        orders = self.inputs.orders
+        order = orders[self.stages[0].batch]
+        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+        stages = ", ".join(
+            f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * (len(orders) > 1) for plan in self.stages
+        )
+        return [
+            f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            str(self.inputs.loader_choice),
+            f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
+        ]
+
+    def fitting(self) -> list[int]:
+        return fitting(self.config)
+
+    def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
+        assert isinstance(module, Method)
+        module.enter_stage(stage.terms)
+        return Forward(module)
+
+    def loader(self, stage: StagePlan) -> Loader:
+        assert self.inputs is not None
+        return self.inputs.train(stage.batch)
+
+    def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
+        return self.objective(model, micro, stage.terms)
+
+    def look(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+        return self.monitors.measure(losses, scale, differentiable)
+
+    def after_step(self, module: nn.Module) -> None:
+        assert isinstance(module, Method)
+        module.after_step()
+
+    def progress(self, module: nn.Module, share: float) -> None:
+        assert isinstance(module, Method)
+        module.progress = share
+
+    def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
+        assert self.held_out is not None
+        return validation_losses(self.objective, module, self.held_out, stage.terms)
+
+    def finish(self, stage: StagePlan, run: Run | None, replica: Callable[[], nn.Module]) -> None:
+        """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""
+        if not restores(stage.terms):
+            return
+        assert self.inputs is not None
+        validate = self.config.validate
+        held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
+        method = replica().to(self.objective.world.device)
+        if run is None or held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
+            return
+        run.lease.check()
+        with run.spared("pictures"):
+            draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
+
+    def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
+        return self.symptoms.news(row, where)
+
+    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Batch, dict[str, float]] | None:
+        assert self.held_out is not None
+        return first_broken(self.objective, module, self.held_out, stage.terms)
+
+    def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:
+        assert self.inputs is not None
+        split = self.inputs.data.val_split if held_out else self.inputs.data.split
+        save_batch(folder, batch, self.inputs.datasets, str(split), row)
+
+
+def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
+    """``adversary`` where it is trained, in the images' memory format."""
+    layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
+    return adversary.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+
+
+def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:
+    """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
+    batches, accumulate = batches_of(config), config.parallel.accumulate
+    method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate, tensors)
+    for name, batch in batches.items():
+        try:
+            method.enter_stage(config.stages[name].terms)
+            methods.check_groups(batch, config.model.bn_groups)
+            method.check(batch, accumulate)
+        except UserError as error:
+            raise UserError(f"stage {name}: {error}") from error
+        optimizer = optim.stage_optimizer(config.optim, method, batch)
+        if config.parallel.strategy.startswith("zero"):
+            parallel.refuse_layerwise(optimizer)
+    return method
+
+
+def _facts(config: Pretrain, inputs: Inputs) -> dict[str, str]:
+    """What must be the same on all processes beside the configuration, by the names that a message shall use."""
+    digits = preflight.DIGITS
+    facts = {
+        f"the content of dataset {i + 1} of data.shards": dataset.hash[:digits]
+        for i, dataset in enumerate(inputs.datasets)
+    }
+    if config.model.weights is not None and Path(config.model.weights).is_file():
+        with Path(config.model.weights).open("rb") as file:
+            facts["the file model.weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:digits]
+    return facts

@@ -1,0 +1,145 @@
+"""``python regression.py RUN STRATEGY STEPS``: a second task for the engine, a linear regression of its own.
+
+y = w·x + b on fixed numbers, in two stages: first the weights alone, then all. Nothing of it is an image or a method.
+"""
+
+import sys
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from dira_scale.distributed.collectives import reduce_mean
+from dira_scale.distributed.processes import Parallel, leave
+from dira_scale.distributed.world import World
+from dira_scale.engine.optim import Optim
+from dira_scale.engine.run import run_task
+from dira_scale.engine.task import Losses, StagePlan, Stretch
+from dira_scale.engine.trainer import Training
+from dira_scale.runs.checkpoint.writer import CheckpointConfig
+
+BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
+TRUE = torch.arange(1.0, FEATURES + 1), 0.5
+STAGES = (
+    StagePlan("weights", BATCH, steps=30, per_epoch=EPOCH, terms=("weight",)),
+    StagePlan("all", BATCH, steps=60, per_epoch=EPOCH, terms=("weight", "bias"), patience=100),
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    x: Tensor  # [b, FEATURES]
+    y: Tensor  # [b]
+
+    def to(self, device: torch.device) -> "Samples":
+        return Samples(self.x.to(device), self.y.to(device))
+
+    def split(self, n: int) -> list["Samples"]:
+        return [Samples(x, y) for x, y in zip(self.x.chunk(n), self.y.chunk(n), strict=True)]
+
+
+def samples(seed: int, count: int) -> Samples:
+    """Without noise, so that the least squares are the truth."""
+    x = torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(seed))
+    return Samples(x, x @ TRUE[0] + TRUE[1])
+
+
+class Loader:
+    """This rank's rows of each step's batch, the same batch for any number of ranks."""
+
+    waited = 0.0
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def iterate(self, start_step: int, stop_step: int) -> Generator[Samples, None, None]:
+        for step in range(start_step, stop_step):
+            yield samples(step % EPOCH, BATCH).split(self.world.ranks)[self.world.rank]
+
+
+class Regression:
+    """See ``dira_scale.engine.task.Task``."""
+
+    replicas = ()
+    stages = STAGES
+    look_every = 4
+    validate_every = 1
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        torch.manual_seed(0)
+        self.module = nn.Linear(FEATURES, 1)
+        self.optim = Optim(
+            optimizer={"_target_": "torch.optim.SGD", "lr": 0.1, "momentum": 0.5},
+            one_dimensional={},
+            fixed_rate=[],
+            schedule="cosine",
+            warmup_epochs=0,
+            end=0.0,
+        )
+        self.shares: list[float] = []
+
+    def identity(self) -> dict[str, Any]:
+        return {"samples": "0 to 7"}
+
+    def summary(self, module: nn.Module) -> list[str]:
+        return [f"a line through {FEATURES} dimensions"]
+
+    def fitting(self) -> list[int]:
+        return [1, 2, 4, 8, 16]
+
+    def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(name in stage.terms)
+        return module
+
+    def loader(self, stage: StagePlan) -> Loader:
+        return Loader(self.world)
+
+    def losses(self, stage: StagePlan, model: nn.Module, micro: Samples) -> Losses:
+        square = (model(micro.x)[:, 0] - micro.y).square().mean()
+        return Losses(square, {"square": square})
+
+    def look(self, losses: Losses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+        return {"looked": losses.total.detach().sqrt()}
+
+    def after_step(self, module: nn.Module) -> None:
+        """Nothing follows the weights."""
+
+    def progress(self, module: nn.Module, share: float) -> None:
+        self.shares.append(share)
+
+    @torch.no_grad()
+    def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
+        held_out = samples(1000, 64)
+        return {"loss": float(reduce_mean((module(held_out.x)[:, 0] - held_out.y).square().mean()))}
+
+    def finish(self, stage: StagePlan, run: Any, replica: Callable[[], nn.Module]) -> None:
+        whole = replica()
+        if run is not None:
+            (run.folder / f"{stage.name}.txt").write_text(str(whole.weight.tolist()))
+
+    def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
+        return [f"all is well in {where.stage}"] if (where.stage, where.done) == ("all", 10) else []
+
+    def first_broken(self, stage: StagePlan, module: nn.Module) -> None:
+        return None
+
+    def save_batch(self, folder: Path, batch: Samples, held_out: bool, row: dict[str, Any]) -> None:
+        folder.mkdir(parents=True)
+        torch.save(batch.x, folder / "x.pt")
+
+
+def train(run: str, strategy: str, steps: int) -> int:
+    """The exit code."""
+    parallel = Parallel(strategy, 1, 1, False, False, False, False, 120)
+    config = Training(run, 0, steps, "fp32", parallel, CheckpointConfig(1000, 2, None), 120, 10)
+    return run_task(config, OmegaConf.structured(config), Regression)
+
+
+if __name__ == "__main__":
+    raise SystemExit(leave(lambda: train(sys.argv[1], sys.argv[2], int(sys.argv[3]))))

@@ -1,0 +1,90 @@
+"""The engine on a task that has nothing of pretraining: stages, validation, resume, replicas and shards."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from engine.regression import BATCH, EPOCH, FEATURES, STAGES, TRUE, samples, train
+from harness import finish, losses, rows, status, weights
+
+from dira_scale.engine import optim
+from dira_scale.runs import checkpoint
+
+STEPS = sum(stage.steps for stage in STAGES)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained on one process, without a break."""
+    run, threads = tmp_path_factory.mktemp("regression") / "whole", torch.get_num_threads()
+    try:
+        assert train(str(run), "ddp", STEPS) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return run
+
+
+def by_hand() -> dict[str, torch.Tensor]:
+    """The same steps of gradient descent with momentum, written plainly."""
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(FEATURES, 1)
+    weight, bias = linear.weight.detach()[0], linear.bias.detach()
+    done = 0
+    for stage in STAGES:
+        moving_weight, moving_bias = torch.zeros_like(weight), torch.zeros_like(bias)
+        for step in range(stage.steps):
+            batch = samples((done + step) % EPOCH, BATCH)
+            rate = optim.learning_rate("cosine", 0.1, step, stage.steps, EPOCH)
+            error = batch.x @ weight + bias - batch.y
+            moving_weight = 0.5 * moving_weight + 2 * (error[:, None] * batch.x).mean(0)
+            weight = weight - rate * moving_weight
+            if "bias" in stage.terms:
+                moving_bias = 0.5 * moving_bias + 2 * error.mean()
+                bias = bias - rate * moving_bias
+        done += stage.steps
+    return {"method.weight": weight[None], "method.bias": bias}
+
+
+def test_both_stages_take_the_steps_of_gradient_descent(whole: Path) -> None:
+    found = weights(whole)
+    for name, expected in by_hand().items():
+        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found["method.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_pictures_warnings_and_the_best_checkpoint(whole: Path) -> None:
+    assert status(whole)["state"] == "done"
+    trained, held_out = rows(whole), rows(whole, "val")
+    assert [row["stage"] for row in trained] == ["weights"] * 3 + ["all"] * 6
+    assert all({"loss", "loss/square", "lr", "gradient_norm", "looked"} <= row.keys() for row in trained)
+    assert [row["warnings"] for row in trained if "warnings" in row] == [["all is well in all"]]
+    found = [row["loss"] for row in held_out]
+    assert found[-1] < 1e-3 * found[0] and len(found) == 4 + 8  # each epoch, and the end of each stage
+    best = checkpoint.load(checkpoint.best(whole, "all"))[1]
+    assert best["best"]["all"] == min(row["loss"] for row in held_out if row["stage"] == "all")
+    assert {path.name for path in whole.glob("*.txt")} == {"weights.txt", "all.txt", "log.txt"}
+
+
+@pytest.mark.parametrize("steps", [7, 30, 41])
+def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path: Path, steps: int) -> None:
+    threads = torch.get_num_threads()
+    try:
+        assert train(str(tmp_path / "run"), "ddp", steps) == 0
+        assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
+    finally:
+        torch.set_num_threads(threads)
+    ours, theirs = weights(tmp_path / "run"), weights(whole)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert losses(tmp_path / "run", "val") == losses(whole, "val")
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_two_processes_learn_what_one_does(whole: Path, tmp_path: Path, strategy: str) -> None:
+    script = str(Path(__file__).with_name("regression.py"))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
+    for steps in (41, STEPS):  # stopped once
+        finish([*launcher, str(tmp_path / "run"), strategy, str(steps)])
+    ours, theirs = weights(tmp_path / "run"), weights(whole)
+    for name in ("method.weight", "method.bias"):
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
