@@ -18,11 +18,11 @@ from dira_scale.errors import UserError
 
 
 def locate(where: str | Path, key: str) -> Path:
-    """The place that ``where`` names: a path, ``file://…``, or the URL of a store.
+    """The folder or file that ``where`` names: a path, ``file://…``, or the URL of a store.
 
     Raises:
-        UserError: nothing is named, no such kind of store, or a package for it is missing; ``key`` is what the user
-            called it.
+        UserError: ``where`` is empty, there is no such kind of store, or its package is missing; the message names
+            ``key``, the option that the user typed.
     """
     if where == "":  # a shell's variable that is not set: not the folder in which the command was typed
         raise UserError(f"{key}= is empty: name a folder, or . for this one")
@@ -43,13 +43,13 @@ def locate(where: str | Path, key: str) -> Path:
 
 
 def is_local(path: Path) -> bool:
-    """Whether ``path`` is one of this machine, which can be renamed and locked."""
+    """Whether ``path`` is on this machine, where files can be renamed and locked."""
     return isinstance(path, Path)
 
 
 @contextmanager
 def refusals(path: Path, *own: type[Exception]) -> Iterator[None]:
-    """``OSError`` for whatever the library of the store in which ``path`` lies raises inside; ``own`` errors pass."""
+    """Turn whatever a store's library raises inside into ``OSError``; errors of the kinds ``own`` pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -60,9 +60,9 @@ def refusals(path: Path, *own: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """A file to read from: of a store all of it, fetched at once.
+    """Open a file for reading; from a store all of it is fetched at once.
 
-    Raises OSError, with its number; for what is no regular file, too, and when it was written to in the meantime.
+    Raises OSError with its errno; also for what is not a regular file, and when it was written to in the meantime.
     """
     if not is_local(path):
         yield io.BytesIO(_fetched(path))
@@ -83,14 +83,14 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 
 def _at_once(path: str, flags: int) -> int:
-    """A FIFO would keep waiting whoever opens it."""
+    """Without waiting: opening a FIFO would block."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def parts(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of a file from each ``start`` to its ``end``: of a store these alone are fetched, all at once.
+    """The bytes of a file from each ``start`` to its ``end``; from a store only these are fetched, all at once.
 
-    Raises OSError, with its number; also when the file ends before they do.
+    Raises OSError with its errno; also when the file ends before a range does.
     """
     if is_local(path):
         with opened(path) as file:
@@ -111,7 +111,7 @@ def _fetched(path: Path) -> bytes:
 
 @contextmanager
 def numbered(path: Path) -> Iterator[None]:
-    """Errors of a store with the number that the same error of a disk has."""
+    """Give the ``OSError`` of a store the errno that the same error of a disk has."""
     try:
         with refusals(path):
             yield
@@ -124,13 +124,13 @@ def numbered(path: Path) -> Iterator[None]:
 
 
 def upload(file: Path, path: Path) -> None:
-    """Bring a file of this machine to ``path`` in a store. Raises OSError."""
+    """Copy a file of this machine to ``path`` in a store. Raises OSError."""
     with refusals(path):
         path.fs.put_file(str(file), path.path)  # type: ignore[attr-defined]
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder with all that is in it, if it is there. Raises OSError."""
+    """Remove a folder and everything in it, if it exists. Raises OSError."""
     if is_local(folder):
         return shutil.rmtree(folder, ignore_errors=True)
     with refusals(folder):

@@ -33,7 +33,7 @@ from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
 
-# Free to change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
+# May change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
 # (`data.shards` may move; `datasets`, their content and weights, may not.)
 EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
              "data.shards",
@@ -47,9 +47,9 @@ DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
 
 
 class Run:
-    """One writer's hold on a run folder. Only the main process has one.
+    """A run folder, held by this process for writing. Only the main process has one.
 
-    A full disk ends no run: what cannot be written now is said once, rows and lines of the log come later.
+    A full disk does not end a run: a warning is given once, rows and lines of the log are written when there is room.
 
     Args:
         folder: made if absent.
@@ -57,8 +57,8 @@ class Run:
             order and views.
 
     Raises:
-        UserError: the folder holds a run of another identity (the differing keys are named) or a living writer, or its
-            checkpoints cannot lie where ``checkpoint.folder`` says.
+        UserError: the folder holds a run of another identity (the differing keys are named), another process is
+            writing to it, or ``checkpoint.folder`` cannot be used.
     """
 
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
@@ -97,9 +97,9 @@ class Run:
         exit_code: int | None = None,
         reason: str = "",
     ) -> None:
-        """``status.json``: what sweeps and people read, since launchers swallow exit codes.
+        """Write ``status.json``, which sweeps and people read, since launchers swallow exit codes.
 
-        ``step`` and ``stage`` are those of the last call where they are left out.
+        Where ``step`` or ``stage`` is left out, it stays what it was in the last call.
         """
         self.lease.check()
         self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
@@ -118,7 +118,7 @@ class Run:
 
     @contextmanager
     def spared(self, what: str) -> Iterator[None]:
-        """Around the writing of what a run can do without for a while: a disk that refuses it is warned of, once."""
+        """Around a write that may fail without ending the run: an ``OSError`` becomes a warning, given once."""
         try:
             yield
         except OSError as error:
@@ -129,9 +129,9 @@ class Run:
             self._refused.discard(what)
 
     def _append(self, name: str, line: str) -> None:
-        """A line, and those of all files that were refused before it."""
-        self.lease.check()
+        """Write a line, after those of all files that the disk refused before."""
         with self._lock:
+            self.lease.check()
             self._late.setdefault(name, []).append(line + "\n")
             for file, late in list(self._late.items()):
                 with self.spared(file):
@@ -139,7 +139,7 @@ class Run:
                     late.clear()
 
     def forget_after(self, step: int) -> None:
-        """Drop metrics rows of steps that a killed run made after the checkpoint gone on from: they come again."""
+        """Drop the metrics rows after ``step``: the run resumes from its checkpoint, and these steps come again."""
         self.lease.check()
         path = self.folder / "metrics.jsonl"
         if path.exists():
@@ -153,9 +153,9 @@ class Run:
             if path.exists() and checkpoint.complete(before := checkpoint.place_of(self.folder)):
                 raise UserError(
                     f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
-                    "give the checkpoint.folder=… of before"
+                    "use the checkpoint.folder=… that the run was started with"
                 )
-            return  # nothing has been trained yet: a mistake may still be mended
+            return  # nothing has been trained yet, so the configuration may still be corrected
         path = beside if beside.exists() else path
         if not path.exists():
             return
@@ -164,7 +164,7 @@ class Run:
         if differing:
             shown = "; ".join(f"{k}: {old.get(k, LATER.get(k))} -> {new.get(k, LATER.get(k))}" for k in differing[:6])
             raise UserError(
-                f"{self.folder} holds a run with another {shown}. Restore the old value, or choose a new run=…"
+                f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=…"
             )
 
 
@@ -195,7 +195,7 @@ def append(path: Path, text: str) -> None:
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The flattened fields that make a run what it is; its name is the hash of these."""
+    """The flattened fields of a configuration that decide a run's result; its name is the hash of these."""
     flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
 

@@ -2,8 +2,8 @@
 
 ``leases/000003.json`` says who took number 3 and carries a beat that a thread of the holder moves on. Whoever has the
 highest number holds the folder; a number is taken by creating its file, which only one process can. A holder writes to
-its own file alone, so a late write of one that was taken over changes nothing; it finds out before its next write to
-the run and stops (a requeued job's ghost).
+its own file alone, so a late write of a former holder changes nothing: it notices before its next write to the run,
+and stops (a requeued job's ghost).
 """
 
 import json
@@ -25,7 +25,7 @@ from dira_scale.places.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
-# What is known of a holder that has created its file and not yet filled it.
+# What is known of a holder that has created its file and not yet written to it.
 JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
 CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
 
@@ -71,10 +71,10 @@ class Lease:
         check(self.folder.parent, self.number)
 
     def release(self) -> None:
-        """Let the next one in at once."""
+        """Let the next process take the run at once."""
         self._stop.set()
         self._thread.join(timeout=TIMINGS.beat)
-        with suppress(OSError):  # a full disk: the next one finds a dead process, or a beat that stands still
+        with suppress(OSError):  # a full disk: the next process finds a dead one, or a beat that stands still
             write_json(self.path, self._content | {"released": True})
 
     def _take(self) -> None:
@@ -91,10 +91,10 @@ class Lease:
             try:
                 write_json(self.path, self._content)
             except OSError:
-                continue  # a full disk stops no beat for ever; the run's own writes report it
+                continue  # a full disk: the beat goes on when there is room, and the run's own writes report it
 
     def _watch(self, held: dict[str, Any]) -> None:
-        """Wait until the beat has stood still long enough; refuse as soon as it moves."""
+        """Wait until the beat has stood still long enough; ``UserError`` as soon as it moves."""
         run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
         logger.info("%s is held by %s; waiting %.0f s for a sign of life", run, holder, TIMINGS.still)
         deadline = time.monotonic() + TIMINGS.still
@@ -149,7 +149,7 @@ def _numbers(leases: Path) -> list[int]:
 
 
 def _numbering() -> str | None:
-    """By whom processes are numbered here: machines, and containers of one machine, may share a host name.
+    """The process namespace: machines, and containers of one machine, may share a host name.
 
     None where there is no /proc.
     """
@@ -161,7 +161,7 @@ def _numbering() -> str | None:
 
 
 def _dead(held: dict[str, Any]) -> bool:
-    """The same SLURM job restarted, or a process that would be seen here and is not."""
+    """Whether the holder is gone: its SLURM job was restarted, or its process would be visible here and is not."""
     job = os.environ.get("SLURM_JOB_ID")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:

@@ -140,9 +140,9 @@ def test_a_place_that_cannot_be_used_is_one_clear_line(url: str, message: str, t
 
 REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
     ("disk", lambda: OSError(errno.ENOSPC, "No space left on device"), "Make room"),
-    ("disk", lambda: OSError(errno.EIO, "Input/output error"), "Mend the disk"),
+    ("disk", lambda: OSError(errno.EIO, "Input/output error"), "Fix the disk"),
     ("disk", lambda: OSError(errno.EROFS, "Read-only file system"), "Allow this user to write there"),
-    ("store", lambda: RuntimeError("NoCredentialsError"), "Mend the store, access to it or the network"),
+    ("store", lambda: RuntimeError("NoCredentialsError"), "Fix the store, access to it or the network"),
     ("store", lambda: PermissionError("Forbidden"), "Allow this user to write there"),
 ]
 
@@ -167,7 +167,9 @@ def test_what_is_refused_costs_one_checkpoint_only(
         saver.wait()
     assert saver.failed.startswith("the checkpoint of step 2 could not be written (") and str(error()) in saver.failed
     assert saver.news() == [f"{saver.failed}; training goes on"] and saver.news() == []
-    with pytest.raises(NotSavedError, match=rf"of step 2 could not be written .*\. {remedy} and run the same command"):
+    with pytest.raises(
+        NotSavedError, match=rf"of step 2 could not be written .*\. {remedy}, then run the same command again"
+    ):
         saver.insist()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["000000001"]  # nor half of it
     saver.save(3, pieces, {}, {"di": 2})

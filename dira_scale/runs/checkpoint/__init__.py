@@ -8,7 +8,7 @@
 
 Written while training goes on. In a folder of this machine to ``000001200.LEASE.tmp``, which is then renamed; in an
 object store in place, the index last: it is the index that makes a checkpoint there. The pointers only repeat what the
-newest state says, and are put right when a run goes on. Nothing is ever unpickled, and reading needs neither a GPU nor
+newest state says, and are corrected when a run resumes. Nothing is ever unpickled, and reading needs neither a GPU nor
 the processes that wrote it.
 """
 

@@ -1,7 +1,7 @@
 """Where a run's checkpoints lie: a folder of this machine, or a prefix of an object store by fsspec.
 
-Both are ``pathlib.Path`` to everyone else (:mod:`dira_scale.places.store`). They differ in how a checkpoint comes to
-be: folders are renamed, objects cannot be, so there the index, written last, makes the checkpoint.
+They differ in how a checkpoint comes to be. A folder is renamed once it is whole; objects cannot be renamed, so in a
+store the index, written last, makes the checkpoint.
 """
 
 import errno
@@ -46,13 +46,13 @@ def place_of(run: Path) -> Path:
 
 
 def make(folder: Path) -> None:
-    """Make the folder of checkpoints, but no bucket: a mistyped one would be made and paid for."""
+    """Make the folder of checkpoints, but never a bucket: a mistyped one would be made and paid for."""
     folder.mkdir(parents=not folder.drive, exist_ok=True)
 
 
 @contextmanager
 def reachable(folder: Path) -> Iterator[None]:
-    """``UserError`` where what is done inside with the folder of checkpoints fails."""
+    """``UserError`` naming ``checkpoint.folder`` where reading or writing it inside fails."""
     try:
         with refusals(folder, LeaseLostError):
             yield
@@ -61,7 +61,7 @@ def reachable(folder: Path) -> Iterator[None]:
 
 
 def complete(folder: Path) -> list[Path]:
-    """Checkpoints that are whole or were once, oldest first."""
+    """Checkpoints that were whole when they were written, oldest first."""
     return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
@@ -79,17 +79,17 @@ def fetch(path: Path) -> bytes:
         raise
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read now ({type(error).__name__}: {error}): mend access, disk or network, or try again"
+            f"{path} cannot be read now ({type(error).__name__}: {error}): fix access, disk or network, or try again"
         ) from error
 
 
 def remedy(folder: Path, error: OSError) -> str:
-    """What helps where ``folder`` did not take what was to be written."""
+    """What to do about an ``error`` of writing to ``folder``, as the beginning of a sentence."""
     if error.errno in FULL:
         return "Make room"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return "Allow this user to write there"
-    return "Mend the disk" if is_local(folder) else "Mend the store, access to it or the network"
+    return "Fix the disk" if is_local(folder) else "Fix the store, access to it or the network"
 
 
 def draft(folder: Path, name: str, lease: int) -> Path:
@@ -109,12 +109,12 @@ def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint or half of one; one that is removed by half is none."""
+    """Remove a checkpoint, whole or half written. If this is interrupted, what is left is not taken for one."""
     if is_local(folder):
         doomed = _unused(folder.parent, f"{folder.name}.old{{}}.tmp")
-        folder.replace(doomed)  # first: who still writes to it finds it gone, and adds nothing to what is emptied
+        folder.replace(doomed)  # first: a process that still writes to it fails, instead of refilling what is emptied
         while doomed.exists():
-            with suppress(FileNotFoundError):  # what vanishes meanwhile need not be removed
+            with suppress(FileNotFoundError):  # somebody else removed a file
                 shutil.rmtree(doomed)
         return
     (folder / INDEX).unlink(missing_ok=True)
@@ -122,15 +122,15 @@ def remove(folder: Path) -> None:
 
 
 def clear(folder: Path, damaged: Iterable[str]) -> None:
-    """Before the first write of a run: remove what a killed writer left half done, set damaged checkpoints aside.
+    """Before the first write of a run: remove what a killed process left half written, rename damaged checkpoints.
 
     Raises:
-        UserError: the disk or the store does not let it.
+        UserError: the disk or the store refuses.
     """
     with reachable(folder):
         whole = {path.name for path in complete(folder)}
         for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
-            with suppress(FileNotFoundError):  # a writer that is about to end took it away itself
+            with suppress(FileNotFoundError):  # a process that is about to end removed it itself
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
             _move(folder / name, _unused(folder, f"{name}.damaged{{}}"))

@@ -21,7 +21,7 @@ class DamagedError(UserError):
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name and the state of one checkpoint, checked against its checksums.
+    """Tensors by name and the state of one checkpoint, after its checksums were compared.
 
     Raises:
         DamagedError: names the file and what is wrong with it.
@@ -38,7 +38,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def verify(folder: Path) -> None:
-    """Read all of a checkpoint and hold it to its checksums.
+    """Read all of a checkpoint and compare its checksums.
 
     Raises:
         DamagedError, UserError: as :func:`load`.
@@ -48,7 +48,7 @@ def verify(folder: Path) -> None:
 
 
 def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """Name of the newest whole checkpoint, None where there is none; and damaged ones passed over, with the reason.
+    """Name of the newest whole checkpoint (None: there is none), and the damaged ones newer than it, with the reason.
 
     Raises:
         DamagedError: there are checkpoints, and none is whole.

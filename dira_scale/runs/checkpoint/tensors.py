@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint to come, and which process writes which."""
+"""The tensors that a checkpoint is made of, and which process writes which."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Piece:
-    """A tensor of a checkpoint to come, of which each process may hold a part only."""
+    """A tensor of the next checkpoint, of which each process may hold only a part."""
 
     shape: torch.Size
     dtype: torch.dtype
-    whole: Callable[[], Tensor]  # collective: every process calls it, for all pieces in the same order
+    whole: Callable[[], Tensor]  # collective: every process calls it, for all tensors in the same order
 
     @property
     def nbytes(self) -> int:
@@ -21,12 +21,12 @@ class Piece:
 
 
 def replicated(tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
-    """Pieces of tensors that every process has whole."""
+    """Tensors that every process holds whole."""
     return {name: Piece(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
 
 
 def share(pieces: Mapping[str, Piece], rank: int, world: int) -> list[str]:
-    """The names that ``rank`` writes: largest first, each to the writer with the fewest bytes so far."""
+    """The names that ``rank`` writes: the largest first, each assigned to the writer with the fewest bytes so far."""
     load, mine = [0] * world, []
     for name in sorted(pieces, key=lambda n: (-pieces[n].nbytes, n)):
         writer = load.index(min(load))

@@ -42,7 +42,7 @@ class NotSavedError(RunEndedError):
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the disk or the store did not take a checkpoint, and what helps."""
+    """Why the disk or the store did not take a checkpoint, and what to do."""
 
     why: str
     remedy: str
@@ -51,11 +51,12 @@ class Refusal:
 class Checkpointer:
     """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
 
-    Every rank gives pieces of the same names and sizes; each writes its share of the bytes. What the disk or the store
-    refuses costs that checkpoint, not the run: all ranks know (:attr:`failed`), the main one tells (:meth:`news`).
+    Every rank passes tensors of the same names and sizes; each writes its share of the bytes. When the disk or the
+    store refuses a checkpoint, that checkpoint is missed and training goes on: all ranks know (:attr:`failed`), the
+    main one has the warning (:meth:`news`).
 
     Args:
-        keep: newest checkpoints that stay, beside the best of each stage.
+        keep: how many of the newest checkpoints are kept, beside the best of each stage.
         lease: keeps the unfinished checkpoints of two holders of the run apart.
         guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where the
             run has another holder by now.
@@ -86,8 +87,8 @@ class Checkpointer:
     def save(self, step: int, pieces: dict[str, Piece], state: dict[str, Any], best: dict[str, int]) -> None:
         """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
 
-        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. What went wrong in an earlier write,
-        and is not the disk's fault, is raised here or in :meth:`wait`.
+        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. An error of an earlier write, unless it
+        is the disk's, is raised here or in :meth:`wait`.
         """
         self.wait()
         mine, copies = set(share(pieces, self.rank, self.world)), {}
@@ -101,7 +102,7 @@ class Checkpointer:
         self._thread.start()
 
     def wait(self) -> None:
-        """Until the last checkpoint is written, or refused.
+        """Wait until the last checkpoint is written, or refused.
 
         Raises:
             NotSavedError: on all ranks, where a disk or store hangs.
@@ -118,27 +119,27 @@ class Checkpointer:
             raise failure
 
     def settle(self, seconds: float = 60.0) -> None:
-        """Give a write that is under way the time to finish: the run ends, and this may be its newest checkpoint."""
+        """At the end of a run, give a write under way time to finish: it may be the newest checkpoint."""
         if self._thread is not None:
             self._thread.join(seconds)
         if self._failure is not None:  # nobody will wait for it any more
             logger.warning("the newest checkpoint was not written: %r", self._failure)
 
     def insist(self) -> None:
-        """The run ends here.
+        """At the end of a run, make sure that its newest checkpoint was written.
 
         Raises:
-            NotSavedError: on all ranks, where its newest checkpoint could not be written.
+            NotSavedError: on all ranks, where it could not be written.
         """
         self.wait()
         if self.failed:
             raise NotSavedError(
-                f"{self.failed}. {self._remedy} and run the same command: it goes on from the one before"
+                f"{self.failed}. {self._remedy}, then run the same command again: it resumes from the one before"
             )
 
     def patiently(self, read: Callable[[], T]) -> T:
-        """What ``read`` returns on this process, once all are done, however slow their disks and stores, as long as all
-        live. All call this, while nothing is written.
+        """What ``read`` returns here, once all processes are done. Slow disks and stores are waited for as long as all
+        processes live. All of them call this, while nothing is being written.
 
         Raises:
             AgreedError: on all, where it fails on one of them, or hangs.
@@ -146,12 +147,12 @@ class Checkpointer:
         return self.long_work.raise_on_all(read, "the checkpoint to resume from is not read", AgreedError)
 
     def news(self) -> list[str]:
-        """What the run is to be warned of since the last call; on the main process only."""
+        """The warnings since the last call; on the main process only."""
         news, self._news = self._news, []
         return news
 
     def point(self, step: int, best: dict[str, int]) -> None:
-        """Make LATEST and BEST what the state of ``step`` says; a pointer to what is no longer there goes."""
+        """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone."""
         whole = {path.name for path in complete(self.folder)}
         for stale in self._best():
             if stale.read_text() not in whole:
@@ -200,7 +201,7 @@ class Checkpointer:
     def _conclude(
         self, step: int, parts: list[Any], state: dict[str, Any], best: dict[str, int], refused: Refusal | None
     ) -> Refusal | None:
-        """The main process makes the parts a checkpoint, or removes them; why it is refused, if it is."""
+        """On the main process: publish the parts as a checkpoint, or remove them. Returns the refusal, if any."""
         if self.rank:
             return None
         refused = refused or self._publish(step, parts, state)
@@ -211,7 +212,7 @@ class Checkpointer:
         return refused
 
     def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
-        """Make the parts a checkpoint; why that was refused, if it was."""
+        """Publish the parts as a checkpoint. Returns the refusal, if any."""
         index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
         written = draft(self.folder, _name(step), self.lease)
         try:
@@ -222,7 +223,7 @@ class Checkpointer:
         return None
 
     def _tidy(self, step: int, best: dict[str, int]) -> None:
-        """The pointers; then all but the newest ``keep`` and the best of each stage go."""
+        """Update the pointers, then remove all but the newest ``keep`` checkpoints and the best of each stage."""
         try:
             with refusals(self.folder, LeaseLostError):
                 self.point(step, best)
@@ -235,7 +236,7 @@ class Checkpointer:
             self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
 
     def _discard(self, step: int) -> None:
-        """Room for the next attempt; what cannot be removed now is at the next start."""
+        """Make room for the next attempt; what cannot be removed now is removed at the next start."""
         written = draft(self.folder, _name(step), self.lease)
         with suppress(OSError), refusals(self.folder, LeaseLostError):
             if written.exists() and written not in complete(self.folder):
