@@ -156,7 +156,7 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["seed=1"], "another seed: 0 -> 1"),
+        (["seed=1"], "other settings: seed: 0 -> 1"),
         (["stages.dira.terms=[di,re,add]", "run=/tmp/unused"], "stage dira: term 'add'"),
         (["stages.dira.terms=[di,re,add]"], "another stages.dira.terms|stage dira: term 'add'"),
         (["data.batch=6"], "a queue of 64 keys is not a multiple of data.batch=6"),
