@@ -37,7 +37,8 @@ from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
-from dira_scale.runs.folder import Run, environment
+from dira_scale.runs.environment import environment
+from dira_scale.runs.folder import Run
 from dira_scale.shard import main as shard
 
 GOAL = 0.95

@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.evaluation.probe_table import MEAN
-from dira_scale.runs.folder import environment
+from dira_scale.runs.environment import environment
 
 # Shares of the images by stage: di, dir, dira.
 ARMS = {"alone": (1.0, 0.0, 0.0), "dir": (0.4, 0.6, 0.0), "dira": (0.4, 0.4, 0.2)}

@@ -35,7 +35,8 @@ from dira_scale.engine.signals import Signals
 from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.atomic import write_json
-from dira_scale.runs.folder import Run, environment
+from dira_scale.runs.environment import environment
+from dira_scale.runs.folder import Run
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most

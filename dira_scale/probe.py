@@ -13,7 +13,7 @@ from dira_scale.config.compose import run_verb
 from dira_scale.evaluation.comparison import compare
 from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
 from dira_scale.places.atomic import write_atomic, write_json
-from dira_scale.runs.folder import environment
+from dira_scale.runs.environment import environment
 
 
 def probe(cfg: DictConfig) -> None:

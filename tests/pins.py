@@ -36,7 +36,8 @@ from dira_scale.data.order import ORDER_VERSION, Order
 from dira_scale.phantom.ct import dataset as scans
 from dira_scale.phantom.cxr import dataset as radiographs
 from dira_scale.runs import checkpoint
-from dira_scale.runs import folder as runs
+from dira_scale.runs.environment import PACKAGES, environment
+from dira_scale.runs.identity import name
 
 ROOT = Path(__file__).resolve().parents[1]
 SECONDS = 600  # bound on one command
@@ -107,8 +108,8 @@ def main() -> int:
 
 
 def machine() -> Pins:
-    found = runs.environment()
-    yield from ((f"machine {key}", str(found[key])) for key in ("python", "cpu_capability", *runs.PACKAGES))
+    found = environment()
+    yield from ((f"machine {key}", str(found[key])) for key in ("python", "cpu_capability", *PACKAGES))
 
 
 def names() -> Pins:
@@ -121,7 +122,7 @@ def names() -> Pins:
         config = compose("pretrain", ["data.shards=somewhere", *words])
         if not preset or "base" in config.method:
             content: Any = OmegaConf.to_container(config)
-            yield " ".join(["name", *words]), runs.name(content | data | {"order_version": ORDER_VERSION})
+            yield " ".join(["name", *words]), name(content | data | {"order_version": ORDER_VERSION})
 
 
 def orders() -> Pins:

@@ -26,7 +26,7 @@ from benchmarks.scaling.plot import draw
 from benchmarks.scaling.simulated import GPUS, gpus, here, simulate
 from benchmarks.scaling.tables import tell_measured, tell_published, tell_simulated
 from dira_scale.planning.scaling import PUBLISHED
-from dira_scale.runs.folder import environment
+from dira_scale.runs.environment import environment
 from dira_scale.shard import main as shard
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 from dira_scale.config.compose import leaves
 from dira_scale.distributed import control
 from dira_scale.errors import UserError
-from dira_scale.runs.folder import PACKAGES
+from dira_scale.runs.environment import PACKAGES
 
 # Keys that each machine may have its own of.
 OWN = ("data.shards", "data.workers", "data.prefetch", "parallel.threads")

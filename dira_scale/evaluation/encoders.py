@@ -13,7 +13,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.encoder import DEPTH, Encoder, build_encoder
 from dira_scale.models.layouts import Start
 from dira_scale.models.weights import trained_encoder
-from dira_scale.runs.folder import identity
+from dira_scale.runs.identity import identity
 from dira_scale.runs.reader import LATEST, RunReader, start_tensors
 
 LAST = "last"  # the value of ``layer`` for the coarsest level

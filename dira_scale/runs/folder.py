@@ -1,47 +1,30 @@
-"""The run folder: what is written, by whom, and what a run's configuration fixes.
+"""The run folder: what is written, and by whom.
 
 ::
 
     config.yaml status.json metrics.jsonl log.txt environment.json leases/ checkpoints/ pictures/ tensorboard/
 """
 
-import hashlib
 import json
 import logging
 import os
-import platform
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
-import torch
 import yaml
 
-from dira_scale import __version__
 from dira_scale.config.logs import PACKAGE, Line
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint
+from dira_scale.runs.environment import environment
+from dira_scale.runs.identity import differences, name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
-
-# May change between two calls on one run: how and where it is computed, not what. All else is the run's identity.
-# (`data.shards` may move; `datasets`, their content and weights, may not.)
-EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
-             "data.shards",
-             "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
-# Keys that came into identity later, with the value that all runs before had: at that value they are left out, so that
-# names stay and an older run's config.yaml, which lacks the key, counts as having it.
-LATER = {"views_version": 1}
-PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy", "imagecodecs", "pillow")
 
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
 
@@ -159,10 +142,8 @@ class Run:
         path = beside if beside.exists() else path
         if not path.exists():
             return
-        old, new = identity(yaml.safe_load(path.read_text())), identity(config)
-        differing = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-        if differing:
-            shown = "; ".join(f"{k}: {old.get(k, LATER.get(k))} -> {new.get(k, LATER.get(k))}" for k in differing[:6])
+        if differing := differences(yaml.safe_load(path.read_text()), config):
+            shown = "; ".join(differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=…"
             )
@@ -192,53 +173,3 @@ def append(path: Path, text: str) -> None:
         if path.exists():
             os.truncate(path, size)
         raise
-
-
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The flattened fields of a configuration that decide a run's result; its name is the hash of these."""
-    flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
-    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
-
-
-def name(config: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that name a run's identity."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def environment() -> dict[str, Any]:
-    """What the run was computed with."""
-    found: dict[str, Any] = {
-        "dira_scale": __version__,
-        "commit": _commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "command": " ".join(sys.argv),
-        "cores": psutil.cpu_count(logical=False),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
-    for package in PACKAGES:
-        try:
-            found[package] = version(package.replace("_", "-"))
-        except PackageNotFoundError:
-            found[package] = None
-    return found
-
-
-def _commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists() or shutil.which("git") is None:
-        return None
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or None
-
-
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, child in value.items() for k, v in _flatten(child, f"{prefix}{name}.").items()}
-    return {prefix[:-1]: value}

@@ -14,7 +14,8 @@ from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import lease
-from dira_scale.runs.folder import Run, identity, name
+from dira_scale.runs.folder import Run
+from dira_scale.runs.identity import identity, name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 CONFIG = {
