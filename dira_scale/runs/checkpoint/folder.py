@@ -92,6 +92,11 @@ def remedy(folder: Path, error: OSError) -> str:
     return "Fix the disk" if is_local(folder) else "Fix the store, access to it or the network"
 
 
+def folder_name(step: int) -> str:
+    """Of the checkpoint of ``step``."""
+    return f"{step:09d}"
+
+
 def draft(folder: Path, name: str, lease: int) -> Path:
     """Where the checkpoint ``name`` is written until it is whole."""
     return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name

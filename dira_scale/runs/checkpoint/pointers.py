@@ -1,11 +1,13 @@
-"""Which checkpoints a run has, and which of them LATEST and BEST name."""
+"""Which checkpoints a run has, and which of them are the newest and the best: the files LATEST and BEST-STAGE."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import size_of
-from dira_scale.runs.checkpoint.folder import complete, place_of, reachable
+from dira_scale.runs.checkpoint.folder import complete, folder_name, place_of, reachable
 
 LATEST, BEST = "LATEST", "BEST-"  # names of the pointers; BEST-STAGE
 
@@ -62,6 +64,27 @@ def stored_checkpoints(run: Path) -> list[StoredCheckpoint]:
             StoredCheckpoint(int(path.name), size_of(path), tuple(marks.get(path.name, ())))
             for path in complete(folder)
         ]
+
+
+def best_checkpoints(folder: Path) -> set[str]:
+    """Names of the checkpoints that are the best of a stage."""
+    return {name for pointer, name in _pointers(folder).items() if pointer != LATEST}
+
+
+def update_pointers(folder: Path, step: int, best: dict[str, int], check: Callable[[], None]) -> None:
+    """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone.
+
+    ``best`` is the step of each stage's best checkpoint; ``check`` raises where nothing may be written any more.
+    """
+    whole, found = {path.name for path in complete(folder)}, _pointers(folder)
+    for pointer, name in found.items():
+        if pointer != LATEST and name not in whole:
+            check()
+            (folder / pointer).unlink()
+    for pointer, at in ({LATEST: step} | {f"{BEST}{stage}": at for stage, at in best.items()}).items():
+        name = folder_name(at)
+        if found.get(pointer) != name and name in whole:
+            write_atomic(folder / pointer, name, check)
 
 
 def _named(run: Path, pointer: str) -> Path:

@@ -18,7 +18,8 @@ from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import refusals
-from dira_scale.runs.checkpoint.folder import complete, draft, publish, remedy, remove
+from dira_scale.runs.checkpoint.folder import complete, draft, folder_name, publish, remedy, remove
+from dira_scale.runs.checkpoint.pointers import best_checkpoints, update_pointers
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
 from dira_scale.runs.checkpoint.tensors import Piece, share
 from dira_scale.runs.errors import RunEndedError
@@ -153,17 +154,7 @@ class Checkpointer:
 
     def point(self, step: int, best: dict[str, int]) -> None:
         """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone."""
-        whole = {path.name for path in complete(self.folder)}
-        for stale in self._best():
-            if stale.read_text() not in whole:
-                self.guard()
-                stale.unlink()
-        pointers = {"LATEST": step} | {f"BEST-{stage}": at for stage, at in best.items()}
-        for pointer, at in pointers.items():
-            path, name = self.folder / pointer, _name(at)
-            said = path.read_text() if path.exists() else ""
-            if said != name and name in whole:
-                write_atomic(path, name, self.guard)
+        update_pointers(self.folder, step, best, self.guard)
 
     def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         try:
@@ -187,7 +178,7 @@ class Checkpointer:
     def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
         """Write this rank's part; its row in the index, or why it could not be written."""
         self.guard()
-        path = draft(self.folder, _name(step), self.lease)
+        path = draft(self.folder, folder_name(step), self.lease)
         path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
         content = serialize(copies)
         try:
@@ -214,10 +205,10 @@ class Checkpointer:
     def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
         """Publish the parts as a checkpoint. Returns the refusal, if any."""
         index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
-        written = draft(self.folder, _name(step), self.lease)
+        written = draft(self.folder, folder_name(step), self.lease)
         try:
             with refusals(self.folder, LeaseLostError):
-                publish(written, self.folder / _name(step), sealed(index), self.guard)
+                publish(written, self.folder / folder_name(step), sealed(index), self.guard)
         except OSError as error:
             return self._refusal(error)
         return None
@@ -227,7 +218,7 @@ class Checkpointer:
         try:
             with refusals(self.folder, LeaseLostError):
                 self.point(step, best)
-                kept = {path.read_text() for path in self._best()} | {_name(step)}
+                kept = best_checkpoints(self.folder) | {folder_name(step)}
                 for old in complete(self.folder)[: -self.keep]:
                     if old.name not in kept:
                         self.guard()
@@ -237,7 +228,7 @@ class Checkpointer:
 
     def _discard(self, step: int) -> None:
         """Make room for the next attempt; what cannot be removed now is removed at the next start."""
-        written = draft(self.folder, _name(step), self.lease)
+        written = draft(self.folder, folder_name(step), self.lease)
         with suppress(OSError), refusals(self.folder, LeaseLostError):
             if written.exists() and written not in complete(self.folder):
                 self.guard()
@@ -245,10 +236,3 @@ class Checkpointer:
 
     def _refusal(self, error: OSError) -> Refusal:
         return Refusal(str(error), remedy(self.folder, error))
-
-    def _best(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.name.startswith("BEST-")]
-
-
-def _name(step: int) -> str:
-    return f"{step:09d}"
