@@ -103,7 +103,10 @@ def draft(folder: Path, name: str, lease: int) -> Path:
 
 
 def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -> None:
-    """Make ``written``, which has all parts, the checkpoint ``final``, unless ``guard`` raises at the last moment."""
+    """Make ``written``, which has all parts, the checkpoint ``final``.
+
+    Not if ``guard`` raises, which is called at the last moment.
+    """
     if is_local(final) and final.exists():
         return remove(written)  # the same step of the same run
     write_atomic(written / INDEX, index, guard)

@@ -59,8 +59,8 @@ class Checkpointer:
     Args:
         keep: how many of the newest checkpoints are kept, beside the best of each stage.
         lease: keeps the unfinished checkpoints of two holders of the run apart.
-        guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where the
-            run has another holder by now.
+        guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where
+            another process has taken the run over.
         gather: a value from each writer, by rank; the same call on all of them.
         alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
     """
@@ -76,7 +76,8 @@ class Checkpointer:
         gather: Gather = gather_alone,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
-        self.folder, self.keep, self.rank, self.world, self.lease, self.guard = folder, keep, rank, world, lease, guard
+        self.folder, self.keep, self.rank, self.world = folder, keep, rank, world
+        self.lease, self.guard = lease, guard
         self.long_work, self.alive = LongWork(gather), alive
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
