@@ -21,7 +21,7 @@ from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.environment import environment
-from dira_scale.runs.identity import differences, name
+from dira_scale.runs.identity import differences, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Run:
         if elsewhere is not None:  # where another run folder may look for it
             with checkpoint.reachable(self.checkpoints):
                 write_atomic(self.checkpoints / "config.yaml", content)
-        write_json(folder / "environment.json", {"run": name(config)} | environment())
+        write_json(folder / "environment.json", {"run": run_name(config)} | environment())
         self._where = (0, "")
         self.status("running")
         self._log = _LogFile(self, self._lock)

@@ -20,7 +20,7 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
 
 
-def name(config: dict[str, Any]) -> str:
+def run_name(config: dict[str, Any]) -> str:
     """Twelve hexadecimal digits that name a run's identity."""
     return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
 

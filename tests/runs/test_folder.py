@@ -15,7 +15,7 @@ from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import lease
 from dira_scale.runs.folder import Run
-from dira_scale.runs.identity import identity, name
+from dira_scale.runs.identity import identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 CONFIG = {
@@ -52,7 +52,7 @@ def changed(key: str, value: object) -> dict:
 def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
     Run(tmp_path, CONFIG).release()
     Run(tmp_path, changed(key, value)).release()
-    assert name(changed(key, value)) == name(CONFIG)
+    assert run_name(changed(key, value)) == run_name(CONFIG)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
@@ -65,7 +65,7 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
     with pytest.raises(UserError, match=key):
         Run(tmp_path, changed(key, value))
     assert (tmp_path / "config.yaml").read_bytes() == before
-    assert name(changed(key, value)) != name(CONFIG)
+    assert run_name(changed(key, value)) != run_name(CONFIG)
 
 
 def test_identity_leaves_out_execution_only() -> None:
@@ -74,8 +74,8 @@ def test_identity_leaves_out_execution_only() -> None:
 
 def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     """Runs from before it count as having the value that they had."""
-    assert name(CONFIG | {"views_version": 1}) == name(CONFIG)
-    assert name(CONFIG | {"views_version": 2}) != name(CONFIG)
+    assert name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
+    assert name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
     Run(tmp_path, CONFIG).lease.release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     Run(tmp_path, CONFIG | {"views_version": 1}).lease.release()
