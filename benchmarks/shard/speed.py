@@ -22,9 +22,9 @@ from dira_scale.data.codecs import encode
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.volumes import prepare, read_volume
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import plan
+from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.writer import Shard, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
@@ -133,8 +133,8 @@ def _note(folder: Path, name: str, part: Path, shard: Shard) -> None:
 
 
 def writer(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
-    records = (Record(f"{number}", path) for number, path in enumerate(paths))
-    planned = plan(records, recipe, Hasher(PUBLIC_KEY))
+    records = (SourceRecord(f"{number}", path) for number, path in enumerate(paths))
+    planned = plan_shards(records, recipe, Hasher(PUBLIC_KEY))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_shards(list(planned.shards), planned, recipe, processes, folder, partial(_note, folder))

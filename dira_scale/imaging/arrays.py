@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 MAX_BYTES = 2**32  # of one array: the largest volume, in int16
@@ -32,7 +32,7 @@ class ArrayFile(NamedTuple):
     fortran: bool
 
     def values(self) -> np.ndarray:
-        """The array, in its own byte order. Raises BadImage when the file ends early."""
+        """The array, in its own byte order. Raises RejectedError when the file ends early."""
         return read_values(self.file, self.dtype, self.shape, "F" if self.fortran else "C")
 
 
@@ -45,28 +45,28 @@ def is_numpy(file: BinaryIO) -> bool:
 
 
 def open_array(file: BinaryIO) -> ArrayFile:
-    """The header of a ``.npy``, or of the one array of an ``.npz``. Raises BadImage."""
+    """The header of a ``.npy``, or of the one array of an ``.npz``. Raises RejectedError."""
     start = file.read(len(NPY))
     file.seek(0)
     if start.startswith(ZIP):
-        with judged("damaged or cut short ({} in .npz decoding)"):
+        with rejects("damaged or cut short ({} in .npz decoding)"):
             archive = zipfile.ZipFile(file)
             names = [name for name in archive.namelist() if name.endswith(".npy")]
             if len(names) != 1:
-                raise BadImage("an .npz must hold exactly one array to be an image")
+                raise RejectedError("an .npz must hold exactly one array to be an image")
             file = archive.open(names[0])  # type: ignore[assignment]
             start = file.read(len(NPY))
     else:
         file.read(len(NPY))
-    with judged("damaged or cut short ({} in .npy decoding)"):
+    with rejects("damaged or cut short ({} in .npy decoding)"):
         major, _ = file.read(2)
         if start != NPY or major not in (1, 2, 3):
-            raise BadImage("not a NumPy file")
+            raise RejectedError("not a NumPy file")
         length = int.from_bytes(file.read(2 if major == 1 else 4), "little")
         text = file.read(min(length, 2**16)).decode("latin-1")
         found = HEADER.fullmatch(text)
         if found is None:
-            raise BadImage("a NumPy file of something else than whole or floating numbers")
+            raise RejectedError("a NumPy file of something else than whole or floating numbers")
         shape = tuple(int(side) for side in found["shape"].replace(" ", "").split(",") if side)
         return ArrayFile(file, np.dtype(found["type"]), shape, found["fortran"] == "True")
 
@@ -74,18 +74,18 @@ def open_array(file: BinaryIO) -> ArrayFile:
 def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
     """Numbers from where ``file`` stands, in machine byte order.
 
-    The memory is touched as the bytes arrive, so a header that lies takes none. Raises BadImage.
+    The memory is touched as the bytes arrive, so a header that lies takes none. Raises RejectedError.
     """
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_BYTES:
-        raise BadImage(f"more than {MAX_BYTES} bytes of values")
+        raise RejectedError(f"more than {MAX_BYTES} bytes of values")
     flat = np.empty(size, np.uint8)
     view, filled = flat.data, 0
-    with judged("damaged or cut short ({} while decompressing)"):
+    with rejects("damaged or cut short ({} while decompressing)"):
         while filled < size:
             count = file.readinto(view[filled : filled + 2**24])  # type: ignore[attr-defined]
             if not count:
-                raise BadImage("the file ends before its values do")
+                raise RejectedError("the file ends before its values do")
             filled += count
         if isinstance(file, GzipFile | zipfile.ZipExtFile | _Inflated):
             _finish(file)
@@ -97,12 +97,12 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
 
 def _finish(stream: BinaryIO) -> None:
     """Read to the end of a compressed stream, where its checksum is looked at. Damage can make it longer, too, while it
-    begins with enough values, but wrong ones: so BadImage is raised where the end is too far to be looked for."""
+    begins with enough values, but wrong ones: so RejectedError is raised where the end is too far to be looked for."""
     rest = MAX_REST
     while part := stream.read(rest + 1):
         rest -= len(part)
         if rest < 0:
-            raise BadImage("compressed data that go on behind the values")
+            raise RejectedError("compressed data that go on behind the values")
 
 
 def inflated(file: BinaryIO) -> BinaryIO:

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from pydicom.dataset import Dataset
 
-from dira_scale.imaging.grey import Image
+from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.lettering import count_strokes
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 POLICIES = ("refuse", "tagged", "keep")
 STROKES = 6  # of a row of lettering; a side marker has fewer, a name or a date has more
@@ -22,23 +22,23 @@ TEXT_CLASSES = {  # screens, scanned films and ultrasound write the patient's na
 
 
 def check_header(header: Dataset) -> None:
-    """Raises BadImage when the file says that text is burned in, or is of a kind that mostly has it.
+    """Raises RejectedError when the file says that text is burned in, or is of a kind that mostly has it.
 
     ``header`` needs BurnedInAnnotation, SOPClassUID and ImageType. That a file denies it (BurnedInAnnotation NO) does
     not help a kind that mostly has it: many machines write NO whatever they draw.
     """
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
-        raise BadImage("DICOM says that text is burned in (recipe.burned_in=keep takes it)")
+        raise RejectedError("DICOM says that text is burned in (recipe.burned_in=keep takes it)")
     if kind := TEXT_CLASSES.get(str(header.get("SOPClassUID"))):
-        raise BadImage(f"DICOM {kind}, which may show names (recipe.burned_in=keep takes it)")
+        raise RejectedError(f"DICOM {kind}, which may show names (recipe.burned_in=keep takes it)")
     if "SCREEN" in str(header.get("ImageType") or "").upper():  # as in DERIVED\\SECONDARY\\SCREEN SAVE
-        raise BadImage("DICOM screen shot, which may show names (recipe.burned_in=keep takes it)")
+        raise RejectedError("DICOM screen shot, which may show names (recipe.burned_in=keep takes it)")
 
 
-def check_pixels(image: Image) -> None:
-    """Raises BadImage when there seems to be a row of lettering in the image as it would be stored."""
+def check_pixels(image: GreyImage) -> None:
+    """Raises RejectedError when there seems to be a row of lettering in the image as it would be stored."""
     pixels = image.pixels
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:
-        raise BadImage("what looks like lettering is in the pixels (recipe.burned_in=tagged or keep takes it)")
+        raise RejectedError("what looks like lettering is in the pixels (recipe.burned_in=tagged or keep takes it)")

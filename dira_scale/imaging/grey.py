@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import PIL.Image
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header, or one meant to fill the memory.
 FLAT = "all pixels are equal"
@@ -21,7 +21,7 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Image:
+class GreyImage:
     """One decoded image.
 
     Attributes:
@@ -41,11 +41,11 @@ class Image:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises BadImage for a size that is not worth, or not safe, decoding."""
+    """Raises RejectedError for a size that is not worth, or not safe, decoding."""
     if height * width > MAX_PIXELS:
-        raise BadImage(f"more than {MAX_PIXELS} pixels")
+        raise RejectedError(f"more than {MAX_PIXELS} pixels")
     if height * width == 0:
-        raise BadImage("no pixels")
+        raise RejectedError("no pixels")
 
 
 def own_range(values: np.ndarray, step: float = 1) -> Window:
@@ -61,7 +61,7 @@ def luminance(colours: np.ndarray) -> np.ndarray:
 
 def store(
     values: np.ndarray, window: Window, bits: int, spacing: tuple[float, float] | None = None, inverted: bool = False
-) -> Image:
+) -> GreyImage:
     """Clip to the window, count its steps from 0, and store them in 8 or 16 bits."""
     low, high, step = window
     levels = 255 if bits == 8 else int(np.clip(round((high - low) / step), 1, 65535))
@@ -73,10 +73,10 @@ def store(
         pixels -= low
         pixels *= levels / (high - low) if high > low else 0
         np.rint(levels - pixels if inverted else pixels, out=pixels)
-    return Image(pixels.astype(np.uint8 if bits == 8 else np.uint16), 0.0, float(levels), spacing)
+    return GreyImage(pixels.astype(np.uint8 if bits == 8 else np.uint16), 0.0, float(levels), spacing)
 
 
-def shrink(image: Image, max_side: int | None) -> Image:
+def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
     """Antialiased (triangle filter) reduction of the longer side to ``max_side``; a smaller image stays as it is."""
     h, w = image.pixels.shape
     if max_side is None or max(h, w) <= max_side:

@@ -8,16 +8,16 @@ import PIL.Image
 from PIL import ImageOps
 
 from dira_scale.imaging.arrays import is_numpy, open_array
-from dira_scale.imaging.grey import FLAT, Image, Window, check_size, luminance, own_range, store
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, luminance, own_range, store
+from dira_scale.imaging.rejection import RejectedError, rejects
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
 
 PHOTOMETRIC = 262  # TIFF's tag; 0 says that small values are white, which Pillow follows for 8 bits only
 
 
-def read_raster(file: BinaryIO, bits: int) -> Image:
-    """Raises BadImage."""
+def read_raster(file: BinaryIO, bits: int) -> GreyImage:
+    """Raises RejectedError."""
     if is_numpy(file):
         image = _store(_array(file), bits)
     else:
@@ -27,17 +27,17 @@ def read_raster(file: BinaryIO, bits: int) -> Image:
         else:
             image = _store(np.asarray(picture.convert("L")), bits)
     if image.flat:
-        raise BadImage(FLAT)
+        raise RejectedError(FLAT)
     return image
 
 
-def _store(values: np.ndarray, bits: int, inverted: bool = False) -> Image:
+def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
     """8 bits by their whole range, anything wider by its own."""
     if values.dtype == np.uint8:
         return store(values, Window(0, 255, 1), bits, inverted=inverted)
     window = own_range(values)  # NaN and infinity show in it
     if not np.isfinite(window.high - window.low):
-        raise BadImage("values that are NaN or infinite")
+        raise RejectedError("values that are NaN or infinite")
     if values.dtype.kind == "f":
         window = window._replace(step=(window.high - window.low) / 65535 or 1)
     return store(values, window, bits, inverted=inverted)
@@ -48,34 +48,36 @@ def _array(file: BinaryIO) -> np.ndarray:
     array = open_array(file)
     colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
     if len(array.shape) != 2 and not colours:
-        raise BadImage("an array that is no image: give [H, W], or [H, W, 3] of 8 or 16 bits")
+        raise RejectedError("an array that is no image: give [H, W], or [H, W, 3] of 8 or 16 bits")
     check_size(*array.shape[:2])
     return luminance(array.values()) if colours else array.values()
 
 
 def read_mask(file: BinaryIO) -> np.ndarray:
-    """A PNG of 1 to 8 bits to uint8 [H, W]: grey values or palette indices as they are. Raises BadImage.
+    """A PNG of 1 to 8 bits to uint8 [H, W]: grey values or palette indices as they are. Raises RejectedError.
 
     Nothing else is taken: in a JPEG values have run into one another, and 16 bits or colour would have to be changed.
     """
     picture, kind = _load(file)
     if kind != "PNG" or picture.mode not in ("1", "L", "P"):
-        raise BadImage(f"a mask must be a PNG of grey values or indices of at most 8 bits, not {kind} {picture.mode}")
+        raise RejectedError(
+            f"a mask must be a PNG of grey values or indices of at most 8 bits, not {kind} {picture.mode}"
+        )
     return np.asarray(picture).astype(np.uint8)
 
 
 def _load(file: BinaryIO) -> tuple[Any, str]:
     """The picture, turned as its EXIF orientation says, and its format."""
     PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit, the same for every format
-    with judged("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
+    with rejects("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
         picture = PIL.Image.open(file, formats=("PNG", "JPEG", "TIFF"))
         kind, pages = picture.format, 1
         if kind == "TIFF":
             kind, pages = "TIFF, white is 0" if picture.tag_v2.get(PHOTOMETRIC) == 0 else kind, picture.n_frames
     check_size(picture.height, picture.width)
     if pages > 1:
-        raise BadImage("TIFF with several pages (recipe.dims=3 takes them as a volume)")
-    with judged(f"damaged or cut short ({{}} in {picture.format} decoding)"):
+        raise RejectedError("TIFF with several pages (recipe.dims=3 takes them as a volume)")
+    with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
         if picture.format == "JPEG" and picture.mode == "RGB":
             picture.draft("L", picture.size)  # decodes the luma channel alone
         picture.load()

@@ -26,23 +26,23 @@ import numpy as np
 
 from dira_scale.imaging.burned_in import check_pixels
 from dira_scale.imaging.dicom import is_dicom, read_dicom
-from dira_scale.imaging.grey import Image
+from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.raster import read_mask as read_raster_mask
 from dira_scale.imaging.raster import read_raster
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.places import store
 
 if TYPE_CHECKING:  # a recipe knows its source, and sources list frames
     from dira_scale.ingest.recipe import Recipe
 
 
-def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> Image:
+def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
     """Decode ``path`` to ``bits`` (8 or 16); of DICOM with several frames, frame ``number`` (from 0).
 
     ``burned_in`` is the recipe's: what becomes of pixels that may show a name.
 
     Raises:
-        BadImage: the file cannot become a sample.
+        RejectedError: the file cannot become a sample.
         OSError, MemoryError: it could not be read now, which is no fault of the file.
     """
     with opened(path) as file:
@@ -63,10 +63,10 @@ class Frame:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: "Recipe") -> Image:
+    def read(self, recipe: "Recipe") -> GreyImage:
         """Raises as ``read_image``."""
         if recipe.dims == 3:
-            raise BadImage("a frame of a DICOM file is no volume (recipe=volumes takes such files whole)")
+            raise RejectedError("a frame of a DICOM file is no volume (recipe=volumes takes such files whole)")
         return read_image(self.path, recipe.bits, recipe.burned_in, self.number)
 
 
@@ -82,10 +82,10 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     try:
         with contextlib.ExitStack() as closing, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
-            with judged("the file cannot be read ({})"):
+            with rejects("the file cannot be read ({})"):
                 file = closing.enter_context(store.opened(path))
             if not file.read(1):
-                raise BadImage("the file is empty")
+                raise RejectedError("the file is empty")
             file.seek(0)
             yield file
     except OSError as error:

@@ -24,7 +24,7 @@ from dira_scale.ingest.output import (
     sweep,
     unfinished,
 )
-from dira_scale.ingest.plan import Plan, plan
+from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.writer import write_shards
@@ -68,7 +68,7 @@ def convert(
 
 
 def _make(
-    out: Path, planned: Plan, recipe: Recipe, identity: dict[str, Any], part: Slice, workers: int
+    out: Path, planned: ShardPlan, recipe: Recipe, identity: dict[str, Any], part: Slice, workers: int
 ) -> ShardedDataset | Outcome | None:
     """Write the shards of ``part``, and join all where that is the whole. The dataset, if others were quicker."""
     with claimed(out, identity, planned, part) as scratch:
@@ -89,16 +89,16 @@ def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:
     return Hasher(key, recipe.archive), key_from
 
 
-def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> Plan:
+def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     """The plan of all images that the recipe's source lists. Raises UserError."""
     source = recipe.make_source()
     try:
-        return plan(source.records(workers), recipe, hasher, source.label_names)
+        return plan_shards(source.records(workers), recipe, hasher, source.label_names)
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): mend it and run the same command again") from error
 
 
-def _tell_of_slice(console: Console, out: Path, planned: Plan, part: Slice) -> None:
+def _tell_of_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -> None:
     mine, missing = part.shards(planned), unfinished(out, planned.shards)
     console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
     if missing:

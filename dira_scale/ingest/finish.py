@@ -17,7 +17,7 @@ from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARA
 from dira_scale.errors import UserError
 from dira_scale.ingest.croissant import croissant
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
-from dira_scale.ingest.plan import Plan
+from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
@@ -37,7 +37,7 @@ class Outcome:
     absent: list[str]  # attributes that the recipe asks for, and no sample has
 
 
-def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
+def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
     """Join the shards' states into the dataset's tables, shard by shard, and remove ``.partial``.
 
     Raises UserError when no input at all could be used; then nothing is left, so that the mended command can begin.
@@ -94,7 +94,7 @@ def finish(out: Path, plan: Plan, recipe: Recipe, identity: dict[str, Any], scra
     return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)), absent)
 
 
-def _states(out: Path, plan: Plan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for shard in plan.shards:
         path = state_file(out, shard)
         with refusals(path):
@@ -135,7 +135,7 @@ class _Table:
 class _Names:
     """The rejected inputs by name: beside the dataset and not in it, for names of files may name patients."""
 
-    def __init__(self, path: Path, plan: Plan):
+    def __init__(self, path: Path, plan: ShardPlan):
         self.path, self._plan, self._part = path, plan, path.with_name(f".{path.name}.part")
         self._empty = True
 

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Plan
+from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
 from dira_scale.places.atomic import publish, write_json
@@ -56,7 +56,7 @@ class Slice(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def shards(self, plan: Plan) -> list[str]:
+    def shards(self, plan: ShardPlan) -> list[str]:
         """Those of this slice."""
         return list(plan.shards)[self.number - 1 :: self.of]
 
@@ -85,7 +85,7 @@ def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
     write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
 
 
-def made_of(plan: Plan, identity: dict[str, Any]) -> str:
+def made_of(plan: ShardPlan, identity: dict[str, Any]) -> str:
     """Tells the shards of one plan and recipe from those of another."""
     return f"{plan.hash} {identity_hash(identity)}"
 
@@ -139,7 +139,7 @@ def sweep(out: Path) -> None:
         remove(out / PARTIAL)
 
 
-def check_unchanged(dataset: ShardedDataset, plan: Plan) -> None:
+def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     """Raises UserError when a finished dataset was made of another plan: its source has changed."""
     if dataset.info.plan_hash == plan.hash:
         return
@@ -168,7 +168,7 @@ def _same(stored: list[float], here: tuple[float, ...]) -> bool:
 
 
 @contextlib.contextmanager
-def claimed(out: Path, identity: dict[str, Any], plan: Plan, share: Slice) -> Iterator[Path]:
+def claimed(out: Path, identity: dict[str, Any], plan: ShardPlan, share: Slice) -> Iterator[Path]:
     """Hold ``out``, or a slice of its shards, for this process; what is unfinished there must be of the same recipe and
     the same inputs. Gives the folder of this machine for shards that are being written.
 
@@ -214,7 +214,7 @@ def _folder_for(out: Path) -> Path:
     return folder
 
 
-def _agree(out: Path, identity: dict[str, Any], plan: Plan) -> None:
+def _agree(out: Path, identity: dict[str, Any], plan: ShardPlan) -> None:
     state = out / PARTIAL / "plan.json"
     with refusals(state):
         if not state.exists():

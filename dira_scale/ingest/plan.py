@@ -14,7 +14,7 @@ from dira_scale.data.manifest.checks import SPLIT
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher, coarse
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.splits import draw_splits, split_names
 
 # SQLite's own temporary file: it has no name, so it is gone when the process is, however it ends.
@@ -49,10 +49,10 @@ class Item:
     patient: str
     study: str
     split: str
-    record: Record
+    record: SourceRecord
 
 
-class Plan:
+class ShardPlan:
     """All items in the manifest's order; ``iter`` and ``len`` are over them.
 
     Attributes:
@@ -94,13 +94,15 @@ class Plan:
             [places.start, places.stop],
         )
         for key, patient, split, content in rows:
-            record: Record = pickle.loads(content)
+            record: SourceRecord = pickle.loads(content)
             # with the patient: some archives number each patient's studies from 1
             study = self._hasher("study", f"{patient} {record.study or record.name}")
             yield Item(key, patient, study, split, record)
 
 
-def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()) -> Plan:
+def plan_shards(
+    records: Iterable[SourceRecord], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()
+) -> ShardPlan:
     """Hash, split and order the records; a split's samples stand in the order of their keys, hence shuffled.
 
     Only records that are not rejected take part in the splitting; the others stand in the first split.
@@ -115,14 +117,14 @@ def plan(records: Iterable[Record], recipe: Recipe, hasher: Hasher, label_names:
         _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
         draw_splits(table, recipe, hasher)
-        return Plan(table, _order(table, recipe), label_names, hasher)
+        return ShardPlan(table, _order(table, recipe), label_names, hasher)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the folder for temporary files ({error}): make room, or set TMPDIR"
         ) from error
 
 
-def _fill(table: sqlite3.Connection, records: Iterable[Record], hasher: Hasher) -> None:
+def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Hasher) -> None:
     number = -1
     for number, r in enumerate(records):
         patient = hasher("patient", r.patient) if r.patient else None

@@ -9,23 +9,22 @@ import PIL.Image
 import xxhash
 
 from dira_scale.data.codecs import encode
-from dira_scale.imaging.grey import Image, resize, shrink
+from dira_scale.imaging.grey import GreyImage, resize, shrink
 from dira_scale.imaging.read import read_image, read_mask
-from dira_scale.imaging.rejection import OUT_OF_REACH, BadImage
+from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
-from dira_scale.imaging.volumes.geometry import BadGeometry
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Box, Input, Painted, Record
+from dira_scale.ingest.sources.base import Box, Input, Painted, SourceRecord
 from dira_scale.places.store import is_local
 
 FILLED = "filled_slices"  # the attribute of a volume that says how many of its slices the source lacks
 
 
 @dataclass(frozen=True)
-class Rejected(Exception):  # noqa: N818
+class QuarantinedError(Exception):
     """An input that cannot become a sample: at which stage, and why."""
 
     stage: str
@@ -42,14 +41,14 @@ class Sample:
 
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
-    """Raises Rejected; OSError for a file that was found when it was listed and cannot be reached now."""
+    """Raises QuarantinedError; OSError for a file that was found when it was listed and cannot be reached now."""
     if item.record.rejected:
-        raise Rejected("list", item.record.rejected)
+        raise QuarantinedError("list", item.record.rejected)
     image = _read(item, recipe)
-    return _picture(item, image, recipe) if isinstance(image, Image) else _volume(item, image, recipe)
+    return _picture(item, image, recipe) if isinstance(image, GreyImage) else _volume(item, image, recipe)
 
 
-def _read(item: Item, recipe: Recipe) -> Image | Volume:
+def _read(item: Item, recipe: Recipe) -> GreyImage | Volume:
     image = item.record.image
     _check_as_listed(item.record)
     try:
@@ -58,16 +57,16 @@ def _read(item: Item, recipe: Recipe) -> Image | Volume:
         if recipe.dims == 3:
             return read_volume(image, recipe)
         return read_image(image, recipe.bits, recipe.burned_in)
-    except BadGeometry as error:
-        raise Rejected("geometry", str(error)) from error
-    except BadImage as error:
+    except GeometryError as error:
+        raise QuarantinedError("geometry", str(error)) from error
+    except RejectedError as error:
         cause = error.__cause__
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
-        raise Rejected("decode", str(error)) from error
+        raise QuarantinedError("decode", str(error)) from error
 
 
-def _check_as_listed(record: Record) -> None:
+def _check_as_listed(record: SourceRecord) -> None:
     """Raises OSError when a file is cut short or replaced since it was listed. (Stores replace objects at a stroke.)"""
     image = record.image
     paths = image.paths if isinstance(image, Input) else (image,)
@@ -77,7 +76,7 @@ def _check_as_listed(record: Record) -> None:
         raise OSError(errno.ESTALE, "it is no longer of the size that it had when it was listed", str(paths[0]))
 
 
-def _picture(item: Item, source: Image, recipe: Recipe) -> Sample:
+def _picture(item: Item, source: GreyImage, recipe: Recipe) -> Sample:
     """2D: shrunk to ``max_side``; boxes and mask follow."""
     _check(source.pixels.shape, item.record.boxes, recipe)
     image = shrink(source, recipe.max_side)
@@ -100,8 +99,8 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
     _check(source.shape, item.record.boxes, recipe)
     try:
         volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe)
-    except BadImage as error:
-        raise Rejected("geometry", str(error)) from error
+    except RejectedError as error:
+        raise QuarantinedError("geometry", str(error)) from error
     _check(volume.shape, (), recipe)
     payload = _encode(volume.voxels, recipe)
     depth, height, width = volume.shape
@@ -116,17 +115,17 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
 def _check(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) -> None:
     depth, height, width = (1, *shape)[-3:]
     if min(shape) < recipe.min_side:
-        raise Rejected("check", f"shorter side is below {recipe.min_side} pixels")
+        raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels")
     if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
-        raise Rejected("check", "a box without extent, or of a place outside of the image")
+        raise QuarantinedError("check", "a box without extent, or of a place outside of the image")
     if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
         b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
     ):
-        raise Rejected("check", "a box reaches out of the image by more than a pixel")
+        raise QuarantinedError("check", "a box reaches out of the image by more than a pixel")
 
 
 def _row(
-    item: Item, image: Image | Volume, boxes: tuple[Box, ...], payload: bytes, recipe: Recipe
+    item: Item, image: GreyImage | Volume, boxes: tuple[Box, ...], payload: bytes, recipe: Recipe
 ) -> dict[str, Any]:  # fmt: skip
     return {
         "key": item.key,
@@ -150,22 +149,22 @@ def _encode(pixels: np.ndarray, recipe: Recipe) -> bytes:
     except MemoryError:
         raise
     except Exception as error:  # the codecs' libraries have limits and errors of their own, as of JPEG's 65,500 pixels
-        raise Rejected("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
+        raise QuarantinedError("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
 
 
-def _mask(item: Item, source: Image | Volume) -> np.ndarray | None:
+def _mask(item: Item, source: GreyImage | Volume) -> np.ndarray | None:
     """uint8 of the source's shape."""
     mask = item.record.mask
     if mask is None:
         return None
-    shape = source.pixels.shape if isinstance(source, Image) else source.shape
+    shape = source.pixels.shape if isinstance(source, GreyImage) else source.shape
     try:
         if isinstance(mask, Painted):
             values = mask.paint(source)
         else:
-            values = read_mask(mask) if isinstance(source, Image) else read_volume_mask(mask, source)
-    except BadImage as error:
-        raise Rejected("mask", str(error)) from error
+            values = read_mask(mask) if isinstance(source, GreyImage) else read_volume_mask(mask, source)
+    except RejectedError as error:
+        raise QuarantinedError("mask", str(error)) from error
     if values.shape != shape:
-        raise Rejected("mask", "the mask is of another size than its image")
+        raise QuarantinedError("mask", "the mask is of another size than its image")
     return values

@@ -23,10 +23,10 @@ from rich.console import Console
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import counted, hasher_of, most_common, planned_from
-from dira_scale.ingest.plan import Item, Plan
+from dira_scale.ingest.plan import Item, ShardPlan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, make_sample
-from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.machine.workers import worker_pool
 
 EDGE = 4096  # bytes of both ends of a file by which copies are told
@@ -58,7 +58,7 @@ class Survey:
     trials: list[Trial] = field(default_factory=list)
 
 
-def survey(planned: Plan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
+def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
     """Go through the plan, look for copies, and convert ``count`` inputs drawn at random."""
     found, dice = Survey(), random.Random(seed)
     table = sqlite3.connect("")  # on the disk, without a name
@@ -91,7 +91,7 @@ def survey(planned: Plan, recipe: Recipe, workers: int, count: int, seed: int = 
     return found
 
 
-def _kind(record: Record) -> str:
+def _kind(record: SourceRecord) -> str:
     if isinstance(record.image, Input):
         return type(record.image).__name__.lower()
     return "".join(record.image.suffixes[-2:]).lower() if record.image.suffix == ".gz" else record.image.suffix.lower()
@@ -113,7 +113,7 @@ def _look(table: sqlite3.Connection, found: Survey, workers: int) -> None:
     ((found.copies,),) = table.execute(query)
 
 
-def _mark(record: Record, alike: bool) -> tuple[str, bool]:
+def _mark(record: SourceRecord, alike: bool) -> tuple[str, bool]:
     absent = isinstance(record.mask, Path) and not record.mask.exists()
     if not alike or not isinstance(record.image, Path):  # what is more or less than a file shares its file
         return "", absent
@@ -132,7 +132,7 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     started = time.monotonic()
     try:
         sample = make_sample(item, recipe)
-    except Rejected as rejection:
+    except QuarantinedError as rejection:
         return Trial(time.monotonic() - started, 0, (), f"{rejection.stage}: {rejection.reason}")
     except OSError as error:
         return Trial(time.monotonic() - started, 0, (), f"cannot be read now ({error.strerror})")
@@ -157,7 +157,7 @@ def survey_and_tell(config: Mapping[str, Any], workers: int, key_file: str | Non
     return found
 
 
-def _report(found: Survey, planned: Plan, recipe: Recipe, workers: int, listing: float) -> list[str]:
+def _report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, listing: float) -> list[str]:
     kinds = ", ".join(
         counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
         for kind, count in found.kinds.most_common()

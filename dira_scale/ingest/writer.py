@@ -1,4 +1,4 @@
-"""Plan -> shards, in parallel, resumable, the same bytes however it was cut.
+"""From the plan to shards, in parallel, resumable, the same bytes however it was cut.
 
 A shard depends on its own part of the plan alone, so a killed conversion goes on with the shards without a ``.json``.
 """
@@ -16,9 +16,9 @@ import xxhash
 
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Item, Plan
+from dira_scale.ingest.plan import Item, ShardPlan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import CONTEXT, worker_pool
 
@@ -36,7 +36,7 @@ Done = Callable[[str, Path, Shard], None]  # what to do with a written shard: it
 
 
 def write_shards(
-    shards: Sequence[str], plan: Plan, recipe: Recipe, workers: int, scratch: Path, done: Done, before: int = 0
+    shards: Sequence[str], plan: ShardPlan, recipe: Recipe, workers: int, scratch: Path, done: Done, before: int = 0
 ) -> None:
     """Write ``shards`` to the folder ``scratch``, and in the workers call ``done`` (picklable) for each.
 
@@ -97,7 +97,7 @@ def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tupl
                 return None
             try:
                 rows.append(add_to_tar(tar, make_sample(item, recipe), label_names) | {"shard": part.name})
-            except Rejected as rejection:
+            except QuarantinedError as rejection:
                 rejected.append({"source": item.key, "stage": rejection.stage, "reason": rejection.reason})
             if _worker:
                 with _worker.count.get_lock():

@@ -12,8 +12,8 @@ from benchmarks.shard import memory as measured
 from benchmarks.shard.speed import Case, Mark, decode_and_encode, pace, recipe_of
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import plan
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.plan import plan_shards
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.writer import write_shard
 
 
@@ -22,7 +22,7 @@ def test_the_bare_loop_makes_what_the_writer_stores(tmp_path: Path) -> None:
     Image.fromarray(np.random.default_rng(0).integers(0, 60000, (64, 50)).astype(np.uint16)).save(path)
     for codec, bits in (("png", 16), ("jpg", 8), ("jp2", 16)):
         recipe = recipe_of(Case("png", codec, bits, 1))
-        items = plan([Record("x", path)], recipe, Hasher(PUBLIC_KEY)).items("train-000000.tar")
+        items = plan_shards([SourceRecord("x", path)], recipe, Hasher(PUBLIC_KEY)).items("train-000000.tar")
         shard = write_shard(tmp_path / "train-000000.tar", items, recipe, ())
         assert shard is not None and shard.rows[0]["size"] == decode_and_encode(path, recipe)
 

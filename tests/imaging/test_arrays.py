@@ -11,7 +11,7 @@ import tifffile
 
 from dira_scale.imaging.arrays import open_array
 from dira_scale.imaging.read import read_image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 
 @pytest.mark.parametrize("kind", ["u1", "<u2", ">u2", "<i2", ">i4", "<i8", "f2", "<f4", ">f8", "?"])
@@ -29,7 +29,7 @@ def test_arrays_of_any_type_and_order(tmp_path: Path, kind: str, order: str) -> 
 
 def test_objects_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    with (tmp_path / "x.npy").open("rb") as file, pytest.raises(BadImage, match="something else"):
+    with (tmp_path / "x.npy").open("rb") as file, pytest.raises(RejectedError, match="something else"):
         open_array(file)
 
 
@@ -51,7 +51,7 @@ def npy(shape: str, content: bytes) -> bytes:
 )
 def test_broken_arrays_have_their_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "x.npy").write_bytes(content)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         read_image(tmp_path / "x.npy", 8)
 
 
@@ -59,7 +59,7 @@ def test_an_archive_that_inflates_beyond_bounds_is_refused_unread(tmp_path: Path
     with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive, \
             archive.open("a.npy", "w", force_zip64=True) as file:  # fmt: skip
         file.write(npy("60000, 60000", b"") + bytes(2**24))
-    with (tmp_path / "bomb.npz").open("rb") as file, pytest.raises(BadImage, match="more than"):
+    with (tmp_path / "bomb.npz").open("rb") as file, pytest.raises(RejectedError, match="more than"):
         open_array(file).values()
 
 
@@ -87,13 +87,13 @@ def test_colours_become_luminance(tmp_path: Path) -> None:
 def test_values_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
     for bad in (np.nan, np.inf):
         np.save(tmp_path / "x.npy", np.array([[0, 1], [bad, 3.0]]))
-        with pytest.raises(BadImage, match="NaN or infinite"):
+        with pytest.raises(RejectedError, match="NaN or infinite"):
             read_image(tmp_path / "x.npy", 8)
 
 
 def test_several_pages_are_no_image(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "x.tif", np.arange(24, dtype=np.uint8).reshape(2, 3, 4), photometric="minisblack")
-    with pytest.raises(BadImage, match="several pages"):
+    with pytest.raises(RejectedError, match="several pages"):
         read_image(tmp_path / "x.tif", 8)
 
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dira_scale.imaging.burned_in import STROKES
 from dira_scale.imaging.lettering import count_strokes
 from dira_scale.imaging.read import read_image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TEXTS = ("SMITH^JOHN", "DOE, JANE  12/03/1951", "ID 00123456 M 67Y", "Garcia Lopez, Maria", "1951-03-12 14:22:07")
@@ -87,7 +87,7 @@ def _chest(seed: int, side: int) -> np.ndarray:
 def test_what_the_header_warns_of(tmp_path: Path, ingest: SimpleNamespace, tags: dict, reason: str) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", np.arange(1600, dtype=np.uint16).reshape(40, 40), **tags)
     for policy in ("refuse", "tagged"):
-        with pytest.raises(BadImage, match=reason):
+        with pytest.raises(RejectedError, match=reason):
             read_image(path, 8, policy)
     assert read_image(path, 8, "keep").pixels.shape == (40, 40)
 
@@ -105,7 +105,7 @@ def test_lettering_is_refused_in_any_format_and_only_by_refuse(
         read_image(tmp_path / f"plain.{kind}", bits, "refuse")
         read_image(tmp_path / f"named.{kind}", bits, "tagged")
         read_image(tmp_path / f"named.{kind}", bits, "keep")
-        with pytest.raises(BadImage, match="what looks like lettering is in the pixels"):
+        with pytest.raises(RejectedError, match="what looks like lettering is in the pixels"):
             read_image(tmp_path / f"named.{kind}", bits, "refuse")
 
 

@@ -10,7 +10,7 @@ from pydicom.encaps import encapsulate
 
 from dira_scale.imaging.dicom import is_dicom, read_header
 from dira_scale.imaging.read import read_image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 NOISE = np.random.default_rng(0).integers(100, 4000, (40, 36)).astype(np.uint16)
 SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
@@ -115,7 +115,7 @@ def test_a_table_of_modality_values_stands_before_a_slope(tmp_path: Path, ingest
 
 
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    with pytest.raises(BadImage, match="all pixels are equal"):
+    with pytest.raises(RejectedError, match="all pixels are equal"):
         read_image(ingest.dicom(tmp_path / "x.dcm", np.zeros((40, 40), np.uint16), PixelPaddingValue=0), 8)
 
 
@@ -131,7 +131,7 @@ def test_pixels_that_may_show_a_name_are_refused_unless_asked_for(
     tmp_path: Path, ingest: SimpleNamespace, tags: dict[str, str], reason: str
 ) -> None:
     path = ingest.dicom(tmp_path / "x.dcm", NOISE, **tags)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         read_image(path, 8)
     assert read_image(path, 8, burned_in="keep").pixels.shape == NOISE.shape
 
@@ -148,7 +148,7 @@ def test_the_reason_names_a_coding_only_from_the_standard(
     header.PixelData = encapsulate([header.PixelData])
     header["PixelData"].is_undefined_length = True
     header.save_as(path, implicit_vr=False, little_endian=True)
-    with pytest.raises(BadImage, match=f"coding that cannot be read here .{told}") as caught:
+    with pytest.raises(RejectedError, match=f"coding that cannot be read here .{told}") as caught:
         read_image(path, 8)
     assert "7741903" not in str(caught.value)
 

@@ -18,7 +18,7 @@ from pydicom.encaps import encapsulate
 
 from dira_scale.imaging.dicom import DicomFile, header, read_header
 from dira_scale.imaging.read import read_image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.folder import Folder
 
 PIXELS = np.random.default_rng(0).integers(0, 4096, (48, 40)).astype(np.uint16)
@@ -49,7 +49,7 @@ def read(content: bytes) -> None:
         dicom = DicomFile(file)
         dicom.frame(dicom.count - 1)
         dicom.plane(0)
-    except BadImage:
+    except RejectedError:
         pass
 
 
@@ -121,14 +121,17 @@ def test_a_stream_of_another_size_or_depth_is_not_decoded(
     bomb = write(encode(np.zeros((6000, 6000), stored.dtype)), bits)
 
     def refuse() -> None:
-        with pytest.raises(BadImage, match="damaged or cut short"):
+        with pytest.raises(RejectedError, match="damaged or cut short"):
             read_image(bomb, 8)
 
     assert peak(refuse) < 10 * bomb.stat().st_size + 2**20
     if bits == 16:
-        with write(encode(stored), 8).open("rb") as file, pytest.raises(BadImage, match="damaged or cut short"):
+        with write(encode(stored), 8).open("rb") as file, pytest.raises(RejectedError, match="damaged or cut short"):
             DicomFile(file).frame()
-    with write(encode(stored)[:-200], bits).open("rb") as file, pytest.raises(BadImage, match="damaged or cut short"):
+    with (
+        write(encode(stored)[:-200], bits).open("rb") as file,
+        pytest.raises(RejectedError, match="damaged or cut short"),
+    ):
         DicomFile(file).frame()
 
 
@@ -143,7 +146,7 @@ def test_a_deflated_bomb_is_refused(tmp_path: Path, ingest: SimpleNamespace, mon
     ds.PixelData = bytes(2**24)
     ds.save_as(path)
     assert path.stat().st_size < 2**16 and zlib
-    with path.open("rb") as file, pytest.raises(BadImage, match="inflates to more than"):
+    with path.open("rb") as file, pytest.raises(RejectedError, match="inflates to more than"):
         DicomFile(file)
 
 
@@ -153,16 +156,16 @@ def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path, ing
     ds.PixelData = ds.PixelData[:-400]
     ds.add_new(0xFFFCFFFC, "OB", b"Quillfeather^Osbertina" * 20)
     ds.save_as(path)
-    with pytest.raises(BadImage, match="less pixel data than pixels"):
+    with pytest.raises(RejectedError, match="less pixel data than pixels"):
         read_image(path, 8)
 
 
 def test_a_number_of_frames_that_lies_makes_no_inputs(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """Each would be opened, refused and counted by itself, for a minute and more."""
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS, NumberOfFrames="65536")
-    with path.open("rb") as file, pytest.raises(BadImage, match="more frames than its length can hold"):
+    with path.open("rb") as file, pytest.raises(RejectedError, match="more frames than its length can hold"):
         read_header(file)
-    with path.open("rb") as file, pytest.raises(BadImage, match="more frames than its length can hold"):
+    with path.open("rb") as file, pytest.raises(RejectedError, match="more frames than its length can hold"):
         DicomFile(file)
     (record,) = Folder(str(tmp_path)).records(1)
     assert record.rejected == "DICOM that claims more frames than its length can hold"

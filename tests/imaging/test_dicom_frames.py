@@ -14,7 +14,7 @@ from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.imaging.dicom import DicomFile
 from dira_scale.imaging.read import Frame, read_image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.sources.folder import Folder
 
@@ -41,7 +41,7 @@ def test_each_frame_is_decoded_alone(tmp_path: Path, ingest: SimpleNamespace, co
     header.save_as(path)
     for number in (4, 0, 2):
         np.testing.assert_array_equal(read_image(path, 16, number=number).pixels, FRAMES[number])
-    with pytest.raises(BadImage, match="no such frame"):
+    with pytest.raises(RejectedError, match="no such frame"):
         read_image(path, 16, number=5)
 
 
@@ -139,5 +139,5 @@ def test_a_plane_is_whole_or_none_and_never_impossible(tmp_path: Path, ingest: S
         {"ImageOrientationPatient": [0, 0, 0, 0, 1, 0]},
     ):
         path = ingest.dicom(tmp_path / "x.dcm", FRAMES[0], **(where | wrong))
-        with path.open("rb") as file, pytest.raises(BadImage, match="impossible"):
+        with path.open("rb") as file, pytest.raises(RejectedError, match="impossible"):
             DicomFile(file).plane(0)

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image as Pillow
 from PIL.PngImagePlugin import PngInfo
 
-from dira_scale.imaging.grey import MAX_PIXELS, Image, shrink
+from dira_scale.imaging.grey import MAX_PIXELS, GreyImage, shrink
 from dira_scale.imaging.read import read_image, read_mask
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 
 
 def save(path: Path, pixels: np.ndarray, mode: str | None = None, **options: object) -> Path:
@@ -131,35 +131,35 @@ def test_what_is_no_usable_image_is_refused_with_a_reason(tmp_path: Path, ingest
     }
     for reason, content in contents.items():
         (tmp_path / "bad").write_bytes(content)
-        with pytest.raises(BadImage) as caught:
+        with pytest.raises(RejectedError) as caught:
             read_image(tmp_path / "bad", 8)
         assert str(caught.value).startswith(reason), (reason, caught.value)
-    with pytest.raises(BadImage, match="cannot be read"):
+    with pytest.raises(RejectedError, match="cannot be read"):
         read_image(tmp_path / "absent.png", 8)
-    with pytest.raises(BadImage, match="all pixels are equal"):
+    with pytest.raises(RejectedError, match="all pixels are equal"):
         read_image(save(tmp_path / "flat.png", np.full((40, 40), 7, np.uint8)), 8)
 
 
 def test_a_decompression_bomb_is_refused_unread(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    with pytest.raises(BadImage, match=f"more than {MAX_PIXELS} pixels"):
+    with pytest.raises(RejectedError, match=f"more than {MAX_PIXELS} pixels"):
         read_image(header_only_png(tmp_path / "bomb.png", 60000), 8)
-    with pytest.raises(BadImage, match="more than"):
+    with pytest.raises(RejectedError, match="more than"):
         small = np.zeros((40, 40), np.uint16)
         read_image(ingest.dicom(tmp_path / "bomb.dcm", small, Rows=60000, Columns=60000), 8)
     text = PngInfo()
     text.add_text("comment", "A" * 10_000_000, zip=True)
-    with pytest.raises(BadImage):
+    with pytest.raises(RejectedError):
         read_image(save(tmp_path / "text.png", ingest.picture(0), pnginfo=text), 8)
 
 
 def test_shrinking_is_antialiased_and_follows_spacing() -> None:
     stripes = np.tile(np.array([0, 60000], np.uint16), (512, 256))  # alternate columns: aliasing would keep them
-    image = shrink(Image(stripes, 0, 60000, (0.1, 0.1)), 128)
+    image = shrink(GreyImage(stripes, 0, 60000, (0.1, 0.1)), 128)
     assert image.pixels.shape == (128, 128) and image.pixels.dtype == np.uint16
     assert np.abs(image.pixels[:, 2:-2].astype(int) - 30000).max() < 600
     assert image.spacing == pytest.approx((0.4, 0.4))
     assert shrink(image, 128) is image and shrink(image, None) is image and shrink(image, 4000) is image
-    assert shrink(Image(stripes[:100], 0, 60000, None), 256).pixels.shape == (50, 256)
+    assert shrink(GreyImage(stripes[:100], 0, 60000, None), 256).pixels.shape == (50, 256)
 
 
 def test_masks_keep_indices_and_grey_values(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -177,5 +177,5 @@ def test_masks_keep_indices_and_grey_values(tmp_path: Path, ingest: SimpleNamesp
 )
 def test_masks_whose_values_would_change_are_refused(tmp_path: Path, name: str, dtype: str, mode: str | None) -> None:
     path = save(tmp_path / name, np.eye(40, dtype=dtype) * 3, mode)
-    with pytest.raises(BadImage, match="a mask must be a PNG"):
+    with pytest.raises(RejectedError, match="a mask must be a PNG"):
         read_mask(path)

@@ -11,13 +11,13 @@ from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.imaging import raster, read
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
-from dira_scale.ingest.plan import plan
+from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, make_sample
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import size_of
 from dira_scale.places import store
 
@@ -26,13 +26,13 @@ from dira_scale.places import store
     "error", [FileNotFoundError(2, "x"), PermissionError(13, "x"), OSError("truncated"), KeyError()]
 )
 def test_what_the_file_is_guilty_of_becomes_bad_image(error: Exception) -> None:
-    with pytest.raises(BadImage, match=f"damaged .{type(error).__name__}."), judged("damaged ({})"):
+    with pytest.raises(RejectedError, match=f"damaged .{type(error).__name__}."), rejects("damaged ({})"):
         raise error
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EIO, "x"), OSError(errno.EMFILE, "x"), MemoryError()])
 def test_what_the_machine_is_guilty_of_goes_through(error: Exception) -> None:
-    with pytest.raises(type(error)) as caught, judged("damaged ({})"):
+    with pytest.raises(type(error)) as caught, rejects("damaged ({})"):
         raise error
     assert caught.value is error
 
@@ -51,7 +51,7 @@ def test_what_is_no_regular_file_is_a_verdict_at_once(kind: str, tmp_path: Path)
             path.symlink_to("/dev/zero")
         case "folder":
             path.mkdir()
-    with pytest.raises(BadImage, match=r"the file cannot be read \((OSError|IsADirectoryError)\)"):
+    with pytest.raises(RejectedError, match=r"the file cannot be read \((OSError|IsADirectoryError)\)"):
         read.read_mask(path)
 
 
@@ -93,12 +93,14 @@ def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
     Image.fromarray(ingest.picture(0)).save(path)
     recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
     sizes = path.stat().st_size, None
-    found, never_found = (next(iter(plan([Record("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes)
+    found, never_found = (
+        next(iter(plan_shards([SourceRecord("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes
+    )
     monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_at_once")), fail)
     with pytest.raises(OSError) as caught:
         make_sample(found, recipe)
     assert caught.value.errno == number and caught.value.filename == str(path)
-    with pytest.raises(Rejected):
+    with pytest.raises(QuarantinedError):
         make_sample(never_found, recipe)
 
 
@@ -111,9 +113,9 @@ def test_a_damaged_file_that_was_listed_is_still_its_own_fault(
     Image.fromarray(ingest.picture(0)).save(tmp_path / "x.png")
     recipe = Recipe.from_config(ingest.recipe("folder", images=str(tmp_path)))
     path = tmp_path / "x.png"
-    item = next(iter(plan([Record("x", path, size=path.stat().st_size)], recipe, Hasher(b""))))
+    item = next(iter(plan_shards([SourceRecord("x", path, size=path.stat().st_size)], recipe, Hasher(b""))))
     monkeypatch.setattr(raster.ImageOps, "exif_transpose", seek_nowhere)
-    with pytest.raises(Rejected, match="damaged"):
+    with pytest.raises(QuarantinedError, match="damaged"):
         make_sample(item, recipe)
 
 
@@ -123,5 +125,5 @@ def test_a_file_that_may_not_be_read_is_found_out_when_it_is_listed(
     (tmp_path / "x.png").write_bytes(b"x")
     assert size_of(tmp_path / "x.png") == 1
     monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(BadImage, match=r"cannot be read .PermissionError"):
+    with pytest.raises(RejectedError, match=r"cannot be read .PermissionError"):
         size_of(tmp_path / "x.png")

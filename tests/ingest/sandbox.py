@@ -26,7 +26,7 @@ from dira_scale.curation.verify import verify
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import hasher_of
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.shard import main
 
 MEMORY = {2: 3 * 2**30, 3: 6 * 2**30}  # address space of a process, 0.7 GiB of which are the libraries
@@ -138,7 +138,9 @@ def converted(out: Path, said: str) -> Conversion:
     return Conversion(rows, {row["source"]: row for row in quarantine}, said)
 
 
-def planned(sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str) -> tuple[dict[str, Record], set[Path]]:
+def planned(
+    sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str
+) -> tuple[dict[str, SourceRecord], set[Path]]:
     """All records by their keys; and all files that they are of."""
     name = "folder" if dims == 2 else "volumes"
     given = {key: yaml.safe_load(value) for key, value in keys.items()}
@@ -147,7 +149,7 @@ def planned(sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str) -> t
     config = ingest.recipe(name, **plain)
     recipe = Recipe.from_config(config | {"columns": config["columns"] | columns})
     hasher, _ = hasher_of(recipe, None)
-    records: dict[str, Record] = {}
+    records: dict[str, SourceRecord] = {}
     listed: set[Path] = set()
     for record in recipe.make_source().records(2):
         key = hasher("key", record.name)
@@ -157,7 +159,7 @@ def planned(sandbox: Path, ingest: SimpleNamespace, dims: int, **keys: str) -> t
     return records, listed
 
 
-def paths_of(record: Record) -> tuple[Path, ...]:
+def paths_of(record: SourceRecord) -> tuple[Path, ...]:
     return record.image.paths if isinstance(record.image, Input) else (record.image,)
 
 
@@ -169,7 +171,12 @@ def uncounted(sandbox: Path, listed: set[Path], dims: int) -> set[str]:
 
 
 def survived(
-    sandbox: Path, ingest: SimpleNamespace, dims: int, alone: Conversion, kind: Callable[[Record], str], **keys: str
+    sandbox: Path,
+    ingest: SimpleNamespace,
+    dims: int,
+    alone: Conversion,
+    kind: Callable[[SourceRecord], str],
+    **keys: str,
 ) -> tuple[Conversion, Counter[tuple[str, str]]]:
     """Convert what is in ``inputs`` now, of which ``alone`` came when only the good ones were there; a table of what
     became of the inputs by their ``kind``. All that must hold of any conversion is asserted."""

@@ -24,10 +24,10 @@ from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
-from dira_scale.ingest.plan import plan
+from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.shard import main
 
 
@@ -184,8 +184,8 @@ def test_what_a_codec_cannot_hold_and_boxes_outside_go_to_quarantine(tmp_path: P
 
 def test_no_sidecar_has_a_number_that_json_does_not(png_folder: Path, ingest: SimpleNamespace) -> None:
     recipe = Recipe.from_config(ingest.recipe("folder", **ingest.source_of(png_folder)))
-    item = plan(
-        [Record("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
+    item = plan_shards(
+        [SourceRecord("x", png_folder / "images/im00.png", boxes=(Box("a", 1, math.nan, 1, 1),))], recipe, Hasher(b"")
     )
     with tarfile.open(fileobj=io.BytesIO(), mode="w") as tar, pytest.raises(ValueError, match="not JSON compliant"):
         add_to_tar(tar, make_sample(next(iter(item)), recipe), ())

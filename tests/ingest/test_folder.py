@@ -11,13 +11,13 @@ from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources import files
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}
 
 
-def listed(source: Folder, workers: int = 1) -> dict[str, Record]:
+def listed(source: Folder, workers: int = 1) -> dict[str, SourceRecord]:
     return {record.name: record for record in source.records(workers)}
 
 

@@ -11,7 +11,7 @@ from ingest import mutants
 from ingest.mutants import Mutant
 from ingest.sandbox import convert_good, paths_of, survived
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 
 
 def mutants_2d(seed: int, scratch: Path, outside: Path) -> list[Mutant]:
@@ -89,7 +89,7 @@ def test_mutants_among_good_files(sandbox: Path, ingest: SimpleNamespace, dims: 
         (inputs / f"m{number:04d}").mkdir()
         mutant.place(inputs / f"m{number:04d}")
 
-    def kind(record: Record) -> str:
+    def kind(record: SourceRecord) -> str:
         below = [path for path in paths_of(record) if path.is_relative_to(inputs)]
         folder = below[0].relative_to(inputs).parts[0] if below else "through a link"
         return made[int(folder[1:])].kind if re.fullmatch(r"m\d{4}", folder) else folder

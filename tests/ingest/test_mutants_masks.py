@@ -14,7 +14,7 @@ from ingest.mutants import Mutant
 from ingest.sandbox import VALUES, convert_good, survived
 from ingest.test_mutants import chosen
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 
 
 def drawn(shape: tuple[int, ...]) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_masks(sandbox: Path, ingest: SimpleNamespace, dims: int, count: int) ->
     alone = convert_good(sandbox, "out-alone", dims, images=str(inputs / "images"))
     assert len(alone.rows) == count + 1 and not alone.quarantine
 
-    def kind(record: Record) -> str:
+    def kind(record: SourceRecord) -> str:
         return made[int(record.name[1:5])].kind if record.mask else "no mask"
 
     keys = {"images": str(inputs / "images"), "labels": str(csv_file), "columns.mask": "mask"}

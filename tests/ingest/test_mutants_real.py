@@ -11,7 +11,7 @@ import SimpleITK
 from ingest import mutants
 from ingest.sandbox import convert_good, paths_of, survived
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 
 REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 pytestmark = [
@@ -86,7 +86,7 @@ def test_damaged_copies(sandbox: Path, ingest: SimpleNamespace, dims: int, count
     assert len(alone.rows) > len(paths) / 2
     kinds = spoilt(paths, count, inputs)
 
-    def kind(record: Record) -> str:
+    def kind(record: SourceRecord) -> str:
         folder = paths_of(record)[0].relative_to(inputs).parts[0]
         return kinds[int(folder[1:])] if folder.startswith("m") else "good"
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher
-from dira_scale.ingest.plan import TABLES, plan
+from dira_scale.ingest.plan import TABLES, plan_shards
 from dira_scale.ingest.recipe import Recipe, VolumeKeys
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 
 HASHER = Hasher(b"a key of some length")
 # Written down before plans moved from lists into a table.
@@ -39,13 +39,13 @@ def make(**keys) -> Recipe:
     return Recipe(**plain | keys)
 
 
-def record(name: str, patient: str | None = None, split: str | None = None, **more: Any) -> Record:
-    return Record(name, Path(name), patient=patient, split=split, **more)
+def record(name: str, patient: str | None = None, split: str | None = None, **more: Any) -> SourceRecord:
+    return SourceRecord(name, Path(name), patient=patient, split=split, **more)
 
 
-def by_split(records: list[Record], recipe: Recipe) -> dict[str, list[str]]:
+def by_split(records: list[SourceRecord], recipe: Recipe) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for item in plan(records, recipe, HASHER):
+    for item in plan_shards(records, recipe, HASHER):
         found.setdefault(item.split, []).append(item.record.name)
     return found
 
@@ -59,7 +59,7 @@ def by_split(records: list[Record], recipe: Recipe) -> dict[str, list[str]]:
 def test_each_image_once_patients_whole_order_of_no_matter(patients, shard_size, order) -> None:
     recipe = make(shard_size=shard_size)
     records = [record(f"im{n}", f"p{p}") for n, p in enumerate(patients)]
-    first = plan(records, recipe, HASHER)
+    first = plan_shards(records, recipe, HASHER)
     items = list(first)
     assert items == [item for shard in first.shards for item in first.items(shard)]
     assert all(first.item(item.key) == item for item in items)
@@ -69,13 +69,13 @@ def test_each_image_once_patients_whole_order_of_no_matter(patients, shard_size,
         shard = first.items(name)
         assert 0 < len(shard) <= shard_size and {item.split for item in shard} == {name.rpartition("-")[0]}
     order.shuffle(records)
-    assert plan(records, recipe, HASHER).hash == first.hash
+    assert plan_shards(records, recipe, HASHER).hash == first.hash
 
 
 def test_a_plan_is_what_it_always_was() -> None:
     """Another hash would make every dataset that there is, finished or not, another one."""
     records = [
-        Record(
+        SourceRecord(
             f"folder {n % 7}/im{n}.png",
             Path("x"),
             patient=f"official {n}" if n % 11 == 0 else None if n % 5 == 0 else f"P{n // 3}",
@@ -91,7 +91,7 @@ def test_a_plan_is_what_it_always_was() -> None:
         for n in range(331)
     ]
     recipe = make(official={"official": {"val": 0.5, "test": 0.5}}, shard_size=7)
-    made = plan(records, recipe, HASHER, ["a", "b"])
+    made = plan_shards(records, recipe, HASHER, ["a", "b"])
     assert made.hash == GOLDEN
     items = [[item.key, item.patient, item.study, item.split, item.record.name] for item in made]
     assert hashlib.sha256(json.dumps(items).encode()).hexdigest() == GOLDEN_ITEMS
@@ -101,23 +101,23 @@ def test_a_plan_is_what_it_always_was() -> None:
 def test_no_room_for_the_plan_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dira_scale.ingest.plan.TABLES", TABLES.replace("cache_size = -8000", "max_page_count = 9"))
     with pytest.raises(UserError, match=r"the plan cannot be written .*database or disk is full.*set TMPDIR"):
-        plan([record(f"im{n}") for n in range(999)], make(), HASHER)
+        plan_shards([record(f"im{n}") for n in range(999)], make(), HASHER)
 
 
 MEASURED = """
 import resource, sys
 from pathlib import Path
 from test_plan import HASHER, make
-from dira_scale.ingest.plan import plan
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.plan import plan_shards
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.index import Index
 count = int(sys.argv[1])
 index = Index()
 for n in range(count):
     index[Path(f"/archive/folder/im{n}.png")] = {"file": f"im{n}.png", "patient": f"P{n}", "nodule": "1"}
 names = (path.name for path in index)
-records = (Record(name, Path("/archive", name), f"P{n}", labels=(1.0, 0.0)) for n, name in enumerate(names))
-made = plan(records, make(shard_size=100), HASHER)
+records = (SourceRecord(name, Path("/archive", name), f"P{n}", labels=(1.0, 0.0)) for n, name in enumerate(names))
+made = plan_shards(records, make(shard_size=100), HASHER)
 assert len(made) == sum(1 for _ in made) == count
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
@@ -169,7 +169,7 @@ def test_official_splits_are_kept_and_subdivided_by_patient() -> None:
 def test_a_patient_in_two_official_splits_is_one_error_naming_hash_and_files() -> None:
     records = [record("a.png", "P1", "train"), record("b.png", "P2", "test"), record("c.png", "P1", "test")]
     with pytest.raises(UserError) as caught:
-        plan(records, make(), HASHER)
+        plan_shards(records, make(), HASHER)
     assert all(
         word in str(caught.value) for word in (HASHER("patient", "P1"), "a.png", "c.png", "recipe.columns.split")
     )
@@ -178,7 +178,7 @@ def test_a_patient_in_two_official_splits_is_one_error_naming_hash_and_files() -
 
 def test_an_unknown_official_split_names_the_known() -> None:
     with pytest.raises(UserError, match=r"'dev', recipe\.official knows only test"):
-        plan([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
+        plan_shards([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
 
 
 @pytest.mark.parametrize("name", ["train/val", "../x", "a b", "tr\u00e4in", "x\n", "."])
@@ -187,36 +187,36 @@ def test_a_split_that_cannot_be_a_file_name_is_refused(name: str, keys: str) -> 
     recipe = make(**{"column": {}, "splits": {"splits": {name: 1}}, "official": {"official": {"o": {name: 1}}}}[keys])
     hint = {"column": name, "splits": None, "official": "o"}[keys]
     with pytest.raises(UserError, match="a split cannot be called"):
-        plan([record("a", split=hint)], recipe, HASHER)
+        plan_shards([record("a", split=hint)], recipe, HASHER)
 
 
 def test_images_without_a_patient_are_their_own() -> None:
-    items = list(plan([record(f"im{n}") for n in range(20)], make(), HASHER))
+    items = list(plan_shards([record(f"im{n}") for n in range(20)], make(), HASHER))
     assert len({item.patient for item in items}) == 20
 
 
 def test_images_of_one_study_stay_together_where_the_patient_is_not_known() -> None:
     records = [record(f"im{n}", study=f"S{n // 2}") for n in range(40)]
-    items = list(plan(records, make(), HASHER))
+    items = list(plan_shards(records, make(), HASHER))
     assert len({item.patient for item in items}) == len({item.study for item in items}) == 20
     assert len({(item.patient, item.split) for item in items}) == 20
 
 
 def test_an_image_without_a_patient_is_of_the_one_whom_its_study_names() -> None:
     records = [record(f"im{n}", f"P{n // 4}" if n % 4 == 1 else None, study=f"S{n // 4}") for n in range(40)]
-    items = list(plan(records, make(), HASHER))
+    items = list(plan_shards(records, make(), HASHER))
     assert {item.patient for item in items} == {HASHER("patient", f"P{n}") for n in range(10)}
     assert len({(item.patient, item.split) for item in items}) == 10
 
 
 def test_a_study_of_two_patients_names_nobody() -> None:
     records = [record("a", "P", study="1"), record("b", "Q", study="1"), record("c", study="1")]
-    assert len({item.patient for item in plan(records, make(), HASHER)}) == 3
+    assert len({item.patient for item in plan_shards(records, make(), HASHER)}) == 3
 
 
 def test_two_images_of_one_name_are_an_error() -> None:
     with pytest.raises(UserError, match="names two files im0"):
-        plan([record("im0"), record("im1"), record("im0")], make(), HASHER)
+        plan_shards([record("im0"), record("im1"), record("im0")], make(), HASHER)
 
 
 @pytest.mark.parametrize("official", [None, "x"])
@@ -235,7 +235,7 @@ def test_an_item_is_found_by_its_key_without_a_search() -> None:
     """By SQLite's own steps: the rejected of a large archive are looked up one by one."""
     steps = []
     for count in (100, 10_000):
-        planned = plan([record(f"bad{n}", rejected="no row") for n in range(count)], make(), HASHER)
+        planned = plan_shards([record(f"bad{n}", rejected="no row") for n in range(count)], make(), HASHER)
         planned._table.set_progress_handler(lambda: steps.append(count), 1)  # noqa: B023 (called within the loop)
         assert planned.item(HASHER("key", "bad7")).record.name == "bad7"
         planned._table.set_progress_handler(None, 1)
@@ -244,7 +244,7 @@ def test_an_item_is_found_by_its_key_without_a_search() -> None:
 
 def test_an_empty_source_is_an_error() -> None:
     with pytest.raises(UserError, match="no file at all"):
-        plan([], make(), HASHER)
+        plan_shards([], make(), HASHER)
 
 
 @pytest.mark.parametrize(
@@ -312,12 +312,14 @@ def test_relative_places_are_places(place: str, ingest: SimpleNamespace) -> None
 
 def test_a_plan_is_the_same_wherever_the_images_lie() -> None:
     def made(folder: str, **more: Any) -> str:
-        records = [Record(f"im{n}", Path(folder, f"im{n}"), mask=Path(folder, "m"), **more) for n in range(9)]
-        return plan(records, make(), HASHER, ["a"]).hash
+        records = [SourceRecord(f"im{n}", Path(folder, f"im{n}"), mask=Path(folder, "m"), **more) for n in range(9)]
+        return plan_shards(records, make(), HASHER, ["a"]).hash
 
     assert made("/here", labels=(1.0,)) == made("/there", labels=(1.0,)) != made("/here", labels=(0.0,))
     assert made("/here", size=5) != made("/here", size=6)
-    assert plan([record("x")], make(), HASHER, ["a"]).hash != plan([record("x")], make(), HASHER, ["b"]).hash
+    assert (
+        plan_shards([record("x")], make(), HASHER, ["a"]).hash != plan_shards([record("x")], make(), HASHER, ["b"]).hash
+    )
 
 
 @pytest.mark.parametrize(

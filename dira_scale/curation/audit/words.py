@@ -23,7 +23,7 @@ CLASSES = {
     "view": [*VIEWS, "OTHER"],
     "manufacturer": [*MANUFACTURERS, "other"],
 }
-MESSAGES = {"BadImage", "BadGeometry", "Rejected", "judged", "replace", "Record"}  # what reasons are given to
+MESSAGES = {"RejectedError", "GeometryError", "Rejected", "judged", "replace", "Record"}  # what reasons are given to
 FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
 
 

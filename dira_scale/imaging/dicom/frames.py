@@ -14,7 +14,7 @@ from dira_scale.imaging.dicom.codestream import PLUGINS
 from dira_scale.imaging.dicom.header import count_frames, read_elements
 from dira_scale.imaging.dicom.values import find_padding, modality_values
 from dira_scale.imaging.grey import check_size, luminance
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 
 # What of a functional group counts, of all frames or of one (PS3.3 C.7.6.16).
 MACROS = (
@@ -67,8 +67,8 @@ class Decoded:
 
 
 def plane_of(header: Dataset) -> Plane | None:
-    """Of a file or frame, by the elements of ``header``; None where they are not all there. Raises BadImage."""
-    with judged("DICOM position, orientation or spacing is damaged ({})"):
+    """Of a file or frame, by the elements of ``header``; None where they are not all there. Raises RejectedError."""
+    with rejects("DICOM position, orientation or spacing is damaged ({})"):
         wanted = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
         position, orientation, spacing = (np.array(header.get(name) or (), float) for name in wanted)
         if (position.size, orientation.size, spacing.size) != (3, 6, 2):
@@ -78,7 +78,7 @@ def plane_of(header: Dataset) -> Plane | None:
         everything = np.concatenate([position, orientation, spacing])
         if not np.isfinite(everything).all() or min(spacing) <= 0 or max(abs(lengths - 1), default=0) > 0.01 \
                 or abs(right @ down) > 0.01:  # fmt: skip
-            raise BadImage("DICOM position, orientation or spacing is impossible")
+            raise RejectedError("DICOM position, orientation or spacing is impossible")
         return Plane(position, right / lengths[0], down / lengths[1], (float(spacing[0]), float(spacing[1])))
 
 
@@ -89,16 +89,16 @@ class DicomFile:
         file: any length, any transfer syntax; kept open by the caller.
         more: keywords of elements that ``header`` is to have beside ``ELEMENTS``.
 
-    Raises BadImage; its methods too.
+    Raises RejectedError; its methods too.
     """
 
     BITS: tuple[int, ...] = (8, 16)  # of a pixel
 
     def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
-        with judged("DICOM header is damaged ({})"):
+        with rejects("DICOM header is damaged ({})"):
             self.header, self._file = read_elements(file, [*ELEMENTS, *more])
             if "Rows" not in self.header:  # a report, a plan, a directory
-                raise BadImage("DICOM without an image, or cut short before it")
+                raise RejectedError("DICOM without an image, or cut short before it")
             self.syntax = self.header.file_meta.TransferSyntaxUID
             self.count = count_frames(self.header, self._file)
             self.shape = int(self.header.Rows), int(self.header.Columns)
@@ -120,14 +120,14 @@ class DicomFile:
 
     def plane(self, number: int) -> Plane | None:
         """Where frame ``number`` lies; None where the file does not say it in full."""
-        with judged("DICOM position, orientation or spacing is damaged ({})"):
+        with rejects("DICOM position, orientation or spacing is damaged ({})"):
             return plane_of(self.frame_header(number))
 
     def frame(self, number: int = 0) -> Decoded:
         """Decode frame ``number`` (from 0), and no other."""
         if not 0 <= number < self.count:
-            raise BadImage("DICOM has no such frame")
-        with judged("damaged or cut short ({} in DICOM decoding)"):
+            raise RejectedError("DICOM has no such frame")
+        with rejects("damaged or cut short ({} in DICOM decoding)"):
             header = self.frame_header(number)
             stored, photometric = self._stored(number)
             outside = np.zeros(self.shape, bool)
@@ -151,7 +151,7 @@ class DicomFile:
         except NotImplementedError as error:
             name, category, *_ = UID_dictionary.get(self.syntax, ("", ""))  # any other text may come from anywhere
             known = name if category == "Transfer Syntax" else "unknown"
-            raise BadImage(f"DICOM in a coding that cannot be read here ({known})") from error
+            raise RejectedError(f"DICOM in a coding that cannot be read here ({known})") from error
         self._file.seek(self._start)
         plugin = PLUGINS.get(self.syntax, "")
         pixels, told = decoder.as_array(self._file, index=number, raw=True, decoding_plugin=plugin, **self._options)
@@ -163,7 +163,7 @@ class DicomFile:
         start = self._file.read(12)
         order = "<" if header.original_encoding[1] else ">"
         if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
-            raise BadImage("DICOM without pixels, or with pixels that are no integers")
+            raise RejectedError("DICOM without pixels, or with pixels that are no integers")
         explicit = start[4:6] in (b"OB", b"OW", b"UN")  # as a length these would be odd, and there are no odd ones
         (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
         self._start = self._file.tell() - (0 if explicit else 4)
@@ -171,13 +171,13 @@ class DicomFile:
         known = {1: ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"),
                  3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
         if photometric not in known.get(samples, ()):
-            raise BadImage("DICOM in colours of a kind that cannot be read here")
+            raise RejectedError("DICOM in colours of a kind that cannot be read here")
         if header.BitsAllocated not in self.BITS:
-            raise BadImage(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
+            raise RejectedError(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
         if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:
             whole = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
             if photometric == "YBR_FULL_422":
                 whole = whole * 2 // 3
             if length < whole:  # what follows is no pixel: it may be text
-                raise BadImage("damaged or cut short (less pixel data than pixels)")
+                raise RejectedError("damaged or cut short (less pixel data than pixels)")
         return as_pixel_options(header, pixel_keyword="PixelData", pixel_vr=start[4:6].decode() if explicit else "OW")

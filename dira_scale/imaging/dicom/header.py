@@ -16,7 +16,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
 
@@ -45,8 +45,11 @@ def is_dicom(file: BinaryIO) -> bool:
 
 
 def read_header(file: BinaryIO) -> dict[str, str]:
-    """The values of ``HEADER`` that are there and not blank, and how many ``frames`` where several. Raises BadImage."""
-    with judged("DICOM header is damaged ({})"):
+    """The values of ``HEADER`` that are there and not blank, and how many ``frames`` where several.
+
+    Raises RejectedError.
+    """
+    with rejects("DICOM header is damaged ({})"):
         header, rest = read_elements(file, [*HEADER.values(), "NumberOfFrames"])
         values = {name: header.get(tag) for name, tag in HEADER.items()}
         told = {name: str(value).strip() for name, value in values.items() if value is not None}
@@ -56,15 +59,15 @@ def read_header(file: BinaryIO) -> dict[str, str]:
 
 
 def count_frames(header: Dataset, rest: BinaryIO) -> int:
-    """Raises BadImage when there are more than can be, or than what is left of the file has room for: each becomes an
-    input, and four kilobytes must not make 65,536 of them."""
+    """Raises RejectedError when there are more than can be, or than what is left of the file has room for: each becomes
+    an input, and four kilobytes must not make 65,536 of them."""
     frames = int(header.get("NumberOfFrames") or 1)
     if not 1 <= frames <= MAX_FRAMES:
-        raise BadImage(f"DICOM that says it has none or more than {MAX_FRAMES} frames")
+        raise RejectedError(f"DICOM that says it has none or more than {MAX_FRAMES} frames")
     here = rest.tell()
     left = rest.seek(0, io.SEEK_END) - rest.seek(here)
     if frames > 1 and frames * MIN_FRAME > left:
-        raise BadImage("DICOM that claims more frames than its length can hold")
+        raise RejectedError("DICOM that claims more frames than its length can hold")
     return frames
 
 
@@ -92,7 +95,7 @@ def _inflate(content: bytes) -> bytes:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
     inflated = stream.decompress(content, MAX_INFLATED)
     if stream.unconsumed_tail:
-        raise BadImage(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
+        raise RejectedError(f"DICOM that inflates to more than {MAX_INFLATED} bytes")
     return inflated
 
 

@@ -8,7 +8,7 @@ from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from dira_scale.imaging.dicom.frames import DicomFile, Plane
 from dira_scale.imaging.dicom.header import read_elements
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"  # SOP class
 MAX_SEGMENT = 255  # of a mask's value
@@ -23,11 +23,14 @@ class SegmentFrame(NamedTuple):
 
 
 def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
-    """All frames of a segmentation; of probabilities or occupancies, a half and more is inside. Raises BadImage."""
-    with judged("DICOM header is damaged ({})"):
+    """All frames of a segmentation; of probabilities or occupancies, a half and more is inside.
+
+    Raises RejectedError.
+    """
+    with rejects("DICOM header is damaged ({})"):
         kind, _ = read_elements(file, ["SOPClassUID"])
         if kind.get("SOPClassUID") != SEGMENTATION:
-            raise BadImage("a mask in DICOM that is no segmentation (SEG)")
+            raise RejectedError("a mask in DICOM that is no segmentation (SEG)")
     segmentation = _Segmentation(file)
     for number in range(segmentation.count):
         yield segmentation.segment_frame(number)
@@ -41,15 +44,15 @@ class _Segmentation(DicomFile):
         self.kind = str(self.header.get("SegmentationType") or "").strip()
         bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
         if bits is None or bits != self.header.BitsAllocated:
-            raise BadImage("a DICOM segmentation that is neither BINARY of 1 bit nor FRACTIONAL of 8")
+            raise RejectedError("a DICOM segmentation that is neither BINARY of 1 bit nor FRACTIONAL of 8")
         if bits == 1 and self.syntax not in (ImplicitVRLittleEndian, ExplicitVRLittleEndian):
-            raise BadImage("a BINARY DICOM segmentation in a coding that cannot be read here")
+            raise RejectedError("a BINARY DICOM segmentation in a coding that cannot be read here")
 
     def segment_frame(self, number: int) -> SegmentFrame:
         plane = self.plane(number)
         if plane is None:
-            raise BadImage("a DICOM segmentation without position, orientation or spacing of its frames")
-        with judged("damaged or no DICOM segmentation ({})"):
+            raise RejectedError("a DICOM segmentation without position, orientation or spacing of its frames")
+        with rejects("damaged or no DICOM segmentation ({})"):
             groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
                       self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
             (segment,) = {
@@ -58,7 +61,7 @@ class _Segmentation(DicomFile):
                 for item in group.get("SegmentIdentificationSequence", [])
             }
             if not 1 <= segment <= MAX_SEGMENT:
-                raise BadImage(f"a DICOM segmentation of more than {MAX_SEGMENT} segments")
+                raise RejectedError(f"a DICOM segmentation of more than {MAX_SEGMENT} segments")
             if self.kind == "BINARY":
                 return SegmentFrame(plane, segment, self._bits(number))
             values, _ = self._stored(number)

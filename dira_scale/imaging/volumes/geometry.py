@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import MAX_VOXELS
 from dira_scale.ingest.sources.base import Box
 
@@ -18,10 +18,6 @@ AXIAL = axcodes2ornt("LPS")  # x to the patient's left, y to the back, z to the 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
 MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: a damaged header beyond
 RIGHT_ANGLE = 1e-3  # cosine between two axes that still counts as a right angle: half a voxel over 500
-
-
-class BadGeometry(BadImage):
-    """The voxels can be read, but where they lie makes no volume."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,18 @@ class Grid:
         return bool(np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE)
 
     def check(self) -> "Grid":
-        """Itself. Raises BadImage for what no scanner makes, before anything of its size is allocated."""
+        """Itself. Raises RejectedError for what no scanner makes, before anything of its size is allocated."""
         if min(self.shape) < 1:
-            raise BadImage("no voxels")
+            raise RejectedError("no voxels")
         if np.prod(self.shape, dtype=object) > MAX_VOXELS:
-            raise BadImage(f"more than {MAX_VOXELS} voxels")
+            raise RejectedError(f"more than {MAX_VOXELS} voxels")
         if not np.isfinite(self.affine).all():
-            raise BadGeometry("orientation or position that is no number")
+            raise GeometryError("orientation or position that is no number")
         if not ((self.spacing >= MIN_SPACING) & (self.spacing <= MAX_SPACING)).all():
-            raise BadGeometry("distance between voxels that is zero, negative or absurd")
+            raise GeometryError("distance between voxels that is zero, negative or absurd")
         unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         if abs(np.linalg.det(unit)) < 0.1:  # a shear of more than 80 degrees
-            raise BadGeometry("axes that do not span space")
+            raise GeometryError("axes that do not span space")
         return self
 
     def turned(self) -> "Grid":

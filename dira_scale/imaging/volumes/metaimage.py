@@ -11,8 +11,8 @@ import numpy as np
 
 from dira_scale.imaging.arrays import inflated, read_values
 from dira_scale.imaging.read import opened
-from dira_scale.imaging.rejection import BadImage, judged
-from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, BadGeometry, Grid
+from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.raw import Raw, beside
 
 MAX_HEADER = 2**16
@@ -30,11 +30,11 @@ def is_metaimage(start: bytes) -> bool:
 
 
 def open_metaimage(file: BinaryIO, path: Path) -> Raw:
-    """Raises BadImage; also when the header names a file of values that does not lie beside it."""
-    with judged("damaged MetaImage header ({})"):
+    """Raises RejectedError; also when the header names a file of values that does not lie beside it."""
+    with rejects("damaged MetaImage header ({})"):
         keys = _header(file)
         if keys["NDims"] != "3":
-            raise BadImage("MetaImage of another number of axes than three")
+            raise RejectedError("MetaImage of another number of axes than three")
         x, y, z = (int(side) for side in keys["DimSize"].split())
         channels = int(keys.get("ElementNumberOfChannels", "1"))
         big = "true" in (keys.get("BinaryDataByteOrderMSB", "") + keys.get("ElementByteOrderMSB", "")).lower()
@@ -42,7 +42,7 @@ def open_metaimage(file: BinaryIO, path: Path) -> Raw:
         compressed = keys.get("CompressedData", "False").lower() == "true"
         skipped, place = int(keys.get("HeaderSize", "0")), keys["ElementDataFile"]
         if keys.get("BinaryData", "True").lower() != "true" or min(x, y, z, channels) < 0:
-            raise BadImage("MetaImage of values in text, or of negative size")
+            raise RejectedError("MetaImage of values in text, or of negative size")
         grid = Grid((z, y, x), _affine(keys))
 
     def values(source: BinaryIO) -> np.ndarray:
@@ -68,7 +68,7 @@ def _header(file: BinaryIO) -> dict[str, str]:
     while "ElementDataFile" not in keys and file.tell() < MAX_HEADER:
         line = file.readline(MAX_HEADER)
         if not line:
-            raise BadImage("MetaImage header without ElementDataFile")
+            raise RejectedError("MetaImage header without ElementDataFile")
         key, _, value = line.decode("latin-1").partition("=")
         keys[key.strip()] = value.strip()
     return keys
@@ -81,7 +81,7 @@ def _affine(keys: dict[str, str]) -> np.ndarray:
 
     spacing = numbers("ElementSpacing", "ElementSize", default="1 1 1")
     if spacing.shape != (3,) or not (spacing > 0).all():
-        raise BadGeometry("distance between voxels that is zero, negative or absurd")
+        raise GeometryError("distance between voxels that is zero, negative or absurd")
     turn = numbers("TransformMatrix", "Rotation", "Orientation", default="1 0 0 0 1 0 0 0 1").reshape(3, 3)
     affine = np.eye(4)
     affine[:3, :3] = turn.T * spacing  # each row of the file is the direction of an axis

@@ -10,8 +10,8 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 
 from dira_scale.imaging.arrays import read_values
-from dira_scale.imaging.rejection import BadImage, judged
-from dira_scale.imaging.volumes.geometry import BadGeometry, Grid
+from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
+from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.raw import Raw
 from dira_scale.imaging.volumes.values import rescale
 
@@ -28,21 +28,21 @@ def is_nifti(start: bytes) -> bool:
 
 
 def open_nifti(file: BinaryIO) -> Raw:
-    """Raises BadImage. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
+    """Raises RejectedError. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
     start = file.read(2)
     file.seek(0)
     if start == GZIP:
         file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-    with judged("damaged or no NIfTI header ({})"):
+    with rejects("damaged or no NIfTI header ({})"):
         size = file.read(4)
         kind = next(KINDS[n] for order in ORDERS if (n := int.from_bytes(size, order)) in KINDS)
         block = size + file.read(kind.sizeof_hdr - 4)
         header = kind.from_fileobj(io.BytesIO(block), check=False)
         magic = bytes(header["magic"])
         if magic[:3] in (b"ni1", b"ni2"):
-            raise BadImage("NIfTI in two files (.hdr and .img): save it as one .nii")
+            raise RejectedError("NIfTI in two files (.hdr and .img): save it as one .nii")
         if magic[:3] not in (b"n+1", b"n+2"):
-            raise BadImage("no NIfTI file")
+            raise RejectedError("no NIfTI file")
         dtype, sides = header.get_data_dtype(), [int(side) for side in header.get_data_shape()]
         slope, offset = header.get_slope_inter()
         scaling = (1.0, 0.0) if slope is None else (float(slope), float(offset))
@@ -52,15 +52,15 @@ def open_nifti(file: BinaryIO) -> Raw:
         sides.pop()
     *spatial, channels = [*sides, 1] if len(sides) == 3 else sides if len(sides) == 4 else _vectors(sides)
     if not 1 <= channels <= MAX_CHANNELS:
-        raise BadImage(f"more than {MAX_CHANNELS} channels: a series in time is not one volume")
+        raise RejectedError(f"more than {MAX_CHANNELS} channels: a series in time is not one volume")
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise BadImage("values that are colours, complex or no numbers")
+        raise RejectedError("values that are colours, complex or no numbers")
     grid = Grid(tuple(reversed(spatial)), affine)  # type: ignore[arg-type]
 
     def load() -> np.ndarray:
-        with judged("damaged or cut short ({} in NIfTI decoding)"):
+        with rejects("damaged or cut short ({} in NIfTI decoding)"):
             if skipped < 0 or skipped > 2**24 or len(file.read(skipped)) < skipped:
-                raise BadImage("the file ends before its values do")
+                raise RejectedError("the file ends before its values do")
         values = read_values(file, dtype, (channels, *grid.shape))
         return rescale(values[0] if channels == 1 else values, *scaling)
 
@@ -70,15 +70,17 @@ def open_nifti(file: BinaryIO) -> Raw:
 def _vectors(sides: list[int]) -> list[int]:
     if len(sides) == 5 and sides[3] == 1:
         return [*sides[:3], sides[4]]
-    raise BadImage("an image of fewer than three axes" if len(sides) < 3 else "a series in time of several channels")
+    raise RejectedError(
+        "an image of fewer than three axes" if len(sides) < 3 else "a series in time of several channels"
+    )
 
 
 def _affine(header: Nifti1Header) -> np.ndarray:
     """The sform where there is one, else the qform, else spacing alone, in millimetres."""
     if not (np.asarray(header["pixdim"][1:4]) > 0).all():
-        raise BadGeometry("distance between voxels that is zero, negative or absurd")
+        raise GeometryError("distance between voxels that is zero, negative or absurd")
     unit = MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not math.isfinite(float(np.abs(affine).max())):
-        raise BadGeometry("orientation or position that is no number")
+        raise GeometryError("orientation or position that is no number")
     return np.diag([unit, unit, unit, 1.0]) @ affine

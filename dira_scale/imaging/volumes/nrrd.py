@@ -9,8 +9,8 @@ import numpy as np
 
 from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.read import opened
-from dira_scale.imaging.rejection import BadImage, judged
-from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, BadGeometry, Grid
+from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.raw import Raw, beside
 
 MAX_HEADER, MAX_SKIPPED = 2**16, 2**24
@@ -33,21 +33,21 @@ SPACES = {
 
 
 def open_nrrd(file: BinaryIO, path: Path) -> Raw:
-    """Raises BadImage. Of four axes, the one without a direction in space holds the channels."""
-    with judged("damaged NRRD header ({})"):
+    """Raises RejectedError. Of four axes, the one without a direction in space holds the channels."""
+    with rejects("damaged NRRD header ({})"):
         keys = _header(file)
         sizes = [int(side) for side in keys["sizes"].split()]
         order = ">" if keys.get("endian", "little").strip() == "big" else "<"
         dtype = np.dtype(order + CODES[keys["type"]])
         encoding = keys["encoding"].lower()
         if encoding not in ("raw", "gzip", "gz"):
-            raise BadImage("NRRD in another encoding than raw or gzip")
+            raise RejectedError("NRRD in another encoding than raw or gzip")
         skipped = int(keys.get("byte skip", "0"))
         if int(keys.get("line skip", "0")) or skipped < 0 or min(sizes) < 0:
-            raise BadImage("NRRD with lines to skip, or of negative size")
+            raise RejectedError("NRRD with lines to skip, or of negative size")
         directions, spatial = _directions(keys, len(sizes))
         if len(spatial) != 3 or len(sizes) > 4:
-            raise BadImage("NRRD of another number of axes than three in space")
+            raise RejectedError("NRRD of another number of axes than three in space")
         affine = np.eye(4)
         affine[:3, :3] = directions
         affine[:3, 3] = _vector(keys["space origin"]) if "space origin" in keys else 0
@@ -56,9 +56,9 @@ def open_nrrd(file: BinaryIO, path: Path) -> Raw:
 
     def values(source: BinaryIO) -> np.ndarray:
         plain: BinaryIO = gzip.GzipFile(fileobj=source) if encoding != "raw" else source  # type: ignore[assignment]
-        with judged("damaged or cut short ({} in NRRD decoding)"):
+        with rejects("damaged or cut short ({} in NRRD decoding)"):
             if skipped > MAX_SKIPPED or len(plain.read(skipped)) < skipped:  # a bomb would be inflated for nothing
-                raise BadImage("the file ends before its values do")
+                raise RejectedError("the file ends before its values do")
         array = read_values(plain, dtype, tuple(reversed(sizes)))
         if len(sizes) == 3:
             return array
@@ -86,7 +86,7 @@ def _header(file: BinaryIO) -> dict[str, str]:
         key, separator, value = line.partition(": ")
         if separator and not line.startswith("#"):
             keys[key.strip().lower()] = value.strip()
-    raise BadImage("NRRD header without an end")
+    raise RejectedError("NRRD header without an end")
 
 
 def _directions(keys: dict[str, str], count: int) -> tuple[np.ndarray, list[int]]:
@@ -98,7 +98,7 @@ def _directions(keys: dict[str, str], count: int) -> tuple[np.ndarray, list[int]
     spacing = [float(number) for number in keys.get("spacings", " ".join(["1"] * count)).split()]
     spatial = [axis for axis, step in enumerate(spacing) if step == step]
     if any(spacing[axis] <= 0 for axis in spatial):
-        raise BadGeometry("distance between voxels that is zero, negative or absurd")
+        raise GeometryError("distance between voxels that is zero, negative or absurd")
     return np.diag([spacing[axis] for axis in spatial]), spatial
 
 

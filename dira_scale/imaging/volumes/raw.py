@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 
 
@@ -15,7 +15,7 @@ class Raw(NamedTuple):
 
     Attributes:
         grid: of ``load()``'s last three axes, unchecked.
-        load: values of any type, [Z, Y, X] or [C, Z, Y, X]; raises BadImage.
+        load: values of any type, [Z, Y, X] or [C, Z, Y, X]; raises RejectedError.
     """
 
     grid: Grid
@@ -23,10 +23,10 @@ class Raw(NamedTuple):
 
 
 def beside(path: Path, name: str) -> Path:
-    """The file of values that a header names. Raises BadImage when none such lies in the header's own folder."""
+    """The file of values that a header names. Raises RejectedError when none such lies in the header's own folder."""
     if not name or len(name) > 255 or name in (".", "..") or set(name) & set("/\\\0%"):
-        raise BadImage("the header names a file of values that does not lie beside it, or several")
+        raise RejectedError("the header names a file of values that does not lie beside it, or several")
     file = path.parent / name
     if not file.is_file():
-        raise BadImage("the file of values that the header names is not there")
+        raise RejectedError("the file of values that the header names is not there")
     return file

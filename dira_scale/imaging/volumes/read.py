@@ -8,7 +8,7 @@ import numpy as np
 from dira_scale.imaging.arrays import is_numpy, open_array
 from dira_scale.imaging.dicom import is_dicom
 from dira_scale.imaging.read import opened
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid, turn
 from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
@@ -28,7 +28,7 @@ def read_volume(image: Path | Input, recipe: Recipe) -> Volume:
     """Decode a volume, its axes in DICOM's axial order.
 
     Raises:
-        BadImage: the file or files cannot become a sample (BadGeometry: for where their voxels lie).
+        RejectedError: the file or files cannot become a sample (GeometryError: for where their voxels lie).
         OSError, MemoryError: they could not be read now, which is no fault of theirs.
     """
     if isinstance(image, Input):
@@ -43,8 +43,11 @@ def read_volume(image: Path | Input, recipe: Recipe) -> Volume:
 
 
 def read_volume_mask(mask: Path | Painted, volume: Volume) -> np.ndarray:
-    """uint8 [Z, Y, X] of the volume as it was read. Raises as ``read_volume``; BadImage, too, for another grid, and
-    for values that are not whole numbers from 0 to 255."""
+    """uint8 [Z, Y, X] of the volume as it was read.
+
+    Raises as ``read_volume``; RejectedError, too, for another grid, and for values that are not whole numbers from 0 to
+    255.
+    """
     if isinstance(mask, Painted):
         painted = mask.paint(volume)
         assert painted.shape == volume.shape and painted.dtype == np.uint8
@@ -55,15 +58,15 @@ def read_volume_mask(mask: Path | Painted, volume: Volume) -> np.ndarray:
         raw = _raw(file, mask)
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
-        raise BadImage("a mask of several channels")
+        raise RejectedError("a mask of several channels")
     if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _whole(values)):
-        raise BadImage("a mask of other values than whole numbers from 0 to 255")
+        raise RejectedError("a mask of other values than whole numbers from 0 to 255")
     values = values.astype(np.uint8)
     if grid.sheared:
         stack = stack_of(grid)
         values, grid = stack.straighten(values, mask=True), stack.grid.check()
     if not grid.turned().same_as(Grid(volume.shape, volume.affine)):
-        raise BadImage("the mask's grid is not the volume's")
+        raise RejectedError("the mask's grid is not the volume's")
     return np.ascontiguousarray(turn(values, grid.affine)[0])
 
 
@@ -95,13 +98,13 @@ def _raw(file: BinaryIO, path: Path) -> Raw:
         return open_tiff(file)
     if start.startswith(GZIP) or is_nifti(start):
         return open_nifti(file)
-    raise BadImage("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
+    raise RejectedError("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
 
 
 def _array(file: BinaryIO) -> Raw:
     """NumPy's files know no millimetres: voxels of 1 mm, z from the feet to the head, y to the back, x to the left."""
     array = open_array(file)
     if len(array.shape) not in (3, 4):
-        raise BadImage("an array of other than three axes, or four with the channels first")
+        raise RejectedError("an array of other than three axes, or four with the channels first")
     z, y, x = array.shape[-3:]
     return Raw(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)

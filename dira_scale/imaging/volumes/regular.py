@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.imaging.volumes.geometry import RIGHT_ANGLE, BadGeometry, Grid
+from dira_scale.imaging.rejection import GeometryError
+from dira_scale.imaging.volumes.geometry import RIGHT_ANGLE, Grid
 from dira_scale.imaging.volumes.resample import apply, nearest, weights
 
 UNEVEN = 0.05  # of the distance between slices, by which one may be off its place: headers round to a hundredth of a mm
@@ -100,11 +101,11 @@ class Stack:
 def stack_of(grid: Grid) -> Stack:
     """A sheared grid as slices: x and y keep their directions, z becomes their normal.
 
-    Raises BadGeometry when x and y are not at right angles themselves: shifting slices would not straighten them.
+    Raises GeometryError when x and y are not at right angles themselves: shifting slices would not straighten them.
     """
     x, y, z = grid.affine[:3, :3].T
     if abs(x @ y) > RIGHT_ANGLE * np.linalg.norm(x) * np.linalg.norm(y):
-        raise BadGeometry("pixels of a slice that are no rectangles (sheared rows and columns)")
+        raise GeometryError("pixels of a slice that are no rectangles (sheared rows and columns)")
     down = y - (y @ x) / (x @ x) * x
     normal = np.cross(x, down)
     normal *= (z @ normal) / (normal @ normal)

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.ndimage
 import scipy.sparse
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import MAX_VOXELS, Volume
 from dira_scale.ingest.sources.base import Box
 
@@ -19,14 +19,14 @@ def resample(
     """To ``spacing`` (z, y, x in mm) exactly, in as many voxels as fit best, around the same middle.
 
     Linear, after a Gaussian of (shrinking factor - 1) / 2 voxels along axes that shrink; the mask takes its nearest
-    voxel. Raises BadImage when the result would be too large.
+    voxel. Raises RejectedError when the result would be too large.
     """
     if np.allclose(volume.spacing, spacing, rtol=1e-4):
         return volume, mask, boxes
     factors = np.array(spacing) / volume.spacing  # source voxels of one new voxel
     shape = np.maximum(1, np.rint(volume.shape / factors).astype(int))
     if np.prod(shape, dtype=object) > MAX_VOXELS:
-        raise BadImage(f"more than {MAX_VOXELS} voxels at the spacing of the recipe")
+        raise RejectedError(f"more than {MAX_VOXELS} voxels at the spacing of the recipe")
     edges = (np.array(volume.shape) - shape * factors) / 2  # where the new grid's outer edge is, in source voxels
     at = [edge + (np.arange(n) + 0.5) * f - 0.5 for n, f, edge in zip(shape, factors, edges, strict=True)]
     z, y, x = (weights(n, where, max(0.0, (f - 1) / 2)) for n, where, f in zip(volume.shape, at, factors, strict=True))

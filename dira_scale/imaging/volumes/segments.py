@@ -5,7 +5,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dira_scale.imaging.dicom import read_segments
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels
@@ -16,11 +16,11 @@ OFF = 0.1  # of a voxel, by which the pixels of a frame may lie beside: headers 
 def read_segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
     """uint8 [Z, Y, X]: the number of the segment that a voxel is in; slices without a frame are 0.
 
-    Raises BadImage; also for frames that do not lie on the voxels, as where slices were straightened, for segments that
-    overlap, and where slices of the series are missing.
+    Raises RejectedError; also for frames that do not lie on the voxels, as where slices were straightened, for segments
+    that overlap, and where slices of the series are missing.
     """
     if volume.filled:
-        raise BadImage("a DICOM segmentation of a series that lacks slices: these would have no mask")
+        raise RejectedError("a DICOM segmentation of a series that lacks slices: these would have no mask")
     mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
     for plane, segment, inside in read_segments(file):
         matrix = pixels_to_voxels(plane, grid)
@@ -30,8 +30,8 @@ def read_segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
         x, y, z = whole @ [columns, rows, np.ones_like(rows)]
         outside = [(line < 0).any() or (line >= side).any() for line, side in zip((z, y, x), mask.shape, strict=True)]
         if off.max() > OFF or any(outside) or (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
-            raise BadImage("the mask's grid is not the volume's")
+            raise RejectedError("the mask's grid is not the volume's")
         if ((mask[z, y, x] != 0) & (mask[z, y, x] != segment)).any():
-            raise BadImage("segments that overlap: a mask has one value a voxel")
+            raise RejectedError("segments that overlap: a mask has one value a voxel")
         mask[z, y, x] = segment
     return mask

@@ -9,9 +9,9 @@ import numpy as np
 from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom import DicomFile, Plane
 from dira_scale.imaging.read import opened
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.geometry import BadGeometry, Grid
+from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.slice_position import EXTRA, place_slices, planes_of
 from dira_scale.imaging.volumes.values import to_volume
@@ -40,7 +40,10 @@ class Series:
         return tuple(self.folder / name for name in self.names.split("\0"))
 
     def read(self, recipe: Recipe) -> Volume:
-        """Raises BadImage (BadGeometry: slices that make no volume); OSError and MemoryError, no fault of theirs."""
+        """Raises RejectedError (GeometryError: slices that make no volume).
+
+        OSError and MemoryError are no fault of the files.
+        """
         slices = _Slices()
         paths = self.paths
         for path in paths:
@@ -67,11 +70,11 @@ class Series:
         return (None, place.grid.turned()) if isinstance(place, Stack) else (place, place.turned())
 
 
-@judged("DICOM header is damaged ({})")
+@rejects("DICOM header is damaged ({})")
 def _check(dicom: DicomFile, recipe: Recipe) -> None:
     kind = dicom.header.get("Modality") or recipe.modality
     if kind != recipe.modality and recipe.modality in MODALITIES:
-        raise BadImage("DICOM of another modality than recipe.modality")
+        raise RejectedError("DICOM of another modality than recipe.modality")
     if recipe.burned_in != "keep":
         check_header(dicom.header)
 
@@ -91,17 +94,17 @@ class _Slices:
             Grid((files * dicom.count, *dicom.shape), np.eye(4)).check()
             self.values = np.empty((files * dicom.count, *dicom.shape), np.int16)
         if dicom.shape != self.values.shape[1:]:
-            raise BadGeometry("slices of different sizes")
+            raise GeometryError("slices of different sizes")
         for number, plane in enumerate(planes_of(dicom)):
             frame = dicom.frame(number)
             if frame.top is not None:
-                raise BadImage("slices in colour")
+                raise RejectedError("slices in colour")
             self._put(len(self.planes), frame.values, frame.padding)
             self.planes.append(plane)
 
     def _put(self, index: int, values: np.ndarray, padding: np.ndarray) -> None:
         if index >= len(self.values):
-            raise BadGeometry("files of different numbers of frames")
+            raise GeometryError("files of different numbers of frames")
         inside = values
         if padding.any():
             self._padding[index] = np.packbits(padding)
@@ -117,7 +120,7 @@ class _Slices:
     def filled(self, order: np.ndarray) -> np.ndarray:
         """[N, H, W] in ``order``; padding gets the smallest value that is none: to be neither seen nor smeared."""
         if len(self.planes) < len(self.values):
-            raise BadGeometry("files of different numbers of frames")
+            raise GeometryError("files of different numbers of frames")
         for index, bits in self._padding.items():
             where = np.unpackbits(bits, count=self.values[index].size).reshape(self.values[index].shape)
             self.values[index][where.astype(bool)] = self._floor if np.isfinite(self._floor) else 0

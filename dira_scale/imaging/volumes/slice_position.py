@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dira_scale.imaging.dicom import DicomFile, Plane
-from dira_scale.imaging.rejection import judged
-from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, BadGeometry, Grid
+from dira_scale.imaging.rejection import GeometryError, rejects
+from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
 from dira_scale.imaging.volumes.regular import Stack
 
 EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # elements that ``planes_of`` needs
@@ -15,7 +15,7 @@ HOLE = 3.0  # median distances: where more is missing, interpolation would inven
 
 
 def planes_of(dicom: DicomFile) -> list[Plane]:
-    """Where each frame lies. Raises BadImage.
+    """Where each frame lies. Raises RejectedError.
 
     Frames without a position each (not the enhanced classes') lie behind one another along the normal, by the offsets
     or the distance that the file gives. Offsets count from the first frame where they begin with zero; where they begin
@@ -24,7 +24,7 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
     planes = [dicom.plane(number) for number in range(dicom.count)]
     if dicom.count > 1 and "PerFrameFunctionalGroupsSequence" not in dicom.header:
         first = planes[0]
-        with judged("frames without a distance between them ({})"):
+        with rejects("frames without a distance between them ({})"):
             offsets = dicom.header.get("GridFrameOffsetVector")
             if offsets is None:
                 step = dicom.header.get("SpacingBetweenSlices") or dicom.header.SliceThickness
@@ -35,26 +35,28 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
                 if along[0] != 0:
                     transverse, z = abs(normal[2]) > 1 - 1e-6, first.position[2]
                     if not (transverse and abs(along[0] - z) < SAME):
-                        raise BadGeometry("offsets of frames that begin neither with zero nor where the first one lies")
+                        raise GeometryError(
+                            "offsets of frames that begin neither with zero nor where the first one lies"
+                        )
                     along = (along - z) * np.sign(normal[2])
                 planes = [first._replace(position=first.position + offset * normal) for offset in along]
     placed = [plane for plane in planes if plane is not None]
     if len(placed) < len(planes):
-        raise BadGeometry("slices without position, orientation or spacing")
+        raise GeometryError("slices without position, orientation or spacing")
     return placed
 
 
 def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.ndarray, Grid | Stack]:
     """In which order the slices follow one another along their normal, and where they then are: on a Grid, or as a
-    Stack where they are shifted against each other or at uneven distances. Raises BadGeometry."""
+    Stack where they are shifted against each other or at uneven distances. Raises GeometryError."""
     first = planes[0]
     if len(planes) == 1:
-        raise BadGeometry("a single slice")
+        raise GeometryError("a single slice")
     turned = [np.abs([p.right - first.right, p.down - first.down]).max() for p in planes]
     if max(turned) > 10 * RIGHT_ANGLE:
-        raise BadGeometry("slices of different orientations")
+        raise GeometryError("slices of different orientations")
     if max(abs(a / b - 1) for p in planes for a, b in zip(p.spacing, first.spacing, strict=True)) > RIGHT_ANGLE:
-        raise BadGeometry("slices of different spacings")
+        raise GeometryError("slices of different spacings")
     normal = np.cross(first.right, first.down)
     positions = np.array([plane.position for plane in planes])
     order = np.argsort(positions @ normal, kind="stable")
@@ -63,9 +65,9 @@ def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.nda
     distances = np.diff(along)
     step = float(np.median(distances))
     if distances.min() < SAME:
-        raise BadGeometry("several slices at one position")
+        raise GeometryError("several slices at one position")
     if distances.max() > HOLE * step:
-        raise BadGeometry("slices are missing: a gap of more than three slices")
+        raise GeometryError("slices are missing: a gap of more than three slices")
     in_plane = positions - positions[0]
     shifts = np.stack([in_plane @ first.down / first.spacing[0], in_plane @ first.right / first.spacing[1]], axis=1)
 

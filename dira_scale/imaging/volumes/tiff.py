@@ -6,7 +6,7 @@ from typing import BinaryIO
 import numpy as np
 import PIL.Image
 
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.raw import Raw
 
@@ -16,24 +16,27 @@ MODES = ("L", "I;16", "I;16B", "I", "F")  # 8, 16, 32 bits of grey, floating num
 
 
 def open_tiff(file: BinaryIO) -> Raw:
-    """All pages, which must be alike; 1 mm between voxels, as a page's resolution is of printing. Raises BadImage."""
+    """All pages, which must be alike; 1 mm between voxels, as a page's resolution is of printing.
+
+    Raises RejectedError.
+    """
     PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit, the same for every format
-    with judged("damaged TIFF ({})"):
+    with rejects("damaged TIFF ({})"):
         picture = PIL.Image.open(file, formats=("TIFF",))
         mode, size, pages = picture.mode, picture.size, getattr(picture, "n_frames", 1)
     if mode not in MODES:
-        raise BadImage("TIFF that is not grey")
+        raise RejectedError("TIFF that is not grey")
     if pages * size[0] * size[1] > MAX_RATIO * file.seek(0, io.SEEK_END):
-        raise BadImage("TIFF that claims more pixels than its length can hold")
+        raise RejectedError("TIFF that claims more pixels than its length can hold")
     grid = Grid((pages, size[1], size[0]), LPS_TO_RAS.copy())
 
     def load() -> np.ndarray:
         values = None
-        with judged("damaged or cut short ({} in TIFF decoding)"):
+        with rejects("damaged or cut short ({} in TIFF decoding)"):
             for page in range(pages):
                 picture.seek(page)
                 if (picture.mode, picture.size) != (mode, size):
-                    raise BadImage("TIFF of pages that differ in size or kind")
+                    raise RejectedError("TIFF of pages that differ in size or kind")
                 plane = np.asarray(picture)
                 if values is None:
                     values = np.empty(grid.shape, plane.dtype)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.geometry import BadGeometry, Grid, turn
+from dira_scale.imaging.volumes.geometry import Grid, turn
 from dira_scale.imaging.volumes.regular import Stack, stack_of
 from dira_scale.ingest.recipe import Recipe
 
@@ -20,11 +20,14 @@ FLAT = "all voxels are equal"
 
 
 def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recipe) -> Volume:
-    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume. Raises BadImage; loads nothing in vain."""
+    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume; nothing is loaded before ``place`` is checked.
+
+    Raises RejectedError.
+    """
     if isinstance(place, Grid) and place.check().sheared:
         place = stack_of(place)
     if isinstance(place, Stack) and recipe.volume.irregular == "refuse":
-        raise BadGeometry(
+        raise GeometryError(
             "slices that are shifted against each other (gantry tilt) or at uneven distances "
             "(recipe.volume.irregular=resample takes them)"
         )
@@ -39,14 +42,14 @@ def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recip
 
 
 def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, float]:
-    """int16 of the same shape, scale, offset (value = scale * stored + offset). Raises BadImage."""
+    """int16 of the same shape, scale, offset (value = scale * stored + offset). Raises RejectedError."""
     if values.dtype.kind not in "biuf":
-        raise BadImage("values that are colours, complex or no numbers")
+        raise RejectedError("values that are colours, complex or no numbers")
     low, high = values.min(), values.max()  # NaN and infinity show in these
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadImage("values that are NaN or infinite")
+        raise RejectedError("values that are NaN or infinite")
     if low == high:
-        raise BadImage(FLAT)
+        raise RejectedError(FLAT)
     fits = INT16.min <= low and high <= INT16.max
     if values.dtype.kind != "f":
         if fits:
@@ -57,7 +60,7 @@ def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, flo
         return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
     scale = (float(high) - float(low)) / INT16.max
     if not 0 < scale < np.inf:
-        raise BadImage("values that are too large or too close together to tell apart")
+        raise RejectedError("values that are too large or too close together to tell apart")
     return _rounded(values, float(low), scale), scale, float(low)
 
 

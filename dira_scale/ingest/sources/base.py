@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 if TYPE_CHECKING:  # a recipe knows its source, so a source cannot import recipes
-    from dira_scale.imaging.grey import Image
+    from dira_scale.imaging.grey import GreyImage
     from dira_scale.imaging.volume import Volume
     from dira_scale.ingest.recipe import Recipe
 
@@ -37,8 +37,8 @@ class Input(Protocol):
         """The files that are read."""
         ...
 
-    def read(self, recipe: "Recipe") -> "Image | Volume":
-        """Raises BadImage; OSError and MemoryError, which are no fault of the file."""
+    def read(self, recipe: "Recipe") -> "GreyImage | Volume":
+        """Raises RejectedError; OSError and MemoryError, which are no fault of the file."""
         ...
 
 
@@ -46,13 +46,13 @@ class Input(Protocol):
 class Painted(Protocol):
     """A mask that is drawn: run lengths, contours. Picklable."""
 
-    def paint(self, image: "Image | Volume") -> np.ndarray:
-        """uint8 of the shape of ``image`` as it was read. Raises BadImage."""
+    def paint(self, image: "GreyImage | Volume") -> np.ndarray:
+        """uint8 of the shape of ``image`` as it was read. Raises RejectedError."""
         ...
 
 
 @dataclass(frozen=True)
-class Record:
+class SourceRecord:
     """One image as its source lists it: nothing is decoded yet, and nothing is de-identified yet."""
 
     name: str  # unique in the source, the same on every machine; its keyed hash becomes the sample's key
@@ -80,7 +80,7 @@ class Source(Protocol):
 
     label_names: Sequence[str]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """All images, in any order, without decoding one. ``workers`` is how many processes it may use.
 
         Raises OSError when a file cannot be read just now, which says nothing about the file.

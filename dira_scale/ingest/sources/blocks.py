@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.ingest.sources.base import Box
 from dira_scale.ingest.sources.published import cut
@@ -49,10 +49,12 @@ def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:
 def box_in(finding: Box | Ball, stored: Grid | None, read: Grid) -> Box:
     """In voxels of the volume as it is read; ``stored`` is the grid of the file, in whose voxels a Box is given.
 
-    A ball that reaches over the volume's border is cut there. Raises BadImage.
+    A ball that reaches over the volume's border is cut there. Raises RejectedError.
     """
     if isinstance(finding, Ball):
         return cut(read.box_around(*finding), read.shape)
     if stored is None:
-        raise BadImage("boxes in voxels of slices that are shifted or at uneven distances: give them in millimetres")
+        raise RejectedError(
+            "boxes in voxels of slices that are shifted or at uneven distances: give them in millimetres"
+        )
     return read.box_from(finding, stored)

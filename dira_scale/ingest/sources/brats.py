@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import read_volume
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
 
@@ -29,13 +29,13 @@ class Channels:
     def read(self, recipe: Recipe) -> Volume:
         """[C, Z, Y, X]; black is the lowest of the channels' blacks, white the highest of their whites.
 
-        Raises BadImage; also when the files differ in grid, or one does not fit int16 as it is.
+        Raises RejectedError; also when the files differ in grid, or one does not fit int16 as it is.
         """
         first, *others = volumes = [read_volume(path, recipe) for path in self.paths]
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
-            raise BadImage("modalities on different grids")
+            raise RejectedError("modalities on different grids")
         if any((v.scale, v.offset) != (1, 0) for v in volumes):
-            raise BadImage("modalities of values that are no 16-bit numbers cannot be channels of one volume")
+            raise RejectedError("modalities of values that are no 16-bit numbers cannot be channels of one volume")
         low, high = min(v.low for v in volumes), max(v.high for v in volumes)
         return Volume(np.stack([v.voxels for v in volumes]), first.affine, low, high)
 
@@ -61,11 +61,11 @@ class Brats:
             raise UserError(f"recipe.modalities={list(modalities)}: give some of {', '.join(MODALITIES)}")
         self.modalities = modalities
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """All patients; one who lacks a modality or the mask, or whose name was met before, is rejected."""
         return once(threaded(sized, self._records(), workers), self.root)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         folder, files = None, dict[str, Path]()
         for path in files_ending(self.root, ".nii", ".nii.gz"):  # folder by folder
             if path.parent != folder:
@@ -78,13 +78,13 @@ class Brats:
             raise UserError(f"recipe.images={self.root} holds no .nii or .nii.gz at any depth")
         yield self._record(folder, files)
 
-    def _record(self, folder: Path, files: dict[str, Path]) -> Record:
+    def _record(self, folder: Path, files: dict[str, Path]) -> SourceRecord:
         paths = tuple(files[kind] for kind in self.modalities if kind in files)
         image: Path | Input = Channels(paths) if paths else folder
         if len(self.modalities) == len(paths) == 1:
             image = paths[0]
         lacking = [kind for kind in (*self.modalities, "seg") if kind not in files]
-        return Record(
+        return SourceRecord(
             folder.name,
             image,
             folder.name,

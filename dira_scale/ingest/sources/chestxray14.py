@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import (
     files_ending,
@@ -57,30 +57,30 @@ class ChestXray14:
         self.lists = {name: listed_in(self.root, f"{name}_list.txt") for name in ("train_val", "test")}
         self.boxes = self.root / "BBox_List_2017.csv"
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed images (one that is missing is rejected) and images that the table or the lists do not know."""
         return threaded(sized, self._records(), workers)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         entries, splits, boxes = dict(self._entries()), self._splits(), self._boxes()
         found = set()
         for path in files_ending(self.root, ".png"):
             name = path.name
             if name in found:
                 again = path.relative_to(self.root).as_posix()
-                yield Record(again, path, rejected="an image of this name was met before")
+                yield SourceRecord(again, path, rejected="an image of this name was met before")
                 continue
             found.add(name)
             yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
         for name in entries.keys() - found:
-            yield Record(name, self.root / name, rejected="listed, but not there")
+            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
-    def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> Record:
+    def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:
             missing = "table of findings" if entry is None else "official lists"
-            return Record(path.name, path, rejected=f"not in the {missing}")
+            return SourceRecord(path.name, path, rejected=f"not in the {missing}")
         known = {"sex": entry.sex, "age": entry.age, "view": entry.view}
-        return Record(
+        return SourceRecord(
             path.name,
             path,
             entry.patient,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import (
     Line,
@@ -44,11 +44,11 @@ class CheXpert:
         self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
         self.folders = [folder_in(self.root, split) for split in ("train", "valid")]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed images (one that is missing is rejected) and images below ``train`` and ``valid`` without a line."""
         return threaded(sized, self._records(), workers)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         listed: set[str] = set()
         for table in self.tables:
             for line in read_columns(table, COLUMNS):
@@ -61,9 +61,9 @@ class CheXpert:
             for path in files_ending(folder, ".jpg"):
                 name = path.relative_to(self.root).as_posix()
                 if name not in listed:
-                    yield Record(name, path, rejected="no line in the tables")
+                    yield SourceRecord(name, path, rejected="no line in the tables")
 
-    def _record(self, table: Path, line: Line) -> Record:
+    def _record(self, table: Path, line: Line) -> SourceRecord:
         path, sex, age, side, projection, *_ = line.cells
         below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
         parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
@@ -74,7 +74,7 @@ class CheXpert:
             "age": "" if age in ("0", "0.0") else age,  # three films of adults have 0 years
             "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal ones say LL or RL
         }
-        return Record(
+        return SourceRecord(
             str(below),
             self.root / str(below),
             patient=parts[2],

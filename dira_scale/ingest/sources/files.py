@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom, read_header
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.places.store import is_local, locate, numbered, refusals
 
 BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
@@ -63,20 +63,20 @@ def real(path: Path) -> Path:
 
 
 def size_of(path: Path) -> int:
-    """Bytes. Raises BadImage for what is no file, not there, or not ours to read."""
-    with judged("the file cannot be read ({})"), numbered(path):
+    """Bytes. Raises RejectedError for what is no file, not there, or not ours to read."""
+    with rejects("the file cannot be read ({})"), numbered(path):
         if not is_local(path):
             return int(path.fs.size(path.path))  # type: ignore[attr-defined]
         status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise BadImage("not a regular file")
+        raise RejectedError("not a regular file")
     if not os.access(path, os.R_OK):
-        raise BadImage("the file cannot be read (PermissionError)")
+        raise RejectedError("the file cannot be read (PermissionError)")
     return status.st_size
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """What ``read_header`` finds in a DICOM file; nothing of another file. Raises BadImage."""
+    """What ``read_header`` finds in a DICOM file; nothing of another file. Raises RejectedError."""
     few = {} if is_local(path) else {"block_size": BLOCK}
-    with judged("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
         return read_header(file) if is_dicom(file) else {}

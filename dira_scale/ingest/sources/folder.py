@@ -14,8 +14,8 @@ from typing import NamedTuple
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import HEADER
 from dira_scale.imaging.read import Frame
-from dira_scale.imaging.rejection import BadImage
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
 from dira_scale.ingest.sources.index import Index
 from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
@@ -91,7 +91,7 @@ class Folder:
         if boxes:
             self._index_boxes(real(locate(boxes, "recipe.boxes")))
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed files (one that is missing is found out when it is read) and files without a row."""
         if self.guessed:
             print(self.guessed)
@@ -112,12 +112,12 @@ class Folder:
                         shown.advance(task)
                         yield from records
 
-    def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[Record]:
+    def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[SourceRecord]:
         """The file's image, or each frame of a DICOM file that has several."""
-        record = Record(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
+        record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
-        except BadImage as error:
+        except RejectedError as error:
             return [self._completed(replace(record, rejected=str(error)), listed.row, {})]
         record = self._completed(replace(record, size=size), listed.row, header)
         if "frames" not in header or record.rejected:
@@ -127,7 +127,9 @@ class Folder:
         frames = range(int(header["frames"]))
         return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
 
-    def _completed(self, record: Record, row: Mapping[str, str] | None, header: Mapping[str, str]) -> Record:
+    def _completed(
+        self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
+    ) -> SourceRecord:
         """With what the row of the CSV, if there is a CSV, and the DICOM header say of it."""
         if self.csv and row is None:
             return replace(record, rejected="no row in the CSV of labels")

@@ -10,11 +10,11 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.grey import Image, Window, store
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.grey import GreyImage, Window, store
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import cut, files_ending, sized, threaded, wrong
 from dira_scale.places.store import opened
@@ -37,15 +37,15 @@ class Raw:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: Recipe) -> Image:
-        """Raises BadImage for a file of another size or with values beyond 12 bits."""
-        with judged("the file cannot be read ({})"), opened(self.path) as file:
+    def read(self, recipe: Recipe) -> GreyImage:
+        """Raises RejectedError for a file of another size or with values beyond 12 bits."""
+        with rejects("the file cannot be read ({})"), opened(self.path) as file:
             content = file.read(2 * SIDE * SIDE + 1)
         if len(content) != 2 * SIDE * SIDE:
-            raise BadImage(f"not the {2 * SIDE * SIDE} bytes of a JSRT image")
+            raise RejectedError(f"not the {2 * SIDE * SIDE} bytes of a JSRT image")
         values = np.frombuffer(content, ">u2").reshape(SIDE, SIDE)
         if values.max() > 4095:
-            raise BadImage("values beyond 12 bits: not a JSRT image")
+            raise RejectedError("values beyond 12 bits: not a JSRT image")
         return store(values, Window(0, 4095, 1), recipe.bits, (SPACING, SPACING), inverted=True)
 
 
@@ -55,15 +55,15 @@ class Structures:
 
     files: tuple[tuple[Path, ...], ...]
 
-    def paint(self, image: Image | Volume) -> np.ndarray:
-        """A structure covers those before it. Raises BadImage when a file is no mask of half the image's side."""
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """A structure covers those before it. Raises RejectedError when a file is no mask of half the image's side."""
         mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
         for value, paths in enumerate(self.files, start=1):
             for path in paths:
-                with judged("a mask cannot be read ({})"), opened(path) as file:
+                with rejects("a mask cannot be read ({})"), opened(path) as file:
                     drawn = np.asarray(PIL.Image.open(file, formats=("GIF", "PNG")).convert("L"))
                 if drawn.shape != mask.shape:
-                    raise BadImage(f"a mask of {drawn.shape} pixels instead of {mask.shape}")
+                    raise RejectedError(f"a mask of {drawn.shape} pixels instead of {mask.shape}")
                 mask[drawn > 0] = value
         return mask.repeat(2, axis=0).repeat(2, axis=1)
 
@@ -99,24 +99,26 @@ class Jsrt:
                 self.drawn[path.parent.name.lower(), path.name[:8].upper()] = path
         self.structures = structures
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Images of the two tables (one that is missing is rejected) and images without a line."""
         return threaded(sized, self._records(), workers)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         lines = dict(self._lines())
         for path in files_ending(self.root, ".img"):
             name = path.name.upper()
             line = lines.pop(name, None)
             if line is None:
                 again = path.relative_to(self.root).as_posix()
-                yield Record(again, path, rejected="no line in the tables, or met before")
+                yield SourceRecord(again, path, rejected="no line in the tables, or met before")
                 continue
             known, labels, boxes = line
             attributes = {n: known[n] for n in self.attributes if known.get(n)}
-            yield Record(name, Raw(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes)
+            yield SourceRecord(
+                name, Raw(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes
+            )
         for name in lines:
-            yield Record(name, self.root / name, rejected="listed, but not there")
+            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
     def _mask(self, name: str) -> Structures | None:
         """None unless all files of all structures are there."""

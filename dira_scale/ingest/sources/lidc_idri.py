@@ -9,13 +9,13 @@ import numpy as np
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import Plane
-from dira_scale.imaging.grey import Image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.lidc_xml import agreed, nodules_in, series_of
 from dira_scale.ingest.sources.published import files_ending, once, threaded
@@ -39,13 +39,13 @@ class Rows:
         lengths = np.diff(begins, append=len(voxels))
         return cls(np.column_stack([voxels[begins], lengths]).astype(np.int16).tobytes())
 
-    def paint(self, image: Image | Volume) -> np.ndarray:
-        """1 inside. Raises BadImage for a row that leaves the volume."""
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """1 inside. Raises RejectedError for a row that leaves the volume."""
         assert isinstance(image, Volume)
         mask = np.zeros(image.shape, np.uint8)
         for z, y, x, length in np.frombuffer(self.rows, np.int16).reshape(-1, 4).astype(int):
             if min(z, y, x) < 0 or z >= mask.shape[0] or y >= mask.shape[1] or x + length > mask.shape[2]:
-                raise BadImage("an outline that leaves the volume")
+                raise RejectedError("an outline that leaves the volume")
             mask[z, y, x : x + length] = 1
         return mask
 
@@ -73,22 +73,22 @@ class LidcIdri:
         self.root, self.readers, self.attributes = folder_at(images), readers, attributes
         self.readings: dict[str, Path] = {}
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """A record of each folder of DICOM files; one without readings, as the radiographs', or of a series that was
         met before, is rejected."""
         for path in files_ending(self.root, ".xml"):
             try:
                 if series := series_of(path):
                     self.readings.setdefault(series, path)
-            except BadImage as error:
-                yield Record(path.relative_to(self.root).as_posix(), path, rejected=str(error))
+            except RejectedError as error:
+                yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected=str(error))
         if not self.readings:
             raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
         folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
         found = threaded(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
         yield from once(found, self.root)
 
-    def _record(self, found: tuple[Path, tuple[Path, ...]]) -> Record:
+    def _record(self, found: tuple[Path, tuple[Path, ...]]) -> SourceRecord:
         folder, files = found
         name, image = folder.relative_to(self.root).as_posix(), Series.of(folder, [path.name for path in files])
         try:
@@ -97,23 +97,23 @@ class LidcIdri:
             series = {head.series if head else "" for head in heads}
             reading = self.readings.get(next(iter(series)))
             if len(series) > 1:
-                raise BadImage("files of several series in one folder")
+                raise RejectedError("files of several series in one folder")
             if reading is None:
-                raise BadImage("no readings of this series: a radiograph, or its XML file is missing")
+                raise RejectedError("no readings of this series: a radiograph, or its XML file is missing")
             if heads[0] is None or len(slices) < len(files):
-                raise BadImage("slices without position, or twice the same")
+                raise RejectedError("slices without position, or twice the same")
             rows, columns = map(int, heads[0].shape)
             order, place = place_slices(list(slices.values()), (rows, columns))
             grid = (place.grid if isinstance(place, Stack) else place).turned()
             shown = _shown(slices, order, place) if isinstance(place, Stack) else {u: [p] for u, p in slices.items()}
             at = {uid: [pixels_to_voxels(plane, grid) for plane in planes] for uid, planes in shown.items()}
             nodules = nodules_in(reading, at)
-        except BadImage as error:
-            return Record(name, image, rejected=str(error))
+        except RejectedError as error:
+            return SourceRecord(name, image, rejected=str(error))
         told, known = list(agreed(nodules, self.readers)), heads[0].told
         ratings = [rating for _, rating in told if rating == rating]
         voxels = np.unique(np.concatenate([np.empty((0, 3), np.int64), *(voxels for voxels, _ in told)]), axis=0)
-        return Record(
+        return SourceRecord(
             next(iter(series)),
             image,
             patient=known.get("patient"),

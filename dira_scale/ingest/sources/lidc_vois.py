@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import (
     files_ending,
@@ -45,11 +45,11 @@ class LidcVois:
         self.root = folder_at(images)
         self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """The nodules of the table (one without files is rejected) and images without a line."""
         return once(threaded(sized, self._records(), workers), self.root)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         listed = set()
         for line in read_columns(self.table, ["patient_id", "nodule_id", "seriesuid", *RATINGS.values()]):
             patient, nodule, series = line.cells[:3]
@@ -57,7 +57,7 @@ class LidcVois:
             listed.add(name)
             labels = tuple(number(self.table, line, cell) for cell in range(3, len(line.cells)))
             mask = self.root / "nodule_mask" / name
-            yield Record(name, self.folder / name, patient, series, labels=labels, mask=mask)
+            yield SourceRecord(name, self.folder / name, patient, series, labels=labels, mask=mask)
         for path in files_ending(self.folder, ".nii.gz"):
             if path.name not in listed:
-                yield Record(path.name, path, rejected="no line in the table")
+                yield SourceRecord(path.name, path, rejected="no line in the table")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import skimage.draw
 
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.places.store import opened
 
 MAX_SIDE = 8192  # pixels of a slice
@@ -31,8 +31,8 @@ class Nodule:
 
 
 def series_of(path: Path) -> str | None:
-    """The CT series that an XML file is about; None for a file about something else. Raises BadImage."""
-    with judged("the XML of the readings is damaged ({})"), opened(path) as file:
+    """The CT series that an XML file is about; None for a file about something else. Raises RejectedError."""
+    with rejects("the XML of the readings is damaged ({})"), opened(path) as file:
         root = None
         for event, element in ET.iterparse(file, ("start", "end")):
             root = root or _tag(element)
@@ -49,10 +49,10 @@ def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[N
     An outline runs through the first pixels outside of what it encloses. One that is no ``inclusion`` encloses a hole.
     ``places`` are of the slices, by SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z, one for
     each place in the volume at which an outline on the slice counts.
-    Raises BadImage; also for an outline on another slice.
+    Raises RejectedError; also for an outline on another slice.
     """
     nodules = []
-    with judged("the XML of the readings is damaged ({})"), opened(path) as file:
+    with rejects("the XML of the readings is damaged ({})"), opened(path) as file:
         sessions = [element for element in ET.parse(file).iter() if _tag(element) == "readingSession"]
         for reader, session in enumerate(sessions):
             for element in _children(session, "unblindedReadNodule"):
@@ -65,7 +65,7 @@ def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[N
                     if len(outline) < 2:
                         continue
                     if instance not in places:
-                        raise BadImage("an outline on a slice that the series lacks")
+                        raise RejectedError("an outline on a slice that the series lacks")
                     pixels = _enclosed(outline)
                     drawn = [np.rint(pixels @ matrix.T).astype(np.int64)[:, ::-1] for matrix in places[instance]]
                     (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).extend(drawn)
@@ -98,10 +98,10 @@ def _groups(nodules: Sequence[Nodule]) -> list[list[Nodule]]:
 
 
 def _enclosed(outline: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Pixels within an outline but not on it: [n, 3] of column, row, 1. Raises BadImage for absurd places."""
+    """Pixels within an outline but not on it: [n, 3] of column, row, 1. Raises RejectedError for absurd places."""
     points = np.array(outline)
     if points.min() < 0 or points.max() > MAX_SIDE:
-        raise BadImage("an outline that leaves the volume")
+        raise RejectedError("an outline that leaves the volume")
     corner = points.min(axis=0)
     columns, rows = (points - corner).T
     mask = np.zeros((rows.max() + 1, columns.max() + 1), bool)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, sized, threaded
 
@@ -34,16 +34,16 @@ class Lits:
         if not self.files:
             raise UserError(f"recipe.images={images} holds no volume-N.nii at any depth")
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """All volumes; one in none of the ranges, or without its segmentation, is rejected."""
         return threaded(sized, self._records(), workers)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         for (kind, n), path in self.files.items():
             name = f"{kind}-{n}"
             if kind == "test-volume":
-                yield Record(name, path, name, split="unlabelled")
+                yield SourceRecord(name, path, name, split="unlabelled")
             elif kind == "volume":
                 mask, split = self.files.get(("segmentation", n)), self.splits.get(n)
                 lacking = "a number in none of the ranges" if split is None else None if mask else "no segmentation"
-                yield Record(name, path, name, mask=mask, split=split, rejected=lacking)
+                yield SourceRecord(name, path, name, mask=mask, split=split, rejected=lacking)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.blocks import Ball
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.published import (
@@ -49,7 +49,7 @@ class Luna16:
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "annotations.csv")
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """All scans of the folds that are there; a nodule of another scan is left out, and they are counted."""
         nodules: dict[str, list[Ball]] = defaultdict(list)
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]):
@@ -59,15 +59,15 @@ class Luna16:
         yield from threaded(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)
         self.scans.tell(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
 
-    def _record(self, uid: str, nodules: Sequence[Ball]) -> Record:
+    def _record(self, uid: str, nodules: Sequence[Ball]) -> SourceRecord:
         scan = self.scans.found[uid]
         try:
             grid = grid_of(scan.path)[1] if nodules else None
-        except BadImage as error:
-            return Record(uid, scan.path, rejected=str(error))
+        except RejectedError as error:
+            return SourceRecord(uid, scan.path, rejected=str(error))
         boxes = tuple(cut(grid.box_around(*nodule), grid.shape) for nodule in nodules) if grid else ()
         labels = (float(bool(nodules)),)
-        return Record(uid, scan.path, uid, uid, labels=labels, boxes=boxes, split=scan.fold, size=scan.size)
+        return SourceRecord(uid, scan.path, uid, uid, labels=labels, boxes=boxes, split=scan.fold, size=scan.size)
 
 
 class Scans:
@@ -75,7 +75,7 @@ class Scans:
 
     def __init__(self, root: Path):
         self.found: dict[str, Scan] = {}
-        self.rejected: list[Record] = []
+        self.rejected: list[SourceRecord] = []
         folds = [fold for fold in FOLDS if (root / fold).is_dir()]
         if not folds:
             raise UserError(f"recipe.images={root} holds none of {', '.join(FOLDS)}")
@@ -83,12 +83,12 @@ class Scans:
             for path in files_ending(root / fold, ".mhd"):
                 uid, name = path.stem, path.relative_to(root).as_posix()
                 if uid in self.found:
-                    self.rejected.append(Record(name, path, rejected="a scan of this UID was met before"))
+                    self.rejected.append(SourceRecord(name, path, rejected="a scan of this UID was met before"))
                     continue
                 try:
                     self.found[uid] = Scan(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))
-                except BadImage as error:
-                    self.rejected.append(Record(name, path, rejected=str(error)))
+                except RejectedError as error:
+                    self.rejected.append(SourceRecord(name, path, rejected=str(error)))
 
     def tell(self, path: Path, lines: Counter[str]) -> None:
         """What is odd: lines of ``path`` for scans that are not there; and that the folds are not of patients."""

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
 from dira_scale.ingest.sources.published import Line, listed_in, number, read_columns, wrong
@@ -51,7 +51,7 @@ class Luna16Candidates:
         z, y, x = patch
         self.patch, self.negatives, self.whole, self.seed = (z, y, x), negatives, frozenset(whole), seed
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         yield from self.scans.rejected
         share, absent = self._share(), Counter[str]()
         for line in self._lines():
@@ -63,7 +63,7 @@ class Luna16Candidates:
                 x, y, z = (number(self.list, line, cell) for cell in (1, 2, 3))
                 block = Block(scan.path, (x, y, z), self.patch)
                 name = f"{uid}/{line.number}"
-                yield Record(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
+                yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
         self.scans.tell(self.list, absent)
 
     def _lines(self) -> Iterator[Line]:
@@ -99,12 +99,12 @@ class Block:
         return self.path, self.path.with_suffix(".raw")
 
     def read(self, recipe: Recipe) -> Volume:
-        """Only the rows that it needs. Raises BadImage; also where the point is not within the scan."""
+        """Only the rows that it needs. Raises RejectedError; also where the point is not within the scan."""
         grid, _ = grid_of(self.path)
         x_y_z = np.linalg.solve(grid.affine, LPS_TO_RAS @ [*self.middle, 1])[:3]
         middle = np.rint(x_y_z[::-1]).astype(int)
         if (middle < 0).any() or (middle >= grid.shape).any():
-            raise BadImage("a candidate outside of its scan")
+            raise RejectedError("a candidate outside of its scan")
         first = middle - np.array(self.shape) // 2
         affine = grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ first[::-1]
@@ -114,11 +114,11 @@ class Block:
         """int16 [Z, Y, X] of the block that begins at voxel ``first`` of the scan."""
         values, raw = np.full(self.shape, AIR, np.int16), self.path.with_suffix(".raw")
         if size_of(raw) != 2 * int(np.prod(scan)):
-            raise BadImage("the values beside the header are not all of the scan's, as 16-bit numbers")
+            raise RejectedError("the values beside the header are not all of the scan's, as 16-bit numbers")
         _, height, width = scan
         low, high = np.maximum(first, 0), np.minimum(first + self.shape, scan)
         rows = [(z * height + int(low[1]), z * height + int(high[1])) for z in range(low[0], high[0])]
-        with judged("the file cannot be read ({})"):  # of each slice the rows that the block reaches over
+        with rejects("the file cannot be read ({})"):  # of each slice the rows that the block reaches over
             read = parts(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
         block = np.frombuffer(b"".join(read), "<i2").reshape(len(rows), -1, width)[..., low[2] : high[2]]
         z, y, x = (slice(a, b) for a, b in zip(low - first, high - first, strict=True))

@@ -14,10 +14,10 @@ import PIL.Image
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
-from dira_scale.imaging.grey import FLAT, Image, Window, check_size, store
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import size_of
 from dira_scale.places.store import locate
 from dira_scale.places.store import opened as fetched
@@ -37,15 +37,15 @@ class Member:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: Recipe) -> Image:
-        """Raises BadImage when the archive is damaged, or the image is all one value."""
-        with judged("the archive is damaged ({})"):
+    def read(self, recipe: Recipe) -> GreyImage:
+        """Raises RejectedError when the archive is damaged, or the image is all one value."""
+        with rejects("the archive is damaged ({})"):
             pixels = np.asarray(opened(self.path, self.array)[self.index])
         check_size(*pixels.shape[:2])
         grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
         image = store(grey, Window(0, 255, 1), recipe.bits)
         if image.flat:
-            raise BadImage(FLAT)
+            raise RejectedError(FLAT)
         return image
 
 
@@ -68,7 +68,7 @@ class MedMnist:
         try:
             with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}
-        except (BadImage, zipfile.BadZipFile, ValueError, KeyError) as error:
+        except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
             raise UserError(f"recipe.images={images} is no archive of MedMNIST's 2D sets: {error}") from error
         columns = {labels.shape[1] for labels in self.labels.values()}
         if columns == {1}:
@@ -79,12 +79,12 @@ class MedMnist:
             raise UserError(f"recipe.classes={list(classes or [])}: {images} has {max(width)} labels")
         self.label_names: Sequence[str] = classes or [f"label_{n}" for n in range(width.pop())]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         size = size_of(self.path)
         for split, labels in self.labels.items():
             for index, row in enumerate(labels):
                 name, image = f"{self.path.stem}/{split}/{index}", Member(self.path, f"{split}_images", index)
-                yield Record(name, image, labels=tuple(map(float, row)), split=split, size=size)
+                yield SourceRecord(name, image, labels=tuple(map(float, row)), split=split, size=size)
 
     def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
         """[images, columns]. Raises ValueError when the arrays of ``split`` are not what they should be."""
@@ -115,10 +115,10 @@ def opened(path: Path, array: str) -> np.ndarray:
 
 
 def _open(file: IO[bytes]) -> ArrayFile:
-    """Raises BadImage for what is no array of uint8 in C order."""
+    """Raises RejectedError for what is no array of uint8 in C order."""
     array = open_array(cast(BinaryIO, file))
     if array.dtype != np.uint8 or array.fortran:
-        raise BadImage(f"an array of {array.dtype}, not of uint8 in C order")
+        raise RejectedError(f"an array of {array.dtype}, not of uint8 in C order")
     return array
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded, wrong
 
@@ -32,25 +32,25 @@ class Msd:
         except (ValueError, KeyError, TypeError) as error:
             raise wrong(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed volumes (one that is missing, or listed before, is rejected) and files beside them that are not.
 
         The test part has no masks; it is listed only where its folder has been kept.
         """
         return once(threaded(sized, self._records(), workers), self.root)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         listed = {path for path, _ in self.training} | set(self.test)
         for path, mask in self.training:
-            yield Record(self._name(path), path, self._name(path), mask=mask, split="training")
+            yield SourceRecord(self._name(path), path, self._name(path), mask=mask, split="training")
         folders = {path.parent for path in listed}
         for path in self.test:
             if path.parent.is_dir():
-                yield Record(self._name(path), path, self._name(path), split="test")
+                yield SourceRecord(self._name(path), path, self._name(path), split="test")
         for folder in sorted(filter(Path.is_dir, folders)):
             for path in files_ending(folder, ".nii", ".nii.gz"):
                 if path not in listed:
-                    yield Record(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
+                    yield SourceRecord(path.relative_to(self.root).as_posix(), path, rejected="not in dataset.json")
 
     def _name(self, path: Path) -> str:
         return path.name.removesuffix(".gz").removesuffix(".nii")

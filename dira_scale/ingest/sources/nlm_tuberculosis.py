@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.imaging.grey import Image
+from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_mask
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.ingest.sources.base import Painted, Record
+from dira_scale.ingest.sources.base import Painted, SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, folder_in, once, sized, threaded
 
@@ -25,11 +25,11 @@ class Union:
 
     files: tuple[Path, ...]
 
-    def paint(self, image: Image | Volume) -> np.ndarray:
-        """Raises BadImage when a file is no mask, or they differ in size."""
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """Raises RejectedError when a file is no mask, or they differ in size."""
         masks = [read_mask(path) > 0 for path in self.files]
         if len({mask.shape for mask in masks}) > 1:
-            raise BadImage("masks of different sizes")
+            raise RejectedError("masks of different sizes")
         return np.where(np.logical_or.reduce(masks), np.uint8(255), np.uint8(0))
 
 
@@ -57,19 +57,19 @@ class NlmTuberculosis:
             for folder in folders
         ]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """All images of ``CXR_png``; one whose name says nothing is rejected, one without all its masks has none."""
         return once(threaded(self._record, files_ending(self.pictures, ".png"), workers), self.root)
 
-    def _record(self, path: Path) -> Record:
+    def _record(self, path: Path) -> SourceRecord:
         stem = path.name[: -len(".png")]
         name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
         if not name:
-            return Record(path.name, path, rejected="a file name that is none of the dataset's")
+            return SourceRecord(path.name, path, rejected="a file name that is none of the dataset's")
         parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
         mask: Painted | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
         return sized(
-            Record(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=self._reading(stem))
+            SourceRecord(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=self._reading(stem))
         )
 
     def _reading(self, stem: str) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 from dira_scale.phantom.cxr.dataset import generate
 from dira_scale.phantom.cxr.findings import MIXTURES
@@ -40,7 +40,7 @@ class Phantom:
         self.findings = findings
         self.label_names: Sequence[str] = MIXTURES[findings][0]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
             generate(self.root, self.patients, self.seed, self.size, workers, self.findings)
         return Folder(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.volumes import Volumes
 from dira_scale.phantom.ct.dataset import generate
 from dira_scale.phantom.ct.study import KINDS
@@ -41,7 +41,7 @@ class PhantomCT:
         self.attributes = attributes
         self.label_names: Sequence[str] = KINDS[kind]
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
             generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, workers)
         return Volumes(

@@ -12,8 +12,8 @@ from typing import NamedTuple, TypeVar
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.rejection import BadImage
-from dira_scale.ingest.sources.base import Box, Input, Record
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.ingest.sources.base import Box, Input, SourceRecord
 from dira_scale.ingest.sources.files import files_below, size_of
 from dira_scale.ingest.sources.text import brief, lines_of
 
@@ -113,7 +113,7 @@ def files_ending(root: Path, *endings: str) -> Iterator[Path]:
     return (path for path in files_below(root) if path.name.lower().endswith(endings))
 
 
-def threaded(function: Callable[[T], Record], items: Iterable[T], workers: int) -> Iterator[Record]:
+def threaded(function: Callable[[T], SourceRecord], items: Iterable[T], workers: int) -> Iterator[SourceRecord]:
     """``function`` of each item, in order, by threads, as looking at files is waiting for them; with a bar."""
     rest, threads = iter(items), 4 * workers
     columns = (TextColumn("listing"), TextColumn("{task.completed} images"), TimeElapsedColumn())
@@ -125,7 +125,7 @@ def threaded(function: Callable[[T], Record], items: Iterable[T], workers: int) 
                 yield from records
 
 
-def once(records: Iterable[Record], root: Path) -> Iterator[Record]:
+def once(records: Iterable[SourceRecord], root: Path) -> Iterator[SourceRecord]:
     """The first record of each name; the others are rejected, by where their files lie below ``root``."""
     met = set[str]()
     for record in records:
@@ -137,15 +137,15 @@ def once(records: Iterable[Record], root: Path) -> Iterator[Record]:
         yield record
 
 
-def sized(record: Record) -> Record:
+def sized(record: SourceRecord) -> SourceRecord:
     """The record with the bytes of its image's files; rejected if one of them cannot be read."""
     if record.rejected is not None:
         return record
     try:
         return replace(record, size=sum(map(size_of, _paths(record))))
-    except BadImage as error:
+    except RejectedError as error:
         return replace(record, rejected=str(error))
 
 
-def _paths(record: Record) -> tuple[Path, ...]:
+def _paths(record: SourceRecord) -> tuple[Path, ...]:
     return record.image.paths if isinstance(record.image, Input) else (record.image,)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
-from dira_scale.imaging.rejection import BadImage, judged
+from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
@@ -38,12 +38,12 @@ class Head(NamedTuple):
 
 
 def head_of(path: Path) -> Head | None:
-    """None for what is no DICOM file. Raises BadImage."""
+    """None for what is no DICOM file. Raises RejectedError."""
     few = {} if is_local(path) else {"block_size": BLOCK}
-    with judged("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
         if not is_dicom(file):
             return None
-        with judged("DICOM header is damaged ({})"):
+        with rejects("DICOM header is damaged ({})"):
             header, _ = read_elements(file, [*HEADER.values(), *PARTS, *OTHERS])
 
             def text(tag: str) -> str:
@@ -133,7 +133,7 @@ class SeriesIndex:
                 elif not alone:
                     try:
                         members, missing = _along_normal(slices, members)  # the order in which they will be stored
-                    except BadImage as error:
+                    except RejectedError as error:
                         reason = str(error)
                 yield _found(slices, members, what, reason, missing)
 
@@ -159,13 +159,13 @@ def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
 def _along_normal(slices: _Slices, members: list[int]) -> tuple[list[int], int]:
     """``members`` in their order, and how many are missing between them.
 
-    Raises BadImage when these slices make no volume, as far as their headers tell.
+    Raises RejectedError when these slices make no volume, as far as their headers tell.
     """
     kinds = [slices.kinds[index] for index in members]
     if not all(kind[0] for kind in kinds):
-        raise BadImage("slices without position, orientation or spacing")
+        raise RejectedError("slices without position, orientation or spacing")
     if len({kind[1] for kind in kinds}) > 1:
-        raise BadImage("slices of different sizes")
+        raise RejectedError("slices of different sizes")
     positions = np.array(slices.positions).reshape(-1, 3)[members]
     planes = [
         Plane(position, np.array(right), np.array(down), spacing)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dira_scale.imaging.grey import Image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.ingest.sources.base import Input, Record
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.files import folder_at, header_of
 from dira_scale.ingest.sources.published import (
     files_ending,
@@ -31,19 +31,19 @@ class Runs:
 
     regions: tuple[str, ...]
 
-    def paint(self, image: Image | Volume) -> np.ndarray:
-        """255 inside. Raises BadImage for what is no list of runs, or runs out of the image."""
-        assert isinstance(image, Image)
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
+        """255 inside. Raises RejectedError for what is no list of runs, or runs out of the image."""
+        assert isinstance(image, GreyImage)
         height, width = image.pixels.shape
         columns = np.zeros(width * height, np.uint8)
         for region in self.regions:
             try:
                 runs = np.array(region.split(), dtype=np.int64).reshape(-1, 2)
             except ValueError as error:
-                raise BadImage("run lengths that are no pairs of whole numbers") from error
+                raise RejectedError("run lengths that are no pairs of whole numbers") from error
             ends = runs.cumsum().reshape(-1, 2)  # of the gap, and of the run
             if (runs < 0).any() or (len(ends) and ends[-1, 1] > columns.size):
-                raise BadImage("run lengths that leave the image")
+                raise RejectedError("run lengths that leave the image")
             for start, end in ends:
                 columns[start:end] = 255
         return np.ascontiguousarray(columns.reshape(width, height).T)
@@ -66,11 +66,11 @@ class SiimAcr:
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "train-rle.csv", "stage_2_train.csv")
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Files of the table (one that is missing is rejected) and files without a line, as the test images."""
         return threaded(self._described, self._records(), workers)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[SourceRecord]:
         regions: dict[str, list[str]] = defaultdict(list)
         for line in read_columns(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
             name, runs = line.cells
@@ -81,18 +81,20 @@ class SiimAcr:
         for path in files_ending(self.root, ".dcm"):
             name = path.stem
             if name in found:
-                yield Record(path.relative_to(self.root).as_posix(), path, rejected="a file of this UID was met before")
+                yield SourceRecord(
+                    path.relative_to(self.root).as_posix(), path, rejected="a file of this UID was met before"
+                )
                 continue
             found.add(name)
             if name not in regions:
-                yield Record(name, path, rejected="no line in the table")
+                yield SourceRecord(name, path, rejected="no line in the table")
             else:
                 labels = (float(bool(regions[name])),)
-                yield Record(name, path, labels=labels, mask=Runs(tuple(regions[name])))
+                yield SourceRecord(name, path, labels=labels, mask=Runs(tuple(regions[name])))
         for name in regions.keys() - found:
-            yield Record(name, self.root / name, rejected="listed, but not there")
+            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
-    def _described(self, record: Record) -> Record:
+    def _described(self, record: SourceRecord) -> SourceRecord:
         """With the patient and attributes of the file's header."""
         record = sized(record)
         if record.rejected is not None:
@@ -100,7 +102,7 @@ class SiimAcr:
         assert not isinstance(record.image, Input)
         try:
             header = header_of(record.image)
-        except BadImage as error:
+        except RejectedError as error:
             return replace(record, rejected=str(error))
         attributes = {name: header[name] for name in self.attributes if name in header}
         return replace(record, patient=header.get("patient"), study=header.get("study"), attributes=attributes)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import grid_of
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.blocks import Ball, Box, box_in, read_findings
 from dira_scale.ingest.sources.files import files_below, real, size_of
 from dira_scale.ingest.sources.folder import CHUNK, Folder, Listed
@@ -55,7 +55,7 @@ class Volumes(Folder):
         """By file or folder, as the CSV gives them."""
         return Index()
 
-    def records(self, workers: int) -> Iterator[Record]:
+    def records(self, workers: int) -> Iterator[SourceRecord]:
         """Files that hold a volume as they are met, then the series. Raises OSError as ``Folder.records``."""
         if self.guessed:
             print(self.guessed)
@@ -98,13 +98,13 @@ class Volumes(Folder):
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
-    def _file(self, looked: Looked) -> Record:
+    def _file(self, looked: Looked) -> SourceRecord:
         path = looked.path
         listed = self.listed.get(path) or self._unlisted(self._name(path, path))
-        record = Record(listed.name, path, labels=listed.labels, size=looked.size, rejected=looked.rejected)
+        record = SourceRecord(listed.name, path, labels=listed.labels, size=looked.size, rejected=looked.rejected)
         return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
 
-    def _series(self, index: SeriesIndex) -> Iterator[Record]:
+    def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
         shared = Counter[Path | None]()
         if self.csv or self.findings:
             firsts = (series.paths[0] for series in index.found() if not series.rejected)
@@ -116,7 +116,7 @@ class Volumes(Folder):
             place = series.paths[0].parent if series.what else series.paths[0]
             name = f"{self._name(place, place)} {series.what}".removeprefix(". ").strip()
             listed = self.listed[row] if row else self._unlisted(name)
-            record = Record(
+            record = SourceRecord(
                 name, series.image, labels=listed.labels, size=series.size, missing=series.missing,
                 rejected=series.rejected,
             )  # fmt: skip
@@ -128,25 +128,25 @@ class Volumes(Folder):
             yield self._with_boxes(record, boxed, series.image.grids)
 
     def _with_boxes(
-        self, record: Record, place: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
-    ) -> Record:  # fmt: skip
+        self, record: SourceRecord, place: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
+    ) -> SourceRecord:  # fmt: skip
         if record.rejected or place is None or place not in self.findings:
             return record
         try:
             stored, read = grids()
             return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[place]))
-        except BadImage as error:
+        except RejectedError as error:
             return replace(record, rejected=str(error))
 
-    def _absent(self, path: Path) -> Record:
+    def _absent(self, path: Path) -> SourceRecord:
         """A row of the CSV for which nothing was met."""
         listed, reason = self.listed[path], "a folder without a DICOM series"
         if not path.is_dir():
             try:
                 reason = "hidden, or a mask of another row" if size_of(path) >= 0 else ""
-            except BadImage as error:
+            except RejectedError as error:
                 reason = str(error)
-        return self._completed(Record(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
+        return self._completed(SourceRecord(listed.name, path, labels=listed.labels, rejected=reason), listed.row, {})
 
     def _unlisted(self, name: str) -> Listed:
         return Listed(name, None, (math.nan,) * len(self.label_names))
@@ -178,5 +178,5 @@ def _look(path: Path, size: int | None) -> Looked:
         if path.suffix in HEADERS:  # a change of the values is one of the volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
         return Looked(path, size, head_of(path), None)
-    except BadImage as error:
+    except RejectedError as error:
         return Looked(path, None, None, str(error))

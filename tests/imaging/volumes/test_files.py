@@ -14,7 +14,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 import tifffile
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.imaging.volumes.read import grid_of
@@ -193,7 +193,7 @@ def test_a_sheared_affine_is_straightened_or_refused(tmp_path: Path, make: Simpl
     image = nibabel.Nifti1Image(wave.astype(np.int16), None)
     image.set_sform(affine, 1)
     image.to_filename(tmp_path / "x.nii")
-    with pytest.raises(BadImage, match="irregular=resample"):
+    with pytest.raises(RejectedError, match="irregular=resample"):
         read_volume(tmp_path / "x.nii", make.recipe(irregular="refuse"))
     volume = read_volume(tmp_path / "x.nii", make.recipe())
     z, y, x = np.indices(volume.shape)
@@ -246,7 +246,7 @@ def test_a_mask_that_does_not_fit_is_refused(
     image = make.smooth((11, 9, 7)).astype(np.int16)
     nibabel.Nifti1Image(image, affine_of((0.7, 0.8, 2.5))).to_filename(tmp_path / "x.nii")
     nibabel.Nifti1Image(mask, affine).to_filename(tmp_path / "m.nii")
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         read_volume_mask(tmp_path / "m.nii", read_volume(tmp_path / "x.nii", make.recipe()))
 
 
@@ -333,7 +333,7 @@ BROKEN = {
 def test_what_is_broken_has_its_reason(tmp_path: Path, make: SimpleNamespace, what: str) -> None:
     content, reason = BROKEN[what]
     (tmp_path / "x").write_bytes(content)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         read_volume(tmp_path / "x", make.recipe("MR", range=None))
 
 
@@ -348,7 +348,7 @@ def test_a_decompression_bomb_is_stopped_at_what_the_header_says(tmp_path: Path,
     """64 MB of zeros behind the values stay compressed, and their checksum unknown; a few bytes are nobody's harm."""
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(2**26), 9))
     tracemalloc.start()
-    with pytest.raises(BadImage, match="go on behind the values"):
+    with pytest.raises(RejectedError, match="go on behind the values"):
         read_volume(tmp_path / "x.nii.gz", make.recipe())
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
@@ -364,7 +364,7 @@ def test_damage_that_makes_a_stream_longer_is_noticed(tmp_path: Path, make: Simp
     read_volume(tmp_path / "x.nii.gz", make.recipe())
     for start in range(1000, len(whole), len(whole) // 9):
         (tmp_path / "x.nii.gz").write_bytes(whole[:start] + bytes(4 * len(whole)))
-        with pytest.raises(BadImage):
+        with pytest.raises(RejectedError):
             read_volume(tmp_path / "x.nii.gz", make.recipe())
 
 
@@ -374,7 +374,7 @@ def test_bytes_to_skip_are_not_inflated_without_end(tmp_path: Path, make: Simple
     (tmp_path / "x.nrrd").write_bytes(header + gzip.compress(bytes(2**26), 9))
     tracemalloc.start()
     try:
-        with pytest.raises(BadImage, match="the file ends before its values do"):
+        with pytest.raises(RejectedError, match="the file ends before its values do"):
             read_volume(tmp_path / "x.nrrd", make.recipe())
         assert tracemalloc.get_traced_memory()[1] < 2**25
     finally:
@@ -415,7 +415,7 @@ def test_mutants_are_read_or_refused(tmp_path: Path, make: SimpleNamespace, name
         try:
             read_volume(image, make.recipe("MR" if name != "slices" else "CT", range=None))
             outcomes.add("read")
-        except BadImage as verdict:
+        except RejectedError as verdict:
             outcomes.add("refused")
             assert str(tmp_path) not in str(verdict)
     assert outcomes == {"read", "refused"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare
 from dira_scale.imaging.volumes.geometry import Grid
@@ -85,7 +85,7 @@ def test_channels_are_resampled_alike(make: SimpleNamespace) -> None:
 
 
 def test_a_result_beyond_memory_is_refused() -> None:
-    with pytest.raises(BadImage, match="more than"):
+    with pytest.raises(RejectedError, match="more than"):
         resample(volume_of(np.zeros((200, 100, 100)), (50, 5, 5)), None, (), (0.05, 0.05, 0.05))
 
 
@@ -184,7 +184,7 @@ def test_clipping_is_in_the_values_of_the_source(make: SimpleNamespace) -> None:
 
 def test_a_volume_that_clipping_makes_flat_is_refused(make: SimpleNamespace) -> None:
     volume = volume_of(np.random.default_rng(0).integers(-1000, -900, (8, 8, 8)), (1, 1, 1))
-    with pytest.raises(BadImage, match="equal"):
+    with pytest.raises(RejectedError, match="equal"):
         prepare(volume, None, (), make.recipe(clip=(-100, 300)))
 
 

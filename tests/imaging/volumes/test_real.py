@@ -13,10 +13,9 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
-from dira_scale.imaging.volumes.geometry import BadGeometry
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.ingest.sources.base import Box
 
@@ -51,7 +50,7 @@ def tilted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None:
     """By hand: slices 4.22 and 7.38 mm apart along the table stand 4.0 and 7.0 apart along their normal."""
     series = Series.of(tilted[0].parent, [path.name for path in tilted])
-    with pytest.raises(BadGeometry, match="gantry tilt"):
+    with pytest.raises(GeometryError, match="gantry tilt"):
         series.read(make.recipe(irregular="refuse"))
     volume = series.read(make.recipe())
     step = 4.22 * np.cos(np.radians(18.5))
@@ -91,7 +90,7 @@ def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespac
         if path.name.startswith("CT0012"):  # an enhanced CT of two frames
             assert read_volume(path, make.recipe()).shape == (2, 512, 512)
         else:
-            with pytest.raises(BadImage):
+            with pytest.raises(RejectedError):
                 read_volume(path, make.recipe())
 
 
@@ -132,7 +131,7 @@ def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
         mask = read_volume_mask(folder / "labels" / path.name, volume)
         assert set(np.unique(mask)) == {0, 1, 2}
     for name in ("hippocampus_010", "hippocampus_281"):  # labels of other images
-        with pytest.raises(BadImage, match="grid is not"):
+        with pytest.raises(RejectedError, match="grid is not"):
             read_volume_mask(folder / "unpaired" / f"{name}.nii.gz", volume)
 
 

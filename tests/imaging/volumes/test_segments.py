@@ -16,7 +16,7 @@ from pydicom.dataset import Dataset
 
 from dira_scale.data.codecs import decode
 from dira_scale.imaging.dicom import read_segments
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes import read_volume_mask
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.ingest.plan import Item
@@ -146,7 +146,7 @@ def test_what_is_no_segmentation_has_its_reason(
 ) -> None:
     volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
     path = segmentation(tmp_path / "seg.dcm", make, frames_of(drawn()), **change)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         read_volume_mask(path, volume)
 
 
@@ -154,7 +154,7 @@ def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path, make: SimpleN
     volume = read(make.series(tmp_path / "ct", make.smooth(SHAPE), CORNER), make)
 
     def refused(frames: Any, reason: str, **more: Any) -> None:
-        with pytest.raises(BadImage, match=reason):
+        with pytest.raises(RejectedError, match=reason):
             read_volume_mask(segmentation(tmp_path / "seg.dcm", make, frames, **more), volume)
 
     frames, grid = frames_of(drawn()), "the mask's grid is not the volume's"
@@ -166,7 +166,7 @@ def test_frames_that_do_not_fit_are_not_guessed_at(tmp_path: Path, make: SimpleN
     refused([(256, *rest) for _, *rest in frames], "more than 255 segments")
     gap = make.series(tmp_path / "gap", make.smooth(SHAPE), CORNER, step=lambda k: (0, 0, 2 * (k + (k > 4))))
     path = segmentation(tmp_path / "seg.dcm", make, frames)
-    with pytest.raises(BadImage, match="a series that lacks slices"):
+    with pytest.raises(RejectedError, match="a series that lacks slices"):
         read_volume_mask(path, read(gap, make))
 
 
@@ -189,7 +189,7 @@ def test_damage_is_a_reason_and_nothing_else(tmp_path: Path, make: SimpleNamespa
         path.write_bytes(damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])])
         try:
             assert read_volume_mask(path, volume).shape == SHAPE
-        except BadImage as error:
+        except RejectedError as error:
             refused += 1
             assert "/" not in str(error) and len(str(error)) < 120
     assert 0 < refused < count
@@ -226,5 +226,5 @@ def test_real_livers(name: str) -> None:
 def test_real_livers_in_other_codings(name: str) -> None:
     if not REAL.is_dir():
         pytest.skip(f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
-    with pytest.raises(BadImage, match="coding that cannot be read here"):
+    with pytest.raises(RejectedError, match="coding that cannot be read here"):
         list(read_segments(io.BytesIO((REAL / name).read_bytes())))

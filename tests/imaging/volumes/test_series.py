@@ -13,9 +13,8 @@ from nibabel.affines import apply_affine
 from pydicom.dataset import Dataset
 from scipy.ndimage import map_coordinates
 
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.geometry import BadGeometry
 from dira_scale.imaging.volumes.series import Series
 
 
@@ -151,7 +150,7 @@ BROKEN: dict[str, Callable[[list[Path]], Any]] = {
 def test_what_makes_no_volume_has_its_reason(tmp_path: Path, make: SimpleNamespace, reason: str) -> None:
     paths = make.series(tmp_path, make.smooth((9, 8, 8)))
     BROKEN[reason](paths)
-    with pytest.raises(BadImage, match=reason):
+    with pytest.raises(RejectedError, match=reason):
         series(paths).read(make.recipe())
 
 
@@ -159,7 +158,7 @@ def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path, make: SimpleNam
     paths = make.series(tmp_path, make.smooth((9, 8, 8)))
     whole = series(paths)
     paths[4].unlink()
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(RejectedError) as caught:
         whole.read(make.recipe())
     assert isinstance(caught.value.__cause__, FileNotFoundError)  # by which make_sample tells it from a bad file
 
@@ -188,7 +187,7 @@ def test_gantry_tilt_is_straightened(tmp_path: Path, make: SimpleNamespace, degr
     k, r, c = np.indices((10, 40, 30))[..., None]
     values = np.rint(scene(corner + k * step + r * 0.8 * down + c * 0.7 * right))
     paths = make.series(tmp_path, values, corner, turn, step)
-    with pytest.raises(BadGeometry, match="gantry tilt"):
+    with pytest.raises(GeometryError, match="gantry tilt"):
         series(paths).read(make.recipe(irregular="refuse"))
     volume = series(paths).read(make.recipe())
     unit = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
@@ -212,7 +211,7 @@ def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: S
     k, r, c = np.indices((8, 12, 10))[..., None]
     values = np.rint(scene(corner + places[k] * [0, 0, 1] + r * np.array([0, 0.8, 0]) + c * np.array([0.7, 0, 0])))
     paths = make.series(tmp_path, values, corner, step=lambda k: (0, 0, places[k]))
-    with pytest.raises(BadGeometry, match="uneven distances"):
+    with pytest.raises(GeometryError, match="uneven distances"):
         series(paths).read(make.recipe(irregular="refuse"))
     volume = series(paths).read(make.recipe())
     assert volume.shape == (8, 12, 10) and volume.spacing[0] == pytest.approx(2.0)
@@ -296,7 +295,7 @@ def test_plain_frames_lie_along_the_normal(tmp_path: Path, make: SimpleNamespace
     np.testing.assert_array_equal(volume.voxels, values)
     assert volume.spacing[0] == pytest.approx(2.5)
     change(path, ImagePositionPatient=None)
-    with pytest.raises(BadGeometry, match="without position"):
+    with pytest.raises(GeometryError, match="without position"):
         series([path]).read(make.recipe())
 
 
@@ -332,5 +331,5 @@ def test_offsets_that_are_neither_are_refused(
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40), ((1.0, 0, 0), down))
     change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
-    with pytest.raises(BadGeometry, match="offsets of frames that begin neither with zero nor where"):
+    with pytest.raises(GeometryError, match="offsets of frames that begin neither with zero nor where"):
         series([path]).read(make.recipe())

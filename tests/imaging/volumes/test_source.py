@@ -18,17 +18,17 @@ from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
-from dira_scale.ingest.sources.base import Record
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.volumes import Volumes
 
 
-def listed(folder: Path, **keys: Any) -> dict[str, Record]:
+def listed(folder: Path, **keys: Any) -> dict[str, SourceRecord]:
     records = list(Volumes(images=str(folder), **keys).records(workers=1))
     assert len({record.name for record in records}) == len(records)
     return {record.name: pickle.loads(pickle.dumps(record)) for record in records}
 
 
-def only(records: dict[str, Record]) -> Record:
+def only(records: dict[str, SourceRecord]) -> SourceRecord:
     (record,) = records.values()
     return record
 

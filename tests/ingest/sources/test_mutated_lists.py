@@ -12,7 +12,7 @@ from ingest.sources import miniatures, miniatures_3d
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, make_sample
+from dira_scale.ingest.sample import QuarantinedError, make_sample
 
 ODD = [
     b"",
@@ -125,7 +125,7 @@ def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, make: Callable
             for record in recipe.make_source().records(1):
                 try:
                     make_sample(Item("key", "patient", "study", "split", record), recipe)
-                except Rejected as rejected:
+                except QuarantinedError as rejected:
                     reasons.add(rejected.reason)
                 except OSError:  # a file that is not there now stops the run, on the screen
                     pass

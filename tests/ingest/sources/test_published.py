@@ -12,10 +12,10 @@ from upath import UPath
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import Item, plan
+from dira_scale.ingest.plan import Item, plan_shards
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import Rejected, make_sample
-from dira_scale.ingest.sources.base import Box, Record
+from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sources.base import Box, SourceRecord
 from dira_scale.ingest.sources.brats import Channels
 from dira_scale.ingest.sources.published import Line, cut, number, read_columns, read_names, sized, threaded
 
@@ -81,7 +81,7 @@ def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
 
 def test_records_keep_their_order_over_threads() -> None:
     names = [str(n) for n in range(1000)]
-    assert [record.name for record in threaded(lambda name: Record(name, Path(name)), iter(names), 3)] == names
+    assert [record.name for record in threaded(lambda name: SourceRecord(name, Path(name)), iter(names), 3)] == names
 
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -124,7 +124,7 @@ def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace)
 
 def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> None:
     recipe = Recipe.from_config(config)
-    planned = plan(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
+    planned = plan_shards(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
     told = {item.record.name: item.record.rejected for item in planned}
     assert {name for name, reason in told.items() if reason is None} == set(taken)
     assert {name: reason for name, reason in told.items() if reason and "met before" in reason} == again
@@ -134,18 +134,18 @@ def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "b").write_bytes(b"678")
     both = Channels((tmp_path / "a", tmp_path / "b"))
-    assert sized(Record("x", both)).size == 8 and sized(Record("x", tmp_path / "a")).size == 5
-    assert sized(Record("x", tmp_path)).rejected == "not a regular file"
-    assert sized(Record("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
-    assert sized(Record("x", tmp_path / "c", rejected="before")).rejected == "before"
+    assert sized(SourceRecord("x", both)).size == 8 and sized(SourceRecord("x", tmp_path / "a")).size == 5
+    assert sized(SourceRecord("x", tmp_path)).rejected == "not a regular file"
+    assert sized(SourceRecord("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
+    assert sized(SourceRecord("x", tmp_path / "c", rejected="before")).rejected == "before"
 
 
 def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     place = UPath("memory://sizes/a.nii")
     place.write_bytes(b"12345")
-    record = Record("a", place)  # type: ignore[arg-type]
+    record = SourceRecord("a", place)  # type: ignore[arg-type]
     assert sized(record).size == 5
-    assert sized(Record("b", place.with_name("b.nii"))).rejected == "the file cannot be read (FileNotFoundError)"  # type: ignore[arg-type]
+    assert sized(SourceRecord("b", place.with_name("b.nii"))).rejected == "the file cannot be read (FileNotFoundError)"  # type: ignore[arg-type]
     monkeypatch.setattr(type(place.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
     with pytest.raises(OSError, match="connection lost"):
         sized(record)
@@ -176,7 +176,7 @@ def told(recipe: Recipe) -> dict[str, tuple]:
         if r.rejected is None:
             try:
                 read = make_sample(Item("key", "patient", "study", "split", r), recipe)
-            except Rejected as error:
+            except QuarantinedError as error:
                 read = error
         said = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
         found[r.name] = (said, r.size, r.rejected, repr(read))

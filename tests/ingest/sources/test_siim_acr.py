@@ -9,8 +9,8 @@ import pytest
 from ingest.sources import miniatures
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.grey import Image
-from dira_scale.imaging.rejection import BadImage
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.siim_acr import Runs, SiimAcr
 
 
@@ -41,14 +41,14 @@ def test_shrunken_masks_stay_on_their_images(tmp_path: Path, shards: Callable, i
 
 @pytest.mark.parametrize("region", ["3", "0 4 x 2", "0 101", "90 5 5 1", "4 -1", "-1 4", "1.5 2"])
 def test_runs_that_are_none_are_refused(region: str) -> None:
-    image = Image(np.zeros((10, 10), np.uint8), 0, 255, None)
-    with pytest.raises(BadImage, match="run lengths"):
+    image = GreyImage(np.zeros((10, 10), np.uint8), 0, 255, None)
+    with pytest.raises(RejectedError, match="run lengths"):
         Runs((region,)).paint(image)
 
 
 def test_runs_by_hand() -> None:
     """Three rows, two columns: skip one pixel, two of the first column; skip one, the second column's last two."""
-    mask = Runs(("1 2 1 2",)).paint(Image(np.zeros((3, 2), np.uint8), 0, 255, None))
+    mask = Runs(("1 2 1 2",)).paint(GreyImage(np.zeros((3, 2), np.uint8), 0, 255, None))
     np.testing.assert_array_equal(mask, [[0, 0], [255, 255], [255, 255]])
 
 
