@@ -81,7 +81,7 @@ def decode_and_encode(path: Path, recipe: Recipe) -> int:
     """All that cannot be left out; bytes written."""
     if recipe.dims == 2:
         return len(encode(read_image(path, recipe.bits).pixels, recipe.codec, recipe.quality))
-    volume, _, _ = prepare(read_volume(path, recipe), None, (), recipe)
+    volume, _, _ = prepare(read_volume(path, recipe.reading), None, (), recipe.volume)
     return len(encode(volume.voxels, recipe.codec))
 
 

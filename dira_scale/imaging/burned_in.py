@@ -12,7 +12,6 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.lettering import count_strokes
 from dira_scale.imaging.rejection import RejectedError
 
-POLICIES = ("refuse", "tagged", "keep")
 STROKES = 6  # of a row of lettering; a side marker has fewer, a name or a date has more
 SC, OTHERS = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1."
 TEXT_CLASSES = {  # screens, scanned films and ultrasound write the patient's name into the picture (PS3.4 B.5, PS3.6 A)

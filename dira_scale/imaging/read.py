@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -30,16 +30,14 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.raster import read_mask as read_raster_mask
 from dira_scale.imaging.raster import read_raster
 from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.places import store
-
-if TYPE_CHECKING:  # a recipe knows its source, and sources list frames
-    from dira_scale.ingest.recipe import Recipe
 
 
 def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
     """Decode ``path`` to ``bits`` (8 or 16); of DICOM with several frames, frame ``number`` (from 0).
 
-    ``burned_in`` is the recipe's: what becomes of pixels that may show a name.
+    ``burned_in`` is that of ``ReadSettings``: what becomes of pixels that may show a name.
 
     Raises:
         RejectedError: the file cannot become a sample.
@@ -63,11 +61,11 @@ class Frame:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: "Recipe") -> GreyImage:
+    def read(self, settings: ReadSettings) -> GreyImage:
         """Raises as ``read_image``."""
-        if recipe.dims == 3:
+        if settings.dims == 3:
             raise RejectedError("a frame of a DICOM file is no volume (recipe=volumes takes such files whole)")
-        return read_image(self.path, recipe.bits, recipe.burned_in, self.number)
+        return read_image(self.path, settings.bits, settings.burned_in, self.number)
 
 
 def read_mask(path: Path) -> np.ndarray:

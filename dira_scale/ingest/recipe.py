@@ -15,37 +15,9 @@ from typing import Any, cast
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.burned_in import POLICIES
+from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
-
-
-@dataclass(frozen=True)
-class VolumeKeys:
-    """``recipe.volume``: what becomes of a volume's voxels. The keys are explained in ``configs/shard.yaml``."""
-
-    spacing: tuple[float, float, float] | None
-    clip: tuple[float, float] | None
-    range: tuple[float, float] | None
-    crop: str
-    irregular: str
-
-    def __post_init__(self) -> None:
-        """Raises UserError when a value is impossible."""
-        if self.spacing is not None and (len(self.spacing) != 3 or not all(0.05 <= s <= 50 for s in self.spacing)):
-            raise UserError(f"recipe.volume.spacing={list(self.spacing)}: give [z, y, x] in mm, 0.05 to 50, or null")
-        for name, values in (("clip", self.clip), ("range", self.range)):
-            if values is not None and (len(values) != 2 or not -32768 <= values[0] < values[1] <= 32767):
-                raise UserError(f"recipe.volume.{name}={list(values)}: give [low, high] within 16 bits, or null")
-        for name, value, known in (
-            ("crop", self.crop, ("none", "body")),
-            ("irregular", self.irregular, ("resample", "refuse")),
-        ):
-            if value not in known:
-                raise UserError(
-                    f"recipe.volume.{name}={value}{nearest(str(value), known) or ':'} use {' or '.join(known)}"
-                )
-
 
 # Arguments that are places on this machine, of no concern to those who get the shards, by the words of their names …
 PLACES = {"images", "labels", "boxes", "masks", "folder", "file", "path", "paths", "root", "dir", "csv", "table"}
@@ -71,7 +43,7 @@ class Recipe:
     min_side: int
     burned_in: str
     shard_size: int
-    volume: VolumeKeys
+    volume: VolumeSettings
     source: Mapping[str, Any]
 
     @classmethod
@@ -80,11 +52,11 @@ class Recipe:
         own = [field.name for field in dataclasses.fields(cls) if field.name != "source"]
         if missing := [name for name in (*own, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
-        keys = {field.name for field in dataclasses.fields(VolumeKeys)}
+        keys = {field.name for field in dataclasses.fields(VolumeSettings)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
             raise UserError(f"recipe.volume must have the keys {', '.join(sorted(keys))}, it has {', '.join(given)}")
-        values = {name: config[name] for name in own} | {"volume": VolumeKeys(**given)}
+        values = {name: config[name] for name in own} | {"volume": VolumeSettings(**given)}
         source = {k: v for k, v in config.items() if k not in own}
         for name in ("attributes", "label_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
@@ -94,19 +66,14 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
-        if self.dims not in (2, 3):
-            raise UserError(f"recipe.dims={self.dims}: use 2 or 3")
+        _ = self.reading  # checks its own keys
         if (self.dims == 3 and self.codec not in VOLUME_CODECS) or (self.dims == 2 and self.codec == "b2nd"):
             raise UserError(f"recipe.codec={self.codec} with recipe.dims={self.dims}: volumes are stored as "
                             f"{' or '.join(VOLUME_CODECS)}, images as png, jpg, jp2 or npy")  # fmt: skip
-        if self.bits not in (8, 16) or (self.codec == "jpg" and self.bits != 8):
-            raise UserError(
-                f"recipe.bits={self.bits} with recipe.codec={self.codec}: use 8, or 16 with png, jp2 or npy"
-            )
+        if self.codec == "jpg" and self.bits != 8:
+            raise UserError(f"recipe.bits={self.bits} with recipe.codec=jpg: use 8, or 16 with png, jp2 or npy")
         if not isinstance(self.secret, bool):
             raise UserError(f"recipe.secret={self.secret}: use true or false")
-        if self.burned_in not in POLICIES:
-            raise UserError(f"recipe.burned_in={self.burned_in}: use {', '.join(POLICIES)}")
         for name, least in (("shard_size", 1), ("min_side", 1), ("quality", 1), ("max_side", 16)):
             value = getattr(self, name)
             if name == "max_side" and value is None:
@@ -116,10 +83,12 @@ class Recipe:
         _check_shares("splits", self.splits)
         for value, shares in (self.official or {}).items():
             _check_shares(f"official.{value}", shares)
-        if self.dims == 3 and self.volume.crop == "body" and self.modality != "CT":
-            raise UserError(f"recipe.volume.crop=body with recipe.modality={self.modality}: a body is told from air by "
-                            "HU, so it needs CT; use none")  # fmt: skip
         check_attributes(self.source.get("attributes") or ())
+
+    @property
+    def reading(self) -> ReadSettings:
+        """What reading an input needs to know of it."""
+        return ReadSettings(self.dims, self.modality, self.bits, self.burned_in, self.volume)
 
     def make_source(self) -> Source:
         """The object that ``_target_`` names. Raises UserError when there is none, or its arguments do not fit."""

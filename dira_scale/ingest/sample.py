@@ -9,6 +9,7 @@ import PIL.Image
 import xxhash
 
 from dira_scale.data.codecs import encode
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
 from dira_scale.imaging.read import read_image, read_mask
 from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
@@ -17,7 +18,7 @@ from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Box, Input, Painted, SourceRecord
+from dira_scale.ingest.sources.base import Input, Painted, SourceRecord
 from dira_scale.places.store import is_local
 
 FILLED = "filled_slices"  # the attribute of a volume that says how many of its slices the source lacks
@@ -53,9 +54,9 @@ def _read(item: Item, recipe: Recipe) -> GreyImage | Volume:
     _check_as_listed(item.record)
     try:
         if isinstance(image, Input):
-            return image.read(recipe)
+            return image.read(recipe.reading)
         if recipe.dims == 3:
-            return read_volume(image, recipe)
+            return read_volume(image, recipe.reading)
         return read_image(image, recipe.bits, recipe.burned_in)
     except GeometryError as error:
         raise QuarantinedError("geometry", str(error)) from error
@@ -98,7 +99,7 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
     """3D: clipped, resampled and cropped as ``recipe.volume`` says; boxes and mask follow."""
     _check(source.shape, item.record.boxes, recipe)
     try:
-        volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe)
+        volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe.volume)
     except RejectedError as error:
         raise QuarantinedError("geometry", str(error)) from error
     _check(volume.shape, (), recipe)

@@ -22,12 +22,13 @@ from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.shard import main
 
 

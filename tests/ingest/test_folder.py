@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources import files
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}

@@ -15,10 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.settings import VolumeSettings
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import TABLES, plan_shards
-from dira_scale.ingest.recipe import Recipe, VolumeKeys
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.base import SourceRecord
 
 HASHER = Hasher(b"a key of some length")
 # Written down before plans moved from lists into a table.
@@ -34,7 +36,7 @@ def make(**keys) -> Recipe:
         "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "dims": 2, "bits": 8,
         "max_side": None, "min_side": 1,
         "burned_in": "refuse", "shard_size": 5, "source": {},
-        "volume": VolumeKeys(None, None, None, "none", "resample"),
+        "volume": VolumeSettings(None, None, None, "none", "resample"),
     }  # fmt: skip
     return Recipe(**plain | keys)
 
@@ -256,7 +258,7 @@ def test_an_empty_source_is_an_error() -> None:
         ({"dims": 3, "codec": "png"}, "recipe.codec=png with recipe.dims=3"),
         ({"codec": "b2nd"}, "recipe.codec=b2nd with recipe.dims=2"),
         (
-            {"dims": 3, "codec": "npy", "modality": "MR", "volume": VolumeKeys(None, None, None, "body", "refuse")},
+            {"dims": 3, "codec": "npy", "modality": "MR", "volume": VolumeSettings(None, None, None, "body", "refuse")},
             "recipe.volume.crop=body with recipe.modality=MR",
         ),
         ({"bits": 12}, "recipe.bits=12"),
@@ -349,4 +351,4 @@ def test_a_source_that_cannot_be_made_is_named(source: dict, words: str) -> None
 def test_impossible_keys_of_volumes_are_refused(keys: dict, words: str) -> None:
     plain = {"spacing": None, "clip": None, "range": None, "crop": "none", "irregular": "refuse"}
     with pytest.raises(UserError, match=words):
-        VolumeKeys(**plain | keys)
+        VolumeSettings(**plain | keys)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.sources.base import Box
+from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.table import Row, flags_and_numbers, read_boxes, read_table
 
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import scipy.ndimage
 
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.volume import Volume
-from dira_scale.ingest.sources.base import Box
 
 SKIN = -500  # HU, half way between air and tissue
 MARGIN = 10.0  # mm

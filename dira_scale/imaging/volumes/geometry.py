@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import MAX_VOXELS
-from dira_scale.ingest.sources.base import Box
 
 AXIAL = axcodes2ornt("LPS")  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's

@@ -1,4 +1,4 @@
-"""One file, or one Input, to a ``Volume``; and the mask that lies beside it."""
+"""One file to a ``Volume``; and the mask that lies beside it."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -9,6 +9,7 @@ from dira_scale.imaging.arrays import is_numpy, open_array
 from dira_scale.imaging.dicom import is_dicom
 from dira_scale.imaging.read import opened
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid, turn
 from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
@@ -20,42 +21,32 @@ from dira_scale.imaging.volumes.segments import read_segment_mask
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.tiff import TIFF, open_tiff
 from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Input, Painted
 
 
-def read_volume(image: Path | Input, recipe: Recipe) -> Volume:
+def read_volume(path: Path, settings: ReadSettings) -> Volume:
     """Decode a volume, its axes in DICOM's axial order.
 
     Raises:
-        RejectedError: the file or files cannot become a sample (GeometryError: for where their voxels lie).
-        OSError, MemoryError: they could not be read now, which is no fault of theirs.
+        RejectedError: the file cannot become a sample (GeometryError: for where their voxels lie).
+        OSError, MemoryError: it could not be read now, which is no fault of the file.
     """
-    if isinstance(image, Input):
-        volume = image.read(recipe)
-        assert isinstance(volume, Volume)
-        return volume
-    with opened(image) as file:
+    with opened(path) as file:
         if not is_dicom(file):
-            raw = _raw(file, image)
-            return to_volume(raw.grid, raw.load, recipe)
-    return Series.of(image.parent, [image.name]).read(recipe)
+            raw = _raw(file, path)
+            return to_volume(raw.grid, raw.load, settings)
+    return Series.of(path.parent, [path.name]).read(settings)
 
 
-def read_volume_mask(mask: Path | Painted, volume: Volume) -> np.ndarray:
+def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     """uint8 [Z, Y, X] of the volume as it was read.
 
     Raises as ``read_volume``; RejectedError, too, for another grid, and for values that are not whole numbers from 0 to
     255.
     """
-    if isinstance(mask, Painted):
-        painted = mask.paint(volume)
-        assert painted.shape == volume.shape and painted.dtype == np.uint8
-        return painted
-    with opened(mask) as file:
+    with opened(path) as file:
         if is_dicom(file):
             return read_segment_mask(file, volume)
-        raw = _raw(file, mask)
+        raw = _raw(file, path)
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
         raise RejectedError("a mask of several channels")

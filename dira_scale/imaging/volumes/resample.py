@@ -6,9 +6,9 @@ import numpy as np
 import scipy.ndimage
 import scipy.sparse
 
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import MAX_VOXELS, Volume
-from dira_scale.ingest.sources.base import Box
 
 INT16 = np.iinfo(np.int16)
 

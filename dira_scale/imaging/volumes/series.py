@@ -10,12 +10,12 @@ from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom import DicomFile, Plane
 from dira_scale.imaging.read import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.slice_position import EXTRA, place_slices, planes_of
 from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.ingest.recipe import Recipe
 
 MODALITIES = ("CT", "MR", "PT", "NM")  # DICOM's names of what is a volume; a recipe may name others
 
@@ -39,7 +39,7 @@ class Series:
     def paths(self) -> tuple[Path, ...]:
         return tuple(self.folder / name for name in self.names.split("\0"))
 
-    def read(self, recipe: Recipe) -> Volume:
+    def read(self, settings: ReadSettings) -> Volume:
         """Raises RejectedError (GeometryError: slices that make no volume).
 
         OSError and MemoryError are no fault of the files.
@@ -49,10 +49,10 @@ class Series:
         for path in paths:
             with opened(path) as file:
                 dicom = DicomFile(file, (*EXTRA, "Modality"))
-                _check(dicom, recipe)
+                _check(dicom, settings)
                 slices.add(dicom, len(paths))
         order, place = place_slices(slices.planes, slices.values.shape[1:])
-        return to_volume(place, lambda: slices.filled(order), recipe)
+        return to_volume(place, lambda: slices.filled(order), settings)
 
     def grids(self) -> tuple[Grid | None, Grid]:
         """From the headers alone: the grid of the sorted slices, where they make one, and of the volume as it is read.
@@ -71,11 +71,11 @@ class Series:
 
 
 @rejects("DICOM header is damaged ({})")
-def _check(dicom: DicomFile, recipe: Recipe) -> None:
-    kind = dicom.header.get("Modality") or recipe.modality
-    if kind != recipe.modality and recipe.modality in MODALITIES:
+def _check(dicom: DicomFile, settings: ReadSettings) -> None:
+    kind = dicom.header.get("Modality") or settings.modality
+    if kind != settings.modality and settings.modality in MODALITIES:
         raise RejectedError("DICOM of another modality than recipe.modality")
-    if recipe.burned_in != "keep":
+    if settings.burned_in != "keep":
         check_header(dicom.header)
 
 

@@ -10,30 +10,30 @@ from collections.abc import Callable
 import numpy as np
 
 from dira_scale.imaging.rejection import GeometryError, RejectedError
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid, turn
 from dira_scale.imaging.volumes.regular import Stack, stack_of
-from dira_scale.ingest.recipe import Recipe
 
 INT16 = np.iinfo(np.int16)
 FLAT = "all voxels are equal"
 
 
-def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recipe) -> Volume:
-    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume; nothing is loaded before ``place`` is checked.
+def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], settings: ReadSettings) -> Volume:
+    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume.
 
-    Raises RejectedError.
+    Raises RejectedError; then nothing is loaded for a place that is wrong.
     """
     if isinstance(place, Grid) and place.check().sheared:
         place = stack_of(place)
-    if isinstance(place, Stack) and recipe.volume.irregular == "refuse":
+    if isinstance(place, Stack) and settings.volume.irregular == "refuse":
         raise GeometryError(
             "slices that are shifted against each other (gantry tilt) or at uneven distances "
             "(recipe.volume.irregular=resample takes them)"
         )
     grid = (place.grid if isinstance(place, Stack) else place).check()
-    stored, scale, offset = to_int16(load(), recipe)
-    low, high = black_and_white(stored, scale, offset, recipe)
+    stored, scale, offset = to_int16(load(), settings.modality)
+    low, high = black_and_white(stored, scale, offset, settings.volume.range)
     filled = 0
     if isinstance(place, Stack):
         stored, filled = place.straighten(stored), place.missing
@@ -41,7 +41,7 @@ def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], recipe: Recip
     return Volume(np.ascontiguousarray(voxels), affine, low, high, scale, offset, filled)
 
 
-def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, float]:
+def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, float]:
     """int16 of the same shape, scale, offset (value = scale * stored + offset). Raises RejectedError."""
     if values.dtype.kind not in "biuf":
         raise RejectedError("values that are colours, complex or no numbers")
@@ -54,9 +54,9 @@ def to_int16(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float, flo
     if values.dtype.kind != "f":
         if fits:
             return values.astype(np.int16, copy=False), 1.0, 0.0
-    elif (fits and _whole(values)) or recipe.modality == "CT":
+    elif (fits and _whole(values)) or modality == "CT":
         return _rounded(values), 1.0, 0.0
-    if recipe.modality == "CT":
+    if modality == "CT":
         return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
     scale = (float(high) - float(low)) / INT16.max
     if not 0 < scale < np.inf:
@@ -76,10 +76,12 @@ def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
     return scaled
 
 
-def black_and_white(stored: np.ndarray, scale: float, offset: float, recipe: Recipe) -> tuple[float, float]:
-    """The stored values that become 0 and 1: of ``recipe.volume.range``, or the 0.5 and 99.5 percentiles."""
-    if recipe.volume.range is not None:
-        low, high = ((value - offset) / scale for value in recipe.volume.range)
+def black_and_white(
+    stored: np.ndarray, scale: float, offset: float, shown: tuple[float, float] | None
+) -> tuple[float, float]:
+    """The stored values that become 0 and 1: of the source's values ``shown``, else the 0.5 and 99.5 percentiles."""
+    if shown is not None:
+        low, high = ((value - offset) / scale for value in shown)
         return low, high
     low, high = percentiles(stored, (0.5, 99.5))
     return (low, high) if low < high else (float(stored.min()), float(stored.max()))

@@ -3,26 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-if TYPE_CHECKING:  # a recipe knows its source, so a source cannot import recipes
-    from dira_scale.imaging.grey import GreyImage
-    from dira_scale.imaging.volume import Volume
-    from dira_scale.ingest.recipe import Recipe
-
-
-class Box(NamedTuple):
-    """A finding's rectangle (in 3D: block) in pixels of the image as it is read; ``z, y, x`` is its first corner."""
-
-    label: str
-    y: float
-    x: float
-    h: float
-    w: float
-    z: float = 0.0
-    d: float = 1.0
+from dira_scale.imaging.boxes import Box
+from dira_scale.imaging.grey import GreyImage
+from dira_scale.imaging.settings import ReadSettings
+from dira_scale.imaging.volume import Volume
 
 
 @runtime_checkable
@@ -37,7 +25,7 @@ class Input(Protocol):
         """The files that are read."""
         ...
 
-    def read(self, recipe: "Recipe") -> "GreyImage | Volume":
+    def read(self, settings: ReadSettings) -> GreyImage | Volume:
         """Raises RejectedError; OSError and MemoryError, which are no fault of the file."""
         ...
 
@@ -46,7 +34,7 @@ class Input(Protocol):
 class Painted(Protocol):
     """A mask that is drawn: run lengths, contours. Picklable."""
 
-    def paint(self, image: "GreyImage | Volume") -> np.ndarray:
+    def paint(self, image: GreyImage | Volume) -> np.ndarray:
         """uint8 of the shape of ``image`` as it was read. Raises RejectedError."""
         ...
 

@@ -2,25 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Ball, Box, cut
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.ingest.sources.base import Box
-from dira_scale.ingest.sources.published import cut
 from dira_scale.ingest.sources.table import number, read_table
 
 VOXELS = ("z", "y", "x", "d", "h", "w")
 WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names: DICOM's millimetres, to the left, back and head
-
-
-class Ball(NamedTuple):
-    """A finding's middle (mm to the right, front and head) and diameter (mm)."""
-
-    label: str
-    middle: tuple[float, float, float]
-    diameter: float
 
 
 def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:

@@ -8,10 +8,10 @@ import numpy as np
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import read_volume
-from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
@@ -26,12 +26,12 @@ class Channels:
 
     paths: tuple[Path, ...]
 
-    def read(self, recipe: Recipe) -> Volume:
+    def read(self, settings: ReadSettings) -> Volume:
         """[C, Z, Y, X]; black is the lowest of the channels' blacks, white the highest of their whites.
 
         Raises RejectedError; also when the files differ in grid, or one does not fit int16 as it is.
         """
-        first, *others = volumes = [read_volume(path, recipe) for path in self.paths]
+        first, *others = volumes = [read_volume(path, settings) for path in self.paths]
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
             raise RejectedError("modalities on different grids")
         if any((v.scale, v.offset) != (1, 0) for v in volumes):

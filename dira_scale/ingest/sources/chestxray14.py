@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.imaging.boxes import Box
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import (
     files_ending,

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import HEADER
 from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
 from dira_scale.ingest.sources.index import Index
 from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table

@@ -10,13 +10,14 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box, cut
 from dira_scale.imaging.grey import GreyImage, Window, store
 from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
-from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import cut, files_ending, sized, threaded, wrong
+from dira_scale.ingest.sources.published import files_ending, sized, threaded, wrong
 from dira_scale.places.store import opened
 
 SIDE, SPACING = 2048, 0.175  # pixels, mm
@@ -37,7 +38,7 @@ class Raw:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: Recipe) -> GreyImage:
+    def read(self, settings: ReadSettings) -> GreyImage:
         """Raises RejectedError for a file of another size or with values beyond 12 bits."""
         with rejects("the file cannot be read ({})"), opened(self.path) as file:
             content = file.read(2 * SIDE * SIDE + 1)
@@ -46,7 +47,7 @@ class Raw:
         values = np.frombuffer(content, ">u2").reshape(SIDE, SIDE)
         if values.max() > 4095:
             raise RejectedError("values beyond 12 bits: not a JSRT image")
-        return store(values, Window(0, 4095, 1), recipe.bits, (SPACING, SPACING), inverted=True)
+        return store(values, Window(0, 4095, 1), settings.bits, (SPACING, SPACING), inverted=True)
 
 
 @dataclass(frozen=True)

@@ -6,19 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Ball, cut
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.blocks import Ball
 from dira_scale.ingest.sources.files import folder_at, size_of
-from dira_scale.ingest.sources.published import (
-    cut,
-    files_ending,
-    listed_in,
-    number,
-    read_columns,
-    threaded,
-)
+from dira_scale.ingest.sources.published import files_ending, listed_in, number, read_columns, threaded
 
 FOLDS = tuple(f"subset{n}" for n in range(10))
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
@@ -98,7 +98,7 @@ class Block:
     def paths(self) -> tuple[Path, ...]:
         return self.path, self.path.with_suffix(".raw")
 
-    def read(self, recipe: Recipe) -> Volume:
+    def read(self, settings: ReadSettings) -> Volume:
         """Only the rows that it needs. Raises RejectedError; also where the point is not within the scan."""
         grid, _ = grid_of(self.path)
         x_y_z = np.linalg.solve(grid.affine, LPS_TO_RAS @ [*self.middle, 1])[:3]
@@ -108,7 +108,7 @@ class Block:
         first = middle - np.array(self.shape) // 2
         affine = grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ first[::-1]
-        return to_volume(Grid(self.shape, affine), lambda: self._values(grid.shape, first), recipe)
+        return to_volume(Grid(self.shape, affine), lambda: self._values(grid.shape, first), settings)
 
     def _values(self, scan: tuple[int, int, int], first: np.ndarray) -> np.ndarray:
         """int16 [Z, Y, X] of the block that begins at voxel ``first`` of the scan."""

@@ -16,7 +16,7 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
 from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.ingest.recipe import Recipe
+from dira_scale.imaging.settings import ReadSettings
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.files import size_of
 from dira_scale.places.store import locate
@@ -37,13 +37,13 @@ class Member:
     def paths(self) -> tuple[Path, ...]:
         return (self.path,)
 
-    def read(self, recipe: Recipe) -> GreyImage:
+    def read(self, settings: ReadSettings) -> GreyImage:
         """Raises RejectedError when the archive is damaged, or the image is all one value."""
         with rejects("the archive is damaged ({})"):
             pixels = np.asarray(opened(self.path, self.array)[self.index])
         check_size(*pixels.shape[:2])
         grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
-        image = store(grey, Window(0, 255, 1), recipe.bits)
+        image = store(grey, Window(0, 255, 1), settings.bits)
         if image.flat:
             raise RejectedError(FLAT)
         return image

@@ -13,7 +13,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.ingest.sources.base import Box, Input, SourceRecord
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.files import files_below, size_of
 from dira_scale.ingest.sources.text import brief, lines_of
 
@@ -98,14 +98,6 @@ def number(path: Path, line: Line, cell: int) -> float:
     if not math.isfinite(value):
         raise wrong(path, f"'{line.cells[cell]}' is not a number", line)
     return value
-
-
-def cut(box: Box, shape: tuple[int, ...]) -> Box:
-    """The part of a box that lies in an image of ``shape`` (Z, Y, X, or Y, X): findings reach over its edges."""
-    depth, height, width = (1, *shape)[-3:]
-    z, y, x = max(0.0, box.z), max(0.0, box.y), max(0.0, box.x)
-    far = min(depth, box.z + box.d), min(height, box.y + box.h), min(width, box.x + box.w)
-    return Box(box.label, y=y, x=x, h=far[1] - y, w=far[2] - x, z=z, d=far[0] - z)
 
 
 def files_ending(root: Path, *endings: str) -> Iterator[Path]:

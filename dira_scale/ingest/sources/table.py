@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.ingest.sources.base import Box
+from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.text import LONGEST, brief, lines_of
 from dira_scale.places.store import opened
 

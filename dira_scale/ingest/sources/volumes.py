@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Ball, Box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.blocks import Ball, Box, box_in, read_findings
+from dira_scale.ingest.sources.blocks import box_in, read_findings
 from dira_scale.ingest.sources.files import files_below, real, size_of
 from dira_scale.ingest.sources.folder import CHUNK, Folder, Listed
 from dira_scale.ingest.sources.index import Index

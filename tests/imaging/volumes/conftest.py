@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from dira_scale.ingest.recipe import VolumeKeys
+from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 
 UID = "1.2.826.0.1.3680043.8.498"
 AXIAL = ((1.0, 0, 0), (0, 1.0, 0))
@@ -70,13 +70,13 @@ def dicom_series(
     return paths
 
 
-def recipe(modality: str = "CT", burned_in: str = "refuse", **volume: Any) -> Any:
-    """As much of a recipe as readers look at."""
+def settings(modality: str = "CT", burned_in: str = "refuse", **volume: Any) -> ReadSettings:
+    """Those of ``recipe=volumes``, but for ``volume``."""
     keys = {"spacing": None, "clip": None, "range": (-1000, 1000), "crop": "none", "irregular": "resample"}
-    return SimpleNamespace(modality=modality, burned_in=burned_in, dims=3, volume=VolumeKeys(**(keys | volume)))
+    return ReadSettings(3, modality, 16, burned_in, VolumeSettings(**(keys | volume)))
 
 
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The helpers of this file."""
-    return SimpleNamespace(smooth=smooth, slice=dicom_slice, series=dicom_series, recipe=recipe)
+    return SimpleNamespace(smooth=smooth, slice=dicom_slice, series=dicom_series, settings=settings)

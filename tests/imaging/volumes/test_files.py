@@ -60,7 +60,7 @@ def test_nifti_as_nibabel_reads_it(tmp_path: Path, make: SimpleNamespace, name: 
     values = make.smooth((11, 9, 7)).astype(np.int16)
     nibabel.Nifti1Image(values, affine_of((0.7, 0.8, 2.5), turns()[turn])).to_filename(tmp_path / name)
     image = nibabel.load(tmp_path / name)
-    assert_same_places(read_volume(tmp_path / name, make.recipe()), np.asarray(image.dataobj), image.affine)
+    assert_same_places(read_volume(tmp_path / name, make.settings()), np.asarray(image.dataobj), image.affine)
 
 
 @pytest.mark.parametrize("kind", ["u1", "i1", "<u2", ">i2", "<i4", ">u4", "<f4", ">f8", "<i8"])
@@ -70,7 +70,7 @@ def test_nifti_of_any_type(tmp_path: Path, make: SimpleNamespace, kind: str, for
     image = form(values, affine_of((1, 1, 1)), dtype=np.dtype(kind))
     image.header.set_data_dtype(np.dtype(kind))
     image.to_filename(tmp_path / "x.nii.gz")
-    volume = read_volume(tmp_path / "x.nii.gz", make.recipe("MR"))
+    volume = read_volume(tmp_path / "x.nii.gz", make.settings("MR"))
     assert volume.scale == 1  # whole numbers that fit are kept exactly, whatever holds them
     assert_same_places(volume, values.astype(float), image.affine)
 
@@ -81,8 +81,8 @@ def test_nifti_is_scaled(tmp_path: Path, make: SimpleNamespace, slope: float, of
     image.header.set_slope_inter(slope, offset)
     image.to_filename(tmp_path / "x.nii")
     expected = nibabel.load(tmp_path / "x.nii").get_fdata()
-    assert_same_places(read_volume(tmp_path / "x.nii", make.recipe("MR")), expected, RAS)
-    rounded = read_volume(tmp_path / "x.nii", make.recipe("CT")).voxels[:, ::-1, ::-1].T
+    assert_same_places(read_volume(tmp_path / "x.nii", make.settings("MR")), expected, RAS)
+    rounded = read_volume(tmp_path / "x.nii", make.settings("CT")).voxels[:, ::-1, ::-1].T
     assert np.abs(rounded - expected).max() <= 0.5 + 1e-4
 
 
@@ -98,16 +98,16 @@ def test_nifti_takes_the_affine_that_nibabel_takes(tmp_path: Path, make: SimpleN
         image.header["sform_code"] = 0
     image.to_filename(tmp_path / "x.nii")
     read = nibabel.load(tmp_path / "x.nii")
-    assert_same_places(read_volume(tmp_path / "x.nii", make.recipe()), np.asarray(read.dataobj), read.affine)
+    assert_same_places(read_volume(tmp_path / "x.nii", make.settings()), np.asarray(read.dataobj), read.affine)
 
 
 def test_channels_come_first(tmp_path: Path, make: SimpleNamespace) -> None:
     values = make.smooth((9, 8, 7, 4)).astype(np.int16)
     nibabel.Nifti1Image(values, LPS).to_filename(tmp_path / "x.nii.gz")
-    volume = read_volume(tmp_path / "x.nii.gz", make.recipe())
+    volume = read_volume(tmp_path / "x.nii.gz", make.settings())
     np.testing.assert_array_equal(volume.voxels, values.T)
     np.save(tmp_path / "x.npy", values.T)
-    np.testing.assert_array_equal(read_volume(tmp_path / "x.npy", make.recipe()).voxels, values.T)
+    np.testing.assert_array_equal(read_volume(tmp_path / "x.npy", make.settings()).voxels, values.T)
 
 
 # -- MetaImage, NRRD, TIFF, NumPy
@@ -133,14 +133,14 @@ def test_metaimage_and_nrrd_as_itk_reads_them(
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(read.GetDirection(), (3, 3)) * read.GetSpacing()
     affine[:3, 3] = read.GetOrigin()
-    assert_same_places(read_volume(tmp_path / name, make.recipe()), sitk.GetArrayFromImage(read).T, LPS @ affine)
+    assert_same_places(read_volume(tmp_path / name, make.settings()), sitk.GetArrayFromImage(read).T, LPS @ affine)
 
 
 @pytest.mark.parametrize("name", ["x.mha", "x.nrrd"])
 def test_vectors_of_metaimage_and_nrrd_are_channels(tmp_path: Path, make: SimpleNamespace, name: str) -> None:
     values = make.smooth((7, 9, 11, 3)).astype(np.int16)
     sitk.WriteImage(sitk.GetImageFromArray(values, isVector=True), tmp_path / name)
-    np.testing.assert_array_equal(read_volume(tmp_path / name, make.recipe()).voxels, np.moveaxis(values, -1, 0))
+    np.testing.assert_array_equal(read_volume(tmp_path / name, make.settings()).voxels, np.moveaxis(values, -1, 0))
 
 
 def test_a_compressed_array_of_a_nrrd_from_another_writer(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -152,7 +152,7 @@ def test_a_compressed_array_of_a_nrrd_from_another_writer(tmp_path: Path, make: 
         "space origin: (3,-40,17)\n\n"
     )
     (tmp_path / "x.nrrd").write_bytes(header.encode() + gzip.compress(values.tobytes()))
-    assert_same_places(read_volume(tmp_path / "x.nrrd", make.recipe()), values.T, affine_of((0.7, 0.8, 2.5)))
+    assert_same_places(read_volume(tmp_path / "x.nrrd", make.settings()), values.T, affine_of((0.7, 0.8, 2.5)))
 
 
 def test_stacks_and_arrays_are_axial(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -161,7 +161,7 @@ def test_stacks_and_arrays_are_axial(tmp_path: Path, make: SimpleNamespace) -> N
     np.save(tmp_path / "x.npy", values)
     np.savez_compressed(tmp_path / "x.npz", values)
     for name in ("x.tif", "x.npy", "x.npz"):
-        volume = read_volume(tmp_path / name, make.recipe("MR", range=None))
+        volume = read_volume(tmp_path / name, make.settings("MR", range=None))
         np.testing.assert_array_equal(volume.voxels, values)
         np.testing.assert_array_equal(volume.affine, LPS)
 
@@ -172,11 +172,11 @@ def test_black_and_white_are_percentiles_or_the_recipes(
 ) -> None:
     values = np.random.default_rng(0).normal(-200, 3000, shape).astype(np.int16)
     np.save(tmp_path / "x.npy", values)
-    volume = read_volume(tmp_path / "x.npy", make.recipe("MR", range=None))
+    volume = read_volume(tmp_path / "x.npy", make.settings("MR", range=None))
     expected = np.percentile(values, (0.5, 99.5), method="inverted_cdf")
     assert (volume.low, volume.high) == tuple(expected)
     np.save(tmp_path / "x.npy", values / 7)  # scaled: the recipe's range is of the source's values
-    volume = read_volume(tmp_path / "x.npy", make.recipe("MR", range=(-100, 400)))
+    volume = read_volume(tmp_path / "x.npy", make.settings("MR", range=(-100, 400)))
     ends = np.array([volume.low, volume.high]) * volume.scale + volume.offset
     np.testing.assert_allclose(ends, (-100, 400))
 
@@ -194,8 +194,8 @@ def test_a_sheared_affine_is_straightened_or_refused(tmp_path: Path, make: Simpl
     image.set_sform(affine, 1)
     image.to_filename(tmp_path / "x.nii")
     with pytest.raises(RejectedError, match="irregular=resample"):
-        read_volume(tmp_path / "x.nii", make.recipe(irregular="refuse"))
-    volume = read_volume(tmp_path / "x.nii", make.recipe())
+        read_volume(tmp_path / "x.nii", make.settings(irregular="refuse"))
+    volume = read_volume(tmp_path / "x.nii", make.settings())
     z, y, x = np.indices(volume.shape)
     there = volume.affine[1] @ np.stack([x.ravel(), y.ravel(), z.ravel(), np.ones(x.size)])
     row = there - affine[1, 3] - affine[1, 2] * z.ravel()  # of its slice in the file
@@ -217,7 +217,7 @@ def test_a_sheared_affine_is_straightened_or_refused(tmp_path: Path, make: Simpl
 def test_a_mask_may_be_stored_in_another_order(tmp_path: Path, make: SimpleNamespace) -> None:
     values = make.smooth((11, 9, 7)).astype(np.int16)
     nibabel.Nifti1Image(values, affine_of((0.7, 0.8, 2.5))).to_filename(tmp_path / "x.nii")
-    volume = read_volume(tmp_path / "x.nii", make.recipe())
+    volume = read_volume(tmp_path / "x.nii", make.settings())
     turned = nibabel.as_closest_canonical(nibabel.load(tmp_path / "x.nii")).as_reoriented(
         nibabel.orientations.axcodes2ornt("PIR")
     )
@@ -247,7 +247,7 @@ def test_a_mask_that_does_not_fit_is_refused(
     nibabel.Nifti1Image(image, affine_of((0.7, 0.8, 2.5))).to_filename(tmp_path / "x.nii")
     nibabel.Nifti1Image(mask, affine).to_filename(tmp_path / "m.nii")
     with pytest.raises(RejectedError, match=reason):
-        read_volume_mask(tmp_path / "m.nii", read_volume(tmp_path / "x.nii", make.recipe()))
+        read_volume_mask(tmp_path / "m.nii", read_volume(tmp_path / "x.nii", make.settings()))
 
 
 # -- broken files
@@ -334,14 +334,14 @@ def test_what_is_broken_has_its_reason(tmp_path: Path, make: SimpleNamespace, wh
     content, reason = BROKEN[what]
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(RejectedError, match=reason):
-        read_volume(tmp_path / "x", make.recipe("MR", range=None))
+        read_volume(tmp_path / "x", make.settings("MR", range=None))
 
 
 def test_the_unbroken_ones_are_read(tmp_path: Path, make: SimpleNamespace) -> None:
     """Else the reasons above might be others'."""
     for content in (nifti(), gzip.compress(nifti()), metaimage(), nrrd({})):
         (tmp_path / "x").write_bytes(content)
-        assert read_volume(tmp_path / "x", make.recipe()).voxels.size == 210
+        assert read_volume(tmp_path / "x", make.settings()).voxels.size == 210
 
 
 def test_a_decompression_bomb_is_stopped_at_what_the_header_says(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -349,11 +349,11 @@ def test_a_decompression_bomb_is_stopped_at_what_the_header_says(tmp_path: Path,
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(2**26), 9))
     tracemalloc.start()
     with pytest.raises(RejectedError, match="go on behind the values"):
-        read_volume(tmp_path / "x.nii.gz", make.recipe())
+        read_volume(tmp_path / "x.nii.gz", make.settings())
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
     (tmp_path / "x.nii.gz").write_bytes(gzip.compress(nifti() + bytes(1000)))
-    assert read_volume(tmp_path / "x.nii.gz", make.recipe()).voxels.size == 210
+    assert read_volume(tmp_path / "x.nii.gz", make.settings()).voxels.size == 210
 
 
 def test_damage_that_makes_a_stream_longer_is_noticed(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -361,11 +361,11 @@ def test_damage_that_makes_a_stream_longer_is_noticed(tmp_path: Path, make: Simp
     values = np.random.default_rng(0).normal(0, 30, (40, 60, 60)).astype(np.int16)
     whole = gzip.compress(nibabel.Nifti1Image(values, LPS).to_bytes())
     (tmp_path / "x.nii.gz").write_bytes(whole)
-    read_volume(tmp_path / "x.nii.gz", make.recipe())
+    read_volume(tmp_path / "x.nii.gz", make.settings())
     for start in range(1000, len(whole), len(whole) // 9):
         (tmp_path / "x.nii.gz").write_bytes(whole[:start] + bytes(4 * len(whole)))
         with pytest.raises(RejectedError):
-            read_volume(tmp_path / "x.nii.gz", make.recipe())
+            read_volume(tmp_path / "x.nii.gz", make.settings())
 
 
 def test_bytes_to_skip_are_not_inflated_without_end(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -375,7 +375,7 @@ def test_bytes_to_skip_are_not_inflated_without_end(tmp_path: Path, make: Simple
     tracemalloc.start()
     try:
         with pytest.raises(RejectedError, match="the file ends before its values do"):
-            read_volume(tmp_path / "x.nrrd", make.recipe())
+            read_volume(tmp_path / "x.nrrd", make.settings())
         assert tracemalloc.get_traced_memory()[1] < 2**25
     finally:
         tracemalloc.stop()
@@ -406,14 +406,13 @@ def test_mutants_are_read_or_refused(tmp_path: Path, make: SimpleNamespace, name
     rng, outcomes = np.random.default_rng(7), set()
     for number in range(count):
         mutant = mutated(whole, number, rng)
-        if name == "slices":
-            first.write_bytes(bytes(128) + mutant)
-            image: Any = Series.of(first.parent, [path.name for path in (first, *others)])
-        else:
-            image = tmp_path / "x"
-            image.write_bytes(gzip.compress(mutant, 1) if name == "nifti.gz" else mutant)
+        changed = first if name == "slices" else tmp_path / "x"
+        changed.write_bytes({"slices": bytes(128) + mutant, "nifti.gz": gzip.compress(mutant, 1)}.get(name, mutant))
         try:
-            read_volume(image, make.recipe("MR" if name != "slices" else "CT", range=None))
+            if name == "slices":
+                Series.of(first.parent, [path.name for path in (first, *others)]).read(make.settings(range=None))
+            else:
+                read_volume(changed, make.settings("MR", range=None))
             outcomes.add("read")
         except RejectedError as verdict:
             outcomes.add("refused")

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from scipy.ndimage import center_of_mass, gaussian_filter, map_coordinates
 
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.resample import resample
-from dira_scale.ingest.sources.base import Box
 
 
 def affine_of(spacing: tuple[float, float, float]) -> np.ndarray:
@@ -134,7 +134,7 @@ def patient(make: SimpleNamespace) -> np.ndarray:
 
 def test_the_air_around_the_body_goes_and_the_table_with_it(make: SimpleNamespace) -> None:
     volume = volume_of(patient(make), (2, 1, 1))
-    new, _, _ = prepare(volume, None, (), make.recipe(crop="body"))
+    new, _, _ = prepare(volume, None, (), make.settings(crop="body").volume)
     z, y, x = 0, 40 - 22 - 10, 45 - 30 - 10  # the body's edges and 10 mm
     assert abs(new.shape[0] - 30) <= 1 and abs(new.shape[1] - 64) <= 4 and abs(new.shape[2] - 80) <= 6
     corner = np.rint(apply_affine(np.linalg.inv(volume.affine) @ new.affine, (0, 0, 0)))[::-1].astype(int)
@@ -149,7 +149,7 @@ def test_no_annotation_is_cut_away(make: SimpleNamespace) -> None:
     mask = np.zeros(volume.shape, np.uint8)
     mask[29, 79, 89] = 5
     box = Box("tube", y=0.5, x=1.5, h=3, w=4, z=2, d=3)
-    new, drawn, (moved,) = prepare(volume, mask, (box,), make.recipe(crop="body"))
+    new, drawn, (moved,) = prepare(volume, mask, (box,), make.settings(crop="body").volume)
     assert drawn is not None and drawn.shape == new.shape and drawn.sum() == 5
     np.testing.assert_allclose(place(new, np.argwhere(drawn)[0]), place(volume, (29, 79, 89)), atol=1e-9)
     np.testing.assert_allclose(place(new, middle_of(moved)), place(volume, middle_of(box)), atol=1e-9)
@@ -158,7 +158,7 @@ def test_no_annotation_is_cut_away(make: SimpleNamespace) -> None:
 
 def test_air_alone_is_left_as_it_is(make: SimpleNamespace) -> None:
     volume = volume_of(np.full((8, 9, 10), -1000) + np.arange(10), (2, 1, 1))
-    assert prepare(volume, None, (), make.recipe(crop="body"))[0].shape == (8, 9, 10)
+    assert prepare(volume, None, (), make.settings(crop="body").volume)[0].shape == (8, 9, 10)
 
 
 # -- clipping
@@ -168,7 +168,9 @@ def test_values_are_clipped_before_they_are_resampled(make: SimpleNamespace) -> 
     """Metal of 20,000 HU must not shine into its surroundings."""
     voxels = np.zeros((8, 16, 16))
     voxels[4, 8, 8] = 20000
-    new, _, _ = prepare(volume_of(voxels, (1, 1, 1)), None, (), make.recipe(clip=(-1000, 1000), spacing=(2, 2, 2)))
+    new, _, _ = prepare(
+        volume_of(voxels, (1, 1, 1)), None, (), make.settings(clip=(-1000, 1000), spacing=(2, 2, 2)).volume
+    )
     assert new.voxels.max() <= 1000
 
 
@@ -176,7 +178,7 @@ def test_clipping_is_in_the_values_of_the_source(make: SimpleNamespace) -> None:
     volume = Volume(
         np.arange(0, 32000, 500, dtype=np.int16).reshape(4, 4, 4), affine_of((1, 1, 1)), 0, 32000, 0.01, -50
     )
-    new, _, _ = prepare(volume, None, (), make.recipe(clip=(0, 100)))
+    new, _, _ = prepare(volume, None, (), make.settings(clip=(0, 100)).volume)
     source = volume.voxels * 0.01 - 50
     np.testing.assert_allclose(new.voxels * new.scale + new.offset, np.clip(source, 0, 100), atol=0.01)
     assert (new.low * 0.01 - 50, new.high * 0.01 - 50) == (0, 100)
@@ -185,7 +187,7 @@ def test_clipping_is_in_the_values_of_the_source(make: SimpleNamespace) -> None:
 def test_a_volume_that_clipping_makes_flat_is_refused(make: SimpleNamespace) -> None:
     volume = volume_of(np.random.default_rng(0).integers(-1000, -900, (8, 8, 8)), (1, 1, 1))
     with pytest.raises(RejectedError, match="equal"):
-        prepare(volume, None, (), make.recipe(clip=(-100, 300)))
+        prepare(volume, None, (), make.settings(clip=(-100, 300)).volume)
 
 
 # -- boxes from other grids

@@ -13,11 +13,11 @@ import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
 
+from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.imaging.volumes.series import Series
-from dira_scale.ingest.sources.base import Box
 
 pytestmark = pytest.mark.data
 REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -51,8 +51,8 @@ def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None
     """By hand: slices 4.22 and 7.38 mm apart along the table stand 4.0 and 7.0 apart along their normal."""
     series = Series.of(tilted[0].parent, [path.name for path in tilted])
     with pytest.raises(GeometryError, match="gantry tilt"):
-        series.read(make.recipe(irregular="refuse"))
-    volume = series.read(make.recipe())
+        series.read(make.settings(irregular="refuse"))
+    volume = series.read(make.settings())
     step = 4.22 * np.cos(np.radians(18.5))
     assert volume.spacing == pytest.approx((step, 0.4882812, 0.4882812), abs=1e-3)
     height = (157.7760586 - 5.8360586) * np.cos(np.radians(18.5))
@@ -77,34 +77,34 @@ def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None
 
 def test_a_chest_of_two_slices(make: SimpleNamespace) -> None:
     folder = real("dicom_lungmask_ct")
-    volume = Series.of(folder, ["1.dcm", "0.dcm"]).read(make.recipe())
+    volume = Series.of(folder, ["1.dcm", "0.dcm"]).read(make.settings())
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(folder / "0.dcm"), str(folder / "1.dcm")])
     np.testing.assert_array_equal(volume.voxels, sitk.GetArrayFromImage(reader.Execute()))
-    cropped, _, _ = prepare(volume, None, (), make.recipe(crop="body"))
+    cropped, _, _ = prepare(volume, None, (), make.settings(crop="body").volume)
     assert 0.2 < cropped.voxels.size / volume.voxels.size < 0.9
 
 
 def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespace) -> None:
     for path in sorted(real("dicom_cornerstone_ct").glob("*.dcm")):
         if path.name.startswith("CT0012"):  # an enhanced CT of two frames
-            assert read_volume(path, make.recipe()).shape == (2, 512, 512)
+            assert read_volume(path, make.settings()).shape == (2, 512, 512)
         else:
             with pytest.raises(RejectedError):
-                read_volume(path, make.recipe())
+                read_volume(path, make.settings())
 
 
 @pytest.mark.parametrize("name", ["CT_AVM", "CT_pitch", "MR_Gd", "fernando_t2", "fernando_t1_seg_gif"])
 def test_assorted_volumes(make: SimpleNamespace, name: str) -> None:
     path = real("volumes_misc") / f"{name}.nii.gz"
-    assert_same_as(read_volume(path, make.recipe("MR", range=None)), nibabel.load(path))
+    assert_same_as(read_volume(path, make.settings("MR", range=None)), nibabel.load(path))
 
 
 def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     """The liver stays the liver: at another spacing, in a crop, its own HU and place."""
     folder = real("totalsegmentator_ct") / "tests/reference_files"
     path = folder / "example_ct_sm.nii.gz"
-    volume = read_volume(path, make.recipe())
+    volume = read_volume(path, make.settings())
     assert_same_as(volume, nibabel.load(path))
     mask = read_volume_mask(folder / "example_seg.nii.gz", volume)
     organs = np.asarray(nibabel.load(folder / "example_seg.nii.gz").dataobj)
@@ -113,7 +113,7 @@ def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     first, last = liver.min(axis=0), liver.max(axis=0) + 1
     (z, y, x), (d, h, w) = first.tolist(), (last - first).tolist()
     new, drawn, (box,) = prepare(
-        volume, mask, (Box("liver", y, x, h, w, z, d),), make.recipe(spacing=(2.0, 1.7, 1.7), crop="body")
+        volume, mask, (Box("liver", y, x, h, w, z, d),), make.settings(spacing=(2.0, 1.7, 1.7), crop="body").volume
     )
     assert drawn is not None
     assert np.median(new.voxels[drawn == 5]) == pytest.approx(np.median(volume.voxels[mask == 5]), abs=3)
@@ -126,7 +126,7 @@ def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
     folder = real("msd_hippocampus")
     paths = sorted((folder / "images").glob("*.nii.gz"))
     for path in paths[::10]:
-        volume = read_volume(path, make.recipe("MR", range=None))
+        volume = read_volume(path, make.settings("MR", range=None))
         assert_same_as(volume, nibabel.load(path))
         mask = read_volume_mask(folder / "labels" / path.name, volume)
         assert set(np.unique(mask)) == {0, 1, 2}
@@ -142,7 +142,7 @@ def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
     paths = sorted((folder / "image").glob("*.nii.gz"))[::40]
     denser = 0
     for path in paths:
-        volume = read_volume(path, make.recipe())
+        volume = read_volume(path, make.settings())
         assert_same_as(volume, nibabel.load(path))
         mask = read_volume_mask(folder / "nodule_mask" / path.name, volume)
         assert set(np.unique(mask)) == {0, 1}
@@ -152,7 +152,7 @@ def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
 
 def test_tumours_in_nrrd(make: SimpleNamespace) -> None:
     for path in sorted((real("pyradiomics_nrrd") / "data").glob("*_image.nrrd")):
-        volume = read_volume(path, make.recipe("MR", range=None))
+        volume = read_volume(path, make.settings("MR", range=None))
         image = sitk.ReadImage(path)
         left, back, head = image.TransformIndexToPhysicalPoint((3, 4, 5))
         x, y, z = np.rint(np.linalg.inv(volume.affine) @ [-left, -back, head, 1]).astype(int)[:3]

@@ -87,7 +87,7 @@ def frames_of(mask: np.ndarray, step: np.ndarray = STEP) -> list[tuple[int, np.n
 
 
 def read(paths: list[Path], make: SimpleNamespace) -> Any:
-    return Series.of(paths[0].parent, [path.name for path in paths]).read(make.recipe())
+    return Series.of(paths[0].parent, [path.name for path in paths]).read(make.settings())
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "FRACTIONAL"])

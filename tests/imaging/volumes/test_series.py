@@ -36,7 +36,7 @@ def value_at(volume: Volume, ras: np.ndarray) -> np.ndarray:
 
 def test_a_regular_series_is_what_itk_reads(tmp_path: Path, make: SimpleNamespace) -> None:
     paths = make.series(tmp_path, make.smooth((9, 14, 12)))
-    volume, image = series(paths).read(make.recipe()), by_itk(paths)
+    volume, image = series(paths).read(make.settings()), by_itk(paths)
     np.testing.assert_array_equal(volume.voxels, sitk.GetArrayFromImage(image))
     np.testing.assert_allclose(volume.spacing, image.GetSpacing()[::-1], rtol=1e-6)
     for index in ((0, 0, 0), (11, 0, 0), (3, 13, 8)):
@@ -49,7 +49,7 @@ def test_neither_names_nor_numbers_nor_the_order_of_files_count(tmp_path: Path, 
     values = make.smooth((7, 10, 11))
     paths = make.series(tmp_path, values)
     for names in (sorted(p.name for p in paths), [p.name for p in paths[::-1]]):
-        np.testing.assert_array_equal(Series.of(tmp_path, names).read(make.recipe()).voxels, values)
+        np.testing.assert_array_equal(Series.of(tmp_path, names).read(make.settings()).voxels, values)
 
 
 def oblique() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -71,7 +71,7 @@ def test_a_point_in_the_patient_keeps_its_value(tmp_path: Path, make: SimpleName
     }[kind]  # fmt: skip
     values, corner = make.smooth((6, 9, 8)), np.array([-11.0, 7, 30])
     paths = make.series(tmp_path, values, corner, (right, down), step)
-    volume = series(paths).read(make.recipe())
+    volume = series(paths).read(make.settings())
     k, r, c = (axis.ravel() for axis in np.indices(values.shape))
     lps = corner + k[:, None] * step + r[:, None] * 0.8 * down + c[:, None] * 0.7 * right
     np.testing.assert_allclose(value_at(volume, lps * [-1, -1, 1]), values.ravel(), atol=1e-2)
@@ -90,16 +90,16 @@ def test_each_slice_has_its_own_rescaling(tmp_path: Path, make: SimpleNamespace)
         ds.RescaleSlope, ds.RescaleIntercept = slope, 3
         ds.save_as(path)
     expected = stored * np.array(slopes)[:, None, None] + 3
-    volume = series(paths).read(make.recipe("PT", range=None))
+    volume = series(paths).read(make.settings("PT", range=None))
     restored = volume.voxels * volume.scale + volume.offset
     np.testing.assert_allclose(restored, expected, atol=np.ptp(expected) / 32767)
-    np.testing.assert_array_equal(series(paths).read(make.recipe("CT")).voxels, np.rint(expected))
+    np.testing.assert_array_equal(series(paths).read(make.settings("CT")).voxels, np.rint(expected))
 
 
 def test_wide_values_are_scaled_and_lead_back(tmp_path: Path, make: SimpleNamespace) -> None:
     stored = (make.smooth((4, 8, 8)) * 30 + 32000).astype(np.uint16)
     paths = [make.slice(tmp_path / f"{k}.dcm", plane, (0, 0, k), Modality="MR") for k, plane in enumerate(stored)]
-    volume = series(paths).read(make.recipe("MR", range=None))
+    volume = series(paths).read(make.settings("MR", range=None))
     assert volume.voxels.min() == 0 and volume.voxels.max() == 32767
     np.testing.assert_allclose(volume.voxels * volume.scale + volume.offset, stored, atol=volume.scale)
 
@@ -114,7 +114,7 @@ def test_padding_becomes_the_smallest_real_value(tmp_path: Path, make: SimpleNam
         ds["PixelPaddingValue"].VR = "SS"
         ds.save_as(path)
     floor = values[:, ~outside].min()
-    np.testing.assert_array_equal(series(paths).read(make.recipe()).voxels, np.where(outside, floor, values))
+    np.testing.assert_array_equal(series(paths).read(make.settings()).voxels, np.where(outside, floor, values))
 
 
 # -- what is wrong with a series
@@ -151,7 +151,7 @@ def test_what_makes_no_volume_has_its_reason(tmp_path: Path, make: SimpleNamespa
     paths = make.series(tmp_path, make.smooth((9, 8, 8)))
     BROKEN[reason](paths)
     with pytest.raises(RejectedError, match=reason):
-        series(paths).read(make.recipe())
+        series(paths).read(make.settings())
 
 
 def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -159,7 +159,7 @@ def test_a_slice_that_goes_missing_stops_the_run(tmp_path: Path, make: SimpleNam
     whole = series(paths)
     paths[4].unlink()
     with pytest.raises(RejectedError) as caught:
-        whole.read(make.recipe())
+        whole.read(make.settings())
     assert isinstance(caught.value.__cause__, FileNotFoundError)  # by which make_sample tells it from a bad file
 
 
@@ -188,8 +188,8 @@ def test_gantry_tilt_is_straightened(tmp_path: Path, make: SimpleNamespace, degr
     values = np.rint(scene(corner + k * step + r * 0.8 * down + c * 0.7 * right))
     paths = make.series(tmp_path, values, corner, turn, step)
     with pytest.raises(GeometryError, match="gantry tilt"):
-        series(paths).read(make.recipe(irregular="refuse"))
-    volume = series(paths).read(make.recipe())
+        series(paths).read(make.settings(irregular="refuse"))
+    volume = series(paths).read(make.settings())
     unit = volume.affine[:3, :3] / np.linalg.norm(volume.affine[:3, :3], axis=0)
     np.testing.assert_allclose(unit.T @ unit, np.eye(3), atol=1e-6)
     normal = np.cross(right, down)
@@ -212,8 +212,8 @@ def test_uneven_distances_are_interpolated_at_the_median(tmp_path: Path, make: S
     values = np.rint(scene(corner + places[k] * [0, 0, 1] + r * np.array([0, 0.8, 0]) + c * np.array([0.7, 0, 0])))
     paths = make.series(tmp_path, values, corner, step=lambda k: (0, 0, places[k]))
     with pytest.raises(GeometryError, match="uneven distances"):
-        series(paths).read(make.recipe(irregular="refuse"))
-    volume = series(paths).read(make.recipe())
+        series(paths).read(make.settings(irregular="refuse"))
+    volume = series(paths).read(make.settings())
     assert volume.shape == (8, 12, 10) and volume.spacing[0] == pytest.approx(2.0)
     wanted = np.arange(8) * 2.0
     expected = [[np.interp(wanted, places, values[:, y, x]) for x in range(10)] for y in range(12)]
@@ -234,14 +234,14 @@ def test_missing_slices_are_counted(
 ) -> None:  # fmt: skip
     places = np.concatenate([[0], np.cumsum(distances)])
     paths = make.series(tmp_path, make.smooth((len(places), 8, 8)), step=lambda k: (0, 0, places[k]))
-    assert series(paths).read(make.recipe()).filled == missing
+    assert series(paths).read(make.settings()).filled == missing
 
 
 def test_rounded_headers_are_regular(tmp_path: Path, make: SimpleNamespace) -> None:
     """Positions to a hundredth of a millimetre must not cause interpolation."""
     values = make.smooth((30, 8, 8))
     paths = make.series(tmp_path, values, step=lambda k: (0, 0, round(k * 0.6666, 2)))
-    volume = series(paths).read(make.recipe(irregular="refuse"))
+    volume = series(paths).read(make.settings(irregular="refuse"))
     np.testing.assert_array_equal(volume.voxels, values)
 
 
@@ -280,7 +280,7 @@ def enhanced(path: Path, values: np.ndarray, order: list[int]) -> Path:
 def test_enhanced_frames_are_slices(tmp_path: Path, make: SimpleNamespace) -> None:
     values, order = make.smooth((6, 9, 8)), [3, 0, 5, 1, 4, 2]
     path = enhanced(make.slice(tmp_path / "x.dcm", values[0].astype(np.int16), (0, 0, 0)), values, order)
-    volume = series([path]).read(make.recipe())
+    volume = series([path]).read(make.settings())
     k = np.arange(6)[:, None, None]
     np.testing.assert_array_equal(volume.voxels, values * np.where(k % 2, 2, 1) - k)
     np.testing.assert_allclose(volume.affine[:3, 3], (20, 30, 40))
@@ -291,12 +291,12 @@ def test_plain_frames_lie_along_the_normal(tmp_path: Path, make: SimpleNamespace
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40))
     change(path, NumberOfFrames=4, PixelData=values.tobytes(), **along)
-    volume = series([path]).read(make.recipe())
+    volume = series([path]).read(make.settings())
     np.testing.assert_array_equal(volume.voxels, values)
     assert volume.spacing[0] == pytest.approx(2.5)
     change(path, ImagePositionPatient=None)
     with pytest.raises(GeometryError, match="without position"):
-        series([path]).read(make.recipe())
+        series([path]).read(make.settings())
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_offsets_count_from_the_first_frame_or_from_zero(
     values = make.smooth((4, 9, 8)).astype(np.int16)
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, corner), ((1.0, 0, 0), (0, float(down), 0)))
     change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
-    volume = series([path]).read(make.recipe())
+    volume = series([path]).read(make.settings())
     k, r, c = (axis.ravel() for axis in np.indices(values.shape))
     ras = np.stack([20 - 0.7 * c, 30 - 0.8 * down * r, np.array(heights)[k]], axis=1)
     np.testing.assert_allclose(value_at(volume, ras), values.ravel(), atol=1e-3)
@@ -332,4 +332,4 @@ def test_offsets_that_are_neither_are_refused(
     path = make.slice(tmp_path / "x.dcm", values[0], (-20, -30, 40), ((1.0, 0, 0), down))
     change(path, NumberOfFrames=4, PixelData=values.tobytes(), GridFrameOffsetVector=offsets)
     with pytest.raises(GeometryError, match="offsets of frames that begin neither with zero nor where"):
-        series([path]).read(make.recipe())
+        series([path]).read(make.settings())

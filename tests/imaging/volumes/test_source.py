@@ -18,7 +18,7 @@ from dira_scale.imaging.volumes import read_volume, read_volume_mask
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
-from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.volumes import Volumes
 
 
@@ -26,6 +26,11 @@ def listed(folder: Path, **keys: Any) -> dict[str, SourceRecord]:
     records = list(Volumes(images=str(folder), **keys).records(workers=1))
     assert len({record.name for record in records}) == len(records)
     return {record.name: pickle.loads(pickle.dumps(record)) for record in records}
+
+
+def read(record: SourceRecord, make: SimpleNamespace) -> Any:
+    image, settings = record.image, make.settings()
+    return image.read(settings) if isinstance(image, Input) else read_volume(image, settings)
 
 
 def only(records: dict[str, SourceRecord]) -> SourceRecord:
@@ -61,7 +66,7 @@ def test_series_are_found_at_any_depth_and_apart(tmp_path: Path, make: SimpleNam
     for (_, record), values, patient in zip(sorted(records.items()), (first, second, third), "123", strict=True):
         assert (record.rejected, record.patient) == (None, f"P{patient}")
         assert record.size == sum(path.stat().st_size for path in record.image.paths)
-        np.testing.assert_array_equal(read_volume(record.image, make.recipe()).voxels, values)
+        np.testing.assert_array_equal(read(record, make).voxels, values)
 
 
 def test_files_of_every_kind_are_volumes(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -78,7 +83,7 @@ def test_files_of_every_kind_are_volumes(tmp_path: Path, make: SimpleNamespace) 
     records = listed(tmp_path)
     assert sorted(records) == ["a.nii.gz", "b.mhd", "c.mhd", "d.nhdr", "e.npy"]
     assert records["b.mhd"].size == sum((tmp_path / name).stat().st_size for name in ("b.mhd", "b.raw"))
-    assert {read_volume(record.image, make.recipe()).shape for record in records.values()} == {(5, 8, 9)}
+    assert {read(record, make).shape for record in records.values()} == {(5, 8, 9)}
 
 
 def test_what_is_no_volume_is_listed_with_its_reason(tmp_path: Path, make: SimpleNamespace) -> None:
@@ -118,7 +123,7 @@ def test_echoes_at_the_same_positions_are_volumes_of_their_own(tmp_path: Path, m
     records = sorted(listed(tmp_path).items())
     assert [name.rpartition(" ")[2] for name, _ in records] == ["1", "2"]
     for (_, record), values in zip(records, echoes, strict=True):
-        np.testing.assert_array_equal(read_volume(record.image, make.recipe()).voxels, values)
+        np.testing.assert_array_equal(read(record, make).voxels, values)
 
 
 COLUMNS = {"file": "file", "patient": "patient", "study": None, "split": "split", "mask": "mask"}
@@ -152,7 +157,7 @@ def test_a_row_may_name_a_file_a_folder_or_a_slice(
     series = records["ct 1.1"]
     assert (series.patient, series.split, series.labels, series.mask) == ("P1", "train", (1.0,), mask)
     assert series.mask is not None and np.isnan(records["a.nii.gz"].labels[0])
-    drawn = read_volume_mask(series.mask, read_volume(series.image, make.recipe()))
+    drawn = read_volume_mask(series.mask, read(series, make))
     np.testing.assert_array_equal(drawn, values > 0)
 
 
@@ -188,7 +193,7 @@ def test_boxes_in_millimetres_lie_where_the_finding_is(
     x, y, z = at
     row = {"file": name, "coordX": x, "coordY": y, "coordZ": z, "diameter_mm": 12}
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "boxes.csv", [row]))))
-    volume = read_volume(record.image, make.recipe())
+    volume = read(record, make)
     (box,) = record.boxes
     bright = np.argwhere(volume.voxels > 0)
     first, last = bright.min(axis=0), bright.max(axis=0) + 1
@@ -231,7 +236,7 @@ def test_boxes_in_voxels_are_the_files_own(tmp_path: Path, make: SimpleNamespace
     nifti(tmp_path / "images/x.nii", values, affine)
     row = {"file": "x.nii", "label": "nodule", "z": 10, "y": 5, "x": 2, "d": 4, "h": 3, "w": 2}
     record = only(listed(tmp_path / "images", boxes=str(ingest.csv(tmp_path / "b.csv", [row]))))
-    volume = read_volume(record.image, make.recipe())
+    volume = read(record, make)
     (box,) = record.boxes
     sides = [(box.z, box.d), (box.y, box.h), (box.x, box.w)]
     inside = volume.voxels[tuple(slice(round(a), round(a + n)) for a, n in sides)]

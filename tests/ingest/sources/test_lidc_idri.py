@@ -239,7 +239,7 @@ def test_a_mask_is_what_the_reader_makes_of_one_drawn_on_the_slices(tmp_path: Pa
     (record,) = [r for r in LidcIdri(str(tmp_path), readers=2).records(1) if r.name == uid]
     recipe = Recipe.from_config(ingest.recipe("lidc_idri", images=str(tmp_path)))
     assert isinstance(record.image, Series) and isinstance(record.mask, Rows)
-    volume = record.image.read(recipe)
+    volume = record.image.read(recipe.reading)
     _, place = place_slices([Plane(np.array([-15, -14, z]), *np.eye(3)[:2], (0.7, 0.7)) for z in places], (40, 44))
     assert isinstance(place, Stack) and volume.shape[0] != 9 and volume.filled == place.missing == record.missing > 0
     np.testing.assert_array_equal(record.mask.paint(volume), place.straighten(drawn, mask=True))

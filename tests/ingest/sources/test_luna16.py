@@ -121,7 +121,7 @@ def test_of_a_store_a_block_fetches_its_rows_alone(
     assert len(read) == 40
     for near, far in read:
         fetched.clear()
-        np.testing.assert_array_equal(far.read(recipe).voxels, near.read(recipe).voxels)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(far.read(recipe.reading).voxels, near.read(recipe.reading).voxels)  # type: ignore[union-attr]
         assert 0 < fetched[".raw"] <= 2 * 8 * 12 * 56  # bytes of so many slices, rows and columns
 
 
@@ -170,7 +170,7 @@ def test_values_that_are_not_all_there(tmp_path: Path, ingest: SimpleNamespace) 
     records = [r for r in Luna16Candidates(str(tmp_path), [4, 4, 4], None, [], 0).records(1) if r.patient == "1.3.6.1"]
     assert record.rejected  # of the scans, which come first
     with pytest.raises(Exception, match="not all of the scan's"):
-        records[0].image.read(Recipe.from_config(ingest.recipe("luna16_candidates", images="x")))
+        records[0].image.read(Recipe.from_config(ingest.recipe("luna16_candidates", images="x")).reading)
 
 
 def test_lists_that_are_wrong_are_named(tmp_path: Path) -> None:

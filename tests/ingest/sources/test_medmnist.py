@@ -115,8 +115,10 @@ def test_a_store_that_fails_is_no_damage_of_the_archive(
     place.write_bytes((tmp_path / "set.npz").read_bytes())
     recipe = Recipe.from_config(ingest.recipe("medmnist", images=str(place)))
     records = list(recipe.make_source().records(1))
-    read = records[0].image.read(recipe)  # type: ignore[union-attr]
-    np.testing.assert_array_equal(read.pixels, Member(tmp_path / "set.npz", "train_images", 0).read(recipe).pixels)
+    read = records[0].image.read(recipe.reading)  # type: ignore[union-attr]
+    np.testing.assert_array_equal(
+        read.pixels, Member(tmp_path / "set.npz", "train_images", 0).read(recipe.reading).pixels
+    )
     assert records[0].size == (tmp_path / "set.npz").stat().st_size
 
     class Hiccup(Exception):  # noqa: N818 (as the libraries of stores raise them, and errors without a number)
@@ -128,7 +130,7 @@ def test_a_store_that_fails_is_no_damage_of_the_archive(
             store.setattr(type(place.fs), "cat_file", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))
             store.setattr(type(place.fs), "_open", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))
             with pytest.raises(OSError, match=r"throttled|connection lost") as raised:
-                records[0].image.read(recipe)  # type: ignore[union-attr]
+                records[0].image.read(recipe.reading)  # type: ignore[union-attr]
             assert raised.value.errno
 
 

@@ -11,13 +11,14 @@ from ingest.sources import miniatures, miniatures_3d
 from upath import UPath
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.boxes import Box, cut
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import Item, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
-from dira_scale.ingest.sources.base import Box, SourceRecord
+from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.brats import Channels
-from dira_scale.ingest.sources.published import Line, cut, number, read_columns, read_names, sized, threaded
+from dira_scale.ingest.sources.published import Line, number, read_columns, read_names, sized, threaded
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
