@@ -41,7 +41,8 @@ class _Segmentation(DicomFile):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))
-        self.kind = str(self.header.get("SegmentationType") or "").strip()
+        with rejects("damaged or no DICOM segmentation ({})"):  # values are decoded when they are asked for
+            self.kind = str(self.header.get("SegmentationType") or "").strip()
         bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
         if bits is None or bits != self.header.BitsAllocated:
             raise RejectedError("a DICOM segmentation that is neither BINARY of 1 bit nor FRACTIONAL of 8")
