@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 import xxhash
 
+from dira_scale.data.checksum import checksum
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
@@ -89,17 +90,9 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
                 damages += _mask(shard, row, stream.read(row["mask_size"]))
         stream.seek(0)
         damages += _members(shard, rows, stream)
-        if not damages and (known := dataset.info.checksums.get(shard)) and _checksum(stream) != known:
+        if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
             damages.append(Damage(shard, "", "the file's checksum differs, though no image's does"))
     return damages
-
-
-def _checksum(stream: Any) -> str:
-    digest = xxhash.xxh3_64()
-    stream.seek(0)
-    while block := stream.read(2**20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _sample(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:

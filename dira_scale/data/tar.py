@@ -5,15 +5,20 @@ import json
 import math
 import tarfile
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
-
-if TYPE_CHECKING:  # who only reads tars decodes nothing
-    from dira_scale.ingest.sample import Sample
+from typing import Any, BinaryIO, NamedTuple
 
 BLOCK = tarfile.BLOCKSIZE
 
 
-def add_to_tar(tar: tarfile.TarFile, sample: "Sample", label_names: tuple[str, ...]) -> dict[str, Any]:
+class Sample(NamedTuple):
+    """A sample before it has a place: its manifest row, but for where it lies, and its files."""
+
+    row: dict[str, Any]
+    payload: bytes
+    mask: bytes | None
+
+
+def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...]) -> dict[str, Any]:
     """Append the sample's files; the manifest row, complete but for the shard's name."""
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)

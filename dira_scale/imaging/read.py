@@ -15,23 +15,19 @@ Rules, so that two readers of one file agree:
   the window's width in such steps, at most 65535. MONOCHROME1 is turned round, so that low is always black.
 """
 
-import contextlib
-import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
 from dira_scale.imaging.burned_in import check_pixels
 from dira_scale.imaging.dicom import is_dicom, read_dicom
+from dira_scale.imaging.files import opened
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.raster import read_mask as read_raster_mask
 from dira_scale.imaging.raster import read_raster
-from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
-from dira_scale.places import store
 
 
 def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
@@ -72,19 +68,3 @@ def read_mask(path: Path) -> np.ndarray:
     """Decode a PNG mask to uint8 [H, W], its values as they are. Raises as ``read_image``."""
     with opened(path) as file:
         return read_raster_mask(file)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file (of a store, all of it), open for reading; what fails in reading it raises as ``read_image``."""
-    try:
-        with contextlib.ExitStack() as closing, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
-            with rejects("the file cannot be read ({})"):
-                file = closing.enter_context(store.opened(path))
-            if not file.read(1):
-                raise RejectedError("the file is empty")
-            file.seek(0)
-            yield file
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -9,21 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
+from dira_scale.data.manifest.croissant import croissant
+from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
-from dira_scale.ingest.croissant import croissant
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import is_local, refusals, remove
-
-ROWS = 2**14  # of a row group of the manifest: no more of it is ever in memory
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,8 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     kept = set[str]()  # attributes
     names = _Names(_beside(out), plan)
     with (
-        _Table(scratch / MANIFEST_FILE, SCHEMA) as manifest,
-        _Table(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
+        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
+        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
         names,
     ):
         for shard, state in _states(out, plan, made_of(plan, identity)):
@@ -103,33 +99,6 @@ def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, di
             raise UserError(f"out={out}: {shard} is of other images or another recipe: delete it and {path}, and run "
                             "the command again")  # fmt: skip
         yield shard, state
-
-
-class _Table:
-    """A Parquet file that is written a row group at a time."""
-
-    def __init__(self, path: Path, schema: pa.Schema):
-        self._schema, self._waiting, self._rows = schema, list[pa.Table](), 0
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        self._waiting.append(pa.Table.from_pylist(rows, self._schema))
-        self._rows += len(rows)
-        if self._rows >= ROWS:
-            self._write()
-
-    def _write(self) -> None:
-        if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting).combine_chunks())
-        self._waiting, self._rows = [], 0
-
-    def __enter__(self) -> "_Table":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._write()
-        self._writer.close()
 
 
 class _Names:

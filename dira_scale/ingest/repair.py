@@ -8,12 +8,13 @@ from typing import Any
 
 from rich.console import Console
 
+from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
 from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, claimed, differences, sweep
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.writer import Shard, checksum, write_shards
+from dira_scale.ingest.writer import Shard, write_shards
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import locate, refusals, remove
@@ -70,7 +71,8 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
                 return "missing"
             if (size := (place / shard).stat().st_size) != info.shards[shard]:
                 return f"{size} bytes instead of {info.shards[shard]}"
-            return "" if checksum(place / shard) == info.checksums[shard] else "another checksum"
+            with (place / shard).open("rb") as file:
+                return "" if checksum(file) == info.checksums[shard] else "another checksum"
 
     with bar("looking at", "shards") as shown, ThreadPoolExecutor(workers) as pool:
         found = shown.track(pool.map(look, info.shards), total=len(info.shards))

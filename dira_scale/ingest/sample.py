@@ -9,6 +9,7 @@ import PIL.Image
 import xxhash
 
 from dira_scale.data.codecs import encode
+from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
 from dira_scale.imaging.read import read_image, read_mask
@@ -30,15 +31,6 @@ class QuarantinedError(Exception):
 
     stage: str
     reason: str
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A finished sample: its manifest row, but for where it lies, and its files."""
-
-    row: dict[str, Any]
-    payload: bytes
-    mask: bytes | None
 
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:

@@ -12,8 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-
+from dira_scale.data.checksum import checksum
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item, ShardPlan
@@ -102,16 +101,8 @@ def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tupl
             if _worker:
                 with _worker.count.get_lock():
                     _worker.count.value += 1
-    return Shard(part.stat().st_size, checksum(part), rows, rejected)
-
-
-def checksum(path: Path) -> str:
-    """64-bit xxHash3 of a file's content, hex."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    with part.open("rb") as written:
+        return Shard(part.stat().st_size, checksum(written), rows, rejected)
 
 
 class _Worker(NamedTuple):

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.imaging import raster, read
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
@@ -18,7 +19,6 @@ from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import size_of
 from dira_scale.places import store
 
 
@@ -74,7 +74,7 @@ def test_a_disk_that_fails_while_listing_stops_the_run(
 ) -> None:
     """Otherwise the image would count as a patient of its own."""
     ingest.dicom(tmp_path / "images" / "1.dcm", ingest.picture(0).astype("uint16"))
-    monkeypatch.setattr("dira_scale.ingest.sources.files.read_header", failing_disk)
+    monkeypatch.setattr("dira_scale.imaging.dicom.header.read_header", failing_disk)
     with pytest.raises(UserError, match=r"listing the images failed .*Input/output error.*same command again"):
         convert(ingest.recipe("folder", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
 

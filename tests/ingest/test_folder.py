@@ -11,7 +11,7 @@ from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.ingest.sources import files
+from dira_scale.imaging.dicom import header
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 
@@ -222,8 +222,8 @@ def test_headers_are_read_by_many_threads_with_a_bar(
     for number in range(8):
         ingest.dicom(tmp_path / f"{number}.dcm", np.zeros((40, 40), np.uint16), PatientID=f"{number}")
     together = threading.Barrier(8)  # opens when eight are inside at once
-    read = files.read_header
-    monkeypatch.setattr(files, "read_header", lambda file: (together.wait(30), read(file))[1])
+    read = header.read_header
+    monkeypatch.setattr(header, "read_header", lambda file: (together.wait(30), read(file))[1])
     records = listed(Folder(str(tmp_path)), workers=2)
     assert {name: r.patient for name, r in records.items()} == {f"{n}.dcm": f"{n}" for n in range(8)}
     assert "listing" in (said := capsys.readouterr().out) and "8/8 files" in said

@@ -19,9 +19,8 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, printable
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert as convert_here
-from dira_scale.ingest.sources.blocks import read_findings
-from dira_scale.ingest.sources.published import read_columns, read_names
-from dira_scale.ingest.sources.table import read_boxes, read_table
+from dira_scale.ingest.sources.boxes import read_boxes, read_findings
+from dira_scale.places.tables import read_columns, read_names, read_table
 
 ENDLESS = [name for name, table in TABLES.items() if table.outcome in (LONG, "field larger")]
 LARGE = 2**26  # bytes of a large table; under torture in the real command 2^30

@@ -112,9 +112,9 @@ from pathlib import Path
 from test_plan import HASHER, make
 from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.index import Index
+from dira_scale.places.path_index import PathIndex
 count = int(sys.argv[1])
-index = Index()
+index = PathIndex()
 for n in range(count):
     index[Path(f"/archive/folder/im{n}.png")] = {"file": f"im{n}.png", "patient": f"P{n}", "nodule": "1"}
 names = (path.name for path in index)

@@ -6,7 +6,9 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.ingest.sources.table import Row, flags_and_numbers, read_boxes, read_table
+from dira_scale.ingest.sources.boxes import read_boxes
+from dira_scale.ingest.sources.cells import flags_and_numbers
+from dira_scale.places.tables import Row, read_table
 
 
 def test_rows_know_their_lines_and_short_or_long_ones_do_no_harm(tmp_path: Path) -> None:

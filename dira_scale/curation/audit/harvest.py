@@ -18,9 +18,9 @@ from dira_scale.curation.audit.spread import spread
 from dira_scale.curation.audit.values import Value
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
-from dira_scale.ingest.sources.files import files_below, folder_at
-from dira_scale.ingest.sources.table import read_table
 from dira_scale.places.store import is_local, locate
+from dira_scale.places.tables import read_table
+from dira_scale.places.walk import files_below, folder_at
 
 CHUNK, HEAD = 64, 2**22  # files that a process is given at a time; bytes of one that is no DICOM
 TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can name somebody

@@ -11,8 +11,8 @@ import pyarrow as pa
 from dira_scale import ingest
 from dira_scale.curation.audit.metadata import strings, tokens
 from dira_scale.data.manifest import BOX, MANIFEST_FILE, QUARANTINE, SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.data.manifest.croissant import croissant
 from dira_scale.imaging.grey import FLAT
-from dira_scale.ingest.croissant import croissant
 from dira_scale.ingest.deidentify import MANUFACTURERS, SEXES, VIEWS
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.sample import FILLED

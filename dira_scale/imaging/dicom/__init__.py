@@ -1,7 +1,7 @@
 """DICOM by pydicom: headers, pixels of every coding in common use, modality values, windows, geometry."""
 
 from dira_scale.imaging.dicom.frames import Decoded, DicomFile, Plane, plane_of
-from dira_scale.imaging.dicom.header import HEADER, is_dicom, read_elements, read_header
+from dira_scale.imaging.dicom.header import HEADER, header_of, is_dicom, read_elements, read_header
 from dira_scale.imaging.dicom.image import read_dicom
 from dira_scale.imaging.dicom.segmentation import read_segments
 
@@ -10,6 +10,7 @@ __all__ = [
     "Decoded",
     "DicomFile",
     "Plane",
+    "header_of",
     "is_dicom",
     "plane_of",
     "read_dicom",

@@ -4,6 +4,7 @@ import io
 import logging
 import zlib
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pydicom import dcmread
@@ -16,6 +17,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
+from dira_scale.imaging.files import opened_for_header
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
@@ -56,6 +58,12 @@ def read_header(file: BinaryIO) -> dict[str, str]:
         if (frames := count_frames(header, rest)) > 1:
             told["frames"] = str(frames)
     return {name: value for name, value in told.items() if value}
+
+
+def header_of(path: Path) -> dict[str, str]:
+    """What ``read_header`` finds in a DICOM file; nothing of another file. Raises RejectedError."""
+    with opened_for_header(path) as file:
+        return read_header(file) if is_dicom(file) else {}
 
 
 def count_frames(header: Dataset, rest: BinaryIO) -> int:

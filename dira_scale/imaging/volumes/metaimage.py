@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dira_scale.imaging.arrays import inflated, read_values
-from dira_scale.imaging.read import opened
+from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.raw import Raw, beside

@@ -7,7 +7,7 @@ import numpy as np
 
 from dira_scale.imaging.arrays import is_numpy, open_array
 from dira_scale.imaging.dicom import is_dicom
-from dira_scale.imaging.read import opened
+from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume

@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom import DicomFile, Plane
-from dira_scale.imaging.read import opened
+from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume

@@ -13,8 +13,8 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import read_volume
 from dira_scale.ingest.sources.base import Input, SourceRecord
-from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
+from dira_scale.places.walk import folder_at
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
 GRADES = {"HGG": 1.0, "LGG": 0.0}

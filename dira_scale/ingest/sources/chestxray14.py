@@ -9,17 +9,9 @@ from typing import NamedTuple
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import (
-    files_ending,
-    listed_in,
-    number,
-    read_columns,
-    read_names,
-    sized,
-    threaded,
-    wrong,
-)  # fmt: skip
+from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
+from dira_scale.places.tables import number_in, read_columns, read_names, wrong
+from dira_scale.places.walk import folder_at
 
 FINDINGS = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -116,7 +108,7 @@ class ChestXray14:
         boxes: dict[str, list[Box]] = {}
         if self.boxes.is_file():
             for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
-                x, y, w, h = (number(self.boxes, line, cell) for cell in range(2, 6))
+                x, y, w, h = (number_in(self.boxes, line, cell) for cell in range(2, 6))
                 boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
         return boxes
 

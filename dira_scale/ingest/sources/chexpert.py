@@ -6,18 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import (
-    Line,
-    files_ending,
-    folder_in,
-    listed_in,
-    number,
-    read_columns,
-    sized,
-    threaded,
-    wrong,
-)
+from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, sized, threaded
+from dira_scale.places.tables import Line, number_in, read_columns, wrong
+from dira_scale.places.walk import folder_at
 
 FINDINGS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",
@@ -86,7 +77,7 @@ class CheXpert:
 
 
 def _label(table: Path, line: Line, cell: int) -> float:
-    value = number(table, line, cell) if line.cells[cell] else math.nan
+    value = number_in(table, line, cell) if line.cells[cell] else math.nan
     if value not in (0, 1, -1) and value == value:
         raise wrong(table, f"{COLUMNS[cell]}: {value:g} is none of 1, 0 and -1", line)
     return value

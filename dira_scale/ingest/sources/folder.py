@@ -13,16 +13,19 @@ from typing import NamedTuple
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.dicom import HEADER
+from dira_scale.imaging.dicom import HEADER, header_of
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import files_below, folder_at, header_of, objects_below, real, size_of
-from dira_scale.ingest.sources.index import Index
-from dira_scale.ingest.sources.table import flags_and_numbers, number, read_boxes, read_table
-from dira_scale.ingest.sources.text import brief
+from dira_scale.ingest.sources.boxes import read_boxes
+from dira_scale.ingest.sources.cells import flags_and_numbers, number
 from dira_scale.machine.progress import bar
+from dira_scale.places.path_index import PathIndex
 from dira_scale.places.store import is_local, locate
+from dira_scale.places.tables import read_table
+from dira_scale.places.text import brief
+from dira_scale.places.walk import files_below, folder_at, objects_below, real
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 CHUNK = 1024  # files that the threads are given at a time
@@ -80,15 +83,15 @@ class Folder:
             raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
         self.attributes, self.rules = attributes, label_rules or {}
         self.numeric, self.guessed = tuple(label_columns or ()), ""
-        self.stored = Index[int]()  # of a store: what is there, of which size
+        self.stored = PathIndex[int]()  # of a store: what is there, of which size
         if not is_local(self.root):
             self.stored.update(objects_below(self.root))
-        self.listed = Index[Listed]()
-        self.no_inputs = Index[None]()  # masks and lists may lie among the images
+        self.listed = PathIndex[Listed]()
+        self.no_inputs = PathIndex[None]()  # masks and lists may lie among the images
         if self.csv:
             self._index(self.csv, guess=label_columns is None)
         self.label_names = (*self.numeric, *self.rules)
-        self.boxes = Index[list[Box]]()
+        self.boxes = PathIndex[list[Box]]()
         if boxes:
             self._index_boxes(real(locate(boxes, "recipe.boxes")))
 
@@ -99,7 +102,7 @@ class Folder:
         with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
             task = shown.add_task("", total=None)
-            others, unknown = Index[Listed](), (math.nan,) * len(self.label_names)
+            others, unknown = PathIndex[Listed](), (math.nan,) * len(self.label_names)
             for path in files_below(self.root) if is_local(self.root) else self.stored:
                 file = real(path)
                 if file not in self.no_inputs and file not in self.listed:
@@ -176,7 +179,7 @@ class Folder:
             if others:
                 numbers = brief(", ".join(others))
                 self.guessed += f"; no labels: {numbers} (name it in recipe.label_columns if it is one)"
-        lines, mask = Index[int](), self.columns.get("mask")
+        lines, mask = PathIndex[int](), self.columns.get("mask")
         for line, row in table():
             place = self._place(row[self.columns["file"]], path)
             file = real(place)

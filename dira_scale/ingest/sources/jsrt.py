@@ -16,9 +16,10 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import files_ending, sized, threaded, wrong
+from dira_scale.ingest.sources.published import files_ending, sized, threaded
 from dira_scale.places.store import opened
+from dira_scale.places.tables import wrong
+from dira_scale.places.walk import folder_at
 
 SIDE, SPACING = 2048, 0.175  # pixels, mm
 STRUCTURES = {

@@ -10,17 +10,18 @@ import numpy as np
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import Plane
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.lidc_xml import agreed, nodules_in, series_of
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.series_index import head_of
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at, size_of
-from dira_scale.ingest.sources.lidc_xml import agreed, nodules_in, series_of
 from dira_scale.ingest.sources.published import files_ending, once, threaded
-from dira_scale.ingest.sources.series import head_of
+from dira_scale.places.walk import folder_at
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import (
-    files_ending,
-    folder_in,
-    listed_in,
-    number,
-    once,
-    read_columns,
-    sized,
-    threaded,
-)
+from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, once, sized, threaded
+from dira_scale.places.tables import number_in, read_columns
+from dira_scale.places.walk import folder_at
 
 RATINGS = {  # label: column
     "malignant": "Diagnosis_value",
@@ -55,7 +47,7 @@ class LidcVois:
             patient, nodule, series = line.cells[:3]
             name = f"{patient}_R_{nodule}.nii.gz"
             listed.add(name)
-            labels = tuple(number(self.table, line, cell) for cell in range(3, len(line.cells)))
+            labels = tuple(number_in(self.table, line, cell) for cell in range(3, len(line.cells)))
             mask = self.root / "nodule_mask" / name
             yield SourceRecord(name, self.folder / name, patient, series, labels=labels, mask=mask)
         for path in files_ending(self.folder, ".nii.gz"):

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, sized, threaded
+from dira_scale.places.walk import folder_at
 
 
 class Lits:

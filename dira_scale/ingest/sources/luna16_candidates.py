@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from dira_scale.errors import UserError
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
@@ -16,10 +17,11 @@ from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at, size_of
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
-from dira_scale.ingest.sources.published import Line, listed_in, number, read_columns, wrong
+from dira_scale.ingest.sources.published import listed_in
 from dira_scale.places.store import parts
+from dira_scale.places.tables import Line, number_in, read_columns, wrong
+from dira_scale.places.walk import folder_at
 
 AIR = -1000  # HU
 
@@ -60,7 +62,7 @@ class Luna16Candidates:
             if scan is None:
                 absent[uid] += 1
             elif kind == "1" or scan.fold in self.whole or self._drawn(line) < share:
-                x, y, z = (number(self.list, line, cell) for cell in (1, 2, 3))
+                x, y, z = (number_in(self.list, line, cell) for cell in (1, 2, 3))
                 block = Block(scan.path, (x, y, z), self.patch)
                 name = f"{uid}/{line.number}"
                 yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)

@@ -14,11 +14,11 @@ import PIL.Image
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import size_of
 from dira_scale.places.store import locate
 from dira_scale.places.store import opened as fetched
 

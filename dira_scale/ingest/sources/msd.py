@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.files import folder_at
-from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded, wrong
+from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded
+from dira_scale.places.tables import wrong
+from dira_scale.places.walk import folder_at
 
 
 class Msd:

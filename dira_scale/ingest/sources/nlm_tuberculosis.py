@@ -12,8 +12,8 @@ from dira_scale.imaging.read import read_mask
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Painted, SourceRecord
-from dira_scale.ingest.sources.files import folder_at
 from dira_scale.ingest.sources.published import files_ending, folder_in, once, sized, threaded
+from dira_scale.places.walk import folder_at
 
 SEX = re.compile(r"(?:patient'?s sex:\s*)?([fm])(?:emale?|ale)?\b", re.IGNORECASE)
 AGE = re.compile(r"(\d+)\s*([ymd])", re.IGNORECASE)

@@ -1,31 +1,22 @@
 """What the sources of published datasets share: the folder as it is downloaded, its lists, its files."""
 
-import csv
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import count, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
-from dira_scale.errors import UserError, nearest
+from dira_scale.errors import UserError
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import Input, SourceRecord
-from dira_scale.ingest.sources.files import files_below, size_of
-from dira_scale.ingest.sources.text import brief, lines_of
+from dira_scale.places.walk import files_below
 
 CHUNK = 64  # files that a thread is given at a time
 T = TypeVar("T")
-
-
-class Line(NamedTuple):
-    """A line of a published table: the cells of the columns that were asked for, without blanks around them."""
-
-    number: int
-    cells: tuple[str, ...]
 
 
 def listed_in(root: Path, *names: str) -> Path:
@@ -39,65 +30,11 @@ def listed_in(root: Path, *names: str) -> Path:
     )
 
 
-def wrong(path: Path, what: str, line: Line | None = None) -> UserError:
-    """What is wrong with a list, in one line of bounded length whatever its cells hold."""
-    where = f"{path}, line {line.number}" if line else f"{path}"
-    return UserError(f"{where}: {brief(what)}")
-
-
 def folder_in(root: Path, name: str) -> Path:
     """A folder in ``root``. Raises UserError when there is none."""
     if not (root / name).is_dir():
         raise UserError(f"recipe.images={root} holds no folder {name}")
     return root / name
-
-
-def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
-    """The lines of a table with a header, one at a time: published lists have up to a million.
-
-    Blanks around the header's cells do not count, nor do cells beyond the columns asked for; cells that a line lacks
-    are empty, empty lines are left out. Raises UserError when a column is absent or the file is no UTF-8 text.
-    """
-    with lines_of(path) as lines:
-        table = csv.reader(lines)
-        try:
-            header = [cell.strip() for cell in next(table, [])]
-            for column in columns:
-                if column not in header:
-                    known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
-                    raise wrong(path, f"no column '{column}'{known}")
-            places = [header.index(column) for column in columns]
-            if twice := [column for column in columns if header.count(column) > 1]:
-                raise wrong(path, f"two columns '{twice[0]}'")
-            for row in table:
-                lines.next_row()
-                if any(row):
-                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise wrong(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
-
-
-def read_names(path: Path) -> Iterator[str]:
-    """The lines of a list of names. Raises UserError when it is no UTF-8 text."""
-    try:
-        with lines_of(path) as lines:
-            for line in lines:
-                lines.next_row()
-                if name := line.strip():
-                    yield name
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise wrong(path, f"not a list of UTF-8 text ({error})") from error
-
-
-def number(path: Path, line: Line, cell: int) -> float:
-    """A cell's finite number. Raises UserError naming the line."""
-    try:
-        value = float(line.cells[cell])
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise wrong(path, f"'{line.cells[cell]}' is not a number", line)
-    return value
 
 
 def files_ending(root: Path, *endings: str) -> Iterator[Path]:

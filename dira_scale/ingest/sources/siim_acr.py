@@ -6,19 +6,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dira_scale.imaging.dicom import header_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Input, SourceRecord
-from dira_scale.ingest.sources.files import folder_at, header_of
-from dira_scale.ingest.sources.published import (
-    files_ending,
-    listed_in,
-    read_columns,
-    sized,
-    threaded,
-    wrong,
-)
+from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
+from dira_scale.places.tables import read_columns, wrong
+from dira_scale.places.walk import folder_at
 
 
 @dataclass(frozen=True)

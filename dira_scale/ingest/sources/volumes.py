@@ -16,15 +16,16 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Ball, Box
+from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.read import grid_of
+from dira_scale.imaging.volumes.series_index import Head, SeriesIndex, head_of
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.blocks import box_in, read_findings
-from dira_scale.ingest.sources.files import files_below, real, size_of
+from dira_scale.ingest.sources.boxes import box_in, read_findings
 from dira_scale.ingest.sources.folder import CHUNK, Folder, Listed
-from dira_scale.ingest.sources.index import Index
-from dira_scale.ingest.sources.series import Head, SeriesIndex, head_of
+from dira_scale.places.path_index import PathIndex
+from dira_scale.places.walk import files_below, real
 
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 
@@ -52,15 +53,15 @@ class Volumes(Folder):
     """
 
     @cached_property
-    def findings(self) -> Index[list[Box | Ball]]:
+    def findings(self) -> PathIndex[list[Box | Ball]]:
         """By file or folder, as the CSV gives them."""
-        return Index()
+        return PathIndex()
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Files that hold a volume as they are met, then the series. Raises OSError as ``Folder.records``."""
         if self.guessed:
             print(self.guessed)
-        index, met = SeriesIndex(), Index[None]()  # rows of the CSV
+        index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
@@ -82,7 +83,7 @@ class Volumes(Folder):
 
     def _files(self) -> Iterator[Path]:
         """Each real file once; neither masks and lists nor the files of values that belong to a header."""
-        linked = Index[None]()
+        linked = PathIndex[None]()
         outside = (path for path in self.listed if not path.is_relative_to(self.root))
         for place in (self.root, *outside):
             for path in files_below(place) if place.is_dir() else [place]:
@@ -168,7 +169,7 @@ class Volumes(Folder):
         )
 
 
-def _above(path: Path, index: Index[Any]) -> Path | None:
+def _above(path: Path, index: PathIndex[Any]) -> Path | None:
     """What of ``index`` counts for a file: itself, or the nearest folder above it."""
     return next((place for place in (path, *path.parents) if place in index), None)
 

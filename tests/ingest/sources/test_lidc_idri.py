@@ -16,12 +16,12 @@ from ingest.sources.miniatures import write_text
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import Plane
 from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.lidc_xml import _enclosed
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.lidc_idri import LidcIdri, Rows
-from dira_scale.ingest.sources.lidc_xml import _enclosed
 
 SHAPE = (9, 40, 44)
 Block = tuple[range, slice, slice]  # slices, rows, columns

@@ -1,4 +1,4 @@
-"""A CSV of findings in volumes: blocks of voxels, or balls in millimetres."""
+"""A CSV of findings: boxes of pixels, blocks of voxels, or balls in millimetres."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,10 +7,21 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Ball, Box, cut
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.ingest.sources.table import number, read_table
+from dira_scale.ingest.sources.cells import number
+from dira_scale.places.tables import read_table
 
 VOXELS = ("z", "y", "x", "d", "h", "w")
 WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names: DICOM's millimetres, to the left, back and head
+
+
+def read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
+    """Each line's file and box. Raises UserError when a side is no number, negative or empty."""
+    for row in read_table(path, ["file", "label", *"yxhw"], "a file of boxes"):
+        where = f"{path}, line {row.line}"
+        box = Box(row.cells["label"], *(number(row.cells[side], f"{where}, {side}") for side in "yxhw"))
+        if not (box.y >= 0 and box.x >= 0 and box.h > 0 and box.w > 0):
+            raise UserError(f"{where}: a box needs y and x of at least 0, h and w above 0, all in pixels")
+        yield row.cells["file"], box
 
 
 def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:

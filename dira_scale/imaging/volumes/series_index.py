@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
+from dira_scale.imaging.files import opened_for_header
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
-from dira_scale.ingest.sources.files import BLOCK
-from dira_scale.places.store import is_local, refusals
 
 # By which slices at one position are told apart, the first that does it: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
@@ -39,8 +38,7 @@ class Head(NamedTuple):
 
 def head_of(path: Path) -> Head | None:
     """None for what is no DICOM file. Raises RejectedError."""
-    few = {} if is_local(path) else {"block_size": BLOCK}
-    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+    with opened_for_header(path) as file:
         if not is_dicom(file):
             return None
         with rejects("DICOM header is damaged ({})"):

@@ -1,16 +1,11 @@
-"""Files as a source finds them: all that lie below a folder, how large one is, what its DICOM header says."""
+"""All files that lie below a folder, or a prefix of a store."""
 
 import os
-import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.dicom import is_dicom, read_header
-from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.places.store import is_local, locate, numbered, refusals
-
-BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
+from dira_scale.places.store import is_local, locate, refusals
 
 
 def folder_at(images: str, key: str = "recipe.images") -> Path:
@@ -60,23 +55,3 @@ def objects_below(root: Path) -> Iterator[tuple[Path, int]]:
 def real(path: Path) -> Path:
     """The file itself, whatever symbolic links and ``..`` lead to it."""
     return Path(os.path.realpath(path)) if is_local(path) else path.resolve()
-
-
-def size_of(path: Path) -> int:
-    """Bytes. Raises RejectedError for what is no file, not there, or not ours to read."""
-    with rejects("the file cannot be read ({})"), numbered(path):
-        if not is_local(path):
-            return int(path.fs.size(path.path))  # type: ignore[attr-defined]
-        status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise RejectedError("not a regular file")
-    if not os.access(path, os.R_OK):
-        raise RejectedError("the file cannot be read (PermissionError)")
-    return status.st_size
-
-
-def header_of(path: Path) -> dict[str, str]:
-    """What ``read_header`` finds in a DICOM file; nothing of another file. Raises RejectedError."""
-    few = {} if is_local(path) else {"block_size": BLOCK}
-    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
-        return read_header(file) if is_dicom(file) else {}

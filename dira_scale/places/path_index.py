@@ -12,7 +12,7 @@ V = TypeVar("V")
 UNNAMED = ""  # SQLite's own temporary file: gone when the process is, however it ends
 
 
-class Index(MutableMapping[Path, V], Generic[V]):
+class PathIndex(MutableMapping[Path, V], Generic[V]):
     """A ``dict`` by paths (of any bytes), in the order in which they were first set. Values are pickled. Threads may
     read it."""
 

@@ -1,0 +1,57 @@
+"""Files of images as they are opened: what fails because of the file is a RejectedError, whatever the library."""
+
+import contextlib
+import os
+import stat
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from dira_scale.imaging.rejection import RejectedError, rejects
+from dira_scale.places import store
+from dira_scale.places.store import is_local, numbered, refusals
+
+BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """The file (of a store, all of it), open for reading.
+
+    Raises:
+        RejectedError: the file is empty, or cannot be read for a reason of its own.
+        OSError, MemoryError: it could not be read now, which is no fault of the file.
+    """
+    try:
+        with contextlib.ExitStack() as closing, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
+            with rejects("the file cannot be read ({})"):
+                file = closing.enter_context(store.opened(path))
+            if not file.read(1):
+                raise RejectedError("the file is empty")
+            file.seek(0)
+            yield file
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@contextlib.contextmanager
+def opened_for_header(path: Path) -> Iterator[BinaryIO]:
+    """The file, of which a store is asked for no more than is read. Raises as ``opened``."""
+    few = {} if is_local(path) else {"block_size": BLOCK}
+    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+        yield file
+
+
+def size_of(path: Path) -> int:
+    """Bytes. Raises RejectedError for what is no file, not there, or not ours to read."""
+    with rejects("the file cannot be read ({})"), numbered(path):
+        if not is_local(path):
+            return int(path.fs.size(path.path))  # type: ignore[attr-defined]
+        status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise RejectedError("not a regular file")
+    if not os.access(path, os.R_OK):
+        raise RejectedError("the file cannot be read (PermissionError)")
+    return status.st_size

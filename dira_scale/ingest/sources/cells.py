@@ -1,0 +1,43 @@
+"""Cells of a table that people make: numbers, and which columns are labels."""
+
+import math
+from collections.abc import Collection, Iterable
+
+from dira_scale.errors import UserError
+from dira_scale.places.tables import Row
+from dira_scale.places.text import brief
+
+
+def number(cell: str, where: str) -> float:
+    """A cell's finite number, NaN for an empty one. Raises UserError naming ``where`` it stands."""
+    value = _number(cell)
+    if value is None:
+        what = brief(f"'{cell}' is not a number; for categories use recipe.label_rules")
+        raise UserError(f"{where}: {what}")
+    return value
+
+
+def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
+    """The columns but ``taken`` that hold only 0, 1 and -1, or nothing; and those that hold other numbers, too."""
+    kinds: dict[str, set[str]] = {}  # of the columns that are all numbers so far
+    for number, row in enumerate(rows):
+        if number == 0:
+            kinds = {column: set() for column in row.cells if column not in taken}
+        for column in list(kinds):
+            cell = row.cells[column].strip()
+            value = _number(cell)
+            if value is None:
+                del kinds[column]
+            elif cell:
+                kinds[column].add("flag" if value in (0, 1, -1) or value != value else "number")
+    flags = [column for column, kind in kinds.items() if kind == {"flag"}]
+    return flags, [column for column, kind in kinds.items() if "number" in kind]
+
+
+def _number(cell: str) -> float | None:
+    """NaN for an empty cell, None for what is no finite number."""
+    try:
+        value = float(cell.strip() or "nan")
+    except ValueError:
+        return None
+    return None if math.isinf(value) else value

@@ -1,0 +1,125 @@
+"""Tables that others wrote: CSV files, read a row at a time, whose faults are told by file and line."""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.places.store import opened
+from dira_scale.places.text import LONGEST, brief, lines_of
+
+
+class Row(NamedTuple):
+    """A line of a CSV file, by the names of its columns; cells that the line lacks are empty."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Row]:
+    """The rows of a UTF-8 CSV with a header, one at a time.
+
+    Raises UserError when the file is absent or in another encoding, lacks one of ``columns`` (``named_by`` says who
+    wants them), or has a line of more cells than the header.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    with lines_of(path) as lines:
+        reader, begins = csv.reader(lines), 1  # the row that is read
+        try:
+            present = next(reader, [])
+            begins = reader.line_num + 1
+            if twice := [column for column, count in Counter(filter(str.strip, present)).items() if count > 1]:
+                raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
+            for column in columns:
+                if column not in present:
+                    known = nearest(column, present) or f"; it has {', '.join(present)}"
+                    raise UserError(f"{path} has " + brief(f"no column '{column}' ({named_by}){known}"))
+            for cells in reader:
+                lines.next_row()
+                begins = reader.line_num + 1
+                if any(cell.strip() for cell in cells[len(present) :]):
+                    raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
+                if cells:
+                    cells += [""] * (len(present) - len(cells))
+                    yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (of Latin-1: "
+                            "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
+        except csv.Error as error:
+            raise UserError(f"{path}, line {begins}: {error}") from error
+
+
+def _undecodable(path: Path) -> int:
+    """The first line that is not UTF-8: text is decoded ahead of the line that is read."""
+    with opened(path) as file:
+        for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
+            try:
+                content.decode()
+            except UnicodeDecodeError:
+                return line
+    return 1
+
+
+class Line(NamedTuple):
+    """A line of a published table: the cells of the columns that were asked for, without blanks around them."""
+
+    number: int
+    cells: tuple[str, ...]
+
+
+def wrong(path: Path, what: str, line: Line | None = None) -> UserError:
+    """What is wrong with a list, in one line of bounded length whatever its cells hold."""
+    where = f"{path}, line {line.number}" if line else f"{path}"
+    return UserError(f"{where}: {brief(what)}")
+
+
+def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
+    """The lines of a table with a header, one at a time: published lists have up to a million.
+
+    Blanks around the header's cells do not count, nor do cells beyond the columns asked for; cells that a line lacks
+    are empty, empty lines are left out. Raises UserError when a column is absent or the file is no UTF-8 text.
+    """
+    with lines_of(path) as lines:
+        table = csv.reader(lines)
+        try:
+            header = [cell.strip() for cell in next(table, [])]
+            for column in columns:
+                if column not in header:
+                    known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
+                    raise wrong(path, f"no column '{column}'{known}")
+            places = [header.index(column) for column in columns]
+            if twice := [column for column in columns if header.count(column) > 1]:
+                raise wrong(path, f"two columns '{twice[0]}'")
+            for row in table:
+                lines.next_row()
+                if any(row):
+                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise wrong(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
+
+
+def read_names(path: Path) -> Iterator[str]:
+    """The lines of a list of names. Raises UserError when it is no UTF-8 text."""
+    try:
+        with lines_of(path) as lines:
+            for line in lines:
+                lines.next_row()
+                if name := line.strip():
+                    yield name
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise wrong(path, f"not a list of UTF-8 text ({error})") from error
+
+
+def number_in(path: Path, line: Line, cell: int) -> float:
+    """A cell's finite number. Raises UserError naming the line."""
+    try:
+        value = float(line.cells[cell])
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise wrong(path, f"'{line.cells[cell]}' is not a number", line)
+    return value
