@@ -9,8 +9,9 @@ from rich.console import Console
 
 from dira_scale.config.compose import run_verb
 from dira_scale.errors import UserError, nearest
+from dira_scale.imaging.decoders import dicom_decoders
 from dira_scale.machine.hardware import hardware
-from dira_scale.machine.inventory import pieces
+from dira_scale.machine.inventory import components
 from dira_scale.machine.launch import launch_command
 from dira_scale.machine.show import show
 
@@ -25,11 +26,13 @@ def doctor(config: DictConfig) -> None:
     command = launch_command(here)
     if config.show == "launch":
         print(shlex.join(command))
-    elif config.show == "json":
-        found = [asdict(piece) for piece in pieces(here)]
-        print(json.dumps({"hardware": asdict(here), "pieces": found, "launch": command}, indent=1))
+        return
+    found = components(here, dicom_decoders())
+    if config.show == "json":
+        software = [asdict(component) for component in found]
+        print(json.dumps({"hardware": asdict(here), "software": software, "launch": command}, indent=1))
     else:
-        show(here, pieces(here), command, Console())
+        show(here, found, command, Console())
 
 
 def main(argv: list[str] | None = None) -> int:

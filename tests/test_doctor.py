@@ -16,7 +16,7 @@ from dira_scale import doctor
 from dira_scale.machine import hardware as looking
 from dira_scale.machine import inventory as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
-from dira_scale.machine.inventory import Piece
+from dira_scale.machine.inventory import Component
 from dira_scale.machine.launch import launch_command
 from dira_scale.machine.show import show
 
@@ -26,14 +26,14 @@ V100 = Gpu("Tesla V100", 16.0, "535.10", 7.0)
 
 
 @pytest.fixture(scope="module")
-def found() -> list[Piece]:
+def found() -> list[Component]:
     """What is here, by the command that a user types; once for all, as it imports every package in a fresh process."""
     command = [sys.executable, "-m", "dira_scale.doctor", "show=json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert {"hardware", "pieces", "launch"} == said.keys()
-    return [Piece(**piece) for piece in said["pieces"]]
+    assert {"hardware", "software", "launch"} == said.keys()
+    return [Component(**component) for component in said["software"]]
 
 
 @pytest.fixture
@@ -151,9 +151,9 @@ def test_a_stopped_run_is_no_error_of_the_launchers(
 
 
 def test_a_missing_package_comes_with_its_command() -> None:
-    piece = software._package("Nothing", "nothing at all", "no-such-distribution", "deepspeed")
-    assert (piece.state, piece.detail) == ("missing", "")
-    assert piece.install.endswith("python3 setup/install.py deepspeed")
+    component = software._package("Nothing", "nothing at all", "no-such-distribution", "deepspeed")
+    assert (component.state, component.detail) == ("missing", "")
+    assert component.install.endswith("python3 setup/install.py deepspeed")
 
 
 def test_outside_a_checkout_pip_installs_and_torch_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,32 +172,32 @@ def test_a_package_that_cannot_be_imported_is_broken(tmp_path: Path, monkeypatch
     (tmp_path / "halfthere-1.2.dist-info" / "METADATA").write_text("Name: halfthere\nVersion: 1.2\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    piece = software._package("halfthere", "half", "halfthere")
-    assert piece.state == "broken"
-    assert "libGL.so.1" in piece.detail
+    component = software._package("halfthere", "half", "halfthere")
+    assert component.state == "broken"
+    assert "libGL.so.1" in component.detail
 
 
 def test_a_gpu_that_torch_cannot_use_is_a_broken_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software.torch.cuda, "is_available", lambda: False)
     assert software._torch(LAPTOP).state == "there"
-    piece = software._torch(replace(LAPTOP, gpus=(H100,)))
-    assert piece.state == "broken"
-    assert "ACCELERATOR=cuda make setup" in piece.install
+    component = software._torch(replace(LAPTOP, gpus=(H100,)))
+    assert component.state == "broken"
+    assert "ACCELERATOR=cuda make setup" in component.install
 
 
 def test_slurm_is_asked_not_guessed(tools: Path) -> None:
     fake(tools, "sbatch", "exit 0")
     fake(tools, "sinfo", "echo 'gpu* 4 gpu:8'; echo 'cpu 2 (null)'")
-    piece = software._slurm()
-    assert (piece.state, piece.detail) == ("there", "gpu* 4 gpu:8; cpu 2 (null)")
+    component = software._slurm()
+    assert (component.state, component.detail) == ("there", "gpu* 4 gpu:8; cpu 2 (null)")
     fake(tools, "sinfo", "echo 'slurm_load_partitions: Unable to contact slurm controller' >&2; exit 1")
-    piece = software._slurm()
-    assert piece.state == "broken"
-    assert "Unable to contact" in piece.detail
+    component = software._slurm()
+    assert component.state == "broken"
+    assert "Unable to contact" in component.detail
 
 
-def test_what_the_default_set_installs_is_found(found: list[Piece]) -> None:
-    states = {piece.name: piece.state for piece in found}
+def test_what_the_default_set_installs_is_found(found: list[Component]) -> None:
+    states = {component.name: component.state for component in found}
     needed = ("torch", "torchvision", "DICOM decoders", "imagecodecs", "simplejpeg", "tensorboard")
     assert {name: states[name] for name in needed} == dict.fromkeys(needed, "there")
     assert {"DeepSpeed", "DALI", "FFCV", "SLURM"} < states.keys()
@@ -206,7 +206,7 @@ def test_what_the_default_set_installs_is_found(found: list[Piece]) -> None:
 def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
     text = StringIO()
     command = launch_command(LAPTOP, cuda=0)
-    lacking = Piece("DALI", "missing", "", "decoding on the GPU", "cd /a/very/long/path && " + "x" * 200)
+    lacking = Component("DALI", "missing", "", "decoding on the GPU", "cd /a/very/long/path && " + "x" * 200)
     show(LAPTOP, [lacking], command, Console(file=text, width=80, no_color=True))
     assert "\x1b" not in text.getvalue()
     assert lacking.install in text.getvalue()
@@ -214,16 +214,16 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
 
 
 def test_the_verb(
-    found: list[Piece], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    found: list[Component], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(doctor, "pieces", lambda hardware: found)
+    monkeypatch.setattr(doctor, "components", lambda *_: found)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert {"hardware", "pieces", "launch"} == said.keys()
-    assert said["pieces"] == [asdict(piece) for piece in found]
+    assert {"hardware", "software", "launch"} == said.keys()
+    assert said["software"] == [asdict(component) for component in found]
     assert doctor.main([]) == 0
     page = capsys.readouterr().out
-    assert all(piece.name in page for piece in found) and " ".join(said["launch"]) in page
+    assert all(component.name in page for component in found) and " ".join(said["launch"]) in page
     assert doctor.main(["show=launch"]) == 0
     assert capsys.readouterr().out.split() == said["launch"]
     assert doctor.main(["show=al"]) == 2

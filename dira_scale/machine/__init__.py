@@ -1,1 +1,1 @@
-"""What a machine has: hardware, pieces of software, and the launch command that fits it."""
+"""What a machine has: hardware, software, and the launch command that fits it."""

@@ -8,23 +8,23 @@ from rich.markup import escape
 from rich.table import Table
 
 from dira_scale.machine.hardware import Gpu, Hardware
-from dira_scale.machine.inventory import Piece
+from dira_scale.machine.inventory import Component
 
 MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
 
 
-def show(hardware: Hardware, found: list[Piece], command: list[str], console: Console) -> None:
-    """Print hardware, pieces, how to get the missing ones, and the launch command."""
+def show(hardware: Hardware, found: list[Component], command: list[str], console: Console) -> None:
+    """Print hardware, software, how to get what is missing, and the launch command."""
     console.print("\n[bold]This machine[/]")
     console.print(_table(_hardware_rows(hardware)))
     console.print("\n[bold]Software[/]")
-    console.print(_table([(piece.name, MARKS[piece.state], piece.detail) for piece in found]))
-    lacking = [piece for piece in found if piece.state != "there"]
+    console.print(_table([(component.name, MARKS[component.state], component.detail) for component in found]))
+    lacking = [component for component in found if component.state != "there"]
     if lacking:
         console.print("\n[bold]What is missing, what it would give, how to get it[/]")
-    for piece in lacking:
-        console.print(f"  [bold]{piece.name}[/]: {piece.gives}")
-        console.print(f"      {piece.install}", soft_wrap=True, highlight=False, markup=False)
+    for component in lacking:
+        console.print(f"  [bold]{component.name}[/]: {component.gives}")
+        console.print(f"      {component.install}", soft_wrap=True, highlight=False, markup=False)
     console.print("\n[bold]The launch command for this machine[/]")
     own = "experiment=… data.shards=… run=…"
     console.print(f"  {shlex.join(command)} {own}", soft_wrap=True, highlight=False, markup=False)
