@@ -78,18 +78,12 @@ def stats(config: DictConfig) -> int:
 
 
 def convert(config: DictConfig) -> int:
-    """A dataset to FFCV's form (to=ffcv), or from it back to tars (to=webdataset)."""
-    from dira_scale.curation.beton import to_beton, to_tars
+    """A dataset to FFCV's form."""
+    from dira_scale.curation.beton import to_beton
 
-    if config.to not in ("ffcv", "webdataset"):
-        raise UserError(
-            f"to={config.to}{nearest(str(config.to), ('ffcv', 'webdataset')) or ':'} use ffcv or webdataset"
-        )
-    if config.to == "ffcv":
-        print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
-    else:
-        made = to_tars(config.path)
-        print(f"{len(made)} tars written" if made else "every tar is there already")
+    if config.to != "ffcv":
+        raise UserError(f"to={config.to}: only ffcv is known")
+    print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
     return 0
 
 

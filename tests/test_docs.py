@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
-    "--patients 2": "--patients 1",
+    "recipe.patients=2 ": "recipe.patients=1 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }

@@ -1,24 +1,21 @@
-"""``shard convert``: a dataset's tars to FFCV's ``.beton``, one per split, and back: the same samples.
+"""``shard convert``: a dataset's tars to FFCV's ``.beton``, one per split: the same samples.
 
 JPEGs travel as they are. FFCV knows no other compression: PNG, HTJ2K and npy become raw pixels of three equal channels,
-and take their space; back they are encoded anew, to the same bytes.
+and take their space.
 """
 
-import io
 import tarfile
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from rich.progress import track
 
-from dira_scale.data.beton import JPEG, RAW, Array, BetonError, Bytes, Field, Image, Int, Json, Reader, Writer
-from dira_scale.data.codecs import decode, encode
+from dira_scale.data.beton import JPEG, RAW, Array, Bytes, Field, Image, Int, Json, Writer
+from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
-from dira_scale.data.tar import BLOCK, add_file, member_at
+from dira_scale.data.tar import BLOCK, member_at
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import sync_folder, write_atomic
 from dira_scale.places.store import is_local
@@ -109,60 +106,3 @@ def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:
     image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
     masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])
     return int((image + masks).max()) + 24 + 4 * len(dataset.info.label_names) + 2**16
-
-
-def to_tars(path: str | Path) -> list[str]:
-    """Write the tars that are not there from ``{split}.beton``, byte for byte as they were; their names.
-
-    Raises UserError when a ``.beton`` is missing, damaged or of other samples, or the codec's library is another one
-    and does not give the same bytes; and for a subset, which has no shards of its own.
-    """
-    dataset = ShardedDataset.open(path, whole=False)
-    missing = [shard for shard in dataset.info.shards if not dataset.file(shard).exists()]
-    if away := [shard for shard in missing if "/" in shard]:
-        raise UserError(f"{dataset.file(away[0])} belongs to another dataset: convert that one")
-    shards = dataset.column("shard")
-    readers: dict[str, Reader] = {}
-    for shard in track(missing, "tars"):
-        rows = np.flatnonzero(shards == shard)
-        split = dataset.column("split")[rows[0]]
-        first = int(np.flatnonzero(dataset.rows(split) == rows[0])[0])
-        beton = dataset.root / f"{split}.beton"
-        try:
-            reader = readers.get(split) or readers.setdefault(split, Reader(beton))
-            content = _tar(dataset, [(int(row), reader[first + n]) for n, row in enumerate(rows)])
-        except (OSError, BetonError, IndexError) as error:
-            raise UserError(
-                f"{beton} cannot be used ({error}): shard again, or copy it from where it was made"
-            ) from error
-        if len(content) != dataset.info.shards[shard] or dataset.info.checksums.get(shard, _sum(content)) != _sum(
-            content
-        ):
-            raise UserError(
-                f"{beton}: {shard} cannot be made of it byte for byte (other samples, or another version of the "
-                f"{dataset.info.codec} library): shard again"
-            )
-        write_atomic(dataset.file(shard), content)
-    return missing
-
-
-def _tar(dataset: ShardedDataset, samples: list[tuple[int, Mapping[str, Any]]]) -> bytes:
-    file = io.BytesIO()
-    with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for row, values in samples:
-            line = dataset.table.slice(row, 1).to_pylist()[0]
-            if bytes(values["key"]).decode("ascii") != line["key"]:
-                raise BetonError(f"sample {line['key']} is not at its place")
-            mode, height, width, image = values["image"]
-            if mode == RAW:
-                colour = np.frombuffer(image, np.uint8).reshape(height, width, 3)
-                image = encode(colour if line["channels"] == 3 else colour[..., 0], line["codec"])
-            add_file(tar, f"{line['key']}.{line['codec']}", image)
-            add_file(tar, f"{line['key']}.json", values["json"][:-1])
-            if values.get("mask_size"):
-                add_file(tar, f"{line['key']}.mask.png", values["mask"])
-    return file.getvalue()
-
-
-def _sum(content: bytes) -> str:
-    return xxhash.xxh3_64_hexdigest(content)

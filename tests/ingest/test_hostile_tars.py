@@ -9,7 +9,6 @@ import shutil
 import stat
 import tracemalloc
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -21,9 +20,8 @@ from ingest.sandbox import listing
 from PIL import Image
 
 from dira_scale.curation import stats_page
-from dira_scale.curation.audit import words
 from dira_scale.curation.audit.audit import audit
-from dira_scale.curation.beton import to_beton, to_tars
+from dira_scale.curation.beton import to_beton
 from dira_scale.curation.merge import merge
 from dira_scale.curation.stats import Stats
 from dira_scale.curation.stats_page import print_table, render_dataset
@@ -33,7 +31,6 @@ from dira_scale.data.manifest import DatasetError, ShardedDataset
 from dira_scale.errors import UserError, printable
 from dira_scale.ingest.convert import convert
 
-OURS = cache(words._of_messages)
 SECRET = b"Drumwhistle's letter"
 PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
 
@@ -55,9 +52,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> P
 
 @pytest.fixture(autouse=True)
 def once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What needs most time, and nothing of a shard: the words of our own messages are looked for once, curves are
-    computed, and drawn in one case."""
-    monkeypatch.setattr(words, "_of_messages", OURS)
+    """What needs most time, and nothing of a shard: curves are computed, and drawn in one case."""
     if "a sample twice" not in request.node.name:
         monkeypatch.setattr(stats_page, "svg", lambda name, size, draw: f"data:{draw(MagicMock())}")
 
@@ -94,11 +89,6 @@ def works(folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
         print_table(found)
         render_dataset(found)
 
-    def tars_again() -> None:
-        for shard in ShardedDataset.open(folder).info.shards:
-            (folder / shard).unlink()
-        to_tars(folder)
-
     return {
         "read": read,
         "stats": stats,
@@ -106,7 +96,6 @@ def works(folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
         "merge": lambda: merge([folder, folder.with_name("other")], scratch / "sum", "sum"),
         "audit": lambda: audit(str(folder), str(folder.parents[1] / "ours"), [], [], False, 1),
         "beton": lambda: to_beton(folder),
-        "tars": tars_again,
     }
 
 

@@ -12,10 +12,8 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.phantom.ct import dataset
-from dira_scale.phantom.ct.__main__ import main
 from dira_scale.phantom.ct.study import FINDING, KINDS
 
 PATIENTS, SIZE, SEED = 2, 32, 4  # three studies
@@ -54,9 +52,10 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_same_bytes_for_two_workers_and_for_several_threads(chests: Path, tmp_path: Path) -> None:
-    asked = ["--patients", str(PATIENTS), "--size", str(SIZE), "--seed", str(SEED), "--format", "metaimage"]
-    command = [sys.executable, "-m", "dira_scale.phantom.ct", tmp_path, *asked, "--workers", "2"]
-    subprocess.run(command, check=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "2"}, capture_output=True)
+    code = "from dira_scale.phantom.ct.dataset import generate\n"
+    code += f"generate({str(tmp_path)!r}, {PATIENTS}, {SEED}, 'thorax', 'metaimage', {SIZE}, workers=2)"
+    command, threads = [sys.executable, "-c", code], {"OMP_NUM_THREADS": "2"}
+    subprocess.run(command, check=True, timeout=200, env=os.environ | threads, capture_output=True)
     assert digest(tmp_path) == digest(chests)
 
 
@@ -134,15 +133,3 @@ def test_the_format_changes_no_voxel(chests: Path, tmp_path: Path) -> None:
             ours, theirs = (SimpleITK.ReadImage(str(f)) for f in (tmp_path / nifti[name], chests / meta[name]))
             np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(ours), SimpleITK.GetArrayFromImage(theirs))
             np.testing.assert_allclose(ours.GetOrigin(), theirs.GetOrigin(), atol=1e-3)
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [str(tmp_path / "p"), "--patients", "1", "--size", "32", "--kind", "abdomen", "--workers", "1"]
-    asked += ["--seed", "6"]  # one study
-    assert main(asked) == 0
-    assert list((tmp_path / "p").glob("images/PAT00000/STUDY00/*.dcm"))
-    *_, next_command = capsys.readouterr().out.strip().partition("python -m dira_scale.shard ")
-    config = compose("shard", next_command.split())
-    assert (config.recipe.images, config.out) == (str(tmp_path / "p"), "out/shards/phantom_abdomen")
-    assert main([*asked, "--seed", "1"]) == 2
-    assert "seed=6, not 1" in capsys.readouterr().err

@@ -10,10 +10,8 @@ import pydicom
 import pytest
 from PIL import Image
 
-from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.phantom.cxr import dataset
-from dira_scale.phantom.cxr.__main__ import main
 from dira_scale.phantom.cxr.findings import LABELS, SMALL
 
 PATIENTS, SIZE = 5, 96
@@ -131,14 +129,3 @@ def test_the_default_mixture_is_drawn_as_ever(phantoms: Path) -> None:
     """Version 1 of the drawing: the tables of these five patients, whatever other mixtures there are."""
     assert hashlib.sha256((phantoms / "labels.csv").read_bytes()).hexdigest()[:16] == "9d3052c23612f108"
     assert json.loads((phantoms / "settings.json").read_text()) == {"version": 1, "seed": 7, "size": SIZE}
-
-
-def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    asked = [str(tmp_path / "p"), "--patients", "1", "--size", "64", "--workers", "1"]
-    assert main(asked) == 0
-    assert (tmp_path / "p" / "labels.csv").exists()
-    *_, next_command = capsys.readouterr().out.strip().partition("python -m dira_scale.shard ")
-    config = compose("shard", next_command.split())
-    assert (config.recipe.images, config.out) == (str(tmp_path / "p"), "out/shards/phantom_cxr")
-    assert main([*asked, "--seed", "1"]) == 2
-    assert "seed=0, not 1" in capsys.readouterr().err
