@@ -4,24 +4,20 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, cast
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
+from dira_scale.config.schema import Places
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
-
-# Arguments that are places on this machine, of no concern to those who get the shards, by the words of their names …
-PLACES = {"images", "labels", "boxes", "masks", "folder", "file", "path", "paths", "root", "dir", "csv", "table"}
-FILE = re.compile(r"\.[A-Za-z][A-Za-z0-9]{0,4}")  # … or by a text in them that ends as names of files do
 
 
 @dataclass(frozen=True)
@@ -92,36 +88,49 @@ class Recipe:
 
     def make_source(self) -> Source:
         """The object that ``_target_`` names. Raises UserError when there is none, or its arguments do not fit."""
-        target = str(self.source["_target_"])
-        module, _, name = target.rpartition(".")
-        try:
-            factory = getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError, TypeError) as error:
-            raise UserError(f"recipe._target_={target}: {error}") from error
-        if not (inspect.isclass(factory) and callable(getattr(factory, "records", None))):  # a recipe may be anybody's
-            raise UserError(f"recipe._target_={target} is no source: name a class with the method records")
+        target, factory = self.source["_target_"], self._source_class()
         arguments = {key: value for key, value in self.source.items() if key != "_target_"}
         try:
             inspect.signature(factory).bind(**arguments)
         except TypeError as error:
             raise UserError(f"the recipe does not fit its source {target}: {error}") from error
-        source = cast(Source, factory(**arguments))
+        source = factory(**arguments)
         _check_labels(source.label_names)
         return source
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
         """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON.
 
-        It goes out with the dataset, so no place on this machine is in it.
+        It goes out with the dataset, so no argument that the source annotates as a place is in it. Raises UserError
+        when there is no such source.
         """
         own = dataclasses.asdict(self)
         del own["source"]
-        source = {
-            key: value
-            for key, value in self.source.items()
-            if key == "_target_" or (PLACES.isdisjoint(key.split("_")) and not _is_place(value))
-        }
+        places = {name for name, hint in _annotations(self._source_class()).items() if _is_place(hint)}
+        source = {key: value for key, value in self.source.items() if key not in places}
         return own | source | {"hash_key": hasher.key_id}
+
+    def _source_class(self) -> type[Source]:
+        target = str(self.source["_target_"])
+        module, _, name = target.rpartition(".")
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError, ValueError, TypeError) as error:
+            raise UserError(f"recipe._target_={target}: {error}") from error
+        if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # a recipe may be anybody's
+            raise UserError(f"recipe._target_={target} is no source: name a class with the method records")
+        return cast(type[Source], found)
+
+
+def _annotations(source: type[Source]) -> dict[str, Any]:
+    """Of the constructor's arguments."""
+    try:
+        return get_type_hints(source.__init__, include_extras=True)
+    except NameError as error:
+        raise UserError(
+            f"recipe._target_: the annotations of {source.__name__} cannot be read ({error}); they say which arguments "
+            "are places, so import what they name at run time"
+        ) from error
 
 
 def _check_shares(name: str, shares: Any) -> None:
@@ -138,12 +147,11 @@ def _check_labels(names: Sequence[str]) -> None:
             raise UserError(f"a label is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
 
 
-def _is_place(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return any(map(_is_place, [*value, *value.values()]))
-    if isinstance(value, str):
-        return "/" in value or "\\" in value or value[:1] in ("~", ".") or bool(FILE.fullmatch(Path(value).suffix))
-    return isinstance(value, list | tuple) and any(map(_is_place, value))
+def _is_place(hint: Any) -> bool:
+    """Whether an argument of this annotation is, or may be, a place on this machine."""
+    if get_origin(hint) is Annotated:
+        return any(isinstance(mark, Places) for mark in hint.__metadata__)
+    return hint is Path or any(map(_is_place, get_args(hint)))
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

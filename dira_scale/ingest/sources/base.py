@@ -60,9 +60,9 @@ class SourceRecord:
 class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
-    A place on this machine does not enter ``dataset.json``, be it absolute or relative. An argument counts as one by a
-    word of its name (``masks``, ``scr_folder``; ``PLACES`` in ``recipe.py``), or by a text in it that has a ``/``,
-    begins with ``.`` or ``~``, or ends as names of files do. Call yours so.
+    ``dataset.json`` keeps these arguments, but for places on this machine: those that the constructor annotates with
+    ``Place`` (of ``dira_scale.config.schema``) or ``Path``, alone or among others (``Place | None``, ``str | Path``).
+    Annotate yours so, or your folders' names leave with the dataset.
     The constructor raises UserError when a file, folder or column that the recipe names is not there.
     """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
@@ -55,7 +56,7 @@ class Brats:
 
     label_names: Sequence[str] = ("high_grade",)
 
-    def __init__(self, images: str, modalities: Sequence[str]):
+    def __init__(self, images: Place, modalities: Sequence[str]):
         self.root = folder_at(images)
         if not modalities or not set(modalities) <= set(MODALITIES):
             raise UserError(f"recipe.modalities={list(modalities)}: give some of {', '.join(MODALITIES)}")

@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.base import SourceRecord
@@ -44,7 +45,7 @@ class ChestXray14:
 
     label_names: Sequence[str] = FINDINGS
 
-    def __init__(self, images: str, attributes: Sequence[str] = ()):
+    def __init__(self, images: Place, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
         self.lists = {name: listed_in(self.root, f"{name}_list.txt") for name in ("train_val", "test")}

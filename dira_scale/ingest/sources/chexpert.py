@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, sized, threaded
 from dira_scale.places.tables import Line, number_in, read_columns, wrong
@@ -30,7 +31,7 @@ class CheXpert:
 
     label_names: Sequence[str] = FINDINGS
 
-    def __init__(self, images: str, attributes: Sequence[str] = ()):
+    def __init__(self, images: Place, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.tables = [listed_in(self.root, f"{split}.csv") for split in ("train", "valid")]
         self.folders = [folder_in(self.root, split) for split in ("train", "valid")]

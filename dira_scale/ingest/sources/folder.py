@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import HEADER, header_of
@@ -64,9 +65,9 @@ class Folder:
 
     def __init__(
         self,
-        images: str,
-        labels: str | None = None,
-        boxes: str | None = None,
+        images: Place,
+        labels: Place | None = None,
+        boxes: Place | None = None,
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,

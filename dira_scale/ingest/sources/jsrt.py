@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, cut
 from dira_scale.imaging.grey import GreyImage, Window, store
@@ -86,7 +87,7 @@ class Jsrt:
     label_names: Sequence[str] = ("nodule", "malignant")
 
     def __init__(
-        self, images: str, masks: str | None, structures: Sequence[str] = (), attributes: Sequence[str] = ()
+        self, images: Place, masks: Place | None, structures: Sequence[str] = (), attributes: Sequence[str] = ()
     ):  # fmt: skip
         self.root, self.attributes = folder_at(images), attributes
         if unknown := [name for name in structures if name not in STRUCTURES]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, once, sized, threaded
 from dira_scale.places.tables import number_in, read_columns
@@ -33,7 +34,7 @@ class LidcVois:
 
     label_names: Sequence[str] = tuple(RATINGS)
 
-    def __init__(self, images: str):
+    def __init__(self, images: Place):
         self.root = folder_at(images)
         self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Ball, cut
 from dira_scale.imaging.files import size_of
@@ -39,7 +40,7 @@ class Luna16:
 
     label_names: Sequence[str] = ("nodule",)
 
-    def __init__(self, images: str):
+    def __init__(self, images: Place):
         self.root = folder_at(images)
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "annotations.csv")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError, rejects
@@ -42,7 +43,7 @@ class Luna16Candidates:
 
     label_names: Sequence[str] = ("nodule",)
 
-    def __init__(self, images: str, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
+    def __init__(self, images: Place, patch: Sequence[int], negatives: float | None, whole: Sequence[str], seed: int):
         if len(patch) != 3 or not all(isinstance(side, int) and 0 < side <= 512 for side in patch):
             raise UserError(f"recipe.patch={list(patch)}: give [z, y, x] in voxels, 1 to 512")
         if unknown := sorted(set(whole) - set(FOLDS)):

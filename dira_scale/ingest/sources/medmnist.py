@@ -12,6 +12,7 @@ from typing import IO, BinaryIO, cast
 import numpy as np
 import PIL.Image
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.arrays import ArrayFile, open_array
 from dira_scale.imaging.files import size_of
@@ -61,7 +62,7 @@ class MedMnist:
         UserError: the file is absent or not such an archive; another number of names than of labels.
     """
 
-    def __init__(self, images: str, classes: Sequence[str] | None = None):
+    def __init__(self, images: Place, classes: Sequence[str] | None = None):
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
             raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded
 from dira_scale.places.tables import wrong
@@ -23,7 +24,7 @@ class Msd:
 
     label_names: Sequence[str] = ()
 
-    def __init__(self, images: str):
+    def __init__(self, images: Place):
         self.root = folder_at(images)
         self.list = listed_in(self.root, "dataset.json")
         try:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
@@ -23,12 +24,12 @@ class Phantom:
 
     def __init__(
         self,
-        images: str | None,
+        images: Place | None,
         patients: int,
         seed: int,
         size: int,
         attributes: Sequence[str] = (),
-        folder: str = "out/phantom_cxr",
+        folder: Place = "out/phantom_cxr",
         findings: str = "all",
     ):
         if findings not in MIXTURES:

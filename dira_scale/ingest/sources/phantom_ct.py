@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.volumes import Volumes
@@ -24,14 +25,14 @@ class PhantomCT:
 
     def __init__(
         self,
-        images: str | None,
+        images: Place | None,
         patients: int,
         seed: int,
         size: int,
         kind: str,
         format: str,
         attributes: Sequence[str] = (),
-        folder: str = "out/phantom_ct",
+        folder: Place = "out/phantom_ct",
     ):
         if kind not in KINDS:
             raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")
