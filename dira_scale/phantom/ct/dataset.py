@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.phantom.anatomy import Anatomy
 from dira_scale.phantom.ct import dicom
 from dira_scale.phantom.ct.files import write_metaimage, write_nifti
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import as_csv, fill, save_record
-from dira_scale.phantom.thorax import Anatomy
 
 VERSION = 1  # of the drawing: other voxels, another number
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}

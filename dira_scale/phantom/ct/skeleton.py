@@ -3,12 +3,12 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dira_scale.phantom.anatomy import RIB_ENDS
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.slab import Slab
 from dira_scale.phantom.ct.solids import Array, common, ellipsoid, oval, ramp, union
 from dira_scale.phantom.ct.trunk import SQUARE, Trunk
 from dira_scale.phantom.ct.tubes import Tubes
-from dira_scale.phantom.cxr.skeleton import ENDS
 
 FLAT = 0.62  # a rib's thickness over its height
 
@@ -44,7 +44,7 @@ class Skeleton:
     def _ribs(self, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
         """Twelve pairs that hug the cavity as they fall forwards, and the cartilage of the first ten."""
         bone, soft = [], []
-        for number, end in enumerate(np.radians((*ENDS, 58)), 1):
+        for number, end in enumerate(np.radians((*RIB_ENDS, 58)), 1):
             top, wobble = self.trunk.level(number - 0.15), rng.normal(0, 1, 2)
             fall = self.trunk.anatomy.slope * (24 + 11 * min(number, 7)) * self.trunk.unit + 2 * wobble[0]
             stop = np.pi - 0.13 if number < 8 else np.pi - 0.16 - 0.12 * (number - 7)  # where cartilage ends

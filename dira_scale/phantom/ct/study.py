@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from dira_scale.phantom.anatomy import Anatomy, State
 from dira_scale.phantom.ct import lesions as lesions_
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.belly import Belly
@@ -15,7 +16,6 @@ from dira_scale.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, Sca
 from dira_scale.phantom.ct.skeleton import Skeleton
 from dira_scale.phantom.ct.slab import Slab
 from dira_scale.phantom.ct.trunk import Points, Trunk
-from dira_scale.phantom.thorax import Anatomy, State
 
 KINDS = {"thorax": lesions_.NODULES, "abdomen": lesions_.LESIONS}  # and what is found there
 VOXELS = 400_000  # painted at a time: what stays in a cache

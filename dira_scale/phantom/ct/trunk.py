@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
+from dira_scale.phantom.anatomy import Anatomy, Chest, State
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.fields import Field
 from dira_scale.phantom.ct.slab import Lines, Slab
 from dira_scale.phantom.ct.solids import Array, common, ellipsoid, less, oval, ramp, union
 from dira_scale.phantom.ct.tissue import Contrast
 from dira_scale.phantom.ct.tubes import Tubes
-from dira_scale.phantom.thorax import Anatomy, Chest, State
 
 SQUARE = 0.3  # how far the cavity's outline is from an ellipse's
 BEND = 4.5  # mm by which the anatomy bends, standard deviation

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.phantom.primitives import curve
+from dira_scale.phantom.curve import curve
 
 MURRAY = 1 / 3  # a branch's radius goes with this power of the tissue that it feeds (Murray 1926)
 

@@ -18,11 +18,12 @@ import numpy as np
 from PIL import Image
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.phantom import dicom
+from dira_scale.phantom.anatomy import Anatomy
+from dira_scale.phantom.cxr import dicom
 from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
+from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import as_csv, fill, save_record, write
-from dira_scale.phantom.thorax import Anatomy
 
 VERSION = 1  # of the drawing: other pictures, another number
 
@@ -57,7 +58,7 @@ def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int)
     studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
     _, draw = MIXTURES[mixture]
     course = draw(course_rng, studies)
-    identity = dicom.Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
+    identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
     rows = []
     for study in range(studies):
         rng, age = studies_rng[study], anatomy.age + study

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.thorax import Chest, State
-from dira_scale.phantom.view import Map, View
+from dira_scale.phantom.anatomy import Chest, State
+from dira_scale.phantom.cxr.view import Map, View
 
 PREVALENCE = {  # relative to one another; roughly the order of ChestX-ray14's counts, the rare ones raised
     "Atelectasis": 10,

@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dira_scale.phantom.cxr.findings import DIFFUSE, Finding, Lungs
+from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
 from dira_scale.phantom.cxr.projection import grain
-from dira_scale.phantom.primitives import Tubes, ellipsoid
-from dira_scale.phantom.view import Map
+from dira_scale.phantom.cxr.view import Map
 
 
 def paint(finding: Finding, lungs: Lungs) -> tuple[float, float, float, float] | None:

@@ -10,8 +10,8 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from dira_scale.phantom.primitives import upsample
-from dira_scale.phantom.view import Map
+from dira_scale.phantom.cxr.primitives import upsample
+from dira_scale.phantom.cxr.view import Map
 
 SOFT = 0.2048 * 1.06 / 10  # per mm: cm2/g x g/cm3
 FAT = 0.1974 * 0.95 / 10

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.cxr import projection
+from dira_scale.phantom.anatomy import Anatomy, Chest, State
+from dira_scale.phantom.cxr import organs, projection
 from dira_scale.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.phantom.cxr.painters import paint
+from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
 from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.phantom.cxr.skeleton import bones
 from dira_scale.phantom.cxr.vessels import vessels
-from dira_scale.phantom.primitives import Tubes, ellipsoid
-from dira_scale.phantom.thorax import Anatomy, Chest, State
-from dira_scale.phantom.view import Map, View
+from dira_scale.phantom.cxr.view import Map, View
 
 LEAD = 3.0  # line integral of a marker
 SHEATH = 1.3  # a vessel with its wall and the bronchus beside it, over its blood alone
@@ -34,8 +34,8 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     for finding in findings:
         state = prepare(finding, state)
     chest = Chest(anatomy, state)
-    cavity, dome = chest.lungs(view)
-    heart, mediastinum = chest.mediastinum(view)
+    cavity, dome = organs.lungs(chest, view)
+    heart, mediastinum = organs.mediastinum(chest, view)
     air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
     blood = vessels(chest, view, np.random.default_rng(anatomy.seed)) * np.minimum(air / 15, 1)
     zero = np.zeros_like(air)
@@ -78,14 +78,14 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
 def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
     """Line integral of the attenuation along every ray, [size, size]."""
     view, chest = lungs.view, lungs.chest
-    body = chest.body(view)
+    body = organs.body(chest, view)
     details = np.random.default_rng(chest.anatomy.seed + 1)
     tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
     aerated = lungs.air * (1 - lungs.filled)
     line = SOFT * (body - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(body, chest.anatomy.fat)
     line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
     line += (BONE - SOFT) * bones(chest, view, details)
-    gas = np.maximum(chest.airways(view), _stomach(chest, view, details))
+    gas = np.maximum(organs.airways(chest, view), _stomach(chest, view, details))
     line -= SOFT * np.minimum(gas, body)
     return np.maximum(line + _marker(view, rng), 0).astype(np.float32)
 

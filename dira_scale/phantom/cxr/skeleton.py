@@ -3,11 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.phantom.primitives import Tubes, curve, ellipsoid
-from dira_scale.phantom.thorax import Chest
-from dira_scale.phantom.view import Map, View
-
-ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees from the spine to each rib's anterior end
+from dira_scale.phantom.anatomy import RIB_ENDS, Chest
+from dira_scale.phantom.curve import curve
+from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.view import Map, View
 
 
 def bones(chest: Chest, view: View, rng: np.random.Generator) -> Map:
@@ -18,7 +17,7 @@ def bones(chest: Chest, view: View, rng: np.random.Generator) -> Map:
 def ribs(chest: Chest, view: View, rng: np.random.Generator) -> Map:
     """Eleven pairs: the posterior arcs and, as a second layer, the anterior arcs that cross them."""
     arcs: dict[str, list[tuple[NDArray, NDArray]]] = {"back": [], "front": []}
-    for number, end in enumerate(np.radians(ENDS), 1):
+    for number, end in enumerate(np.radians(RIB_ENDS), 1):
         wobble = rng.normal(0, 1, 3)
         start = float(chest.vertebra(number)) - 3
         fall = chest.anatomy.slope * (6 + 10.5 * min(number, 7) ** 0.8 + 1.5 * number) + wobble[0]

@@ -3,9 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.phantom.primitives import Tubes, curve
-from dira_scale.phantom.thorax import Chest
-from dira_scale.phantom.view import Map, View
+from dira_scale.phantom.anatomy import Chest
+from dira_scale.phantom.curve import curve
+from dira_scale.phantom.cxr.primitives import Tubes
+from dira_scale.phantom.cxr.view import Map, View
 
 LEVELS = 7
 FINEST = 0.4  # mm: thinner ones drown in the noise

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from dira_scale.phantom.anatomy import Anatomy
 from dira_scale.phantom.ct.grid import Grid
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import Body, Patient, Study
-from dira_scale.phantom.thorax import Anatomy
 
 QUIET = Scanner("SOFT", edge=1.0, sigma=0.0, frequency=0.4)
 

@@ -9,7 +9,7 @@ from pydicom import config
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation
 
 from dira_scale.phantom import dicom
-from dira_scale.phantom.view import View
+from dira_scale.phantom.cxr.view import View
 
 # PS3.3 table A.26-1 and the modules it names: type 1 (a value) and type 2 (present, may be empty), in short.
 REQUIRED = (

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dira_scale.phantom.anatomy import Anatomy, State
 from dira_scale.phantom.cxr import radiograph
 from dira_scale.phantom.cxr.findings import DIFFUSE, LABELS, Finding, draw
 from dira_scale.phantom.cxr.projection import Exposure
-from dira_scale.phantom.thorax import Anatomy, State
-from dira_scale.phantom.view import View
+from dira_scale.phantom.cxr.view import View
 
 OPAQUE = ("Consolidation", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pleural_Thickening", "Hernia")
 

@@ -4,13 +4,11 @@ A volume becomes a 2D map of thickness, so no voxel is ever stored.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import CubicSpline
 
-from dira_scale.phantom.view import Map, View
+from dira_scale.phantom.cxr.view import Map, View
 
 STEP = 0.75  # detector pixels between two samples of a tube
 BATCH = 256  # tubes sampled alike
@@ -51,17 +49,6 @@ def ellipsoid(
         chord = np.float32(2 / np.sqrt(a[2, 2])) * np.sqrt(np.maximum(inside, 0))
         np.maximum(window, chord, out=window)
     return out
-
-
-def curve(points: NDArray, samples: int = 16) -> NDArray:
-    """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline's bends would gape)."""
-    return np.einsum("sm,tm...->ts...", _spline(points.shape[1], samples), points)
-
-
-@lru_cache
-def _spline(knots: int, samples: int) -> NDArray[np.float64]:
-    """A cubic spline's weights [samples, knots]: it is linear in its control points."""
-    return CubicSpline(np.linspace(0, 1, knots), np.eye(knots))(np.linspace(0, 1, samples))
 
 
 def _slope(values: Map) -> Map:

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from dira_scale.phantom.primitives import Tubes, curve, ellipsoid, upsample
-from dira_scale.phantom.view import View
+from dira_scale.phantom.curve import curve
+from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid, upsample
+from dira_scale.phantom.cxr.view import View
 
 FAR = 1e7  # mm to the source: parallel rays, so that the brute force stays simple
 
