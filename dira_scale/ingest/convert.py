@@ -62,7 +62,7 @@ def convert(
             return
     except OSError as error:
         raise UserError(
-            f"sharding to {place} failed ({error}); what is finished is kept: mend it and run the same command again"
+            f"sharding to {place} failed ({error}); what is finished is kept: fix this, then run the same command again"
         ) from error
     _tell(console, place, made, time.monotonic() - started)
 
@@ -95,7 +95,7 @@ def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     try:
         return plan_shards(source.records(workers), recipe, hasher, source.label_names)
     except OSError as error:
-        raise UserError(f"listing the images failed ({error}): mend it and run the same command again") from error
+        raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error
 
 
 def _tell_of_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -> None:

@@ -36,7 +36,7 @@ class Outcome:
 def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
     """Join the shards' states into the dataset's tables, shard by shard, and remove ``.partial``.
 
-    Raises UserError when no input at all could be used; then nothing is left, so that the mended command can begin.
+    Raises UserError when no input at all could be used; then nothing is left, so that the corrected command can begin.
     """
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()

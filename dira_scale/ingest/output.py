@@ -108,8 +108,8 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     try:
         dataset = ShardedDataset.open(out)
     except DatasetError as error:
-        mend = f"the same command as 'shard repair', with path={out} in the place of out=, writes it anew"
-        raise UserError(f"out={out} is damaged: {error}; {mend}") from error
+        repair = f"the same command as 'shard repair', with path={out} instead of out=, writes it anew"
+        raise UserError(f"out={out} is damaged: {error}; {repair}") from error
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"out={out} holds the shards of another recipe ({different}): choose another out")
     return dataset

@@ -1,4 +1,4 @@
-"""Mending a dataset from its source: only shards that are missing, cut short or changed are written again."""
+"""Repairing a dataset from its source: only shards that are missing, cut short or changed are written again."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ from dira_scale.places.store import locate, refusals, remove
 
 def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
     """Write the broken shards of the dataset at ``path`` again, from the source that the recipe ``config`` names, byte
-    for byte as they were; the shards that were mended.
+    for byte as they were; the shards that were repaired.
 
     Raises:
         DatasetError: ``dataset.json`` or the manifest themselves are damaged.
@@ -46,12 +46,12 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         check_unchanged(dataset, planned)
         sweep(place)  # what a late slice left there may be of other images
         with claimed(place, identity, planned, Slice()) as scratch:
-            done = partial(_mend, place, dataset.info.checksums)
+            done = partial(_republish, place, dataset.info.checksums)
             write_shards(list(broken), planned, recipe, workers, scratch, done)
             remove(place / PARTIAL)
             remove(scratch)
     except OSError as error:
-        raise UserError(f"repairing {place} failed ({error}): mend it and run the same command again") from error
+        raise UserError(f"repairing {place} failed ({error}): fix this, then run the same command again") from error
     console.print(f"{place} is whole again: {len(broken)} of {len(dataset.info.shards)} shards were written anew")
     return list(broken)
 
@@ -79,7 +79,7 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
         return {shard: reason for shard, reason in zip(info.shards, found, strict=True) if reason}
 
 
-def _mend(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: Shard) -> None:
+def _republish(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: Shard) -> None:
     if shard.xxh3 != checksums[name]:
         raise UserError(
             f"{name} written anew is not what it was: a mask or an image of the same size was replaced, or another "

@@ -40,7 +40,9 @@ def audit(
             if near_duplicates:
                 report.twins = _twins(datasets, Path(scratch), workers)
         except OSError as error:
-            raise UserError(f"the audit of {path} failed ({error}): mend it and run the same command again") from error
+            raise UserError(
+                f"the audit of {path} failed ({error}): fix this, then run the same command again"
+            ) from error
     return tell(report, datasets[0].root)
 
 

@@ -1,53 +1,22 @@
 """MedMNIST's archives of small 2D images: arrays in an ``.npz``, already split (Yang et al., Scientific Data 2023)."""
 
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import BinaryIO, cast
 
 import numpy as np
-import PIL.Image
 
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
-from dira_scale.imaging.arrays import ArrayFile, open_array
+from dira_scale.imaging.arrays import open_array
 from dira_scale.imaging.files import size_of
-from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
-from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.imaging.settings import ReadSettings
+from dira_scale.imaging.npz_member import Member, open_images
+from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.places.store import locate
 from dira_scale.places.store import opened as fetched
 
 SPLITS = ("train", "val", "test")
-
-
-@dataclass(frozen=True)
-class Member:
-    """An image of an archive: which array, and which index of its first axis."""
-
-    path: Path
-    array: str
-    index: int
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        return (self.path,)
-
-    def read(self, settings: ReadSettings) -> GreyImage:
-        """Raises RejectedError when the archive is damaged, or the image is all one value."""
-        with rejects("the archive is damaged ({})"):
-            pixels = np.asarray(opened(self.path, self.array)[self.index])
-        check_size(*pixels.shape[:2])
-        grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
-        image = store(grey, Window(0, 255, 1), settings.bits)
-        if image.flat:
-            raise RejectedError(FLAT)
-        return image
 
 
 class MedMnist:
@@ -90,7 +59,7 @@ class MedMnist:
     def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
         """[images, columns]. Raises ValueError when the arrays of ``split`` are not what they should be."""
         with archive.open(f"{split}_images.npy") as file:
-            shape = _open(file).shape
+            shape = open_images(file).shape
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
             raise ValueError(f"{split}_images has the shape {shape}: neither grey nor colour images")
         with archive.open(f"{split}_labels.npy") as file:
@@ -98,29 +67,6 @@ class MedMnist:
         if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
             raise ValueError(f"{split}_labels has the shape {labels.shape} for {shape[0]} images")
         return labels
-
-
-@lru_cache(maxsize=len(SPLITS))
-def opened(path: Path, array: str) -> np.ndarray:
-    """An array of an archive as a memory map, kept by the process that reads it.
-
-    Deflated members can only be read from their beginning, so the array is unpacked once, into a file without a name
-    that goes with the process; the memory stays small however large the array is.
-    """
-    with fetched(path) as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
-        unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
-        shutil.copyfileobj(packed, unpacked)
-    unpacked.seek(0)
-    header = _open(unpacked)
-    return np.memmap(unpacked, np.uint8, "r", unpacked.tell(), header.shape)
-
-
-def _open(file: IO[bytes]) -> ArrayFile:
-    """Raises RejectedError for what is no array of uint8 in C order."""
-    array = open_array(cast(BinaryIO, file))
-    if array.dtype != np.uint8 or array.fortran:
-        raise RejectedError(f"an array of {array.dtype}, not of uint8 in C order")
-    return array
 
 
 def _one_hot(labels: np.ndarray, count: int) -> np.ndarray:

@@ -12,12 +12,12 @@ from upath import UPath
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, cut
+from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import Item, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.brats import Channels
 from dira_scale.ingest.sources.published import sized, threaded
 from dira_scale.places.tables import Line, number_in, read_columns, read_names
 
