@@ -20,7 +20,7 @@ FEW = 16
 
 
 @dataclass(frozen=True)
-class Split:
+class SplitStats:
     """One line of the table of splits."""
 
     name: str
@@ -33,7 +33,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Label:
+class LabelStats:
     """How often a label has each value in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and how often none."""
 
     name: str
@@ -68,12 +68,12 @@ class Stats:
         self.dataset, self.info, self.seed = dataset, dataset.info, seed
 
     @cached_property
-    def splits(self) -> list[Split]:
+    def splits(self) -> list[SplitStats]:
         return [self._split(name) for name in self.info.counts]
 
-    def _split(self, name: str) -> Split:
+    def _split(self, name: str) -> SplitStats:
         part = self.dataset.table.filter(pc.equal(self.dataset.table["split"], name))
-        return Split(
+        return SplitStats(
             name=name,
             samples=part.num_rows,
             patients=pc.count_distinct(part["patient"]).as_py(),
@@ -84,18 +84,18 @@ class Stats:
         )
 
     @cached_property
-    def labels(self) -> dict[str, list[Label]]:
+    def labels(self) -> dict[str, list[LabelStats]]:
         """By name, one for each split."""
         columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
         rows = {split: self.dataset.rows(split) for split in self.info.counts}
-        found: dict[str, list[Label]] = {}
+        found: dict[str, list[LabelStats]] = {}
         for name, column in zip(self.info.label_names, columns, strict=True):
             graded = bool(set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
             found[name] = []
             for split, mine in rows.items():
                 known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
                 values = dict(zip(known.tolist(), counts.tolist(), strict=True))
-                found[name].append(Label(name, split, values, len(mine) - sum(values.values()), graded))
+                found[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded))
         return found
 
     @cached_property
@@ -187,7 +187,7 @@ def _printable(text: str | None) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
 
 
-def odd(stats: Stats) -> list[str]:
+def oddities(stats: Stats) -> list[str]:
     """What a person should look at before training on it."""
     told: list[str] = []
     shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dira_scale import __version__
-from dira_scale.curation.stats import LOOKED_AT, SHOWN, Stats, odd
+from dira_scale.curation.stats import LOOKED_AT, SHOWN, Stats, oddities
 from dira_scale.reporting.page import template
 from dira_scale.reporting.plots import HELD_OUT, TRAIN, svg
 
@@ -36,7 +36,7 @@ def print_table(stats: Stats) -> None:
         console.print(f"quarantined: {count} x {reason}")
     if rest := sum(count for *_, count in stats.quarantine[5:]):
         console.print(f"quarantined: {rest} x other reasons, which the page lists")
-    for text in odd(stats):
+    for text in oddities(stats):
         console.print(f"odd: {text}")
 
 
@@ -50,7 +50,7 @@ def render_dataset(stats: Stats) -> str:
         stats=stats,
         info=stats.info,
         version=__version__,
-        odd=odd(stats),
+        odd=oddities(stats),
         looked_at=min(LOOKED_AT, stats.dataset.table.num_rows),
         shown=min(SHOWN, stats.dataset.table.num_rows),
         sheet=_address(sheet := contact_sheet(stats)),

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dira_scale.curation.stats import Stats, odd
+from dira_scale.curation.stats import Stats, oddities
 from dira_scale.curation.stats_page import TILE, contact_sheet, render_dataset
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.shard import main
@@ -74,7 +74,7 @@ def test_what_is_odd_is_told(path: Path) -> None:
     never = {name: [label.split for label in labels if label.positive == 0] for name, labels in stats.labels.items()}
     assert any(never.values())
     assert {f"label {name} is never 1 in {', '.join(splits)}" for name, splits in never.items() if splits} == {
-        text for text in odd(stats) if "never" in text
+        text for text in oddities(stats) if "never" in text
     }
 
 
@@ -91,7 +91,7 @@ def test_masks_among_the_images_and_labels_that_nobody_knows(tmp_path: Path) -> 
     assert main([*words, f"out={tmp_path / 'ds'}", "workers=1"]) == 0
     stats = Stats(ShardedDataset.open(tmp_path / "ds"))
     assert {"unknown throughout train, test: labels a, b", "3 of 6 looked at have at most 16 different values: masks "
-            "among the images?"} <= set(odd(stats))  # fmt: skip
+            "among the images?"} <= set(oddities(stats))  # fmt: skip
     assert [str(label) for label in stats.labels["grade"]] == ["0: 2, 1: 1, 2: 1", "1: 1, 2: 1"]
     assert str(stats.labels["a"][0]) == "4 unknown" and not stats.shared_patients
 

@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.curation.audit.harvest import harvest
 from dira_scale.curation.audit.leaks import find_leaks
 from dira_scale.curation.audit.patients import shared_patients
-from dira_scale.curation.audit.report import Image, Pair, Report, tell
+from dira_scale.curation.audit.report import Report, TwinImage, TwinPair, tell
 from dira_scale.curation.audit.thumbnails import thumbnails
 from dira_scale.curation.audit.twins import exact_twins, near_twins
 from dira_scale.curation.audit.values import Values
@@ -52,15 +52,15 @@ def _leaks(
     values = Values(scratch, own_words(dataset))
     values.add(harvest(source, tables, workers))
     values.finish()
-    report.searched, report.left = (values.count(long=True), values.count(long=False)), values.left()
+    report.searched, report.not_searched = (values.count(long=True), values.count(long=False)), values.not_searched()
     report.leaks = find_leaks(dataset, scratch, workers)
     report.by_chance = values.by_chance() * report.leaks.size
 
 
-def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[Pair]:
+def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[TwinPair]:
     """Pairs of which at least one is of the first dataset; a patient's own images within a split are no pairs."""
     images = [
-        Image(dataset.root.name, *row)
+        TwinImage(dataset.root.name, *row)
         for dataset in datasets
         for row in zip(*(dataset.table[name].to_pylist() for name in ("split", "key", "patient")), strict=True)
     ]
@@ -70,4 +70,4 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
     near = near_twins(thumbnails(datasets, scratch, workers), group, own, workers)
     known = {(twins.one, twins.other) for twins in exact}
     found = exact + [twins for twins in near if (twins.one, twins.other) not in known]
-    return [Pair(images[one], images[other], alike, how) for one, other, alike, how in found]
+    return [TwinPair(images[one], images[other], alike, how) for one, other, alike, how in found]

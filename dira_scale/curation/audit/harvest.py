@@ -14,7 +14,7 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from dira_scale.curation.audit.metadata import texts_of
-from dira_scale.curation.audit.spread import spread
+from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.curation.audit.values import Value
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
@@ -25,7 +25,7 @@ from dira_scale.places.walk import files_below, folder_at
 CHUNK, HEAD = 64, 2**22  # files that a process is given at a time; bytes of one that is no DICOM
 TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can name somebody
 # What PS3.15's basic profile leaves and source and dataset may share: the class of a device, words of the standard.
-LEFT = {
+NOT_IDENTIFYING = {
     "Manufacturer", "ManufacturerModelName",  # the profile removes its serial number, station, and names
     "CodeValue", "CodeMeaning", "CodingSchemeDesignator", "CodingSchemeVersion", "CodingSchemeName",  # of code lists
     "RescaleType", "WindowCenterWidthExplanation", "LUTExplanation",  # units and names of grey scales
@@ -44,7 +44,7 @@ def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]
     yield Value("folder name", str(root))
     for table in tables:
         yield from _cells(locate(table, "tables"))
-    for found in spread(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
+    for found in parallel_map(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
         yield from found
 
 
@@ -94,7 +94,7 @@ def _of_dicom(header: Dataset) -> Iterator[Value]:
     for part in (header, getattr(header, "file_meta", Dataset())):
         for element in part.iterall():
             keyword = keyword_for_tag(element.tag) or f"private ({element.tag.group:04x},{element.tag.element:04x})"
-            if keyword in LEFT or element.value is None:
+            if keyword in NOT_IDENTIFYING or element.value is None:
                 continue
             for text in _values(element.value, element.VR):
                 if not text.startswith(STANDARD):

@@ -20,8 +20,8 @@ from dira_scale.curation.audit.metadata import (
     texts_of,
     tokens,
 )
+from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.curation.audit.search import Found, Searcher
-from dira_scale.curation.audit.spread import spread
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
@@ -48,25 +48,25 @@ class Hit(NamedTuple):
 
 
 @dataclass
-class Looked:
-    """What came of a file of ``size`` bytes: ``pieces`` are hits within the program's own words, hashes and numbers."""
+class SearchResult:
+    """Of ``size`` bytes; ``coincidences`` are hits within the program's own words, hashes and numbers."""
 
     hits: list[Hit] = field(default_factory=list)
     size: int = 0
-    pieces: int = 0
+    coincidences: int = 0
 
 
-def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> Looked:
+def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> SearchResult:
     """Look through every file of the dataset for the values in the folder ``values``. Raises OSError."""
     files = files_of(dataset)
-    searcher, whole = Searcher(values), Looked()
+    searcher, whole = Searcher(values), SearchResult()
     for name in files:
         _search_texts([("", Text("name of the file", name))], name, searcher, whole)
     with bar("searching", "files") as shown:
         task = shown.add_task("", total=len(files))
-        for looked in spread(look_through, ((file, name, values) for name, file in files.items()), workers):
-            whole.hits += looked.hits
-            whole.size, whole.pieces = whole.size + looked.size, whole.pieces + looked.pieces
+        for result in parallel_map(search_file, ((file, name, values) for name, file in files.items()), workers):
+            whole.hits += result.hits
+            whole.size, whole.coincidences = whole.size + result.size, whole.coincidences + result.coincidences
             shown.advance(task)
     whole.hits.sort()
     return whole
@@ -78,29 +78,29 @@ def files_of(dataset: ShardedDataset) -> dict[str, Path]:
     return inside | {shard: dataset.file(shard) for shard in dataset.info.shards}
 
 
-def look_through(file: Path, name: str, values: Path) -> Looked:
+def search_file(file: Path, name: str, values: Path) -> SearchResult:
     """One file, named ``name`` in the hits."""
-    searcher, looked = Searcher(values), Looked()
+    searcher, result = Searcher(values), SearchResult()
     with opened(file) as stream:
         members = _members(stream) if name.endswith(".tar") else []
-        looked.hits += islice(_stamps(name, members), MOST)
-        _search_texts(_texts(stream, name, members), name, searcher, looked)
-        told = {(hit.member, hit.value) for hit in looked.hits}
+        result.hits += islice(_stamps(name, members), MOST)
+        _search_texts(_texts(stream, name, members), name, searcher, result)
+        told = {(hit.member, hit.value) for hit in result.hits}
         stream.seek(0)
         for found in searcher.file(stream):
             hit, inside = _located(found, name, members)
-            if inside or is_piece(found, searcher.words):
-                looked.pieces += 1
+            if inside or is_coincidence(found, searcher.words):
+                result.coincidences += 1
             elif (hit.member, hit.value) not in told:  # decoded, it has been told
-                looked.hits.append(hit)
-            if len(looked.hits) >= MOST:
+                result.hits.append(hit)
+            if len(result.hits) >= MOST:
                 break
-        looked.size = stream.seek(0, os.SEEK_END)
-    return looked
+        result.size = stream.seek(0, os.SEEK_END)
+    return result
 
 
-def is_piece(found: Found, words: Collection[bytes] = ()) -> bool:
-    """Whether it is a piece of one of our own words, of a hash, of a longer number, or of a fraction's digits.
+def is_coincidence(found: Found, words: Collection[bytes] = ()) -> bool:
+    """Whether it is a part of one of our own words, of a hash, of a longer number, or of a fraction's digits.
 
     Chance puts each six-digit number into every some million hex digits, and hospitals know all six-digit times.
     """
@@ -178,15 +178,15 @@ def _stamps(name: str, members: list[tarfile.TarInfo]) -> Iterator[Hit]:
                 yield Hit(name, member.name, "tar header", what, str(number))
 
 
-def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Searcher, looked: Looked) -> None:
+def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Searcher, result: SearchResult) -> None:
     waiting = iter(texts)
     while batch := list(islice(waiting, BATCH)):
-        if len(looked.hits) >= MOST:
+        if len(result.hits) >= MOST:
             return
         hits: dict[Hit, None] = {}  # each once, however often a text repeats it
         for number, found in searcher.texts(text.text for _, text in batch):
-            if is_piece(found, searcher.words):
-                looked.pieces += 1
+            if is_coincidence(found, searcher.words):
+                result.coincidences += 1
                 continue
             member, text = batch[number]
             hits[Hit(file, member, text.what, found.kind, found.form.decode("utf-8", "replace"))] = None
@@ -194,4 +194,4 @@ def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Search
             for token in tokens(text.text):
                 if kind := searcher.short.get(token.encode("utf-8", "surrogatepass")):
                     hits[Hit(file, member, text.what, kind, token)] = None
-        looked.hits += hits
+        result.hits += hits

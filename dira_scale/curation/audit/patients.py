@@ -16,7 +16,7 @@ def harmful(one: str, other: str, same_dataset: bool) -> bool:
     return (one in GUARDED) != (other in GUARDED) or (same_dataset and one != other)
 
 
-class Shared(NamedTuple):
+class SharedPatients(NamedTuple):
     """Patients (keyed hashes) who are in two splits; ``harm``: they must not be."""
 
     splits: tuple[str, str]  # "NAME split"
@@ -24,14 +24,14 @@ class Shared(NamedTuple):
     harm: bool
 
 
-class Compared(NamedTuple):
+class PatientComparison(NamedTuple):
     """What of the datasets is shared; and pairs of datasets of which nobody can tell."""
 
-    shared: list[Shared]
+    shared: list[SharedPatients]
     not_comparable: list[str]
 
 
-def shared_patients(datasets: Sequence[ShardedDataset]) -> Compared:
+def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
     """Of the first with itself and with each other one.
 
     Hashes of two datasets mean the same people only where key and archive were the same. Where that is not known, what
@@ -51,10 +51,10 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> Compared:
     for (n, one), (m, other) in pairs:
         if both := people[n][one] & people[m][other]:
             splits = f"{names[n]} {one}", f"{names[m]} {other}"
-            shared.append(Shared(splits, tuple(sorted(both)), harmful(one, other, n == m)))
+            shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(one, other, n == m)))
     unknown = [f"{names[0]} and {names[n]}: {why}" for n in range(1, len(datasets))
                if (why := _incomparable(datasets[0], datasets[n]))]  # fmt: skip
-    return Compared(shared, unknown)
+    return PatientComparison(shared, unknown)
 
 
 def _incomparable(one: ShardedDataset, other: ShardedDataset) -> str | None:

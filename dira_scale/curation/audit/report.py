@@ -11,8 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dira_scale.curation.audit.leaks import MOST, Hit, Looked
-from dira_scale.curation.audit.patients import Compared, harmful
+from dira_scale.curation.audit.leaks import MOST, Hit, SearchResult
+from dira_scale.curation.audit.patients import PatientComparison, harmful
 from dira_scale.places.store import is_local
 
 SHOWN = 10  # examples of a kind
@@ -21,7 +21,7 @@ WORTH_TELLING = 0.01  # hits by chance
 
 
 @dataclass(frozen=True)
-class Image:
+class TwinImage:
     """One of a pair of twins, as it is told."""
 
     dataset: str
@@ -31,9 +31,9 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Pair:
-    one: Image
-    other: Image
+class TwinPair:
+    one: TwinImage
+    other: TwinImage
     alike: float
     how: str
 
@@ -46,12 +46,12 @@ class Pair:
 class Report:
     """All that was found; ``leaks`` is None where no source was named."""
 
-    leaks: Looked | None = None
+    leaks: SearchResult | None = None
     searched: tuple[int, int] = (0, 0)  # long values, short ones
-    left: list[tuple[str, str]] = field(default_factory=list)
+    not_searched: list[tuple[str, str]] = field(default_factory=list)
     by_chance: float = 0.0
-    patients: Compared = field(default_factory=lambda: Compared([], []))
-    twins: list[Pair] | None = None
+    patients: PatientComparison = field(default_factory=lambda: PatientComparison([], []))
+    twins: list[TwinPair] | None = None
 
     @property
     def failed(self) -> bool:
@@ -84,13 +84,15 @@ def _tell_leaks(report: Report, console: Console) -> None:
     long, short = report.searched
     console.print(f"identifying values: {long} searched in {report.leaks.size / 1e6:.1f} MB of raw bytes and all that "
                   f"they decode to, {short} shorter ones as words of what is decoded")  # fmt: skip
-    if report.left:
-        kinds = ", ".join(f"{kind} {count}" for kind, count in Counter(kind for kind, _ in report.left).most_common())
+    if report.not_searched:
+        counts = Counter(kind for kind, _ in report.not_searched).most_common()
+        kinds = ", ".join(f"{kind} {count}" for kind, count in counts)
         console.print(
-            f"not searched, being words of the recipe or the program themselves: {len(report.left)} ({kinds})"
+            f"not searched, being words of the recipe or the program themselves: {len(report.not_searched)} ({kinds})"
         )
-    if report.leaks.pieces:
-        console.print(f"not counted: {report.leaks.pieces} places within longer words, hashes or numbers of our own")
+    if report.leaks.coincidences:
+        count = report.leaks.coincidences
+        console.print(f"not counted: {count} places within longer words, hashes or numbers of our own")
     if report.by_chance > WORTH_TELLING:
         console.print(f"of what is found among raw bytes, {report.by_chance:.2g} are to be expected by chance")
     if not report.leaks.hits:
@@ -124,7 +126,7 @@ def _safe(name: str, values: Collection[str]) -> str:
     return name if known else mask(name)
 
 
-def _tell_patients(compared: Compared, console: Console) -> None:
+def _tell_patients(compared: PatientComparison, console: Console) -> None:
     if not compared.shared:
         console.print("patients: none is in two splits")
     for shared in compared.shared:
@@ -135,7 +137,7 @@ def _tell_patients(compared: Compared, console: Console) -> None:
         console.print(f"patients: cannot be compared, {told}")
 
 
-def _tell_twins(twins: list[Pair], console: Console) -> None:
+def _tell_twins(twins: list[TwinPair], console: Console) -> None:
     if not twins:
         return console.print("near-duplicates: none between patients, splits and datasets")
     kinds = Counter((f"{p.one.dataset} {p.one.split}", f"{p.other.dataset} {p.other.split}", p.how) for p in twins)
@@ -150,7 +152,7 @@ def _tell_twins(twins: list[Pair], console: Console) -> None:
 
 def _full(report: Report) -> list[list[str]]:
     rows = [["leak", *hit] for hit in (report.leaks.hits if report.leaks else ())]
-    rows += [["not searched", "", "", "", kind, text] for kind, text in report.left]
+    rows += [["not searched", "", "", "", kind, text] for kind, text in report.not_searched]
     rows += [["shared patient", *shared.splits, "", "", key] for shared in report.patients.shared
              for key in shared.patients]  # fmt: skip
     rows += [["near-duplicate", f"{p.one.dataset} {p.one.split}", f"{p.other.dataset} {p.other.split}",

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dira_scale.curation.audit.spread import spread
+from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.machine.progress import bar
@@ -28,7 +28,7 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
             for dataset in datasets for n in range(0, dataset.table.num_rows, CHUNK))  # fmt: skip
     with bar("looking at", "images") as shown:
         task, start = shown.add_task("", total=shape[0]), 0
-        for made in spread(_of_rows, jobs, workers):
+        for made in parallel_map(_of_rows, jobs, workers):
             pictures[start : start + len(made)] = made
             start += len(made)
             shown.advance(task, len(made))

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from dira_scale.curation.audit.spread import spread
+from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.data.manifest import ShardedDataset
 
 LIKELY, SAME = 0.75, 0.92  # least correlation of the two steps
@@ -55,7 +55,7 @@ def near_twins(pictures: np.ndarray, group: np.ndarray, own: int, workers: int =
     parts = [likely[n : n + PAIRS] for n in range(0, len(likely), PAIRS)]
     found = []
     jobs = ((pictures[part[:, 0]], pictures[part[:, 1]]) for part in parts)
-    for part, flips in zip(parts, spread(_closely, jobs, workers), strict=True):
+    for part, flips in zip(parts, parallel_map(_closely, jobs, workers), strict=True):
         found += [
             Twins(int(one), int(other), round(alike, 3), FLIPS[flip])
             for (one, other), (flip, alike) in zip(part, flips, strict=True)

@@ -29,8 +29,8 @@ class Value(NamedTuple):
 class Values:
     """Writes ``folder/values.db`` and ``folder/grams.npy``, which ``search.Searcher`` reads.
 
-    ``words`` (lower case) are the dataset's own; they cannot be told from leaks, so values of just these are counted
-    in ``left`` and not searched, and a value within one (thorax in Pneumothorax) is none.
+    ``words`` (lower case) are the dataset's own; they cannot be told from leaks, so values of just these are told
+    by ``not_searched``, and a value within one (thorax in Pneumothorax) is none.
     """
 
     def __init__(self, folder: Path, words: Collection[str]):
@@ -39,7 +39,7 @@ class Values:
         self._table.executescript(
             "PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;"
             "CREATE TABLE value (form BLOB PRIMARY KEY, kind TEXT, long INT) WITHOUT ROWID;"
-            "CREATE TABLE left (text TEXT PRIMARY KEY, kind TEXT) WITHOUT ROWID;"
+            "CREATE TABLE own (text TEXT PRIMARY KEY, kind TEXT) WITHOUT ROWID;"
             "CREATE TABLE word (form BLOB PRIMARY KEY) WITHOUT ROWID"
         )
         self._table.executemany(
@@ -51,7 +51,7 @@ class Values:
             for text in texts(value):
                 plain = text.lower()
                 if plain in self._words or len(set(plain)) == 1:  # 00000000 and the like say nothing
-                    self._table.execute("INSERT OR IGNORE INTO left VALUES (?, ?)", (plain, value.kind))
+                    self._table.execute("INSERT OR IGNORE INTO own VALUES (?, ?)", (plain, value.kind))
                     continue
                 rows = [(form, value.kind, len(form) >= LONG) for form in forms(text, value.encodings)]
                 self._table.executemany("INSERT OR IGNORE INTO value VALUES (?, ?, ?)", rows)
@@ -69,9 +69,9 @@ class Values:
         ((count,),) = self._table.execute("SELECT count(*) FROM value WHERE long = ?", [long])
         return int(count)
 
-    def left(self) -> list[tuple[str, str]]:
+    def not_searched(self) -> list[tuple[str, str]]:
         """Kind and text of the values that are not searched."""
-        return self._table.execute("SELECT kind, text FROM left ORDER BY kind, text").fetchall()
+        return self._table.execute("SELECT kind, text FROM own ORDER BY kind, text").fetchall()
 
     def by_chance(self) -> float:
         """Hits to be expected in each byte of random data."""

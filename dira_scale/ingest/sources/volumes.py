@@ -30,7 +30,7 @@ from dira_scale.places.walk import files_below, real
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 
 
-class Looked(NamedTuple):
+class Inspected(NamedTuple):
     """What a look at one file found."""
 
     path: Path
@@ -67,15 +67,15 @@ class Volumes(Folder):
             warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
             task, files = bar.add_task("", total=None), self._files()
             while chunk := list(islice(files, CHUNK)):
-                for looked in pool.map(_look, chunk, map(self.stored.get, chunk)):
+                for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
                     bar.advance(task)
-                    row = _above(looked.path, self.listed) if self.csv else None
-                    if row and (looked.head or row == looked.path):
+                    row = _above(inspected.path, self.listed) if self.csv else None
+                    if row and (inspected.head or row == inspected.path):
                         met[row] = None
-                    if looked.head and looked.size is not None:
-                        index.add(looked.path, looked.size, looked.head)
+                    if inspected.head and inspected.size is not None:
+                        index.add(inspected.path, inspected.size, inspected.head)
                     else:
-                        yield self._file(looked)
+                        yield self._file(inspected)
         yield from self._series(index)
         for path in self.listed:
             if path not in met:
@@ -100,10 +100,10 @@ class Volumes(Folder):
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
-    def _file(self, looked: Looked) -> SourceRecord:
-        path = looked.path
+    def _file(self, inspected: Inspected) -> SourceRecord:
+        path = inspected.path
         listed = self.listed.get(path) or self._unlisted(self._name(path, path))
-        record = SourceRecord(listed.name, path, labels=listed.labels, size=looked.size, rejected=looked.rejected)
+        record = SourceRecord(listed.name, path, labels=listed.labels, size=inspected.size, rejected=inspected.rejected)
         return self._with_boxes(self._completed(record, listed.row, {}), path, lambda: grid_of(path))
 
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
@@ -174,11 +174,11 @@ def _above(path: Path, index: PathIndex[Any]) -> Path | None:
     return next((place for place in (path, *path.parents) if place in index), None)
 
 
-def _look(path: Path, size: int | None) -> Looked:
+def _inspect(path: Path, size: int | None) -> Inspected:
     try:
         size = size_of(path) if size is None else size
         if path.suffix in HEADERS:  # a change of the values is one of the volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
-        return Looked(path, size, head_of(path), None)
+        return Inspected(path, size, head_of(path), None)
     except RejectedError as error:
-        return Looked(path, None, None, str(error))
+        return Inspected(path, None, None, str(error))

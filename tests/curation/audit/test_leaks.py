@@ -19,7 +19,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from dira_scale.curation.audit.harvest import harvest
-from dira_scale.curation.audit.leaks import Hit, find_leaks, is_piece
+from dira_scale.curation.audit.leaks import Hit, find_leaks, is_coincidence
 from dira_scale.curation.audit.metadata import texts_of, tokens
 from dira_scale.curation.audit.search import Found
 from dira_scale.curation.audit.values import Value, Values
@@ -239,7 +239,7 @@ def _exif() -> Image.Exif:
     ],
 )
 def test_pieces_of_what_is_ours(before: bytes, form: bytes, after: bytes, piece: bool) -> None:
-    assert is_piece(Found(0, form, "", before, after), {b"pneumothorax"}) == piece
+    assert is_coincidence(Found(0, form, "", before, after), {b"pneumothorax"}) == piece
 
 
 def test_words_of_a_text() -> None:
@@ -274,7 +274,7 @@ def test_values_of_the_recipes_own_words_are_left_and_counted(tmp_path: Path) ->
     values = Values(tmp_path, {"films", "pneumothorax", "pa"})
     values.add([Value("folder name", "Films"), Value("StudyTime", "000000", "TM"), Value("PatientID", "X00000")])
     values.finish()
-    assert values.left() == [("StudyTime", "000000"), ("folder name", "films")] and values.count(long=True) == 1
+    assert values.not_searched() == [("StudyTime", "000000"), ("folder name", "films")] and values.count(long=True) == 1
 
 
 def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp_path: Path) -> None:

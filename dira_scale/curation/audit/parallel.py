@@ -10,7 +10,7 @@ from dira_scale.machine.workers import worker_pool
 R = TypeVar("R")
 
 
-def spread(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[R]:
+def parallel_map(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[R]:
     """``function(*job)`` for each of ``jobs``; with one worker here, without another process."""
     if workers == 1:
         yield from (function(*job) for job in jobs)
