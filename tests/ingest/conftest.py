@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from imaging.volumes.conftest import make
 from ingest.sandbox import FOLDERS
 from omegaconf import OmegaConf
 from PIL import Image
@@ -17,6 +18,7 @@ from pydicom.dataset import FileMetaDataset
 
 from dira_scale.config.compose import compose
 
+__all__ = ["make"]  # the fixture of tests/imaging/volumes
 IDENTITY = {
     "PatientName": "Quillfeather^Osbertina",
     "PatientID": "HOSP-7741903",
