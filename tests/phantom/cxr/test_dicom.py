@@ -8,8 +8,9 @@ import pytest
 from pydicom import config
 from pydicom.uid import UID, DigitalXRayImageStorageForPresentation
 
-from dira_scale.phantom import dicom
+from dira_scale.phantom.cxr import dicom
 from dira_scale.phantom.cxr.view import View
+from dira_scale.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
 
 # PS3.3 table A.26-1 and the modules it names: type 1 (a value) and type 2 (present, may be empty), in short.
 REQUIRED = (
@@ -67,15 +68,15 @@ PRESENT = (
 
 def made(seed: int, syntax: UID | None = None, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple:
     if syntax is not None and monkeypatch is not None:
-        monkeypatch.setattr(dicom, "SYNTAX_SHARE", [float(s == syntax) for s in dicom.SYNTAXES])
+        monkeypatch.setattr(dicom, "SYNTAX_SHARE", [float(s == syntax) for s in SYNTAXES])
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 4096, (64, 64)).astype(np.uint16)
-    identity = dicom.Identity.draw(rng, seed, "F", 61)
+    identity = Identity.draw(rng, seed, "F", 61)
     coded = dicom.write(pixels, View(64), identity, 61, 2, f"key {seed}", rng)
     return pixels, coded, identity
 
 
-@pytest.mark.parametrize("syntax", dicom.SYNTAXES)
+@pytest.mark.parametrize("syntax", SYNTAXES)
 def test_read_strictly_and_exactly(syntax: UID, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(config.settings, "reading_validation_mode", config.RAISE)
     seen = set()
@@ -114,7 +115,7 @@ def test_the_same_picture_whichever_way_the_grey_runs() -> None:
     shown = {}
     for seed in range(12):
         rng = np.random.default_rng(5)
-        pixels, identity = np.arange(4096, dtype=np.uint16).reshape(64, 64), dicom.Identity.draw(rng, 0, "M", 50)
+        pixels, identity = np.arange(4096, dtype=np.uint16).reshape(64, 64), Identity.draw(rng, 0, "M", 50)
         coded = dicom.write(pixels, View(64), identity, 50, 0, "k", np.random.default_rng(seed))
         file = pydicom.dcmread(io.BytesIO(coded))
         windowed = apply_voi_lut(file.pixel_array, file).astype(float)
@@ -128,9 +129,9 @@ def test_the_same_picture_whichever_way_the_grey_runs() -> None:
 def test_invented_identity_can_be_searched_for() -> None:
     _, coded, identity = made(3)
     file = pydicom.dcmread(io.BytesIO(coded))
-    for keyword in dicom.IDENTIFYING:
+    for keyword in IDENTIFYING:
         assert len(str(file[keyword].value)) >= 6, keyword
     private = [element for element in file if element.tag.is_private and not element.tag.is_private_creator]
     assert private and any(identity.number in str(element.value) for element in private)
-    names = {dicom.Identity.draw(np.random.default_rng(s), s, "F", 40).number for s in range(50)}
+    names = {Identity.draw(np.random.default_rng(s), s, "F", 40).number for s in range(50)}
     assert len(names) == 50
