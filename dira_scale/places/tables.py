@@ -71,7 +71,7 @@ class Line(NamedTuple):
     cells: tuple[str, ...]
 
 
-def wrong(path: Path, what: str, line: Line | None = None) -> UserError:
+def table_error(path: Path, what: str, line: Line | None = None) -> UserError:
     """What is wrong with a list, in one line of bounded length whatever its cells hold."""
     where = f"{path}, line {line.number}" if line else f"{path}"
     return UserError(f"{where}: {brief(what)}")
@@ -90,16 +90,16 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
             for column in columns:
                 if column not in header:
                     known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
-                    raise wrong(path, f"no column '{column}'{known}")
+                    raise table_error(path, f"no column '{column}'{known}")
             places = [header.index(column) for column in columns]
             if twice := [column for column in columns if header.count(column) > 1]:
-                raise wrong(path, f"two columns '{twice[0]}'")
+                raise table_error(path, f"two columns '{twice[0]}'")
             for row in table:
                 lines.next_row()
                 if any(row):
                     yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
         except (UnicodeDecodeError, csv.Error) as error:
-            raise wrong(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
+            raise table_error(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
 
 
 def read_names(path: Path) -> Iterator[str]:
@@ -111,15 +111,15 @@ def read_names(path: Path) -> Iterator[str]:
                 if name := line.strip():
                     yield name
     except (UnicodeDecodeError, csv.Error) as error:
-        raise wrong(path, f"not a list of UTF-8 text ({error})") from error
+        raise table_error(path, f"not a list of UTF-8 text ({error})") from error
 
 
-def number_in(path: Path, line: Line, cell: int) -> float:
+def cell_number(path: Path, line: Line, cell: int) -> float:
     """A cell's finite number. Raises UserError naming the line."""
     try:
         value = float(line.cells[cell])
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise wrong(path, f"'{line.cells[cell]}' is not a number", line)
+        raise table_error(path, f"'{line.cells[cell]}' is not a number", line)
     return value

@@ -11,7 +11,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
-from dira_scale.places.tables import number_in, read_columns, read_names, wrong
+from dira_scale.places.tables import cell_number, read_columns, read_names, table_error
 from dira_scale.places.walk import folder_at
 
 FINDINGS = (
@@ -91,10 +91,10 @@ class ChestXray14:
             try:
                 labels = _labels(findings)
             except ValueError as error:
-                raise wrong(self.table, str(error), line) from error
+                raise table_error(self.table, str(error), line) from error
             if name in seen or not name:
                 what = f"a second line for {name}: keep one" if name else "no name of an image"
-                raise wrong(self.table, what, line)
+                raise table_error(self.table, what, line)
             seen.add(name)
             yield name, Entry(labels, patient, _age(age), sex, view)
 
@@ -109,7 +109,7 @@ class ChestXray14:
         boxes: dict[str, list[Box]] = {}
         if self.boxes.is_file():
             for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
-                x, y, w, h = (number_in(self.boxes, line, cell) for cell in range(2, 6))
+                x, y, w, h = (cell_number(self.boxes, line, cell) for cell in range(2, 6))
                 boxes.setdefault(line.cells[0], []).append(Box(_finding(line.cells[1]), y, x, h, w))
         return boxes
 

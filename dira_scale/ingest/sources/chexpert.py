@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, sized, threaded
-from dira_scale.places.tables import Line, number_in, read_columns, wrong
+from dira_scale.places.tables import Line, cell_number, read_columns, table_error
 from dira_scale.places.walk import folder_at
 
 FINDINGS = (
@@ -46,7 +46,7 @@ class CheXpert:
             for line in read_columns(table, COLUMNS):
                 record = self._record(table, line)
                 if record.name in listed:
-                    raise wrong(table, f"a second line for {record.name}: keep one", line)
+                    raise table_error(table, f"a second line for {record.name}: keep one", line)
                 listed.add(record.name)
                 yield record
         for folder in self.folders:
@@ -60,7 +60,7 @@ class CheXpert:
         below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
         parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
         if not parts:
-            raise wrong(table, f"'{path}' is no CheXpert-v1.0…/train/patientN/studyN/FILE", line)
+            raise table_error(table, f"'{path}' is no CheXpert-v1.0…/train/patientN/studyN/FILE", line)
         known = {
             "sex": sex,  # one says Unknown, which no class is
             "age": "" if age in ("0", "0.0") else age,  # three films of adults have 0 years
@@ -78,7 +78,7 @@ class CheXpert:
 
 
 def _label(table: Path, line: Line, cell: int) -> float:
-    value = number_in(table, line, cell) if line.cells[cell] else math.nan
+    value = cell_number(table, line, cell) if line.cells[cell] else math.nan
     if value not in (0, 1, -1) and value == value:
-        raise wrong(table, f"{COLUMNS[cell]}: {value:g} is none of 1, 0 and -1", line)
+        raise table_error(table, f"{COLUMNS[cell]}: {value:g} is none of 1, 0 and -1", line)
     return value

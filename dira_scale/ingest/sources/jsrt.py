@@ -19,7 +19,7 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, sized, threaded
 from dira_scale.places.store import opened
-from dira_scale.places.tables import wrong
+from dira_scale.places.tables import table_error
 from dira_scale.places.walk import folder_at
 
 SIDE, SPACING = 2048, 0.175  # pixels, mm
@@ -143,7 +143,7 @@ class Jsrt:
                 boxes = (_box(float(x), float(y), float(size)),) if size != "?" else ()
                 malignant = {"malignant": 1.0, "benign": 0.0}[kind.lower()]
             except (ValueError, KeyError) as error:
-                raise wrong(self.with_nodule, f"the line of {name} is not as expected: {error}") from error
+                raise table_error(self.with_nodule, f"the line of {name} is not as expected: {error}") from error
             yield name.upper(), ({"age": age.strip("?"), "sex": sex}, (1.0, malignant), boxes)
 
 
@@ -152,7 +152,7 @@ def _cells(path: Path, least: int) -> Iterator[list[str]]:
         cells = [cell.strip() for cell in line.split("\t")]
         if any(cells):
             if len(cells) < least or not cells[0]:
-                raise wrong(path, f"fewer than {least} cells in '{line}'")
+                raise table_error(path, f"fewer than {least} cells in '{line}'")
             yield cells
 
 

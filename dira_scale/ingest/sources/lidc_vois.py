@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, once, sized, threaded
-from dira_scale.places.tables import number_in, read_columns
+from dira_scale.places.tables import cell_number, read_columns
 from dira_scale.places.walk import folder_at
 
 RATINGS = {  # label: column
@@ -48,7 +48,7 @@ class LidcVois:
             patient, nodule, series = line.cells[:3]
             name = f"{patient}_R_{nodule}.nii.gz"
             listed.add(name)
-            labels = tuple(number_in(self.table, line, cell) for cell in range(3, len(line.cells)))
+            labels = tuple(cell_number(self.table, line, cell) for cell in range(3, len(line.cells)))
             mask = self.root / "nodule_mask" / name
             yield SourceRecord(name, self.folder / name, patient, series, labels=labels, mask=mask)
         for path in files_ending(self.folder, ".nii.gz"):

@@ -13,7 +13,7 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, listed_in, threaded
-from dira_scale.places.tables import number_in, read_columns
+from dira_scale.places.tables import cell_number, read_columns
 from dira_scale.places.walk import folder_at
 
 FOLDS = tuple(f"subset{n}" for n in range(10))
@@ -49,7 +49,7 @@ class Luna16:
         """All scans of the folds that are there; a nodule of another scan is left out, and they are counted."""
         nodules: dict[str, list[Ball]] = defaultdict(list)
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]):
-            x, y, z, diameter = (number_in(self.list, line, cell) for cell in range(1, 5))
+            x, y, z, diameter = (cell_number(self.list, line, cell) for cell in range(1, 5))
             nodules[line.cells[0]].append(Ball("nodule", (-x, -y, z), diameter))
         yield from self.scans.rejected
         yield from threaded(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)

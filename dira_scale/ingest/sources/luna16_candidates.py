@@ -10,7 +10,7 @@ from dira_scale.imaging.volumes.block import Block
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.luna16 import FOLDS, Scans
 from dira_scale.ingest.sources.published import listed_in
-from dira_scale.places.tables import Line, number_in, read_columns, wrong
+from dira_scale.places.tables import Line, cell_number, read_columns, table_error
 from dira_scale.places.walk import folder_at
 
 
@@ -50,7 +50,7 @@ class Luna16Candidates:
             if scan is None:
                 absent[uid] += 1
             elif kind == "1" or scan.fold in self.whole or self._drawn(line) < share:
-                x, y, z = (number_in(self.list, line, cell) for cell in (1, 2, 3))
+                x, y, z = (cell_number(self.list, line, cell) for cell in (1, 2, 3))
                 block = Block(scan.path, (x, y, z), self.patch)
                 name = f"{uid}/{line.number}"
                 yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
@@ -59,7 +59,7 @@ class Luna16Candidates:
     def _lines(self) -> Iterator[Line]:
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "class"]):
             if line.cells[4] not in ("0", "1"):
-                raise wrong(self.list, f"the class '{line.cells[4]}' is neither 0 nor 1", line)
+                raise table_error(self.list, f"the class '{line.cells[4]}' is neither 0 nor 1", line)
             yield line
 
     def _share(self) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded
-from dira_scale.places.tables import wrong
+from dira_scale.places.tables import table_error
 from dira_scale.places.walk import folder_at
 
 
@@ -32,7 +32,7 @@ class Msd:
             self.training = [(self._place(pair["image"]), self._place(pair["label"])) for pair in content["training"]]
             self.test = [self._place(image) for image in content["test"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise wrong(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
+            raise table_error(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed volumes (one that is missing, or listed before, is rejected) and files beside them that are not.
@@ -60,5 +60,5 @@ class Msd:
     def _place(self, cell: Any) -> Path:
         place = PurePosixPath(cell)
         if place.is_absolute() or ".." in place.parts:
-            raise wrong(self.list, f"names {cell}, which is not in its folder")
+            raise table_error(self.list, f"names {cell}, which is not in its folder")
         return self.root / str(place)

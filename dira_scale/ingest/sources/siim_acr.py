@@ -13,7 +13,7 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
-from dira_scale.places.tables import read_columns, wrong
+from dira_scale.places.tables import read_columns, table_error
 from dira_scale.places.walk import folder_at
 
 
@@ -71,7 +71,7 @@ class SiimAcr:
         for line in read_columns(self.table, ["ImageId", "EncodedPixels"]):  # in the file: " EncodedPixels"
             name, runs = line.cells
             if not name:
-                raise wrong(self.table, "no ImageId", line)
+                raise table_error(self.table, "no ImageId", line)
             regions[name] += [runs] if runs not in ("", "-1") else []
         found = set()
         for path in files_ending(self.root, ".dcm"):

@@ -19,7 +19,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import sized, threaded
-from dira_scale.places.tables import Line, number_in, read_columns, read_names
+from dira_scale.places.tables import Line, cell_number, read_columns, read_names
 
 SHARDS = Path(__file__).parents[3] / "shards"
 RECIPES = sorted(path.stem for path in (SHARDS / "recipe").glob("*.yaml"))
@@ -60,7 +60,7 @@ def test_tables_as_people_publish_them(tmp_path: Path) -> None:
     path.write_bytes(b'Size\n"' + b"a\nb" * 1000 + b'"')
     (line,) = read_columns(path, ["Size"])
     with pytest.raises(UserError, match=r"^[^\n]{1,500}$") as long:
-        number_in(path, line, 0)
+        cell_number(path, line, 0)
     assert str(long.value).endswith("is not a number") and "line 1002: 'a ba ba" in str(long.value)
     path.write_bytes(b" a.png \r\n\r\nb.png")
     assert list(read_names(path)) == ["a.png", "b.png"]
