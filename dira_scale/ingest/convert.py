@@ -11,19 +11,10 @@ from rich.console import Console
 
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
-from dira_scale.ingest.output import (
-    Slice,
-    check_place,
-    check_unchanged,
-    claimed,
-    finished,
-    keep,
-    made_of,
-    sweep,
-    unfinished,
-)
+from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, keep, made_of, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
@@ -57,7 +48,7 @@ def convert(
             return _tell_of_slice(console, place, planned, part)
         if isinstance(made, ShardedDataset):
             check_unchanged(made, planned)
-            sweep(place)
+            remove_leftovers(place)
             console.print(f"{place} is complete: {_counts(made.info)}")
             return
     except OSError as error:

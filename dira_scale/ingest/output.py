@@ -1,4 +1,4 @@
-"""The folder that is written: whether it is finished, of what, and who is at work on it.
+"""The folder that is written: whether it is finished, and of what (``claim.py``: who is at work on it).
 
 While it is being made, a dataset has a folder ``.partial``::
 
@@ -12,17 +12,13 @@ While it is being made, a dataset has a folder ``.partial``::
 In an object store nothing can be locked or renamed. There ``.partial`` has the finished shards' states only; locks and
 unfinished shards lie in the folder for temporary files, and a shard is uploaded when it is whole. Two machines that do
 the same shards there write the same bytes twice; one that comes late, when the dataset is joined, uploads nothing.
-A dataset with a manifest is finished, whatever ``.partial`` lies beside it: that is swept away.
+A dataset with a manifest is finished, whatever ``.partial`` lies beside it: that is removed.
 """
 
-import contextlib
-import fcntl
-import hashlib
 import json
 import math
 import os
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,7 +30,7 @@ from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
 from dira_scale.places.atomic import publish, write_json
-from dira_scale.places.store import is_local, locate, opened, refusals, remove
+from dira_scale.places.store import is_local, locate, opened, refusals
 
 PARTIAL = ".partial"
 
@@ -128,17 +124,6 @@ def check_place(out: Path, images: Any) -> None:
         raise UserError(f"out={out}: {there} may not be written to: choose another out")
 
 
-def sweep(out: Path) -> None:
-    """Remove the ``.partial`` of a finished dataset: of a kill between the manifest and the end, or of a late slice.
-
-    Not while another process is at work there, nor where nothing may be written: it does no harm.
-    """
-    if not is_local(out):
-        return remove(out / PARTIAL)
-    with contextlib.suppress(OSError, _HeldError), _locked(out / PARTIAL / "lock", fcntl.LOCK_EX, f"out={out}"):
-        remove(out / PARTIAL)
-
-
 def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     """Raises UserError when a finished dataset was made of another plan: its source has changed."""
     if dataset.info.plan_hash == plan.hash:
@@ -165,67 +150,6 @@ def _same(stored: list[float], here: tuple[float, ...]) -> bool:
     return len(stored) == len(here) and all(
         math.isclose(a, b, rel_tol=1e-6) or (math.isnan(a) and math.isnan(b)) for a, b in zip(stored, here, strict=True)
     )
-
-
-@contextlib.contextmanager
-def claimed(out: Path, identity: dict[str, Any], plan: ShardPlan, share: Slice) -> Iterator[Path]:
-    """Hold ``out``, or a slice of its shards, for this process; what is unfinished there must be of the same recipe and
-    the same inputs. Gives the folder of this machine for shards that are being written.
-
-    Raises UserError when another process holds it, or recipe or inputs differ.
-    """
-    here = out / PARTIAL if is_local(out) else _folder_for(out)
-    here.mkdir(parents=True, exist_ok=True)
-    scratch = here if share.of == 1 else here / f"{share.number}-of-{share.of}"
-    scratch.mkdir(exist_ok=True)
-    with contextlib.ExitStack() as locks:
-        if share.of > 1:
-            locks.enter_context(_locked(here / "lock", fcntl.LOCK_SH, f"out={out}"))
-            locks.enter_context(_locked(scratch / "lock", fcntl.LOCK_EX, f"slice {share} of out={out}"))
-        else:
-            locks.enter_context(_locked(here / "lock", fcntl.LOCK_EX, f"out={out} or a slice of it"))
-        _agree(out, identity, plan)
-        yield scratch
-
-
-class _HeldError(UserError):
-    """Another process holds a lock."""
-
-
-@contextlib.contextmanager
-def _locked(path: Path, how: int, what: str) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, how | fcntl.LOCK_NB)
-            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                raise BlockingIOError("its holder removed it, and a third process made another")
-        except (BlockingIOError, FileNotFoundError) as error:
-            raise _HeldError(f"another process is writing {what}: wait for it, or choose another out") from error
-        yield
-
-
-def _folder_for(out: Path) -> Path:
-    """Of this machine and user, the same at every call, so that what a killed process left there is found again."""
-    name = f"dira_scale-{os.getuid()}-{hashlib.sha256(str(out).encode()).hexdigest()[:16]}"
-    folder = Path(tempfile.gettempdir()) / name
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise UserError(f"{folder} belongs to somebody else: set TMPDIR to a folder of your own")
-    return folder
-
-
-def _agree(out: Path, identity: dict[str, Any], plan: ShardPlan) -> None:
-    state = out / PARTIAL / "plan.json"
-    with refusals(state):
-        if not state.exists():
-            write_json(state, {"recipe": identity, "plan": plan.hash})
-        begun = json.loads(state.read_text())
-    if different := differences(begun["recipe"], identity):
-        raise UserError(f"out={out} holds an unfinished conversion of another recipe ({different}): "
-                        "give the same one, or delete the folder")  # fmt: skip
-    if begun["plan"] != plan.hash:
-        raise UserError(f"the images, labels or splits have changed since out={out} was begun: delete the folder "
-                        "and begin again")  # fmt: skip
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> str:

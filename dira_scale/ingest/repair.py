@@ -11,8 +11,9 @@ from rich.console import Console
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.convert import hasher_of, planned_from
-from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, claimed, differences, sweep
+from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, differences
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, write_shards
 from dira_scale.machine.progress import bar
@@ -44,7 +45,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
             console.print(f"{shard}: {reason}")
         planned = planned_from(recipe, hasher, workers)
         check_unchanged(dataset, planned)
-        sweep(place)  # what a late slice left there may be of other images
+        remove_leftovers(place)  # what a late slice left there may be of other images
         with claimed(place, identity, planned, Slice()) as scratch:
             done = partial(_republish, place, dataset.info.checksums)
             write_shards(list(broken), planned, recipe, workers, scratch, done)

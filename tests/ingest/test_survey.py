@@ -9,7 +9,8 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.survey import _estimate, survey_and_tell
+from dira_scale.ingest.survey import survey_and_tell
+from dira_scale.ingest.survey_report import _estimate
 from dira_scale.shard import main
 
 
