@@ -155,8 +155,8 @@ def drawn_views() -> Pins:
 def datasets() -> Pins:
     """Every file, and the lists of rejected names beside the folders."""
     draw(Path("inputs/drawn"), 12)
-    radiographs.generate(Path("inputs/dicom"), 6, size=128, workers=1, mixture="small")
-    scans.generate(Path("inputs/metaimage"), 2, kind="abdomen", format="metaimage", size=32, workers=1)
+    radiographs.generate(Path("inputs/dicom"), 6, size=128, mixture="small")
+    scans.generate(Path("inputs/metaimage"), 2, kind="abdomen", format="metaimage", size=32)
     for name, words in DATASETS.items():
         own = [] if name.startswith("phantom") else [f"recipe.name={name}", "recipe.licence=none"]
         call("shard", *words, *own, f"out=datasets/{name}", "workers=1")

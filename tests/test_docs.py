@@ -83,7 +83,7 @@ def test_commands_are_understood(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr("dira_scale.machine.inventory.components", lambda *_: [])
-    for place in ("ingest.writer", "curation.verify", "curation.audit.parallel", "phantom.folder"):
+    for place in ("ingest.writer", "curation.verify", "machine.workers"):
         monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
     for line in small(cheap(document)).splitlines():
         python, flag, module, *words = shlex.split(line)

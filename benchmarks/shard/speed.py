@@ -25,6 +25,7 @@ from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.ingest.writer import Shard, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
@@ -48,7 +49,7 @@ CASES = [
 
 def make_inputs(folder: Path) -> dict[str, list[Path]]:
     """A few files of each kind; a round goes through them again and again."""
-    generate(folder / "phantom", 8, 0, 1024, os.cpu_count() or 1, "all")
+    generate(folder / "phantom", 8, 0, 1024, run=in_processes(os.cpu_count() or 1))
     dicom = sorted((folder / "phantom" / "dicom").rglob("*.dcm"))[:8]
     png: list[Path] = []
     for path in dicom:

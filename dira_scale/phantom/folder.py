@@ -8,28 +8,33 @@ FOLDER/phantom.json   the same and the number of patients, written last
 import csv
 import io
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.machine.progress import bar
-from dira_scale.machine.workers import worker_pool
 from dira_scale.places.atomic import write_atomic
 
 OMITTED = {"findings": "all"}  # settings that older folders leave out
+Make = Callable[[int], None]  # writes one patient's files
+Run = Callable[[Make, Sequence[int], int], None]  # has that done for patients, after so many that are finished
+
+
+def one_by_one(make: Make, patients: Sequence[int], finished: int = 0) -> None:
+    """In this process."""
+    for patient in patients:
+        make(patient)
 
 
 def fill(
     folder: Path,
     settings: Mapping[str, Any],
     patients: int,
-    workers: int | None,
-    make: Callable[[int], None],
+    make: Make,
+    run: Run,
     tables: Callable[[list[dict[str, Any]]], Mapping[str, str]],
 ) -> None:
-    """Have ``make(patient)`` write each patient that is missing, its `save_record` last; then all tables.
+    """Have ``run`` call ``make(patient)`` for each that is missing, whose `save_record` comes last; then all tables.
 
     tables: from the patients' records to the text of each file. Raises UserError where the folder was made with other
     settings, or holds more patients.
@@ -42,17 +47,7 @@ def fill(
     (folder / "records").mkdir(parents=True, exist_ok=True)
     write(folder / "settings.json", json.dumps(settings).encode())
     missing = [p for p in range(patients) if not _record(folder, p)]
-    workers = min(workers or len(os.sched_getaffinity(0)), max(len(missing), 1))
-    with bar("phantoms", "patients") as shown:
-        task = shown.add_task("", total=patients, completed=patients - len(missing))
-        if workers == 1:
-            for patient in missing:
-                make(patient)
-                shown.advance(task)
-        else:
-            with worker_pool(workers, __name__) as pool:
-                for _ in pool.map(make, missing, chunksize=1):
-                    shown.advance(task)
+    run(make, missing, patients - len(missing))
     for name, text in tables([r for p in range(patients) for r in _record(folder, p) or []]).items():
         write(folder / name, text.encode())
     write(folder / "phantom.json", json.dumps({**settings, "patients": patients}).encode())

@@ -14,10 +14,10 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
 from dira_scale.curation.audit.metadata import texts_of
-from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.curation.audit.values import Value
 from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import is_dicom
+from dira_scale.machine.workers import parallel_map
 from dira_scale.places.store import is_local, locate
 from dira_scale.places.tables import read_table
 from dira_scale.places.walk import files_below, folder_at

@@ -20,11 +20,11 @@ from dira_scale.curation.audit.metadata import (
     texts_of,
     tokens,
 )
-from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.curation.audit.search import Found, Searcher
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
+from dira_scale.machine.workers import parallel_map
 from dira_scale.places.store import opened
 
 MOST = 1000  # hits of a file after which nobody needs more of them

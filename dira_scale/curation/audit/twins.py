@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from dira_scale.curation.audit.parallel import parallel_map
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.machine.workers import parallel_map
 
 LIKELY, SAME = 0.75, 0.92  # least correlation of the two steps
 MOST = 16  # likely twins of an image that are looked at closely

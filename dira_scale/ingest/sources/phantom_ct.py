@@ -6,6 +6,7 @@ from pathlib import Path
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.ingest.sources.volumes import Volumes
 from dira_scale.phantom.ct.dataset import generate
 from dira_scale.phantom.ct.study import KINDS
@@ -44,7 +45,7 @@ class PhantomCT:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         if self.made:
-            generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, workers)
+            generate(self.root, self.patients, self.seed, self.kind, self.format, self.size, in_processes(workers))
         return Volumes(
             images=str(self.root / "images"),
             labels=str(self.root / "labels.csv"),

@@ -27,7 +27,7 @@ from dira_scale.phantom.ct.files import write_metaimage, write_nifti
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import as_csv, fill, save_record
+from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record
 
 VERSION = 1  # of the drawing: other voxels, another number
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
@@ -42,13 +42,13 @@ def generate(
     kind: str = "thorax",
     format: str = "dicom",
     size: int = 512,
-    workers: int | None = None,
+    run: Run = one_by_one,
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 3 studies each) in ``folder`` and return it.
 
     What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    size: rows and columns; workers: processes, default one a core. Raises UserError where the folder was made with
-    other settings.
+    size: rows and columns; run: how patients are gone through, by default in this process. Raises UserError where the
+    folder was made with other settings.
     """
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
@@ -57,7 +57,7 @@ def generate(
         raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
-    fill(folder, settings, patients, workers, partial(make_patient, folder, seed, size, kind, format), _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
     return folder
 
 

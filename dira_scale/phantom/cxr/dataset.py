@@ -23,19 +23,19 @@ from dira_scale.phantom.cxr import dicom
 from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import as_csv, fill, save_record, write
+from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record, write
 
 VERSION = 1  # of the drawing: other pictures, another number
 
 
 def generate(
-    folder: Path, patients: int, seed: int = 0, size: int = 512, workers: int | None = None, mixture: str = "all"
+    folder: Path, patients: int, seed: int = 0, size: int = 512, mixture: str = "all", run: Run = one_by_one
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
 
     What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    workers: processes; default one a core. mixture: of findings, one of `findings.MIXTURES`. Raises UserError where the
-    folder was made with other settings.
+    mixture: of findings, one of `findings.MIXTURES`. run: how patients are gone through, by default in this process.
+    Raises UserError where the folder was made with other settings.
     """
     if mixture not in MIXTURES:
         raise UserError(f"phantoms have no findings '{mixture}'{nearest(mixture, MIXTURES)}: {' or '.join(MIXTURES)}")
@@ -45,7 +45,7 @@ def generate(
     settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
     if mixture != "all":  # folders of the default stay byte for byte what they were
         settings["findings"] = mixture
-    fill(folder, settings, patients, workers, partial(make_patient, folder, seed, size, mixture), _tables)
+    fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), run, _tables)
     return folder
 
 

@@ -48,12 +48,13 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chests")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "studies", drawn)
-        return dataset.generate(folder, PATIENTS, SEED, "thorax", "metaimage", SIZE, workers=1)
+        return dataset.generate(folder, PATIENTS, SEED, "thorax", "metaimage", SIZE)
 
 
 def test_same_bytes_for_two_workers_and_for_several_threads(chests: Path, tmp_path: Path) -> None:
-    code = "from dira_scale.phantom.ct.dataset import generate\n"
-    code += f"generate({str(tmp_path)!r}, {PATIENTS}, {SEED}, 'thorax', 'metaimage', {SIZE}, workers=2)"
+    code = "from dira_scale.ingest.sources.phantom import in_processes\n"
+    code += "from dira_scale.phantom.ct.dataset import generate\n"
+    code += f"generate({str(tmp_path)!r}, {PATIENTS}, {SEED}, 'thorax', 'metaimage', {SIZE}, run=in_processes(2))"
     command, threads = [sys.executable, "-c", code], {"OMP_NUM_THREADS": "2"}
     subprocess.run(command, check=True, timeout=200, env=os.environ | threads, capture_output=True)
     assert digest(tmp_path) == digest(chests)
@@ -71,11 +72,11 @@ def test_interrupted_goes_on_to_the_same_bytes(chests: Path, tmp_path: Path, mon
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dataset, "make_patient", stumble)
-        dataset.generate(tmp_path, PATIENTS, SEED, "thorax", "metaimage", SIZE, workers=1)
+        dataset.generate(tmp_path, PATIENTS, SEED, "thorax", "metaimage", SIZE)
     assert made == [0] and not (tmp_path / "labels.csv").exists()
     monkeypatch.setattr(dataset, "make_patient", lambda *a: (made.append(a[-1]), make(*a)))
     for _ in range(2):  # a finished folder costs nothing
-        dataset.generate(tmp_path, PATIENTS, SEED, "thorax", "metaimage", SIZE, workers=1)
+        dataset.generate(tmp_path, PATIENTS, SEED, "thorax", "metaimage", SIZE)
     assert made == [0, 1]
     assert digest(tmp_path) == digest(chests)
 
@@ -127,7 +128,7 @@ def test_tables_agree_with_the_files(chests: Path) -> None:
 
 @pytest.mark.usefixtures("remembered")
 def test_the_format_changes_no_voxel(chests: Path, tmp_path: Path) -> None:
-    dataset.generate(tmp_path, 1, SEED, "thorax", "nifti", SIZE, workers=1)
+    dataset.generate(tmp_path, 1, SEED, "thorax", "nifti", SIZE)
     for nifti, meta in zip(rows(tmp_path / "labels.csv"), rows(chests / "labels.csv"), strict=False):
         for name in ("file", "mask"):
             ours, theirs = (SimpleITK.ReadImage(str(f)) for f in (tmp_path / nifti[name], chests / meta[name]))

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dira_scale.errors import UserError
+from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.phantom.cxr import dataset
 from dira_scale.phantom.cxr.findings import LABELS, SMALL
 
@@ -29,15 +30,15 @@ def rows(folder: Path, name: str) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return dataset.generate(tmp_path_factory.mktemp("one"), PATIENTS, seed=7, size=SIZE, workers=1)
+    return dataset.generate(tmp_path_factory.mktemp("one"), PATIENTS, seed=7, size=SIZE)
 
 
 def test_same_bytes_for_two_workers(phantoms: Path, tmp_path: Path) -> None:
-    assert digest(dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=2)) == digest(phantoms)
+    assert digest(dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, run=in_processes(2))) == digest(phantoms)
 
 
 def test_another_seed_gives_other_patients(phantoms: Path, tmp_path: Path) -> None:
-    other = dataset.generate(tmp_path, 1, seed=8, size=SIZE, workers=1)
+    other = dataset.generate(tmp_path, 1, seed=8, size=SIZE)
     name = "dicom/PAT00000/STUDY00/IMG.dcm"
     assert (other / name).read_bytes() != (phantoms / name).read_bytes()
 
@@ -53,11 +54,11 @@ def test_interrupted_goes_on_to_the_same_bytes(phantoms: Path, tmp_path: Path, m
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(dataset, "make_patient", stumble)
-        dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=1)
+        dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE)
     assert made == [0, 1, 2] and not (tmp_path / "labels.csv").exists()
     next(tmp_path.glob("dicom/PAT00001/*/IMG.dcm")).unlink()  # a lost file is made again
     monkeypatch.setattr(dataset, "make_patient", lambda *a: (made.append(a[-1]), make(*a)))
-    dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE, workers=1)
+    dataset.generate(tmp_path, PATIENTS, seed=7, size=SIZE)
     assert made == [0, 1, 2, 1, 3, 4]
     assert digest(tmp_path) == digest(phantoms)
 
@@ -68,7 +69,7 @@ def test_finished_costs_nothing_and_more_patients_are_added(
     make, made = dataset.make_patient, []
     monkeypatch.setattr(dataset, "make_patient", lambda *a: (made.append(a[-1]), make(*a)))
     for patients in (3, 3, PATIENTS):
-        dataset.generate(tmp_path, patients, seed=7, size=SIZE, workers=1)
+        dataset.generate(tmp_path, patients, seed=7, size=SIZE)
     assert made == [0, 1, 2, 3, 4]
     assert digest(tmp_path) == digest(phantoms)
 
@@ -113,7 +114,7 @@ def test_tables_agree_with_the_files(phantoms: Path) -> None:
 
 
 def test_the_small_mixture_is_another_course_of_the_same_patients(phantoms: Path, tmp_path: Path) -> None:
-    dataset.generate(tmp_path, 12, seed=7, size=SIZE, workers=1, mixture="small")
+    dataset.generate(tmp_path, 12, seed=7, size=SIZE, mixture="small")
     table, everything = rows(tmp_path, "labels.csv"), rows(phantoms, "labels.csv")
     kept = ("file", "patient", "study", "view", "sex", "age", "mask")
     for ours, theirs in zip(table, everything, strict=False):  # the first patients: body, studies and pose are theirs
