@@ -74,8 +74,8 @@ def test_identity_leaves_out_execution_only() -> None:
 
 def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     """Runs from before it count as having the value that they had."""
-    assert name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
-    assert name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
+    assert run_name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
+    assert run_name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
     Run(tmp_path, CONFIG).lease.release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     Run(tmp_path, CONFIG | {"views_version": 1}).lease.release()
