@@ -4,7 +4,7 @@ import runpy
 import sys
 from collections.abc import Sequence
 
-from dira_scale.config.compose import folder
+from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 
 BENCHMARKS = {

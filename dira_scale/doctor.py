@@ -8,20 +8,15 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dira_scale.config.compose import run_verb
-from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.decoders import dicom_decoders
 from dira_scale.machine.hardware import hardware
 from dira_scale.machine.inventory import components
 from dira_scale.machine.launch import launch_command
 from dira_scale.machine.show import show
 
-FORMS = ("all", "launch", "json")
-
 
 def doctor(config: DictConfig) -> None:
     """Look at the machine and print it in the form that ``config.show`` names."""
-    if config.show not in FORMS:
-        raise UserError(f"show={config.show}: it takes {', '.join(FORMS)}{nearest(str(config.show), FORMS)}")
     here = hardware()
     command = launch_command(here)
     if config.show == "launch":

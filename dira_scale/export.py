@@ -9,7 +9,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
-from dira_scale.errors import UserError, nearest
 from dira_scale.models.card import Card, Source
 from dira_scale.models.formats import FILES, FORMATS, Network, usual
 from dira_scale.models.weights import trained_encoder, trained_unet
@@ -44,13 +43,7 @@ def export(cfg: DictConfig) -> None:
 def _formats(asked: Any, network: Network) -> list[str]:
     if asked is None:
         return usual(network)
-    names = [asked] if isinstance(asked, str) else list(asked)
-    for name in names:
-        if name not in FORMATS:
-            raise UserError(f"formats: no format '{name}'{nearest(str(name), FORMATS)}; there are {', '.join(FORMATS)}")
-    if not names:
-        raise UserError(f"formats: is empty; there are {', '.join(FORMATS)}")
-    return names
+    return [asked] if isinstance(asked, str) else list(asked)
 
 
 def _source(data: TrainingData, split: str) -> Source:

@@ -30,7 +30,8 @@ from harness import job
 from omegaconf import OmegaConf
 
 import dira_scale
-from dira_scale.config.compose import compose, folder
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
 from dira_scale.data import views
 from dira_scale.data.order import ORDER_VERSION, Order
 from dira_scale.phantom.ct import dataset as scans

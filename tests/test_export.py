@@ -278,8 +278,11 @@ def test_torchvisions_networks_are_laid_out_as_timms(name):
     [
         (["formats=[torchvision]"], "formats: torchvision has no network laid out as test_resnet; these are: resnet18"),
         (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; these are"),
-        (["formats=[tim]"], "formats: no format 'tim'; did you mean 'timm'?"),
-        (["formats=[]"], "formats: is empty"),
+        (
+            ["formats=[tim]"],
+            "or null; did you mean 'timm'?",
+        ),
+        (["formats=[]"], "formats=[]: must be one of timm"),
         (["formats=[timm,smp]", "stage=di"], "formats: smp is for a U-Net, and no stage up to this one trained a"),
     ],
 )

@@ -1,7 +1,26 @@
-"""Annotations that say what a key holds."""
+"""What a key may hold. A schema is a dataclass beside what it configures; its fields state types, bounds and places.
 
+    @dataclass
+    class Data(Schema):
+        shards: Any = places()
+        batch: int = at_least(1)
+        lanes: int | None = at_least(1, None)
+        remainder: str = one_of("drop", "wrap")
+
+Defaults and their reasons stand in ``configs/``: a field has none here, but None where null is allowed.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
-from typing import Annotated
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import MISSING
+
+from dira_scale.config.keys import typed
+from dira_scale.errors import UserError, nearest
 
 
 class Places(Enum):
@@ -9,6 +28,136 @@ class Places(Enum):
 
     ONE = "a path, taken literally"
     SEVERAL = "a path, taken literally, or a list or mapping in Hydra's grammar"
+    CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with Place are places"
 
 
 Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
+
+
+@dataclass(frozen=True)
+class Rule:
+    """``text`` completes the sentence "it must be …"."""
+
+    text: str
+    holds: Callable[[Any], bool]
+    options: tuple[str, ...] = ()
+
+
+def at_least(low: float, default: Any = MISSING) -> Any:
+    """A finite number from ``low`` on; of a list, each."""
+    return _ruled(Rule(f"at least {low:g}", lambda value: low <= value < math.inf), default)
+
+
+def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
+    """A finite number larger than ``low``, and no larger than ``at_most``; of a list, each."""
+    text = f"above {low:g}" + (f" and at most {at_most:g}" if at_most is not None else "")
+    top = math.nextafter(math.inf, 0) if at_most is None else at_most
+    return _ruled(Rule(text, lambda value: low < value <= top), default)
+
+
+def within(low: float, high: float, default: Any = MISSING) -> Any:
+    """A number from ``low`` to ``high``, both included; of a list, each."""
+    return _ruled(Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high), default)
+
+
+def one_of(*options: str, default: Any = MISSING) -> Any:
+    """One of these words; of a list, each."""
+    return _ruled(Rule(f"one of {', '.join(options)}", lambda value: value in options, options), default)
+
+
+def place(default: Any = MISSING) -> Any:
+    """A path or URL, which the command line takes literally."""
+    return field(default=default, metadata={Places: Places.ONE})
+
+
+def places(default: Any = MISSING) -> Any:
+    """A place, or several as a list or as the keys of a mapping."""
+    return field(default=default, metadata={Places: Places.SEVERAL})
+
+
+def constructed() -> Any:
+    """A node whose ``_target_`` is constructed with its other keys, some of which may be annotated as places."""
+    return field(default=MISSING, metadata={Places: Places.CONSTRUCTED})
+
+
+def _ruled(rule: Rule, default: Any) -> Any:
+    return field(default=default, metadata={Rule: rule})
+
+
+class Schema:
+    """Base class of all schemas: checks the bounds of the fields when an object is made.
+
+    A subclass adds what holds between its fields in ``__post_init__``, after ``super().__post_init__()``. Messages
+    begin with the field's name, which :func:`dira_scale.config.compose.compose` completes to the whole key.
+    """
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a value is out of its field's bounds; what is not set yet is not looked at."""
+        for each in fields(self):  # type: ignore[arg-type]  # they are dataclasses
+            value, rule = getattr(self, each.name), each.metadata.get(Rule)
+            if rule is None or value is None or value == MISSING:
+                continue
+            values = value if isinstance(value, list | tuple) else [value]
+            wrong = [one for one in values if not rule.holds(one)]
+            if wrong or not values:
+                or_null = ", or null" if each.default is None else ""
+                hint = nearest(str(wrong[0]), rule.options) if wrong else ""
+                raise UserError(f"{each.name}={typed(value)}: must be {rule.text}{or_null}{hint}")
+
+
+def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
+    """The dotted keys of a schema that hold places, and how."""
+    found: dict[str, Places] = {}
+    hints = get_type_hints(schema)
+    for each in fields(schema):
+        key = f"{prefix}{each.name}"
+        if Places in each.metadata:
+            found[key] = each.metadata[Places]
+        elif is_dataclass(hints[each.name]):
+            found |= place_keys(hints[each.name], f"{key}.")
+    return found
+
+
+def place_arguments(constructor: Any) -> list[str]:
+    """The arguments that ``constructor`` annotates with :data:`Place`, as such or among others (``Place | None``)."""
+    hints = get_type_hints(constructor.__init__, include_extras=True)
+    return [name for name, hint in hints.items() if any(_is_place(part) for part in (hint, *get_args(hint)))]
+
+
+def _is_place(hint: Any) -> bool:
+    return get_origin(hint) is Annotated and Places.ONE in hint.__metadata__
+
+
+def kind(schema: type, key: str) -> str:
+    """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty where the schema leaves it open."""
+    hint: Any = schema
+    text = ""
+    for name in key.split("."):
+        if get_origin(hint) in (dict, Mapping):
+            hint, text = get_args(hint)[1], ""
+        elif is_dataclass(hint):
+            found = {each.name: each for each in fields(hint)}.get(name)
+            if found is None:
+                return ""
+            hint, rule = get_type_hints(hint)[name], found.metadata.get(Rule)
+            text = _words(hint, found.metadata.get(Places))
+            if rule is not None:
+                text = rule.text if rule.options else f"{text}, {rule.text}"
+        else:
+            return ""
+    return text
+
+
+def _words(hint: Any, places: Places | None) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        kinds = [part for part in get_args(hint) if part is not NoneType]
+        return " or ".join([*(_words(part, places) for part in kinds), "null"])
+    if places is Places.ONE:
+        return "path"
+    if places is Places.SEVERAL:
+        return "path, or several"
+    if hint is Any or get_origin(hint) is dict or is_dataclass(hint):
+        return ""
+    if get_origin(hint) is list:
+        return f"list of {_words(get_args(hint)[0], None)}"
+    return {str: "text", bool: "true or false"}.get(hint, getattr(hint, "__name__", ""))

@@ -27,18 +27,6 @@ class Part:
     folds: int | None
     fold: int
 
-    def __post_init__(self) -> None:
-        """Raises UserError when a value is impossible."""
-        if not isinstance(self.fraction, int | float) or not 0 < self.fraction <= 1:
-            raise UserError(f"fraction={self.fraction}: must be a number above 0 and at most 1")
-        if not isinstance(self.where, Mapping):
-            raise UserError(f"where={self.where}: name attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
-        whole = isinstance(self.folds, int) and isinstance(self.fold, int)
-        if self.folds is not None and not (whole and self.folds >= 2 and 0 <= self.fold < self.folds):
-            raise UserError(
-                f"fold={self.fold} of folds={self.folds}: whole numbers, folds of at least 2, fold from 0 to folds - 1"
-            )
-
 
 def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
     """Write the part of the dataset at ``path`` to ``out``. Raises UserError when a key does not fit the dataset."""

@@ -7,6 +7,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from omegaconf import MISSING
 
+from dira_scale.config.schema import Schema, at_least, one_of, places
 from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import choose
@@ -17,18 +18,18 @@ from dira_scale.errors import UserError, nearest
 
 
 @dataclass
-class Data:
-    shards: Any = MISSING
+class Data(Schema):
+    shards: Any = places()
     split: str = MISSING
     val_split: str | None = None
-    size: int = MISSING
-    batch: int = MISSING
-    lanes: int | None = None
-    block: int = MISSING
-    window: int = MISSING
-    remainder: str = MISSING
-    workers: int = MISSING
-    prefetch: int = MISSING
+    size: int = at_least(1)
+    batch: int = at_least(1)
+    lanes: int | None = at_least(1, None)
+    block: int = at_least(1)
+    window: int = at_least(1)
+    remainder: str = one_of("drop", "wrap")
+    workers: int = at_least(1)
+    prefetch: int = at_least(1)
     loader: Any = MISSING  # a name, or a node with _target_
 
 

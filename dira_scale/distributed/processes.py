@@ -18,9 +18,10 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from omegaconf import MISSING
 
+from dira_scale.config.schema import Schema, at_least, one_of
 from dira_scale.distributed.collectives import set_timeout, world
 from dira_scale.distributed.deepspeed import plugin
-from dira_scale.distributed.precision import PRECISIONS, set_fp32
+from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import adopt
 from dira_scale.distributed.timings import TIMINGS
@@ -30,35 +31,35 @@ from dira_scale.errors import UserError
 logger = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 
 
 @dataclass
-class Parallel:
-    strategy: str = MISSING
-    accumulate: int = MISSING
-    threads: int | None = None
+class Parallel(Schema):
+    strategy: str = one_of("ddp", "fsdp2", "zero1", "zero2", "zero3")
+    accumulate: int = at_least(1)
+    threads: int | None = at_least(1, None)
     checkpoint_activations: bool = MISSING
     channels_last: bool = MISSING
     compile: bool = MISSING
     offload: bool = MISSING
-    timeout: int = MISSING
+    timeout: int = at_least(1)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what a strategy does not have."""
+        super().__post_init__()
+        zero = self.strategy.startswith("zero")
+        if self.compile is True and zero:
+            raise UserError(f"compile=true: untested with {self.strategy}; use parallel=ddp or fsdp2")
+        if self.offload is True and not zero:
+            raise UserError(f"offload=true: {self.strategy} has no offloading; use parallel=zero1, zero2 or zero3")
 
 
 def start(parallel: Parallel, precision: str) -> World:
     """Join the process group if a launcher made one, choose device and threads.
 
     Raises:
-        UserError: there is no such strategy or precision, or the processes do not find each other.
+        UserError: the processes do not find each other.
     """
-    if parallel.strategy not in STRATEGIES:
-        raise UserError(f"parallel.strategy={parallel.strategy}: there is {', '.join(STRATEGIES)}")
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision}: there is {', '.join(PRECISIONS)}")
-    if parallel.compile and parallel.strategy.startswith("zero"):
-        raise UserError(f"parallel.compile=true: with {parallel.strategy} it is untried; take parallel=ddp or fsdp2")
-    if parallel.offload and not parallel.strategy.startswith("zero"):
-        raise UserError(f"parallel.offload=true: {parallel.strategy} has none; take parallel=zero1, zero2 or zero3")
     adopt(os.environ)
     threads = parallel.threads or default_threads()
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate would choose

@@ -13,21 +13,20 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from dira_scale.config.schema import Schema, above, at_least, one_of, within
 from dira_scale.errors import UserError, nearest
-
-SCHEDULES = ("cosine_epoch", "cosine", "constant")
 
 
 @dataclass
-class Optim:
+class Optim(Schema):
     optimizer: dict[str, Any] = MISSING
     one_dimensional: dict[str, Any] = MISSING
     fixed_rate: list[str] = MISSING
-    reference_batch: int | None = None
-    schedule: str = MISSING
-    warmup_epochs: float = MISSING
-    end: float = MISSING
-    clip: float | None = None
+    reference_batch: int | None = at_least(1, None)
+    schedule: str = one_of("cosine_epoch", "cosine", "constant")
+    warmup_epochs: float = at_least(0)
+    end: float = within(0, 1)
+    clip: float | None = above(0, None)
 
 
 def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
@@ -81,19 +80,6 @@ def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequen
             group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if apart else {})
             groups.setdefault(kind, group)["params"].append(parameter)
     return list(groups.values())
-
-
-def check_schedule(config: Optim) -> None:
-    """Raise UserError for a schedule that does not exist or figures that make none."""
-    name = config.schedule
-    if name not in SCHEDULES:
-        raise UserError(f"optim.schedule={name}: there is {', '.join(SCHEDULES)}{nearest(name, SCHEDULES)}")
-    if not 0 <= config.end <= 1:
-        raise UserError(f"optim.end={config.end}: a share of the rate, from 0 to 1")
-    if not 0 <= config.warmup_epochs < math.inf:
-        raise UserError(f"optim.warmup_epochs={config.warmup_epochs}: it must be a number of at least 0")
-    if config.reference_batch is not None and config.reference_batch < 1:
-        raise UserError(f"optim.reference_batch={config.reference_batch}: it must be at least 1, or null")
 
 
 def learning_rate(

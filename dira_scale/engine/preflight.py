@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from dira_scale.config.compose import leaves
+from dira_scale.config.keys import leaves
 from dira_scale.distributed import control
 from dira_scale.errors import UserError
 from dira_scale.runs.environment import PACKAGES

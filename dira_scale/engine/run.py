@@ -64,7 +64,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
 def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals) -> int:
     """Claim the run folder, train, and write down how it ended: whichever way it ends, it passes here."""
     folder, trainer = Path(config.run), None
-    content: Any = OmegaConf.to_container(cfg)
+    content: Any = OmegaConf.to_container(cfg, resolve=True)
     run = raise_on_all(lambda: Run(folder, content | task.identity()) if world.main else None)
     lease = broadcast_from_main(run.lease.path.name if run else "")
     raise_on_all(lambda: preflight.check_shared(folder, lease))

@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from omegaconf import MISSING
 from torch import Tensor
 
+from dira_scale.config.schema import Schema, at_least, one_of, place
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.long_work import gather_beside_training
-from dira_scale.distributed.precision import LossScale
+from dira_scale.distributed.precision import PRECISIONS, LossScale
 from dira_scale.distributed.processes import Parallel
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel, state
@@ -31,17 +31,17 @@ T = TypeVar("T")
 
 
 @dataclass
-class Training:
+class Training(Schema):
     """The keys that every task has."""
 
-    run: str = MISSING
-    seed: int = MISSING
-    steps: int | None = None
-    precision: str = MISSING
+    run: str = place()
+    seed: int = at_least(0)
+    steps: int | None = at_least(1, None)
+    precision: str = one_of(*PRECISIONS)
     parallel: Parallel = field(default_factory=Parallel)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    watchdog: float = MISSING
-    log_every: int = MISSING
+    watchdog: float = at_least(1)
+    log_every: int = at_least(1)
 
 
 class Trainer:

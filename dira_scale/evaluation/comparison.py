@@ -1,6 +1,5 @@
 """The comparison of a probe: opens data and encoders, checks them against each other, and scores one by one."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.progress import track
 
+from dira_scale.config.schema import Schema, above, at_least, place, places
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
@@ -29,35 +29,35 @@ SIZE = 224  # where no run says at which size its encoder saw images
 
 
 @dataclass
-class ProbeData:
-    shards: str = MISSING
+class ProbeData(Schema):
+    shards: str = place()
     split: str = MISSING
     val_split: str = MISSING
     test_split: str = MISSING
-    size: int | None = None
-    workers: int = MISSING
+    size: int | None = at_least(2 * PIXELS, None)
+    workers: int = at_least(1)
 
 
 @dataclass
-class ProbeModel:
+class ProbeModel(Schema):
     encoder: str | None = None
 
 
 @dataclass
-class Probe:
-    run: Any = None
-    init: str | None = None
-    out: str | None = None
-    seed: int = MISSING
+class Probe(Schema):
+    run: Any = places(None)
+    init: str | None = place(None)
+    out: str | None = place(None)
+    seed: int = at_least(0)
     stage: str | None = None
     layer: Any = MISSING
     labels: list[str] | None = None
-    fractions: list[float] = MISSING
-    draws: int = MISSING
-    random_encoders: int = MISSING
-    c: list[float] = MISSING
-    k: int = MISSING
-    batch: int = MISSING
+    fractions: list[float] = above(0, at_most=1)
+    draws: int = at_least(1)
+    random_encoders: int = at_least(1)
+    c: list[float] = above(0)
+    k: int = at_least(1)
+    batch: int = at_least(1)
     data: ProbeData = field(default_factory=ProbeData)
     model: ProbeModel = field(default_factory=ProbeModel)
 
@@ -79,7 +79,6 @@ def compare(cfg: DictConfig) -> Comparison:
     Raises UserError for data without (such) labels or parts, runs that cannot share a table, an encoder that does not
     fit its weights, a level that it does not have.
     """
-    _check(cfg)
     fractions, device = (
         sorted(set(cfg.fractions), reverse=True),
         torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -132,13 +131,6 @@ def _features(
     pixels = {part: extracted[part][0] for part in PARTS}
     own: list[dict[str, Any]] = [{"side": PIXELS}]
     return [*found, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
-
-
-def _check(cfg: DictConfig) -> None:
-    if not cfg.fractions or not all(0 < fraction <= 1 for fraction in cfg.fractions):
-        raise UserError(f"fractions={list(cfg.fractions)}: shares of the training patients, each above 0 and at most 1")
-    if not cfg.c or not all(0 < c < math.inf for c in cfg.c):
-        raise UserError(f"c={list(cfg.c)}: inverse strengths of L2 to choose from, each a number above 0")
 
 
 def _architecture(cfg: DictConfig, runs: list[Any]) -> tuple[str, int]:

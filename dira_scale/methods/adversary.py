@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from dira_scale.config.schema import Schema, one_of
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.pairs import at_least_float32
 from dira_scale.models.discriminator import Discriminator
@@ -19,8 +19,8 @@ LOSSES = ("lsgan", "minimax")
 
 
 @dataclass
-class AdversaryConfig:
-    loss: str = MISSING
+class AdversaryConfig(Schema):
+    loss: str = one_of(*LOSSES)
 
 
 class Adversary(nn.Module):

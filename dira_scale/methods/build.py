@@ -10,7 +10,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from dira_scale.config.compose import compose, folder
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest

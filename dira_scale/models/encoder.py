@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from timm.layers import DropPath
 from torch import nn
 
+from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.pyramid import DEPTH, Encoder, HierarchicalEncoder
 from dira_scale.models.vit import PlainEncoder
@@ -20,11 +21,11 @@ _UNSUITED = (
 
 
 @dataclass
-class Model:
+class Model(Schema):
     encoder: str = MISSING
-    weights: str | None = None
-    decoder_channels: list[int] = MISSING
-    bn_groups: int = MISSING
+    weights: str | None = place(None)
+    decoder_channels: list[int] = at_least(1)
+    bn_groups: int = at_least(1)
     zero_init_residual: bool = MISSING
 
 

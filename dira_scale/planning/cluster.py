@@ -3,24 +3,23 @@
 import math
 from dataclasses import dataclass
 
-from omegaconf import MISSING
-
+from dira_scale.config.schema import Schema, above, at_least, place
 from dira_scale.planning.ledger import Collective
 
 
 @dataclass
-class Machine:
-    nodes: int = MISSING
-    gpus: int = MISSING
-    memory: float = MISSING
-    tflops: float = MISSING
-    images_per_second: float | None = None
-    within: float = MISSING
-    between: float = MISSING
-    latency: float = MISSING
-    price: float = MISSING
-    images: int = MISSING
-    json: str | None = None
+class Machine(Schema):
+    nodes: int = at_least(1)
+    gpus: int = at_least(1)
+    memory: float = above(0)
+    tflops: float = above(0)
+    images_per_second: float | None = above(0, None)
+    within: float = above(0)
+    between: float = above(0)
+    latency: float = at_least(0)
+    price: float = at_least(0)
+    images: int = at_least(1)
+    json: str | None = place(None)
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from dira_scale.config.schema import above
 from dira_scale.data.inputs import Data
 from dira_scale.engine.optim import Optim
 from dira_scale.engine.trainer import Training
+from dira_scale.errors import UserError
 from dira_scale.methods.adversary import AdversaryConfig
 from dira_scale.models.encoder import Model
 from dira_scale.pretraining.monitors import HealthConfig
@@ -22,7 +24,7 @@ class PretrainOptim(Optim):
 
 @dataclass
 class Pretrain(Training):
-    epoch_factor: float = MISSING
+    epoch_factor: float = above(0)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     method: dict[str, Any] = MISSING
@@ -32,3 +34,9 @@ class Pretrain(Training):
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
     validate: Validate = field(default_factory=Validate)
     health: HealthConfig = field(default_factory=HealthConfig)
+
+    def __post_init__(self) -> None:
+        """Raises UserError where no stage is trained."""
+        super().__post_init__()
+        if not any(stage.epochs for stage in self.stages.values()):
+            raise UserError("stages: all of them have 0 epochs, so nothing would be trained")

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from omegaconf import MISSING
 from torch import Tensor
 
+from dira_scale.config.schema import Schema, at_least
 from dira_scale.distributed.collectives import gather, rank, reduce_mean, reduce_sum, world
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
@@ -23,8 +23,8 @@ IMAGES = 512  # of the global batch at most: bounds the eigenvalue problem and t
 
 
 @dataclass
-class HealthConfig:
-    every: int = MISSING
+class HealthConfig(Schema):
+    every: int = at_least(1)
 
 
 class Monitors:

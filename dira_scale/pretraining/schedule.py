@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from dira_scale.engine import optim
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.pretraining.config import Pretrain
@@ -17,9 +16,8 @@ def stage_plans(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> list
     """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
 
     Raises:
-        UserError: the warm-up is as long as a stage, or there is no such schedule.
+        UserError: the warm-up is as long as a stage.
     """
-    optim.check_schedule(config.optim)
     plans: list[StagePlan] = []
     for name, batch in batches_of(config).items():
         stage, warmup = config.stages[name], config.optim.warmup_epochs

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import MISSING
 from torch import Tensor, nn
 
+from dira_scale.config.schema import Schema, at_least
 from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.distributed.collectives import gather, world
@@ -24,12 +24,12 @@ IMAGES = 4096  # whose neighbours are asked at a validation, about, at most: bou
 
 
 @dataclass
-class Validate:
-    every: int = MISSING
-    batch: int = MISSING
-    batches: int | None = None
-    pictures: int = MISSING
-    restored: int = MISSING
+class Validate(Schema):
+    every: int = at_least(1)
+    batch: int = at_least(1)
+    batches: int | None = at_least(1, None)
+    pictures: int = at_least(1)
+    restored: int = at_least(2)
 
 
 @torch.no_grad()

@@ -126,13 +126,13 @@ def test_filters_by_attribute_label_and_split(whole: Path, tmp_path: Path) -> No
     [
         (["where={Nodul: 1}"], "where.Nodul: no such attribute or label; did you mean 'Nodule'?"),
         (["where={view: [XX]}"], "no sample is left"),
-        (["fraction=0"], "fraction=0: must be a number above 0"),
-        (["fraction=10%"], "fraction=10%: must be a number above 0"),
-        (["folds=many"], "fold=0 of folds=many"),
+        (["fraction=0"], "fraction=0.0: must be above 0 and at most 1"),
+        (["fraction=10%"], "fraction=10%: expected float, above 0 and at most 1"),
+        (["folds=many"], "folds=many: expected int or null, at least 2"),
         (["where=PA"], "where=PA: name attributes or labels"),
         (["splits=trian"], "no split 'trian'"),
         (["folds=40"], "folds=40: train have only 20 patients"),
-        (["folds=4", "fold=4"], "fold=4 of folds=4"),
+        (["folds=4", "fold=4"], "fold=4: must be from 0 to 3 with folds=4"),
         (["splits=[trian]"], "no split 'trian'"),
     ],
 )

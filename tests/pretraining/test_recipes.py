@@ -6,7 +6,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose, folder
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
 from dira_scale.pretraining.task import build_method
 
 EXPERIMENTS = sorted(f.stem for f in (folder("configs") / "experiment").glob("*.yaml"))

@@ -119,7 +119,7 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     ("keys", "said"),
     [
         (["plan.gpus=3"], "data.batch=8"),
-        (["plan.memory=-1"], "plan.memory=-1.0: it must be a number above 0"),
+        (["plan.memory=-1"], "plan.memory=-1.0: must be above 0"),
         (["plan.json=/nowhere/plan.json"], "there is no folder /nowhere"),
         (["plan.node=2"], "did you mean 'plan.nodes'"),
     ],

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import MISSING
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
@@ -31,10 +31,10 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class CheckpointConfig:
-    every: int = MISSING
-    keep: int = MISSING
-    folder: str | None = None
+class CheckpointConfig(Schema):
+    every: int = at_least(1)
+    keep: int = at_least(1)
+    folder: str | None = place(None)
 
 
 class NotSavedError(RunEndedError):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.config.compose import compose, folder
+from dira_scale.config.compose import compose
+from dira_scale.config.files import folder
 from dira_scale.errors import UserError
 
 SHARDS = "data.shards=somewhere"
@@ -16,15 +17,15 @@ SHARDS = "data.shards=somewhere"
         (["data.bacth=3"], "unknown key data.bacth; did you mean 'data.batch'"),
         (["method.base.que=3"], "did you mean 'method.base.queue'"),
         (["experiment=phantm"], "no experiment named 'phantm'; did you mean 'phantom'"),
-        (["data.batch=abc"], "data.batch: Value 'abc'"),
+        (["data.batch=abc"], "data.batch=abc: expected int, at least 1"),
         (["--hlp"], "unknown flag --hlp; did you mean '--help'"),
-        (["steps"], "'steps' is no KEY=VALUE"),
+        (["steps"], "expected KEY=VALUE, got 'steps'; --help lists the keys"),
         (["+colour=1"], "unknown key colour"),
-        (["+data.bacth=1"], "unknown key data.bacth; did you mean 'batch'"),
-        (["+model.bn_group=1"], "unknown key model.bn_group; did you mean 'bn_groups'"),
-        (["log_every=0"], "log_every=0: it must be at least 1"),
-        (["checkpoint.keep=0"], "checkpoint.keep=0: it must be at least 1"),
-        (["stages.di.patience=0"], r"stages\.di\.patience=0: it must be at least 1, or null"),
+        (["+data.bacth=1"], "unknown key data.bacth; did you mean 'data.batch'"),
+        (["+model.bn_group=1"], "unknown key model.bn_group; did you mean 'model.bn_groups'"),
+        (["log_every=0"], "log_every=0: must be at least 1"),
+        (["checkpoint.keep=0"], "checkpoint.keep=0: must be at least 1"),
+        (["stages.di.patience=0"], r"stages\.di\.patience=0: must be at least 1, or null"),
         (["stages.di.terms=[]"], r"stages\.di\.terms=\[\]: name loss terms"),
         (["stages.di.epochs=-1"], r"stages\.di\.epochs=-1"),
         (["stages.di.epochs=inf"], r"stages\.di\.epochs=inf"),
@@ -33,7 +34,7 @@ SHARDS = "data.shards=somewhere"
         (["epoch_factor=nan"], "epoch_factor=nan"),
         (["optim.one_dimensional={weight_decay: 0}"], r"^optim\.one_dimensional: .*\+optim\.one_dimensional=… adds"),
         (["stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=0"], "nothing would be trained"),
-        (["steps=0"], "steps=0: it must be at least 1"),
+        (["steps=0"], "steps=0: must be at least 1, or null"),
         (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
     ],
 )
@@ -83,7 +84,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
         compose("pretrain", ["--help"])
     text = capsys.readouterr().out
     assert ended.value.code == 0
-    assert "data.batch=256 (int)\n      global, over all ranks" in text
+    assert "data.batch=256 (int, at least 1)\n      global, over all ranks" in text
     assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_simsiam, moco, phantom, " in text
     assert "preset=  one of paper, released" in text
     keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]

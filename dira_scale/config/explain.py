@@ -1,0 +1,84 @@
+"""What Hydra, OmegaConf and PyYAML object to, in one line: the key or file, what is wrong and what would do."""
+
+from hydra.errors import MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
+from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
+
+from dira_scale.config.keys import keys, typed
+from dira_scale.config.overrides import Arguments, key_of
+from dira_scale.config.schema import kind
+from dira_scale.errors import UserError, nearest
+
+SHORT = 8  # so many keys are listed, more are not
+
+
+def explain(error: Exception, schema: type, arguments: Arguments) -> str:
+    """``error`` of composing a configuration of ``schema``, for who typed ``arguments``."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
+    match cause:
+        case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
+            group, _, name = file.rpartition("/")
+            options = cause.options or []
+            there = f" There are: {', '.join(options)}" if options else ""
+            return f"no {group} named '{name}'{nearest(name, options) or '.'}{there}"
+        case OverrideParseException(override=word):
+            return f"{word}: not in Hydra's grammar ({_line(cause.message)}); quote text: {key_of(word)}=\"'…'\""
+        case (
+            ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
+            | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
+        ):
+            return _unknown(key, node, [key_of(word) for word in arguments.words])
+        case ValidationError(full_key=str(key)) if key:
+            expected = kind(schema, key)
+            return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
+        case OmegaConfBaseException():
+            return f"{cause.full_key}: {_line(cause.msg or '')}" if cause.full_key else _line(str(cause))
+        case UserError():
+            return str(cause)
+        case MarkedYAMLError() | ReaderError():
+            return f"{_file(cause)}: not valid YAML: {_line(str(cause))}"
+        case UnicodeDecodeError():
+            return f"{_undecodable(arguments)}: not valid YAML: it must be UTF-8"
+        case RecursionError():
+            return "the configuration is nested too deeply, or an alias in it contains itself"
+    return _line(str(cause))
+
+
+def _unknown(key: str, node: DictConfig, typed: list[str]) -> str:
+    """``key`` is not in ``node``, whose own key is all of it but its last part."""
+    parent = key.rpartition(".")[0]
+    if parent in typed:  # as a whole, with a mapping
+        return f"{parent}: it has no such entry yet; +{parent}=… adds one"
+    key = next((word for word in typed if word.startswith(f"{key}.")), key)
+    known = [name for name in keys(node, f"{parent}." if parent else "") if not name.startswith(("hydra", "_"))]
+    told = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
+    return f"unknown key {key}{nearest(key, known)} ({told})"
+
+
+def _given(error: ValidationError) -> str:
+    value = error.value
+    return typed(OmegaConf.to_container(value) if OmegaConf.is_config(value) else value)
+
+
+def _line(text: str) -> str:
+    """The text as one line, without what Hydra and OmegaConf append for their own developers."""
+    for tail in ("\n    full_key:", "\nSee https", "\nConfig search path:"):
+        text = text.partition(tail)[0]
+    return " ".join(text.split())
+
+
+def _file(error: YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    return str(mark.name if mark else getattr(error, "name", "a file"))
+
+
+def _undecodable(arguments: Arguments) -> str:
+    """The first of one's own files that is not text; the project's are."""
+    for file in sorted(path for folder in arguments.own for path in folder.rglob("*.yaml")):
+        try:
+            file.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(file)
+    return "a file"

@@ -1,0 +1,40 @@
+"""Where configurations lie, and what a root file says of itself."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def folder(name: str) -> Path:
+    """Where ``configs``, ``shards`` … lie: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).parents[1]
+    checkout = package.parent
+    return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
+
+
+def roots(own: list[Path]) -> list[Path]:
+    """All folders of configuration groups: the project's, then those of ``--config-dir``."""
+    return [folder("configs"), folder("shards"), folder("slurm"), *own]
+
+
+@dataclass(frozen=True)
+class Root:
+    """What ``configs/VERB.yaml`` says beside its keys.
+
+    Attributes:
+        schema: dotted path of the dataclass that the configuration is checked against (``_schema_``).
+        first: the keys that matter first, for ``--help`` (``_first_``).
+    """
+
+    schema: str
+    first: tuple[str, ...]
+
+    KEYS = ("_schema_", "_first_")
+
+    @classmethod
+    def read(cls, verb: str) -> "Root":
+        """Of one of the project's own files."""
+        content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{verb}.yaml").read_text())
+        return cls(content["_schema_"], tuple(content.get("_first_", ())))

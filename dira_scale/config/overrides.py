@@ -1,0 +1,129 @@
+"""The words of a command line: flags, folders of one's own, KEY=VALUE. A place is taken out before Hydra's grammar."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.config.keys import leaves
+from dira_scale.config.schema import Places
+from dira_scale.errors import UserError, nearest
+
+OPENING = "\ue000"  # of a private use: stands for ${ in a path while others are interpolated
+FLAGS = ("--help", "-h", "--cfg", "--config-dir")
+
+
+@dataclass
+class Arguments:
+    """``own``: the folders of ``--config-dir``. ``words``: KEY=VALUE, ``+KEY=VALUE`` or ``~KEY``."""
+
+    words: list[str] = field(default_factory=list)
+    own: list[Path] = field(default_factory=list)
+    help: bool = False
+    show: bool = False
+
+    @classmethod
+    def parse(cls, argv: Iterable[str]) -> "Arguments":
+        """Raises UserError for an unknown flag, a folder that does not exist, or a word that is no setting."""
+        found = cls()
+        words = iter(argv)
+        for word in words:
+            if word == "--config-dir":
+                found.own.append(_existing(next(words, "")))
+            elif word in ("--help", "-h"):
+                found.help = True
+            elif word == "--cfg":
+                found.show = True
+            elif word.startswith("-"):
+                raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE")
+            elif "=" not in word and not word.startswith("~"):
+                raise UserError(f"expected KEY=VALUE, got '{word}'; --help lists the keys")
+            else:
+                found.words.append(word)
+        return found
+
+
+def _existing(name: str) -> Path:
+    if not Path(name).is_dir() or not name:
+        raise UserError(f"--config-dir {name}: no such folder; it takes a folder of YAML groups")
+    return Path(name).resolve()
+
+
+def key_of(word: str) -> str:
+    """The dotted key that an override is about."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[str], dict[str, str]]:
+    """Split overrides into what Hydra parses and the paths that it must not: those are null in the first, and literal
+    in the second.
+
+    ``null`` itself stays null. A key of several places keeps a list or mapping in Hydra's grammar.
+    """
+    parsed: list[str] = []
+    literal: dict[str, str] = {}
+    for word in words:
+        key, (head, sign, value) = key_of(word), word.partition("=")
+        literal.pop(key, None)  # the last one counts
+        if sign and value != "null" and _is_literal(word, value, places.get(key)):
+            parsed.append(f"{head}=null")
+            literal[key] = _home(value)
+        else:
+            parsed.append(word)
+    return parsed, literal
+
+
+def _is_literal(word: str, value: str, kind: Places | None) -> bool:
+    if kind is not Places.SEVERAL or not value.startswith(("[", "{")):
+        return kind in (Places.ONE, Places.SEVERAL)
+    try:
+        return not isinstance(OverridesParser.create().parse_override(word).value(), list | dict)
+    except HydraException:
+        return True
+
+
+def insert(config: DictConfig, literal: Mapping[str, str]) -> None:
+    """Put the withheld paths into a composed configuration, where others may interpolate them; then :func:`restore`."""
+    for key, path in literal.items():
+        OmegaConf.update(config, key, path.replace("${", OPENING))
+
+
+def restore(config: DictConfig) -> None:
+    """Write ``${`` where a withheld path had it, so that it is read as typed and never as an interpolation."""
+    for key, value in leaves(config):
+        if isinstance(value, str) and OPENING in value:
+            typed = re.sub(rf"(\\*){OPENING}", lambda found: found[1] * 2 + r"\${", value)
+            OmegaConf.update(config, key, typed)
+
+
+def expand_home(config: DictConfig, places: Iterable[str]) -> None:
+    """Replace ``~`` and ``~user`` at the start of the places in a resolved configuration, as a shell does."""
+    for key in places:
+        value = OmegaConf.select(config, key)
+        plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        expanded = _expanded(plain)
+        if expanded != plain:
+            OmegaConf.update(config, key, expanded, merge=False)
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {_expanded(name): weight for name, weight in value.items()}
+    if isinstance(value, list):
+        return [_expanded(one) for one in value]
+    return _home(value) if isinstance(value, str) else value
+
+
+def _home(path: str) -> str:
+    if not path.startswith("~"):
+        return path
+    user, slash, rest = path.partition("/")
+    try:
+        return f"{Path(user).expanduser()}{slash}{rest}"
+    except RuntimeError:  # there is no such user
+        return path

@@ -1,0 +1,10 @@
+"""The schema of ``configs/doctor.yaml``."""
+
+from dataclasses import dataclass
+
+from dira_scale.config.schema import Schema, one_of
+
+
+@dataclass
+class Doctor(Schema):
+    show: str = one_of("all", "launch", "json")

@@ -1,0 +1,130 @@
+"""A path is a path: what is typed for a key that holds a place is taken literally, before Hydra's grammar."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose
+from dira_scale.config.overrides import expand_home, insert, restore, withhold
+from dira_scale.config.schema import Place, Places
+from dira_scale.errors import UserError
+
+PATHS = [
+    "/data/Bilder (2024)/äü",
+    "a,b",
+    "a=b",
+    "a&b",
+    "$x",
+    "{}",
+    "[x]",
+    "#x",
+    "!x",
+    "it's",
+    '"quoted"',
+    "'quoted'",
+    " two  spaces ",
+    "back\\slash\\",
+    "${oc.env:HOME}",
+    "\\${x}",
+    "007",
+    "2024_01",
+    "1e3",
+    "true",
+    "s3://bucket/a b",
+    "a:b",
+    "*?",
+    "",
+]
+PLACES = {"run": Places.ONE, "shards": Places.SEVERAL}
+
+
+class Source:
+    """Of a recipe of one's own."""
+
+    def __init__(self, pictures: Place, note: str = "", table: Place | None = None) -> None: ...
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_verb_takes_a_path_as_typed(path: str) -> None:
+    config = compose("pretrain", [f"run={path}", f"model.weights={path}", "data.shards=x"])
+    assert (config.run, config.model.weights) == (path, path)
+    assert OmegaConf.to_container(config, resolve=True)["run"] == path  # type: ignore[index,call-overload]
+    assert OmegaConf.to_object(config).run == path  # type: ignore[union-attr]
+
+
+@given(st.text(st.characters(exclude_categories=["C"])))
+@example("\\\\${a}${")
+def test_any_printable_path(path: str) -> None:
+    if path in ("null", "???") or path.startswith("~"):
+        return
+    words, literal = withhold([f"run={path}", "seed=1"], PLACES)
+    config = OmegaConf.create({"run": None, "copy": "${run}"})
+    insert(config, literal)
+    OmegaConf.resolve(config)
+    restore(config)
+    expand_home(config, PLACES)
+    assert words == ["run=null", "seed=1"]
+    assert config.run == config["copy"] == path
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("a,b", "a,b"),
+        ("[a,'b c']", ["a", "b c"]),
+        ("{a: 1, b: 2.0}", {"a": 1, "b": 2.0}),
+        ("[a", "[a"),
+        ("{}", {}),
+        ("['~/a',b]", ["HOME/a", "b"]),
+        ("~/a", "HOME/a"),
+        ("~", "HOME"),
+        ("~/a//b/", "HOME/a//b/"),
+        ("~nobody_of_this_name/a", "~nobody_of_this_name/a"),
+        ("a/~/b", "a/~/b"),
+        ("null", None),
+        ("./null", "./null"),
+    ],
+)
+def test_datasets_are_one_path_or_several(typed: str, taken: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "HOME")
+    shards = compose("pretrain", [f"data.shards={typed}"]).data.shards
+    assert (OmegaConf.to_container(shards) if OmegaConf.is_config(shards) else shards) == taken
+
+
+def test_the_home_folder_of_places_in_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = OmegaConf.create({"run": "~/run", "shards": {"~/a": 2}, "seed": "~/x"})
+    expand_home(config, PLACES)
+    assert config == {"run": "/home/me/run", "shards": {"/home/me/a": 2}, "seed": "~/x"}
+
+
+def test_the_last_of_two_counts() -> None:
+    config = compose("pretrain", ["data.shards=a b", "data.shards=[x,y]", "run=null", "run=a (b"])
+    assert (list(config.data.shards), config.run) == (["x", "y"], "a (b")
+
+
+def test_what_depends_on_a_path_follows_it(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("# @package _global_\ncheckpoint:\n  folder: ${run}/safe\n")
+    config = compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", "data.shards=x", "run=a (1)"])
+    assert config.checkpoint.folder == "a (1)/safe"
+
+
+def test_a_recipes_source_says_which_of_its_arguments_are_places(tmp_path: Path) -> None:
+    (tmp_path / "recipe").mkdir()
+    theirs = f"_target_: {Source.__module__}.Source\nname: mine\nlicence: none\npictures: ???\nnote: ''\n"
+    (tmp_path / "recipe" / "mine.yaml").write_text(theirs)
+    words = ["--config-dir", str(tmp_path), "recipe=mine", "out=a,b", "recipe.pictures=Bilder (2024)/äü, a"]
+    config = compose("shard", [*words, "+recipe.table=$x=[1].csv", "recipe.note='x y'"])
+    assert (config.out, config.recipe.pictures, config.recipe.table) == ("a,b", "Bilder (2024)/äü, a", "$x=[1].csv")
+    assert config.recipe.note == "x y"  # no place: Hydra's grammar
+    with pytest.raises(UserError, match=r"recipe\.note=a \(b: not in Hydra's grammar .* quote text: recipe\.note="):
+        compose("shard", [*words, "recipe.note=a (b"])
+
+
+def test_of_another_class_its_own_arguments_count(tmp_path: Path) -> None:
+    words = ["out=x", "recipe=phantom_cxr", f"recipe._target_={Source.__module__}.Source", "+recipe.pictures=a (b"]
+    assert compose("shard", words).recipe.pictures == "a (b"

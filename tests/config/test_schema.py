@@ -1,0 +1,112 @@
+"""Schemas: bounds are checked when an object is made, places are found, types and bounds are said in words."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hydra.utils import get_class
+from omegaconf import MISSING
+
+from dira_scale.config.files import Root, folder
+from dira_scale.config.schema import (
+    Place,
+    Places,
+    Schema,
+    above,
+    at_least,
+    constructed,
+    kind,
+    one_of,
+    place,
+    place_arguments,
+    place_keys,
+    places,
+    within,
+)
+from dira_scale.errors import UserError
+
+VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
+
+
+@dataclass
+class Inner(Schema):
+    folder: str | None = place(None)
+    share: float = within(0, 1)
+
+
+@dataclass
+class Outer(Schema):
+    count: int = at_least(1)
+    limit: int | None = at_least(1, None)
+    rate: float = above(0)
+    shares: list[float] = above(0, at_most=1)
+    how: str = one_of("drop", "wrap")
+    inputs: Any = places()
+    node: dict[str, Any] = constructed()
+    inner: Inner = field(default_factory=Inner)
+    stages: dict[str, Inner] = MISSING
+    name: str = MISSING
+
+
+class Source:
+    def __init__(self, images: Place, labels: Place | None = None, name: str = "", *, more: int = 0) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Outer(count=0), "count=0: must be at least 1$"),
+        (lambda: Outer(limit=0), "limit=0: must be at least 1, or null$"),
+        (lambda: Outer(rate=0.0), "rate=0.0: must be above 0$"),
+        (lambda: Outer(rate=math.inf), "rate=inf: must be above 0"),
+        (lambda: Outer(rate=math.nan), "rate=nan: must be above 0"),
+        (lambda: Outer(shares=[0.5, 1.5]), r"shares=\[0\.5, 1\.5\]: must be above 0 and at most 1"),
+        (lambda: Outer(shares=[]), r"shares=\[\]: must be above 0"),
+        (lambda: Outer(how="drp"), "how=drp: must be one of drop, wrap; did you mean 'drop'"),
+        (lambda: Inner(share=1.01), "share=1.01: must be from 0 to 1"),
+        (lambda: Inner(share=math.nan), "share=nan: must be from 0 to 1"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(make: Callable[[], Schema], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make()
+
+
+def test_what_is_not_set_or_null_is_not_looked_at() -> None:
+    assert Outer().count == MISSING
+    assert Outer(count=1, limit=None, rate=1e-9, shares=[1.0], how="wrap").limit is None
+
+
+def test_places_are_found_by_their_keys() -> None:
+    assert place_keys(Outer) == {
+        "inputs": Places.SEVERAL,
+        "node": Places.CONSTRUCTED,
+        "inner.folder": Places.ONE,
+    }
+    assert place_arguments(Source) == ["images", "labels"]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("count", "int, at least 1"),
+        ("limit", "int or null, at least 1"),
+        ("shares", "list of float, above 0 and at most 1"),
+        ("how", "one of drop, wrap"),
+        ("inputs", "path, or several"),
+        ("inner.folder", "path or null"),
+        ("stages.first.share", "float, from 0 to 1"),
+        ("name", "text"),
+        ("node.anything", ""),
+        ("unknown", ""),
+    ],
+)
+def test_types_and_bounds_in_words(key: str, words: str) -> None:
+    assert kind(Outer, key) == words
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_schema(verb: str) -> None:
+    assert issubclass(get_class(Root.read(verb).schema), Schema)
