@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import compose, run_verb
+from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.reporting.page import render
@@ -16,11 +16,11 @@ def report(config: DictConfig) -> None:
     """Read ``config.run``, write the page to ``config.out``."""
     run = Path(config.run)
     record = read(run)
-    defaults: Any = OmegaConf.to_container(compose("pretrain", ["data.shards=null"]))
+    own: Any = OmegaConf.to_container(defaults("pretrain"))
     out = Path(config.out or run / "report.html")
     if not out.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {out.parent}")
-    write_atomic(out, render(record, defaults))
+    write_atomic(out, render(record, own))
     for text in record.missing:
         print(f"not in the report: {text}")
     print(f"report: {out.resolve()}")

@@ -67,6 +67,11 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
     return config
 
 
+def defaults(verb: str) -> DictConfig:
+    """What ``configs/`` say of a verb's keys, neither resolved nor checked: no schema is imported, so no torch is."""
+    return _plain(_hydra(verb, [], []))
+
+
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
     """Compose, call, and turn a ``UserError`` into one line and exit code 2."""
     logs.start(verb.replace("_", " "))
@@ -117,9 +122,12 @@ def _hydra(verb: str, words: Sequence[str], own: Sequence[Path]) -> DictConfig:
         return hydra_compose(config_name=verb, overrides=overrides, return_hydra_config=True)
 
 
+def _plain(composed: DictConfig) -> DictConfig:
+    return OmegaConf.masked_copy(composed, [str(key) for key in composed if key not in ("hydra", *Root.KEYS)])
+
+
 def _typed(composed: DictConfig, schema: type) -> DictConfig:
-    kept = [str(key) for key in composed if key not in ("hydra", *Root.KEYS)]
-    config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.masked_copy(composed, kept))
+    config = OmegaConf.merge(OmegaConf.structured(schema), _plain(composed))
     assert isinstance(config, DictConfig)
     return config
 

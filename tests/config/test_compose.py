@@ -79,13 +79,19 @@ def test_own_experiments_plug_in(tmp_path: Path) -> None:
     assert (config.seed, config.model.encoder) == (7, "resnet18")
 
 
-def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        compose("pretrain", ["--help"])
-    text = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert "data.batch=256 (int, at least 1)\n      global, over all ranks" in text
-    assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_simsiam, moco, phantom, " in text
-    assert "preset=  one of paper, released" in text
-    keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]
-    assert len(keys) > 60
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"seed: [1, 2\n", r"mine\.yaml: not valid YAML: .*expected ',' or '\]'"),
+        (b"seed: 'a\n", r"mine\.yaml: not valid YAML: .*quoted scalar"),
+        (b"seed: \0\n", r"mine\.yaml: not valid YAML: .*special characters"),
+        (b"seed: \xff\n", r"mine\.yaml: not valid YAML: it must be UTF-8"),
+        (b"a: &a [*a]\n", "nested too deeply, or an alias in it contains itself"),
+    ],
+)
+def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_bytes(b"# @package _global_\n" + content)
+    with pytest.raises(UserError, match=said) as raised:
+        compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", SHARDS])
+    assert "\n" not in str(raised.value)

@@ -1,0 +1,79 @@
+"""``--help``: what matters first, the options of groups, then every key with type, bounds and meaning."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+from dira_scale.config.comments import of_file
+from dira_scale.config.compose import compose
+from dira_scale.config.files import Root, folder
+from dira_scale.config.keys import leaves
+
+VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
+
+
+def helped(capsys: pytest.CaptureFixture[str], verb: str, *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        compose(verb, [*words, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = helped(capsys, "pretrain")
+    assert "data.batch=256 (int, at least 1)\n      global, over all ranks" in text
+    assert "  data.remainder=drop (one of drop, wrap)\n" in text
+    assert "  run=out/runs/pretrain (path)\n" in text
+    assert "  stages: Which terms are trained, for how many epochs" in text
+    assert "experiment=  one of barlow, byol, dira_barlow, dira_byol, dira_moco, dira_simsiam, moco, phantom, " in text
+    assert "preset=  one of paper, released" in text
+    keys = [line for line in text.splitlines() if line.startswith("  ") and not line.startswith("   ") and "=" in line]
+    assert len(keys) > 60
+
+
+def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
+    first, _, rest = helped(capsys, "pretrain").partition("all keys:")
+    lines = first.partition("first:")[2].partition("groups")[0].splitlines()
+    lines = first.partition("first:")[2].partition("groups")[0].splitlines()
+    assert [line.strip().split("=")[0] for line in lines if line[2:3].strip()] == list(Root.read("pretrain").first)
+    assert "  data.batch=256" in first and "  data.batch=256" in rest
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_comes_first_exists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = helped(capsys, verb)
+    assert all(text.count(f"\n  {key}=") == 2 for key in Root.read(verb).first)
+    assert "_schema_" not in text and "_first_" not in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_key_of_a_root_file_says_what_it_means(verb: str) -> None:
+    file = folder("configs") / f"{verb}.yaml"
+    content = yaml.safe_load(file.read_text())
+    keys = {key: value for key, value in content.items() if key not in (*Root.KEYS, "defaults")}
+    said = of_file(file)
+    unsaid = [key for key, _ in leaves(OmegaConf.create(keys)) if not any(key.startswith(node) for node in said)]
+    assert unsaid == []
+
+
+def test_comments_are_read_where_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("lr: 1  # of the base\n")
+    (tmp_path / "mine.yaml").write_text(
+        "# of the file\n\ndefaults:\n  - base@inner\n\n"
+        "plain: 1  # behind\n"
+        "# above,\n# twice\nnode:\n  text: 'a # b'  # behind quotes\n  list: [1,\n    2]  # behind brackets\n"
+        "  flow: {a: 1, b: 2}  # of both\n"
+        "block:  # behind a node\n  - 1\n"
+        "none:\n"
+    )
+    assert of_file(tmp_path / "mine.yaml", "group.") == {
+        "group.inner.lr": "of the base",
+        "group.plain": "behind",
+        "group.node": "above, twice",
+        "group.node.text": "behind quotes",
+        "group.node.list": "behind brackets",
+        "group.node.flow": "of both",
+        "group.block": "behind a node",
+    }

@@ -1,0 +1,59 @@
+"""Every kind of verb reads and writes where it was told to, whatever the folder is called."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from harness import TINY
+from PIL import Image
+
+from dira_scale import export, plan, pretrain, probe, report, shard
+
+NAME = "Bilder (2024), a=b & $x ${y} {z} [0] #1 it's"
+SIZES = [key for key in TINY if not key.startswith(("validate", "log_every"))]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "a key for tests only, of some length")
+    place = tmp_path / NAME / "äü"
+    place.mkdir(parents=True)
+    return place
+
+
+def test_from_a_folder_of_pictures_to_a_plan(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = place / "images"
+    images.mkdir()
+    for n in range(24):
+        pixels = np.random.default_rng(n).integers(0, 255, (48, 48), np.uint8)
+        Image.fromarray(pixels).save(images / f"{n}.png")
+    (place / "labels.csv").write_text("file,patient,odd\n" + "".join(f"{n}.png,{n},{n % 2}\n" for n in range(24)))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = [f"recipe.images={images}", f"recipe.labels=~/{NAME}/äü/labels.csv", f"out={place / 'out'}", "workers=1"]
+    assert shard.main(words) == 0
+    assert shard.main(["verify", f"path={place / 'out'}", "workers=1"]) == 0
+    assert shard.main(["subset", f"path={place / 'out'}", f"out={place / 'part'}"]) == 0
+    assert plan.main([*SIZES, f"data.shards={place / 'part'}", "plan.gpus=1", f"plan.json={place / 'plan.json'}"]) == 0
+    assert sorted(path.name for path in place.iterdir() if path.is_dir()) == ["images", "out", "part"]
+    assert (place / "part" / "dataset.json").is_file() and (place / "plan.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (shard.main, ["recipe.images={}", "out=unused"]),
+        (shard.main, ["verify", "path={}"]),
+        (pretrain.main, ["experiment=small", "data.shards={}", "run=unused"]),
+        (probe.main, ["data.shards={}", "model.encoder=resnet18"]),
+        (probe.main, ["data.shards=unused", "run={}"]),
+        (export.main, ["run={}"]),
+        (report.main, ["run={}"]),
+    ],
+)
+def test_a_place_that_is_not_there_is_named(
+    main, words: list[str], place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    missing = str(place / "nothing")
+    assert main([word.replace("{}", missing) for word in words]) == 2
+    assert missing in capsys.readouterr().err
