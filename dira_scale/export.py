@@ -4,7 +4,6 @@ Reads the checkpoint alone: no GPU, no process group.
 """
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -27,7 +26,8 @@ def export(cfg: DictConfig) -> None:
     encoder = trained_encoder(config, tensors)
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
-    exports = {name: FORMATS[name](network) for name in _formats(cfg.formats, network)}
+    formats = usual(network) if cfg.formats is None else [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats
+    exports = {name: FORMATS[name](network) for name in formats}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
     sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
@@ -38,12 +38,6 @@ def export(cfg: DictConfig) -> None:
     for name, content in (files | {"README.md": card.text().encode()}).items():
         write_atomic(out / name, content)
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
-
-
-def _formats(asked: Any, network: Network) -> list[str]:
-    if asked is None:
-        return usual(network)
-    return [asked] if isinstance(asked, str) else list(asked)
 
 
 def _source(data: TrainingData, split: str) -> Source:

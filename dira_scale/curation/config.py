@@ -24,7 +24,7 @@ class Stats(Schema):
 @dataclass
 class Convert(Schema):
     path: str = place()
-    to: str = one_of("ffcv", "webdataset")
+    to: str = one_of("ffcv")
 
 
 @dataclass

@@ -1,0 +1,73 @@
+"""What the shard verb does with finished datasets. Each function imports what it needs when it is called."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def verify(config: DictConfig) -> int:
+    """Every checksum, every image: is a dataset what it was when it was made?"""
+    from dira_scale.curation.verify import tell, verify
+
+    return tell(config.path, verify(config.path, _workers(config)))
+
+
+def subset(config: DictConfig) -> int:
+    """A part of a dataset: a fraction of its patients, the samples of some kind, one of k folds; copies no shard."""
+    from dira_scale.curation.subset import Part, subset
+
+    where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
+    part = Part(config.fraction, config.seed, tuple(_list(config.splits)), where or {}, config.folds, config.fold)
+    subset(config.path, config.out, part)
+    return 0
+
+
+def merge(config: DictConfig) -> int:
+    """Several datasets as one; copies no shard."""
+    from dira_scale.curation.merge import merge
+
+    merge(_list(config.paths), config.out, config.name)
+    return 0
+
+
+def stats(config: DictConfig) -> int:
+    """What is in a dataset: a table, and one HTML page with a contact sheet, sizes, intensities, labels."""
+    from dira_scale.curation.stats import Stats
+    from dira_scale.curation.stats_page import print_table, render_dataset
+    from dira_scale.data.manifest import ShardedDataset
+    from dira_scale.places.atomic import write_atomic
+
+    found = Stats(ShardedDataset.open(config.path))
+    beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
+    page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
+    print_table(found)
+    write_atomic(page, render_dataset(found))
+    print(f"page: {page.resolve()}")
+    return 0
+
+
+def convert(config: DictConfig) -> int:
+    """A dataset to FFCV's form."""
+    from dira_scale.curation.beton import to_beton
+
+    print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
+    return 0
+
+
+def audit(config: DictConfig) -> int:
+    """Identifying values of the source that left it; patients and pictures that are in two splits or datasets."""
+    from dira_scale.curation.audit import audit
+
+    named = {name: _list(config[name]) for name in ("tables", "against")}
+    return audit(config.path, config.source, **named, near_duplicates=config.near_duplicates, workers=_workers(config))
+
+
+def _list(value: Any) -> list[Any]:
+    """A list of one may be typed without its brackets."""
+    return list(value) if OmegaConf.is_list(value) else [value]
+
+
+def _workers(config: DictConfig) -> int:
+    return config.workers or len(os.sched_getaffinity(0))

@@ -1,0 +1,40 @@
+"""What the shard verb does with an archive. Each function imports what it needs when it is called: some are quick."""
+
+import os
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+
+def shard(config: DictConfig) -> int:
+    """Convert."""
+    from dira_scale.ingest.convert import convert
+
+    convert(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
+    return 0
+
+
+def plan(config: DictConfig) -> int:
+    """What a conversion would find, make and take: inputs, oddities, size and time."""
+    from dira_scale.ingest.survey import survey_and_tell
+
+    survey_and_tell(_plain(config.recipe), _workers(config), config.key_file, config.sample)
+    return 0
+
+
+def repair(config: DictConfig) -> int:
+    """Write the broken shards of a dataset again, from its source."""
+    from dira_scale.ingest.repair import repair
+
+    repair(_plain(config.recipe), config.path, _workers(config), config.key_file)
+    return 0
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(node, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _workers(config: DictConfig) -> int:
+    return config.workers or len(os.sched_getaffinity(0))

@@ -1,0 +1,122 @@
+"""The floor plan of docs/architecture.md, held by reading every import of the package, those inside functions too."""
+
+import ast
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import median
+
+PACKAGE = Path(__file__).parents[1] / "dira_scale"
+# What each room may import. A verb (a file beside the rooms) may import every room.
+FOUNDATION = {"errors", "config", "places", "machine"}
+MAY_IMPORT = {
+    "errors": set(),
+    "config": {"errors"},
+    "places": {"errors", "config"},
+    "machine": {"errors", "config", "places"},
+    "metrics": {"errors"},
+    "phantom": FOUNDATION,
+    "imaging": FOUNDATION,
+    "data": FOUNDATION,
+    "distributed": FOUNDATION,
+    "models": FOUNDATION | {"data", "distributed"},
+    "runs": FOUNDATION | {"data", "distributed"},
+    "methods": FOUNDATION | {"data", "distributed", "models"},
+    "engine": FOUNDATION | {"distributed", "models", "runs"},
+    "ingest": FOUNDATION | {"data", "imaging", "phantom"},
+    "pretraining": FOUNDATION | {"data", "distributed", "models", "runs", "metrics", "methods", "engine"},
+    "evaluation": FOUNDATION | {"data", "distributed", "models", "runs", "metrics", "methods", "engine"},
+    "planning": FOUNDATION | {"data", "distributed", "models", "runs", "methods", "engine", "pretraining"},
+    "reporting": FOUNDATION | {"runs"},
+    "curation": FOUNDATION | {"data", "imaging", "ingest", "reporting"},
+}
+LARGEST_FILE, MEDIAN_FILE, LARGEST_VERB = 400, 120, 60  # lines
+LARGEST_ROOM = 0.15  # of all lines
+
+
+def modules() -> dict[str, Path]:
+    """Files by dotted name, without the package's own."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported(path: Path, known: Iterable[str]) -> set[str]:
+    """Which of the ``known`` modules a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "dira_scale":
+            base = node.module.partition(".")[2]
+            found |= {name if (name := f"{base}.{alias.name}".lstrip(".")) in known else base for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names = (alias.name for alias in node.names if alias.name.startswith("dira_scale."))
+            found |= {name.partition(".")[2] for name in names}
+    return found - {""}
+
+
+def room(module: str) -> str:
+    """A file beside the rooms is its own."""
+    return module.split(".")[0]
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[set[str]]:
+    """Sets of nodes that reach each other."""
+
+    def reached(start: str) -> set[str]:
+        seen: set[str] = set()
+        waiting = [start]
+        while waiting:
+            new = graph.get(waiting.pop(), set()) - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    reach = {node: reached(node) for node in graph}
+    found = {frozenset(other for other in reach[node] if node in reach.get(other, ())) for node in graph}
+    return [set(one) for one in found if one]
+
+
+def test_a_room_imports_only_what_lies_below_it() -> None:
+    known = modules()
+    rooms = {room(name) for name, path in known.items() if path.parent != PACKAGE}
+    assert rooms | {"errors"} == MAY_IMPORT.keys(), (
+        "a new room: say here and in docs/architecture.md what it may import"
+    )
+    wrong = [
+        f"{name} imports {other}"
+        for name, path in known.items()
+        for other in imported(path, known)
+        if room(name) in MAY_IMPORT and room(other) != room(name) and room(other) not in MAY_IMPORT[room(name)]
+    ]
+    assert not wrong
+
+
+def test_no_files_and_no_rooms_import_each_other() -> None:
+    known = modules()
+    files = {name: imported(path, known) - {name} for name, path in known.items()}
+    assert circles(files) == []
+    rooms: dict[str, set[str]] = {}
+    for name, others in files.items():
+        rooms.setdefault(room(name), set()).update({room(other) for other in others} - {room(name)})
+    assert circles(rooms) == []
+
+
+def test_only_the_factory_imports_a_loader() -> None:
+    known = modules()
+    loaders = {"data.loaders.cpu"}
+    wrong = [name for name, path in known.items() if imported(path, known) & loaders and name != "data.loaders.build"]
+    assert not wrong
+
+
+def test_files_and_rooms_stay_small_enough_to_read() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    assert max(lines.values()) <= LARGEST_FILE
+    assert median(lines.values()) < MEDIAN_FILE
+    verbs = {name: count for name, count in lines.items() if "." not in name and (PACKAGE / f"{name}.py").is_file()}
+    assert {name: count for name, count in verbs.items() if count > LARGEST_VERB and name != "errors"} == {}
+    rooms = Counter[str]()
+    for name, count in lines.items():
+        rooms[room(name)] += count
+    assert {name: count for name, count in rooms.items() if count > LARGEST_ROOM * sum(lines.values())} == {}
