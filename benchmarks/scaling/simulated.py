@@ -36,10 +36,10 @@ def here(found: Measured, cluster: Cluster) -> float:
     return Job(cluster, alone, traffic("ddp", step, 1), own=lambda ranks: step.collectives).seconds(found.processes)
 
 
-def arithmetic(step: Rehearsal, seconds: float, jitter: float) -> timeline.Step:
+def arithmetic(step: Rehearsal, seconds: float, jitter: float) -> timeline.StepTimes:
     """``seconds`` of it, cut into forward and backward pass as ``step``'s is."""
     forward = seconds * step.forward / (step.forward + step.backward)
-    return timeline.Step(forward=forward, backward=seconds - forward, jitter=jitter)
+    return timeline.StepTimes(forward=forward, backward=seconds - forward, jitter=jitter)
 
 
 def gpus(experiment: str, keys: Sequence[str], images: int, jitter: float) -> tuple[Job, dict[str, Any]]:

@@ -131,13 +131,3 @@ def check_equal(facts: Mapping[str, str]) -> None:
     if different:
         said = "; ".join(f"rank(s) {', '.join(ranks)} {text}" for text, ranks in different.items())
         raise AgreedError(f"{said}: give all nodes the same command, code, packages and data")
-
-
-# Former names, to be removed with their last callers.
-together, on_main, from_main, gathered, refuse_differences = (
-    raise_on_all,
-    run_on_main,
-    broadcast_from_main,
-    gather_objects,
-    check_equal,
-)

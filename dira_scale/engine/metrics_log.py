@@ -6,7 +6,7 @@ from typing import Any
 
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
-from dira_scale.engine.state import Progress
+from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan, Stretch, Task
 from dira_scale.engine.tensorboard import TensorBoard
 from dira_scale.runs.folder import Run
@@ -18,17 +18,17 @@ class MetricsLog:
     """Every process counts in ``means`` and ``clock`` and calls :meth:`training`; the main process alone writes.
 
     Args:
-        progress: where the run stands; read only.
+        state: where the run stands; read only.
         run: on the main process only.
     """
 
     bar: Bar
 
-    def __init__(self, task: Task, folder: Path, progress: Progress, run: Run | None) -> None:
-        self.task, self.progress, self.run = task, progress, run
+    def __init__(self, task: Task, folder: Path, state: RunState, run: Run | None) -> None:
+        self.task, self.state, self.run = task, state, run
         self.means, self.clock = Means(), Clock()
-        self.tracker = TensorBoard(folder / "tensorboard", progress.step) if run else None
-        self._last = progress.step  # step of the last row
+        self.tracker = TensorBoard(folder / "tensorboard", state.step) if run else None
+        self._last = state.step  # step of the last row
         self._waited = 0.0  # seconds for the loader up to then
 
     def begin(self, stage: StagePlan) -> None:
@@ -44,7 +44,7 @@ class MetricsLog:
         self.clock.add("data", waited - self._waited)
         self._waited = waited
         values, seconds = self.means.take(), self.clock.take()
-        steps, self._last = self.progress.step - self._last, self.progress.step
+        steps, self._last = self.state.step - self._last, self.state.step
         images = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": lr, "images_per_second": images, "split": "train"}
@@ -58,12 +58,12 @@ class MetricsLog:
         """Write ``row``, which says its ``split``."""
         if self.run is None:
             return
-        epoch = self.progress.epochs + self._done / self.stage.per_epoch
-        self.run.metrics({"step": self.progress.step, "epoch": round(epoch, 4), "stage": self.stage.name} | row)
-        self.run.status("running", self.progress.step, self.stage.name)
+        epoch = self.state.epochs + self._done / self.stage.per_epoch
+        self.run.metrics({"step": self.state.step, "epoch": round(epoch, 4), "stage": self.stage.name} | row)
+        self.run.status("running", self.state.step, self.stage.name)
         assert self.tracker is not None
         with self.run.spared("tensorboard"):
-            self.tracker.add(self.progress.step, row)
+            self.tracker.add(self.state.step, row)
 
     def close(self) -> None:
         """Nothing is written after this."""
@@ -73,9 +73,9 @@ class MetricsLog:
 
     def warn(self, text: str) -> None:
         """On the screen and in the log."""
-        logger.warning("step %d: %s", self.progress.step, text)
+        logger.warning("step %d: %s", self.state.step, text)
 
     @property
     def _done(self) -> int:
         """Steps of the stage."""
-        return self.progress.step - self.progress.stage_start
+        return self.state.step - self.state.stage_start

@@ -78,10 +78,10 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         trainer.close()
         code = INTERRUPTED if ended == "interrupted" else DONE
         if run is not None:
-            run.status(ended, trainer.progress.step, exit_code=code)
+            run.status(ended, trainer.state.step, exit_code=code)
             again = "the same command goes on" if code else f"next: python -m dira_scale.report run={folder}"
             trainer.bar.say(trainer.stall())
-            trainer.bar.say(f"{folder}: {ended} at step {trainer.progress.step}; {again}")
+            trainer.bar.say(f"{folder}: {ended} at step {trainer.state.step}; {again}")
         _leave(world, run)
         return code
     except RunEndedError as error:
@@ -131,7 +131,7 @@ def _summary(trainer: Trainer) -> list[str]:
     """What is about to be trained, on what, by what."""
     config, world, task = trainer.config, trainer.world, trainer.task
     return [
-        f"run {config.run}, from step {trainer.progress.step} of {trainer.total_steps()}",
+        f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}",
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{config.precision}; this run fits {', '.join(map(str, task.fitting()))} processes",

@@ -10,7 +10,7 @@ from dira_scale.engine import optim
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, Strategy
-from dira_scale.engine.state import Progress
+from dira_scale.engine.state import RunState
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import Loader, StagePlan, Task
 
@@ -31,17 +31,17 @@ class StageRun:
     guard: NaNGuard
     step: Step
 
-    def set_pace(self, task: Task, progress: Progress) -> None:
+    def set_pace(self, task: Task, state: RunState) -> None:
         """The next step's rates, and how far through the stage it is."""
-        done = progress.step - progress.stage_start
-        task.progress(self.model.module, done / self.plan.steps)
+        done = state.step - state.stage_start
+        task.set_progress(self.model.module, done / self.plan.steps)
         for group in self.model.optimizer.param_groups:
             if not group["fixed_rate"]:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done)
 
-    def ended_early(self, progress: Progress) -> bool:
+    def ended_early(self, state: RunState) -> bool:
         """Whether the validation loss has stood still for the stage's patience."""
-        return self.plan.patience is not None and progress.stale >= self.plan.patience
+        return self.plan.patience is not None and state.stale >= self.plan.patience
 
 
 def begin(

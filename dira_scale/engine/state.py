@@ -11,7 +11,7 @@ from dira_scale.engine.task import Replica
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands."""
 
     step: int = 0  # optimizer steps consumed

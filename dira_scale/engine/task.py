@@ -192,7 +192,7 @@ class Task(Protocol):
         """Once per optimizer step: momentum networks, queues."""
         ...
 
-    def progress(self, module: nn.Module, share: float) -> None:
+    def set_progress(self, module: nn.Module, share: float) -> None:
         """Before each step: ``share`` of the stage is done, 0 to 1."""
         ...
 

@@ -15,12 +15,13 @@ from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import PRECISIONS, LossScale
 from dira_scale.distributed.processes import Parallel
 from dira_scale.distributed.world import World
-from dira_scale.engine import parallel, state
+from dira_scale.engine import parallel
 from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.stage import StageRun, begin
+from dira_scale.engine.state import RunState, of_replicas, restore
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
@@ -65,26 +66,26 @@ class Trainer:
             gather_beside_training(),
             alive,
         )
-        self.progress = state.Progress()
+        self.state = RunState()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
         self._resume()
-        self.log = MetricsLog(task, self.folder, self.progress, run)
+        self.log = MetricsLog(task, self.folder, self.state, run)
         self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
         self.scale = LossScale(config.precision == "fp16")
-        if self.scale.enabled and self.progress.loss_scale is not None:
-            self.scale.value, self.scale.sound = self.progress.loss_scale, self.progress.loss_scale_sound
+        if self.scale.enabled and self.state.loss_scale is not None:
+            self.scale.value, self.scale.sound = self.state.loss_scale, self.state.loss_scale_sound
 
     # ------------------------------------------------------------------ the run
 
     def train(self, signals: Signals) -> str:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
-        bar = Bar(self.total_steps(), self.progress.step, self.run is not None)
+        bar = Bar(self.total_steps(), self.state.step, self.run is not None)
         signals.listen()
         with Watchdog(self.folder, self.lease, self.config.watchdog), bar:
             self.bar = self.log.bar = bar
             ended = ""
-            while not ended and self.progress.stage < len(self.task.stages):
-                ended = self._train_stage(self.task.stages[self.progress.stage], signals)
+            while not ended and self.state.stage < len(self.task.stages):
+                ended = self._train_stage(self.task.stages[self.state.stage], signals)
             self.checkpointer.insist()
             return ended or "done"
 
@@ -109,45 +110,45 @@ class Trainer:
         )
         self._optimizer_state = {}
         self.log.begin(plan)
-        self.bar.update(self.progress.step, plan.name)
+        self.bar.update(self.state.step, plan.name)
         ended = self._steps(stage, signals)
         if ended:
             return ended
-        if stage.ended_early(self.progress):
-            self.bar.say(f"stage {plan.name}: validation stood still for {self.progress.stale} epochs, on to the next")
+        if stage.ended_early(self.state):
+            self.bar.say(f"stage {plan.name}: validation stood still for {self.state.stale} epochs, on to the next")
         with self.log.clock.part("validate"):
             self.task.finish(plan, self.run, stage.model.replica)
         self._finish_writing()
         self._advance(plan)
-        if self.progress.stage < len(self.task.stages):
+        if self.state.stage < len(self.task.stages):
             self.strategy.end(stage.model)
         self.bar.expect(self.total_steps())
         return ""
 
     def _steps(self, stage: StageRun, signals: Signals) -> str:
-        progress, last = self.progress, self.progress.stage_start + stage.plan.steps
+        state, last = self.state, self.state.stage_start + stage.plan.steps
         limit = last if self.config.steps is None else min(last, self.config.steps)
-        with closing(stage.loader.iterate(progress.step + self._ahead, limit + self._ahead)) as batches:
-            while not stage.ended_early(progress) and (batch := next(batches, None)) is not None:
-                stage.set_pace(self.task, progress)
-                stage.step(progress.step, batch)
-                progress.step += 1
+        with closing(stage.loader.iterate(state.step + self._ahead, limit + self._ahead)) as batches:
+            while not stage.ended_early(state) and (batch := next(batches, None)) is not None:
+                stage.set_pace(self.task, state)
+                stage.step(state.step, batch)
+                state.step += 1
                 signal = self._after_step(stage, last, limit, signals)
                 if signal:
                     self._finish_writing()
                     self.checkpointer.insist()
-                    self.bar.say(f"{signal}: checkpoint written at step {progress.step}")
+                    self.bar.say(f"{signal}: checkpoint written at step {state.step}")
                     return "interrupted"
-        if progress.step < last and not stage.ended_early(progress):
+        if state.step < last and not stage.ended_early(state):
             self._finish_writing()
             return "done"  # as many steps as were asked for
         return ""
 
     def _after_step(self, stage: StageRun, last: int, limit: int, signals: Signals) -> str:
         """Whatever is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
-        step = self.progress.step
+        step = self.state.step
         improved = self._due_validation(stage, last) and self.validate(stage)
-        ends = step == limit or stage.ended_early(self.progress)
+        ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             self._stop_on_nan(stage)
             rate, news = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.news()
@@ -160,22 +161,22 @@ class Trainer:
 
     def total_steps(self) -> int:
         """At which step the run ends, if no stage from now on stops early."""
-        total = self.progress.stage_start + sum(plan.steps for plan in self.task.stages[self.progress.stage :])
+        total = self.state.stage_start + sum(plan.steps for plan in self.task.stages[self.state.stage :])
         return total if self.config.steps is None else min(total, self.config.steps)
 
     def _advance(self, plan: StagePlan) -> None:
         """On to the stage after ``plan``."""
-        progress = self.progress
-        steps = progress.step - progress.stage_start
-        progress.epochs += steps / plan.per_epoch
-        progress.stage, progress.stage_start, progress.stale = progress.stage + 1, progress.step, 0
-        for following in self.task.stages[progress.stage : progress.stage + 1]:
-            progress.order_start = following.order_start(plan, progress.order_start + steps)
+        state = self.state
+        steps = state.step - state.stage_start
+        state.epochs += steps / plan.per_epoch
+        state.stage, state.stage_start, state.stale = state.stage + 1, state.step, 0
+        for following in self.task.stages[state.stage : state.stage + 1]:
+            state.order_start = following.order_start(plan, state.order_start + steps)
 
     @property
     def _ahead(self) -> int:
         """By how many steps the stage's order is ahead of the run's steps."""
-        return self.progress.order_start - self.progress.stage_start
+        return self.state.order_start - self.state.stage_start
 
     # ------------------------------------------------------------------ validation
 
@@ -186,19 +187,19 @@ class Trainer:
         self._stop_on_nan(stage)
         with self.log.clock.part("validate"):
             row = self.task.validate(stage.plan, stage.model.module)
-        self.nan_stop.held_out(self.progress.step, row, stage.plan, stage.model.module)
+        self.nan_stop.held_out(self.state.step, row, stage.plan, stage.model.module)
         self.log.add(row | {"split": "val"})
-        progress, name = self.progress, stage.plan.name
-        improved = row["loss"] < progress.best.get(name, float("inf"))
-        progress.stale = 0 if improved else progress.stale + self.task.validate_every
+        state, name = self.state, stage.plan.name
+        improved = row["loss"] < state.best.get(name, float("inf"))
+        state.stale = 0 if improved else state.stale + self.task.validate_every
         if improved:
-            progress.best[name], progress.best_step[name] = row["loss"], progress.step
+            state.best[name], state.best_step[name] = row["loss"], state.step
         return improved
 
     def _due_validation(self, stage: StageRun, last: int) -> bool:
-        done = self.progress.step - self.progress.stage_start
+        done = self.state.step - self.state.stage_start
         every = (self.task.validate_every or 1) * stage.plan.per_epoch
-        return done % every == 0 or self.progress.step == last
+        return done % every == 0 or self.state.step == last
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -206,16 +207,16 @@ class Trainer:
         """A checkpoint of everything at this step, all of it finite."""
         self._stop_on_nan(stage)
         with self.log.clock.part("checkpoint"):
-            replicas = state.of_replicas(self.task.replicas)
-            self.nan_stop.tensors(self.progress.step, stage.model.held() | replicas)
+            replicas = of_replicas(self.task.replicas)
+            self.nan_stop.tensors(self.state.step, stage.model.held() | replicas)
             pieces = stage.model.pieces() | checkpoint.replicated(replicas)
             if self.scale.enabled:
-                self.progress.loss_scale, self.progress.loss_scale_sound = self.scale.value, self.scale.sound
-            self.checkpointer.save(self.progress.step, pieces, asdict(self.progress), self.progress.best_step)
+                self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.sound
+            self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
 
     def _stop_on_nan(self, stage: StageRun) -> None:
         """End on all ranks before anything is written that is not finite; each keeps its part of the batch."""
-        self.nan_stop.training(self.progress.step, stage.guard, stage.loader, self._ahead)
+        self.nan_stop.training(self.state.step, stage.guard, stage.loader, self._ahead)
 
     def _finish_writing(self) -> None:
         with self.log.clock.part("checkpoint"):
@@ -233,9 +234,9 @@ class Trainer:
         name = broadcast_from_main(self._patiently(lambda: self._tidy(folder)))
         if name is None:
             return
-        tensors, progress = self._patiently(lambda: checkpoint.load(folder / name))
-        self.progress = state.Progress(**progress)
-        self._optimizer_state = state.restore(tensors, self.strategy.module, self.task.replicas)
+        tensors, where = self._patiently(lambda: checkpoint.load(folder / name))
+        self.state = RunState(**where)
+        self._optimizer_state = restore(tensors, self.strategy.module, self.task.replicas)
         self._patiently(lambda: self._put_right(folder))
 
     def _patiently(self, work: Callable[[], T]) -> T:
@@ -260,5 +261,5 @@ class Trainer:
         """On the main process: pointers and rows of the run agree with the checkpoint that it resumes from."""
         if self.run is not None:
             with checkpoint.reachable(folder):
-                self.checkpointer.point(self.progress.step, self.progress.best_step)
-            self.run.forget_after(self.progress.step)
+                self.checkpointer.point(self.state.step, self.state.best_step)
+            self.run.forget_after(self.state.step)

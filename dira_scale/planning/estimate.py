@@ -12,7 +12,7 @@ from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
-from dira_scale.planning.timeline import Step
+from dira_scale.planning.timeline import StepTimes
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.schedule import stage_plans
 
@@ -130,7 +130,7 @@ def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumu
     """Of one optimizer step: arithmetic at ``speed``, and what of the communication it does not hide."""
     job = Job(
         Cluster(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
-        Step(forward=step.forward / speed, backward=step.backward / speed),
+        StepTimes(forward=step.forward / speed, backward=step.backward / speed),
         strategies.traffic(strategy, step, accumulate),
         own=lambda ranks: step.collectives,
     )

@@ -9,10 +9,10 @@ from scipy.optimize import brentq
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.ledger import Collective
 from dira_scale.planning.strategies import Traffic
-from dira_scale.planning.timeline import Step
+from dira_scale.planning.timeline import StepTimes
 
 # Arithmetic where nobody has counted it: a backward pass is two products for each of the forward's.
-UNCOUNTED = Step(forward=1 / 3, backward=2 / 3)
+UNCOUNTED = StepTimes(forward=1 / 3, backward=2 / 3)
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Job:
     """
 
     cluster: Cluster
-    alone: Step
+    alone: StepTimes
     traffic: Traffic
     own: Callable[[int], Sequence[Collective]] = lambda ranks: ()
 
-    def step(self, ranks: int) -> Step:
+    def step(self, ranks: int) -> StepTimes:
         """Of ``ranks`` GPUs."""
         moved, gather, reduce = self.traffic, self.cluster.gather, self.cluster.all_reduce
 

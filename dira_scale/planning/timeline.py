@@ -7,7 +7,7 @@ from scipy.special import ndtr
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTimes:
     """One optimizer step; all times in seconds.
 
     Attributes:

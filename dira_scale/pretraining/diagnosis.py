@@ -30,7 +30,7 @@ PATIENCE = 2  # looks in a row: one may be an outlier
 ROWS = 10  # in a row of the top-1: it may be of a single batch
 
 
-class Symptoms:
+class Diagnosis:
     """Remembers what has been said.
 
     Args:
@@ -43,7 +43,7 @@ class Symptoms:
         self.base = "method.base" if "base" in config.method else "method"
         self._looks: dict[str, int] = {}  # in a row, by kind
 
-    def news(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
+    def warnings(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
         """What begins with this row of training. A row without a kind's figures leaves that kind as it was."""
         pulls = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
         judges = (

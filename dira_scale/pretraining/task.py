@@ -25,7 +25,7 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.diagnosis import Symptoms
+from dira_scale.pretraining.diagnosis import Diagnosis
 from dira_scale.pretraining.division import check_division, fitting
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
@@ -71,7 +71,7 @@ class PretrainTask:
         self.replicas = [DiscriminatorReplica(adversary, judge)]
         self.objective = Objective(method.weights, adversary, method.views, world)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
-        self.symptoms = Symptoms(config)
+        self.diagnosis = Diagnosis(config)
         self.look_every = config.health.every
         validate = config.validate
         self.held_out: HeldOutBatches | None = None
@@ -142,7 +142,7 @@ class PretrainTask:
         assert isinstance(module, Method)
         module.after_step()
 
-    def progress(self, module: nn.Module, share: float) -> None:
+    def set_progress(self, module: nn.Module, share: float) -> None:
         assert isinstance(module, Method)
         module.progress = share
 
@@ -165,7 +165,7 @@ class PretrainTask:
             draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
 
     def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
-        return self.symptoms.news(row, where)
+        return self.diagnosis.warnings(row, where)
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Batch, dict[str, float]] | None:
         assert self.held_out is not None

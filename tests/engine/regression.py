@@ -110,7 +110,7 @@ class Regression:
     def after_step(self, module: nn.Module) -> None:
         """Nothing follows the weights."""
 
-    def progress(self, module: nn.Module, share: float) -> None:
+    def set_progress(self, module: nn.Module, share: float) -> None:
         self.shares.append(share)
 
     @torch.no_grad()

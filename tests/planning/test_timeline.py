@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dira_scale.planning.timeline import Step, exposed, slowest
+from dira_scale.planning.timeline import StepTimes, exposed, slowest
 
 
 def queue(compute: float, communication: float, buckets: int) -> float:
@@ -28,12 +28,12 @@ def test_the_slowest_of_many_draws() -> None:
 def test_a_step_against_processes_played_through() -> None:
     """Each step all ranks draw their speed, the slowest ends the backward pass, then its messages go out."""
     random = np.random.default_rng(1)
-    step = Step(forward=1.0, backward=2.0, blocking=0.1, behind=0.4, buckets=4, jitter=0.02)
+    step = StepTimes(forward=1.0, backward=2.0, blocking=0.1, behind=0.4, buckets=4, jitter=0.02)
     draws = 3.0 * (1 + 0.02 * random.standard_normal((20000, 16)).max(1))
     played = draws + 0.1 + queue(2.0, 0.4, 4)
     assert step.seconds(16) == pytest.approx(played.mean(), rel=1e-3)
 
 
 def test_a_slow_loader_sets_the_pace() -> None:
-    assert Step(forward=1.0, backward=2.0, loader=5.0).seconds(8) == 5.0
-    assert Step(forward=1.0, backward=2.0, loader=2.0).seconds(8) == 3.0
+    assert StepTimes(forward=1.0, backward=2.0, loader=5.0).seconds(8) == 5.0
+    assert StepTimes(forward=1.0, backward=2.0, loader=2.0).seconds(8) == 3.0

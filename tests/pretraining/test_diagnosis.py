@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from dira_scale.engine.task import Stretch
-from dira_scale.pretraining.diagnosis import PATIENCE, ROWS, Symptoms
+from dira_scale.pretraining.diagnosis import PATIENCE, ROWS, Diagnosis
 
 LATE = Stretch("dira", 10_000, 6_000)
 FINE = {
@@ -25,30 +25,30 @@ WRONG = {
 }
 
 
-def symptoms(adversary: str = "lsgan", **method: Any) -> Symptoms:
+def diagnosis(adversary: str = "lsgan", **method: Any) -> Diagnosis:
     method = method or {"base": {}, "weights": {"di": 1.0, "re": 10.0, "ad": 0.001}}
-    return Symptoms(SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method))  # type: ignore[arg-type]
+    return Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", WRONG)
 def test_what_goes_wrong_is_said_once_and_again_only_after_it_was_well(kind: str) -> None:
     wrong, words = WRONG[kind]
-    watch, looks = symptoms(), ROWS if kind == "chance" else PATIENCE
+    watch, looks = diagnosis(), ROWS if kind == "chance" else PATIENCE
     for _ in range(looks - 1):
-        assert watch.news(FINE | wrong, LATE) == []  # one look may be an outlier, and a row of a single batch
-    [said] = watch.news(FINE | wrong, LATE)
+        assert watch.warnings(FINE | wrong, LATE) == []  # one look may be an outlier, and a row of a single batch
+    [said] = watch.warnings(FINE | wrong, LATE)
     assert all(word in said for word in words) and len(said) < 260
-    assert all(watch.news(FINE | wrong, LATE) == [] for _ in range(ROWS))
-    assert watch.news({"loss": 1.0}, LATE) == []  # a row between two looks says nothing of either
-    assert watch.news(FINE | wrong, LATE) == []
-    assert watch.news(FINE, LATE) == []
-    assert all(watch.news(FINE | wrong, LATE) == [] for _ in range(looks - 1))
-    assert watch.news(FINE | wrong, LATE) == [said]
+    assert all(watch.warnings(FINE | wrong, LATE) == [] for _ in range(ROWS))
+    assert watch.warnings({"loss": 1.0}, LATE) == []  # a row between two looks says nothing of either
+    assert watch.warnings(FINE | wrong, LATE) == []
+    assert watch.warnings(FINE, LATE) == []
+    assert all(watch.warnings(FINE | wrong, LATE) == [] for _ in range(looks - 1))
+    assert watch.warnings(FINE | wrong, LATE) == [said]
 
 
 def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
-    watch, wrong = symptoms(), FINE | WRONG["collapse"][0]
-    said = [watch.news(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
+    watch, wrong = diagnosis(), FINE | WRONG["collapse"][0]
+    said = [watch.warnings(row, LATE) for row in (wrong, {"top1": 0.5, "chance": 0.03}, wrong)]
     assert [len(texts) for texts in said] == [0, 0, 1]
 
 
@@ -62,8 +62,8 @@ def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
     ],
 )
 def test_the_beginning_is_not_judged(kind: str, early: Stretch) -> None:
-    watch = symptoms()
-    assert all(watch.news(FINE | WRONG[kind][0], early) == [] for _ in range(2 * ROWS))
+    watch = diagnosis()
+    assert all(watch.warnings(FINE | WRONG[kind][0], early) == [] for _ in range(2 * ROWS))
 
 
 @pytest.mark.parametrize(
@@ -78,18 +78,18 @@ def test_the_beginning_is_not_judged(kind: str, early: Stretch) -> None:
     ],
 )
 def test_what_is_not_wrong_is_not_said(fine: dict[str, float]) -> None:
-    watch = symptoms()
-    assert all(watch.news(FINE | fine, LATE) == [] for _ in range(2 * ROWS))
+    watch = diagnosis()
+    assert all(watch.warnings(FINE | fine, LATE) == [] for _ in range(2 * ROWS))
 
 
 def test_the_logarithmic_adversary_has_a_level_of_its_own() -> None:
-    watch = symptoms("minimax")
+    watch = diagnosis("minimax")
     lost, even = FINE | {"health/discriminator": 1.0, "loss/ad": -0.01}, FINE | {"loss/ad": -0.69}
-    assert [len(watch.news(row, LATE)) for row in (even, lost, lost)] == [0, 0, 1]
+    assert [len(watch.warnings(row, LATE)) for row in (even, lost, lost)] == [0, 0, 1]
 
 
 def test_a_base_alone_has_keys_of_its_own() -> None:
-    watch = symptoms(queue=64)
+    watch = diagnosis(queue=64)
     row = {"queue_fresh": 0.1, "health/gradient/di": 1.0}
-    [said] = [watch.news(row, LATE) for _ in range(PATIENCE)][-1]
+    [said] = [watch.warnings(row, LATE) for _ in range(PATIENCE)][-1]
     assert said.endswith("shorten method.queue, or raise method.momentum")

@@ -15,8 +15,8 @@ from PIL import Image
 
 from dira_scale.config.compose import compose
 from dira_scale.data.order import Order
-from dira_scale.engine import state
 from dira_scale.engine.stage import StageRun
+from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.methods.moco import MoCo
@@ -146,12 +146,12 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
     plan = StagePlan("any", batch=32, steps=40, per_epoch=10)
     shares: list[float] = []
     task: Any = SimpleNamespace(
-        optim=composed("experiment=simsiam").optim, progress=lambda _, share: shares.append(share)
+        optim=composed("experiment=simsiam").optim, set_progress=lambda _, share: shares.append(share)
     )
     model: Any = SimpleNamespace(optimizer=optimizer, module=None)
     stage = StageRun(plan, model, None, None, None)  # type: ignore[arg-type]
     for step in range(40):
-        stage.set_pace(task, state.Progress(step=100 + step, stage_start=100))
+        stage.set_pace(task, RunState(step=100 + step, stage_start=100))
         expected = 0.4 * 0.5 * (1 + math.cos(math.pi * (step // 10) / 4))
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([expected, 0.4])
         assert shares[-1] == step / 40
