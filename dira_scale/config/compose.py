@@ -109,7 +109,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
         chosen = [w for w in arguments.words if w not in inside or key_of(w) == f"{node}._target_"]
         target = OmegaConf.select(_hydra(verb, withhold(chosen, places)[0], arguments.own), f"{node}._target_")
         try:
-            places |= {f"{node}.{name}": Places.ONE for name in place_arguments(get_class(target))}
+            places |= {f"{node}.{name}": kind for name, kind in place_arguments(get_class(target)).items()}
         except Exception:  # somebody's class: whoever constructs it says what is wrong with it
             continue
     return places

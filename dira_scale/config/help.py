@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from dira_scale.config.comments import comments
 from dira_scale.config.files import roots
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.schema import Places, kind
+from dira_scale.config.schema import PLACE_WORDS, Places, kind
 
 
 def describe(
@@ -62,7 +62,7 @@ def _all(lines: Mapping[str, list[str]], told: Mapping[str, str]) -> Iterator[st
 
 
 def _key(key: str, value: object, schema: type, places: Mapping[str, Places], told: Mapping[str, str]) -> list[str]:
-    words = kind(schema, key) or ("path" if places.get(key) is Places.ONE else "")
+    words = kind(schema, key) or PLACE_WORDS.get(places.get(key, Places.CONSTRUCTED), "")
     if not words and value is not None and value != "???":
         words = type(value).__name__
     line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
@@ -31,6 +32,7 @@ class Places(Enum):
     CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with Place are places"
 
 
+PLACE_WORDS = {Places.ONE: "path", Places.SEVERAL: "path, or several"}
 Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
 
 
@@ -118,14 +120,24 @@ def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
     return found
 
 
-def place_arguments(constructor: Any) -> list[str]:
-    """The arguments that ``constructor`` annotates with :data:`Place`, as such or among others (``Place | None``)."""
+def place_arguments(constructor: Any) -> dict[str, Places]:
+    """The arguments of a class that hold places, and how: annotated with :data:`Place` or ``Path``, or with something
+    of these (``Place | None`` holds one, ``Sequence[Place]`` several).
+
+    Raises:
+        NameError: an annotation names what is not imported at run time.
+    """
     hints = get_type_hints(constructor.__init__, include_extras=True)
-    return [name for name, hint in hints.items() if any(_is_place(part) for part in (hint, *get_args(hint)))]
+    return {name: places_of for name, hint in hints.items() if (places_of := _places_of(hint)) is not None}
 
 
-def _is_place(hint: Any) -> bool:
-    return get_origin(hint) is Annotated and Places.ONE in hint.__metadata__
+def _places_of(hint: Any) -> Places | None:
+    if hint is Path or (get_origin(hint) is Annotated and Places.ONE in hint.__metadata__):
+        return Places.ONE
+    found = {_places_of(part) for part in get_args(hint)} - {None}
+    if not found:
+        return None
+    return Places.ONE if get_origin(hint) in (Union, UnionType) and found == {Places.ONE} else Places.SEVERAL
 
 
 def kind(schema: type, key: str) -> str:
@@ -152,10 +164,8 @@ def _words(hint: Any, places: Places | None) -> str:
     if get_origin(hint) in (Union, UnionType):
         kinds = [part for part in get_args(hint) if part is not NoneType]
         return " or ".join([*(_words(part, places) for part in kinds), "null"])
-    if places is Places.ONE:
-        return "path"
-    if places is Places.SEVERAL:
-        return "path, or several"
+    if places in PLACE_WORDS:
+        return PLACE_WORDS[places]
     if hint is Any or get_origin(hint) is dict or is_dataclass(hint):
         return ""
     if get_origin(hint) is list:

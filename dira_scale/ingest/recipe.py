@@ -5,13 +5,12 @@ import hashlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, cast
 
-from dira_scale.config.schema import Places
+from dira_scale.config.schema import place_arguments
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
@@ -106,7 +105,7 @@ class Recipe:
         """
         own = dataclasses.asdict(self)
         del own["source"]
-        places = {name for name, hint in _annotations(self._source_class()).items() if _is_place(hint)}
+        places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
         return own | source | {"hash_key": hasher.key_id}
 
@@ -122,10 +121,10 @@ class Recipe:
         return cast(type[Source], found)
 
 
-def _annotations(source: type[Source]) -> dict[str, Any]:
-    """Of the constructor's arguments."""
+def _places(source: type[Source]) -> Set[str]:
+    """The constructor's arguments that are places on this machine."""
     try:
-        return get_type_hints(source.__init__, include_extras=True)
+        return place_arguments(source).keys()
     except NameError as error:
         raise UserError(
             f"recipe._target_: the annotations of {source.__name__} cannot be read ({error}); they say which arguments "
@@ -145,13 +144,6 @@ def _check_labels(names: Sequence[str]) -> None:
             raise UserError(f"two labels are named {label[:60]!r}: rename one")
         if not is_shown(label):
             raise UserError(f"a label is named {label[:60]!r}: use at most {LONGEST_TEXT} printable letters")
-
-
-def _is_place(hint: Any) -> bool:
-    """Whether an argument of this annotation is, or may be, a place on this machine."""
-    if get_origin(hint) is Annotated:
-        return any(isinstance(mark, Places) for mark in hint.__metadata__)
-    return hint is Path or any(map(_is_place, get_args(hint)))
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """Schemas: bounds are checked when an object is made, places are found, types and bounds are said in words."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -51,7 +52,9 @@ class Outer(Schema):
 
 
 class Source:
-    def __init__(self, images: Place, labels: Place | None = None, name: str = "", *, more: int = 0) -> None: ...
+    def __init__(
+        self, images: Place, file: Path | None = None, parts: Sequence[Place] | None = None, name: str = ""
+    ) -> None: ...
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_places_are_found_by_their_keys() -> None:
         "node": Places.CONSTRUCTED,
         "inner.folder": Places.ONE,
     }
-    assert place_arguments(Source) == ["images", "labels"]
+    assert place_arguments(Source) == {"images": Places.ONE, "file": Places.ONE, "parts": Places.SEVERAL}
 
 
 @pytest.mark.parametrize(
