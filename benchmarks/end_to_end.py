@@ -124,7 +124,7 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
             with Signals() as signals, contextlib.closing(trainer):
                 ended = trainer.train(signals)
         finally:
-            run.lease.release()
+            run.release()
     if ended != "done":
         raise KeyboardInterrupt
     about = {"device": world.device.type, "batch": config.data.batch, "size": config.data.size}

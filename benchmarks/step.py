@@ -134,7 +134,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
             with Signals() as signals, contextlib.closing(turns.trainer):
                 ended = turns.trainer.train(signals)
         finally:
-            run.lease.release()
+            run.release()
     if ended != "done":
         raise KeyboardInterrupt
     check_losses(*turns.first, AGREE[config.precision])

@@ -76,9 +76,9 @@ def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     """Runs from before it count as having the value that they had."""
     assert run_name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
     assert run_name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
-    Run(tmp_path, CONFIG).lease.release()
+    Run(tmp_path, CONFIG).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
-    Run(tmp_path, CONFIG | {"views_version": 1}).lease.release()
+    Run(tmp_path, CONFIG | {"views_version": 1}).release()
     with pytest.raises(UserError, match="views_version: 1 -> 2"):
         Run(tmp_path, CONFIG | {"views_version": 2})
 

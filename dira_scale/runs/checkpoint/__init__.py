@@ -12,7 +12,6 @@ newest state says, and are corrected when a run resumes. Nothing is ever unpickl
 the processes that wrote it.
 """
 
-from dira_scale.distributed.long_work import gather_beside_training as over_processes  # its former name, to be removed
 from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, reachable
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
@@ -32,7 +31,6 @@ __all__ = [
     "latest",
     "load",
     "make",
-    "over_processes",
     "place",
     "place_of",
     "reachable",
