@@ -38,7 +38,7 @@ from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.shard import main as shard
 
 GOAL = 0.95
@@ -118,7 +118,7 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
         composed, config = synthetic.configuration(*given, f"run={folder}", f"steps={turns.length + 1}")
         content: Any = OmegaConf.to_container(composed)
         method, adversary = synthetic.networks(composed, config)
-        run = Run(Path(folder), content)
+        run = RunFolder(Path(folder), content)
         try:
             trainer = Trainer(config, synthetic.task(config, world, method, adversary, turns), world, run)
             with Signals() as signals, contextlib.closing(trainer):

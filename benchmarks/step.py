@@ -36,7 +36,7 @@ from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.environment import environment
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 
 GOAL = 0.97
 AGREE = {"fp32": 1e-3, "bf16": 5e-2}  # relative difference of the first step's losses, at most
@@ -128,7 +128,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
         turns = Turns(views, batches, bare, clock(world.device))
         content: Any = OmegaConf.to_container(composed)
-        run = Run(Path(folder), content)
+        run = RunFolder(Path(folder), content)
         try:
             turns.trainer = Trainer(config, synthetic.task(config, world, method, adversary, turns), world, run)
             with Signals() as signals, contextlib.closing(turns.trainer):

@@ -452,7 +452,7 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
         config["checkpoint"]["folder"] = f"{bucket.url}/runs/mine"
         config["data"]["shards"] = f"{bucket.url}/cxr"
         (run / "config.yaml").write_text(yaml.safe_dump(config))
-        folder = checkpoint.place_of(run)
+        folder = checkpoint.find_folder(run)
         folder.mkdir(parents=True)
         write(folder, 40, {"x": torch.zeros(2**18)}, best={"di": 40})
         write(folder, 150, {"x": torch.zeros(2**19)}, world=2, best={"di": 40})

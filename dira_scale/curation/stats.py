@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and on the contact sheet
 FEW = 16
@@ -121,7 +121,7 @@ class Stats:
         """Stage, reason and count of rejected inputs, the most frequent first."""
         path = self.dataset.root / QUARANTINE_FILE
         try:
-            with opened(path) as file:
+            with open_file(path) as file:
                 table = pq.read_table(file, schema=QUARANTINE)
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{path} cannot be read ({type(error).__name__}): copy it again") from error

@@ -17,7 +17,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 SHOWN = 20  # damages that are told one by one
 
@@ -80,7 +80,7 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
         return [Damage(shard, "", "missing")]
     if (size := file.stat().st_size) != dataset.info.shards[shard]:
         return [Damage(shard, "", f"{size} bytes instead of {dataset.info.shards[shard]}")]
-    with opened(file) as stream:
+    with open_file(file) as stream:
         damages: list[Damage] = []
         for row in rows:
             stream.seek(row["offset"])

@@ -9,7 +9,7 @@ from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan, Stretch, Task
 from dira_scale.engine.tensorboard import TensorBoard
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class MetricsLog:
 
     bar: Bar
 
-    def __init__(self, task: Task, folder: Path, state: RunState, run: Run | None) -> None:
+    def __init__(self, task: Task, folder: Path, state: RunState, run: RunFolder | None) -> None:
         self.task, self.state, self.run = task, state, run
         self.means, self.clock = Means(), Clock()
         self.tracker = TensorBoard(folder / "tensorboard", state.step) if run else None
@@ -62,13 +62,13 @@ class MetricsLog:
         self.run.metrics({"step": self.state.step, "epoch": round(epoch, 4), "stage": self.stage.name} | row)
         self.run.status("running", self.state.step, self.stage.name)
         assert self.tracker is not None
-        with self.run.spared("tensorboard"):
+        with self.run.optional_write("tensorboard"):
             self.tracker.add(self.state.step, row)
 
     def close(self) -> None:
         """Nothing is written after this."""
         if self.run is not None and self.tracker is not None:
-            with self.run.spared("tensorboard"):
+            with self.run.optional_write("tensorboard"):
                 self.tracker.close()
 
     def warn(self, text: str) -> None:

@@ -15,7 +15,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, unsound
 from dira_scale.engine.task import Loader, StagePlan, Task
 from dira_scale.runs import checkpoint
-from dira_scale.runs.folder import FAILED, Run
+from dira_scale.runs.folder import FAILED, RunFolder
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ class NaNStop:
     """
 
     def __init__(
-        self, world: World, task: Task, checkpointer: checkpoint.Checkpointer, folder: Path, run: Run | None
+        self, world: World, task: Task, checkpointer: checkpoint.Checkpointer, folder: Path, run: RunFolder | None
     ) -> None:
         self.world, self.task, self.checkpointer, self.folder, self.run = world, task, checkpointer, folder, run
 

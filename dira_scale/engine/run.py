@@ -25,7 +25,7 @@ from dira_scale.engine.task import Task
 from dira_scale.engine.trainer import Trainer, Training
 from dira_scale.errors import UserError
 from dira_scale.runs.errors import RunEndedError
-from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, Run
+from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, RunFolder
 from dira_scale.runs.lease import LeaseLostError
 
 STDERR = 2  # sys.stderr is no file in a notebook
@@ -65,7 +65,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     """Claim the run folder, train, and write down how it ended: whichever way it ends, it passes here."""
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    run = raise_on_all(lambda: Run(folder, content | task.identity()) if world.main else None)
+    run = raise_on_all(lambda: RunFolder(folder, content | task.identity()) if world.main else None)
     lease = broadcast_from_main(run.lease.path.name if run else "")
     raise_on_all(lambda: preflight.check_shared(folder, lease))
     try:
@@ -106,14 +106,14 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _leave(world: World, run: Run | None) -> None:
+def _leave(world: World, run: RunFolder | None) -> None:
     """The lease is let go first: a launcher ends all processes soon after the first has ended."""
     if run is not None:
         run.release()
     world.end()
 
 
-def _record(error: BaseException, folder: Path, world: World, run: Run | None, trainer: Trainer | None) -> None:
+def _record(error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Trainer | None) -> None:
     """An error that nobody foresaw, in log.txt and status.json; it is raised besides."""
     if run is not None:
         run.log(traceback.format_exc())
@@ -122,7 +122,7 @@ def _record(error: BaseException, folder: Path, world: World, run: Run | None, t
         run.status("failed", exit_code=code, reason=reason)
         return
     if trainer is not None:
-        trainer.checkpointer.guard()  # a ghost writes nothing
+        trainer.checkpointer.check_lease()  # a ghost writes nothing
     with suppress(OSError), (folder / "log.txt").open("a") as log:
         log.write(f"rank {world.rank}\n{traceback.format_exc()}")
 

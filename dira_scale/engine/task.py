@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.engine import optim
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 
 
 class Batch(Protocol):
@@ -200,7 +200,7 @@ class Task(Protocol):
         """Means over the held-out samples, the same on all ranks; ``loss`` decides which checkpoint is best."""
         ...
 
-    def finish(self, stage: StagePlan, run: Run | None, replica: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
         """At the end of a stage: pictures and the like. ``replica()`` gives the whole module; all ranks call it, or
         none. ``run`` is the main process's."""
         ...

@@ -26,7 +26,7 @@ from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
 from dira_scale.runs.checkpoint.writer import CheckpointConfig
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 
 T = TypeVar("T")
 
@@ -52,12 +52,12 @@ class Trainer:
         run: the run folder, on the main process only.
     """
 
-    def __init__(self, config: Training, task: Task, world: World, run: Run | None) -> None:
+    def __init__(self, config: Training, task: Task, world: World, run: RunFolder | None) -> None:
         self.config, self.task, self.world, self.run, self.folder = config, task, world, run, Path(config.run)
         self.strategy = parallel.build(world, config.parallel, task.module)
         self.lease = int(broadcast_from_main(run.lease.number if run else 0))
         self.checkpointer = checkpoint.Checkpointer(
-            checkpoint.place(self.folder, config.checkpoint.folder),
+            checkpoint.locate_folder(self.folder, config.checkpoint.folder),
             config.checkpoint.keep,
             world.rank,
             world.ranks,
@@ -86,12 +86,12 @@ class Trainer:
             ended = ""
             while not ended and self.state.stage < len(self.task.stages):
                 ended = self._train_stage(self.task.stages[self.state.stage], signals)
-            self.checkpointer.insist()
+            self.checkpointer.raise_if_not_saved()
             return ended or "done"
 
     def close(self) -> None:
         """Finish what is being written; nothing is written after this. On a disk that hangs, it hangs."""
-        self.checkpointer.settle()
+        self.checkpointer.finish_write()
         self.log.close()
 
     def _train_stage(self, plan: StagePlan, signals: Signals) -> str:
@@ -136,7 +136,7 @@ class Trainer:
                 signal = self._after_step(stage, last, limit, signals)
                 if signal:
                     self._finish_writing()
-                    self.checkpointer.insist()
+                    self.checkpointer.raise_if_not_saved()
                     self.bar.say(f"{signal}: checkpoint written at step {state.step}")
                     return "interrupted"
         if state.step < last and not stage.ended_early(state):
@@ -151,7 +151,7 @@ class Trainer:
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             self._stop_on_nan(stage)
-            rate, news = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.news()
+            rate, news = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
             self.log.training(rate, stage.loader.waited, news)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed()
@@ -241,7 +241,7 @@ class Trainer:
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """``work`` on disks and stores that may be slow, or wrong on one process, which all then say alike."""
-        return raise_on_all(lambda: self.checkpointer.patiently(work))
+        return raise_on_all(lambda: self.checkpointer.read_on_all(work))
 
     def _tidy(self, folder: Path) -> str | None:
         """On the main process: name of the checkpoint to resume from; damaged and half-written ones are out of the way
@@ -252,14 +252,14 @@ class Trainer:
         for bad, reason in damaged.items():
             self.run.log(f"refused {bad}: {reason}")
         self.run.lease.check()
-        checkpoint.clear(folder, damaged)
+        checkpoint.clean_up(folder, damaged)
         if name is None:
-            self.run.forget_after(0)
+            self.run.drop_rows_after(0)
         return name
 
     def _put_right(self, folder: Path) -> None:
         """On the main process: pointers and rows of the run agree with the checkpoint that it resumes from."""
         if self.run is not None:
-            with checkpoint.reachable(folder):
-                self.checkpointer.point(self.state.step, self.state.best_step)
-            self.run.forget_after(self.state.step)
+            with checkpoint.as_user_error(folder):
+                self.checkpointer.update_pointers(self.state.step, self.state.best_step)
+            self.run.drop_rows_after(self.state.step)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.places import store
-from dira_scale.places.store import is_local, numbered, refusals
+from dira_scale.places.store import as_os_error, is_local, with_errno
 
 BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
 
@@ -27,7 +27,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         with contextlib.ExitStack() as closing, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
             with rejects("the file cannot be read ({})"):
-                file = closing.enter_context(store.opened(path))
+                file = closing.enter_context(store.open_file(path))
             if not file.read(1):
                 raise RejectedError("the file is empty")
             file.seek(0)
@@ -40,13 +40,13 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 def opened_for_header(path: Path) -> Iterator[BinaryIO]:
     """The file, of which a store is asked for no more than is read. Raises as ``opened``."""
     few = {} if is_local(path) else {"block_size": BLOCK}
-    with rejects("the file cannot be read ({})"), refusals(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
+    with rejects("the file cannot be read ({})"), as_os_error(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
         yield file
 
 
 def size_of(path: Path) -> int:
     """Bytes. Raises RejectedError for what is no file, not there, or not ours to read."""
-    with rejects("the file cannot be read ({})"), numbered(path):
+    with rejects("the file cannot be read ({})"), with_errno(path):
         if not is_local(path):
             return int(path.fs.size(path.path))  # type: ignore[attr-defined]
         status = path.stat()

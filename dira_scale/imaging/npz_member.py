@@ -15,7 +15,7 @@ from dira_scale.imaging.arrays import ArrayFile, open_array
 from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def mapped(path: Path, array: str) -> np.ndarray:
     Deflated members can only be read from their beginning, so the array is unpacked once, into a file without a name
     that goes with the process; the memory stays small however large the array is.
     """
-    with opened(path) as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
+    with open_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
         shutil.copyfileobj(packed, unpacked)
     unpacked.seek(0)

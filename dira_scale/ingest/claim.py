@@ -14,7 +14,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.output import PARTIAL, Slice, differences
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.places.atomic import write_json
-from dira_scale.places.store import is_local, refusals, remove
+from dira_scale.places.store import as_os_error, is_local, remove
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def _folder_for(out: Path) -> Path:
 
 def _agree(out: Path, identity: dict[str, Any], plan: ShardPlan) -> None:
     state = out / PARTIAL / "plan.json"
-    with refusals(state):
+    with as_os_error(state):
         if not state.exists():
             write_json(state, {"recipe": identity, "plan": plan.hash})
         begun = json.loads(state.read_text())

@@ -19,7 +19,7 @@ from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
-from dira_scale.places.store import is_local, refusals, remove
+from dira_scale.places.store import as_os_error, is_local, remove
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
             quarantine.add(state["rejected"])
             names.add(state["rejected"])
     if not counts.total():
-        with refusals(out):
+        with as_os_error(out):
             for shard in plan.shards:
                 (out / shard).unlink(missing_ok=True)
         remove(out / PARTIAL)
@@ -93,7 +93,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
 def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
     for shard in plan.shards:
         path = state_file(out, shard)
-        with refusals(path):
+        with as_os_error(path):
             state = json.loads(path.read_text())
         if state.get("made_of") != expected:  # slices that began in the same moment, of other images or another recipe
             raise UserError(f"out={out}: {shard} is of other images or another recipe: delete it and {path}, and run "

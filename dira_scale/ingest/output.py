@@ -30,7 +30,7 @@ from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
 from dira_scale.places.atomic import publish, write_json
-from dira_scale.places.store import is_local, locate, opened, refusals
+from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 PARTIAL = ".partial"
 
@@ -64,7 +64,7 @@ def state_file(out: Path, shard: str) -> Path:
 
 def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
     """Those of ``shards`` that have no state yet."""
-    with refusals(out):
+    with as_os_error(out):
         there = {path.name for path in (out / PARTIAL).iterdir()} if (out / PARTIAL).exists() else set()
     return [shard for shard in shards if state_file(out, shard).name not in there]
 
@@ -74,7 +74,7 @@ def keep(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
 
     Where nothing is locked, others may have finished the dataset in the meantime: then it is theirs that counts.
     """
-    with refusals(out):
+    with as_os_error(out):
         if not is_local(out) and (out / MANIFEST_FILE).exists():
             return
     publish(part, out / name)
@@ -91,7 +91,7 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
 
     Raises UserError when it is anything else, or damaged.
     """
-    with refusals(out):
+    with as_os_error(out):
         begun = (out / PARTIAL).is_dir()
         if not (out / MANIFEST_FILE).exists() and (not (out / INFO_FILE).exists() or begun):
             if not begun and out.exists() and any(out.iterdir()):
@@ -129,7 +129,7 @@ def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     if dataset.info.plan_hash == plan.hash:
         return
     stored = {row["key"]: row["labels"] for row in dataset.table.select(["key", "labels"]).to_pylist()}
-    with opened(dataset.root / QUARANTINE_FILE) as file:
+    with open_file(dataset.root / QUARANTINE_FILE) as file:
         rejected = pq.read_table(file)["source"].to_pylist()
     here = {item.key: item.record.labels for item in plan}
     there = stored.keys() | set(rejected)

@@ -18,7 +18,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, write_shards
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import publish
-from dira_scale.places.store import locate, refusals, remove
+from dira_scale.places.store import as_os_error, locate, remove
 
 
 def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
@@ -67,7 +67,7 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
         raise UserError(f"{place} has no shards of its own but {elsewhere}: repair the dataset that they belong to")
 
     def look(shard: str) -> str:
-        with refusals(place):
+        with as_os_error(place):
             if not (place / shard).exists():
                 return "missing"
             if (size := (place / shard).stat().st_size) != info.shards[shard]:

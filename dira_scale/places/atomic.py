@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dira_scale.places.store import is_local, refusals, upload
+from dira_scale.places.store import as_os_error, is_local, upload
 
 
 def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = lambda: None) -> None:
@@ -20,7 +20,7 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
     data = content.encode() if isinstance(content, str) else content
     if not is_local(path):
         check()
-        with refusals(path):
+        with as_os_error(path):
             path.write_bytes(data)
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")

@@ -48,7 +48,7 @@ def is_local(path: Path) -> bool:
 
 
 @contextmanager
-def refusals(path: Path, *own: type[Exception]) -> Iterator[None]:
+def as_os_error(path: Path, *own: type[Exception]) -> Iterator[None]:
     """Turn whatever a store's library raises inside into ``OSError``; errors of the kinds ``own`` pass unchanged."""
     try:
         yield
@@ -59,7 +59,7 @@ def refusals(path: Path, *own: type[Exception]) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def open_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for reading; from a store all of it is fetched at once.
 
     Raises OSError with its errno; also for what is not a regular file, and when it was written to in the meantime.
@@ -87,17 +87,17 @@ def _at_once(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 
-def parts(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
+def read_ranges(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
     """The bytes of a file from each ``start`` to its ``end``; from a store only these are fetched, all at once.
 
     Raises OSError with its errno; also when the file ends before a range does.
     """
     if is_local(path):
-        with opened(path) as file:
+        with open_file(path) as file:
             found = [os.pread(file.fileno(), end - start, start) for start, end in spans]
     else:
         starts, ends = [start for start, _ in spans], [end for _, end in spans]
-        with numbered(path):
+        with with_errno(path):
             found = path.fs.cat_ranges([path.path] * len(spans), starts, ends, on_error="raise")  # type: ignore[attr-defined]
     if [len(part) for part in found] != [end - start for start, end in spans]:
         raise OSError(errno.ESTALE, "it is shorter than it was", str(path))
@@ -105,15 +105,15 @@ def parts(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
 
 
 def _fetched(path: Path) -> bytes:
-    with numbered(path):
+    with with_errno(path):
         return path.read_bytes()
 
 
 @contextmanager
-def numbered(path: Path) -> Iterator[None]:
+def with_errno(path: Path) -> Iterator[None]:
     """Give the ``OSError`` of a store the errno that the same error of a disk has."""
     try:
-        with refusals(path):
+        with as_os_error(path):
             yield
     except FileNotFoundError as error:  # stores raise these without a number
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
@@ -125,7 +125,7 @@ def numbered(path: Path) -> Iterator[None]:
 
 def upload(file: Path, path: Path) -> None:
     """Copy a file of this machine to ``path`` in a store. Raises OSError."""
-    with refusals(path):
+    with as_os_error(path):
         path.fs.put_file(str(file), path.path)  # type: ignore[attr-defined]
 
 
@@ -133,7 +133,7 @@ def remove(folder: Path) -> None:
     """Remove a folder and everything in it, if it exists. Raises OSError."""
     if is_local(folder):
         return shutil.rmtree(folder, ignore_errors=True)
-    with refusals(folder):
+    with as_os_error(folder):
         if folder.exists():
             folder.fs.rm(folder.path, recursive=True)  # type: ignore[attr-defined]
 
@@ -142,5 +142,5 @@ def size_of(folder: Path) -> int:
     """Bytes of all files in a folder. Raises OSError."""
     if is_local(folder):
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    with refusals(folder):
+    with as_os_error(folder):
         return int(folder.fs.du(folder.path))  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 from dira_scale.places.text import LONGEST, brief, lines_of
 
 
@@ -55,7 +55,7 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
 
 def _undecodable(path: Path) -> int:
     """The first line that is not UTF-8: text is decoded ahead of the line that is read."""
-    with opened(path) as file:
+    with open_file(path) as file:
         for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
             try:
                 content.decode()

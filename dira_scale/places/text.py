@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 LONGEST = 2**20  # characters of a row: more is no table, or one meant to fill the memory
 
@@ -39,7 +39,7 @@ class Lines(Iterator[str]):
 @contextmanager
 def lines_of(path: Path) -> Iterator[Lines]:
     """The lines of ``path``, which is read as they are asked for. Raises OSError; UnicodeDecodeError in between."""
-    with opened(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+    with open_file(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
         yield Lines(text)
 
 

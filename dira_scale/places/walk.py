@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dira_scale.errors import UserError
-from dira_scale.places.store import is_local, locate, refusals
+from dira_scale.places.store import as_os_error, is_local, locate
 
 
 def folder_at(images: str, key: str = "recipe.images") -> Path:
     """The folder, or prefix of a store, that ``images`` names. Raises UserError when there is none."""
     root = real(locate(images, key))
-    with refusals(root):
+    with as_os_error(root):
         if not root.is_dir():
             raise UserError(f"{key}={images}: no such folder")
     return root
@@ -42,7 +42,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 def objects_below(root: Path) -> Iterator[tuple[Path, int]]:
     """All objects of a store below ``root`` but hidden ones, with their bytes. Raises OSError."""
-    with refusals(root):
+    with as_os_error(root):
         for folder, folders, files in root.fs.walk(root.path, detail=True, on_error="raise"):  # type: ignore[attr-defined]
             for name in [name for name in folders if name.startswith(".")]:
                 del folders[name]

@@ -31,7 +31,7 @@ from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
 from dira_scale.pretraining.schedule import batches_of, stage_plans
 from dira_scale.pretraining.validation import draw_restorations, first_broken, validation_losses
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.reader import start_tensors
 
 
@@ -150,7 +150,7 @@ class PretrainTask:
         assert self.held_out is not None
         return validation_losses(self.objective, module, self.held_out, stage.terms)
 
-    def finish(self, stage: StagePlan, run: Run | None, replica: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
         """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""
         if not restores(stage.terms):
             return
@@ -161,7 +161,7 @@ class PretrainTask:
         if run is None or held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
             return
         run.lease.check()
-        with run.spared("pictures"):
+        with run.optional_write("pictures"):
             draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
 
     def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:

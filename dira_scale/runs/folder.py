@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
 
 
-class Run:
+class RunFolder:
     """A run folder, held by this process for writing. Only the main process has one.
 
     A full disk does not end a run: a warning is given once, rows and lines of the log are written when there is room.
@@ -47,9 +47,9 @@ class Run:
     def __init__(self, folder: Path, config: dict[str, Any]) -> None:
         self.folder = folder
         elsewhere = config.get("checkpoint", {}).get("folder")
-        self.checkpoints = checkpoint.place(folder, elsewhere)
-        with checkpoint.reachable(self.checkpoints):
-            checkpoint.make(self.checkpoints)
+        self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
+        with checkpoint.as_user_error(self.checkpoints):
+            checkpoint.make_folder(self.checkpoints)
             self._refuse_other(config)
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
         self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far
@@ -59,7 +59,7 @@ class Run:
         content = yaml.safe_dump(config, sort_keys=False)
         write_atomic(folder / "config.yaml", content)
         if elsewhere is not None:  # where another run folder may look for it
-            with checkpoint.reachable(self.checkpoints):
+            with checkpoint.as_user_error(self.checkpoints):
                 write_atomic(self.checkpoints / "config.yaml", content)
         write_json(folder / "environment.json", {"run": run_name(config)} | environment())
         self._where = (0, "")
@@ -87,7 +87,7 @@ class Run:
         self.lease.check()
         self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
         row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
-        with self.spared("status.json"):
+        with self.optional_write("status.json"):
             row |= {"reason": reason, "lease": self.lease.number}
             write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
 
@@ -100,7 +100,7 @@ class Run:
         self._append("metrics.jsonl", json.dumps(row | {"lease": self.lease.number}))
 
     @contextmanager
-    def spared(self, what: str) -> Iterator[None]:
+    def optional_write(self, what: str) -> Iterator[None]:
         """Around a write that may fail without ending the run: an ``OSError`` becomes a warning, given once."""
         try:
             yield
@@ -117,11 +117,11 @@ class Run:
             self.lease.check()
             self._late.setdefault(name, []).append(line + "\n")
             for file, late in list(self._late.items()):
-                with self.spared(file):
+                with self.optional_write(file):
                     append(self.folder / file, "".join(late))
                     late.clear()
 
-    def forget_after(self, step: int) -> None:
+    def drop_rows_after(self, step: int) -> None:
         """Drop the metrics rows after ``step``: the run resumes from its checkpoint, and these steps come again."""
         self.lease.check()
         path = self.folder / "metrics.jsonl"
@@ -133,7 +133,7 @@ class Run:
     def _refuse_other(self, config: dict[str, Any]) -> None:
         path, beside = self.folder / "config.yaml", self.checkpoints / "config.yaml"
         if not checkpoint.complete(self.checkpoints):
-            if path.exists() and checkpoint.complete(before := checkpoint.place_of(self.folder)):
+            if path.exists() and checkpoint.complete(before := checkpoint.find_folder(self.folder)):
                 raise UserError(
                     f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
                     "use the checkpoint.folder=… that the run was started with"
@@ -152,7 +152,7 @@ class Run:
 class _LogFile(logging.Handler):
     """``log.txt``, to which whatever the package logs is appended."""
 
-    def __init__(self, run: Run, lock: threading.RLock) -> None:
+    def __init__(self, run: RunFolder, lock: threading.RLock) -> None:
         super().__init__()
         self.run = run
         self.lock = lock  # the run's own: with two, two threads might wait for each other

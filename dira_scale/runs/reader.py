@@ -12,7 +12,7 @@ from torch import Tensor
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError, nearest
-from dira_scale.places.store import locate, refusals
+from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.lease import seconds_without_beat
 
@@ -136,7 +136,7 @@ def start_tensors(path: Path) -> dict[str, Tensor] | None:
 def _training_data(path: str, digest: str) -> TrainingData:
     name, other = Path(path).name, "other images lie in its place by now"
     try:
-        with refusals(locate(path, "data.shards")):
+        with as_os_error(locate(path, "data.shards")):
             dataset = ShardedDataset.open(path)
     except (DatasetError, UserError, OSError) as error:
         return TrainingData(name, digest, None, "no readable dataset lies where the run read it", str(error))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dira_scale.config import logs
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.lease import Lease
 
 logger = logging.getLogger("dira_scale.somewhere")
@@ -67,7 +67,7 @@ def test_lines_appear_above_a_bar(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_run_keeps_what_is_logged_while_it_lasts(tmp_path: Path) -> None:
-    run = Run(tmp_path, {})
+    run = RunFolder(tmp_path, {})
     logger.warning("a step was skipped")
     run.release()
     logger.warning("of the next run")
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_is_said_once_and_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Even where it is the log that cannot be written; lines of all threads come when there is room."""
-    run = Run(tmp_path, {})
+    run = RunFolder(tmp_path, {})
     (tmp_path / "log.txt").mkdir()
     (tmp_path / "metrics.jsonl").mkdir()
     threads = [threading.Thread(target=logger.warning, args=("from beside %d", i)) for i in range(8)]
@@ -100,7 +100,7 @@ def test_a_disk_that_is_full_is_said_once_and_ends_nothing(
 
 
 def test_a_run_that_was_taken_over_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = Run(tmp_path, {})
+    run = RunFolder(tmp_path, {})
     monkeypatch.setattr("dira_scale.runs.lease._dead", lambda held: True)
     heir = Lease(tmp_path)
     logger.warning("a ghost speaks")

@@ -16,7 +16,7 @@ from dira_scale.engine.nan_guard import NotFiniteError
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, writer
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 
 
 @pytest.mark.parametrize(("disk", "left"), [("slow", "is sound"), ("hanging", "is not written by rank(s) 0")])
@@ -24,7 +24,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     logs.start("pretrain")
-    run = Run(tmp_path, {"checkpoint": {"folder": None}})
+    run = RunFolder(tmp_path, {"checkpoint": {"folder": None}})
     saver, write_atomic, released, said = (
         Checkpointer(run.checkpoints, 2, 0, 1),
         writer.write_atomic,

@@ -20,7 +20,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 from dira_scale.shard import main
 
 
@@ -170,12 +170,12 @@ def test_an_input_that_changes_midway_stops_the_run_and_is_not_quarantined(
 def test_a_file_that_is_written_to_while_it_is_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"first")
-    with pytest.raises(OSError, match="written to while it was read"), opened(path) as file:
+    with pytest.raises(OSError, match="written to while it was read"), open_file(path) as file:
         file.read(2)
         path.write_bytes(b"other")
         os.utime(path, (1, 1))
         raise ValueError("half of one and half of the other cannot be decoded")
-    with opened(path) as file:  # another file of the name: what is read is the first one, all of it
+    with open_file(path) as file:  # another file of the name: what is read is the first one, all of it
         (tmp_path / "y").write_bytes(b"new")
         (tmp_path / "y").replace(path)
         assert file.read() == b"other"

@@ -68,7 +68,7 @@ def test_the_copy_is_taken_at_once(folder: Path) -> None:
 
 def test_shares_cover_every_tensor_once_and_are_balanced() -> None:
     content = {f"t{i}": torch.zeros(10 + i) for i in range(50)}
-    shares = [checkpoint.share(checkpoint.replicated(content), rank, 4) for rank in range(4)]
+    shares = [checkpoint.names_of_writer(checkpoint.replicated(content), rank, 4) for rank in range(4)]
     assert sorted(name for part in shares for name in part) == sorted(content)
     sizes = [sum(content[name].nbytes for name in part) for part in shares]
     assert max(sizes) - min(sizes) <= max(t.nbytes for t in content.values())
@@ -151,11 +151,11 @@ def test_pointers_lost_between_the_rename_and_their_writing_are_put_right(folder
     write(folder, 2, tensors(2), best={"di": 2})
     (folder / "LATEST").write_text("000000001")  # as a kill between the two leaves them
     (folder / "BEST-di").unlink()
-    Checkpointer(folder, 9, 0, 1).point(2, {"di": 2, "dir": 77})
+    Checkpointer(folder, 9, 0, 1).update_pointers(2, {"di": 2, "dir": 77})
     assert checkpoint.latest(folder.parent).name == checkpoint.best(folder.parent, "di").name == "000000002"
     assert not (folder / "BEST-dir").exists()  # a pointer never names what is not there
     (folder / "BEST-dir").write_text("000000003")  # a stage's first best, damaged and set aside
-    Checkpointer(folder, 9, 0, 1).point(2, {"di": 2})
+    Checkpointer(folder, 9, 0, 1).update_pointers(2, {"di": 2})
     assert checkpoint.stages_with_best(folder.parent) == ["di"]
 
 
@@ -178,10 +178,10 @@ def test_a_half_written_checkpoint_is_never_seen_and_is_cleared(folder: Path) ->
     half.mkdir()
     (half / "part-00000-of-00002.json").write_text(json.dumps({"file": "x"}))
     assert [p.name for p in checkpoint.complete(folder)] == ["000000001"]
-    checkpoint.clear(folder, ["000000001"])
+    checkpoint.clean_up(folder, ["000000001"])
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged"]
     write(folder, 1, tensors())
-    checkpoint.clear(folder, ["000000001"])  # damaged a second time
+    checkpoint.clean_up(folder, ["000000001"])  # damaged a second time
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == ["000000001.damaged", "000000001.damaged1"]
 
 
@@ -208,7 +208,7 @@ def test_what_a_dying_writer_still_does_does_not_hinder_the_clearing(
         patch.setattr(os, "rmdir", writes_again)
         patch.setattr(os, "unlink", goes_first)
         patch.setattr(Path, "glob", lambda *arguments: [*glob(*arguments), gone])
-        checkpoint.clear(folder, [])
+        checkpoint.clean_up(folder, [])
     assert list(folder.iterdir()) == []
 
 
@@ -221,7 +221,7 @@ def test_a_clearing_that_was_killed_is_finished_though_the_writer_came_back(
     glob = Path.glob
     for backwards in (False, True):
         monkeypatch.setattr(Path, "glob", lambda *a, order=backwards: sorted(glob(*a), reverse=order))
-        checkpoint.clear(folder, [])
+        checkpoint.clean_up(folder, [])
         assert list(folder.iterdir()) == []
 
 
@@ -229,7 +229,7 @@ def test_a_lost_lease_stops_the_rename(folder: Path) -> None:
     def lost() -> None:
         raise LeaseLostError("taken over")
 
-    writer = Checkpointer(folder, 1, 0, 1, guard=lost)
+    writer = Checkpointer(folder, 1, 0, 1, check_lease=lost)
     writer.save(1, checkpoint.replicated(tensors()), {}, {})
     with pytest.raises(LeaseLostError, match="taken over"):
         writer.wait()
@@ -336,7 +336,7 @@ saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
 saver.wait()
 writer.write_atomic = suspended
 saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
-saver.insist()
+saver.raise_if_not_saved()
 """
 
 
@@ -376,7 +376,7 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
     with ThreadPoolExecutor(2) as pool:
 
         def together_(read: Any) -> list[Any]:
-            tasks = [pool.submit(each.patiently, partial(read, rank)) for rank, each in enumerate(readers)]
+            tasks = [pool.submit(each.read_on_all, partial(read, rank)) for rank, each in enumerate(readers)]
             return [task.exception(120) or task.result() for task in tasks]
 
         assert together_(slowly) == ["read by 0", "read by 1"]

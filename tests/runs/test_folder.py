@@ -14,7 +14,7 @@ from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import lease
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.identity import identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
@@ -50,20 +50,20 @@ def changed(key: str, value: object) -> dict:
     ],
 )
 def test_where_and_how_it_is_computed_may_change(tmp_path: Path, key: str, value: object) -> None:
-    Run(tmp_path, CONFIG).release()
-    Run(tmp_path, changed(key, value)).release()
+    RunFolder(tmp_path, CONFIG).release()
+    RunFolder(tmp_path, changed(key, value)).release()
     assert run_name(changed(key, value)) == run_name(CONFIG)
 
 
 @pytest.mark.parametrize(("key", "value"), [("seed", 1), ("data.batch", 16), ("datasets", ["other"])])
 def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> None:
-    Run(tmp_path, CONFIG).release()
-    Run(tmp_path, changed(key, value)).release()  # while nothing is trained, a mistake may be mended
-    Run(tmp_path, CONFIG).release()
+    RunFolder(tmp_path, CONFIG).release()
+    RunFolder(tmp_path, changed(key, value)).release()  # while nothing is trained, a mistake may be mended
+    RunFolder(tmp_path, CONFIG).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
     before = (tmp_path / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=key):
-        Run(tmp_path, changed(key, value))
+        RunFolder(tmp_path, changed(key, value))
     assert (tmp_path / "config.yaml").read_bytes() == before
     assert run_name(changed(key, value)) != run_name(CONFIG)
 
@@ -76,20 +76,20 @@ def test_a_key_that_came_later_names_no_run_anew(tmp_path: Path) -> None:
     """Runs from before it count as having the value that they had."""
     assert run_name(CONFIG | {"views_version": 1}) == run_name(CONFIG)
     assert run_name(CONFIG | {"views_version": 2}) != run_name(CONFIG)
-    Run(tmp_path, CONFIG).release()
+    RunFolder(tmp_path, CONFIG).release()
     (tmp_path / "checkpoints" / "000000001").mkdir()
-    Run(tmp_path, CONFIG | {"views_version": 1}).release()
+    RunFolder(tmp_path, CONFIG | {"views_version": 1}).release()
     with pytest.raises(UserError, match="views_version: 1 -> 2"):
-        Run(tmp_path, CONFIG | {"views_version": 2})
+        RunFolder(tmp_path, CONFIG | {"views_version": 2})
 
 
 def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) -> None:
-    run = Run(tmp_path, CONFIG)
+    run = RunFolder(tmp_path, CONFIG)
     for step in (1, 2, 3):
         run.metrics({"step": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
-    run.forget_after(2)
+    run.drop_rows_after(2)
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "lease": 1}, {"step": 2, "lease": 1}]
     run.release()

@@ -11,7 +11,7 @@ import torch
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.reader import RunReader
 
 
@@ -28,24 +28,24 @@ def config(url: str) -> dict[str, Any]:
 
 def test_a_mistyped_bucket_is_one_clear_line_and_not_made(bucket: s3.Bucket, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"checkpoint.folder=s3://bukcet/run cannot be used: .*bucket does not exist"):
-        Run(tmp_path / "run", config("s3://bukcet/run"))
+        RunFolder(tmp_path / "run", config("s3://bukcet/run"))
     assert [row["Name"] for row in bucket.client.list_buckets()["Buckets"]] == ["bucket"]
 
 
 def test_a_server_that_is_gone_costs_checkpoints_and_nothing_else(bucket: s3.Bucket, tmp_path: Path) -> None:
-    run = Run(tmp_path / "run", config(f"{bucket.url}/run"))
+    run = RunFolder(tmp_path / "run", config(f"{bucket.url}/run"))
     saver, pieces = Checkpointer(run.checkpoints, 2, 0, 1), checkpoint.replicated({"x": torch.ones(3)})
     saver.save(1, pieces, {}, {})
-    saver.insist()
+    saver.raise_if_not_saved()
     bucket.process.kill()
     bucket.process.wait()
     saver.save(2, pieces, {}, {})
     saver.wait()
-    (news,) = saver.news()
+    (news,) = saver.take_warnings()
     assert news.startswith("the checkpoint of step 2 could not be written (") and "Could not connect" in news
     run.release()
     for ask in (
-        lambda: Run(tmp_path / "run", config(f"{bucket.url}/run")),
+        lambda: RunFolder(tmp_path / "run", config(f"{bucket.url}/run")),
         lambda: checkpoint.find_latest(run.checkpoints),
         lambda: RunReader(tmp_path / "run").load(None),
         lambda: RunReader(tmp_path / "run").load("latest"),

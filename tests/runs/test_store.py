@@ -16,7 +16,7 @@ from runs.writers import write
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, NotSavedError, pointers, writer
-from dira_scale.runs.folder import Run
+from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.lease import LeaseLostError
 
 
@@ -41,7 +41,7 @@ def run(url: str, tmp_path: Path) -> Path:
     """A run folder whose configuration names the store."""
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(f"checkpoint: {{folder: '{url}'}}")
-    checkpoint.place(tmp_path / "run", url).mkdir(parents=True)
+    checkpoint.locate_folder(tmp_path / "run", url).mkdir(parents=True)
     return tmp_path / "run"
 
 
@@ -53,8 +53,8 @@ def save(folder: Path, step: int, world: int = 1, keep: int = 9, best: dict[str,
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_what_was_saved_is_found_through_the_run_and_loaded(run: Path, world: int) -> None:
     for step in (1, 2, 3, 4):
-        save(checkpoint.place_of(run), step, world, keep=2, best={"di": 1})
-    assert [path.name for path in checkpoint.complete(checkpoint.place_of(run))] == [f"{s:09d}" for s in (1, 3, 4)]
+        save(checkpoint.find_folder(run), step, world, keep=2, best={"di": 1})
+    assert [path.name for path in checkpoint.complete(checkpoint.find_folder(run))] == [f"{s:09d}" for s in (1, 3, 4)]
     assert checkpoint.stages_with_best(run) == ["di"] and checkpoint.best(run, "di").name == "000000001"
     tensors, state = checkpoint.load(checkpoint.latest(run))
     assert state == {"stage": 1, "step": 4}
@@ -64,17 +64,17 @@ def test_what_was_saved_is_found_through_the_run_and_loaded(run: Path, world: in
 
 
 def test_without_its_index_nothing_is_there_and_it_is_cleared(run: Path) -> None:
-    folder = checkpoint.place_of(run)
+    folder = checkpoint.find_folder(run)
     save(folder, 1)
     save(folder, 2)
     (folder / "000000002" / "index.json").unlink()  # as before the last write
     assert checkpoint.find_latest(folder) == ("000000001", {})
-    checkpoint.clear(folder, [])
+    checkpoint.clean_up(folder, [])
     assert [path.name for path in folder.iterdir() if path.name.isdigit()] == ["000000001"]
 
 
 def test_a_damaged_one_is_refused_by_name_and_set_aside(run: Path) -> None:
-    folder = checkpoint.place_of(run)
+    folder = checkpoint.find_folder(run)
     save(folder, 1)
     save(folder, 2)
     part = next(path for path in (folder / "000000002").iterdir() if path.name.endswith(".safetensors"))
@@ -82,7 +82,7 @@ def test_a_damaged_one_is_refused_by_name_and_set_aside(run: Path) -> None:
     part.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     name, refused = checkpoint.find_latest(folder)
     assert name == "000000001" and "cut short or changed" in refused["000000002"]
-    checkpoint.clear(folder, refused)
+    checkpoint.clean_up(folder, refused)
     aside = folder / "000000002.damaged"
     assert sorted(path.name for path in aside.iterdir()) == ["index.json", part.name]
     assert [path.name for path in checkpoint.complete(folder)] == ["000000001"]
@@ -91,7 +91,7 @@ def test_a_damaged_one_is_refused_by_name_and_set_aside(run: Path) -> None:
 
 
 def test_a_store_that_does_not_answer_damages_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = checkpoint.place_of(run)
+    folder = checkpoint.find_folder(run)
     save(folder, 1)
 
     def unreachable(*_: Any, **__: Any) -> bytes:
@@ -108,22 +108,22 @@ def config(url: str | None, seed: int = 0) -> dict[str, Any]:
 
 
 def test_a_run_of_another_identity_is_refused_wherever_its_folder_lies(url: str, tmp_path: Path) -> None:
-    first = Run(tmp_path / "a", config(url))
+    first = RunFolder(tmp_path / "a", config(url))
     save(first.checkpoints, 1)
     first.release()
     with pytest.raises(UserError, match="seed: 0 -> 1"):
-        Run(tmp_path / "elsewhere", config(url, seed=1))
-    again = Run(tmp_path / "elsewhere", config(url))  # the first folder's machine is gone
+        RunFolder(tmp_path / "elsewhere", config(url, seed=1))
+    again = RunFolder(tmp_path / "elsewhere", config(url))  # the first folder's machine is gone
     assert [path.name for path in checkpoint.complete(again.checkpoints)] == ["000000001"]
     again.release()
 
 
 def test_checkpoints_left_behind_are_not_forgotten(url: str, tmp_path: Path) -> None:
-    run = Run(tmp_path / "a", config(None))
+    run = RunFolder(tmp_path / "a", config(None))
     save(run.checkpoints, 1)
     run.release()
     with pytest.raises(UserError, match=rf"has its checkpoints in .*a/checkpoints, not in {url}: copy them"):
-        Run(tmp_path / "a", config(url))
+        RunFolder(tmp_path / "a", config(url))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_checkpoints_left_behind_are_not_forgotten(url: str, tmp_path: Path) -> 
 )
 def test_a_place_that_cannot_be_used_is_one_clear_line(url: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
-        Run(tmp_path / "a", config(url))
+        RunFolder(tmp_path / "a", config(url))
 
 
 REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
@@ -152,7 +152,7 @@ REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
 def test_what_is_refused_costs_one_checkpoint_only(
     what: str, kind: str, error: Callable[[], Exception], remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = checkpoint.place(tmp_path, None if kind == "disk" else f"memory://{tmp_path}/bucket")
+    folder = checkpoint.locate_folder(tmp_path, None if kind == "disk" else f"memory://{tmp_path}/bucket")
     folder.mkdir(parents=True)
     saver, pieces = Checkpointer(folder, 2, 0, 1), checkpoint.replicated({"x": torch.ones(3)})
     saver.save(1, pieces, {}, {})
@@ -166,21 +166,21 @@ def test_what_is_refused_costs_one_checkpoint_only(
         saver.save(2, pieces, {}, {"di": 2})
         saver.wait()
     assert saver.failed.startswith("the checkpoint of step 2 could not be written (") and str(error()) in saver.failed
-    assert saver.news() == [f"{saver.failed}; training goes on"] and saver.news() == []
+    assert saver.take_warnings() == [f"{saver.failed}; training goes on"] and saver.take_warnings() == []
     with pytest.raises(
         NotSavedError, match=rf"of step 2 could not be written .*\. {remedy}, then run the same command again"
     ):
-        saver.insist()
+        saver.raise_if_not_saved()
     assert [path.name for path in folder.iterdir() if path.is_dir()] == ["000000001"]  # nor half of it
     saver.save(3, pieces, {}, {"di": 2})
-    saver.insist()
+    saver.raise_if_not_saved()
     assert [path.name for path in checkpoint.complete(folder)] == ["000000001", "000000003"]
-    assert not (folder / "BEST-di").exists() and saver.news() == []
+    assert not (folder / "BEST-di").exists() and saver.take_warnings() == []
 
 
 @pytest.fixture(params=["disk", "store"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    found = checkpoint.place(tmp_path, None if request.param == "disk" else f"memory://{tmp_path}/bucket")
+    found = checkpoint.locate_folder(tmp_path, None if request.param == "disk" else f"memory://{tmp_path}/bucket")
     found.mkdir(parents=True)
     return found
 
@@ -203,11 +203,11 @@ def test_a_ghost_writes_and_removes_nothing_after_it_is_taken_over(
     """At whatever moment of the save, wherever the checkpoints lie."""
     lost, removed, there = [], [], TAKEN_OVER[moment]
 
-    def guard() -> None:
+    def check_lease() -> None:
         if lost:
             raise LeaseLostError("taken over")
 
-    ghost, pieces = Checkpointer(folder, 1, 0, 1, guard=guard), checkpoint.replicated({"x": torch.ones(3)})
+    ghost, pieces = Checkpointer(folder, 1, 0, 1, check_lease=check_lease), checkpoint.replicated({"x": torch.ones(3)})
     ghost.save(1, pieces, {}, {})
     ghost.wait()
     stale = folder / "BEST-dir"

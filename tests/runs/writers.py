@@ -39,4 +39,4 @@ def write(
     for writer in writers:
         writer.save(step, checkpoint.replicated(content), {"stage": 1}, best or {})
     for writer in writers:
-        writer.insist()
+        writer.raise_if_not_saved()

@@ -25,7 +25,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 MOST = 1000  # hits of a file after which nobody needs more of them
 BATCH = 512  # decoded texts that are searched at a time
@@ -81,7 +81,7 @@ def files_of(dataset: ShardedDataset) -> dict[str, Path]:
 def search_file(file: Path, name: str, values: Path) -> SearchResult:
     """One file, named ``name`` in the hits."""
     searcher, result = Searcher(values), SearchResult()
-    with opened(file) as stream:
+    with open_file(file) as stream:
         members = _members(stream) if name.endswith(".tar") else []
         result.hits += islice(_stamps(name, members), MOST)
         _search_texts(_texts(stream, name, members), name, searcher, result)

@@ -15,7 +15,7 @@ from dira_scale.data.codecs import decode, open_bricks
 from dira_scale.data.manifest.checks import wrong_rows
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, SCHEMA, DatasetError
-from dira_scale.places.store import is_local, locate, opened, refusals
+from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 
 class ShardedDataset:
@@ -49,7 +49,7 @@ class ShardedDataset:
             if is_local(manifest):
                 table = pq.read_table(manifest, memory_map=True)
             else:
-                with opened(manifest) as stream:
+                with open_file(manifest) as stream:
                     table = pq.read_table(stream)
         except (pa.ArrowException, OSError) as error:
             first = str(error).splitlines()[0]
@@ -168,7 +168,7 @@ class _OpenFile:
         """``count`` bytes at ``offset``, or fewer where the file ends."""
         if self.descriptor is not None:
             return os.pread(self.descriptor, count, offset)
-        with refusals(self.path):
+        with as_os_error(self.path):
             part: bytes = self.path.fs.cat_file(self.path.path, start=offset, end=offset + count)  # type: ignore[attr-defined]
         return part
 

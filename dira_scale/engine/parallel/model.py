@@ -19,7 +19,7 @@ from dira_scale.distributed.collectives import world as processes
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
 from dira_scale.models.momentum import shard
-from dira_scale.runs.checkpoint import Piece
+from dira_scale.runs.checkpoint import CheckpointTensor
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
@@ -83,7 +83,7 @@ class StageModel:
         """Forget the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
-    def pieces(self) -> dict[str, Piece]:
+    def pieces(self) -> dict[str, CheckpointTensor]:
         """Module and optimizer for a checkpoint."""
         tensors = {f"{MODULE}.{name}": tensor for name, tensor in self.module.state_dict().items()}
         tensors |= optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
@@ -124,8 +124,8 @@ def average_gradients(module: nn.Module) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def piece(tensor: Tensor) -> Piece:
+def piece(tensor: Tensor) -> CheckpointTensor:
     """Of a tensor that every process has, or of one that is sharded as a DTensor."""
     if isinstance(tensor, DTensor):
-        return Piece(tensor.shape, tensor.dtype, lambda: tensor.full_tensor().detach())
-    return Piece(tensor.shape, tensor.dtype, lambda: tensor.detach())
+        return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.full_tensor().detach())
+    return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.detach())

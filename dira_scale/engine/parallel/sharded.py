@@ -10,7 +10,7 @@ from dira_scale.distributed.world import World
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, Prepare, StageModel, piece
 from dira_scale.models.norm import GroupedBatchNorm
-from dira_scale.runs.checkpoint import Piece
+from dira_scale.runs.checkpoint import CheckpointTensor
 
 
 class ShardedModel(StageModel):
@@ -48,13 +48,13 @@ class ShardedModel(StageModel):
         """Let go of the stage's parts, before the next stage makes its own."""
         del self.wrapped, self.optimizer, self.module
 
-    def pieces(self) -> dict[str, Piece]:
+    def pieces(self) -> dict[str, CheckpointTensor]:
         return {f"{MODULE}.{name}": part for name, part in self._module_pieces().items()} | self._optimizer_pieces()
 
-    def _module_pieces(self) -> dict[str, Piece]:
+    def _module_pieces(self) -> dict[str, CheckpointTensor]:
         return {name: piece(tensor) for name, tensor in self.module.state_dict(keep_vars=True).items()}
 
-    def _optimizer_pieces(self) -> dict[str, Piece]:
+    def _optimizer_pieces(self) -> dict[str, CheckpointTensor]:
         tensors = optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
         return {name: piece(tensor) for name, tensor in tensors.items()}
 

@@ -17,7 +17,7 @@ from dira_scale.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, p
 from dira_scale.engine.parallel.sharded import ShardedModel
 from dira_scale.errors import UserError
 from dira_scale.models.momentum import shard
-from dira_scale.runs.checkpoint import Piece
+from dira_scale.runs.checkpoint import CheckpointTensor
 
 # Optimizers that step each value by itself, which a flat partition does not change. Others need whole layers (LARS),
 # or are replaced by DeepSpeed (Adagrad).
@@ -87,7 +87,7 @@ class ZeROModel(ShardedModel):
                     tensors[f"{OPTIMIZER}.{name}.{key}"] = _own(parameter, part)
         return tensors
 
-    def _module_pieces(self) -> dict[str, Piece]:
+    def _module_pieces(self) -> dict[str, CheckpointTensor]:
         if not self.three:
             return super()._module_pieces()
         tensors = self.module.state_dict(keep_vars=True)
@@ -106,7 +106,7 @@ class ZeROModel(ShardedModel):
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
 
-    def _optimizer_pieces(self) -> dict[str, Piece]:
+    def _optimizer_pieces(self) -> dict[str, CheckpointTensor]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
         def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
@@ -114,11 +114,13 @@ class ZeROModel(ShardedModel):
 
         if not self.three:
             self._link()
-        pieces: dict[str, Piece] = {}
+        pieces: dict[str, CheckpointTensor] = {}
         for name, parameter, states in self._states():
             for key, value in optim.tensors_alone(states, self.optimizer, OPTIMIZER).items():
                 scalar = not value.ndim
-                part = piece(value) if scalar else Piece(shape(parameter), value.dtype, state(parameter, key))
+                part = (
+                    piece(value) if scalar else CheckpointTensor(shape(parameter), value.dtype, state(parameter, key))
+                )
                 pieces[f"{OPTIMIZER}.{name}.{key}"] = part
         return pieces
 
@@ -222,11 +224,11 @@ def _own(tensor: Tensor, part: Tensor) -> Tensor:
     return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
 
 
-def _gathered(parameter: nn.Parameter) -> Piece:
+def _gathered(parameter: nn.Parameter) -> CheckpointTensor:
     def whole() -> Tensor:
         from deepspeed.runtime.zero import GatheredParameters
 
         with GatheredParameters([parameter]):
             return parameter.detach().clone()
 
-    return Piece(shape(parameter), parameter.dtype, whole)
+    return CheckpointTensor(shape(parameter), parameter.dtype, whole)

@@ -12,7 +12,7 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.imaging.volumes.values import to_volume
-from dira_scale.places.store import parts
+from dira_scale.places.store import read_ranges
 
 AIR = -1000  # HU
 
@@ -50,7 +50,7 @@ class Block:
         low, high = np.maximum(first, 0), np.minimum(first + self.shape, scan)
         rows = [(z * height + int(low[1]), z * height + int(high[1])) for z in range(low[0], high[0])]
         with rejects("the file cannot be read ({})"):  # of each slice the rows that the block reaches over
-            read = parts(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
+            read = read_ranges(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
         block = np.frombuffer(b"".join(read), "<i2").reshape(len(rows), -1, width)[..., low[2] : high[2]]
         z, y, x = (slice(a, b) for a, b in zip(low - first, high - first, strict=True))
         values[z, y, x] = block

@@ -10,7 +10,7 @@ import numpy as np
 import skimage.draw
 
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 
 MAX_SIDE = 8192  # pixels of a slice
 
@@ -32,7 +32,7 @@ class Nodule:
 
 def series_of(path: Path) -> str | None:
     """The CT series that an XML file is about; None for a file about something else. Raises RejectedError."""
-    with rejects("the XML of the readings is damaged ({})"), opened(path) as file:
+    with rejects("the XML of the readings is damaged ({})"), open_file(path) as file:
         root = None
         for event, element in ET.iterparse(file, ("start", "end")):
             root = root or _tag(element)
@@ -52,7 +52,7 @@ def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[N
     Raises RejectedError; also for an outline on another slice.
     """
     nodules = []
-    with rejects("the XML of the readings is damaged ({})"), opened(path) as file:
+    with rejects("the XML of the readings is damaged ({})"), open_file(path) as file:
         sessions = [element for element in ET.parse(file).iter() if _tag(element) == "readingSession"]
         for reader, session in enumerate(sessions):
             for element in _children(session, "unblindedReadNodule"):

@@ -18,7 +18,7 @@ from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, sized, threaded
-from dira_scale.places.store import opened
+from dira_scale.places.store import open_file
 from dira_scale.places.tables import table_error
 from dira_scale.places.walk import folder_at
 
@@ -42,7 +42,7 @@ class Raw:
 
     def read(self, settings: ReadSettings) -> GreyImage:
         """Raises RejectedError for a file of another size or with values beyond 12 bits."""
-        with rejects("the file cannot be read ({})"), opened(self.path) as file:
+        with rejects("the file cannot be read ({})"), open_file(self.path) as file:
             content = file.read(2 * SIDE * SIDE + 1)
         if len(content) != 2 * SIDE * SIDE:
             raise RejectedError(f"not the {2 * SIDE * SIDE} bytes of a JSRT image")
@@ -63,7 +63,7 @@ class Structures:
         mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
         for value, paths in enumerate(self.files, start=1):
             for path in paths:
-                with rejects("a mask cannot be read ({})"), opened(path) as file:
+                with rejects("a mask cannot be read ({})"), open_file(path) as file:
                     drawn = np.asarray(PIL.Image.open(file, formats=("GIF", "PNG")).convert("L"))
                 if drawn.shape != mask.shape:
                     raise RejectedError(f"a mask of {drawn.shape} pixels instead of {mask.shape}")

@@ -14,7 +14,7 @@ from dira_scale.imaging.npz_member import Member, open_images
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.places.store import locate
-from dira_scale.places.store import opened as fetched
+from dira_scale.places.store import open_file as fetched
 
 SPLITS = ("train", "val", "test")
 

@@ -12,30 +12,30 @@ newest state says, and are corrected when a run resumes. Nothing is ever unpickl
 the processes that wrote it.
 """
 
-from dira_scale.runs.checkpoint.folder import clear, complete, make, place, place_of, reachable
+from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, complete, find_folder, locate_folder, make_folder
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
-from dira_scale.runs.checkpoint.tensors import Piece, replicated, share
+from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer, replicated
 from dira_scale.runs.checkpoint.writer import Checkpointer, NotSavedError
 
 __all__ = [
+    "CheckpointTensor",
     "Checkpointer",
     "DamagedError",
     "NotSavedError",
-    "Piece",
     "StoredCheckpoint",
+    "as_user_error",
     "best",
-    "clear",
+    "clean_up",
     "complete",
+    "find_folder",
     "find_latest",
     "latest",
     "load",
-    "make",
-    "place",
-    "place_of",
-    "reachable",
+    "locate_folder",
+    "make_folder",
+    "names_of_writer",
     "replicated",
-    "share",
     "stages_with_best",
     "stored_checkpoints",
     "verify",

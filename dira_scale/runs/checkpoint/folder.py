@@ -17,7 +17,7 @@ import yaml
 from dira_scale.errors import UserError
 from dira_scale.places import store
 from dira_scale.places.atomic import sync_folder, write_atomic
-from dira_scale.places.store import is_local, locate, refusals
+from dira_scale.places.store import as_os_error, is_local, locate
 from dira_scale.runs.lease import LeaseLostError
 
 INDEX = "index.json"
@@ -25,7 +25,7 @@ ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
-def place(run: Path, folder: str | None) -> Path:
+def locate_folder(run: Path, folder: str | None) -> Path:
     """The folder of a run's checkpoints: ``run/checkpoints``, or what ``checkpoint.folder`` says (a path or a URL).
 
     Raises:
@@ -34,27 +34,27 @@ def place(run: Path, folder: str | None) -> Path:
     return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
 
 
-def place_of(run: Path) -> Path:
+def find_folder(run: Path) -> Path:
     """Where the run in folder ``run`` has its checkpoints, by its own configuration.
 
     Raises:
-        UserError: as :func:`place`.
+        UserError: as :func:`locate_folder`.
     """
     path = run / "config.yaml"
     config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return place(run, config.get("checkpoint", {}).get("folder"))
+    return locate_folder(run, config.get("checkpoint", {}).get("folder"))
 
 
-def make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make the folder of checkpoints, but never a bucket: a mistyped one would be made and paid for."""
     folder.mkdir(parents=not folder.drive, exist_ok=True)
 
 
 @contextmanager
-def reachable(folder: Path) -> Iterator[None]:
+def as_user_error(folder: Path) -> Iterator[None]:
     """``UserError`` naming ``checkpoint.folder`` where reading or writing it inside fails."""
     try:
-        with refusals(folder, LeaseLostError):
+        with as_os_error(folder, LeaseLostError):
             yield
     except OSError as error:
         raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
@@ -65,7 +65,7 @@ def complete(folder: Path) -> list[Path]:
     return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
-def fetch(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """A file's content.
 
     Raises:
@@ -73,7 +73,7 @@ def fetch(path: Path) -> bytes:
         UserError: the disk or the store does not give it, which says nothing of the file.
     """
     try:
-        with refusals(path):
+        with as_os_error(path):
             return path.read_bytes()
     except ABSENT:
         raise
@@ -97,21 +97,21 @@ def folder_name(step: int) -> str:
     return f"{step:09d}"
 
 
-def draft(folder: Path, name: str, lease: int) -> Path:
+def unfinished_path(folder: Path, name: str, lease: int) -> Path:
     """Where the checkpoint ``name`` is written until it is whole."""
     return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
 
 
-def publish(written: Path, final: Path, index: str, guard: Callable[[], None]) -> None:
+def publish(written: Path, final: Path, index: str, check_lease: Callable[[], None]) -> None:
     """Make ``written``, which has all parts, the checkpoint ``final``.
 
-    Not if ``guard`` raises, which is called at the last moment.
+    Not if ``check_lease`` raises, which is called at the last moment.
     """
     if is_local(final) and final.exists():
         return remove(written)  # the same step of the same run
-    write_atomic(written / INDEX, index, guard)
+    write_atomic(written / INDEX, index, check_lease)
     if is_local(final):
-        guard()
+        check_lease()
         written.replace(final)
         sync_folder(final.parent)
 
@@ -129,13 +129,13 @@ def remove(folder: Path) -> None:
     store.remove(folder)
 
 
-def clear(folder: Path, damaged: Iterable[str]) -> None:
+def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     """Before the first write of a run: remove what a killed process left half written, rename damaged checkpoints.
 
     Raises:
         UserError: the disk or the store refuses.
     """
-    with reachable(folder):
+    with as_user_error(folder):
         whole = {path.name for path in complete(folder)}
         for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
             with suppress(FileNotFoundError):  # a process that is about to end removed it itself

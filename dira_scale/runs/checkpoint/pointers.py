@@ -7,7 +7,7 @@ from pathlib import Path
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import size_of
-from dira_scale.runs.checkpoint.folder import complete, folder_name, place_of, reachable
+from dira_scale.runs.checkpoint.folder import as_user_error, complete, find_folder, folder_name
 
 LATEST, BEST = "LATEST", "BEST-"  # names of the pointers; BEST-STAGE
 
@@ -41,8 +41,8 @@ def best(run: Path, stage: str) -> Path:
 
 def stages_with_best(run: Path) -> list[str]:
     """Stages that have a best checkpoint, in the order they were trained."""
-    folder = place_of(run)
-    with reachable(folder):
+    folder = find_folder(run)
+    with as_user_error(folder):
         found = _pointers(folder)
     return [name.removeprefix(BEST) for name in sorted(found, key=lambda name: (found[name], name)) if name != LATEST]
 
@@ -53,8 +53,8 @@ def stored_checkpoints(run: Path) -> list[StoredCheckpoint]:
     Raises:
         UserError: the disk or the store does not answer.
     """
-    folder = place_of(run)
-    with reachable(folder):
+    folder = find_folder(run)
+    with as_user_error(folder):
         marks: dict[str, list[str]] = {}
         for pointer, name in sorted(_pointers(folder).items()):
             marks.setdefault(name, []).append(
@@ -88,8 +88,8 @@ def update_pointers(folder: Path, step: int, best: dict[str, int], check: Callab
 
 
 def _named(run: Path, pointer: str) -> Path:
-    folder = place_of(run)
-    with reachable(folder):
+    folder = find_folder(run)
+    with as_user_error(folder):
         found = _pointers(folder)
     if pointer not in found:
         have = ", ".join(sorted(found)) or "no checkpoint yet"

@@ -11,7 +11,7 @@ from safetensors.torch import load as parse
 from torch import Tensor
 
 from dira_scale.errors import UserError
-from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, complete, fetch, reachable
+from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, as_user_error, complete, read_file
 
 FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
 
@@ -55,7 +55,7 @@ def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
         UserError: the disk or the store does not answer, or access is denied.
     """
     refused: dict[str, str] = {}
-    with reachable(folder):
+    with as_user_error(folder):
         candidates = complete(folder)
     for candidate in reversed(candidates):
         try:
@@ -81,7 +81,7 @@ def sealed(index: dict[str, Any]) -> str:
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     try:
-        index: dict[str, Any] = json.loads(fetch(path))
+        index: dict[str, Any] = json.loads(read_file(path))
         version, seal, _ = index["format"], index.pop("xxh3", None), (index["step"], index["state"], index["parts"])
     except (*ABSENT, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
@@ -97,7 +97,7 @@ def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
     for part in index["parts"]:
         path = folder / part["file"]
         try:
-            content = fetch(path)
+            content = read_file(path)
         except ABSENT as error:
             raise DamagedError(f"{path}: cannot be read ({type(error).__name__}: {error})") from error
         if len(content) != part["size"] or checksum(content) != part["xxh3"]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Piece:
+class CheckpointTensor:
     """A tensor of the next checkpoint, of which each process may hold only a part."""
 
     shape: torch.Size
@@ -20,12 +20,12 @@ class Piece:
         return self.shape.numel() * self.dtype.itemsize
 
 
-def replicated(tensors: Mapping[str, Tensor]) -> dict[str, Piece]:
+def replicated(tensors: Mapping[str, Tensor]) -> dict[str, CheckpointTensor]:
     """Tensors that every process holds whole."""
-    return {name: Piece(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
+    return {name: CheckpointTensor(t.shape, t.dtype, lambda t=t: t) for name, t in tensors.items()}  # type: ignore[misc]
 
 
-def share(pieces: Mapping[str, Piece], rank: int, world: int) -> list[str]:
+def names_of_writer(pieces: Mapping[str, CheckpointTensor], rank: int, world: int) -> list[str]:
     """The names that ``rank`` writes: the largest first, each assigned to the writer with the fewest bytes so far."""
     load, mine = [0] * world, []
     for name in sorted(pieces, key=lambda n: (-pieces[n].nbytes, n)):

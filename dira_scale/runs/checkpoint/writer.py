@@ -17,11 +17,11 @@ from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.places.atomic import write_atomic
-from dira_scale.places.store import refusals
-from dira_scale.runs.checkpoint.folder import complete, draft, folder_name, publish, remedy, remove
+from dira_scale.places.store import as_os_error
+from dira_scale.runs.checkpoint.folder import complete, folder_name, publish, remedy, remove, unfinished_path
 from dira_scale.runs.checkpoint.pointers import best_checkpoints, update_pointers
 from dira_scale.runs.checkpoint.reading import FORMAT_VERSION, checksum, sealed
-from dira_scale.runs.checkpoint.tensors import Piece, share
+from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer
 from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.lease import LeaseLostError
 
@@ -54,12 +54,12 @@ class Checkpointer:
 
     Every rank passes tensors of the same names and sizes; each writes its share of the bytes. When the disk or the
     store refuses a checkpoint, that checkpoint is missed and training goes on: all ranks know (:attr:`failed`), the
-    main one has the warning (:meth:`news`).
+    main one has the warning (:meth:`take_warnings`).
 
     Args:
         keep: how many of the newest checkpoints are kept, beside the best of each stage.
         lease: keeps the unfinished checkpoints of two holders of the run apart.
-        guard: called right before anything is written or removed that others see; raises ``LeaseLostError`` where
+        check_lease: called right before anything is written or removed that others see; raises ``LeaseLostError`` where
             another process has taken the run over.
         gather: a value from each writer, by rank; the same call on all of them.
         alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
@@ -72,12 +72,12 @@ class Checkpointer:
         rank: int,
         world: int,
         lease: int = 1,
-        guard: Callable[[], None] = lambda: None,
+        check_lease: Callable[[], None] = lambda: None,
         gather: Gather = gather_alone,
         alive: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder, self.keep, self.rank, self.world = folder, keep, rank, world
-        self.lease, self.guard = lease, guard
+        self.lease, self.check_lease = lease, check_lease
         self.long_work, self.alive = LongWork(gather), alive
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
@@ -86,14 +86,14 @@ class Checkpointer:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
-    def save(self, step: int, pieces: dict[str, Piece], state: dict[str, Any], best: dict[str, int]) -> None:
+    def save(self, step: int, pieces: dict[str, CheckpointTensor], state: dict[str, Any], best: dict[str, int]) -> None:
         """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
 
         ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. An error of an earlier write, unless it
         is the disk's, is raised here or in :meth:`wait`.
         """
         self.wait()
-        mine, copies = set(share(pieces, self.rank, self.world)), {}
+        mine, copies = set(names_of_writer(pieces, self.rank, self.world)), {}
         for name in sorted(pieces):
             tensor = pieces[name].whole()
             if name in mine:
@@ -120,14 +120,14 @@ class Checkpointer:
             failure, self._failure = self._failure, None
             raise failure
 
-    def settle(self, seconds: float = 60.0) -> None:
+    def finish_write(self, seconds: float = 60.0) -> None:
         """At the end of a run, give a write under way time to finish: it may be the newest checkpoint."""
         if self._thread is not None:
             self._thread.join(seconds)
         if self._failure is not None:  # nobody will wait for it any more
             logger.warning("the newest checkpoint was not written: %r", self._failure)
 
-    def insist(self) -> None:
+    def raise_if_not_saved(self) -> None:
         """At the end of a run, make sure that its newest checkpoint was written.
 
         Raises:
@@ -139,7 +139,7 @@ class Checkpointer:
                 f"{self.failed}. {self._remedy}, then run the same command again: it resumes from the one before"
             )
 
-    def patiently(self, read: Callable[[], T]) -> T:
+    def read_on_all(self, read: Callable[[], T]) -> T:
         """What ``read`` returns here, once all processes are done. Slow disks and stores are waited for as long as all
         processes live. All of them call this, while nothing is being written.
 
@@ -148,14 +148,14 @@ class Checkpointer:
         """
         return self.long_work.raise_on_all(read, "the checkpoint to resume from is not read", AgreedError)
 
-    def news(self) -> list[str]:
+    def take_warnings(self) -> list[str]:
         """The warnings since the last call; on the main process only."""
         news, self._news = self._news, []
         return news
 
-    def point(self, step: int, best: dict[str, int]) -> None:
+    def update_pointers(self, step: int, best: dict[str, int]) -> None:
         """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone."""
-        update_pointers(self.folder, step, best, self.guard)
+        update_pointers(self.folder, step, best, self.check_lease)
 
     def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
         try:
@@ -178,12 +178,12 @@ class Checkpointer:
 
     def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
         """Write this rank's part; its row in the index, or why it could not be written."""
-        self.guard()
-        path = draft(self.folder, folder_name(step), self.lease)
+        self.check_lease()
+        path = unfinished_path(self.folder, folder_name(step), self.lease)
         path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
         content = serialize(copies)
         try:
-            with refusals(path):
+            with as_os_error(path):
                 path.parent.mkdir(exist_ok=True)
                 write_atomic(path, content)
         except OSError as error:
@@ -206,10 +206,10 @@ class Checkpointer:
     def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
         """Publish the parts as a checkpoint. Returns the refusal, if any."""
         index = {"format": FORMAT_VERSION, "step": step, "lease": self.lease, "state": state, "parts": parts}
-        written = draft(self.folder, folder_name(step), self.lease)
+        written = unfinished_path(self.folder, folder_name(step), self.lease)
         try:
-            with refusals(self.folder, LeaseLostError):
-                publish(written, self.folder / folder_name(step), sealed(index), self.guard)
+            with as_os_error(self.folder, LeaseLostError):
+                publish(written, self.folder / folder_name(step), sealed(index), self.check_lease)
         except OSError as error:
             return self._refusal(error)
         return None
@@ -217,22 +217,22 @@ class Checkpointer:
     def _tidy(self, step: int, best: dict[str, int]) -> None:
         """Update the pointers, then remove all but the newest ``keep`` checkpoints and the best of each stage."""
         try:
-            with refusals(self.folder, LeaseLostError):
-                self.point(step, best)
+            with as_os_error(self.folder, LeaseLostError):
+                self.update_pointers(step, best)
                 kept = best_checkpoints(self.folder) | {folder_name(step)}
                 for old in complete(self.folder)[: -self.keep]:
                     if old.name not in kept:
-                        self.guard()
+                        self.check_lease()
                         remove(old)
         except OSError as error:
             self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
 
     def _discard(self, step: int) -> None:
         """Make room for the next attempt; what cannot be removed now is removed at the next start."""
-        written = draft(self.folder, folder_name(step), self.lease)
-        with suppress(OSError), refusals(self.folder, LeaseLostError):
+        written = unfinished_path(self.folder, folder_name(step), self.lease)
+        with suppress(OSError), as_os_error(self.folder, LeaseLostError):
             if written.exists() and written not in complete(self.folder):
-                self.guard()
+                self.check_lease()
                 remove(written)
 
     def _refusal(self, error: OSError) -> Refusal:
