@@ -148,21 +148,21 @@ MUTATIONS = (
     Mutation(
         "terms-without-their-weights",
         "pretraining/objective.py",
-        "self.method.weights[term] * loss.float()",
+        "self.weights[term] * loss.float()",
         "loss.float()",
         ("pretraining/test_objective.py",),
     ),
     Mutation(
         "gradients-summed-over-ranks",
-        "engine/parallel/ddp.py",
-        "    flat /= ranks\n",
+        "engine/parallel/model.py",
+        "    flat /= processes()\n",
         "",
         ("engine/test_parallel.py",),
     ),
     Mutation(
         "gradients-summed-over-micro-batches",
         "engine/step.py",
-        "factor * (self.scale.value / accumulate)",
+        "factor * (self.scale.value / self.accumulate)",
         "factor * self.scale.value",
         ("pretraining/test_objective.py",),
     ),
@@ -177,15 +177,15 @@ MUTATIONS = (
     Mutation(
         "resumed-without-the-discriminator",
         "engine/state.py",
-        'adversary.load_state_dict(_under("discriminator.", tensors))',
+        'replica.module.load_state_dict(_under(f"{replica.name}.", tensors))',
         "pass",
         ("pretraining/test_stages.py",),
     ),
     Mutation(
         "resumed-a-step-too-late",
         "engine/trainer.py",
-        "self.progress = state.Progress(**progress)",
-        'self.progress = state.Progress(**progress | {"step": progress["step"] + 1})',
+        "self.state = RunState(**where)",
+        'self.state = RunState(**where | {"step": where["step"] + 1})',
         ("pretraining/test_stages.py",),
     ),
     Mutation(
@@ -218,9 +218,9 @@ MUTATIONS = (
     ),
     Mutation(
         "resumed-without-the-optimizer",
-        "engine/parallel/strategy.py",
-        "make(self.method)\n        optim.load_by_name(self.optimizer, self.method, OPTIMIZER, state)\n",
-        "make(self.method)\n",
+        "engine/parallel/model.py",
+        "make(module)\n        optim.load_by_name(self.optimizer, module, OPTIMIZER, state)\n",
+        "make(module)\n",
         ("test_fixtures.py",),
     ),
     Mutation(
