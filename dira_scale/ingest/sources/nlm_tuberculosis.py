@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 
-from dira_scale.config.schema import Place, Places
+from dira_scale.config.schema import Place
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_mask
 from dira_scale.imaging.rejection import RejectedError
@@ -50,9 +49,7 @@ class NlmTuberculosis:
 
     label_names: Sequence[str] = ("tuberculosis",)
 
-    def __init__(
-        self, images: Place, masks: Annotated[Sequence[str], Places.SEVERAL] = (), attributes: Sequence[str] = ()
-    ):
+    def __init__(self, images: Place, masks: Sequence[Place] = (), attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.pictures = folder_in(self.root, "CXR_png")
         folders = [folder_in(self.root, name) for name in masks]
