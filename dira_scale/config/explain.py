@@ -1,5 +1,7 @@
 """What Hydra, OmegaConf and PyYAML object to, in one line: the key or file, what is wrong and what would do."""
 
+from collections.abc import Sequence
+
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException, ValidationError
@@ -29,7 +31,7 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
         ):
-            return _unknown(key, node, [key_of(word) for word in arguments.words])
+            return _unknown(key, node, arguments.words)
         case ValidationError(full_key=str(key)) if key:
             expected = kind(schema, key)
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
@@ -46,12 +48,12 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
     return _line(str(cause))
 
 
-def _unknown(key: str, node: DictConfig, typed: list[str]) -> str:
+def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
     """``key`` is not in ``node``, whose own key is all of it but its last part."""
     parent = key.rpartition(".")[0]
-    if parent in typed:  # as a whole, with a mapping
+    if any(word.startswith(f"{parent}={{") for word in words):  # typed as a mapping
         return f"{parent}: it has no such entry yet; +{parent}=… adds one"
-    key = next((word for word in typed if word.startswith(f"{key}.")), key)
+    key = next((name for word in words if (name := key_of(word)).startswith(f"{key}.")), key)
     known = [name for name in keys(node, f"{parent}." if parent else "") if not name.startswith(("hydra", "_"))]
     told = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
     return f"unknown key {key}{nearest(key, known)} ({told})"

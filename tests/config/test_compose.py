@@ -48,6 +48,11 @@ def test_of_few_keys_all_are_named() -> None:
         compose("shard_verify", ["dataset=somewhere"])
 
 
+def test_a_recipes_key_is_named_with_what_was_meant() -> None:
+    with pytest.raises(UserError, match=r"unknown key recipe\.lables; did you mean 'recipe\.labels'"):
+        compose("shard", ["recipe=folder", "recipe.images=somewhere", "recipe.lables=here", "out=there"])
+
+
 def test_what_must_be_given_is_asked_for() -> None:
     with pytest.raises(UserError, match=r"data\.shards must be given"):
         compose("pretrain", [])
