@@ -374,14 +374,26 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
     assert "from step 2 of 3" in job.printed
 
 
+# A process that stops itself when the second stage begins: then it is not about to write, its checkpoint is complete.
+STOPS = """
+import os, signal
+from dira_scale.engine.step import Step
+take = Step.__call__
+def stops(self, step, batch):
+    if step == 2:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    take(self, step, batch)
+Step.__call__ = stops
+"""
+
+
 @pytest.mark.system
 def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
-    """Stopped for so long that another takes the run over and finishes it, then it goes on."""
+    """Stopped for so long that another takes the run over and finishes it, then it continues."""
     run = tmp_path / "run"
     soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.still = 0.2, 4"
-    with Job(pretrain(run, shards, *SMALL), run, before=soon) as ghost:
-        ghost.rows(2)
-        ghost.process.send_signal(signal.SIGSTOP)
+    with Job(pretrain(run, shards, *SMALL), run, before=soon + STOPS) as ghost:
+        ghost.wait_until(lambda: any(process.status() == psutil.STATUS_STOPPED for process in ghost.processes()))
         finish(pretrain(run, shards, *SMALL), before=soon)  # waits until the beat has stood still
         before = contents(run)
         ghost.process.send_signal(signal.SIGCONT)
