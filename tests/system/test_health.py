@@ -210,7 +210,7 @@ def test_a_run_that_collapses_is_told_so_once_everywhere(
     lengths += ["model.encoder=test_resnet", "optim.optimizer.lr=0.01"]
     command = pretrain(run, shards, *method, "method._target_=collapsing.Collapsing", *lengths)[3:]
     assert main([word for word in command if "method.base.queue" not in word and "decoder" not in word]) == 0
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     [row] = [row for row in rows(run) if "warnings" in row]
     [text] = row["warnings"]
     assert text.startswith("collapse: all images' embeddings are nearly one") and row["health/std"] < 0.1

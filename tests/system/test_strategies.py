@@ -387,8 +387,8 @@ def test_pictures_are_of_their_own_stage(shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["parallel=fsdp2", "parallel.offload=true"], "parallel.offload=true: fsdp2 has none"),
-        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true: with zero2"),
+        (["parallel=fsdp2", "parallel.offload=true"], "parallel.offload=true: fsdp2 has no offloading"),
+        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true: untested with zero2"),
     ],
     ids=["offload", "compile"],
 )
