@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
-from accelerate import Accelerator
 
 from dira_scale.distributed.collectives import control, world
 from dira_scale.errors import UserError
@@ -81,14 +80,6 @@ def raise_on_all(function: Callable[[], T]) -> T:
     if common is not None:
         raise common
     return result  # type: ignore[return-value]
-
-
-def run_on_main(accelerator: Accelerator, function: Callable[[], T]) -> T | None:
-    """``function()`` on the main process, None on the others; its errors are raised as by :func:`raise_on_all`.
-
-    What only the main process can find out (another writer, another run's folder) must not leave the rest waiting.
-    """
-    return raise_on_all(function if accelerator.is_main_process else lambda: None)
 
 
 def broadcast_from_main(value: T) -> T:

@@ -57,7 +57,8 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
                 sys.stdout.flush()
                 os._exit(FAILED)  # gloo would abort a process that ends with its connections broken
     except LeaseLostError as error:
-        logger.error(error, extra={"every_rank": True})
+        if _first_here(Path(config.run)):
+            logger.error(error, extra={"every_rank": True})
         return FAILED
 
 
@@ -66,9 +67,9 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     run = raise_on_all(lambda: RunFolder(folder, content | task.identity()) if world.main else None)
-    lease = broadcast_from_main(run.lease.path.name if run else "")
-    raise_on_all(lambda: preflight.check_shared(folder, lease))
     try:
+        lease = broadcast_from_main(run.lease.path.name if run else "")
+        raise_on_all(lambda: preflight.check_shared(folder, lease))
         trainer = Trainer(config, task, world, run)
         if run is not None:
             for line in _summary(trainer):
@@ -85,10 +86,10 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         _leave(world, run)
         return code
     except RunEndedError as error:
+        # In bounded time: the disk that hangs may be that of the run folder, too, where log.txt and status.json are.
+        faulthandler.dump_traceback_later(TIMINGS.last, exit=True, file=STDERR)
         if not error.said and run is not None:
             logger.error(error)
-        # Written after it is said, and in bounded time: the disk that hangs may be that of the run's folder, too.
-        faulthandler.dump_traceback_later(TIMINGS.last, exit=True, file=STDERR)
         if run is not None:
             run.status("failed", exit_code=FAILED, reason=str(error))
         _leave(world, run)
@@ -114,12 +115,16 @@ def _leave(world: World, run: RunFolder | None) -> None:
 
 
 def _record(error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Trainer | None) -> None:
-    """An error that nobody foresaw, in log.txt and status.json; it is raised besides."""
+    """An error in status.json, and, unless all processes agreed on it, in log.txt; it is raised besides."""
+    agreed = isinstance(error, AgreedError)
     if run is not None:
-        run.log(traceback.format_exc())
+        if not agreed:
+            run.log(traceback.format_exc())
         code = BAD_INPUT if isinstance(error, UserError) else FAILED
         reason = _lost(error, world) if lost(error) else f"{type(error).__name__}: {error}"
         run.status("failed", exit_code=code, reason=reason)
+        return
+    if agreed:
         return
     if trainer is not None:
         trainer.checkpointer.check_lease()  # a ghost writes nothing

@@ -83,17 +83,14 @@ class Step:
 
     def _teach(self, step: int, replica: Replica, carried: list[Any]) -> None:
         """A replica's step, by the mean of its micro-batches' losses; its gradients are averaged over ranks."""
-        learnt = False
         for part in carried:
             loss = replica.loss(part)
             if loss is None:
-                continue
-            learnt, values = True, {f"loss/{replica.name}": loss}
+                return
+            values = {f"loss/{replica.name}": loss}
             factor = self.guard.losses(step, values)
             (loss * factor / len(carried)).backward()
             self.means.add(values)
-        if not learnt:
-            return
         average_gradients(replica.module)
         gradients = [p.grad for p in replica.module.parameters() if p.grad is not None]
         self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {replica.name}")

@@ -104,7 +104,8 @@ class Replica(Protocol):
     def optimizer(self) -> Optimizer: ...
 
     def loss(self, carried: Any) -> Tensor | None:
-        """Of one micro-batch's ``Losses.carried``; None in stages that do not train it."""
+        """Of one micro-batch's ``Losses.carried``; None, for all of them and on all ranks, in stages that do not train
+        it."""
         ...
 
 
@@ -124,6 +125,9 @@ class Stretch:
 
 class Task(Protocol):
     """What is trained. Every process has one and calls all of its methods in the same order.
+
+    Whoever builds it calls ``preflight.check_alike`` before the first collective. ``validate``, ``finish`` and
+    ``first_broken`` call ``watchdog.alive`` for every batch; a step does so by itself.
 
     Strategies may cut ``module``, copy it, or gather it elsewhere, so its methods are given the module to work on and
     keep none of them.
@@ -167,7 +171,7 @@ class Task(Protocol):
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         """Leave ``requires_grad`` to what ``stage`` trains; what is called in training: ``module``, or one around it.
 
-        It returns a tensor, a dict of tensors, or a dataclass of these.
+        It returns a tensor, or a dataclass whose fields are tensors or dicts of tensors where they carry gradient.
         """
         ...
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from dira_scale.config.schema import Schema, at_least, one_of, place
-from dira_scale.distributed.control import broadcast_from_main, raise_on_all
+from dira_scale.distributed.control import broadcast_from_main
 from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import PRECISIONS, LossScale
 from dira_scale.distributed.processes import Parallel
@@ -241,7 +241,7 @@ class Trainer:
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """``work`` on disks and stores that may be slow, or wrong on one process, which all then say alike."""
-        return raise_on_all(lambda: self.checkpointer.read_on_all(work))
+        return self.checkpointer.read_on_all(work)
 
     def _tidy(self, folder: Path) -> str | None:
         """On the main process: name of the checkpoint to resume from; damaged and half-written ones are out of the way

@@ -154,12 +154,13 @@ class PretrainTask:
         """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""
         if not restores(stage.terms):
             return
-        assert self.inputs is not None
-        validate = self.config.validate
-        held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
-        method = replica().to(self.objective.world.device)
-        if run is None or held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
+        method, validate = replica(), self.config.validate
+        if run is None or self.held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
             return
+        assert self.inputs is not None
+        held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
+        assert held_out is not None
+        method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
             draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)

@@ -1,4 +1,4 @@
-"""``python regression.py RUN STRATEGY STEPS``: a second task for the engine, a linear regression of its own.
+"""``python regression.py RUN STRATEGY STEPS ACCUMULATE``: a second task for the engine, a linear regression of its own.
 
 y = w·x + b on fixed numbers, in two stages: first the weights alone, then all. Nothing of it is an image or a method.
 """
@@ -61,10 +61,25 @@ class Loader:
             yield samples(step % EPOCH, BATCH).split(self.world.ranks)[self.world.rank]
 
 
+class Scale:
+    """A replica that learns, in the second stage, that its first numbers are three times its second ones."""
+
+    name = "scale"
+
+    def __init__(self) -> None:
+        self.module = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.module.weight)
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.004)
+
+    def loss(self, carried: tuple[Tensor, Tensor] | None) -> Tensor | None:
+        if carried is None:
+            return None
+        return (self.module(carried[1][:, None])[:, 0] - carried[0]).square().mean()
+
+
 class Regression:
     """See ``dira_scale.engine.task.Task``."""
 
-    replicas = ()
     stages = STAGES
     look_every = 4
     validate_every = 1
@@ -82,6 +97,7 @@ class Regression:
             end=0.0,
         )
         self.shares: list[float] = []
+        self.replicas = [Scale()]
 
     def identity(self) -> dict[str, Any]:
         return {"samples": "0 to 7"}
@@ -102,7 +118,8 @@ class Regression:
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Samples) -> Losses:
         square = (model(micro.x)[:, 0] - micro.y).square().mean()
-        return Losses(square, {"square": square})
+        carried = (micro.y.detach() * 3.0, micro.y) if "bias" in stage.terms else None
+        return Losses(square, {"square": square}, carried=carried)
 
     def look(self, losses: Losses, scale: float, differentiable: bool) -> dict[str, Tensor]:
         return {"looked": losses.total.detach().sqrt()}
@@ -134,12 +151,17 @@ class Regression:
         torch.save(batch.x, folder / "x.pt")
 
 
-def train(run: str, strategy: str, steps: int) -> int:
+def train(run: str, strategy: str, steps: int, accumulate: int = 1) -> int:
     """The exit code."""
-    parallel = Parallel(strategy, 1, 1, False, False, False, False, 120)
+    parallel = Parallel(strategy, accumulate, 1, False, False, False, False, 120)
     config = Training(run, 0, steps, "fp32", parallel, CheckpointConfig(1000, 2, None), 120, 10)
-    return run_task(config, OmegaConf.structured(config), Regression)
+    made: list[Regression] = []
+    code = run_task(config, OmegaConf.structured(config), lambda world: made.append(Regression(world)) or made[0])
+    # Each step was told how far through its stage it is.
+    every = [i / stage.steps for stage in STAGES for i in range(stage.steps)][:steps]
+    assert made[0].shares == every[len(every) - len(made[0].shares) :]
+    return code
 
 
 if __name__ == "__main__":
-    raise SystemExit(leave(lambda: train(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    raise SystemExit(leave(lambda: train(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))))

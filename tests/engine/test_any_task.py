@@ -1,12 +1,13 @@
 """The engine on a task that has nothing of pretraining: stages, validation, resume, replicas and shards."""
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from engine.regression import BATCH, EPOCH, FEATURES, STAGES, TRUE, samples, train
-from harness import finish, losses, rows, status, weights
+from harness import finish, losses, require_strategy, rows, status, weights
 
 from dira_scale.engine import optim
 from dira_scale.runs import checkpoint
@@ -51,6 +52,7 @@ def test_both_stages_take_the_steps_of_gradient_descent(whole: Path) -> None:
     for name, expected in by_hand().items():
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found["method.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found["scale.weight"], torch.tensor([[3.0]]), rtol=1e-3, atol=1e-3)
 
 
 def test_rows_pictures_warnings_and_the_best_checkpoint(whole: Path) -> None:
@@ -79,12 +81,17 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
     assert losses(tmp_path / "run", "val") == losses(whole, "val")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
-def test_two_processes_learn_what_one_does(whole: Path, tmp_path: Path, strategy: str) -> None:
-    script = str(Path(__file__).with_name("regression.py"))
+@pytest.mark.parametrize(("strategy", "accumulate"), [("ddp", 2), ("zero2", 1), ("fsdp2", 2)])
+def test_two_processes_learn_what_one_does(whole: Path, tmp_path: Path, strategy: str, accumulate: int) -> None:
+    require_strategy(strategy)
+    script, run = str(Path(__file__).with_name("regression.py")), tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script]
     for steps in (41, STEPS):  # stopped once
-        finish([*launcher, str(tmp_path / "run"), strategy, str(steps)])
-    ours, theirs = weights(tmp_path / "run"), weights(whole)
-    for name in ("method.weight", "method.bias"):
+        finish([*launcher, str(run), strategy, str(steps), str(accumulate)])
+    ours, theirs = weights(run), weights(whole)
+    for name in ("method.weight", "method.bias", "scale.weight"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
+    for stage, name in ((stage, f"{stage.name}.txt") for stage in STAGES):  # written of the gathered module
+        found, expected = (torch.tensor(json.loads((folder / name).read_text())) for folder in (run, whole))
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert stage is STAGES[0] or torch.allclose(found, ours["method.weight"])

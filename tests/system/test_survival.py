@@ -308,21 +308,21 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, sha
 HANGING = """
 import sys, time
 from dira_scale import pretrain
-from dira_scale.engine import run
-from dira_scale.runs.checkpoint import writer
 from dira_scale.distributed.timings import TIMINGS
+from dira_scale.runs import folder
+from dira_scale.runs.checkpoint import writer
 
-write_atomic, write_json, TIMINGS.last, TIMINGS.work = writer.write_atomic, run.write_json, 5, 5
+write_atomic, append, TIMINGS.last, TIMINGS.work = writer.write_atomic, folder.append, 5, 5
 
 def hangs(path, *rest):
     time.sleep(3600 if "000000002" in str(path) else 0)
     write_atomic(path, *rest)
 
-def hangs_too(path, row, *rest):
-    time.sleep(3600 if row.get("state") == "failed" else 0)
-    write_json(path, row, *rest)
+def hangs_too(path, text):
+    time.sleep(3600 if "the disk or store hangs" in text else 0)
+    append(path, text)
 
-writer.write_atomic, run.write_json = hangs, hangs_too
+writer.write_atomic, folder.append = hangs, hangs_too
 raise SystemExit(pretrain.main(sys.argv[1:]))
 """
 
@@ -346,14 +346,14 @@ from dira_scale.distributed.collectives import rank
 from dira_scale.methods.dira import DiRA
 from dira_scale.runs.checkpoint import reading
 
-fetch = reading.fetch
+read_file = reading.read_file
 
 def slowly(path):
     if rank() == 0 and os.environ.pop("SLOW", ""):
         time.sleep(40)
-    return fetch(path)
+    return read_file(path)
 
-reading.fetch = slowly
+reading.read_file = slowly
 
 class Slow(DiRA):
     pass

@@ -42,7 +42,9 @@ class ShardedModel(StageModel):
 
     def gather_into(self, whole: nn.Module) -> None:
         """Give ``whole``, on the CPU, the values of the cut module. Collective."""
-        whole.load_state_dict({name: part.whole().cpu() for name, part in self._module_pieces().items()})
+        values = whole.state_dict()  # the tensors themselves: one after the other, never two modules in memory
+        for name, part in self._module_pieces().items():
+            values[name].copy_(part.whole())
 
     def release(self) -> None:
         """Let go of the stage's parts, before the next stage makes its own."""

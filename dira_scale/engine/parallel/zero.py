@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,7 @@ class ZeROModel(ShardedModel):
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         self.optimizer = make(self.module)
+        refuse_layerwise(self.optimizer)
         self._deepspeed, _ = self.world.accelerator.prepare(_Open(forward, self.world), self.optimizer)
         self.wrapped = _Closed(self._deepspeed).train()
         self.three, self.offload = self._deepspeed.zero_optimization_stage() == 3, self._deepspeed.zero_cpu_offload()
@@ -161,8 +162,9 @@ class _Open(nn.Module):
     def forward(self, *inputs: Any) -> Any:
         with self.world.autocast():  # again: on a GPU DeepSpeed leaves ours
             out = self.inner(*inputs)
-        if not is_dataclass(out):
+        if isinstance(out, Tensor):
             return out
+        assert is_dataclass(out), "Task.prepare: the module returns a tensor, or a dataclass of tensors"
         values = {field.name: getattr(out, field.name) for field in fields(out)}
         return {name: value for name, value in values.items() if _differentiable(value)}, [out]
 
@@ -176,12 +178,10 @@ class _Closed(nn.Module):
 
     def forward(self, *inputs: Any) -> Any:
         result = self.engine(*inputs)
-        if not isinstance(result, tuple):
+        if isinstance(result, Tensor):
             return result
         values, (out,) = result
-        for name, value in values.items():
-            setattr(out, name, value)
-        return out
+        return replace(out, **values)
 
 
 def _differentiable(value: Any) -> bool:
