@@ -1,4 +1,4 @@
-"""What a user did wrong, said once and in full."""
+"""Errors of the user: one complete message, printed once."""
 
 import os
 import sys
@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-PAUSE = 30.0  # seconds in which a launcher has seen the first process's end, and ends the others
+PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
 
 class UserError(Exception):
-    """Bad input: names the file or key, what is wrong and what to do. A verb prints it as one line and exits with 2."""
+    """Bad input. Names the file or key, what is wrong and what to do. A verb prints it as one line and exits with 2."""
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
@@ -19,11 +19,11 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def say(verb: str, problem: object) -> None:
-    """Print one line; what is not printable in it, by its escapes: names that others gave may speak to a terminal.
+def print_error(verb: str, problem: object) -> None:
+    """Print one line, with unprintable characters escaped: untrusted file names may contain terminal commands.
 
-    Of several processes on a machine the first says it at once; the others, who mostly see the same, only if nobody has
-    ended them meanwhile, as launchers do.
+    The first process of a machine prints at once. The others mostly see the same error, and print it only if the
+    launcher has not ended them by then.
     """
     if int(os.environ.get("LOCAL_RANK", "0")):
         time.sleep(PAUSE)
@@ -31,5 +31,5 @@ def say(verb: str, problem: object) -> None:
 
 
 def printable(text: str) -> str:
-    """``text`` in which control characters, line breaks and marks of direction are written as escapes."""
+    """``text`` with control characters, line breaks and direction marks escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -26,7 +26,7 @@ from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, restore, withhold
 from dira_scale.config.schema import Places, Schema, place_arguments, place_keys
-from dira_scale.errors import UserError, say
+from dira_scale.errors import UserError, print_error
 
 
 def compose(verb: str, argv: list[str]) -> DictConfig:
@@ -78,7 +78,7 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
-        say(verb.replace("_", " "), error)
+        print_error(verb.replace("_", " "), error)
         return 2
 
 

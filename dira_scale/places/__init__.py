@@ -1,1 +1,1 @@
-"""Folders of this machine and prefixes of object stores, read and written the same way."""
+"""Local folders and prefixes of object stores, read and written the same way."""

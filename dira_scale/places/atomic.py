@@ -1,4 +1,4 @@
-"""Writing files so that a reader sees the old content or the new, never half of it; in folders and stores alike."""
+"""Atomic writes, in folders and stores: a reader sees the old content or the new, never a part."""
 
 import json
 import os
@@ -11,9 +11,9 @@ from dira_scale.places.store import as_os_error, is_local, upload
 
 
 def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = lambda: None) -> None:
-    """Write a file, unless ``check`` raises at the last moment.
+    """Write a file, unless ``check``, called right before it becomes visible, raises.
 
-    On a disk: written to a temporary name beside ``path``, flushed, renamed. In a store: one request.
+    On a disk: write to a temporary name beside ``path``, flush, rename. In a store: one request.
 
     Raises OSError.
     """
@@ -32,7 +32,7 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
         check()
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)  # half a file would fill a full disk further
+        temporary.unlink(missing_ok=True)  # a partial file must not take space on a full disk
     sync_folder(path.parent)
 
 
@@ -42,9 +42,9 @@ def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None)
 
 
 def publish(written: Path, final: Path) -> None:
-    """Move a whole file to the name where others look for it: flushed and renamed on a disk, else uploaded.
+    """Move a complete file to its final name: flush and rename on a disk, else upload.
 
-    ``written`` lies on this machine, on the disk of ``final`` where that is local. Raises OSError.
+    ``written`` is a local file, on the same disk as ``final`` where that is local. Raises OSError.
     """
     if not is_local(final):
         upload(written, final)
@@ -56,7 +56,7 @@ def publish(written: Path, final: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename outlives a power cut."""
+    """Flush a folder's entries, so that a rename survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

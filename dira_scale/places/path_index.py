@@ -1,4 +1,4 @@
-"""What is known of each file of a source, on the disk: ten million rows of a CSV need no more memory than ten."""
+"""What is known about each file of a source, kept on disk: ten million rows of a CSV need no more memory than ten."""
 
 import pickle
 import sqlite3
@@ -9,15 +9,14 @@ from typing import Generic, TypeVar
 from dira_scale.places.store import locate
 
 V = TypeVar("V")
-UNNAMED = ""  # SQLite's own temporary file: gone when the process is, however it ends
+TEMPORARY = ""  # SQLite's own temporary file, removed when the process ends, however it ends
 
 
 class PathIndex(MutableMapping[Path, V], Generic[V]):
-    """A ``dict`` by paths (of any bytes), in the order in which they were first set. Values are pickled. Threads may
-    read it."""
+    """A ``dict`` keyed by path (of any bytes), in insertion order. Values are pickled. Threads may read it."""
 
     def __init__(self) -> None:
-        self._table = sqlite3.connect(UNNAMED, check_same_thread=False)  # SQLite takes turns by itself
+        self._table = sqlite3.connect(TEMPORARY, check_same_thread=False)  # SQLite serializes access
         self._table.executescript(
             "PRAGMA journal_mode = OFF; CREATE TABLE entry (number INTEGER PRIMARY KEY, path BLOB UNIQUE, value BLOB)"
         )
@@ -30,8 +29,8 @@ class PathIndex(MutableMapping[Path, V], Generic[V]):
 
     def __getitem__(self, path: Path) -> V:
         for (value,) in self._table.execute("SELECT value FROM entry WHERE path = ?", [_bytes(path)]):
-            found: V = pickle.loads(value)
-            return found
+            stored: V = pickle.loads(value)
+            return stored
         raise KeyError(path)
 
     def __delitem__(self, path: Path) -> None:

@@ -1,7 +1,7 @@
-"""Places to read and write: folders of this machine, and prefixes of object stores (``s3://…``) by fsspec.
+"""Places to read and write: local folders, and prefixes of object stores (``s3://…``) through fsspec.
 
-Both are ``pathlib.Path`` to everyone else (of a store, universal-pathlib's twin of it). A file of a store is read and
-written as a whole: that is one request, and it is there or not, never half.
+Callers see a ``pathlib.Path`` (for a store, universal-pathlib's equivalent). A file in a store is read and written in
+one request, so it is there completely or not at all.
 """
 
 import errno
@@ -21,11 +21,11 @@ def locate(where: str | Path, key: str) -> Path:
     """The folder or file that ``where`` names: a path, ``file://…``, or the URL of a store.
 
     Raises:
-        UserError: ``where`` is empty, there is no such kind of store, or its package is missing; the message names
+        UserError: ``where`` is empty, the kind of store is unknown, or its package is missing; the message names
             ``key``, the option that the user typed.
     """
-    if where == "":  # a shell's variable that is not set: not the folder in which the command was typed
-        raise UserError(f"{key}= is empty: name a folder, or . for this one")
+    if where == "":  # probably an unset shell variable; must not mean the current folder
+        raise UserError(f"{key}= is empty: name a folder, or . for the current one")
     if not isinstance(where, str) or "://" not in where:
         return Path(where) if isinstance(where, str) else where
     if where.startswith("file://"):
@@ -33,11 +33,11 @@ def locate(where: str | Path, key: str) -> Path:
     try:
         from upath import UPath
 
-        # Listings are not cached: other machines write there too.
+        # No cached listings: other machines write there too.
         store = UPath(where, use_listings_cache=False)
         _ = store.fs  # imports the package that knows the protocol
     except (ImportError, ValueError) as error:
-        hint = "pip install 'dira_scale[store]'; for other stores than S3 fsspec's package, too (gcsfs, adlfs …)"
+        hint = "pip install 'dira_scale[store]'; stores other than S3 also need fsspec's package (gcsfs, adlfs …)"
         raise UserError(f"{key}={where}: {error}; {hint}") from error
     return cast(Path, store)
 
@@ -49,7 +49,7 @@ def is_local(path: Path) -> bool:
 
 @contextmanager
 def as_os_error(path: Path, *own: type[Exception]) -> Iterator[None]:
-    """Turn whatever a store's library raises inside into ``OSError``; errors of the kinds ``own`` pass unchanged."""
+    """Convert whatever a store's library raises inside to ``OSError``; errors of the types ``own`` pass unchanged."""
     try:
         yield
     except Exception as error:
@@ -60,16 +60,16 @@ def as_os_error(path: Path, *own: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def open_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading; from a store all of it is fetched at once.
+    """Open a file for reading; from a store the complete file is fetched first.
 
-    Raises OSError with its errno; also for what is not a regular file, and when it was written to in the meantime.
+    Raises OSError with its errno, also if ``path`` is not a regular file, or was written to in the meantime.
     """
     if not is_local(path):
-        yield io.BytesIO(_fetched(path))
+        yield io.BytesIO(_fetch(path))
         return
     with (
-        open(path, "rb", opener=_at_once) as file,
-        os.fdopen(os.dup(file.fileno()), "rb") as same,  # the reader may close its own
+        open(path, "rb", opener=_open_nonblocking) as file,
+        os.fdopen(os.dup(file.fileno()), "rb") as same,  # the caller may close ``file``
     ):
         before = os.fstat(same.fileno())
         if not stat.S_ISREG(before.st_mode):
@@ -82,40 +82,40 @@ def open_file(path: Path) -> Iterator[BinaryIO]:
                 raise OSError(errno.ESTALE, "it was written to while it was read", str(path))
 
 
-def _at_once(path: str, flags: int) -> int:
-    """Without waiting: opening a FIFO would block."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """``os.open`` that does not block on a FIFO."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_ranges(path: Path, spans: Sequence[tuple[int, int]]) -> list[bytes]:
-    """The bytes of a file from each ``start`` to its ``end``; from a store only these are fetched, all at once.
+    """The bytes of a file from each ``start`` to its ``end``; from a store only these are fetched, concurrently.
 
-    Raises OSError with its errno; also when the file ends before a range does.
+    Raises OSError with its errno, also if the file ends before a range does.
     """
     if is_local(path):
         with open_file(path) as file:
-            found = [os.pread(file.fileno(), end - start, start) for start, end in spans]
+            parts = [os.pread(file.fileno(), end - start, start) for start, end in spans]
     else:
         starts, ends = [start for start, _ in spans], [end for _, end in spans]
         with with_errno(path):
-            found = path.fs.cat_ranges([path.path] * len(spans), starts, ends, on_error="raise")  # type: ignore[attr-defined]
-    if [len(part) for part in found] != [end - start for start, end in spans]:
+            parts = path.fs.cat_ranges([path.path] * len(spans), starts, ends, on_error="raise")  # type: ignore[attr-defined]
+    if [len(part) for part in parts] != [end - start for start, end in spans]:
         raise OSError(errno.ESTALE, "it is shorter than it was", str(path))
-    return found
+    return parts
 
 
-def _fetched(path: Path) -> bytes:
+def _fetch(path: Path) -> bytes:
     with with_errno(path):
         return path.read_bytes()
 
 
 @contextmanager
 def with_errno(path: Path) -> Iterator[None]:
-    """Give the ``OSError`` of a store the errno that the same error of a disk has."""
+    """Give a store's ``OSError`` the errno that the same error has on a disk."""
     try:
         with as_os_error(path):
             yield
-    except FileNotFoundError as error:  # stores raise these without a number
+    except FileNotFoundError as error:  # stores raise these without an errno
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error
     except PermissionError as error:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path)) from error
@@ -124,7 +124,7 @@ def with_errno(path: Path) -> Iterator[None]:
 
 
 def upload(file: Path, path: Path) -> None:
-    """Copy a file of this machine to ``path`` in a store. Raises OSError."""
+    """Copy a local file to ``path`` in a store. Raises OSError."""
     with as_os_error(path):
         path.fs.put_file(str(file), path.path)  # type: ignore[attr-defined]
 
@@ -139,7 +139,7 @@ def remove(folder: Path) -> None:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files in a folder. Raises OSError."""
+    """Total bytes of all files in a folder. Raises OSError."""
     if is_local(folder):
         return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     with as_os_error(folder):

@@ -1,4 +1,4 @@
-"""Tables that others wrote: CSV files, read a row at a time, whose faults are told by file and line."""
+"""Untrusted CSV files, read a row at a time. Errors name file and line."""
 
 import csv
 import math
@@ -13,7 +13,7 @@ from dira_scale.places.text import LONGEST, brief, lines_of
 
 
 class Row(NamedTuple):
-    """A line of a CSV file, by the names of its columns; cells that the line lacks are empty."""
+    """A row of a CSV file, keyed by column; missing cells are empty."""
 
     line: int
     cells: dict[str, str]
@@ -22,16 +22,16 @@ class Row(NamedTuple):
 def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Row]:
     """The rows of a UTF-8 CSV with a header, one at a time.
 
-    Raises UserError when the file is absent or in another encoding, lacks one of ``columns`` (``named_by`` says who
-    wants them), or has a line of more cells than the header.
+    Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them),
+    or has a line with more cells than the header.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     with lines_of(path) as lines:
-        reader, begins = csv.reader(lines), 1  # the row that is read
+        reader, first_line = csv.reader(lines), 1  # of the row being read
         try:
             present = next(reader, [])
-            begins = reader.line_num + 1
+            first_line = reader.line_num + 1
             if twice := [column for column, count in Counter(filter(str.strip, present)).items() if count > 1]:
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
@@ -40,21 +40,21 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
                     raise UserError(f"{path} has " + brief(f"no column '{column}' ({named_by}){known}"))
             for cells in reader:
                 lines.next_row()
-                begins = reader.line_num + 1
+                first_line = reader.line_num + 1
                 if any(cell.strip() for cell in cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 if cells:
                     cells += [""] * (len(present) - len(cells))
                     yield Row(reader.line_num, dict(zip(present, cells, strict=False)))
         except UnicodeDecodeError as error:
-            raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (of Latin-1: "
+            raise UserError(f"{path}, line {_undecodable(path)}: not UTF-8; save the table as UTF-8 (from Latin-1: "
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
         except csv.Error as error:
-            raise UserError(f"{path}, line {begins}: {error}") from error
+            raise UserError(f"{path}, line {first_line}: {error}") from error
 
 
 def _undecodable(path: Path) -> int:
-    """The first line that is not UTF-8: text is decoded ahead of the line that is read."""
+    """The first line that is not UTF-8. The reader cannot tell: it decodes ahead of the current line."""
     with open_file(path) as file:
         for line, content in enumerate(iter(lambda: file.readline(LONGEST), b""), 1):
             try:
@@ -65,14 +65,14 @@ def _undecodable(path: Path) -> int:
 
 
 class Line(NamedTuple):
-    """A line of a published table: the cells of the columns that were asked for, without blanks around them."""
+    """A line of a published table: the stripped cells of the requested columns."""
 
     number: int
     cells: tuple[str, ...]
 
 
 def table_error(path: Path, what: str, line: Line | None = None) -> UserError:
-    """What is wrong with a list, in one line of bounded length whatever its cells hold."""
+    """A one-line error about a table, of bounded length whatever its cells contain."""
     where = f"{path}, line {line.number}" if line else f"{path}"
     return UserError(f"{where}: {brief(what)}")
 
@@ -80,8 +80,8 @@ def table_error(path: Path, what: str, line: Line | None = None) -> UserError:
 def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
     """The lines of a table with a header, one at a time: published lists have up to a million.
 
-    Blanks around the header's cells do not count, nor do cells beyond the columns asked for; cells that a line lacks
-    are empty, empty lines are left out. Raises UserError when a column is absent or the file is no UTF-8 text.
+    Header cells are stripped, other columns ignored, missing cells empty, empty lines skipped. Raises UserError if a
+    column is absent or the file is not UTF-8 text.
     """
     with lines_of(path) as lines:
         table = csv.reader(lines)
@@ -103,7 +103,7 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
 
 
 def read_names(path: Path) -> Iterator[str]:
-    """The lines of a list of names. Raises UserError when it is no UTF-8 text."""
+    """The names in a list, one per line. Raises UserError if it is not UTF-8 text."""
     try:
         with lines_of(path) as lines:
             for line in lines:
@@ -115,7 +115,7 @@ def read_names(path: Path) -> Iterator[str]:
 
 
 def cell_number(path: Path, line: Line, cell: int) -> float:
-    """A cell's finite number. Raises UserError naming the line."""
+    """The finite number in a cell. Raises UserError naming the line."""
     try:
         value = float(line.cells[cell])
     except ValueError:

@@ -1,4 +1,4 @@
-"""All files that lie below a folder, or a prefix of a store."""
+"""All files below a folder or a prefix of a store."""
 
 import os
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ from dira_scale.places.store import as_os_error, is_local, locate
 
 
 def folder_at(images: str, key: str = "recipe.images") -> Path:
-    """The folder, or prefix of a store, that ``images`` names. Raises UserError when there is none."""
-    root = real(locate(images, key))
+    """The folder or prefix of a store that ``images`` names. Raises UserError if it does not exist."""
+    root = resolve_links(locate(images, key))
     with as_os_error(root):
         if not root.is_dir():
             raise UserError(f"{key}={images}: no such folder")
@@ -18,9 +18,9 @@ def folder_at(images: str, key: str = "recipe.images") -> Path:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """All files at any depth but hidden ones, through symbolic links; a folder that is met again is left out.
+    """All files at any depth except hidden ones. Follows symbolic links, but enters a folder only once.
 
-    Raises OSError when a folder cannot be listed.
+    Raises OSError if a folder cannot be listed.
     """
     if not is_local(root):
         yield from (path for path, _ in objects_below(root))
@@ -41,7 +41,7 @@ def files_below(root: Path) -> Iterator[Path]:
 
 
 def objects_below(root: Path) -> Iterator[tuple[Path, int]]:
-    """All objects of a store below ``root`` but hidden ones, with their bytes. Raises OSError."""
+    """All objects of a store below ``root`` except hidden ones, with their sizes in bytes. Raises OSError."""
     with as_os_error(root):
         for folder, folders, files in root.fs.walk(root.path, detail=True, on_error="raise"):  # type: ignore[attr-defined]
             for name in [name for name in folders if name.startswith(".")]:
@@ -52,6 +52,6 @@ def objects_below(root: Path) -> Iterator[tuple[Path, int]]:
                     yield below / name, files[name]["size"]
 
 
-def real(path: Path) -> Path:
-    """The file itself, whatever symbolic links and ``..`` lead to it."""
+def resolve_links(path: Path) -> Path:
+    """``path`` without symbolic links and ``..``."""
     return Path(os.path.realpath(path)) if is_local(path) else path.resolve()

@@ -26,7 +26,7 @@ from dira_scale.places.path_index import PathIndex
 from dira_scale.places.store import is_local, locate
 from dira_scale.places.tables import read_table
 from dira_scale.places.text import brief
-from dira_scale.places.walk import files_below, folder_at, objects_below, real
+from dira_scale.places.walk import files_below, folder_at, objects_below, resolve_links
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
 CHUNK = 1024  # files that the threads are given at a time
@@ -78,7 +78,7 @@ class Folder:
         of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
         if not labels and (named := [name for name, value in of_csv.items() if value]):
             raise UserError(f"recipe.labels must be given: recipe.{named[0]} names columns of it")
-        self.csv = real(locate(labels, "recipe.labels")) if labels else None
+        self.csv = resolve_links(locate(labels, "recipe.labels")) if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
             raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
@@ -94,7 +94,7 @@ class Folder:
         self.label_names = (*self.numeric, *self.rules)
         self.boxes = PathIndex[list[Box]]()
         if boxes:
-            self._index_boxes(real(locate(boxes, "recipe.boxes")))
+            self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed files (one that is missing is found out when it is read) and files without a row."""
@@ -105,7 +105,7 @@ class Folder:
             task = shown.add_task("", total=None)
             others, unknown = PathIndex[Listed](), (math.nan,) * len(self.label_names)
             for path in files_below(self.root) if is_local(self.root) else self.stored:
-                file = real(path)
+                file = resolve_links(path)
                 if file not in self.no_inputs and file not in self.listed:
                     others[file] = Listed(self._name(path, file), None, unknown)
             shown.update(task, total=len(self.listed) + len(others))
@@ -154,7 +154,7 @@ class Folder:
             patient=told["patient"],
             study=told.get("study"),
             split=told.get("split"),
-            mask=real(self._place(mask, self.csv)) if mask and self.csv else None,
+            mask=resolve_links(self._place(mask, self.csv)) if mask and self.csv else None,
             attributes={name: value for name, value in attributes.items() if value},
         )
 
@@ -183,19 +183,19 @@ class Folder:
         lines, mask = PathIndex[int](), self.columns.get("mask")
         for line, row in table():
             place = self._place(row[self.columns["file"]], path)
-            file = real(place)
+            file = resolve_links(place)
             if file in lines:
                 twice = brief(f"name the same file {file.name}: keep one")
                 raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
             labels = self._labels(row, f"{path}, line {line}")
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
             if mask and row[mask].strip():
-                self.no_inputs[real(self._place(row[mask], path))] = None
+                self.no_inputs[resolve_links(self._place(row[mask], path))] = None
 
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
         for cell, box in read_boxes(path):
-            file = real(self._place(cell, path))
+            file = resolve_links(self._place(cell, path))
             self.boxes[file] = [*self.boxes.get(file, ()), box]
         if not any(map(self._exists, self.boxes)):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
@@ -209,7 +209,7 @@ class Folder:
         """Of a store, what lies below ``images`` is known: to ask for each file would take a request each."""
         if is_local(path) or not path.is_relative_to(self.root):
             return os.path.exists(path) if is_local(path) else path.exists()  # noqa: PTH110 (Path's raises for long names)
-        return real(path) in self.stored
+        return resolve_links(path) in self.stored
 
     def _name(self, path: Path, file: Path) -> str:
         """Relative to ``images``: of the file itself, or of the link to it where it lies elsewhere."""

@@ -25,7 +25,7 @@ from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.boxes import box_in, read_findings
 from dira_scale.ingest.sources.folder import CHUNK, Folder, Listed
 from dira_scale.places.path_index import PathIndex
-from dira_scale.places.walk import files_below, real
+from dira_scale.places.walk import files_below, resolve_links
 
 HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", ".raw.gz")
 
@@ -87,7 +87,7 @@ class Volumes(Folder):
         outside = (path for path in self.listed if not path.is_relative_to(self.root))
         for place in (self.root, *outside):
             for path in files_below(place) if place.is_dir() else [place]:
-                file = real(path)
+                file = resolve_links(path)
                 if file != path:  # through a link: where it leads, the walk comes by itself, or never
                     if file in linked or self._walked(file):
                         continue
@@ -156,7 +156,7 @@ class Volumes(Folder):
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
         for cell, finding in read_findings(path):
-            file = real(self._place(cell, path))
+            file = resolve_links(self._place(cell, path))
             self.findings[file] = [*self.findings.get(file, ()), finding]
         if not any(self._exists(file) or file.is_dir() for file in self.findings):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
