@@ -1,4 +1,4 @@
-"""The collectives that models and methods use. All work unchanged on one process."""
+"""The collectives that models and methods use. All of them also work on a single process."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -28,7 +28,7 @@ _timeout: timedelta | None = None  # None: torch's, half an hour
 
 
 def set_timeout(timeout: timedelta) -> None:
-    """How long groups made from now on wait for a process."""
+    """Set the timeout of process groups created from now on."""
     global _timeout
     _timeout = timeout
 
@@ -39,16 +39,16 @@ def new_group(ranks: Sequence[int] | None = None, backend: str | None = None) ->
 
 
 @cache
-def control() -> Any:
-    """A group over gloo, whatever the tensors go over: what the processes tell each other waits for no device."""
+def control_group() -> Any:
+    """A gloo group, whatever backend the tensors use: control messages never wait for a device."""
     return None if dist.get_backend() == "gloo" else new_group(backend="gloo")  # None: the default group
 
 
 def gather(x: Tensor, group: Any = None) -> Tensor:
     """Concatenate ``x`` [b, ...] of every process of ``group`` to [W·b, ...], in rank order.
 
-    Differentiable: the gradient of a process's own part is the sum of what all processes sent back, so that with
-    gradients averaged over ranks the result equals one process that sees the whole batch.
+    Differentiable: the gradient of a process's own part is the sum over all processes' gradients, so with gradients
+    averaged over ranks the result equals that of one process with the whole batch.
     """
     if world() == 1:
         return x
@@ -56,10 +56,10 @@ def gather(x: Tensor, group: Any = None) -> Tensor:
 
 
 def reduce_sum(x: Tensor, group: Any = None) -> Tensor:
-    """Sum of ``x`` over the processes, differentiable, where all of them go on to compute the same from the sum.
+    """Differentiable sum of ``x`` over the processes, for when all of them compute the same from the sum.
 
-    Then all send the same gradient back, and a process's own, times their number, is the sum that ``x`` is owed: no
-    second collective. With gradients averaged over ranks the result equals one process that sees the whole batch.
+    All of them then have the same gradient, so its sum over processes is one's own times their number: no second
+    collective. With gradients averaged over ranks the result equals that of one process with the whole batch.
     """
     if world() == 1:
         return x
@@ -68,7 +68,7 @@ def reduce_sum(x: Tensor, group: Any = None) -> Tensor:
 
 
 def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
-    """Mean of ``x`` over the processes, without gradient; ``x`` itself is left alone."""
+    """Mean of ``x`` over the processes, without gradient; ``x`` is not modified."""
     if world() == 1:
         return x.detach()
     total = x.detach().clone()
@@ -78,9 +78,9 @@ def reduce_mean(x: Tensor, group: Any = None) -> Tensor:
 
 @torch.no_grad()
 def exchange(x: Tensor, order: IntArray) -> Tensor:
-    """This process's part of ``gather(x)[order]``, without gradient; each row goes straight to where it is wanted.
+    """This process's part of ``gather(x)[order]``, without gradient; each row is sent only to where it is needed.
 
-    So a process receives as much as it gives, however many there are, where ``gather`` would bring it everything.
+    So a process receives as much as it sends, however many processes there are; ``gather`` would bring it everything.
 
     Args:
         x: [b, ...] of every process.
@@ -89,19 +89,19 @@ def exchange(x: Tensor, order: IntArray) -> Tensor:
     if world() == 1:
         return x[on_device(order, x.device)]
     own = slice(rank() * len(x), (rank() + 1) * len(x))
-    to, wanted = np.argsort(order)[own], order[own]  # where this process's rows go, and which come
-    sends, receives = (np.bincount(rows // len(x), minlength=world()).tolist() for rows in (to, wanted))
-    # By receiver, as the receiver wants them; what comes is by sender.
-    parcel = x[on_device(np.argsort(to), x.device)].contiguous()
-    got = torch.empty_like(parcel)
-    dist.all_to_all_single(got, parcel, receives, sends)
-    out = torch.empty_like(got)
-    out[on_device(np.argsort(wanted // len(x), kind="stable"), x.device)] = got
+    targets, sources = np.argsort(order)[own], order[own]  # where this process's rows go, and which it receives
+    sends, receives = (np.bincount(rows // len(x), minlength=world()).tolist() for rows in (targets, sources))
+    # Sent rows are sorted by target row, received ones by sender.
+    sent = x[on_device(np.argsort(targets), x.device)].contiguous()
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, receives, sends)
+    out = torch.empty_like(received)
+    out[on_device(np.argsort(sources // len(x), kind="stable"), x.device)] = received
     return out
 
 
 def on_device(order: IntArray, device: torch.device) -> Tensor:
-    """Row numbers as an index on ``device``; the host does not wait for it, as it would for ``torch.tensor(order)``."""
+    """Row numbers as an index on ``device``, without the host synchronisation of ``torch.tensor(order)``."""
     return torch.from_numpy(order).to(device, non_blocking=True)
 
 

@@ -1,7 +1,7 @@
-"""What one process finds out and all must know; an error of any of them ends all alike, and is said once.
+"""Sharing values and errors between processes: an error of one ends all of them the same way, and is printed once.
 
-For work that takes no longer than a collective may; see :mod:`dira_scale.distributed.long_work` for disks and stores.
-Over gloo: asking neither needs a device nor waits for one.
+For work that finishes within a collective's timeout; :mod:`dira_scale.distributed.long_work` is for disks and stores.
+Over gloo, so no device is needed or waited for.
 """
 
 import socket
@@ -10,22 +10,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch.distributed as dist
 
-from dira_scale.distributed.collectives import control, world
+from dira_scale.distributed.collectives import control_group, world
 from dira_scale.errors import UserError
 
 T = TypeVar("T")
 
 
 class AgreedError(UserError):
-    """Raised on all processes alike: it is enough if the main one says it."""
+    """Raised on all processes alike, so only the main one needs to print it."""
 
 
 class PrecedingError(Exception):
-    """Comes before what any other process has found, and is raised on all as it is. To be derived from."""
+    """Base of errors that take precedence over any other process's error, and are raised unchanged on all."""
 
 
 class Failure(NamedTuple):
-    """An error of one process as the others are told of it: they may not be able to unpickle that of a library."""
+    """An error as it is sent to the other processes, which might be unable to unpickle a library's exception."""
 
     kind: type[Exception]  # PrecedingError or one derived from it, UserError, or Exception for all else
     text: str
@@ -33,7 +33,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """``error`` as it is told."""
+        """``error`` in the form in which it is sent."""
         if isinstance(error, PrecedingError):
             return cls(type(error), str(error), socket.gethostname())
         if isinstance(error, UserError):
@@ -44,21 +44,21 @@ class Failure(NamedTuple):
 def common_error(
     failures: Sequence[Failure | None], unexpected: Callable[[str], Exception] = RuntimeError
 ) -> Exception | None:
-    """What all processes raise, given the failure of each, by rank; None where none of them failed.
+    """The error that all processes raise, given each one's failure by rank; None if none of them failed.
 
-    A :class:`PrecedingError` comes first, then the lowest rank's. It says which process on which machine, where not
-    all of them found the same.
+    A :class:`PrecedingError` comes first, then the lowest rank's error. Unless all processes failed with the same
+    text, the message names process and machine.
 
     Args:
-        unexpected: makes an error of the text of one that is neither a PrecedingError nor a UserError.
+        unexpected: makes the exception for a failure that is neither a PrecedingError nor a UserError.
     """
-    found = [(rank, failure) for rank, failure in enumerate(failures) if failure is not None]
-    if not found:
+    failed = [(rank, failure) for rank, failure in enumerate(failures) if failure is not None]
+    if not failed:
         return None
-    rank, first = next(((r, f) for r, f in found if issubclass(f.kind, PrecedingError)), found[0])
+    rank, first = next(((r, f) for r, f in failed if issubclass(f.kind, PrecedingError)), failed[0])
     if issubclass(first.kind, PrecedingError):
         return first.kind(first.text)
-    same = len(found) == len(failures) and len({failure.text for _, failure in found}) == 1
+    same = len(failed) == len(failures) and len({failure.text for _, failure in failed}) == 1
     text = first.text if same else f"rank {rank} on {first.host}: {first.text}"
     return AgreedError(text) if first.kind is UserError else unexpected(text)
 
@@ -66,10 +66,10 @@ def common_error(
 def raise_on_all(function: Callable[[], T]) -> T:
     """``function()`` on every process; a ``UserError`` or ``PrecedingError`` of any of them is raised on all.
 
-    Nothing in ``function`` may wait for another process.
+    ``function`` must not wait for another process.
 
     Raises:
-        AgreedError, PrecedingError: as :func:`common_error` says.
+        AgreedError, PrecedingError: see :func:`common_error`.
     """
     result, failure = None, None
     try:
@@ -86,7 +86,7 @@ def broadcast_from_main(value: T) -> T:
     """The main process's ``value``, on all of them."""
     values = [value]
     if world() > 1:
-        dist.broadcast_object_list(values, group=control())
+        dist.broadcast_object_list(values, group=control_group())
     return values[0]
 
 
@@ -95,30 +95,30 @@ def gather_objects(value: T) -> list[T]:
     if world() == 1:
         return [value]
     values: list[Any] = [None] * world()
-    dist.all_gather_object(values, value, group=control())
+    dist.all_gather_object(values, value, group=control_group())
     return values
 
 
 def check_equal(facts: Mapping[str, str]) -> None:
-    """Compare what must be the same on all processes with the main one's.
+    """Check that ``facts`` are the same on all processes.
 
     Args:
-        facts: values, or hashes of them, by the names that the message shall use.
+        facts: values, or hashes of them, keyed by their names in the error message.
 
     Raises:
-        AgreedError: names the processes and machines that differ, and in what.
+        AgreedError: names the processes and machines that differ from the main process, and in what.
     """
     everyone = gather_objects((socket.gethostname(), dict(facts)))
     main_host, main = everyone[0]
     different: dict[str, list[str]] = {}
-    for i, (host, theirs) in enumerate(everyone):
+    for i, (host, values) in enumerate(everyone):
         what = [
-            f"{name} ({theirs.get(name)} instead of {main.get(name)})"
-            for name in sorted(main.keys() | theirs.keys())
-            if theirs.get(name) != main.get(name)
+            f"{name} ({values.get(name)} instead of {main.get(name)})"
+            for name in sorted(main.keys() | values.keys())
+            if values.get(name) != main.get(name)
         ]
         if what:
             different.setdefault(f"on {host} differ from rank 0 on {main_host} in {', '.join(what)}", []).append(str(i))
     if different:
-        said = "; ".join(f"rank(s) {', '.join(ranks)} {text}" for text, ranks in different.items())
-        raise AgreedError(f"{said}: give all nodes the same command, code, packages and data")
+        listed = "; ".join(f"rank(s) {', '.join(ranks)} {text}" for text, ranks in different.items())
+        raise AgreedError(f"{listed}: give all nodes the same command, code, packages and data")

@@ -1,4 +1,4 @@
-"""What the launcher did, against our configuration; each process can tell by itself, before they are connected."""
+"""Checks the launcher's settings against our configuration, in each process before they are connected."""
 
 import os
 import socket
@@ -16,22 +16,22 @@ from dira_scale.machine.inventory import install_command
 
 
 def check_launch(parallel: Parallel, precision: str, clip: float | None) -> None:
-    """Refuse a launcher that asks for something else than the configuration.
+    """Refuse a launcher that contradicts the configuration.
 
     Raises:
-        UserError: accelerate's own configuration asks for something else than ours, a launcher started fewer processes
-            than it was asked for or more than there are GPUs, or a package that the strategy needs is missing.
+        UserError: accelerate's own configuration contradicts ours, the launcher started fewer processes than requested
+            or more than there are GPUs, or a package that the strategy needs is missing.
     """
     _refuse_accelerate(parallel, precision, clip, os.environ)
-    _refuse_lone(os.environ)
+    _refuse_single_process(os.environ)
     _refuse_missing(parallel.strategy)
     _refuse_few_gpus(os.environ)
 
 
 def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, environ: Mapping[str, str]) -> None:
-    """``accelerate launch`` hands its flags and its file on in these variables."""
+    """``accelerate launch`` passes its flags and its file on in these variables."""
     strategy, zero = f"parallel.strategy={ours.strategy}", ours.strategy.startswith("zero")
-    agreeing = [  # variable, accelerate's name of it, our key, the values that agree with ours (or say nothing)
+    agreeing = [  # variable, accelerate's name for it, our key, the values that agree with ours (the first: unset)
         ("USE_FSDP", "use_fsdp", strategy, ["false"]),
         ("USE_MEGATRON_LM", "use_megatron_lm", strategy, ["false"]),
         ("USE_PARALLELISM_CONFIG", "use_parallelism_config", strategy, ["false"]),
@@ -52,26 +52,29 @@ def _refuse_accelerate(ours: Parallel, precision: str, clip: float | None, envir
             ("DEEPSPEED_CONFIG_FILE", "deepspeed_config_file", strategy, ["none"]),
         ]
     for variable, name, key, values in agreeing:
-        asked = environ.get(f"ACCELERATE_{variable}", values[0])
-        if asked.lower() not in values:
+        value = environ.get(f"ACCELERATE_{variable}", values[0])
+        if value.lower() not in values:
             raise UserError(
-                f"accelerate's own configuration asks for {name}={asked}, ours for {key}: leave accelerate's out "
-                f"(--{name}, or that line of its file), it only starts processes here"
+                f"accelerate's own configuration has {name}={value}, ours has {key}: remove accelerate's "
+                f"(--{name}, or that line of its file); here it only starts processes"
             )
 
 
-def _refuse_lone(environ: Mapping[str, str]) -> None:
-    """accelerate starts one process, without a word, where it was asked for several on CPUs."""
-    asked = _asked_processes()
-    if asked > 1 and int(environ.get("WORLD_SIZE", "1")) == 1:
+def _refuse_single_process(environ: Mapping[str, str]) -> None:
+    """Asked for several processes on CPUs, accelerate silently starts one."""
+    requested = _requested_processes()
+    if requested > 1 and int(environ.get("WORLD_SIZE", "1")) == 1:
         raise UserError(
-            f"accelerate launch was asked for {asked} processes and started one (on CPUs it needs mpirun); use "
-            f"torchrun --nproc_per_node {asked} -m dira_scale.pretrain …, or --multi_gpu instead of --cpu"
+            f"accelerate launch was asked for {requested} processes and started one (on CPUs it needs mpirun); use "
+            f"torchrun --nproc_per_node {requested} -m dira_scale.pretrain …, or --multi_gpu instead of --cpu"
         )
 
 
-def _asked_processes() -> int:
-    """Of the ``accelerate launch`` that started this process: on its command line, else in its file; 1 elsewhere."""
+def _requested_processes() -> int:
+    """How many processes the ``accelerate launch`` that started this one was asked for, by its command line or file.
+
+    1 under any other launcher.
+    """
     try:
         words = psutil.Process().parent().cmdline()
     except (psutil.Error, AttributeError):
@@ -89,7 +92,7 @@ def _asked_processes() -> int:
 
 
 def _flags(words: list[str]) -> Iterator[tuple[str, str]]:
-    """Name and value of ``--name value`` and ``--name=value``; accelerate takes hyphens for underscores."""
+    """Name and value of ``--name value`` and ``--name=value``; accelerate also accepts hyphens for underscores."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         if word.startswith("--"):
             name, _, value = word[2:].partition("=")
@@ -101,7 +104,7 @@ def _refuse_missing(strategy: str) -> None:
     if strategy.startswith("zero") and missing:
         raise UserError(
             f"parallel={strategy} needs {' and '.join(missing)}, not installed here: {install_command('deepspeed')}; "
-            "or take parallel=fsdp2, which needs nothing more"
+            "or use parallel=fsdp2, which needs no further package"
         )
 
 
@@ -109,6 +112,6 @@ def _refuse_few_gpus(environ: Mapping[str, str]) -> None:
     gpus, processes = torch.cuda.device_count(), int(environ.get("LOCAL_WORLD_SIZE", "1"))
     if 0 < gpus < processes:
         raise UserError(
-            f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one process a GPU "
-            f"(--nproc_per_node {gpus}, --num_processes {gpus}), or show it more (CUDA_VISIBLE_DEVICES)"
+            f"{processes} processes on {socket.gethostname()}, where torch sees {gpus} GPU(s): start one per GPU "
+            f"(--nproc_per_node {gpus}, --num_processes {gpus}), or make more visible (CUDA_VISIBLE_DEVICES)"
         )

@@ -1,7 +1,7 @@
-"""What all processes do at the same time on disks and stores, each in a thread, and what they know of each other
-meanwhile: who works, who has failed and who is gone.
+"""Work on disks and stores that all processes do at the same time, each in a thread. Meanwhile they report to each
+other that they are alive, have failed or are done.
 
-As :mod:`dira_scale.distributed.control`, for work that may take longer than a collective.
+Like :mod:`dira_scale.distributed.control`, but for work that may outlast a collective's timeout.
 """
 
 import logging
@@ -16,15 +16,15 @@ from dira_scale.distributed.control import Failure, common_error
 from dira_scale.distributed.timings import TIMINGS
 
 T = TypeVar("T")
-Gather = Callable[[Any], list[Any]]  # a value from each process, by rank; raises where one is gone
+Gather = Callable[[Any], list[Any]]  # a value from each process, by rank; raises if one is gone
 
 logger = logging.getLogger(__name__)
 
 
 def gather_beside_training() -> Gather:
-    """Gathers a value from every process by connections that nothing else uses. Collective.
+    """A function that gathers a value from every process over a group that nothing else uses. Collective.
 
-    One that is gone ends the others' wait at once, one that does not answer after ``parallel.timeout`` seconds.
+    If a process dies, the function raises at once; if one does not answer, after ``parallel.timeout`` seconds.
     """
     if world() == 1:
         return gather_alone
@@ -39,16 +39,15 @@ def gather_beside_training() -> Gather:
 
 
 def gather_alone(value: Any) -> list[Any]:
-    """The gathering of one process."""
+    """:data:`Gather` of a single process."""
     return [value]
 
 
 class LongWork:
-    """Work of all processes that a slow disk or store may delay, as long as each tells the others every second that it
-    lives.
+    """Work of all processes that a slow disk or store may delay, as long as each reports every second that it is alive.
 
     Attributes:
-        signs_of_life: grows while all live and some work.
+        signs_of_life: counts up while all are alive and some still work.
     """
 
     def __init__(self, gather: Gather) -> None:
@@ -60,15 +59,15 @@ class LongWork:
         return self._gather(self.raise_on_all(work, failing, unexpected))
 
     def raise_on_all(self, work: Callable[[], T], failing: str, unexpected: type[Exception]) -> T:
-        """What ``work`` returns here, once all processes have done theirs; all of them call this.
+        """What ``work`` returns here, once all processes have finished theirs. All of them call this.
 
         Args:
-            failing: what is the matter where this fails: "the checkpoint of step 3 is not written".
+            failing: how the message of a failure begins: "the checkpoint of step 3 is not written".
 
         Raises:
-            PrecedingError, AgreedError: on all, as :func:`dira_scale.distributed.control.common_error` says.
-            unexpected: on all, where ``work`` raises something else on one of them, which logs it as well, or takes
-                longer than ``TIMINGS.work``, in which the process ran: one that was suspended and goes on is not late.
+            PrecedingError, AgreedError: on all, see :func:`dira_scale.distributed.control.common_error`.
+            unexpected: on all, if ``work`` raises anything else on one of them, which also logs it, or takes longer
+                than ``TIMINGS.hang_after``, not counting time in which the process was suspended.
             Exception: what ``gather`` raises.
         """
         mine, seconds = _Work(work), 0.0
@@ -80,10 +79,10 @@ class LongWork:
             self.signs_of_life += 1
             if not any(state.working for state in states):
                 break
-            if late := [str(i) for i, state in enumerate(states) if state.working > TIMINGS.work]:
+            if late := [str(i) for i, state in enumerate(states) if state.working > TIMINGS.hang_after]:
                 raise unexpected(
-                    f"{failing} by rank(s) {', '.join(late)} after {TIMINGS.work:g} s: the disk or store hangs. Fix "
-                    "it, then run the same command again: it resumes from the newest whole checkpoint"
+                    f"{failing} by rank(s) {', '.join(late)} after {TIMINGS.hang_after:g} s: the disk or store hangs. "
+                    "Fix it, then run the same command again: it resumes from the newest complete checkpoint"
                 )
         if error := common_error([state.failure for state in states], lambda text: unexpected(f"{failing}: {text}")):
             raise error from mine.error
@@ -91,9 +90,9 @@ class LongWork:
 
 
 class _State(NamedTuple):
-    """Of one process."""
+    """What a process reports."""
 
-    working: float  # for how many seconds, in which it ran, it has worked; 0 when it has ended
+    working: float  # seconds of work so far, without suspensions; 0 when finished
     failure: Failure | None = None
 
 
@@ -108,7 +107,7 @@ class _Work(threading.Thread, Generic[T]):
     def run(self) -> None:
         try:
             self.value = self._work()
-        except BaseException as error:  # all are told
+        except BaseException as error:  # reported to all by state()
             self.error = error
             if Failure.of(error).kind is Exception:
                 logger.error("rank %d failed", rank(), exc_info=error, extra={"every_rank": True})

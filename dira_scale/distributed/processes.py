@@ -1,4 +1,4 @@
-"""Joining the processes that a launcher started, and leaving them: device, threads and memory."""
+"""Joining and leaving the process group that a launcher started; device, threads and memory of a process."""
 
 import ctypes
 import logging
@@ -23,7 +23,7 @@ from dira_scale.distributed.collectives import set_timeout, world
 from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import meet
-from dira_scale.distributed.slurm import adopt
+from dira_scale.distributed.slurm import set_launch_variables
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
@@ -45,53 +45,53 @@ class Parallel(Schema):
     timeout: int = at_least(1)
 
     def __post_init__(self) -> None:
-        """Raises UserError for what a strategy does not have."""
+        """Raises UserError for an option that the strategy does not support."""
         super().__post_init__()
         zero = self.strategy.startswith("zero")
         if self.compile is True and zero:
-            raise UserError(f"compile=true: untested with {self.strategy}; use parallel=ddp or fsdp2")
+            raise UserError(f"compile=true is untested with {self.strategy}; use parallel=ddp or fsdp2")
         if self.offload is True and not zero:
             raise UserError(f"offload=true: {self.strategy} has no offloading; use parallel=zero1, zero2 or zero3")
 
 
 def start(parallel: Parallel, precision: str) -> World:
-    """Join the process group if a launcher made one, choose device and threads.
+    """Join the process group if there is a launcher; choose device and threads.
 
     Raises:
-        UserError: the processes do not find each other.
+        UserError: the processes do not reach each other.
     """
-    adopt(os.environ)
+    set_launch_variables(os.environ)
     threads = parallel.threads or default_threads()
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # else Accelerate would choose
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise Accelerate chooses
     torch.set_num_threads(threads)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # a resumed run is the same run
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
     set_fp32(precision)
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
     if not cuda:
         _keep_freed_memory()
-    if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded kinds want a process group of one, too
+    if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
     timeout = timedelta(seconds=parallel.timeout)
     set_timeout(timeout)
     store = meet(parallel.timeout)
-    if store is not None:  # else Accelerate would connect by what an earlier start has left in an elastic launcher's
+    if store is not None:  # Accelerate would use an elastic launcher's store, with entries of earlier starts in it
         rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        if parallel.timeout <= TIMINGS.still:
+        if parallel.timeout <= TIMINGS.dead_after:
             logger.warning(
-                "parallel.timeout=%d: to take a run over from another machine takes up to %g s, in which the other "
-                "processes wait; give more",
+                "parallel.timeout=%d: taking over a run from another machine takes up to %g s, in which the other "
+                "processes wait; set it higher",
                 parallel.timeout,
-                TIMINGS.still,
+                TIMINGS.dead_after,
             )
         dist.init_process_group("nccl" if cuda else "gloo", store=store, rank=rank, world_size=ranks, timeout=timeout)
     accelerator = Accelerator(
-        cpu=not cuda and not zero,  # with a DeepSpeed plug-in it would be ignored
+        cpu=not cuda and not zero,  # ignored with a DeepSpeed plug-in
         deepspeed_plugin=plugin(int(parallel.strategy.removeprefix("zero")), parallel.offload, cuda) if zero else None,
-        mixed_precision="no",  # autocast is entered by the task, the same way under every strategy
+        mixed_precision="no",  # the task enters autocast, the same way under every strategy
         kwargs_handlers=[
             # Queue and statistics are equal by construction. Looking for unused parameters keeps DDP from rearranging
-            # its buckets after the first step, which would make a resumed run add gradients in another order.
+            # its buckets after the first step, after which a resumed run would add gradients in another order.
             DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True),
             InitProcessGroupKwargs(backend="gloo" if zero and not cuda else None, timeout=timeout),
         ],
@@ -100,11 +100,10 @@ def start(parallel: Parallel, precision: str) -> World:
 
 
 def leave(main: Callable[[], int]) -> int:
-    """``main()``'s exit code; one of several processes ends here with it.
+    """``main()``'s exit code. With several processes, exits with it right here.
 
-    gloo's threads may still hold the last collective's tensors. To let go of them takes Python's lock, and a thread
-    that asks for it while Python ends aborts the process, with a code and a line of its own: so Python's own end is
-    left out.
+    gloo's threads may still hold the last collective's tensors. Freeing them takes the GIL, and a thread that asks for
+    it during interpreter shutdown aborts the process with its own message and exit code. So shutdown is skipped.
     """
     try:
         code = main()
@@ -114,7 +113,7 @@ def leave(main: Callable[[], int]) -> int:
         traceback.print_exc()
         code = 1  # as Python would
     if world() > 1:
-        with suppress(OSError):  # nobody reads any more
+        with suppress(OSError):  # the pipe may be closed
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
@@ -122,17 +121,17 @@ def leave(main: Callable[[], int]) -> int:
 
 
 def default_threads() -> int:
-    """This machine's physical cores (those we may use) divided among its processes; launchers would set 1."""
+    """The usable physical cores of this machine, divided among its processes; launchers would set 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(usable, psutil.cpu_count(logical=False) or usable)
-    if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may have bound this process to its own already
+    if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may already have bound this process to its share
         return min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep what a step frees, for the next one to use: given back and fetched anew page by page, it takes 3 %
-    of a ResNet-50's step on a CPU. Elsewhere nothing is done."""
+    """Let glibc keep the memory that a step frees for the next one: returning it and faulting it in again page by page
+    takes 3 % of a ResNet-50's step on a CPU. No effect without glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(MMAP_THRESHOLD, 2**30)

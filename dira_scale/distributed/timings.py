@@ -1,18 +1,18 @@
-"""How long the processes of a run wait for each other, for disks and for signs of life, in one place."""
+"""How long the processes of a run wait for each other, for disks and for signs of life."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Timings:
-    """Seconds; ours: long enough for a slow store, short enough for a person who waits."""
+    """Seconds. Our choice: long enough for a slow store, short enough for a person who waits."""
 
     beat: float = 5.0  # between two beats of a lease
-    still: float = 60.0  # a beat that stood still for so long, by one's own clock, is a dead holder's
+    dead_after: float = 60.0  # a lease whose beat has not moved for so long, by the observer's clock, is abandoned
     pulse: float = 1.0  # between two signs of life of processes that write or read a checkpoint
-    work: float = 1800.0  # a disk or store that takes longer for what one process writes or reads hangs
-    linger: float = 15.0  # for the stacks of all: the first process to end makes a launcher end the others
-    last: float = 60.0  # to write down why a run ended
+    hang_after: float = 1800.0  # a disk or store that takes longer for one process's share of a checkpoint hangs
+    linger: float = 15.0  # until all have written their stacks: a launcher ends all soon after the first has ended
+    exit_report: float = 60.0  # to record why a run ended
 
 
-TIMINGS = Timings()  # read where it is waited: tests shorten it
+TIMINGS = Timings()  # read at each wait, so that tests can shorten it

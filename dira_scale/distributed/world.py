@@ -1,4 +1,4 @@
-"""The processes of a run, as each of them sees them."""
+"""The processes of a run, as seen by each of them."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dira_scale.distributed import precision
 
 @dataclass(frozen=True)
 class World:
-    """This process among all; ``accelerator`` is Accelerate's, which strategies need."""
+    """This process and how many there are; strategies need Accelerate's ``accelerator``."""
 
     accelerator: Accelerator
     precision: str
@@ -27,7 +27,7 @@ class World:
 
     @property
     def main(self) -> bool:
-        """Whether this process writes and speaks for all."""
+        """Whether this process writes and prints for all."""
         return self.rank == 0
 
     @property
@@ -35,14 +35,14 @@ class World:
         return self.accelerator.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """16 bits where they are safe, over fp32 parameters."""
+        """16-bit operations where they are safe, over fp32 parameters."""
         return precision.autocast(self.device, self.precision)
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes have called this."""
         self.accelerator.wait_for_everyone()
 
     def end(self) -> None:
-        """Leave the process group, all at once: a launcher ends every process soon after the first has ended."""
+        """Leave the process group together: a launcher ends every process soon after the first has ended."""
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

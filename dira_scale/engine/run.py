@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import processes
 from dira_scale.distributed.control import AgreedError, broadcast_from_main, raise_on_all
-from dira_scale.distributed.rendezvous import lost
+from dira_scale.distributed.rendezvous import is_connection_lost
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.engine import preflight
@@ -50,7 +50,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
                 world.wait()  # a launcher ends all when the first ends: not before it is said
                 return BAD_INPUT
             except RuntimeError as error:
-                if not lost(error):
+                if not is_connection_lost(error):
                     raise
                 if _first_here(Path(config.run)):
                     logger.error(_lost(error, world), extra={"every_rank": True})
@@ -87,7 +87,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         return code
     except RunEndedError as error:
         # In bounded time: the disk that hangs may be that of the run folder, too, where log.txt and status.json are.
-        faulthandler.dump_traceback_later(TIMINGS.last, exit=True, file=STDERR)
+        faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True, file=STDERR)
         if not error.said and run is not None:
             logger.error(error)
         if run is not None:
@@ -121,7 +121,7 @@ def _record(error: BaseException, folder: Path, world: World, run: RunFolder | N
         if not agreed:
             run.log(traceback.format_exc())
         code = BAD_INPUT if isinstance(error, UserError) else FAILED
-        reason = _lost(error, world) if lost(error) else f"{type(error).__name__}: {error}"
+        reason = _lost(error, world) if is_connection_lost(error) else f"{type(error).__name__}: {error}"
         run.status("failed", exit_code=code, reason=reason)
         return
     if agreed:

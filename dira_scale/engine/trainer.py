@@ -73,7 +73,7 @@ class Trainer:
         self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
         self.scale = LossScale(config.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
-            self.scale.value, self.scale.sound = self.state.loss_scale, self.state.loss_scale_sound
+            self.scale.value, self.scale.finite_steps = self.state.loss_scale, self.state.loss_scale_sound
 
     # ------------------------------------------------------------------ the run
 
@@ -211,7 +211,7 @@ class Trainer:
             self.nan_stop.tensors(self.state.step, stage.model.held() | replicas)
             pieces = stage.model.pieces() | checkpoint.replicated(replicas)
             if self.scale.enabled:
-                self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.sound
+                self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
 
     def _stop_on_nan(self, stage: StageRun) -> None:

@@ -60,7 +60,7 @@ class Watchdog:
 
     def _bite(self) -> None:
         # The file system may be what hangs: then the stacks go to the screen, and the process ends all the same.
-        faulthandler.dump_traceback_later(TIMINGS.last, exit=True)
+        faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True)
         try:
             lease.check(self.folder, self.number)
             self._stacks.parent.mkdir(exist_ok=True)

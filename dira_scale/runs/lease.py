@@ -96,10 +96,10 @@ class Lease:
     def _watch(self, held: dict[str, Any]) -> None:
         """Wait until the beat has stood still long enough; ``UserError`` as soon as it moves."""
         run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
-        logger.info("%s is held by %s; waiting %.0f s for a sign of life", run, holder, TIMINGS.still)
-        deadline = time.monotonic() + TIMINGS.still
+        logger.info("%s is held by %s; waiting %.0f s for a sign of life", run, holder, TIMINGS.dead_after)
+        deadline = time.monotonic() + TIMINGS.dead_after
         while time.monotonic() < deadline:
-            time.sleep(min(1.0, TIMINGS.still / 4))
+            time.sleep(min(1.0, TIMINGS.dead_after / 4))
             now = newest(run)
             assert now is not None
             if now["released"]:

@@ -58,7 +58,7 @@ class RunReader:
         """``status.json``; a run that calls itself running but whose lease's beat has stopped was killed."""
         status: dict[str, Any] = self._json("status.json", {})
         still = seconds_without_beat(self.folder)
-        if status.get("state") == "running" and still is not None and still > TIMINGS.still:
+        if status.get("state") == "running" and still is not None and still > TIMINGS.dead_after:
             status |= {"state": "killed", "reason": "no sign of life any more; the same command goes on"}
         return status
 

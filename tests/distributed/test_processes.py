@@ -12,8 +12,8 @@ import torch.distributed as dist
 from harness import finish
 
 from dira_scale.distributed.processes import default_threads
-from dira_scale.distributed.rendezvous import _agree, meet
-from dira_scale.distributed.slurm import PORTS, adopt, first_host
+from dira_scale.distributed.rendezvous import _agree_on_name, meet
+from dira_scale.distributed.slurm import PORTS, first_host, set_launch_variables
 from dira_scale.errors import UserError
 
 STEP = {
@@ -47,7 +47,7 @@ def test_tasks_of_a_step_become_ranks() -> None:
     ports = set()
     for rank, (node, local) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]):
         environ = STEP | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(local), "SLURM_NODEID": str(node)}
-        adopt(environ)
+        set_launch_variables(environ)
         expected = {
             "RANK": str(rank),
             "LOCAL_RANK": str(local),
@@ -66,7 +66,7 @@ def test_jobs_and_steps_that_share_a_node_get_ports_of_their_own() -> None:
         for step in range(3):
             environ = STEP | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
             environ |= {"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}
-            adopt(environ)
+            set_launch_variables(environ)
             ports.append(environ["MASTER_PORT"])
     assert len(set(ports)) == len(ports)
 
@@ -80,13 +80,13 @@ def test_a_launcher_that_has_said_who_is_who_is_left_alone() -> None:
         {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"},  # a batch script of one task
     ):
         before = dict(environ)
-        adopt(environ)
+        set_launch_variables(environ)
         assert environ == before
 
 
 def test_a_batch_script_of_several_tasks_without_srun_is_refused() -> None:
     with pytest.raises(UserError, match="has 4 tasks, and its script starts one process: write srun python"):
-        adopt({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
+        set_launch_variables({"SLURM_PROCID": "0", "SLURM_NTASKS": "4", "SLURM_JOB_ID": "7"})
 
 
 def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,12 +153,12 @@ def test_starts_that_share_a_store_do_not_meet_each_others_dead() -> None:
     store, names = dist.HashStore(), []
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
-            agreed = set(pool.map(lambda rank: _agree(store, rank, 3, timeout=60), (2, 1, 0)))
+            agreed = set(pool.map(lambda rank: _agree_on_name(store, rank, 3, timeout=60), (2, 1, 0)))
             assert len(agreed) == 1
             names += agreed
     assert len(set(names)) == 3
-    with pytest.raises(dist.DistStoreError, match=r"rank\(s\) 1, 2 did not come"):  # the dead of before answer nothing
-        _agree(store, 0, 3, timeout=1)
+    with pytest.raises(dist.DistStoreError, match=r"rank\(s\) 1, 2 did not connect"):  # earlier processes are dead
+        _agree_on_name(store, 0, 3, timeout=1)
 
 
 def test_where_nothing_listens(rank_one_of_two: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_a_name_of_nobody(rank_one_of_two: pytest.MonkeyPatch) -> None:
 
     rank_one_of_two.setenv("MASTER_ADDR", "nobody")
     rank_one_of_two.setattr("socket.create_connection", nobody)
-    with pytest.raises(UserError, match="at nobody:1: no such host name here"):
+    with pytest.raises(UserError, match="at nobody:1: unknown host name"):
         meet(600)
 
 
@@ -188,7 +188,7 @@ def test_a_main_process_that_nobody_comes_to(rank_one_of_two: pytest.MonkeyPatch
         port = probe.getsockname()[1]
     rank_one_of_two.setenv("RANK", "0")
     rank_one_of_two.setenv("MASTER_PORT", str(port))
-    with pytest.raises(UserError, match=rf"not all of 2 processes came to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
+    with pytest.raises(UserError, match=rf"not all of 2 processes connected to 127.0.0.1:{port} .*=1 s .*1/2 clients"):
         meet(1)
 
 
@@ -197,7 +197,7 @@ def test_a_port_that_another_program_has(rank_one_of_two: pytest.MonkeyPatch) ->
         port = taken.getsockname()[1]
         rank_one_of_two.setenv("RANK", "0")
         rank_one_of_two.setenv("MASTER_PORT", str(port))
-        with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: give another one"):
+        with pytest.raises(UserError, match=f"port {port} of .* is taken by another program: set another one"):
             meet(5)
 
 

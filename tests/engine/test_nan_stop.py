@@ -55,7 +55,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     assert first == "pretrain: step 2: loss/di is no number\n" and status(tmp_path)["reason"] in first
     assert (tmp_path / "log.txt").read_text() in first
     if disk == "hanging":
-        monkeypatch.setattr(TIMINGS, "work", 0.0)
+        monkeypatch.setattr(TIMINGS, "hang_after", 0.0)
     else:
         released.set()
     thread.join(120)

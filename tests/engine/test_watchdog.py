@@ -65,7 +65,7 @@ def slowly(path, *rest):
     time.sleep(seconds if path.name.startswith("part") else 0)
     write_atomic(path, *rest)
 
-writer.write_atomic, TIMINGS.work, TIMINGS.pulse = slowly, 8, 0.1
+writer.write_atomic, TIMINGS.hang_after, TIMINGS.pulse = slowly, 8, 0.1
 lease = Lease(Path(sys.argv[1]))
 with Watchdog(lease.folder.parent, lease.number, seconds=2):
     saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)

@@ -264,7 +264,7 @@ def test_while_one_writer_works_all_know_that_all_live(folder: Path, monkeypatch
 
 def test_a_writer_that_hangs_ends_the_run_of_all(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TIMINGS, "pulse", 0.05)
-    monkeypatch.setattr(TIMINGS, "work", 0.5)
+    monkeypatch.setattr(TIMINGS, "hang_after", 0.5)
     released, write_atomic = threading.Event(), writer.write_atomic
 
     def hangs(path: Path, *rest: Any) -> None:
@@ -322,7 +322,7 @@ import torch
 from dira_scale.runs.checkpoint import Checkpointer, replicated, writer
 from dira_scale.distributed.timings import TIMINGS
 
-write_atomic, TIMINGS.pulse, TIMINGS.work = writer.write_atomic, 0.1, 2
+write_atomic, TIMINGS.pulse, TIMINGS.hang_after = writer.write_atomic, 0.1, 2
 
 def suspended(path, *rest):
     if path.name.startswith("part"):
@@ -384,7 +384,7 @@ def test_a_slow_reader_is_waited_for_and_what_one_cannot_read_all_know(
         assert [type(error) for error in told] == [AgreedError, AgreedError]
         assert {str(error) for error in told} == {f"rank 1 on {socket.gethostname()}: a bit is another"}
         released = threading.Event()
-        monkeypatch.setattr(TIMINGS, "work", 0.5)
+        monkeypatch.setattr(TIMINGS, "hang_after", 0.5)
         told = together_(hangs)
         released.set()
         assert [type(error) for error in told] == [AgreedError, AgreedError]

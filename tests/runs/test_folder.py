@@ -109,14 +109,14 @@ def test_a_dead_process_of_this_host_is_taken_over_at_once(tmp_path: Path) -> No
     finish([sys.executable, "-c", code], code=9)
     start = time.monotonic()
     held = Lease(tmp_path)
-    assert held.number == 2 and time.monotonic() - start < TIMINGS.still / 2
+    assert held.number == 2 and time.monotonic() - start < TIMINGS.dead_after / 2
     held.release()
 
 
 def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same machine, same host name, processes numbered by themselves: its process 2**22 would be nobody here."""
     monkeypatch.setattr(TIMINGS, "beat", 0.1)
-    monkeypatch.setattr(TIMINGS, "still", 5.0)
+    monkeypatch.setattr(TIMINGS, "dead_after", 5.0)
     with monkeypatch.context() as there:
         boot, _ = str(lease._numbering()).split()
         there.setattr(lease, "_numbering", lambda: f"{boot} pid:[4026539999]")
@@ -129,7 +129,7 @@ def test_a_namesake_in_another_container_is_not_declared_dead(tmp_path: Path, mo
 
 def test_a_living_holder_is_not_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TIMINGS, "beat", 0.1)
-    monkeypatch.setattr(TIMINGS, "still", 5.0)
+    monkeypatch.setattr(TIMINGS, "dead_after", 5.0)
     held = Lease(tmp_path)
     with pytest.raises(UserError, match="a running process on"):
         Lease(tmp_path)
@@ -140,7 +140,7 @@ def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TIMINGS, "beat", 1000.0)  # this holder hangs
-    monkeypatch.setattr(TIMINGS, "still", 0.5)
+    monkeypatch.setattr(TIMINGS, "dead_after", 0.5)
     ghost = Lease(tmp_path)
     heir = Lease(tmp_path)
     assert heir.number == 2
@@ -153,7 +153,7 @@ def test_a_beat_that_stands_still_is_taken_over_and_the_ghost_finds_out(
 
 
 def test_of_many_that_start_at_once_one_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TIMINGS, "still", 3.0)
+    monkeypatch.setattr(TIMINGS, "dead_after", 3.0)
     monkeypatch.setattr(TIMINGS, "beat", 0.1)
     barrier, got, refused = threading.Barrier(8), [], []
 

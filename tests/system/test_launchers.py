@@ -45,8 +45,8 @@ def test_two_processes_say_it_once(shards: Path, tmp_path: Path, overrides: list
 @pytest.mark.parametrize(
     ("kind", "precision", "processes", "message"),
     [
-        ("NO", "fp16", 1, "accelerate's own configuration asks for mixed_precision=fp16, ours for precision=fp32"),
-        ("FSDP", "no", 2, "accelerate's own configuration asks for use_fsdp=true, ours for parallel.strategy=ddp"),
+        ("NO", "fp16", 1, "accelerate's own configuration has mixed_precision=fp16, ours has precision=fp32"),
+        ("FSDP", "no", 2, "accelerate's own configuration has use_fsdp=true, ours has parallel.strategy=ddp"),
         ("MULTI_CPU", "no", 2, "accelerate launch was asked for 2 processes and started one"),
     ],
 )

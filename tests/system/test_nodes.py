@@ -129,7 +129,7 @@ HOLD = """
 from pathlib import Path
 from dira_scale.engine import lease
 from dira_scale.distributed.timings import TIMINGS
-TIMINGS.beat, TIMINGS.still = 0.2, 4
+TIMINGS.beat, TIMINGS.dead_after = 0.2, 4
 print("held", lease.Lease(Path({run!r})).number)
 """
 
@@ -163,7 +163,7 @@ def test_a_node_that_goes_away_ends_the_other_in_bounded_time(
     pair[1].link(up=False) if fate == "cable" else pair[1].kill()
     code, printed = ends(processes)[0]
     assert code == 1
-    assert printed.count(f"warning: parallel.timeout={TIMEOUT}: to take a run over") == 1
+    assert printed.count(f"warning: parallel.timeout={TIMEOUT}: taking over a run") == 1
     (line,) = said(printed)
     assert line.startswith("pretrain: rank 0 on node-a lost the other processes (")
     assert "the same command goes on from the last checkpoint" in line
@@ -204,8 +204,8 @@ def test_launchers_that_do_not_find_each_other_say_what_the_manual_says(
 @pytest.mark.parametrize(
     ("main", "closed", "message"),
     [
-        ("10.213.77.99", False, f"at 10.213.77.99:29500 within {TIMEOUT} s: No route to host; mend the address"),
-        ("node-z", False, "at node-z:29500: no such host name here; give an address, or mend DNS"),
+        ("10.213.77.99", False, f"at 10.213.77.99:29500 within {TIMEOUT} s: No route to host; fix the address"),
+        ("node-z", False, "at node-z:29500: unknown host name; use an address, or fix DNS"),
         ("node-a", True, f"at node-a:29500 within {TIMEOUT} s: no answer; open the ports"),
     ],
     ids=["address of nobody", "unknown name", "closed port"],
@@ -234,7 +234,7 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     for code, printed in ends(by_hand(pair, command, own)):
         assert code == 2
         (line,) = said(printed)
-        assert "the name of node-b stands for 127.0.1.1 there, where no other machine reaches it" in line
+        assert "node-b resolves its own name to 127.0.1.1, where no other machine can reach it" in line
     mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *own, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
         assert code == 0, printed

@@ -312,7 +312,7 @@ from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs import folder
 from dira_scale.runs.checkpoint import writer
 
-write_atomic, append, TIMINGS.last, TIMINGS.work = writer.write_atomic, folder.append, 5, 5
+write_atomic, append, TIMINGS.exit_report, TIMINGS.hang_after = writer.write_atomic, folder.append, 5, 5
 
 def hangs(path, *rest):
     time.sleep(3600 if "000000002" in str(path) else 0)
@@ -391,7 +391,7 @@ Step.__call__ = stops
 def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it continues."""
     run = tmp_path / "run"
-    soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.still = 0.2, 4"
+    soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.dead_after = 0.2, 4"
     with Job(pretrain(run, shards, *SMALL), run, before=soon + STOPS) as ghost:
         ghost.wait_until(lambda: any(process.status() == psutil.STATUS_STOPPED for process in ghost.processes()))
         finish(pretrain(run, shards, *SMALL), before=soon)  # waits until the beat has stood still
