@@ -84,7 +84,7 @@ class Turns(synthetic.Images):
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """All turns, a round of both to warm up. The trainer saves after the last batch, which no turn has."""
-        steps, ready = self.trainer.task.look_every // ROUND, [b.to(self.trainer.world.device) for b in self.batches]
+        steps, ready = self.trainer.task.monitor_every // ROUND, [b.to(self.trainer.world.device) for b in self.batches]
         for _ in range((stop - 1 - start) // steps):
             began = self.clock()
             for i in range(steps):

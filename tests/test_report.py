@@ -265,12 +265,12 @@ def test_a_run_that_failed_says_so_at_the_top_in_its_own_words(run: Path, html: 
     images = "nan/step-000000010/rank-1/batch.json"
     asked = yaml.safe_load((run / "config.yaml").read_text())["run"]
     for folder in (asked, run):
-        reason = f"step 10: loss/re is no number on rank 1; its images: {folder}/{images}; see /secret/place/x.txt"
+        reason = f"step 10: loss/re is not finite on rank 1; its images: {folder}/{images}; see /secret/place/x.txt"
         (run / "status.json").write_text(json.dumps({"state": "failed", "step": 10, "reason": reason}))
         page = rendered(run)
         top = page[page.index("The run failed:") : page.index('class="cards"')]
-        assert f"loss/re is no number on rank 1; its images: {images}; see x.txt" in top
-        assert page.count("loss/re is no number") == 1
+        assert f"loss/re is not finite on rank 1; its images: {images}; see x.txt" in top
+        assert page.count("loss/re is not finite") == 1
     assert "The run failed" not in html
 
 

@@ -15,7 +15,7 @@ from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.processes import start
 from dira_scale.engine import parallel
 from dira_scale.engine.means import Means
-from dira_scale.engine.stage import begin
+from dira_scale.engine.stage import begin_stage
 from dira_scale.pretraining.config import Pretrain
 
 BATCHES = 4  # different ones, in turn
@@ -53,7 +53,7 @@ class Ours:
         plan = next(plan for plan in self.task.stages if plan.name == STAGE)
         self.means = Means()
         accumulate, scale = config.parallel.accumulate, LossScale(config.precision == "fp16")
-        self.stage = begin(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
+        self.stage = begin_stage(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
         named_parts = named(method, getattr(method, "base", None))
         self.parts: Mapping[str, Sequence[nn.Module]] = named_parts | {"discriminator": [adversary.discriminator]}
 

@@ -136,7 +136,7 @@ def _listen() -> socket.socket:
 def _refuse_loopback(other: dict[str, str]) -> None:
     if other["address"].startswith("127.") or other["address"] == "::1":
         raise UserError(
-            f"{other['host']} resolves its own name to {other['address']}, where no other machine can reach it: fix its "
+            f"{other['host']} resolves its own name to {other['address']}, which no other machine can reach: fix its "
             "/etc/hosts, or set GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME to the network's interface"
         )
 

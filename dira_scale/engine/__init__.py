@@ -1,1 +1,1 @@
-"""Trains any task: stages, steps, checkpoints, and every way in which a run ends. It knows no method and no image."""
+"""Trains any task: stages, steps, checkpoints, and every way a run ends. Knows nothing about methods or images."""

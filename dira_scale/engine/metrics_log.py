@@ -1,4 +1,4 @@
-"""The rows of a run: metrics.jsonl, TensorBoard, the line under the bar, and what the run is warned of."""
+"""The metrics of a run: rows of metrics.jsonl, TensorBoard, the figures beside the progress bar, and warnings."""
 
 import logging
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import RunState
-from dira_scale.engine.task import StagePlan, Stretch, Task
+from dira_scale.engine.task import StagePlan, StagePosition, Task
 from dira_scale.engine.tensorboard import TensorBoard
 from dira_scale.runs.folder import RunFolder
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
-    """Every process counts in ``means`` and ``clock`` and calls :meth:`training`; the main process alone writes.
+    """Every process fills ``means`` and ``clock`` and calls :meth:`add_training_row`; only the main process writes.
 
     Args:
         state: where the run stands; read only.
@@ -29,17 +29,17 @@ class MetricsLog:
         self.means, self.clock = Means(), Clock()
         self.tracker = TensorBoard(folder / "tensorboard", state.step) if run else None
         self._last = state.step  # step of the last row
-        self._waited = 0.0  # seconds for the loader up to then
+        self._waited = 0.0  # seconds waited for the loader up to that row
 
     def begin(self, stage: StagePlan) -> None:
-        """Rows are of this stage from now on, and its loader has not been waited for."""
+        """Rows belong to this stage from now on; its loader has not been waited for yet."""
         self.stage, self._waited = stage, 0.0
 
-    def training(self, lr: float, waited: float, news: list[str]) -> None:
-        """A row of the means since the last one, with its warnings and ``news`` of others. Collective.
+    def add_training_row(self, lr: float, waited: float, warnings: list[str]) -> None:
+        """Write the means since the last row, with ``warnings`` and those of the task's diagnosis. Collective.
 
         Args:
-            waited: seconds for the stage's loader so far.
+            waited: seconds waited for the stage's loader so far.
         """
         self.clock.add("data", waited - self._waited)
         self._waited = waited
@@ -48,14 +48,15 @@ class MetricsLog:
         images = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {"lr": lr, "images_per_second": images, "split": "train"}
-        warnings = news + self.task.diagnose(row, Stretch(self.stage.name, self.stage.steps, self._done))
+        position = StagePosition(self.stage.name, self.stage.steps, self._done)
+        warnings = warnings + self.task.diagnose(row, position)
         self.add(row | ({"warnings": warnings} if warnings else {}))
         for text in warnings:
             self.warn(text)
         self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
 
     def add(self, row: dict[str, Any]) -> None:
-        """Write ``row``, which says its ``split``."""
+        """Write ``row``, which names its ``split``."""
         if self.run is None:
             return
         epoch = self.state.epochs + self._done / self.stage.per_epoch
@@ -66,7 +67,7 @@ class MetricsLog:
             self.tracker.add(self.state.step, row)
 
     def close(self) -> None:
-        """Nothing is written after this."""
+        """Flush TensorBoard's file; nothing is written after this."""
         if self.run is not None and self.tracker is not None:
             with self.run.optional_write("tensorboard"):
                 self.tracker.close()
@@ -77,5 +78,5 @@ class MetricsLog:
 
     @property
     def _done(self) -> int:
-        """Steps of the stage."""
+        """Steps of the stage so far."""
         return self.state.step - self.state.stage_start

@@ -1,9 +1,9 @@
-"""What is no number: noticed on the device at the step in which it arises, kept from the weights, told by name.
+"""Losses and gradients that are not finite: detected on the device at their step, named, and kept out of the weights.
 
-A loss or a gradient that is NaN or infinite must cost neither the run nor, step by step, a host synchronisation. So the
-device itself notes the first bad step of each, and clears the gradients from then on; the host reads the note when it
-waits for the device anyway, and always before a checkpoint, which therefore is sound. Queue and BatchNorm statistics
-may hold what is no number between the two; such a run ends before anybody uses them.
+This must not cost a host synchronisation per step. So the device itself records the first bad step of each value, and
+clears the gradients from then on. The host reads the record when it waits for the device anyway, and always before a
+checkpoint, which is therefore finite. Queue and BatchNorm statistics may be non-finite in between; such a run ends
+before anything uses them.
 """
 
 from collections.abc import Sequence
@@ -17,73 +17,75 @@ from dira_scale.distributed.collectives import gather, world
 from dira_scale.runs.errors import RunEndedError
 
 NEVER = 2**62
-GRADIENT = "gradient"  # how the note of a module's gradient begins; all other notes are of losses
+GRADIENT = "gradient"  # prefix of the names of gradient norms; all other names are of losses
 
 
 class NotFiniteError(RunEndedError):
-    """Training cannot go on; the message, already said, is which term broke, when, and where its batch lies."""
+    """Training cannot continue. The message, already reported, names the term, the step and the saved batch."""
 
-    said = True
+    reported = True
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The first step in which something was no number, the same on every rank."""
+    """The first step with a value that is not finite, the same on every rank."""
 
     step: int  # optimizer steps of the run before it
-    terms: dict[str, list[int]]  # what broke first in it, and on which ranks; a gradient only where no loss did
-    losses: list[dict[str, float]]  # this step's losses by rank
+    terms: dict[
+        str, list[int]
+    ]  # what was non-finite first, and on which ranks; a gradient only if every loss is finite
+    losses: list[dict[str, float]]  # the losses of this step by rank
 
     @property
     def ranks(self) -> list[int]:
-        """On which of them something broke."""
-        return sorted({rank for found in self.terms.values() for rank in found})
+        """The ranks with a value that is not finite."""
+        return sorted({rank for ranks in self.terms.values() for rank in ranks})
 
     def row(self, rank: int) -> dict[str, Any]:
-        """What ``batch.json`` of a rank tells of it."""
+        """The finding as written to a rank's ``batch.json``."""
         return {"step": self.step + 1, "rank": rank, "broken": self.terms, "losses": self.losses[rank]}
 
     def __str__(self) -> str:
         where = f" on rank {', '.join(map(str, self.ranks))}" if len(self.ranks) < world() else ""
         what = ", ".join(self.terms)
-        cause = ", though every loss is one" if all(term.startswith(GRADIENT) for term in self.terms) else ""
-        return f"step {self.step + 1}: {what} is no number{where}{cause}"
+        cause = ", though every loss is finite" if all(term.startswith(GRADIENT) for term in self.terms) else ""
+        return f"step {self.step + 1}: {what} is not finite{where}{cause}"
 
 
 class NaNGuard:
-    """The note that a device keeps of what was no number."""
+    """The record, kept on a device, of values that are not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._first: dict[tuple[str, ...], Tensor] = {}  # first bad step of each name, int64
         self._values: dict[tuple[str, ...], Tensor] = {}  # the values of the step in which the first broke
-        self._broken = torch.zeros((), dtype=torch.bool, device=device)  # a gradient was; the same on all ranks
+        self._broken = torch.zeros((), dtype=torch.bool, device=device)  # a gradient was bad; the same on all ranks
 
     def losses(self, step: int, losses: dict[str, Tensor]) -> Tensor:
-        """Note losses (0-dim). The factor of their gradient: 1, or NaN where one of them is none.
+        """Record losses (0-dim). Returns a factor for the loss: 1, or NaN if one of them is not finite.
 
-        With it all ranks learn of a bad loss of one of them through the gradients that they average.
+        Through the averaged gradients, it tells all ranks of a bad loss on one of them.
         """
         fine = self._note(step, losses)
         return torch.where(fine, 1.0, torch.nan)
 
     def gradients(self, step: int, gradients: Sequence[Tensor], norm: Tensor, name: str = GRADIENT) -> None:
-        """Note the total ``norm`` of gradients, the same on all ranks, and clear them from the first bad one on.
+        """Record the total ``norm`` of gradients, the same on all ranks; from the first bad one on, clear them.
 
-        ``gradients``: the parts that this process holds, all on one device: this one, or the CPU if offloaded.
+        ``gradients``: the parts that this process holds, all on one device: the guard's, or the CPU if offloaded.
         """
         self._broken |= ~self._note(step, {name: norm})
         if gradients and self._must_clear():
-            broken = self._broken.to(gradients[0].device)  # once: of offloaded ones each would wait for the device
+            broken = self._broken.to(gradients[0].device)  # once: each offloaded gradient would wait for the device
             for gradient in gradients:
                 gradient.masked_fill_(broken, 0.0)
 
     def _must_clear(self) -> bool:
-        """A pass over all gradients costs a device nothing and a CPU 1-2 % of a step; there, looking first is free."""
+        """Masking all gradients costs nothing on a GPU, but 1-2 % of a step on a CPU, where checking first is free."""
         return self.device.type != "cpu" or bool(self._broken)
 
     def read(self) -> Finding | None:
-        """What was found so far, over all ranks. Collective; waits for the device."""
+        """The first bad step so far over all ranks, if any. Collective; waits for the device."""
         if not self._first:
             return None
         names = [name for group in self._first for name in group]
@@ -93,14 +95,14 @@ class NaNGuard:
         if step >= NEVER:
             return None
         broken = {name: (first[:, i] == step).nonzero()[:, 0].tolist() for i, name in enumerate(names)}
-        # What broke first of what is computed in turn; of losses the terms, not the total that they spoil.
+        # The earliest in order of computation. Of the losses, the terms rather than their total.
         cause = next(part for group in self._first if (part := {n: broken[n] for n in group if broken[n]}))
         terms = {name: ranks for name, ranks in cause.items() if name != "loss"} or cause
         losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
         return Finding(step, terms, losses)
 
     def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
-        """Whether all of ``values`` are numbers, on the device."""
+        """Record ``values``; returns, on the device, whether all of them are finite."""
         group = tuple(values)
         seen = torch.stack([value.detach().float() for value in values.values()])
         fine = seen.isfinite()
@@ -113,12 +115,12 @@ class NaNGuard:
         return fine.all()
 
 
-def unsound(tensors: dict[str, Tensor]) -> list[str]:
-    """Names of those that hold something that is no number; one host synchronisation. Integers never do."""
+def nonfinite_names(tensors: dict[str, Tensor]) -> list[str]:
+    """Names of the floating-point tensors with a value that is not finite; one host synchronisation."""
     floats = {name: t for name, t in tensors.items() if t.is_floating_point() and t.numel()}
     if not floats:
         return []
-    # The sum of a tensor is a number only if all of it is; where it is none (it may overflow), the parts are asked.
+    # A tensor with a finite sum is finite. A sum may also overflow, so the others are checked by element.
     device = next(iter(floats.values())).device
     sums = torch.stack([t.sum(dtype=torch.float32).to(device) for t in floats.values()]).isfinite().tolist()
     doubtful = [name for name, fine in zip(floats, sums, strict=True) if not fine]

@@ -1,4 +1,4 @@
-"""Optimizers by ``_target_`` with their parameter groups, schedules as a pure function of the step, state by name."""
+"""Optimizers by ``_target_``, their parameter groups, schedules as pure functions of the step, and state by name."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -30,13 +30,13 @@ class Optim(Schema):
 
 
 def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
-    """The optimizer of ``config`` over what ``module`` trains, its rates those of a global ``batch``.
+    """The optimizer of ``config`` over the trained parameters of ``module``, with the rates for a global ``batch``.
 
-    Where ``optim.reference_batch`` is set, all rates are for that batch and scale linearly (Goyal et al. 2017, as
-    SimSiam, Barlow Twins and BYOL state theirs). Every group remembers its rate as ``initial_lr``.
+    If ``optim.reference_batch`` is set, the configured rates are for that batch and scale linearly (Goyal et al. 2017;
+    SimSiam, Barlow Twins and BYOL state theirs so). Every group keeps its rate as ``initial_lr``.
 
     Raises:
-        UserError: names the key that is wrong.
+        UserError: names the wrong key.
     """
     groups = _groups(module, config.one_dimensional, config.fixed_rate)
     optimizer = build(config.optimizer, groups, "optim.optimizer")
@@ -54,7 +54,7 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
     """The optimizer that ``config`` names, over ``parameters`` or groups of them.
 
     Raises:
-        UserError: names ``key`` where the target or one of its arguments is wrong.
+        UserError: the target or one of its arguments is wrong; names ``key``.
     """
     try:
         optimizer = instantiate(config, _partial_=True)(parameters)
@@ -62,12 +62,12 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
         reason = str(error).split(", set env var HYDRA")[0]
         raise UserError(f"{key}: {reason}") from error
     if not isinstance(optimizer, Optimizer):
-        raise UserError(f"{key}._target_: {config.get('_target_')} is no torch.optim.Optimizer")
+        raise UserError(f"{key}._target_: {config.get('_target_')} is not a torch.optim.Optimizer")
     return optimizer
 
 
 def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequence[str]) -> list[dict[str, Any]]:
-    """The trained parameters by what sets them apart: biases and norms, and modules whose rate is fixed."""
+    """The trained parameters in groups: biases and norms apart (if configured), modules with a fixed rate apart."""
     parts = {part for name, _ in module.named_parameters() for part in name.split(".")[:-1] if not part.isdigit()}
     for name in fixed:
         if name not in parts:
@@ -75,9 +75,9 @@ def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequen
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            apart = bool(one_dimensional) and parameter.ndim <= 1
-            kind = apart, not set(fixed).isdisjoint(name.split("."))
-            group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if apart else {})
+            one_dim = bool(one_dimensional) and parameter.ndim <= 1
+            kind = one_dim, not set(fixed).isdisjoint(name.split("."))
+            group = {"params": [], "fixed_rate": kind[1]} | (dict(one_dimensional) if one_dim else {})
             groups.setdefault(kind, group)["params"].append(parameter)
     return list(groups.values())
 
@@ -85,10 +85,10 @@ def _groups(module: nn.Module, one_dimensional: Mapping[str, Any], fixed: Sequen
 def learning_rate(
     schedule: str, base: float, step: int, steps: int, steps_per_epoch: int, warmup: int = 0, end: float = 0.0
 ) -> float:
-    """Rate of the ``step``-th of a stage's ``steps``: linear from 0 over ``warmup`` of them, then the schedule.
+    """Rate of step ``step`` of a stage's ``steps``: linear from 0 over the first ``warmup``, then the schedule.
 
-    ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)) of the steps after the warm-up (Barlow
-    Twins' released code); ``cosine_epoch``: the same of whole epochs (MoCo's); ``constant``.
+    ``cosine``: lr = base · (q + end · (1 - q)) with q = ½(1 + cos(π·t/T)), t counting steps after the warm-up (Barlow
+    Twins' released code); ``cosine_epoch``: the same, t counting whole epochs (MoCo's); ``constant``.
     """
     if step < warmup:
         return base * step / warmup
@@ -105,21 +105,21 @@ def state_by_name(optimizer: Optimizer, module: nn.Module, prefix: str) -> dict[
     """Optimizer state as ``{prefix}.{parameter name}.{key}``.
 
     Raises:
-        UserError: the optimizer keeps something else than tensors, which would be lost on resume.
+        UserError: the optimizer keeps state other than tensors, which would be lost on resume.
     """
     names = {id(p): name for name, p in module.named_parameters()}
     return {
         f"{prefix}.{names[id(parameter)]}.{key}": value
         for parameter, state in optimizer.state.items()
-        for key, value in tensors_alone(state, optimizer, prefix).items()
+        for key, value in state_tensors(state, optimizer, prefix).items()
     }
 
 
-def tensors_alone(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
-    """A parameter's state without what is None.
+def state_tensors(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -> dict[str, Tensor]:
+    """A parameter's state without the entries that are None.
 
     Raises:
-        UserError: there is something else than tensors in it.
+        UserError: an entry is neither a tensor nor None.
     """
     for key, value in state.items():
         if value is not None and not isinstance(value, Tensor):
@@ -129,7 +129,7 @@ def tensors_alone(state: Mapping[str, Any], optimizer: Optimizer, prefix: str) -
 
 
 def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: dict[str, Tensor]) -> None:
-    """The inverse of :func:`state_by_name`; keys of other prefixes are left alone."""
+    """The inverse of :func:`state_by_name`; ignores other prefixes."""
     for name, parameter in module.named_parameters():
         start = f"{prefix}.{name}."
         for key, tensor in tensors.items():
@@ -138,8 +138,8 @@ def load_by_name(optimizer: Optimizer, module: nn.Module, prefix: str, tensors: 
 
 
 def _placed(tensor: Tensor, parameter: Tensor, optimizer: Optimizer) -> Tensor:
-    """A copy that lies as the parameter lies; scalars (Adam's step count) on the CPU unless the kernel wants them."""
-    if isinstance(parameter, DTensor) and tensor.ndim:  # every process has all of it and takes its part
+    """A copy with the parameter's placement; scalars (Adam's step count) on the CPU unless the kernel needs them."""
+    if isinstance(parameter, DTensor) and tensor.ndim:  # every process has the whole tensor and takes its shard
         whole = tensor.to(parameter.device)
         return distribute_tensor(whole, parameter.device_mesh, parameter.placements, src_data_rank=None)
     if tensor.ndim and tensor.shape == parameter.shape:

@@ -1,7 +1,7 @@
-"""What the processes check together before the first step: that all of them have the same, and see the same folder.
+"""Checks of all processes before the first step: same code, packages and configuration, and the same run folder.
 
-Each problem is one message that names both sides and what to do. (What the launcher did is checked before they are
-connected: distributed/launcher.py.)
+Each problem is one message that names both sides and what to do. (distributed/launcher.py checks the launcher before
+the processes are connected.)
 """
 
 import hashlib
@@ -21,25 +21,25 @@ from dira_scale.distributed import control
 from dira_scale.errors import UserError
 from dira_scale.runs.environment import PACKAGES
 
-# Keys that each machine may have its own of.
-OWN = ("data.shards", "data.workers", "data.prefetch", "parallel.threads")
-SIGHT = 60.0  # seconds until a network file system must show a file that another machine has written
+# Keys that may differ between machines.
+PER_MACHINE = ("data.shards", "data.workers", "data.prefetch", "parallel.threads")
+VISIBLE_SECONDS = 60.0  # within which a network file system must show a file that another machine has written
 DIGITS = 12  # of a hash, in messages
 
 
 def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
-    """Compare code, packages and configuration of all processes, and their GPUs; every process calls it.
+    """Compare code, packages, configuration and GPUs of all processes. Collective.
 
     Args:
         cfg: the resolved configuration.
-        facts: what else must be the same (the data), by the names that the message shall use.
+        facts: what else must be the same (the data), keyed by its name in the message.
 
     Raises:
         AgreedError: names processes, machines and what differs, or the processes that share a GPU.
     """
     everything = {"the code of dira_scale": _code(), "python": platform.python_version()}
     everything |= {package: _version(package) for package in (*PACKAGES, "deepspeed", "transformers")}
-    everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(OWN)}
+    everything |= {key: str(value) for key, value in leaves(cfg) if not key.startswith(PER_MACHINE)}
     control.check_equal(everything | dict(facts))
     gpu = str(torch.cuda.get_device_properties().uuid) if torch.cuda.is_available() else ""
     gpus = control.gather_objects((socket.gethostname(), gpu))
@@ -47,19 +47,19 @@ def check_alike(cfg: DictConfig, facts: Mapping[str, str]) -> None:
     if shared and count > 1:
         ranks = ", ".join(str(i) for i, of in enumerate(gpus) if of == (host, shared))
         raise control.AgreedError(
-            f"ranks {ranks} share GPU {shared} of {host}: start one process a GPU (--nproc_per_node, --num_processes, "
-            "--gpus-per-node)"
+            f"ranks {ranks} share GPU {shared} of {host}: start one process per GPU (--nproc_per_node, "
+            "--num_processes, --gpus-per-node)"
         )
 
 
 def check_shared(run: Path, lease: str) -> None:
-    """Raise ``UserError`` where this process does not see the file ``lease`` that the main one made in the folder."""
-    deadline = time.monotonic() + SIGHT
-    # Listed, not looked up: a network file system remembers for a while that a name was not there.
+    """Raise ``UserError`` if this process does not see the file ``lease`` that the main one made in the folder."""
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    # List the folder instead of looking up the name: network file systems cache for a while that a name is absent.
     while not (run / "leases").is_dir() or not any(file.name == lease for file in (run / "leases").iterdir()):
         if time.monotonic() > deadline:
             raise UserError(
-                f"run={run} is another folder here than on the main process's machine: it must lie on a file system "
+                f"run={run} is another folder here than on the main process's machine: it must be on a file system "
                 "that all nodes share, under the same path"
             )
         time.sleep(0.5)

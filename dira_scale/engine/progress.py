@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: a bar with a time to go on a terminal, else a line every few seconds."""
+"""The progress of a run: a bar with the remaining time on a terminal, else a line every few seconds."""
 
 import io
 import sys
@@ -10,26 +10,26 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 T = TypeVar("T")
-LINE_SECONDS = 15.0  # between two lines where there is no terminal
+LINE_SECONDS = 15.0  # between two lines without a terminal
 
 
 class Screen(io.TextIOBase):
-    """Standard output for as long as somebody is there: a terminal that has gone away must not end a run."""
+    """Standard output that ignores errors: a closed terminal must not end a run."""
 
     def __init__(self) -> None:
         self._out = sys.stdout  # kept: while a bar is shown, sys.stdout is a proxy that writes to this
         self._gone = False
 
     def write(self, text: str) -> int:
-        """Write ``text``, or drop it."""
+        """Write ``text``, or drop it if the terminal is gone."""
         return self._try(lambda: self._out.write(text)) or len(text)
 
     def flush(self) -> None:
-        """Show what was written."""
+        """Flush what was written."""
         self._try(self._out.flush)
 
     def isatty(self) -> bool:
-        """Whether a person sees it at once."""
+        """Whether it is a terminal."""
         return self._out.isatty()
 
     def _try(self, action: Callable[[], T]) -> T | None:
@@ -67,8 +67,8 @@ class Bar:
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def expect(self, total: int) -> None:
-        """The run will end at step ``total``: a stage ended early."""
+    def set_total(self, total: int) -> None:
+        """The run will end at step ``total``, since a stage ended early."""
         self._total = total
 
     def update(self, step: int, stage: str) -> None:
@@ -78,13 +78,13 @@ class Bar:
             self._next_line = time.monotonic() + LINE_SECONDS
             rate = (step - self._first) / (time.monotonic() - self._start)
             to_go = f"{(self._total - step) / rate / 60:.1f} min to go" if rate else ""
-            self.say(f"{stage} step {step}/{self._total}  {to_go}")
+            self.print_line(f"{stage} step {step}/{self._total}  {to_go}")
 
     def note(self, text: str) -> None:
-        """The figures beside the bar."""
+        """Set the figures beside the bar."""
         self._bar.update(self._task, note=text)
 
-    def say(self, line: str) -> None:
-        """A line, above the bar while there is one."""
+    def print_line(self, line: str) -> None:
+        """Print a line, above the bar if there is one."""
         if self._enabled:
             self.console.print(line, markup=False, soft_wrap=True)

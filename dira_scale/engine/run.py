@@ -1,4 +1,4 @@
-"""A task from its start to whatever ends it, on all processes: the exit code of a verb."""
+"""Runs a task on all processes from start to end, however it ends, and gives the verb's exit code."""
 
 import faulthandler
 import logging
@@ -28,16 +28,16 @@ from dira_scale.runs.errors import RunEndedError
 from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, RunFolder
 from dira_scale.runs.lease import LeaseLostError
 
-STDERR = 2  # sys.stderr is no file in a notebook
+STDERR = 2  # in a notebook, sys.stderr has no file descriptor
 logger = logging.getLogger(__name__)
 
 
 def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -> int:
-    """Train the task that ``make`` builds, resuming where the run folder stands; returns the exit code.
+    """Train the task that ``make`` builds, from the run folder's newest checkpoint if any; returns the exit code.
 
     Args:
-        config, cfg: the resolved configuration, as its schema's object and as it was composed.
-        make: called once the processes are connected; what it finds wrong ends all of them before anything is written.
+        config, cfg: the resolved configuration, as its schema's object and as composed.
+        make: called once the processes are connected; its errors end all of them before anything is written.
     """
     world = processes.start(config.parallel, config.precision)
     try:
@@ -47,23 +47,23 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
             except AgreedError as error:
                 if world.main:
                     logger.error(error)
-                world.wait()  # a launcher ends all when the first ends: not before it is said
+                world.wait()  # a launcher ends all when the first exits, which must not precede the message
                 return BAD_INPUT
             except RuntimeError as error:
                 if not is_connection_lost(error):
                     raise
-                if _first_here(Path(config.run)):
-                    logger.error(_lost(error, world), extra={"every_rank": True})
+                if _is_first_of_machine(Path(config.run)):
+                    logger.error(_lost_message(error, world), extra={"every_rank": True})
                 sys.stdout.flush()
                 os._exit(FAILED)  # gloo would abort a process that ends with its connections broken
     except LeaseLostError as error:
-        if _first_here(Path(config.run)):
+        if _is_first_of_machine(Path(config.run)):
             logger.error(error, extra={"every_rank": True})
         return FAILED
 
 
 def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals) -> int:
-    """Claim the run folder, train, and write down how it ended: whichever way it ends, it passes here."""
+    """Claim the run folder, train, and record how it ended. Every way a run ends passes through here."""
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     run = raise_on_all(lambda: RunFolder(folder, content | task.identity()) if world.main else None)
@@ -80,15 +80,15 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         code = INTERRUPTED if ended == "interrupted" else DONE
         if run is not None:
             run.status(ended, trainer.state.step, exit_code=code)
-            again = "the same command goes on" if code else f"next: python -m dira_scale.report run={folder}"
-            trainer.bar.say(trainer.stall())
-            trainer.bar.say(f"{folder}: {ended} at step {trainer.state.step}; {again}")
+            advice = "the same command continues" if code else f"next: python -m dira_scale.report run={folder}"
+            trainer.bar.print_line(trainer.checkpoint_pauses())
+            trainer.bar.print_line(f"{folder}: {ended} at step {trainer.state.step}; {advice}")
         _leave(world, run)
         return code
     except RunEndedError as error:
-        # In bounded time: the disk that hangs may be that of the run folder, too, where log.txt and status.json are.
+        # In bounded time: a disk that hangs may be that of the run folder, too, where log.txt and status.json are.
         faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True, file=STDERR)
-        if not error.said and run is not None:
+        if not error.reported and run is not None:
             logger.error(error)
         if run is not None:
             run.status("failed", exit_code=FAILED, reason=str(error))
@@ -97,7 +97,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     except LeaseLostError:
         raise
     except BaseException as error:
-        _record(error, folder, world, run, trainer)
+        _record_error(error, folder, world, run, trainer)
         raise
     finally:
         if trainer is not None:
@@ -108,51 +108,53 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
 
 
 def _leave(world: World, run: RunFolder | None) -> None:
-    """The lease is let go first: a launcher ends all processes soon after the first has ended."""
+    """Release the lease, then leave the process group: a launcher ends all processes soon after the first exits."""
     if run is not None:
         run.release()
     world.end()
 
 
-def _record(error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Trainer | None) -> None:
-    """An error in status.json, and, unless all processes agreed on it, in log.txt; it is raised besides."""
+def _record_error(
+    error: BaseException, folder: Path, world: World, run: RunFolder | None, trainer: Trainer | None
+) -> None:
+    """Write an error to status.json and, unless all processes agreed on it, to log.txt; the caller raises it."""
     agreed = isinstance(error, AgreedError)
     if run is not None:
         if not agreed:
             run.log(traceback.format_exc())
         code = BAD_INPUT if isinstance(error, UserError) else FAILED
-        reason = _lost(error, world) if is_connection_lost(error) else f"{type(error).__name__}: {error}"
+        reason = _lost_message(error, world) if is_connection_lost(error) else f"{type(error).__name__}: {error}"
         run.status("failed", exit_code=code, reason=reason)
         return
     if agreed:
         return
     if trainer is not None:
-        trainer.checkpointer.check_lease()  # a ghost writes nothing
+        trainer.checkpointer.check_lease()  # write nothing if another process has taken over
     with suppress(OSError), (folder / "log.txt").open("a") as log:
         log.write(f"rank {world.rank}\n{traceback.format_exc()}")
 
 
 def _summary(trainer: Trainer) -> list[str]:
-    """What is about to be trained, on what, by what."""
+    """What is trained, on what data, on what machine."""
     config, world, task = trainer.config, trainer.world, trainer.task
     return [
         f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}",
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
-        f"{config.precision}; this run fits {', '.join(map(str, task.fitting()))} processes",
+        f"{config.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
     ]
 
 
-def _lost(error: BaseException, world: World) -> str:
+def _lost_message(error: BaseException, world: World) -> str:
     return (
         f"rank {world.rank} on {socket.gethostname()} lost the other processes ({str(error).splitlines()[0]}): look "
-        "for what ended or hung first, in the other nodes' output, and at the network between them; the same command "
-        "goes on from the last checkpoint"
+        "in the other nodes' output for what ended or hung first, and check the network between them; the same command "
+        "resumes from the last checkpoint"
     )
 
 
-def _first_here(run: Path) -> bool:
-    """Whether this is the first process of its machine that says so under this lease."""
+def _is_first_of_machine(run: Path) -> bool:
+    """Whether no other process of this machine has called this under the same lease."""
     leases = sorted(run.glob("leases/*.json"))
     if not leases:
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
@@ -160,6 +162,6 @@ def _first_here(run: Path) -> bool:
         leases[-1].with_suffix(f".lost-{socket.gethostname()}").touch(exist_ok=False)
     except FileExistsError:
         return False
-    except OSError:  # a full or vanished disk
+    except OSError:  # the disk is full or gone
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
     return True

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 ask for a checkpoint and an orderly end; all ranks agree on the step."""
+"""Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 request a checkpoint and an orderly end; all ranks agree on the step."""
 
 import signal
 import time
@@ -10,15 +10,15 @@ import torch.distributed as dist
 
 from dira_scale.distributed.collectives import new_group, world
 
-IMPATIENT_SECONDS = 2.0  # a launcher passes Ctrl-C on although the terminal sent it too: one wish, two signals
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+REPEAT_SECONDS = 2.0  # one Ctrl-C may arrive twice: from the terminal, and from the launcher, which forwards it
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Signals:
-    """Remembers the first signal; another Ctrl-C, some time later, ends the process at once, as ever.
+    """Remembers the first signal; another Ctrl-C, some time later, ends the process at once.
 
-    Use as a context manager, inside which the process also says why it ends: a launcher that ends it for another's
-    death must not come before. On every way out the handlers come back that were there before :meth:`listen`.
+    Use as a context manager, and report inside it why the process ends: a launcher may meanwhile send a signal because
+    another process died. On exit, the handlers from before :meth:`listen` are restored.
     """
 
     def __init__(self) -> None:
@@ -35,10 +35,10 @@ class Signals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """From now on signals are wishes. Collective."""
-        # Its own CPU group: asking each step must not wait for the device.
+        """Handle signals from now on. Collective."""
+        # Its own CPU group: the query in each step must not wait for the device.
         self._group = new_group(backend="gloo") if world() > 1 else None
-        self._before = {number: signal.signal(number, self._handle) for number in ASKING}
+        self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
 
     def agreed(self) -> str:
         """Name of the signal that any rank received, the same answer on every rank; empty if none."""
@@ -50,7 +50,7 @@ class Signals:
         return signal.Signals(number).name if number else ""
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received and time.monotonic() - self._when > IMPATIENT_SECONDS:
+        if number == signal.SIGINT and self.received and time.monotonic() - self._when > REPEAT_SECONDS:
             raise KeyboardInterrupt
         if not self.received:
             self.received, self._when = number, time.monotonic()

@@ -1,4 +1,4 @@
-"""A stage that is being trained: one object, made whole when it begins, gone when it ends."""
+"""A stage in training: one object, created when the stage begins and dropped when it ends."""
 
 from dataclasses import dataclass
 
@@ -17,12 +17,12 @@ from dira_scale.engine.task import Loader, StagePlan, Task
 
 @dataclass(frozen=True)
 class StageRun:
-    """What training one stage takes.
+    """Everything needed to train one stage.
 
     Attributes:
         model: the task's module under its strategy, with this stage's optimizer.
-        guard: notes what is not finite in this stage's steps.
-        step: takes one.
+        guard: records what is not finite in this stage's steps.
+        step: takes one optimizer step.
     """
 
     plan: StagePlan
@@ -32,7 +32,7 @@ class StageRun:
     step: Step
 
     def set_pace(self, task: Task, state: RunState) -> None:
-        """The next step's rates, and how far through the stage it is."""
+        """Set the learning rates of the next step, and the stage's progress."""
         done = state.step - state.stage_start
         task.set_progress(self.model.module, done / self.plan.steps)
         for group in self.model.optimizer.param_groups:
@@ -40,11 +40,11 @@ class StageRun:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done)
 
     def ended_early(self, state: RunState) -> bool:
-        """Whether the validation loss has stood still for the stage's patience."""
+        """Whether the validation loss has not improved for the stage's ``patience`` epochs."""
         return self.plan.patience is not None and state.stale >= self.plan.patience
 
 
-def begin(
+def begin_stage(
     plan: StagePlan,
     task: Task,
     strategy: Strategy,
@@ -55,7 +55,7 @@ def begin(
     accumulate: int,
     world: World,
 ) -> StageRun:
-    """The stage, with a fresh optimizer or one that continues from ``state``. Collective."""
+    """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
     loader = task.loader(plan)
     model = strategy.begin(
         lambda module: task.prepare(plan, module),

@@ -1,4 +1,4 @@
-"""All that a checkpoint holds beside the module: where the run stands, and the replicas."""
+"""What a checkpoint contains beside the module: the run's state and the replicas."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,22 +12,22 @@ from dira_scale.engine.task import Replica
 
 @dataclass
 class RunState:
-    """Where a run stands."""
+    """How far a run has come."""
 
-    step: int = 0  # optimizer steps consumed
+    step: int = 0  # optimizer steps taken
     stage: int = 0  # index of the stage
     stage_start: int = 0  # step at which it began
-    order_start: int = 0  # which step of its order that was
-    epochs: float = 0.0  # through the data before it
+    order_start: int = 0  # step in the stage's data order at which it began
+    epochs: float = 0.0  # epochs before the stage
     best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
-    best_step: dict[str, int] = field(default_factory=dict)  # and the step of that checkpoint
+    best_step: dict[str, int] = field(default_factory=dict)  # the step of that checkpoint
     stale: int = 0  # epochs since the stage's lowest validation loss
     loss_scale: float | None = None  # of fp16
     loss_scale_sound: int = 0  # steps since it last changed
 
 
-def of_replicas(replicas: Sequence[Replica]) -> dict[str, Tensor]:
-    """The replicas and their optimizers' states, by the names of a checkpoint."""
+def replica_tensors(replicas: Sequence[Replica]) -> dict[str, Tensor]:
+    """The replicas and their optimizers' states, by their names in a checkpoint."""
     tensors: dict[str, Tensor] = {}
     for replica in replicas:
         tensors |= {f"{replica.name}.{name}": tensor for name, tensor in replica.module.state_dict().items()}
@@ -36,9 +36,9 @@ def of_replicas(replicas: Sequence[Replica]) -> dict[str, Tensor]:
 
 
 def restore(tensors: dict[str, Tensor], module: nn.Module, replicas: Sequence[Replica]) -> dict[str, Tensor]:
-    """Put back a checkpoint's tensors, except those of the module's optimizer, which are returned.
+    """Load a checkpoint's tensors, except those of the module's optimizer, which are returned.
 
-    That optimizer is made anew with each stage, over the parameters that the stage trains.
+    That optimizer is created with each stage, over the parameters that the stage trains.
     """
     module.load_state_dict(_under(f"{MODULE}.", tensors))
     for replica in replicas:

@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward passes of its micro-batches, the module's step, the replicas' steps."""
+"""One optimizer step: forward and backward passes of the micro-batches, the module's step, the replicas' steps."""
 
 import hashlib
 from typing import Any
@@ -20,12 +20,12 @@ class Step:
     """The steps of one stage. Nothing here waits for the device, except under fp16.
 
     Args:
-        model: the task's module under its strategy, made for this stage.
-        guard: notes what is not finite.
-        scale: of losses.
-        means: where losses and monitors are counted.
+        model: the task's module under its strategy, created for this stage.
+        guard: records what is not finite.
+        scale: fp16's loss scale.
+        means: collects losses and monitors.
         seed: of the run.
-        accumulate: micro-batches of a step.
+        accumulate: micro-batches per step.
     """
 
     def __init__(
@@ -43,37 +43,37 @@ class Step:
         self.seed, self.accumulate = seed, accumulate
 
     def __call__(self, step: int, batch: Batch) -> None:
-        """Take the step after ``step`` others on this rank's ``batch``."""
+        """Take step number ``step`` (from 0) on this rank's ``batch``."""
         task, model, last = self.task, self.model, self.accumulate - 1
         carried: list[Any] = []
-        seen: dict[str, Tensor] = {}
+        monitors: dict[str, Tensor] = {}
         for i, micro in enumerate(batch.to(self.guard.device).split(self.accumulate)):
             alive()
-            torch.manual_seed(_mix(self.seed, step, i))  # drop-path and the like: a function of the step
+            torch.manual_seed(_mix_seed(self.seed, step, i))  # drop-path etc. depends on the step alone
             with model.accumulating(i == last):
                 losses = task.losses(self.stage, model.wrapped, micro)
                 values = losses.values()
-                if i == last and step % task.look_every == 0:
-                    seen = task.look(losses, self.scale.value, model.differentiable)
+                if i == last and step % task.monitor_every == 0:
+                    monitors = task.monitor(losses, self.scale.value, model.differentiable)
                 factor = self.guard.losses(step, values)
                 model.backward(losses.total * factor * (self.scale.value / self.accumulate))
             self.means.add(values | dict(losses.monitors))
             carried.append(losses.carried)
-            del losses, values  # not alive in the next forward pass
-        self._move(step, seen)
+            del losses, values  # free before the next forward pass
+        self._step_module(step, monitors)
         for replica in task.replicas:
-            self._teach(step, replica, carried)
+            self._step_replica(step, replica, carried)
         commit_statistics(model.module)
         task.after_step(model.module)
 
-    def _move(self, step: int, seen: dict[str, Tensor]) -> None:
-        """The module's step; what was ``seen`` does not count where fp16 leaves the step out."""
+    def _step_module(self, step: int, monitors: dict[str, Tensor]) -> None:
+        """The module's step; if fp16 skips it, ``monitors`` are dropped."""
         gradients = self.model.gradients()
         self.scale.unscale(gradients)
         norm = self.model.norm(gradients)
         if self.scale.skips(norm):
             return self.model.skip()
-        self.means.add({"gradient_norm": norm} | seen)
+        self.means.add({"gradient_norm": norm} | monitors)
         self.guard.gradients(step, gradients, norm)
         clip = self.task.optim.clip
         if clip is not None and gradients:
@@ -81,8 +81,8 @@ class Step:
             torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
         self.model.step()
 
-    def _teach(self, step: int, replica: Replica, carried: list[Any]) -> None:
-        """A replica's step, by the mean of its micro-batches' losses; its gradients are averaged over ranks."""
+    def _step_replica(self, step: int, replica: Replica, carried: list[Any]) -> None:
+        """A replica's step on the mean loss of its micro-batches, with gradients averaged over ranks."""
         for part in carried:
             loss = replica.loss(part)
             if loss is None:
@@ -98,7 +98,7 @@ class Step:
         replica.optimizer.zero_grad(set_to_none=True)
 
 
-def _mix(*words: int) -> int:
-    """A seed of 63 bits from integers."""
+def _mix_seed(*words: int) -> int:
+    """A 63-bit seed from integers."""
     digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -1,4 +1,4 @@
-"""What the engine trains: a task, its stages, and what a step of it gives.
+"""What the engine trains: a task, its stages, and the losses of a step.
 
 The engine decides the order of operations in a step (``step.py``), when a stage begins and ends, and what is written. A
 task decides everything else. Pretraining is one (``dira_scale.pretraining``).
@@ -28,12 +28,12 @@ class Batch(Protocol):
 
 
 class Loader(Protocol):
-    """Batches by step; ``waited``: seconds that the engine has stood waiting for them."""
+    """Batches by step; ``waited``: seconds that the engine has waited for them."""
 
     waited: float
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Any, None, None]:
-        """This rank's batches of the steps from ``start_step`` up to, not including, ``stop_step``."""
+        """This rank's batches of the steps from ``start_step`` to ``stop_step``, exclusive."""
         ...
 
 
@@ -42,13 +42,13 @@ class StagePlan:
     """One stage in optimizer steps.
 
     Attributes:
-        name: as metrics, pointers and pictures call it.
-        batch: global.
-        steps: if it does not stop early; at least one.
-        per_epoch: steps of an epoch at this batch.
+        name: in metrics, pointers and pictures.
+        batch: global batch.
+        steps: unless it ends early; at least one.
+        per_epoch: steps per epoch at this batch.
         terms: of the loss, for the task.
-        warmup: the first steps, over which the rate rises.
-        patience: epochs without a lower validation loss after which the stage ends; None is never.
+        warmup: steps over which the rate rises.
+        patience: epochs without a lower validation loss after which the stage ends; None: never.
     """
 
     name: str
@@ -60,13 +60,15 @@ class StagePlan:
     patience: int | None = None
 
     def rate(self, config: optim.Optim, initial: float, step: int) -> float:
-        """Rate of the stage's ``step``-th step in a group that began with ``initial``."""
+        """Rate at step ``step`` of the stage, in a group whose initial rate is ``initial``."""
         return optim.learning_rate(config.schedule, initial, step, self.steps, self.per_epoch, self.warmup, config.end)
 
     def order_start(self, before: "StagePlan", consumed: int) -> int:
-        """Where this stage's order begins when ``before`` has consumed ``consumed`` steps of its own: there, as stages
-        of one batch share an order; or with another batch at the next whole epoch, so that no sample is drawn twice
-        alike."""
+        """Where this stage's order begins, after stage ``before`` has consumed its order up to step ``consumed``.
+
+        With the same batch at that step, as both stages share an order. With another batch at the next whole epoch, so
+        that no sample is drawn twice in the same way.
+        """
         if self.batch == before.batch:
             return consumed
         return -(-consumed // before.per_epoch) * self.per_epoch
@@ -79,22 +81,22 @@ class Losses:
     total: Tensor  # what is differentiated
     terms: Mapping[str, Tensor]  # its parts by name, unweighted
     monitors: Mapping[str, Tensor] = field(default_factory=dict)  # detached
-    carried: Any = None  # what the replicas learn from after the step; detached
+    carried: Any = None  # input of the replicas' losses after the step; detached
 
     def values(self) -> dict[str, Tensor]:
-        """As they are logged: ``loss``, ``loss/TERM``."""
+        """The losses by their names in metrics: ``loss``, ``loss/TERM``."""
         return {"loss": self.total} | {f"loss/{name}": value for name, value in self.terms.items()}
 
 
 class Replica(Protocol):
-    """A small module that every rank has whole, with an optimizer and a step of its own after the main one's.
+    """A small unsharded module on every rank, with its own optimizer, stepped after the main module.
 
-    The task's total loss may run through it, by frozen parameters: it gets no gradient from that.
+    The task's total loss may pass through it, but gives its parameters no gradient.
     """
 
     @property
     def name(self) -> str:
-        """Of its loss, and of its tensors in a checkpoint."""
+        """Name of its loss, and prefix of its tensors in a checkpoint."""
         ...
 
     @property
@@ -104,22 +106,22 @@ class Replica(Protocol):
     def optimizer(self) -> Optimizer: ...
 
     def loss(self, carried: Any) -> Tensor | None:
-        """Of one micro-batch's ``Losses.carried``; None, for all of them and on all ranks, in stages that do not train
-        it."""
+        """The loss for one micro-batch's ``Losses.carried``; None, for all micro-batches and ranks, in stages that do
+        not train the replica."""
         ...
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Where in a stage a row of metrics was made."""
+class StagePosition:
+    """How far a stage had come when a row of metrics was written."""
 
     stage: str
-    steps: int  # of the stage, if it does not stop early
-    done: int  # of these
+    steps: int  # of the stage, unless it ends early
+    done: int  # steps so far
 
     @property
-    def share(self) -> float:
-        """Of the stage that is done."""
+    def fraction(self) -> float:
+        """Of the stage's steps that are done."""
         return self.done / self.steps
 
 
@@ -127,21 +129,21 @@ class Task(Protocol):
     """What is trained. Every process has one and calls all of its methods in the same order.
 
     Whoever builds it calls ``preflight.check_alike`` before the first collective. ``validate``, ``finish`` and
-    ``first_broken`` call ``watchdog.alive`` for every batch; a step does so by itself.
+    ``first_broken`` call ``watchdog.alive`` for every batch; a step does so itself.
 
-    Strategies may cut ``module``, copy it, or gather it elsewhere, so its methods are given the module to work on and
-    keep none of them.
+    Strategies may shard ``module``, copy it, or gather it elsewhere. So methods get the module to work on as an
+    argument, and must not keep it.
 
     Attributes:
-        module: whole, on the CPU, as it is when the run begins.
-        stages: those that are trained, in order.
+        module: unsharded, on the CPU, in its initial state.
+        stages: the stages to train, in order.
         replicas: small modules beside it.
         optim: optimizer, groups, schedule and clipping of the module.
-        look_every: steps between two calls of ``look``.
-        validate_every: epochs between two calls of ``validate``; None where nothing is held out.
+        monitor_every: steps between two calls of ``monitor``.
+        validate_every: epochs between two calls of ``validate``; None without held-out samples.
     """
 
-    look_every: int
+    monitor_every: int
     validate_every: int | None
 
     @property
@@ -157,21 +159,21 @@ class Task(Protocol):
     def optim(self) -> optim.Optim: ...
 
     def identity(self) -> dict[str, Any]:
-        """What makes the run what it is beside its configuration: the content of its data."""
+        """What identifies the run beside its configuration: the content of its data."""
         ...
 
     def summary(self, module: nn.Module) -> list[str]:
-        """Lines for a person at the start: what is trained, on what."""
+        """Lines to print at the start: what is trained, on what data."""
         ...
 
-    def fitting(self) -> list[int]:
-        """The numbers of processes over which every stage divides."""
+    def process_counts(self) -> list[int]:
+        """The numbers of processes among which every stage can be divided."""
         ...
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
-        """Leave ``requires_grad`` to what ``stage`` trains; what is called in training: ``module``, or one around it.
+        """Set ``requires_grad`` for ``stage``. Returns what training calls: ``module``, or a wrapper around it.
 
-        It returns a tensor, or a dataclass whose fields are tensors or dicts of tensors where they carry gradient.
+        Its output is a tensor, or a dataclass whose fields with gradient are tensors or dicts of tensors.
         """
         ...
 
@@ -180,24 +182,24 @@ class Task(Protocol):
         ...
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Any) -> Losses:
-        """The forward pass of a micro-batch on the device, in training; ``model`` is what ``prepare`` has returned, as
-        the strategy calls it."""
+        """The forward pass of a micro-batch, which is on the device. ``model`` is what ``prepare`` has returned,
+        wrapped by the strategy."""
         ...
 
-    def look(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
-        """Monitors that cost more, by name, 0-dim; before the backward pass of ``losses``.
+    def monitor(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
+        """Expensive monitors by name, 0-dim; called before the backward pass of ``losses``.
 
-        ``scale``: fp16's factor of losses. ``differentiable``: whether the strategy lets losses be differentiated
-        before its own backward pass.
+        ``scale``: fp16's loss scale. ``differentiable``: whether the strategy allows differentiating losses before its
+        own backward pass.
         """
         ...
 
     def after_step(self, module: nn.Module) -> None:
-        """Once per optimizer step: momentum networks, queues."""
+        """Called after every optimizer step: momentum networks, queues."""
         ...
 
     def set_progress(self, module: nn.Module, share: float) -> None:
-        """Before each step: ``share`` of the stage is done, 0 to 1."""
+        """Called before every step: ``share`` of the stage is done, 0 to 1."""
         ...
 
     def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
@@ -205,18 +207,21 @@ class Task(Protocol):
         ...
 
     def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
-        """At the end of a stage: pictures and the like. ``replica()`` gives the whole module; all ranks call it, or
-        none. ``run`` is the main process's."""
+        """Called at the end of a stage, for pictures and the like.
+
+        ``replica()`` returns the unsharded module; all ranks must call it, or none. ``run`` is None except on the main
+        process.
+        """
         ...
 
-    def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
-        """What begins to go wrong with this row of metrics, in words."""
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        """Warnings about problems that begin with this row of metrics."""
         ...
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Any, dict[str, float]] | None:
-        """This rank's first held-out batch with a loss that is not finite, as its loader made it, and the losses."""
+        """This rank's first held-out batch with a loss that is not finite, as loaded, and its losses."""
         ...
 
     def save_batch(self, folder: Path, batch: Any, held_out: bool, row: dict[str, Any]) -> None:
-        """Write a batch that broke, for a person to look at, and ``row`` beside it as ``batch.json``."""
+        """Write a batch with a bad loss or gradient for inspection, and ``row`` beside it as ``batch.json``."""
         ...

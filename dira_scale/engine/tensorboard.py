@@ -1,4 +1,4 @@
-"""Metrics for people's own tools."""
+"""Metrics for TensorBoard."""
 
 from pathlib import Path
 from typing import Any
@@ -7,14 +7,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard:
-    """Numbers of a metrics row as scalars named ``split/key``; what a killed run wrote after ``step`` is dropped."""
+    """Writes a metrics row's numbers as scalars ``split/key``; drops what a killed run wrote after ``step``."""
 
     def __init__(self, folder: Path, step: int) -> None:
         self._folder, self._purge = str(folder), step + 1
         self._writer: SummaryWriter | None = None
 
     def add(self, step: int, row: dict[str, Any]) -> None:
-        """Write every number of ``row``. After an ``OSError``, as of a full disk, the next call begins a new file."""
+        """Write every number of ``row``. After an ``OSError``, such as a full disk, the next call starts a new file."""
         try:
             if self._writer is None:
                 self._writer = SummaryWriter(self._folder, purge_step=self._purge)

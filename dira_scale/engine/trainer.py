@@ -20,8 +20,8 @@ from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
-from dira_scale.engine.stage import StageRun, begin
-from dira_scale.engine.state import RunState, of_replicas, restore
+from dira_scale.engine.stage import StageRun, begin_stage
+from dira_scale.engine.state import RunState, replica_tensors, restore
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass
 class Training(Schema):
-    """The keys that every task has."""
+    """The configuration keys that every task has."""
 
     run: str = place()
     seed: int = at_least(0)
@@ -67,7 +67,7 @@ class Trainer:
             alive,
         )
         self.state = RunState()
-        self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is made
+        self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is created
         self._resume()
         self.log = MetricsLog(task, self.folder, self.state, run)
         self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
@@ -90,14 +90,14 @@ class Trainer:
             return ended or "done"
 
     def close(self) -> None:
-        """Finish what is being written; nothing is written after this. On a disk that hangs, it hangs."""
+        """Finish pending writes; nothing is written after this. Blocks on a disk that hangs."""
         self.checkpointer.finish_write()
         self.log.close()
 
     def _train_stage(self, plan: StagePlan, signals: Signals) -> str:
-        """All steps of a stage; returns why the run ends, or nothing where the next stage follows."""
-        # A fresh optimizer and schedule; queue, momentum network and replicas carry on.
-        stage = begin(
+        """All steps of a stage. Returns why the run ends, or "" if the next stage follows."""
+        # A new optimizer and schedule; queue, momentum network and replicas are kept.
+        stage = begin_stage(
             plan,
             self.task,
             self.strategy,
@@ -115,20 +115,21 @@ class Trainer:
         if ended:
             return ended
         if stage.ended_early(self.state):
-            self.bar.say(f"stage {plan.name}: validation stood still for {self.state.stale} epochs, on to the next")
+            self.bar.print_line(f"stage {plan.name} ends: no lower validation loss for {self.state.stale} epochs")
         with self.log.clock.part("validate"):
             self.task.finish(plan, self.run, stage.model.replica)
         self._finish_writing()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):
             self.strategy.end(stage.model)
-        self.bar.expect(self.total_steps())
+        self.bar.set_total(self.total_steps())
         return ""
 
     def _steps(self, stage: StageRun, signals: Signals) -> str:
         state, last = self.state, self.state.stage_start + stage.plan.steps
         limit = last if self.config.steps is None else min(last, self.config.steps)
-        with closing(stage.loader.iterate(state.step + self._ahead, limit + self._ahead)) as batches:
+        offset = self._order_offset
+        with closing(stage.loader.iterate(state.step + offset, limit + offset)) as batches:
             while not stage.ended_early(state) and (batch := next(batches, None)) is not None:
                 stage.set_pace(self.task, state)
                 stage.step(state.step, batch)
@@ -137,22 +138,22 @@ class Trainer:
                 if signal:
                     self._finish_writing()
                     self.checkpointer.raise_if_not_saved()
-                    self.bar.say(f"{signal}: checkpoint written at step {state.step}")
+                    self.bar.print_line(f"{signal}: checkpoint written at step {state.step}")
                     return "interrupted"
         if state.step < last and not stage.ended_early(state):
             self._finish_writing()
-            return "done"  # as many steps as were asked for
+            return "done"  # ``steps`` reached
         return ""
 
     def _after_step(self, stage: StageRun, last: int, limit: int, signals: Signals) -> str:
-        """Whatever is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
+        """Do what is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
         step = self.state.step
         improved = self._due_validation(stage, last) and self.validate(stage)
         ends = step == limit or stage.ended_early(self.state)
         if step % self.config.log_every == 0 or ends:
             self._stop_on_nan(stage)
-            rate, news = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
-            self.log.training(rate, stage.loader.waited, news)
+            rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
+            self.log.add_training_row(rate, stage.loader.waited, warnings)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed()
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
@@ -160,12 +161,12 @@ class Trainer:
         return signal
 
     def total_steps(self) -> int:
-        """At which step the run ends, if no stage from now on stops early."""
+        """The step at which the run ends, unless a stage ends early."""
         total = self.state.stage_start + sum(plan.steps for plan in self.task.stages[self.state.stage :])
         return total if self.config.steps is None else min(total, self.config.steps)
 
     def _advance(self, plan: StagePlan) -> None:
-        """On to the stage after ``plan``."""
+        """Move the state on to the stage after ``plan``."""
         state = self.state
         steps = state.step - state.stage_start
         state.epochs += steps / plan.per_epoch
@@ -174,20 +175,20 @@ class Trainer:
             state.order_start = following.order_start(plan, state.order_start + steps)
 
     @property
-    def _ahead(self) -> int:
+    def _order_offset(self) -> int:
         """By how many steps the stage's order is ahead of the run's steps."""
         return self.state.order_start - self.state.stage_start
 
     # ------------------------------------------------------------------ validation
 
     def validate(self, stage: StageRun) -> bool:
-        """A row of the held-out losses; True where the loss is the stage's lowest so far."""
+        """Write a row of held-out losses; returns whether the loss is the stage's lowest so far."""
         if self.task.validate_every is None:
             return False
         self._stop_on_nan(stage)
         with self.log.clock.part("validate"):
             row = self.task.validate(stage.plan, stage.model.module)
-        self.nan_stop.held_out(self.state.step, row, stage.plan, stage.model.module)
+        self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module)
         self.log.add(row | {"split": "val"})
         state, name = self.state, stage.plan.name
         improved = row["loss"] < state.best.get(name, float("inf"))
@@ -204,48 +205,48 @@ class Trainer:
     # ------------------------------------------------------------------ checkpoints
 
     def save(self, stage: StageRun) -> None:
-        """A checkpoint of everything at this step, all of it finite."""
+        """Write a checkpoint of this step, after checking that all of it is finite."""
         self._stop_on_nan(stage)
         with self.log.clock.part("checkpoint"):
-            replicas = of_replicas(self.task.replicas)
-            self.nan_stop.tensors(self.state.step, stage.model.held() | replicas)
+            replicas = replica_tensors(self.task.replicas)
+            self.nan_stop.check_tensors(self.state.step, stage.model.local_tensors() | replicas)
             pieces = stage.model.pieces() | checkpoint.replicated(replicas)
             if self.scale.enabled:
                 self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
 
     def _stop_on_nan(self, stage: StageRun) -> None:
-        """End on all ranks before anything is written that is not finite; each keeps its part of the batch."""
-        self.nan_stop.training(self.state.step, stage.guard, stage.loader, self._ahead)
+        """End on all ranks before anything that is not finite is written; each saves its part of the bad batch."""
+        self.nan_stop.check_training(self.state.step, stage.guard, stage.loader, self._order_offset)
 
     def _finish_writing(self) -> None:
         with self.log.clock.part("checkpoint"):
             self.checkpointer.wait()
             self.world.wait()
 
-    def stall(self) -> str:
-        """How long training has stood still for its checkpoints."""
+    def checkpoint_pauses(self) -> str:
+        """A line on how long training has paused for its checkpoints."""
         saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        return f"{saves} checkpoints, training stood still for {seconds / max(1, saves):.2f} s each"
+        return f"{saves} checkpoints, training paused for {seconds / max(1, saves):.2f} s each"
 
     def _resume(self) -> None:
-        """From the newest whole checkpoint, the main process's choice; tidy up what a killed run left."""
+        """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""
         folder = self.checkpointer.folder
-        name = broadcast_from_main(self._patiently(lambda: self._tidy(folder)))
+        name = broadcast_from_main(self._on_all(lambda: self._choose_checkpoint(folder)))
         if name is None:
             return
-        tensors, where = self._patiently(lambda: checkpoint.load(folder / name))
-        self.state = RunState(**where)
+        tensors, state = self._on_all(lambda: checkpoint.load(folder / name))
+        self.state = RunState(**state)
         self._optimizer_state = restore(tensors, self.strategy.module, self.task.replicas)
-        self._patiently(lambda: self._put_right(folder))
+        self._on_all(lambda: self._rewind_run(folder))
 
-    def _patiently(self, work: Callable[[], T]) -> T:
-        """``work`` on disks and stores that may be slow, or wrong on one process, which all then say alike."""
+    def _on_all(self, work: Callable[[], T]) -> T:
+        """``work`` on a disk or store that may be slow; an error on one process is raised on all."""
         return self.checkpointer.read_on_all(work)
 
-    def _tidy(self, folder: Path) -> str | None:
-        """On the main process: name of the checkpoint to resume from; damaged and half-written ones are out of the way
-        after this."""
+    def _choose_checkpoint(self, folder: Path) -> str | None:
+        """On the main process: the name of the checkpoint to resume from, after moving damaged and removing unfinished
+        ones."""
         if self.run is None:
             return None
         name, damaged = checkpoint.find_latest(folder)
@@ -257,8 +258,8 @@ class Trainer:
             self.run.drop_rows_after(0)
         return name
 
-    def _put_right(self, folder: Path) -> None:
-        """On the main process: pointers and rows of the run agree with the checkpoint that it resumes from."""
+    def _rewind_run(self, folder: Path) -> None:
+        """On the main process: set the run's pointers and metrics back to the checkpoint that it resumes from."""
         if self.run is not None:
             with checkpoint.as_user_error(folder):
                 self.checkpointer.update_pointers(self.state.step, self.state.best_step)

@@ -1,7 +1,8 @@
-"""A look at training from outside its thread: a collective that one process never enters keeps all others waiting.
+"""Detects training that hangs, such as in a collective that one process never enters.
 
 In every process a thread counts the seconds without a sign of life. After ``watchdog`` of them it writes all stacks to
-``stacks/rank-N.txt`` of the run folder and ends the process, before the process group's own timeout, which leaves none.
+``stacks/rank-N.txt`` in the run folder and ends the process. This precedes the process group's own timeout, which would
+leave no stacks.
 """
 
 import faulthandler
@@ -21,15 +22,15 @@ _signs = 0  # of life
 
 
 def alive() -> None:
-    """Training or validation moves on: called for every micro-batch."""
+    """A sign of life of training or validation: called for every micro-batch."""
     global _signs
     _signs += 1
 
 
 class Watchdog:
-    """Ends this process where :func:`alive` is not called for ``seconds``; use as a context manager.
+    """Ends this process if :func:`alive` is not called for ``seconds``; use as a context manager.
 
-    Only seconds in which the process ran count: a job that was suspended and goes on is not hung.
+    Time in which the process was suspended does not count.
 
     Args:
         folder: the run's.
@@ -56,10 +57,10 @@ class Watchdog:
         while not self._stop.wait(every):
             seen, still = _signs, still + every if seen == _signs else 0.0
             if still >= self.seconds:
-                self._bite()
+                self._end_process()
 
-    def _bite(self) -> None:
-        # The file system may be what hangs: then the stacks go to the screen, and the process ends all the same.
+    def _end_process(self) -> None:
+        # The file system itself may hang: then the stacks go to the screen, and the process still ends.
         faulthandler.dump_traceback_later(TIMINGS.exit_report, exit=True)
         try:
             lease.check(self.folder, self.number)
@@ -71,16 +72,16 @@ class Watchdog:
             silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in found]
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
             text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
-            self._say(f"{text}{self._stacks.parent}{lacking}")
+            self._report(f"{text}{self._stacks.parent}{lacking}")
         except OSError as error:
             print(f"pretrain: no step for {self.seconds:g} s, and {error}; this process stood:", file=sys.stderr)
             faulthandler.dump_traceback(all_threads=True)
         finally:
-            os._exit(FAILED)  # the training thread waits for ever
+            os._exit(FAILED)  # the training thread never returns
 
-    def _say(self, text: str) -> None:
-        """On the screen and in ``log.txt``, by the first process that does."""
-        line = f"pretrain: {text}. The same command goes on from the newest checkpoint"
+    def _report(self, text: str) -> None:
+        """Print ``text`` and append it to ``log.txt``, in the first process that gets here."""
+        line = f"pretrain: {text}. The same command resumes from the newest checkpoint"
         with suppress(FileExistsError):
             (self.folder / "leases" / f"{self.number:06d}.hung").open("x").close()
             print(line, file=sys.stderr, flush=True)

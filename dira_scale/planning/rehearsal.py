@@ -99,7 +99,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
     passes = [_Passes(block) for block in blocks(method)]
     with networks.mode:
         task = _Task(config, world, method, adversary, [stage])
-        task.look_every = 1
+        task.monitor_every = 1
 
         def make(module: nn.Module) -> Optimizer:
             return _started(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
@@ -159,10 +159,10 @@ class _Task(PretrainTask):
         self.forward += self.ledger.flops - before
         return losses
 
-    def look(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+    def monitor(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
         """The memory that it takes counts; arithmetic and messages of one step in hundreds do not."""
         flops, sent = self.ledger.flops, len(self.ledger.collectives)
-        found = super().look(losses, scale, differentiable)
+        found = super().monitor(losses, scale, differentiable)
         self.looking += self.ledger.flops - flops
         del self.ledger.collectives[sent:]
         return found

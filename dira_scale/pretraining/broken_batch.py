@@ -1,4 +1,4 @@
-"""A batch whose loss is not finite, kept for a person to look at."""
+"""Saves a batch with a loss or gradient that is not finite, for inspection."""
 
 import math
 from collections.abc import Iterable
@@ -14,12 +14,12 @@ from dira_scale.places.atomic import write_json
 
 
 def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
-    """Write ``batch.safetensors`` (views as stored, the distortions' parameters, index) and ``batch.json``.
+    """Write ``batch.safetensors`` (views as loaded, distortion parameters, index) and ``batch.json``.
 
     Args:
-        batch: this rank's part, as the loader made it.
-        datasets, split: what ``batch.index`` counts through.
-        row: what the JSON tells beside the images; its ``losses`` may not be finite.
+        batch: this rank's part, as the loader returned it.
+        datasets, split: what ``batch.index`` refers to.
+        row: further entries of the JSON; its ``losses`` may be non-finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"index": batch.index, "low": batch.low, "high": batch.high}
@@ -29,14 +29,14 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
         tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
     tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
-    # JSON has no NaN: it is written as its name.
+    # JSON has no NaN and infinity: written as strings.
     losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
     images = list(_images(batch.index.tolist(), datasets, split))
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
 def _images(index: list[int], datasets: list[ShardedDataset], split: str) -> Iterable[dict[str, str]]:
-    """Dataset and key of samples counted over all datasets."""
+    """Dataset and key of each sample; ``index`` counts over all datasets."""
     everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
     for i in index:
         dataset, row = everything[i]

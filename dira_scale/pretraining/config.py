@@ -36,7 +36,7 @@ class Pretrain(Training):
     health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
-        """Raises UserError where no stage is trained."""
+        """Raises UserError if no stage is trained."""
         super().__post_init__()
         if not any(stage.epochs for stage in self.stages.values()):
             raise UserError("stages: all of them have 0 epochs, so nothing would be trained")

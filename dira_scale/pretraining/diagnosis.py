@@ -1,37 +1,38 @@
-"""What is wrong with a run, in words, from the rows of its metrics: said once when it begins, not at every row."""
+"""Warnings about a run, from its metrics: each is given once when the problem begins, not at every row."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from dira_scale.engine.task import Stretch
+from dira_scale.engine.task import StagePosition
 from dira_scale.pretraining.config import Pretrain
 
-# Spread directions have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at worst,
-# in their first hundreds of steps. Collapse ends near 0 (one embedding for all) or, where a last BatchNorm forbids
-# that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, and a rank from 2.5 down to 1.9.
+# Evenly spread embeddings have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at
+# worst, in their first few hundred steps. Collapse ends near 0 (one embedding for all) or, where a final BatchNorm
+# prevents that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, with a rank from 2.5 down to 1.9.
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
-# Networks see all radiographs as nearly one before they have learnt anything; a stage's first tenth is not judged.
+# Untrained networks map all radiographs to nearly one embedding, so the first tenth of a stage is not judged.
 SETTLED = 0.1
-# Bases that learn leave chance within the first epochs, if these are many steps: `small` was at chance throughout 190
-# steps on 273 phantoms. A quarter of a stage is late if it is also 500 steps; twice chance is outside of noise.
+# Bases that learn leave chance within the first epochs, if these have enough steps: `small` was at chance for all of
+# 190 steps on 273 phantoms. A quarter of a stage is late if it is also 500 steps; twice chance is beyond noise.
 LATE, ENOUGH, ABOVE_CHANCE = 0.25, 500, 2.0
-# Right of all but one patch in a hundred, and the generator's loss where D(restored) is below about a tenth: it hardly
-# fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).)
+# Wrong on only one patch in a hundred, and the generator's loss where D(restored) is below about a tenth: the generator
+# hardly fools it any more. (Least squares: (0.1 - 1)^2; minimax: log(1 - 0.1).)
 DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
-# Restoration reaches the deepest features through the decoder's first block alone, the others through the skips: it
-# pulls 40 to 90 times less than InfoNCE and 400 to 1,400 times less than scaled Barlow Twins where both are learnt, and
-# 24,000 to 65,000 times less than unscaled Barlow Twins (docs/health.md). A term of a weight below a hundredth (the
-# adversary's 0.001) is meant to be small.
+# Restoration reaches the deepest features only through the decoder's first block, the others through the skips: its
+# gradient is 40 to 90 times smaller than InfoNCE's and 400 to 1,400 times smaller than scaled Barlow Twins' where both
+# are learnt, and 24,000 to 65,000 times smaller than unscaled Barlow Twins' (docs/health.md). A term with a weight
+# below a hundredth (the adversary's 0.001) is meant to be small.
 DWARFED, NEGLIGIBLE = 5000.0, 0.01
-# Most of the negatives from an encoder that has moved on: they are no longer one dictionary. (The released code's last
-# stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue may still be filling.
+# Below this, most negatives are from an encoder that has since changed: no longer a consistent dictionary. (The
+# released code's last stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue
+# may still be filling.
 FRESH, FILLED = 0.2, 0.5
-PATIENCE = 2  # looks in a row: one may be an outlier
-ROWS = 10  # in a row of the top-1: it may be of a single batch
+PATIENCE = 2  # measurements in a row: one may be an outlier
+ROWS = 10  # top-1 values in a row: one may be of a single batch
 
 
 class Diagnosis:
-    """Remembers what has been said.
+    """Turns rows of metrics into warnings; remembers which have been given.
 
     Args:
         config: for the weights, the adversary's loss and the names of the keys to change.
@@ -41,75 +42,78 @@ class Diagnosis:
         self.adversary = config.adversary.loss
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
-        self._looks: dict[str, int] = {}  # in a row, by kind
+        self._counts: dict[str, int] = {}  # measurements in a row that show a problem, by check
 
-    def warnings(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
-        """What begins with this row of training. A row without a kind's figures leaves that kind as it was."""
-        pulls = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
-        judges = (
+    def warnings(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        """Warnings about problems that begin with this training row. Checks whose keys the row lacks are skipped."""
+        gradients = [f"health/gradient/{term}" for term, weight in self.weights.items() if weight >= NEGLIGIBLE]
+        checks = (
             (self._collapse, ("health/std", "health/rank"), PATIENCE),
             (self._chance, ("top1", "chance"), ROWS),
             (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
-            (self._dwarfed, tuple(key for key in pulls if key in row) or pulls, PATIENCE),
+            (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
             (self._queue, ("queue_fresh",), PATIENCE),
         )
-        said = []
-        for judge, keys, patience in judges:
+        warnings = []
+        for check, keys, patience in checks:
             if all(key in row for key in keys):
-                text, kind = judge(row, where), judge.__name__
-                self._looks[kind] = self._looks.get(kind, 0) + 1 if text else 0
-                if self._looks[kind] == patience:
-                    said.append(text)
-        return said
+                text, kind = check(row, position), check.__name__
+                self._counts[kind] = self._counts.get(kind, 0) + 1 if text else 0
+                if self._counts[kind] == patience:
+                    warnings.append(text)
+        return warnings
 
-    def _collapse(self, row: Mapping[str, Any], where: Stretch) -> str:
+    def _collapse(self, row: Mapping[str, Any], position: StagePosition) -> str:
         std, rank = row["health/std"], row["health/rank"]
-        if where.share < SETTLED or (std > COLLAPSED_STD and rank > COLLAPSED_RANK):
+        if position.fraction < SETTLED or (std > COLLAPSED_STD and rank > COLLAPSED_RANK):
             return ""
         return (
-            f"collapse: all images' embeddings are nearly one, or on one line (std {std:.3f}, where 1 is spread; "
-            f"effective rank {rank:.1f}): lower optim.optimizer.lr; in a method of your own look at its stop-gradient"
+            f"collapse: the embeddings of all images are nearly equal, or on one line (std {std:.3f}, where 1 is "
+            f"spread; effective rank {rank:.1f}): lower optim.optimizer.lr; in your own method check the stop-gradient"
         )
 
-    def _chance(self, row: Mapping[str, Any], where: Stretch) -> str:
+    def _chance(self, row: Mapping[str, Any], position: StagePosition) -> str:
         top1, chance = row["top1"], row["chance"]
-        if where.share < LATE or where.done < ENOUGH or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
+        early = position.fraction < LATE or position.done < ENOUGH
+        if early or chance > 1 / 2 / ABOVE_CHANCE or top1 > ABOVE_CHANCE * chance:
             return ""
         return (
-            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {where.share:.0%} of stage {where.stage}: "
-            "try another optim.optimizer.lr" + f", or a shorter {self.base}.queue" * ("queue_fresh" in row)
+            f"top-1 {top1:.3f} is still at chance ({chance:.3f}) after {position.fraction:.0%} of stage "
+            f"{position.stage}: try another optim.optimizer.lr"
+            + f", or a shorter {self.base}.queue"
+            * ("queue_fresh" in row)
         )
 
-    def _discriminator(self, row: Mapping[str, Any], where: Stretch) -> str:
+    def _discriminator(self, row: Mapping[str, Any], position: StagePosition) -> str:
         accuracy, loss = row["health/discriminator"], row["loss/ad"]
         if accuracy < DISCRIMINATOR_WINS or loss < GENERATOR_LOSES[self.adversary]:
             return ""
         return (
-            f"the discriminator wins: it is right of {accuracy:.1%} of the patches, and L_ad stays at {loss:.2f}: "
+            f"the discriminator wins: it is right on {accuracy:.1%} of the patches, and L_ad stays at {loss:.2f}: "
             "lower optim.discriminator.lr, or raise method.weights.ad"
         )
 
-    def _dwarfed(self, row: Mapping[str, Any], where: Stretch) -> str:
-        pulls = {
+    def _dwarfed(self, row: Mapping[str, Any], position: StagePosition) -> str:
+        norms = {
             term: row[f"health/gradient/{term}"]
             for term, weight in self.weights.items()
             if weight >= NEGLIGIBLE and f"health/gradient/{term}" in row
         }
-        if not pulls:
+        if not norms:
             return ""
-        large, small = max(pulls, key=lambda term: pulls[term]), min(pulls, key=lambda term: pulls[term])
-        if pulls[large] <= DWARFED * pulls[small]:
+        large, small = max(norms, key=lambda term: norms[term]), min(norms, key=lambda term: norms[term])
+        if norms[large] <= DWARFED * norms[small]:
             return ""
-        times = f"{pulls[large] / pulls[small]:.0f} times" if pulls[small] else "and alone,"
-        scale = f" or, of Barlow Twins, {self.base}.scale" if large == "di" else ""
+        ratio = f"{norms[large] / norms[small]:.0f} times L_{small}'s" if norms[small] else f"and L_{small}'s is 0"
+        scale = f" or, for Barlow Twins, {self.base}.scale" if large == "di" else ""
         return (
-            f"L_{large} dwarfs L_{small}: at the encoder's output it pulls {times} as hard: lower "
+            f"L_{large} dwarfs L_{small}: its gradient at the encoder's output is {ratio}: lower "
             f"method.weights.{large}{scale}; or raise method.weights.{small}"
         )
 
-    def _queue(self, row: Mapping[str, Any], where: Stretch) -> str:
+    def _queue(self, row: Mapping[str, Any], position: StagePosition) -> str:
         fresh = row["queue_fresh"]
-        if where.share < FILLED or fresh >= FRESH:
+        if position.fraction < FILLED or fresh >= FRESH:
             return ""
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "

@@ -1,4 +1,4 @@
-"""What a stage minimises on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
+"""The loss of a stage on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,14 @@ from dira_scale.methods.method import Method, Terms
 
 
 def restores(terms: Sequence[str]) -> bool:
-    """Whether a stage of these terms restores views: for the restoration loss, or for the adversary to judge."""
+    """Whether a stage with these terms restores views, for the restoration loss or the adversary."""
     return not {"re", "ad"}.isdisjoint(terms)
 
 
 class Forward(nn.Module):
-    """The method as training calls it: of its feature pyramids only the encoder's output leaves the forward pass.
+    """The method as training calls it: returns only the encoder's output instead of complete feature pyramids.
 
-    DDP would wait for gradients of whatever leaves it, and a map that no loss of the stage depends on has none.
+    DDP waits for the gradient of every returned tensor, and a feature map that no loss of the stage uses has none.
     """
 
     def __init__(self, method: Method) -> None:
@@ -40,16 +40,16 @@ class Forward(nn.Module):
 
 @dataclass
 class PretrainLosses(Losses):
-    """``carried``: clean and restored images where the adversary learns from them."""
+    """``carried``: clean and restored images for the adversary, in stages that train it."""
 
     outputs: Terms | None = None  # of the method, for the monitors
 
 
 class Objective:
-    """Distorts the views on the device, runs the method and, where the stage has it, the adversary's judgement.
+    """Distorts the views on the device, runs the method and, in stages that have it, the adversary.
 
     Args:
-        weights: of the terms in the total.
+        weights: of the terms in the total loss.
     """
 
     def __init__(self, weights: Mapping[str, float], adversary: Adversary, views: ViewSpec, world: World) -> None:
@@ -57,7 +57,7 @@ class Objective:
         self.distort, self.target_flip = Distort(views).to(world.device), views.target_flip
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
-        """Of the stage's ``terms``. ``model`` is the method, or what training makes of it."""
+        """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
         outputs = self.forward(model, batch, self.distorted(batch, terms))
         losses, carried = dict(outputs.losses), None
         if "ad" in terms:
@@ -68,21 +68,21 @@ class Objective:
         return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs)
 
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
-        """The method on a batch that is on the device."""
+        """Run the method on a batch on the device."""
         alive()
         with self.world.autocast():
             terms: Terms = model(self.upright(batch.views, batch), distorted, batch)
         return terms
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
-        """``views`` of the batch as the restoration target lies: mirrored back where ``views.target_flip`` says so."""
+        """``views`` in the orientation of the restoration target: flipped back if ``views.target_flip`` requires it."""
         if self.target_flip == "with_input":
             return views
         pairs = zip(views, batch.flips, strict=True)
         return tuple(torch.where(per_sample(flip, view), view.flip(-1), view) for view, flip in pairs)
 
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
-        """T(.) of every view; no cutout and shuffling where nothing is restored (the released code's mode `di`)."""
+        """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`)."""
         corrupt = corrupt and restores(terms)
         pairs = zip(batch.views, batch.distortions, strict=True)
         return tuple(self.distort(view, parameters, corrupt) for view, parameters in pairs)

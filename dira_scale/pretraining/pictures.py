@@ -1,4 +1,4 @@
-"""Held-out images as a stage leaves them: a grid of clean, distorted and restored, and the restoration table."""
+"""Held-out images at the end of a stage: a grid of clean, distorted and restored ones, and the restoration table."""
 
 import json
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ GAP = 4  # pixels between pictures
 
 @dataclass
 class Restoration:
-    """A batch of images, each [b, 1, S, S] in [0, 1]; ``hole`` is True where a cutout zeroed the distorted one."""
+    """A batch of images, each [b, 1, S, S] in [0, 1]; ``hole`` is True where a cutout zeroed the distorted image."""
 
     clean: Tensor
     distorted: Tensor
@@ -27,7 +27,7 @@ class Restoration:
 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:
-    """Write the stage's rows of ``restoration.json``, then ``{stage}.png``: a row an image."""
+    """Write the stage's rows of ``restoration.json``, then ``{stage}.png`` with one row per image."""
     table = RestorationTable()
     grid: list[np.ndarray] = []
     for batch in batches:

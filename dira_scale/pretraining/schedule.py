@@ -1,4 +1,4 @@
-"""What follows for every stage from the whole configuration and the data: batches and lengths. Pure arithmetic."""
+"""Batch and length of every stage, from the configuration and the size of the data. Pure arithmetic."""
 
 from collections.abc import Callable
 
@@ -13,18 +13,18 @@ def batches_of(config: Pretrain) -> dict[str, int]:
 
 
 def stage_plans(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> list[StagePlan]:
-    """A plan for every stage that is trained; ``steps_per_epoch`` says how many steps of a batch are an epoch.
+    """A plan for every stage that is trained; ``steps_per_epoch`` gives the steps per epoch at a batch size.
 
     Raises:
-        UserError: the warm-up is as long as a stage.
+        UserError: the warm-up is as long as a stage, or longer.
     """
     plans: list[StagePlan] = []
     for name, batch in batches_of(config).items():
         stage, warmup = config.stages[name], config.optim.warmup_epochs
         if warmup and warmup >= stage.epochs:
             raise UserError(
-                f"optim.warmup_epochs={warmup:g} is no shorter than stages.{name}.epochs={stage.epochs:g}: every stage "
-                "warms up anew; take a shorter warm-up or a longer stage"
+                f"optim.warmup_epochs={warmup:g} is not shorter than stages.{name}.epochs={stage.epochs:g}: every "
+                "stage has its own warm-up; use a shorter warm-up or a longer stage"
             )
         per_epoch = steps_per_epoch(batch)
         steps = max(1, round(stage.epochs * config.epoch_factor * per_epoch))

@@ -1,4 +1,4 @@
-"""A stage as it is configured."""
+"""The configuration of a stage."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class Stage(Schema):
     batch: int | None = at_least(1, None)
 
     def __post_init__(self) -> None:
-        """Raises UserError for a stage of no terms."""
+        """Raises UserError for a stage without terms."""
         super().__post_init__()
         if not self.terms:
-            raise UserError("terms=[]: name loss terms; epochs=0 leaves the stage out")
+            raise UserError("terms=[]: name at least one loss term, or set epochs=0 to skip the stage")

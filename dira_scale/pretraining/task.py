@@ -1,4 +1,4 @@
-"""Pretraining as a task of the engine: a method through its stages, and the adversary beside it."""
+"""Pretraining as a task of the engine: a method trained through its stages, with the adversary beside it."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -19,14 +19,14 @@ from dira_scale.data.loaders import Loader
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
-from dira_scale.engine.task import StagePlan, Stretch
+from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.diagnosis import Diagnosis
-from dira_scale.pretraining.division import check_division, fitting
+from dira_scale.pretraining.division import check_division, process_counts
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
 from dira_scale.pretraining.schedule import batches_of, stage_plans
@@ -37,7 +37,7 @@ from dira_scale.runs.reader import start_tensors
 
 @dataclass(frozen=True)
 class DiscriminatorReplica:
-    """The adversary: it learns to tell clean patches from restored ones after each step of the generator."""
+    """The adversary: it learns to distinguish clean from restored patches, after each step of the generator."""
 
     module: Adversary
     optimizer: Optimizer
@@ -51,10 +51,10 @@ class PretrainTask:
     """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
 
     Args:
-        method: whole, on the CPU.
+        method: unsharded, on the CPU.
         adversary: on the device.
-        stages: those that are trained.
-        inputs: None where no batch is asked for (a rehearsal).
+        stages: the stages to train.
+        inputs: None if no batches are loaded (in a rehearsal).
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class PretrainTask:
         self.objective = Objective(method.weights, adversary, method.views, world)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.diagnosis = Diagnosis(config)
-        self.look_every = config.health.every
+        self.monitor_every = config.health.every
         validate = config.validate
         self.held_out: HeldOutBatches | None = None
         if inputs is not None:
@@ -81,10 +81,10 @@ class PretrainTask:
 
     @classmethod
     def build(cls, config: Pretrain, cfg: DictConfig, world: World) -> "PretrainTask":
-        """Open the data, build the method, try every stage. Collective.
+        """Open the data, build the method, check every stage. Collective.
 
         Raises:
-            UserError: names the key, dataset or process that is wrong, on all processes.
+            UserError: on all processes; names the wrong key, dataset or process.
         """
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
@@ -120,8 +120,8 @@ class PretrainTask:
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
         ]
 
-    def fitting(self) -> list[int]:
-        return fitting(self.config)
+    def process_counts(self) -> list[int]:
+        return process_counts(self.config)
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         assert isinstance(module, Method)
@@ -135,7 +135,7 @@ class PretrainTask:
     def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
         return self.objective(model, micro, stage.terms)
 
-    def look(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+    def monitor(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
         return self.monitors.measure(losses, scale, differentiable)
 
     def after_step(self, module: nn.Module) -> None:
@@ -151,7 +151,7 @@ class PretrainTask:
         return validation_losses(self.objective, module, self.held_out, stage.terms)
 
     def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
-        """Pictures and table of the weights at the stage's end, once, by the main process, of a bounded number."""
+        """Write pictures and restoration table at the end of the stage, once, on the main process."""
         if not restores(stage.terms):
             return
         method, validate = replica(), self.config.validate
@@ -165,8 +165,8 @@ class PretrainTask:
         with run.optional_write("pictures"):
             draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
 
-    def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
-        return self.diagnosis.warnings(row, where)
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        return self.diagnosis.warnings(row, position)
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Batch, dict[str, float]] | None:
         assert self.held_out is not None
@@ -179,13 +179,13 @@ class PretrainTask:
 
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
-    """``adversary`` where it is trained, in the images' memory format."""
+    """``adversary`` on the training device, in the images' memory format."""
     layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
     return adversary.to(world.device, memory_format=layout)  # type: ignore[call-overload]
 
 
 def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:
-    """The method, with every stage tried: what is wrong with one or its optimizer is found out now, not hours later."""
+    """Build the method and try every stage with its optimizer, so that an error shows now, not hours later."""
     batches, accumulate = batches_of(config), config.parallel.accumulate
     method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate, tensors)
     for name, batch in batches.items():
@@ -202,7 +202,7 @@ def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[st
 
 
 def _facts(config: Pretrain, inputs: Inputs) -> dict[str, str]:
-    """What must be the same on all processes beside the configuration, by the names that a message shall use."""
+    """What must be the same on all processes beside the configuration, keyed by its name in messages."""
     digits = preflight.DIGITS
     facts = {
         f"the content of dataset {i + 1} of data.shards": dataset.hash[:digits]

@@ -1,4 +1,4 @@
-"""Held-out images: the validation loss, and what the network makes of them. Nothing here changes the method."""
+"""Held-out images: the validation loss, and pictures of their restoration. Nothing here changes the method."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from dira_scale.models.heads import global_average
 from dira_scale.pretraining.objective import Objective
 from dira_scale.pretraining.pictures import Restoration, write_pictures
 
-IMAGES = 4096  # whose neighbours are asked at a validation, about, at most: bounds the table of similarities
+IMAGES = 4096  # for the nearest neighbours of a validation, approximately: limits the table of similarities
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Validate(Schema):
 def validation_losses(
     objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
 ) -> dict[str, float]:
-    """Means over the held-out split of a stage's losses and monitors, with fixed views, equal on all ranks.
+    """A stage's losses and monitors, averaged over the held-out split with fixed views; equal on all ranks.
 
-    With labels also ``health/knn_auc``: how well an image's nearest neighbours among the others, by the encoder's
-    pooled features of the first view, know its labels.
+    With labels also ``health/knn_auc``: how well an image's labels are predicted by its nearest neighbours, by the
+    encoder's pooled features of the first view.
     """
     means = Means()
     features: list[Tensor] = []
@@ -62,9 +62,9 @@ def validation_losses(
 def first_broken(
     objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
 ) -> tuple[Batch, dict[str, float]] | None:
-    """The first of this process's held-out batches with a loss that is not finite, as it is stored, and its losses.
+    """This process's first held-out batch with a loss that is not finite, as loaded, and its losses.
 
-    Collective where the method is sharded: every process goes through all of its batches.
+    Collective if the method is sharded, so every process goes through all of its batches.
     """
     first: tuple[Batch, dict[str, float]] | None = None
     with evaluating(method):
@@ -77,15 +77,15 @@ def first_broken(
 
 
 def _knn_auc(features: Tensor, labels: Tensor) -> float:
-    """Of all ranks' images, each asked of all others; [n, dim] and [n, L], n differs between ranks. Collective."""
-    together = torch.cat([features, labels.float()], dim=1)
-    counts = gather(torch.tensor([len(together)], device=together.device)).tolist()
-    padded = together.new_zeros(max(counts), together.shape[1])
-    padded[: len(together)] = together
+    """Leave-one-out kNN over all ranks' images; [n, dim] and [n, L], n may differ between ranks. Collective."""
+    own = torch.cat([features, labels.float()], dim=1)
+    counts = gather(torch.tensor([len(own)], device=own.device)).tolist()
+    padded = own.new_zeros(max(counts), own.shape[1])
+    padded[: len(own)] = own
     parts = gather(padded[None])
     everyone = torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
     features, labels = everyone.split([features.shape[1], labels.shape[1]], dim=1)
-    # Of few images each one's own label is missed in the vote, which alone would push the area below one half.
+    # With few images, leaving out an image's own label biases the vote against it: the AUC would fall below one half.
     k = min(20, max(1, len(features) // 10))
     return mean_auc(knn_scores(features, labels, features, k, leave_one_out=True), labels)
 
@@ -94,7 +94,7 @@ def _knn_auc(features: Tensor, labels: Tensor) -> float:
 def draw_restorations(
     folder: Path, stage: StagePlan, objective: Objective, method: nn.Module, held_out: HeldOutBatches, rows: int
 ) -> None:
-    """A stage's picture grid and its table of restoration beside trivial restorers, on one process."""
+    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process."""
     with evaluating(method):
         write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms), rows)
 
@@ -108,7 +108,7 @@ def _restorations(
         outputs = objective.forward(method, batch, distorted)
         assert outputs.target is not None and outputs.restored is not None
         undisturbed = objective.distorted(batch, terms, corrupt=False)
-        # As the target lies, so that a mirrored input costs the trivial restorers nothing.
+        # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
         distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
         hole = (distorted[0] == 0) & (undisturbed[0] != 0)
         count = len(hole)  # of the first view: a method may restore several
@@ -117,7 +117,7 @@ def _restorations(
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, training mode after."""
+    """Evaluation mode inside, training mode afterwards."""
     module.eval()
     try:
         yield

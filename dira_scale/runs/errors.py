@@ -5,7 +5,7 @@ class RunEndedError(Exception):
     """Training cannot go on. Raised on all processes; the message goes into status.json.
 
     Attributes:
-        said: whether the message has been shown already.
+        reported: whether the message has already been logged.
     """
 
-    said = False
+    reported = False

@@ -18,7 +18,7 @@ from dira_scale.distributed.processes import Parallel, leave
 from dira_scale.distributed.world import World
 from dira_scale.engine.optim import Optim
 from dira_scale.engine.run import run_task
-from dira_scale.engine.task import Losses, StagePlan, Stretch
+from dira_scale.engine.task import Losses, StagePlan, StagePosition
 from dira_scale.engine.trainer import Training
 from dira_scale.runs.checkpoint.writer import CheckpointConfig
 
@@ -81,7 +81,7 @@ class Regression:
     """See ``dira_scale.engine.task.Task``."""
 
     stages = STAGES
-    look_every = 4
+    monitor_every = 4
     validate_every = 1
 
     def __init__(self, world: World) -> None:
@@ -105,7 +105,7 @@ class Regression:
     def summary(self, module: nn.Module) -> list[str]:
         return [f"a line through {FEATURES} dimensions"]
 
-    def fitting(self) -> list[int]:
+    def process_counts(self) -> list[int]:
         return [1, 2, 4, 8, 16]
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
@@ -121,7 +121,7 @@ class Regression:
         carried = (micro.y.detach() * 3.0, micro.y) if "bias" in stage.terms else None
         return Losses(square, {"square": square}, carried=carried)
 
-    def look(self, losses: Losses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+    def monitor(self, losses: Losses, scale: float, differentiable: bool) -> dict[str, Tensor]:
         return {"looked": losses.total.detach().sqrt()}
 
     def after_step(self, module: nn.Module) -> None:
@@ -140,8 +140,8 @@ class Regression:
         if run is not None:
             (run.folder / f"{stage.name}.txt").write_text(str(whole.weight.tolist()))
 
-    def diagnose(self, row: Mapping[str, Any], where: Stretch) -> list[str]:
-        return [f"all is well in {where.stage}"] if (where.stage, where.done) == ("all", 10) else []
+    def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
+        return [f"all is well in {position.stage}"] if (position.stage, position.done) == ("all", 10) else []
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> None:
         return None

@@ -1,4 +1,4 @@
-"""What is no number is found at its step, named, kept from the weights and saved with its images."""
+"""What is not finite is detected at its step, named, kept out of the weights and saved with its images."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from dira_scale.engine.nan_guard import NaNGuard, unsound
+from dira_scale.engine.nan_guard import NaNGuard, nonfinite_names
 
 ROOT = Path(__file__).parents[2]
 BAD = [math.nan, math.inf, -math.inf]
@@ -58,7 +58,7 @@ def test_the_first_term_is_named_and_its_gradients_cleared(value: float) -> None
     found = guard.read()
     assert found is not None and (found.step, found.terms) == (5, {"loss/re": [0]})
     assert found.losses[0]["loss/di"] == 1.0 and not math.isfinite(found.losses[0]["loss/re"])
-    assert str(found) == "step 6: loss/re is no number"
+    assert str(found) == "step 6: loss/re is not finite"
 
 
 @pytest.mark.parametrize("value", BAD)
@@ -71,10 +71,10 @@ def test_a_gradient_that_is_no_number_under_a_loss_that_is_one(value: float) -> 
     found = guard.read()
     assert found is not None and (found.step, found.terms) == (1, {"gradient": [0]})
     assert found.losses[0]["loss/di"] == 0.5  # of that step, not of the last
-    assert "though every loss is one" in str(found)
+    assert "though every loss is finite" in str(found)
 
 
 def test_one_weight_in_a_great_many_is_found() -> None:
     tensors = {"large": torch.full((3,), 3e38), "whole": torch.tensor([2**60]), "empty": torch.zeros(0)}
     tensors |= {f"{value}": torch.ones(1000).index_fill_(0, torch.tensor([77]), value) for value in BAD}
-    assert unsound(tensors) == [str(value) for value in BAD]
+    assert nonfinite_names(tensors) == [str(value) for value in BAD]

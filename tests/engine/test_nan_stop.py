@@ -1,4 +1,4 @@
-"""The end of a run in which something is no number: what is said, and when."""
+"""How a run with a value that is not finite ends: what is reported, and when."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ from dira_scale.runs.checkpoint import Checkpointer, writer
 from dira_scale.runs.folder import RunFolder
 
 
-@pytest.mark.parametrize(("disk", "left"), [("slow", "is sound"), ("hanging", "is not written by rank(s) 0")])
+@pytest.mark.parametrize(("disk", "left"), [("slow", "is intact"), ("hanging", "is not written by rank(s) 0")])
 def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_waited_for(
     disk: str, left: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,7 +43,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
 
     def ends() -> None:
         with pytest.raises(NotFiniteError) as error:
-            stop.fail(2, "step 2: loss/di is no number")
+            stop.fail(2, "step 2: loss/di is not finite")
         said.append(str(error.value))
 
     thread, deadline = threading.Thread(target=ends), time.monotonic() + 120
@@ -52,7 +52,7 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
         assert time.monotonic() < deadline
         time.sleep(0.01)
     first = capfd.readouterr().err
-    assert first == "pretrain: step 2: loss/di is no number\n" and status(tmp_path)["reason"] in first
+    assert first == "pretrain: step 2: loss/di is not finite\n" and status(tmp_path)["reason"] in first
     assert (tmp_path / "log.txt").read_text() in first
     if disk == "hanging":
         monkeypatch.setattr(TIMINGS, "hang_after", 0.0)
@@ -62,6 +62,6 @@ def test_what_is_no_number_is_said_before_the_checkpoint_that_is_written_is_wait
     released.set()
     second = capfd.readouterr().err
     assert second.startswith(f"pretrain: the checkpoint of step 1 {left}") and second.count("\n") == 1
-    assert said == [f"step 2: loss/di is no number; {second.removeprefix('pretrain: ')}".strip()]
+    assert said == [f"step 2: loss/di is not finite; {second.removeprefix('pretrain: ')}".strip()]
     assert status(tmp_path)["reason"] == said[0] and said[0].endswith(". docs/health.md says what to do")
     run.release()

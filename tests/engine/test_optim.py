@@ -141,7 +141,7 @@ def test_biases_and_norms_have_settings_of_their_own_and_modules_a_fixed_rate() 
         ({"optimizer": {"_target_": "torch.optim.Nothing"}}, r"optim\.optimizer: "),
         ({"optimizer": SGD | {"rate": 1}}, r"optim\.optimizer: .*rate"),
         ({"optimizer": SGD | {"lr": -1.0}}, r"optim\.optimizer: Invalid learning rate"),
-        ({"optimizer": {"_target_": "builtins.list"}}, "is no torch.optim.Optimizer"),
+        ({"optimizer": {"_target_": "builtins.list"}}, "is not a torch.optim.Optimizer"),
     ],
 )
 def test_a_wrong_optimizer_names_the_key(changes: dict, message: str) -> None:

@@ -31,7 +31,7 @@ def test_without_a_terminal_there_is_a_line_with_a_time_to_go(
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with Bar(total=100, done=40, enabled=True) as bar:
         bar.update(50, "dir")
-        bar.expect(80)
+        bar.set_total(80)
         bar.update(60, "dir")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("dir step 50/100") and lines[0].endswith("min to go")
@@ -42,7 +42,7 @@ def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
     with Bar(total=10, done=0, enabled=False) as bar:
         bar.update(5, "di")
-        bar.say("done")
+        bar.print_line("done")
     assert capsys.readouterr().out == ""
 
 
@@ -51,7 +51,7 @@ def test_a_terminal_that_is_gone_ends_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sys, "stdout", HungUp())
     with Bar(total=10, done=0, enabled=True) as bar:
         bar.update(5, "di")
-        bar.say("done")
+        bar.print_line("done")
 
 
 def test_on_a_terminal_there_is_a_bar() -> None:
@@ -63,7 +63,7 @@ def test_on_a_terminal_there_is_a_bar() -> None:
         "    time.sleep(1.1)\n"
         "    bar.note('loss 1.0')\n"
         "    [bar.update(step, 'dir') for step in range(6)]\n"
-        "    bar.say('a line above')\n"
+        "    bar.print_line('a line above')\n"
         "    print('printed')\n"
     )
     ours, theirs = pty.openpty()

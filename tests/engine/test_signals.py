@@ -8,12 +8,12 @@ from harness import job
 
 LIFE = """
 import os, signal, sys
-from dira_scale.engine.signals import ASKING, Signals
+from dira_scale.engine.signals import STOP_SIGNALS, Signals
 
-before = [signal.getsignal(number) for number in ASKING]
+before = [signal.getsignal(number) for number in STOP_SIGNALS]
 try:
     with Signals() as signals:
-        assert [signal.getsignal(number) for number in ASKING] == before
+        assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
         signals.listen()
         if sys.argv[1] == "asked":
             os.kill(os.getpid(), signal.SIGTERM)
@@ -27,7 +27,7 @@ try:
                 raise
 except RuntimeError:
     print("and the error goes on")
-assert [signal.getsignal(number) for number in ASKING] == before
+assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 sys.stdout.flush()
 os.kill(os.getpid(), signal.SIGTERM)
 """

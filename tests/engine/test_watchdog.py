@@ -37,7 +37,7 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
     assert first == "still here"
     [line] = [line for line in told if "no step" in line]
     assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
-    assert line.endswith("stacks. The same command goes on from the newest checkpoint")
+    assert line.endswith("stacks. The same command resumes from the newest checkpoint")
     assert line in (tmp_path / "log.txt").read_text()
     stacks = (tmp_path / "stacks" / "rank-0.txt").read_text()
     assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from dira_scale.engine.task import Stretch
+from dira_scale.engine.task import StagePosition
 from dira_scale.pretraining.diagnosis import PATIENCE, ROWS, Diagnosis
 
-LATE = Stretch("dira", 10_000, 6_000)
+LATE = StagePosition("dira", 10_000, 6_000)
 FINE = {
     "health/std": 0.8, "health/rank": 20.0, "top1": 0.5, "chance": 1 / 32, "health/discriminator": 0.8, "loss/ad": 0.4,
     "health/gradient/di": 0.02, "health/gradient/re": 0.01, "health/gradient/ad": 1e-6, "queue_fresh": 1.0,
@@ -55,13 +55,13 @@ def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
 @pytest.mark.parametrize(
     ("kind", "early"),
     [
-        ("collapse", Stretch("di", 1000, 99)),
-        ("chance", Stretch("di", 10_000, 2_499)),
-        ("chance", Stretch("di", 500, 499)),  # late in the stage, and yet no time to learn
-        ("queue", Stretch("di", 1000, 499)),  # it may still be filling
+        ("collapse", StagePosition("di", 1000, 99)),
+        ("chance", StagePosition("di", 10_000, 2_499)),
+        ("chance", StagePosition("di", 500, 499)),  # late in the stage, and yet no time to learn
+        ("queue", StagePosition("di", 1000, 499)),  # it may still be filling
     ],
 )
-def test_the_beginning_is_not_judged(kind: str, early: Stretch) -> None:
+def test_the_beginning_is_not_judged(kind: str, early: StagePosition) -> None:
     watch = diagnosis()
     assert all(watch.warnings(FINE | WRONG[kind][0], early) == [] for _ in range(2 * ROWS))
 

@@ -36,24 +36,24 @@ def check_launch(config: Pretrain) -> None:
 @pytest.mark.parametrize(
     ("overrides", "environ", "message"),
     [
-        ([], {"USE_FSDP": "true"}, "asks for use_fsdp=true, ours for parallel.strategy=ddp"),
-        (["parallel.strategy=fsdp2"], {"USE_FSDP": "true"}, "use_fsdp=true, ours for parallel.strategy=fsdp2"),
-        ([], {"USE_DEEPSPEED": "true"}, "asks for use_deepspeed=true, ours for parallel.strategy=ddp"),
+        ([], {"USE_FSDP": "true"}, "has use_fsdp=true, ours has parallel.strategy=ddp"),
+        (["parallel.strategy=fsdp2"], {"USE_FSDP": "true"}, "use_fsdp=true, ours has parallel.strategy=fsdp2"),
+        ([], {"USE_DEEPSPEED": "true"}, "has use_deepspeed=true, ours has parallel.strategy=ddp"),
         ([], {"USE_MEGATRON_LM": "true"}, "use_megatron_lm=true"),
         ([], {"USE_PARALLELISM_CONFIG": "true"}, "use_parallelism_config=true"),
-        (["precision=bf16"], {"MIXED_PRECISION": "fp16"}, "mixed_precision=fp16, ours for precision=bf16"),
-        ([], {"DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend=INDUCTOR, ours for parallel.compile=false"),
-        (["parallel.strategy=zero1"], {"DEEPSPEED_ZERO_STAGE": "3"}, "zero_stage=3, ours for parallel.strategy=zero1"),
+        (["precision=bf16"], {"MIXED_PRECISION": "fp16"}, "mixed_precision=fp16, ours has precision=bf16"),
+        ([], {"DYNAMO_BACKEND": "INDUCTOR"}, "dynamo_backend=INDUCTOR, ours has parallel.compile=false"),
+        (["parallel.strategy=zero1"], {"DEEPSPEED_ZERO_STAGE": "3"}, "zero_stage=3, ours has parallel.strategy=zero1"),
         (
             ["parallel.strategy=zero2", "parallel.accumulate=2"],
             {"GRADIENT_ACCUMULATION_STEPS": "4"},
-            "gradient_accumulation_steps=4, ours for parallel.accumulate=2",
+            "gradient_accumulation_steps=4, ours has parallel.accumulate=2",
         ),
-        (["parallel.strategy=zero2"], {"GRADIENT_CLIPPING": "1.0"}, "gradient_clipping=1.0, ours for optim.clip=None"),
+        (["parallel.strategy=zero2"], {"GRADIENT_CLIPPING": "1.0"}, "gradient_clipping=1.0, ours has optim.clip=None"),
         (
             ["parallel.strategy=zero2"],
             {"DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "cpu"},
-            "offload_optimizer_device=cpu, ours for parallel.offload=false",
+            "offload_optimizer_device=cpu, ours has parallel.offload=false",
         ),
         (["parallel.strategy=zero2"], {"DEEPSPEED_CONFIG_FILE": "ds.json"}, "deepspeed_config_file=ds.json"),
     ],
@@ -151,7 +151,7 @@ def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate
         if batch % groups:
             continue  # refused elsewhere, for any number of processes
         expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
-        assert division.fitting(made) == expected, (batch, lanes)
+        assert division.process_counts(made) == expected, (batch, lanes)
 
 
 def test_what_does_not_divide_is_one_message_with_what_would() -> None:
@@ -159,9 +159,9 @@ def test_what_does_not_divide_is_one_message_with_what_would() -> None:
     with pytest.raises(UserError) as caught:
         division.check_division(made, 5)
     assert str(caught.value) == (
-        "data.batch=24 is not divided by 5 ranks x parallel.accumulate=1; 5 ranks do not divide data.lanes=8; "
-        "model.bn_groups=4 BatchNorm groups do not divide over 5 ranks x parallel.accumulate=1; "
-        "the processes can be 1, 2, 4, 8"
+        "data.batch=24 is not divisible by 5 ranks x parallel.accumulate=1; data.lanes=8 is not divisible by 5 ranks; "
+        "model.bn_groups=4 BatchNorm groups cannot be divided among 5 ranks x parallel.accumulate=1; "
+        "numbers of processes that fit: 1, 2, 4, 8"
     )
     with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):
         division.check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
@@ -169,13 +169,13 @@ def test_what_does_not_divide_is_one_message_with_what_would() -> None:
 
 
 def test_every_stage_must_divide() -> None:
-    with pytest.raises(UserError, match=r"data.batch=18 is not divided by 4 ranks .* the processes can be 1, 2, 6$"):
+    with pytest.raises(UserError, match=r"data.batch=18 is not divisible by 4 ranks .* that fit: 1, 2, 6$"):
         division.check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
 
 
 def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(preflight, "SIGHT", 0.1)
-    with pytest.raises(UserError, match="must lie on a file system that all nodes share"):
+    monkeypatch.setattr(preflight, "VISIBLE_SECONDS", 0.1)
+    with pytest.raises(UserError, match="must be on a file system that all nodes share"):
         preflight.check_shared(tmp_path, "000001.json")
     (tmp_path / "leases").mkdir()
     (tmp_path / "leases" / "000001.json").touch()

@@ -56,7 +56,7 @@ def test_one_factor_scales_epochs_and_warm_up() -> None:
     }  # fmt: skip
     tiny = plans("experiment=dira_barlow", "epoch_factor=1e-6")
     assert {(p.steps, p.warmup) for p in tiny.values()} == {(1, 0)}
-    with pytest.raises(UserError, match=r"warmup_epochs=10 is no shorter than stages\.dir\.epochs=10"):
+    with pytest.raises(UserError, match=r"warmup_epochs=10 is not shorter than stages\.dir\.epochs=10"):
         plans("experiment=dira_barlow", "stages.dir.epochs=10")
 
 
@@ -165,7 +165,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         (["stages.dira.batch=48"], "40 samples do not fill one global batch of 48"),
         (["stages.dira.batch=0"], r"stages\.dira\.batch=0: must be at least 1"),
         (["data.lanes=8"], "lanes=8 does not divide the global batch of 4"),
-        (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is no shorter than stages\.dira\.epochs=0\.4"),
+        (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),
         (["stages.dira.terms=[re,da]"], "stage dira: term 'da': DiRA has di, re, ad"),
         (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
         (["optim.discriminator._target_=torch.optim.Adm"], r"Error locating target 'torch\.optim\.Adm'$"),

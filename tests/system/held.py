@@ -68,7 +68,7 @@ def main() -> None:
     whole = storages(list(strategy.module.state_dict().values())) if isinstance(strategy, Sharded) else {}
     held = sum(size for address, size in after.items() if address not in before and address not in whole)
     kinds = {
-        kind: sum(storages([t for name, t in model.held().items() if name.startswith(start)]).values())
+        kind: sum(storages([t for name, t in model.local_tensors().items() if name.startswith(start)]).values())
         for kind, start in (("method", "method."), ("optimizer", "optim."))
     }
     if rank() == 0:

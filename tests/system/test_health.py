@@ -104,18 +104,18 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     ]  # fmt: skip
     spoilt.setenv("SPOIL", "re:5:1")
     printed = finish(pretrain(run, shards, *settings, "health.every=1", ranks=2), code=1)
-    told = [line for line in printed.splitlines() if "no number" in line]
+    told = [line for line in printed.splitlines() if "not finite" in line]
     assert len(told) == 1 and "NotANumberError" not in printed  # the traceback is the launcher's own
-    assert told[0].startswith("pretrain: step 6: loss/re is no number on rank 1; its images: ")
+    assert told[0].startswith("pretrain: step 6: loss/re is not finite on rank 1; its images: ")
     assert told[0].endswith("rank-1/batch.json")
-    last = "the checkpoint of step 4 is sound. docs/health.md says what to do"
-    assert printed.splitlines().count(f"pretrain: {last}") == 1 == printed.count("is sound")
+    last = "the checkpoint of step 4 is intact. docs/health.md says what to do"
+    assert printed.splitlines().count(f"pretrain: {last}") == 1 == printed.count("is intact")
     ended = status(run)
     assert (ended["state"], ended["exit_code"], ended["step"]) == ("failed", 1, 8)
     assert ended["reason"] == f"{told[0].removeprefix('pretrain: ')}; {last}"
     assert checkpoint.latest(run).name == "000000004"
     assert all(tensor.isfinite().all() for tensor in weights(run).values())
-    assert [row["step"] for row in rows(run)] == [2, 4]  # nothing is written of what is no number
+    assert [row["step"] for row in rows(run)] == [2, 4]  # nothing that is not finite is written
 
     spec = ViewSpec(**{k: v for k, v in OmegaConf.load(run / "config.yaml").views.items() if k == "count"}, size=32)
     data = OmegaConf.to_object(compose("pretrain", [*TINY, f"data.shards={shards}"])).data
@@ -152,13 +152,13 @@ def assert_looked(run: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "overrides", "words", "sound"),
     [
-        ("overflow:0:0", [], "step 1: loss/di is no number", None),
-        ("re:4:0", ["checkpoint.every=1"], "step 5: loss/re is no number", 4),
-        ("gradient:5:0", ["health.every=1"], "step 6: gradient is no number, though every loss is one", 4),
-        ("re:9:0", [], "step 10: loss/re is no number", 8),  # the last of its stage
-        ("discriminator:12:0", [], "step 13: loss/discriminator is no number", 12),
+        ("overflow:0:0", [], "step 1: loss/di is not finite", None),
+        ("re:4:0", ["checkpoint.every=1"], "step 5: loss/re is not finite", 4),
+        ("gradient:5:0", ["health.every=1"], "step 6: gradient is not finite, though every loss is finite", 4),
+        ("re:9:0", [], "step 10: loss/re is not finite", 8),  # the last of its stage
+        ("discriminator:12:0", [], "step 13: loss/discriminator is not finite", 12),
         # A stage of another batch begins with an epoch of its own: the run's step 6 is the 14th of its order.
-        ("re:13:0", ["stages.dir.batch=4", "stages.dir.epochs=0.8"], "step 6: loss/re is no number", 4),
+        ("re:13:0", ["stages.dir.batch=4", "stages.dir.epochs=0.8"], "step 6: loss/re is not finite", 4),
     ],
 )
 def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
@@ -175,7 +175,7 @@ def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
     if sound is None:
         assert "there is no checkpoint yet" in told and not (run / "metrics.jsonl").exists()
     else:
-        assert f"the checkpoint of step {sound} is sound" in told and int(checkpoint.latest(run).name) == sound
+        assert f"the checkpoint of step {sound} is intact" in told and int(checkpoint.latest(run).name) == sound
         assert all(tensor.isfinite().all() for tensor in weights(run).values())
         assert all(math.isfinite(value) for row in rows(run) for value in row.values() if isinstance(value, float))
     [folder] = (run / "nan").iterdir()
@@ -192,8 +192,8 @@ def test_held_out_images_whose_loss_is_no_number_are_named(
     assert inside(run, shards, *SELDOM, "validate.every=1") == 1
     folder = run / "nan" / "held-out-000000007"
     told = capsys.readouterr().err
-    assert f"step 7: loss/re of held-out images is no number; its images: {folder}/rank-0/batch.json" in told
-    assert "the checkpoint of step 4 is sound" in told and status(run)["exit_code"] == 1
+    assert f"step 7: loss/re of held-out images is not finite; its images: {folder}/rank-0/batch.json" in told
+    assert "the checkpoint of step 4 is intact" in told and status(run)["exit_code"] == 1
     tensors, row = saved(folder / "rank-0")
     assert tensors["index"].tolist() == [8, 9, 10, 11] == json.loads((tmp_path / "seen").read_text().splitlines()[0])
     assert row["losses"]["loss/re"] == "nan" and [image["key"] for image in row["images"]]
@@ -213,7 +213,7 @@ def test_a_run_that_collapses_is_told_so_once_everywhere(
     printed = capsys.readouterr().err
     [row] = [row for row in rows(run) if "warnings" in row]
     [text] = row["warnings"]
-    assert text.startswith("collapse: all images' embeddings are nearly one") and row["health/std"] < 0.1
+    assert text.startswith("collapse: the embeddings of all images are nearly equal") and row["health/std"] < 0.1
     line = f"warning: step {row['step']}: {text}"
     assert line in (run / "log.txt").read_text() and printed.count("warning: step") == 1
     assert line in printed

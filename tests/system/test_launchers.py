@@ -31,7 +31,7 @@ def said(command: list[str]) -> list[str]:
     ("overrides", "message"),
     [
         (["data.bach=8"], "unknown key data.bach; did you mean 'data.batch'?"),
-        (["data.batch=9"], "data.batch=9 is not divided by 2 ranks x parallel.accumulate=1"),
+        (["data.batch=9"], "data.batch=9 is not divisible by 2 ranks x parallel.accumulate=1"),
         (["data.split=trian"], "did you mean 'train'?"),
         (["model.encoder=resnet81"], "resnet81"),
     ],

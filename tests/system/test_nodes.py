@@ -166,7 +166,7 @@ def test_a_node_that_goes_away_ends_the_other_in_bounded_time(
     assert printed.count(f"warning: parallel.timeout={TIMEOUT}: taking over a run") == 1
     (line,) = said(printed)
     assert line.startswith("pretrain: rank 0 on node-a lost the other processes (")
-    assert "the same command goes on from the last checkpoint" in line
+    assert "the same command resumes from the last checkpoint" in line
     assert status(run)["state"] == "failed" and "rank 0 on node-a lost" in status(run)["reason"]
     pair[1].link(up=True)
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [*command, "steps=22"]))
@@ -234,7 +234,7 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     for code, printed in ends(by_hand(pair, command, own)):
         assert code == 2
         (line,) = said(printed)
-        assert "node-b resolves its own name to 127.0.1.1, where no other machine can reach it" in line
+        assert "node-b resolves its own name to 127.0.1.1, which no other machine can reach" in line
     mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *own, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
         assert code == 0, printed

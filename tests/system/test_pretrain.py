@@ -162,7 +162,7 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["data.batch=6"], "a queue of 64 keys is not a multiple of data.batch=6"),
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
-        (["parallel.accumulate=3"], "data.batch=8 is not divided by 1 ranks x parallel.accumulate=3"),
+        (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),
         (["parallel.accumulate=2"], "a micro-batch would be one BatchNorm group"),
         (["views.flip=1.5"], r"views: probabilities must lie in \[0, 1\]"),
         (["data.size=4"], "views: need at least one view of at least 8 pixels"),

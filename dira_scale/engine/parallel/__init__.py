@@ -1,4 +1,4 @@
-"""How a task's module is spread over the processes: replicas, or shards of it."""
+"""How a task's module is distributed over the processes: replicated or sharded."""
 
 from dira_scale.engine.parallel.model import StageModel, average_gradients
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations

@@ -1,7 +1,6 @@
 """Parameters, gradients and optimizer states sharded by torch's ``fully_shard``, gathered block by block.
 
-torch's own, not Accelerate's, which turns FSDP on only where there are GPUs: so one code path runs, and is tested, on
-both.
+Called directly, as Accelerate enables FSDP only on GPUs: so the same code path runs, and is tested, on CPUs.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +18,7 @@ from dira_scale.models.momentum import shard
 
 
 class FullyShardedModel(ShardedModel):
-    """ZeRO stage 3 in torch: momentum networks are sharded with the encoder that they follow."""
+    """ZeRO stage 3 in torch. Momentum networks are sharded in the same way as the encoder that they follow."""
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         assert isinstance(self.module, FSDPModule)

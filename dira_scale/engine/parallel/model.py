@@ -1,6 +1,6 @@
-"""A task's module in one stage: how it is called, differentiated, stepped and saved. Here: whole on every process.
+"""A task's module in one stage: how it is called, differentiated, stepped and saved. Here: replicated on every process.
 
-It is made when a stage begins and released when it ends. ``sharded.py`` has the kinds of which a process holds parts.
+It is created when a stage begins and released when it ends. ``sharded.py`` is the base of the sharded kinds.
 """
 
 import warnings
@@ -23,24 +23,24 @@ from dira_scale.runs.checkpoint import CheckpointTensor
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
-# How the names of a checkpoint begin: of the module's tensors, and of its optimizer's states. Part of the format.
+# Prefixes of names in a checkpoint: the module's tensors, and its optimizer's states. Part of the format.
 MODULE, OPTIMIZER = "method", "optim.generator"
 
 
 class StageModel:
-    """Replicas: every process has the whole module, gradients are averaged (or there is one process).
+    """Replicas: every process has the complete module, and gradients are averaged.
 
     Attributes:
         module: as evaluation calls it.
         wrapped: as training calls it.
-        optimizer: ours, whose rates the engine sets.
+        optimizer: the torch optimizer, whose rates the engine sets.
         differentiable: whether a loss may be differentiated before ``backward`` (monitors do).
 
     Args:
-        module: whole, on the device.
-        prepare: what the stage trains; gives what is called in training.
-        make: the optimizer of the module.
-        state: of the optimizer, by :meth:`pieces`' names; empty: it starts afresh.
+        module: unsharded, on the device.
+        prepare: sets what the stage trains; returns what training calls.
+        make: creates the module's optimizer.
+        state: of the optimizer, by :meth:`pieces`' names; empty for a new one.
     """
 
     module: nn.Module
@@ -57,7 +57,7 @@ class StageModel:
         optim.load_by_name(self.optimizer, module, OPTIMIZER, state)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
-        """Around forward and backward pass of a micro-batch: gradients are averaged over ranks in the last one only."""
+        """Around forward and backward pass of a micro-batch: average gradients over ranks only in the last one."""
         if last or not isinstance(self.wrapped, nn.parallel.DistributedDataParallel):
             return nullcontext()
         return self.wrapped.no_sync()
@@ -67,20 +67,20 @@ class StageModel:
         loss.backward()
 
     def gradients(self) -> list[Tensor]:
-        """This process's parts of the step's gradients, after the last micro-batch; changing them in place counts."""
+        """This process's parts of the step's gradients, after the last micro-batch; may be changed in place."""
         return [p.grad for p in self.module.parameters() if p.grad is not None]
 
     def norm(self, gradients: list[Tensor]) -> Tensor:
-        """Total norm of the whole gradient, the same on all ranks."""
+        """Norm of the total gradient, the same on all ranks."""
         return get_total_norm(gradients)
 
     def step(self) -> None:
-        """Move the parameters, forget the gradients."""
+        """Update the parameters, clear the gradients."""
         self.optimizer.step()
         self.skip()
 
     def skip(self) -> None:
-        """Forget the gradients without a step."""
+        """Clear the gradients without a step."""
         self.optimizer.zero_grad(set_to_none=True)
 
     def pieces(self) -> dict[str, CheckpointTensor]:
@@ -89,8 +89,8 @@ class StageModel:
         tensors |= optim.state_by_name(self.optimizer, self.module, OPTIMIZER)
         return {name: piece(tensor) for name, tensor in tensors.items()}
 
-    def held(self) -> dict[str, Tensor]:
-        """This process's parts of all that :meth:`pieces` gathers, by names that a person understands."""
+    def local_tensors(self) -> dict[str, Tensor]:
+        """This process's parts of all that :meth:`pieces` gathers, by readable names."""
         tensors = {f"{MODULE}.{name}": shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for i, (parameter, state) in enumerate(self.optimizer.state.items()):
@@ -99,15 +99,15 @@ class StageModel:
         return tensors
 
     def replica(self) -> nn.Module:
-        """The whole module, for one process to evaluate alone. Collective; on the CPU where it had to be gathered."""
+        """The unsharded module, for one process to evaluate alone. Collective; on the CPU if it had to be gathered."""
         return self.module
 
     def _averaging(self, forward: nn.Module) -> nn.Module:
-        """``forward`` itself, or wrapped in DDP with several processes."""
+        """``forward``, wrapped in DDP if there are several processes."""
         if self.world.ranks == 1:
             return forward
-        self.world.accelerator.free_memory()  # forget the stage before
-        with warnings.catch_warnings():  # its successor is unknown to Accelerate and to older torch
+        self.world.accelerator.free_memory()  # release the previous stage
+        with warnings.catch_warnings():  # Accelerate and older torch do not know its replacement
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.world.accelerator.prepare_model(forward)
 
@@ -125,7 +125,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def piece(tensor: Tensor) -> CheckpointTensor:
-    """Of a tensor that every process has, or of one that is sharded as a DTensor."""
+    """The checkpoint entry of a replicated tensor, or of a DTensor."""
     if isinstance(tensor, DTensor):
         return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.full_tensor().detach())
     return CheckpointTensor(tensor.shape, tensor.dtype, lambda: tensor.detach())

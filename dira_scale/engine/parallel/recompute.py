@@ -12,18 +12,18 @@ from dira_scale.models.norm import recomputing
 
 
 def checkpoint_activations(module: nn.Module) -> None:
-    """Recompute every block of encoder and decoder in the backward pass. Parameter names stay as they are."""
+    """Recompute every block of encoder and decoder in the backward pass. Parameter names do not change."""
     for block in blocks(module):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, context_fn=_contexts)
 
 
 def blocks(module: nn.Module) -> list[nn.Module]:
-    """The residual (transformer, …) blocks of all networks in ``module``, in order; none lies in another."""
+    """The residual (transformer, …) blocks of all networks in ``module``, in order; none is inside another."""
     return list(_outermost(module))
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """Members of sequences that are blocks themselves, not single layers; never one inside another."""
+    """Members of sequences that are blocks rather than single layers; never one inside another."""
     for child in module.children():
         if isinstance(module, nn.Sequential | nn.ModuleList) and len(list(child.children())) > 1:
             yield child
@@ -36,7 +36,7 @@ def _contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any
 
 
 class _Recomputing(AbstractContextManager[None]):
-    """``recomputing`` that can be entered again: a pass that is differentiated twice is recomputed twice."""
+    """A reusable ``recomputing``: a forward pass that is differentiated twice is recomputed twice."""
 
     def __enter__(self) -> None:
         self._inside = recomputing()

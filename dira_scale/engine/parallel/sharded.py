@@ -1,4 +1,4 @@
-"""What the strategies share of which a process holds parts of the module: it is cut anew for every stage."""
+"""The base of the sharded strategies: each process holds parts of the module, which is sharded anew for every stage."""
 
 import copy
 
@@ -14,7 +14,7 @@ from dira_scale.runs.checkpoint import CheckpointTensor
 
 
 class ShardedModel(StageModel):
-    """``whole`` stays as it is, on the CPU; ``module``, a copy of it on the device, is cut."""
+    """``whole`` stays on the CPU, unchanged; ``module``, a copy on the device, is sharded."""
 
     def __init__(
         self,
@@ -41,13 +41,13 @@ class ShardedModel(StageModel):
         return whole
 
     def gather_into(self, whole: nn.Module) -> None:
-        """Give ``whole``, on the CPU, the values of the cut module. Collective."""
-        values = whole.state_dict()  # the tensors themselves: one after the other, never two modules in memory
+        """Copy the sharded module's values to ``whole``, on the CPU. Collective."""
+        values = whole.state_dict()  # the tensors themselves, copied one by one: a rank never holds two whole modules
         for name, part in self._module_pieces().items():
             values[name].copy_(part.whole())
 
     def release(self) -> None:
-        """Let go of the stage's parts, before the next stage makes its own."""
+        """Release the sharded module before the next stage."""
         del self.wrapped, self.optimizer, self.module
 
     def pieces(self) -> dict[str, CheckpointTensor]:
@@ -61,7 +61,7 @@ class ShardedModel(StageModel):
         return {name: piece(tensor) for name, tensor in tensors.items()}
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
-        """Cut ``module``, on which ``forward`` is; sets ``wrapped`` and ``optimizer``."""
+        """Shard ``module``, which ``forward`` calls; sets ``wrapped`` and ``optimizer``."""
         raise NotImplementedError
 
     def _load(self, state: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""Strategies by name: what holds the whole module between two stages, and makes each stage's model of it."""
+"""Strategies by name. A strategy holds the complete module between stages and creates each stage's model from it."""
 
 import torch
 import torch._dynamo
@@ -18,7 +18,7 @@ class Strategy:
     """Replicas (``ddp``).
 
     Attributes:
-        module: whole, as the stages so far have left it; to be read and loaded between two stages only.
+        module: unsharded, as the last stage has left it; read it or load into it only between stages.
     """
 
     def __init__(self, world: World, parallel: Parallel, module: nn.Module) -> None:
@@ -30,17 +30,17 @@ class Strategy:
         return StageModel(self.world, self.module, prepare, make, state)
 
     def end(self, model: StageModel) -> None:
-        """The stage of ``model``, which nobody uses after this, is over. Collective."""
+        """End the stage of ``model``, which must not be used after this. Collective."""
 
 
 class Sharded(Strategy):
-    """Of each process a part: ``module`` lies on the CPU, its sharded copy lasts for a stage."""
+    """Sharded kinds: ``module`` is on the CPU, its sharded copy exists during a stage."""
 
     def __init__(self, world: World, parallel: Parallel, module: nn.Module, kind: type[ShardedModel]) -> None:
         self.world, self.parallel, self.module, self.kind = world, parallel, module, kind
 
     def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
-        # Parameters are flattened, which needs them contiguous; images are channels last all the same.
+        # Parameters are flattened, so they must be contiguous; images are channels last regardless.
         module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
         return self.kind(self.world, self.module, module, prepare, make, state)
 
@@ -51,7 +51,7 @@ class Sharded(Strategy):
 
 
 def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
-    """The strategy ``parallel.strategy`` for ``module``, which is whole and on the CPU."""
+    """The strategy ``parallel.strategy`` for ``module``, unsharded and on the CPU."""
     match parallel.strategy:
         case "fsdp2":
             return Sharded(world, parallel, module, FullyShardedModel)
@@ -62,18 +62,18 @@ def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
 
 
 def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool) -> nn.Module:
-    """On the device, in its memory format; recomputed and compiled block by block where asked for."""
+    """``module`` on the device, in its memory format; recomputed and compiled by block if configured."""
     layout = torch.channels_last if channels_last else torch.contiguous_format
     module = module.to(world.device, memory_format=layout)  # type: ignore[call-overload]
     if parallel.checkpoint_activations:
         checkpoint_activations(module)
     if parallel.compile:
         # Blocks of one class share this limit. A ResNet-50 has 8 kinds, each with gradient, without, and in
-        # evaluation; beyond torch's 8 the others would run uncompiled.
+        # evaluation; those beyond torch's default of 8 would run uncompiled.
         torch._dynamo.config.recompile_limit = 64
-        # Monitors differentiate a step's losses twice, so a backward pass may not reuse what it read.
+        # Monitors differentiate a step's losses twice, so a backward pass must not reuse its input buffers.
         torch._functorch.config.donated_buffer = False
         for block in blocks(module):
-            # Shapes as they are: with sizes left open inductor fails at the decoder's upsampling (torch 2.13).
+            # Static shapes: with dynamic ones inductor fails at the decoder's upsampling (torch 2.13).
             block.compile(dynamic=False)
     return module

@@ -19,28 +19,28 @@ from dira_scale.errors import UserError
 from dira_scale.models.momentum import shard
 from dira_scale.runs.checkpoint import CheckpointTensor
 
-# Optimizers that step each value by itself, which a flat partition does not change. Others need whole layers (LARS),
-# or are replaced by DeepSpeed (Adagrad).
+# Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
+# (LARS), or are replaced by DeepSpeed (Adagrad).
 ELEMENTWISE = ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "RMSprop", "Lion")
 
 
 class ZeROModel(ShardedModel):
-    """Stage 1 shards optimizer states, 2 gradients too, 3 parameters too, momentum networks with them."""
+    """Stage 1 shards optimizer states, 2 also gradients, 3 also parameters, including those of momentum networks."""
 
-    differentiable = False  # DeepSpeed's hooks count one backward pass a forward pass
+    differentiable = False  # DeepSpeed's hooks expect one backward pass per forward pass
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         self.optimizer = make(self.module)
         refuse_layerwise(self.optimizer)
-        self._deepspeed, _ = self.world.accelerator.prepare(_Open(forward, self.world), self.optimizer)
-        self.wrapped = _Closed(self._deepspeed).train()
-        self.three, self.offload = self._deepspeed.zero_optimization_stage() == 3, self._deepspeed.zero_cpu_offload()
+        self._deepspeed, _ = self.world.accelerator.prepare(_DictOutput(forward, self.world), self.optimizer)
+        self.wrapped = _DataclassOutput(self._deepspeed).train()
+        self.stage3, self.offload = self._deepspeed.zero_optimization_stage() == 3, self._deepspeed.zero_cpu_offload()
 
     def release(self) -> None:
         self.world.accelerator.free_memory()  # destroys the engine
         del self._deepspeed
-        if self.three:
-            _forget()
+        if self.stage3:
+            _clear_caches()
         super().release()
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
@@ -60,49 +60,50 @@ class ZeROModel(ShardedModel):
         self._deepspeed.step()
 
     def skip(self) -> None:
-        self._deepspeed.step()  # leaves a step whose norm is no number out itself
+        self._deepspeed.step()  # itself skips a step whose norm is not finite
 
     def _flat(self) -> list[Tensor]:
         """This process's fp32 partitions, one for each of :meth:`_groups`."""
         zero = self._deepspeed.optimizer
-        flat: list[Tensor] = zero.fp32_partitioned_groups_flat if self.three else zero.single_partition_of_fp32_groups
+        flat: list[Tensor] = zero.fp32_partitioned_groups_flat if self.stage3 else zero.single_partition_of_fp32_groups
         return flat
 
     def _groups(self) -> list[list[nn.Parameter]]:
         zero = self._deepspeed.optimizer
-        groups: list[list[nn.Parameter]] = zero.fp16_groups if self.three else zero.bit16_groups
+        groups: list[list[nn.Parameter]] = zero.fp16_groups if self.stage3 else zero.bit16_groups
         return groups
 
-    def held(self) -> dict[str, Tensor]:
-        """As everywhere; of stage 3 without the padding behind a parameter that the processes do not divide, which
-        DeepSpeed leaves as the memory was: now and then no number."""
-        if not self.three:
-            return super().held()
+    def local_tensors(self) -> dict[str, Tensor]:
+        """In stage 3 without the padding of parameters that do not divide evenly: DeepSpeed leaves it uninitialised, so
+        it is sometimes not finite."""
+        if not self.stage3:
+            return super().local_tensors()
         from deepspeed.utils import safe_get_local_optimizer_state
 
-        tensors = {f"{MODULE}.{name}": _own(t, shard(t)) for name, t in self.module.state_dict(keep_vars=True).items()}
+        module_state = self.module.state_dict(keep_vars=True)
+        tensors = {f"{MODULE}.{name}": _unpadded(t, shard(t)) for name, t in module_state.items()}
         for name, parameter, states in self._states():
             for key, value in states.items():
                 if isinstance(value, Tensor) and value.ndim:
                     part = safe_get_local_optimizer_state(parameter, key)
-                    tensors[f"{OPTIMIZER}.{name}.{key}"] = _own(parameter, part)
+                    tensors[f"{OPTIMIZER}.{name}.{key}"] = _unpadded(parameter, part)
         return tensors
 
     def _module_pieces(self) -> dict[str, CheckpointTensor]:
-        if not self.three:
+        if not self.stage3:
             return super()._module_pieces()
         tensors = self.module.state_dict(keep_vars=True)
         return {name: _gathered(t) if isinstance(t, nn.Parameter) else piece(t) for name, t in tensors.items()}
 
     def _states(self) -> Iterator[tuple[str, nn.Parameter, dict[str, Tensor]]]:
-        """Name, parameter and the optimizer's state of the partition it lies in."""
+        """Name and parameter, with the optimizer's state of the partition that contains it."""
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for parameters, flat in zip(self._groups(), self._flat(), strict=True):
             for parameter in parameters:
                 yield names[id(parameter)], parameter, self.optimizer.state.setdefault(flat, {})
 
-    def _link(self) -> None:
-        """Let DeepSpeed find the states of all parameters: after its first step it knows those of the first group."""
+    def _link_states(self) -> None:
+        """Make DeepSpeed find the states of all parameters: after its first step it knows only the first group's."""
         zero = self._deepspeed.optimizer
         zero._hp_optimizer_states_linked = False
         zero._lazy_init_hp_params_optimizer_state()
@@ -113,11 +114,11 @@ class ZeROModel(ShardedModel):
         def state(parameter: nn.Parameter, key: str) -> Callable[[], Tensor]:
             return lambda: safe_get_full_optimizer_state(parameter, key).view(shape(parameter))
 
-        if not self.three:
-            self._link()
+        if not self.stage3:
+            self._link_states()
         pieces: dict[str, CheckpointTensor] = {}
         for name, parameter, states in self._states():
-            for key, value in optim.tensors_alone(states, self.optimizer, OPTIMIZER).items():
+            for key, value in optim.state_tensors(states, self.optimizer, OPTIMIZER).items():
                 scalar = not value.ndim
                 part = (
                     piece(value) if scalar else CheckpointTensor(shape(parameter), value.dtype, state(parameter, key))
@@ -141,10 +142,10 @@ class ZeROModel(ShardedModel):
         for flat in self._flat():
             states = self.optimizer.state[flat]
             states |= {key: torch.zeros_like(flat) for key, value in states.items() if value is None}
-        if stored and not self.three:
-            self._link()
+        if stored and not self.stage3:
+            self._link_states()
         for parameter, key, tensor in stored:
-            if self.three:  # the setter of whole states fails where the ranks do not divide a parameter
+            if self.stage3:  # DeepSpeed's setter of full states fails if a parameter does not divide evenly
                 part = shard(parameter).numel()
                 padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
                 safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
@@ -152,15 +153,15 @@ class ZeROModel(ShardedModel):
                 safe_set_full_optimizer_state(parameter, tensor.to(self.world.device), key)
 
 
-class _Open(nn.Module):
-    """A module with its results laid open: DeepSpeed's hooks look into tuples and dicts, not into dataclasses."""
+class _DictOutput(nn.Module):
+    """Returns a dataclass's differentiable fields as a dict: DeepSpeed's hooks do not see into dataclasses."""
 
     def __init__(self, forward: nn.Module, world: World) -> None:
         super().__init__()
         self.inner, self.world = forward, world
 
     def forward(self, *inputs: Any) -> Any:
-        with self.world.autocast():  # again: on a GPU DeepSpeed leaves ours
+        with self.world.autocast():  # again: on a GPU DeepSpeed exits ours
             out = self.inner(*inputs)
         if isinstance(out, Tensor):
             return out
@@ -169,8 +170,8 @@ class _Open(nn.Module):
         return {name: value for name, value in values.items() if _differentiable(value)}, [out]
 
 
-class _Closed(nn.Module):
-    """The engine, its results put together again."""
+class _DataclassOutput(nn.Module):
+    """DeepSpeed's engine, with the outputs of :class:`_DictOutput` put back into the dataclass."""
 
     def __init__(self, engine: nn.Module) -> None:
         super().__init__()
@@ -190,17 +191,17 @@ def _differentiable(value: Any) -> bool:
 
 
 def refuse_layerwise(optimizer: Optimizer) -> None:
-    """Raise UserError for an optimizer that ZeRO's flat partitions may make another algorithm of."""
+    """Raise UserError for an optimizer that ZeRO's flat partitions may turn into another algorithm."""
     name = type(optimizer).__name__
     if name not in ELEMENTWISE:
         raise UserError(
-            f"optim.optimizer: {name} looks at layers as wholes, or may, and ZeRO cuts them apart: take parallel=fsdp2 "
+            f"optim.optimizer: {name} may need complete layers, and ZeRO splits them: use parallel=fsdp2 "
             f"or parallel=ddp; or one of {', '.join(ELEMENTWISE)} (optim=sgd_simsiam, optim=adamw)"
         )
 
 
-def _forget() -> None:
-    """What DeepSpeed's stage 3 keeps of an engine that is gone: its modules, and by them all its partitions."""
+def _clear_caches() -> None:
+    """Clear DeepSpeed's global references to a stage 3 engine's modules, which keep all its partitions alive."""
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
 
@@ -212,13 +213,13 @@ def _forget() -> None:
 
 
 def shape(parameter: nn.Parameter) -> torch.Size:
-    """Of the whole parameter."""
+    """The full parameter's shape."""
     whole: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
     return whole
 
 
-def _own(tensor: Tensor, part: Tensor) -> Tensor:
-    """Of this process's ``part`` of ``tensor`` what is no padding."""
+def _unpadded(tensor: Tensor, part: Tensor) -> Tensor:
+    """This process's ``part`` of ``tensor`` without padding."""
     if not hasattr(tensor, "ds_numel"):
         return part
     return part.flatten()[: max(0, int(tensor.ds_numel) - rank() * part.numel())]
