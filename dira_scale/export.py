@@ -44,7 +44,7 @@ def _source(data: TrainingData, split: str) -> Source:
     """The card tells the folder's name only, and why it cannot tell more; the terminal, the whole reason."""
     if data.info is None:
         print(f"not in the card: {data.error}")
-        return Source(data.name, data.hash, unread=data.lacking)
+        return Source(data.name, data.hash, unread=data.problem)
     info = data.info
     return Source(info.name, data.hash, info.modality, info.licence, info.counts[split])
 

@@ -373,8 +373,8 @@ def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys
     changed = [row | {"xxh3": "1"} for row in rows]
     pq.write_table(pa.Table.from_pylist(changed, SCHEMA), path / "manifest.parquet")
     assert main([f"run={trained.run}"]) == 0
-    assert "other images lie in its place by now" in trained.card() and "CC-BY" not in trained.card()
-    assert f"{path}: other images lie in its place by now" in capsys.readouterr().out
+    assert "the dataset there now has other images" in trained.card() and "CC-BY" not in trained.card()
+    assert f"{path}: the dataset there now has other images" in capsys.readouterr().out
     (path / "dataset.json").unlink()
     assert main([f"run={trained.run}"]) == 0
     assert "| shards | unknown | unknown: no readable dataset lies" in trained.card()
@@ -403,7 +403,7 @@ def test_the_front_matter_names_what_was_learnt_from(exported):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["run=/no/such/run"], "run=/no/such/run: no run folder there"),
+        (["run=/no/such/run"], "run=/no/such/run is not a run folder"),
         (["run={run}", "stage=dria"], "stage=dria: {run} has di, dira; did you mean 'dira'?"),
         ([], "run must be given"),
     ],

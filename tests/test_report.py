@@ -296,7 +296,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     assert report.main([f"run={run}"]) == 0
     said = capsys.readouterr().out
     assert "not in the report: no row in metrics.jsonl yet" in said
-    assert "data b: no readable dataset lies where the run read it" in said
+    assert "data b: no readable dataset where the run read it" in said
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
     assert "State unknown 0 steps" in text
@@ -336,7 +336,7 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     assert "train 320, val 33 images" in page(run).text
     dataset(root, xxh3="1")
     text = page(run).text
-    assert "data moved: other images lie in its place by now" in text
+    assert "data moved: the dataset there now has other images" in text
     assert "train 320" not in text and "Apache" not in text.partition("Data moved")[2]
     assert config["datasets"][0]["hash"][:12] in text
 
@@ -368,7 +368,7 @@ def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pyt
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["run=NOWHERE"], "run=NOWHERE: no run folder there, config.yaml is missing"),
+        (["run=NOWHERE"], "run=NOWHERE is not a run folder: config.yaml is missing"),
         ([], "run must be given"),
         (["run={run}", "out=NOWHERE/page.html"], "there is no folder NOWHERE"),
         (["rum={run}"], "did you mean 'run'?"),
@@ -463,7 +463,7 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
     unread = "checkpoints: checkpoint.folder could not be read when this page was written"
     said = capsys.readouterr().out
     assert f"not in the report: {unread}" in said
-    assert "not in the report: data cxr: no readable dataset lies where the run read it" in said
+    assert "not in the report: data cxr: no readable dataset where the run read it" in said
     html = (run / "report.html").read_text()
     assert unread in html and "s3:" not in html and "Traceback" not in caplog.text
     assert "checkpoint.folder=s3://bucket/runs/mine cannot be used" in caplog.text

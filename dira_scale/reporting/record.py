@@ -70,7 +70,7 @@ def read(folder: Path) -> Record:
         "checkpoints: checkpoint.folder could not be read when this page was written": unread,
     }
     missing = [text for text, lacks in lacking.items() if lacks]
-    missing += [f"data {data.name}: {data.lacking}" for data in datasets if data.lacking]
+    missing += [f"data {data.name}: {data.problem}" for data in datasets if data.problem]
     found = (run.config, status, environment, rows, run.restoration(), pictures, checkpoints, datasets, missing)
     return Record(folder.resolve(), *found)
 

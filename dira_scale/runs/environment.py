@@ -1,4 +1,4 @@
-"""What a run was computed with: versions, commit, machine."""
+"""The software and hardware of a run: versions, commit, machine."""
 
 import platform
 import shutil
@@ -17,8 +17,8 @@ PACKAGES = ("torch", "accelerate", "timm", "segmentation_models_pytorch", "numpy
 
 
 def environment() -> dict[str, Any]:
-    """What the run was computed with."""
-    found: dict[str, Any] = {
+    """The contents of ``environment.json``."""
+    values: dict[str, Any] = {
         "dira_scale": __version__,
         "commit": _commit(),
         "python": platform.python_version(),
@@ -33,17 +33,17 @@ def environment() -> dict[str, Any]:
     }
     for package in PACKAGES:
         try:
-            found[package] = version(package.replace("_", "-"))
+            values[package] = version(package.replace("_", "-"))
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            values[package] = None
+    return values
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
-    here = Path(__file__).parents[2]
-    if not (here / ".git").exists() or shutil.which("git") is None:
+    """The checkout's commit, with a + if files differ from it; None outside a checkout."""
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists() or shutil.which("git") is None:
         return None
-    command = ["git", "-C", str(here), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

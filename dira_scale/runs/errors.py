@@ -1,8 +1,8 @@
-"""What ends a run on all of its processes alike."""
+"""Errors that end a run on all of its processes alike."""
 
 
 class RunEndedError(Exception):
-    """Training cannot go on. Raised on all processes; the message goes into status.json.
+    """Training cannot continue. Raised on all processes; the message goes into status.json.
 
     Attributes:
         reported: whether the message has already been logged.

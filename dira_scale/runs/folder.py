@@ -1,4 +1,4 @@
-"""The run folder: what is written, and by whom.
+"""The run folder: its files, and how they are written.
 
 ::
 
@@ -32,15 +32,15 @@ DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
 class RunFolder:
     """A run folder, held by this process for writing. Only the main process has one.
 
-    A full disk does not end a run: a warning is given once, rows and lines of the log are written when there is room.
+    A full disk does not end a run: there is one warning, and rows and log lines are written once there is space.
 
     Args:
-        folder: made if absent.
+        folder: created if absent.
         config: the resolved configuration, plus ``Inputs.identity()``: content and weights of the data, versions of
             order and views.
 
     Raises:
-        UserError: the folder holds a run of another identity (the differing keys are named), another process is
+        UserError: the folder contains a run of another identity (names the differing keys), another process is
             writing to it, or ``checkpoint.folder`` cannot be used.
     """
 
@@ -50,25 +50,25 @@ class RunFolder:
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
         with checkpoint.as_user_error(self.checkpoints):
             checkpoint.make_folder(self.checkpoints)
-            self._refuse_other(config)
+            self._refuse_other_run(config)
         (folder / "pictures").mkdir(parents=True, exist_ok=True)
-        self._late: dict[str, list[str]] = {}  # lines by file that the disk refused so far
-        self._refused: set[str] = set()
+        self._pending: dict[str, list[str]] = {}  # lines by file that could not be written yet
+        self._failing: set[str] = set()  # optional writes whose failure has been reported
         self._lock = threading.RLock()  # messages come from several threads
         self.lease = Lease(folder)
         content = yaml.safe_dump(config, sort_keys=False)
         write_atomic(folder / "config.yaml", content)
-        if elsewhere is not None:  # where another run folder may look for it
+        if elsewhere is not None:  # another run folder may use these checkpoints
             with checkpoint.as_user_error(self.checkpoints):
                 write_atomic(self.checkpoints / "config.yaml", content)
         write_json(folder / "environment.json", {"run": run_name(config)} | environment())
-        self._where = (0, "")
+        self._position = (0, "")  # step and stage
         self.status("running")
         self._log = _LogFile(self, self._lock)
         logging.getLogger(PACKAGE).addHandler(self._log)
 
     def release(self) -> None:
-        """Let the next one in at once; what is logged from now on is not of this run."""
+        """Release the lease, so that another process can take the run at once; stop logging to this run."""
         logging.getLogger(PACKAGE).removeHandler(self._log)
         self.lease.release()
 
@@ -80,13 +80,16 @@ class RunFolder:
         exit_code: int | None = None,
         reason: str = "",
     ) -> None:
-        """Write ``status.json``, which sweeps and people read, since launchers swallow exit codes.
+        """Write ``status.json``, for sweeps and people, as launchers swallow exit codes.
 
-        Where ``step`` or ``stage`` is left out, it stays what it was in the last call.
+        ``step`` and ``stage`` default to those of the last call.
         """
         self.lease.check()
-        self._where = (self._where[0] if step is None else step, self._where[1] if stage is None else stage)
-        row = {"state": state, "step": self._where[0], "stage": self._where[1], "exit_code": exit_code}
+        self._position = (
+            self._position[0] if step is None else step,
+            self._position[1] if stage is None else stage,
+        )
+        row = {"state": state, "step": self._position[0], "stage": self._position[1], "exit_code": exit_code}
         with self.optional_write("status.json"):
             row |= {"reason": reason, "lease": self.lease.number}
             write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
@@ -101,28 +104,28 @@ class RunFolder:
 
     @contextmanager
     def optional_write(self, what: str) -> Iterator[None]:
-        """Around a write that may fail without ending the run: an ``OSError`` becomes a warning, given once."""
+        """Around a write that may fail without ending the run: the first ``OSError`` becomes a warning."""
         try:
             yield
         except OSError as error:
-            if what not in self._refused:
-                self._refused.add(what)  # first: the warning is to be written as well
-                logger.warning("%s cannot be written (%s); training goes on", what, error)
+            if what not in self._failing:
+                self._failing.add(what)  # before the warning, whose own write may fail
+                logger.warning("%s cannot be written (%s); training continues", what, error)
         else:
-            self._refused.discard(what)
+            self._failing.discard(what)
 
     def _append(self, name: str, line: str) -> None:
-        """Write a line, after those of all files that the disk refused before."""
+        """Write a line, together with all pending lines of all files."""
         with self._lock:
             self.lease.check()
-            self._late.setdefault(name, []).append(line + "\n")
-            for file, late in list(self._late.items()):
+            self._pending.setdefault(name, []).append(line + "\n")
+            for file, lines in list(self._pending.items()):
                 with self.optional_write(file):
-                    append(self.folder / file, "".join(late))
-                    late.clear()
+                    append(self.folder / file, "".join(lines))
+                    lines.clear()
 
     def drop_rows_after(self, step: int) -> None:
-        """Drop the metrics rows after ``step``: the run resumes from its checkpoint, and these steps come again."""
+        """Drop the metrics rows after ``step``: the run resumes there and repeats these steps."""
         self.lease.check()
         path = self.folder / "metrics.jsonl"
         if path.exists():
@@ -130,7 +133,7 @@ class RunFolder:
             kept = [row for row in rows if row.endswith("\n") and json.loads(row)["step"] <= step]
             write_atomic(path, "".join(kept))
 
-    def _refuse_other(self, config: dict[str, Any]) -> None:
+    def _refuse_other_run(self, config: dict[str, Any]) -> None:
         path, beside = self.folder / "config.yaml", self.checkpoints / "config.yaml"
         if not checkpoint.complete(self.checkpoints):
             if path.exists() and checkpoint.complete(before := checkpoint.find_folder(self.folder)):
@@ -138,7 +141,7 @@ class RunFolder:
                     f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
                     "use the checkpoint.folder=… that the run was started with"
                 )
-            return  # nothing has been trained yet, so the configuration may still be corrected
+            return  # nothing has been trained yet, so the configuration may still change
         path = beside if beside.exists() else path
         if not path.exists():
             return
@@ -150,16 +153,16 @@ class RunFolder:
 
 
 class _LogFile(logging.Handler):
-    """``log.txt``, to which whatever the package logs is appended."""
+    """Appends what the package logs to ``log.txt``."""
 
     def __init__(self, run: RunFolder, lock: threading.RLock) -> None:
         super().__init__()
         self.run = run
-        self.lock = lock  # the run's own: with two, two threads might wait for each other
+        self.lock = lock  # shared with the run: two locks could deadlock
         self.setFormatter(Line())
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(LeaseLostError):  # the run's next write raises it
+        with suppress(LeaseLostError):  # raised by the run's next write instead
             self.run.log(self.format(record))
 
 

@@ -1,9 +1,9 @@
-"""One writer per run folder: leases with growing numbers (fencing tokens), a file each.
+"""One writer per run folder: leases with increasing numbers (fencing tokens), one file each.
 
-``leases/000003.json`` says who took number 3 and carries a beat that a thread of the holder moves on. Whoever has the
-highest number holds the folder; a number is taken by creating its file, which only one process can. A holder writes to
-its own file alone, so a late write of a former holder changes nothing: it notices before its next write to the run,
-and stops (a requeued job's ghost).
+``leases/000003.json`` names the holder of number 3 and has a beat, which a thread of the holder increments. The highest
+number holds the folder. A number is taken by creating its file, which only one process can. A holder writes only to its
+own file, so a late write of a former holder (such as the first life of a requeued job) changes nothing: it notices
+before its next write to the run, and stops.
 """
 
 import json
@@ -25,13 +25,13 @@ from dira_scale.places.atomic import write_json
 
 logger = logging.getLogger(__name__)
 
-# What is known of a holder that has created its file and not yet written to it.
+# What is known about a holder that has created its file but not yet written to it.
 JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
-CLOCK_SECONDS = 5.0  # process start times may differ by so much when the clock was set
+CLOCK_SECONDS = 5.0  # process start times may differ by so much after a clock adjustment
 
 
 class LeaseLostError(PrecedingError):
-    """Another process took this run over; nothing more may be written."""
+    """Another process has taken over this run; nothing more may be written."""
 
 
 class Lease:
@@ -53,7 +53,7 @@ class Lease:
         self._content: dict[str, Any] = {
             "number": self.number,
             "host": socket.gethostname(),
-            "numbering": _numbering(),
+            "numbering": _process_namespace(),
             "pid": process.pid,
             "started": process.create_time(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -67,14 +67,14 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Call before every write; raises :class:`LeaseLostError` if another took over."""
+        """Call before every write. Raises :class:`LeaseLostError` if another process has taken over."""
         check(self.folder.parent, self.number)
 
     def release(self) -> None:
         """Let the next process take the run at once."""
         self._stop.set()
         self._thread.join(timeout=TIMINGS.beat)
-        with suppress(OSError):  # a full disk: the next process finds a dead one, or a beat that stands still
+        with suppress(OSError):  # on a full disk the next process finds a dead holder, or a beat that has stopped
             write_json(self.path, self._content | {"released": True})
 
     def _take(self) -> None:
@@ -91,10 +91,10 @@ class Lease:
             try:
                 write_json(self.path, self._content)
             except OSError:
-                continue  # a full disk: the beat goes on when there is room, and the run's own writes report it
+                continue  # on a full disk the beat resumes once there is space; the run's own writes report it
 
     def _watch(self, held: dict[str, Any]) -> None:
-        """Wait until the beat has stood still long enough; ``UserError`` as soon as it moves."""
+        """Wait until the beat has stopped for long enough; raise ``UserError`` as soon as it moves."""
         run, holder = self.folder.parent, f"{held['host']} (process {held['pid']})"
         logger.info("%s is held by %s; waiting %.0f s for a sign of life", run, holder, TIMINGS.dead_after)
         deadline = time.monotonic() + TIMINGS.dead_after
@@ -111,10 +111,10 @@ class Lease:
 
 
 def check(folder: Path, number: int) -> None:
-    """What every process of the holder of lease ``number`` calls before it writes to the run in ``folder``.
+    """Check that ``number`` is still the newest lease of the run in ``folder``; every process calls it before a write.
 
     Raises:
-        LeaseLostError: another has taken the run over.
+        LeaseLostError: another process has taken over the run.
     """
     held = max(_numbers(folder / "leases"), default=0)
     if held != number:
@@ -134,9 +134,9 @@ def newest(folder: Path) -> dict[str, Any] | None:
 
 
 def seconds_without_beat(folder: Path) -> float | None:
-    """For how long the run's newest lease has not been written, by the file system's clock; None where there is none.
+    """Seconds since the run's newest lease was written, by the file system's clock; None without a lease.
 
-    Enough to tell of a run; who may take it over is judged more carefully.
+    Good enough for a report; taking over a run uses a stricter check.
     """
     numbers = _numbers(folder / "leases")
     if not numbers:
@@ -148,10 +148,10 @@ def _numbers(leases: Path) -> list[int]:
     return [int(path.stem) for path in leases.glob("[0-9]*.json")]
 
 
-def _numbering() -> str | None:
-    """The process namespace: machines, and containers of one machine, may share a host name.
+def _process_namespace() -> str | None:
+    """Identifies the PID namespace, as machines, and containers on a machine, may share a host name.
 
-    None where there is no /proc.
+    None without /proc.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -161,12 +161,12 @@ def _numbering() -> str | None:
 
 
 def _dead(held: dict[str, Any]) -> bool:
-    """Whether the holder is gone: its SLURM job was restarted, or its process would be visible here and is not."""
+    """Whether the holder is gone: its SLURM job was restarted, or its process would be visible here but is not."""
     job = os.environ.get("SLURM_JOB_ID")
     restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
     if job is not None and job == held["slurm_job"] and restarts > held["slurm_restart"]:
         return True
-    if (held["host"], held.get("numbering")) != (socket.gethostname(), _numbering()):
+    if (held["host"], held.get("numbering")) != (socket.gethostname(), _process_namespace()):
         return False
     try:
         process = psutil.Process(held["pid"])

@@ -1,4 +1,4 @@
-"""A run folder as others find it, whole or in the making. Needs no GPU and no process group, and writes nothing."""
+"""Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import json
 from collections.abc import Iterator
@@ -26,14 +26,14 @@ class TrainingData:
     """A dataset that a run was trained on."""
 
     name: str  # of its folder
-    hash: str  # of its content then
-    info: DatasetInfo | None  # None where what was trained on cannot be read any more
-    lacking: str = ""  # why; names no folder
-    error: str = ""  # the same in full
+    hash: str  # of its content at the time of training
+    info: DatasetInfo | None  # None if that content can no longer be read
+    problem: str = ""  # why; names no folder
+    error: str = ""  # the complete message
 
 
 class RunReader:
-    """The run in ``folder``. What is not there yet is empty.
+    """The run in ``folder``. Files that do not exist yet read as empty.
 
     Attributes:
         config: its resolved configuration.
@@ -45,38 +45,38 @@ class RunReader:
     def __init__(self, folder: Path) -> None:
         path = folder / "config.yaml"
         if not path.is_file():
-            raise UserError(f"run={folder}: no run folder there, {path.name} is missing; give one that pretrain wrote")
+            raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that pretrain wrote")
         self.folder = folder
         self.config: dict[str, Any] = yaml.safe_load(path.read_text())
 
     @property
     def stages(self) -> dict[str, Any]:
-        """The stages that the run trains, in their order."""
+        """The stages that the run trains, in order."""
         return {name: node for name, node in self.config["stages"].items() if node["epochs"] > 0}
 
     def status(self) -> dict[str, Any]:
-        """``status.json``; a run that calls itself running but whose lease's beat has stopped was killed."""
+        """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
         status: dict[str, Any] = self._json("status.json", {})
-        still = seconds_without_beat(self.folder)
-        if status.get("state") == "running" and still is not None and still > TIMINGS.dead_after:
-            status |= {"state": "killed", "reason": "no sign of life any more; the same command goes on"}
+        silent = seconds_without_beat(self.folder)
+        if status.get("state") == "running" and silent is not None and silent > TIMINGS.dead_after:
+            status |= {"state": "killed", "reason": "no sign of life any more; the same command continues"}
         return status
 
     def environment(self) -> dict[str, Any]:
-        """What the run was computed with."""
-        found: dict[str, Any] = self._json("environment.json", {})
-        return found
+        """``environment.json``: versions, commit, machine."""
+        values: dict[str, Any] = self._json("environment.json", {})
+        return values
 
     def rows(self) -> list[Row]:
-        """``metrics.jsonl``, whole lines only: of a running run the last may be in the writing."""
+        """The complete lines of ``metrics.jsonl``: a running run may be writing the last one."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.is_file() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def restoration(self) -> list[Row]:
         """The errors of restoring held-out images, a row for each stage and restorer."""
-        found: list[Row] = self._json("pictures/restoration.json", [])
-        return found
+        rows: list[Row] = self._json("pictures/restoration.json", [])
+        return rows
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
@@ -84,7 +84,7 @@ class RunReader:
         return {stage: file for stage, file in files.items() if file.is_file()}
 
     def checkpoints(self) -> list[checkpoint.StoredCheckpoint]:
-        """Oldest first, wherever they lie.
+        """The run's checkpoints, oldest first, wherever they are.
 
         Raises:
             UserError: the disk or the store does not answer.
@@ -99,11 +99,11 @@ class RunReader:
             yield _training_data(path, trained_on["hash"])
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-        """Tensors and state of the best checkpoint of ``stage``, and the stage that it is of.
+        """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
 
-        ``stage``: None is the last one that has a best checkpoint, ``latest`` the newest checkpoint.
+        ``stage``: None means the last one that has a best checkpoint, ``latest`` the newest checkpoint.
 
-        Raises ``UserError`` where there is no such stage or checkpoint, or it is damaged.
+        Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
         tensors, state = checkpoint.load(self._checkpoint(stage))
         return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
@@ -125,8 +125,8 @@ class RunReader:
 
 
 def start_tensors(path: Path) -> dict[str, Tensor] | None:
-    """What ``model.weights`` names where it is a run folder: the best weights of the last stage that has such, else the
-    newest. None where it is no folder."""
+    """The start weights, if ``model.weights`` is a run folder: the best of the last stage that has a best checkpoint,
+    else the newest. None if it is not a folder."""
     if not path.is_dir():
         return None
     stages = checkpoint.stages_with_best(path)
@@ -134,12 +134,12 @@ def start_tensors(path: Path) -> dict[str, Tensor] | None:
 
 
 def _training_data(path: str, digest: str) -> TrainingData:
-    name, other = Path(path).name, "other images lie in its place by now"
+    name, changed = Path(path).name, "the dataset there now has other images"
     try:
         with as_os_error(locate(path, "data.shards")):
             dataset = ShardedDataset.open(path)
     except (DatasetError, UserError, OSError) as error:
-        return TrainingData(name, digest, None, "no readable dataset lies where the run read it", str(error))
+        return TrainingData(name, digest, None, "no readable dataset where the run read it", str(error))
     if dataset.hash != digest:
-        return TrainingData(name, digest, None, other, f"{path}: {other}")
+        return TrainingData(name, digest, None, changed, f"{path}: {changed}")
     return TrainingData(name, digest, dataset.info)

@@ -196,7 +196,7 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
         (["c=[1.0,0.0]"], "c=[1.0, 0.0]: must be above 0"),
         (["layer=[]"], "layer=[]: name a level"),
         (["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
-        (["run=/nowhere"], "run=/nowhere: no run folder there"),
+        (["run=/nowhere"], "run=/nowhere is not a run folder"),
         (["run=null"], "model.encoder must be given where there is no run"),
         (["data.size=16"], "data.size=16: must be at least 32"),
         (["random_encoders=0"], "random_encoders=0: must be at least 1"),

@@ -127,7 +127,7 @@ def test_nothing_whole_is_an_error_and_nothing_at_all_is_none(folder: Path) -> N
     assert checkpoint.find_latest(folder) == (None, {})
     write(folder, 1, tensors())
     (folder / "000000001" / "index.json").unlink()  # a folder of this machine was renamed when it was whole
-    with pytest.raises(DamagedError, match="no checkpoint is whole"):
+    with pytest.raises(DamagedError, match="no checkpoint is intact"):
         checkpoint.find_latest(folder)
 
 

@@ -139,7 +139,7 @@ def test_a_place_that_cannot_be_used_is_one_clear_line(url: str, message: str, t
 
 
 REFUSALS: list[tuple[str, Callable[[], Exception], str]] = [
-    ("disk", lambda: OSError(errno.ENOSPC, "No space left on device"), "Make room"),
+    ("disk", lambda: OSError(errno.ENOSPC, "No space left on device"), "Free some space"),
     ("disk", lambda: OSError(errno.EIO, "Input/output error"), "Fix the disk"),
     ("disk", lambda: OSError(errno.EROFS, "Read-only file system"), "Allow this user to write there"),
     ("store", lambda: RuntimeError("NoCredentialsError"), "Fix the store, access to it or the network"),
@@ -166,7 +166,7 @@ def test_what_is_refused_costs_one_checkpoint_only(
         saver.save(2, pieces, {}, {"di": 2})
         saver.wait()
     assert saver.failed.startswith("the checkpoint of step 2 could not be written (") and str(error()) in saver.failed
-    assert saver.take_warnings() == [f"{saver.failed}; training goes on"] and saver.take_warnings() == []
+    assert saver.take_warnings() == [f"{saver.failed}; training continues"] and saver.take_warnings() == []
     with pytest.raises(
         NotSavedError, match=rf"of step 2 could not be written .*\. {remedy}, then run the same command again"
     ):

@@ -298,7 +298,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, sha
             assert job.end() == 1, job.printed
             told = [line for line in job.printed.splitlines() if re.match(r"pretrain: (?!warning: )", line)]
             assert len(told) == 1, job.printed
-            assert "of step 6 could not be written" in told[0] and "Make room" in told[0]
+            assert "of step 6 could not be written" in told[0] and "Free some space" in told[0]
             disk.free(job)
         finish(pretrain(run, shards, *SMALL))
         assert_equal_runs(run, small)

@@ -3,13 +3,13 @@
 ::
 
     checkpoints/000001200/index.json                    step, state, lease, and each part's tensors, size and xxh3
-                          part-3-00000-of-00002.safetensors   one a writer, with its lease's number
+                          part-3-00000-of-00002.safetensors   one per writer, with the number of its lease
     checkpoints/LATEST, BEST-dir …                      the name of a complete folder
 
-Written while training goes on. In a folder of this machine to ``000001200.LEASE.tmp``, which is then renamed; in an
-object store in place, the index last: it is the index that makes a checkpoint there. The pointers only repeat what the
+Written while training continues. In a local folder to ``000001200.LEASE.tmp``, which is then renamed; in an object
+store in place, with the index last: there, a checkpoint exists once it has an index. The pointers only repeat what the
 newest state says, and are corrected when a run resumes. Nothing is ever unpickled, and reading needs neither a GPU nor
-the processes that wrote it.
+the number of processes that wrote it.
 """
 
 from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, complete, find_folder, locate_folder, make_folder

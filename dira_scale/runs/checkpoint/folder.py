@@ -1,7 +1,7 @@
-"""Where a run's checkpoints lie: a folder of this machine, or a prefix of an object store by fsspec.
+"""The folder of a run's checkpoints: a local one, or a prefix of an object store through fsspec.
 
-They differ in how a checkpoint comes to be. A folder is renamed once it is whole; objects cannot be renamed, so in a
-store the index, written last, makes the checkpoint.
+They differ in how a checkpoint becomes complete. A local folder is renamed once everything is written. Objects cannot
+be renamed, so in a store the index is written last.
 """
 
 import errno
@@ -26,16 +26,16 @@ FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 
 
 def locate_folder(run: Path, folder: str | None) -> Path:
-    """The folder of a run's checkpoints: ``run/checkpoints``, or what ``checkpoint.folder`` says (a path or a URL).
+    """The folder of a run's checkpoints: ``run/checkpoints``, or the value of ``checkpoint.folder`` (a path or a URL).
 
     Raises:
-        UserError: no such kind of store, or a package for it is missing.
+        UserError: the kind of store is unknown, or its package is missing.
     """
     return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
 
 
 def find_folder(run: Path) -> Path:
-    """Where the run in folder ``run`` has its checkpoints, by its own configuration.
+    """The folder of checkpoints of the run in folder ``run``, according to its own configuration.
 
     Raises:
         UserError: as :func:`locate_folder`.
@@ -46,13 +46,13 @@ def find_folder(run: Path) -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of checkpoints, but never a bucket: a mistyped one would be made and paid for."""
+    """Create the folder of checkpoints, but never a bucket: a mistyped name would create one that costs money."""
     folder.mkdir(parents=not folder.drive, exist_ok=True)
 
 
 @contextmanager
 def as_user_error(folder: Path) -> Iterator[None]:
-    """``UserError`` naming ``checkpoint.folder`` where reading or writing it inside fails."""
+    """Turn a failing read or write of ``checkpoint.folder`` inside into a ``UserError`` that names it."""
     try:
         with as_os_error(folder, LeaseLostError):
             yield
@@ -61,7 +61,7 @@ def as_user_error(folder: Path) -> Iterator[None]:
 
 
 def complete(folder: Path) -> list[Path]:
-    """Checkpoints that were whole when they were written, oldest first."""
+    """Checkpoints that were written completely, oldest first; not verified."""
     return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
@@ -69,8 +69,8 @@ def read_file(path: Path) -> bytes:
     """A file's content.
 
     Raises:
-        FileNotFoundError, IsADirectoryError, NotADirectoryError: the file is not there.
-        UserError: the disk or the store does not give it, which says nothing of the file.
+        FileNotFoundError, IsADirectoryError, NotADirectoryError: there is no such file.
+        UserError: the disk or the store fails, which tells nothing about the file.
     """
     try:
         with as_os_error(path):
@@ -84,31 +84,31 @@ def read_file(path: Path) -> bytes:
 
 
 def remedy(folder: Path, error: OSError) -> str:
-    """What to do about an ``error`` of writing to ``folder``, as the beginning of a sentence."""
+    """What to do about a failed write to ``folder``, as the beginning of a sentence."""
     if error.errno in FULL:
-        return "Make room"
+        return "Free some space"
     if isinstance(error, PermissionError) or error.errno == errno.EROFS:
         return "Allow this user to write there"
     return "Fix the disk" if is_local(folder) else "Fix the store, access to it or the network"
 
 
 def folder_name(step: int) -> str:
-    """Of the checkpoint of ``step``."""
+    """Name of the checkpoint of ``step``."""
     return f"{step:09d}"
 
 
 def unfinished_path(folder: Path, name: str, lease: int) -> Path:
-    """Where the checkpoint ``name`` is written until it is whole."""
+    """Where the checkpoint ``name`` is written until it is complete."""
     return folder / f"{name}.{lease}.tmp" if is_local(folder) else folder / name
 
 
 def publish(written: Path, final: Path, index: str, check_lease: Callable[[], None]) -> None:
-    """Make ``written``, which has all parts, the checkpoint ``final``.
+    """Turn ``written``, which has all parts, into the checkpoint ``final``.
 
-    Not if ``check_lease`` raises, which is called at the last moment.
+    ``check_lease`` is called at the last moment and may raise to prevent it.
     """
     if is_local(final) and final.exists():
-        return remove(written)  # the same step of the same run
+        return remove(written)  # ``final`` is the same step of the same run
     write_atomic(written / INDEX, index, check_lease)
     if is_local(final):
         check_lease()
@@ -117,12 +117,12 @@ def publish(written: Path, final: Path, index: str, check_lease: Callable[[], No
 
 
 def remove(folder: Path) -> None:
-    """Remove a checkpoint, whole or half written. If this is interrupted, what is left is not taken for one."""
+    """Remove a checkpoint, complete or not. If this is interrupted, what is left does not count as a checkpoint."""
     if is_local(folder):
-        doomed = _unused(folder.parent, f"{folder.name}.old{{}}.tmp")
-        folder.replace(doomed)  # first: a process that still writes to it fails, instead of refilling what is emptied
+        doomed = _unused_path(folder.parent, f"{folder.name}.old{{}}.tmp")
+        folder.replace(doomed)  # first: a process that still writes to it must fail, instead of adding files
         while doomed.exists():
-            with suppress(FileNotFoundError):  # somebody else removed a file
+            with suppress(FileNotFoundError):  # another process removed a file
                 shutil.rmtree(doomed)
         return
     (folder / INDEX).unlink(missing_ok=True)
@@ -130,18 +130,18 @@ def remove(folder: Path) -> None:
 
 
 def clean_up(folder: Path, damaged: Iterable[str]) -> None:
-    """Before the first write of a run: remove what a killed process left half written, rename damaged checkpoints.
+    """Before the first write of a run: remove unfinished checkpoints of a killed process, rename damaged ones.
 
     Raises:
-        UserError: the disk or the store refuses.
+        UserError: the disk or the store fails.
     """
     with as_user_error(folder):
         whole = {path.name for path in complete(folder)}
         for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
-            with suppress(FileNotFoundError):  # a process that is about to end removed it itself
+            with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
-            _move(folder / name, _unused(folder, f"{name}.damaged{{}}"))
+            _move(folder / name, _unused_path(folder, f"{name}.damaged{{}}"))
 
 
 def _numbered(folder: Path) -> list[Path]:
@@ -150,8 +150,8 @@ def _numbered(folder: Path) -> list[Path]:
     return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
 
 
-def _unused(folder: Path, name: str) -> Path:
-    """``name`` in ``folder``, with the first number in its braces that makes it a new one; none, if that is new."""
+def _unused_path(folder: Path, name: str) -> Path:
+    """A new path in ``folder``: ``name`` with nothing in its braces, or else the lowest unused number."""
     return next(path for i in count() if not (path := folder / name.format(i or "")).exists())
 
 

@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, and which of them are the newest and the best: the files LATEST and BEST-STAGE."""
+"""The checkpoints of a run, and pointers to the newest and the best: the files LATEST and BEST-STAGE."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import size_of
 from dira_scale.runs.checkpoint.folder import as_user_error, complete, find_folder, folder_name
 
-LATEST, BEST = "LATEST", "BEST-"  # names of the pointers; BEST-STAGE
+LATEST, BEST = "LATEST", "BEST-"  # file names of the pointers; a stage's name follows the latter
 
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A checkpoint as it lies on the disk or in the store."""
+    """A checkpoint on the disk or in the store."""
 
     step: int
     size: int  # bytes
@@ -34,17 +34,18 @@ def best(run: Path, stage: str) -> Path:
     """Folder of the stage's checkpoint with the lowest validation loss.
 
     Raises:
-        UserError: the run has none of that stage (those it has are named).
+        UserError: the run has none of that stage; names those it has.
     """
     return _named(run, f"{BEST}{stage}")
 
 
 def stages_with_best(run: Path) -> list[str]:
-    """Stages that have a best checkpoint, in the order they were trained."""
+    """Stages that have a best checkpoint, in the order in which they were trained."""
     folder = find_folder(run)
     with as_user_error(folder):
-        found = _pointers(folder)
-    return [name.removeprefix(BEST) for name in sorted(found, key=lambda name: (found[name], name)) if name != LATEST]
+        pointers = _pointers(folder)
+    names = sorted(pointers, key=lambda name: (pointers[name], name))
+    return [name.removeprefix(BEST) for name in names if name != LATEST]
 
 
 def stored_checkpoints(run: Path) -> list[StoredCheckpoint]:
@@ -72,29 +73,29 @@ def best_checkpoints(folder: Path) -> set[str]:
 
 
 def update_pointers(folder: Path, step: int, best: dict[str, int], check: Callable[[], None]) -> None:
-    """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone.
+    """Set LATEST to ``step`` and BEST to the steps in ``best``; remove pointers to checkpoints that are gone.
 
-    ``best`` is the step of each stage's best checkpoint; ``check`` raises where nothing may be written any more.
+    ``best`` is the step of each stage's best checkpoint; ``check`` raises if nothing may be written any more.
     """
-    whole, found = {path.name for path in complete(folder)}, _pointers(folder)
-    for pointer, name in found.items():
+    whole, pointers = {path.name for path in complete(folder)}, _pointers(folder)
+    for pointer, name in pointers.items():
         if pointer != LATEST and name not in whole:
             check()
             (folder / pointer).unlink()
     for pointer, at in ({LATEST: step} | {f"{BEST}{stage}": at for stage, at in best.items()}).items():
         name = folder_name(at)
-        if found.get(pointer) != name and name in whole:
+        if pointers.get(pointer) != name and name in whole:
             write_atomic(folder / pointer, name, check)
 
 
 def _named(run: Path, pointer: str) -> Path:
     folder = find_folder(run)
     with as_user_error(folder):
-        found = _pointers(folder)
-    if pointer not in found:
-        have = ", ".join(sorted(found)) or "no checkpoint yet"
+        pointers = _pointers(folder)
+    if pointer not in pointers:
+        have = ", ".join(sorted(pointers)) or "no checkpoint yet"
         raise UserError(f"{folder / pointer} does not exist; this run has {have}")
-    return folder / found[pointer]
+    return folder / pointers[pointer]
 
 
 def _pointers(folder: Path) -> dict[str, str]:

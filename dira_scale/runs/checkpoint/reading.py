@@ -1,4 +1,4 @@
-"""Reading checkpoints: whole ones only, by name or the newest."""
+"""Reading checkpoints, by name or the newest; only undamaged ones."""
 
 import json
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
 
 
 class DamagedError(UserError):
-    """A checkpoint that is cut short, changed or of another format."""
+    """A checkpoint is truncated, changed or of another format."""
 
 
 def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors by name and the state of one checkpoint, after its checksums were compared.
+    """Tensors by name and the state of a checkpoint, with checksums verified.
 
     Raises:
         DamagedError: names the file and what is wrong with it.
@@ -38,7 +38,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def verify(folder: Path) -> None:
-    """Read all of a checkpoint and compare its checksums.
+    """Read all of a checkpoint and verify its checksums.
 
     Raises:
         DamagedError, UserError: as :func:`load`.
@@ -48,10 +48,10 @@ def verify(folder: Path) -> None:
 
 
 def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
-    """Name of the newest whole checkpoint (None: there is none), and the damaged ones newer than it, with the reason.
+    """Name of the newest intact checkpoint (None: there is none), and why each newer one was refused.
 
     Raises:
-        DamagedError: there are checkpoints, and none is whole.
+        DamagedError: there are checkpoints, but none is intact.
         UserError: the disk or the store does not answer, or access is denied.
     """
     refused: dict[str, str] = {}
@@ -64,7 +64,7 @@ def find_latest(folder: Path) -> tuple[str | None, dict[str, str]]:
         except DamagedError as error:
             refused[candidate.name] = str(error)
     if refused:
-        raise DamagedError("no checkpoint is whole: " + "; ".join(refused.values()))
+        raise DamagedError("no checkpoint is intact: " + "; ".join(refused.values()))
     return None, {}
 
 
@@ -74,7 +74,7 @@ def checksum(content: bytes) -> str:
 
 
 def sealed(index: dict[str, Any]) -> str:
-    """The text of ``index`` with its own checksum."""
+    """``index`` as JSON text that includes its own checksum."""
     return json.dumps(index | {"xxh3": _seal(index)}, indent=1) + "\n"
 
 
@@ -93,7 +93,7 @@ def _index(folder: Path) -> dict[str, Any]:
 
 
 def _parts(folder: Path, index: dict[str, Any]) -> Iterator[tuple[Path, bytes]]:
-    """Every part's file and what is in it, one after the other."""
+    """Path and content of every part, one after the other."""
     for part in index["parts"]:
         path = folder / part["file"]
         try:

@@ -1,4 +1,4 @@
-"""Writing checkpoints beside training."""
+"""Writing checkpoints while training continues."""
 
 import json
 import logging
@@ -38,12 +38,12 @@ class CheckpointConfig(Schema):
 
 
 class NotSavedError(RunEndedError):
-    """A run ends, and its newest checkpoint could not be written. Raised on all ranks alike."""
+    """A run ends but its newest checkpoint could not be written. Raised on all ranks alike."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the disk or the store did not take a checkpoint, and what to do."""
+    """Why the disk or the store refused a checkpoint, and what to do."""
 
     why: str
     remedy: str
@@ -52,17 +52,17 @@ class Refusal:
 class Checkpointer:
     """Writes checkpoints of ``rank`` of ``world`` writers in a thread, one at a time.
 
-    Every rank passes tensors of the same names and sizes; each writes its share of the bytes. When the disk or the
-    store refuses a checkpoint, that checkpoint is missed and training goes on: all ranks know (:attr:`failed`), the
-    main one has the warning (:meth:`take_warnings`).
+    Every rank passes tensors of the same names and sizes, and writes its share of the bytes. If the disk or the store
+    refuses a checkpoint, it is skipped and training continues: all ranks know (:attr:`failed`), the main one has the
+    warning (:meth:`take_warnings`).
 
     Args:
-        keep: how many of the newest checkpoints are kept, beside the best of each stage.
-        lease: keeps the unfinished checkpoints of two holders of the run apart.
-        check_lease: called right before anything is written or removed that others see; raises ``LeaseLostError`` where
-            another process has taken the run over.
-        gather: a value from each writer, by rank; the same call on all of them.
-        alive: called every second in which training waits for writers that all live (the watchdog's sign of life).
+        keep: how many of the newest checkpoints to keep, beside the best of each stage.
+        lease: separates the unfinished checkpoints of two holders of the run.
+        check_lease: called right before every write or removal that others see; raises ``LeaseLostError`` if another
+            process has taken over the run.
+        gather: returns a value from each writer, by rank; called on all of them.
+        alive: called every second while training waits for writers that are all alive (for the watchdog).
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Checkpointer:
         self.saves = 0
         self.failed = ""  # why the newest checkpoint was not written; empty where it was
         self._remedy = ""
-        self._news: list[str] = []
+        self._warnings: list[str] = []
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
 
     def save(self, step: int, pieces: dict[str, CheckpointTensor], state: dict[str, Any], best: dict[str, int]) -> None:
-        """Copy this rank's share of ``pieces`` now, write it while training goes on. Collective.
+        """Copy this rank's share of ``pieces`` now, write it while training continues. Collective.
 
-        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. An error of an earlier write, unless it
-        is the disk's, is raised here or in :meth:`wait`.
+        ``state`` is JSON; ``best`` is the step of each stage's best checkpoint. An unexpected error of an earlier write
+        (not a refusal of the disk) is raised here or in :meth:`wait`.
         """
         self.wait()
         mine, copies = set(names_of_writer(pieces, self.rank, self.world)), {}
@@ -98,7 +98,7 @@ class Checkpointer:
             tensor = pieces[name].whole()
             if name in mine:
                 copies[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        state, best = json.loads(json.dumps(state)), dict(best)  # training goes on changing them
+        state, best = json.loads(json.dumps(state)), dict(best)  # copies: training changes them
         self.saves += 1
         self._thread = threading.Thread(target=self._run, args=(step, copies, state, best), daemon=True)
         self._thread.start()
@@ -107,7 +107,7 @@ class Checkpointer:
         """Wait until the last checkpoint is written, or refused.
 
         Raises:
-            NotSavedError: on all ranks, where a disk or store hangs.
+            NotSavedError: on all ranks, if a disk or store hangs.
         """
         while self._thread is not None:
             signs = self.long_work.signs_of_life
@@ -124,14 +124,14 @@ class Checkpointer:
         """At the end of a run, give a write under way time to finish: it may be the newest checkpoint."""
         if self._thread is not None:
             self._thread.join(seconds)
-        if self._failure is not None:  # nobody will wait for it any more
+        if self._failure is not None:  # no later wait() will raise it
             logger.warning("the newest checkpoint was not written: %r", self._failure)
 
     def raise_if_not_saved(self) -> None:
         """At the end of a run, make sure that its newest checkpoint was written.
 
         Raises:
-            NotSavedError: on all ranks, where it could not be written.
+            NotSavedError: on all ranks, if it could not be written.
         """
         self.wait()
         if self.failed:
@@ -140,21 +140,21 @@ class Checkpointer:
             )
 
     def read_on_all(self, read: Callable[[], T]) -> T:
-        """What ``read`` returns here, once all processes are done. Slow disks and stores are waited for as long as all
-        processes live. All of them call this, while nothing is being written.
+        """What ``read`` returns here, once all processes have read. Waits for slow disks and stores as long as all
+        processes are alive. All of them call this, while nothing is being written.
 
         Raises:
-            AgreedError: on all, where it fails on one of them, or hangs.
+            AgreedError: on all, if it fails or hangs on one of them.
         """
         return self.long_work.raise_on_all(read, "the checkpoint to resume from is not read", AgreedError)
 
     def take_warnings(self) -> list[str]:
         """The warnings since the last call; on the main process only."""
-        news, self._news = self._news, []
-        return news
+        warnings, self._warnings = self._warnings, []
+        return warnings
 
     def update_pointers(self, step: int, best: dict[str, int]) -> None:
-        """Make LATEST and BEST what the state of ``step`` says; remove pointers to checkpoints that are gone."""
+        """Set LATEST to ``step`` and BEST to the steps in ``best``; remove pointers to checkpoints that are gone."""
         update_pointers(self.folder, step, best, self.check_lease)
 
     def _run(self, step: int, copies: dict[str, Tensor], state: dict[str, Any], best: dict[str, int]) -> None:
@@ -167,17 +167,17 @@ class Checkpointer:
         what = f"the checkpoint of step {step}"
         failing = f"{what} is not written"
         parts = self.long_work.results_of_all(lambda: self._part(step, copies), failing, NotSavedError)
-        hindered = next((part for part in parts if isinstance(part, Refusal)), None)
+        refused_part = next((part for part in parts if isinstance(part, Refusal)), None)
         (refused, *_) = self.long_work.results_of_all(
-            lambda: self._conclude(step, parts, state, best, hindered), failing, NotSavedError
+            lambda: self._conclude(step, parts, state, best, refused_part), failing, NotSavedError
         )
         self.failed = f"{what} could not be written ({refused.why})" if refused else ""
         self._remedy = refused.remedy if refused else ""
         if refused and self.rank == 0:
-            self._news.append(f"{self.failed}; training goes on")
+            self._warnings.append(f"{self.failed}; training continues")
 
     def _part(self, step: int, copies: dict[str, Tensor]) -> dict[str, Any] | Refusal:
-        """Write this rank's part; its row in the index, or why it could not be written."""
+        """Write this rank's part. Returns its row in the index, or why it could not be written."""
         self.check_lease()
         path = unfinished_path(self.folder, folder_name(step), self.lease)
         path = path / f"part-{self.lease}-{self.rank:05d}-of-{self.world:05d}.safetensors"
@@ -200,7 +200,7 @@ class Checkpointer:
         if refused:
             self._discard(step)
         else:
-            self._tidy(step, best)
+            self._remove_old(step, best)
         return refused
 
     def _publish(self, step: int, parts: list[Any], state: dict[str, Any]) -> Refusal | None:
@@ -214,7 +214,7 @@ class Checkpointer:
             return self._refusal(error)
         return None
 
-    def _tidy(self, step: int, best: dict[str, int]) -> None:
+    def _remove_old(self, step: int, best: dict[str, int]) -> None:
         """Update the pointers, then remove all but the newest ``keep`` checkpoints and the best of each stage."""
         try:
             with as_os_error(self.folder, LeaseLostError):
@@ -225,10 +225,12 @@ class Checkpointer:
                         self.check_lease()
                         remove(old)
         except OSError as error:
-            self._news.append(f"the checkpoint of step {step} is written, what follows it is not ({error})")
+            self._warnings.append(
+                f"the checkpoint of step {step} is written, but not its pointers, or old ones not removed ({error})"
+            )
 
     def _discard(self, step: int) -> None:
-        """Make room for the next attempt; what cannot be removed now is removed at the next start."""
+        """Free the space for the next attempt; what cannot be removed now is removed at the next start."""
         written = unfinished_path(self.folder, folder_name(step), self.lease)
         with suppress(OSError), as_os_error(self.folder, LeaseLostError):
             if written.exists() and written not in complete(self.folder):
