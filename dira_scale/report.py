@@ -8,20 +8,20 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
+from dira_scale.reporting.content import read_run
 from dira_scale.reporting.page import render
-from dira_scale.reporting.record import read
 
 
 def report(config: DictConfig) -> None:
     """Read ``config.run``, write the page to ``config.out``."""
-    run = Path(config.run)
-    record = read(run)
-    own: Any = OmegaConf.to_container(defaults("pretrain"))
-    out = Path(config.out or run / "report.html")
+    folder = Path(config.run)
+    run = read_run(folder)
+    pretrain_defaults: Any = OmegaConf.to_container(defaults("pretrain"))
+    out = Path(config.out or folder / "report.html")
     if not out.parent.is_dir():
         raise UserError(f"out={out}: there is no folder {out.parent}")
-    write_atomic(out, render(record, own))
-    for text in record.missing:
+    write_atomic(out, render(run, pretrain_defaults))
+    for text in run.missing:
         print(f"not in the report: {text}")
     print(f"report: {out.resolve()}")
 

@@ -29,8 +29,8 @@ from dira_scale import report
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.reporting import health, plots, summary
+from dira_scale.reporting.content import read_run
 from dira_scale.reporting.page import render
-from dira_scale.reporting.record import read
 from dira_scale.runs import checkpoint
 
 STAGES = {"di": 40, "dir": 80, "dira": 30}  # optimizer steps
@@ -132,7 +132,7 @@ def defaults() -> dict[str, Any]:
 
 
 def rendered(folder: Path) -> str:
-    return render(read(folder), defaults())
+    return render(read_run(folder), defaults())
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_every_picture_and_curve_can_be_read(html: str) -> None:
 def test_headlines_are_what_the_rows_say(html: str) -> None:
     text = Page(html).text
     assert "Done 150 steps, 15.0 epochs" in text
-    assert "1 min 30 s of computing; gone on after 1 stop" in text  # 30 train rows of 3 s
+    assert "1 min 30 s of computing; resumed 1 time" in text  # 30 train rows of 3 s
     assert "0.25 × the error of the best trivial restorer" in text
     assert "MSE 0.0050, against 0.0200 for Telea's inpainting" in text
     assert "24 × chance" in text  # 0.75 at step 150, held out, against 1/32
@@ -202,7 +202,7 @@ def test_headlines_are_what_the_rows_say(html: str) -> None:
 
 
 def test_throughput_by_stage_counts_every_second_once(finished: Path) -> None:
-    stages = summary.throughput(read(finished))
+    stages = summary.throughput(read_run(finished))
     assert {t.stage: t.steps for t in stages} == STAGES
     assert [round(t.epochs, 6) for t in stages] == [4, 8, 3]
     for part in ("step", "data", "validate", "checkpoint"):
@@ -221,7 +221,7 @@ def test_tables(html: str) -> None:
 
 
 def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> None:
-    groups = summary.settings(read(finished).config, defaults())
+    groups = summary.settings(read_run(finished).config, defaults())
     found = {setting.key: setting for group in groups.values() for setting in group}
     assert (found["data.batch"].value, found["data.batch"].default) == ("64", "256")
     assert (found["model.encoder"].value, found["model.encoder"].default) == ("resnet18", "resnet50")
@@ -231,9 +231,9 @@ def test_settings_that_differ_from_the_defaults_stand_out(finished: Path) -> Non
 
 
 def test_stages_meet_and_restarts_are_found(finished: Path) -> None:
-    record = read(finished)
-    assert [record.span(stage) for stage in record.stages] == [(0, 40), (40, 120), (120, 150)]
-    assert record.restarts() == [60]
+    run = read_run(finished)
+    assert [run.span(stage) for stage in run.stages] == [(0, 40), (40, 120), (120, 150)]
+    assert run.restarts() == [60]
 
 
 def test_equal_runs_give_equal_pages(finished: Path, html: str) -> None:
@@ -279,9 +279,9 @@ def test_a_killed_run_is_not_called_running(run: Path) -> None:
     lease = run / "leases" / "000001.json"
     lease.parent.mkdir()
     lease.write_text("{}")
-    assert read(run).status["state"] == "running"
+    assert read_run(run).status["state"] == "running"
     os.utime(lease, (0, 0))  # its beat stood still since 1970
-    assert read(run).status["state"] == "killed"
+    assert read_run(run).status["state"] == "killed"
 
 
 def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -309,11 +309,13 @@ def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None
     assert "x.py" not in html
     assert "shards_of_ours" in html
     status = {"state": "failed", "step": 0, "reason": "OSError: [Errno 5] I/O: '/home/dr/a-1/x.tar', 3 images/s, ~/y/z"}
-    assert summary.failure(replace(read(finished), status=status)) == "OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z"
+    assert (
+        summary.failure(replace(read_run(finished), status=status)) == "OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z"
+    )
 
 
 def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
-    config = read(finished).config
+    config = read_run(finished).config
     config["data"]["shards"] = {"/site/one/cxr": 1.0, "/site/two/cxr": 0.5}
     shown = [(s.key, s.value) for s in summary.settings(config, {})["data"] if "shards" in s.key]
     assert shown == [("data.shards.cxr", "1"), ("data.shards.cxr", "0.5")]
@@ -404,13 +406,13 @@ def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytes
         held_out["health/knn_auc"] = 0.7
     rows[-1]["warnings"] = ["L_di dwarfs <L_re>"]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    drawn = {title: address for title, _, address in health.figures(read(run))}
+    drawn = {title: address for title, _, address in health.monitor_plots(read_run(run))}
     assert list(drawn) == [
         "Spread of directions",
         "Effective rank",
-        "Pull of the terms at the encoder's output",
+        "Gradient of each term at the encoder's output",
         "Discriminator's accuracy",
-        "What neighbours know of the labels",
+        "Nearest-neighbour AUC of the labels",
     ]
     svgs = [ElementTree.fromstring(b64decode(address.partition(",")[2])) for address in drawn.values()]
     texts = [" ".join(svg.itertext()) for svg in svgs]
@@ -437,7 +439,7 @@ def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_titles_name_the_base_and_the_distance(finished: Path) -> None:
-    titles = [title for title, _ in plots.curves(read(finished))]
+    titles = [title for title, _ in plots.curves(read_run(finished))]
     assert "Discrimination (MoCo)" in titles and "Restoration (MSE)" in titles
 
 

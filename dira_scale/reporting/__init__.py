@@ -1,1 +1,1 @@
-"""One page about a run: what the run folder says (record), its figures (summary), its curves (plots), the page."""
+"""One HTML page about a run: the run folder's content, its figures (summary), its curves (plots, health), the page."""

@@ -1,4 +1,4 @@
-"""The page: one HTML file that asks nothing of any server."""
+"""The page: one self-contained HTML file."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -8,32 +8,32 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from dira_scale import __version__
 from dira_scale.reporting import health, plots, summary
-from dira_scale.reporting.record import PARTS, Record
+from dira_scale.reporting.content import PARTS, RunContent
 
 
-def render(record: Record, defaults: dict[str, Any]) -> str:
-    """``record`` as HTML, pictures and curves inside; what differs from the verb's ``defaults`` stands out."""
+def render(run: RunContent, defaults: dict[str, Any]) -> str:
+    """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
     return template(Path(__file__).with_name("page.html.j2")).render(
-        record=record,
+        run=run,
         version=__version__,
         parts=PARTS,
-        failure=summary.failure(record),
-        headlines=summary.headlines(record),
-        throughput=summary.throughput(record),
-        restoration=summary.restoration_table(record),
-        settings=summary.settings(record.config, defaults),
-        environment=summary.environment(record),
-        queue=any("queue_fresh" in row for row in record.rows),
-        warnings=health.warnings(record),
-        health=health.figures(record),
-        curves=plots.curves(record) if record.rows else [],
-        time_bars=plots.time_bars(record) if summary.throughput(record) else None,
-        pictures={stage: _png(path) for stage, path in record.pictures.items()},
+        failure=summary.failure(run),
+        headlines=summary.headlines(run),
+        throughput=summary.throughput(run),
+        restoration=summary.restoration_table(run),
+        settings=summary.settings(run.config, defaults),
+        environment=summary.environment(run),
+        queue=any("queue_fresh" in row for row in run.rows),
+        warnings=health.warnings(run),
+        health=health.monitor_plots(run),
+        curves=plots.curves(run) if run.rows else [],
+        time_bars=plots.time_bars(run) if summary.throughput(run) else None,
+        pictures={stage: _png(path) for stage, path in run.pictures.items()},
     )
 
 
 def template(file: Path) -> Template:
-    """A page's template; it finds this folder's ``style.css`` beside its own files."""
+    """The Jinja template ``file``; it can include this folder's ``style.css``."""
     environment = Environment(
         loader=FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Curves and bars of a run as SVG that travels inside the page."""
+"""Curves and bars of a run as SVG embedded in the page."""
 
 import re
 from base64 import b64encode
@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dira_scale.reporting.record import PARTS, Record
+from dira_scale.reporting.content import PARTS, RunContent
 from dira_scale.reporting.summary import throughput
 
 TRAIN, HELD_OUT, MUTED = "#2563a8", "#d1762b", "#8a94a3"
-BANDS = ("#eef2f7", "#ffffff")  # stages in turn
+BANDS = ("#eef2f7", "#ffffff")  # alternating over the stages
 PART_COLOURS = dict(zip(PARTS, ("#2563a8", "#d1762b", "#7aa874", "#b9bfc9"), strict=True))
 TITLES = {
     "loss": "Total loss (weighted sum of the stage's terms)",
@@ -38,17 +38,17 @@ STYLE = {
 }
 
 
-def curves(record: Record) -> list[tuple[str, str]]:
+def curves(run: RunContent) -> list[tuple[str, str]]:
     """(title, SVG) of the losses, the top-1 and the learning rate, over optimizer steps."""
-    names = dict.fromkeys(name for row in record.rows for name in row if name == "loss" or name.startswith("loss/"))
+    names = dict.fromkeys(name for row in run.rows for name in row if name == "loss" or name.startswith("loss/"))
     order = sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
-    wanted = [*order, *(name for name in ("top1", "lr") if any(name in row for row in record.rows))]
-    return [(_title(record, name), _curve(record, name)) for name in wanted]
+    wanted = [*order, *(name for name in ("top1", "lr") if any(name in row for row in run.rows))]
+    return [(_title(run, name), _curve(run, name)) for name in wanted]
 
 
-def time_bars(record: Record) -> str:
-    """Time of each stage by part, one bar a stage."""
-    stages = throughput(record)
+def time_bars(run: RunContent) -> str:
+    """Time of each stage by part, one bar per stage."""
+    stages = throughput(run)
 
     def draw(axes: Axes) -> None:
         left = np.zeros(len(stages))
@@ -66,7 +66,7 @@ def time_bars(record: Record) -> str:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Exponential mean over about a twelfth of the series, without the pull of its start; short series as they are."""
+    """Bias-corrected exponential mean over about a twelfth of the series; short series stay as they are."""
     if len(values) < 12:
         return values
     keep = 1 - 12 / len(values) if len(values) > 24 else 0.5
@@ -78,23 +78,23 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
-def _title(record: Record, name: str) -> str:
-    """What the curve is, with the base and the distance that the configuration names."""
-    method = record.config["method"]
+def _title(run: RunContent, name: str) -> str:
+    """The curve's title, with the configured base method or restoration distance."""
+    method = run.config["method"]
     base = method.get("base", method).get("_target_", "").rpartition(".")[2]
     kind = {"loss/di": base, "loss/re": method.get("restoration", "").upper()}.get(name, "")
     return TITLES.get(name, name) + (f" ({kind})" if kind else "")
 
 
-def _curve(record: Record, name: str) -> str:
-    stages = [stage for stage in record.stages if any(name in row for row in record.select(stage, "train"))]
-    start, end = record.span(stages[0])[0], record.span(stages[-1])[1]
+def _curve(run: RunContent, name: str) -> str:
+    stages = [stage for stage in run.stages if any(name in row for row in run.select(stage, "train"))]
+    start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
-        shade(axes, record, stages)
+        shade(axes, run, stages)
         for stage in stages:
-            _stage_curve(axes, record, stage, name)
-        for step in record.restarts():
+            _stage_curve(axes, run, stage, name)
+        for step in run.restarts():
             axes.axvline(step, color=MUTED, linewidth=0.8, linestyle=":")
         axes.set_xlim(start, end)
         axes.set_xlabel("optimizer step")
@@ -107,10 +107,10 @@ def _curve(record: Record, name: str) -> str:
     return svg(name, (5.2, 2.7), draw)
 
 
-def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
-    """A line of its own for each stage: the total changes its meaning between them, the schedule restarts."""
-    train = [row for row in record.select(stage, "train") if name in row]
-    held_out = [row for row in record.select(stage, "val") if name in row]
+def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
+    """A separate line per stage: the total changes meaning between stages, and the schedule restarts."""
+    train = [row for row in run.select(stage, "train") if name in row]
+    held_out = [row for row in run.select(stage, "val") if name in row]
     steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
     if name == "lr":
         axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=2.6)
@@ -126,7 +126,7 @@ def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
         marker="o",
         markersize=2.6,
         linewidth=0.8,
-        clip_on=False,  # the last one lies on the edge
+        clip_on=False,  # the last point is on the edge
         label="held out" if held_out else None,
     )
     if name == "top1":
@@ -136,25 +136,25 @@ def _stage_curve(axes: Axes, record: Record, stage: str, name: str) -> None:
 
 
 def _dot(steps: list[int]) -> str:
-    """A marker for a line of a single point, which would not be seen."""
+    """A marker for a line of a single point, which would be invisible otherwise."""
     return "o" if len(steps) == 1 else ""
 
 
-def shade(axes: Axes, record: Record, stages: list[str]) -> None:
-    """Bands for the stages, with their names above."""
+def shade(axes: Axes, run: RunContent, stages: list[str]) -> None:
+    """Background bands for the stages, with their names above."""
     for i, stage in enumerate(stages):
-        start, stop = record.span(stage)
+        start, stop = run.span(stage)
         axes.axvspan(start, stop, color=BANDS[i % 2], linewidth=0, zorder=0)
         axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color="#5a6472")
 
 
 def svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
-    """A figure as a data address for an ``img``, its text as text; equal figures are equal byte by byte."""
+    """A figure as a data URL for ``img``, with its text as text; equal figures give equal bytes."""
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         draw(figure.subplots())
         file = StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    # The reader's own interface font: the one that matplotlib measured need not be there.
+    # Use the reader's interface font: the one that matplotlib measured may not be installed.
     svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", file.getvalue())
     return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()

@@ -1,6 +1,6 @@
-"""The figures of a run in words and tables, all computed from its record.
+"""The figures of a run in words and tables.
 
-The page may be mailed: of files and folders it tells the last name only, and of the machine not its name.
+The page may be mailed, so it shows only the last part of file and folder names, and not the machine's name.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.reporting.record import PARTS, Record
+from dira_scale.reporting.content import PARTS, RunContent
 from dira_scale.runs.reader import Row
 
 RESTORERS = {
@@ -23,7 +23,7 @@ RESTORERS = {
 
 @dataclass(frozen=True)
 class Headline:
-    """One figure that stands at the top."""
+    """One figure at the top of the page."""
 
     figure: str
     what: str
@@ -43,53 +43,53 @@ class Throughput:
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of the configuration; ``default`` is None where it is the default's."""
+    """One key of the configuration; ``default`` is None where the value equals the default."""
 
     key: str
     value: str
     default: str | None
 
 
-def headlines(record: Record) -> list[Headline]:
-    """State, restoration, discrimination and speed: as many of the four as the record has."""
-    found = [_state(record), _restoration(record), _discrimination(record), _speed(record)]
+def headlines(run: RunContent) -> list[Headline]:
+    """State, restoration, discrimination and speed, where the run has them."""
+    found = [_state(run), _restoration(run), _discrimination(run), _speed(run)]
     return [headline for headline in found if headline is not None]
 
 
-def failure(record: Record) -> str:
-    """Why the run failed, in its own words; nothing where it did not."""
-    return _reason(record) or "it does not say why" if record.status.get("state") == "failed" else ""
+def failure(run: RunContent) -> str:
+    """The reason that status.json gives for a failed run; empty if the run did not fail."""
+    return _reason(run) or "no reason given" if run.status.get("state") == "failed" else ""
 
 
-def throughput(record: Record) -> list[Throughput]:
-    """One row a stage."""
-    return [_throughput(record, stage) for stage in record.stages if record.select(stage, "train")]
+def throughput(run: RunContent) -> list[Throughput]:
+    """One row per stage."""
+    return [_throughput(run, stage) for stage in run.stages if run.select(stage, "train")]
 
 
-def restoration_table(record: Record) -> list[tuple[str, dict[str, Row]]]:
-    """(restorer in words, its row by stage) for every restorer; MSE and SSIM against the clean held-out images."""
-    named = [(text, {r["stage"]: r for r in record.restoration if r["restorer"] == n}) for n, text in RESTORERS.items()]
+def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
+    """(restorer's description, its row by stage) for every restorer; MSE and SSIM against the clean held-out images."""
+    named = [(text, {r["stage"]: r for r in run.restoration if r["restorer"] == n}) for n, text in RESTORERS.items()]
     return [(text, rows) for text, rows in named if rows]
 
 
-def settings(config: dict[str, Any], verbs_own: dict[str, Any]) -> dict[str, list[Setting]]:
-    """The configuration flattened, by its first key; what differs from the verb's own defaults carries these."""
-    defaults = dict(_flatten(verbs_own)) | {"data.shards": "not set"}
+def settings(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, list[Setting]]:
+    """The flattened configuration, grouped by first key, with the defaults of changed settings."""
+    by_key = dict(_flatten(defaults)) | {"data.shards": "not set"}
     groups: dict[str, list[Setting]] = {}
     for key, value in _flatten(config):
         if key in ("datasets", "order_version", "views_version"):  # the run's identity beyond its settings
             continue
-        default = _text(defaults[key]) if key in defaults else "not set"
+        default = _text(by_key[key]) if key in by_key else "not set"
         group, _, rest = key.partition(".")
         setting = Setting(key, _text(value), None if default == _text(value) else default)
         groups.setdefault(group if rest else "run", []).append(setting)
     return groups
 
 
-def environment(record: Record) -> list[tuple[str, str]]:
-    """What the run was computed with, as far as it is known; without the host and the command with its folders."""
-    told = {key: value for key, value in record.environment.items() if key not in ("host", "command")}
-    return [(key.replace("_", " "), _text(value) or "none") for key, value in _flatten(told) if value is not None]
+def environment(run: RunContent) -> list[tuple[str, str]]:
+    """Known software and hardware of the run, without the host and the command, which names folders."""
+    shown = {key: value for key, value in run.environment.items() if key not in ("host", "command")}
+    return [(key.replace("_", " "), _text(value) or "none") for key, value in _flatten(shown) if value is not None]
 
 
 def duration(seconds: float) -> str:
@@ -102,14 +102,14 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _state(record: Record) -> Headline:
-    step = record.rows[-1]["step"] if record.rows else 0
-    spent = sum(sum(part.seconds.values()) for part in throughput(record))
-    state = record.status.get("state", "state unknown")
-    reason = "" if failure(record) else _reason(record)
-    restarts = len(record.restarts())
-    again = f"; gone on after {restarts} stop{'s' * (restarts > 1)}" if restarts else ""
-    epochs = f", {record.rows[-1]['epoch']:.1f} epochs" if record.rows else ""
+def _state(run: RunContent) -> Headline:
+    step = run.rows[-1]["step"] if run.rows else 0
+    spent = sum(sum(part.seconds.values()) for part in throughput(run))
+    state = run.status.get("state", "state unknown")
+    reason = "" if failure(run) else _reason(run)
+    restarts = len(run.restarts())
+    again = f"; resumed {restarts} time{'s' * (restarts > 1)}" if restarts else ""
+    epochs = f", {run.rows[-1]['epoch']:.1f} epochs" if run.rows else ""
     return Headline(
         state.capitalize(),
         f"{step} steps{epochs}",
@@ -117,12 +117,12 @@ def _state(record: Record) -> Headline:
     )
 
 
-def _restoration(record: Record) -> Headline | None:
-    """The last stage's error against that of the best restorer that learns nothing."""
-    stages = list(dict.fromkeys(row["stage"] for row in record.restoration))
+def _restoration(run: RunContent) -> Headline | None:
+    """The last stage's error relative to the best trivial restorer's."""
+    stages = list(dict.fromkeys(row["stage"] for row in run.restoration))
     if not stages:
         return None
-    by_name = {row["restorer"]: row for row in record.restoration if row["stage"] == stages[-1]}
+    by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
     ours = by_name.pop("restored")
     best = min(by_name.values(), key=lambda row: row["mse"])
     return Headline(
@@ -133,9 +133,9 @@ def _restoration(record: Record) -> Headline | None:
     )
 
 
-def _discrimination(record: Record) -> Headline | None:
-    """Top-1 among the batch's own keys, held out where there is a batch to be lost in."""
-    rows = [r for r in record.rows if r.get("chance", 1.0) <= 0.5 and "top1" in r]
+def _discrimination(run: RunContent) -> Headline | None:
+    """Top-1 among the batch's own keys; on held-out images where their batches have at least two."""
+    rows = [r for r in run.rows if r.get("chance", 1.0) <= 0.5 and "top1" in r]
     held_out = [r for r in rows if r["split"] == "val"]
     if not rows:
         return None
@@ -149,20 +149,20 @@ def _discrimination(record: Record) -> Headline | None:
     )
 
 
-def _speed(record: Record) -> Headline | None:
-    stages = throughput(record)
+def _speed(run: RunContent) -> Headline | None:
+    stages = throughput(run)
     if not stages:
         return None
-    here, gpus = record.environment, record.environment.get("gpus")
-    where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {here['cores']} CPU cores" if here else ""
+    machine, gpus = run.environment, run.environment.get("gpus")
+    where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
     each = ", ".join(f"{t.stage} {t.images_per_second[1]:.0f}" for t in stages)
     return Headline(f"{stages[-1].images_per_second[1]:.0f} images/s", f"in the last stage{where}", f"medians: {each}")
 
 
-def _throughput(record: Record, stage: str) -> Throughput:
-    rows = record.select(stage, "train")
-    start, end = record.span(stage)
-    before = [row["epoch"] for row in record.rows if row["step"] <= start]
+def _throughput(run: RunContent, stage: str) -> Throughput:
+    rows = run.select(stage, "train")
+    start, end = run.span(stage)
+    before = [row["epoch"] for row in run.rows if row["step"] <= start]
     epochs = rows[-1]["epoch"] - max(before, default=0.0)
     speeds = [row["images_per_second"] for row in rows]
     low, high = np.percentile(speeds, [10, 90])
@@ -171,7 +171,7 @@ def _throughput(record: Record, stage: str) -> Throughput:
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """(dotted key, value) of every leaf; two folders of one name give one key twice."""
+    """(dotted key, value) of every leaf; two folders with the same last part give the same key twice."""
     if isinstance(value, dict) and value:
         return [pair for name, child in value.items() for pair in _flatten(child, f"{prefix}{_name(name)}.")]
     return [(prefix[:-1], value)]
@@ -186,18 +186,18 @@ def _text(value: Any) -> str:
 
 
 def _name(path: str) -> str:
-    """The last part of a path; any other text whole."""
+    """The last part of a path; any other text unchanged."""
     return path.rstrip("/").rpartition("/")[2]
 
 
-def _reason(record: Record) -> str:
-    """What status.json says; files of the run as they lie in its folder."""
-    text = record.status.get("reason") or ""
-    for folder in (record.config.get("run"), record.folder):
+def _reason(run: RunContent) -> str:
+    """The reason in status.json, with the run's files relative to its folder."""
+    text = run.status.get("reason") or ""
+    for folder in (run.config.get("run"), run.folder):
         text = text.replace(f"{folder}/", "")
     return _without_folders(text)
 
 
 def _without_folders(text: str) -> str:
-    """A sentence with the absolute paths in it cut to their last parts."""
+    """``text`` with absolute paths cut to their last parts."""
     return re.sub(r"(?<![\w.])~?/(?=\S)(?:[^\s/]+/)*", "", text)

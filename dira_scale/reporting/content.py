@@ -1,4 +1,4 @@
-"""What a report tells of a run; what is not there yet is named, never made up."""
+"""What a report shows of a run. Missing parts are listed, never made up."""
 
 import logging
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Record:
-    """A run folder's content. ``missing`` says in words what it lacks."""
+class RunContent:
+    """A run folder's content. ``missing``: what the folder lacks, one sentence each."""
 
     folder: Path
     config: dict[str, Any]
@@ -31,7 +31,7 @@ class Record:
 
     @property
     def stages(self) -> list[str]:
-        """Names of the stages that have rows, in the order in which they ran."""
+        """Names of the stages that have rows, in the order they ran."""
         return list(dict.fromkeys(row["stage"] for row in self.rows))
 
     def select(self, stage: str, split: str) -> list[Row]:
@@ -39,46 +39,48 @@ class Record:
         return [row for row in self.rows if row["stage"] == stage and row["split"] == split]
 
     def span(self, stage: str) -> tuple[int, int]:
-        """Steps of ``stage``: from the end of the one before it to its last row."""
+        """First and last step of ``stage``: from the end of the previous stage to its last row."""
         stages = self.stages
         i = stages.index(stage)
         before = [row["step"] for row in self.rows if row["stage"] in stages[:i]]
         return max(before, default=0), max(row["step"] for row in self.rows if row["stage"] == stage)
 
     def restarts(self) -> list[int]:
-        """Steps at which another process took the run over (its lease's number grew)."""
+        """Steps at which another process took over the run (the lease number grew)."""
         pairs = zip(self.rows, self.rows[1:], strict=False)
         return [before["step"] for before, after in pairs if after["lease"] != before["lease"]]
 
 
-def read(folder: Path) -> Record:
+def read_run(folder: Path) -> RunContent:
     """The run in ``folder``.
 
     Raises:
         UserError: there is no run.
     """
-    run = RunReader(folder)
-    status, environment, rows, pictures = run.status(), run.environment(), run.rows(), run.pictures()
-    checkpoints, unread = _checkpoints(run)
-    datasets = list(run.datasets())
-    lacking = {
-        "status.json: whether the run ended is not known": not status,
-        "environment.json: the machine is not known": not environment,
+    reader = RunReader(folder)
+    status, environment, rows, pictures = reader.status(), reader.environment(), reader.rows(), reader.pictures()
+    checkpoints, unreadable = _checkpoints(reader)
+    datasets = list(reader.datasets())
+    absent = {
+        "status.json: unknown whether the run ended": not status,
+        "environment.json: unknown machine": not environment,
         "no row in metrics.jsonl yet: no curves": not rows,
         "no held-out rows: data.val_split is null, or no epoch has ended": not any(r["split"] == "val" for r in rows),
         "no restored pictures: a stage with restoration writes them when it ends": not pictures,
-        "checkpoints: checkpoint.folder could not be read when this page was written": unread,
+        "checkpoints: checkpoint.folder could not be read when this page was written": unreadable,
     }
-    missing = [text for text, lacks in lacking.items() if lacks]
+    missing = [text for text, is_absent in absent.items() if is_absent]
     missing += [f"data {data.name}: {data.problem}" for data in datasets if data.problem]
-    found = (run.config, status, environment, rows, run.restoration(), pictures, checkpoints, datasets, missing)
-    return Record(folder.resolve(), *found)
+    return RunContent(
+        folder.resolve(), reader.config, status, environment, rows, reader.restoration(), pictures, checkpoints,
+        datasets, missing,
+    )  # fmt: skip
 
 
-def _checkpoints(run: RunReader) -> tuple[list[StoredCheckpoint], bool]:
-    """The run's checkpoints, and whether these are not to be read: why, only the terminal is told, with all names."""
+def _checkpoints(reader: RunReader) -> tuple[list[StoredCheckpoint], bool]:
+    """The run's checkpoints, and whether reading them failed. The terminal alone gets the reason: it has full names."""
     try:
-        return run.checkpoints(), False
+        return reader.checkpoints(), False
     except UserError as error:
         logger.warning("%s", error)
         return [], True
