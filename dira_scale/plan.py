@@ -1,6 +1,6 @@
-"""``python -m dira_scale.plan experiment=dira_moco``: memory, traffic, hours and cost of a run, before there is any.
+"""``python -m dira_scale.plan experiment=dira_moco``: memory, traffic, hours and cost of a run, before it starts.
 
-The configuration's own networks and steps are gone through on tensors without memory: no data, no GPU, no processes.
+Runs the configured steps on tensors without memory: no data, no GPU, no other processes.
 """
 
 from pathlib import Path
@@ -23,12 +23,12 @@ from dira_scale.pretraining.schedule import batches_of
 
 
 def plan(cfg: DictConfig) -> None:
-    """Print the table of strategies; write ``plan.json`` if it is named."""
+    """Print the table of strategies; write its figures to the file ``plan.json``, if set."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Plan)
     machine = config.plan
     if machine.json and not Path(machine.json).absolute().parent.is_dir():
-        raise UserError(f"plan.json={machine.json}: there is no folder {Path(machine.json).absolute().parent}")
+        raise UserError(f"plan.json={machine.json}: no such folder: {Path(machine.json).absolute().parent}")
     ranks = machine.nodes * machine.gpus
     check_division(config, ranks)
     if config.data.shards is not None:
@@ -36,11 +36,11 @@ def plan(cfg: DictConfig) -> None:
         machine.images = sum(Inputs(config.data, views_of(cfg), config.seed, 0, ranks, batches).order.sizes)
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
-    with console.status("a step of each stage, without memory …"):
+    with console.status("rehearsing a step of each stage …"):
         plain = rehearse_all(config, cfg, ranks, checkpointing=False)
-        spared = rehearse_all(config, cfg, ranks, checkpointing=True)
-    both = [(rehearsed, strategy) for rehearsed in (plain, spared) for strategy in STRATEGIES]
-    rows = [estimate(config, machine, rehearsed, plain, strategy) for rehearsed, strategy in both]
+        recomputing = rehearse_all(config, cfg, ranks, checkpointing=True)
+    cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
+    rows = [estimate(config, machine, rehearsed, plain, strategy) for rehearsed, strategy in cases]
     show(config, machine, plain, rows, console)
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))

@@ -19,7 +19,7 @@ def report(config: DictConfig) -> None:
     pretrain_defaults: Any = OmegaConf.to_container(defaults("pretrain"))
     out = Path(config.out or folder / "report.html")
     if not out.parent.is_dir():
-        raise UserError(f"out={out}: there is no folder {out.parent}")
+        raise UserError(f"out={out}: no such folder: {out.parent}")
     write_atomic(out, render(run, pretrain_defaults))
     for text in run.missing:
         print(f"not in the report: {text}")

@@ -309,9 +309,8 @@ def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None
     assert "x.py" not in html
     assert "shards_of_ours" in html
     status = {"state": "failed", "step": 0, "reason": "OSError: [Errno 5] I/O: '/home/dr/a-1/x.tar', 3 images/s, ~/y/z"}
-    assert (
-        summary.failure(replace(read_run(finished), status=status)) == "OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z"
-    )
+    failure = summary.failure(replace(read_run(finished), status=status))
+    assert failure == "OSError: [Errno 5] I/O: 'x.tar', 3 images/s, z"
 
 
 def test_weighted_datasets_of_one_name_are_both_shown(finished: Path) -> None:
@@ -372,7 +371,7 @@ def test_the_verb_writes_where_it_is_told(run: Path, tmp_path: Path, capsys: pyt
     [
         (["run=NOWHERE"], "run=NOWHERE is not a run folder: config.yaml is missing"),
         ([], "run must be given"),
-        (["run={run}", "out=NOWHERE/page.html"], "there is no folder NOWHERE"),
+        (["run={run}", "out=NOWHERE/page.html"], "no such folder: NOWHERE"),
         (["rum={run}"], "did you mean 'run'?"),
     ],
 )

@@ -1,1 +1,1 @@
-"""What a run will need, found out before it: memory, traffic, time, money. No data, no weights, no processes."""
+"""What a run will need, computed beforehand: memory, traffic, time, cost. No data, no weights, no processes."""

@@ -1,4 +1,4 @@
-"""Links between processes, and how long a collective takes over them."""
+"""Links between GPUs, and how long a collective takes over them."""
 
 import math
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ class Machine(Schema):
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes of equal GPUs. Bandwidths are of one direction, as collectives reach them.
+    """Nodes of equal GPUs. Bandwidths are one-way, as collectives reach them in practice.
 
     Attributes:
-        per_node: GPUs of a node.
-        within: bytes/s of one GPU's links to the others of its node.
+        per_node: GPUs per node.
+        within: bytes/s of one GPU's links to the other GPUs of its node.
         between: bytes/s of all links of a node to the other nodes together.
-        latency: seconds of one hop.
+        latency: seconds per hop.
     """
 
     per_node: int
@@ -39,16 +39,16 @@ class Cluster:
     latency: float
 
     def bandwidth(self, ranks: int) -> float:
-        """bytes/s at the narrowest place of a ring over ``ranks`` GPUs, which enters and leaves each node once."""
+        """bytes/s at the bottleneck of a ring over ``ranks`` GPUs, which enters and leaves each node once."""
         return self.within if ranks <= self.per_node else min(self.within, self.between)
 
     def ring(self, count: float, ranks: int) -> float:
-        """Seconds of an all-reduce of ``count`` bytes by a ring: 2 (W - 1) rounds of a W-th each (Patarasuk and Yuan,
+        """Seconds of a ring all-reduce of ``count`` bytes: 2 (W - 1) rounds of 1/W each (Patarasuk and Yuan,
         J. Parallel Distrib. Comput. 69, 2009)."""
         return 2 * self.gather(count, ranks)
 
     def tree(self, count: float, ranks: int) -> float:
-        """The same by two binary trees that share the links (Sanders, Speck, Träff, Parallel Computing 35, 2009)."""
+        """The same with two binary trees that share the links (Sanders, Speck, Träff, Parallel Computing 35, 2009)."""
         return 0.0 if ranks == 1 else 2 * (count / self.bandwidth(ranks) + math.ceil(math.log2(ranks)) * self.latency)
 
     def all_reduce(self, count: float, ranks: int) -> float:
@@ -56,17 +56,17 @@ class Cluster:
         return min(self.ring(count, ranks), self.tree(count, ranks))
 
     def gather(self, count: float, ranks: int) -> float:
-        """Seconds of an all-gather to ``count`` bytes on every rank, or of a reduce-scatter from them; a ring."""
+        """Seconds of a ring all-gather to ``count`` bytes on every rank, or of a reduce-scatter from them."""
         return (ranks - 1) * (count / ranks / self.bandwidth(ranks) + self.latency)
 
     def all_to_all(self, count: float, ranks: int) -> float:
-        """Seconds in which each rank gives every other one its part of ``count`` bytes, pair by pair (Thakur,
+        """Seconds for each rank to send every other rank its part of ``count`` bytes, pair by pair (Thakur,
         Rabenseifner, Gropp, Int. J. High Perform. Comput. Appl. 19, 2005); the GPUs of a node share its links."""
         inside = min(ranks, self.per_node)
         near, far = (inside - 1) / ranks * count, inside * (ranks - inside) / ranks * count
         return max(near / self.within, far / self.between) + (ranks - 1) * self.latency
 
     def seconds(self, message: Collective) -> float:
-        """Of a message of a method or a layer."""
-        take = {"all_reduce": self.all_reduce, "gather": self.gather, "all_to_all": self.all_to_all}
-        return take[message.kind](message.size, message.ranks)
+        """Seconds of one message of a method or a layer."""
+        models = {"all_reduce": self.all_reduce, "gather": self.gather, "all_to_all": self.all_to_all}
+        return models[message.kind](message.size, message.ranks)

@@ -1,4 +1,4 @@
-"""The schema of ``configs/plan.yaml``: a pretraining run and the machine that it is planned for."""
+"""The schema of ``configs/plan.yaml``: a pretraining run and the machine to plan it for."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The networks of a configuration, built without memory as one rank of many sees them."""
+"""The networks of a configuration, built without memory, as one rank of many sees them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.testing._internal.distributed.fake_pg import FakeStore  # torch has no public one; it registers "fake" too
+from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
 
 from dira_scale import methods
 from dira_scale.data.batch import Batch
@@ -23,7 +23,7 @@ from dira_scale.pretraining.schedule import batches_of
 
 @contextmanager
 def one_rank_of(ranks: int) -> Iterator[None]:
-    """Inside, this process is rank 0 of ``ranks``; collectives have shapes and no content, and nobody is asked."""
+    """A context in which this process is rank 0 of ``ranks``; collectives return shapes without communicating."""
     if ranks == 1:
         yield
         return
@@ -35,16 +35,16 @@ def one_rank_of(ranks: int) -> Iterator[None]:
 
 
 class Networks:
-    """Method and adversary of a configuration as tensors that have shapes and no memory.
+    """Method and adversary of a configuration as tensors with shapes but no memory.
 
-    They claim to lie on the CPU, as autocast knows no meta device.
+    Their device reads "cpu", because autocast does not support meta tensors.
     """
 
     def __init__(self, config: Pretrain, cfg: DictConfig) -> None:
         self.mode = FakeTensorMode()
         self.views = methods.views_of(cfg)
         batch = next(iter(batches_of(config).values()))
-        model = OmegaConf.merge(cfg.model, {"weights": None})  # which values they start from is no matter
+        model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
         with torch.device("meta"):
             self.method = methods.build(cfg.method, model, self.views, batch, config.parallel.accumulate)
             self.adversary = Adversary(config.adversary.loss)
@@ -57,7 +57,7 @@ class Networks:
         self.ever_trained = trained(self.method)
 
     def batch(self, images: int) -> Batch:
-        """A rank's part of a step, as the loader hands it over."""
+        """A rank's part of a step's batch, as the loader returns it."""
         drawn = draw(self.views, 0, 0, np.arange(images), np.zeros(images, np.int64), 0, *2 * (np.full(images, 256),))[
             1
         ]
@@ -88,5 +88,5 @@ def size(tensors: Any) -> int:
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:
-    """Parameters that the stage which was entered trains."""
+    """Parameters that the current stage trains."""
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

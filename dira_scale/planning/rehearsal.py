@@ -1,4 +1,4 @@
-"""One optimizer step of a stage, the engine's own, on tensors without memory or data: bytes, arithmetic, messages."""
+"""The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, FLOPs and messages."""
 
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, blocks
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import StagePlan
-from dira_scale.planning.ledger import Collective, Ledger, Moment
+from dira_scale.planning.ledger import Collective, Ledger, LiveBytes
 from dira_scale.planning.network import Networks, size, trained
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.objective import PretrainLosses
@@ -25,29 +25,30 @@ from dira_scale.pretraining.task import PretrainTask
 
 
 class Block(NamedTuple):
-    """One of the blocks that ``fsdp2`` cuts and activation checkpointing recomputes."""
+    """One of the blocks that ``fsdp2`` shards and activation checkpointing recomputes."""
 
     size: int  # bytes of its parameters
-    learning: int  # forward passes with gradient in a step
-    looking: int  # and without, as those of a momentum network
+    learning: int  # forward passes with gradient per step
+    looking: int  # forward passes without gradient per step, as of a momentum network
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What one rank would hold, compute and send in a step. Bytes, of the whole networks unless a strategy cuts them.
+    """What one rank would hold, compute and send in a step. In bytes, of unsharded networks.
 
     Attributes:
         images: of the rank's part of the batch.
         trained: parameters of the generator that the stage trains; their gradients are as large.
-        idle: those that other stages train.
-        momentum: those that none trains, which follow others.
+        idle: parameters that only other stages train.
+        momentum: parameters that no stage trains: momentum networks.
         buffers: queue, running statistics.
-        optimizer: states of the generator's.
+        optimizer: states of the generator's optimizer.
         adversary: the discriminator with gradients and optimizer states.
-        learning, updating: live bytes, operation by operation, beside all of the above, in forward and backward passes
-            (the discriminator's too) and while the optimizer steps.
+        live_in_passes: live bytes after each operation, excluding all of the above, in forward and backward passes
+            (the discriminator's too).
+        live_in_update: the same while the optimizer steps.
         forward, backward: floating-point operations (a multiplication and an addition are two).
-        collectives: what method and BatchNorm send, and the discriminator's gradients.
+        collectives: of method and BatchNorm, and for the discriminator's gradients.
         blocks: of all networks.
     """
 
@@ -58,8 +59,8 @@ class Rehearsal:
     buffers: int
     optimizer: int
     adversary: int
-    learning: list[Moment]
-    updating: list[Moment]
+    live_in_passes: list[LiveBytes]
+    live_in_update: list[LiveBytes]
     forward: int
     backward: int
     collectives: list[Collective]
@@ -67,54 +68,57 @@ class Rehearsal:
 
     @property
     def resting(self) -> int:
-        """Bytes of parameters that get no gradient."""
+        """Bytes of parameters without gradient."""
         return self.idle + self.momentum
 
     @property
     def activations(self) -> float:
-        """Largest number of bytes alive beside networks, gradients and states."""
-        return max(moment.others for moment in self.learning)
+        """Peak bytes alive beside networks, gradients and states."""
+        return max(live.others for live in self.live_in_passes)
 
     def at(self, images: float, other: "Rehearsal") -> "Rehearsal":
-        """The bytes that ``images`` would take: every moment's on the line through this and ``other``'s images."""
+        """The rehearsal with ``images`` per step: live bytes interpolated linearly between this and ``other``."""
         share = (images - self.images) / (other.images - self.images)
 
-        def line(these: list[Moment], those: list[Moment]) -> list[Moment]:
-            pairs = zip(these, those, strict=True)
-            return [Moment(a.gradients, a.others + (b.others - a.others) * share) for a, b in pairs]
+        def interpolate(first: list[LiveBytes], second: list[LiveBytes]) -> list[LiveBytes]:
+            pairs = zip(first, second, strict=True)
+            return [LiveBytes(a.gradients, a.others + (b.others - a.others) * share) for a, b in pairs]
 
-        learning, updating = line(self.learning, other.learning), line(self.updating, other.updating)
-        return replace(self, learning=learning, updating=updating)
+        return replace(
+            self,
+            live_in_passes=interpolate(self.live_in_passes, other.live_in_passes),
+            live_in_update=interpolate(self.live_in_update, other.live_in_update),
+        )
 
 
 def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int, foreach: bool = True) -> Rehearsal:
-    """Go through a step of ``stage`` on a rank's ``images`` in ``parallel.accumulate`` micro-batches.
+    """Run a step of ``stage`` on a rank's ``images`` in ``parallel.accumulate`` micro-batches.
 
-    A step at which the monitors look, which takes the most memory. ``foreach``: the optimizer goes over all parameters
-    at once, with temporaries as large, as torch does on GPUs and not on CPUs.
+    The step includes the health monitors, as that takes the most memory. ``foreach``: the optimizer updates all
+    parameters at once, with temporaries of their size, as torch does on GPUs but not on CPUs.
     """
     method, adversary, accumulate = networks.method, networks.adversary, config.parallel.accumulate
-    alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
-    world = World(alone, config.precision)
-    passes = [_Passes(block) for block in blocks(method)]
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    world = World(accelerator, config.precision)
+    passes = [_PassCounter(block) for block in blocks(method)]
     with networks.mode:
         task = _Task(config, world, method, adversary, [stage])
         task.monitor_every = 1
 
         def make(module: nn.Module) -> Optimizer:
-            return _started(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
+            return _with_states(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
 
         model = _Model(world, method, lambda module: task.prepare(stage, module), make, {})
-        judge = _started(task.replicas[0].optimizer, foreach)
+        discriminator_optimizer = _with_states(task.replicas[0].optimizer, foreach)
         batch, buffers = networks.batch(images), [*method.buffers(), *task.objective.distort.buffers()]
         ledger = model.ledger = task.ledger = Ledger(trained(method))
-        ledger.know([*method.parameters(), *buffers, *adversary.parameters()])
-        ledger.know([*_states(model.optimizer), *_states(judge)])
+        ledger.ignore([*method.parameters(), *buffers, *adversary.parameters()])
+        ledger.ignore([*_states(model.optimizer), *_states(discriminator_optimizer)])
         step = Step(task, stage, model, _Guard(world.device), LossScale(False), Means(), config.seed, accumulate)
         with ledger:
             step(0, batch)
-    for one in passes:
-        one.close()
+    for counter in passes:
+        counter.close()
     return Rehearsal(
         images=images,
         trained=size(ledger.watched),
@@ -122,36 +126,36 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
         momentum=size(method.parameters()) - size(networks.ever_trained),
         buffers=size(buffers),
         optimizer=size(_states(model.optimizer)),
-        adversary=size(adversary.parameters()) + size(_states(judge)),
-        learning=ledger.moments[: model.turn] + ledger.moments[model.over :],
-        updating=ledger.moments[model.turn : model.over],
+        adversary=size(adversary.parameters()) + size(_states(discriminator_optimizer)),
+        live_in_passes=ledger.live_bytes[: model.update_start] + ledger.live_bytes[model.update_end :],
+        live_in_update=ledger.live_bytes[model.update_start : model.update_end],
         forward=task.forward,
-        backward=ledger.flops - task.forward - task.looking,
+        backward=ledger.flops - task.forward - task.monitoring,
         collectives=ledger.collectives,
-        blocks=[Block(size(one.block.parameters()), one.learning, one.looking) for one in passes],
+        blocks=[Block(size(c.block.parameters()), c.with_gradient, c.without_gradient) for c in passes],
     )
 
 
 class _Model(StageModel):
-    """One of many ranks' replicas; notes where in the ledger the optimizer's step lies."""
+    """One rank's replica; records where in the ledger the optimizer's step starts and ends."""
 
     ledger: Ledger
-    turn = over = 0
+    update_start = update_end = 0
 
     def gradients(self) -> list[Tensor]:
-        self.turn = len(self.ledger.moments)
+        self.update_start = len(self.ledger.live_bytes)
         return super().gradients()
 
     def step(self) -> None:
         super().step()
-        self.over = len(self.ledger.moments)
+        self.update_end = len(self.ledger.live_bytes)
 
 
 class _Task(PretrainTask):
-    """Pretraining; tells the arithmetic of forward passes and of monitors from the rest, the backward passes."""
+    """Pretraining that counts the FLOPs of forward passes and of monitors; the rest are backward passes."""
 
     ledger: Ledger
-    forward = looking = 0
+    forward = monitoring = 0
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
         before = self.ledger.flops
@@ -160,40 +164,40 @@ class _Task(PretrainTask):
         return losses
 
     def monitor(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
-        """The memory that it takes counts; arithmetic and messages of one step in hundreds do not."""
+        """Counts the memory of monitoring, but not its FLOPs and messages: they occur once in hundreds of steps."""
         flops, sent = self.ledger.flops, len(self.ledger.collectives)
-        found = super().monitor(losses, scale, differentiable)
-        self.looking += self.ledger.flops - flops
+        monitors = super().monitor(losses, scale, differentiable)
+        self.monitoring += self.ledger.flops - flops
         del self.ledger.collectives[sent:]
-        return found
+        return monitors
 
 
 class _Guard(NaNGuard):
-    """Clears gradients without looking first, as on a GPU: there are no values to look at."""
+    """Clears gradients without reading them first, as on a GPU: there are no values to read."""
 
     def _must_clear(self) -> bool:
         return True
 
 
-class _Passes:
-    """Counts the forward passes through a block, recomputed ones left out."""
+class _PassCounter:
+    """Counts the forward passes through a block, without recomputed ones."""
 
     def __init__(self, block: torch.nn.Module) -> None:
-        self.block, self.learning, self.looking = block, 0, 0
+        self.block, self.with_gradient, self.without_gradient = block, 0, 0
         self._hook = block.register_forward_pre_hook(self._count)
 
     def _count(self, *_: Any) -> None:
         if torch.is_grad_enabled():
-            self.learning += 1
+            self.with_gradient += 1
         else:
-            self.looking += 1
+            self.without_gradient += 1
 
     def close(self) -> None:
         self._hook.remove()
 
 
-def _started(optimizer: Optimizer, foreach: bool) -> Optimizer:
-    """``optimizer`` after a first step, in which it makes its states."""
+def _with_states(optimizer: Optimizer, foreach: bool) -> Optimizer:
+    """``optimizer`` after a first step, which creates its states."""
     for group in optimizer.param_groups:
         if "foreach" in group:
             group["foreach"] = foreach

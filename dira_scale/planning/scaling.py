@@ -1,5 +1,4 @@
-"""Data-parallel training on more and more GPUs, each with as much work as before: simulated, and held against others'
-published measurements."""
+"""Weak scaling of data-parallel training, simulated and compared with published measurements."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -11,18 +10,18 @@ from dira_scale.planning.ledger import Collective
 from dira_scale.planning.strategies import Traffic
 from dira_scale.planning.timeline import StepTimes
 
-# Arithmetic where nobody has counted it: a backward pass is two products for each of the forward's.
+# Where FLOPs are not counted: a backward pass has two products for each of the forward pass.
 UNCOUNTED = StepTimes(forward=1 / 3, backward=2 / 3)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one GPU, and what it moves to and from the others.
+    """The work of one GPU, and its traffic with the others.
 
     Attributes:
-        alone: a step without the others.
-        traffic: of parameters and gradients, which arithmetic may hide.
-        own: collectives that everything waits for, by the number of GPUs.
+        alone: a step on one GPU.
+        traffic: of parameters and gradients; arithmetic may hide it.
+        own: the method's blocking collectives, by the number of GPUs.
     """
 
     cluster: Cluster
@@ -31,30 +30,30 @@ class Job:
     own: Callable[[int], Sequence[Collective]] = lambda ranks: ()
 
     def step(self, ranks: int) -> StepTimes:
-        """Of ``ranks`` GPUs."""
-        moved, gather, reduce = self.traffic, self.cluster.gather, self.cluster.all_reduce
+        """A step on ``ranks`` GPUs."""
+        traffic, gather, reduce = self.traffic, self.cluster.gather, self.cluster.all_reduce
 
         def total(count: float, collective: Callable[[float, int], float]) -> float:
-            return moved.messages * collective(count / moved.messages, ranks) if count else 0.0
+            return traffic.messages * collective(count / traffic.messages, ranks) if count else 0.0
 
         return replace(
             self.alone,
-            blocking=sum(self.cluster.seconds(message) for message in self.own(ranks)) + total(moved.after, gather),
-            ahead=total(moved.ahead, gather),
-            behind=total(moved.behind, gather) + total(moved.reduced, reduce),
-            buckets=moved.messages,
+            blocking=sum(self.cluster.seconds(message) for message in self.own(ranks)) + total(traffic.after, gather),
+            ahead=total(traffic.ahead, gather),
+            behind=total(traffic.behind, gather) + total(traffic.reduced, reduce),
+            buckets=traffic.messages,
         )
 
     def seconds(self, ranks: int) -> float:
-        """Of a step of ``ranks`` GPUs."""
+        """Seconds per step on ``ranks`` GPUs."""
         return self.step(ranks).seconds(ranks)
 
     def efficiency(self, few: int, many: int) -> float:
-        """Work of a GPU among ``many`` in the time in which it does 1 among ``few``."""
+        """Throughput per GPU on ``many`` relative to ``few``."""
         return self.seconds(few) / self.seconds(many)
 
-    def taking(self, seconds: float, ranks: int) -> "Job":
-        """The same, with as much arithmetic as makes a step of ``ranks`` GPUs take ``seconds``."""
+    def fitted(self, seconds: float, ranks: int) -> "Job":
+        """The same job with its arithmetic scaled so that a step on ``ranks`` GPUs takes ``seconds``."""
 
         def with_arithmetic(total: float) -> Job:
             factor = total / (self.alone.forward + self.alone.backward)
@@ -66,7 +65,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Published:
-    """Somebody's measurement: on ``many`` GPUs each does ``efficiency`` of what it does on ``few``."""
+    """A published measurement: throughput per GPU on ``many`` is ``efficiency`` times that on ``few``."""
 
     what: str
     few: int
@@ -76,20 +75,20 @@ class Published:
     job: Job
 
     def simulated(self, jitter: float) -> float:
-        """Our figure for ``efficiency``."""
+        """The simulated ``efficiency``."""
         job = replace(self.job, alone=replace(self.job.alone, jitter=jitter))
-        return job.taking(self.seconds, self.few).efficiency(self.few, self.many)
+        return job.fitted(self.seconds, self.few).efficiency(self.few, self.many)
 
     def jitter(self) -> float:
-        """The only figure that nobody publishes: the one that makes ours theirs."""
+        """The jitter, which nobody publishes, at which simulated and measured efficiency agree."""
         return float(brentq(lambda jitter: self.simulated(jitter) - self.efficiency, 0.0, 0.2))
 
 
-# 8 H100 a node: NVLink 450 GB/s one way, 400 Gb/s of RDMA a GPU; about 80 % of each is reached.
+# 8 H100 per node: NVLink 450 GB/s one way, 400 Gb/s of RDMA per GPU; about 80 % of each is reached.
 GRAND_TETON = Cluster(per_node=8, within=360e9, between=320e9, latency=1e-5)
-# FSDP2 of Llama 3.1 8B: bf16 parameters are gathered, fp32 gradients scattered, layer by layer; 2 x 8,192 tokens a GPU.
+# FSDP2 of Llama 3.1 8B: gathers bf16 parameters, scatters fp32 gradients, layer by layer; 2 x 8,192 tokens per GPU.
 LLAMA = Job(GRAND_TETON, UNCOUNTED, Traffic(reduced=0, ahead=2 * 8.03e9, behind=6 * 8.03e9, after=0, messages=33))
-# 8 A100 a node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images a GPU.
+# 8 A100 per node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images per GPU.
 RESNET = Job(
     Cluster(8, within=240e9, between=240e9, latency=1e-5),
     UNCOUNTED,
@@ -98,7 +97,7 @@ RESNET = Job(
 
 
 def llama(what: str, few: float, many: float) -> Published:
-    """A row of torchtitan's benchmarks/llama3_h100_202412_torchtitan.md, by tokens a second of a GPU."""
+    """A row of torchtitan's benchmarks/llama3_h100_202412_torchtitan.md, in tokens/s per GPU."""
     return Published(f"torchtitan, Llama 3.1 8B, {what}", 8, 128, many / few, 2 * 8192 / few, LLAMA)
 
 

@@ -1,6 +1,6 @@
-"""What each strategy makes of a rehearsed step: bytes that a rank holds, bytes that it sends.
+"""What a rehearsed step costs under each strategy: bytes that a rank holds, bytes that it sends.
 
-Written after what dira_scale.engine.parallel really asks of torch and DeepSpeed, their buffers included.
+Follows what dira_scale.engine.parallel does with torch and DeepSpeed, including their buffers.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from dira_scale.planning.rehearsal import Rehearsal
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 FLOAT = 4  # parameters, gradients and states are fp32 under every precision
 BUCKET = 25 * 2**20  # bytes of gradients that DDP sends at a time
-DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # allocated whole
+DEEPSPEED_BUCKET = ZERO_BUCKET * FLOAT  # always allocated in full
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,14 @@ class Memory:
     """Bytes of one rank.
 
     Attributes:
-        parameters: of the generator, momentum networks apart.
-        momentum: parameters that no gradient moves, and buffers (queue, statistics).
-        gradients: at their largest.
-        optimizer: its states, and the copy of the parameters that DeepSpeed steps.
-        adversary: the discriminator, its gradients and states; never cut.
+        parameters: of the generator, without momentum networks.
+        momentum: momentum networks and buffers (queue, statistics).
+        gradients: at their peak.
+        optimizer: its states, and DeepSpeed's own copy of the parameters.
+        adversary: the discriminator, its gradients and states; never sharded.
         communication: buffers, and parameters gathered from other ranks.
-        activations: at their largest.
-        peak: of all at once; less than their sum, as gradients come while activations go.
+        activations: at their peak.
+        peak: of everything; below the sum of the above, since activations are freed as gradients appear.
     """
 
     parameters: float
@@ -41,14 +41,14 @@ class Memory:
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes that a collective moves in one optimizer step, of the generator's parameters and gradients.
+    """Bytes of the generator's parameters and gradients that collectives move in one optimizer step.
 
     Attributes:
         reduced: all-reduced.
         ahead: gathered for forward passes.
         behind: gathered again for backward passes, or scattered from them.
-        after: gathered when the optimizer has stepped.
-        messages: into how many each of these is cut.
+        after: gathered after the optimizer's step.
+        messages: number of messages that each of these is split into.
     """
 
     reduced: float
@@ -58,23 +58,23 @@ class Traffic:
     messages: int
 
     def sent(self, ranks: int) -> float:
-        """What a rank sends: an all-reduce by a ring is 2 (W - 1) / W of it, a gather or a scatter half of that."""
+        """Bytes a rank sends: a ring all-reduce 2 (W - 1) / W of the total, a gather or scatter half of that."""
         return (ranks - 1) / ranks * (2 * self.reduced + self.ahead + self.behind + self.after)
 
 
 def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False) -> Memory:
-    """What a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states lie in the CPU's memory."""
-    cut = 1 / ranks
+    """What a rank of ``ranks`` holds under ``strategy``; ``offload``: optimizer states are in CPU memory."""
+    sharded = 1 / ranks
     zero = strategy.startswith("zero")
-    networks = cut if strategy in ("fsdp2", "zero3") else 1.0
-    gradients = 1.0 if strategy in ("ddp", "zero1") else cut
-    states = 1.0 if strategy == "ddp" else cut
-    master = cut * step.trained if zero else 0.0
+    networks = sharded if strategy in ("fsdp2", "zero3") else 1.0
+    gradients = 1.0 if strategy in ("ddp", "zero1") else sharded
+    states = 1.0 if strategy == "ddp" else sharded
+    master = sharded * step.trained if zero else 0.0
     optimizer = 0.0 if zero and offload else states * step.optimizer + master
     communication = _buffers(strategy, ranks, step)
     fixed = networks * (step.trained + step.resting) + step.buffers + optimizer + step.adversary + communication
-    learning = max(moment.others + gradients * moment.gradients for moment in step.learning)
-    updating = max(states * moment.others + gradients * moment.gradients for moment in step.updating)
+    in_passes = max(live.others + gradients * live.gradients for live in step.live_in_passes)
+    in_update = max(states * live.others + gradients * live.gradients for live in step.live_in_update)
     return Memory(
         parameters=networks * (step.trained + step.idle),
         momentum=networks * step.momentum + step.buffers,
@@ -83,15 +83,15 @@ def memory(strategy: str, ranks: int, step: Rehearsal, offload: bool = False) ->
         adversary=step.adversary,
         communication=communication,
         activations=step.activations,
-        peak=fixed + max(learning, updating),
+        peak=fixed + max(in_passes, in_update),
     )
 
 
 def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     """What ``strategy`` moves in a step of ``accumulate`` micro-batches.
 
-    ``ddp`` and ``zero1`` reduce after the last micro-batch, ``zero2`` and ``zero3`` after each, as their gradients have
-    no other place. ``fsdp2`` gathers a block for every pass through it. ``zero3`` gathers every parameter for the
+    ``ddp`` and ``zero1`` reduce after the last micro-batch; ``zero2`` and ``zero3`` after each, since they keep only
+    sharded gradients. ``fsdp2`` gathers a block for every pass through it. ``zero3`` gathers every parameter for the
     forward passes of a micro-batch and again for its backward pass, momentum networks for the forward pass only.
     """
     gradients, everything = step.trained, step.trained + step.resting
@@ -99,7 +99,7 @@ def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
         return Traffic(gradients, 0, 0, 0, messages=max(1, round(gradients / BUCKET)))
     if strategy == "fsdp2":
         root = everything - sum(block.size for block in step.blocks)
-        once = root * accumulate  # stays gathered until the micro-batch is done
+        once = root * accumulate  # stays gathered for the whole micro-batch
         forward = sum(block.size * (block.learning + block.looking) for block in step.blocks)
         backward = sum(block.size * block.learning for block in step.blocks)
         passes = sum(block.learning > 0 for block in step.blocks)
@@ -108,25 +108,25 @@ def traffic(strategy: str, step: Rehearsal, accumulate: int) -> Traffic:
     if strategy == "zero3":
         ahead = everything * accumulate
         return Traffic(0, ahead, 2 * gradients * accumulate, 0, messages=max(1, len(step.blocks)))
-    often = accumulate if strategy == "zero2" else 1
-    return Traffic(0, 0, gradients * often, gradients, messages)
+    reductions = accumulate if strategy == "zero2" else 1
+    return Traffic(0, 0, gradients * reductions, gradients, messages)
 
 
 def _buffers(strategy: str, ranks: int, step: Rehearsal) -> float:
     if ranks == 1 and strategy == "ddp":
         return 0.0
     if strategy == "ddp":
-        return step.trained  # its buckets; .grad lies beside them
+        return step.trained  # its buckets, beside .grad
     if strategy == "fsdp2":
         largest = max((block.size for block in step.blocks), default=0)
         root = step.trained + step.resting - sum(block.size for block in step.blocks)
-        return root + 3 * largest  # the block at work, the next one, and gradients on their way out
-    if strategy == "zero3":  # what is gathered stays while it is needed again within 10^9 parameters
+        return root + 3 * largest  # the current block, the next one, and gradients being sent
+    if strategy == "zero3":  # gathered parameters stay if they are reused within 10^9 parameters
         return step.trained + step.resting + DEEPSPEED_BUCKET
-    return 2 * DEEPSPEED_BUCKET  # two, so that one fills while the other is sent
+    return 2 * DEEPSPEED_BUCKET  # one fills while the other is sent
 
 
 def _scattered(step: Rehearsal, accumulate: int) -> float:
-    """Gradients of fsdp2, whose blocks send theirs after every pass of the last micro-batch."""
+    """Bytes of gradients that fsdp2 scatters: blocks do so after every pass of the last micro-batch."""
     blocks = sum(block.size * block.learning / accumulate for block in step.blocks)
     return blocks + step.trained - sum(block.size for block in step.blocks if block.learning)

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 
 from dira_scale.planning.cluster import Machine
-from dira_scale.planning.estimate import GB, Estimate, Rehearsed, flops_per_second
+from dira_scale.planning.estimate import GB, Estimate, Rehearsals, flops_per_second
 from dira_scale.planning.strategies import FLOAT
 from dira_scale.pretraining.config import Pretrain
 
-WIDTH = 108  # columns of the table, also where nobody looks at a terminal
+WIDTH = 108  # columns of the table where the output is not a terminal
 
 
-def show(config: Pretrain, machine: Machine, plain: Rehearsed, rows: Sequence[Estimate], console: Console) -> None:
-    """Print networks and stages, then the table of strategies, then what the figures are of."""
+def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
+    """Print networks and stages, then the table of strategies, then notes on the figures."""
     ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
     console.print(f"\n[bold]{config.model.encoder}[/], views of {config.data.size} pixels, {config.precision}\n")
     console.print(_stages(config, plain))
@@ -27,32 +27,32 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsed, rows: Sequence[Es
     given = "as measured" if machine.images_per_second else "plan.tflops"
     fastest = max(row.images_per_second for row in rows)
     notes = [
-        f"▸ the configuration's. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the "
-        "largest micro-batch. Peak is less than its parts together: gradients come while activations go. MB sent: by "
-        "a rank in a step.",
-        f"Time: {speed / 1e12:.0f} TFLOP/s a GPU ({given}) and the communication that arithmetic does not hide; no "
-        f"validation, checkpoints or failures, and a loader of {fastest / machine.nodes:,.0f} images/s a node.",
-        f"Hours and price: all {len(plain.stages)} stages to their end, {machine.images:,} images, "
-        f"{machine.price:g} for a GPU-hour.",
+        f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the largest "
+        "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
+        "rank and step.",
+        f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide; no "
+        f"validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s per node.",
+        f"Hours and price: all {len(plain.stages)} stages in full, {machine.images:,} images, "
+        f"{machine.price:g} per GPU-hour.",
     ]
     if ranks > 1:
         notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
     console.print("\n" + "\n".join(notes), style="dim", highlight=False)
 
 
-def as_json(machine: Machine, plain: Rehearsed, rows: Sequence[Estimate]) -> dict[str, Any]:
+def as_json(machine: Machine, plain: Rehearsals, rows: Sequence[Estimate]) -> dict[str, Any]:
     """All figures: bytes, seconds, floating-point operations."""
     stages = {}
     for name, step in plain.stages.items():
-        told = {key: value for key, value in vars(step).items() if key not in ("learning", "updating")}
-        told["collectives"] = [collective._asdict() for collective in step.collectives]
-        told["blocks"] = [block._asdict() for block in step.blocks]
-        stages[name] = told | {"activations": step.activations}
+        figures = {key: value for key, value in vars(step).items() if key not in ("live_in_passes", "live_in_update")}
+        figures["collectives"] = [collective._asdict() for collective in step.collectives]
+        figures["blocks"] = [block._asdict() for block in step.blocks]
+        stages[name] = figures | {"activations": step.activations}
     about = {"machine": asdict(machine), "ranks": plain.ranks, "heaviest_stage": plain.heaviest}
     return about | {"stages": stages, "rows": [asdict(row) for row in rows]}
 
 
-def _stages(config: Pretrain, plain: Rehearsed) -> Table:
+def _stages(config: Pretrain, plain: Rehearsals) -> Table:
     table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
     for name in ("stage", "terms", "trained", "momentum", "GFLOP/image", "activations/image"):
         table.add_column(name, justify="left" if name in ("stage", "terms") else "right", no_wrap=True)
@@ -83,16 +83,16 @@ def _strategies(config: Pretrain, rows: Sequence[Estimate]) -> Table:
 
 
 def _cells(config: Pretrain, row: Estimate) -> list[str]:
-    held, parallel = row.memory, config.parallel
-    own = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
+    memory, parallel = row.memory, config.parallel
+    configured = row.strategy == parallel.strategy and row.checkpointing == parallel.checkpoint_activations
     parts = (
-        held.parameters + held.adversary, held.momentum, held.gradients, held.optimizer, held.communication,
-        held.activations,
+        memory.parameters + memory.adversary, memory.momentum, memory.gradients, memory.optimizer,
+        memory.communication, memory.activations,
     )  # fmt: skip
     return [
-        f"[bold]▸ {row.strategy}[/]" if own else f"  {row.strategy}",
+        f"[bold]▸ {row.strategy}[/]" if configured else f"  {row.strategy}",
         *(f"{part / GB:.2f}" for part in parts),
-        f"[{'green' if row.fits else 'red'}]{held.peak / GB:.2f}[/]",
+        f"[{'green' if row.fits else 'red'}]{memory.peak / GB:.2f}[/]",
         f"{row.largest}" if row.largest else "[red]none[/]",
         f"{row.sent / 1e6:,.0f}",
         f"{1000 * row.step:,.1f}",

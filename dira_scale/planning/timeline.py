@@ -1,4 +1,4 @@
-"""How long a step of many processes takes: arithmetic, what of the communication is not hidden by it, the slowest."""
+"""How long a step of many processes takes: arithmetic of the slowest, and the communication that it does not hide."""
 
 from dataclasses import dataclass
 
@@ -11,12 +11,12 @@ class StepTimes:
     """One optimizer step; all times in seconds.
 
     Attributes:
-        forward, backward: a rank's arithmetic, of all micro-batches; the optimizer's part is in ``backward``.
-        blocking: collectives that everything waits for (keys, BatchNorm statistics, the discriminator's gradients).
-        ahead: collectives that the forward pass hides: parameters gathered while the layers before compute.
-        behind: collectives that the backward pass hides: gradients, and parameters gathered again.
-        buckets: into how many equal messages those are cut.
-        loader: in which a batch is ready.
+        forward, backward: a rank's arithmetic, of all micro-batches; ``backward`` includes the optimizer.
+        blocking: blocking collectives (keys, BatchNorm statistics, the discriminator's gradients).
+        ahead: collectives that the forward pass can hide: parameters gathered while earlier layers compute.
+        behind: collectives that the backward pass can hide: gradients, and parameters gathered again.
+        buckets: number of equal messages that those are split into.
+        loader: to load a batch.
         jitter: standard deviation of a rank's arithmetic, as a share of it.
     """
 
@@ -30,22 +30,22 @@ class StepTimes:
     jitter: float = 0.0
 
     def seconds(self, ranks: int) -> float:
-        """Expected, of ``ranks`` processes that wait for one another; a slow loader sets the pace of all."""
+        """Expected seconds per step of ``ranks`` processes that wait for one another, or of a slower loader."""
         arithmetic = (self.forward + self.backward) * (1 + self.jitter * slowest(ranks))
         return max(self.loader, arithmetic + self.blocking + self.exposed)
 
     @property
     def exposed(self) -> float:
-        """What of the hidden collectives nevertheless shows."""
+        """Seconds of ``ahead`` and ``behind`` that arithmetic does not hide."""
         return exposed(self.forward, self.ahead, self.buckets) + exposed(self.backward, self.behind, self.buckets)
 
 
 def exposed(compute: float, communication: float, buckets: int) -> float:
-    """Seconds by which ``communication`` ends after the ``compute`` it runs beside.
+    """Seconds by which ``communication`` outlasts the ``compute`` that it overlaps with.
 
-    Message i of n leaves when the i-th part of the arithmetic is done and the message before has gone: with fast links
-    the last message alone shows, with slow ones all but what n - 1 parts of the arithmetic hide. (Parameters gathered
-    ahead of a forward pass are the same film run backwards.)
+    Message i of n is sent when the i-th part of the arithmetic is done and message i - 1 is out. On fast links only the
+    last message is exposed; on slow ones, all but what n - 1 parts of the arithmetic hide. (Parameters gathered ahead
+    of a forward pass are the same in reverse.)
     """
     return max(communication / buckets, communication - compute * (1 - 1 / buckets)) if communication else 0.0
 

@@ -40,16 +40,16 @@ def test_a_small_network_by_hand() -> None:
         net = nn.Sequential(nn.Linear(100, 50, bias=False), nn.ReLU(), nn.Linear(50, 20, bias=False))
         x = torch.empty(8, 100)
         ledger = Ledger(net.parameters())
-        ledger.know([x])
+        ledger.ignore([x])
         with ledger:
             loss = net(x).sum()
-            seen = len(ledger.moments)
+            seen = len(ledger.live_bytes)
             loss.backward()
             torch.empty(0)  # gradients are noted with the operation after them
     hidden, out, scalar = 4 * 8 * 50, 4 * 8 * 20, 4
-    assert max(moment.others for moment in ledger.moments[:seen]) == 2 * hidden  # while the ReLU computes
-    assert ledger.moments[seen - 1].others == hidden + out + scalar  # while the sum computes
-    assert ledger.moments[-1].gradients == 4 * (100 * 50 + 50 * 20)
+    assert max(moment.others for moment in ledger.live_bytes[:seen]) == 2 * hidden  # while the ReLU computes
+    assert ledger.live_bytes[seen - 1].others == hidden + out + scalar  # while the sum computes
+    assert ledger.live_bytes[-1].gradients == 4 * (100 * 50 + 50 * 20)
     assert ledger.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
 
 
@@ -75,7 +75,7 @@ def test_collectives_of_moco_by_hand() -> None:
 
 
 def test_optimizer_states_by_hand() -> None:
-    """AdamW: two moments and a count; SGD with momentum, LARS: one."""
+    """AdamW: two live_bytes and a count; SGD with momentum, LARS: one."""
     adam = rehearsed("data.size=64", "optim=adamw", images=16)
     sgd, lars = (rehearsed(f"optim={name}", "model.encoder=test_resnet") for name in ("sgd_moco", "lars_byol"))
     tensors = (adam.optimizer - 2 * adam.trained) / 4

@@ -27,9 +27,9 @@ def test_stragglers_alone() -> None:
 
 
 def test_more_gpus_slower_links_and_more_jitter_never_help() -> None:
-    by_ranks = [LLAMA.taking(2.8, 8).efficiency(8, ranks) for ranks in (8, 16, 128, 1024)]
+    by_ranks = [LLAMA.fitted(2.8, 8).efficiency(8, ranks) for ranks in (8, 16, 128, 1024)]
     assert by_ranks == sorted(by_ranks, reverse=True) and by_ranks[0] == 1
-    links = [replace(LLAMA, cluster=replace(LLAMA.cluster, between=b)).taking(2.8, 8) for b in (4e11, 4e10, 4e9)]
+    links = [replace(LLAMA, cluster=replace(LLAMA.cluster, between=b)).fitted(2.8, 8) for b in (4e11, 4e10, 4e9)]
     by_links = [job.efficiency(8, 128) for job in links]
     assert by_links == sorted(by_links, reverse=True) and by_links[-1] < 0.5
     by_jitter = [PUBLISHED[0].simulated(jitter) for jitter in (0.0, 0.01, 0.05)]
@@ -37,7 +37,7 @@ def test_more_gpus_slower_links_and_more_jitter_never_help() -> None:
 
 
 def test_arithmetic_is_found_back_from_a_step() -> None:
-    job = LLAMA.taking(2.843, 8)
+    job = LLAMA.fitted(2.843, 8)
     assert job.seconds(8) == pytest.approx(2.843) and job.alone.forward + job.alone.backward < 2.843
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from dira_scale.planning.estimate import largest
-from dira_scale.planning.ledger import Moment
+from dira_scale.planning.ledger import LiveBytes
 from dira_scale.planning.rehearsal import Block, Rehearsal
 from dira_scale.planning.strategies import DEEPSPEED_BUCKET, STRATEGIES, memory, traffic
 
@@ -18,8 +18,8 @@ STEP = Rehearsal(
     buffers=8,
     optimizer=200,
     adversary=12,
-    learning=[Moment(0, 1000), Moment(60, 980), Moment(100, 300)],
-    updating=[Moment(100, 100)],
+    live_in_passes=[LiveBytes(0, 1000), LiveBytes(60, 980), LiveBytes(100, 300)],
+    live_in_update=[LiveBytes(100, 100)],
     forward=0,
     backward=0,
     collectives=[],
@@ -86,10 +86,12 @@ def test_more_ranks_never_take_more_and_always_send_more(strategy: str) -> None:
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
-    twice = replace(STEP, images=8, learning=[Moment(m.gradients, 2 * m.others) for m in STEP.learning])
+    doubled = replace(
+        STEP, images=8, live_in_passes=[LiveBytes(b.gradients, 2 * b.others) for b in STEP.live_in_passes]
+    )
 
     def peak(images: int) -> float:
-        return memory("ddp", 4, STEP.at(images, twice)).peak
+        return memory("ddp", 4, STEP.at(images, doubled)).peak
 
     found = largest(peak, 10_000)
     assert peak(found) <= 10_000 < peak(found + 1)

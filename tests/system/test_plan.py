@@ -47,7 +47,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
             "parameters": step.trained + step.idle + step.momentum,
             "buffers": step.buffers,
             "optimizer": step.optimizer,
-            "step": max(moment.gradients + moment.others for moment in [*step.learning, *step.updating]),
+            "step": max(moment.gradients + moment.others for moment in [*step.live_in_passes, *step.live_in_update]),
         }
     return found
 
@@ -110,8 +110,8 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     found = json.loads((tmp_path / "p.json").read_text())
     assert [row["strategy"] for row in found["rows"]] == 2 * ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
     assert all(text in printed for text in ("▸ ddp", "fsdp2", "zero3", "recomputing")) and "…" not in printed
-    kept, spared = found["rows"][0], found["rows"][5]
-    assert spared["step"] > kept["step"] and spared["largest"] > kept["largest"] > 8
+    kept, recomputing = found["rows"][0], found["rows"][5]
+    assert recomputing["step"] > kept["step"] and recomputing["largest"] > kept["largest"] > 8
     assert kept["price"] == pytest.approx(kept["hours"] * 2 * found["machine"]["price"])
 
 
@@ -120,7 +120,7 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     [
         (["plan.gpus=3"], "data.batch=8"),
         (["plan.memory=-1"], "plan.memory=-1.0: must be above 0"),
-        (["plan.json=/nowhere/plan.json"], "there is no folder /nowhere"),
+        (["plan.json=/nowhere/plan.json"], "no such folder: /nowhere"),
         (["plan.node=2"], "did you mean 'plan.nodes'"),
     ],
 )
