@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from dira_scale.data.beton import JPEG, RAW, Array, Bytes, Field, Image, Int, Json, Writer
+from dira_scale.data.beton import JPEG, RAW, ArrayField, BytesField, Field, ImageField, IntField, JsonField, Writer
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.tar import BLOCK, member_at
@@ -57,12 +57,17 @@ def to_beton(path: str | Path) -> dict[str, int]:
 
 
 def _fields(dataset: ShardedDataset, rows: np.ndarray) -> dict[str, Field]:
-    fields: dict[str, Field] = {"image": Image(), "index": Int(), "key": Array("|u1", (24,)), "json": Json()}
+    fields: dict[str, Field] = {
+        "image": ImageField(),
+        "index": IntField(),
+        "key": ArrayField("|u1", (24,)),
+        "json": JsonField(),
+    }
     if dataset.info.label_names:
-        fields["labels"] = Array("<f4", (len(dataset.info.label_names),))
+        fields["labels"] = ArrayField("<f4", (len(dataset.info.label_names),))
     masks = dataset.table["mask_size"].take(rows)
     if masks.null_count < len(rows):
-        fields |= {"mask_size": Int(), "mask": Bytes()}
+        fields |= {"mask_size": IntField(), "mask": BytesField()}
     return fields
 
 

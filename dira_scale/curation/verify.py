@@ -35,7 +35,7 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
 
     Raises DatasetError when ``dataset.json`` or the manifest themselves cannot be read.
     """
-    dataset = ShardedDataset.open(path, whole=False)
+    dataset = ShardedDataset.open(path, check_shards=False)
     shards = list(dataset.info.shards)
     found: dict[str, list[Damage]] = {}
     with (
@@ -73,7 +73,7 @@ def rows_of(dataset: ShardedDataset, shard: str) -> np.ndarray:
 
 def verify_shard(path: str | Path, shard: str) -> list[Damage]:
     """What is damaged in one shard."""
-    dataset = ShardedDataset.open(path, whole=False)
+    dataset = ShardedDataset.open(path, check_shards=False)
     file = dataset.file(shard)
     rows = dataset.table.take(rows_of(dataset, shard)).to_pylist()
     if not file.is_file():

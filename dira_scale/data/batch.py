@@ -13,18 +13,17 @@ CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the nu
 
 @dataclass(frozen=True)
 class Batch:
-    """One rank's samples of one step: cropped, resized and flipped; distortions are still to be applied.
+    """One rank's samples of one step: cropped, resized and flipped, but not yet distorted.
 
     Attributes:
-        views: a tensor [b, C, *size] for each view, of an image or a volume: the stored integers until ``to``, then
-            float32.
-        distortions: the parameters that belong to each view.
+        views: per view a tensor [b, C, *size], of an image or a volume: the stored integers until ``to``, then float32.
+        distortions: per view its parameters.
         index: int64 [b], samples counted over all datasets (``order.Positions``).
         low, high: float32 [b], the stored values that become 0 and 1.
         step, epoch: of the order.
-        labels: float32 [b, L], NaN = unknown; None where the datasets do not share their labels.
+        labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
         mask: None in pretraining.
-        flips: bool [b] for each view: which of its samples are mirrored.
+        flips: per view bool [b]: which samples are mirrored.
     """
 
     views: tuple[Tensor, ...]
@@ -39,7 +38,7 @@ class Batch:
     flips: tuple[Tensor, ...] = ()
 
     def to(self, device: torch.device | str) -> Self:
-        """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` are 0 and 1 from then on."""
+        """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` become 0 and 1."""
         low, high = (bound.to(device, non_blocking=True) for bound in (self.low, self.high))
 
         def scaled(view: Tensor) -> Tensor:
@@ -79,5 +78,5 @@ class Batch:
 
 
 def per_sample(values: Tensor, x: Tensor) -> Tensor:
-    """``values`` [b] as [b, 1, 1, …], to be combined with ``x`` [b, …]."""
+    """``values`` [b] as [b, 1, 1, …], broadcastable to ``x`` [b, …]."""
     return values.view(-1, *(1,) * (x.dim() - 1))

@@ -1,13 +1,13 @@
 """FFCV's file format, version 2, written and read without FFCV (which needs a compiler and OpenCV's headers).
 
-A ``.beton`` is (``ffcv/types.py``, ``writer.py`` and ``fields/`` of libffcv/ffcv 1.0.2 are its only specification)::
+Layout (specified only by ``ffcv/types.py``, ``writer.py`` and ``fields/`` of libffcv/ffcv 1.0.2)::
 
     HEADER                       version, number of fields, page size, number of samples, where the allocations are
     FIELD x fields               kind, name, arguments
-    one record per sample        all fields' metadata: numbers themselves, of all else a pointer
+    one record per sample        all fields' metadata: numbers by value, everything else as a pointer
     (zeros up to a page)
-    pages                        what the pointers point to; all of a sample lies in one page
-    ALLOCATION x allocations     sample, pointer, size: what FFCV reads ahead by
+    pages                        the pointers' targets; each sample is within one page
+    ALLOCATION x allocations     sample, pointer, size: FFCV prefetches by these
 """
 
 import json
@@ -29,11 +29,11 @@ RAW, JPEG = 1, 0  # modes of an image
 
 
 class BetonError(ValueError):
-    """A file is no ``.beton`` of version 2, or is cut short; or a sample does not fit into one."""
+    """A file is not a ``.beton`` of version 2, or is truncated; or a sample does not fit into one."""
 
 
 class Field(Protocol):
-    """One column: its number in FFCV's list of kinds, what is kept of a sample, and what its arguments are."""
+    """One column: its number in FFCV's list of kinds, its metadata per sample, and its arguments."""
 
     kind: int
 
@@ -45,7 +45,7 @@ class Field(Protocol):
 
 
 @dataclass(frozen=True)
-class Int:
+class IntField:
     """int64."""
 
     kind = 1
@@ -53,8 +53,8 @@ class Int:
 
 
 @dataclass(frozen=True)
-class Image:
-    """FFCV's RGBImageField: a JPEG as it is, or uint8 [H, W, 3]."""
+class ImageField:
+    """FFCV's RGBImageField: JPEG bytes, or uint8 [H, W, 3]."""
 
     kind = 2
     metadata = np.dtype([("mode", "u1"), ("width", "<u2"), ("height", "<u2"), ("pointer", "<u8")])
@@ -62,22 +62,22 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Bytes:
-    """Any bytes. FFCV's loader pads them to the longest: keep the length in an Int beside them."""
+class BytesField:
+    """Any bytes. FFCV's loader pads them to the longest: store their length in an IntField too."""
 
     kind = 3
     metadata, arguments = np.dtype([("pointer", "<u8"), ("size", "<u8")]), b""
 
 
 @dataclass(frozen=True)
-class Json(Bytes):
-    """JSON text with a zero behind it, by which FFCV finds its end in the padding."""
+class JsonField(BytesField):
+    """Zero-terminated JSON text: FFCV finds its end in the padding by the zero."""
 
     kind = 5
 
 
 @dataclass(frozen=True)
-class Array:
+class ArrayField:
     """Arrays of one shape and type."""
 
     dtype: str
@@ -96,21 +96,21 @@ class Array:
 
 
 def record_type(fields: Mapping[str, Field]) -> np.dtype:
-    """A sample's record, aligned as C would."""
+    """A sample's record, aligned as in C."""
     return np.dtype([("", field.metadata) for field in fields.values()], align=True)
 
 
 class Writer:
-    """Writes samples in order, with as much memory as a page takes. A context: the file is whole when it is left.
+    """Writes samples in order, with about a page of memory. A context manager: the file is complete on exit.
 
     Args:
-        largest: bytes of the largest sample, which decides the pages' size.
+        largest: bytes of the largest sample; it decides the page size.
     """
 
     def __init__(self, path: Path, fields: Mapping[str, Field], samples: int, largest: int):
         fitting = [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
         if not fitting:
-            raise BetonError(f"a sample of {largest} bytes does not fit into FFCV's largest page of {PAGES[-1]}")
+            raise BetonError(f"a sample of {largest} bytes exceeds FFCV's largest page, {PAGES[-1]} bytes")
         self.page, self.fields = fitting[0], fields
         self.file = path.open("wb")
         self.records = np.zeros(samples, record_type(fields))
@@ -123,15 +123,15 @@ class Writer:
         return self
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """The next sample: int, bytes or array by field; an image is (mode, height, width, bytes)."""
+        """Write the next sample: an int, bytes or array per field; an image is (mode, height, width, bytes)."""
         parts = {name: _payload(value) for name, value in values.items()}
         size = sum(map(len, parts.values()))
-        if size > self.page - self.next % self.page:  # all of a sample in one page
+        if size > self.page - self.next % self.page:  # a sample must be within one page
             self.next = -(-self.next // self.page) * self.page
         record = self.records[self.done]
         for column, (name, field) in enumerate(self.fields.items()):
             value, part = values[name], parts[name]
-            if isinstance(field, Int):
+            if isinstance(field, IntField):
                 record[column] = value
                 continue
             pointer = self.next
@@ -139,11 +139,11 @@ class Writer:
             self.file.write(part)
             self.allocations.append((self.done, pointer, len(part)))
             self.next += len(part)
-            if isinstance(field, Image):
+            if isinstance(field, ImageField):
                 mode, height, width, _ = value
                 record[column] = (mode, width, height, pointer)
             else:
-                record[column] = (pointer, len(part)) if isinstance(field, Bytes) else pointer
+                record[column] = (pointer, len(part)) if isinstance(field, BytesField) else pointer
         self.done += 1
 
     def __exit__(
@@ -151,7 +151,7 @@ class Writer:
     ) -> None:
         with self.file:
             if kind is None:
-                assert self.done == len(self.records), "samples were announced that did not come"
+                assert self.done == len(self.records), f"expected {len(self.records)} samples, got {self.done}"
                 self._finish()
 
     def _finish(self) -> None:
@@ -176,7 +176,7 @@ def _payload(value: Any) -> bytes:
 
 
 class Reader:
-    """Reads samples back. Raises BetonError when ``path`` is nothing that :class:`Writer` or FFCV wrote."""
+    """Reads samples back. Raises BetonError when ``path`` was not written by :class:`Writer` or FFCV."""
 
     def __init__(self, path: Path):
         self.content = np.memmap(path, np.uint8, "r") if path.stat().st_size else np.zeros(0, np.uint8)
@@ -201,12 +201,12 @@ class Reader:
 
     def _value(self, field: Field, entry: Any) -> Any:
         match field:
-            case Int():
+            case IntField():
                 return entry
-            case Bytes():
+            case BytesField():
                 pointer, size = entry
                 return self._part(pointer, size, np.dtype("u1")).tobytes()
-            case Array():
+            case ArrayField():
                 return self._part(entry, field.size, np.dtype("u1")).view(field.dtype).reshape(field.shape)
             case _:
                 mode, width, height, pointer = entry
@@ -229,18 +229,18 @@ class Reader:
     def _part(self, start: int, count: int, kind: np.dtype) -> np.ndarray:
         end = start + count * kind.itemsize
         if not 0 <= start <= end <= len(self.content):
-            raise BetonError("a .beton that is cut short, or damaged: a pointer leads out of the file")
+            raise BetonError("truncated or damaged .beton: a pointer leads out of the file")
         return self.content[start:end].view(kind)
 
 
 def _field(line: np.void) -> Field:
-    kinds: dict[int, Any] = {1: Int, 2: Image, 3: Bytes, 5: Json}
+    kinds: dict[int, Any] = {1: IntField, 2: ImageField, 3: BytesField, 5: JsonField}
     if line["kind"] in kinds:
         field: Field = kinds[line["kind"]]()
         return field
     if line["kind"] != 4:
-        raise BetonError(f"a field of FFCV's kind {line['kind']}, which is not read here")
+        raise BetonError(f"unsupported FFCV field of kind {line['kind']}")
     arguments = bytes(line["arguments"])
     *shape, size = struct.unpack_from("<33Q", arguments)
     (_, dtype), *_ = json.loads(arguments[33 * 8 : 33 * 8 + size])
-    return Array(dtype, tuple(edge for edge in shape if edge))
+    return ArrayField(dtype, tuple(edge for edge in shape if edge))

@@ -6,7 +6,7 @@ import xxhash
 
 
 def checksum(file: BinaryIO) -> str:
-    """64-bit xxHash3 of all that is in ``file`` from its start, hex."""
+    """64-bit xxHash3 of the whole ``file``, hex."""
     digest = xxhash.xxh3_64()
     file.seek(0)
     while block := file.read(2**20):

@@ -1,4 +1,4 @@
-"""Pixels to payload bytes and back: the codecs a shard may hold. Encoding is deterministic for one set of libraries.
+"""Pixels to payload bytes and back: the codecs of shards. Encoding is deterministic for given library versions.
 
 ======  =======================  ==========  =====================================================================
 codec   form                     bits        1024 x 1024 grey radiograph, one core
@@ -25,34 +25,34 @@ import simplejpeg
 from dira_scale.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    import blosc2  # else where volumes are read: images alone do without it, and without what it imports
+    import blosc2  # imported lazily below: images do not need it
 
 Box = tuple[float, float, float, float]  # y, x, h, w in pixels
 
 
 class DecodeError(ValueError):
-    """A payload is not what its codec says; the message is the codec library's."""
+    """A payload is not valid for its codec; the message is the codec library's."""
 
 
 def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
     """Payload bytes of ``pixels``, [H, W] or [H, W, C] of uint8 or uint16; of voxels, [Z, Y, X] or [C, Z, Y, X] of
-    int16 (masks: uint8), with b2nd or npy. ``quality`` matters to JPEG only.
+    int16 (masks: uint8), with b2nd or npy. ``quality`` applies to JPEG only.
 
-    Raises UserError for a codec, type of pixel or shape that cannot be stored.
+    Raises UserError for a codec, pixel type or shape that cannot be stored.
     """
     if codec not in CODECS:
-        raise UserError(f"codec {codec!r} is unknown{nearest(codec, CODECS)}; use one of {', '.join(sorted(CODECS))}")
+        raise UserError(f"unknown codec {codec!r}{nearest(codec, CODECS)}; use one of {', '.join(sorted(CODECS))}")
     types, axes = (VOXELS, (3, 4)) if codec == "b2nd" or pixels.dtype == np.int16 else (PIXELS, (2, 3))
     if pixels.dtype not in types or pixels.ndim not in axes or pixels.size == 0:
         raise UserError(f"cannot store {pixels.dtype} of shape {pixels.shape} as {codec}: use uint8 or uint16 for "
                         "images, int16 (masks: uint8) for volumes")  # fmt: skip
     if pixels.dtype == np.int16 and codec not in VOLUME_CODECS:
-        raise UserError(f"codec {codec!r} holds no volumes; use {' or '.join(VOLUME_CODECS)}")
+        raise UserError(f"codec {codec!r} cannot store volumes; use {' or '.join(VOLUME_CODECS)}")
     if codec == "jpg" and pixels.dtype != np.uint8:
-        raise UserError("codec 'jpg' stores 8 bits and these pixels have 16; use 'png', 'jp2' or 'npy'")
+        raise UserError("codec 'jpg' stores 8 bits, these pixels have 16; use 'png', 'jp2' or 'npy'")
     pixels = np.ascontiguousarray(pixels)
     match codec:
-        case "png":  # run lengths over the Sub filter: what deflate's slower levels add to a noisy radiograph is 1 %
+        case "png":  # run lengths over the Sub filter: slower deflate levels save only 1 % on noisy radiographs
             return bytes(imagecodecs.png_encode(pixels, 1, strategy=3, filter=16))
         case "jpg" if pixels.ndim == 2:
             return simplejpeg.encode_jpeg(pixels[..., None], quality, "GRAY", "Gray")
@@ -70,7 +70,7 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
 
 def decode(payload: bytes, codec: str) -> np.ndarray:
     """Pixels of a payload: [H, W], or [H, W, C] where it has several channels; uint8 or uint16; voxels: [Z, Y, X] or
-    [C, Z, Y, X], int16 or uint8. Perhaps read-only.
+    [C, Z, Y, X], int16 or uint8. May be read-only.
 
     Raises DecodeError when the payload is broken.
     """
@@ -81,13 +81,13 @@ def decode(payload: bytes, codec: str) -> np.ndarray:
 
 
 def decode_crops(payload: bytes, codec: str, boxes: Sequence[Box], size: int) -> list[tuple[np.ndarray, Box]]:
-    """The parts of an image that its crops need, decoded once for all of them.
+    """The pixels that each crop needs, decoding the image once.
 
-    ``boxes`` are (y, x, h, w) in stored pixels and each will be resized to ``size``. Returned for each box: the
-    smallest array of whole pixels around it, and the box within that array, in fractions of pixels. A JPEG is decoded
-    at 1/2, 1/4 or 1/8 scale while every crop keeps twice the pixels that it will be resized to (radiographs of 1024
-    pixels to 64: 40 % less time; 0.1 grey level on average, 99 % within 1); npy is only sliced.
-    Raises DecodeError when the payload is broken or a box does not lie within the image.
+    ``boxes`` are (y, x, h, w) in stored pixels; the caller resizes each to ``size``. Returns for each box the smallest
+    array of whole pixels around it, and the box within that array, in fractional pixels. A JPEG is decoded at 1/2, 1/4
+    or 1/8 scale if every crop still has twice the pixels of its target (radiographs of 1024 pixels to 64: 40 % less
+    time; error 0.1 grey levels on average, 99 % within 1); npy is only sliced.
+    Raises DecodeError when the payload is broken or a box is not within the image.
     """
     if codec == "jpg":
         pixels, scale = _decode_jpeg_scaled(payload, least=2 * size / min(min(h, w) for _, _, h, w in boxes))
@@ -100,12 +100,12 @@ def _cut(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, Box]:
     y, x, h, w = box
     top, left, bottom, right = math.floor(y), math.floor(x), math.ceil(y + h), math.ceil(x + w)
     if top < 0 or left < 0 or bottom > pixels.shape[0] or right > pixels.shape[1]:
-        raise DecodeError(f"a crop {box} does not lie within the image of {pixels.shape[0]} x {pixels.shape[1]} pixels")
+        raise DecodeError(f"crop {box} is not within the image of {pixels.shape[0]} x {pixels.shape[1]} pixels")
     return pixels[top:bottom, left:right], (y - top, x - left, h, w)
 
 
 def _decode_jpeg_scaled(payload: bytes, least: float) -> tuple[np.ndarray, float]:
-    """A JPEG at the smallest of the scales 1, 1/2, 1/4, 1/8 that is not below ``least``; and that scale."""
+    """A JPEG decoded at the smallest of the scales 1, 1/2, 1/4, 1/8 that is at least ``least``; and that scale."""
     scale = next(s for s in (0.125, 0.25, 0.5, 1.0) if s >= least or s == 1.0)
     try:
         return _decode_jpeg(payload, scale), scale
@@ -116,7 +116,7 @@ def _decode_jpeg_scaled(payload: bytes, least: float) -> tuple[np.ndarray, float
 def _decode_jpeg(payload: bytes, scale: float = 1.0) -> np.ndarray:
     height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
     if colours == "CMYK":
-        raise ValueError("a JPEG of CMYK inks is not a medical image")
+        raise ValueError("CMYK JPEG: expected grey or RGB")
     pixels = simplejpeg.decode_jpeg(
         payload,
         "GRAY" if colours == "Gray" else "RGB",
@@ -126,8 +126,8 @@ def _decode_jpeg(payload: bytes, scale: float = 1.0) -> np.ndarray:
     return pixels[..., 0] if colours == "Gray" else pixels
 
 
-# What encode() writes. NumPy's own reader goes through `ast`, which CPython 3.11 can break off with a SystemError when
-# a garbage collection lets another thread into it (python/cpython#106905).
+# Headers that encode() writes. NumPy's own reader uses `ast`, which in CPython 3.11 can raise SystemError if a garbage
+# collection switches threads inside it (python/cpython#106905).
 NPY = re.compile(
     rb"\x93NUMPY\x01\x00..\{'descr': '(?P<type>\|u1|<u2|<i2)', 'fortran_order': False, "
     rb"'shape': \((?P<shape>\d+, \d+(?:, \d+){0,2})\), \} *\n",
@@ -136,19 +136,19 @@ NPY = re.compile(
 
 
 def _decode_npy(payload: bytes) -> np.ndarray:
-    """A view of the payload's pixels: nothing is copied until a crop is."""
+    """A view of the payload's pixels: nothing is copied."""
     header = NPY.match(payload)
     if header is None:
-        raise ValueError("not a .npy file, version 1.0, of uint8, uint16 or int16 in C order with 2 to 4 axes")
+        raise ValueError("expected a .npy file, version 1.0, of uint8, uint16 or int16 in C order with 2 to 4 axes")
     shape = [int(edge) for edge in header["shape"].split(b",")]
     return np.frombuffer(payload, header["type"].decode(), math.prod(shape), header.end()).reshape(shape)
 
 
-BRICK, BLOCK = 64, 32  # voxels a side: of what is compressed by itself, and of what a crop reads at the least
+BRICK, BLOCK = 64, 32  # voxels per side: of a separately compressed chunk, and of the smallest part that a crop reads
 
 
 def _encode_bricks(voxels: np.ndarray) -> bytes:
-    """A contiguous frame; the same bytes from any machine with the same library."""
+    """A contiguous frame; the same library gives the same bytes on any machine."""
     import blosc2
 
     inner = voxels.ndim - 3
@@ -168,7 +168,7 @@ def _decode_bricks(payload: bytes) -> np.ndarray:
 
 
 def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
-    """The b2nd array that begins at ``offset`` of ``file``: ``array[2:66, 0:64, 0:64]`` reads those bricks alone.
+    """The b2nd array at byte ``offset`` of ``file``; a slice such as ``array[2:66, 0:64, 0:64]`` reads only its bricks.
 
     Raises DecodeError when there is none.
     """

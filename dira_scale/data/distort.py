@@ -1,7 +1,7 @@
-"""The distortion T(.) of DiRA's views, batched and on the training device: what the loader's crop is turned into.
+"""The distortion T(.) of DiRA's views, applied to the loader's crops, batched on the training device.
 
-Nothing is drawn here; the parameters come from ``views.draw``. No loop over samples and no wait for the device: a
-rectangle is the outer product of a row and a column indicator, so that one batched product paints all of them.
+Parameters come from ``views.draw``; nothing is drawn here. No loop over samples, no device synchronisation: a rectangle
+is the outer product of a row and a column indicator, so one batched product paints all of them.
 """
 
 import math
@@ -18,13 +18,13 @@ _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the w
 class Distort(nn.Module):
     """Brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
 
-    Brightness multiplies; contrast multiplies the distance from the image's mean; both are clipped to [0, 1] at once
-    (torchvision's formulas for a grey image; hue and saturation do nothing to one). The blur is a Gaussian that
-    mirrors at the edge without repeating it. Both patches of a swap are read from the image before all swaps, and a
-    later write covers an earlier one. Flips are geometry: the loader has done them.
+    Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
+    (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
+    mirrored edges (edge pixels not repeated). Both patches of a swap are read from the image before all swaps; later
+    writes overwrite earlier ones. Flips are geometry and already applied by the loader.
 
-    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format. Blur and patches have two dimensions,
-    brightness and contrast any number.
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format. Blur and patches are 2D only;
+    brightness and contrast work in any number of dimensions.
     """
 
     blur_taps: Tensor
@@ -44,7 +44,7 @@ class Distort(nn.Module):
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """K x K^T with one matrix K [S, S] per sample: both passes of a separable filter, edges included."""
+        """K x K^T with a matrix K [S, S] per sample: both passes of a separable filter, including edges."""
         distance = torch.arange(len(self.blur_taps), device=x.device, dtype=x.dtype)
         weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)  # sigma 0: exactly (1, 0, 0, ...)
         weight = weight / (2 * weight.sum(1, keepdim=True) - 1)
@@ -53,7 +53,7 @@ class Distort(nn.Module):
 
 
 def _mirrored_shifts(size: int, reach: int) -> Tensor:
-    """[reach + 1, S, S]: matrix t adds up the pixels at distance t to either side, mirrored at the edges."""
+    """[reach + 1, S, S]: matrix t sums the pixels at distance t on both sides, mirrored at the edges."""
     place = torch.arange(size)
     shifts = torch.zeros(reach + 1, size, size)
     for t in range(reach + 1):
@@ -64,7 +64,7 @@ def _mirrored_shifts(size: int, reach: int) -> Tensor:
 
 
 def _jitter(x: Tensor, params: Distortion) -> Tensor:
-    """Both operations are a factor and an offset: the second's offset needs the first one's result."""
+    """Each operation is a factor and an offset; the second one's offset depends on the first one's result."""
     brightness, contrast, contrast_first = (
         per_sample(value, x) for value in (params.brightness, params.contrast, params.contrast_first)
     )
@@ -76,17 +76,17 @@ def _jitter(x: Tensor, params: Distortion) -> Tensor:
 
 
 def _cutout(x: Tensor, params: Distortion) -> Tensor:
-    """Zero inside the boxes, or outside for inverse cutout; boxes are empty under the other branches."""
+    """Zero inside the boxes, or outside for inverse cutout; other branches have empty boxes."""
     rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
     inside = (rows.mT @ columns > 0)[:, None]
     return x * (inside == per_sample(params.branch == INVERSE_CUTOUT, x))
 
 
 def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
-    """Every pixel looks up where it comes from.
+    """Compute for every pixel its source, then gather.
 
-    The 2 n writes of a sample are numbered in order and write k paints 2^k, so the largest power in a pixel's sum is
-    the write that it shows; sums of 2 n <= 20 powers are exact in float32.
+    Write k of a sample's 2 n ordered writes adds 2^k to its pixels, so the largest power in a pixel's sum is its last
+    write; sums of 2 n <= 20 powers are exact in float32.
     """
     size = x.shape[-1]
     assert 2 * swaps.shape[1] <= 23
@@ -102,7 +102,7 @@ def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
 
 
 def _rectangles(size: int, y: Tensor, x: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Indicators of rows and of columns, float32 [b, n, S] each, of n rectangles a sample, given by [b, n] numbers."""
+    """Row and column indicators, float32 [b, n, S] each, of n rectangles per sample; arguments are [b, n]."""
     place = torch.arange(size, device=y.device)
     rows, columns = (
         ((place >= start[..., None]) & (place < (start + extent)[..., None])).float()

@@ -1,4 +1,4 @@
-"""Evaluation over several processes: whole batches are dealt to them, and every sample counts once."""
+"""Evaluation over several processes: they share out whole batches, and every sample counts once."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from dira_scale.data.order import EvalOrder, Positions
 
 @dataclass(frozen=True)
 class DistributedEvalOrder(EvalOrder):
-    """Whole evaluation batches dealt to ranks in turn, so that an evaluation batch never depends on their number.
+    """Whole evaluation batches assigned to ranks round-robin, so that a batch never depends on the number of ranks.
 
-    Every rank gets equally many; a batch that is dealt twice to achieve that counts once (:meth:`counts`).
+    Every rank gets equally many; a batch assigned twice for that reason counts once (:meth:`counts`).
 
     Attributes:
-        batches: the first so many batches are dealt, over all ranks.
-        rank, ranks: this process and their number.
+        batches: number of batches over all ranks, from the first on.
+        rank, ranks: this process and the number of processes.
     """
 
     batches: int
@@ -33,7 +33,7 @@ class DistributedEvalOrder(EvalOrder):
         return EvalOrder(self.size, self.batch).batch_at((step * self.ranks + self.rank) % self.batches)
 
     def counts(self, step: int) -> bool:
-        """False where another rank counts this batch."""
+        """False if another rank counts this batch."""
         return step * self.ranks + self.rank < self.batches
 
 
@@ -45,6 +45,6 @@ class HeldOutBatches:
     order: DistributedEvalOrder
 
     def batches(self) -> Iterator[tuple[Batch, int]]:
-        """Batches with the number of samples that they count for."""
+        """Each batch with the number of its samples that this rank counts."""
         for step, batch in enumerate(self.loader.iterate(0, self.order.steps)):
             yield batch, len(batch.index) if self.order.counts(step) else 0

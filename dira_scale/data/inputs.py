@@ -1,4 +1,4 @@
-"""From ``data.*`` of the configuration to loaders: datasets opened and checked, the order, the held-out part."""
+"""From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,17 +34,17 @@ class Data(Schema):
 
 
 class Inputs:
-    """What a run trains on and is validated on.
+    """A run's training and validation data.
 
     Args:
-        batches: the global batches of its stages; there is an order for each, and ``order`` is that of ``data.batch``.
+        batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
 
     Attributes:
-        loader_choice: what reads the data, and why.
+        loader_choice: the loader that reads the data, and why.
 
     Raises:
-        UserError: names the dataset or key that is wrong (volumes, no such split, batch larger than the data, ranks
-            that do not divide the lanes …) and what would do.
+        UserError: names the wrong dataset or key (volumes, no such split, batch larger than the data, ranks that do not
+            divide the lanes …) and what would work.
     """
 
     def __init__(
@@ -70,10 +70,10 @@ class Inputs:
         self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
         for batch, order in self.orders.items():
             if ranks not in order.admissible_worlds():
-                fit = ", ".join(map(str, order.admissible_worlds()))
-                raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; there can be {fit}")
+                possible = ", ".join(map(str, order.admissible_worlds()))
+                raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; use {possible}")
         self.rank, self.ranks = rank, ranks
-        self.train(next(iter(self.orders)))  # what a loader cannot read is said now, before there is a run folder
+        self.train(next(iter(self.orders)))  # fails before a run folder exists if the loader cannot read the data
         self.held_out(data.batch, None)
 
     def train(self, batch: int) -> Loader:
@@ -81,11 +81,11 @@ class Inputs:
         return self._loader(self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
-        """How many batches of ``batch`` samples an epoch has."""
+        """Batches of ``batch`` samples per epoch."""
         return self.orders[batch].steps_per_epoch
 
     def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> HeldOutBatches | None:
-        """This rank's share of at most ``limit`` held-out batches; None where ``data.val_split`` is null."""
+        """This rank's share of at most ``limit`` held-out batches; None if ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
         size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
@@ -94,7 +94,7 @@ class Inputs:
         return HeldOutBatches(self._loader(self.data.val_split, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
-        """What a run's identity holds of its data beyond the configuration: content, weights, order and views."""
+        """The data's part of a run's identity beyond the configuration: content, weights, order and views."""
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
         return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION}

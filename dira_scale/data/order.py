@@ -1,17 +1,18 @@
-"""Which sample at which step: pure arithmetic, no list of samples is ever made.
+"""Which sample at which step: pure arithmetic, without a list of samples.
 
-An epoch of N slots and batches of B samples takes U = steps * B slots. Slots form one endless line (cycle after cycle
-of N), and epoch e takes the U slots from e * U on, so that what one epoch drops is where the next one begins. Then
+An epoch of N slots and batches of B samples takes U = steps * B slots. Slots form one endless sequence (cycle after
+cycle of N), and epoch e takes the U slots from e * U on, so an epoch starts with the slots that the last one dropped.
+Then
 
 1. blocks of ``block`` consecutive slots are permuted by a bijection keyed by the epoch (a last partial block stays at
    the end);
-2. the sequence is cut into ``lanes`` of equal length;
-3. inside a lane, samples are shuffled again within windows of ``window`` blocks;
+2. the sequence is split into ``lanes`` of equal length;
+3. within a lane, samples are shuffled again within windows of ``window`` blocks;
 4. step k takes the next B / lanes samples of every lane. A rank owns a contiguous range of lanes, so its samples are a
    contiguous part of the batch that a single process would have taken.
 
-The default, blocks of one sample, is a full shuffle; larger blocks keep reads sequential where a disk or an object
-store needs that.
+The default, blocks of one sample, is a full shuffle; larger blocks keep reads sequential for disks or object stores
+that need it.
 """
 
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ import numpy as np
 from dira_scale.data import random
 from dira_scale.errors import UserError
 
-ORDER_VERSION = 1  # part of every key: raised when the arithmetic below gives another order
+ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
 
 
 @dataclass(frozen=True)
@@ -49,14 +50,14 @@ class Order:
         sizes: rows of the selected split, for each dataset.
         seed: of the run.
         batch: global batch size B.
-        weights: dataset d fills ``round(weights[d] * sizes[d])`` slots of an epoch; it takes its rows in a fixed
-            shuffled order, one after another over the epochs, so none comes back before all others were used.
+        weights: dataset d fills ``round(weights[d] * sizes[d])`` slots of an epoch; its rows come in a fixed shuffled
+            order that continues over the epochs, so none repeats before all others were used.
         lanes: see above; default B.
         block, window: see above; in samples and in blocks.
         remainder: ``drop`` leaves N mod B slots to the next epoch; ``wrap`` borrows from it to fill the last batch.
-        identity: names the content (dataset hashes, split, selection); another identity is another order.
+        identity: names the content (dataset hashes, split, selection); it determines the order.
 
-    Raises UserError where sizes, batch and lanes do not fit, with the numbers that would.
+    Raises UserError where sizes, batch and lanes do not fit, with numbers that do.
     """
 
     sizes: tuple[int, ...]
@@ -72,13 +73,13 @@ class Order:
     def __post_init__(self) -> None:
         if min(self.batch, self.block, self.window, self._lanes) < 1:
             raise UserError(
-                "batch, lanes, block and window must be at least 1, not "
+                "batch, lanes, block and window must be at least 1, got "
                 f"{self.batch}, {self._lanes}, {self.block} and {self.window}"
             )
         if self.remainder not in ("drop", "wrap"):
-            raise UserError(f"remainder must be 'drop' or 'wrap', not {self.remainder!r}")
+            raise UserError(f"remainder must be 'drop' or 'wrap', got {self.remainder!r}")
         if self.weights is not None and len(self.weights) != len(self.sizes):
-            raise UserError(f"{len(self.weights)} weights for {len(self.sizes)} datasets: give one weight for each")
+            raise UserError(f"{len(self.weights)} weights for {len(self.sizes)} datasets: give one weight per dataset")
         if self.batch % self._lanes:
             raise UserError(
                 f"lanes={self._lanes} does not divide the global batch of {self.batch}: "
@@ -86,7 +87,7 @@ class Order:
             )
         if empty := [d for d, slots in enumerate(self._slots) if slots < 1]:
             raise UserError(
-                f"dataset {empty[0]} of the mixture gives no sample to an epoch "
+                f"dataset {empty[0]} of the mixture contributes no sample to an epoch "
                 f"({self.sizes[empty[0]]} rows): raise its weight or leave it out"
             )
         if self.remainder == "drop" and self._total < self.batch:
@@ -101,7 +102,7 @@ class Order:
 
     @property
     def dropped(self) -> int:
-        """Slots that an epoch leaves to the next one."""
+        """Slots that an epoch leaves to the next."""
         return max(0, self._total - self._used)
 
     def admissible_worlds(self) -> list[int]:
@@ -147,7 +148,7 @@ class Order:
         return block * self.block + within
 
     def _rows(self, epoch: int, position: np.ndarray) -> Positions:
-        """From positions in an epoch to rows: each dataset's slots form an endless line of rows of their own."""
+        """From positions in an epoch to rows: each dataset's slots form an endless sequence of its rows."""
         start = epoch * self._used
         cycle, slot = np.divmod(start + position, self._total)
         sizes, slots = np.array(self.sizes, np.int64), np.array(self._slots, np.int64)
@@ -157,7 +158,7 @@ class Order:
         start_cycle, start_slot = divmod(start, self._total)
         first_turn = start_cycle * slots + np.clip(start_slot - first_slot, 0, slots)
         occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
-        for d in np.flatnonzero(slots != sizes):  # a part of a dataset must not be the part that was written first
+        for d in np.flatnonzero(slots != sizes):  # part of a dataset must be a random part, not its first rows
             own = dataset == d
             row[own] = random.permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
         return Positions(epoch, (np.cumsum(sizes) - sizes)[dataset] + row, occurrence)
@@ -195,7 +196,7 @@ class EvalOrder:
         return -(-self.size // self.batch)
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
-        """The contiguous part of batch ``step`` that is ``rank``'s; parts differ by one sample at most."""
+        """The contiguous part of batch ``step`` for ``rank``; parts differ by one sample at most."""
         assert 0 <= step < self.steps and 0 <= rank < world
         first, last = step * self.batch, min((step + 1) * self.batch, self.size)
         index = np.arange(first + (last - first) * rank // world, first + (last - first) * (rank + 1) // world)

@@ -1,9 +1,8 @@
 """Counter-based random numbers: a number depends on what it is for, never on when or where it is drawn.
 
 Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC'11) turns a 128-bit counter and a
-64-bit key into 128 random bits. Here the key is the run's seed and the counter says which epoch, sample, occurrence of
-the sample in the epoch, view and purpose the number is for. Sixteen workers or one, whole batches or single samples:
-the same numbers.
+64-bit key into 128 random bits. The key is the run's seed; the counter encodes the number's epoch, sample, occurrence
+of the sample in the epoch, view and purpose. So the numbers depend neither on workers nor on batching.
 """
 
 import hashlib
@@ -34,7 +33,7 @@ def uniform(
 
     Args:
         seed: of the run; 64 bits.
-        epoch, view, stream: 32, 8 and 8 bits; streams are the purposes that must not share numbers.
+        epoch, view, stream: 32, 8 and 8 bits; a stream per purpose that needs independent numbers.
         index: int64 [b], the samples; 48 bits.
         occurrence: int64 [b], which repetition of the sample within the epoch; 16 bits.
     """
@@ -53,7 +52,7 @@ def uniform(
 
 
 def key(*parts: object) -> int:
-    """A 64-bit key that depends on every part: the start of the SHA-256 of their representation."""
+    """A 64-bit key from all parts: the start of the SHA-256 of their ``repr``."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")
 
 
@@ -68,7 +67,7 @@ def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.nda
     """A keyed bijection of {0, …, n - 1}, applied to int64 ``x``; ``n`` and ``key`` (uint64) may differ by element.
 
     A Feistel network over Z_a x Z_b, a * b >= n (Black and Rogaway, "Ciphers with arbitrary finite domains",
-    CT-RSA'02: the generalised Feistel cipher with cycle walking): what falls outside is sent through again.
+    CT-RSA'02: the generalised Feistel cipher with cycle walking): values outside the range go through it again.
     """
     x, n, key = (array.copy() for array in np.broadcast_arrays(_u64(x), _u64(n), _u64(key)))
     a = np.ceil(np.sqrt(n)).astype(np.uint64)

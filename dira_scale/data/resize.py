@@ -1,4 +1,4 @@
-"""The one filter that turns a crop into a view, whatever reads it on the CPU."""
+"""The one filter that resizes crops on the CPU."""
 
 import numpy as np
 from PIL import Image
@@ -9,7 +9,7 @@ from dira_scale.data.codecs import Box
 def resize(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
     """The part ``box`` (y, x, h, w) of ``pixels`` [H, W] or [H, W, C], resized: [C, size, size] of the same type.
 
-    Pillow's antialiased bilinear filter in float32, rounded; pixels beyond the box have no part in it.
+    Pillow's antialiased bilinear filter in float32, rounded; pixels outside the box do not contribute.
     """
     y, x, h, w = box
     channels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)

@@ -1,4 +1,4 @@
-"""A sample's files in a shard: a tar that plain ``tar`` and ``webdataset`` read, at offsets that the manifest keeps."""
+"""A sample's files in a shard: a tar that ``tar`` and ``webdataset`` can read, with offsets kept in the manifest."""
 
 import io
 import json
@@ -11,7 +11,7 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 class Sample(NamedTuple):
-    """A sample before it has a place: its manifest row, but for where it lies, and its files."""
+    """A sample to be written: its manifest row without its place in a shard, and its files."""
 
     row: dict[str, Any]
     payload: bytes
@@ -19,7 +19,7 @@ class Sample(NamedTuple):
 
 
 def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...]) -> dict[str, Any]:
-    """Append the sample's files; the manifest row, complete but for the shard's name."""
+    """Append the sample's files; returns its manifest row, complete except for the shard's name."""
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)
     add_file(tar, f"{key}.json", _sidecar(row, label_names))
@@ -31,7 +31,7 @@ def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append a file with a header that depends on nothing else; the offset of its first byte."""
+    """Append a file, with a header determined by name and size alone; returns the offset of its first byte."""
     header = tarfile.TarInfo(name)
     header.size, header.mode = len(content), 0o644
     start = tar.offset
@@ -41,11 +41,11 @@ def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """The headers of a tar, one behind the other, as they are.
+    """The raw headers of a tar, in order.
 
-    Anybody may have made it: where ``tarfile`` would take names and sizes from headers that extend others, and go round
-    in circles where a size is negative, those are members of their own kind here.
-    Raises tarfile.TarError where there is no header, or a member does not end within the file.
+    Safe for untrusted files: unlike ``tarfile``, it yields extension headers as members instead of applying their names
+    and sizes, and does not loop on negative sizes.
+    Raises tarfile.TarError where a header is missing, or a member does not end within the file.
     """
     place, end = 0, stream.seek(0, io.SEEK_END)
     while place < end and (member := member_at(stream, place, end)):
@@ -54,7 +54,7 @@ def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
 
 
 def member_at(stream: BinaryIO, place: int, end: int) -> tarfile.TarInfo | None:
-    """The header at byte ``place`` of a tar of ``end`` bytes, none at the tar's own end. Raises as ``members``."""
+    """The header at byte ``place`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
     stream.seek(place)
     block = stream.read(BLOCK)
     if block == bytes(BLOCK):
@@ -62,12 +62,12 @@ def member_at(stream: BinaryIO, place: int, end: int) -> tarfile.TarInfo | None:
     member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     member.offset, member.offset_data = place, place + BLOCK
     if not 0 <= member.size <= end - member.offset_data:
-        raise tarfile.ReadError("a member that does not end within the file")
+        raise tarfile.ReadError("a member does not end within the file")
     return member
 
 
 def _sidecar(row: dict[str, Any], label_names: tuple[str, ...]) -> bytes:
-    """KEY.json: what a reader without the manifest needs. Unknown labels are null, JSON has no NaN."""
+    """KEY.json, for readers without the manifest. Unknown labels are null, as JSON has no NaN."""
     labels = {n: None if math.isnan(v) else v for n, v in zip(label_names, row["labels"], strict=True)}
     names = ("key", "patient", "study", "low", "high", "spacing", "affine", "boxes", "attributes")
     kept = {name: row[name] for name in names if row[name] is not None or name != "affine"}

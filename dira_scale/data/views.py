@@ -1,8 +1,8 @@
 """Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view).
 
-The figures are those of DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast,
-blur, flip, then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are stated in
-pixels of a 224-pixel view and are scaled with the view.
+The defaults are DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast, blur, flip,
+then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are in pixels of a 224-pixel
+view and scale with the view.
 """
 
 from dataclasses import dataclass, field, fields
@@ -15,11 +15,11 @@ from torch import Tensor
 from dira_scale.data import random
 from dira_scale.errors import UserError, nearest
 
-VIEWS_VERSION = 1  # in a run's identity: raised when a sample gets other crops, flips, distortions or pixels
-REFERENCE_SIZE = 224  # pixels of the view in which the figures below are stated
+VIEWS_VERSION = 1  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
+REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
 TARGET_FLIPS = ("with_input", "released")
-_TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back on a central crop
+_TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a central crop
 _GEOMETRY, _INTENSITY, _PATCHES = range(3)  # streams of random numbers
 
 
@@ -34,7 +34,7 @@ class Jitter:
 
 @dataclass(frozen=True)
 class Blur:
-    """With probability ``p``, a Gaussian of a standard deviation from ``sigma``."""
+    """With probability ``p``, a Gaussian with a standard deviation drawn from ``sigma``."""
 
     sigma: tuple[float, float] = (0.1, 2.0)
     p: float = 0.5
@@ -42,7 +42,7 @@ class Blur:
 
 @dataclass(frozen=True)
 class Cutout:
-    """Up to ``boxes`` rectangles with sides from ``side`` become 0; after each, stop with probability ``stop``."""
+    """Zero up to ``boxes`` rectangles with sides from ``side``; after each, stop with probability ``stop``."""
 
     p: float = 0.30
     boxes: int = 10
@@ -52,7 +52,7 @@ class Cutout:
 
 @dataclass(frozen=True)
 class InverseCutout:
-    """All becomes 0 but up to ``boxes`` windows whose sides are the view's less a number from ``margin``."""
+    """Zero everything but up to ``boxes`` windows whose sides are the view's minus a number from ``margin``."""
 
     p: float = 0.05
     boxes: int = 10
@@ -62,7 +62,7 @@ class InverseCutout:
 
 @dataclass(frozen=True)
 class Shuffle:
-    """``swaps`` pairs of equal patches with sides from ``side`` change places."""
+    """Swap ``swaps`` pairs of equally large patches with sides from ``side``."""
 
     p: float = 0.30
     swaps: int = 10
@@ -71,18 +71,18 @@ class Shuffle:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """The views that a method asks for: crops and flips of two dimensions, so far.
+    """The views that a method needs; crops and flips are 2D only.
 
     Attributes:
-        count: views of one sample.
+        count: views per sample.
         size: height and width of a view.
         scale: the crop's area as a fraction of the image's.
         ratio: the crop's width over its height.
         flip: probability of mirroring left and right.
         target_flip: whether the restoration target is mirrored: ``with_input``, or never (``released``).
-        border: patches keep this distance from the view's edges.
+        border: distance of patches from the view's edges.
 
-    Raises UserError for probabilities or ranges that make no sense.
+    Raises UserError for invalid probabilities or ranges.
     """
 
     count: int = 2
@@ -101,14 +101,14 @@ class ViewSpec:
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
         if not all(0 <= p <= 1 for p in (self.flip, self.jitter.p, self.blur.p, *branches, sum(branches))):
-            raise UserError(f"probabilities must lie in [0, 1], also the sum of the three patch distortions: {self}")
+            raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {self}")
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
         if self.target_flip not in TARGET_FLIPS:
             known = f"{', '.join(TARGET_FLIPS)}{nearest(self.target_flip, TARGET_FLIPS)}"
-            raise UserError(f"target_flip={self.target_flip}: there is {known}")
+            raise UserError(f"target_flip={self.target_flip}: expected {known}")
         if self.count < 1 or self.size < 8:
-            raise UserError(f"need at least one view of at least 8 pixels, not {self.count} of {self.size}")
+            raise UserError(f"need at least one view of at least 8 pixels, got {self.count} of {self.size}")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
         if self.pixels(largest) + 2 * self.pixels(self.border) > self.size:
             raise UserError(
@@ -116,7 +116,7 @@ class ViewSpec:
             )
 
     def pixels(self, length: int) -> int:
-        """``length`` of a 224-pixel view, in whole pixels of this one."""
+        """A ``length`` in a 224-pixel view, in whole pixels of this one."""
         return round(length * self.size / REFERENCE_SIZE)
 
 
@@ -135,7 +135,7 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Distortion:
-    """What ``distort.Distort`` applies, for b samples; it can be sliced along b.
+    """What ``distort.Distort`` applies to b samples; can be sliced along b.
 
     Attributes:
         brightness, contrast: float32 [b], factors; 1 = none.
@@ -172,10 +172,10 @@ def draw(
     heights: np.ndarray,
     widths: np.ndarray,
 ) -> tuple[Geometry, Distortion]:
-    """Parameters of view number ``view`` of the samples ``index`` [b]; the same however a batch is cut.
+    """Parameters of view number ``view`` of the samples ``index`` [b], independent of batching.
 
-    ``occurrence`` [b] tells repetitions of a sample within the epoch apart; ``heights`` and ``widths`` [b] are the
-    stored images' in pixels.
+    ``occurrence`` [b] numbers repetitions of a sample within the epoch; ``heights`` and ``widths`` [b] are those of the
+    stored images, in pixels.
     """
 
     def uniform(n: int, stream: int) -> np.ndarray:
@@ -216,7 +216,7 @@ def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def _corrupt(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Branch, boxes, their number, and swaps. One sample has one branch, so the branches share their numbers."""
+    """Branch, boxes, their number, and swaps. A sample has one branch, so the branches share random numbers."""
     limits = np.cumsum((spec.cutout.p, spec.inverse_cutout.p, spec.shuffle.p))
     branch = np.searchsorted(limits, u[:, 0], side="right")[:, None]
     u = u[:, 1:].reshape(len(u), _patches(spec), 6)
@@ -250,7 +250,7 @@ def _patches(spec: ViewSpec) -> int:
 
 
 def _number(u: np.ndarray, most: int, stop: float) -> np.ndarray:
-    """How many boxes [b, 1]: the place of the first u [b, boxes] below ``stop``, at most ``most``."""
+    """Number of boxes [b, 1]: the position of the first u [b, boxes] below ``stop``, at most ``most``."""
     stops = u[:, :most] < stop
     return np.where(stops.any(1), stops.argmax(1) + 1, most)[:, None]
 
@@ -266,7 +266,7 @@ def _between(u: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _integer(u: np.ndarray, low: int, high: int | np.ndarray) -> np.ndarray:
-    """Whole numbers from ``low`` to ``high``, both included."""
+    """Integers from ``low`` to ``high``, inclusive."""
     return low + np.floor(u * (high - low + 1)).astype(np.int64)
 
 

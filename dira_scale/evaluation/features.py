@@ -46,7 +46,7 @@ class Images:
         except codecs.DecodeError as error:
             raise UserError(
                 f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "
-                f"{error}; copy the shard again from where it was made, or shard again"
+                f"{error}; copy the shard again from its origin, or shard again"
             ) from error
         low, high = np.float32(column("low")[row]), np.float32(column("high")[row])
         return np.clip((resize(pixels, box, self.size).astype(np.float32) - low) / (high - low), 0, 1)

@@ -98,7 +98,7 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
                 raise UserError(f"out={out} is not empty and is no sharded dataset: choose another folder")
             return None
     try:
-        dataset = ShardedDataset.open(out, whole=False)
+        dataset = ShardedDataset.open(out, check_shards=False)
     except DatasetError as error:
         raise UserError(f"out={out} is damaged: {error}. Delete {out} and type the command again") from error
     try:

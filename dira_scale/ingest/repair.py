@@ -33,7 +33,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
     place, recipe = locate(path, "path"), Recipe.from_config(config)
     hasher, _ = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
-    dataset = ShardedDataset.open(place, whole=False)
+    dataset = ShardedDataset.open(place, check_shards=False)
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"path={place} holds the shards of another recipe ({different}): give the one that made it")
     try:

@@ -9,7 +9,7 @@ import pytest
 import simplejpeg
 from harness import skip_without
 
-from dira_scale.data.beton import JPEG, PAGES, Array, BetonError, Bytes, Image, Int, Reader, Writer
+from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
@@ -48,7 +48,10 @@ def test_16_bits_are_refused(
 
 def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
     """FFCV reads by pages: a sample that is cut by the end of one would be read wrong."""
-    rng, fields = np.random.default_rng(0), {"image": Image(), "n": Int(), "more": Bytes(), "a": Array("<f4", (2, 3))}
+    rng, fields = (
+        np.random.default_rng(0),
+        {"image": ImageField(), "n": IntField(), "more": BytesField(), "a": ArrayField("<f4", (2, 3))},
+    )
     samples = [
         {"image": (JPEG, 7, 9, rng.bytes(size)), "n": -size, "more": rng.bytes(5), "a": rng.random((2, 3), np.float32)}
         for size in rng.integers(1_000_000, 6_000_000, 9).tolist()
@@ -65,7 +68,7 @@ def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
     for number in range(len(samples)):
         mine = reader._allocations["sample"] == number
         assert len({*pages[mine], *ends[mine]}) == 1
-    with pytest.raises(BetonError, match="does not fit"):
+    with pytest.raises(BetonError, match="exceeds"):
         Writer(tmp_path / "y.beton", fields, 1, PAGES[-1] + 1)
 
 

@@ -163,7 +163,7 @@ def test_bricks_come_back_whole_and_in_parts_from_inside_a_file(tmp_path, shape,
 def test_volumes_go_into_their_codecs_only():
     voxels = np.zeros((4, 4, 4), np.int16)
     np.testing.assert_array_equal(codecs.decode(codecs.encode(voxels, "npy"), "npy"), voxels)
-    with pytest.raises(UserError, match="codec 'png' holds no volumes; use b2nd or npy"):
+    with pytest.raises(UserError, match="codec 'png' cannot store volumes; use b2nd or npy"):
         codecs.encode(voxels, "png")
     with pytest.raises(UserError, match="cannot store uint16 of shape"):
         codecs.encode(voxels.astype(np.uint16), "b2nd")

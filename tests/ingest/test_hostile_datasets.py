@@ -74,7 +74,7 @@ def use(folder: Path, scratch: Path) -> dict[str, str]:
         return render_dataset(found)
 
     def verified() -> str:
-        dataset = ShardedDataset.open(folder, whole=False)
+        dataset = ShardedDataset.open(folder, check_shards=False)
         damages = [damage for shard in dataset.info.shards for damage in verify_shard(folder, shard)]
         tell(folder, damages)
         return f"{len(damages)} damages"

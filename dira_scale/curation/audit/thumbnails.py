@@ -37,7 +37,7 @@ def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -
 
 def _of_rows(path: str, rows: range) -> np.ndarray:
     cv2.setNumThreads(1)
-    dataset = ShardedDataset.open(path, whole=False)
+    dataset = ShardedDataset.open(path, check_shards=False)
     return np.stack([thumbnail(dataset, row) for row in rows])
 
 

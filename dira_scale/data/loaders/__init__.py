@@ -1,4 +1,4 @@
-"""From stored bytes to batches. Every loader delivers the same samples and views, up to its resampling filter."""
+"""From stored bytes to batches. Every loader returns the same samples and views, up to its resampling filter."""
 
 from collections.abc import Generator
 from typing import Protocol, runtime_checkable
@@ -8,30 +8,30 @@ from dira_scale.data.batch import Batch
 
 @runtime_checkable
 class Loader(Protocol):
-    """What the training loop needs of a loader.
+    """What the training loop needs from a loader.
 
-    ``build.LoaderChoice.build`` constructs it with these keyword arguments, and with the settings beside ``_target_``
-    in ``data.loader``:
+    ``build.LoaderChoice.build`` constructs it with these keyword arguments, plus the settings beside ``_target_`` in
+    ``data.loader``:
 
     * ``datasets``: a list of ``ShardedDataset``, one or a mixture; ``split``: of every dataset.
     * ``order``: an ``Order`` or ``EvalOrder``, made for these splits; ``order.batch_at(step, rank, world)``
-      names this process's samples, counted over all datasets. ``rank``, ``world``: this process and their number.
+      gives this process's samples, counted over all datasets. ``rank``, ``world``: this process and their number.
     * ``views``: a ``ViewSpec``; ``seed``: of the views. ``views.draw`` gives crops, flips and distortions.
-    * ``fixed_epoch``: draw the views of this epoch always (evaluation); None = the order's.
-    * ``workers``: decoding threads; ``prefetch``: batches in preparation while one is in use.
+    * ``fixed_epoch``: always draw the views of this epoch (evaluation); None = the order's epoch.
+    * ``workers``: decoding threads; ``prefetch``: batches prepared ahead.
 
-    Its constructor raises UserError where it cannot read such datasets.
+    Its constructor raises UserError if it cannot read the datasets.
 
     Attributes:
-        waited: seconds that the consumer has stood waiting for batches so far.
+        waited: seconds that the consumer has waited for batches so far.
     """
 
     waited: float
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        """This rank's batches of the steps from ``start_step`` up to, not including, ``stop_step``, in order.
+        """This rank's batches of the steps from ``start_step`` up to but excluding ``stop_step``, in order.
 
-        Prefetching may read ahead; it is no part of any state. Closing the iterator early leaves nothing running.
+        Prefetching may read ahead but is never part of saved state. Closing the iterator early stops all its threads.
         Raises UserError naming dataset, sample and shard when a sample cannot be read.
         """
         ...

@@ -1,4 +1,4 @@
-"""``data.loader``: which loader reads the shards. The only module that knows the implementations."""
+"""``data.loader``: which loader reads the shards. Only this module knows the implementations."""
 
 import inspect
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from dira_scale.errors import UserError, nearest
 
 AUTO = "auto"
 LOADERS: dict[str, Callable[..., Loader]] = {"cpu": CpuLoader}
-OWN = "{_target_: my_package.MyLoader}"  # how a loader from elsewhere is named
+OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 
 
 @dataclass(frozen=True)
 class LoaderChoice:
-    """A loader that was chosen, not yet built; ``str()`` says in one line which and why."""
+    """A loader that is chosen but not yet built; ``str()`` gives its name and the reason in one line."""
 
     name: str
     why: str
@@ -28,20 +28,20 @@ class LoaderChoice:
         return f"loader: {self.name} ({self.why})"
 
     def build(self, **arguments: Any) -> Loader:
-        """The loader of these ``arguments``, which ``Loader`` lists.
+        """The loader built with the ``arguments`` that ``Loader`` lists.
 
-        Raises UserError where it does not take them, is no loader, or cannot read these datasets.
+        Raises UserError if it does not take them, is not a loader, or cannot read these datasets.
         """
         try:
             inspect.signature(self.factory).bind(**arguments, **self.settings)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"data.loader: {self.name} does not take the arguments that it is given: {error}"
+                f"data.loader: {self.name} does not take a loader's arguments ({error}); see data.loaders.Loader"
             ) from error
         loader = self.factory(**arguments, **self.settings)
         if not isinstance(loader, Loader):
             raise UserError(
-                f"data.loader: {self.name} is not a dira_scale.data.loaders.Loader: see there what it needs"
+                f"data.loader: {self.name} is not a dira_scale.data.loaders.Loader; that class lists what it needs"
             )
         return loader
 
@@ -49,7 +49,7 @@ class LoaderChoice:
 def choose(loader: str | dict[str, Any]) -> LoaderChoice:
     """The loader that ``data.loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
 
-    Raises UserError, with the nearest name, where there is no such loader.
+    Raises UserError, with the nearest name, if there is no such loader.
     """
     if loader == AUTO:
         return LoaderChoice("cpu", f"data.loader={AUTO}: the only one so far", CpuLoader)

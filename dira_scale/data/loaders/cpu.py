@@ -1,7 +1,7 @@
-"""The loader that needs nothing but a CPU: threads decode, crop and resize into the batch.
+"""The CPU loader: threads decode, crop and resize into the batch.
 
-The decoders and Pillow's resampling release Python's global lock, so threads use all cores; nothing is pickled and
-a view is written once, straight into its slot of the batch.
+The decoders and Pillow's resampling release the GIL, so threads use all cores; nothing is pickled, and a view is
+written once, directly into its slot of the batch.
 """
 
 from collections import deque
@@ -25,9 +25,9 @@ _COLUMNS = ("codec", "channels", "bits", "height", "width", "low", "high", "xxh3
 
 
 class CpuLoader:
-    """Batches of 2D images; interface and arguments are those of ``loaders.Loader``.
+    """Batches of 2D images; interface and arguments as in ``loaders.Loader``.
 
-    All images have one number of channels; 8-bit and 16-bit images may mix: values are kept.
+    All images must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
     Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
     """
@@ -86,7 +86,7 @@ class CpuLoader:
             pool.shutdown(cancel_futures=True)
 
     def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
-        """A batch whose views are still empty, and the tasks that fill them."""
+        """A batch with empty views, and the tasks that fill them."""
         positions = self.order.batch_at(step, self.rank, self.world)
         index, epoch = positions.index, positions.epoch if self.fixed_epoch is None else self.fixed_epoch
         geometries, distortions = zip(
@@ -112,7 +112,7 @@ class CpuLoader:
             flips=tuple(torch.from_numpy(geometry.flip) for geometry in geometries),
         )
         slots = [view.numpy() for view in views]
-        part = -(-len(index) // (4 * self.workers)) or 1  # several samples a task, several tasks a thread
+        part = -(-len(index) // (4 * self.workers)) or 1  # several samples per task, several tasks per thread
         tasks = [range(first, min(first + part, len(index))) for first in range(0, len(index), part)]
         return batch, [pool.submit(self._fill, slots, index, geometries, samples) for samples in tasks]
 
@@ -133,13 +133,13 @@ class CpuLoader:
         payload = dataset.read(row)
         try:
             if xxhash.xxh3_64_hexdigest(payload) != self._columns["xxh3"][sample]:
-                raise codecs.DecodeError("its bytes do not have the manifest's checksum")
+                raise codecs.DecodeError("checksum differs from the manifest's")
             return codecs.decode_crops(payload, self._columns["codec"][sample], boxes, self.views.size)
         except codecs.DecodeError as error:
             where = f"shard {dataset.column('shard')[row]}, offset {dataset.column('offset')[row]}"
             raise UserError(
                 f"{dataset.root}: sample {dataset.column('key')[row]} ({where}) cannot be read: {error}; "
-                "the shard is damaged: copy it again from where it was made, or shard again"
+                "the shard is damaged: copy it again from its origin, or shard again"
             ) from error
 
 
@@ -152,4 +152,4 @@ def _check(datasets: list[ShardedDataset], split: str, rows: list[np.ndarray]) -
         channels |= {int(c): dataset.root for c in np.unique(dataset.column("channels")[r])}
     if len(channels) > 1:
         found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
-        raise UserError(f"images differ in their number of channels ({found}): shard them alike")
+        raise UserError(f"images differ in their number of channels ({found}): shard all with the same number")

@@ -1,9 +1,9 @@
 """A sharded dataset: ``dataset.json``, ``manifest.parquet`` (one row per sample) and the tar files that it points into.
 
-This is the one thing that ``ingest`` (which writes it) and the loaders (which read it) share::
+This format is all that ``ingest`` (which writes it) and the loaders (which read it) share::
 
     NAME/
-      dataset.json         DatasetInfo: what this is, how it was made, which shards of which size
+      dataset.json         DatasetInfo: what the dataset is, how it was made, its shards and their sizes
       manifest.parquet     SCHEMA: one row per sample; ``offset`` and ``size`` are of the payload inside the shard
       {split}-{000000}.tar KEY.png|jpg|jp2|npy|b2nd, KEY.json, optional KEY.mask.png|b2nd
       quarantine.parquet   QUARANTINE: one row per rejected input

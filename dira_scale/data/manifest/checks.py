@@ -1,4 +1,4 @@
-"""What a dataset may say, whoever wrote it: texts that can be shown, rows that lie within its shards."""
+"""Checks of datasets from untrusted sources: printable texts, rows within their shards."""
 
 import re
 from collections.abc import Mapping
@@ -15,27 +15,27 @@ LONGEST_TEXT = 1000
 
 
 def is_shown(text: str) -> bool:
-    """Whether a name is one that people can read: others would speak to the terminal."""
+    """Whether ``text`` is safe to print: others may hold terminal control sequences."""
     return len(text) <= LONGEST_TEXT and text.isprintable()
 
 
 def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int]) -> str | None:
-    """What of a manifest points to nowhere: it may come from anybody. ``shards``: their sizes in bytes."""
+    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes."""
     for name in ("key", "split", "patient", "shard", "offset", "size", "codec", "low", "high", "labels", "xxh3"):
         if table[name].null_count:
             return f"rows without {name}"
     if table["affine"].null_count != (table.num_rows if dims == 2 else 0):
         return f"samples of other dimensions than {dims}"
     if table.num_rows and not pc.all(pc.and_(pc.is_finite(table["low"]), pc.is_finite(table["high"]))).as_py():
-        return "low and high that are no numbers"
-    if strange := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
-        return f"codec {strange.pop()[:60]!r} is unknown"
-    if strange := set(pc.unique(table["split"]).to_pylist()) - counts.keys():
-        return f"split {strange.pop()[:60]!r} is not in {INFO_FILE}"
+        return "low or high is not finite"
+    if unknown := set(pc.unique(table["codec"]).to_pylist()) - CODECS.keys():
+        return f"unknown codec {unknown.pop()[:60]!r}"
+    if unknown := set(pc.unique(table["split"]).to_pylist()) - counts.keys():
+        return f"split {unknown.pop()[:60]!r} is not in {INFO_FILE}"
     for offset, size in (("offset", "size"), ("mask_offset", "mask_size")):
         ends = table.select(["shard", offset, size]).append_column("end", pc.add(table[offset], table[size]))
-        reached = ends.group_by("shard").aggregate([("end", "max"), (offset, "min"), (size, "min")])
-        for row in reached.to_pylist():
+        extents = ends.group_by("shard").aggregate([("end", "max"), (offset, "min"), (size, "min")])
+        for row in extents.to_pylist():
             if row["shard"] not in shards:
                 return f"shard {row['shard'][:60]!r} is not in {INFO_FILE}"
             if row["end_max"] is None:  # no masks

@@ -1,4 +1,4 @@
-"""An opened dataset: its rows, and the bytes that they point to."""
+"""An open dataset: its rows, and the bytes that they point to."""
 
 import hashlib
 import os
@@ -19,12 +19,12 @@ from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 
 class ShardedDataset:
-    """An opened sharded dataset. Reading is thread-safe.
+    """An open sharded dataset. Reading is thread-safe.
 
     Attributes:
-        root: the folder, or the prefix of a store (``s3://…``).
-        info: what ``dataset.json`` says.
-        table: the manifest, columns as in ``SCHEMA``; a row's number in it is what every method here means by "row".
+        root: the folder, or the prefix in a store (``s3://…``).
+        info: the content of ``dataset.json``.
+        table: the manifest, columns as in ``SCHEMA``; "row" below is a row number in it.
     """
 
     def __init__(self, root: Path, info: DatasetInfo, table: pa.Table):
@@ -33,8 +33,8 @@ class ShardedDataset:
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
-    def open(cls, path: str | Path, whole: bool = True) -> "ShardedDataset":
-        """Open the dataset at ``path`` and check versions, columns, and (``whole``) every shard's presence and size.
+    def open(cls, path: str | Path, check_shards: bool = True) -> "ShardedDataset":
+        """Open the dataset at ``path``; check versions, columns and (``check_shards``) every shard's presence and size.
 
         Raises DatasetError naming the file, what is wrong and what to do.
         """
@@ -43,7 +43,7 @@ class ShardedDataset:
         manifest = root / MANIFEST_FILE
         if not manifest.exists():
             raise DatasetError(
-                f"{manifest} is missing: the conversion did not finish, or the file is lost; shard again"
+                f"{manifest} is missing: the conversion did not finish, or the file was lost; shard again"
             )
         try:
             if is_local(manifest):
@@ -52,41 +52,39 @@ class ShardedDataset:
                 with open_file(manifest) as stream:
                     table = pq.read_table(stream)
         except (pa.ArrowException, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise DatasetError(f"{manifest} cannot be read ({first}): shard again") from error
+            first_line = str(error).splitlines()[0]
+            raise DatasetError(f"{manifest} cannot be read ({first_line}): shard again") from error
         if wrong := [field.name for field in SCHEMA if field not in table.schema]:
-            raise DatasetError(f"{manifest}: columns missing or of another type: {', '.join(wrong)}; shard again")
+            raise DatasetError(f"{manifest}: columns missing or of the wrong type: {', '.join(wrong)}; shard again")
         if table.num_rows != sum(info.counts.values()):
             raise DatasetError(
-                f"{manifest} has {table.num_rows} rows, {INFO_FILE} counts "
-                f"{sum(info.counts.values())} samples: they do not belong together; shard again"
+                f"{manifest} has {table.num_rows} rows, but {INFO_FILE} counts "
+                f"{sum(info.counts.values())} samples: the files do not belong together; shard again"
             )
         if reason := wrong_rows(table, info.dims, info.counts, info.shards):
-            raise DatasetError(
-                f"{manifest} is damaged ({reason}): copy it again from where it was made, or shard again"
-            )
+            raise DatasetError(f"{manifest} is damaged ({reason}): copy it again from its origin, or shard again")
         dataset = cls(root, info, table)
-        for shard, size in info.shards.items() if whole else ():
+        for shard, size in info.shards.items() if check_shards else ():
             file = dataset.file(shard)
             if not file.is_file():
-                raise DatasetError(f"shard {file} is missing: copy it again from where it was made, or shard again")
+                raise DatasetError(f"shard {file} is missing: copy it again from its origin, or shard again")
             if file.stat().st_size != size:
                 raise DatasetError(
                     f"shard {file} has {file.stat().st_size} bytes instead of {size}: "
-                    "copy it again from where it was made, or shard again"
+                    "copy it again from its origin, or shard again"
                 )
         return dataset
 
     def file(self, shard: str) -> Path:
-        """Where a shard lies: in the dataset's own folder, or (of a subset or a merged dataset) beside it."""
+        """Path of a shard: in the dataset's own folder, or (for a subset or a merged dataset) in one beside it."""
         place = self.root
-        for part in shard.split("/"):  # a store knows no ".."
+        for part in shard.split("/"):  # stores do not resolve ".."
             place = place.parent if part == ".." and not is_local(place) else place / part
         return place
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over key, split and xxh3 of all rows: the content's identity, whatever Parquet's bytes are."""
+        """SHA-256 (hex) over key, split and xxh3 of all rows: identifies the content whatever Parquet's bytes."""
         rows = pc.binary_join_element_wise(self.table["key"], self.table["split"], self.table["xxh3"], " ")
         digest = hashlib.sha256()
         for row in rows:
@@ -99,21 +97,21 @@ class ShardedDataset:
         return list(self.info.counts)
 
     def require_images(self, reader: str) -> None:
-        """Raise DatasetError where this holds volumes, which ``reader`` ("probing", "this loader" …) cannot read."""
+        """Raise DatasetError if this holds volumes, which ``reader`` ("probing", "this loader" …) cannot read."""
         if self.info.dims != 2:
             raise DatasetError(
-                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images today. The "
-                "slices of DICOM series can be sharded as such: recipe=folder (docs/volumes.md)"
+                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Slices "
+                "of DICOM series can be sharded as 2D images: recipe=folder (docs/volumes.md)"
             )
 
     def rows(self, split: str) -> np.ndarray:
-        """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError when there is no such split."""
+        """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
         if split not in self.info.counts:
             raise DatasetError(f"{self.root} has no split '{split}', only {', '.join(self.splits)}")
         return np.flatnonzero(pc.equal(self.table["split"], split).to_numpy())
 
     def column(self, name: str) -> np.ndarray:
-        """One column of plain values [rows] (numbers or str); kept after the first call."""
+        """One column of plain values [rows] (numbers or str); cached."""
         if name not in self._columns:
             self._columns[name] = self.table[name].to_numpy()
         return self._columns[name]
@@ -131,17 +129,17 @@ class ShardedDataset:
         return self._labels[rows]
 
     def read(self, row: int) -> bytes:
-        """The encoded image of ``row``: one positioned read."""
+        """The encoded image of ``row``, by one positioned read."""
         return self._read(row, "offset", "size")
 
     def read_mask(self, row: int) -> bytes | None:
-        """The encoded (PNG) mask of ``row``, if it has one."""
+        """The encoded (PNG) mask of ``row``; None without one."""
         if not self.table["mask_size"][int(row)].is_valid:
             return None
         return self._read(row, "mask_offset", "mask_size")
 
     def voxels(self, row: int) -> Any:
-        """The volume of ``row``, [Z, Y, X] or [C, Z, Y, X]: of a b2nd a slice of it reads only its bricks."""
+        """The volume of ``row``, [Z, Y, X] or [C, Z, Y, X]; slicing a local b2nd reads only the bricks needed."""
         shard, codec = self.file(self.column("shard")[row]), self.column("codec")[row]
         if codec == "b2nd" and is_local(shard):
             return open_bricks(shard, int(self.column("offset")[row]))
@@ -149,7 +147,7 @@ class ShardedDataset:
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
         shard, count = self.column("shard")[row], int(self.column(size)[row])
-        file = self._opened(shard)  # held while reading: another thread may push it out of the cache
+        file = self._opened(shard)  # keep a reference while reading: another thread may evict it from the cache
         payload = file.read(count, int(self.column(offset)[row]))
         if len(payload) != count:
             raise DatasetError(f"shard {self.file(shard)} ends inside sample {self.column('key')[row]}: copy it again")
@@ -157,15 +155,15 @@ class ShardedDataset:
 
 
 class _OpenFile:
-    """A file descriptor, closed when the last user lets go of it (also when it falls out of the cache meanwhile); of a
-    store nothing is open: each read is a request."""
+    """A file descriptor, closed with its last reference, even after eviction from the cache. In a store nothing is
+    open: each read is a request."""
 
     def __init__(self, path: Path):
         self.path = path
         self.descriptor = os.open(path, os.O_RDONLY) if is_local(path) else None
 
     def read(self, count: int, offset: int) -> bytes:
-        """``count`` bytes at ``offset``, or fewer where the file ends."""
+        """``count`` bytes at ``offset``, or fewer at the file's end."""
         if self.descriptor is not None:
             return os.pread(self.descriptor, count, offset)
         with as_os_error(self.path):

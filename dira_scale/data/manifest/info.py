@@ -21,12 +21,12 @@ class DatasetInfo:
     counts: dict[str, int]  # samples per split
     quarantined: int
     shards: dict[str, int]  # file name -> bytes
-    recipe: dict[str, Any]  # with ``hash_key``: tells which key was used without giving it away
+    recipe: dict[str, Any]  # with ``hash_key``: identifies the key used without revealing it
     recipe_hash: str
     licence: str
     tool_version: str
-    betons: dict[str, int] = field(default_factory=dict)  # FFCV's form of the same samples, where made: name -> bytes
-    plan_hash: str = ""  # of what was planned: names (as keyed hashes), splits, labels
+    betons: dict[str, int] = field(default_factory=dict)  # the same samples in FFCV's format, if made: name -> bytes
+    plan_hash: str = ""  # of the plan: names (as keyed hashes), splits, labels
     checksums: dict[str, str] = field(default_factory=dict)  # file name -> 64-bit xxHash3 of the whole shard, hex
     format_version: int = FORMAT_VERSION
 
@@ -35,7 +35,7 @@ class DatasetInfo:
 
     @classmethod
     def read(cls, path: Path) -> "DatasetInfo":
-        """Raises DatasetError when ``path`` is absent, not JSON, of another version or lacks a field."""
+        """Raises DatasetError when ``path`` is absent, damaged, of another version or lacks a field."""
         if not path.exists():
             raise DatasetError(
                 f"no sharded dataset at {path.parent}: {path.name} is missing; make one with "
@@ -56,11 +56,11 @@ class DatasetInfo:
             raise DatasetError(f"{path} lacks {', '.join(sorted(missing))}: shard again")
         info = cls(**{f.name: content[f.name] for f in fields(cls) if f.name in content})
         if wrong := info._wrong():
-            raise DatasetError(f"{path} is damaged ({wrong} is not what it must be): shard again")
+            raise DatasetError(f"{path} is damaged (invalid {wrong}): shard again")
         return info
 
     def _wrong(self) -> str | None:
-        """The first field that holds something else than it may: the file may come from anybody."""
+        """The first field with an invalid value: the file may come from an untrusted source."""
         for name in ("name", "modality", "codec", "recipe_hash", "licence", "tool_version", "plan_hash"):
             if not isinstance(getattr(self, name), str):
                 return name
@@ -68,16 +68,16 @@ class DatasetInfo:
             entries = getattr(self, name)
             if not isinstance(entries, dict) or not all(type(value) is kind for value in entries.values()):
                 return name
-        for names in (self.shards, self.betons):  # a subset's lie in another folder, not at a place of their choice
-            if strange := [shard for shard in names if not SHARD.fullmatch(shard)]:
-                return f"shard {strange[0][:60]!r}"
-        if strange := [split for split in self.counts if not SPLIT.fullmatch(split)]:  # files are named after it
-            return f"split {strange[0][:60]!r}"
+        for names in (self.shards, self.betons):  # a subset's are in another folder, but never at an absolute path
+            if invalid := [shard for shard in names if not SHARD.fullmatch(shard)]:
+                return f"shard {invalid[0][:60]!r}"
+        if invalid := [split for split in self.counts if not SPLIT.fullmatch(split)]:  # files are named after it
+            return f"split {invalid[0][:60]!r}"
         if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
             return "label_names"
         for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *self.counts):
             if not is_shown(text):
-                return "a text in it"
+                return "text"
         if not isinstance(self.recipe, dict):
             return "recipe"
         return next((n for n in ("dims", "quarantined") if type(getattr(self, n)) is not int), None)

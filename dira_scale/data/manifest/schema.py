@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
         ("xxh3", pa.string()),  # 64-bit xxHash3 of the payload, hex
     ]
 )
-# ``source`` is a keyed hash too: file names may name patients.
+# ``source`` is a keyed hash too: file names may contain patients' names.
 QUARANTINE = pa.schema([("source", pa.string()), ("stage", pa.string()), ("reason", pa.string())])
 
 

@@ -1,4 +1,4 @@
-"""The dataset's tables as they are written: a row group at a time, however many rows there are."""
+"""Writes the dataset's tables one row group at a time, to bound memory."""
 
 from pathlib import Path
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROWS = 2**14  # of a row group: no more rows are ever in memory
+ROWS = 2**14  # per row group: about this many rows are in memory at most
 
 
 class TableWriter:
-    """A Parquet file that is written a row group at a time. A context: the file is whole when it is left."""
+    """A Parquet file written one row group at a time. A context manager: the file is complete on exit."""
 
     def __init__(self, path: Path, schema: pa.Schema):
         self._schema, self._waiting, self._rows = schema, list[pa.Table](), 0

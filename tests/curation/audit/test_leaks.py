@@ -68,7 +68,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> S
 
 
 def planted(folder: Path, made: SimpleNamespace) -> list[Hit]:
-    return find_leaks(ShardedDataset.open(folder, whole=False), made.values, 1).hits
+    return find_leaks(ShardedDataset.open(folder, check_shards=False), made.values, 1).hits
 
 
 def rewritten(folder: Path, change: Callable[[tarfile.TarInfo, bytes], tuple[tarfile.TarInfo, bytes]]) -> None:
@@ -282,4 +282,4 @@ def test_a_number_of_slices_that_we_filled_in_is_ours(made: SimpleNamespace, tmp
     for number, own in (("37", True), ("7741905", False)):
         folder = Path(shutil.copytree(made.folder, tmp_path / number))
         in_manifest("attributes", [("filled_slices", number)])(folder)
-        assert (number in own_words(ShardedDataset.open(folder, whole=False))) is own
+        assert (number in own_words(ShardedDataset.open(folder, check_shards=False))) is own

@@ -70,7 +70,7 @@ def test_what_there_is_not_is_refused(loader, message):
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        ("Sized", {}, "Sized does not take the arguments that it is given: missing a required argument: 'largest'"),
+        ("Sized", {}, "Sized does not take a loader's arguments .missing a required argument: 'largest'"),
         ("Sized", {"largest": 3, "seed": 1}, "Sized does not take .* multiple values for .*'seed'"),
         ("Bare", {}, "Bare is not a dira_scale.data.loaders.Loader"),
     ],

@@ -56,5 +56,5 @@ def test_by_default_the_target_is_mirrored_with_its_input(dataset):
 
 
 def test_another_word_is_refused():
-    with pytest.raises(UserError, match=r"target_flip=releasd: there is .*did you mean 'released'"):
+    with pytest.raises(UserError, match=r"target_flip=releasd: expected .*did you mean 'released'"):
         replace(PLAIN, target_flip="releasd")
