@@ -1,14 +1,14 @@
-"""Images/s of pretraining from shards, beside the slower of its two halves: the loader alone, the steps alone.
+"""Images/s of pretraining from shards, compared with the slower of its two halves: the loader alone, the steps alone.
 
     python -m dira_scale.bench end_to_end [--shards FOLDER] [--rounds 5] [--steps 10] [--json end_to_end.json]
 
 Ratio 1 means that loading and computing overlap without loss. The trainer that `pretrain` runs gets, in turns: one
-batch of the shards again and again (steps alone), nothing while the loader is read as fast as it goes (loader alone),
-and the loader's batches (both). Each turn of a loader begins with untimed batches that fill its queue. The ratio is
-that of medians over --rounds rounds; in brackets the rounds' lowest and highest.
+batch of the shards repeatedly (steps alone), nothing while the loader runs at full speed (loader alone), and the
+loader's batches (both). Each turn of a loader begins with untimed batches that fill its queue. The ratio is that of
+medians over --rounds rounds; in brackets the rounds' lowest and highest.
 
-On a CPU both halves want the same cores: torch gets all but one (`parallel.threads`), the loader one (`data.workers`),
-and a machine without a core to spare cannot reach 1. Without --shards it makes phantom radiographs. --keys: KEY=VALUE
+On a CPU both halves compete for cores: torch gets all but one (`parallel.threads`), the loader one (`data.workers`),
+and a machine without a spare core cannot reach 1. Without --shards it generates phantom radiographs. --keys: KEY=VALUE
 of `pretrain`, by default the small recipe on a CPU, the paper's on a GPU.
 """
 

@@ -2,11 +2,11 @@
 
     python benchmarks/learning.py --out out/learning [--recipes small small_simsiam] [--seeds 0 1 2] [--images 64000]
 
-The budget is the same for all: every run sees --images training images (a pair of views each), whatever a step of it
-costs. An arm shares them out among the stages: `alone` is the base's own loss throughout, `dira` adds restoration and
-then the adversary. Each run is the verb `pretrain`, on --threads threads, --jobs of them at once; the probe then
-compares the last checkpoints of all runs with random encoders and raw pixels. The same command goes on where it
-stopped, and a finished run is not repeated; more --seeds or --recipes add to the table.
+The budget is the same for all: every run sees --images training images (a pair of views each), whatever its steps cost.
+An arm divides them among the stages: `alone` is the base's own loss throughout, `dira` adds restoration and then the
+adversary. Each run is a `pretrain` command on --threads threads, --jobs of them at once; the probe then compares the
+last checkpoints of all runs with random encoders and raw pixels. The same command resumes after an interruption and
+does not repeat finished runs; more --seeds or --recipes add to the table.
 
 OUT/learning.json, .md and .png hold the table (mean ± sd over seeds) and its figure, OUT/probe/ every label's figures.
 """
@@ -31,9 +31,9 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.evaluation.probe_table import MEAN
 from dira_scale.runs.environment import environment
 
-# Shares of the images by stage: di, dir, dira.
+# Fractions of the images by stage: di, dir, dira.
 ARMS = {"alone": (1.0, 0.0, 0.0), "dir": (0.4, 0.6, 0.0), "dira": (0.4, 0.4, 0.2)}
-TRIVIAL = ("distorted", "blur", "telea")  # restorers that learn nothing
+TRIVIAL = ("distorted", "blur", "telea")  # baselines that learn nothing
 FRACTIONS = (1.0, 0.1)
 
 

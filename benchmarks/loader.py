@@ -1,10 +1,10 @@
-"""Images/s of the CPU loader for several codecs and sizes, beside a bare loop of decode + crop + resize.
+"""Images/s of the CPU loader for several codecs and sizes, compared with a bare loop of decode + crop + resize.
 
     python benchmarks/loader.py [--json loader.json] [--rounds 3]
 
-It makes phantom radiographs, shards them once per case and measures every number of threads up to the cores that it
-may use. Bare loop and loader take turns within each round, and the ratios are medians over the rounds, so that a busy
-machine slows both. An image gives two views. Ratio 1 with one thread means that the loader adds nothing to decoding.
+It makes phantom radiographs, shards them once per case and measures every number of threads up to the available cores.
+Bare loop and loader take turns within each round, so that a busy machine slows both; the ratios are medians over the
+rounds. An image gives two views. Ratio 1 with one thread means that the loader adds no overhead to decoding.
 """
 
 import argparse

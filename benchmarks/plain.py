@@ -1,8 +1,8 @@
-"""DiRA on MoCo in plain PyTorch, in two hands: as one would write it today, and as its authors released it.
+"""DiRA on MoCo in plain PyTorch, twice: as one would write it today, and as its authors released it.
 
-What our loop is held against. Both take weights, settings and images of the method that they are compared with, and
-nothing of the training package: no look at health, no guard against NaN, no groups of BatchNorm, no accumulation, no
-rows, no processes.
+The reference for our loop. Both take weights, settings and images of the method that they are compared with, and
+nothing from the training package: no health monitors, NaN guard, BatchNorm groups, accumulation, metrics rows or
+processes.
 """
 
 import copy

@@ -1,15 +1,15 @@
-"""Images/s of the training loop, beside a bare PyTorch loop of the same network, losses, optimizers and images.
+"""Images/s of the training loop, compared with a bare PyTorch loop of the same network, losses, optimizers and images.
 
     python -m dira_scale.bench step [--cases resnet18-64 resnet50-96] [--rounds 5] [--steps N] [--json step.json]
 
-Ours is the trainer that `pretrain` runs, with all that it does in a step and between two: health monitors, guard,
-BatchNorm groups, means, a row of metrics.jsonl, bar, signals. The bare loop is benchmarks/plain.py. Both run in one
-process, in turns of --steps steps, on images that are on the device already; their first losses must agree.
+Ours is the trainer that `pretrain` runs, with everything it does in and between steps: health monitors, NaN guard,
+BatchNorm groups, means, metrics rows, progress bar, signals. The bare loop is benchmarks/plain.py. Both run in one
+process, in turns of --steps steps, on images that are already on the device; their first losses must agree.
 
-Ratio 1 means that the loop costs nothing beside the arithmetic. It is that of medians over all turns; in brackets the
-lowest and highest of a round, which is four turns of each. One turn of a round has a look at the network's health and
-one a row; they are counted as often as a run has them (`health.every`, `log_every`). On a CPU, time is that of this
-process's threads, so that other processes do not count; on a GPU it is the wall clock's.
+Ratio 1 means that the loop adds no overhead. It is the ratio of medians over all turns; in brackets the lowest and
+highest of a round, which is four turns of each. One turn of a round measures health and one writes a row; they are
+counted as often as in a run (`health.every`, `log_every`). On a CPU, time is CPU time of this process, so that other
+processes do not count; on a GPU it is wall time.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Pretraining without shards: images that are on the device already, so that a step alone can be timed."""
+"""Pretraining without shards: the images are already on the device, so that only the step is timed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,7 +19,7 @@ from dira_scale.pretraining.schedule import stage_plans
 from dira_scale.pretraining.task import PretrainTask, on_device
 
 NEVER = 10**6  # steps
-# One long stage of all three terms; nothing is validated or saved on the way.
+# One long stage of all three terms, without validation or checkpoints.
 ALONE = (
     "data.shards=none", "data.val_split=null", "stages.di.epochs=0", "stages.dir.epochs=0", "stages.dira.epochs=1",
     "stages.dira.patience=null", f"checkpoint.every={NEVER}",

@@ -1,1 +1,1 @@
-"""What a machine with a CUDA GPU is asked: do the tests that need one pass, and how fast is a step on it?"""
+"""On a machine with a CUDA GPU: do the tests that need one pass, and how fast is a step?"""

@@ -1,8 +1,8 @@
-"""What the machine is and what its GPU can do at most: copies, a bf16 product, launches. Twenty seconds.
+"""The machine and its GPU's limits: copies, a bf16 product, launches. Takes twenty seconds.
 
     python -m benchmarks.gpu.basics OUT [--rehearse]
 
-The ceilings that the rungs of the ladder are to be held against, measured on this very device.
+The upper limits for the rungs of the ladder, measured on this device.
 """
 
 import argparse

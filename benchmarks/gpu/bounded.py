@@ -1,4 +1,4 @@
-"""Commands that end in time, with all that they started: what is left behind would keep the GPU."""
+"""Commands with a time limit, ended with all processes that they started: a leftover process would occupy the GPU."""
 
 import subprocess
 from collections.abc import Sequence

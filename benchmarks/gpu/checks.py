@@ -1,10 +1,10 @@
-"""The tests that need a GPU, file by file, each in a process of its own and all in bounded time.
+"""The tests that need a GPU, file by file, each in its own process and all within a time limit.
 
     python -m benchmarks.gpu.checks OUT LOGS [--seconds 440] [--marker gpu]
 
-A file whose tests break for nothing but the want of packages that pyproject.toml names, here or in a process that they
-start, is skipped and the packages named; files for which the time no longer suffices are left out. OUT/gpu.json has
-what became of each, LOGS what they printed; `bench gpu` calls it.
+A file whose tests fail only because packages that pyproject.toml names are missing, here or in a process that they
+start, is skipped and the packages named; files for which there is no time left are left out. OUT/gpu.json has the
+results, LOGS the output; `bench gpu` calls this.
 """
 
 import argparse

@@ -1,17 +1,16 @@
-"""How fast is a training step, from the authors' loop to all that this project offers, one change a rung?
+"""How fast is a training step, from the authors' loop to our fastest settings, one change per rung?
 
     python -m benchmarks.gpu.ladder OUT [--name ladder] [--batch 256] [--size 224] [--rehearse] [--rungs PART ...]
 
 Each rung starts from the same weights and images; the losses of its first steps must be those of IEEE fp32 within its
-precision's tolerance, else its speed says nothing. Rungs that the time no longer allows are named and not run. The
-table grows in OUT/gpu.json, under --name, after every rung; rungs that stand there already are not run again.
+precision's tolerance, else its speed is invalid. Rungs for which there is no time left are named and not run. The table
+in OUT/gpu.json, under --name, is updated after every rung; rungs that it already has are not run again.
 
-images/s and ms: median over turns of five steps. Host ms: of a step on eight images, which a GPU has done before the
-next is launched, so that the host is what it waits for. TFLOP/s: the products that a step of our loop needs, as
-torch.utils.flop_counter counts them, by its time; the authors' superfluous ones do not count as achieved. Share of
-peak: of the vendor's figure for the rung's kind of product (benchmarks/gpu/peaks.py). Memory: the most that torch
-had allocated. The second table has each step's parts (benchmarks/gpu/split.py). `bench gpu` calls this and stops it in
-the end.
+images/s and ms: median over turns of five steps. Host ms: of a step on eight images, where the GPU always waits for the
+host. TFLOP/s: the products that a step of our loop needs, as torch.utils.flop_counter counts them, divided by its time;
+unneeded ones of the authors' loop are not counted. Share of peak: of the vendor's figure for the rung's kind of product
+(benchmarks/gpu/peaks.py). Memory: torch's peak allocation. The second table has the parts of each step
+(benchmarks/gpu/split.py). `bench gpu` calls this and stops it when its time is up.
 """
 
 import argparse

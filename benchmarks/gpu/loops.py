@@ -1,4 +1,4 @@
-"""One step at a time, by our loop or by the authors', on the same weights and images, which the device has already."""
+"""One step at a time, by our loop or the authors', on the same weights and images, which are already on the device."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol

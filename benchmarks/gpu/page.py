@@ -1,4 +1,4 @@
-"""``gpu.txt``: what ``gpu.json`` holds as a page of text, in the order in which it was measured."""
+"""``gpu.txt``: the content of ``gpu.json`` as text, in the order in which it was measured."""
 
 from typing import Any
 
@@ -20,7 +20,7 @@ def text(content: dict[str, Any]) -> str:
 
 
 def heading(content: dict[str, Any]) -> str:
-    """The machine and what of the optional packages it has."""
+    """The machine and its optional packages."""
     lines = [f"{name}: {value}" for name, value in content.get("environment", {}).items()]
     return "\n".join(["a rehearsal: its figures say nothing"] * bool(content.get("rehearsal")) + lines)
 

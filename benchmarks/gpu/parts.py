@@ -1,13 +1,13 @@
-"""On a machine with a CUDA GPU: what it can do, whether a step is right and never waits, how fast it is, the tests.
+"""On a machine with a CUDA GPU: its limits, whether a step is correct and never waits, its speed, the tests.
 
     python -m dira_scale.bench gpu [--out DIR] [--seconds 540] [--rehearse]
 
-All of it ends within --seconds, each part in a process of its own that is ended with all that it started; what the
-time did not suffice for is named. In this order: `basics` (the machine, copies, a product, launches), `steady`
-(distortion as on the CPU, waits, two runs alike), `ladder` (rungs of speed), `compile` (the rung that compiles),
-`tests` (marked gpu). DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which grows
-with every figure, gpu.txt, the same to read, and logs.tar.gz. --rehearse runs all this at tiny sizes, on a CPU too: its
-figures say nothing. `make gpu-check` calls this on a plain checkout without network.
+Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
+was no time for is named. In this order: `basics` (the machine, copies, a product, launches), `steady` (distortion as on
+the CPU, waits, two runs alike), `ladder` (rungs of speed), `compile` (the rung that compiles), `tests` (marked gpu).
+DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
+gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too: its figures are
+meaningless. `make gpu-check` calls this on a plain checkout without network.
 """
 
 import argparse

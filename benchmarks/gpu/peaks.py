@@ -1,4 +1,4 @@
-"""What a GPU could do at most, by its vendor's data sheet, to say which share of it was reached."""
+"""A GPU's peak performance by its vendor's data sheet, to compute the share that was reached."""
 
 # Dense TFLOP/s (no sparsity) of IEEE fp32, tf32 and bf16 products, by a part of torch's name of the device; the first
 # that fits counts. None: the device has no such unit.

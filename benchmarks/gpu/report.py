@@ -1,4 +1,4 @@
-"""What was measured: ``gpu.json``, which grows with every figure."""
+"""The results: ``gpu.json``, which is updated with every figure."""
 
 import json
 from pathlib import Path

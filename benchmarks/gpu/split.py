@@ -1,7 +1,7 @@
-"""Where the time of a training step goes on the device: its parts, told apart by events on the device's own clock.
+"""Where the time of a training step goes on the device: its parts, by events on the device's own clock.
 
-Events cut a step where one part's work ends and another's begins, forward and backward; each stretch counts for the
-part that began it. Profilers say more and do not work everywhere; events cost a step next to nothing.
+Events mark where one part ends and the next begins, forward and backward; each interval counts for the part that began
+it. Profilers report more but do not work everywhere; events cost almost nothing.
 """
 
 import time

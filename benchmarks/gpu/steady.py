@@ -2,9 +2,9 @@
 
     python -m benchmarks.gpu.steady OUT [--batch 64] [--size 224] [--rehearse]
 
-`distort`: the distortion of a batch beside the CPU's, with fp32 products of IEEE and of tf32. `waits`: every operation
-in three steps for which the host waits, with the lines that asked for it (torch.cuda.set_sync_debug_mode). `repeat`:
-two runs of five steps from one seed, which must end bit for bit alike.
+`distort`: the distortion of a batch compared with the CPU's, with IEEE fp32 and with tf32 products. `waits`: every
+operation in three steps for which the host waits, with its stack (torch.cuda.set_sync_debug_mode). `repeat`: two runs
+of five steps from one seed, which must be equal bit for bit.
 """
 
 import argparse

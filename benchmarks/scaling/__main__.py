@@ -1,15 +1,15 @@
-"""Several processes here, measured; 8 to 1,024 GPUs, simulated; and how far the simulation is to be trusted.
+"""Several processes here, measured; 8 to 1,024 GPUs, simulated; and how accurate the simulation is.
 
     python -m dira_scale.bench scaling [--out out/scaling] [--processes 1 2 4] [--experiment dira_moco]
 
 Measured: `pretrain` itself (DiRA-MoCo, ResNet-18, 64 pixels, phantoms, gloo) with the same work for every process. As
-processes share this machine's cores, a run of W together is compared with W runs apart that start at the same moment:
-what is left between the two is the price of being one job. The plain ratio to one process stands beside it.
+processes share this machine's cores, one job of W processes is compared with W separate jobs that start at the same
+moment: the difference is the cost of being one job. The plain ratio to one process is beside it.
 
-Simulated: the step of dira_scale.planning (arithmetic, rings and trees, what is hidden, the slowest of W), fed with
-what was measured here (arithmetic apart, its jitter, gloo's bandwidth and latency); then others' published figures;
-then the GPUs that `python -m dira_scale.plan` describes, with the jitter that torchtitan's 97 % implies, failures and
-checkpoints. Every row says which it is. OUT/scaling.json has all figures, OUT/scaling.png the curves.
+Simulated: the step of dira_scale.planning (arithmetic, rings and trees, what is hidden, the slowest of W), with the
+values measured here (computation, its jitter, gloo's bandwidth and latency); then published figures; then the GPUs that
+`python -m dira_scale.plan` describes, with the jitter that torchtitan's 97 % implies, failures and checkpoints. Every
+row says whether it is measured or simulated. OUT/scaling.json has all figures, OUT/scaling.png the curves.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Measured: steps of pretraining by several processes of this machine, as one job and apart; gloo's links."""
+"""Measured: steps of pretraining by several processes of this machine, as one job and separately; gloo's links."""
 
 import json
 import statistics

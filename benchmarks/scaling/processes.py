@@ -1,4 +1,4 @@
-"""The processes that are measured: how they are started together, and what each of them does.
+"""The measured processes: how they are started together, and what each does.
 
 python -m benchmarks.scaling.processes pretrain|link ARGUMENTS     what `bench scaling` starts
 """

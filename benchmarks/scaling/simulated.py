@@ -1,4 +1,4 @@
-"""Simulated: the step that was measured here, and a job of configs/plan.yaml on many GPUs."""
+"""Simulated: the step measured here, and a job of configs/plan.yaml on many GPUs."""
 
 import argparse
 from collections.abc import Sequence

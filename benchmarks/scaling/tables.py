@@ -1,4 +1,4 @@
-"""What was found, in words and numbers; every row says whether it is measured or simulated."""
+"""The results as tables; every row says whether it is measured or simulated."""
 
 import argparse
 import os

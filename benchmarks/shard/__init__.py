@@ -1,1 +1,1 @@
-"""bench shard: memory for many records, speed beside decoder and encoder."""
+"""bench shard: memory for many records, speed compared with decoder and encoder."""

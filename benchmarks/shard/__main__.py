@@ -1,15 +1,15 @@
-"""Sharding: memory for many records, and images/s beside the plain limit of decoder + encoder.
+"""Sharding: memory for many records, and images/s compared with a bare decoder + encoder.
 
     python -m dira_scale.bench shard [--json out/shard.json] [--parts memory speed] [--records 10000 100000]
 
-`memory`: peak of the resident memory of all processes together, sampled ten times a second (pages that they share
-count once for each), of `python -m dira_scale.shard recipe=folder` on tiny images with a CSV of patients and labels.
-The ratio of the largest to the smallest number of records is what to read.
+`memory`: peak resident memory of all processes together, sampled ten times a second (shared pages count once per
+process), of `python -m dira_scale.shard recipe=folder` on tiny images with a CSV of patients and labels. Read the ratio
+of the largest to the smallest number of records.
 
 `speed`: the writer against a bare loop of decoding and encoding the same files, both with 1 and 2 processes and in
-turns, from each process's first images on. The share is of the processors' time for an image, which a busy machine
-hardly changes, and a median over the rounds; images/s are by the clock. Radiographs are phantoms of 1024 x 1024: 12
-bits in DICOM, or 16-bit PNG; volumes are noise over a smooth body, 512 x 512 x 200, MetaImage.
+turns, from each process's first images on. The share is of CPU time per image, which hardly depends on other load, as a
+median over the rounds; images/s are wall time. Radiographs are phantoms of 1024 x 1024: 12 bits in DICOM, or 16-bit
+PNG; volumes are noise over a smooth body, 512 x 512 x 200, MetaImage.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Memory of one conversion, in a process of its own with its workers."""
+"""Memory of one conversion, in its own process with its workers."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Speed of the writer beside that of a bare loop."""
+"""Speed of the writer compared with that of a bare loop."""
 
 import json
 import os
