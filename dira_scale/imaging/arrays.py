@@ -1,4 +1,4 @@
-"""NumPy's own files, ``.npy`` and ``.npz``, read as data only: numbers, never objects, and no more than they hold."""
+"""NumPy's own files, ``.npy`` and ``.npz``, read as plain data: numbers, never pickled objects, within a size limit."""
 
 import io
 import math
@@ -13,10 +13,10 @@ import numpy as np
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
-MAX_BYTES = 2**32  # of one array: the largest volume, in int16
-MAX_REST = 2**16  # bytes behind the values of a compressed file
-# NumPy's own reader of headers goes through `ast`, which CPython 3.11 can break off with a SystemError when a garbage
-# collection lets another thread into it (python/cpython#106905).
+MAX_BYTES = 2**32  # per array: the largest volume, in int16
+MAX_REST = 2**16  # bytes after the values of a compressed file
+# NumPy's own header reader uses `ast`, which can raise SystemError on CPython 3.11 when a garbage collection lets
+# another thread enter it (python/cpython#106905).
 HEADER = re.compile(
     r"\{'descr': '(?P<type>[<>|=][biuf][1248])', 'fortran_order': (?P<fortran>True|False), "
     r"'shape': \((?P<shape>[\d, ]*)\),? *\} *\n"
@@ -24,7 +24,7 @@ HEADER = re.compile(
 
 
 class ArrayFile(NamedTuple):
-    """A ``.npy`` whose header has been read; ``file`` stands at the values."""
+    """A ``.npy`` whose header has been read; ``file`` is positioned at the values."""
 
     file: BinaryIO
     dtype: np.dtype
@@ -37,7 +37,7 @@ class ArrayFile(NamedTuple):
 
 
 def is_numpy(file: BinaryIO) -> bool:
-    """Whether a ``.npy`` or ``.npz`` begins here; ``file`` is put back to its start."""
+    """Whether the file is a ``.npy`` or ``.npz``; rewinds ``file``."""
     file.seek(0)
     start = file.read(len(NPY))
     file.seek(0)
@@ -45,7 +45,7 @@ def is_numpy(file: BinaryIO) -> bool:
 
 
 def open_array(file: BinaryIO) -> ArrayFile:
-    """The header of a ``.npy``, or of the one array of an ``.npz``. Raises RejectedError."""
+    """Read the header of a ``.npy``, or of the only array in an ``.npz``. Raises RejectedError."""
     start = file.read(len(NPY))
     file.seek(0)
     if start.startswith(ZIP):
@@ -72,9 +72,9 @@ def open_array(file: BinaryIO) -> ArrayFile:
 
 
 def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
-    """Numbers from where ``file`` stands, in machine byte order.
+    """Read values from the current position of ``file``; native byte order.
 
-    The memory is touched as the bytes arrive, so a header that lies takes none. Raises RejectedError.
+    Memory pages are touched only as bytes arrive, so a false header costs none. Raises RejectedError.
     """
     size = math.prod(shape) * dtype.itemsize
     if size > MAX_BYTES:
@@ -96,8 +96,8 @@ def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: 
 
 
 def _finish(stream: BinaryIO) -> None:
-    """Read to the end of a compressed stream, where its checksum is looked at. Damage can make it longer, too, while it
-    begins with enough values, but wrong ones: so RejectedError is raised where the end is too far to be looked for."""
+    """Read to the end of a compressed stream, where its checksum is verified. Damage can also lengthen the stream and
+    corrupt values on the way, so RejectedError is raised if the end is more than MAX_REST bytes away."""
     rest = MAX_REST
     while part := stream.read(rest + 1):
         rest -= len(part)
@@ -106,7 +106,7 @@ def _finish(stream: BinaryIO) -> None:
 
 
 def inflated(file: BinaryIO) -> BinaryIO:
-    """What a zlib or gzip stream holds, decompressed as it is asked for."""
+    """The content of a zlib or gzip stream, decompressed as it is read."""
     return _Inflated(file)  # type: ignore[return-value]
 
 

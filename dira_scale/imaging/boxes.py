@@ -1,10 +1,10 @@
-"""Where a finding is: a box in pixels or voxels, or a ball in millimetres."""
+"""The location of a finding: a box in pixels or voxels, or a ball in millimetres."""
 
 from typing import NamedTuple
 
 
 class Box(NamedTuple):
-    """A finding's rectangle (in 3D: block) in pixels of the image as it is read; ``z, y, x`` is its first corner."""
+    """A finding's rectangle (in 3D: block) in pixels of the image as read; ``z, y, x`` is its first corner."""
 
     label: str
     y: float
@@ -16,15 +16,15 @@ class Box(NamedTuple):
 
 
 class Ball(NamedTuple):
-    """A finding's middle (mm to the right, front and head) and diameter (mm)."""
+    """A finding's centre (mm to the right, front and head) and diameter (mm)."""
 
     label: str
     middle: tuple[float, float, float]
     diameter: float
 
 
-def cut(box: Box, shape: tuple[int, ...]) -> Box:
-    """The part of a box that lies in an image of ``shape`` (Z, Y, X, or Y, X): findings reach over its edges."""
+def clip_box(box: Box, shape: tuple[int, ...]) -> Box:
+    """The part of a box inside an image of ``shape`` (Z, Y, X or Y, X); findings may extend beyond its edges."""
     depth, height, width = (1, *shape)[-3:]
     z, y, x = max(0.0, box.z), max(0.0, box.y), max(0.0, box.x)
     far = min(depth, box.z + box.d), min(height, box.y + box.h), min(width, box.x + box.w)

@@ -1,7 +1,7 @@
-"""Pixels that may show a name: by what a DICOM header says of them, and by the look of them.
+"""Detect pixels that may show a name: from the DICOM header, and from the pixels themselves.
 
-``recipe.burned_in`` says what becomes of such an image: ``refuse`` asks header and pixels, ``tagged`` the header alone,
-``keep`` nobody. How often the pixels are misjudged, either way: ``docs/deidentification.md``.
+``recipe.burned_in`` selects the checks: ``refuse`` header and pixels, ``tagged`` the header only, ``keep`` none. Error
+rates of the pixel check, both ways: ``docs/deidentification.md``.
 """
 
 import cv2
@@ -12,19 +12,19 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.lettering import count_strokes
 from dira_scale.imaging.rejection import RejectedError
 
-STROKES = 6  # of a row of lettering; a side marker has fewer, a name or a date has more
-SC, OTHERS = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1."
-TEXT_CLASSES = {  # screens, scanned films and ultrasound write the patient's name into the picture (PS3.4 B.5, PS3.6 A)
+STROKES = 6  # in a row of lettering; a side marker has fewer, a name or a date has more
+SC, STORAGE = "1.2.840.10008.5.1.4.1.1.7", "1.2.840.10008.5.1.4.1.1."
+TEXT_CLASSES = {  # screenshots, scanned films and ultrasound often show the patient's name (PS3.4 B.5, PS3.6 A)
     **dict.fromkeys([SC, *(f"{SC}.{kind}" for kind in range(1, 5))], "secondary capture"),
-    **dict.fromkeys([OTHERS + kind for kind in ("3", "3.1", "6", "6.1", "6.2")], "ultrasound"),
+    **dict.fromkeys([STORAGE + kind for kind in ("3", "3.1", "6", "6.1", "6.2")], "ultrasound"),
 }
 
 
 def check_header(header: Dataset) -> None:
-    """Raises RejectedError when the file says that text is burned in, or is of a kind that mostly has it.
+    """Raises RejectedError if the file declares burned-in text, or is of a class that usually has it.
 
-    ``header`` needs BurnedInAnnotation, SOPClassUID and ImageType. That a file denies it (BurnedInAnnotation NO) does
-    not help a kind that mostly has it: many machines write NO whatever they draw.
+    ``header`` needs BurnedInAnnotation, SOPClassUID and ImageType. For such a class BurnedInAnnotation NO is ignored:
+    many machines write NO regardless of what they draw.
     """
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
         raise RejectedError("DICOM says that text is burned in (recipe.burned_in=keep takes it)")
@@ -35,7 +35,7 @@ def check_header(header: Dataset) -> None:
 
 
 def check_pixels(image: GreyImage) -> None:
-    """Raises RejectedError when there seems to be a row of lettering in the image as it would be stored."""
+    """Raises RejectedError if the image, as it would be stored, seems to contain a row of lettering."""
     pixels = image.pixels
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)

@@ -1,4 +1,4 @@
-"""Which codings of DICOM can be decoded on this machine; asked before imagecodecs is known to be there."""
+"""Which DICOM transfer syntaxes this machine can decode; works without imagecodecs installed."""
 
 from contextlib import suppress
 
@@ -6,7 +6,7 @@ from pydicom.pixels.decoders.base import _PIXEL_DATA_DECODERS as DECODERS
 
 
 def dicom_decoders() -> dict[str, bool]:
-    """Transfer syntaxes by name, and whether each can be decoded here."""
-    with suppress(ImportError):  # without imagecodecs, only what pydicom reads by itself
-        import dira_scale.imaging.dicom.codestream  # noqa: F401 (it gives pydicom the decoders that we read with)
+    """Whether each transfer syntax, by name, can be decoded here."""
+    with suppress(ImportError):  # without imagecodecs: only what pydicom decodes itself
+        import dira_scale.imaging.dicom.codestream  # noqa: F401 (registers our decoders with pydicom)
     return {uid.name: decoder.is_available for uid, (decoder, *_) in DECODERS.items()}

@@ -1,4 +1,4 @@
-"""Files of images as they are opened: what fails because of the file is a RejectedError, whatever the library."""
+"""Opening image files: any failure caused by the file becomes RejectedError, whatever the library raised."""
 
 import contextlib
 import os
@@ -12,20 +12,20 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.places import store
 from dira_scale.places.store import as_os_error, is_local, with_errno
 
-BLOCK = 2**17  # bytes that are fetched of an object at a time to read its header
+BLOCK = 2**17  # bytes fetched at a time when reading an object's header
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """The file (of a store, all of it), open for reading.
+    """The file, open for reading (an object is fetched completely).
 
     Raises:
-        RejectedError: the file is empty, or cannot be read for a reason of its own.
-        OSError, MemoryError: it could not be read now, which is no fault of the file.
+        RejectedError: the file is empty, or is itself unreadable.
+        OSError, MemoryError: it could not be read now; not the file's fault.
     """
     try:
         with contextlib.ExitStack() as closing, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # decoders warn of odd headers by their values
+            warnings.simplefilter("ignore")  # decoders' warnings quote header values
             with rejects("the file cannot be read ({})"):
                 file = closing.enter_context(store.open_file(path))
             if not file.read(1):
@@ -38,14 +38,14 @@ def opened(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def opened_for_header(path: Path) -> Iterator[BinaryIO]:
-    """The file, of which a store is asked for no more than is read. Raises as ``opened``."""
+    """The file; from an object store, only the parts that are read are fetched. Raises as ``opened``."""
     few = {} if is_local(path) else {"block_size": BLOCK}
     with rejects("the file cannot be read ({})"), as_os_error(path), path.open("rb", **few) as file:  # type: ignore[call-overload]
         yield file
 
 
 def size_of(path: Path) -> int:
-    """Bytes. Raises RejectedError for what is no file, not there, or not ours to read."""
+    """Size in bytes. Raises RejectedError if it is not a regular file, missing, or not readable by us."""
     with rejects("the file cannot be read ({})"), with_errno(path):
         if not is_local(path):
             return int(path.fs.size(path.path))  # type: ignore[attr-defined]

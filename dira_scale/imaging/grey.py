@@ -1,4 +1,4 @@
-"""One grey image as it is stored: whole numbers between black and white, and how it is shrunk."""
+"""A grey image as stored: integers between black and white, and how it is shrunk."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -8,12 +8,12 @@ import PIL.Image
 
 from dira_scale.imaging.rejection import RejectedError
 
-MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header, or one meant to fill the memory.
+MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged header or a decompression bomb.
 FLAT = "all pixels are equal"
 
 
 class Window(NamedTuple):
-    """The source values shown as black and white, and the distance of two neighbouring ones."""
+    """The source values displayed as black and white, and the difference between adjacent values."""
 
     low: float
     high: float
@@ -26,8 +26,8 @@ class GreyImage:
 
     Attributes:
         pixels: uint8 or uint16 [H, W].
-        low, high: the stored values that are black and white.
-        spacing: millimetres between pixels in y and x, where the file says so.
+        low, high: the stored values of black and white.
+        spacing: millimetres between pixels in y and x, if the file gives them.
     """
 
     pixels: np.ndarray
@@ -41,7 +41,7 @@ class GreyImage:
 
 
 def check_size(height: int, width: int) -> None:
-    """Raises RejectedError for a size that is not worth, or not safe, decoding."""
+    """Raises RejectedError for a size that is too large to decode safely."""
     if height * width > MAX_PIXELS:
         raise RejectedError(f"more than {MAX_PIXELS} pixels")
     if height * width == 0:
@@ -54,7 +54,7 @@ def own_range(values: np.ndarray, step: float = 1) -> Window:
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
-    """uint8 or uint16 [H, W, 3] to the luminance of ITU-R BT.601, in the same type; rounded as Pillow does."""
+    """ITU-R BT.601 luminance of uint8 or uint16 [H, W, 3], in the same type, rounded as Pillow does."""
     red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
     return ((19595 * red + 38470 * green + 7471 * blue + 2**15) >> 16).astype(colours.dtype)
 
@@ -77,7 +77,7 @@ def store(
 
 
 def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
-    """Antialiased (triangle filter) reduction of the longer side to ``max_side``; a smaller image stays as it is."""
+    """Reduce the longer side to ``max_side``, antialiased (triangle filter); smaller images are unchanged."""
     h, w = image.pixels.shape
     if max_side is None or max(h, w) <= max_side:
         return image
@@ -89,7 +89,7 @@ def shrink(image: GreyImage, max_side: int | None) -> GreyImage:
 
 
 def resize(pixels: np.ndarray, factor: float, method: PIL.Image.Resampling) -> np.ndarray:
-    """``pixels`` [H, W] scaled by ``factor`` to the nearest whole size, in the same type."""
+    """``pixels`` [H, W] scaled by ``factor``, the size rounded; same type."""
     h, w = (max(1, round(side * factor)) for side in pixels.shape)
     if pixels.dtype == np.uint8:
         return np.asarray(PIL.Image.fromarray(pixels).resize((w, h), method))

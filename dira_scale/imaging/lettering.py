@@ -1,8 +1,8 @@
-"""Lettering drawn into an image: rows of thin, sharp strokes of one brightness, found without a trained network.
+"""Detect lettering in an image, as rows of thin, sharp strokes of one brightness; no trained network.
 
-Written text is a row of small pieces that stand on a line, are of one height and of one brightness, and are crossed by
-many strokes. Anatomy has thin bright and dark structures too, but hardly six of them in such a row. A side marker has
-one or two letters. The figures are chosen by measurement (``docs/deidentification.md``).
+Text is a row of small pieces on a line, equal in height and brightness, with many strokes. Anatomy has thin bright and
+dark structures too, but rarely six in such a row. A side marker has one or two letters. The thresholds are measured
+(``docs/deidentification.md``).
 """
 
 from bisect import bisect_left
@@ -13,12 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-LARGEST, SMALLEST = 1024, 100  # pixels of the longer side at which is looked
-NARROWEST = 16  # of the shorter side
+LARGEST, SMALLEST = 1024, 100  # pixels: range of the longer side that is searched
+NARROWEST = 16  # pixels of the shorter side
 THICKEST = 9  # pixels: a stroke is thinner
-CONTRAST = 40  # of 255, between a stroke and what is around it
-HEIGHTS = 5, 32  # pixels of a letter; at each halving of the image twice as many
-NEAR = 16  # brightnesses that count as one
+CONTRAST = 40  # of 255, between a stroke and its surroundings
+HEIGHTS = 5, 32  # pixels of a letter; doubled with each halving of the image
+NEAR = 16  # brightness difference that counts as equal
 
 
 class Piece(NamedTuple):
@@ -29,12 +29,12 @@ class Piece(NamedTuple):
     w: int
     h: int
     value: int  # of the ink
-    even: float  # the share of it that is of that brightness
-    strokes: float  # crossed by a horizontal line, at the median height
+    even: float  # share of the piece that has this brightness
+    strokes: float  # crossed by a horizontal line; median over its rows
 
 
 def count_strokes(pixels: np.ndarray) -> int:
-    """Strokes of the longest row of lettering in uint8 [H, W]; 0 where there is none."""
+    """The number of strokes in the longest row of lettering in uint8 [H, W]; 0 if there is none."""
     found = 0.0
     while max(pixels.shape) > LARGEST and min(pixels.shape) >= 2 * NARROWEST:
         pixels = _halved(pixels)
@@ -51,14 +51,14 @@ def _halved(pixels: np.ndarray) -> np.ndarray:
 
 
 def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
-    """What is thin, stands out (brighter or darker) and is of a letter's height."""
+    """Connected pieces that are thin, brighter or darker than their surroundings, and as high as a letter."""
     kernel = cv2.getStructuringElement(cv2.MORPH_RECT, (THICKEST, THICKEST))
     shape = cv2.MORPH_TOPHAT if bright else cv2.MORPH_BLACKHAT
     relief = cv2.morphologyEx(pixels, shape, kernel, borderType=cv2.BORDER_REPLICATE)
     labels, boxes = cv2.connectedComponentsWithStats((relief >= CONTRAST).astype(np.uint8), connectivity=8)[1:3]
     w, h, area = boxes[:, 2:].T
     letters = (h >= HEIGHTS[0]) & (h <= HEIGHTS[1]) & (w <= 20 * h) & (area >= 0.12 * w * h) & (area >= 6)
-    letters &= (area <= 0.9 * w * h) | (w <= h / 2)  # full only as the letter I is
+    letters &= (area <= 0.9 * w * h) | (w <= h / 2)  # only a letter I fills its box
     letters[0] = False  # the background
     pieces = []
     for number in np.flatnonzero(letters):
@@ -74,7 +74,7 @@ def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
 
 
 def _bands(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Those that may be of one row, as they begin within two letters' height of one another, from left to right."""
+    """Pieces that may form a row, i.e. start within two letter heights of each other, from left to right."""
     ordered = sorted(pieces, key=lambda piece: piece.y)
     tops = [piece.y for piece in ordered]
     for top in range(0, max(tops, default=-1) + 1, HEIGHTS[1]):
@@ -82,7 +82,7 @@ def _bands(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 
 def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
-    """Pieces of like height and brightness that follow one another on a line."""
+    """Runs of pieces of similar height and brightness on one line."""
     left = list(pieces)
     while left:
         row, rest = [left[0]], []
@@ -105,7 +105,7 @@ def _rows(pieces: list[Piece]) -> Iterator[list[Piece]]:
 
 
 def _is_written(row: list[Piece]) -> bool:
-    """Whether a row is as even as writing is: pieces that stand or hang on a line, of one brightness."""
+    """Whether a row is as regular as writing: pieces aligned at the bottom or top, of one brightness."""
     height = np.median([piece.h for piece in row])
     tops, feet = np.array([piece.y for piece in row]), np.array([piece.y + piece.h for piece in row])
     uneven = min(np.median(np.abs(edge - np.median(edge))) for edge in (tops, feet))

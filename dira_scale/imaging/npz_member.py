@@ -1,4 +1,4 @@
-"""Small images that lie as one array in an ``.npz``."""
+"""Small images stacked in one array of an ``.npz``."""
 
 import shutil
 import tempfile
@@ -20,7 +20,7 @@ from dira_scale.places.store import open_file
 
 @dataclass(frozen=True)
 class Member:
-    """An image of an archive: which array, and which index of its first axis."""
+    """One image of an archive: the array's name, and the index along its first axis."""
 
     path: Path
     array: str
@@ -31,9 +31,9 @@ class Member:
         return (self.path,)
 
     def read(self, settings: ReadSettings) -> GreyImage:
-        """Raises RejectedError when the archive is damaged, or the image is all one value."""
+        """Raises RejectedError if the archive is damaged or the image is constant."""
         with rejects("the archive is damaged ({})"):
-            pixels = np.asarray(mapped(self.path, self.array)[self.index])
+            pixels = np.asarray(mapped_array(self.path, self.array)[self.index])
         check_size(*pixels.shape[:2])
         grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
         image = store(grey, Window(0, 255, 1), settings.bits)
@@ -43,11 +43,11 @@ class Member:
 
 
 @lru_cache(maxsize=3)  # train, val, test
-def mapped(path: Path, array: str) -> np.ndarray:
-    """An array of an archive as a memory map, kept by the process that reads it.
+def mapped_array(path: Path, array: str) -> np.ndarray:
+    """An array of an archive as a memory map, cached per process.
 
-    Deflated members can only be read from their beginning, so the array is unpacked once, into a file without a name
-    that goes with the process; the memory stays small however large the array is.
+    Deflated members can only be read from the beginning, so the array is unpacked once into an unnamed file that
+    disappears with the process; memory use does not depend on the array's size.
     """
     with open_file(path) as file, zipfile.ZipFile(file) as archive, archive.open(f"{array}.npy") as packed:
         unpacked = tempfile.TemporaryFile()  # noqa: SIM115 (the map keeps it)
@@ -58,7 +58,7 @@ def mapped(path: Path, array: str) -> np.ndarray:
 
 
 def open_images(file: IO[bytes]) -> ArrayFile:
-    """Raises RejectedError for what is no array of uint8 in C order."""
+    """Raises RejectedError unless it is an array of uint8 in C order."""
     array = open_array(cast(BinaryIO, file))
     if array.dtype != np.uint8 or array.fortran:
         raise RejectedError(f"an array of {array.dtype}, not of uint8 in C order")

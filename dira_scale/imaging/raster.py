@@ -1,4 +1,4 @@
-"""PNG, JPEG and TIFF by Pillow, NumPy arrays: images to one grey channel, masks with their values as they are."""
+"""PNG, JPEG and TIFF by Pillow, NumPy arrays: images become one grey channel, masks keep their values."""
 
 import logging
 from typing import Any, BinaryIO
@@ -11,9 +11,9 @@ from dira_scale.imaging.arrays import is_numpy, open_array
 from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, luminance, own_range, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 
-logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
+logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
 
-PHOTOMETRIC = 262  # TIFF's tag; 0 says that small values are white, which Pillow follows for 8 bits only
+PHOTOMETRIC = 262  # TIFF tag; 0 means that small values are white, which Pillow honours for 8 bits only
 
 
 def read_raster(file: BinaryIO, bits: int) -> GreyImage:
@@ -32,10 +32,10 @@ def read_raster(file: BinaryIO, bits: int) -> GreyImage:
 
 
 def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
-    """8 bits by their whole range, anything wider by its own."""
+    """8 bits use the full range of the type, anything wider the image's own."""
     if values.dtype == np.uint8:
         return store(values, Window(0, 255, 1), bits, inverted=inverted)
-    window = own_range(values)  # NaN and infinity show in it
+    window = own_range(values)  # NaN and infinity propagate into it
     if not np.isfinite(window.high - window.low):
         raise RejectedError("values that are NaN or infinite")
     if values.dtype.kind == "f":
@@ -44,7 +44,7 @@ def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
 
 
 def _array(file: BinaryIO) -> np.ndarray:
-    """[H, W] of a ``.npy`` or ``.npz``; of three colours the luminance."""
+    """[H, W] of a ``.npy`` or ``.npz``; the luminance of three colours."""
     array = open_array(file)
     colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
     if len(array.shape) != 2 and not colours:
@@ -54,9 +54,9 @@ def _array(file: BinaryIO) -> np.ndarray:
 
 
 def read_mask(file: BinaryIO) -> np.ndarray:
-    """A PNG of 1 to 8 bits to uint8 [H, W]: grey values or palette indices as they are. Raises RejectedError.
+    """Read a PNG of 1 to 8 bits as uint8 [H, W]: grey values or palette indices, unchanged. Raises RejectedError.
 
-    Nothing else is taken: in a JPEG values have run into one another, and 16 bits or colour would have to be changed.
+    Nothing else is accepted: JPEG blurs values, and 16 bits or colour would need conversion.
     """
     picture, kind = _load(file)
     if kind != "PNG" or picture.mode not in ("1", "L", "P"):
@@ -67,8 +67,8 @@ def read_mask(file: BinaryIO) -> np.ndarray:
 
 
 def _load(file: BinaryIO) -> tuple[Any, str]:
-    """The picture, turned as its EXIF orientation says, and its format."""
-    PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit, the same for every format
+    """The picture, rotated according to its EXIF orientation, and its format."""
+    PIL.Image.MAX_IMAGE_PIXELS = None  # we apply our own limit to every format
     with rejects("not a PNG, JPEG, TIFF, NumPy or DICOM file"):
         picture = PIL.Image.open(file, formats=("PNG", "JPEG", "TIFF"))
         kind, pages = picture.format, 1
@@ -79,6 +79,6 @@ def _load(file: BinaryIO) -> tuple[Any, str]:
         raise RejectedError("TIFF with several pages (recipe.dims=3 takes them as a volume)")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
         if picture.format == "JPEG" and picture.mode == "RGB":
-            picture.draft("L", picture.size)  # decodes the luma channel alone
+            picture.draft("L", picture.size)  # decodes only the luma channel
         picture.load()
         return ImageOps.exif_transpose(picture), kind

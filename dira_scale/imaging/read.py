@@ -1,18 +1,18 @@
-"""The only place that decodes images to one grey channel: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy (``raster.py``).
+"""The only place that decodes images to grey: DICOM (``dicom/``); PNG, JPEG, TIFF, NumPy (``raster.py``).
 
-Rules, so that two readers of one file agree:
+Rules:
 
-* Colour becomes luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which leaves grey stored as RGB as it is; a colour
-  JPEG's own luma channel is exactly that). Palettes are looked up first, transparency is dropped, EXIF orientation is
+* Colour becomes luminance (ITU-R BT.601: .299 R + .587 G + .114 B, which leaves grey stored as RGB unchanged; a colour
+  JPEG's luma channel is exactly that). Palettes are looked up first, transparency is dropped, EXIF orientation is
   applied.
-* An image has a *window*, two values that are shown as black and white. DICOM: the first VOI window of the file, in
-  modality values (after rescale slope and intercept), as PS3.3 C.11.2.1.2 and C.11.2.1.3 define it. 8 bits: 0 and 255.
-  Otherwise (16-bit PNG, wider TIFF and arrays; DICOM without a window, or with one that is narrower than two values or
-  leaves all pixels alike): the image's own smallest and largest value.
-* DICOM pixel padding is black and does not count for the image's own range.
-* Values are clipped to the window and stored as whole numbers from 0 (``low``) to ``high``. With 8 bits ``high`` is
-  255. With 16 bits a stored step is a step of the source (12-bit data keep their 4096 values exactly), so ``high`` is
-  the window's width in such steps, at most 65535. MONOCHROME1 is turned round, so that low is always black.
+* An image has a *window*, two values displayed as black and white. DICOM: the first VOI window of the file, in
+  modality values (after rescale slope and intercept), as defined in PS3.3 C.11.2.1.2 and C.11.2.1.3. 8 bits: 0 and
+  255. Otherwise (16-bit PNG, wider TIFF and arrays; DICOM without a window, or with one narrower than two values or
+  under which all pixels are equal): the image's own smallest and largest value.
+* DICOM pixel padding is black and excluded from the image's own range.
+* Values are clipped to the window and stored as integers from 0 (``low``) to ``high``. With 8 bits ``high`` is 255.
+  With 16 bits a stored step is a source step (12-bit data keep their 4096 values exactly), so ``high`` is the window's
+  width in such steps, at most 65535. MONOCHROME1 is inverted, so that low is always black.
 """
 
 from dataclasses import dataclass
@@ -31,13 +31,13 @@ from dira_scale.imaging.settings import ReadSettings
 
 
 def read_image(path: Path, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
-    """Decode ``path`` to ``bits`` (8 or 16); of DICOM with several frames, frame ``number`` (from 0).
+    """Decode ``path`` to ``bits`` (8 or 16); of multi-frame DICOM, frame ``number`` (from 0).
 
-    ``burned_in`` is that of ``ReadSettings``: what becomes of pixels that may show a name.
+    ``burned_in``: see ``ReadSettings``.
 
     Raises:
         RejectedError: the file cannot become a sample.
-        OSError, MemoryError: it could not be read now, which is no fault of the file.
+        OSError, MemoryError: it could not be read now; not the file's fault.
     """
     with opened(path) as file:
         image = read_dicom(file, bits, burned_in, number) if is_dicom(file) else read_raster(file, bits)
@@ -65,6 +65,6 @@ class Frame:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """Decode a PNG mask to uint8 [H, W], its values as they are. Raises as ``read_image``."""
+    """Decode a PNG mask to uint8 [H, W], values unchanged. Raises as ``read_image``."""
     with opened(path) as file:
         return read_raster_mask(file)

@@ -1,4 +1,4 @@
-"""What reading an image or a volume needs to be told. The keys are explained in ``configs/shard.yaml``."""
+"""Settings for reading images and volumes. The keys are explained in ``configs/shard.yaml``."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ IRREGULAR = ("resample", "refuse")
 
 @dataclass(frozen=True)
 class VolumeSettings:
-    """``recipe.volume``: what becomes of a volume's voxels. Raises UserError when a value is impossible.
+    """``recipe.volume``: how a volume's voxels are processed. Raises UserError for an invalid value.
 
     Attributes:
-        spacing: millimetres in z, y and x to resample to; None: as it is.
-        clip: values beyond low and high are set to these; None: as they are.
+        spacing: millimetres in z, y and x to resample to; None: unchanged.
+        clip: values are clipped to [low, high]; None: unchanged.
         range: the values that become 0 and 1; None: the volume's 0.5 and 99.5 percentiles.
         crop: ``body`` cuts away the air around the patient.
-        irregular: slices that make no rectangular grid: ``resample`` or ``refuse``.
+        irregular: for slices that do not form a rectangular grid: ``resample`` or ``refuse``.
     """
 
     spacing: tuple[float, float, float] | None
@@ -41,15 +41,15 @@ class VolumeSettings:
 
 @dataclass(frozen=True)
 class ReadSettings:
-    """How a file becomes pixels or voxels. Raises UserError when a value is impossible.
+    """How a file becomes pixels or voxels. Raises UserError for an invalid value.
 
     Attributes:
         dims: 2: images, 3: volumes.
-        modality: DICOM's name of it, such as CT; of CT the values are HU.
+        modality: DICOM's name, such as CT; CT values are HU.
         bits: 8 or 16 per pixel of an image; volumes always have 16.
-        burned_in: what becomes of pixels that may show a name: ``refuse`` asks header and pixels, ``tagged`` the
-            header alone, ``keep`` neither.
-        volume: of volumes.
+        burned_in: checks for pixels that may show a name: ``refuse`` header and pixels, ``tagged`` the header only,
+            ``keep`` none.
+        volume: for volumes.
     """
 
     dims: int
@@ -67,6 +67,6 @@ class ReadSettings:
             raise UserError(f"recipe.burned_in={self.burned_in}: use {', '.join(BURNED_IN)}")
         if self.dims == 3 and self.volume.crop == "body" and self.modality != "CT":
             raise UserError(
-                f"recipe.volume.crop=body with recipe.modality={self.modality}: a body is told from air by HU, so it "
-                "needs CT; use none"
+                f"recipe.volume.crop=body with recipe.modality={self.modality}: the body is separated from air by "
+                "HU, which only CT has; use none"
             )

@@ -1,22 +1,22 @@
-"""One volume as it is stored: whole numbers, where they lie in the patient, and what is black and white."""
+"""A volume as stored: integers, their position in the patient, and the values of black and white."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-MAX_VOXELS = 2**31  # 1,600 slices of 1,150 x 1,150. More is a damaged header, or one meant to fill the memory.
+MAX_VOXELS = 2**31  # 1,600 slices of 1,150 x 1,150. More is a damaged header or a decompression bomb.
 
 
 @dataclass(frozen=True)
 class Volume:
-    """One decoded volume, its axes turned (never interpolated for that) to DICOM's axial order.
+    """One decoded volume, its axes permuted and flipped (not interpolated) to DICOM's axial order.
 
     Attributes:
-        voxels: int16 [Z, Y, X], or [C, Z, Y, X] of several channels; z runs to the head, y to the back, x to the left.
+        voxels: int16 [Z, Y, X], or [C, Z, Y, X] for several channels; z runs to the head, y to the back, x to the left.
         affine: float64 [4, 4], NIfTI's: from (x, y, z) indices to millimetres to the right, front and head (RAS+).
         low, high: the stored values that become 0 and 1.
-        scale, offset: value of the source = scale * stored + offset; 1 and 0 but where values did not fit int16.
-        filled: slices that the source lacks, and that were interpolated from those beside them.
+        scale, offset: source value = scale * stored + offset; 1 and 0 unless the values did not fit int16.
+        filled: slices that the source lacks and that were interpolated from their neighbours.
     """
 
     voxels: np.ndarray

@@ -1,4 +1,4 @@
-"""DICOM by pydicom: headers, pixels of every coding in common use, modality values, windows, geometry."""
+"""DICOM by pydicom: headers, pixels in every common transfer syntax, modality values, windows, geometry."""
 
 from dira_scale.imaging.dicom.frames import Decoded, DicomFile, Plane, plane_of
 from dira_scale.imaging.dicom.header import HEADER, header_of, is_dicom, read_elements, read_header

@@ -1,8 +1,8 @@
-"""Compressed DICOM frames by imagecodecs, as a plugin of pydicom's decoders.
+"""Compressed DICOM frames decoded by imagecodecs, as a plugin for pydicom.
 
-One library reads run lengths and the whole JPEG family: libjpeg-turbo (8, 12 and 16 bits, lossy and lossless), CharLS,
-OpenJPEG (High Throughput too). It is chosen for what it does with damaged frames (``docs/dependencies.md``). pydicom
-does all that is the same for every coding: finding a frame's fragments, signs, unused bits.
+One library decodes RLE and the whole JPEG family: libjpeg-turbo (8, 12 and 16 bits, lossy and lossless), CharLS and
+OpenJPEG (including High Throughput). It was chosen for its handling of damaged frames (``docs/dependencies.md``).
+pydicom does what all codecs share: finding a frame's fragments, signs, unused bits.
 """
 
 import struct
@@ -20,14 +20,14 @@ Size = tuple[int, int, int]  # rows, columns, samples
 
 
 def decode(source: bytes, runner: DecodeRunner) -> bytes:
-    """One frame's pixels in the machine's byte order, colour by pixel, and never transformed but in JPEG 2000.
+    """One frame's pixels in native byte order, colour interleaved; colour-transformed only for JPEG 2000.
 
-    Raises ValueError when the stream is of another size than the header says (nothing is decoded then: a stream of a
-    few bytes can ask for gigabytes), has more bits than it, or is cut short.
+    Raises ValueError if the stream's size differs from the header's (checked before decoding: a stream of a few bytes
+    can claim gigabytes), if it has more bits than the header allows, or if it is truncated.
     """
     size, codec = _CODECS[runner.transfer_syntax]
     if size(source) != (runner.rows, runner.columns, runner.samples_per_pixel):
-        raise ValueError("the frame's own size is not the header's")
+        raise ValueError("the frame's size differs from the header's")
     pixels = codec(source)
     if 8 * pixels.itemsize > runner.bits_allocated:
         raise ValueError("the frame has more bits than the header says")
@@ -39,14 +39,14 @@ def decode(source: bytes, runner: DecodeRunner) -> bytes:
 
 
 def decode_rle(source: bytes, runner: DecodeRunner) -> bytes:
-    """One frame of run lengths (PS3.5 G): a segment for each byte of each sample, the highest byte first.
+    """One RLE frame (PS3.5 G): one segment per byte of each sample, most significant byte first.
 
-    Raises ValueError when there are too few segments or a segment is too short.
+    Raises ValueError if the number of segments is wrong or a segment is too short.
     """
     samples, width = runner.samples_per_pixel, runner.bits_allocated // 8
     count, *starts = struct.unpack_from("<16I", source)
     if count != samples * width:
-        raise ValueError("the frame has another number of segments than the header asks for")
+        raise ValueError(f"the frame has {count} segments, expected {samples * width}")
     segments = []
     for start, end in zip(starts[:count], [*starts[1:count], len(source)], strict=True):
         values = np.frombuffer(imagecodecs.packbits_decode(source[start:end]), np.uint8)
@@ -58,29 +58,29 @@ def decode_rle(source: bytes, runner: DecodeRunner) -> bytes:
 
 
 def is_available(syntax: str) -> bool:
-    """Part of pydicom's protocol for plugins."""
+    """Part of pydicom's plugin protocol."""
     return syntax in PLUGINS
 
 
 def _jpeg(source: bytes) -> np.ndarray:
-    _check_end(source)  # libjpeg would fill what is missing with grey
+    _check_end(source)  # libjpeg would fill missing data with grey
     if _jpeg_size(source)[2] == 1:
         return imagecodecs.jpeg8_decode(source)
-    return imagecodecs.jpeg8_decode(source, colorspace="YCBCR", outcolorspace="YCBCR")  # as it is: no transformation
+    return imagecodecs.jpeg8_decode(source, colorspace="YCBCR", outcolorspace="YCBCR")  # no colour transform
 
 
 def _jpeg_ls(source: bytes) -> np.ndarray:
-    _check_end(source)  # CharLS would look for it for minutes
+    _check_end(source)  # CharLS would search for the end for minutes
     return imagecodecs.jpegls_decode(source)
 
 
 def _check_end(source: bytes) -> None:
     if b"\xff\xd9" not in source[-1024:]:
-        raise ValueError("the frame has no end")
+        raise ValueError("the frame has no end-of-image marker")
 
 
 def _jpeg_size(source: bytes) -> Size:
-    """From the frame header (ITU-T T.81 B.2.2; T.87 C.2.2 for JPEG-LS), behind whatever segments stand before it."""
+    """From the frame header (ITU-T T.81 B.2.2; T.87 C.2.2 for JPEG-LS), skipping any segments before it."""
     place = 2
     while source[place] == 0xFF:
         kind, length = source[place + 1], int.from_bytes(source[place + 2 : place + 4], "big")
@@ -94,7 +94,7 @@ def _jpeg_size(source: bytes) -> Size:
 
 
 def _jpeg2000_size(source: bytes) -> Size:
-    """From the SIZ segment (ITU-T T.800 A.5.1), which comes first; some files have boxes around the stream."""
+    """From the SIZ segment (ITU-T T.800 A.5.1), which comes first; some files wrap the stream in boxes."""
     siz = source.find(b"\xff\x4f\xff\x51") + 8
     right, lower, left, upper = struct.unpack_from(">4I", source, siz)
     (samples,) = struct.unpack_from(">H", source, siz + 32)

@@ -1,4 +1,4 @@
-"""DICOM pixels: any frame of a file, in any coding, as the values that its header gives them, and where it lies."""
+"""DICOM frames: modality values of any frame in any transfer syntax, and its position in the patient."""
 
 import struct
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from dira_scale.imaging.dicom.values import find_padding, modality_values
 from dira_scale.imaging.grey import check_size, luminance
 from dira_scale.imaging.rejection import RejectedError, rejects
 
-# What of a functional group counts, of all frames or of one (PS3.3 C.7.6.16).
+# Functional groups that are used, shared or per frame (PS3.3 C.7.6.16).
 MACROS = (
     "PixelMeasuresSequence", "PlanePositionSequence", "PlaneOrientationSequence", "PixelValueTransformationSequence",
     "FrameVOILUTSequence",
@@ -37,11 +37,11 @@ ELEMENTS = (
 
 
 class Plane(NamedTuple):
-    """Where a frame lies in the patient: millimetres to the left, back and head (DICOM's LPS+; PS3.3 C.7.6.2.1.1)."""
+    """A frame's position in the patient, in mm to the left, back and head (DICOM's LPS+; PS3.3 C.7.6.2.1.1)."""
 
-    position: np.ndarray  # [3], of the middle of the first pixel
-    right: np.ndarray  # [3], a unit vector along a row: to the next column
-    down: np.ndarray  # [3], along a column: to the next row
+    position: np.ndarray  # [3], centre of the first pixel
+    right: np.ndarray  # [3], unit vector along a row, towards the next column
+    down: np.ndarray  # [3], unit vector along a column, towards the next row
     spacing: tuple[float, float]  # mm between rows, and between columns
 
 
@@ -50,12 +50,12 @@ class Decoded:
     """One decoded frame.
 
     Attributes:
-        values: integers or float64 [H, W]: modality values (HU in CT); of a colour image the luminance.
-        padding: bool [H, W], where the file says that nothing was recorded.
-        step: the distance of two neighbouring values.
-        top: of a colour image the largest value that there may be, else None.
-        inverted: small values are to be shown bright (MONOCHROME1).
-        header: the file's, with the frame's own functional groups laid over it.
+        values: integers or float64 [H, W]: modality values (HU for CT); luminance for colour images.
+        padding: bool [H, W], pixels that the file marks as padding.
+        step: difference between adjacent values.
+        top: largest possible value of a colour image, else None.
+        inverted: small values are displayed bright (MONOCHROME1).
+        header: the file's, overlaid with the frame's own functional groups.
     """
 
     values: np.ndarray
@@ -67,7 +67,7 @@ class Decoded:
 
 
 def plane_of(header: Dataset) -> Plane | None:
-    """Of a file or frame, by the elements of ``header``; None where they are not all there. Raises RejectedError."""
+    """The plane of a file or frame from its ``header``; None if elements are missing. Raises RejectedError."""
     with rejects("DICOM position, orientation or spacing is damaged ({})"):
         wanted = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
         position, orientation, spacing = (np.array(header.get(name) or (), float) for name in wanted)
@@ -83,16 +83,16 @@ def plane_of(header: Dataset) -> Plane | None:
 
 
 class DicomFile:
-    """An open DICOM file: its header now, its frames one by one when they are asked for.
+    """An open DICOM file: reads the header at once, frames on request.
 
     Args:
         file: any length, any transfer syntax; kept open by the caller.
-        more: keywords of elements that ``header`` is to have beside ``ELEMENTS``.
+        more: keywords to read into ``header`` in addition to ``ELEMENTS``.
 
-    Raises RejectedError; its methods too.
+    The constructor and the methods raise RejectedError.
     """
 
-    BITS: tuple[int, ...] = (8, 16)  # of a pixel
+    BITS: tuple[int, ...] = (8, 16)  # per pixel
 
     def __init__(self, file: BinaryIO, more: Sequence[str] = ()):
         with rejects("DICOM header is damaged ({})"):
@@ -106,7 +106,7 @@ class DicomFile:
             self._options = self._pixel_options()
 
     def frame_header(self, number: int) -> Dataset:
-        """The header with what its functional groups say of frame ``number`` (from 0) in their elements' own places."""
+        """The header with the functional groups of frame ``number`` (from 0) merged into the top level."""
         flat = Dataset()
         flat.update(self.header)
         flat.set_original_encoding(*self.header.original_encoding)
@@ -119,12 +119,12 @@ class DicomFile:
         return flat
 
     def plane(self, number: int) -> Plane | None:
-        """Where frame ``number`` lies; None where the file does not say it in full."""
+        """The plane of frame ``number``; None if the file does not fully specify it."""
         with rejects("DICOM position, orientation or spacing is damaged ({})"):
             return plane_of(self.frame_header(number))
 
     def frame(self, number: int = 0) -> Decoded:
-        """Decode frame ``number`` (from 0), and no other."""
+        """Decode frame ``number`` (from 0)."""
         if not 0 <= number < self.count:
             raise RejectedError("DICOM has no such frame")
         with rejects("damaged or cut short ({} in DICOM decoding)"):
@@ -136,7 +136,7 @@ class DicomFile:
                 return Decoded(values, find_padding(header, stored), step, None, photometric == "MONOCHROME1", header)
             if photometric == "PALETTE COLOR":
                 colours = apply_color_lut(stored, header)[..., :3]
-                if colours.dtype == np.uint16:  # tables of 16 bits hold 8 in the upper half, whatever is in the lower
+                if colours.dtype == np.uint16:  # 16-bit tables hold 8 bits in the upper byte, whatever is in the lower
                     colours = (colours >> 8).astype(np.uint8)
                 return Decoded(luminance(colours), outside, 1, 255, False, header)
             top = 2 ** int(header.BitsStored) - 1
@@ -145,11 +145,11 @@ class DicomFile:
             return Decoded(stored[..., 0], outside, 1, top, False, header)  # Y of YBR is the luminance
 
     def _stored(self, number: int) -> tuple[np.ndarray, str]:
-        """Stored values [H, W] or [H, W, 3], and what they mean."""
+        """Stored values [H, W] or [H, W, 3], and their photometric interpretation."""
         try:
             decoder = get_decoder(self.syntax)
         except NotImplementedError as error:
-            name, category, *_ = UID_dictionary.get(self.syntax, ("", ""))  # any other text may come from anywhere
+            name, category, *_ = UID_dictionary.get(self.syntax, ("", ""))  # any other text may be anything
             known = name if category == "Transfer Syntax" else "unknown"
             raise RejectedError(f"DICOM in a coding that cannot be read here ({known})") from error
         self._file.seek(self._start)
@@ -158,13 +158,13 @@ class DicomFile:
         return pixels, str(told["photometric_interpretation"])
 
     def _pixel_options(self) -> dict[str, Any]:
-        """pydicom's options, when the pixel data are there and as long as they must be."""
+        """pydicom's options, once the pixel data are known to be present and long enough."""
         header, (h, w) = self.header, self.shape
         start = self._file.read(12)
         order = "<" if header.original_encoding[1] else ">"
         if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
             raise RejectedError("DICOM without pixels, or with pixels that are no integers")
-        explicit = start[4:6] in (b"OB", b"OW", b"UN")  # as a length these would be odd, and there are no odd ones
+        explicit = start[4:6] in (b"OB", b"OW", b"UN")  # read as a length, these would be odd, and lengths are even
         (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
         self._start = self._file.tell() - (0 if explicit else 4)
         photometric, samples = str(header.PhotometricInterpretation), int(header.SamplesPerPixel)
@@ -178,6 +178,6 @@ class DicomFile:
             whole = (h * w * samples * header.BitsAllocated * self.count + 7) // 8
             if photometric == "YBR_FULL_422":
                 whole = whole * 2 // 3
-            if length < whole:  # what follows is no pixel: it may be text
+            if length < whole:  # bytes after the pixels may be text
                 raise RejectedError("damaged or cut short (less pixel data than pixels)")
         return as_pixel_options(header, pixel_keyword="PixelData", pixel_vr=start[4:6].decode() if explicit else "OW")

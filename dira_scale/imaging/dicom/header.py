@@ -1,4 +1,4 @@
-"""What a DICOM file says beside its pixels: the few elements that are asked for, and no other."""
+"""DICOM headers: reads only the few elements requested."""
 
 import io
 import logging
@@ -20,11 +20,11 @@ from pydicom.uid import (
 from dira_scale.imaging.files import opened_for_header
 from dira_scale.imaging.rejection import RejectedError, rejects
 
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers; verdicts say enough
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of damaged headers
 
-MAX_INFLATED = 2**28  # bytes of a deflated file; more is one meant to fill the memory
+MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
 MAX_FRAMES = 2**16
-MIN_FRAME = 64  # bytes: the header of run lengths alone has as many
+MIN_FRAME = 64  # bytes: the size of the RLE header alone
 HEADER = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",
@@ -36,7 +36,7 @@ HEADER = {
 
 
 def is_dicom(file: BinaryIO) -> bool:
-    """Whether a DICOM preamble, or the first group of a file without one, is at the start; ``file`` is put back there.
+    """Whether the file starts with a DICOM preamble, or with the first group of a file without one; rewinds ``file``.
 
     Files without a preamble begin with an element of group 0002 or, without file meta information, 0008.
     """
@@ -47,7 +47,7 @@ def is_dicom(file: BinaryIO) -> bool:
 
 
 def read_header(file: BinaryIO) -> dict[str, str]:
-    """The values of ``HEADER`` that are there and not blank, and how many ``frames`` where several.
+    """The elements of ``HEADER`` that are present and not blank, and ``frames``, their number, if several.
 
     Raises RejectedError.
     """
@@ -61,14 +61,14 @@ def read_header(file: BinaryIO) -> dict[str, str]:
 
 
 def header_of(path: Path) -> dict[str, str]:
-    """What ``read_header`` finds in a DICOM file; nothing of another file. Raises RejectedError."""
+    """``read_header`` of a DICOM file; empty for any other file. Raises RejectedError."""
     with opened_for_header(path) as file:
         return read_header(file) if is_dicom(file) else {}
 
 
 def count_frames(header: Dataset, rest: BinaryIO) -> int:
-    """Raises RejectedError when there are more than can be, or than what is left of the file has room for: each becomes
-    an input, and four kilobytes must not make 65,536 of them."""
+    """The number of frames. Raises RejectedError if it exceeds the limit or what the rest of the file can hold: each
+    frame becomes an input, and four kilobytes must not yield 65,536 of them."""
     frames = int(header.get("NumberOfFrames") or 1)
     if not 1 <= frames <= MAX_FRAMES:
         raise RejectedError(f"DICOM that says it has none or more than {MAX_FRAMES} frames")
@@ -80,9 +80,9 @@ def count_frames(header: Dataset, rest: BinaryIO) -> int:
 
 
 def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, BinaryIO]:
-    """The elements of these keywords, and the file as it stands before its pixel data: not deflated, never too long.
+    """The elements of these keywords, and the file positioned before its pixel data: inflated, and bounded.
 
-    The header's ``file_meta`` has the transfer syntax of what the file holds now. Raises what pydicom does.
+    The header's ``file_meta`` has the transfer syntax of the returned file. Raises what pydicom does.
     """
     bounded: Any = _Bounded(file)
     read_preamble(bounded, force=True)
@@ -91,7 +91,7 @@ def read_elements(file: BinaryIO, keywords: Collection[str]) -> tuple[Any, Binar
         bounded = io.BytesIO(_inflate(bounded.read()))
     bounded.seek(0)
     header = dcmread(bounded, stop_before_pixels=True, force=True, specific_tags=list(keywords))
-    if "TransferSyntaxUID" not in header.file_meta:  # pydicom has found it out by trying
+    if "TransferSyntaxUID" not in header.file_meta:  # pydicom has guessed it
         implicit, little = header.original_encoding
         header.file_meta.TransferSyntaxUID = (
             ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -108,7 +108,7 @@ def _inflate(content: bytes) -> bytes:
 
 
 class _Bounded:
-    """A file that is asked for no more than it has: for a length that lies, Python would reserve gigabytes."""
+    """Limits each read to the bytes left: Python would allocate gigabytes for a false length."""
 
     def __init__(self, file: BinaryIO):
         self._file = file

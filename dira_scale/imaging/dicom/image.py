@@ -6,7 +6,7 @@ import numpy as np
 
 from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom.frames import Decoded, DicomFile
-from dira_scale.imaging.dicom.values import shown, spacing
+from dira_scale.imaging.dicom.values import spacing, windowed
 from dira_scale.imaging.grey import FLAT, GreyImage, Window, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 
@@ -14,7 +14,7 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 def read_dicom(file: BinaryIO, bits: int, burned_in: str = "refuse", number: int = 0) -> GreyImage:
     """Frame ``number`` (from 0).
 
-    Raises RejectedError; also where the header warns of text, unless ``burned_in=keep``.
+    Raises RejectedError, also if the header indicates burned-in text, unless ``burned_in=keep``.
     """
     dicom = DicomFile(file)
     if burned_in != "keep":
@@ -30,7 +30,7 @@ def _image(frame: Decoded, bits: int) -> GreyImage:
         if image.flat:
             raise RejectedError(FLAT)
         return image
-    for values, window in shown(frame.header, frame.values, frame.step, ~frame.padding):
+    for values, window in windowed(frame.header, frame.values, frame.step, ~frame.padding):
         black = window.high if frame.inverted else window.low
         filled = np.where(frame.padding, black, values) if frame.padding.any() else values
         image = store(filled, window, bits, spacing(frame.header), frame.inverted)

@@ -1,4 +1,4 @@
-"""DICOM segmentations: frames of yes and no, or of probabilities, each of one segment in one plane (PS3.3 C.8.20)."""
+"""DICOM segmentations: binary or fractional frames, each one segment in one plane (PS3.3 C.8.20)."""
 
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
@@ -11,11 +11,11 @@ from dira_scale.imaging.dicom.header import read_elements
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"  # SOP class
-MAX_SEGMENT = 255  # of a mask's value
+MAX_SEGMENT = 255  # the largest value of a mask
 
 
 class SegmentFrame(NamedTuple):
-    """Where a frame lies, of which segment it is (from 1), and bool [H, W]: which of its pixels are in the segment."""
+    """A frame's plane, the number of its segment (from 1), and bool [H, W]: the pixels in the segment."""
 
     plane: Plane
     segment: int
@@ -23,7 +23,7 @@ class SegmentFrame(NamedTuple):
 
 
 def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
-    """All frames of a segmentation; of probabilities or occupancies, a half and more is inside.
+    """All frames of a segmentation; probabilities and occupancies of at least one half are inside.
 
     Raises RejectedError.
     """
@@ -41,7 +41,7 @@ class _Segmentation(DicomFile):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))
-        with rejects("damaged or no DICOM segmentation ({})"):  # values are decoded when they are asked for
+        with rejects("damaged or no DICOM segmentation ({})"):  # pydicom decodes values lazily
             self.kind = str(self.header.get("SegmentationType") or "").strip()
         bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
         if bits is None or bits != self.header.BitsAllocated:
@@ -69,7 +69,7 @@ class _Segmentation(DicomFile):
             return SegmentFrame(plane, segment, values.astype(int) * 2 >= int(self.header.MaximumFractionalValue))
 
     def _bits(self, number: int) -> np.ndarray:
-        """Frames follow one another bit by bit, the lowest bit of a byte first (PS3.5 8.1.1)."""
+        """Frames are packed bit by bit, least significant bit first (PS3.5 8.1.1)."""
         size = self.shape[0] * self.shape[1]
         skipped, first = divmod(number * size, 8)
         self._file.seek(self._start + skipped)

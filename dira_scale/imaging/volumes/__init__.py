@@ -1,5 +1,5 @@
-"""Volumes: DICOM series, NIfTI, MetaImage, NRRD, TIFF stacks and NumPy arrays to one ``Volume``, and what a recipe
-makes of it."""
+"""Volumes: DICOM series, NIfTI, MetaImage, NRRD, TIFF stacks and NumPy arrays to one ``Volume``; and its
+preparation for a recipe."""
 
 from dira_scale.imaging.volumes.prepare import prepare
 from dira_scale.imaging.volumes.read import read_volume, read_volume_mask

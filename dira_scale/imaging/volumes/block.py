@@ -1,4 +1,4 @@
-"""A block of a scan's voxels, of which no more is read than the block needs."""
+"""A block of a scan's voxels; reads only the rows that it needs."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ AIR = -1000  # HU
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a scan in MetaImage, 16 bits in a ``.raw``: around which point (mm, DICOM's), of how many voxels."""
+    """A part of a MetaImage scan, 16 bits in a ``.raw``: its centre (mm, DICOM's) and its size in voxels."""
 
     path: Path
     middle: tuple[float, float, float]
@@ -30,7 +30,7 @@ class Block:
         return self.path, self.path.with_suffix(".raw")
 
     def read(self, settings: ReadSettings) -> Volume:
-        """Only the rows that it needs. Raises RejectedError; also where the point is not within the scan."""
+        """Read only the rows that it needs. Raises RejectedError, also if the centre is outside the scan."""
         grid, _ = grid_of(self.path)
         x_y_z = np.linalg.solve(grid.affine, LPS_TO_RAS @ [*self.middle, 1])[:3]
         middle = np.rint(x_y_z[::-1]).astype(int)
@@ -42,14 +42,14 @@ class Block:
         return to_volume(Grid(self.shape, affine), lambda: self._values(grid.shape, first), settings)
 
     def _values(self, scan: tuple[int, int, int], first: np.ndarray) -> np.ndarray:
-        """int16 [Z, Y, X] of the block that begins at voxel ``first`` of the scan."""
+        """int16 [Z, Y, X] of the block starting at voxel ``first`` of the scan."""
         values, raw = np.full(self.shape, AIR, np.int16), self.path.with_suffix(".raw")
         if size_of(raw) != 2 * int(np.prod(scan)):
             raise RejectedError("the values beside the header are not all of the scan's, as 16-bit numbers")
         _, height, width = scan
         low, high = np.maximum(first, 0), np.minimum(first + self.shape, scan)
         rows = [(z * height + int(low[1]), z * height + int(high[1])) for z in range(low[0], high[0])]
-        with rejects("the file cannot be read ({})"):  # of each slice the rows that the block reaches over
+        with rejects("the file cannot be read ({})"):  # of each slice, only the rows of the block
             read = read_ranges(raw, [(2 * width * begin, 2 * width * end) for begin, end in rows])
         block = np.frombuffer(b"".join(read), "<i2").reshape(len(rows), -1, width)[..., low[2] : high[2]]
         z, y, x = (slice(a, b) for a, b in zip(low - first, high - first, strict=True))

@@ -1,4 +1,4 @@
-"""The air around the patient: where it begins, and cutting it away."""
+"""Crop a volume to the patient's body."""
 
 from dataclasses import replace
 
@@ -8,9 +8,9 @@ import scipy.ndimage
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.volume import Volume
 
-SKIN = -500  # HU, half way between air and tissue
+SKIN = -500  # HU, halfway between air and tissue
 MARGIN = 10.0  # mm
-COARSE = 3.0  # mm; the body is looked for in every n-th voxel: ten times faster, and the margin covers what that misses
+COARSE = 3.0  # mm; the body is sought in every n-th voxel: ten times faster, and the margin covers the error
 
 
 def crop_to_body(
@@ -18,7 +18,7 @@ def crop_to_body(
 ) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
     """The block around the largest connected part above -500 HU, with a margin of 10 mm.
 
-    It is made larger where a box or a voxel of the mask lies outside. A volume without such a part stays as it is.
+    It is enlarged to include all boxes and mask voxels. A volume without such a part is unchanged.
     """
     found = _body(volume)
     if found is None:
@@ -44,7 +44,7 @@ def crop_to_body(
 
 
 def _body(volume: Volume) -> tuple[np.ndarray, np.ndarray] | None:
-    """First voxels and ends along z, y and x."""
+    """First voxel and end along z, y and x."""
     steps = np.maximum(1, COARSE // np.array(volume.spacing)).astype(int)
     thin = volume.voxels.reshape(-1, *volume.shape)[0][tuple(slice(None, None, step) for step in steps)]
     parts, count = scipy.ndimage.label(thin > (SKIN - volume.offset) / volume.scale)

@@ -19,9 +19,9 @@ class Channels:
     paths: tuple[Path, ...]
 
     def read(self, settings: ReadSettings) -> Volume:
-        """[C, Z, Y, X]; black is the lowest of the channels' blacks, white the highest of their whites.
+        """[C, Z, Y, X]; black is the lowest black of the channels, white the highest white.
 
-        Raises RejectedError; also when the files differ in grid, or one does not fit int16 as it is.
+        Raises RejectedError, also if the grids differ or a file does not fit int16 without scaling.
         """
         first, *others = volumes = [read_volume(path, settings) for path in self.paths]
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):

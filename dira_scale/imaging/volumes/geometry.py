@@ -1,7 +1,7 @@
-"""Where voxels lie in the patient: checking a grid, turning it to DICOM's axial order, boxes from one grid to another.
+"""Voxel positions in the patient: checking a grid, turning it to DICOM's axial order, mapping boxes between grids.
 
-An affine is NIfTI's: from (x, y, z) indices, the last axis of an array first, to millimetres to the right, front and
-head (RAS+). Continuous coordinates of boxes count from the first voxel's outer edge: voxel v reaches from v to v + 1.
+An affine is NIfTI's: from (x, y, z) indices (an array's last axis first) to millimetres to the right, front and head
+(RAS+). Box coordinates are continuous and start at the first voxel's outer edge: voxel v spans v to v + 1.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from dira_scale.imaging.volume import MAX_VOXELS
 
 AXIAL = axcodes2ornt("LPS")  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
-MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: a damaged header beyond
-RIGHT_ANGLE = 1e-3  # cosine between two axes that still counts as a right angle: half a voxel over 500
+MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: outside this range the header is damaged
+RIGHT_ANGLE = 1e-3  # largest cosine between two axes that counts as a right angle: half a voxel over 500
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a volume's voxels are.
+    """The positions of a volume's voxels.
 
     Attributes:
-        shape: Z, Y, X; of an array whose axes may be anything before it is turned.
+        shape: the array's axes in order; Z, Y, X once turned.
         affine: float64 [4, 4].
     """
 
@@ -40,12 +40,12 @@ class Grid:
 
     @property
     def sheared(self) -> bool:
-        """Whether two axes do not stand at right angles, as under gantry tilt."""
+        """Whether two axes are not at right angles, as with gantry tilt."""
         unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)
         return bool(np.abs(unit.T @ unit - np.eye(3)).max() > RIGHT_ANGLE)
 
     def check(self) -> "Grid":
-        """Itself. Raises RejectedError for what no scanner makes, before anything of its size is allocated."""
+        """Return self. Raises RejectedError for a geometry that no scanner makes, before anything is allocated."""
         if min(self.shape) < 1:
             raise RejectedError("no voxels")
         if np.prod(self.shape, dtype=object) > MAX_VOXELS:
@@ -60,14 +60,14 @@ class Grid:
         return self
 
     def turned(self) -> "Grid":
-        """In DICOM's axial order, by the closest axes."""
+        """The grid in DICOM's axial order, by the closest axes."""
         turn = _turn(self.affine)
         x_y_z = self.shape[::-1]
         z, y, x = (x_y_z[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in (2, 1, 0))
         return Grid((z, y, x), self.affine @ inv_ornt_aff(turn, x_y_z))
 
     def same_as(self, other: "Grid") -> bool:
-        """Equal shapes, and every corner within a tenth of the smallest spacing (files round their affines)."""
+        """Whether shapes are equal and corners agree within a tenth of the smallest spacing (files round affines)."""
         if self.shape != other.shape:
             return False
         corners = np.array(np.meshgrid(*([0, side - 1] for side in self.shape[::-1]), [1])).reshape(4, -1)
@@ -75,14 +75,14 @@ class Grid:
         return bool(apart <= 0.1 * min(self.spacing.min(), other.spacing.min()))
 
     def box_from(self, box: Box, other: "Grid") -> Box:
-        """A box of voxels of ``other`` in voxels of this grid; where they are turned against each other, around it."""
+        """A box in voxels of ``other`` as the smallest enclosing box in voxels of this grid."""
         to_here = np.linalg.inv(self.affine) @ other.affine
         size = np.array([box.w, box.h, box.d])
         middle = np.array([box.x, box.y, box.z]) + size / 2 - 0.5
         return _box(box.label, to_here[:3, :3] @ middle + to_here[:3, 3], np.abs(to_here[:3, :3]) @ size)
 
     def box_around(self, label: str, point: Sequence[float], diameter: float) -> Box:
-        """The box of a ball: its middle in millimetres (RAS+), its diameter in millimetres."""
+        """The bounding box of a ball with its centre in mm (RAS+) and diameter in mm."""
         middle = np.linalg.solve(self.affine, [*point, 1])[:3]
         return _box(label, middle, diameter / self.spacing[::-1])
 
@@ -94,14 +94,14 @@ def shape_of(voxels: np.ndarray) -> tuple[int, int, int]:
 
 
 def _box(label: str, middle: np.ndarray, size: np.ndarray) -> Box:
-    """From the indices (x, y, z) of its middle."""
+    """A box from the indices (x, y, z) of its centre."""
     x, y, z = (float(value) for value in middle + 0.5 - size / 2)
     w, h, d = (float(value) for value in size)
     return Box(label, y=y, x=x, h=h, w=w, z=z, d=d)
 
 
 def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``voxels`` [Z, Y, X] or [C, Z, Y, X] and their affine as ``Grid.turned``; a view, nothing is interpolated."""
+    """``voxels`` [Z, Y, X] or [C, Z, Y, X] and their affine, turned as ``Grid.turned``; a view, not interpolated."""
     grid = Grid(shape_of(voxels), affine)
     x_y_z = np.moveaxis(voxels, (-1, -2, -3), (0, 1, 2))
     by = _turn(affine)
@@ -110,6 +110,6 @@ def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _turn(affine: np.ndarray) -> np.ndarray:
-    """For x, y and z: which axis of the axial order it becomes, and 1 or -1 for its direction."""
+    """For x, y and z: the axis of the axial order that it becomes, and 1 or -1 for its direction."""
     turn: np.ndarray = ornt_transform(io_orientation(affine), AXIAL)
     return turn

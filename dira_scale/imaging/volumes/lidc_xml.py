@@ -1,4 +1,4 @@
-"""What LIDC-IDRI's readers drew: their XML to voxels (Armato et al., Medical Physics 2011)."""
+"""LIDC-IDRI's readings: outlines in XML to voxels (Armato et al., Medical Physics 2011)."""
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ class Nodule:
 
     Attributes:
         reader: number of the reading session.
-        malignancy: the reader's rating, 1 to 5; NaN where there is none.
+        malignancy: the reader's rating, 1 to 5; NaN if there is none.
         voxels: int64 [n, 3] of z, y, x.
     """
 
@@ -31,12 +31,12 @@ class Nodule:
 
 
 def series_of(path: Path) -> str | None:
-    """The CT series that an XML file is about; None for a file about something else. Raises RejectedError."""
+    """The CT series that an XML file describes; None if it describes something else. Raises RejectedError."""
     with rejects("the XML of the readings is damaged ({})"), open_file(path) as file:
         root = None
         for event, element in ET.iterparse(file, ("start", "end")):
             root = root or _tag(element)
-            if root != "LidcReadMessage":  # the readings of the radiographs are another message
+            if root != "LidcReadMessage":  # readings of radiographs have another root element
                 return None
             if event == "end" and _tag(element) == "SeriesInstanceUid":
                 return (element.text or "").strip()
@@ -44,12 +44,12 @@ def series_of(path: Path) -> str | None:
 
 
 def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[Nodule]:
-    """All outlines of nodules of 3 mm and more; smaller ones have a point only, what is no nodule has none.
+    """All outlines of nodules of 3 mm and more; smaller nodules have only a point, non-nodules no outline.
 
-    An outline runs through the first pixels outside of what it encloses. One that is no ``inclusion`` encloses a hole.
-    ``places`` are of the slices, by SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z, one for
-    each place in the volume at which an outline on the slice counts.
-    Raises RejectedError; also for an outline on another slice.
+    An outline runs through the first pixels outside the nodule. Without ``inclusion`` it encloses a hole.
+    ``places``, by the slice's SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z, one for each
+    position in the volume to which the slice's outlines apply.
+    Raises RejectedError, also for an outline on an unknown slice.
     """
     nodules = []
     with rejects("the XML of the readings is damaged ({})"), open_file(path) as file:
@@ -71,15 +71,15 @@ def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[N
                     (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).extend(drawn)
                 if inside:
                     voxels = _unique(inside)
-                    voxels = voxels[~_among(voxels, _unique(holes))] if holes else voxels
+                    voxels = voxels[~_is_in(voxels, _unique(holes))] if holes else voxels
                     nodules.append(Nodule(reader, _malignancy(element), voxels))
     return nodules
 
 
-def agreed(nodules: Sequence[Nodule], readers: int) -> Iterator[tuple[np.ndarray, float]]:
-    """Of each nodule the voxels [n, 3] that so many readers enclose, and the mean of all its readers' ratings.
+def agreed_nodules(nodules: Sequence[Nodule], readers: int) -> Iterator[tuple[np.ndarray, float]]:
+    """Each nodule's voxels [n, 3] enclosed by at least ``readers`` readers, and its mean rating over all readers.
 
-    Outlines that have a voxel in common are of one nodule. A nodule without such voxels is left out.
+    Outlines that share a voxel belong to one nodule. Nodules without such voxels are left out.
     """
     for group in _groups(nodules):
         each = [_unique([n.voxels for n in group if n.reader == reader]) for reader in {n.reader for n in group}]
@@ -92,13 +92,13 @@ def agreed(nodules: Sequence[Nodule], readers: int) -> Iterator[tuple[np.ndarray
 def _groups(nodules: Sequence[Nodule]) -> list[list[Nodule]]:
     group = list(range(len(nodules)))
     for a, b in combinations(range(len(nodules)), 2):
-        if group[a] != group[b] and _among(nodules[a].voxels, nodules[b].voxels).any():
+        if group[a] != group[b] and _is_in(nodules[a].voxels, nodules[b].voxels).any():
             group = [group[a] if g == group[b] else g for g in group]
     return [[n for n, g in zip(nodules, group, strict=True) if g == which] for which in dict.fromkeys(group)]
 
 
 def _enclosed(outline: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Pixels within an outline but not on it: [n, 3] of column, row, 1. Raises RejectedError for absurd places."""
+    """Pixels strictly inside an outline: [n, 3] of column, row, 1. Raises RejectedError for impossible positions."""
     points = np.array(outline)
     if points.min() < 0 or points.max() > MAX_SIDE:
         raise RejectedError("an outline that leaves the volume")
@@ -112,17 +112,17 @@ def _enclosed(outline: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def _unique(voxels: Sequence[np.ndarray]) -> np.ndarray:
-    """All voxels [n, 3] of several arrays, each once."""
+    """The distinct voxels [n, 3] of several arrays."""
     return np.unique(np.concatenate(voxels), axis=0)
 
 
-def _among(voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
+def _is_in(voxels: np.ndarray, others: np.ndarray) -> np.ndarray:
     """bool [n]: which of ``voxels`` are among ``others``."""
-    return np.isin(_numbers(voxels), _numbers(others))
+    return np.isin(_packed(voxels), _packed(others))
 
 
-def _numbers(voxels: np.ndarray) -> np.ndarray:
-    """One number for z, y and x, each below 2^20."""
+def _packed(voxels: np.ndarray) -> np.ndarray:
+    """z, y and x, each below 2^20, packed into one number."""
     numbers: np.ndarray = (voxels + 2**19) @ np.array([2**40, 2**20, 1])
     return numbers
 
@@ -133,7 +133,7 @@ def _malignancy(element: ET.Element) -> float:
 
 
 def _tag(element: ET.Element) -> str:
-    """Without its namespace, of which there are several."""
+    """The tag without its namespace, which varies."""
     return element.tag.rpartition("}")[2]
 
 

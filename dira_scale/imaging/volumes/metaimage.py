@@ -1,7 +1,7 @@
 """MetaImage (``.mha``, ``.mhd`` with its ``.raw`` or ``.zraw``; https://itk.org/Wiki/ITK/MetaIO/Documentation).
 
-ITK's own reader returns whatever is in the memory where a file says ``ElementDataFile = LIST`` and lists nothing, opens
-any path that a header names, and prints values of damaged headers; hence this one, held against it by the tests.
+ITK's own reader returns uninitialised memory for ``ElementDataFile = LIST`` with an empty list, opens any path that a
+header names, and prints values of damaged headers; hence this one, which the tests compare with ITK's.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from dira_scale.imaging.arrays import inflated, read_values
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw, beside
+from dira_scale.imaging.volumes.raw import Raw, data_file
 
 MAX_HEADER = 2**16
 TYPES = {
@@ -24,13 +24,13 @@ TYPES = {
 
 
 def is_metaimage(start: bytes) -> bool:
-    """Whether a file that begins so is a MetaImage's header."""
+    """Whether ``start`` is the start of a MetaImage header."""
     words = start.split(b"=")[0].strip()
     return words in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
 def open_metaimage(file: BinaryIO, path: Path) -> Raw:
-    """Raises RejectedError; also when the header names a file of values that does not lie beside it."""
+    """Raises RejectedError, also if the header names a data file outside its own folder."""
     with rejects("damaged MetaImage header ({})"):
         keys = _header(file)
         if keys["NDims"] != "3":
@@ -56,14 +56,14 @@ def open_metaimage(file: BinaryIO, path: Path) -> Raw:
     def load() -> np.ndarray:
         if place in ("LOCAL", "Local", "local"):
             return values(file)
-        with opened(beside(path, place)) as source:
+        with opened(data_file(path, place)) as source:
             return values(source)
 
     return Raw(grid, load)
 
 
 def _header(file: BinaryIO) -> dict[str, str]:
-    """Up to ElementDataFile, the last key by definition; ``file`` then stands behind its line."""
+    """Keys up to ElementDataFile, by definition the last; leaves ``file`` after that line."""
     keys: dict[str, str] = {}
     while "ElementDataFile" not in keys and file.tell() < MAX_HEADER:
         line = file.readline(MAX_HEADER)
@@ -84,6 +84,6 @@ def _affine(keys: dict[str, str]) -> np.ndarray:
         raise GeometryError("distance between voxels that is zero, negative or absurd")
     turn = numbers("TransformMatrix", "Rotation", "Orientation", default="1 0 0 0 1 0 0 0 1").reshape(3, 3)
     affine = np.eye(4)
-    affine[:3, :3] = turn.T * spacing  # each row of the file is the direction of an axis
+    affine[:3, :3] = turn.T * spacing  # each row in the file is an axis direction
     affine[:3, 3] = numbers("Offset", "Position", "Origin", default="0 0 0")
     return LPS_TO_RAS @ affine

@@ -1,4 +1,4 @@
-"""NIfTI-1 and NIfTI-2, plain or compressed by gzip: headers by nibabel, values read no further than the header says."""
+"""NIfTI-1 and NIfTI-2, plain or gzipped: headers by nibabel, values read only as far as the header says."""
 
 import gzip
 import io
@@ -19,11 +19,11 @@ GZIP = b"\x1f\x8b"
 MAX_CHANNELS = 16  # time series have more
 MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
-KINDS = {348: Nifti1Header, 540: Nifti2Header}  # by the header's size, its first number
+KINDS = {348: Nifti1Header, 540: Nifti2Header}  # by the header size, its first field
 
 
 def is_nifti(start: bytes) -> bool:
-    """Whether a file that begins so (decompressed; 16 bytes or more) has a NIfTI header."""
+    """Whether ``start`` (decompressed, at least 16 bytes) is the start of a NIfTI header."""
     return any(int.from_bytes(start[:4], order) in KINDS for order in ORDERS)
 
 
@@ -76,7 +76,7 @@ def _vectors(sides: list[int]) -> list[int]:
 
 
 def _affine(header: Nifti1Header) -> np.ndarray:
-    """The sform where there is one, else the qform, else spacing alone, in millimetres."""
+    """The sform if set, else the qform, else the spacing alone, in millimetres."""
     if not (np.asarray(header["pixdim"][1:4]) > 0).all():
         raise GeometryError("distance between voxels that is zero, negative or absurd")
     unit = MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)

@@ -11,7 +11,7 @@ from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw, beside
+from dira_scale.imaging.volumes.raw import Raw, data_file
 
 MAX_HEADER, MAX_SKIPPED = 2**16, 2**24
 TYPES = {
@@ -24,7 +24,7 @@ TYPES = {
     "f4": "float", "f8": "double",
 }  # fmt: skip
 CODES = {name: code for code, names in TYPES.items() for name in names.split(", ")}
-# To RAS. A file without a space is taken for LPS, as ITK takes it.
+# To RAS. A file without a space is read as LPS, as ITK does.
 SPACES = {
     "right-anterior-superior": np.eye(4), "ras": np.eye(4),
     "left-anterior-superior": np.diag([-1.0, 1, 1, 1]), "las": np.diag([-1.0, 1, 1, 1]),
@@ -33,7 +33,7 @@ SPACES = {
 
 
 def open_nrrd(file: BinaryIO, path: Path) -> Raw:
-    """Raises RejectedError. Of four axes, the one without a direction in space holds the channels."""
+    """Raises RejectedError. With four axes, the one without a direction in space holds the channels."""
     with rejects("damaged NRRD header ({})"):
         keys = _header(file)
         sizes = [int(side) for side in keys["sizes"].split()]
@@ -57,7 +57,7 @@ def open_nrrd(file: BinaryIO, path: Path) -> Raw:
     def values(source: BinaryIO) -> np.ndarray:
         plain: BinaryIO = gzip.GzipFile(fileobj=source) if encoding != "raw" else source  # type: ignore[assignment]
         with rejects("damaged or cut short ({} in NRRD decoding)"):
-            if skipped > MAX_SKIPPED or len(plain.read(skipped)) < skipped:  # a bomb would be inflated for nothing
+            if skipped > MAX_SKIPPED or len(plain.read(skipped)) < skipped:  # do not inflate a bomb
                 raise RejectedError("the file ends before its values do")
         array = read_values(plain, dtype, tuple(reversed(sizes)))
         if len(sizes) == 3:
@@ -69,14 +69,14 @@ def open_nrrd(file: BinaryIO, path: Path) -> Raw:
         place = keys.get("data file", keys.get("datafile"))
         if place is None:
             return values(file)
-        with opened(beside(path, place)) as source:
+        with opened(data_file(path, place)) as source:
             return values(source)
 
     return Raw(grid, load)
 
 
 def _header(file: BinaryIO) -> dict[str, str]:
-    """Fields up to the empty line (a detached header may end without one); ``file`` then stands behind it."""
+    """Fields up to the empty line (a detached header may lack it); leaves ``file`` after it."""
     keys: dict[str, str] = {}
     file.readline(MAX_HEADER)
     while file.tell() < MAX_HEADER:
@@ -90,7 +90,7 @@ def _header(file: BinaryIO) -> dict[str, str]:
 
 
 def _directions(keys: dict[str, str], count: int) -> tuple[np.ndarray, list[int]]:
-    """Columns of millimetres for the axes in space, and which axes these are."""
+    """The spatial axes' direction columns in mm, and which axes they are."""
     if "space directions" in keys:
         cells = re.findall(r"\([^)]*\)|none", keys["space directions"])
         spatial = [axis for axis, cell in enumerate(cells) if cell != "none"]

@@ -1,4 +1,4 @@
-"""What a recipe asks of a volume, its mask and its boxes after reading."""
+"""Prepare a volume, its mask and its boxes after reading, as the recipe specifies."""
 
 from dataclasses import replace
 
@@ -16,12 +16,12 @@ from dira_scale.imaging.volumes.values import FLAT
 def prepare(
     volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], settings: VolumeSettings
 ) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
-    """Crop, clip and resample as ``settings`` say, in this order; mask [Z, Y, X] and boxes follow.
+    """Crop, clip and resample, in this order; mask [Z, Y, X] and boxes follow.
 
-    Cropping goes first, as it needs the air that clipping may remove, and spares resampling it. Clipping goes before
-    resampling, so that metal does not shine into its surroundings.
+    Cropping comes first: it needs the air that clipping may remove, and saves resampling it. Clipping comes before
+    resampling, so that metal does not bleed into its surroundings.
 
-    Raises RejectedError for a result too large, or flat.
+    Raises RejectedError if the result is too large or constant.
     """
     if settings.crop == "body":
         volume, mask, boxes = crop_to_body(volume, mask, boxes)

@@ -1,4 +1,4 @@
-"""What every reader of volumes gives: where the voxels are, from the header, and how to get them."""
+"""What every volume reader returns: the grid from the header, and a function that loads the voxels."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,10 @@ from dira_scale.imaging.volumes.geometry import Grid
 
 
 class Raw(NamedTuple):
-    """A volume as its file holds it; the file must still be open when it is loaded.
+    """A volume as in its file, which must still be open for ``load()``.
 
     Attributes:
-        grid: of ``load()``'s last three axes, unchecked.
+        grid: of the last three axes of ``load()``, unchecked.
         load: values of any type, [Z, Y, X] or [C, Z, Y, X]; raises RejectedError.
     """
 
@@ -22,8 +22,8 @@ class Raw(NamedTuple):
     load: Callable[[], np.ndarray]
 
 
-def beside(path: Path, name: str) -> Path:
-    """The file of values that a header names. Raises RejectedError when none such lies in the header's own folder."""
+def data_file(path: Path, name: str) -> Path:
+    """The data file that a header names. Raises RejectedError unless it is in the header's own folder."""
     if not name or len(name) > 255 or name in (".", "..") or set(name) & set("/\\\0%"):
         raise RejectedError("the header names a file of values that does not lie beside it, or several")
     file = path.parent / name

@@ -1,4 +1,4 @@
-"""One file to a ``Volume``; and the mask that lies beside it."""
+"""Read one file as a ``Volume``, and its mask."""
 
 from pathlib import Path
 from typing import BinaryIO
@@ -27,8 +27,8 @@ def read_volume(path: Path, settings: ReadSettings) -> Volume:
     """Decode a volume, its axes in DICOM's axial order.
 
     Raises:
-        RejectedError: the file cannot become a sample (GeometryError: for where their voxels lie).
-        OSError, MemoryError: it could not be read now, which is no fault of the file.
+        RejectedError: the file cannot become a sample (GeometryError: because of its geometry).
+        OSError, MemoryError: it could not be read now; not the file's fault.
     """
     with opened(path) as file:
         if not is_dicom(file):
@@ -38,10 +38,9 @@ def read_volume(path: Path, settings: ReadSettings) -> Volume:
 
 
 def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
-    """uint8 [Z, Y, X] of the volume as it was read.
+    """The mask as uint8 [Z, Y, X] on the volume's grid.
 
-    Raises as ``read_volume``; RejectedError, too, for another grid, and for values that are not whole numbers from 0 to
-    255.
+    Raises as ``read_volume``; RejectedError also for a different grid or values other than integers from 0 to 255.
     """
     with opened(path) as file:
         if is_dicom(file):
@@ -50,7 +49,7 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
         raise RejectedError("a mask of several channels")
-    if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _whole(values)):
+    if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _are_mask_values(values)):
         raise RejectedError("a mask of other values than whole numbers from 0 to 255")
     values = values.astype(np.uint8)
     if grid.sheared:
@@ -62,7 +61,7 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
 
 
 def grid_of(path: Path) -> tuple[Grid, Grid]:
-    """From the header alone: the grid of the values as the file holds them, and of the volume as it is read.
+    """From the header alone: the grid of the file's values, and of the volume as read.
 
     Raises as ``read_volume``.
     """
@@ -71,12 +70,12 @@ def grid_of(path: Path) -> tuple[Grid, Grid]:
     return stored, (stack_of(stored).grid if stored.sheared else stored).turned()
 
 
-def _whole(values: np.ndarray) -> bool:
+def _are_mask_values(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
 
 
 def _raw(file: BinaryIO, path: Path) -> Raw:
-    """By what the file begins with, never by its name."""
+    """Detect the format by the file's first bytes, never by its name."""
     if is_numpy(file):
         return _array(file)
     start = file.read(32)
@@ -93,7 +92,7 @@ def _raw(file: BinaryIO, path: Path) -> Raw:
 
 
 def _array(file: BinaryIO) -> Raw:
-    """NumPy's files know no millimetres: voxels of 1 mm, z from the feet to the head, y to the back, x to the left."""
+    """NumPy files have no geometry: voxels of 1 mm, z towards the head, y to the back, x to the left."""
     array = open_array(file)
     if len(array.shape) not in (3, 4):
         raise RejectedError("an array of other than three axes, or four with the channels first")

@@ -1,8 +1,8 @@
-"""Parallel slices that make no rectangular grid, as they are shifted against each other or at uneven distances.
+"""Parallel slices that do not form a rectangular grid: shifted against each other, or unevenly spaced.
 
-Under gantry tilt each slice lies a little further along its own columns than the one before (a sheared affine). Slices
-stay what they are: each is shifted within its plane, by linear interpolation, until the stack stands upright on them.
-Only where distances are uneven are new slices interpolated between the two neighbours, at the median distance.
+With gantry tilt each slice is shifted a little along its columns against the one before (a sheared affine). Each slice
+is shifted back within its plane by linear interpolation until the stack is rectangular. New slices are interpolated
+between neighbours, at the median distance, only if distances are uneven.
 """
 
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from dira_scale.imaging.rejection import GeometryError
 from dira_scale.imaging.volumes.geometry import RIGHT_ANGLE, Grid
 from dira_scale.imaging.volumes.resample import apply, nearest, weights
 
-UNEVEN = 0.05  # of the distance between slices, by which one may be off its place: headers round to a hundredth of a mm
-SHIFTED = 0.5  # of a voxel, from the first slice to the last
+UNEVEN = 0.05  # tolerated position error in slice distances: headers round to a hundredth of a mm
+SHIFTED = 0.5  # voxels, over the whole stack
 
 
 @dataclass(frozen=True)
 class Stack:
-    """Where slices are.
+    """The positions of slices.
 
     Attributes:
         corner: affine [4, 4] of the first slice's voxels, its third column along the normal and ``step`` mm long.
         size: rows and columns of a slice.
         positions: [Z] mm along the normal, ascending from 0.
-        shifts: [Z, 2] voxels along y and x from the place right above the first slice.
-        step: mm between slices that are made even.
+        shifts: [Z, 2] voxels along y and x relative to the first slice.
+        step: mm between slices after regularisation.
     """
 
     corner: np.ndarray
@@ -45,13 +45,13 @@ class Stack:
 
     @property
     def missing(self) -> int:
-        """Slices that would have to be there for no two neighbours to be one and a half steps apart."""
+        """The number of slices to add so that no two neighbours are more than one and a half steps apart."""
         return int(np.floor(np.diff(self.positions) / self.step - 0.5).clip(0).sum())
 
     @property
     def between(self) -> np.ndarray:
-        """[depth of ``grid``] where each of its slices lies among those that there are: 1.5 is halfway from the second
-        to the third."""
+        """[depth of ``grid``] the position of each new slice in indices of the existing ones: 1.5 is halfway between
+        the second and the third."""
         if not self.uneven:
             return np.arange(len(self.positions), dtype=float)
         depth = 1 + int(np.floor(self.positions[-1] / self.step + UNEVEN))
@@ -59,7 +59,7 @@ class Stack:
 
     @property
     def grid(self) -> Grid:
-        """Of the straightened slices: as large as all of them together."""
+        """The grid of the straightened slices; covers all of them."""
         depth, (height, width) = len(self.between), self.size
         affine = self.corner.copy()
         if self.shifted:
@@ -69,8 +69,8 @@ class Stack:
         return Grid((depth, height, width), affine)
 
     def straighten(self, voxels: np.ndarray, mask: bool = False) -> np.ndarray:
-        """int16 [..., Z, Y, X] of the slices on ``grid``, a mask's uint8 with its nearest values. What no slice covers
-        gets the smallest value, in a mask 0."""
+        """The slices on ``grid``: int16 [..., Z, Y, X]; masks stay uint8, by nearest neighbour. Voxels that no slice
+        covers get the smallest value (0 in a mask)."""
         grid = self.grid
         if self.shifted:
             voxels = self._shift(voxels, grid.shape[1:], mask)
@@ -99,9 +99,9 @@ class Stack:
 
 
 def stack_of(grid: Grid) -> Stack:
-    """A sheared grid as slices: x and y keep their directions, z becomes their normal.
+    """A sheared grid as a stack: x and y keep their directions, z becomes their normal.
 
-    Raises GeometryError when x and y are not at right angles themselves: shifting slices would not straighten them.
+    Raises GeometryError if x and y are not at right angles: shifting slices cannot correct that.
     """
     x, y, z = grid.affine[:3, :3].T
     if abs(x @ y) > RIGHT_ANGLE * np.linalg.norm(x) * np.linalg.norm(y):

@@ -1,4 +1,4 @@
-"""Interpolation along the axes of a volume: to another spacing, and onto a regular grid."""
+"""Interpolation along a volume's axes: to another spacing, and onto a regular grid."""
 
 from dataclasses import replace
 
@@ -16,18 +16,18 @@ INT16 = np.iinfo(np.int16)
 def resample(
     volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], spacing: tuple[float, float, float]
 ) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
-    """To ``spacing`` (z, y, x in mm) exactly, in as many voxels as fit best, around the same middle.
+    """Resample to exactly ``spacing`` (z, y, x in mm), with the nearest number of voxels, around the same centre.
 
-    Linear, after a Gaussian of (shrinking factor - 1) / 2 voxels along axes that shrink; the mask takes its nearest
-    voxel. Raises RejectedError when the result would be too large.
+    Linear, after a Gaussian of sigma (factor - 1) / 2 voxels along axes that shrink by that factor; nearest neighbour
+    for the mask. Raises RejectedError if the result would be too large.
     """
     if np.allclose(volume.spacing, spacing, rtol=1e-4):
         return volume, mask, boxes
-    factors = np.array(spacing) / volume.spacing  # source voxels of one new voxel
+    factors = np.array(spacing) / volume.spacing  # source voxels per new voxel
     shape = np.maximum(1, np.rint(volume.shape / factors).astype(int))
     if np.prod(shape, dtype=object) > MAX_VOXELS:
         raise RejectedError(f"more than {MAX_VOXELS} voxels at the spacing of the recipe")
-    edges = (np.array(volume.shape) - shape * factors) / 2  # where the new grid's outer edge is, in source voxels
+    edges = (np.array(volume.shape) - shape * factors) / 2  # the new grid's outer edge in source voxels
     at = [edge + (np.arange(n) + 0.5) * f - 0.5 for n, f, edge in zip(shape, factors, edges, strict=True)]
     z, y, x = (weights(n, where, max(0.0, (f - 1) / 2)) for n, where, f in zip(volume.shape, at, factors, strict=True))
     voxels = apply(volume.voxels, z, y, x)
@@ -42,10 +42,10 @@ def resample(
 
 
 def weights(count: int, at: np.ndarray, sigma: float = 0.0) -> scipy.sparse.csr_array:
-    """Matrix [len(at), count]: linear interpolation at the indices ``at`` of a line of ``count`` values.
+    """Matrix [len(at), count]: linear interpolation of ``count`` values at the indices ``at``.
 
-    The line is smoothed by a Gaussian of ``sigma`` first. Beyond the outer voxels' middles, their values go on for
-    half a voxel; further out a row is empty.
+    The values are smoothed by a Gaussian of ``sigma`` first. The outer values extend half a voxel beyond their
+    centres; further out a row is empty.
     """
     inside = (at >= -0.5 - 1e-6) & (at <= count - 0.5 + 1e-6)
     where = np.clip(at, 0, count - 1)
@@ -73,9 +73,9 @@ def apply(
     x: scipy.sparse.csr_array,
     fill: int = 0,
 ) -> np.ndarray:
-    """int16 [..., Z, Y, X] multiplied by a matrix along each axis, rounded once; in memory as float32 in between.
+    """int16 [..., Z, Y, X] multiplied by a matrix along each axis, in float32, rounded once.
 
-    ``fill`` is what empty rows give.
+    ``fill`` is the value for empty rows.
     """
     shape = (*voxels.shape[:-3], z.shape[0], y.shape[0], x.shape[0])
     result = np.empty(shape, np.int16)
@@ -83,14 +83,14 @@ def apply(
         planes = np.empty((voxels.shape[-3], y.shape[0], x.shape[0]), np.float32)
         for plane, out in zip(voxels[channel], planes, strict=True):
             out[...] = (x @ (y @ (plane.astype(np.float32) - fill)).T).T
-        for row in range(y.shape[0]):  # rows one by one, so that no second volume of float32 is made
+        for row in range(y.shape[0]):  # row by row, to avoid a second float32 volume
             line = z @ planes[:, row] + fill
             result[channel][:, row] = np.clip(np.rint(line), INT16.min, INT16.max)
     return result
 
 
 def nearest(mask: np.ndarray, *at: np.ndarray) -> np.ndarray:
-    """``mask`` [Z, Y, X] at the nearest whole indices along each axis; 0 more than half a voxel outside."""
+    """``mask`` [Z, Y, X] at the nearest indices along each axis; 0 if more than half a voxel outside."""
     for axis, where in enumerate(at):
         count = mask.shape[axis]
         outside = (where < -0.5 - 1e-6) | (where > count - 0.5 + 1e-6)

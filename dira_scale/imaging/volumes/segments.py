@@ -1,4 +1,4 @@
-"""A DICOM segmentation as the mask of the volume whose slices it was drawn on."""
+"""A DICOM segmentation as a mask of the volume that it was drawn on."""
 
 from typing import BinaryIO
 
@@ -10,14 +10,14 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels
 
-OFF = 0.1  # of a voxel, by which the pixels of a frame may lie beside: headers are rounded
+TOLERANCE = 0.1  # voxels by which a frame's pixels may be off: headers are rounded
 
 
 def read_segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
-    """uint8 [Z, Y, X]: the number of the segment that a voxel is in; slices without a frame are 0.
+    """uint8 [Z, Y, X]: each voxel's segment number; slices without a frame are 0.
 
-    Raises RejectedError; also for frames that do not lie on the voxels, as where slices were straightened, for segments
-    that overlap, and where slices of the series are missing.
+    Raises RejectedError, also if frames are not on the voxel grid (e.g. slices were straightened), segments overlap,
+    or slices of the series are missing.
     """
     if volume.filled:
         raise RejectedError("a DICOM segmentation of a series that lacks slices: these would have no mask")
@@ -29,7 +29,7 @@ def read_segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
         rows, columns = np.nonzero(inside)
         x, y, z = whole @ [columns, rows, np.ones_like(rows)]
         outside = [(line < 0).any() or (line >= side).any() for line, side in zip((z, y, x), mask.shape, strict=True)]
-        if off.max() > OFF or any(outside) or (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
+        if off.max() > TOLERANCE or any(outside) or (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
             raise RejectedError("the mask's grid is not the volume's")
         if ((mask[z, y, x] != 0) & (mask[z, y, x] != segment)).any():
             raise RejectedError("segments that overlap: a mask has one value a voxel")

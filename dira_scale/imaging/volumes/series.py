@@ -1,4 +1,4 @@
-"""A DICOM series, CT or MR, as one volume: its slices in files of their own, or as frames of one file."""
+"""A DICOM series as one volume: one file per slice, or frames of one file."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.slice_position import EXTRA, place_slices, planes_of
 from dira_scale.imaging.volumes.values import to_volume
 
-MODALITIES = ("CT", "MR", "PT", "NM")  # DICOM's names of what is a volume; a recipe may name others
+MODALITIES = ("CT", "MR", "PT", "NM")  # DICOM modalities that are volumes; a recipe may name others
 
 
 @dataclass(frozen=True)
 class Series:
     """The files of one series, in any order; an ``Input``.
 
-    Archives have millions of slices, so their names are kept as one text.
+    Archives have millions of slices, so the names are kept in one string.
     """
 
     folder: Path
-    names: str  # separated by NUL, which no name of a file can hold
+    names: str  # separated by NUL, which no file name can contain
 
     @classmethod
     def of(cls, folder: Path, names: Iterable[str]) -> "Series":
@@ -40,9 +40,9 @@ class Series:
         return tuple(self.folder / name for name in self.names.split("\0"))
 
     def read(self, settings: ReadSettings) -> Volume:
-        """Raises RejectedError (GeometryError: slices that make no volume).
+        """Raises RejectedError (GeometryError: the slices do not form a volume).
 
-        OSError and MemoryError are no fault of the files.
+        OSError and MemoryError are not the files' fault.
         """
         slices = _Slices()
         paths = self.paths
@@ -55,7 +55,7 @@ class Series:
         return to_volume(place, lambda: slices.filled(order), settings)
 
     def grids(self) -> tuple[Grid | None, Grid]:
-        """From the headers alone: the grid of the sorted slices, where they make one, and of the volume as it is read.
+        """From the headers alone: the grid of the sorted slices, if they form one, and of the volume as read.
 
         Raises as ``read``.
         """
@@ -80,16 +80,16 @@ def _check(dicom: DicomFile, settings: ReadSettings) -> None:
 
 
 class _Slices:
-    """Frames as they are decoded, in one array whose type grows with what they hold."""
+    """Decoded frames in one array, whose type widens as needed."""
 
     def __init__(self) -> None:
         self.planes: list[Plane] = []
         self.values = np.empty((0, 0, 0), np.int16)
-        self._padding: dict[int, np.ndarray] = {}  # packed bits of the frames that have any
-        self._floor = np.inf  # the smallest value that is no padding
+        self._padding: dict[int, np.ndarray] = {}  # by frame, packed bits
+        self._floor = np.inf  # smallest value other than padding
 
     def add(self, dicom: DicomFile, files: int) -> None:
-        """All frames of one of ``files`` files."""
+        """Add all frames of one of ``files`` files."""
         if not self.planes:
             Grid((files * dicom.count, *dicom.shape), np.eye(4)).check()
             self.values = np.empty((files * dicom.count, *dicom.shape), np.int16)
@@ -118,7 +118,7 @@ class _Slices:
         np.copyto(self.values[index], values, casting="unsafe")
 
     def filled(self, order: np.ndarray) -> np.ndarray:
-        """[N, H, W] in ``order``; padding gets the smallest value that is none: to be neither seen nor smeared."""
+        """[N, H, W] in ``order``; padding gets the smallest real value, so that it neither shows nor smears."""
         if len(self.planes) < len(self.values):
             raise GeometryError("files of different numbers of frames")
         for index, bits in self._padding.items():

@@ -1,4 +1,4 @@
-"""Which DICOM files belong together: slices gathered into series while a folder is walked."""
+"""Group DICOM slices into series while a folder is walked."""
 
 from array import array
 from collections import Counter, defaultdict
@@ -16,9 +16,9 @@ from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
 
-# By which slices at one position are told apart, the first that does it: echoes, phases, diffusion weightings, …
+# Distinguish slices at one position, the first that does: echoes, phases, diffusion weightings, …
 PARTS = ("EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "AcquisitionNumber", "ImageType")
-OTHERS = (
+GEOMETRY_AND_IDENTITY = (
     "SeriesInstanceUID", "SOPInstanceUID", "NumberOfFrames", "Rows", "Columns",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing",
 )  # fmt: skip
@@ -27,13 +27,13 @@ OTHERS = (
 class Head(NamedTuple):
     """What is known of a DICOM file without its pixels."""
 
-    told: Mapping[str, str]  # the values of ``HEADER``
+    header: Mapping[str, str]  # the values of ``HEADER``
     series: str
     instance: str
     plane: Plane | None
     shape: tuple[str, str]
     parts: tuple[str, ...]  # the values of PARTS
-    frames: bool  # several of them
+    frames: bool  # has several frames
 
 
 def head_of(path: Path) -> Head | None:
@@ -42,7 +42,7 @@ def head_of(path: Path) -> Head | None:
         if not is_dicom(file):
             return None
         with rejects("DICOM header is damaged ({})"):
-            header, _ = read_elements(file, [*HEADER.values(), *PARTS, *OTHERS])
+            header, _ = read_elements(file, [*HEADER.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
 
             def text(tag: str) -> str:
                 return str(header.get(tag) or "").strip()
@@ -58,15 +58,15 @@ def head_of(path: Path) -> Head | None:
             )
 
 
-class Found(NamedTuple):
-    """One series; or a file of it that is of no use."""
+class FoundSeries(NamedTuple):
+    """One series, or an unusable file of it."""
 
-    what: str  # which series and part of it; empty: the one file
-    told: Mapping[str, str]
+    what: str  # series UID and part of it; empty: the single file
+    header: Mapping[str, str]
     paths: tuple[Path, ...]
     size: int  # bytes
     rejected: str | None
-    missing: int = 0  # slices that are not there, between others
+    missing: int = 0  # slices missing between others
 
     @property
     def image(self) -> Series:
@@ -77,9 +77,9 @@ class Found(NamedTuple):
 
 @dataclass
 class _Slices:
-    """Compact, for there are millions: numbers in arrays, and what repeats is one shared object."""
+    """Compact, as there are millions: numbers in arrays, repeated values shared."""
 
-    told: Mapping[str, str]
+    header: Mapping[str, str]
     folders: list[Path] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     sizes: "array[int]" = field(default_factory=lambda: array("q"))
@@ -89,9 +89,9 @@ class _Slices:
 
 
 class SeriesIndex:
-    """Gathers slices by SeriesInstanceUID; localisers (scouts) apart, and each file of several frames by itself.
+    """Groups slices by SeriesInstanceUID; localisers (scouts) and multi-frame files are kept separate.
 
-    Slices of two patients or studies are two series though they have one UID: some archives give everybody the same.
+    Equal UIDs of different patients or studies are different series: some archives reuse one UID for everybody.
     """
 
     def __init__(self) -> None:
@@ -101,8 +101,8 @@ class SeriesIndex:
     def add(self, path: Path, size: int, head: Head) -> None:
         scout = "scout" if "LOCALIZER" in head.parts[-1].upper() else ""
         alone = str(path) if head.frames or not head.series else ""
-        whose = " ".join(head.told.get(name, "") for name in ("patient", "study"))
-        slices = self._series.setdefault((head.series, scout, alone, whose), _Slices(head.told))
+        whose = " ".join(head.header.get(name, "") for name in ("patient", "study"))
+        slices = self._series.setdefault((head.series, scout, alone, whose), _Slices(head.header))
         slices.instances.append(hash(head.instance or str(path)))
         place: tuple[Any, ...] = ()
         if head.plane:
@@ -114,15 +114,15 @@ class SeriesIndex:
         slices.positions.extend(head.plane.position if head.plane else (np.nan,) * 3)
         slices.kinds.append(self._shared.setdefault(kind, kind))
 
-    def found(self) -> Iterator[Found]:
-        """All series; what makes no volume, whatever the recipe, is rejected with its reason."""
+    def series(self) -> Iterator[FoundSeries]:
+        """All series; those that cannot form a volume under any recipe are rejected with a reason."""
         owners = Counter((uid, scout) for uid, scout, alone, _ in self._series if not alone)
         for (uid, scout, alone, whose), slices in self._series.items():
             shared = whose if owners[uid, scout] > 1 else ""
             firsts: dict[int, int] = {}
             for index in sorted(range(len(slices.names)), key=lambda i: (slices.folders[i], slices.names[i])):
                 if firsts.setdefault(slices.instances[index], index) != index:
-                    yield _found(slices, [index], "", "a copy of another slice of its series")
+                    yield _found_series(slices, [index], "", "a copy of another slice of its series")
             for part, members in _parts(slices, list(firsts.values())).items():
                 what, reason = "" if alone else " ".join(filter(None, [uid, shared, scout, part])), None
                 missing = 0
@@ -130,19 +130,19 @@ class SeriesIndex:
                     reason = "a localiser (scout), no volume"
                 elif not alone:
                     try:
-                        members, missing = _along_normal(slices, members)  # the order in which they will be stored
+                        members, missing = _along_normal(slices, members)  # stored in this order
                     except RejectedError as error:
                         reason = str(error)
-                yield _found(slices, members, what, reason, missing)
+                yield _found_series(slices, members, what, reason, missing)
 
 
-def _found(slices: _Slices, members: list[int], what: str, reason: str | None, missing: int = 0) -> Found:
+def _found_series(slices: _Slices, members: list[int], what: str, reason: str | None, missing: int = 0) -> FoundSeries:
     paths = tuple(slices.folders[i] / slices.names[i] for i in members)
-    return Found(what, slices.told, paths, sum(slices.sizes[i] for i in members), reason, missing)
+    return FoundSeries(what, slices.header, paths, sum(slices.sizes[i] for i in members), reason, missing)
 
 
 def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
-    """By what tells slices at one position apart; all together where nothing does, or need not."""
+    """Split slices at equal positions by the first of PARTS that separates them; unsplit if none does or need be."""
     positions = np.round(np.array(slices.positions).reshape(-1, 3), 2)
     if len(np.unique(positions[members], axis=0)) < len(members):
         for number, tag in enumerate(PARTS):
@@ -155,9 +155,9 @@ def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
 
 
 def _along_normal(slices: _Slices, members: list[int]) -> tuple[list[int], int]:
-    """``members`` in their order, and how many are missing between them.
+    """``members`` sorted along the normal, and the number missing between them.
 
-    Raises RejectedError when these slices make no volume, as far as their headers tell.
+    Raises RejectedError if, by their headers, these slices do not form a volume.
     """
     kinds = [slices.kinds[index] for index in members]
     if not all(kind[0] for kind in kinds):

@@ -1,4 +1,4 @@
-"""Where the slices of a series lie, and whether they make a volume."""
+"""The positions of a series' slices, and whether they form a volume."""
 
 from collections.abc import Sequence
 
@@ -9,17 +9,17 @@ from dira_scale.imaging.rejection import GeometryError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
 from dira_scale.imaging.volumes.regular import Stack
 
-EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # elements that ``planes_of`` needs
-SAME = 0.01  # mm between two slices at one position
-HOLE = 3.0  # median distances: where more is missing, interpolation would invent anatomy
+EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # header elements for ``planes_of``
+SAME_POSITION = 0.01  # mm: slices closer than this are at one position
+MAX_GAP = 3.0  # median distances: across a larger gap, interpolation would invent anatomy
 
 
 def planes_of(dicom: DicomFile) -> list[Plane]:
-    """Where each frame lies. Raises RejectedError.
+    """The plane of each frame. Raises RejectedError.
 
-    Frames without a position each (not the enhanced classes') lie behind one another along the normal, by the offsets
-    or the distance that the file gives. Offsets count from the first frame where they begin with zero; where they begin
-    with that frame's z, and the frames are transverse, each is its frame's z (PS3.3 C.8.8.3.2).
+    Frames without individual positions (non-enhanced classes) are placed along the normal by the offsets or the
+    distance in the file. Offsets that start with zero count from the first frame; if they start with that frame's z
+    and the frames are transverse, each is its frame's z (PS3.3 C.8.8.3.2).
     """
     planes = [dicom.plane(number) for number in range(dicom.count)]
     if dicom.count > 1 and "PerFrameFunctionalGroupsSequence" not in dicom.header:
@@ -34,7 +34,7 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
                 normal = np.cross(first.right, first.down)
                 if along[0] != 0:
                     transverse, z = abs(normal[2]) > 1 - 1e-6, first.position[2]
-                    if not (transverse and abs(along[0] - z) < SAME):
+                    if not (transverse and abs(along[0] - z) < SAME_POSITION):
                         raise GeometryError(
                             "offsets of frames that begin neither with zero nor where the first one lies"
                         )
@@ -47,8 +47,8 @@ def planes_of(dicom: DicomFile) -> list[Plane]:
 
 
 def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.ndarray, Grid | Stack]:
-    """In which order the slices follow one another along their normal, and where they then are: on a Grid, or as a
-    Stack where they are shifted against each other or at uneven distances. Raises GeometryError."""
+    """The order of the slices along their normal, and their geometry: a Grid, or a Stack if they are shifted or
+    unevenly spaced. Raises GeometryError."""
     first = planes[0]
     if len(planes) == 1:
         raise GeometryError("a single slice")
@@ -64,9 +64,9 @@ def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.nda
     along = (positions - positions[0]) @ normal
     distances = np.diff(along)
     step = float(np.median(distances))
-    if distances.min() < SAME:
+    if distances.min() < SAME_POSITION:
         raise GeometryError("several slices at one position")
-    if distances.max() > HOLE * step:
+    if distances.max() > MAX_GAP * step:
         raise GeometryError("slices are missing: a gap of more than three slices")
     in_plane = positions - positions[0]
     shifts = np.stack([in_plane @ first.down / first.spacing[0], in_plane @ first.right / first.spacing[1]], axis=1)
@@ -84,7 +84,7 @@ def place_slices(planes: Sequence[Plane], size: tuple[int, int]) -> tuple[np.nda
 
 
 def pixels_to_voxels(plane: Plane, grid: Grid) -> np.ndarray:
-    """Matrix from (column, row, 1) of a slice to the index (x, y, z) of a volume."""
+    """Matrix from (column, row, 1) of a slice to (x, y, z) indices of a volume."""
     down, right = (step * length for step, length in zip((plane.down, plane.right), plane.spacing, strict=True))
     pixels = np.array([[*right, 0], [*down, 0], [*plane.position, 1]]).T
     matrix: np.ndarray = np.linalg.solve(grid.affine, LPS_TO_RAS @ pixels)[:3]

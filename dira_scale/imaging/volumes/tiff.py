@@ -1,4 +1,4 @@
-"""TIFF with several pages as a stack of slices, by Pillow."""
+"""Multi-page TIFF as a stack of slices, by Pillow."""
 
 import io
 from typing import BinaryIO
@@ -11,16 +11,16 @@ from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
 from dira_scale.imaging.volumes.raw import Raw
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-MAX_RATIO = 4096  # pixels to a byte: more than any of TIFF's lossless codings reaches, LZW's 2,700 on zeros included
-MODES = ("L", "I;16", "I;16B", "I", "F")  # 8, 16, 32 bits of grey, floating numbers
+MAX_RATIO = 4096  # pixels per byte: more than any lossless TIFF codec reaches (LZW: 2,700 on zeros)
+MODES = ("L", "I;16", "I;16B", "I", "F")  # grey of 8, 16 and 32 bits, float
 
 
 def open_tiff(file: BinaryIO) -> Raw:
-    """All pages, which must be alike; 1 mm between voxels, as a page's resolution is of printing.
+    """All pages, which must agree in size and mode; 1 mm voxels, as TIFF's resolution is for printing.
 
     Raises RejectedError.
     """
-    PIL.Image.MAX_IMAGE_PIXELS = None  # our own limit, the same for every format
+    PIL.Image.MAX_IMAGE_PIXELS = None  # we apply our own limit to every format
     with rejects("damaged TIFF ({})"):
         picture = PIL.Image.open(file, formats=("TIFF",))
         mode, size, pages = picture.mode, picture.size, getattr(picture, "n_frames", 1)

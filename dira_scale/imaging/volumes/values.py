@@ -1,8 +1,8 @@
-"""Values of any type to a ``Volume``: int16, upright, turned, and which of them are shown as black and white.
+"""Values of any type to a ``Volume``: int16, axial order, rectangular, with black and white points.
 
-Whole numbers that fit int16 are kept as they are. CT is in Hounsfield units, of which no scanner knows fractions: it is
-rounded. Whatever else is wider or finer (float MR, PET, 16 bits without a sign) is scaled linearly from its own range
-to 0 to 32767; ``Volume.scale`` and ``offset`` then lead back.
+Integers that fit int16 are kept. CT is rounded to whole Hounsfield units; scanners have no fractions. Anything else
+that is wider or finer (float MR, PET, unsigned 16 bits) is scaled linearly from its own range to 0 to 32767;
+``Volume.scale`` and ``offset`` invert this.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ FLAT = "all voxels are equal"
 
 
 def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], settings: ReadSettings) -> Volume:
-    """Values [Z, Y, X] or [C, Z, Y, X] that lie at ``place`` as a volume.
+    """A volume of values [Z, Y, X] or [C, Z, Y, X] positioned at ``place``.
 
-    Raises RejectedError; then nothing is loaded for a place that is wrong.
+    Raises RejectedError; an invalid ``place`` is rejected before loading.
     """
     if isinstance(place, Grid) and place.check().sheared:
         place = stack_of(place)
@@ -42,19 +42,19 @@ def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], settings: Rea
 
 
 def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, float]:
-    """int16 of the same shape, scale, offset (value = scale * stored + offset). Raises RejectedError."""
+    """int16 of the same shape, scale and offset (value = scale * stored + offset). Raises RejectedError."""
     if values.dtype.kind not in "biuf":
         raise RejectedError("values that are colours, complex or no numbers")
-    low, high = values.min(), values.max()  # NaN and infinity show in these
+    low, high = values.min(), values.max()  # NaN and infinity propagate into these
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RejectedError("values that are NaN or infinite")
     if low == high:
         raise RejectedError(FLAT)
-    fits = INT16.min <= low and high <= INT16.max
+    fits_int16 = INT16.min <= low and high <= INT16.max
     if values.dtype.kind != "f":
-        if fits:
+        if fits_int16:
             return values.astype(np.int16, copy=False), 1.0, 0.0
-    elif (fits and _whole(values)) or modality == "CT":
+    elif (fits_int16 and _is_integral(values)) or modality == "CT":
         return _rounded(values), 1.0, 0.0
     if modality == "CT":
         return np.clip(values, INT16.min, INT16.max).astype(np.int16), 1.0, 0.0
@@ -65,7 +65,7 @@ def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, floa
 
 
 def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
-    """slope * values + offset; whole and exact where all three are whole and fit 32 bits."""
+    """slope * values + offset; exact integers if all three are integers and fit 32 bits."""
     if (slope, offset) == (1, 0):
         return values
     small = values.dtype.kind in "biu" and values.dtype.itemsize <= 2
@@ -79,7 +79,7 @@ def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
 def black_and_white(
     stored: np.ndarray, scale: float, offset: float, shown: tuple[float, float] | None
 ) -> tuple[float, float]:
-    """The stored values that become 0 and 1: of the source's values ``shown``, else the 0.5 and 99.5 percentiles."""
+    """The stored values that become 0 and 1: ``shown`` (source values) if given, else the 0.5 and 99.5 percentiles."""
     if shown is not None:
         low, high = ((value - offset) / scale for value in shown)
         return low, high
@@ -88,20 +88,20 @@ def black_and_white(
 
 
 def percentiles(stored: np.ndarray, of: tuple[float, ...]) -> tuple[float, ...]:
-    """Percentiles of an int16 array by its histogram: the smallest value that so many do not exceed."""
+    """Percentiles of an int16 array from its histogram."""
     counts = np.zeros(2**16, np.int64)
-    for plane in stored.reshape(-1, *stored.shape[-2:]):  # bincount makes int64 of all that it is given
+    for plane in stored.reshape(-1, *stored.shape[-2:]):  # bincount converts its input to int64
         counts += np.bincount(plane.ravel().view(np.uint16), minlength=2**16)
-    reached = np.cumsum(np.roll(counts, 2**15))  # seen as without a sign, negative values come last
+    reached = np.cumsum(np.roll(counts, 2**15))  # as uint16, negative values come last
     return tuple(float(np.searchsorted(reached, stored.size * share / 100) + INT16.min) for share in of)
 
 
-def _whole(values: np.ndarray) -> bool:
+def _is_integral(values: np.ndarray) -> bool:
     return all(bool((plane == np.rint(plane)).all()) for plane in values.reshape(-1, *values.shape[-2:]))
 
 
 def _rounded(values: np.ndarray, offset: float = 0.0, scale: float = 1.0) -> np.ndarray:
-    """Plane by plane: beside int16 and the source nothing of their size is in memory."""
+    """Rounded to int16 plane by plane, so that no third array of this size is in memory."""
     stored = np.empty(values.shape, np.int16)
     for plane, out in zip(values.reshape(-1, *values.shape[-2:]), stored.reshape(-1, *values.shape[-2:]), strict=True):
         scaled = plane if (offset, scale) == (0, 1) else (plane.astype(np.float64) - offset) / scale

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Ball, Box, cut
+from dira_scale.imaging.boxes import Ball, Box, clip_box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.ingest.sources.cells import number
@@ -53,7 +53,7 @@ def box_in(finding: Box | Ball, stored: Grid | None, read: Grid) -> Box:
     A ball that reaches over the volume's border is cut there. Raises RejectedError.
     """
     if isinstance(finding, Ball):
-        return cut(read.box_around(*finding), read.shape)
+        return clip_box(read.box_around(*finding), read.shape)
     if stored is None:
         raise RejectedError(
             "boxes in voxels of slices that are shifted or at uneven distances: give them in millimetres"

@@ -11,7 +11,7 @@ import PIL.Image
 
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box, cut
+from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.grey import GreyImage, Window, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
@@ -159,4 +159,4 @@ def _cells(path: Path, least: int) -> Iterator[list[str]]:
 def _box(x: float, y: float, diameter: float) -> Box:
     """The square around a nodule; ``x``, ``y`` is the pixel in its middle."""
     side = diameter / SPACING
-    return cut(Box("nodule", y + 0.5 - side / 2, x + 0.5 - side / 2, side, side), (SIDE, SIDE))
+    return clip_box(Box("nodule", y + 0.5 - side / 2, x + 0.5 - side / 2, side, side), (SIDE, SIDE))

@@ -15,7 +15,7 @@ from dira_scale.imaging.files import size_of
 from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.imaging.volumes.lidc_xml import agreed, nodules_in, series_of
+from dira_scale.imaging.volumes.lidc_xml import agreed_nodules, nodules_in, series_of
 from dira_scale.imaging.volumes.regular import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.series_index import head_of
@@ -113,18 +113,18 @@ class LidcIdri:
             nodules = nodules_in(reading, at)
         except RejectedError as error:
             return SourceRecord(name, image, rejected=str(error))
-        told, known = list(agreed(nodules, self.readers)), heads[0].told
-        ratings = [rating for _, rating in told if rating == rating]
-        voxels = np.unique(np.concatenate([np.empty((0, 3), np.int64), *(voxels for voxels, _ in told)]), axis=0)
+        agreed, header = list(agreed_nodules(nodules, self.readers)), heads[0].header
+        ratings = [rating for _, rating in agreed if rating == rating]
+        voxels = np.unique(np.concatenate([np.empty((0, 3), np.int64), *(voxels for voxels, _ in agreed)]), axis=0)
         return SourceRecord(
             next(iter(series)),
             image,
-            patient=known.get("patient"),
-            study=known.get("study"),
-            labels=(float(bool(told)), max(ratings, default=float("nan"))),
-            boxes=tuple(_box(voxels, rating) for voxels, rating in told),
+            patient=header.get("patient"),
+            study=header.get("study"),
+            labels=(float(bool(agreed)), max(ratings, default=float("nan"))),
+            boxes=tuple(_box(voxels, rating) for voxels, rating in agreed),
             mask=Rows.of(voxels),
-            attributes={name: known[name] for name in self.attributes if name in known},
+            attributes={name: header[name] for name in self.attributes if name in header},
             size=size,
             missing=place.missing if isinstance(place, Stack) else 0,
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Ball, cut
+from dira_scale.imaging.boxes import Ball, clip_box
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
@@ -61,7 +61,7 @@ class Luna16:
             grid = grid_of(scan.path)[1] if nodules else None
         except RejectedError as error:
             return SourceRecord(uid, scan.path, rejected=str(error))
-        boxes = tuple(cut(grid.box_around(*nodule), grid.shape) for nodule in nodules) if grid else ()
+        boxes = tuple(clip_box(grid.box_around(*nodule), grid.shape) for nodule in nodules) if grid else ()
         labels = (float(bool(nodules)),)
         return SourceRecord(uid, scan.path, uid, uid, labels=labels, boxes=boxes, split=scan.fold, size=scan.size)
 

@@ -109,9 +109,9 @@ class Volumes(Folder):
     def _series(self, index: SeriesIndex) -> Iterator[SourceRecord]:
         shared = Counter[Path | None]()
         if self.csv or self.findings:
-            firsts = (series.paths[0] for series in index.found() if not series.rejected)
+            firsts = (series.paths[0] for series in index.series() if not series.rejected)
             shared.update(row for path in firsts for row in {_above(path, self.listed), _above(path, self.findings)})
-        for series in index.found():
+        for series in index.series():
             rows = {_above(path, self.listed) for path in series.paths} if self.csv else {None}
             row = min(filter(None, rows), default=None)
             boxed = _above(series.paths[0], self.findings)
@@ -122,7 +122,7 @@ class Volumes(Folder):
                 name, series.image, labels=listed.labels, size=series.size, missing=series.missing,
                 rejected=series.rejected,
             )  # fmt: skip
-            record = self._completed(record, listed.row, series.told)
+            record = self._completed(record, listed.row, series.header)
             if record.rejected is None and len(rows) > 1:
                 record = replace(record, rejected="slices of one series in several rows of the CSV, or not in all")
             if record.rejected is None and ((record.mask and shared[row] > 1) or (boxed and shared[boxed] > 1)):

@@ -8,7 +8,7 @@ import dira_scale
 from dira_scale.curation.audit.metadata import tokens
 from dira_scale.curation.audit.words import REASONS
 
-GIVEN_TO = {"RejectedError", "GeometryError", "QuarantinedError", "rejects", "replace", "SourceRecord", "_found"}
+GIVEN_TO = {"RejectedError", "GeometryError", "QuarantinedError", "rejects", "replace", "SourceRecord", "_found_series"}
 
 
 def reasons() -> Iterator[str]:

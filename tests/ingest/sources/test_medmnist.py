@@ -13,7 +13,7 @@ from ingest.sources import miniatures
 from upath import UPath
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.npz_member import Member, mapped
+from dira_scale.imaging.npz_member import Member, mapped_array
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.medmnist import MedMnist
 
@@ -53,11 +53,11 @@ def test_an_array_that_is_larger_than_the_memory_it_may_take(tmp_path: Path) -> 
     images[:, 5, 5] = np.arange(2000) % 251
     np.savez_compressed(tmp_path / "large.npz", train_images=images)
     tracemalloc.start()
-    array = mapped(tmp_path / "large.npz", "train_images")
+    array = mapped_array(tmp_path / "large.npz", "train_images")
     assert array[1777, 5, 5] == 1777 % 251 and array.shape == images.shape
     assert tracemalloc.get_traced_memory()[1] < images.nbytes / 8
     tracemalloc.stop()
-    assert mapped(tmp_path / "large.npz", "train_images") is array  # unpacked once
+    assert mapped_array(tmp_path / "large.npz", "train_images") is array  # unpacked once
 
 
 def replaced(path: Path, name: str, content: bytes | None) -> None:
@@ -126,7 +126,7 @@ def test_a_store_that_fails_is_no_damage_of_the_archive(
         pass
 
     for failure in (Hiccup("throttled"), OSError("connection lost")):
-        mapped.cache_clear()
+        mapped_array.cache_clear()
         with monkeypatch.context() as store:
             store.setattr(type(place.fs), "cat_file", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))
             store.setattr(type(place.fs), "_open", lambda *_, failure=failure, **__: (_ for _ in ()).throw(failure))

@@ -11,7 +11,7 @@ from ingest.sources import miniatures, miniatures_3d
 from upath import UPath
 
 from dira_scale.errors import UserError
-from dira_scale.imaging.boxes import Box, cut
+from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import Item, plan_shards
@@ -155,8 +155,8 @@ def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest
 
 def test_boxes_are_cut_to_the_image() -> None:
     box = Box("a", y=-3, x=5, h=10, w=10, z=8.5, d=4)
-    assert cut(box, (10, 20, 12)) == Box("a", y=0, x=5, h=7, w=7, z=8.5, d=1.5)
-    assert cut(Box("a", 1, 1, 2, 2), (4, 4)) == Box("a", 1, 1, 2, 2)
+    assert clip_box(box, (10, 20, 12)) == Box("a", y=0, x=5, h=7, w=7, z=8.5, d=1.5)
+    assert clip_box(Box("a", 1, 1, 2, 2), (4, 4)) == Box("a", 1, 1, 2, 2)
 
 
 def stored(folder: Path, prefix: str) -> str:
