@@ -59,7 +59,7 @@ def test_the_verbs_take_a_dataset(folder: Path, tmp_path: Path, capsys: pytest.C
     for name in ("radiographs", "volumes"):
         assert shard(["stats", f"path={folder / name}", f"page={tmp_path / 'page.html'}"]) == 0
         assert name in (tmp_path / "page.html").read_text()
-    assert "is whole" in capsys.readouterr().out
+    assert "is intact" in capsys.readouterr().out
 
 
 def test_a_beton_has_the_datasets_samples(folder: Path) -> None:

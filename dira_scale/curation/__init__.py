@@ -1,1 +1,1 @@
-"""Finished datasets: verify, audit, describe, cut, join, convert."""
+"""Finished datasets: verify, audit, describe, subset, merge, convert."""

@@ -1,7 +1,7 @@
-"""``shard convert``: a dataset's tars to FFCV's ``.beton``, one per split: the same samples.
+"""``shard convert``: a dataset's tars to FFCV's ``.beton``, one per split, with the same samples.
 
-JPEGs travel as they are. FFCV knows no other compression: PNG, HTJ2K and npy become raw pixels of three equal channels,
-and take their space.
+JPEGs are copied. FFCV has no other compression: PNG, HTJ2K and npy become raw pixels of three equal channels, with the
+size of these.
 """
 
 import tarfile
@@ -22,13 +22,13 @@ from dira_scale.places.store import is_local
 
 
 def to_beton(path: str | Path) -> dict[str, int]:
-    """Write ``{split}.beton`` beside the tars; their sizes by name, which enter ``dataset.json``.
+    """Write ``{split}.beton`` beside the tars. Returns their sizes by name, which enter ``dataset.json``.
 
     Fields: ``image``; ``index`` (row of the manifest); ``key`` (24 ASCII bytes); ``json`` (the sample's KEY.json);
-    ``labels`` (float32, NaN = unknown) where there are any; ``mask_size`` and ``mask`` (PNG; one byte where
-    ``mask_size`` is 0) where there are any.
+    ``labels`` (float32, NaN = unknown) if there are any; ``mask_size`` and ``mask`` (PNG; one byte if ``mask_size`` is
+    0) if there are any.
 
-    Raises UserError when it is not 8 bits in 2D, or lies in a store, where FFCV cannot read it.
+    Raises UserError unless it is 8-bit 2D, or if it is in a store, which FFCV cannot read.
     """
     dataset = ShardedDataset.open(path)
     if dataset.info.dims != 2 or set(dataset.column("bits").tolist()) != {8}:
@@ -92,7 +92,7 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
 
 
 def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
-    """KEY.json, which lies behind the image."""
+    """KEY.json, which follows the image."""
     shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
     place = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
     with dataset.file(shard).open("rb") as file:
@@ -101,12 +101,12 @@ def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
         except tarfile.TarError as error:
             raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
         if member is None or member.name != name:
-            raise UserError(f"shard {dataset.file(shard)} holds no {name} behind its image: shard again")
+            raise UserError(f"shard {dataset.file(shard)} has no {name} after its image: shard again")
         return file.read(member.size)
 
 
 def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:
-    """At most so many bytes does a sample take, a long JSON of 64 KiB included."""
+    """Upper bound of a sample's bytes, including 64 KiB of JSON."""
     raw = 3 * dataset.column("height")[rows].astype(np.int64) * dataset.column("width")[rows]
     image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
     masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])

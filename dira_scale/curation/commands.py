@@ -1,4 +1,4 @@
-"""What the shard verb does with finished datasets. Each function imports what it needs when it is called."""
+"""The shard verb's commands on finished datasets. Imports are inside the functions, to keep quick commands quick."""
 
 import os
 from pathlib import Path
@@ -8,14 +8,14 @@ from omegaconf import DictConfig, OmegaConf
 
 
 def verify(config: DictConfig) -> int:
-    """Every checksum, every image: is a dataset what it was when it was made?"""
-    from dira_scale.curation.verify import tell, verify
+    """Check every checksum and image of a dataset."""
+    from dira_scale.curation.verify import print_damages, verify
 
-    return tell(config.path, verify(config.path, _workers(config)))
+    return print_damages(config.path, verify(config.path, _workers(config)))
 
 
 def subset(config: DictConfig) -> int:
-    """A part of a dataset: a fraction of its patients, the samples of some kind, one of k folds; copies no shard."""
+    """Take a part of a dataset: a fraction of its patients, some kinds of samples, one of k folds; copies no shard."""
     from dira_scale.curation.subset import Part, subset
 
     where: Any = OmegaConf.to_container(config.where) if OmegaConf.is_config(config.where) else config.where
@@ -25,7 +25,7 @@ def subset(config: DictConfig) -> int:
 
 
 def merge(config: DictConfig) -> int:
-    """Several datasets as one; copies no shard."""
+    """Join several datasets; copies no shard."""
     from dira_scale.curation.merge import merge
 
     merge(_list(config.paths), config.out, config.name)
@@ -33,7 +33,7 @@ def merge(config: DictConfig) -> int:
 
 
 def stats(config: DictConfig) -> int:
-    """What is in a dataset: a table, and one HTML page with a contact sheet, sizes, intensities, labels."""
+    """Describe a dataset: a table, and an HTML page with a contact sheet, sizes, intensities, labels."""
     from dira_scale.curation.stats import Stats
     from dira_scale.curation.stats_page import print_table, render_dataset
     from dira_scale.data.manifest import ShardedDataset
@@ -49,7 +49,7 @@ def stats(config: DictConfig) -> int:
 
 
 def convert(config: DictConfig) -> int:
-    """A dataset to FFCV's form."""
+    """Convert a dataset to FFCV's format."""
     from dira_scale.curation.beton import to_beton
 
     print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
@@ -57,7 +57,7 @@ def convert(config: DictConfig) -> int:
 
 
 def audit(config: DictConfig) -> int:
-    """Identifying values of the source that left it; patients and pictures that are in two splits or datasets."""
+    """Search for identifying values of the source, and for patients and images in two splits or datasets."""
     from dira_scale.curation.audit import audit
 
     named = {name: _list(config[name]) for name in ("tables", "against")}
@@ -65,7 +65,7 @@ def audit(config: DictConfig) -> int:
 
 
 def _list(value: Any) -> list[Any]:
-    """A list of one may be typed without its brackets."""
+    """Accept a list of one without its brackets."""
     return list(value) if OmegaConf.is_list(value) else [value]
 
 

@@ -1,4 +1,4 @@
-"""The schemas of what is done with finished datasets, ``configs/shard_VERB.yaml``."""
+"""Schemas of the commands on finished datasets, ``configs/shard_VERB.yaml``."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -46,12 +46,12 @@ class Subset(Schema):
     fold: int = at_least(0)
 
     def __post_init__(self) -> None:
-        """Raises UserError for a fold that there is not, and for what names no attributes or labels."""
+        """Raises UserError for an invalid fold or where."""
         super().__post_init__()
         if self.folds is not None and self.fold >= self.folds:
             raise UserError(f"fold={self.fold}: must be from 0 to {self.folds - 1} with folds={self.folds}")
         if self.where is not None and not isinstance(self.where, dict):
-            raise UserError(f"where={self.where}: name attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
+            raise UserError(f"where={self.where}: expected attributes or labels: where='{{view: [PA, AP], Nodule: 1}}'")
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""Datasets made of others' manifests: a part of one (``subset``), or several as one (``merge``).
+"""Datasets derived from manifests: a part of one dataset (``subset``), or several joined (``merge``).
 
-No shard is copied: the new manifest points into the shards where they lie, so both have to be moved together.
+No shard is copied: the new manifest points to the existing shards, so move them together.
 """
 
 import os
@@ -21,16 +21,16 @@ from dira_scale.ingest.recipe import identity_hash
 from dira_scale.places.store import is_local, locate
 
 
-def new_place(out: str | Path) -> Path:
-    """``out`` as a place with nothing in it. Raises UserError when there is something."""
+def empty_place(out: str | Path) -> Path:
+    """``out`` as an empty place. Raises UserError if it is not empty."""
     place = locate(out, "out")
     if place.exists() and any(place.iterdir()):
         raise UserError(f"out={out} is not empty: choose another folder")
     return place
 
 
-def pointed(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
-    """``table``, rows of ``dataset``'s manifest, with shards as they are reached from ``out``."""
+def with_relative_shards(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
+    """``table``, rows of the manifest of ``dataset``, with shard paths relative to ``out``."""
     names = {shard: _from(out, dataset.file(shard)) for shard in pc.unique(table["shard"]).to_pylist()}
     column = pa.array([names[shard] for shard in table["shard"].to_pylist()], pa.string())
     return table.set_column(table.schema.get_field_index("shard"), "shard", column)
@@ -38,7 +38,7 @@ def pointed(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
 
 def _from(out: Path, shard: Path) -> str:
     if is_local(out) != is_local(shard):
-        raise UserError(f"out={out} and {shard} must both be of this machine, or both of one store: no shard is copied")
+        raise UserError(f"out={out} and {shard} must both be on this machine or in one store: no shard is copied")
     if is_local(out):
         return Path(os.path.relpath(os.path.realpath(shard), os.path.realpath(out))).as_posix()
     if out.fs is not shard.fs:  # type: ignore[attr-defined]
@@ -49,9 +49,9 @@ def _from(out: Path, shard: Path) -> str:
 def write(
     out: Path, like: DatasetInfo, name: str, how: dict[str, Any], table: pa.Table, parents: Sequence[ShardedDataset]
 ) -> DatasetInfo:
-    """Write ``table`` and its description: that of ``like``, but for what follows from ``table``, and ``how`` it came.
+    """Write ``table`` and its description: that of ``like``, updated from ``table`` and with ``how`` as its recipe.
 
-    Raises UserError when no row is left.
+    Raises UserError if no row is left.
     """
     if not table.num_rows:
         of = ", ".join(str(parent.root) for parent in parents)
@@ -67,7 +67,7 @@ def write(
         like,
         name=name,
         counts={entry["values"]: entry["counts"] for entry in splits},
-        quarantined=0,  # told where the inputs were read
+        quarantined=0,  # counted in the source datasets
         shards={shard: sizes[shard] for shard in used},
         checksums={shard: found for shard in used if (found := sums[shard])},
         recipe=how,
@@ -88,7 +88,7 @@ def _put(path: Path, table: pa.Table) -> None:
     path.write_bytes(sink.getvalue())
 
 
-def tell(out: Path, info: DatasetInfo) -> None:
-    """What was made."""
+def print_summary(out: Path, info: DatasetInfo) -> None:
+    """Print what was made."""
     counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
-    print(f"{out}: {counts} samples in {len(info.shards)} shards, which stay where they are: move all together")
+    print(f"{out}: {counts} samples in {len(info.shards)} shards, which were not copied: move them together")

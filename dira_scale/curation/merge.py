@@ -1,4 +1,4 @@
-"""Several datasets as one: their labels by name, a patient in one split only."""
+"""Join several datasets: labels matched by name, each patient in one split only."""
 
 import math
 from collections import Counter
@@ -9,30 +9,30 @@ from typing import Any
 
 import pyarrow as pa
 
-from dira_scale.curation.linked import new_place, pointed, tell, write
+from dira_scale.curation.linked import empty_place, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 
-GUARDED = ("test", "val", "train")  # who is in the test split of one dataset is never trained on in another
+GUARDED = ("test", "val", "train")  # a test patient of one dataset is never trained on in another
 
 
 def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInfo:
-    """Write one dataset of those at ``paths`` to ``out``. A label that a dataset does not have is unknown there.
+    """Join the datasets at ``paths`` into ``out``. A label that a dataset lacks is unknown there.
 
-    A patient who is in several splits stays in the most guarded one (test, val, then others); the samples of the others
-    are left out, and counted.
+    A patient in several splits stays in the most guarded one (test, val, train, others); samples in the other splits
+    are dropped and counted.
 
-    Raises UserError when they do not go together.
+    Raises UserError if they are incompatible.
     """
     if len(paths) < 2:
-        raise UserError(f"paths={list(map(str, paths))}: name two datasets or more: paths=[A,B]")
-    place, datasets = new_place(out), [ShardedDataset.open(path) for path in paths]
+        raise UserError(f"paths={list(map(str, paths))}: give at least two datasets: paths=[A,B]")
+    place, datasets = empty_place(out), [ShardedDataset.open(path) for path in paths]
     first = datasets[0].info
     for dataset in datasets[1:]:
         if dataset.info.dims != first.dims:
-            raise UserError(f"{datasets[0].root} is of {first.dims} dimensions, {dataset.root} of {dataset.info.dims}")
+            raise UserError(f"{datasets[0].root} is {first.dims}D, but {dataset.root} is {dataset.info.dims}D")
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
-    tables = [_relabelled(pointed(dataset, dataset.table, place), dataset.info, labels) for dataset in datasets]
+    tables = [_relabelled(with_relative_shards(one, one.table, place), one.info, labels) for one in datasets]
     whole = pa.concat_tables(tables)
     if twice := [key for key, count in Counter(whole["key"].to_pylist()).items() if count > 1]:
         raise UserError(
@@ -41,7 +41,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     table, left_out = _guarded(whole)
     how: dict[str, Any] = {"merge_of": [dataset.hash for dataset in datasets]}
     how["names"] = [dataset.info.name for dataset in datasets]
-    for key in ("hash_key", "archive"):  # whose hashes these are, if all are of one
+    for key in ("hash_key", "archive"):  # kept if equal in all: they make hashes comparable
         values = {dataset.info.recipe.get(key) for dataset in datasets}
         how |= {key: values.pop()} if len(values) == 1 else {}
     like = replace(
@@ -52,9 +52,9 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         licence=_joined(dataset.info.licence for dataset in datasets),
     )
     info = write(place, like, name, how, table, datasets)
-    tell(place, info)
+    print_summary(place, info)
     if left_out:
-        print(f"left out: {left_out} samples of patients who are in a more guarded split of another dataset")
+        print(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
     return info
 
 
@@ -66,7 +66,7 @@ def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Tab
 
 
 def _guarded(table: pa.Table) -> tuple[pa.Table, int]:
-    """Without the samples of patients whom a more guarded split has; and how many these are."""
+    """Drop samples of patients who are also in a more guarded split. Returns the rest, and the number dropped."""
     rank = {split: number for number, split in enumerate(GUARDED)}
     best: dict[str, str] = {}
     people, splits = table["patient"].to_pylist(), table["split"].to_pylist()

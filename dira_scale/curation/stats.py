@@ -1,4 +1,4 @@
-"""What is in a sharded dataset: figures from its manifest, and from a sample of its images what they look like."""
+"""Statistics of a dataset, from its manifest and a sample of its images."""
 
 import math
 from collections import Counter
@@ -34,13 +34,13 @@ class SplitStats:
 
 @dataclass(frozen=True)
 class LabelStats:
-    """How often a label has each value in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and how often none."""
+    """Counts of a label's values in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and of unknown ones."""
 
     name: str
     split: str
     values: dict[float, int]
     unknown: int
-    graded: bool  # in some split it has values other than -1, 0 and 1
+    graded: bool  # some split has values other than -1, 0 and 1
 
     @property
     def positive(self) -> int:
@@ -51,18 +51,18 @@ class LabelStats:
         return sum(self.values.values())
 
     def __str__(self) -> str:
-        """``254 of 704 (36.1 %)``; of grades, how often each one occurs."""
-        told = [f"{value:g}: {count}" for value, count in self.values.items()][:10]
+        """``254 of 704 (36.1 %)``; for grades, the count of each."""
+        texts = [f"{value:g}: {count}" for value, count in self.values.items()][:10]
         if not self.graded and self.known:
-            told = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
-            told += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
+            texts = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
+            texts += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
         elif len(self.values) > 10:
-            told.append("…")
-        return ", ".join([*told, *([f"{self.unknown} unknown"] if self.unknown else [])])
+            texts.append("…")
+        return ", ".join([*texts, *([f"{self.unknown} unknown"] if self.unknown else [])])
 
 
 class Stats:
-    """Figures of a dataset, each computed when it is asked for. ``seed`` draws the images that are looked at."""
+    """Statistics of a dataset, computed lazily. ``seed`` selects the sampled images."""
 
     def __init__(self, dataset: ShardedDataset, seed: int = 0):
         self.dataset, self.info, self.seed = dataset, dataset.info, seed
@@ -85,7 +85,7 @@ class Stats:
 
     @cached_property
     def labels(self) -> dict[str, list[LabelStats]]:
-        """By name, one for each split."""
+        """By label name, one per split."""
         columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
         rows = {split: self.dataset.rows(split) for split in self.info.counts}
         found: dict[str, list[LabelStats]] = {}
@@ -100,25 +100,25 @@ class Stats:
 
     @cached_property
     def shared_patients(self) -> int:
-        """Patients in more than one split: there must be none."""
+        """Number of patients in more than one split; must be 0."""
         pairs = self.dataset.table.group_by(["patient", "split"]).aggregate([])
         return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
 
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
-        """How often each value of each attribute occurs, the most frequent first; ages by decade."""
+        """Counts of each attribute's values, most frequent first; ages by decade."""
         found: dict[str, Counter[str]] = {}
         for row in self.dataset.table["attributes"].to_pylist():
             for name, value in row or ():
-                told = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
-                found.setdefault(name, Counter())[told] += 1
+                texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
+                found.setdefault(name, Counter())[texts] += 1
         return {
             name: sorted(values.items()) if name == "age" else values.most_common() for name, values in found.items()
         }
 
     @cached_property
     def quarantine(self) -> list[tuple[str, str, int]]:
-        """Stage, reason and count of rejected inputs, the most frequent first."""
+        """Stage, reason and count of rejected inputs, most frequent first."""
         path = self.dataset.root / QUARANTINE_FILE
         try:
             with open_file(path) as file:
@@ -129,23 +129,23 @@ class Stats:
         return [(stage, reason, count) for (stage, reason), count in counts.most_common()]
 
     def sides(self) -> dict[str, np.ndarray]:
-        """Stored pixels a side, by axis."""
+        """Stored pixels per side, by axis."""
         axes = ("depth", "height", "width") if self.info.dims == 3 else ("height", "width")
         return {axis: self.dataset.column(axis) for axis in axes}
 
     def spacings(self) -> dict[str, np.ndarray]:
-        """Millimetres a pixel by axis, of the samples that know it."""
+        """Millimetres per pixel by axis, of the samples that have it."""
         rows = [row for row in self.dataset.table["spacing"].to_pylist() if row]
         axes = ("z", "y", "x") if self.info.dims == 3 else ("y", "x")
         return {axis: np.array([row[n] for row in rows]) for n, axis in enumerate(axes)} if rows else {}
 
     def drawn(self, count: int) -> np.ndarray:
-        """Up to ``count`` row numbers, in the manifest's order."""
+        """Up to ``count`` random row numbers, in manifest order."""
         rows = self.dataset.table.num_rows
         return np.sort(np.random.default_rng(self.seed).choice(rows, min(count, rows), replace=False))
 
     def picture(self, row: int) -> np.ndarray:
-        """float32 [H, W] in [0, 1] as training scales it; of a volume its middle axial slice, of colour its mean."""
+        """float32 [H, W] in [0, 1] as in training; the middle axial slice of a volume, the mean of colours."""
         record = {name: self.dataset.column(name)[row] for name in ("low", "high", "codec")}
         try:
             if self.info.dims == 3:
@@ -157,7 +157,7 @@ class Stats:
         except DecodeError as error:
             key = self.dataset.column("key")[row]
             raise DatasetError(
-                f"sample {key} of {self.dataset.root} is damaged: shard verify tells all that are"
+                f"sample {key} of {self.dataset.root} is damaged: shard verify lists all damage"
             ) from error
         scale = record["high"] - record["low"] or 1
         return np.clip((np.asarray(middle, np.float32) - record["low"]) / scale, 0, 1)
@@ -173,47 +173,47 @@ class Stats:
 
     @property
     def intensities(self) -> np.ndarray:
-        """int64 [64]: pixels by value from 0 to 1, over ``LOOKED_AT`` images."""
+        """int64 [64]: histogram of values from 0 to 1 over ``LOOKED_AT`` images."""
         return self._looked_at[0]
 
     @property
     def plain(self) -> int:
-        """How many of these have so few different values as masks have, and images seldom."""
+        """How many of these have so few distinct values that they look like masks."""
         return self._looked_at[1]
 
 
 def _printable(text: str | None) -> str:
-    """Without what would speak to a terminal: a dataset may come from anybody."""
+    """Remove terminal control sequences: a dataset is untrusted."""
     return "".join(letter if letter.isprintable() else "?" for letter in (text or "")[:1000])
 
 
 def oddities(stats: Stats) -> list[str]:
-    """What a person should look at before training on it."""
-    told: list[str] = []
+    """What to check before training on it."""
+    texts: list[str] = []
     shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
     inputs = sum(shares.values()) + stats.info.quarantined
     if stats.info.quarantined > 0.05 * inputs:
-        told.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
+        texts.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
     for name, labels in stats.labels.items():
         never = [label.split for label in labels if label.known and not label.graded and not label.positive]
-        told += [f"label {name} is never 1 in {', '.join(never)}"] if never else []
+        texts += [f"label {name} is never 1 in {', '.join(never)}"] if never else []
     for splits, names in _unknown(stats).items():
-        told.append(f"unknown throughout {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}")
+        texts.append(f"unknown in all of {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}")
     if stats.shared_patients:
-        told.append(f"{stats.shared_patients} patients are in more than one split")
+        texts.append(f"{stats.shared_patients} patients are in more than one split")
     if stats.plain:
-        told.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} looked at have at most {FEW} different values: "
-                    "masks among the images?")  # fmt: skip
+        texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
+                    "values: masks among the images?")  # fmt: skip
     repeated = stats.dataset.table.num_rows - pc.count_distinct(stats.dataset.table["xxh3"]).as_py()
     if repeated:
-        told.append(f"{repeated} images are copies of another one, byte for byte (shard audit names them)")
+        texts.append(f"{repeated} images are exact copies of others (shard audit names them)")
     if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
-        told.append("a spacing is no number")
-    return told
+        texts.append("a spacing is NaN")
+    return texts
 
 
 def _unknown(stats: Stats) -> dict[str, list[str]]:
-    """Labels that no sample of some splits has: their names by those splits."""
+    """Names of labels that are unknown in all samples of some splits, by these splits."""
     found: dict[str, list[str]] = {}
     for name, labels in stats.labels.items():
         if splits := ", ".join(label.split for label in labels if label.unknown and not label.known):

@@ -1,4 +1,4 @@
-"""A dataset on a screen: a table in the terminal, and one HTML page that asks nothing of any server."""
+"""Display a dataset: a table in the terminal, and a self-contained HTML page."""
 
 import io
 from base64 import b64encode
@@ -15,12 +15,12 @@ from dira_scale.curation.stats import LOOKED_AT, SHOWN, Stats, oddities
 from dira_scale.reporting.page import template
 from dira_scale.reporting.plots import HELD_OUT, TRAIN, svg
 
-TILE = 120  # pixels a side on the contact sheet
+TILE = 120  # pixels per side on the contact sheet
 
 
 def print_table(stats: Stats) -> None:
-    """Splits, labels and what is odd."""
-    console = Console(soft_wrap=True, highlight=False, markup=False)  # names may hold brackets
+    """Print splits, labels and oddities."""
+    console = Console(soft_wrap=True, highlight=False, markup=False)  # names may contain brackets
     table = Table("split", *(_right(n) for n in ("samples", "patients", "studies", "MB", "masks", "boxes")), box=None)
     for s in stats.splits:
         table.add_row(s.name, *map(str, (s.samples, s.patients, s.studies)), f"{s.megabytes:.1f}", str(s.masks),
@@ -35,13 +35,13 @@ def print_table(stats: Stats) -> None:
     for _, reason, count in stats.quarantine[:5]:
         console.print(f"quarantined: {count} x {reason}")
     if rest := sum(count for *_, count in stats.quarantine[5:]):
-        console.print(f"quarantined: {rest} x other reasons, which the page lists")
+        console.print(f"quarantined: {rest} x other reasons, listed on the page")
     for text in oddities(stats):
         console.print(f"odd: {text}")
 
 
 def _right(name: str) -> Column:
-    return Column(name, justify="right", no_wrap=True)  # a figure is never cut in two
+    return Column(name, justify="right", no_wrap=True)  # never wrap a number
 
 
 def render_dataset(stats: Stats) -> str:
@@ -56,15 +56,15 @@ def render_dataset(stats: Stats) -> str:
         sheet=_address(sheet := contact_sheet(stats)),
         sheet_width=sheet.shape[1],
         histograms=[
-            ("Stored pixels a side", _histogram("sides", stats.sides(), "pixels")),
-            *([("Spacing", _histogram("spacing", spacings, "mm a pixel"))] if (spacings := stats.spacings()) else []),
-            ("Intensities, as training scales them", _intensities(stats)),
+            ("Stored pixels per side", _histogram("sides", stats.sides(), "pixels")),
+            *([("Spacing", _histogram("spacing", spacings, "mm per pixel"))] if (spacings := stats.spacings()) else []),
+            ("Intensities, scaled as in training", _intensities(stats)),
         ],
     )
 
 
 def contact_sheet(stats: Stats) -> np.ndarray:
-    """uint8 [H, W]: drawn images, each fitted into a tile, 12 in a row."""
+    """uint8 [H, W]: sampled images, each fitted into a tile, 12 per row."""
     rows = stats.drawn(SHOWN)
     wide = min(12, len(rows))
     sheet = np.full((-(-len(rows) // wide) * (TILE + 4) - 4, wide * (TILE + 4) - 4), 255, np.uint8)
@@ -92,7 +92,7 @@ def _histogram(name: str, values: dict[str, np.ndarray], unit: str) -> str:
     def draw(axes: Axes) -> None:
         finite = {axis: column[np.isfinite(column)] for axis, column in values.items()}
         every = np.concatenate([*finite.values(), np.zeros(0 if any(map(len, finite.values())) else 1)])
-        margin = 0.02 * np.ptp(every) or 0.5 * every.max()  # all equal: one bar in the middle
+        margin = 0.02 * np.ptp(every) or 0.5 * every.max()  # all equal: one central bar
         edges = np.linspace(every.min() - margin, every.max() + margin, 41)
         for (axis, column), colour in zip(finite.items(), (TRAIN, HELD_OUT, "#7aa874"), strict=False):
             axes.stairs(np.histogram(column, edges)[0], edges, label=axis, color=colour, linewidth=1.4)

@@ -1,4 +1,4 @@
-"""A part of a dataset: some of its patients, the samples of some kinds, or one of k folds."""
+"""Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
 import hashlib
 from collections import Counter
@@ -11,14 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.curation.linked import new_place, pointed, tell, write
+from dira_scale.curation.linked import empty_place, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
 class Part:
-    """What is kept. The keys are explained in ``configs/shard_subset.yaml``."""
+    """What to keep. The keys are explained in ``configs/shard_subset.yaml``."""
 
     fraction: float
     seed: int
@@ -29,10 +29,10 @@ class Part:
 
 
 def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
-    """Write the part of the dataset at ``path`` to ``out``. Raises UserError when a key does not fit the dataset."""
-    place, dataset = new_place(out), ShardedDataset.open(path)
+    """Write the part of the dataset at ``path`` to ``out``. Raises UserError if a key does not fit the dataset."""
+    place, dataset = empty_place(out), ShardedDataset.open(path)
     for split in part.splits:
-        dataset.rows(split)  # an error if there is none
+        dataset.rows(split)  # raises if there is none
     table = _filtered(dataset.table, dataset.info, part.where)
     if part.folds:
         table = _fold(table, part)
@@ -40,15 +40,15 @@ def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
         table = table.filter(_of_patients(table, part))
     how: dict[str, Any] = {"subset_of": dataset.hash, "recipe_hash": dataset.info.recipe_hash}
     how |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
-    how |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # whose hashes these are
+    how |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # they make hashes comparable
     how |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
-    info = write(place, dataset.info, dataset.info.name, how, pointed(dataset, table, place), [dataset])
-    tell(place, info)
+    info = write(place, dataset.info, dataset.info.name, how, with_relative_shards(dataset, table, place), [dataset])
+    print_summary(place, info)
     return info
 
 
 def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> pa.Table:
-    """Rows whose split, attributes and labels are (one of) what ``where`` says."""
+    """Rows whose split, attributes and labels match ``where``."""
     attributes = {name for row in table["attributes"].to_pylist() for name, _ in row or ()}
     known = ["split", "mask", *sorted(attributes), *info.label_names]
     for name, wanted in where.items():
@@ -66,23 +66,21 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
             number = info.label_names.index(name)
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
-            raise UserError(
-                f"where.{name}: no such attribute or label{nearest(name, known)}; there are {', '.join(known)}"
-            )
+            raise UserError(f"where.{name}: no such attribute or label{nearest(name, known)}; use {', '.join(known)}")
         keep = pa.array([value in options for value in values])
         table = table.filter(keep)
     return table
 
 
 def drawn(patients: list[str], seed: int) -> list[str]:
-    """Patients in an order that only they and ``seed`` determine; those of one dataset are never two times there."""
+    """The distinct patients in a random order determined only by their names and ``seed``."""
     return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
 
 
 def _of_patients(table: pa.Table, part: Part) -> pa.Array:
-    """Whole patients of each of ``splits``, in an order drawn by ``seed``, until ``fraction`` of its samples are there.
+    """Mask of whole patients of each of ``splits``, in an order drawn by ``seed``, up to ``fraction`` of its samples.
 
-    With one seed a smaller fraction is a part of a larger one. Other splits stay whole.
+    With the same seed a smaller fraction is a subset of a larger one. Other splits are kept completely.
     """
     keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
     people = table["patient"].to_numpy(zero_copy_only=False)
@@ -100,14 +98,14 @@ def _of_patients(table: pa.Table, part: Part) -> pa.Array:
 
 
 def _fold(table: pa.Table, part: Part) -> pa.Table:
-    """Patients of ``splits`` dealt into folds: one is the split val, the others are train. The other splits stay, but
-    for a val of their own, whose patients would stand beside the fold's."""
+    """Deal the patients of ``splits`` into folds: one becomes val, the others train. Other splits are kept, except a
+    train or val that is not in ``splits``, whose patients would mix with the folds'."""
     assert part.folds is not None
     inside = np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
     people = table["patient"].to_numpy(zero_copy_only=False)
     order = drawn(people[inside].tolist(), part.seed)
     if len(order) < part.folds:
-        raise UserError(f"folds={part.folds}: {', '.join(part.splits)} have only {len(order)} patients")
+        raise UserError(f"folds={part.folds}: only {len(order)} patients in {', '.join(part.splits)}")
     mine = set(order[part.fold :: part.folds])
     splits = table["split"].to_pylist()
     new = [("val" if person in mine else "train") if here else split

@@ -1,4 +1,4 @@
-"""Is a dataset what it was when it was made? Every checksum computed, every image and mask decoded, every tar read."""
+"""Verify a dataset: compute every checksum, decode every image and mask, read every tar."""
 
 import tarfile
 from collections.abc import Iterator
@@ -19,11 +19,11 @@ from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool
 from dira_scale.places.store import open_file
 
-SHOWN = 20  # damages that are told one by one
+SHOWN = 20  # damages that are printed individually
 
 
 class Damage(NamedTuple):
-    """Something of a shard that is not as the manifest says; ``key`` is of the sample, or empty for the whole file."""
+    """A mismatch between shard and manifest; ``key`` is the sample's, or empty for the shard itself."""
 
     shard: str
     key: str
@@ -31,9 +31,9 @@ class Damage(NamedTuple):
 
 
 def verify(path: str | Path, workers: int) -> list[Damage]:
-    """What is damaged in the dataset at ``path``, in the manifest's order; nothing if it is whole.
+    """All damage in the dataset at ``path``, in manifest order; empty if it is intact.
 
-    Raises DatasetError when ``dataset.json`` or the manifest themselves cannot be read.
+    Raises DatasetError if ``dataset.json`` or the manifest cannot be read.
     """
     dataset = ShardedDataset.open(path, check_shards=False)
     shards = list(dataset.info.shards)
@@ -51,18 +51,18 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     return [damage for shard in shards for damage in found[shard]]
 
 
-def tell(path: str | Path, damages: list[Damage]) -> int:
-    """Print what is damaged; the exit code: 0 for a whole dataset, 1 for a damaged one."""
+def print_damages(path: str | Path, damages: list[Damage]) -> int:
+    """Print the damage. Returns the exit code: 0 if intact, 1 if damaged."""
     if not damages:
-        print(f"{path} is whole: every checksum agrees, every image and mask was decoded")
+        print(f"{path} is intact: every checksum matches, every image and mask was decoded")
         return 0
     for damage in damages[:SHOWN]:
         print(f"{damage.shard}{f', sample {damage.key}' if damage.key else ''}: {damage.reason}")
     if len(damages) > SHOWN:
         print(f"… and {len(damages) - SHOWN} more")
     shards = len({damage.shard for damage in damages})
-    print(f"{path} is damaged in {shards} of its shards: copy these again from where they were made, or write them "
-          f"anew from the source: python -m dira_scale.shard repair path={path} recipe=…")  # fmt: skip
+    print(f"{path} is damaged in {shards} of its shards: copy them again from an intact copy, or rewrite them from the "
+          f"source: python -m dira_scale.shard repair path={path} recipe=…")  # fmt: skip
     return 1
 
 
@@ -72,7 +72,7 @@ def rows_of(dataset: ShardedDataset, shard: str) -> np.ndarray:
 
 
 def verify_shard(path: str | Path, shard: str) -> list[Damage]:
-    """What is damaged in one shard."""
+    """The damage in one shard."""
     dataset = ShardedDataset.open(path, check_shards=False)
     file = dataset.file(shard)
     rows = dataset.table.take(rows_of(dataset, shard)).to_pylist()
@@ -91,7 +91,7 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
         stream.seek(0)
         damages += _members(shard, rows, stream)
         if not damages and (known := dataset.info.checksums.get(shard)) and checksum(stream) != known:
-            damages.append(Damage(shard, "", "the file's checksum differs, though no image's does"))
+            damages.append(Damage(shard, "", "the file's checksum differs, but no image's does"))
     return damages
 
 
@@ -119,7 +119,7 @@ def _mask(shard: str, row: dict[str, Any], payload: bytes) -> Iterator[Damage]:
 
 
 def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
-    """Of the decoded array: channels last in 2D, first in 3D."""
+    """The decoded array's shape: channels last in 2D, first in 3D."""
     inner = (row["height"], row["width"])
     if row["affine"] is None:
         return inner if channels == 1 else (*inner, channels)
@@ -127,21 +127,21 @@ def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
 
 
 def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
-    """The tar's own view: the samples of the manifest in its order, each with its image, JSON and mask."""
+    """Check the tar: the manifest's samples in order, each with its image, JSON and mask."""
     try:
         found = list(members(stream))
     except tarfile.TarError as error:
         yield Damage(shard, "", f"not a readable tar ({type(error).__name__})")
         return
     if not all(member.isreg() for member in found):
-        yield Damage(shard, "", "the tar holds something else than plain files")
+        yield Damage(shard, "", "the tar holds members other than plain files")
         return
     named = [(member.name.partition("."), member.offset_data) for member in found]
     there = [
         (key, [(kind, offset) for (_, _, kind), offset in files])
         for key, files in groupby(named, key=lambda member: member[0][0])
     ]
-    if "/" in shard:  # of another dataset, of which this one is a part
+    if "/" in shard:  # of another dataset, which this one is derived from
         mine = {row["key"] for row in rows}
         there = [(key, files) for key, files in there if key in mine]
     if [key for key, _ in there] != [row["key"] for row in rows]:
@@ -152,6 +152,6 @@ def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Da
         if row["mask_size"] is not None:
             kinds["mask.png" if row["affine"] is None else "mask.b2nd"] = row["mask_offset"]
         if sorted(kinds) != sorted(kind for kind, _ in files):
-            yield Damage(shard, key, "the tar holds other files of it than the manifest")
+            yield Damage(shard, key, "the tar holds other files for it than the manifest")
         elif any(offset != kinds[kind] for kind, offset in files if kind != "json"):
-            yield Damage(shard, key, "the tar holds it elsewhere than the manifest says")
+            yield Damage(shard, key, "its offset in the tar differs from the manifest's")

@@ -1,4 +1,4 @@
-"""What the shard verb does with an archive. Each function imports what it needs when it is called: some are quick."""
+"""The shard verb's commands on archives. Imports are inside the functions, to keep quick commands quick."""
 
 import os
 from typing import Any
@@ -15,15 +15,15 @@ def shard(config: DictConfig) -> int:
 
 
 def plan(config: DictConfig) -> int:
-    """What a conversion would find, make and take: inputs, oddities, size and time."""
-    from dira_scale.ingest.survey import survey_and_tell
+    """Report what a conversion would find and need: inputs, oddities, size and time."""
+    from dira_scale.ingest.survey import survey_and_print
 
-    survey_and_tell(_plain(config.recipe), _workers(config), config.key_file, config.sample)
+    survey_and_print(_plain(config.recipe), _workers(config), config.key_file, config.sample)
     return 0
 
 
 def repair(config: DictConfig) -> int:
-    """Write the broken shards of a dataset again, from its source."""
+    """Rewrite the damaged shards of a dataset from its source."""
     from dira_scale.ingest.repair import repair
 
     repair(_plain(config.recipe), config.path, _workers(config), config.key_file)

@@ -1,4 +1,4 @@
-"""The schemas of sharding: ``configs/shard.yaml``, and of what asks for the same recipe."""
+"""Schemas of ``configs/shard.yaml`` and the other commands that take a recipe."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +8,7 @@ from dira_scale.config.schema import Schema, at_least, constructed, place
 
 @dataclass
 class Conversion(Schema):
-    """What every one of them has. The recipe is open: its source has arguments of its own."""
+    """Keys common to all. The recipe is open: its source has its own arguments."""
 
     out: str | None = place(None)
     slice: str | None = None

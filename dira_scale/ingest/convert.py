@@ -1,4 +1,4 @@
-"""One conversion from beginning to end: what ``python -m dira_scale.shard`` does."""
+"""One complete conversion: what ``python -m dira_scale.shard`` does."""
 
 import time
 from collections import Counter
@@ -14,7 +14,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
-from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, keep, made_of, unfinished
+from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
@@ -25,12 +25,12 @@ from dira_scale.places.store import locate
 def convert(
     config: Mapping[str, Any], out: str | Path, workers: int, key_file: str | None = None, share: str | None = None
 ) -> None:
-    """Shard the images that the recipe ``config`` names into ``out``; go on where an earlier call stopped.
+    """Shard the images of the recipe ``config`` into ``out``; resumes an interrupted call.
 
-    With a ``share`` of the shards, such as "3/16", only these are written; a call without it writes what is still
-    missing and joins all to the dataset.
+    With a ``share``, such as "3/16", only that slice of the shards is written; a call without it writes what is still
+    missing and joins everything into the dataset.
 
-    Raises UserError when the recipe, its source or what is in ``out`` does not fit, or the disk or the store fails.
+    Raises UserError if the recipe, its source or the content of ``out`` is unsuitable, or the disk or store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
     part, place, recipe = Slice.parse(share), locate(out, "out"), Recipe.from_config(config)
@@ -38,14 +38,14 @@ def convert(
     identity = recipe.identity(hasher)
     try:
         made: ShardedDataset | Outcome | None = finished(place, identity)
-        if made is None:  # before an hour of listing
+        if made is None:  # check before an hour of listing
             check_place(place, recipe.source.get("images"))
-        console.print(f"{recipe.name}: listing the images; names are hashed with the key of {key_from}")
+        console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
         planned = planned_from(recipe, hasher, workers)
         started = time.monotonic()
         made = made or _make(place, planned, recipe, identity, part, workers)
         if made is None:
-            return _tell_of_slice(console, place, planned, part)
+            return _print_slice(console, place, planned, part)
         if isinstance(made, ShardedDataset):
             check_unchanged(made, planned)
             remove_leftovers(place)
@@ -53,35 +53,36 @@ def convert(
             return
     except OSError as error:
         raise UserError(
-            f"sharding to {place} failed ({error}); what is finished is kept: fix this, then run the same command again"
+            f"sharding to {place} failed ({error}); finished shards are kept: fix this, then run the same command again"
         ) from error
-    _tell(console, place, made, time.monotonic() - started)
+    _print_outcome(console, place, made, time.monotonic() - started)
 
 
 def _make(
     out: Path, planned: ShardPlan, recipe: Recipe, identity: dict[str, Any], part: Slice, workers: int
 ) -> ShardedDataset | Outcome | None:
-    """Write the shards of ``part``, and join all where that is the whole. The dataset, if others were quicker."""
+    """Write the shards of ``part``; if that is all of them, join them. The dataset, if others finished it first."""
     with claimed(out, identity, planned, part) as scratch:
-        if made := finished(out, identity):  # while the images were listed
+        if made := finished(out, identity):  # by another process, while we listed
             return made
         mine = part.shards(planned)
         todo = unfinished(out, mine)
         done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
-        write_shards(todo, planned, recipe, workers, scratch, partial(keep, out, made_of(planned, identity)), done)
-        if made := finished(out, identity):  # in a store, where nothing is locked
+        publish = partial(publish_shard, out, made_of(planned, identity))
+        write_shards(todo, planned, recipe, workers, scratch, publish, done)
+        if made := finished(out, identity):  # by another machine: stores have no locks
             return made
         return finish(out, planned, recipe, identity, scratch) if part.of == 1 else None
 
 
 def hasher_of(recipe: Recipe, key_file: str | None) -> tuple[Hasher, str]:
-    """What hashes the recipe's names, and where its key is from."""
+    """The recipe's hasher, and where its key is from."""
     key, key_from = load_key(recipe.secret, key_file)
     return Hasher(key, recipe.archive), key_from
 
 
 def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
-    """The plan of all images that the recipe's source lists. Raises UserError."""
+    """The plan for all images that the recipe's source lists. Raises UserError."""
     source = recipe.make_source()
     try:
         return plan_shards(source.records(workers), recipe, hasher, source.label_names)
@@ -89,16 +90,16 @@ def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error
 
 
-def _tell_of_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -> None:
+def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -> None:
     mine, missing = part.shards(planned), unfinished(out, planned.shards)
     console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
     if missing:
         console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
-    when = "when all slices are done" if missing else "all shards are there"
-    console.print(f"{when}: the same command without slice=… joins them to the dataset")
+    when = "when all slices are done" if missing else "all shards are written"
+    console.print(f"{when}: run the same command without slice=… to join them into the dataset")
 
 
-def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
+def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
     size = sum(outcome.info.shards.values())
     console.print(
         f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
@@ -113,7 +114,7 @@ def _tell(console: Console, out: Path, outcome: Outcome, seconds: float) -> None
         console.print(f"filled in: {counted(slices, 'slice')} missing in {counted(volumes, 'volume')} "
                       f"(attribute {FILLED})")  # fmt: skip
     if outcome.absent:
-        console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither column nor header tells it")
+        console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
     console.print(f"look: python -m dira_scale.shard stats path={out}")
     if outcome.info.dims == 2:
         run = f"run=out/runs/{outcome.info.name}"
@@ -126,7 +127,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:
-    """The five most frequent, and how many have others, so that the counts add up."""
+    """The five most frequent reasons, and the count of all others."""
     most = reasons.most_common(5)
     rest = reasons.total() - sum(count for _, count in most)
     return [*most, *([("other reasons", rest)] if rest else [])]

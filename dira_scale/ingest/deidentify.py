@@ -1,7 +1,7 @@
-"""What may leave the hospital: keyed hashes of names, and a few coarse attributes. Nothing else of a file's header.
+"""What may leave the hospital: keyed hashes of names and a few coarse attributes; nothing else from a header.
 
-Hashes are HMAC-SHA-256 under a key that stays where the images are. Without the key nobody can try out patient numbers
-against a hash; with it, the same patient has the same hash in every dataset made there.
+Hashes are HMAC-SHA-256 with a key that stays with the images. Without the key, hashes cannot be brute-forced with
+patient numbers; with it, a patient has the same hash in every dataset made there.
 """
 
 import contextlib
@@ -15,36 +15,36 @@ from pathlib import Path
 from dira_scale.errors import UserError
 
 ENVIRONMENT = "DIRA_SCALE_HASH_KEY"
-PUBLIC_KEY = b"dira_scale: public images"  # recipes of public data, so that everybody's shards are equal
+PUBLIC_KEY = b"dira_scale: public images"  # for public data, so that everyone's shards are equal
 VIEWS = {"PA", "AP", "LL", "RL", "LATERAL", "LAO", "RAO", "CC", "MLO"}
 MANUFACTURERS = ("agfa", "canon", "carestream", "fujifilm", "ge", "konica", "philips", "samsung", "siemens", "toshiba")
 SEXES = {"f": "F", "female": "F", "m": "M", "male": "M", "o": "O", "other": "O"}
 
 
 class Hasher:
-    """Keyed hashes. ``kind`` keeps a patient and a study of one name apart, ``archive`` two with a patient 1."""
+    """Keyed hashes. ``kind`` separates a patient and a study of one name, ``archive`` equal names of two archives."""
 
     def __init__(self, key: bytes, archive: str | None = None):
         self._key, self._archive = key, f"{archive}\0" if archive else ""
         self.key_id = hmac.digest(key, b"key\0id", "sha256").hex()[:8]
 
     def __call__(self, kind: str, value: str) -> str:
-        """24 hex digits (96 bits: no collision is to be expected among 10^9 names); file names may be of any bytes."""
+        """24 hex digits (96 bits: no collisions expected among 10^9 names); file names may contain any bytes."""
         name = f"{self._archive}{kind}\0{value}"
         return hmac.digest(self._key, name.encode(errors="surrogateescape"), "sha256").hex()[:24]
 
     def fraction(self, kind: str, value: str) -> float:
-        """A number in [0, 1), evenly spread, that only ``value`` and the key determine."""
+        """A number in [0, 1), uniformly distributed, determined by ``value`` and the key."""
         return int(self(kind, value)[:13], 16) / 16**13
 
 
 def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
-    """The key and where it is from: the public one if not ``secret``, else $DIRA_SCALE_HASH_KEY, else ``key_file``.
+    """The key and its origin: the public key unless ``secret``, else $DIRA_SCALE_HASH_KEY, else ``key_file``.
 
-    ``key_file`` is ~/.config/dira_scale/hash_key by default (below $XDG_CONFIG_HOME where set). It is made when absent,
-    readable by its owner only. Keep it, and never beside the shards: another key gives other hashes, and another split.
+    ``key_file`` defaults to ~/.config/dira_scale/hash_key (or below $XDG_CONFIG_HOME). If absent it is made, readable
+    by its owner only. Keep it, but never beside the shards: another key gives other hashes and another split.
 
-    Raises UserError when the key in the environment or the file is shorter than 16 characters.
+    Raises UserError if the key in the environment or the file is shorter than 16 characters.
     """
     if not secret:
         return PUBLIC_KEY, "the recipe (public images)"
@@ -59,26 +59,26 @@ def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
             file.write(secrets.token_hex(32) + "\n")
             file.flush()
             os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # another process has just made it: then that one's counts
-            os.link(new, path)  # whole from the first moment
+        with contextlib.suppress(FileExistsError):  # if another process has just made it, use that one
+            os.link(new, path)  # complete from the first moment
         new.unlink()
     return _long_enough(path.read_bytes().strip(), str(path))
 
 
 def _long_enough(key: bytes, where: str) -> tuple[bytes, str]:
     if len(key) < 16:
-        raise UserError(f"the hash key in {where} has {len(key)} characters: use 16 or more random ones")
+        raise UserError(f"the hash key in {where} has {len(key)} characters: use at least 16 random ones")
     return key, where
 
 
 def check_attributes(names: Sequence[str]) -> None:
-    """Raises UserError for an attribute that has no rule here for what may leave."""
+    """Raises UserError for an attribute without a de-identification rule."""
     if unknown := sorted(set(names) - ATTRIBUTES.keys()):
-        raise UserError(f"recipe.attributes: '{unknown[0]}' cannot be kept; only {', '.join(ATTRIBUTES)} can")
+        raise UserError(f"recipe.attributes: '{unknown[0]}' cannot be kept; use {', '.join(ATTRIBUTES)}")
 
 
 def coarse(attributes: Mapping[str, str]) -> dict[str, str]:
-    """Attributes reduced to classes; what fits none is left out."""
+    """Attributes reduced to classes; values that fit no class are dropped."""
     kept = {name: ATTRIBUTES[name](value.strip()) for name, value in attributes.items()}
     return {name: value for name, value in sorted(kept.items()) if value}
 
@@ -88,7 +88,7 @@ def _sex(value: str) -> str | None:
 
 
 def _age(value: str) -> str | None:
-    """Whole years, 90 and more as 90; DICOM's 045Y, 018M and so on too."""
+    """Whole years, capped at 90; also reads DICOM's 045Y, 018M and so on."""
     match = re.fullmatch(r"(\d+)(?:\.\d*)?([YMWD]?)", value)
     if not match:
         return None

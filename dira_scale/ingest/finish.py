@@ -1,4 +1,4 @@
-"""What is written when all shards are there: quarantine, description, dataset.json, and last the manifest."""
+"""Finish a dataset once all shards exist: quarantine, description, dataset.json, and last the manifest."""
 
 import csv
 import json
@@ -24,25 +24,25 @@ from dira_scale.places.store import as_os_error, is_local, remove
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of the inputs."""
+    """The result of a conversion."""
 
     info: DatasetInfo
     reasons: Counter[str]
     rejected_names: Path | None
-    filled: tuple[int, int]  # volumes that lacked slices, and how many slices
-    absent: list[str]  # attributes that the recipe asks for, and no sample has
+    filled: tuple[int, int]  # volumes with interpolated slices, and the number of these slices
+    absent: list[str]  # attributes of the recipe that no sample has
 
 
 def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
-    """Join the shards' states into the dataset's tables, shard by shard, and remove ``.partial``.
+    """Join the shard states into the dataset's tables, shard by shard, and remove ``.partial``.
 
-    Raises UserError when no input at all could be used; then nothing is left, so that the corrected command can begin.
+    Raises UserError if no input was usable, and leaves nothing behind, so that the corrected command can start.
     """
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()
-    filled: list[int] = []  # of each volume that lacked some
-    kept = set[str]()  # attributes
-    names = _Names(_beside(out), plan)
+    filled: list[int] = []  # per volume that lacked slices
+    kept = set[str]()  # attributes that some sample has
+    names = _RejectedNames(_names_file(out), plan)
     with (
         TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
@@ -63,7 +63,9 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
                 (out / shard).unlink(missing_ok=True)
         remove(out / PARTIAL)
         remove(scratch)
-        raise UserError(f"none of the {len(plan)} inputs is usable: {_top(reasons)} (all of them: {names.path})")
+        raise UserError(
+            f"none of the {len(plan)} inputs is usable: {_most_frequent(reasons)} (full list: {names.path})"
+        )
     info = DatasetInfo(
         name=recipe.name,
         modality=recipe.modality,
@@ -95,21 +97,21 @@ def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, di
         path = state_file(out, shard)
         with as_os_error(path):
             state = json.loads(path.read_text())
-        if state.get("made_of") != expected:  # slices that began in the same moment, of other images or another recipe
-            raise UserError(f"out={out}: {shard} is of other images or another recipe: delete it and {path}, and run "
-                            "the command again")  # fmt: skip
+        if state.get("made_of") != expected:  # two slices started at once with different images or recipes
+            raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and {path}, "
+                            "then run the same command again")  # fmt: skip
         yield shard, state
 
 
-class _Names:
-    """The rejected inputs by name: beside the dataset and not in it, for names of files may name patients."""
+class _RejectedNames:
+    """The rejected inputs by name, beside the dataset rather than in it: file names may identify patients."""
 
     def __init__(self, path: Path, plan: ShardPlan):
         self.path, self._plan, self._part = path, plan, path.with_name(f".{path.name}.part")
         self._empty = True
 
-    def __enter__(self) -> "_Names":
-        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # for its owner alone
+    def __enter__(self) -> "_RejectedNames":
+        descriptor = os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)  # readable by its owner only
         self._file = os.fdopen(descriptor, "w", errors="surrogateescape", newline="", encoding="utf-8")
         self._csv = csv.writer(self._file)
         self._csv.writerow(["file", "stage", "reason"])
@@ -127,11 +129,11 @@ class _Names:
         publish(self._part, self.path)
 
 
-def _beside(out: Path) -> Path:
-    """``OUT.rejected.csv``; of a dataset in a store, in the folder that one is in: names do not leave this machine."""
+def _names_file(out: Path) -> Path:
+    """``OUT.rejected.csv``; for a store, in the working directory: names do not leave this machine."""
     path = out.resolve() if is_local(out) else Path.cwd() / out.name
     return path.with_name(f"{path.name}.rejected.csv")
 
 
-def _top(reasons: Counter[str]) -> str:
+def _most_frequent(reasons: Counter[str]) -> str:
     return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common(3))

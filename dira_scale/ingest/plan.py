@@ -1,6 +1,6 @@
-"""Which image goes to which place of which shard: settled before the first one is decoded.
+"""The plan: which image goes to which position of which shard, decided before any image is decoded.
 
-A plan lies on the disk and not in memory: ten million records need no more of it than ten thousand.
+The plan is on disk: ten million records need no more memory than ten thousand.
 """
 
 import hashlib
@@ -17,19 +17,19 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.splits import draw_splits, split_names
 
-# SQLite's own temporary file: it has no name, so it is gone when the process is, however it ends.
+# SQLite's unnamed temporary file: it disappears with the process, however it ends.
 UNNAMED = ""
 TABLES = """
     PRAGMA journal_mode = OFF;
     PRAGMA cache_size = -8000;  -- kB
     CREATE TABLE record (number INTEGER PRIMARY KEY, content BLOB);
-    -- study: a hash to group by. alone: who it is of if nobody is known. drawn: takes part in the splitting
+    -- study: a hash to group by. alone: the patient if none is known. drawn: takes part in splitting
     CREATE TABLE item (
         number INTEGER PRIMARY KEY, key TEXT, patient TEXT, study TEXT, alone TEXT, hint TEXT, drawn INT, split TEXT
     );
     CREATE TABLE place (position INTEGER PRIMARY KEY, number INT);
 """
-# Whom an image without a name is of: the one whom its study names, else all of the study is one.
+# The patient of an image without one: the only patient named in its study, else the study counts as one patient.
 NAME_PATIENTS = """
     CREATE TEMP TABLE known AS
         SELECT study, min(patient) AS patient FROM item WHERE patient IS NOT NULL AND study IS NOT NULL
@@ -43,7 +43,7 @@ NAME_PATIENTS = """
 
 @dataclass(frozen=True)
 class Item:
-    """A record with its hashes and its split."""
+    """A record with its hashes and split."""
 
     key: str
     patient: str
@@ -53,13 +53,13 @@ class Item:
 
 
 class ShardPlan:
-    """All items in the manifest's order; ``iter`` and ``len`` are over them.
+    """All items in manifest order; iterable.
 
     Attributes:
-        shards: file name -> places of its items in the plan.
-        label_names: what their labels are called.
-        hash: identity of everything that was planned: a source that has changed since gives another one. It goes out
-            with the dataset: names are in it as keyed hashes only, and places on this machine not at all.
+        shards: file name -> positions of its items in the plan.
+        label_names: names of the labels.
+        hash: identity of everything planned; changes if the source does. It is published with the dataset, so it
+            covers names only as keyed hashes, and no paths of this machine.
     """
 
     def __init__(self, table: sqlite3.Connection, shards: dict[str, range], label_names: Sequence[str], hasher: Hasher):
@@ -68,8 +68,8 @@ class ShardPlan:
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
         for item in self:
             r = item.record
-            told = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
-            digest.update(json.dumps([item.key, item.patient, item.study, item.split, *told]).encode())
+            content = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
+            digest.update(json.dumps([item.key, item.patient, item.study, item.split, *content]).encode())
         self.hash = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -79,11 +79,11 @@ class ShardPlan:
         return self._items(range(len(self)))
 
     def items(self, shard: str) -> list[Item]:
-        """Those of one shard."""
+        """The items of one shard."""
         return list(self._items(self.shards[shard]))
 
     def item(self, key: str) -> Item:
-        """The one of this key."""
+        """The item with this key."""
         ((position,),) = self._table.execute("SELECT position FROM item JOIN place USING (number) WHERE key = ?", [key])
         return next(self._items(range(position, position + 1)))
 
@@ -95,7 +95,7 @@ class ShardPlan:
         )
         for key, patient, split, content in rows:
             record: SourceRecord = pickle.loads(content)
-            # with the patient: some archives number each patient's studies from 1
+            # includes the patient: some archives number each patient's studies from 1
             study = self._hasher("study", f"{patient} {record.study or record.name}")
             yield Item(key, patient, study, split, record)
 
@@ -103,13 +103,13 @@ class ShardPlan:
 def plan_shards(
     records: Iterable[SourceRecord], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()
 ) -> ShardPlan:
-    """Hash, split and order the records; a split's samples stand in the order of their keys, hence shuffled.
+    """Hash, split and order the records; samples of a split are sorted by key, hence shuffled.
 
-    Only records that are not rejected take part in the splitting; the others stand in the first split.
+    Only records that are not rejected take part in splitting; rejected ones are put in the first split.
 
     Raises:
-        UserError: no record at all, or two of one name; a patient in two splits; a value of the split column that
-            ``recipe.official`` does not know; a split whose name is no part of a file name; no room for the plan.
+        UserError: no records, or a duplicate name; a patient in two splits; a value of the split column that is not
+            in ``recipe.official``; a split name unusable in file names; no disk space for the plan.
     """
     table = sqlite3.connect(UNNAMED)
     try:
@@ -120,7 +120,7 @@ def plan_shards(
         return ShardPlan(table, _order(table, recipe), label_names, hasher)
     except sqlite3.OperationalError as error:
         raise UserError(
-            f"the plan cannot be written to the folder for temporary files ({error}): make room, or set TMPDIR"
+            f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"
         ) from error
 
 
@@ -134,7 +134,7 @@ def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Ha
         table.execute("INSERT INTO item VALUES (?, ?, ?, ?, ?, ?, ?, NULL)", row)
         table.execute("INSERT INTO record VALUES (?, ?)", (number, pickle.dumps(r, pickle.HIGHEST_PROTOCOL)))
     if number < 0:
-        raise UserError("the source has no file at all: check recipe.images")
+        raise UserError("the source lists no files: check recipe.images")
     try:
         table.execute("CREATE UNIQUE INDEX item_key ON item (key)")
     except sqlite3.IntegrityError as error:
@@ -147,14 +147,14 @@ def _fill(table: sqlite3.Connection, records: Iterable[SourceRecord], hasher: Ha
 
 
 def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
-    """Fill ``place``; the shards, split by split."""
+    """Fill the table ``place``; the positions of each shard, split by split."""
     drawn = {split for (split,) in table.execute("SELECT DISTINCT split FROM item WHERE drawn")}
     splits = [split for split in dict.fromkeys([*split_names(recipe), *sorted(drawn)]) if split in drawn]
     splits = splits or split_names(recipe)[:1]
     for split in splits:
         if not SPLIT.fullmatch(split):
             raise UserError(
-                f"a split cannot be called '{split}', as its files are named after it: use letters, digits, _ and - in "
+                f"invalid split name '{split}': it becomes part of file names, so use letters, digits, _ and - in "
                 "the split column, recipe.splits and recipe.official"
             )
     table.execute("UPDATE item SET split = ? WHERE NOT drawn", [splits[0]])
@@ -168,5 +168,5 @@ def _order(table: sqlite3.Connection, recipe: Recipe) -> dict[str, range]:
         for shard, first in enumerate(range(start, start + count, recipe.shard_size)):
             shards[f"{split}-{shard:06d}.tar"] = range(first, min(first + recipe.shard_size, start + count))
         start += count
-    table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # the rejected are looked up by key
+    table.execute("CREATE UNIQUE INDEX place_number ON place (number)")  # rejected items are looked up by key
     return shards

@@ -1,4 +1,4 @@
-"""A recipe: which source, and what its images become. The keys are explained in ``configs/shard.yaml``."""
+"""A recipe: the source, and how its images are stored. The keys are explained in ``configs/shard.yaml``."""
 
 import dataclasses
 import hashlib
@@ -21,7 +21,7 @@ from dira_scale.ingest.sources.base import Source
 
 @dataclass(frozen=True)
 class Recipe:
-    """The keys that every recipe has; ``source`` holds the rest, which its source's constructor takes."""
+    """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
     name: str
     modality: str
@@ -43,14 +43,14 @@ class Recipe:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
-        """Raises UserError when a key is missing or a value is impossible."""
+        """Raises UserError if a key is missing or a value invalid."""
         own = [field.name for field in dataclasses.fields(cls) if field.name != "source"]
         if missing := [name for name in (*own, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
-            raise UserError(f"recipe.volume must have the keys {', '.join(sorted(keys))}, it has {', '.join(given)}")
+            raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
         values = {name: config[name] for name in own} | {"volume": VolumeSettings(**given)}
         source = {k: v for k, v in config.items() if k not in own}
         for name in ("attributes", "label_columns"):
@@ -61,7 +61,7 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
-        _ = self.reading  # checks its own keys
+        _ = self.reading  # validates its own keys
         if (self.dims == 3 and self.codec not in VOLUME_CODECS) or (self.dims == 2 and self.codec == "b2nd"):
             raise UserError(f"recipe.codec={self.codec} with recipe.dims={self.dims}: volumes are stored as "
                             f"{' or '.join(VOLUME_CODECS)}, images as png, jpg, jp2 or npy")  # fmt: skip
@@ -74,7 +74,7 @@ class Recipe:
             if name == "max_side" and value is None:
                 continue
             if not isinstance(value, int) or value < least:
-                raise UserError(f"recipe.{name}={value}: must be a whole number of at least {least}")
+                raise UserError(f"recipe.{name}={value}: must be an integer of at least {least}")
         _check_shares("splits", self.splits)
         for value, shares in (self.official or {}).items():
             _check_shares(f"official.{value}", shares)
@@ -82,11 +82,11 @@ class Recipe:
 
     @property
     def reading(self) -> ReadSettings:
-        """What reading an input needs to know of it."""
+        """The settings for reading an input."""
         return ReadSettings(self.dims, self.modality, self.bits, self.burned_in, self.volume)
 
     def make_source(self) -> Source:
-        """The object that ``_target_`` names. Raises UserError when there is none, or its arguments do not fit."""
+        """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
         target, factory = self.source["_target_"], self._source_class()
         arguments = {key: value for key, value in self.source.items() if key != "_target_"}
         try:
@@ -98,10 +98,10 @@ class Recipe:
         return source
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
-        """What a dataset must have in common with a recipe to be the recipe's result, ready for JSON.
+        """The part of a recipe that determines its dataset, ready for JSON.
 
-        It goes out with the dataset, so no argument that the source annotates as a place is in it. Raises UserError
-        when there is no such source.
+        It is published with the dataset, so it omits arguments that the source annotates as places. Raises UserError
+        if there is no such source.
         """
         own = dataclasses.asdict(self)
         del own["source"]
@@ -116,19 +116,19 @@ class Recipe:
             found = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise UserError(f"recipe._target_={target}: {error}") from error
-        if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # a recipe may be anybody's
-            raise UserError(f"recipe._target_={target} is no source: name a class with the method records")
+        if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # recipes are untrusted
+            raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
         return cast(type[Source], found)
 
 
 def _places(source: type[Source]) -> Set[str]:
-    """The constructor's arguments that are places on this machine."""
+    """The constructor's arguments that are paths of this machine."""
     try:
         return place_arguments(source).keys()
     except NameError as error:
         raise UserError(
-            f"recipe._target_: the annotations of {source.__name__} cannot be read ({error}); they say which arguments "
-            "are places, so import what they name at run time"
+            f"recipe._target_: the annotations of {source.__name__} cannot be resolved ({error}); they mark which "
+            "arguments are places, so import their types at run time"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Repairing a dataset from its source: only shards that are missing, cut short or changed are written again."""
+"""Repair a dataset from its source: rewrites only shards that are missing, truncated or changed."""
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,12 +22,12 @@ from dira_scale.places.store import as_os_error, locate, remove
 
 
 def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: str | None = None) -> list[str]:
-    """Write the broken shards of the dataset at ``path`` again, from the source that the recipe ``config`` names, byte
-    for byte as they were; the shards that were repaired.
+    """Rewrite the damaged shards of the dataset at ``path`` from the source of the recipe ``config``, byte for byte as
+    they were. Returns the repaired shards.
 
     Raises:
-        DatasetError: ``dataset.json`` or the manifest themselves are damaged.
-        UserError: another recipe or source, or libraries that no longer give the same bytes.
+        DatasetError: ``dataset.json`` or the manifest is damaged.
+        UserError: another recipe or source, or libraries that no longer produce the same bytes.
     """
     console = Console(soft_wrap=True, highlight=False)
     place, recipe = locate(path, "path"), Recipe.from_config(config)
@@ -35,17 +35,17 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
     identity = recipe.identity(hasher)
     dataset = ShardedDataset.open(place, check_shards=False)
     if different := differences(dataset.info.recipe, identity):
-        raise UserError(f"path={place} holds the shards of another recipe ({different}): give the one that made it")
+        raise UserError(f"path={place} holds the shards of another recipe ({different}): use the recipe that made it")
     try:
         broken = find_broken(place, dataset.info, workers)
         if not broken:
-            console.print(f"{place} is whole: {len(dataset.info.shards)} shards, every checksum agrees")
+            console.print(f"{place} is intact: {len(dataset.info.shards)} shards, every checksum matches")
             return []
         for shard, reason in broken.items():
             console.print(f"{shard}: {reason}")
         planned = planned_from(recipe, hasher, workers)
         check_unchanged(dataset, planned)
-        remove_leftovers(place)  # what a late slice left there may be of other images
+        remove_leftovers(place)  # leftovers of a late slice may be from other images
         with claimed(place, identity, planned, Slice()) as scratch:
             done = partial(_republish, place, dataset.info.checksums)
             write_shards(list(broken), planned, recipe, workers, scratch, done)
@@ -53,18 +53,18 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
             remove(scratch)
     except OSError as error:
         raise UserError(f"repairing {place} failed ({error}): fix this, then run the same command again") from error
-    console.print(f"{place} is whole again: {len(broken)} of {len(dataset.info.shards)} shards were written anew")
+    console.print(f"{place} is repaired: {len(broken)} of {len(dataset.info.shards)} shards were rewritten")
     return list(broken)
 
 
 def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
-    """The shards that are not as they were made, and how it shows.
+    """The damaged shards, and what is wrong with each.
 
     Raises:
-        UserError: the dataset points into shards of others, which can only be repaired there.
+        UserError: the dataset points into shards of other datasets, which can only be repaired there.
     """
     if elsewhere := next((shard for shard in info.checksums if "/" in shard), None):
-        raise UserError(f"{place} has no shards of its own but {elsewhere}: repair the dataset that they belong to")
+        raise UserError(f"{place} has no shards of its own but points to {elsewhere}: repair the dataset that has them")
 
     def look(shard: str) -> str:
         with as_os_error(place):
@@ -83,7 +83,7 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
 def _republish(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: Shard) -> None:
     if shard.xxh3 != checksums[name]:
         raise UserError(
-            f"{name} written anew is not what it was: a mask or an image of the same size was replaced, or another "
-            f"version of a library encodes otherwise; make {place} anew"
+            f"{name} came out different: an image or mask was replaced by one of the same size, or another version of "
+            f"a library encodes differently; remake {place}"
         )
     publish(part, place / name)

@@ -1,4 +1,4 @@
-"""One input on its way: decode, shrink, encode; its manifest row."""
+"""One input to a sample: decode, shrink, encode, manifest row."""
 
 import errno
 from dataclasses import dataclass
@@ -19,22 +19,22 @@ from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sources.base import Input, Painted, SourceRecord
+from dira_scale.ingest.sources.base import Input, PaintedMask, SourceRecord
 from dira_scale.places.store import is_local
 
-FILLED = "filled_slices"  # the attribute of a volume that says how many of its slices the source lacks
+FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks
 
 
 @dataclass(frozen=True)
 class QuarantinedError(Exception):
-    """An input that cannot become a sample: at which stage, and why."""
+    """An input that cannot become a sample, with stage and reason."""
 
     stage: str
     reason: str
 
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
-    """Raises QuarantinedError; OSError for a file that was found when it was listed and cannot be reached now."""
+    """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
     if item.record.rejected:
         raise QuarantinedError("list", item.record.rejected)
     image = _read(item, recipe)
@@ -60,17 +60,17 @@ def _read(item: Item, recipe: Recipe) -> GreyImage | Volume:
 
 
 def _check_as_listed(record: SourceRecord) -> None:
-    """Raises OSError when a file is cut short or replaced since it was listed. (Stores replace objects at a stroke.)"""
+    """Raises OSError if a file was truncated or replaced since it was listed. (Stores replace objects atomically.)"""
     image = record.image
     paths = image.paths if isinstance(image, Input) else (image,)
     if record.size is None or not all(map(is_local, paths)) or paths[0].suffix.lower() in (".mhd", ".nhdr", ".hdr"):
-        return  # the values of such headers are in another file, which may be counted
+        return  # the size may include the separate data file of such a header
     if sum(path.stat().st_size for path in paths) != record.size:
-        raise OSError(errno.ESTALE, "it is no longer of the size that it had when it was listed", str(paths[0]))
+        raise OSError(errno.ESTALE, "its size has changed since it was listed", str(paths[0]))
 
 
 def _picture(item: Item, source: GreyImage, recipe: Recipe) -> Sample:
-    """2D: shrunk to ``max_side``; boxes and mask follow."""
+    """2D: shrink to ``max_side``, with boxes and mask."""
     _check(source.pixels.shape, item.record.boxes, recipe)
     image = shrink(source, recipe.max_side)
     height, width = image.pixels.shape
@@ -88,7 +88,7 @@ def _picture(item: Item, source: GreyImage, recipe: Recipe) -> Sample:
 
 
 def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
-    """3D: clipped, resampled and cropped as ``recipe.volume`` says; boxes and mask follow."""
+    """3D: crop, clip and resample per ``recipe.volume``, with boxes and mask."""
     _check(source.shape, item.record.boxes, recipe)
     try:
         volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe.volume)
@@ -141,7 +141,7 @@ def _encode(pixels: np.ndarray, recipe: Recipe) -> bytes:
         return encode(pixels, recipe.codec, recipe.quality)
     except MemoryError:
         raise
-    except Exception as error:  # the codecs' libraries have limits and errors of their own, as of JPEG's 65,500 pixels
+    except Exception as error:  # each codec has its own limits and errors, such as JPEG's 65,500 pixels
         raise QuarantinedError("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
 
 
@@ -152,7 +152,7 @@ def _mask(item: Item, source: GreyImage | Volume) -> np.ndarray | None:
         return None
     shape = source.pixels.shape if isinstance(source, GreyImage) else source.shape
     try:
-        if isinstance(mask, Painted):
+        if isinstance(mask, PaintedMask):
             values = mask.paint(source)
         else:
             values = read_mask(mask) if isinstance(source, GreyImage) else read_volume_mask(mask, source)

@@ -1,4 +1,4 @@
-"""Which patient is in which split: drawn by a keyed hash, so that patients stay where they are when a dataset grows."""
+"""Assign patients to splits by a keyed hash, so that they keep their split when a dataset grows."""
 
 import pickle
 import sqlite3
@@ -11,19 +11,19 @@ from dira_scale.ingest.recipe import Recipe
 
 
 def split_names(recipe: Recipe) -> list[str]:
-    """The splits that a recipe names, in its order."""
+    """The recipe's splits, in its order."""
     tables = [recipe.splits, *(recipe.official or {}).values()]
     return list(dict.fromkeys(name for table in tables for name, share in table.items() if share > 0))
 
 
 def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> None:
-    """Set ``item.split`` of all that are drawn in a plan's ``table``.
+    """Set ``item.split`` for all drawn items in a plan's ``table``.
 
-    A patient's place in [0, 1) comes from the key and the patient alone. Each value of the source's own split column
-    (``hint``) is divided by itself.
+    A patient's position in [0, 1) depends only on key and patient. Each value of the source's split column (``hint``)
+    is divided separately.
 
     Raises:
-        UserError: a patient in two splits, or a hint that ``recipe.official`` does not know.
+        UserError: a patient in two splits, or a hint that is not in ``recipe.official``.
     """
     table.create_function("place", 1, lambda patient: hasher.fraction("split", patient), deterministic=True)
     table.executescript("""
@@ -50,12 +50,12 @@ def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:
     if recipe.official is None:
         return {hint: 1.0}
     if hint not in recipe.official:
-        raise UserError(f"the split column says '{hint}', recipe.official knows only {', '.join(recipe.official)}")
+        raise UserError(f"the split column has '{hint}': recipe.official has only {', '.join(recipe.official)}")
     return recipe.official[hint]
 
 
 def _draw(table: sqlite3.Connection, hint: str | None, shares: Mapping[str, float]) -> None:
-    """Each patient's split; in a very small dataset no split stays empty while another has two, or comes later."""
+    """Set each patient's split; in tiny datasets, fill empty splits from those with two or more patients, or later."""
     names = [name for name, share in shares.items() if share > 0]
     edges = [0.0, *accumulate(shares[name] for name in names)]
     edges[-1] = 1.0
@@ -85,7 +85,7 @@ def _refuse_cut(table: sqlite3.Connection) -> None:
             [patient],
         )
         raise UserError(
-            f"patient {patient} (hash) would be cut: {pickle.loads(there[1]).name} is in {there[0]}, "
+            f"patient {patient} (hash) would be in two splits: {pickle.loads(there[1]).name} is in {there[0]}, "
             f"{pickle.loads(here[1]).name} in {here[0]}; correct the split column, or leave it out "
             "(recipe.columns.split=null)"
         )

@@ -1,4 +1,4 @@
-"""``shard plan``: what a conversion would find, make and take, before hours are spent on it."""
+"""``shard plan``: what a conversion would find and need, before hours are spent on it."""
 
 import io
 import pickle
@@ -28,9 +28,9 @@ from dira_scale.machine.workers import worker_pool
 
 
 def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
-    """Go through the plan, look for copies, and convert ``count`` inputs drawn at random."""
+    """Survey the plan, look for copies, and try to convert ``count`` random inputs."""
     found, dice = Survey(), random.Random(seed)
-    table = sqlite3.connect("")  # on the disk, without a name
+    table = sqlite3.connect("")  # an unnamed file on disk
     table.execute("CREATE TABLE file (size INT, record BLOB)")
     table.execute("CREATE TABLE person (split TEXT, patient TEXT, UNIQUE (split, patient) ON CONFLICT IGNORE)")
     drawn: list[Item] = []
@@ -42,7 +42,7 @@ def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: i
             found.rejected[record.rejected] += 1
             continue
         found.samples[item.split] += 1
-        found.nobody += not (record.patient or record.study)
+        found.unknown_patients += not (record.patient or record.study)
         found.masks += record.mask is not None
         found.gaps += [record.missing] if record.missing else []
         table.execute("INSERT INTO person VALUES (?, ?)", [item.split, item.patient])
@@ -67,7 +67,7 @@ def _kind(record: SourceRecord) -> str:
 
 
 def _look(table: sqlite3.Connection, found: Survey, workers: int) -> None:
-    """Copies (of one size, and alike at both ends) and masks that are not there; files of this machine only."""
+    """Count copies (same size, same first and last bytes) and missing masks; local files only."""
     table.execute("CREATE INDEX file_size ON file (size)")
     table.execute("CREATE TABLE mark (size INT, mark TEXT)")
     rows = table.execute("SELECT size, count(*) OVER (PARTITION BY size), record FROM file")
@@ -84,9 +84,9 @@ def _look(table: sqlite3.Connection, found: Survey, workers: int) -> None:
 
 def _mark(record: SourceRecord, alike: bool) -> tuple[str, bool]:
     absent = isinstance(record.mask, Path) and not record.mask.exists()
-    if not alike or not isinstance(record.image, Path):  # what is more or less than a file shares its file
+    if not alike or not isinstance(record.image, Path):  # other inputs may share files
         return "", absent
-    with suppress(OSError), record.image.open("rb") as file:  # the conversion will tell
+    with suppress(OSError), record.image.open("rb") as file:  # the conversion will report it
         first = file.read(EDGE)
         file.seek(max(0, (record.size or 0) - EDGE))
         return xxhash.xxh3_64_hexdigest(first + file.read(EDGE)), absent
@@ -94,7 +94,7 @@ def _mark(record: SourceRecord, alike: bool) -> tuple[str, bool]:
 
 
 def _warm(_: int) -> None:
-    time.sleep(0.2)  # so that each process gets one, and has imported all before it is timed
+    time.sleep(0.2)  # so that every process gets a call, and has imported everything before it is timed
 
 
 def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
@@ -112,10 +112,10 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     return Trial(time.monotonic() - started, size, shape, "")
 
 
-def survey_and_tell(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
-    """List, look, try, and print what was found. Raises UserError."""
+def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
+    """List, inspect, try, and print the report. Raises UserError."""
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"sample={count}: it must be a whole number of at least 1")
+        raise UserError(f"sample={count}: must be an integer of at least 1")
     recipe = Recipe.from_config(config)
     hasher, _ = hasher_of(recipe, key_file)
     started = time.monotonic()

@@ -1,4 +1,4 @@
-"""What a survey found, and how it is told."""
+"""The results of a survey, and the report."""
 
 import math
 import statistics
@@ -11,11 +11,11 @@ from dira_scale.ingest.convert import counted, most_common
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe
 
-EDGE = 4096  # bytes of both ends of a file by which copies are told
+EDGE = 4096  # bytes compared at both ends of a file to detect copies
 
 
 class Trial(NamedTuple):
-    """What became of one sampled input."""
+    """The conversion of one sampled input."""
 
     seconds: float
     size: int  # bytes in the tar
@@ -25,23 +25,23 @@ class Trial(NamedTuple):
 
 @dataclass
 class Survey:
-    """What is known before anything is converted."""
+    """What is known before the conversion."""
 
     kinds: Counter[str] = field(default_factory=Counter)  # inputs
-    size: int = 0  # bytes of them
+    size: int = 0  # bytes of the inputs
     samples: Counter[str] = field(default_factory=Counter)  # by split
     patients: Counter[str] = field(default_factory=Counter)
-    rejected: Counter[str] = field(default_factory=Counter)  # by reason, when they were listed
-    nobody: int = 0  # neither patient nor study is known
+    rejected: Counter[str] = field(default_factory=Counter)  # when listed, by reason
+    unknown_patients: int = 0  # neither patient nor study known
     masks: int = 0
     copies: int = 0
     absent_masks: int = 0
-    gaps: list[int] = field(default_factory=list)  # slices missing, of each series that lacks some
+    gaps: list[int] = field(default_factory=list)  # number of missing slices per incomplete series
     trials: list[Trial] = field(default_factory=list)
 
 
 def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, listing: float) -> list[str]:
-    """Lines for a person to read; ``listing`` took so many seconds."""
+    """The report's lines; ``listing`` is its time in seconds."""
     kinds = ", ".join(
         counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
         for kind, count in found.kinds.most_common()
@@ -62,34 +62,34 @@ def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, list
         within = f" ({_bytes(size[1])} to {_bytes(size[2])})" if drawn else ""
         between = f" ({_time(seconds[1] / workers)} to {_time(seconds[2] / workers)})" if drawn else ""
         others = f" and {counted(len(shapes) - 1, 'other size')}" if len(shapes) > 1 else ""
-        basis = f"{counted(len(tried), 'input')} drawn at random; in brackets 95 % of what other draws would say"
+        basis = f"{counted(len(tried), 'input')} drawn at random; in brackets the 95 % interval"
         lines += [
             f"stored    {recipe.codec}, {stored}{others}",
             f"expected  {counted(round(total * share), 'sample')} in {counted(len(planned.shards), 'shard')}",
             f"          {_bytes(size[0])}{within}",
             f"          {_time(seconds[0] / workers)}{between} with workers={workers}, after listing",
-            f"          from {basis if drawn else 'all inputs, which were tried'}",
+            f"          from {basis if drawn else 'all inputs'}",
         ]
     return lines
 
 
 def _odd(found: Survey, recipe: Recipe) -> list[str]:
-    lines = [f"{count:,} refused when listed: {reason}" for reason, count in most_common(found.rejected)]
+    lines = [f"{count:,} rejected when listed: {reason}" for reason, count in most_common(found.rejected)]
     if found.copies:
         copies = "1 copy" if found.copies == 1 else f"{found.copies:,} copies"
         lines.append(f"{copies} of other inputs (of one size, and the same first and last {EDGE} bytes)")
-    if found.nobody and found.nobody < found.samples.total():
-        lines.append(f"{found.nobody:,} without patient and study: each counts as a patient of its own")
+    if found.unknown_patients and found.unknown_patients < found.samples.total():
+        lines.append(f"{found.unknown_patients:,} without patient and study: each counts as its own patient")
     if 0 < found.masks < found.samples.total():
         lines.append(f"{found.samples.total() - found.masks:,} without a mask, {found.masks:,} with one")
     if found.absent_masks:
-        lines.append(f"not there: {counted(found.absent_masks, 'mask')} that the source names")
+        lines.append(f"missing: {counted(found.absent_masks, 'mask')} that the source names")
     if found.gaps:
-        taken = "to be interpolated" if recipe.volume.irregular == "resample" else "to be refused"
+        taken = "to be interpolated" if recipe.volume.irregular == "resample" else "to be rejected"
         lines.append(f"{counted(sum(found.gaps), 'slice')} missing in {counted(len(found.gaps), 'volume')}, {taken} "
                      f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
     refused = Counter(trial.rejected for trial in found.trials if trial.rejected)
-    lines += [f"{count} of {len(found.trials)} tried are refused, {why}" for why, count in most_common(refused)]
+    lines += [f"{count} of {len(found.trials)} tried are rejected, {why}" for why, count in most_common(refused)]
     return lines
 
 
@@ -97,7 +97,7 @@ def _estimate(values: Sequence[float], count: int) -> tuple[float, float, float]
     """The sum over ``count`` from a sample of ``values``, and its 95 % interval (normal)."""
     mean = statistics.fmean(values)
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else mean
-    error *= math.sqrt(max(0.0, 1 - len(values) / count))  # what was tried is known
+    error *= math.sqrt(max(0.0, 1 - len(values) / count))  # finite population: the tried ones are known
     return count * mean, count * max(0.0, mean - 1.96 * error), count * (mean + 1.96 * error)
 
 

@@ -1,6 +1,6 @@
-"""From the plan to shards, in parallel, resumable, the same bytes however it was cut.
+"""Write the plan's shards: parallel, resumable, the same bytes however the work is divided.
 
-A shard depends on its own part of the plan alone, so a killed conversion goes on with the shards without a ``.json``.
+A shard depends only on its part of the plan, so a killed conversion resumes with the shards that lack a ``.json``.
 """
 
 import tarfile
@@ -23,7 +23,7 @@ from dira_scale.machine.workers import CONTEXT, worker_pool
 
 
 class Shard(NamedTuple):
-    """What became of the items of a shard."""
+    """A written shard."""
 
     size: int  # bytes
     xxh3: str  # of the whole file, hex
@@ -31,19 +31,19 @@ class Shard(NamedTuple):
     rejected: list[dict[str, str]]  # of the quarantine
 
 
-Done = Callable[[str, Path, Shard], None]  # what to do with a written shard: its name, the file, what is in it
+Done = Callable[[str, Path, Shard], None]  # called with a written shard: its name, the file, its content
 
 
 def write_shards(
     shards: Sequence[str], plan: ShardPlan, recipe: Recipe, workers: int, scratch: Path, done: Done, before: int = 0
 ) -> None:
-    """Write ``shards`` to the folder ``scratch``, and in the workers call ``done`` (picklable) for each.
+    """Write ``shards`` to the folder ``scratch``; the workers call ``done`` (picklable) for each.
 
-    ``before``: images that an earlier call has done, for the bar.
+    ``before``: images done by an earlier call, for the progress bar.
 
     Raises:
         UserError: a worker has died.
-        OSError: of the machine, not of an input.
+        OSError: caused by the machine, not by an input.
     """
     if not shards:
         return
@@ -58,7 +58,7 @@ def write_shards(
     try:
         with bar("sharding", "{task.fields[speed]}/s") as shown:
             task = shown.add_task("", total=total, completed=before, speed=f"- {kind}")
-            while True:  # the plan is read no further ahead than the workers need it
+            while True:  # read the plan only as far ahead as the workers need
                 waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
                 if not waiting:
                     break
@@ -67,11 +67,11 @@ def write_shards(
                     shard.result()
                 if count.value:
                     speed = count.value / (time.monotonic() - started)
-                    told = f"{speed:,.0f} {kind}" if speed >= 100 else f"{speed:.3g} {kind}"
-                    shown.update(task, completed=before + count.value, speed=told)
+                    text = f"{speed:,.0f} {kind}" if speed >= 100 else f"{speed:.3g} {kind}"
+                    shown.update(task, completed=before + count.value, speed=text)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
-            "a worker process died (short of memory?); what is finished is kept: run it again, with fewer workers"
+            "a worker process died (out of memory?); finished shards are kept: run it again with fewer workers"
         ) from error
     finally:
         stop.set()
@@ -84,11 +84,11 @@ def _write(scratch: Path, name: str, items: list[Item], recipe: Recipe, labels: 
         if shard := write_shard(part, items, recipe, labels):
             done(name, part, shard)
     finally:
-        part.unlink(missing_ok=True)  # half a shard would fill a full disk further
+        part.unlink(missing_ok=True)  # free the space if the disk is full
 
 
 def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tuple[str, ...]) -> Shard | None:
-    """Write one shard to ``part``; an input that cannot be used leaves a hole. None when the work is to end early."""
+    """Write one shard to ``part``, skipping unusable inputs. None if stopped early."""
     rows, rejected = [], []
     with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for item in items:
@@ -107,7 +107,7 @@ def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tupl
 
 class _Worker(NamedTuple):
     count: Any  # images done by all workers
-    stop: Any  # set when the work is to end early
+    stop: Any  # set to stop early
 
 
 _worker: _Worker | None = None  # in a worker process

@@ -27,7 +27,7 @@ def flip(path: Path, offset: int) -> None:
 
 def test_a_whole_dataset(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", f"path={dataset}", "workers=2"]) == 0
-    assert "is whole" in capsys.readouterr().out
+    assert "is intact" in capsys.readouterr().out
 
 
 def test_a_flipped_bit_of_an_image_names_it(dataset: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,7 +49,7 @@ def test_every_kind_of_a_damaged_shard(dataset: Path) -> None:
     flip(dataset / shards[2], sidecar.offset_data + 3)
     reasons = {damage.shard: damage.reason for damage in verify(dataset, 1)}
     assert reasons[shards[0]] == "missing" and "bytes instead of" in reasons[shards[1]]
-    assert "checksum differs, though no image's does" in reasons[shards[2]] and len(reasons) == 3
+    assert "checksum differs, but no image's does" in reasons[shards[2]] and len(reasons) == 3
 
 
 def test_a_tar_whose_members_have_other_names(dataset: Path) -> None:

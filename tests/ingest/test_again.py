@@ -109,7 +109,7 @@ def test_a_finished_dataset_is_left_alone_and_another_recipe_refused(
     with pytest.raises(UserError, match="max_side: null there, 40 here"):
         convert(config | {"max_side": 40}, out, workers=1)
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "another key for tests only")
-    with pytest.raises(UserError, match=r"hash_key: .* made with another key, see key_file"):
+    with pytest.raises(UserError, match=r"hash_key: .* made with another hash key, see key_file"):
         convert(config, out, workers=1)
 
 
@@ -148,11 +148,11 @@ def test_a_source_that_has_changed_is_not_declared_complete(
         (lambda out: next(out.glob("train-*.tar")).write_bytes(b"x"), "1 bytes instead of.*shard repair"),
         (
             lambda out: (out / "manifest.parquet").unlink(),
-            "manifest.parquet is missing.*Delete .* and type the command again",
+            "manifest.parquet is missing.*Delete .*, then run the same command again",
         ),
         (
             lambda out: (out / "dataset.json").write_text("{"),
-            "dataset.json is damaged.*Delete .* and type the command again",
+            "dataset.json is damaged.*Delete .*, then run the same command again",
         ),
     ],
 )
@@ -193,7 +193,7 @@ def test_another_process_or_a_foreign_folder_is_refused(
 ) -> None:  # fmt: skip
     config = ingest.recipe("folder", **ingest.source_of(png_folder))
     (tmp_path / "home" / "mine").mkdir(parents=True)
-    with pytest.raises(UserError, match="not empty and is no sharded dataset"):
+    with pytest.raises(UserError, match="not empty and not a sharded dataset"):
         convert(config, tmp_path / "home", workers=1)
     out = tmp_path / "out" / ".partial"
     out.mkdir(parents=True)

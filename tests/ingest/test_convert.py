@@ -292,8 +292,8 @@ def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None
     [
         (["recipe.images=", "out={out}"], "recipe.images= is empty: name a folder"),
         (["recipe.images={images}", "out="], "out= is empty: name a folder"),
-        (["recipe.images={images}", "out={images}/shards"], "its shards would be taken for images"),
-        (["recipe.images={images}", "out={locked}/a/b"], "locked may not be written to: choose another out"),
+        (["recipe.images={images}", "out={images}/shards"], "its shards would be listed as images"),
+        (["recipe.images={images}", "out={locked}/a/b"], "locked is not writable: choose another out"),
     ],
 )
 def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(

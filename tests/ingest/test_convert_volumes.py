@@ -12,7 +12,7 @@ import pytest
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.survey import survey_and_tell
+from dira_scale.ingest.survey import survey_and_print
 
 
 def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
@@ -71,7 +71,7 @@ def test_slices_that_are_filled_in_are_told(
                     StudyInstanceUID=f"1.3.{number}", PatientID=f"P{number}",
                     step=lambda k, there=there, shift=shift: (0, 0, 2 * there[k] + shift * (k > 9)))  # fmt: skip
     config = ingest.recipe("volumes", images=str(tmp_path / "images"), splits={"train": 1.0, "val": 0, "test": 0})
-    survey_and_tell(config, workers=1, key_file=None, count=1)
+    survey_and_print(config, workers=1, key_file=None, count=1)
     assert "4 slices missing in 2 volumes, to be interpolated" in capsys.readouterr().out
     convert(config, tmp_path / "out", workers=1)
     assert "filled in: 4 slices missing in 2 volumes" in capsys.readouterr().out
@@ -80,8 +80,8 @@ def test_slices_that_are_filled_in_are_told(
     filled = [told[make.smooth((18, 24, 28), number)[0].astype(np.int16).tobytes()] for number in range(4)]
     assert filled == [{}, {"filled_slices": "1"}, {"filled_slices": "3"}, {}]
     config["volume"]["irregular"] = "refuse"
-    survey_and_tell(config, workers=1, key_file=None, count=1)
-    assert "4 slices missing in 2 volumes, to be refused" in capsys.readouterr().out
+    survey_and_print(config, workers=1, key_file=None, count=1)
+    assert "4 slices missing in 2 volumes, to be rejected" in capsys.readouterr().out
     convert(config, tmp_path / "refused", workers=1)
     assert "filled in" not in capsys.readouterr().out
     assert ShardedDataset.open(tmp_path / "refused").table.num_rows == 1

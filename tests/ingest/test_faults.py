@@ -124,7 +124,7 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
     ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()
-    assert "No space left on device" in line and "what is finished is kept" in line
+    assert "No space left on device" in line and "finished shards are kept" in line
     states = {path.stem for path in (out / ".partial").glob("*-*.json")}
     kept = {path: path.stat().st_mtime_ns for path in out.glob("*.tar") if path.stem in states}
     assert kept and not list((out / ".partial").glob("*.tar")), "half a shard is left on the full disk"
@@ -158,7 +158,7 @@ def test_an_input_that_changes_midway_stops_the_run_and_is_not_quarantined(
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
         patch.setattr("dira_scale.ingest.convert.unfinished", harm)
-        with pytest.raises(UserError, match=r"sharding to .* failed \(.*im07\.png.*what is finished is kept"):
+        with pytest.raises(UserError, match=r"sharding to .* failed \(.*im07\.png.*finished shards are kept"):
             convert(config, out, workers=1)
     assert not (out / "manifest.parquet").exists()
     image.write_bytes(content)  # the share is mounted again, the copy is complete

@@ -96,11 +96,11 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
-        ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
+        ({"labels": ""}, "recipe.labels is missing: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"file": "file", "patient": "subject"}}, "no column 'subject'.*it has file, patient, nodule"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),
-        ({"columns": {"flie": "file"}}, "recipe.columns has no 'flie'"),
+        ({"columns": {"flie": "file"}}, "recipe.columns: unknown key 'flie', use"),
         ({"label_columns": ["patient"]}, "'P0' is not a number"),
         ({"label_columns": ["size"]}, "labels.csv, line 2, size: 'inf' is not a number"),
         ({"boxes": "boxes.csv"}, "boxes.csv: none of the files"),

@@ -19,7 +19,7 @@ from dira_scale.curation.merge import merge
 from dira_scale.curation.stats import Stats
 from dira_scale.curation.stats_page import print_table, render_dataset
 from dira_scale.curation.subset import Part, subset
-from dira_scale.curation.verify import tell, verify_shard
+from dira_scale.curation.verify import print_damages, verify_shard
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
@@ -76,7 +76,7 @@ def use(folder: Path, scratch: Path) -> dict[str, str]:
     def verified() -> str:
         dataset = ShardedDataset.open(folder, check_shards=False)
         damages = [damage for shard in dataset.info.shards for damage in verify_shard(folder, shard)]
-        tell(folder, damages)
+        print_damages(folder, damages)
         return f"{len(damages)} damages"
 
     part = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
@@ -105,7 +105,7 @@ def undrawn(name: str, size: object, draw: Callable[[Any], None]) -> str:
 
 TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=file:///etc/passwd]x[/link]", "=1+1",
          "a\nb", "{{ 7*7 }}", "\u202e", "x" * 10000, "../../x"]  # fmt: skip
-# What no image hangs on is read as it is: the page tells that a spacing is no number.
+# What no image hangs on is read as it is: the page reports that a spacing is NaN.
 HARMLESS = {"spacing no number", "ages that are no ages", "quarantine of other columns"}
 SPOILT: dict[str, Callable[[Path], None]] = {
     "shard above": lambda f: renamed_shard(f, "../secret"),

@@ -21,7 +21,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest import survey, writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.repair import repair
-from dira_scale.ingest.survey import survey_and_tell
+from dira_scale.ingest.survey import survey_and_print
 from dira_scale.machine.workers import worker_pool
 from dira_scale.shard import main
 
@@ -91,7 +91,7 @@ def test_from_a_store_to_a_store_is_what_it_is_from_disk_to_disk(
     for row in range(near.table.num_rows):
         assert near.read(row) == far.read(row) and near.read_mask(row) == far.read_mask(row)
 
-    found = survey_and_tell(there, 1, None, 4)
+    found = survey_and_print(there, 1, None, 4)
     assert found.rejected.total() == 2 and len(found.trials) == 4
     shard = next(name for name in whole if name.endswith(".tar"))
     bucket.client.put_object(Bucket=s3.NAME, Key=f"sets/one/{shard}", Body=b"x")
@@ -203,6 +203,6 @@ def test_a_server_that_goes_away_stops_the_run_and_puts_nothing_into_quarantine(
         monkeypatch.setattr(
             "dira_scale.ingest.convert.unfinished", lambda out, shards: (there.process.kill(), list(shards))[1]
         )
-        with pytest.raises(UserError, match=r"sharding to .*/out failed .*what is finished is kept"):
+        with pytest.raises(UserError, match=r"sharding to .*/out failed .*finished shards are kept"):
             convert(config, tmp_path / "out", workers=1)
     assert not list((tmp_path / "out" / ".partial").glob("*-*.json"))

@@ -23,7 +23,7 @@ def test_only_what_is_broken_is_written_again_byte_for_byte(
     config, out = ingest.recipe("folder", shard_size=3, **ingest.source_of(png_folder)), tmp_path / "out"
     convert(config, out, workers=1)
     whole = ingest.contents(out)
-    assert repair(config, out, workers=1) == [] and "every checksum agrees" in capsys.readouterr().out
+    assert repair(config, out, workers=1) == [] and "every checksum matches" in capsys.readouterr().out
     shards = sorted(path for path in out.glob("*.tar"))
     gone, cut, flipped, *kept = shards
     gone.unlink()
@@ -50,7 +50,7 @@ def test_another_source_or_recipe_repairs_nothing(png_folder: Path, tmp_path: Pa
     Image.linear_gradient("L").resize((40, 48)).save(image)  # listing cannot tell it from the one before:
     image.write_bytes(image.read_bytes().ljust(size, b"\0"))
     assert image.stat().st_size == size
-    with pytest.raises(UserError, match=r"written anew is not what it was: a mask or an image of the same size"):
+    with pytest.raises(UserError, match=r"came out different: an image or mask was replaced by one of the same size"):
         repair(config, out, workers=1)
     image.unlink()
     with pytest.raises(UserError, match="source has changed"):

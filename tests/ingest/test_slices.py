@@ -116,6 +116,6 @@ def test_slices_of_two_recipes_begun_in_one_moment_are_not_joined(
     for mine in (config, config | {"min_side": 16}):
         with pytest.raises(UserError):
             convert(mine, out, workers=1)
-    with pytest.raises(UserError, match=r"train-000000\.tar is of other images or another recipe: delete it"):
+    with pytest.raises(UserError, match=r"train-000000\.tar was made from other images or another recipe: delete it"):
         convert(config | {"min_side": 16}, out, workers=1)
     assert not (out / "manifest.parquet").exists()

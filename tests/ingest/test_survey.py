@@ -9,7 +9,7 @@ import pytest
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.survey import survey_and_tell
+from dira_scale.ingest.survey import survey_and_print
 from dira_scale.ingest.survey_report import _estimate
 from dira_scale.shard import main
 
@@ -24,17 +24,17 @@ def test_what_is_there_and_what_is_odd_is_counted(
     (images / "im06.png").unlink()
     (png_folder / "masks" / "m03.png").unlink()
     config = ingest.recipe("folder", **ingest.source_of(png_folder))
-    found = survey_and_tell(config, workers=2, key_file=None, count=50)
+    found = survey_and_print(config, workers=2, key_file=None, count=50)
     assert found.kinds == {".png": 24, ".txt": 1}
     assert found.samples.total() == 23 and found.patients.total() == 8 and set(found.samples) == set(found.patients)
     assert found.rejected == {
         "no row in the CSV of labels": 1,
         "the file cannot be read (FileNotFoundError)": 1,
     }
-    assert (found.copies, found.masks, found.absent_masks, found.nobody) == (1, 9, 1, 0)
+    assert (found.copies, found.masks, found.absent_masks, found.unknown_patients) == (1, 9, 1, 0)
     assert len(found.trials) == 23  # all of them: fewer than were asked for
     said = capsys.readouterr().out
-    for words in ("1 copy of", "1 of 23 tried are refused, decode: the file is empty", "14 without a mask, 9 with one",
+    for words in ("1 copy of", "1 of 23 tried are rejected, decode: the file is empty", "14 without a mask, 9 with one",
                   "from all inputs"):  # fmt: skip
         assert words in said
     convert(config, tmp_path / "out", workers=1)
@@ -68,4 +68,4 @@ def test_as_a_user_types_it_nothing_is_written(
 
 def test_a_sample_of_nothing_is_refused(png_folder: Path, ingest: SimpleNamespace) -> None:
     with pytest.raises(UserError, match="sample=0"):
-        survey_and_tell(ingest.recipe("folder", **ingest.source_of(png_folder)), 1, None, 0)
+        survey_and_print(ingest.recipe("folder", **ingest.source_of(png_folder)), 1, None, 0)

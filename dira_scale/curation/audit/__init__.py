@@ -1,4 +1,4 @@
-"""``shard audit``: identifying values that left the source, patients and pictures that are in two splits."""
+"""``shard audit``: identifying values from the source in the dataset; patients and images in two splits."""
 
 from dira_scale.curation.audit.audit import audit
 

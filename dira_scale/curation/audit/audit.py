@@ -1,4 +1,4 @@
-"""The audit of a finished dataset: does anything identifying leave with it, is anybody or any picture in two splits?"""
+"""Audit a finished dataset: does it contain identifying values, is any patient or image in two splits?"""
 
 import tempfile
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.curation.audit.harvest import harvest
 from dira_scale.curation.audit.leaks import find_leaks
 from dira_scale.curation.audit.patients import shared_patients
-from dira_scale.curation.audit.report import Report, TwinImage, TwinPair, tell
+from dira_scale.curation.audit.report import Report, TwinImage, TwinPair, print_report
 from dira_scale.curation.audit.thumbnails import thumbnails
 from dira_scale.curation.audit.twins import exact_twins, near_twins
 from dira_scale.curation.audit.values import Values
@@ -21,19 +21,19 @@ from dira_scale.errors import UserError
 def audit(
     path: str, source: str | None, tables: Sequence[str], against: Sequence[str], near_duplicates: bool, workers: int
 ) -> int:
-    """Print what was found, and keep it in full beside the dataset; 1 where something must not be there, else 0.
+    """Print the findings, and save them in full beside the dataset. Returns 1 if something must not be there, else 0.
 
-    Raises UserError when something named is not there, cannot be read, or does not go together.
+    Raises UserError if an input is missing, unreadable or incompatible.
     """
     if not isinstance(workers, int) or workers < 1:
-        raise UserError(f"workers={workers}: must be a whole number of at least 1, or null for all cores")
+        raise UserError(f"workers={workers}: must be an integer of at least 1, or null for all cores")
     if tables and not source:
-        raise UserError("tables=… are of a source: name its folder with source=…")
+        raise UserError("tables=… needs a source: name its folder with source=…")
     datasets = [ShardedDataset.open(place) for place in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
-        raise UserError(f"against={list(against)}: images and volumes are not compared with each other")
+        raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
     report = Report(patients=shared_patients(datasets))
-    with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # of mode 0700: it holds who is who
+    with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:
             if source:
                 _leaks(report, datasets[0], source, tables, Path(scratch), workers)
@@ -43,7 +43,7 @@ def audit(
             raise UserError(
                 f"the audit of {path} failed ({error}): fix this, then run the same command again"
             ) from error
-    return tell(report, datasets[0].root)
+    return print_report(report, datasets[0].root)
 
 
 def _leaks(
@@ -54,11 +54,11 @@ def _leaks(
     values.finish()
     report.searched, report.not_searched = (values.count(long=True), values.count(long=False)), values.not_searched()
     report.leaks = find_leaks(dataset, scratch, workers)
-    report.by_chance = values.by_chance() * report.leaks.size
+    report.expected_by_chance = values.expected_by_chance() * report.leaks.size
 
 
 def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[TwinPair]:
-    """Pairs of which at least one is of the first dataset; a patient's own images within a split are no pairs."""
+    """Pairs with at least one image of the first dataset, except a patient's own images within a split."""
     images = [
         TwinImage(dataset.root.name, *row)
         for dataset in datasets

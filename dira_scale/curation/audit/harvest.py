@@ -1,4 +1,4 @@
-"""What a source says of people, places and days: in DICOM headers, other images' texts, names of files, tables."""
+"""Collect a source's identifying values: from DICOM headers, metadata of other images, file names, tables."""
 
 import os
 import re
@@ -22,23 +22,23 @@ from dira_scale.places.store import is_local, locate
 from dira_scale.places.tables import read_table
 from dira_scale.places.walk import files_below, folder_at
 
-CHUNK, HEAD = 64, 2**22  # files that a process is given at a time; bytes of one that is no DICOM
-TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can name somebody
-# What PS3.15's basic profile leaves and source and dataset may share: the class of a device, words of the standard.
+CHUNK, HEAD = 64, 2**22  # files per task; bytes read of a file that is not DICOM
+TEXTS = {"PN", "LO", "SH", "ST", "LT", "UT", "UC", "UR", "DA", "DT", "TM", "UI", "AE"}  # VRs that can identify somebody
+# Elements that PS3.15's basic profile keeps, so source and dataset may share them: device class, standard terms.
 NOT_IDENTIFYING = {
-    "Manufacturer", "ManufacturerModelName",  # the profile removes its serial number, station, and names
-    "CodeValue", "CodeMeaning", "CodingSchemeDesignator", "CodingSchemeVersion", "CodingSchemeName",  # of code lists
+    "Manufacturer", "ManufacturerModelName",  # the profile removes serial number, station and names
+    "CodeValue", "CodeMeaning", "CodingSchemeDesignator", "CodingSchemeVersion", "CodingSchemeName",  # code lists
     "RescaleType", "WindowCenterWidthExplanation", "LUTExplanation",  # units and names of grey scales
-    "ImplementationVersionName",  # the library that wrote the file
+    "ImplementationVersionName",  # the writing library
 }  # fmt: skip
-STANDARD = "1.2.840.10008."  # unique identifiers of the standard itself: SOP classes, transfer syntaxes
+STANDARD = "1.2.840.10008."  # UIDs of the standard itself: SOP classes, transfer syntaxes
 COLUMN = re.compile(r"patient|subject|study|series|file|image|name|\bid\b|_id\b|uid|accession|date|birth", re.I)
 
 
 def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]:
-    """All of ``source``, a folder searched through all levels, and of the tables' columns that name people or files.
+    """All values of the folder ``source``, recursively, and of the tables' columns that name people or files.
 
-    Raises UserError when one is not there; OSError for a file that cannot be read.
+    Raises UserError if one is missing; OSError for an unreadable file.
     """
     root = folder_at(source, "source")
     yield Value("folder name", str(root))
@@ -59,7 +59,7 @@ def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
 
 
 def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
-    """Of a few files, each value once."""
+    """The distinct values of some files."""
     found: dict[Value, None] = {}
     for path in paths:
         below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
@@ -81,10 +81,10 @@ def _of_file(path: Path) -> list[Value]:
             head = file.read(HEAD)
             return [Value(text.what, text.text) for text in texts_of(head)]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
             try:
                 return list(_of_dicom(pydicom.dcmread(file, stop_before_pixels=True, force=True)))
-            except Exception:  # a damaged header raises anything: what can be read of it is searched as it stands
+            except Exception:  # a damaged header can raise anything: fall back to its printable text
                 file.seek(0)
                 return [Value("damaged DICOM", run.decode()) for run in re.findall(rb"[ -~]{8,64}", file.read(2**16))]
 
@@ -102,7 +102,7 @@ def _of_dicom(header: Dataset) -> Iterator[Value]:
 
 
 def _values(value: Any, vr: str) -> list[str]:
-    """The texts of an element; of an unknown one (UN, as private ones often are) what is printable."""
+    """The texts of an element; the printable parts of an unknown one (UN, common for private elements)."""
     if vr in TEXTS:
         return [str(part) for part in (value if isinstance(value, MultiValue | list) else [value])]
     if vr == "UN" and isinstance(value, bytes):
@@ -116,8 +116,8 @@ def _cells(path: Path) -> Iterator[Value]:
         if columns is None:
             columns = [name for name in row if COLUMN.search(name)]
             if not columns:
-                raise UserError(f"{path}: none of its columns is called after a patient, study or file "
-                                f"({', '.join(row)}): name one so, or leave the table out of tables=…")  # fmt: skip
+                raise UserError(f"{path}: no column name refers to a patient, study or file ({', '.join(row)}): "
+                                "rename one, or leave the table out of tables=…")  # fmt: skip
         for name in columns:
             cell = row[name].strip()
             yield Value(f"column {name}", cell)

@@ -1,4 +1,4 @@
-"""Whether a value of the source is anywhere in a dataset: in its raw bytes, and in all that they decode to."""
+"""Search a dataset for the source's values: in its raw bytes, and in everything they decode to."""
 
 import contextlib
 import os
@@ -20,24 +20,24 @@ from dira_scale.curation.audit.metadata import (
     texts_of,
     tokens,
 )
-from dira_scale.curation.audit.search import Found, Searcher
+from dira_scale.curation.audit.search import Match, Searcher
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
 from dira_scale.places.store import open_file
 
-MOST = 1000  # hits of a file after which nobody needs more of them
-BATCH = 512  # decoded texts that are searched at a time
-NUMBERS = ((100, 156), (329, 345))  # bytes of a tar's header that are numbers: mode, owners, size, time, checksum
-WHOLE_DIGITS = 8  # a shorter number within a longer one is another number
-HASHES = (16, 24, 64)  # hex digits of xxh3, of keys, patients and studies, and of SHA-256
+MOST = 1000  # hits after which a file is not searched further
+BATCH = 512  # decoded texts searched at a time
+NUMBERS = ((100, 156), (329, 345))  # numeric bytes of a tar header: mode, owners, size, time, checksum
+WHOLE_DIGITS = 8  # a shorter number within a longer one is a different number
+HASHES = (16, 24, 64)  # hex digits of xxh3; of keys, patients and studies; of SHA-256
 
 
 class Hit(NamedTuple):
     """A value of the source in the dataset.
 
-    ``place``: byte of the file, or of the tar's member, or what was decoded (``column reason``, ``tEXt chunk``).
+    ``place``: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``).
     """
 
     file: str
@@ -49,7 +49,7 @@ class Hit(NamedTuple):
 
 @dataclass
 class SearchResult:
-    """Of ``size`` bytes; ``coincidences`` are hits within the program's own words, hashes and numbers."""
+    """The result for ``size`` bytes; ``coincidences``: hits within the program's own words, hashes and numbers."""
 
     hits: list[Hit] = field(default_factory=list)
     size: int = 0
@@ -57,7 +57,7 @@ class SearchResult:
 
 
 def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> SearchResult:
-    """Look through every file of the dataset for the values in the folder ``values``. Raises OSError."""
+    """Search every file of the dataset for the values in the folder ``values``. Raises OSError."""
     files = files_of(dataset)
     searcher, whole = Searcher(values), SearchResult()
     for name in files:
@@ -73,25 +73,25 @@ def find_leaks(dataset: ShardedDataset, values: Path, workers: int) -> SearchRes
 
 
 def files_of(dataset: ShardedDataset) -> dict[str, Path]:
-    """By name: all that lies in its folder, and shards that lie elsewhere."""
+    """By name: all files in its folder, and shards elsewhere."""
     inside = {path.relative_to(dataset.root).as_posix(): path for path in dataset.root.rglob("*") if path.is_file()}
     return inside | {shard: dataset.file(shard) for shard in dataset.info.shards}
 
 
 def search_file(file: Path, name: str, values: Path) -> SearchResult:
-    """One file, named ``name`` in the hits."""
+    """Search one file, called ``name`` in the hits."""
     searcher, result = Searcher(values), SearchResult()
     with open_file(file) as stream:
         members = _members(stream) if name.endswith(".tar") else []
         result.hits += islice(_stamps(name, members), MOST)
         _search_texts(_texts(stream, name, members), name, searcher, result)
-        told = {(hit.member, hit.value) for hit in result.hits}
+        reported = {(hit.member, hit.value) for hit in result.hits}
         stream.seek(0)
         for found in searcher.file(stream):
             hit, inside = _located(found, name, members)
             if inside or is_coincidence(found, searcher.words):
                 result.coincidences += 1
-            elif (hit.member, hit.value) not in told:  # decoded, it has been told
+            elif (hit.member, hit.value) not in reported:  # not already reported from the decoded text
                 result.hits.append(hit)
             if len(result.hits) >= MOST:
                 break
@@ -99,10 +99,10 @@ def search_file(file: Path, name: str, values: Path) -> SearchResult:
     return result
 
 
-def is_coincidence(found: Found, words: Collection[bytes] = ()) -> bool:
-    """Whether it is a part of one of our own words, of a hash, of a longer number, or of a fraction's digits.
+def is_coincidence(found: Match, words: Collection[bytes] = ()) -> bool:
+    """Whether it is part of one of our own words, a hash, a longer number, or a fraction's digits.
 
-    Chance puts each six-digit number into every some million hex digits, and hospitals know all six-digit times.
+    A given six-digit number occurs by chance in every few million hex digits, and hospitals have all six-digit times.
     """
     before, after = found.before.lower(), found.after.lower()
     start, end = _end(rb"[0-9a-z_\x80-\xff]*\Z", before), _end(rb"^[0-9a-z_\x80-\xff]*", after)
@@ -125,15 +125,15 @@ def _end(pattern: bytes, text: bytes) -> int:
 
 
 def _members(stream: BinaryIO) -> list[tarfile.TarInfo]:
-    """As far as it is a tar: the rest is searched as bytes all the same."""
+    """The members of the readable part; the rest is still searched as bytes."""
     found: list[tarfile.TarInfo] = []
     with contextlib.suppress(tarfile.TarError):
         found.extend(members(stream))
     return found
 
 
-def _located(found: Found, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
-    """The hit, and whether it is in the numbers of a tar's header, which are looked at one by one."""
+def _located(found: Match, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
+    """The hit, and whether it is in the numbers of a tar header, which ``_stamps`` checks."""
     text = found.form.decode("utf-8", "replace")
     number = bisect_right(members, found.offset, key=lambda member: member.offset) - 1
     if number < 0:
@@ -149,7 +149,7 @@ def _located(found: Found, name: str, members: list[tarfile.TarInfo]) -> tuple[H
 
 
 def _texts(stream: BinaryIO, name: str, members: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
-    """All decoded texts, with the member of the tar that they are of."""
+    """All decoded texts, each with its tar member."""
     stream.seek(0)
     if name.endswith(".tar"):
         yield from _tar_texts(stream, members)
@@ -171,7 +171,7 @@ def _tar_texts(stream: BinaryIO, members: list[tarfile.TarInfo]) -> Iterator[tup
 
 
 def _stamps(name: str, members: list[tarfile.TarInfo]) -> Iterator[Hit]:
-    """Members that say when or by whom they were written: these numbers are 0 in a shard."""
+    """Members with a time or owner: these are 0 in our shards."""
     for member in members:
         for what in ("mtime", "uid", "gid"):
             if number := getattr(member, what):
@@ -183,7 +183,7 @@ def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Search
     while batch := list(islice(waiting, BATCH)):
         if len(result.hits) >= MOST:
             return
-        hits: dict[Hit, None] = {}  # each once, however often a text repeats it
+        hits: dict[Hit, None] = {}  # distinct, in order
         for number, found in searcher.texts(text.text for _, text in batch):
             if is_coincidence(found, searcher.words):
                 result.coincidences += 1

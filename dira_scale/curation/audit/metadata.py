@@ -1,6 +1,6 @@
-"""Whatever text is in a file beside its pixels, decoded: names of members, cells, JSON strings, chunks, segments.
+"""Decode all text in a file besides its pixels: member names, cells, JSON strings, chunks, segments.
 
-The same reading serves both sides: what images say in the source, and what is left in a dataset.
+Used on both sides: the images of the source, and the files of the dataset.
 """
 
 import io
@@ -15,15 +15,15 @@ from typing import Any, BinaryIO, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-INFLATED = 2**20  # bytes of a compressed chunk that are looked at
+INFLATED = 2**20  # bytes of a compressed chunk that are read
 PIXELS = ("IHDR", "PLTE", "IDAT", "IEND", "tRNS", "gAMA", "cHRM", "sRGB", "sBIT", "pHYs")  # PNG chunks without text
 JFIF = b"JFIF\0"
-NIFTI = {  # place and length of the texts of a header
+NIFTI = {  # offset and length of the header's texts
     348: {"data_type": (4, 10), "db_name": (14, 18), "descrip": (148, 80), "aux_file": (228, 24),
           "intent_name": (328, 16)},
     540: {"descrip": (240, 80), "aux_file": (320, 24), "intent_name": (508, 16)},
 }  # fmt: skip
-GEOMETRY = {  # keys of MetaImage headers whose values are numbers or one of a few words
+GEOMETRY = {  # MetaImage keys whose values are numbers or keywords
     "ObjectType", "ObjectSubType", "NDims", "BinaryData", "BinaryDataByteOrderMSB", "CompressedData",
     "CompressedDataSize", "TransformMatrix", "Offset", "Position", "Origin", "Orientation", "CenterOfRotation",
     "AnatomicalOrientation", "ElementSpacing", "ElementSize", "DimSize", "ElementType", "ElementByteOrderMSB",
@@ -32,14 +32,14 @@ GEOMETRY = {  # keys of MetaImage headers whose values are numbers or one of a f
 
 
 class Text(NamedTuple):
-    """A text, and what of the file it is: ``tEXt chunk``, ``column reason`` …"""
+    """A text, and the part of the file it is from: ``tEXt chunk``, ``column reason`` …"""
 
     what: str
     text: str
 
 
 def texts_of(head: bytes) -> Iterator[Text]:
-    """Those of an image or volume, told by its first bytes; ``head`` is the file or enough of it."""
+    """The texts of an image or volume, its format detected by the first bytes; ``head`` is the file or enough of it."""
     if head[:2] == b"\x1f\x8b":
         head = _unzipped(head)
     if head[:8] == b"\x89PNG\r\n\x1a\n":
@@ -72,7 +72,7 @@ def _png(content: bytes) -> Iterator[Text]:
 
 
 def _inflated(kind: str, body: bytes) -> bytes:
-    """The chunk's text with its keyword; of zTXt and iTXt the compressed part unpacked."""
+    """The chunk's text with its keyword; zTXt and iTXt are decompressed."""
     if kind not in ("zTXt", "iTXt", "iCCP"):
         return body
     keyword, _, rest = body.partition(b"\0")
@@ -98,7 +98,7 @@ def _unzipped(head: bytes) -> bytes:
 
 
 def _jpeg(content: bytes) -> Iterator[Text]:
-    """APPn (but the plain JFIF one) and COM segments up to the scan; what follows the last end of image."""
+    """APPn (except plain JFIF) and COM segments up to the scan; bytes after the last end of image."""
     place = 2
     while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
         marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
@@ -124,7 +124,7 @@ def _nifti_size(head: bytes) -> int | None:
 
 
 def _nifti(head: bytes, size: int) -> Iterator[Text]:
-    """The header's texts, and its extensions, which may be a whole DICOM header."""
+    """The header's texts, and its extensions, which may hold a complete DICOM header."""
     for name, (place, length) in NIFTI[size].items():
         yield from _texts(f"NIfTI {name}", head[place : place + length].partition(b"\0")[0])
     order = "little" if head[:4] == size.to_bytes(4, "little") else "big"
@@ -138,7 +138,7 @@ def _nifti(head: bytes, size: int) -> Iterator[Text]:
 
 
 def _header_lines(head: bytes) -> Iterator[Text]:
-    """MetaImage's ``key = value``, and of NRRD ``content``, the data's files and ``key:=value``."""
+    """MetaImage's ``key = value``; NRRD's ``content``, data files and ``key:=value``."""
     nrrd = head[:4] == b"NRRD"
     for line in head[:INFLATED].splitlines():
         if not line.strip():
@@ -162,18 +162,18 @@ def _blosc2(payload: bytes) -> Iterator[Text]:
         array = blosc2.ndarray_from_cframe(payload)
         layers = {name: array.schunk.vlmeta[name] for name in array.schunk.vlmeta}
     except (ValueError, RuntimeError):
-        return  # damaged: its raw bytes are searched all the same
+        return  # damaged: its raw bytes are still searched
     for name, value in layers.items():
         yield from strings(f"blosc2 layer {name}", [name, value])
 
 
 def printable(content: bytes, least: int = 4) -> list[str]:
-    """Runs of printable ASCII, as of tags of a binary block."""
+    """Runs of printable ASCII in a binary block."""
     return [run.decode() for run in re.findall(rb"[\x20-\x7e]{%d,}" % least, content)]
 
 
 def _texts(what: str, content: bytes) -> Iterator[Text]:
-    """A block's text: as a whole where it is one, else its printable runs."""
+    """A block's text if it is all text, else its printable runs."""
     for part in content.split(b"\0"):
         try:
             text = part.decode()
@@ -186,7 +186,7 @@ def _texts(what: str, content: bytes) -> Iterator[Text]:
 
 
 def strings(what: str, value: Any) -> Iterator[Text]:
-    """All strings in a JSON value, keys too. Numbers are no strings."""
+    """All strings in a JSON value, including keys, not numbers."""
     if isinstance(value, str | bytes):
         yield Text(what, value if isinstance(value, str) else value.decode("latin-1"))
     elif isinstance(value, dict):
@@ -199,7 +199,7 @@ def strings(what: str, value: Any) -> Iterator[Text]:
 
 
 def json_texts(content: bytes) -> Iterator[Text]:
-    """Those of a JSON file; of one that is none, its lines."""
+    """The strings of a JSON file; the lines of an invalid one."""
     try:
         yield from strings("JSON", json.loads(content))
     except ValueError:
@@ -207,7 +207,7 @@ def json_texts(content: bytes) -> Iterator[Text]:
 
 
 def parquet_texts(file: BinaryIO) -> Iterator[Text]:
-    """Each string once in a row group, of columns of any depth; and the file's own key-value metadata."""
+    """Distinct strings per row group, from columns of any depth; and the file's key-value metadata."""
     table = pq.ParquetFile(file)
     yield from (Text("metadata", v.decode("latin-1")) for v in (table.schema_arrow.metadata or {}).values())
     yield from (Text("column name", name) for name in table.schema_arrow.names)
@@ -234,20 +234,20 @@ def _leaves(array: pa.Array) -> Iterator[str]:
 
 
 def header_texts(member: tarfile.TarInfo) -> Iterator[Text]:
-    """What a tar says of a member. Raw numbers that should be 0, as times and owners, count as texts."""
+    """The texts of a member's tar header. Numbers that should be 0 (times, owners) count as texts."""
     named = {"name": member.name, "owner": member.uname, "group": member.gname, "link": member.linkname}
     yield from (Text(f"tar {what}", text) for what, text in named.items() if text)
 
 
 def extension_texts(content: bytes) -> Iterator[Text]:
-    """Of a member that is no file but says more about the next one: a long name, the lines of a pax header."""
+    """The texts of an extension header for the next member: a long name, the lines of a pax header."""
     yield from _texts("tar extension", content)
 
 
 def tokens(text: str) -> Iterator[str]:
-    """The text, its words, and the parts of these between signs, in lower case; not the digits beside a decimal point.
+    """The text, its words, and their parts between punctuation, in lower case; not digits beside a decimal point.
 
-    For values too short to be searched for within other text.
+    Used for values too short to search for within other text.
     """
     plain = text.strip().lower()
     yield plain

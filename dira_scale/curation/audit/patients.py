@@ -1,4 +1,4 @@
-"""Patients who are in more than one split of a dataset, or of two datasets (pretraining against test)."""
+"""Find patients in more than one split of a dataset, or of two datasets (pretraining against test)."""
 
 from collections.abc import Sequence
 from itertools import combinations
@@ -8,16 +8,16 @@ import pyarrow.compute as pc
 
 from dira_scale.data.manifest import ShardedDataset
 
-GUARDED = ("test", "val")  # splits that measure: nobody in them may be trained on
+GUARDED = ("test", "val")  # evaluation splits: their patients must not be trained on
 
 
 def harmful(one: str, other: str, same_dataset: bool) -> bool:
-    """Whether nobody and nothing may be in these two splits: two of a dataset, or a measuring one and another."""
+    """Whether sharing between these splits is harmful: two splits of a dataset, or an evaluation split and another."""
     return (one in GUARDED) != (other in GUARDED) or (same_dataset and one != other)
 
 
 class SharedPatients(NamedTuple):
-    """Patients (keyed hashes) who are in two splits; ``harm``: they must not be."""
+    """Patients (keyed hashes) in two splits; ``harm``: they must not be."""
 
     splits: tuple[str, str]  # "NAME split"
     patients: tuple[str, ...]
@@ -25,17 +25,17 @@ class SharedPatients(NamedTuple):
 
 
 class PatientComparison(NamedTuple):
-    """What of the datasets is shared; and pairs of datasets of which nobody can tell."""
+    """The shared patients, and the pairs of datasets that cannot be compared."""
 
     shared: list[SharedPatients]
     not_comparable: list[str]
 
 
 def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
-    """Of the first with itself and with each other one.
+    """Compare the first dataset with itself and with each of the others.
 
-    Hashes of two datasets mean the same people only where key and archive were the same. Where that is not known, what
-    is shared is told, for equal hashes of 96 bits are no chance; that nothing is shared would prove nothing.
+    Hashes are comparable only if key and archive were the same. If that is unknown, shared hashes are still reported,
+    as equal 96-bit hashes are no coincidence; but an empty intersection proves nothing.
     """
     people = [
         {
@@ -59,10 +59,10 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
 
 def _incomparable(one: ShardedDataset, other: ShardedDataset) -> str | None:
     """Why an empty intersection proves nothing."""
-    for key, told in (("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")):
+    for key, reason in (("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")):
         values = [dataset.info.recipe.get(key, "") for dataset in (one, other)]
         if "" in values:
             return f"one of them does not say with which {key.replace('_', ' ')} it was made"
         if values[0] != values[1]:
-            return f"their patients {told}"
+            return f"their patients {reason}"
     return None

@@ -1,7 +1,7 @@
-"""All places of a file at which one of millions of values stands, at hundreds of MB a second with flat memory.
+"""Find all occurrences of millions of values in a file, at hundreds of MB/s with constant memory.
 
-Any occurrence of ``LONG`` or more bytes covers a whole gram of ``GRAM`` bytes at a multiple of ``STRIDE``. So only the
-grams there are looked up: hashed, in a table of bits that is too large to be hit often; then exactly; then the value.
+Any occurrence of ``LONG`` or more bytes covers a complete gram of ``GRAM`` bytes at a multiple of ``STRIDE``. So only
+these grams are looked up: first hashed in a sparse bit table, then exactly, then the value itself.
 """
 
 import sqlite3
@@ -12,16 +12,16 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-LONG, LONGEST = 6, 64  # bytes of a value that is searched among raw bytes; a longer one is cut
+LONG, LONGEST = 6, 64  # bytes of a value that is searched in raw bytes; longer ones are truncated
 STRIDE = 2
 GRAM = LONG - STRIDE + 1
-BLOCK = 2**18  # bytes; its arrays stay in a processor's cache
-AROUND = 128  # bytes that are kept on both sides of a hit, to tell what it is a part of
+BLOCK = 2**18  # bytes; its arrays fit a processor's cache
+AROUND = 128  # context bytes kept on both sides of a hit
 FACTOR = np.uint64(0x9E3779B97F4A7C15)  # Fibonacci hashing: 2**64 / the golden ratio, odd
 
 
-class Found(NamedTuple):
-    """A value at ``offset``, and the bytes around it (as they are, not folded)."""
+class Match(NamedTuple):
+    """A value at ``offset``, and the bytes around it (not case-folded)."""
 
     offset: int
     form: bytes
@@ -31,7 +31,7 @@ class Found(NamedTuple):
 
 
 class Searcher:
-    """Of the values that ``values.Values`` left in ``folder``. Made anew in each process."""
+    """Searches for the values that ``values.Values`` wrote to ``folder``. Construct one per process."""
 
     def __init__(self, folder: Path):
         self._table = sqlite3.connect(f"file:{folder / 'values.db'}?mode=ro", uri=True)
@@ -47,13 +47,13 @@ class Searcher:
         self.words = {word for (word,) in self._table.execute("SELECT form FROM word")}
         self.short = dict(self._table.execute("SELECT form, kind FROM value WHERE NOT long"))
 
-    def file(self, file: BinaryIO) -> Iterator[Found]:
-        """What stands in ``file`` from where it is read, in overlapping blocks; of what overlaps, what starts first."""
-        text, start, done = b"", 0, 0  # start: place of text[0]; done: all that begins before it has been told
+    def file(self, file: BinaryIO) -> Iterator[Match]:
+        """Matches in ``file`` from its position, in overlapping blocks; of overlapping matches, the first."""
+        text, start, done = b"", 0, 0  # start: offset of text[0]; done: matches that begin before it have been yielded
         while True:
             block = file.read(BLOCK)
             text += block
-            end = start + len(text) - (AROUND if block else 0)  # what begins after it may not have ended yet
+            end = start + len(text) - (AROUND if block else 0)  # matches that begin after it may be incomplete
             for found in self.block(text):
                 if done <= start + found.offset < end:
                     yield found._replace(offset=start + found.offset)
@@ -64,16 +64,16 @@ class Searcher:
             cut = max(0, done - AROUND - start)
             text, start = text[cut:], start + cut
 
-    def texts(self, texts: Iterable[str]) -> Iterator[tuple[int, Found]]:
-        """What stands in decoded texts, with the number of the text."""
+    def texts(self, texts: Iterable[str]) -> Iterator[tuple[int, Match]]:
+        """Matches in decoded texts, with the number of the text."""
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         starts = np.cumsum([0] + [len(text) + 1 for text in encoded]).tolist()
         for found in self.block(b"\n".join(encoded)):
             number = bisect_right(starts, found.offset) - 1
             yield number, found._replace(offset=found.offset - starts[number])
 
-    def block(self, text: bytes) -> Iterator[Found]:
-        """What stands in ``text``: at each place the longest value, of what overlaps what starts first."""
+    def block(self, text: bytes) -> Iterator[Match]:
+        """Matches in ``text``: the longest value at each place; of overlapping matches, the first."""
         if not len(self._grams):
             return
         folded, end = text.lower(), 0
@@ -82,10 +82,10 @@ class Searcher:
             if found:
                 form, kind = found
                 end = at + len(form)
-                yield Found(at, form, kind, text[max(0, at - AROUND) : at], text[end : end + AROUND])
+                yield Match(at, form, kind, text[max(0, at - AROUND) : at], text[end : end + AROUND])
 
     def _candidates(self, folded: bytes) -> list[int]:
-        """Where a value may begin, in order."""
+        """Offsets at which a value may begin, in order."""
         windows = np.ndarray(-(-len(folded) // STRIDE), "<u8", folded + bytes(8), 0, (STRIDE,))
         marked = np.flatnonzero(self._marked.take(self._hashes(windows), mode="clip"))
         grams = windows[marked] & np.uint64(2 ** (8 * GRAM) - 1)
@@ -95,7 +95,7 @@ class Searcher:
         return sorted(starts[starts >= 0].tolist())
 
     def _hashes(self, windows: np.ndarray) -> np.ndarray:
-        """Of the first ``GRAM`` bytes of each 8."""
+        """Hashes of the first ``GRAM`` of each 8 bytes."""
         hashes = windows << np.uint64(64 - 8 * GRAM)
         hashes *= FACTOR
         hashes >>= self._shift

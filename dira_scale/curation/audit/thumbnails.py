@@ -1,4 +1,4 @@
-"""Each image small, as training scales it: what near-duplicates are looked for in."""
+"""Small versions of all images, scaled as in training, to find near-duplicates."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from dira_scale.machine.workers import parallel_map
 
 SIDE = 64  # pixels
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth
-CHUNK = 256  # rows that a process is given at a time
+CHUNK = 256  # rows per task
 
 
 def thumbnails(datasets: Sequence[ShardedDataset], folder: Path, workers: int) -> np.ndarray:
-    """float16 [rows of all, K, SIDE, SIDE] in [0, 1], kept in a file in ``folder``; K = 1, of volumes 3 axial slices.
+    """float16 [rows of all, K, SIDE, SIDE] in [0, 1], in a file in ``folder``; K = 1, for volumes 3 axial slices.
 
-    What cannot be decoded is 0 throughout: ``shard verify`` names it.
+    Images that cannot be decoded are 0: ``shard verify`` names them.
     """
     dims = {dataset.info.dims for dataset in datasets}
     shape = (sum(dataset.table.num_rows for dataset in datasets), 1 if dims == {2} else len(SLICES), SIDE, SIDE)
@@ -42,7 +42,7 @@ def _of_rows(path: str, rows: range) -> np.ndarray:
 
 
 def thumbnail(dataset: ShardedDataset, row: int) -> np.ndarray:
-    """float16 [K, SIDE, SIDE]; sides that differ are squeezed to one."""
+    """float16 [K, SIDE, SIDE]; the aspect ratio is not kept."""
     low, high = (float(dataset.column(name)[row]) for name in ("low", "high"))
     try:
         planes = _planes(dataset, row)

@@ -1,11 +1,11 @@
-"""Images that are copies of another patient's, or of one in another split or dataset: byte for byte, or nearly so.
+"""Find copies of images between patients, splits and datasets: exact, or nearly so.
 
-Nearly: recompressed, shrunk, brightened, cropped by some percent, flipped. Bodies look alike at every scale but the
-finest, so images are compared after a band-pass: anatomy that all share falls away, what is one's own remains.
+Nearly: recompressed, shrunk, brightened, cropped by a few percent, flipped. Bodies look alike except at fine scales, so
+images are compared after a band-pass, which removes shared anatomy and keeps individual detail.
 
-1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, of all four flips at the cost of one.
-2. The likely ones: the best correlation of 64 pixels over small shifts and scales (docs/deidentification.md has what
-   this finds among changed copies of real radiographs, and what it takes for a copy and is none).
+1. All pairs: correlation of band-passed images of 32 pixels, by matrix products, for all four flips at the cost of one.
+2. Likely pairs: the best correlation at 64 pixels over small shifts and scales (error rates on altered copies of real
+   radiographs: docs/deidentification.md).
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ import pyarrow as pa
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.machine.workers import parallel_map
 
-LIKELY, SAME = 0.75, 0.92  # least correlation of the two steps
-MOST = 16  # likely twins of an image that are looked at closely
-PAIRS = 512  # that a process is given at a time
-ROWS = 1024  # images a side of a block of pairs
-BAND, FINE_BAND = (0.0, 2.0), (0.67, 2.67)  # sigmas in pixels: of 32, and of 64
+LIKELY, SAME = 0.75, 0.92  # minimum correlation in the two steps
+MOST = 16  # likely twins per image that are compared closely
+PAIRS = 512  # per task
+ROWS = 1024  # images per side of a block of pairs
+BAND, FINE_BAND = (0.0, 2.0), (0.67, 2.67)  # sigmas in pixels, at 32 and at 64 pixels
 SCALES = (0.96, 0.98, 1.0, 1.02, 1.04)
 FLIPS = ("", "mirrored", "upside down", "turned by 180°")
 
 
 class Twins(NamedTuple):
-    """Rows ``one`` < ``other`` (of all datasets one after another), how alike they are (1: the same bytes), and how."""
+    """Rows ``one`` < ``other`` (of all datasets concatenated), their similarity (1: same bytes), how they differ."""
 
     one: int
     other: int
@@ -37,7 +37,7 @@ class Twins(NamedTuple):
 
 
 def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
-    """Pairs of equal bytes; of many equal ones, each with the first."""
+    """Pairs with equal bytes; of several equal images, each paired with the first."""
     sums = pa.concat_arrays([chunk for dataset in datasets for chunk in dataset.table["xxh3"].chunks])
     codes = sums.dictionary_encode().indices.to_numpy()
     order = np.argsort(codes, kind="stable")
@@ -49,8 +49,8 @@ def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
 
 
 def near_twins(pictures: np.ndarray, group: np.ndarray, own: int, workers: int = 1) -> list[Twins]:
-    """Pairs of ``pictures`` [N, K, 64, 64] that show the same. Of two of one ``group`` [N] none is looked for, nor of
-    two behind the first ``own``."""
+    """Pairs of ``pictures`` [N, K, 64, 64] that show the same image, except two of one ``group`` [N], and two after the
+    first ``own``."""
     likely = np.array(list(_likely(_vectors(pictures), group, own)), np.int64).reshape(-1, 2)
     parts = [likely[n : n + PAIRS] for n in range(0, len(likely), PAIRS)]
     found = []
@@ -69,7 +69,7 @@ def _closely(ones: np.ndarray, others: np.ndarray) -> list[tuple[int, float]]:
 
 
 def compare(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
-    """Which flip of ``other`` [K, 64, 64] is most like ``one``; its correlation at the best small shift and scale."""
+    """The flip of ``other`` [K, 64, 64] most similar to ``one``; its correlation at the best small shift and scale."""
     first = [_band(plane, FINE_BAND) for plane in one.astype(np.float32)]
     second = [_band(plane, FINE_BAND) for plane in other.astype(np.float32)]
     flips = [[np.ascontiguousarray(_flipped(plane, n)) for plane in second] for n in range(len(FLIPS))]
@@ -79,11 +79,11 @@ def compare(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
 
 
 def _aligned(one: np.ndarray, other: np.ndarray) -> float:
-    """Best correlation of the inner 7/8 of ``one`` with any place of ``other`` at any of ``SCALES``."""
+    """Best correlation of the inner 7/8 of ``one`` with any position in ``other`` at any of ``SCALES``."""
     margin = len(one) // 16
     inner = one[margin:-margin, margin:-margin]
     if inner.std() < 1e-4 or other.std() < 1e-4:
-        return 0.0  # nothing is on it
+        return 0.0  # empty
     sizes = [(round(len(one) * scale),) * 2 for scale in SCALES]
     scaled = [cv2.resize(other, size, interpolation=cv2.INTER_LINEAR) for size in sizes]
     return max(float(cv2.matchTemplate(image, inner, cv2.TM_CCOEFF_NORMED).max()) for image in scaled)
@@ -104,10 +104,10 @@ def _flipped(plane: np.ndarray, flip: int) -> np.ndarray:
 
 
 def _vectors(pictures: np.ndarray) -> np.ndarray:
-    """float32 [4, N, D]: unit vectors of the band-passed images, split into the parts that are even and odd in y and x.
+    """float32 [4, N, D]: unit vectors of the band-passed images, split into parts even and odd in y and x.
 
-    As a part is its own mirror image but for the sign, a quarter of it says all; and the four products of parts, with
-    their signs, add up to the correlations with all four flips.
+    Each part is its own mirror image up to sign, so a quarter of it suffices; signed sums of the four products of parts
+    give the correlations for all four flips.
     """
     parts = np.empty((4, len(pictures), pictures[0].size // 16), np.float32)
     for number, picture in enumerate(pictures):
@@ -123,7 +123,7 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
 
 
 def _likely(vectors: np.ndarray, group: np.ndarray, own: int) -> Iterator[tuple[int, int]]:
-    """Pairs whose vectors correlate by ``LIKELY`` or more under any flip; of each image the ``MOST`` best."""
+    """Pairs that correlate by at least ``LIKELY`` under any flip; the ``MOST`` best per image."""
     count = len(group)
     for start in range(0, min(own, count), ROWS):
         rows = slice(start, min(start + ROWS, own))
@@ -131,7 +131,7 @@ def _likely(vectors: np.ndarray, group: np.ndarray, own: int) -> Iterator[tuple[
         one, other, score = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.lexsort((-score, one))
         one, other = one[order], other[order]
-        place = np.arange(len(one)) - np.searchsorted(one, one)  # 0 for each image's best
+        place = np.arange(len(one)) - np.searchsorted(one, one)  # rank: 0 for each image's best
         yield from zip(one[place < MOST].tolist(), other[place < MOST].tolist(), strict=True)
 
 

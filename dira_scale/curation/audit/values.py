@@ -1,6 +1,6 @@
-"""The values that identify somebody, as the bytes that are searched for; on the disk, for an archive has millions.
+"""The identifying values, as the bytes to search for; on disk, as an archive has millions.
 
-Upper and lower case count as one, of ASCII by folding both sides; other alphabets by a form of each case.
+Case-insensitive: ASCII by folding both sides, other alphabets by one form per case.
 """
 
 import re
@@ -15,9 +15,9 @@ from dira_scale.curation.audit.search import GRAM, LONG, LONGEST, STRIDE
 
 
 class Value(NamedTuple):
-    """Something the source says, and where: ``PatientName``, ``file name`` …
+    """A value of the source, and where it is from: ``PatientName``, ``file name`` …
 
-    ``vr`` is DICOM's (PN, DA …), or empty; ``encodings`` are those of its file beside UTF-8.
+    ``vr`` is DICOM's (PN, DA …) or empty; ``encodings``: its file's, in addition to UTF-8.
     """
 
     kind: str
@@ -29,8 +29,8 @@ class Value(NamedTuple):
 class Values:
     """Writes ``folder/values.db`` and ``folder/grams.npy``, which ``search.Searcher`` reads.
 
-    ``words`` (lower case) are the dataset's own; they cannot be told from leaks, so values of just these are told
-    by ``not_searched``, and a value within one (thorax in Pneumothorax) is none.
+    ``words`` (lower case) are the dataset's own and cannot be distinguished from leaks: values that equal one are
+    listed by ``not_searched``, and a value within one (thorax in Pneumothorax) is no hit.
     """
 
     def __init__(self, folder: Path, words: Collection[str]):
@@ -50,14 +50,14 @@ class Values:
         for value in values:
             for text in texts(value):
                 plain = text.lower()
-                if plain in self._words or len(set(plain)) == 1:  # 00000000 and the like say nothing
+                if plain in self._words or len(set(plain)) == 1:  # 00000000 and the like identify nobody
                     self._table.execute("INSERT OR IGNORE INTO own VALUES (?, ?)", (plain, value.kind))
                     continue
                 rows = [(form, value.kind, len(form) >= LONG) for form in forms(text, value.encodings)]
                 self._table.executemany("INSERT OR IGNORE INTO value VALUES (?, ?, ?)", rows)
 
     def finish(self) -> None:
-        """Nothing more is added. All the grams by which the search meets the long ones are written beside them."""
+        """Call after the last ``add``: writes the grams by which the search finds the long values."""
         self._table.commit()
         grams = np.empty(STRIDE * self.count(long=True), "<u8")
         for number, (form,) in enumerate(self._table.execute("SELECT form FROM value WHERE long")):
@@ -70,17 +70,17 @@ class Values:
         return int(count)
 
     def not_searched(self) -> list[tuple[str, str]]:
-        """Kind and text of the values that are not searched."""
+        """Kind and text of the values that are not searched for."""
         return self._table.execute("SELECT kind, text FROM own ORDER BY kind, text").fetchall()
 
-    def by_chance(self) -> float:
-        """Hits to be expected in each byte of random data."""
+    def expected_by_chance(self) -> float:
+        """Expected hits per byte of random data."""
         lengths = self._table.execute("SELECT form FROM value WHERE long")
         return sum((2 ** len(re.findall(rb"[a-z]", form))) / 256.0 ** len(form) for (form,) in lengths)
 
 
 def texts(value: Value) -> Iterator[str]:
-    """The value itself, the parts of a name, the other ways to write a date; a longer text line by line."""
+    """The value itself, the parts of a name, other notations of a date; longer texts line by line."""
     for line in value.text.replace("\0", " ").splitlines():
         line = line.strip()
         if not line:
@@ -95,12 +95,12 @@ def texts(value: Value) -> Iterator[str]:
 
 
 def forms(text: str, encodings: tuple[str, ...]) -> set[bytes]:
-    """What is compared, of ``LONGEST`` bytes at most: a longer value is found by its beginning."""
+    """The bytes to compare, at most ``LONGEST``: a longer value is found by its start."""
     found = set()
     for cased in {text, text.lower(), text.upper()}:
         for encoding in ("utf-8", *encodings):
             try:
                 found.add(cased.encode(encoding, "surrogateescape").lower()[:LONGEST])
             except (UnicodeEncodeError, LookupError):
-                continue  # a character that this encoding cannot write is not there in it
+                continue  # not representable, so it cannot occur in this encoding
     return found - {b""}

@@ -1,4 +1,4 @@
-"""The words that a dataset has of its recipe and of this program: of these a leak cannot be told."""
+"""A dataset's words from its recipe and this program, which cannot be distinguished from leaks."""
 
 import re
 from dataclasses import asdict, fields
@@ -20,7 +20,7 @@ CLASSES = {
     "manufacturer": [*MANUFACTURERS, "other"],
 }
 FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
-# Words of the reasons for which inputs are rejected (a test holds the list complete).
+# Words of the rejection reasons (a test keeps the list complete).
 REASONS = """
     12 16 16-bit 255 absurd against all an and another apart archive are array as at axes be before begin behind below
     beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot channels check
@@ -44,19 +44,19 @@ REASONS = """
 
 
 def own_words(dataset: ShardedDataset) -> set[str]:
-    """All of them, in lower case, and the texts that they stand in."""
+    """All these words, in lower case, and the texts that contain them."""
     info = dataset.info
-    told: list[Any] = [info.name, info.modality, info.codec, info.licence, info.tool_version, info.label_names]
-    told += [info.counts, [str(count) for count in info.counts.values()], [str(size) for size in info.shards.values()]]
-    told += [list(info.shards), info.checksums, info.recipe_hash, info.plan_hash]
-    if identity_hash(info.recipe) == info.recipe_hash:  # else somebody has written into it since
-        told.append(info.recipe)
+    values: list[Any] = [info.name, info.modality, info.codec, info.licence, info.tool_version, info.label_names]
+    values += [info.counts, [str(n) for n in info.counts.values()], [str(size) for size in info.shards.values()]]
+    values += [list(info.shards), info.checksums, info.recipe_hash, info.plan_hash]
+    if identity_hash(info.recipe) == info.recipe_hash:  # else it was edited later
+        values.append(info.recipe)
     attributes = _attributes(dataset)
-    told += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED]
-    told += [number for number in attributes.get(FILLED, ()) if re.fullmatch(r"[1-9]\d{0,2}", number)]
-    told += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
-    told += [list(asdict(info)), _croissant(dataset), sorted(FILES), REASONS]
-    return {word for value in told for text in strings("", value) for word in tokens(text.text)}
+    values += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED]
+    values += [number for number in attributes.get(FILLED, ()) if re.fullmatch(r"[1-9]\d{0,2}", number)]
+    values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
+    values += [list(asdict(info)), _croissant(dataset), sorted(FILES), REASONS]
+    return {word for value in values for text in strings("", value) for word in tokens(text.text)}
 
 
 def _croissant(dataset: ShardedDataset) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _croissant(dataset: ShardedDataset) -> dict[str, Any]:
 
 
 def _attributes(dataset: ShardedDataset) -> dict[str, set[str]]:
-    """Those that are kept, with the values that each has."""
+    """The stored attributes, with their values."""
     found: dict[str, set[str]] = {}
     for chunk in dataset.table["attributes"].chunks:
         pairs = pa.table({"name": chunk.keys, "value": chunk.items}).group_by(["name", "value"]).aggregate([])

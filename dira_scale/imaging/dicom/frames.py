@@ -154,8 +154,8 @@ class DicomFile:
             raise RejectedError(f"DICOM in a coding that cannot be read here ({known})") from error
         self._file.seek(self._start)
         plugin = PLUGINS.get(self.syntax, "")
-        pixels, told = decoder.as_array(self._file, index=number, raw=True, decoding_plugin=plugin, **self._options)
-        return pixels, str(told["photometric_interpretation"])
+        pixels, meta = decoder.as_array(self._file, index=number, raw=True, decoding_plugin=plugin, **self._options)
+        return pixels, str(meta["photometric_interpretation"])
 
     def _pixel_options(self) -> dict[str, Any]:
         """pydicom's options, once the pixel data are known to be present and long enough."""

@@ -54,10 +54,10 @@ def read_header(file: BinaryIO) -> dict[str, str]:
     with rejects("DICOM header is damaged ({})"):
         header, rest = read_elements(file, [*HEADER.values(), "NumberOfFrames"])
         values = {name: header.get(tag) for name, tag in HEADER.items()}
-        told = {name: str(value).strip() for name, value in values.items() if value is not None}
+        found = {name: str(value).strip() for name, value in values.items() if value is not None}
         if (frames := count_frames(header, rest)) > 1:
-            told["frames"] = str(frames)
-    return {name: value for name, value in told.items() if value}
+            found["frames"] = str(frames)
+    return {name: value for name, value in found.items() if value}
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""One file per layout of a dataset; each yields SourceRecords, and nothing else knows the layout's quirks."""
+"""One file per dataset layout; each yields SourceRecords and hides the layout's quirks."""

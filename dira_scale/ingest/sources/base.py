@@ -1,4 +1,4 @@
-"""What a source of images is to the rest of ``ingest``."""
+"""The interface of a source of images."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,9 +15,9 @@ from dira_scale.imaging.volume import Volume
 
 @runtime_checkable
 class Input(Protocol):
-    """An image that is more, or less, than a file: the slices of a series, a frame, one array of an ``.npz``.
+    """An image that is not exactly one file: a series of slices, a frame, one image of an ``.npz``.
 
-    Picklable; nothing is opened before ``read``, which a worker calls.
+    Picklable; opens nothing before ``read``, which runs in a worker.
     """
 
     @property
@@ -26,51 +26,51 @@ class Input(Protocol):
         ...
 
     def read(self, settings: ReadSettings) -> GreyImage | Volume:
-        """Raises RejectedError; OSError and MemoryError, which are no fault of the file."""
+        """Raises RejectedError; OSError and MemoryError are not the file's fault."""
         ...
 
 
 @runtime_checkable
-class Painted(Protocol):
-    """A mask that is drawn: run lengths, contours. Picklable."""
+class PaintedMask(Protocol):
+    """A mask given as run lengths, contours or the like. Picklable."""
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """uint8 of the shape of ``image`` as it was read. Raises RejectedError."""
+        """uint8 in the shape of ``image`` as read. Raises RejectedError."""
         ...
 
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """One image as its source lists it: nothing is decoded yet, and nothing is de-identified yet."""
+    """One image as its source lists it: not decoded, not de-identified."""
 
     name: str  # unique in the source, the same on every machine; its keyed hash becomes the sample's key
     image: Path | Input
-    patient: str | None = None  # None: nothing is known, so the image counts as a patient of its own
+    patient: str | None = None  # None: unknown, so the image counts as its own patient
     study: str | None = None
     labels: tuple[float, ...] = ()  # in the order of the source's label_names; NaN = unknown
     boxes: tuple[Box, ...] = ()
-    mask: Path | Painted | None = None
-    split: str | None = None  # what the source itself says; the recipe's ``official`` says what becomes of it
+    mask: Path | PaintedMask | None = None
+    split: str | None = None  # the source's own split; the recipe's ``official`` maps it
     attributes: Mapping[str, str] = field(default_factory=dict)
-    size: int | None = None  # bytes of the file or files, by which a changed source is told
-    missing: int = 0  # slices that the headers of a series lack: where it is taken, they are interpolated
-    rejected: str | None = None  # why it goes to quarantine unread; what else is known of it does not count then
+    size: int | None = None  # bytes of the file or files; detects a changed source
+    missing: int = 0  # slices that a series lacks by its headers; interpolated if it is accepted
+    rejected: str | None = None  # reason to quarantine it unread; the other fields are then ignored
 
 
 class Source(Protocol):
     """Named by ``_target_`` in a recipe; the recipe's remaining keys are its constructor's arguments.
 
-    ``dataset.json`` keeps these arguments, but for places on this machine: those that the constructor annotates with
-    ``Place`` (of ``dira_scale.config.schema``) or ``Path``, alone or among others (``Place | None``, ``str | Path``).
-    Annotate yours so, or your folders' names leave with the dataset.
-    The constructor raises UserError when a file, folder or column that the recipe names is not there.
+    ``dataset.json`` keeps these arguments except places on this machine: those that the constructor annotates with
+    ``Place`` (of ``dira_scale.config.schema``) or ``Path``, also within unions (``Place | None``, ``str | Path``).
+    Annotate yours this way, or your folder names are published with the dataset.
+    The constructor raises UserError if a file, folder or column that the recipe names is missing.
     """
 
     label_names: Sequence[str]
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All images, in any order, without decoding one. ``workers`` is how many processes it may use.
+        """All images, in any order, without decoding any. It may use ``workers`` processes.
 
-        Raises OSError when a file cannot be read just now, which says nothing about the file.
+        Raises OSError if a file cannot be read at the moment, which is not the file's fault.
         """
         ...

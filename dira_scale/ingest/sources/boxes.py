@@ -1,4 +1,4 @@
-"""A CSV of findings: boxes of pixels, blocks of voxels, or balls in millimetres."""
+"""A CSV of findings: boxes in pixels, blocks in voxels, or balls in millimetres."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +11,11 @@ from dira_scale.ingest.sources.cells import number
 from dira_scale.places.tables import read_table
 
 VOXELS = ("z", "y", "x", "d", "h", "w")
-WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names: DICOM's millimetres, to the left, back and head
+WORLD = ("coordX", "coordY", "coordZ", "diameter_mm")  # LUNA16's names; DICOM's mm, to the left, back and head
 
 
 def read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
-    """Each line's file and box. Raises UserError when a side is no number, negative or empty."""
+    """Each line's file and box. Raises UserError if a side is not a number, negative or empty."""
     for row in read_table(path, ["file", "label", *"yxhw"], "a file of boxes"):
         where = f"{path}, line {row.line}"
         box = Box(row.cells["label"], *(number(row.cells[side], f"{where}, {side}") for side in "yxhw"))
@@ -25,7 +25,7 @@ def read_boxes(path: Path) -> Iterator[tuple[str, Box]]:
 
 
 def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:
-    """Each line's file and finding. Raises UserError when a column is missing, a number is none, or a side is empty."""
+    """Each line's file and finding. Raises UserError for a missing column, an invalid number or an empty side."""
     first = next(read_table(path, ["file"], "a file of boxes"), None)
     kind = WORLD if first and WORLD[0] in first.cells else VOXELS
     named = ["label", *VOXELS] if kind is VOXELS else WORLD
@@ -48,9 +48,9 @@ def read_findings(path: Path) -> Iterator[tuple[str, Box | Ball]]:
 
 
 def box_in(finding: Box | Ball, stored: Grid | None, read: Grid) -> Box:
-    """In voxels of the volume as it is read; ``stored`` is the grid of the file, in whose voxels a Box is given.
+    """The box in voxels of the volume as read; ``stored`` is the file's grid, in whose voxels a Box is given.
 
-    A ball that reaches over the volume's border is cut there. Raises RejectedError.
+    A ball that extends beyond the volume is clipped. Raises RejectedError.
     """
     if isinstance(finding, Ball):
         return clip_box(read.box_around(*finding), read.shape)

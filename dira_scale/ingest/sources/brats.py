@@ -1,4 +1,4 @@
-"""BraTS of 2018 to 2021: brain MR in four modalities with tumour masks, a folder a patient (Menze et al., TMI 2015)."""
+"""BraTS 2018 to 2021: brain MR in four modalities with tumour masks, a folder per patient (Menze et al., TMI 2015)."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -7,7 +7,7 @@ from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.ingest.sources.base import Input, SourceRecord
-from dira_scale.ingest.sources.published import files_ending, once, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, reject_repeated, with_size
 from dira_scale.places.walk import folder_at
 
 MODALITIES = ("flair", "t1", "t1ce", "t2")
@@ -17,14 +17,14 @@ GRADES = {"HGG": 1.0, "LGG": 0.0}
 class Brats:
     """Folders ``NAME`` with ``NAME_flair.nii.gz`` and so on, below ``HGG`` and ``LGG`` in the years before 2020.
 
-    The label ``high_grade`` is known where folders are sorted so, by grade.
+    The label ``high_grade`` is known if folders are sorted by grade.
 
     Args:
         images: the folder of patients, at any depth.
-        modalities: one, or several as the channels of a volume, of flair, t1, t1ce, t2.
+        modalities: one of flair, t1, t1ce, t2, or several as channels of a volume.
 
     Raises:
-        UserError: an unknown modality; no patient at all.
+        UserError: an unknown modality; no patients.
     """
 
     label_names: Sequence[str] = ("high_grade",)
@@ -32,12 +32,12 @@ class Brats:
     def __init__(self, images: Place, modalities: Sequence[str]):
         self.root = folder_at(images)
         if not modalities or not set(modalities) <= set(MODALITIES):
-            raise UserError(f"recipe.modalities={list(modalities)}: give some of {', '.join(MODALITIES)}")
+            raise UserError(f"recipe.modalities={list(modalities)}: use one or several of {', '.join(MODALITIES)}")
         self.modalities = modalities
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All patients; one who lacks a modality or the mask, or whose name was met before, is rejected."""
-        return once(threaded(sized, self._records(), workers), self.root)
+        """All patients; rejects those without a modality or the mask, and repeated names."""
+        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[SourceRecord]:
         folder, files = None, dict[str, Path]()
@@ -47,7 +47,7 @@ class Brats:
                     yield self._record(folder, files)
                 folder, files = path.parent, {}
             kind = path.name.lower().removesuffix(".gz").removesuffix(".nii").rpartition("_")[2]
-            files["seg" if kind == "segm" else kind] = path  # one of 2020 is called W39_1998.09.19_Segm.nii
+            files["seg" if kind == "segm" else kind] = path  # one file of 2020 is named W39_1998.09.19_Segm.nii
         if not folder:
             raise UserError(f"recipe.images={self.root} holds no .nii or .nii.gz at any depth")
         yield self._record(folder, files)

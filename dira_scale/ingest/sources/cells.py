@@ -1,4 +1,4 @@
-"""Cells of a table that people make: numbers, and which columns are labels."""
+"""Cells of hand-made tables: numbers, and which columns are labels."""
 
 import math
 from collections.abc import Collection, Iterable
@@ -9,7 +9,7 @@ from dira_scale.places.text import brief
 
 
 def number(cell: str, where: str) -> float:
-    """A cell's finite number, NaN for an empty one. Raises UserError naming ``where`` it stands."""
+    """A cell's finite number, NaN if empty. Raises UserError naming ``where`` it is."""
     value = _number(cell)
     if value is None:
         what = brief(f"'{cell}' is not a number; for categories use recipe.label_rules")
@@ -18,8 +18,8 @@ def number(cell: str, where: str) -> float:
 
 
 def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
-    """The columns but ``taken`` that hold only 0, 1 and -1, or nothing; and those that hold other numbers, too."""
-    kinds: dict[str, set[str]] = {}  # of the columns that are all numbers so far
+    """The columns (except ``taken``) whose cells are only 0, 1, -1 or empty; and those with other numbers too."""
+    kinds: dict[str, set[str]] = {}  # columns with only numbers so far
     for number, row in enumerate(rows):
         if number == 0:
             kinds = {column: set() for column in row.cells if column not in taken}
@@ -35,7 +35,7 @@ def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list
 
 
 def _number(cell: str) -> float | None:
-    """NaN for an empty cell, None for what is no finite number."""
+    """NaN for an empty cell, None if it is not a finite number."""
     try:
         value = float(cell.strip() or "nan")
     except ValueError:

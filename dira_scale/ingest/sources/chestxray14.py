@@ -10,7 +10,7 @@ from dira_scale.config.schema import Place
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, listed_in, with_size
 from dira_scale.places.tables import cell_number, read_columns, read_names, table_error
 from dira_scale.places.walk import folder_at
 
@@ -23,7 +23,7 @@ OLDEST = 120  # years; the first release gives some patients 148 to 414
 
 
 class Entry(NamedTuple):
-    """What the table says of an image."""
+    """The table's line for an image."""
 
     labels: tuple[float, ...]
     patient: str
@@ -40,7 +40,7 @@ class ChestXray14:
         attributes: any of sex, age, view.
 
     Raises:
-        UserError: a list or column is absent; a finding or box that is none; an image listed twice, or in both lists.
+        UserError: a missing list or column; an invalid finding or box; an image listed twice or in both lists.
     """
 
     label_names: Sequence[str] = FINDINGS
@@ -52,8 +52,8 @@ class ChestXray14:
         self.boxes = self.root / "BBox_List_2017.csv"
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Listed images (one that is missing is rejected) and images that the table or the lists do not know."""
-        return threaded(sized, self._records(), workers)
+        """Listed images, rejected if missing, and images that the table or the lists do not have, rejected."""
+        return in_threads(with_size, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         entries, splits, boxes = dict(self._entries()), self._splits(), self._boxes()
@@ -93,7 +93,7 @@ class ChestXray14:
             except ValueError as error:
                 raise table_error(self.table, str(error), line) from error
             if name in seen or not name:
-                what = f"a second line for {name}: keep one" if name else "no name of an image"
+                what = f"a second line for {name}: keep one" if name else "no image name"
                 raise table_error(self.table, what, line)
             seen.add(name)
             yield name, Entry(labels, patient, _age(age), sex, view)
@@ -105,7 +105,7 @@ class ChestXray14:
         return splits
 
     def _boxes(self) -> dict[str, list[Box]]:
-        """The header names the sides ``Bbox [x``, ``y``, ``w``, ``h]``, and three more columns without a name."""
+        """The header has ``Bbox [x``, ``y``, ``w``, ``h]`` for the box, then three unnamed columns."""
         boxes: dict[str, list[Box]] = {}
         if self.boxes.is_file():
             for line in read_columns(self.boxes, ["Image Index", "Finding Label", "Bbox [x", "y", "w", "h]"]):
@@ -115,22 +115,22 @@ class ChestXray14:
 
 
 def _age(text: str) -> str:
-    """``058``, or as DICOM has it: ``058Y``, ``013M``, ``021D``; empty for what is none, and for impossible years."""
+    """``058``, or DICOM's ``058Y``, ``013M``, ``021D``; empty if invalid or impossible."""
     age = re.fullmatch(r"([0-9]{1,3})([YMWD]?)", text.upper())
     return "" if not age or (age[2] in ("", "Y") and int(age[1]) > OLDEST) else age[0]
 
 
 @lru_cache(maxsize=4096)
 def _labels(findings: str) -> tuple[float, ...]:
-    """1 for each of the findings, joined by ``|``. Raises ValueError for one that is unknown."""
+    """1 for each of the findings, joined by ``|``. Raises ValueError for an unknown one."""
     named = {_finding(part) for part in findings.split("|")} - {"No Finding"}
     if unknown := named - set(FINDINGS):
-        raise ValueError(f"'{min(unknown)}' is none of the 14 findings{nearest(min(unknown), FINDINGS)}")
+        raise ValueError(f"'{min(unknown)}' is not one of the 14 findings{nearest(min(unknown), FINDINGS)}")
     return tuple(float(finding in named) for finding in FINDINGS)
 
 
 def _finding(text: str) -> str:
-    """One spelling: the boxes say Infiltrate, copies of the table differ in case and in ``_``."""
+    """Unify spelling: the boxes have Infiltrate; copies of the table differ in case and ``_``."""
     known = {finding.lower(): finding for finding in (*FINDINGS, "No Finding")} | {"infiltrate": "Infiltration"}
     plain = text.strip().lower()
     return known.get(plain) or known.get(plain.replace(" ", "_"), text.strip())

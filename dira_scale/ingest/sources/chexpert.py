@@ -1,4 +1,4 @@
-"""Stanford's CheXpert, whole or small: its two tables, with uncertain labels as they are (Irvin et al., AAAI 2019)."""
+"""Stanford's CheXpert, full or small: its two tables, uncertain labels unchanged (Irvin et al., AAAI 2019)."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, folder_in, in_threads, listed_in, with_size
 from dira_scale.places.tables import Line, cell_number, read_columns, table_error
 from dira_scale.places.walk import folder_at
 
@@ -26,7 +26,7 @@ class CheXpert:
         attributes: any of sex, age, view.
 
     Raises:
-        UserError: a table, folder or column is absent; a label is none; a path names no patient, or comes twice.
+        UserError: a missing table, folder or column; an invalid label; a path without a patient, or a repeated one.
     """
 
     label_names: Sequence[str] = FINDINGS
@@ -37,8 +37,8 @@ class CheXpert:
         self.folders = [folder_in(self.root, split) for split in ("train", "valid")]
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Listed images (one that is missing is rejected) and images below ``train`` and ``valid`` without a line."""
-        return threaded(sized, self._records(), workers)
+        """Listed images, rejected if missing, and images below ``train`` and ``valid`` without a line, rejected."""
+        return in_threads(with_size, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         listed: set[str] = set()
@@ -60,11 +60,11 @@ class CheXpert:
         below = PurePosixPath(*PurePosixPath(path).parts[1:])  # the first is CheXpert-v1.0 or CheXpert-v1.0-small
         parts = re.fullmatch(r"(train|valid)/(patient\d+)/(study\d+)/[^/]+", str(below))
         if not parts:
-            raise table_error(table, f"'{path}' is no CheXpert-v1.0…/train/patientN/studyN/FILE", line)
+            raise table_error(table, f"expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '{path}'", line)
         known = {
-            "sex": sex,  # one says Unknown, which no class is
-            "age": "" if age in ("0", "0.0") else age,  # three films of adults have 0 years
-            "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal ones say LL or RL
+            "sex": sex,  # one patient's is Unknown, which is dropped later
+            "age": "" if age in ("0", "0.0") else age,  # three films of adults have age 0
+            "view": projection or ("LATERAL" if side == "Lateral" else ""),  # a few frontal images have LL or RL
         }
         return SourceRecord(
             str(below),
@@ -80,5 +80,5 @@ class CheXpert:
 def _label(table: Path, line: Line, cell: int) -> float:
     value = cell_number(table, line, cell) if line.cells[cell] else math.nan
     if value not in (0, 1, -1) and value == value:
-        raise table_error(table, f"{COLUMNS[cell]}: {value:g} is none of 1, 0 and -1", line)
+        raise table_error(table, f"{COLUMNS[cell]}: expected 1, 0 or -1, got {value:g}", line)
     return value

@@ -29,11 +29,11 @@ from dira_scale.places.text import brief
 from dira_scale.places.walk import files_below, folder_at, objects_below, resolve_links
 
 COLUMNS = ("file", "patient", "study", "split", "mask")
-CHUNK = 1024  # files that the threads are given at a time
+CHUNK = 1024  # files per round of the threads
 
 
 class Listed(NamedTuple):
-    """A file under its name, with its row of the CSV where it has one, and its labels."""
+    """A file's name, its CSV row if any, and its labels."""
 
     name: str
     row: Mapping[str, str] | None
@@ -41,26 +41,26 @@ class Listed(NamedTuple):
 
 
 class Folder:
-    """All files below ``images``; with ``labels`` each needs a row there (one without goes to quarantine).
+    """All files below ``images``; with ``labels``, files without a row there go to quarantine.
 
-    A file is who it really is: two paths to it, through symbolic links or ``..``, are one file.
+    Paths are resolved: two paths to one file, through symbolic links or ``..``, are one input.
 
     Args:
-        images: the folder, searched through all levels and symbolic links; hidden files are left out.
-        labels: CSV with a header. A file or mask in it is given relative to ``images`` or to the CSV's own folder.
+        images: the folder, searched recursively, following symbolic links; hidden files are skipped.
+        labels: CSV with a header. Its files and masks are relative to ``images`` or to the CSV's folder.
         boxes: CSV with the columns file, label, y, x, h, w (pixels; y, x is the upper left corner).
-        columns: names of the CSV's columns for file, patient, study, split and mask; null = it has none.
+        columns: names of the CSV's columns for file, patient, study, split and mask; null = none.
         label_columns: columns that are labels; null = every other column that holds only 0, 1, -1 or nothing.
-        label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 where the column ``label``
-            says PNEUMONIA, NaN where it is empty, else 0.
+        label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 if the column ``label`` is
+            PNEUMONIA, NaN if it is empty, else 0.
         attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
 
-    Without a patient column, patient and study come from the DICOM header; another image is a patient of its own. With
-    one, a row that leaves it blank goes to quarantine.
+    Without a patient column, patient and study come from the DICOM header; other images count as their own patients.
+    With one, rows without a patient go to quarantine.
 
     Raises:
-        UserError: a file, folder or column that was named does not exist; columns are named, and no CSV; two rows name
-            one file; a label is no number.
+        UserError: a file, folder or column does not exist; columns are named, but no CSV; two rows name one file; a
+            label is not a number.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Folder:
         self.csv = resolve_links(locate(labels, "recipe.labels")) if labels else None
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
-            raise UserError(f"recipe.columns has no '{unknown.pop()}', only {', '.join(COLUMNS)}")
+            raise UserError(f"recipe.columns: unknown key '{unknown.pop()}', use {', '.join(COLUMNS)}")
         self.attributes, self.rules = attributes, label_rules or {}
         self.numeric, self.guessed = tuple(label_columns or ()), ""
-        self.stored = PathIndex[int]()  # of a store: what is there, of which size
+        self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
         if not is_local(self.root):
             self.stored.update(objects_below(self.root))
         self.listed = PathIndex[Listed]()
-        self.no_inputs = PathIndex[None]()  # masks and lists may lie among the images
+        self.no_inputs = PathIndex[None]()  # masks and tables among the images
         if self.csv:
             self._index(self.csv, guess=label_columns is None)
         self.label_names = (*self.numeric, *self.rules)
@@ -97,11 +97,11 @@ class Folder:
             self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Listed files (one that is missing is found out when it is read) and files without a row."""
+        """Listed files (missing ones are rejected on reading) and files without a row."""
         if self.guessed:
             print(self.guessed)
         with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
-            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task = shown.add_task("", total=None)
             others, unknown = PathIndex[Listed](), (math.nan,) * len(self.label_names)
             for path in files_below(self.root) if is_local(self.root) else self.stored:
@@ -111,14 +111,14 @@ class Folder:
             shown.update(task, total=len(self.listed) + len(others))
             for index in (self.listed, others):
                 paths = iter(index)
-                while chunk := list(islice(paths, CHUNK)):  # reading a header is waiting for the disk: hence threads
+                while chunk := list(islice(paths, CHUNK)):  # threads, as reading headers waits for the disk
                     known = ([get(path) for path in chunk] for get in (index.get, self.boxes.get, self.stored.get))
                     for records in pool.map(self._records, chunk, *known):
                         shown.advance(task)
                         yield from records
 
     def _records(self, path: Path, listed: Listed, boxes: list[Box] | None, size: int | None) -> list[SourceRecord]:
-        """The file's image, or each frame of a DICOM file that has several."""
+        """The file's image, or each frame of multi-frame DICOM."""
         record = SourceRecord(listed.name, path, labels=listed.labels, boxes=tuple(boxes or ()))
         try:
             size, header = size_of(path) if size is None else size, header_of(path)
@@ -135,25 +135,25 @@ class Folder:
     def _completed(
         self, record: SourceRecord, row: Mapping[str, str] | None, header: Mapping[str, str]
     ) -> SourceRecord:
-        """With what the row of the CSV, if there is a CSV, and the DICOM header say of it."""
+        """The record completed from its CSV row, if there is a CSV, and the DICOM header."""
         if self.csv and row is None:
             return replace(record, rejected="no row in the CSV of labels")
         row = row or {}
-        told = {name: row[column].strip() or None for name, column in self.columns.items()}
-        if "patient" in told and not told["patient"]:  # the header's may be another name for a patient of the CSV
+        cells = {name: row[column].strip() or None for name, column in self.columns.items()}
+        if "patient" in cells and not cells["patient"]:  # the header's patient may be an alias of one in the CSV
             return replace(record, rejected="no patient in the CSV")
         if record.rejected:
             return record
-        if not told.get("patient"):
-            told["patient"] = header.get("patient")
-            told["study"] = told.get("study") or header.get("study")
-        mask = told.get("mask")
+        if not cells.get("patient"):
+            cells["patient"] = header.get("patient")
+            cells["study"] = cells.get("study") or header.get("study")
+        mask = cells.get("mask")
         attributes = {name: row.get(name) or header.get(name, "") for name in self.attributes}
         return replace(
             record,
-            patient=told["patient"],
-            study=told.get("study"),
-            split=told.get("split"),
+            patient=cells["patient"],
+            study=cells.get("study"),
+            split=cells.get("split"),
             mask=resolve_links(self._place(mask, self.csv)) if mask and self.csv else None,
             attributes={name: value for name, value in attributes.items() if value},
         )
@@ -171,7 +171,7 @@ class Folder:
         named = [*self.columns.values(), *self.numeric, *ruled]
         table = partial(read_table, path, named, "recipe.columns, label_columns or label_rules")
         if "file" not in self.columns:
-            raise UserError(f"recipe.columns.file must name the column of {path} that holds the file names")
+            raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None
         if guess:
             flags, others = flags_and_numbers(table(), {*named, *HEADER})
@@ -206,13 +206,13 @@ class Folder:
         return beside if not self._exists(inside) and self._exists(beside) else inside
 
     def _exists(self, path: Path) -> bool:
-        """Of a store, what lies below ``images`` is known: to ask for each file would take a request each."""
+        """In a store, the listing of ``images`` answers this; asking would take a request per file."""
         if is_local(path) or not path.is_relative_to(self.root):
             return os.path.exists(path) if is_local(path) else path.exists()  # noqa: PTH110 (Path's raises for long names)
         return resolve_links(path) in self.stored
 
     def _name(self, path: Path, file: Path) -> str:
-        """Relative to ``images``: of the file itself, or of the link to it where it lies elsewhere."""
+        """The file's name relative to ``images``, or that of the link to it if it is elsewhere."""
         path = file if file.is_relative_to(self.root) else path
         return Path(os.path.relpath(_plain(path), _plain(self.root))).as_posix()
 

@@ -1,4 +1,4 @@
-"""The JSRT's radiographs with and without a nodule (Shiraishi et al., 2000), and SCR's outlines of lungs, heart and
+"""JSRT's radiographs with and without a nodule (Shiraishi et al., 2000), with SCR's masks of lungs, heart and
 clavicles (van Ginneken et al., 2006)."""
 
 import math
@@ -17,7 +17,7 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, with_size
 from dira_scale.places.store import open_file
 from dira_scale.places.tables import table_error
 from dira_scale.places.walk import folder_at
@@ -32,7 +32,7 @@ STRUCTURES = {
 
 @dataclass(frozen=True)
 class Raw:
-    """A file of 2048 x 2048 big-endian 16-bit values without a header, of which 12 bits are used; 0 is white."""
+    """A headerless file of 2048 x 2048 big-endian 16-bit values, 12 bits used; 0 is white."""
 
     path: Path
 
@@ -41,7 +41,7 @@ class Raw:
         return (self.path,)
 
     def read(self, settings: ReadSettings) -> GreyImage:
-        """Raises RejectedError for a file of another size or with values beyond 12 bits."""
+        """Raises RejectedError for a file of the wrong size or with values beyond 12 bits."""
         with rejects("the file cannot be read ({})"), open_file(self.path) as file:
             content = file.read(2 * SIDE * SIDE + 1)
         if len(content) != 2 * SIDE * SIDE:
@@ -54,12 +54,12 @@ class Raw:
 
 @dataclass(frozen=True)
 class Structures:
-    """SCR's masks, 1024 pixels a side: the files of each structure, in the order of their values from 1."""
+    """SCR's masks, 1024 pixels a side: the files of each structure, in the order of their mask values from 1."""
 
     files: tuple[tuple[Path, ...], ...]
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """A structure covers those before it. Raises RejectedError when a file is no mask of half the image's side."""
+        """Later structures overwrite earlier ones. Raises RejectedError unless all masks have half the image's side."""
         mask = np.zeros((SIDE // 2, SIDE // 2), np.uint8)
         for value, paths in enumerate(self.files, start=1):
             for path in paths:
@@ -72,16 +72,16 @@ class Structures:
 
 
 class Jsrt:
-    """Every image is of another patient.
+    """Each image is a different patient.
 
     Args:
         images: the folder with, at any depth, the ``.IMG`` files, ``CLNDAT_EN.txt`` and ``CNNDAT_EN.TXT``.
-        masks: SCR's folder, which has a folder for each structure at some depth; null: no masks.
-        structures: which of lungs, heart and clavicles the mask has, as values 1, 2, … in this order.
+        masks: SCR's folder, with a folder for each structure at some depth; null: no masks.
+        structures: those of lungs, heart and clavicles in the mask, as values 1, 2, … in this order.
         attributes: any of sex, age.
 
     Raises:
-        UserError: a folder or one of the two tables is absent; an unknown structure; a line of a table that is odd.
+        UserError: a missing folder or table; an unknown structure; a malformed line of a table.
     """
 
     label_names: Sequence[str] = ("nodule", "malignant")
@@ -91,7 +91,7 @@ class Jsrt:
     ):  # fmt: skip
         self.root, self.attributes = folder_at(images), attributes
         if unknown := [name for name in structures if name not in STRUCTURES]:
-            raise UserError(f"recipe.structures has no '{unknown[0]}', only {', '.join(STRUCTURES)}")
+            raise UserError(f"recipe.structures: unknown '{unknown[0]}', use {', '.join(STRUCTURES)}")
         tables = {path.name.lower(): path for path in files_ending(self.root, ".txt")}
         if missing := [name for name in ("clndat_en.txt", "cnndat_en.txt") if name not in tables]:
             raise UserError(f"recipe.images={images} holds no {missing[0].upper()} at any depth")
@@ -103,8 +103,8 @@ class Jsrt:
         self.structures = structures
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Images of the two tables (one that is missing is rejected) and images without a line."""
-        return threaded(sized, self._records(), workers)
+        """Images of the two tables, rejected if missing, and images without a line, rejected."""
+        return in_threads(with_size, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         lines = dict(self._lines())
@@ -124,14 +124,14 @@ class Jsrt:
             yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
     def _mask(self, name: str) -> Structures | None:
-        """None unless all files of all structures are there."""
+        """None unless all files of all structures exist."""
         wanted = [[(file, name[:8]) for file in STRUCTURES[structure]] for structure in self.structures]
         if not wanted or not all(key in self.drawn for keys in wanted for key in keys):
             return None
         return Structures(tuple(tuple(self.drawn[key] for key in keys) for keys in wanted))
 
     def _lines(self) -> Iterator[tuple[str, tuple[Mapping[str, str], tuple[float, ...], tuple[Box, ...]]]]:
-        """Tables without a header, cells between tabs, ``?`` for unknown.
+        """Read the tables: no header, tab-separated, ``?`` for unknown.
 
         File, subtlety, size (mm), age, sex, x, y, malignant or benign, place, diagnosis; or file, age, sex, non-nodule.
         """
@@ -143,7 +143,7 @@ class Jsrt:
                 boxes = (_box(float(x), float(y), float(size)),) if size != "?" else ()
                 malignant = {"malignant": 1.0, "benign": 0.0}[kind.lower()]
             except (ValueError, KeyError) as error:
-                raise table_error(self.with_nodule, f"the line of {name} is not as expected: {error}") from error
+                raise table_error(self.with_nodule, f"malformed line for {name}: {error}") from error
             yield name.upper(), ({"age": age.strip("?"), "sex": sex}, (1.0, malignant), boxes)
 
 
@@ -152,11 +152,11 @@ def _cells(path: Path, least: int) -> Iterator[list[str]]:
         cells = [cell.strip() for cell in line.split("\t")]
         if any(cells):
             if len(cells) < least or not cells[0]:
-                raise table_error(path, f"fewer than {least} cells in '{line}'")
+                raise table_error(path, f"expected at least {least} cells, got '{line}'")
             yield cells
 
 
 def _box(x: float, y: float, diameter: float) -> Box:
-    """The square around a nodule; ``x``, ``y`` is the pixel in its middle."""
+    """The square around a nodule centred at pixel ``x``, ``y``."""
     side = diameter / SPACING
     return clip_box(Box("nodule", y + 0.5 - side / 2, x + 0.5 - side / 2, side, side), (SIDE, SIDE))

@@ -21,13 +21,13 @@ from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.series_index import head_of
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, once, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, reject_repeated
 from dira_scale.places.walk import folder_at
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A mask as rows of voxels; as bytes, for there are many.
+    """A mask as rows of voxels, packed into bytes.
 
     Attributes:
         rows: int16 [n, 4] of z, y, first x and length.
@@ -37,13 +37,13 @@ class Rows:
 
     @classmethod
     def of(cls, voxels: np.ndarray) -> "Rows":
-        """``voxels`` [n, 3] are z, y and x, in this order."""
+        """From ``voxels`` [n, 3], each z, y, x, sorted."""
         begins = np.flatnonzero((np.diff(voxels, axis=0, prepend=-2) != [0, 0, 1]).any(axis=1))
         lengths = np.diff(begins, append=len(voxels))
         return cls(np.column_stack([voxels[begins], lengths]).astype(np.int16).tobytes())
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """1 inside. Raises RejectedError for a row that leaves the volume."""
+        """1 inside. Raises RejectedError for a row outside the volume."""
         assert isinstance(image, Volume)
         mask = np.zeros(image.shape, np.uint8)
         for z, y, x, length in np.frombuffer(self.rows, np.int16).reshape(-1, 4).astype(int):
@@ -54,10 +54,10 @@ class Rows:
 
 
 class LidcIdri:
-    """CT series, a folder each, with a mask of the voxels that enough readers took for a nodule of 3 mm and more.
+    """CT series, one folder each, with masks of nodules of 3 mm and more that enough readers agree on.
 
-    A box's label is benign, indeterminate or malignant, as the mean of its readers' ratings is below, at or above 3. Of
-    the labels, ``nodule`` says whether there is any, ``malignancy`` is the highest of these means.
+    A box's label is benign, indeterminate or malignant for a mean rating below, at or above 3. The label ``nodule`` is
+    1 if there is any; ``malignancy`` is the highest mean rating.
 
     Args:
         images: the folder with, at any depth, the ``.dcm`` files and the ``.xml`` files of the readings.
@@ -65,7 +65,7 @@ class LidcIdri:
         attributes: manufacturer.
 
     Raises:
-        UserError: no XML file of a CT reading, or readers that are not 1 to 4.
+        UserError: no XML file of a CT reading, or readers not from 1 to 4.
     """
 
     label_names: Sequence[str] = ("nodule", "malignancy")
@@ -77,8 +77,7 @@ class LidcIdri:
         self.readings: dict[str, Path] = {}
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """A record of each folder of DICOM files; one without readings, as the radiographs', or of a series that was
-        met before, is rejected."""
+        """One record per folder of DICOM files; rejects those without readings (radiographs), and repeated series."""
         for path in files_ending(self.root, ".xml"):
             try:
                 if series := series_of(path):
@@ -88,8 +87,8 @@ class LidcIdri:
         if not self.readings:
             raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
         folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
-        found = threaded(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
-        yield from once(found, self.root)
+        found = in_threads(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
+        yield from reject_repeated(found, self.root)
 
     def _record(self, found: tuple[Path, tuple[Path, ...]]) -> SourceRecord:
         folder, files = found
@@ -131,10 +130,10 @@ class LidcIdri:
 
 
 def _shown(slices: Mapping[str, Plane], order: np.ndarray, stack: Stack) -> dict[str, list[Plane]]:
-    """Where the outlines on each slice, by its UID, count in the volume that is read of an uneven series: on the slice
-    itself, and on those that are interpolated and to which it is the nearest; on none if it is the nearest to none.
+    """For an uneven series, the planes of the regularised volume to which each slice's outlines apply, by UID: all
+    whose nearest source slice it is, possibly none.
 
-    So masks have no holes where slices are missing, and are what a mask drawn on these slices would become.
+    So masks have no holes at missing slices, and equal what a mask drawn on these slices would become.
     """
     uids = [list(slices)[number] for number in order]
     normal = np.cross(slices[uids[0]].right, slices[uids[0]].down)

@@ -1,10 +1,17 @@
-"""Cut-outs of LIDC-IDRI's nodules with masks and the readers' ratings, one line and two NIfTI files for each."""
+"""Cut-outs of LIDC-IDRI's nodules with masks and ratings: one table line and two NIfTI files each."""
 
 from collections.abc import Iterator, Sequence
 
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, folder_in, listed_in, once, sized, threaded
+from dira_scale.ingest.sources.published import (
+    files_ending,
+    folder_in,
+    in_threads,
+    listed_in,
+    reject_repeated,
+    with_size,
+)
 from dira_scale.places.tables import cell_number, read_columns
 from dira_scale.places.walk import folder_at
 
@@ -23,13 +30,13 @@ RATINGS = {  # label: column
 
 
 class LidcVois:
-    """The files ``image/PATIENT_R_NODULE.nii.gz`` and ``nodule_mask/`` the same.
+    """The files ``image/PATIENT_R_NODULE.nii.gz``, and the same names in ``nodule_mask/``.
 
     Args:
         images: the folder with ``metadata.csv``, ``image`` and ``nodule_mask``.
 
     Raises:
-        UserError: the table, a column or a number of it, or the folder of images is absent.
+        UserError: the table, a column, a number or the folder of images is missing.
     """
 
     label_names: Sequence[str] = tuple(RATINGS)
@@ -39,8 +46,8 @@ class LidcVois:
         self.table, self.folder = listed_in(self.root, "metadata.csv"), folder_in(self.root, "image")
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """The nodules of the table (one without files is rejected) and images without a line."""
-        return once(threaded(sized, self._records(), workers), self.root)
+        """The nodules of the table, rejected if without files, and images without a line, rejected."""
+        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[SourceRecord]:
         listed = set()

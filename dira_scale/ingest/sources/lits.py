@@ -6,19 +6,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, with_size
 from dira_scale.places.walk import folder_at
 
 
 class Lits:
-    """Files ``volume-N.nii`` with ``segmentation-N.nii``, and ``test-volume-N.nii`` without, packed by gzip or not.
+    """Files ``volume-N.nii`` with ``segmentation-N.nii``, and ``test-volume-N.nii`` without, gzipped or not.
 
     Args:
         images: the folder with these files at any depth.
         ranges: the split of each number: ``{train: [0, 99]}`` for 0 to 99.
 
     Raises:
-        UserError: no such file at all; ranges that overlap.
+        UserError: no such files; ranges that overlap.
     """
 
     label_names: Sequence[str] = ()
@@ -36,8 +36,8 @@ class Lits:
             raise UserError(f"recipe.images={images} holds no volume-N.nii at any depth")
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All volumes; one in none of the ranges, or without its segmentation, is rejected."""
-        return threaded(sized, self._records(), workers)
+        """All volumes; rejects those outside all ranges or without a segmentation."""
+        return in_threads(with_size, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         for (kind, n), path in self.files.items():

@@ -12,7 +12,7 @@ from dira_scale.imaging.files import size_of
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.read import grid_of
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, listed_in, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, listed_in
 from dira_scale.places.tables import cell_number, read_columns
 from dira_scale.places.walk import folder_at
 
@@ -29,13 +29,13 @@ class Scan:
 
 
 class Luna16:
-    """Scans with the boxes of their nodules; the label says whether there is one.
+    """Scans with boxes of their nodules; the label is 1 if there is one.
 
     Args:
         images: the folder with ``subset0`` … ``subset9`` (or some of them) and ``annotations.csv``.
 
     Raises:
-        UserError: no fold, no list, a column or number of it is absent.
+        UserError: a missing fold, list, column or number.
     """
 
     label_names: Sequence[str] = ("nodule",)
@@ -46,14 +46,14 @@ class Luna16:
         self.list = listed_in(self.root, "annotations.csv")
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All scans of the folds that are there; a nodule of another scan is left out, and they are counted."""
+        """All scans of the existing folds; nodules of other scans are skipped, and their number printed."""
         nodules: dict[str, list[Ball]] = defaultdict(list)
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]):
             x, y, z, diameter = (cell_number(self.list, line, cell) for cell in range(1, 5))
             nodules[line.cells[0]].append(Ball("nodule", (-x, -y, z), diameter))
         yield from self.scans.rejected
-        yield from threaded(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)
-        self.scans.tell(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
+        yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)
+        self.scans.print_warnings(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
 
     def _record(self, uid: str, nodules: Sequence[Ball]) -> SourceRecord:
         scan = self.scans.found[uid]
@@ -67,7 +67,7 @@ class Luna16:
 
 
 class Scans:
-    """The scans of the folds that are there, by series UID, which is their file's name."""
+    """The scans of the existing folds by series UID, which is the file name."""
 
     def __init__(self, root: Path):
         self.found: dict[str, Scan] = {}
@@ -86,9 +86,9 @@ class Scans:
                 except RejectedError as error:
                     self.rejected.append(SourceRecord(name, path, rejected=str(error)))
 
-    def tell(self, path: Path, lines: Counter[str]) -> None:
-        """What is odd: lines of ``path`` for scans that are not there; and that the folds are not of patients."""
-        print("LUNA16 names no patients: its folds are of scans, and two scans of one patient may be in two splits")
+    def print_warnings(self, path: Path, lines: Counter[str]) -> None:
+        """Print warnings: folds are not by patient; lines of ``path`` for missing scans."""
+        print("LUNA16 does not identify patients: two scans of one patient may be in different folds, hence splits")
         absent = {uid: count for uid, count in lines.items() if uid not in self.found}
         if absent:
-            print(f"{path.name}: {sum(absent.values())} lines are of {len(absent)} scans that are not there")
+            print(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")

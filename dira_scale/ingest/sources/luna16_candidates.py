@@ -15,17 +15,17 @@ from dira_scale.places.walk import folder_at
 
 
 class Luna16Candidates:
-    """Blocks around the candidates of the false-positive reduction track; the label says whether it is a nodule.
+    """Blocks around the candidates of the false-positive reduction track; the label is 1 for a nodule.
 
     Args:
         images: as ``Luna16``, with ``candidates_V2.csv``.
-        patch: voxels of a block, [z, y, x], at the scan's own spacing; beyond the scan it is air.
-        negatives: how many candidates that are none are taken for each nodule, on average; null: all.
-        whole: folds of which all candidates are taken.
-        seed: of that choice. Larger ``negatives`` add candidates, they exchange none.
+        patch: voxels of a block, [z, y, x], at the scan's own spacing; padded with air outside the scan.
+        negatives: number of negative candidates per nodule, on average; null: all.
+        whole: folds whose candidates are all used.
+        seed: for drawing negatives. Larger ``negatives`` only add candidates.
 
     Raises:
-        UserError: no fold, no list, a column or number of it is absent; an impossible patch.
+        UserError: a missing fold, list, column or number; an invalid patch.
     """
 
     label_names: Sequence[str] = ("nodule",)
@@ -34,7 +34,7 @@ class Luna16Candidates:
         if len(patch) != 3 or not all(isinstance(side, int) and 0 < side <= 512 for side in patch):
             raise UserError(f"recipe.patch={list(patch)}: give [z, y, x] in voxels, 1 to 512")
         if unknown := sorted(set(whole) - set(FOLDS)):
-            raise UserError(f"recipe.whole has '{unknown[0]}': use some of {', '.join(FOLDS)}")
+            raise UserError(f"recipe.whole: unknown fold '{unknown[0]}', use some of {', '.join(FOLDS)}")
         self.root = folder_at(images)
         self.scans = Scans(self.root)
         self.list = listed_in(self.root, "candidates_V2.csv", "candidates.csv")
@@ -54,16 +54,16 @@ class Luna16Candidates:
                 block = Block(scan.path, (x, y, z), self.patch)
                 name = f"{uid}/{line.number}"
                 yield SourceRecord(name, block, uid, uid, labels=(float(kind),), split=scan.fold, size=scan.size)
-        self.scans.tell(self.list, absent)
+        self.scans.print_warnings(self.list, absent)
 
     def _lines(self) -> Iterator[Line]:
         for line in read_columns(self.list, ["seriesuid", "coordX", "coordY", "coordZ", "class"]):
             if line.cells[4] not in ("0", "1"):
-                raise table_error(self.list, f"the class '{line.cells[4]}' is neither 0 nor 1", line)
+                raise table_error(self.list, f"expected class 0 or 1, got '{line.cells[4]}'", line)
             yield line
 
     def _share(self) -> float:
-        """Of the negatives of the folds that are thinned out, which share is taken."""
+        """The share of negatives kept in folds not in ``whole``."""
         if self.negatives is None:
             return 1.0
         thinned = {uid for uid, scan in self.scans.found.items() if scan.fold not in self.whole}
@@ -71,6 +71,6 @@ class Luna16Candidates:
         return self.negatives * counts["1"] / max(1, counts["0"])
 
     def _drawn(self, line: Line) -> float:
-        """A number in [0, 1) that seed and candidate alone determine."""
+        """A number in [0, 1) determined by seed and candidate."""
         digest = hashlib.blake2b(" ".join([str(self.seed), *line.cells[:4]]).encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") / 2**64

@@ -20,26 +20,26 @@ SPLITS = ("train", "val", "test")
 
 
 class MedMnist:
-    """Nothing is known of patients: each image counts as one of its own, and the archive's own splits are kept.
+    """Patients are unknown: each image counts as its own patient. The archive's splits are kept.
 
     Args:
         images: the ``.npz`` file.
-        classes: names of the labels; null: ``label_0`` and so on. Several columns of 0 and 1 are labels as they are;
-            one column of two classes is one label (1 for the second class), of more classes one label for each.
+        classes: names of the labels; null: ``label_0`` and so on. Several columns of 0 and 1 are used as labels; one
+            column of two classes becomes one label (1 for the second class), of more classes one label each.
 
     Raises:
-        UserError: the file is absent or not such an archive; another number of names than of labels.
+        UserError: the file is missing or not such an archive; the number of names is not that of labels.
     """
 
     def __init__(self, images: Place, classes: Sequence[str] | None = None):
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
-            raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
+            raise UserError(f"recipe.images={images}: no such file; give one of the sets' .npz")
         try:
             with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}
         except (RejectedError, zipfile.BadZipFile, ValueError, KeyError) as error:
-            raise UserError(f"recipe.images={images} is no archive of MedMNIST's 2D sets: {error}") from error
+            raise UserError(f"recipe.images={images} is not an archive of MedMNIST's 2D sets: {error}") from error
         columns = {labels.shape[1] for labels in self.labels.values()}
         if columns == {1}:
             count = 1 + max(int(labels.max()) for labels in self.labels.values())
@@ -57,15 +57,15 @@ class MedMnist:
                 yield SourceRecord(name, image, labels=tuple(map(float, row)), split=split, size=size)
 
     def _labels(self, archive: zipfile.ZipFile, split: str) -> np.ndarray:
-        """[images, columns]. Raises ValueError when the arrays of ``split`` are not what they should be."""
+        """[images, columns]. Raises ValueError if the arrays of ``split`` have unexpected shapes."""
         with archive.open(f"{split}_images.npy") as file:
             shape = open_images(file).shape
         if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-            raise ValueError(f"{split}_images has the shape {shape}: neither grey nor colour images")
+            raise ValueError(f"{split}_images has shape {shape}: neither grey nor colour images")
         with archive.open(f"{split}_labels.npy") as file:
             labels = open_array(cast(BinaryIO, file)).values()
         if labels.ndim != 2 or len(labels) != shape[0] or (labels < 0).any():
-            raise ValueError(f"{split}_labels has the shape {labels.shape} for {shape[0]} images")
+            raise ValueError(f"{split}_labels has shape {labels.shape} for {shape[0]} images")
         return labels
 
 

@@ -7,19 +7,19 @@ from typing import Any
 
 from dira_scale.config.schema import Place
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import files_ending, listed_in, once, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, listed_in, reject_repeated, with_size
 from dira_scale.places.tables import table_error
 from dira_scale.places.walk import folder_at
 
 
 class Msd:
-    """Volumes of any of the ten tasks; several modalities (BrainTumour, Prostate) are channels of one file.
+    """Volumes of any of the ten tasks; multiple modalities (BrainTumour, Prostate) are channels of one file.
 
     Args:
         images: the folder with ``dataset.json``, ``imagesTr``, ``labelsTr`` and, if wanted, ``imagesTs``.
 
     Raises:
-        UserError: ``dataset.json`` is absent or not the decathlon's; a place in it that leaves the folder.
+        UserError: ``dataset.json`` is missing or not the decathlon's, or names a path outside the folder.
     """
 
     label_names: Sequence[str] = ()
@@ -32,14 +32,14 @@ class Msd:
             self.training = [(self._place(pair["image"]), self._place(pair["label"])) for pair in content["training"]]
             self.test = [self._place(image) for image in content["test"]]
         except (ValueError, KeyError, TypeError) as error:
-            raise table_error(self.list, f"no list of the decathlon ({type(error).__name__}: {error})") from error
+            raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Listed volumes (one that is missing, or listed before, is rejected) and files beside them that are not.
+        """Listed volumes, rejected if missing or repeated, and unlisted files beside them, rejected.
 
-        The test part has no masks; it is listed only where its folder has been kept.
+        The test part has no masks; it is included only if its folder exists.
         """
-        return once(threaded(sized, self._records(), workers), self.root)
+        return reject_repeated(in_threads(with_size, self._records(), workers), self.root)
 
     def _records(self) -> Iterator[SourceRecord]:
         listed = {path for path, _ in self.training} | set(self.test)
@@ -60,5 +60,5 @@ class Msd:
     def _place(self, cell: Any) -> Path:
         place = PurePosixPath(cell)
         if place.is_absolute() or ".." in place.parts:
-            raise table_error(self.list, f"names {cell}, which is not in its folder")
+            raise table_error(self.list, f"names {cell}, which is outside its folder")
         return self.root / str(place)

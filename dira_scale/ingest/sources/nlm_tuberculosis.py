@@ -1,4 +1,4 @@
-"""The tuberculosis radiographs of Montgomery County and Shenzhen, as the NLM gives them out (Jaeger et al., 2014)."""
+"""The tuberculosis radiographs of Montgomery County and Shenzhen, as the NLM distributes them (Jaeger et al., 2014)."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,8 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.read import read_mask
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
-from dira_scale.ingest.sources.base import Painted, SourceRecord
-from dira_scale.ingest.sources.published import files_ending, folder_in, once, sized, threaded
+from dira_scale.ingest.sources.base import PaintedMask, SourceRecord
+from dira_scale.ingest.sources.published import files_ending, folder_in, in_threads, reject_repeated, with_size
 from dira_scale.places.walk import folder_at
 
 SEX = re.compile(r"(?:patient'?s sex:\s*)?([fm])(?:emale?|ale)?\b", re.IGNORECASE)
@@ -22,12 +22,12 @@ AGE = re.compile(r"(\d+)\s*([ymd])", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Union:
-    """One mask of several files: 255 where any of them is not 0."""
+    """The union of several mask files: 255 where any of them is not 0."""
 
     files: tuple[Path, ...]
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """Raises RejectedError when a file is no mask, or they differ in size."""
+        """Raises RejectedError if a file is not a mask, or sizes differ."""
         masks = [read_mask(path) > 0 for path in self.files]
         if len({mask.shape for mask in masks}) > 1:
             raise RejectedError("masks of different sizes")
@@ -35,16 +35,16 @@ class Union:
 
 
 class NlmTuberculosis:
-    """Files ``MCUCXR_0001_0.png`` and ``CHNCXR_0001_0.png``: the last digit is 1 for tuberculosis; one file a patient.
+    """Files ``MCUCXR_0001_0.png`` and ``CHNCXR_0001_0.png``: the last digit is 1 for tuberculosis; one per patient.
 
     Args:
-        images: the folder with ``CXR_png`` and, if they are wanted, ``ClinicalReadings`` and the masks, at any depth.
-        masks: the folders that a mask of the whole lung is in parts of (``ManualMask/leftMask`` and ``rightMask`` of
-            Montgomery), or the one that holds it (``mask`` of Shenzhen, whose files end in ``_mask.png``).
+        images: the folder with ``CXR_png`` and, if wanted, ``ClinicalReadings`` and the masks, at any depth.
+        masks: the folders whose masks are united (``ManualMask/leftMask`` and ``rightMask`` of Montgomery), or the one
+            folder of complete masks (``mask`` of Shenzhen, whose files end in ``_mask.png``).
         attributes: any of sex, age.
 
     Raises:
-        UserError: no folder of images, or a folder of masks that is named is not there.
+        UserError: a missing folder of images or masks.
     """
 
     label_names: Sequence[str] = ("tuberculosis",)
@@ -59,8 +59,8 @@ class NlmTuberculosis:
         ]
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """All images of ``CXR_png``; one whose name says nothing is rejected, one without all its masks has none."""
-        return once(threaded(self._record, files_ending(self.pictures, ".png"), workers), self.root)
+        """All images of ``CXR_png``; rejects unknown file names. An image without all its masks has none."""
+        return reject_repeated(in_threads(self._record, files_ending(self.pictures, ".png"), workers), self.root)
 
     def _record(self, path: Path) -> SourceRecord:
         stem = path.name[: -len(".png")]
@@ -68,8 +68,8 @@ class NlmTuberculosis:
         if not name:
             return SourceRecord(path.name, path, rejected="a file name that is none of the dataset's")
         parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
-        mask: Painted | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
-        return sized(
+        mask: PaintedMask | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
+        return with_size(
             SourceRecord(path.name, path, name[1], labels=(float(name[2]),), mask=mask, attributes=self._reading(stem))
         )
 
@@ -82,9 +82,9 @@ class NlmTuberculosis:
 
 
 def reading(text: str) -> dict[str, str]:
-    """Sex and age of a reading, whose first lines are ``Patient's Sex: F``, ``Patient's Age: 027Y`` or ``male 45yrs``.
+    """Sex and age of a reading; its first lines are ``Patient's Sex: F``, ``Patient's Age: 027Y`` or ``male 45yrs``.
 
-    Ages come as DICOM writes them: 027Y, 16M, 64D.
+    Ages are returned in DICOM's form: 027Y, 16M, 64D.
     """
     first = " ".join(filter(None, map(str.strip, text.splitlines()[:2])))
     sex, age = SEX.match(first), AGE.search(first)

@@ -15,7 +15,7 @@ from dira_scale.phantom.folder import Make, Run
 
 
 def in_processes(workers: int) -> Run:
-    """Patients are made in so many processes, with a bar."""
+    """Make patients in ``workers`` processes, with a progress bar."""
 
     def run(make: Make, patients: Sequence[int], finished: int) -> None:
         with bar("phantoms", "patients") as shown:
@@ -27,14 +27,14 @@ def in_processes(workers: int) -> Run:
 
 
 class Phantom:
-    """Reads ``images`` (a folder made earlier), or first makes one below ``folder`` when ``images`` is null.
+    """Reads ``images`` (a folder made earlier); if null, first makes one below ``folder``.
 
     Args:
         images: folder with ``dicom/``, ``labels.csv`` and ``boxes.csv``.
-        patients, seed, size: of what is made: number of patients, random seed, pixels of a side.
+        patients, seed, size: of the phantoms made: number of patients, random seed, pixels per side.
         attributes: any of sex, age, view.
-        folder: where it is made, in a subfolder of its own for each patients, seed, size and findings.
-        findings: all 14 of ChestX-ray14, or small: patches that raw pixels and random features miss.
+        folder: where it is made, in a subfolder named after patients, seed, size and findings.
+        findings: ``all`` 14 of ChestX-ray14, or ``small``: patches that raw pixels and random features miss.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The phantom CT volumes of ``dira_scale.phantom.ct``: DICOM series, NIfTI or MetaImage like an archive's."""
+"""The phantom CT volumes of ``dira_scale.phantom.ct``: DICOM series, NIfTI or MetaImage, like an archive's."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,15 +13,15 @@ from dira_scale.phantom.ct.study import KINDS
 
 
 class PhantomCT:
-    """Reads ``images`` (a folder made earlier), or first makes one below ``folder`` when ``images`` is null.
+    """Reads ``images`` (a folder made earlier); if null, first makes one below ``folder``.
 
     Args:
         images: folder with ``images/``, ``masks/``, ``labels.csv`` and ``boxes.csv``.
-        patients, seed, size: of what is made: number of patients, random seed, rows and columns.
+        patients, seed, size: of the phantoms made: number of patients, random seed, rows and columns.
         kind: thorax (lungs and nodules) or abdomen (liver and lesions).
         format: dicom, nifti or metaimage.
         attributes: any of sex, age.
-        folder: where it is made, in a subfolder of its own for each patients, size, seed and format.
+        folder: where it is made, in a subfolder named after patients, size, seed and format.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the sources of published datasets share: the folder as it is downloaded, its lists, its files."""
+"""Shared by the sources of published datasets: the downloaded folder, its lists, its files."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,35 +15,35 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.places.walk import files_below
 
-CHUNK = 64  # files that a thread is given at a time
+CHUNK = 64  # files per task of a thread
 T = TypeVar("T")
 
 
 def listed_in(root: Path, *names: str) -> Path:
-    """The first of ``names`` that is a file in ``root`` (releases differ). Raises UserError when none is."""
+    """The first of ``names`` that is a file in ``root`` (releases differ). Raises UserError if none is."""
     for name in names:
         if (root / name).is_file():
             return root / name
     raise UserError(
-        f"recipe.images={root} holds no {' and no '.join(names)}: give the folder that was downloaded, with its lists "
-        "beside the images (the recipe's file says what belongs into it)"
+        f"recipe.images={root} holds no {' and no '.join(names)}: give the downloaded folder, with its lists "
+        "beside the images (the comments in the recipe's file describe it)"
     )
 
 
 def folder_in(root: Path, name: str) -> Path:
-    """A folder in ``root``. Raises UserError when there is none."""
+    """The folder ``name`` in ``root``. Raises UserError if it does not exist."""
     if not (root / name).is_dir():
         raise UserError(f"recipe.images={root} holds no folder {name}")
     return root / name
 
 
 def files_ending(root: Path, *endings: str) -> Iterator[Path]:
-    """The files below ``root`` whose names end so, upper or lower case."""
+    """The files below ``root`` with one of these endings, in any case."""
     return (path for path in files_below(root) if path.name.lower().endswith(endings))
 
 
-def threaded(function: Callable[[T], SourceRecord], items: Iterable[T], workers: int) -> Iterator[SourceRecord]:
-    """``function`` of each item, in order, by threads, as looking at files is waiting for them; with a bar."""
+def in_threads(function: Callable[[T], SourceRecord], items: Iterable[T], workers: int) -> Iterator[SourceRecord]:
+    """``function`` of each item, in order, in threads (file access is mostly waiting), with a progress bar."""
     rest, threads = iter(items), 4 * workers
     columns = (TextColumn("listing"), TextColumn("{task.completed} images"), TimeElapsedColumn())
     with Progress(*columns) as bar, ThreadPoolExecutor(threads) as pool:
@@ -54,8 +54,8 @@ def threaded(function: Callable[[T], SourceRecord], items: Iterable[T], workers:
                 yield from records
 
 
-def once(records: Iterable[SourceRecord], root: Path) -> Iterator[SourceRecord]:
-    """The first record of each name; the others are rejected, by where their files lie below ``root``."""
+def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[SourceRecord]:
+    """Records with unique names: repeated ones are rejected, and named by their path below ``root``."""
     met = set[str]()
     for record in records:
         if record.name in met:
@@ -66,8 +66,8 @@ def once(records: Iterable[SourceRecord], root: Path) -> Iterator[SourceRecord]:
         yield record
 
 
-def sized(record: SourceRecord) -> SourceRecord:
-    """The record with the bytes of its image's files; rejected if one of them cannot be read."""
+def with_size(record: SourceRecord) -> SourceRecord:
+    """The record with the size of its image's files; rejected if one cannot be read."""
     if record.rejected is not None:
         return record
     try:

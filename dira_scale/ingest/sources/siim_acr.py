@@ -12,23 +12,23 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.ingest.sources.base import Input, SourceRecord
-from dira_scale.ingest.sources.published import files_ending, listed_in, sized, threaded
+from dira_scale.ingest.sources.published import files_ending, in_threads, listed_in, with_size
 from dira_scale.places.tables import read_columns, table_error
 from dira_scale.places.walk import folder_at
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Regions as run lengths: pairs of a gap and a length, both in pixels, from top to bottom, column by column.
+    """Regions as run lengths: pairs of gap and length in pixels, down each column, column by column.
 
-    A gap counts from the end of the run before (the first one from the upper left corner), which is what sets this
-    table apart from others of its kind, where runs have absolute places. Regions may overlap.
+    A gap counts from the end of the previous run (the first from the upper left corner); other run-length formats use
+    absolute positions. Regions may overlap.
     """
 
     regions: tuple[str, ...]
 
     def paint(self, image: GreyImage | Volume) -> np.ndarray:
-        """255 inside. Raises RejectedError for what is no list of runs, or runs out of the image."""
+        """255 inside. Raises RejectedError for malformed runs, or runs outside the image."""
         assert isinstance(image, GreyImage)
         height, width = image.pixels.shape
         columns = np.zeros(width * height, np.uint8)
@@ -37,7 +37,7 @@ class Runs:
                 runs = np.array(region.split(), dtype=np.int64).reshape(-1, 2)
             except ValueError as error:
                 raise RejectedError("run lengths that are no pairs of whole numbers") from error
-            ends = runs.cumsum().reshape(-1, 2)  # of the gap, and of the run
+            ends = runs.cumsum().reshape(-1, 2)  # of each gap and each run
             if (runs < 0).any() or (len(ends) and ends[-1, 1] > columns.size):
                 raise RejectedError("run lengths that leave the image")
             for start, end in ends:
@@ -46,14 +46,14 @@ class Runs:
 
 
 class SiimAcr:
-    """The label is 1 where the table has a region, 0 where it says -1; an image of several regions has several lines.
+    """The label is 1 if the table has a region, 0 for -1; an image with several regions has several lines.
 
     Args:
-        images: the folder with the table and, at any depth, the DICOM files, which are called by their UID.
+        images: the folder with the table and, at any depth, the DICOM files, named by their UID.
         attributes: any of sex, age, view, manufacturer.
 
     Raises:
-        UserError: the table, a column or a name in it is absent.
+        UserError: the table, a column or a name is missing.
     """
 
     label_names: Sequence[str] = ("Pneumothorax",)
@@ -63,8 +63,8 @@ class SiimAcr:
         self.table = listed_in(self.root, "train-rle.csv", "stage_2_train.csv")
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Files of the table (one that is missing is rejected) and files without a line, as the test images."""
-        return threaded(self._described, self._records(), workers)
+        """Files of the table, rejected if missing, and files without a line (such as test images), rejected."""
+        return in_threads(self._described, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
         regions: dict[str, list[str]] = defaultdict(list)
@@ -91,8 +91,8 @@ class SiimAcr:
             yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
     def _described(self, record: SourceRecord) -> SourceRecord:
-        """With the patient and attributes of the file's header."""
-        record = sized(record)
+        """The record with the patient and attributes of the file's header."""
+        record = with_size(record)
         if record.rejected is not None:
             return record
         assert not isinstance(record.image, Input)

@@ -31,7 +31,7 @@ HEADERS, VALUES = (".mhd", ".nhdr", ".hdr"), (".raw", ".zraw", ".img", ".bin", "
 
 
 class Inspected(NamedTuple):
-    """What a look at one file found."""
+    """The result of inspecting one file."""
 
     path: Path
     size: int | None
@@ -40,31 +40,31 @@ class Inspected(NamedTuple):
 
 
 class Volumes(Folder):
-    """All volumes below ``images``, each a file, or a DICOM series wherever its slices lie.
+    """All volumes below ``images``: single files, or DICOM series wherever their slices are.
 
-    Arguments, CSV and rules are ``Folder``'s, but for these:
+    Arguments, CSV and rules as for ``Folder``, except:
 
-    * A ``file`` of a CSV may be a folder, too: all series in it. A mask or boxes need a folder of one series.
-    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, whole numbers from 0 to 255; or a
+    * A ``file`` of a CSV may also be a folder: all series in it. A mask or boxes need a folder of one series.
+    * A mask is a volume on the same grid: NIfTI, MetaImage, NRRD, TIFF or NumPy, integers from 0 to 255; or a
       DICOM segmentation of the series.
-    * ``boxes`` has the columns file, label, z, y, x, d, h, w in voxels as the file holds them (x is its fastest axis;
-      of a series, z counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in
-      DICOM's millimetres, as in LUNA16.
+    * ``boxes`` has the columns file, label, z, y, x, d, h, w in the file's voxels (x: its fastest axis; in a series, z
+      counts the slices along their normal); or file, coordX, coordY, coordZ, diameter_mm (and label) in DICOM's
+      millimetres, as in LUNA16.
     """
 
     @cached_property
     def findings(self) -> PathIndex[list[Box | Ball]]:
-        """By file or folder, as the CSV gives them."""
+        """The CSV's findings by file or folder."""
         return PathIndex()
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
-        """Files that hold a volume as they are met, then the series. Raises OSError as ``Folder.records``."""
+        """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
         if self.guessed:
             print(self.guessed)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
-            warnings.simplefilter("ignore")  # pydicom warns of odd values by printing them
+            warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task, files = bar.add_task("", total=None), self._files()
             while chunk := list(islice(files, CHUNK)):
                 for inspected in pool.map(_inspect, chunk, map(self.stored.get, chunk)):
@@ -82,7 +82,7 @@ class Volumes(Folder):
                 yield self._absent(path)
 
     def _files(self) -> Iterator[Path]:
-        """Each real file once; neither masks and lists nor the files of values that belong to a header."""
+        """Each real file once, except masks, tables and the data files of headers."""
         linked = PathIndex[None]()
         outside = (path for path in self.listed if not path.is_relative_to(self.root))
         for place in (self.root, *outside):
@@ -96,7 +96,7 @@ class Volumes(Folder):
                     yield file
 
     def _walked(self, file: Path) -> bool:
-        """Whether the walk meets ``file`` itself: it is there, lies below the folder, and nowhere hidden."""
+        """Whether the walk meets ``file`` itself: it exists below the folder and is not hidden."""
         inside = file.is_relative_to(self.root) and os.path.exists(file)  # noqa: PTH110 (Path's raises for long names)
         return inside and not any(part.startswith(".") for part in file.relative_to(self.root).parts)
 
@@ -141,7 +141,7 @@ class Volumes(Folder):
             return replace(record, rejected=str(error))
 
     def _absent(self, path: Path) -> SourceRecord:
-        """A row of the CSV for which nothing was met."""
+        """The rejected record of a CSV row without a volume."""
         listed, reason = self.listed[path], "a folder without a DICOM series"
         if not path.is_dir():
             try:
@@ -170,14 +170,14 @@ class Volumes(Folder):
 
 
 def _above(path: Path, index: PathIndex[Any]) -> Path | None:
-    """What of ``index`` counts for a file: itself, or the nearest folder above it."""
+    """The entry of ``index`` for a file: itself, or the nearest folder above it."""
     return next((place for place in (path, *path.parents) if place in index), None)
 
 
 def _inspect(path: Path, size: int | None) -> Inspected:
     try:
         size = size_of(path) if size is None else size
-        if path.suffix in HEADERS:  # a change of the values is one of the volume
+        if path.suffix in HEADERS:  # a changed data file is a changed volume
             size += sum(size_of(file) for file in map(path.with_suffix, VALUES) if file.exists())
         return Inspected(path, size, head_of(path), None)
     except RejectedError as error:

@@ -21,7 +21,7 @@ from PIL import Image, PngImagePlugin
 from dira_scale.curation.audit.harvest import harvest
 from dira_scale.curation.audit.leaks import Hit, find_leaks, is_coincidence
 from dira_scale.curation.audit.metadata import texts_of, tokens
-from dira_scale.curation.audit.search import Found
+from dira_scale.curation.audit.search import Match
 from dira_scale.curation.audit.values import Value, Values
 from dira_scale.curation.audit.words import own_words
 from dira_scale.data.codecs import encode
@@ -239,7 +239,7 @@ def _exif() -> Image.Exif:
     ],
 )
 def test_pieces_of_what_is_ours(before: bytes, form: bytes, after: bytes, piece: bool) -> None:
-    assert is_coincidence(Found(0, form, "", before, after), {b"pneumothorax"}) == piece
+    assert is_coincidence(Match(0, form, "", before, after), {b"pneumothorax"}) == piece
 
 
 def test_words_of_a_text() -> None:
@@ -253,7 +253,7 @@ def test_the_verb_tells_masked_values_and_keeps_the_full_ones_for_their_owner(
     words = [f"source={made.source}", f"tables={made.table}"]
     assert main(["audit", f"path={made.folder}", *words, "workers=2"]) == 0
     said = capsys.readouterr().out
-    assert "identifying values: none is there" in said and "patients: none is in two splits" in said
+    assert "identifying values: none found" in said and "patients: none is in two splits" in said
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     in_sidecar(taken="Quillfeather", whose="Quillfeather")(folder)
     in_header(name="HOSP-7741905.png")(folder)

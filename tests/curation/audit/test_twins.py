@@ -117,7 +117,7 @@ def two(tmp_path: Path, ingest: SimpleNamespace) -> SimpleNamespace:
 def test_the_verb_names_copies_and_shared_patients(two: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", f"path={two.a}", f"against={two.b}", "workers=1"]) == 1
     said = capsys.readouterr().out
-    assert "patients: 1 are in a train and in b test" in said and "identifying values: not looked for" in said
+    assert "patients: 1 are in a train and in b test" in said and "identifying values: not searched" in said
     lines = [line.split() for line in said.splitlines() if line.startswith("  ")]
     pairs = {frozenset(line[:2]): line[2:] for line in lines if len(line[0]) == 24}
     a, b = (ShardedDataset.open(place).table.to_pylist() for place in (two.a, two.b))

@@ -56,7 +56,7 @@ def test_the_layout_arrives(tmp_path: Path, shards: Callable) -> None:
         ("Data_Entry_2017_v2020.csv", "", None, "holds no Data_Entry_2017_v2020.csv and no Data_Entry_2017.csv: give"),
         ("test_list.txt", "", None, "holds no test_list.txt"),
         ("Data_Entry_2017_v2020.csv", "Patient ID", "Patient", r"no column 'Patient ID'.*did you mean 'Patient"),
-        ("Data_Entry_2017_v2020.csv", "Mass", "Masses", "line 7: 'Masses' is none of the 14 findings; did you mean"),
+        ("Data_Entry_2017_v2020.csv", "Mass", "Masses", "line 7: 'Masses' is not one of the 14 findings; did you mean"),
         ("Data_Entry_2017_v2020.csv", "00000004_000", "00000003_000", "line 6: a second line for 00000003_000.png"),
         ("BBox_List_2017.csv", "20.25", "twenty", "BBox_List_2017.csv, line 2: 'twenty' is not a number"),
         ("BBox_List_2017.csv", "h]", "height]", r"no column 'h\]'"),
@@ -105,7 +105,7 @@ def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch
         plain = {row["Image Index"]: row for row in csv.DictReader(file)}
     paths = [tmp_path / "images" / name for name in plain]
     monkeypatch.setattr(chestxray14, "files_ending", lambda root, ending: paths)
-    monkeypatch.setattr(chestxray14, "sized", lambda record: record)
+    monkeypatch.setattr(chestxray14, "with_size", lambda record: record)
     counts, splits, people, boxes, records = Counter(), Counter(), {}, Counter(), 0
     for record in ChestXray14(str(tmp_path), attributes=["sex", "age", "view"]).records(2):
         row, records = plain[record.name], records + 1

@@ -50,10 +50,10 @@ def test_the_layout_arrives(tmp_path: Path, shards: Callable, form: str) -> None
     [
         ("valid.csv", "", None, "holds no valid.csv"),
         ("train.csv", "AP/PA", "View", "train.csv: no column 'AP/PA'"),
-        ("train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,2.0", "line 2: No Finding: 2 is none of 1, 0 and -1"),
+        ("train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,2.0", "line 2: No Finding: expected 1, 0 or -1, got 2"),
         ("train.csv", ",68,Frontal,AP,1.0", ",68,Frontal,AP,yes", "line 2: 'yes' is not a number"),
-        ("train.csv", "patient00001/", "", "line 2: '.*' is no CheXpert-v1.0…/train/patientN/studyN/FILE"),
-        ("train.csv", "train/patient00001", "../patient00001", "is no CheXpert-v1.0"),
+        ("train.csv", "patient00001/", "", "line 2: expected CheXpert-v1.0…/train/patientN/studyN/FILE, got '"),
+        ("train.csv", "train/patient00001", "../patient00001", "expected CheXpert-v1.0"),
         ("train.csv", "patient00009", "patient00001", "line 5: a second line for train/patient00001/study1/view1"),
     ],
 )

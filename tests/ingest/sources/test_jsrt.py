@@ -70,10 +70,10 @@ def test_what_is_named_must_be_there(tmp_path: Path) -> None:
     table = tmp_path / "JSRT" / "Clinical_Information" / "CLNDAT_EN.txt"
     text = table.read_text()
     table.write_text(text.replace("malignant", "unclear"))
-    with pytest.raises(UserError, match=r"the line of JPCLN001\.IMG is not as expected"):
+    with pytest.raises(UserError, match=r"malformed line for JPCLN001\.IMG"):
         list(Jsrt(str(tmp_path / "JSRT"), None).records(1))
     table.write_text(text.replace("\t", " "))
-    with pytest.raises(UserError, match="fewer than 8 cells in"):
+    with pytest.raises(UserError, match="expected at least 8 cells, got"):
         list(Jsrt(str(tmp_path / "JSRT"), None).records(1))
     table.unlink()
     with pytest.raises(UserError, match=r"holds no CLNDAT_EN\.TXT at any depth"):

@@ -24,7 +24,7 @@ def test_scans_and_nodules_arrive(tmp_path: Path, shards: Callable, capsys: pyte
     made = miniatures_3d.luna16(tmp_path / "luna")
     dataset = shards("luna16", images=tmp_path / "luna")
     said = capsys.readouterr().out
-    assert "annotations.csv: 1 lines are of 1 scans that are not there" in said
+    assert "annotations.csv: 1 lines are for 1 missing scans" in said
     assert "two scans of one patient may be in two splits" in said
     assert dataset.splits() == {"train": 2, "val": 1, "test": 1}
     for uid, (values, image) in made.items():
@@ -153,7 +153,7 @@ def test_negatives_are_thinned_out_by_the_seed(tmp_path: Path) -> None:
     [
         ({"patch": [4, 4]}, r"recipe.patch=\[4, 4\]: give \[z, y, x\] in voxels"),
         ({"patch": [0, 4, 4]}, "recipe.patch="),
-        ({"whole": ["fold9"]}, "recipe.whole has 'fold9': use some of subset0"),
+        ({"whole": ["fold9"]}, "recipe.whole: unknown fold 'fold9', use some of subset0"),
     ],
 )
 def test_impossible_blocks_are_named(tmp_path: Path, keys: dict, words: str) -> None:
@@ -180,7 +180,7 @@ def test_lists_that_are_wrong_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no candidates_V2\.csv and no candidates\.csv"):
         kept(tmp_path)
     write_text(tmp_path / "candidates.csv", "seriesuid,coordX,coordY,coordZ,class", "1.3.6.1,1,2,3,2")
-    with pytest.raises(UserError, match="line 2: the class '2' is neither 0 nor 1"):
+    with pytest.raises(UserError, match="line 2: expected class 0 or 1, got '2'"):
         kept(tmp_path)
     text = (tmp_path / "annotations.csv").read_text()
     (tmp_path / "annotations.csv").write_text(text.replace("coordZ", "coordz"))

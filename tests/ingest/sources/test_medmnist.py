@@ -91,7 +91,7 @@ def test_archives_that_are_none_are_named(tmp_path: Path, member: str, content: 
     path = tmp_path / "set.npz"
     miniatures.medmnist(path)
     replaced(path, member, content)
-    with pytest.raises(UserError, match=f"is no archive of MedMNIST's 2D sets: .*{words}"):
+    with pytest.raises(UserError, match=f"is not an archive of MedMNIST's 2D sets: .*{words}"):
         MedMnist(str(path))
 
 

@@ -18,7 +18,7 @@ from dira_scale.ingest.plan import Item, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.sources.published import sized, threaded
+from dira_scale.ingest.sources.published import in_threads, with_size
 from dira_scale.places.tables import Line, cell_number, read_columns, read_names
 
 SHARDS = Path(__file__).parents[3] / "shards"
@@ -83,7 +83,7 @@ def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
 
 def test_records_keep_their_order_over_threads() -> None:
     names = [str(n) for n in range(1000)]
-    assert [record.name for record in threaded(lambda name: SourceRecord(name, Path(name)), iter(names), 3)] == names
+    assert [record.name for record in in_threads(lambda name: SourceRecord(name, Path(name)), iter(names), 3)] == names
 
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -136,21 +136,22 @@ def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"12345")
     (tmp_path / "b").write_bytes(b"678")
     both = Channels((tmp_path / "a", tmp_path / "b"))
-    assert sized(SourceRecord("x", both)).size == 8 and sized(SourceRecord("x", tmp_path / "a")).size == 5
-    assert sized(SourceRecord("x", tmp_path)).rejected == "not a regular file"
-    assert sized(SourceRecord("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
-    assert sized(SourceRecord("x", tmp_path / "c", rejected="before")).rejected == "before"
+    assert with_size(SourceRecord("x", both)).size == 8 and with_size(SourceRecord("x", tmp_path / "a")).size == 5
+    assert with_size(SourceRecord("x", tmp_path)).rejected == "not a regular file"
+    assert with_size(SourceRecord("x", tmp_path / "c")).rejected == "the file cannot be read (FileNotFoundError)"
+    assert with_size(SourceRecord("x", tmp_path / "c", rejected="before")).rejected == "before"
 
 
 def test_a_store_that_fails_to_tell_a_size_stops_the_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     place = UPath("memory://sizes/a.nii")
     place.write_bytes(b"12345")
     record = SourceRecord("a", place)  # type: ignore[arg-type]
-    assert sized(record).size == 5
-    assert sized(SourceRecord("b", place.with_name("b.nii"))).rejected == "the file cannot be read (FileNotFoundError)"  # type: ignore[arg-type]
+    assert with_size(record).size == 5
+    gone = SourceRecord("b", place.with_name("b.nii"))  # type: ignore[arg-type]
+    assert with_size(gone).rejected == "the file cannot be read (FileNotFoundError)"
     monkeypatch.setattr(type(place.fs), "info", lambda *_, **__: (_ for _ in ()).throw(OSError("connection lost")))
     with pytest.raises(OSError, match="connection lost"):
-        sized(record)
+        with_size(record)
 
 
 def test_boxes_are_cut_to_the_image() -> None:

@@ -89,7 +89,7 @@ def test_brats_modalities_are_channels(tmp_path: Path, shards: Callable) -> None
 
 
 def test_brats_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"recipe\.modalities=\['flare'\]: give some of flair, t1, t1ce, t2"):
+    with pytest.raises(UserError, match=r"recipe\.modalities=\['flare'\]: use one or several of flair, t1, t1ce, t2"):
         Brats(str(tmp_path), ["flare"])
     with pytest.raises(UserError, match=r"holds no \.nii or \.nii\.gz at any depth"):
         list(Brats(str(tmp_path), ["flair"]).records(1))
@@ -116,10 +116,10 @@ def test_the_decathlon_arrives(tmp_path: Path, shards: Callable, channels: int) 
     "content, words",
     [
         (None, r"holds no dataset\.json"),
-        ("{", r"dataset\.json: no list of the decathlon \(JSONDecodeError"),
+        ("{", r"dataset\.json: not the decathlon's list \(JSONDecodeError"),
         ('{"training": []}', r"KeyError: 'test'"),
-        ('{"training": [{"image": "../../x.nii.gz", "label": "y"}], "test": []}', "which is not in its folder"),
-        ('{"training": [], "test": ["/etc/passwd"]}', "names /etc/passwd, which is not in its folder"),
+        ('{"training": [{"image": "../../x.nii.gz", "label": "y"}], "test": []}', "which is outside its folder"),
+        ('{"training": [], "test": ["/etc/passwd"]}', "names /etc/passwd, which is outside its folder"),
     ],
 )
 def test_decathlon_lists_that_are_wrong_are_named(tmp_path: Path, content: str | None, words: str) -> None:
