@@ -1,1 +1,1 @@
-"""Images of nobody: drawn bodies, as files like a hospital's archive. Radiographs in ``cxr``, CT in ``ct``."""
+"""Synthetic patients as files like a hospital's archive: radiographs in ``cxr``, CT in ``ct``."""

@@ -1,6 +1,6 @@
-"""A thorax: the numbers that make one patient, and the surfaces that radiographs and CT share.
+"""A thorax: the parameters of one patient, and the surfaces that radiographs and CT share.
 
-Shapes are drawn from ordinary adult proportions; they are a plausible chest, not anybody's.
+Shapes are drawn from typical adult proportions: a plausible chest, nobody's in particular.
 """
 
 from dataclasses import dataclass, replace
@@ -14,11 +14,11 @@ RIB_ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees fro
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What stays the same in all studies of one patient (mm)."""
+    """What is constant over all studies of one patient (mm)."""
 
     sex: str
     age: int
-    width: float  # of half the rib cage, inside
+    width: float  # half the rib cage, inside
     height: float  # lung apex to right dome, full inspiration
     depth: float  # front to back, inside
     fat: float
@@ -26,9 +26,9 @@ class Anatomy:
     heart: float  # relative size
     aorta: float  # radius of the arch
     scoliosis: float
-    opening: float  # how soon the rib cage widens below the apex
+    opening: float  # how quickly the rib cage widens below the apex
     rise: float  # of the domes
-    lie: float  # degrees by which the heart lies flatter
+    lie: float  # degrees by which the heart is more horizontal
     slope: float  # how steeply the ribs fall
     seed: int  # of the vessel tree and other details
 
@@ -58,14 +58,14 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class State:
-    """What a study's breath and findings do to the anatomy."""
+    """How a study's breath and findings change the anatomy."""
 
-    domes: tuple[float, float] = (0.0, 0.0)  # mm by which the (right, left) dome stands higher
+    domes: tuple[float, float] = (0.0, 0.0)  # mm by which the (right, left) dome is higher
     flat: float = 0.0  # 0 ordinary domes, 1 flat ones
     widened: float = 1.0  # rib cage
     heart: float = 1.0
     vessels: float = 1.0  # calibre
-    pruned: float = 0.0  # share of the peripheral vessels that is lost
+    pruned: float = 0.0  # share of the peripheral vessels that are lost
 
     def change(self, **values: Any) -> "State":
         """A copy with some values replaced."""
@@ -87,7 +87,7 @@ class Chest:
         return 46 + (self.width - 46) * opening - 70 * np.clip(v - 0.98, 0, 1) ** 2 * 4
 
     def medial(self, y: NDArray) -> NDArray:
-        """Where the pleura turns back beside the mediastinum, |x|."""
+        """Medial border of the pleura beside the mediastinum, |x|."""
         v = np.clip(np.asarray(y, float) / (0.42 * self.anatomy.height), 0, 1)
         return 46 - 40 * np.sqrt(1 - (1 - v) ** 2)
 
@@ -97,7 +97,7 @@ class Chest:
         return self.anatomy.depth * (0.42 + 0.58 * np.sin(np.minimum(v * 1.9, np.pi / 2)))
 
     def vertebra(self, number: NDArray | float) -> NDArray:
-        """Height y of the middle of thoracic vertebra 1 ... 12 (13 = L1, 0 = C7, fractions between)."""
+        """Height y of the centre of thoracic vertebra 1 ... 12 (13 = L1, 0 = C7, fractions between)."""
         unit = self.anatomy.height / 206
         n = np.asarray(number, float) - 1
         return -10 + unit * (21.5 * n + 0.36 * np.maximum(n, 0) ** 2 - 2.5 * np.minimum(n, 0))

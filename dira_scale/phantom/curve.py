@@ -1,4 +1,4 @@
-"""Smooth curves through points: what tubes follow."""
+"""Smooth curves through points, for tubes."""
 
 from functools import lru_cache
 
@@ -8,7 +8,7 @@ from scipy.interpolate import CubicSpline
 
 
 def curve(points: NDArray, samples: int = 16) -> NDArray:
-    """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline's bends would gape)."""
+    """Smooth curves [T, samples, ...] through T rows of control points [T, M, ...] (a polyline would gape at bends)."""
     return np.einsum("sm,tm...->ts...", _spline(points.shape[1], samples), points)
 
 

@@ -1,6 +1,6 @@
-"""What the DICOM files of all phantoms have in common: invented people, studies, codings.
+"""DICOM elements common to all phantoms: invented people, studies, transfer syntaxes.
 
-The identities are invented and meant to be found: whoever removes them can search for every value of `IDENTIFYING`.
+The identities are invented and searchable: to test their removal, search for every value of `IDENTIFYING`.
 """
 
 import io
@@ -47,7 +47,7 @@ _GIVEN = ["Maribeltha", "Oswindor", "Teofanna", "Ludevic", "Annikora", "Berengol
 
 @dataclass(frozen=True)
 class Identity:
-    """The invented person, the same in all studies."""
+    """An invented person, the same in all studies."""
 
     name: str
     sex: str
@@ -72,7 +72,7 @@ class Identity:
 
 
 def encoded(ds: Dataset, syntax: UID) -> bytes:
-    """The file of a data set whose pixels are not compressed yet."""
+    """Encode a data set with uncompressed pixels as a file in ``syntax``."""
     ds.file_meta = FileMetaDataset()
     ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
@@ -87,7 +87,7 @@ def encoded(ds: Dataset, syntax: UID) -> bytes:
 def patient_and_study(
     ds: Dataset, identity: Identity, age: int, study: int, key: str, rng: np.random.Generator
 ) -> None:
-    """All that tells who, when, where and by whom, with unique identifiers made from ``key``."""
+    """Set the elements on patient, study, institution and staff, with unique identifiers derived from ``key``."""
     ds.SpecificCharacterSet = "ISO_IR 192"
     ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID = (uid(key, k) for k in ("image", "series", "study"))
     ds.StudyDate = ds.SeriesDate = ds.AcquisitionDate = ds.ContentDate = (
@@ -117,5 +117,5 @@ def patient_and_study(
 
 
 def uid(key: str, kind: str) -> UID:
-    """The same for the same key and kind, and for no others."""
+    """A UID determined by key and kind."""
     return UID(f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, f'{key}/{kind}').int}")

@@ -1,8 +1,8 @@
-"""A folder that phantom patients are written into, in any number of processes and calls.
+"""A folder of phantom patients, written by any number of processes and calls.
 
-FOLDER/records/       one small file a finished patient, from which an interrupted call goes on
-FOLDER/settings.json  what the folder is made with
-FOLDER/phantom.json   the same and the number of patients, written last
+FOLDER/records/       one small file per finished patient, to resume an interrupted call
+FOLDER/settings.json  the settings of the folder
+FOLDER/phantom.json   the same with the number of patients, written last
 """
 
 import csv
@@ -15,13 +15,13 @@ from typing import Any
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 
-OMITTED = {"findings": "all"}  # settings that older folders leave out
+OMITTED = {"findings": "all"}  # defaults of settings that older folders lack
 Make = Callable[[int], None]  # writes one patient's files
-Run = Callable[[Make, Sequence[int], int], None]  # has that done for patients, after so many that are finished
+Run = Callable[[Make, Sequence[int], int], None]  # calls it for the patients; the number is of those already finished
 
 
 def one_by_one(make: Make, patients: Sequence[int], finished: int = 0) -> None:
-    """In this process."""
+    """Run in this process."""
     for patient in patients:
         make(patient)
 
@@ -34,14 +34,14 @@ def fill(
     run: Run,
     tables: Callable[[list[dict[str, Any]]], Mapping[str, str]],
 ) -> None:
-    """Have ``run`` call ``make(patient)`` for each that is missing, whose `save_record` comes last; then all tables.
+    """Let ``run`` call ``make(patient)``, which ends with `save_record`, for each missing patient; then write tables.
 
-    tables: from the patients' records to the text of each file. Raises UserError where the folder was made with other
+    tables: maps the patients' records to the text of each file. Raises UserError if the folder was made with other
     settings, or holds more patients.
     """
     finished = _finished(folder, settings)
     if finished > patients:
-        raise UserError(f"{folder} already holds {finished} patients: ask for as many or more, or name another folder")
+        raise UserError(f"{folder} already holds {finished} patients: ask for at least as many, or use another folder")
     if finished == patients:
         return
     (folder / "records").mkdir(parents=True, exist_ok=True)
@@ -54,12 +54,12 @@ def fill(
 
 
 def save_record(folder: Path, patient: int, rows: list[dict[str, Any]]) -> None:
-    """Say that a patient is finished. ``rows``: one a study, ``row`` in it its line of ``labels.csv``."""
+    """Mark a patient as finished. ``rows``: one per study; its ``row`` is the line of ``labels.csv``."""
     write(folder / "records" / f"{patient:05d}.json", json.dumps(rows).encode())
 
 
 def write(path: Path, content: bytes) -> None:
-    """Atomically, its folder made."""
+    """Write atomically; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, content)
 
@@ -74,7 +74,7 @@ def as_csv(header: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
-    """How many patients the folder holds complete (0: not finished); refuses other settings."""
+    """The number of patients of a finished folder, else 0. Raises UserError for other settings."""
     for name in ("phantom.json", "settings.json"):
         if (folder / name).exists():
             found = OMITTED | json.loads((folder / name).read_text())
@@ -82,7 +82,7 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
                 if found.get(key) != value:
                     raise UserError(
                         f"{folder} holds phantoms made with {key}={found.get(key)}, not {value}: "
-                        "name another folder, or remove this one"
+                        "use another folder, or remove this one"
                     )
     if not (folder / "phantom.json").exists():
         return 0
@@ -90,7 +90,7 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
 
 
 def _record(folder: Path, patient: int) -> list[dict[str, Any]] | None:
-    """The rows of a finished patient, None while any of its files is missing."""
+    """The rows of a finished patient, None if any of its files is missing."""
     path = folder / "records" / f"{patient:05d}.json"
     if not path.exists():
         return None

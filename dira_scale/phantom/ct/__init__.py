@@ -1,1 +1,1 @@
-"""Phantom CT: a trunk of signed distances in Hounsfield units, scanned into volumes, written as DICOM and its peers."""
+"""Phantom CT: a trunk of signed distances painted in HU, scanned into volumes, written as DICOM, NIfTI, MetaImage."""

@@ -1,4 +1,4 @@
-"""What fills the abdomen: liver, spleen, kidneys, bowel, their vessels and the muscles beside the spine."""
+"""The abdomen: liver, spleen, kidneys, bowel, their vessels and the muscles beside the spine."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.bowel import Bowel
 from dira_scale.phantom.ct.slab import FAR, Slab
-from dira_scale.phantom.ct.solids import Array, common, ellipsoid, facing, less
+from dira_scale.phantom.ct.solids import Array, difference, ellipsoid, facing, intersection
 from dira_scale.phantom.ct.trunk import Points, Trunk
 from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
 
@@ -36,7 +36,7 @@ class Belly:
         self._liver_vessels(rng)
 
     def _muscles(self) -> Tubes:
-        """Psoas, the square muscle beside it, and the diaphragm's crura, on both sides."""
+        """Psoas, quadratus lumborum and diaphragmatic crura, on both sides."""
         top = self.top
         muscles: list[Tubes] = []
         for side in (-1, 1):
@@ -118,31 +118,31 @@ class Belly:
 
     def inside(self, at: Points) -> Array:
         """Distance to the abdominal cavity."""
-        return common(at.cavity + 2, at.diaphragm + 2, 4)
+        return intersection(at.cavity + 2, at.diaphragm + 2, 4)
 
     def liver(self, at: Points) -> Array:
-        """Distance to the liver's surface, negative in it."""
+        """Signed distance to the liver's surface, negative inside."""
         x, y, z, inside = at.x, at.y, at.z, self.inside(at)
         px, py, pz = (c - np.float32(o) for c, o in zip((x, y, z), self.cut, strict=True))
         below = np.float32(0.60) * px + np.float32(0.36) * py - np.float32(0.71) * pz
         left = x - np.float32(self.left_end) - np.float32(0.25) * y + np.float32(0.45) * np.maximum(pz, -20)
-        body = common(common(inside + np.float32(0.3), below - np.float32(16 * self.swell), 24), left, 22)
+        body = intersection(intersection(inside + np.float32(0.3), below - np.float32(16 * self.swell), 24), left, 22)
         cleft = np.hypot(np.maximum(np.abs(x - np.float32(14)) - 1, 0), np.maximum(y + 48, 0)) - np.float32(1.8)
         cleft = np.maximum(cleft, pz - 26)
         cava = np.hypot(x + 18, y - np.float32(self.trunk.spine(self.top - 40) - 29)) - np.float32(9)
         kidney = self._kidney(0, x, y, z)[0] - 3
         bladder = ellipsoid(x, y, z, tuple(self.gallbladder[0]), tuple(self.gallbladder[1] + 1), _LEANING)
-        return less(less(body, np.minimum(cleft, cava), 8), np.minimum(kidney, bladder), 3)
+        return difference(difference(body, np.minimum(cleft, cava), 8), np.minimum(kidney, bladder), 3)
 
     def _kidney(self, number: int, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-        """Distances to a kidney (0 right, 1 left) and to the fat at its hilum."""
+        """Distances to a kidney (0 right, 1 left) and to its hilar fat."""
         (cx, cy, cz), axes, side = self.kidneys[number]
         turn = facing((1, side * -0.35, 0.16 * side), (0.3 * side, 1, -0.2))
         whole = ellipsoid(x, y, z, (cx, cy, cz), axes, turn)
         return whole, ellipsoid(x, y, z, (cx - side * 17, cy - 6, cz), (13, 7, 22), turn)
 
     def paint(self, slab: Slab, at: Points) -> Array:
-        """Paint all of it and return the distance to the liver."""
+        """Paint everything and return the distance to the liver."""
         c, z = self.trunk.contrast, slab.z
         if float(z.min()) > self.top + 25:
             return np.full_like(slab.hu, FAR)
@@ -177,7 +177,7 @@ class Belly:
         spot = (0.70 * w, 36.0, self.top - 46 * self.trunk.unit)
         spleen = ellipsoid(x, y, z, spot, (31 * s, 58 * s, 56 * s), facing((1, 0.35, 0)))
         hollow = ellipsoid(x, y, z, (0.70 * w - 30, 8, spot[2]), (26, 34, 44))
-        return common(less(spleen, hollow, 10), inside + 2, 8) + slab.bump
+        return intersection(difference(spleen, hollow, 10), inside + 2, 8) + slab.bump
 
     def _paint_kidneys(self, slab: Slab) -> None:
         c = self.trunk.contrast

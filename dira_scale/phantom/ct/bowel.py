@@ -1,10 +1,10 @@
-"""The hollow organs, and the pancreas that lies among them: tubes that wander a little in each patient."""
+"""The hollow organs and the pancreas: tubes that vary a little between patients."""
 
 import numpy as np
 
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.slab import Slab
-from dira_scale.phantom.ct.solids import Array, less, ramp
+from dira_scale.phantom.ct.solids import Array, difference, ramp
 from dira_scale.phantom.ct.trunk import Trunk
 from dira_scale.phantom.ct.tubes import Tubes
 
@@ -49,7 +49,7 @@ class Bowel:
             [rng.uniform(-66, 88, 400), rng.uniform(front + 26, 4, 400), top - u * rng.uniform(115, 265, 400)], -1
         )
         path = [spots[0]]
-        for _ in range(LOOPS):  # always on to a near place that is not yet taken
+        for _ in range(LOOPS):  # always to a near point that is still free
             gap = np.linalg.norm(spots - path[-1], axis=1)
             taken = np.min([np.linalg.norm(spots - p, axis=1) for p in path], 0)
             path.append(spots[np.argmin(np.abs(gap - 34) + 1e3 * (taken < 23))])
@@ -63,16 +63,16 @@ class Bowel:
         slab.paint(np.maximum(loops + 2.5, 12 - 10 * slab.patchy), tissue.AIR + 30)
 
     def paint_stomach(self, slab: Slab, inside: Array, spleen: Array) -> None:
-        """Pancreas and stomach, which makes room for the spleen."""
+        """Pancreas and stomach; the stomach leaves room for the spleen."""
         lobed = slab.distance(self.pancreas, 8) + 1.6 * np.abs(slab.patchy)
         slab.paint(lobed, self.trunk.contrast.pancreas - 30 * ramp(slab.grain, 0.8, 2))
-        stomach = less(np.maximum(slab.distance(self.stomach, 12) + 1.5 * slab.bump, inside + 1), spleen - 3, 5)
+        stomach = difference(np.maximum(slab.distance(self.stomach, 12) + 1.5 * slab.bump, inside + 1), spleen - 3, 5)
         slab.paint(stomach, self._wall(0.4))
         slab.paint(stomach + 4.5, 14 + 10 * slab.patchy)
         self._gas(slab, stomach + 4.5, 62 * self.fill - 9.2)
 
     def paint_colon(self, slab: Slab, inside: Array) -> None:
-        """Duodenum, then the colon: stool with bubbles, gas in what lies in front."""
+        """Duodenum, then the colon: stool with bubbles, gas in the anterior parts."""
         slab.paint(np.maximum(slab.distance(self.duodenum, 6) + slab.bump, inside), tissue.WALL)
         colon = slab.distance(self.colon, 10) + 2.2 * slab.bump + 2 * np.abs(slab.patchy)
         colon = np.maximum(colon, inside)
@@ -82,10 +82,10 @@ class Bowel:
         self._gas(slab, colon + 2.2, 6.3)
 
     def _wall(self, uptake: float) -> float:
-        """HU: with contrast medium the wall takes up a share of what the pancreas does."""
+        """HU: with contrast medium, the wall takes up a share of the pancreas's uptake."""
         return tissue.WALL + uptake * (self.trunk.contrast.pancreas - tissue.PLAIN.pancreas)
 
     def _gas(self, slab: Slab, lumen: Array, deep: float) -> None:
-        """Gas in front of y = -deep: patients lie on their backs, and fluid is level however the anatomy bends."""
+        """Gas in front of y = -deep: patients lie supine, and fluid is level however the anatomy bends."""
         y = slab.lines[1].astype(np.float32)[None, :, None]
         slab.paint(np.maximum(lumen, y + np.float32(deep)), tissue.AIR + 30)

@@ -1,4 +1,4 @@
-"""What fills the chest: airways, the lungs and their vessel trees, and what lies between them."""
+"""The chest: airways, lungs with their vessel trees, and mediastinum."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,14 +6,14 @@ from numpy.typing import NDArray
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.mediastinum import Mediastinum
 from dira_scale.phantom.ct.slab import FAR, Slab
-from dira_scale.phantom.ct.solids import Array, common, less, ramp
+from dira_scale.phantom.ct.solids import Array, difference, intersection, ramp
 from dira_scale.phantom.ct.trunk import Points, Trunk
 from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
 
 PLEURA = 2.2  # mm from the cavity's wall to the lung
-FED = 1500  # points of a lung that its arteries, or its veins, lead to
-THINNEST = 1.8  # mm: radius of an artery whose bronchus can be seen
-BRONCHUS = 0.72  # radius of a bronchus's lumen over that of the artery beside it
+FED = 1500  # points of a lung that its arteries, or its veins, supply
+THINNEST = 1.8  # mm: smallest radius of an artery with a visible bronchus
+BRONCHUS = 0.72  # radius of a bronchus's lumen relative to its artery's
 
 
 class Chest:
@@ -28,21 +28,21 @@ class Chest:
         self._trees(rng)
 
     def lungs(self, at: Points, mediastinum: Array | None = None) -> Array:
-        """Distance to the lungs' surface (both), negative in them."""
+        """Signed distance to the surface of both lungs, negative inside."""
         apex = np.square((np.abs(at.x) - 50) * np.float32(1 / 11)) + np.square((at.y - 4) * np.float32(1 / 11)) + at.z
-        open_ = common(at.cavity + np.float32(PLEURA), -at.diaphragm, 5)
-        open_ = common(open_, apex * np.float32(0.7), 12)
-        return less(open_, self.middle.surface(at) if mediastinum is None else mediastinum, 7)
+        open_ = intersection(at.cavity + np.float32(PLEURA), -at.diaphragm, 5)
+        open_ = intersection(open_, apex * np.float32(0.7), 12)
+        return difference(open_, self.middle.surface(at) if mediastinum is None else mediastinum, 7)
 
     def fissures(self, x: Array, y: Array, z: Array) -> tuple[Array, Array]:
-        """Signed distances: to the oblique fissures (positive: lower lobe), to the right horizontal one."""
+        """Signed distances to the oblique fissures (positive: lower lobe) and to the right horizontal one."""
         u = self.trunk.unit
         aside = np.float32(0.25) * (np.abs(x) - 80) + np.float32(0.06) * x
         oblique = (-z - np.float32(122 * u) + np.float32(0.85) * (y + aside)) * np.float32(1 / 1.31)
         return oblique, -z - np.float32(118 * u) - np.float32(0.12) * y
 
     def _trees(self, rng: np.random.Generator) -> None:
-        """Arteries with bronchi beside them, and veins, lobe by lobe."""
+        """Arteries with their bronchi, and veins, lobe by lobe."""
         c, h = self.middle.carina, self.middle.hilum
         trachea_y = self.trunk.spine(c) - 31
         neck = self.trunk.spine(30.0) - 34
@@ -76,7 +76,7 @@ class Chest:
         self.ways, self.bronchi = self.trunk.placed(ways), self.trunk.placed(Tubes.joined(bronchi))
 
     def _bronchi(self, paths: NDArray, radii: NDArray, start: NDArray, root: NDArray) -> Tubes:
-        """A lumen beside each artery that is thick enough, its nodes moved aside by both radii; it begins at root."""
+        """A lumen beside each artery thick enough, its nodes offset by both radii; starts at root."""
         wide = radii > THINNEST
         paths, radii = paths[wide], radii[wide]
         away = np.array([-0.55 * np.sign(start[0]), 0.35, 0.76])
@@ -86,7 +86,7 @@ class Chest:
         return as_tubes(moved, BRONCHUS * radii)
 
     def points(self, side: int, rng: np.random.Generator, depth: float = 3.0) -> NDArray[np.float64]:
-        """FED points of a lung (-1 right, 1 left), ``depth`` mm and more below its surface; of the drawn anatomy."""
+        """FED points of a lung (-1 right, 1 left) of the drawn anatomy, at least ``depth`` mm below its surface."""
         w, d, height = self.trunk.chest.width, self.trunk.anatomy.depth / 2, self.trunk.anatomy.height
         low, high = np.array([10, -d, -1.4 * height]), np.array([w, d, 0])
         chosen: list[NDArray] = []
@@ -96,7 +96,7 @@ class Chest:
         return np.concatenate(chosen)[:FED]
 
     def paint(self, slab: Slab, at: Points) -> Array:
-        """Paint all of it (fat is there already) and return the distance to the lungs."""
+        """Paint everything (over the fat) and return the distance to the lungs."""
         contrast, middle = self.trunk.contrast, self.middle
         arteries, veins = slab.distance(middle.great, 16), slab.distance(middle.veins, 16)
         ways, gullet = slab.distance(self.ways.wider(1.2), 10), slab.distance(middle.gullet, 8)

@@ -1,17 +1,17 @@
-"""Many phantom patients as a folder of CT volumes, with annotations and masks beside them.
+"""Phantom patients as a folder of CT volumes with annotations and masks.
 
     FOLDER/images/PAT00000/STUDY00/*.dcm          a DICOM series, or
     FOLDER/images/PAT00000_STUDY00.nii.gz         NIfTI, or
     FOLDER/images/PAT00000_STUDY00.mhd, .raw      MetaImage
     FOLDER/masks/PAT00000_STUDY00.nii.gz          (.mhd, .raw): 1 = lungs or liver, 2 = nodule or lesion
-    FOLDER/labels.csv       one row a volume: file, patient, study, seriesuid, its findings (0/1), contrast, sex, age,
+    FOLDER/labels.csv       one row per volume: file, patient, study, seriesuid, its findings (0/1), contrast, sex, age,
                             mask
     FOLDER/boxes.csv        file, label, z, y, x, d, h, w (voxels; z counts from the feet)
-    FOLDER/annotations.csv  seriesuid, coordX, coordY, coordZ, diameter_mm, as LUNA16 has it (mm, LPS)
+    FOLDER/annotations.csv  seriesuid, coordX, coordY, coordZ, diameter_mm, as in LUNA16 (mm, LPS)
     FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
 
-A patient's files depend on (seed, size, kind, format, patient number) alone, so they are the same for any number of
-workers; the voxels do not even depend on the format.
+A patient's files depend only on (seed, size, kind, format, patient number), so they are the same for any number of
+workers; the voxels do not depend on the format either.
 """
 
 from functools import partial
@@ -29,10 +29,10 @@ from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record
 
-VERSION = 1  # of the drawing: other voxels, another number
+VERSION = 1  # of the drawing; raise it when voxels change
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
-SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # studies with the lung's kernel
-STUDIES = (0.6, 0.25, 0.15)  # share of the patients with one, two, three
+SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # share of studies with the lung kernel
+STUDIES = (0.6, 0.25, 0.15)  # shares of patients with one, two, three
 
 
 def generate(
@@ -46,13 +46,13 @@ def generate(
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 3 studies each) in ``folder`` and return it.
 
-    What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    size: rows and columns; run: how patients are gone through, by default in this process. Raises UserError where the
-    folder was made with other settings.
+    Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
+    size: rows and columns; run: runs the patients, by default in this process. Raises UserError if the folder was made
+    with other settings.
     """
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
-            raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: {' or '.join(known)}")
+            raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: use {' or '.join(known)}")
     if patients < 1 or size < 32:
         raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
     folder = Path(folder)
@@ -91,7 +91,7 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
 
 
 def studies(seed: int, size: int, kind: str, patient: int):  # type: ignore[no-untyped-def]
-    """Each study of a patient, with the anatomy, the invented person, and random numbers for the file's header."""
+    """Each study of a patient, with the anatomy, the invented identity, and the header's random generator."""
     anatomy_rng, course_rng, identity_rng, *streams = (
         np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + len(STUDIES))
     )

@@ -1,4 +1,4 @@
-"""A CT volume as a DICOM series: CT Image Storage (PS3.3 A.3), a file a slice, named without regard to their order."""
+"""A CT volume as a DICOM series: CT Image Storage (PS3.3 A.3), one file per slice, names unrelated to their order."""
 
 import hashlib
 import shutil
@@ -13,21 +13,24 @@ from dira_scale.phantom.ct.study import Study
 from dira_scale.phantom.dicom import SYNTAX_SHARE, SYNTAXES, Identity, encoded, patient_and_study, uid
 
 BODY_PARTS = {"thorax": "CHEST", "abdomen": "ABDOMEN"}
-WINDOWS = {"thorax": ((-600, 1500), (40, 400)), "abdomen": ((60, 400), (40, 350))}  # centre and width, the first shown
+WINDOWS = {
+    "thorax": ((-600, 1500), (40, 400)),
+    "abdomen": ((60, 400), (40, 350)),
+}  # centre, width; default first
 SIGNED_SHARE = 0.3
 
 
 def series_uid(key: str) -> str:
-    """Of the series that `write` makes with this key."""
+    """The UID of the series that `write` makes with this key."""
     return str(uid(key, "series"))
 
 
 def write(
     folder: Path, study: Study, kind: str, identity: Identity, age: int, number: int, key: str, rng: np.random.Generator
 ) -> None:
-    """Write the series into ``folder``, all of it or nothing.
+    """Write the series into ``folder``, atomically.
 
-    key: what its unique identifiers are made from; rng decides the coding, the order of the slices and the rest.
+    key: determines its unique identifiers; rng: transfer syntax, order of slices and the rest.
     """
     syntax = SYNTAXES[int(rng.choice(len(SYNTAXES), p=SYNTAX_SHARE))]
     signed, from_head = rng.random() < SIGNED_SHARE, rng.random() < 0.7

@@ -1,4 +1,4 @@
-"""Smooth random fields that know no voxel grid: cubic B-splines over a lattice that repeats itself."""
+"""Smooth random fields independent of the voxel grid: cubic B-splines over a periodic lattice."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ GAIN = (151 / 315) ** -1.5  # a cubic B-spline keeps 151/315 of white noise's va
 
 @dataclass(frozen=True)
 class Field:
-    """A random function of the place: mean 0, standard deviation 1, structures of about ``pitch`` mm."""
+    """A random function of position: mean 0, standard deviation 1, structures of about ``pitch`` mm."""
 
     lattice: Array  # [n, n, n]; axes z, y, x
     pitch: tuple[float, float, float]  # mm in z, y, x
@@ -24,14 +24,14 @@ class Field:
         return cls(rng.standard_normal((nodes,) * 3, np.float32) * np.float32(GAIN), pitch)
 
     def on(self, z: NDArray, y: NDArray, x: NDArray) -> Array:
-        """On the grid of three lines of coordinates: [len(z), len(y), len(x)]."""
+        """Values on the grid spanned by three coordinate vectors: [len(z), len(y), len(x)]."""
         weights = (self._weights(line, pitch) for line, pitch in zip((z, y, x), self.pitch, strict=True))
         wz, wy, wx = weights
         planes = np.tensordot(wz, self.lattice, 1)
         return np.matmul(wy, planes) @ wx.T
 
     def at(self, points: NDArray) -> NDArray[np.float32]:
-        """At scattered points [..., 3], each (x, y, z)."""
+        """Values at scattered points [..., 3], each (x, y, z)."""
         where = [np.atleast_1d(points[..., 2 - axis]) / self.pitch[axis] for axis in range(3)]
         values = ndimage.map_coordinates(self.lattice, where, order=3, mode="grid-wrap", prefilter=False)
         return values.reshape(points.shape[:-1])

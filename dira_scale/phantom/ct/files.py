@@ -1,4 +1,4 @@
-"""Volumes and masks as NIfTI and as MetaImage."""
+"""Write volumes and masks as NIfTI and MetaImage."""
 
 import gzip
 import os
@@ -15,16 +15,16 @@ from dira_scale.phantom.folder import write
 
 
 def write_nifti(path: Path, voxels: np.ndarray, grid: Grid) -> None:
-    """[Z, Y, X] as ``.nii.gz``, the same bytes each time."""
+    """[Z, Y, X] as ``.nii.gz``, reproducible byte for byte."""
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), grid.affine)
     image.header.set_xyzt_units("mm", "sec")
-    image.set_sform(grid.affine, 1)  # scanner's coordinates
+    image.set_sform(grid.affine, 1)  # scanner coordinates
     image.set_qform(grid.affine, 1)
     write(path, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
 def write_metaimage(path: Path, voxels: np.ndarray, grid: Grid) -> None:
-    """[Z, Y, X] as ``.mhd`` with a ``.raw`` beside it, as LUNA16 has it; the header is there when all is."""
+    """[Z, Y, X] as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing(grid.spacing[::-1])
     image.SetOrigin(grid.origin)

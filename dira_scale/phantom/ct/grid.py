@@ -1,4 +1,4 @@
-"""Where the voxels lie: in DICOM's patient frame, x to the left, y to the back, z to the head (LPS), in mm."""
+"""Voxel positions in DICOM's patient frame: x to the left, y to the back, z to the head (LPS), in mm."""
 
 from dataclasses import dataclass
 
@@ -24,13 +24,13 @@ class Grid:
     def around(
         cls, centre: NDArray | tuple[float, float, float], shape: tuple[int, int, int], spacing: tuple[float, ...]
     ) -> "Grid":
-        """The grid whose middle is ``centre`` (x, y, z)."""
+        """The grid centred at ``centre`` (x, y, z)."""
         half = [(n - 1) / 2 * s for n, s in zip(shape[::-1], spacing[::-1], strict=True)]
         x, y, z = (round(float(c - h), 4) for c, h in zip(centre, half, strict=True))
         return cls(shape, (spacing[0], spacing[1], spacing[2]), (x, y, z))
 
     def line(self, axis: int) -> NDArray:
-        """The centres' coordinates along axis 0 (z), 1 (y) or 2 (x)."""
+        """Voxel centre coordinates along axis 0 (z), 1 (y) or 2 (x)."""
         return self.origin[2 - axis] + self.spacing[axis] * np.arange(self.shape[axis])
 
     @property

@@ -1,4 +1,4 @@
-"""Nodules of the lung and lesions of the liver: uneven balls, measured as they are drawn."""
+"""Lung nodules and liver lesions: irregular balls, measured as drawn."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Surface = Callable[[Points], Array]  # distance to an organ
 NODULES = ("solid", "part_solid", "ground_glass")
 LESIONS = ("metastasis", "cyst")
 DIAMETERS = (4.0, 30.0), (6.0, 60.0)  # mm, of nodules and of lesions
-UNEVEN = 0.1  # of the radius, standard deviation
-LEFT = 0.35  # share of its volume below which a lesion has been pushed out of its organ by a breath
-ENHANCED = 80.0  # HU of a liver that has taken up contrast medium
-PLAIN_GAIN = 0.45  # how much of its contrast a metastasis keeps without
-CUBE = 36  # points a side by which a lesion is measured
+UNEVEN = 0.1  # standard deviation, relative to the radius
+MIN_INSIDE = 0.35  # minimum share of its volume inside the organ; below it, breathing has pushed the lesion out
+ENHANCED = 80.0  # HU of a contrast-enhanced liver
+PLAIN_GAIN = 0.45  # share of its contrast that a metastasis keeps unenhanced
+CUBE = 36  # points per side to measure a lesion
 
 
 @dataclass(frozen=True)
@@ -32,25 +32,25 @@ class Lesion:
     """One finding in the trunk's straight frame, mm and HU."""
 
     kind: str
-    centre: NDArray[np.float64]  # of the ball that it is made from
+    centre: NDArray[np.float64]  # of the original ball
     radius: float
     stretch: NDArray[np.float64]  # along x, y, z
-    density: float  # HU; of a metastasis, below the enhanced liver
-    core: float  # HU of the middle of a part-solid nodule; of a metastasis's rim, above its enhanced liver (0: none)
-    growth: float  # of the radius from study to study
+    density: float  # HU; for a metastasis, below the enhanced liver
+    core: float  # HU of a part-solid nodule's core; of a metastasis's rim, above the enhanced liver (0: none)
+    growth: float  # of the radius between studies
     lobes: Field
     spikes: Tubes | None = None
-    middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # x, y, z of what is drawn: filled in by `measured`
+    middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # x, y, z as drawn: set by `measured`
     diameter: float = 0.0  # of the ball of the same volume
     extent: tuple[tuple[float, float], ...] = ()  # in x, y, z
 
     def distance(self, x: NDArray, y: NDArray, z: NDArray, lobes: NDArray) -> NDArray:
-        """To its surface, before its organ bounds it."""
+        """Distance to its surface, before clipping to its organ."""
         gap = [(c - o) / s for c, o, s in zip((x, y, z), self.centre, self.stretch, strict=True)]
         return np.sqrt(sum(np.square(g) for g in gap)) - self.radius * (1 + UNEVEN * lobes)
 
     def measured(self, trunk: Trunk, organ: Surface) -> Lesion | None:
-        """With middle, diameter and extent of its part inside the organ; None where too little is left."""
+        """A copy with middle, diameter and extent of its part inside the organ; None if too little is left."""
         half = 1.6 * self.radius
         line = (np.arange(CUBE) + 0.5) / CUBE * 2 * half - half
         points = np.stack(np.meshgrid(line, line, line, indexing="ij"), -1).reshape(-1, 3) + self.centre
@@ -58,7 +58,7 @@ class Lesion:
         inside = points[self.distance(x, y, z, self.lobes.at(points)) < 0]
         inside = inside[organ(trunk.points(trunk.bent(inside))) < 0]
         volume = len(inside) * (2 * half / CUBE) ** 3
-        if volume < LEFT * 4 / 3 * np.pi * self.radius**3:
+        if volume < MIN_INSIDE * 4 / 3 * np.pi * self.radius**3:
             return None
         x, y, z = (float(v) for v in inside.mean(0))
         step = half / CUBE
@@ -74,7 +74,7 @@ class Lesion:
             return
         z, y, x = near.lines
         distance = self.distance(x[None, None], y[None, :, None], z[:, None, None], self.lobes.on(*near.lines))
-        inside = _like(organ, slab, near)
+        inside = _block_of(organ, slab, near)
         own = np.maximum(distance.astype(np.float32), inside)
         patchy = near.patchy
         if self.kind in NODULES:
@@ -95,14 +95,14 @@ class Lesion:
         np.maximum(near.finding, share, out=near.finding)
 
 
-def _like(values: Array, slab: Slab, near: Slab) -> Array:
-    """The block of ``values``, which lie on ``slab``, that ``near`` is a part of."""
+def _block_of(values: Array, slab: Slab, near: Slab) -> Array:
+    """The block of ``values`` (on ``slab``) covered by ``near``, a part of it."""
     first = [int(np.searchsorted(line, part[0])) for line, part in zip(slab.lines, near.lines, strict=True)]
     return values[tuple(slice(f, f + len(part)) for f, part in zip(first, near.lines, strict=True))]
 
 
 def nodules(chest: Chest, rng: np.random.Generator) -> list[Lesion]:
-    """0 to 6 nodules: free in the lung, on the pleura, or on a vessel."""
+    """0 to 6 nodules: in the parenchyma, on the pleura, or on a vessel."""
     found: list[Lesion] = []
     count = int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))
     for _ in range(count):
@@ -116,7 +116,7 @@ def nodules(chest: Chest, rng: np.random.Generator) -> list[Lesion]:
 
 
 def _spot(chest: Chest, radius: float, place: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
-    """Where a nodule lies, in the straight frame; None where a chest has no such place."""
+    """A nodule's position in the straight frame; None if the chest has no such place."""
     trunk = chest.trunk
     points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
     if place != "vessel":
@@ -147,7 +147,7 @@ def _nodule(kind: str, spot: NDArray, radius: float, rng: np.random.Generator) -
 
 
 def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:
-    """0 to 8 lesions of the liver: cysts, and metastases darker than the liver, some with a rim."""
+    """0 to 8 liver lesions: cysts, and metastases darker than the liver, some with a rim."""
     trunk = belly.trunk
     found: list[Lesion] = []
     depth = -belly.liver(trunk.points(belly.spots))

@@ -1,4 +1,4 @@
-"""What lies between the lungs: the heart, the great vessels down to the pelvis, the gullet."""
+"""The mediastinum: heart, great vessels down to the pelvis, oesophagus."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ HEART = [  # centre from the heart's base, half axes (mm), long axis
 
 
 class Mediastinum:
-    """Heart, vessels and gullet of one study."""
+    """Heart, great vessels and oesophagus of one study."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk
@@ -28,7 +28,7 @@ class Mediastinum:
         self.gullet = trunk.placed(self._gullet())
 
     def surface(self, at: Points, vessels: Array | None = None) -> Array:
-        """Distance to all that is between the lungs; ``vessels``: distance to the great ones, None far from them."""
+        """Distance to the mediastinum; ``vessels``: distance to the great vessels, None far from them."""
         x, y, z = at.x, at.y, at.z
         front, top = ramp(y, 4, 34), ramp(z, -95.0 * self.trunk.unit, -22.0 * self.trunk.unit)
         sheet = np.abs(x - np.float32(6)) - (np.float32(5) + 16 * front + 20 * top)
@@ -37,7 +37,7 @@ class Mediastinum:
         return middle if vessels is None else union(middle, vessels - 3, 16)
 
     def paint_heart(self, slab: Slab) -> None:
-        """Muscle, atria and outflow, then the ventricles' blood: left, right."""
+        """Myocardium, atria and outflow, then the blood of the left and right ventricles."""
         s, top = self.scale, self.base + 115 * self.scale
         if not (near := slab.part((-70 * s, -110 * s, self.base - 45 * s), (100 * s, 50, top))):
             return
@@ -64,7 +64,7 @@ class Mediastinum:
         return whole
 
     def _great_vessels(self) -> tuple[Tubes, Tubes]:
-        """(those with arterial blood, those with venous blood)."""
+        """(arteries, veins)."""
         a, base, hil = self.arch, self.base, self.hilum
         r, spine = self.trunk.anatomy.aorta, self.trunk.spine
         aorta = Tubes.along(

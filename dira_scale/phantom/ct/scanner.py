@@ -9,22 +9,22 @@ from scipy import fft
 from dira_scale.phantom.ct.grid import Grid
 from dira_scale.phantom.ct.solids import Array
 
-SLICES = (0.7, 1.0, 1.25, 2.0, 2.5, 3.0, 5.0)  # mm from one to the next
+SLICES = (0.7, 1.0, 1.25, 2.0, 2.5, 3.0, 5.0)  # mm between slices
 SLICE_SHARE = (0.08, 0.25, 0.25, 0.14, 0.12, 0.08, 0.08)
-FIELD = (282.0, 486.0)  # mm of a square image: 0.55 ... 0.95 mm a pixel of 512
-BITS = (-1024, 3071)  # HU that 12 bits hold
-TOGETHER = 0.35  # correlation of the noise of neighbouring slices
+FIELD = (282.0, 486.0)  # mm per side: 0.55 ... 0.95 mm per pixel at 512
+BITS = (-1024, 3071)  # HU range of 12 bits
+NOISE_CORRELATION = 0.35  # noise correlation of neighbouring slices
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How a study is taken.
+    """The acquisition parameters of a study.
 
     Attributes:
         kernel: its name in the header.
-        edge: mm over which an edge fades.
-        sigma: standard deviation of the noise in the middle of an average body, HU.
-        frequency: cycles per mm at which the noise power falls off.
+        edge: width of a blurred edge in mm.
+        sigma: noise standard deviation at the centre of an average body, HU.
+        frequency: roll-off of the noise power in cycles per mm.
     """
 
     kernel: str
@@ -40,18 +40,18 @@ class Scanner:
         return cls("SOFT", 1.25, 12.5 * dose / thickness**0.5, 0.36)
 
     def blur(self, grid: Grid) -> float:
-        """mm over which an edge fades on this grid."""
+        """Width of a blurred edge on this grid in mm."""
         return max(self.edge, grid.spacing[1])
 
     def cuts(self, grid: Grid) -> int:
-        """How many thin slices a slice is the mean of."""
+        """The number of thin slices averaged into one slice."""
         return max(1, int(np.ceil(grid.spacing[0] / max(1.5, 0.8 * self.blur(grid)) - 1e-6)))
 
 
 class Noise:
-    """Correlated noise, slice by slice in order.
+    """Correlated noise, generated slice by slice in order.
 
-    Filtered back projection leaves power that rises with the frequency and falls with the kernel's roll-off.
+    Filtered back projection gives noise power that rises with frequency and falls with the kernel's roll-off.
     """
 
     def __init__(self, scanner: Scanner, grid: Grid, seed: int) -> None:
@@ -73,9 +73,9 @@ class Noise:
         self.before = self._white(-1)
 
     def add(self, hu: Array, number: int) -> Array:
-        """Slice ``number`` [Y, X] with its noise; more where the body is thicker."""
+        """Slice ``number`` [Y, X] with noise, stronger where the body is thicker."""
         here = self._white(number)
-        white = np.float32((1 - TOGETHER**2) ** 0.5) * here + np.float32(TOGETHER) * self.before
+        white = np.float32((1 - NOISE_CORRELATION**2) ** 0.5) * here + np.float32(NOISE_CORRELATION) * self.before
         self.before = here
         noise = fft.irfft2(fft.rfft2(white) * self.response, self.size)
         thick = np.clip((hu[::4, ::4].mean() + 1000) / 550, 0.5, 1.6)
@@ -86,5 +86,5 @@ class Noise:
 
 
 def stored(hu: NDArray) -> NDArray[np.int16]:
-    """Whole HU in 12 bits."""
+    """Integer HU in 12 bits."""
     return np.clip(np.rint(hu), *BITS).astype(np.int16)

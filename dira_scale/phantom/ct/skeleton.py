@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 from dira_scale.phantom.anatomy import RIB_ENDS
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.slab import Slab
-from dira_scale.phantom.ct.solids import Array, common, ellipsoid, oval, ramp, union
+from dira_scale.phantom.ct.solids import Array, ellipsoid, intersection, oval, ramp, union
 from dira_scale.phantom.ct.trunk import SQUARE, Trunk
 from dira_scale.phantom.ct.tubes import Tubes
 
-FLAT = 0.62  # a rib's thickness over its height
+FLAT = 0.62  # a rib's thickness relative to its height
 
 
 class Skeleton:
-    """Ribs, spine, breastbone, collarbones, shoulder blades, hips."""
+    """Ribs, spine, sternum, clavicles, scapulae, hips."""
 
     def __init__(self, trunk: Trunk) -> None:
         self.trunk = trunk
@@ -42,7 +42,7 @@ class Skeleton:
         slab.paint(distance + np.float32(shell or self.shell), np.float32(marrow) + 45 * grain)
 
     def _ribs(self, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
-        """Twelve pairs that hug the cavity as they fall forwards, and the cartilage of the first ten."""
+        """Twelve pairs that follow the cavity and descend forwards, and the cartilage of the first ten."""
         bone, soft = [], []
         for number, end in enumerate(np.radians((*RIB_ENDS, 58)), 1):
             top, wobble = self.trunk.level(number - 0.15), rng.normal(0, 1, 2)
@@ -60,7 +60,7 @@ class Skeleton:
         return Tubes.joined(bone), Tubes.joined(soft)
 
     def _arc(self, side: int, angle: NDArray, top: float, fall: float, number: int) -> NDArray[np.float64]:
-        """Points of a rib, from the spine (angle 0) by the flank (pi / 2) towards the breastbone (pi)."""
+        """Points of a rib, from the spine (angle 0) over the flank (pi / 2) towards the sternum (pi)."""
         rise = 1.0 if number > 1 else 0.6
         z = top - fall * rise * (1 - np.cos(np.minimum(angle, 2.5))) / 2 - 0.12 * fall * np.sin(angle)
         z = np.where(angle > 2.5, z + (angle - 2.5) * (28 if number > 5 else 8), z)  # cartilage climbs again
@@ -94,9 +94,9 @@ class Skeleton:
         )
         plate = oval(near.x, near.y + o.cavity_b + np.float32(11), wide, 6.5, 0.5)
         joint = np.float32(5) - np.abs(near.z + np.float32(62 * u))  # between manubrium and body: cartilage
-        plate = common(plate, np.abs(near.z + np.float32(104 * u)) - np.float32(76 * u), 6)
+        plate = intersection(plate, np.abs(near.z + np.float32(104 * u)) - np.float32(76 * u), 6)
         near.paint(plate, tissue.CARTILAGE)
-        self._bone(near, common(plate, joint - 3, 2), self.marrow * 0.7, self.shell * 0.8)
+        self._bone(near, intersection(plate, joint - 3, 2), self.marrow * 0.7, self.shell * 0.8)
 
     def _scapulae(self, slab: Slab) -> None:
         w, u, thin = self.trunk.chest.width, self.trunk.unit, np.float32(2.2)
@@ -110,9 +110,9 @@ class Skeleton:
             inner = np.float32(56 + 0.18 * w) - x + np.float32(0.25) * (z + np.float32(75 * u))
             outer = x - (np.float32(w - 8) + np.float32(0.35) * (z + np.float32(75 * u)))
             tall = np.abs(z + np.float32(75 * u)) - np.float32(68 * u)
-            plate = common(common(plate, np.maximum(inner, outer), 4), np.maximum(tall, -y), 4)
+            plate = intersection(intersection(plate, np.maximum(inner, outer), 4), np.maximum(tall, -y), 4)
             border = np.hypot(outer + 3, plate * 0.35) - np.float32(4.5)
-            blade = union(plate, common(border, np.maximum(tall, np.abs(plate) - 4), 4), 5)
+            blade = union(plate, intersection(border, np.maximum(tall, np.abs(plate) - 4), 4), 5)
             socket = ellipsoid(x, y, z, (w - 2, 6, -4), (13, 12, 20))
             spur = ellipsoid(x, y, z, (w - 26, 62, -24 * u), (48, 5, 6), _tilted(-0.55))
             ball = ellipsoid(x, y, z, (w + 26, -2, 6), (22, 22, 24))
@@ -131,10 +131,10 @@ class Skeleton:
             wing = oval(x, y + 2, o.cavity_a - np.float32(0.12) * down, o.cavity_b + 12, SQUARE) - 6
             wing = np.abs(wing) - np.float32(3.5) - np.float32(0.03) * down
             top = np.square((y - 10) * np.float32(1 / 16)) + z - np.float32(crest)
-            self._bone(near, common(common(wing, top, 4), np.float32(42) - x, 4), self.marrow)
+            self._bone(near, intersection(intersection(wing, top, 4), np.float32(42) - x, 4), self.marrow)
 
     def _spine(self, slab: Slab) -> None:
-        """Bodies and discs, arches around the canal, and their processes, by the phase within each vertebra."""
+        """Vertebral bodies, discs, arches and processes, by the phase within each vertebra."""
         trunk = self.trunk
         numbers = np.arange(-2, 19, 0.02)
         number = np.interp(-slab.z, trunk.chest.vertebra(numbers), numbers)

@@ -1,4 +1,4 @@
-"""A few neighbouring slices on which the anatomy is painted: small enough for a processor's cache."""
+"""A few neighbouring slices to paint the anatomy on: small enough for a processor's cache."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dira_scale.phantom.ct.tubes import Tubes
 
 Lines = tuple[NDArray, NDArray, NDArray]  # coordinates (mm) of slices, rows and columns
 ARRAYS = ("x", "y", "hu", "organ", "finding", "bump", "patchy", "grain")
-FAR = np.float32(1000)  # mm: farther than anything that is painted
-FAINTEST = 0.12  # share of a voxel below which a tube is not worth its time
+FAR = np.float32(1000)  # mm: beyond anything painted
+FAINTEST = 0.12  # share of a voxel below which a tube is skipped
 
 
 @dataclass
@@ -21,11 +21,11 @@ class Slab:
     """n slices of Y x X voxels, all arrays [n, Y, X] float32 unless said otherwise.
 
     Attributes:
-        lines: where the slices, rows and columns lie in the trunk's straight frame.
-        x, y, z: where each voxel lies in the drawn anatomy, which bends a little (`Trunk.bend`); z is [n, 1, 1].
-        edge: mm over which a surface fades, the sharpness of what is scanned.
+        lines: coordinates of slices, rows and columns in the trunk's straight frame.
+        x, y, z: each voxel's position in the drawn anatomy, which bends a little (`Trunk.bend`); z is [n, 1, 1].
+        edge: width of a blurred surface in mm.
         hu: Hounsfield units.
-        organ, finding: how much of the voxel is labelled organ (lung, liver) or finding (nodule, lesion), 0 ... 1.
+        organ, finding: share of the voxel labelled organ (lung, liver) or finding (nodule, lesion), 0 ... 1.
         bump, patchy, grain: random fields of the trunk, from coarse to fine.
     """
 
@@ -44,7 +44,7 @@ class Slab:
     def part(
         self, low: tuple[float, float, float], high: tuple[float, float, float], margin: float = 14
     ) -> Slab | None:
-        """The views of the block between two corners (x, y, z) and a margin; None where it holds no voxel."""
+        """Views of the block between two corners (x, y, z) plus a margin; None if it holds no voxel."""
         cut = []
         for axis, line in enumerate(self.lines):
             reach = margin if axis else 0.0  # slices do not bend
@@ -59,11 +59,11 @@ class Slab:
         return replace(self, lines=lines, z=self.z[where[0]], **views)  # type: ignore[arg-type]
 
     def cover(self, distance: Array) -> Array:
-        """How much of each voxel lies inside the surface, 0 ... 1."""
+        """The share of each voxel inside the surface, 0 ... 1."""
         return np.clip(np.float32(0.5) - distance * np.float32(1 / self.edge), 0, 1)
 
     def paint(self, distance: Array, value: Array | float) -> None:
-        """Put ``value`` HU inside the surface."""
+        """Set ``value`` HU inside the surface."""
         self.blend(self.cover(distance), value)
 
     def blend(self, share: Array, value: Array | float) -> None:
@@ -71,10 +71,10 @@ class Slab:
         self.hu += share * (np.float32(value) - self.hu)
 
     def distance(self, tubes: Tubes, reach: float) -> Array:
-        """Distance to tubes in the straight frame, known to ``reach`` mm around them, FAR beyond.
+        """Distance to tubes in the straight frame up to ``reach`` mm, FAR beyond.
 
         A tube thinner than the edge keeps its share of the voxel: its radius counts as 2 r - edge / 2, so that the
-        cover of its middle is 2 r / edge.
+        cover at its axis is 2 r / edge.
         """
         z, y, x = self.lines
         out = np.full(self.hu.shape, FAR, np.float32)

@@ -13,7 +13,7 @@ TINY = np.float32(1e-6)
 
 
 def oval(x: Array, y: Array, a: Array | float, b: Array | float, square: float = 0.0) -> Array:
-    """Distance along the ray from the middle to an oval with semi-axes a, b.
+    """Distance along the ray from the centre to an oval with semi-axes a, b.
 
     square: 0 is the ellipse u² + v² = 1, 1 the squircle u⁴ + v⁴ = 1.
     """
@@ -45,7 +45,7 @@ def ellipsoid(
 
 
 def facing(long: Sequence[float], beside: Sequence[float] = (0.0, 1.0, 0.0)) -> NDArray[np.float64]:
-    """The rotation for `ellipsoid` that lays its first axis along ``long``, its second near ``beside``."""
+    """The rotation for `ellipsoid` with its first axis along ``long``, its second near ``beside``."""
     first = np.asarray(long, float) / np.linalg.norm(long)
     second = np.asarray(beside, float) - np.dot(beside, first) * first
     second /= np.linalg.norm(second)
@@ -53,17 +53,17 @@ def facing(long: Sequence[float], beside: Sequence[float] = (0.0, 1.0, 0.0)) -> 
 
 
 def union(a: Array, b: Array, blend: float) -> Array:
-    """The smaller distance, the seam filled over ``blend`` mm (quadratic polynomial minimum, Quilez)."""
+    """The union, its seam filled over ``blend`` mm (quadratic polynomial minimum, Quilez)."""
     dent = np.maximum(np.float32(blend) - np.abs(a - b), 0)
     return np.minimum(a, b) - dent * dent * np.float32(0.25 / blend)
 
 
-def common(a: Array, b: Array, blend: float) -> Array:
-    """The larger distance, the edge rounded over ``blend`` mm."""
+def intersection(a: Array, b: Array, blend: float) -> Array:
+    """The intersection, its edge rounded over ``blend`` mm."""
     return -union(-a, -b, blend)
 
 
-def less(a: Array, b: Array, blend: float) -> Array:
+def difference(a: Array, b: Array, blend: float) -> Array:
     """``a`` without ``b``, the rim rounded over ``blend`` mm."""
     return -union(-a, b, blend)
 

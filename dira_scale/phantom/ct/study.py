@@ -1,4 +1,4 @@
-"""One study of one patient: the trunk is built, placed in a scanner and taken."""
+"""One study of one patient: build the trunk, place it in a scanner, scan it."""
 
 from dataclasses import dataclass, replace
 
@@ -17,14 +17,14 @@ from dira_scale.phantom.ct.skeleton import Skeleton
 from dira_scale.phantom.ct.slab import Slab
 from dira_scale.phantom.ct.trunk import Points, Trunk
 
-KINDS = {"thorax": lesions_.NODULES, "abdomen": lesions_.LESIONS}  # and what is found there
-VOXELS = 400_000  # painted at a time: what stays in a cache
+KINDS = {"thorax": lesions_.NODULES, "abdomen": lesions_.LESIONS}  # and their findings
+VOXELS = 400_000  # painted at a time, to fit a cache
 ORGAN, FINDING = 1, 2  # values of the mask: lungs and nodules, or liver and lesions
 
 
 @dataclass(frozen=True)
-class Found:
-    """A finding as its annotation has it: x, y, z and sizes in mm, LPS."""
+class Annotation:
+    """The annotation of a finding: position (x, y, z) and diameter in mm, LPS."""
 
     kind: str
     centre: tuple[float, float, float]
@@ -39,13 +39,13 @@ class Study:
     voxels: NDArray[np.int16]  # HU [Z, Y, X]
     mask: NDArray[np.uint8]  # 0, ORGAN, FINDING
     grid: Grid
-    found: tuple[Found, ...]
+    found: tuple[Annotation, ...]
     scanner: Scanner
     enhanced: bool  # with contrast medium
 
 
 class Patient:
-    """What stays the same in all studies."""
+    """What is constant over all studies."""
 
     def __init__(self, anatomy: Anatomy, kind: str, seed: int) -> None:
         self.anatomy, self.kind = anatomy, kind
@@ -54,7 +54,7 @@ class Patient:
         self.lesions = lesions_.nodules(Chest(trunk), rng) if thorax else lesions_.lesions(Belly(trunk), rng)
 
     def body(self, study: int, rng: np.random.Generator) -> "Body":
-        """As it is in one study: how deep the breath, which phase of contrast, how far lesions have grown."""
+        """The body in one study: depth of breath, contrast phase, growth of lesions."""
         breath = float(rng.gamma(2.0, 4.0))
         state = State(domes=(breath, breath + float(rng.normal(0, 2))), heart=1 + 0.002 * breath)
         plain, arterial = (0.6, 1.0) if self.kind == "thorax" else (0.2, 0.2)
@@ -71,7 +71,7 @@ class Patient:
 
 @dataclass(frozen=True)
 class Body:
-    """A patient on the couch."""
+    """A patient on the scanner's couch."""
 
     kind: str
     trunk: Trunk
@@ -81,9 +81,9 @@ class Body:
     lesions: list[Lesion]
 
     def field(self, size: int, rng: np.random.Generator) -> tuple[Grid, NDArray[np.float64]]:
-        """The grid [slices, size, size] of an ordinary scan, and where the trunk's origin lies (x, y, z).
+        """The grid [slices, size, size] of a typical scan, and the position (x, y, z) of the trunk's origin.
 
-        No slice is thinner than a pixel is wide, so that a small size makes a small volume.
+        Slices are not thinner than a pixel, so that a small size gives a small volume.
         """
         trunk, anatomy = self.trunk, self.trunk.anatomy
         middle = trunk.outline(-150.0)
@@ -101,7 +101,7 @@ class Body:
         return Grid.around(centre, shape, (apart, pixel, pixel)), placed
 
     def scan(self, grid: Grid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
-        """Take ``grid`` of the trunk whose origin lies at ``placed``."""
+        """Scan ``grid`` of the trunk with its origin at ``placed``."""
         cuts, noise = scanner.cuts(grid), Noise(scanner, grid, seed)
         voxels, mask = np.empty(grid.shape, np.int16), np.empty(grid.shape, np.uint8)
         z, y, x = (grid.line(axis) - placed[2 - axis] for axis in range(3))
@@ -124,15 +124,15 @@ class Body:
             part[finding >= 0.5] = FINDING
         found = []
         for lesion in self.lesions:
-            one = self._found(lesion, grid, placed)
+            one = self._annotation(lesion, grid, placed)
             if one is not None:
                 found.append(one)
                 at = tuple(np.rint(grid.index(one.centre)).astype(int))
-                mask[at] = FINDING  # smaller than a voxel, it still has one
+                mask[at] = FINDING  # a finding smaller than a voxel still gets one
         return Study(voxels, mask, grid, tuple(found), scanner, self.trunk.contrast is not tissue.PLAIN)
 
     def paint(self, slab: Slab) -> None:
-        """Everything, from the outside inwards."""
+        """Paint everything, from the outside inwards."""
         trunk = self.trunk
         trunk.body(slab)
         if inner := trunk.inner(slab):
@@ -145,8 +145,8 @@ class Body:
                 lesion.paint(inner, organ, trunk)
         self.skeleton.paint(slab)
 
-    def _found(self, lesion: Lesion, grid: Grid, placed: NDArray) -> Found | None:
-        """Its annotation; None where its middle is outside the grid."""
+    def _annotation(self, lesion: Lesion, grid: Grid, placed: NDArray) -> Annotation | None:
+        """Its annotation; None if its middle is outside the grid."""
         x, y, z = (float(v) for v in np.asarray(lesion.middle) + placed)
         index = grid.index((x, y, z))
         if (np.rint(index) < 0).any() or (np.rint(index) >= grid.shape).any():
@@ -155,4 +155,4 @@ class Body:
         low, high = np.maximum(low, 0), np.minimum(high, grid.shape)
         first, last = np.floor(low), np.ceil(high)
         box = tuple(float(v) for v in (*first, *(last - first)))
-        return Found(lesion.kind, (x, y, z), lesion.diameter, box)  # type: ignore[arg-type]
+        return Annotation(lesion.kind, (x, y, z), lesion.diameter, box)  # type: ignore[arg-type]

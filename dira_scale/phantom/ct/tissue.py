@@ -1,6 +1,6 @@
-"""Hounsfield units of tissues, without contrast medium and with it (portal-venous phase).
+"""Hounsfield units of tissues, unenhanced and with contrast medium (portal-venous phase).
 
-Unenhanced values are the usual ones of a 120 kVp scan (Kalender, Computed Tomography, 3rd ed., fig. 1.10).
+Unenhanced values are typical of a 120 kVp scan (Kalender, Computed Tomography, 3rd ed., fig. 1.10).
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ CARTILAGE = 110.0
 DISC = 85.0
 CORD = 36.0
 CORTEX = 1000.0  # of bone
-LUNG = -845.0  # at full inspiration, without its visible vessels
+LUNG = -845.0  # at full inspiration, excluding visible vessels
 BILE = 8.0
 STOOL = 10.0
 WALL = 38.0  # of bowel and bronchi
@@ -24,7 +24,7 @@ FOAM = -955.0
 
 @dataclass(frozen=True)
 class Contrast:
-    """What contrast medium changes."""
+    """HU of the tissues that contrast medium changes."""
 
     blood: float = 42.0  # arteries
     veins: float = 40.0

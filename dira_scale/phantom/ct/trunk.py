@@ -1,7 +1,7 @@
-"""A patient's trunk: the outlines of body and cavity by height, and what everything else is placed by.
+"""A patient's trunk: outlines of body and cavity by height, the reference for placing everything else.
 
 Frame: x to the patient's left, y to the back, z to the head, mm; z = 0 at the lung apices, x = y = 0 amid the chest.
-Proportions are those of the phantom radiographs (`phantom.thorax`), continued to the pelvis.
+Proportions as in the phantom radiographs (`phantom.anatomy`), continued to the pelvis.
 """
 
 from dataclasses import dataclass
@@ -15,30 +15,30 @@ from dira_scale.phantom.anatomy import Anatomy, Chest, State
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.fields import Field
 from dira_scale.phantom.ct.slab import Lines, Slab
-from dira_scale.phantom.ct.solids import Array, common, ellipsoid, less, oval, ramp, union
+from dira_scale.phantom.ct.solids import Array, difference, ellipsoid, intersection, oval, ramp, union
 from dira_scale.phantom.ct.tissue import Contrast
 from dira_scale.phantom.ct.tubes import Tubes
 
-SQUARE = 0.3  # how far the cavity's outline is from an ellipse's
-BEND = 4.5  # mm by which the anatomy bends, standard deviation
-TOP, BOTTOM = 60.0, -480.0  # z of what the outlines describe
+SQUARE = 0.3  # how much squarer than an ellipse the cavity's outline is
+BEND = 4.5  # standard deviation of the anatomy's bend in mm
+TOP, BOTTOM = 60.0, -480.0  # z range of the outlines
 
 
 @dataclass(frozen=True)
 class Outline:
-    """Of some heights, in mm: half axes of the cavity and of the body, and y of landmarks."""
+    """For given heights, in mm: semi-axes of cavity and body, and y of landmarks."""
 
     cavity_a: Array
     cavity_b: Array
     body_a: Array
     front: Array  # y of the skin in front
     back: Array
-    spine: Array  # y of the vertebral bodies' middle
+    spine: Array  # y of the vertebral bodies' centre
     size: Array  # of the vertebrae, 1 = T12
 
 
 class Points:
-    """Places in the drawn anatomy, on a slab or scattered, and the two surfaces that every organ asks for."""
+    """Points in the drawn anatomy, on a slab or scattered, and the two surfaces that every organ needs."""
 
     def __init__(self, trunk: "Trunk", x: Array, y: Array, z: Array) -> None:
         self.trunk, self.x, self.y, self.z = trunk, x, y, z
@@ -53,7 +53,7 @@ class Points:
 
 
 class Trunk:
-    """One patient in one study (a breath, a phase of contrast)."""
+    """One patient in one study (one breath, one contrast phase)."""
 
     def __init__(self, anatomy: Anatomy, state: State, contrast: Contrast) -> None:
         self.anatomy, self.state, self.contrast = anatomy, state, contrast
@@ -71,7 +71,7 @@ class Trunk:
         return self.anatomy.height / 206
 
     def level(self, vertebra: float) -> float:
-        """z of the middle of a thoracic vertebra (13 = L1)."""
+        """z of the centre of a thoracic vertebra (13 = L1)."""
         return -float(self.chest.vertebra(vertebra))
 
     def _outlines(self) -> dict[str, NDArray]:
@@ -108,15 +108,15 @@ class Trunk:
         return {k: PchipInterpolator(-h[::-1], v[::-1], extrapolate=True)(self._heights) for k, v in tables.items()}
 
     def outline(self, z: Array | float) -> Outline:
-        """At each z, in z's shape."""
+        """The outline at each z, in the shape of z."""
         return Outline(**{k: np.asarray(np.interp(z, self._heights, v), np.float32) for k, v in self._tables.items()})
 
     def spine(self, z: float) -> float:
-        """y of the vertebral bodies' middle."""
+        """y of the vertebral bodies' centre."""
         return float(self.outline(z).spine)
 
     def straight(self, points: NDArray) -> NDArray[np.float64]:
-        """Where points [..., 3] of the drawn, bent anatomy really lie."""
+        """Map points [..., 3] of the drawn, bent anatomy to the straight frame."""
         points = np.asarray(points, float)
         real = points.copy()
         for _ in range(4):  # the bend is gentle, so this converges
@@ -136,7 +136,7 @@ class Trunk:
         return Points(self, *np.asarray(where, np.float32).T)
 
     def slab(self, lines: Lines, edge: float, hu: Array, organ: Array, finding: Array) -> Slab | None:
-        """The part of the given arrays [Z, Y, X] that holds the body; None where it is not on them."""
+        """The part of the given arrays [Z, Y, X] that contains the body; None if it is outside."""
         o = self.outline(lines[0])
         wide, front, back = float(o.body_a.max()) + 12, float(o.front.min()) - 55, float(o.back.max()) + 14
         (y0, y1), (x0, x1) = np.searchsorted(lines[1], (front, back)), np.searchsorted(lines[2], (-wide, wide))
@@ -150,26 +150,26 @@ class Trunk:
         return Slab(lines, *moved, z.astype(np.float32)[:, None, None], edge, *views, *fields)
 
     def inner(self, slab: Slab) -> Slab | None:
-        """The part of a slab that holds the cavity."""
+        """The part of a slab that contains the cavity."""
         o = self.outline(slab.z)
         wide, deep = float(o.cavity_a.max()) + 2, float(o.cavity_b.max()) + 4
         return slab.part((-wide, -deep, -np.inf), (wide, deep, np.inf))
 
     def placed(self, tubes: Tubes) -> Tubes:
-        """Tubes of the drawn anatomy where they really lie."""
+        """Tubes of the drawn anatomy, mapped to the straight frame."""
         return Tubes(self.straight(tubes.ends), tubes.radii)
 
     def cavity(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the inner face of ribs and abdominal wall, the spine and what is beside it left out."""
+        """Distance to the inner face of ribs and abdominal wall, excluding the spine and the tissue beside it."""
         o = self.outline(z)
         inside = oval(x, y + np.float32(2), o.cavity_a, o.cavity_b, SQUARE)
         behind = y - o.spine
         wide = np.float32(18) * o.size + np.float32(0.22) * np.maximum(behind, 0)
         spine = np.hypot(x, np.minimum(behind, 0)) - wide
-        return common(less(inside, spine, 8), z - np.float32(14), 10)
+        return intersection(difference(inside, spine, 8), z - np.float32(14), 10)
 
     def diaphragm(self, x: Array, y: Array, z: Array) -> Array:
-        """Distance to the diaphragm, negative below it: two domes, deeper behind than in front."""
+        """Signed distance to the diaphragm, negative below: two domes, lower at the back than in front."""
         both = None
         for side in (-1, 1):
             (cx, top, _), (ax, rise, _) = self.chest.dome(side)
@@ -183,13 +183,13 @@ class Trunk:
         return both
 
     def body(self, slab: Slab) -> None:
-        """Skin, fat and muscle, everywhere: what lies inside is painted over it."""
+        """Paint skin, fat and muscle everywhere; organs are painted over them."""
         a, (x, y, z) = self.anatomy, (slab.x, slab.y, slab.z)
         o = self.outline(z)
         bump = slab.bump
         middle, half = (o.front + o.back) / 2, (o.back - o.front) / 2
         skin = oval(x, y - middle, o.body_a, half, 0.42)
-        skin = common(skin, y - o.back + np.float32(5), 14)  # lies on its back
+        skin = intersection(skin, y - o.back + np.float32(5), 14)  # flattened: the patient is supine
         if a.breast:
             b = a.breast
             for side in (-1, 1):
@@ -200,7 +200,7 @@ class Trunk:
         slab.paint(skin + 2, tissue.FAT + 9 * patchy)
         thick = np.float32(3 + 0.42 * a.fat)
         inner = oval(x, y - middle, o.body_a - thick, half - thick, 0.42) + np.float32(1.4) * bump
-        inner = common(inner, y - o.back + np.float32(5) + thick * np.float32(0.8), 14)
+        inner = intersection(inner, y - o.back + np.float32(5) + thick * np.float32(0.8), 14)
         slab.paint(inner, tissue.MUSCLE + 5 * patchy)
         furrow = np.minimum(np.abs(inner + np.float32(12) + 2 * bump), np.abs(inner + np.float32(25) + 3 * bump))
         furrow = ramp(-furrow, -1.5, -0.4) * ramp(bump, -0.9, 0)  # between the layers of muscle

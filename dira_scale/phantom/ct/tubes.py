@@ -1,4 +1,4 @@
-"""Tubes as chains of tapering segments, and trees that fill a given space with them."""
+"""Tubes as chains of tapering segments, and space-filling trees of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.curve import curve
 
-MURRAY = 1 / 3  # a branch's radius goes with this power of the tissue that it feeds (Murray 1926)
+MURRAY = 1 / 3  # exponent: a branch's radius by the amount of tissue it supplies (Murray 1926)
 
 
 @dataclass(frozen=True)
@@ -31,18 +31,18 @@ class Tubes:
 
     @classmethod
     def joined(cls, parts: Sequence["Tubes"]) -> "Tubes":
-        """All of them as one."""
+        """All parts as one."""
         return cls(np.concatenate([part.ends for part in parts]), np.concatenate([part.radii for part in parts]))
 
     def __add__(self, other: "Tubes") -> "Tubes":
         return Tubes.joined([self, other])
 
     def wider(self, by: float, factor: float = 1.0) -> "Tubes":
-        """The same with other radii: ``factor`` times them, and ``by`` mm more."""
+        """A copy with radii scaled by ``factor``, plus ``by`` mm."""
         return Tubes(self.ends, self.radii * factor + by)
 
     def within(self, low: float, high: float, reach: float) -> "Tubes":
-        """Those that come within ``reach`` mm of the slices from z = low to high."""
+        """The segments within ``reach`` mm of the slices from z = low to high."""
         z, far = self.ends[..., 2], self.radii.max(1) + reach
         near = (z.min(1) - far < high) & (z.max(1) + far > low)
         return Tubes(self.ends[near], self.radii[near])
@@ -51,9 +51,9 @@ class Tubes:
 def tree(
     start: NDArray, targets: NDArray, radius: float, rng: np.random.Generator, finest: float = 0.45
 ) -> tuple[NDArray, NDArray]:
-    """A tree that feeds every point of ``targets`` [N, 3]: branches [S, 3, 3] (start, bend, end), radii [S].
+    """A tree that supplies all ``targets`` [N, 3]: branches [S, 3, 3] (start, bend, end), radii [S].
 
-    Each branch goes part of the way to the middle of what it feeds and divides that across its longest extent.
+    Each branch goes part of the way to the centre of its targets and divides them across their longest extent.
     """
     paths, radii = [], []
     stack = [(np.asarray(start, float), targets, radius)]
@@ -76,6 +76,6 @@ def tree(
 
 
 def as_tubes(paths: NDArray, radii: NDArray) -> Tubes:
-    """A tree's branches, two segments each."""
+    """A tree's branches as tubes of two segments each."""
     thick = np.repeat(radii[:, None], 2, 1)
     return Tubes(paths[:, :2], thick) + Tubes(paths[:, 1:], thick)

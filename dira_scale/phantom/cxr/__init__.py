@@ -1,1 +1,1 @@
-"""Phantom chest radiographs: a thorax as attenuating volumes, projected, degraded and written as DICOM."""
+"""Phantom chest radiographs: a thorax of attenuating volumes, projected, degraded, written as DICOM."""

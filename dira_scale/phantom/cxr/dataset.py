@@ -1,11 +1,11 @@
-"""Many phantom patients as a folder of DICOM files, with labels, boxes and lung masks beside them.
+"""Phantom patients as a folder of DICOM files with labels, boxes and lung masks.
 
     FOLDER/dicom/PAT00000/STUDY00/IMG.dcm    FOLDER/masks/PAT00000_STUDY00.png
-    FOLDER/labels.csv     one row a file: file, patient, study, the 14 labels (0/1), view, sex, age, mask
+    FOLDER/labels.csv     one row per file: file, patient, study, the 14 labels (0/1), view, sex, age, mask
     FOLDER/boxes.csv      file, label, y, x, h, w (pixels)
     FOLDER/records/, settings.json, phantom.json: see `phantom.folder`
 
-A patient's files depend on (seed, size, mixture of findings, patient number) alone, so they are the same for any number
+A patient's files depend only on (seed, size, mixture of findings, patient number), so they are the same for any number
 of workers.
 """
 
@@ -25,7 +25,7 @@ from dira_scale.phantom.cxr.radiograph import take
 from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record, write
 
-VERSION = 1  # of the drawing: other pictures, another number
+VERSION = 1  # of the drawing; raise it when pictures change
 
 
 def generate(
@@ -33,17 +33,17 @@ def generate(
 ) -> Path:
     """Make phantom patients 0 ... patients - 1 (1 to 4 studies each) in `folder` and return it.
 
-    What a former call finished is kept, so a finished folder costs nothing and a larger number of patients adds to it.
-    mixture: of findings, one of `findings.MIXTURES`. run: how patients are gone through, by default in this process.
-    Raises UserError where the folder was made with other settings.
+    Finished patients are kept, so a finished folder costs nothing and a larger number of patients adds to it.
+    mixture: of findings, one of `findings.MIXTURES`. run: runs the patients, by default in this process.
+    Raises UserError if the folder was made with other settings.
     """
     if mixture not in MIXTURES:
-        raise UserError(f"phantoms have no findings '{mixture}'{nearest(mixture, MIXTURES)}: {' or '.join(MIXTURES)}")
+        raise UserError(f"unknown findings '{mixture}'{nearest(mixture, MIXTURES)}: use {' or '.join(MIXTURES)}")
     if patients < 1 or size < 64:
         raise UserError(f"phantoms need patients >= 1 and size >= 64, not patients={patients}, size={size}")
     folder = Path(folder)
     settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
-    if mixture != "all":  # folders of the default stay byte for byte what they were
+    if mixture != "all":  # folders of the default mixture omit it
         settings["findings"] = mixture
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), run, _tables)
     return folder

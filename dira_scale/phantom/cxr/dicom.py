@@ -21,7 +21,7 @@ def write(
 ) -> bytes:
     """A DICOM file of presentation values [size, size] (uint16, 12 bits, dense = bright).
 
-    key: what its unique identifiers are made from; rng decides the coding, the grey scale's direction and the rest.
+    key: determines its unique identifiers; rng: transfer syntax, direction of the grey scale and the rest.
     """
     inverted, syntax = rng.random() < INVERTED_SHARE, SYNTAXES[int(rng.choice(3, p=SYNTAX_SHARE))]
     ds = Dataset()

@@ -1,7 +1,7 @@
-"""The 14 findings of ChestX-ray14, drawn into the anatomy before it is projected.
+"""The 14 findings of ChestX-ray14, drawn into the anatomy before projection.
 
 A finding first changes the chest (a larger heart, a higher dome: `prepare`), then replaces air by tissue or tissue by
-air (painters.py). Where it lies is fixed for a patient, how marked it is changes from study to study.
+air (painters.py). Its location is fixed per patient; its severity changes between studies.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import numpy as np
 from dira_scale.phantom.anatomy import Chest, State
 from dira_scale.phantom.cxr.view import Map, View
 
-PREVALENCE = {  # relative to one another; roughly the order of ChestX-ray14's counts, the rare ones raised
+PREVALENCE = {  # relative; roughly in the order of ChestX-ray14's counts, rare ones raised
     "Atelectasis": 10,
     "Cardiomegaly": 7,
     "Effusion": 12,
@@ -29,15 +29,15 @@ PREVALENCE = {  # relative to one another; roughly the order of ChestX-ray14's c
     "Hernia": 2,
 }
 LABELS = tuple(PREVALENCE)
-DIFFUSE = {"Edema", "Emphysema"}  # of the whole lung: no box
-# The small mixture: range of severity, and size relative to the usual. Patches of two to five centimetres anywhere in
-# the lungs, plain to the eye at 96 pixels, of which 16 x 16 pixels and random features know little (docs/phantoms.md).
+DIFFUSE = {"Edema", "Emphysema"}  # affect the whole lung: no box
+# The small mixture: range of severity, and relative size. Patches of two to five centimetres anywhere in the lungs,
+# visible at 96 pixels, but hardly to 16 x 16 pixels and random features (docs/phantoms.md).
 SMALL: dict[str, tuple[tuple[float, float], float]] = {
     "Mass": ((0.0, 0.5), 1.0),
     "Pneumonia": ((0.5, 1.0), 0.5),
     "Consolidation": ((0.5, 1.0), 0.5),
 }
-SMALL_SHARE = 0.25  # of the patients have each: a few hundred labelled images hold enough of both
+SMALL_SHARE = 0.25  # share of patients with each: a few hundred labelled images contain enough of both classes
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Finding:
     down: float  # 0 at the apex, 1 at the dome
     severity: float  # 0 ... 1
     seed: int
-    scale: float = 1.0  # of its extent, for those that have a place
+    scale: float = 1.0  # of its extent, for localised findings
 
 
 @dataclass
@@ -63,8 +63,8 @@ class Lungs:
     vessels: Map  # mm of blood
     heart: Map  # mm
     filled: Map  # share of the air that is replaced by tissue
-    solid: Map  # mm of tissue in the air's place
-    emptied: Map  # share of the lung tissue that is lost (1 = free air)
+    solid: Map  # mm of tissue replacing air
+    emptied: Map  # share of lung tissue lost (1 = free air)
 
     def place(self, finding: Finding) -> tuple[float, float]:
         """(x, y) in mm of a finding's centre."""
@@ -73,12 +73,12 @@ class Lungs:
         return finding.side * (inner + finding.across * (outer - inner)), y
 
     def half(self, side: int) -> Map:
-        """1 in the lung of one side."""
+        """1 in the lung on one side."""
         return (self.view.grid[0] * side > 0).astype(np.float32)
 
 
 def draw(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
-    """The findings of each study of a patient: most patients have none or one, each with an onset and a course."""
+    """A patient's findings per study: usually none or one, each with an onset and a course."""
     courses: list[list[Finding]] = [[] for _ in range(studies)]
     count = int(rng.choice(5, p=(0.38, 0.32, 0.18, 0.09, 0.03)))
     weights = np.array(list(PREVALENCE.values()), float)
@@ -94,7 +94,7 @@ def draw(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
 
 
 def draw_small(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
-    """The same for the small mixture: each finding by itself, equal in all studies of the patient."""
+    """As ``draw`` for the small mixture: findings are independent, and equal in all studies."""
     present = []
     for label, (severities, scale) in SMALL.items():
         has, side = rng.random() < SMALL_SHARE, int(rng.choice((-1, 1)))
@@ -105,7 +105,7 @@ def draw_small(rng: np.random.Generator, studies: int) -> list[list[Finding]]:
     return [list(present) for _ in range(studies)]
 
 
-# By what a user calls a mixture: its findings, and how they are drawn for a patient.
+# By name of the mixture: its findings, and the function that draws a patient's.
 MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], list[list[Finding]]]]] = {
     "all": (LABELS, draw),
     "small": (tuple(SMALL), draw_small),
@@ -113,7 +113,7 @@ MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], 
 
 
 def prepare(finding: Finding, state: State) -> State:
-    """The chest as the finding has changed it."""
+    """The chest's state changed by the finding."""
     s, (right, left) = finding.severity, state.domes
     match finding.label:
         case "Cardiomegaly":

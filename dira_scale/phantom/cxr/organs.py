@@ -1,4 +1,4 @@
-"""The organs of a chest on the detector: maps of their thickness in mm, [size, size]."""
+"""The chest's organs projected on the detector: thickness maps in mm, [size, size]."""
 
 import numpy as np
 from scipy import ndimage
@@ -10,7 +10,7 @@ from dira_scale.phantom.cxr.view import Map, View
 
 
 def lungs(chest: Chest, view: View) -> tuple[Map, Map]:
-    """(chest cavity beside the mediastinum, what the domes fill of it), thickness in mm, [size, size]."""
+    """(chest cavity beside the mediastinum, the part filled by the domes), thickness in mm, [size, size]."""
     x, y = view.grid
     line = np.arange(-10, 420, 0.25)
     outer, inner, depth = chest.lateral(line), chest.medial(line), chest.depth(line)
@@ -25,7 +25,7 @@ def lungs(chest: Chest, view: View) -> tuple[Map, Map]:
     for side in (-1, 1):
         (cx, cy, _), (ax, ay, az) = chest.dome(side)
         across = (x - np.float32(cx)) * np.float32(side / ax)
-        across = np.maximum(across, np.float32(-0.5) * across)  # towards the middle it stays high
+        across = np.maximum(across, np.float32(-0.5) * across)  # stays high towards the middle
         down = np.minimum((y - np.float32(cy)) / np.float32(ay), 0)
         dome = np.sqrt(np.maximum(1 - across * across - down * down, 0)) * np.float32(2 * az)
         np.maximum(fill, dome, out=fill)
@@ -59,7 +59,7 @@ def mediastinum(chest: Chest, view: View) -> tuple[Map, Map]:
 
 
 def body(chest: Chest, view: View) -> Map:
-    """The whole body, outside to outside, in mm; smooth, so drawn on a coarse grid and enlarged."""
+    """The body's total thickness in mm; smooth, so drawn on a coarse grid and enlarged."""
     view, size = view.coarse(4), view.size
     x, y = view.grid
     fat = chest.anatomy.fat

@@ -1,4 +1,4 @@
-"""How each finding replaces air by tissue, or tissue by air, on the maps of the lungs."""
+"""Paint each finding on the lungs' maps: replace air by tissue, or tissue by air."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,7 @@ from dira_scale.phantom.cxr.view import Map
 
 
 def paint(finding: Finding, lungs: Lungs) -> tuple[float, float, float, float] | None:
-    """Draw the finding and return its box (y, x, h, w) in pixels, None where it has no place of its own."""
+    """Draw the finding and return its box (y, x, h, w) in pixels, None if it is not localised."""
     rng = np.random.default_rng(finding.seed)
     extent = PAINTERS[finding.label](finding, lungs, rng)
     if finding.label in DIFFUSE:
@@ -34,7 +34,7 @@ def _blob(lungs: Lungs, x: float, y: float, width: float, height: float, edge: f
 
 
 def _fill(lungs: Lungs, share: NDArray) -> Map:
-    """Replace a share of the air by tissue; returns the tissue added, in mm."""
+    """Replace a share of the air by tissue. Returns the added tissue in mm."""
     share = np.clip(share, 0, 0.97).astype(np.float32)
     lungs.filled = 1 - (1 - lungs.filled) * (1 - share)
     return share * lungs.air
@@ -96,7 +96,7 @@ def _consolidation(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     area = _blob(lungs, x, y, size * rng.uniform(0.9, 1.3), size, 0.6)
     gx, gy = lungs.view.grid
     fissure = gy - np.float32(y - 0.5 * size) - np.float32(rng.normal(0, 0.12)) * (gx - np.float32(x))
-    fissure = np.clip(fissure / 4, 0, 1)  # it ends where the lobe ends
+    fissure = np.clip(fissure / 4, 0, 1)  # bounded by the lobe
     grey = 0.42 + 0.35 * f.severity + 0.1 * grain(lungs.view.size, rng)
     return _fill(lungs, area * fissure * grey)
 
@@ -134,11 +134,11 @@ def _atelectasis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 def _edema(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     hilum = float(lungs.chest.vertebra(6.8))
     area = np.zeros_like(lungs.air)
-    for side in (-1, 1):  # the wings of a bat
+    for side in (-1, 1):  # batwing pattern
         area = np.maximum(area, _blob(lungs, side * 58, hilum + 12, 74, 92, 1.0))
     cloudy = np.clip(0.75 + 0.25 * grain(lungs.view.size, rng), 0, 1.3)
     layer = Tubes(lungs.view)
-    for side in (-1, 1):  # Kerley's B lines
+    for side in (-1, 1):  # Kerley B lines
         y = np.sort(rng.uniform(0.72, 0.98, 7)) * lungs.chest.anatomy.height
         outer = lungs.chest.lateral(y) - 2
         lines = np.stack([np.stack([side * (outer - d), y + 0.2 * d, 0 * y], -1) for d in (0, 7, 14)], 1)
@@ -158,7 +158,7 @@ def _fibrosis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     x, y = lungs.view.grid
     low = np.clip(y / np.float32(lungs.chest.anatomy.height) * 1.6 - 0.55, 0.08, 1)
     rim = np.clip(np.abs(x) / np.float32(lungs.chest.width) * 1.3 - 0.2, 0.2, 1)
-    net = np.exp(-np.square(grain(lungs.view.size, rng) / np.float32(0.4)))  # lines between the lobules
+    net = np.exp(-np.square(grain(lungs.view.size, rng) / np.float32(0.4)))  # interlobular lines
     net = ndimage.gaussian_filter(net, 1.3 / lungs.view.spacing, truncate=2.0)
     return _fill(lungs, low * rim * net * np.float32(0.2 + 0.3 * f.severity))
 

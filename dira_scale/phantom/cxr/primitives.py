@@ -1,6 +1,6 @@
 """Path lengths of X-rays through ellipsoids and swept tubes, in closed form on the detector's grid.
 
-A volume becomes a 2D map of thickness, so no voxel is ever stored.
+A volume becomes a 2D thickness map; no voxels are stored.
 """
 
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.cxr.view import Map, View
 
-STEP = 0.75  # detector pixels between two samples of a tube
-BATCH = 256  # tubes sampled alike
+STEP = 0.75  # detector pixels between samples of a tube
+BATCH = 256  # tubes with the same number of samples
 
 
 def upsample(small: Map, size: int) -> Map:

@@ -1,6 +1,6 @@
-"""From thickness to a radiograph: Beer-Lambert, scatter, quantum noise, detector blur, display transform.
+"""From thickness to radiograph: Beer-Lambert, scatter, quantum noise, detector blur, display transform.
 
-Linear attenuation coefficients at an effective energy of 60 keV (about 120 kV, filtered), mass coefficients after
+Linear attenuation coefficients at an effective energy of 60 keV (about 120 kV, filtered), mass coefficients from
 NIST's tables (Hubbell and Seltzer, NISTIR 5632) times ICRU-44 densities.
 """
 
@@ -22,19 +22,19 @@ LEVELS = 4096
 
 @dataclass(frozen=True)
 class Exposure:
-    """How the picture is taken and shown."""
+    """Acquisition and display parameters."""
 
     photons: float = 8.0e4  # per pixel of 0.8 mm in the open beam
-    scatter: float = 0.35  # scattered over primary, behind the grid
+    scatter: float = 0.35  # scatter-to-primary ratio, behind the grid
     blur: float = 0.45  # mm, sigma of the detector
-    equalise: float = 0.35  # share of the slow variation that the display takes away
-    detail: float = 0.7  # by how much structures finer than some 5 mm are raised
+    equalise: float = 0.35  # share of the low frequencies that the display removes
+    detail: float = 0.7  # enhancement of structures finer than about 5 mm
     contrast: float = 1.2
     level: float = 0.97  # grey of the densest parts
 
 
 def _smooth(image: Map, sigma: float) -> Map:
-    """A Gaussian blur of `sigma` pixels, done on a grid as coarse as the blur allows."""
+    """A Gaussian blur of `sigma` pixels, on a grid as coarse as the blur allows."""
     size = len(image)
     factor = next(f for f in (16, 8, 4, 2, 1) if size % f == 0 and f * 1.3 <= max(sigma, 1.3))
     rows = image.reshape(size // factor, factor, size).sum(1)
@@ -47,13 +47,13 @@ def detect(line: Map, spacing: float, exposure: Exposure, rng: np.random.Generat
     primary = np.exp(-line)
     light = primary + np.float32(exposure.scatter) * _smooth(primary, 35 / spacing)
     count = np.float32(exposure.photons * (spacing / 0.8) ** 2)
-    # Poisson noise in its normal limit: the darkest ray still brings hundreds of photons.
+    # Normal approximation of Poisson noise: even the darkest ray has hundreds of photons.
     light += np.sqrt(light / count) * rng.standard_normal(light.shape, np.float32)
     return ndimage.gaussian_filter(light, exposure.blur / spacing, truncate=3.0)
 
 
 def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = None) -> np.ndarray:
-    """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, a film's curve."""
+    """Detected photons -> 12-bit presentation values (dense = bright): logarithm, equalisation, film curve."""
     dense = -np.log(np.maximum(light, 1e-4))
     slow, fine = _smooth(dense, 40 / spacing), _smooth(dense, 4.5 / spacing)
     dense += np.float32(exposure.detail) * (dense - fine) - np.float32(exposure.equalise) * slow
@@ -62,7 +62,7 @@ def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = 
     low, high = np.percentile(inner, (3, 97))
     density = (dense - np.float32(low)) * np.float32(0.82 / (high - low)) + np.float32(0.18)
     np.clip(density, 0, None, out=density)
-    # Steep where the lungs are, flat where the mediastinum is.
+    # Steep in the lungs, flat in the mediastinum.
     grey = 1 - np.exp(density * density * np.float32(-1.2) - density * np.float32(exposure.contrast))
     grey *= np.float32(exposure.level)
     if field is not None:
@@ -72,7 +72,7 @@ def display(light: Map, spacing: float, exposure: Exposure, field: Map | None = 
 
 @lru_cache(maxsize=4)
 def texture(size: int) -> Map:
-    """A periodic tile [2 size, 2 size] of unit-variance noise, amplitude 1/f: the grain of tissue. Always the same."""
+    """A periodic tile [2 size, 2 size] of unit-variance noise, amplitude 1/f: tissue texture. Always the same."""
     side = 2 * size
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)[None, :]) * size
@@ -83,6 +83,6 @@ def texture(size: int) -> Map:
 
 
 def grain(size: int, rng: np.random.Generator) -> Map:
-    """A window [size, size] of the tile, at a random place."""
+    """A window [size, size] of the tile at a random position."""
     top, left = rng.integers(0, size, 2)
     return texture(size)[top : top + size, left : left + size]

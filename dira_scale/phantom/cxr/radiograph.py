@@ -1,4 +1,4 @@
-"""One study: pose and exposure are drawn, the chest with its findings is put together and taken."""
+"""One study: draw pose and exposure, assemble the chest with its findings, take the radiograph."""
 
 from dataclasses import dataclass
 
@@ -15,12 +15,12 @@ from dira_scale.phantom.cxr.vessels import vessels
 from dira_scale.phantom.cxr.view import Map, View
 
 LEAD = 3.0  # line integral of a marker
-SHEATH = 1.3  # a vessel with its wall and the bronchus beside it, over its blood alone
+SHEATH = 1.3  # a vessel with wall and bronchus, relative to its blood
 
 
 @dataclass
 class Radiograph:
-    """A finished picture: 12-bit presentation values (dense = bright), lungs, boxes (y, x, h, w) in pixels."""
+    """A finished image: 12-bit presentation values (dense = bright), lungs, boxes (y, x, h, w) in pixels."""
 
     pixels: np.ndarray  # uint16 [size, size]
     lungs: np.ndarray  # bool [size, size]
@@ -29,7 +29,7 @@ class Radiograph:
 
 
 def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator) -> Radiograph:
-    """Take one radiograph of `anatomy` with `findings`; everything else (pose, breath, exposure) comes from rng."""
+    """Take one radiograph of `anatomy` with `findings`; rng draws everything else (pose, breath, exposure)."""
     view, state, exposure = _pose(anatomy, size, rng)
     for finding in findings:
         state = prepare(finding, state)
@@ -44,12 +44,12 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     line = _line(lungs, rng)
     light = projection.detect(line, view.spacing, exposure, rng)
     pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
-    inside = (cavity > 12) & (air > 0.7 * cavity)  # not where heart or dome take most of the depth
+    inside = (cavity > 12) & (air > 0.7 * cavity)  # except where heart or dome fill most of the depth
     return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
 
 
 def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, State, Exposure]:
-    """Most are taken standing, from behind (PA); the rest lying, from the front: less breath, less care."""
+    """Most are taken standing, PA; the rest supine, AP: less breath, less precise positioning."""
     lying = rng.random() < 0.3
     care = 1.8 if lying else 1.0
     breath = float(rng.gamma(2.0, 8.0 if lying else 3.0))
@@ -76,7 +76,7 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
 
 
 def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
-    """Line integral of the attenuation along every ray, [size, size]."""
+    """Line integrals of attenuation, [size, size]."""
     view, chest = lungs.view, lungs.chest
     body = organs.body(chest, view)
     details = np.random.default_rng(chest.anatomy.seed + 1)
@@ -99,7 +99,7 @@ def _stomach(chest: Chest, view: View, rng: np.random.Generator) -> Map:
 
 
 def _marker(view: View, rng: np.random.Generator) -> Map | float:
-    """A lead letter on the patient's left or right, as technicians lay it; missing on some."""
+    """A lead letter on the patient's left or right; missing on some images."""
     if rng.random() < 0.25:
         return 0.0
     side = 1 if rng.random() < 0.7 else -1
@@ -115,7 +115,7 @@ def _marker(view: View, rng: np.random.Generator) -> Map | float:
 
 
 def _collimator(view: View, rng: np.random.Generator) -> Map | None:
-    """1 in the field, 0 behind the shutters, which stand a little askew; often they are outside the picture."""
+    """1 in the field, 0 behind the slightly rotated shutters; None if they are outside the image."""
     if rng.random() < 0.55:
         return None
     field = np.ones((view.size, view.size), np.float32)

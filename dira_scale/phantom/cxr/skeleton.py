@@ -30,7 +30,7 @@ def ribs(chest: Chest, view: View, rng: np.random.Generator) -> Map:
                     angle = low + (high - low) * np.linspace(0, 1, 48) ** (1.18 if where == "back" else 1.0)
                     thick = 1 - 0.18 * np.exp(-np.square(angle / 0.35)) + 0.12 * np.maximum(angle - np.pi / 2, 0)
                     if where == "front":
-                        thick *= np.sqrt(np.clip((end - angle) / 0.16, 0.03, 1))  # bone gives way to cartilage
+                        thick *= np.sqrt(np.clip((end - angle) / 0.16, 0.03, 1))  # bone becomes cartilage
                     points = _arc(side, angle, start, fall * (1 + 0.015 * side * wobble[2]), widest, deep)
                     arcs[where].append((points, radius * thick))
     total = np.zeros((view.size, view.size), np.float32)
@@ -42,7 +42,7 @@ def ribs(chest: Chest, view: View, rng: np.random.Generator) -> Map:
 
 
 def _arc(side: int, angle: NDArray, start: float, fall: float, widest: float, deep: float) -> NDArray:
-    """A rib from the spine (angle 0) by the flank (pi/2) to its anterior end, [M, 3] in mm."""
+    """A rib from the spine (angle 0) over the flank (pi/2) to its anterior end, [M, 3] in mm."""
     x = 14 + (widest - 14) * np.sin(angle) ** 0.85
     y = start + fall * (1 - np.cos(angle)) ** 1.1 - 7 * np.sin(np.minimum(2 * angle, np.pi)) * (fall > 20)
     return np.stack([side * x, y, -deep * np.cos(angle)], -1)
@@ -81,7 +81,7 @@ def shoulders(chest: Chest, view: View, rng: np.random.Generator) -> Map:
 
 
 def _both(points: NDArray) -> NDArray:
-    """Tubes of the left side [T, M, 3] -> those of both sides [2 T, M, 3]."""
+    """Mirror tubes of the left side: [T, M, 3] -> [2 T, M, 3]."""
     return np.concatenate([points * (-1, 1, 1), points])
 
 
@@ -113,7 +113,7 @@ def _processes(chest: Chest, view: View) -> Map:
     level = chest.vertebra(number)[:, None, None]
     shift = chest.anatomy.scoliosis * np.sin((level - 20) / 70)
     pedicle = (9 + 0.4 * number)[:, None, None]
-    ends = np.array(  # where each begins and ends: in distances of the pedicle, mm aside, mm down
+    ends = np.array(  # start and end of each: in pedicle distances, mm sideways, mm down
         [
             [(0, 0, 6), (0, 0, 21)],
             [(-1, 0, -8), (-1, 0, 1)],

@@ -9,18 +9,18 @@ from dira_scale.phantom.cxr.primitives import Tubes
 from dira_scale.phantom.cxr.view import Map, View
 
 LEVELS = 7
-FINEST = 0.4  # mm: thinner ones drown in the noise
+FINEST = 0.4  # mm: thinner ones are lost in the noise
 SEGMENTS = ((-72, -34), (-48, -30), (-30, -16), (-8, 0), (14, 14), (34, 26), (52, 38), (68, 46), (82, 44))
 MURRAY = 2 ** (-1 / 3)  # radius of each of two equal daughters (Murray 1926: the cubes add up)
 
 
 def vessels(chest: Chest, view: View, rng: np.random.Generator) -> Map:
-    """Thickness of blood in the lungs' vessels, mm, [size, size]; still to be clipped to the aerated lung."""
+    """Thickness of blood in the pulmonary vessels, mm, [size, size]; not yet clipped to the aerated lung."""
     layer = Tubes(view)
     hilum = float(chest.vertebra(6.2))
     unit = chest.anatomy.height / 206
     calibre = chest.state.vessels
-    trunks = np.array(  # the interlobar artery on the right, the left artery over its bronchus, upper branches
+    trunks = np.array(  # right interlobar artery, left artery over its bronchus, upper branches
         [
             [[-6, hilum - 6, 0], [-46, hilum + 2, -8], [-57, hilum + 24, -18], [-63, hilum + 52, -25]],
             [[8, hilum - 12, -5], [46, hilum - 12, -15], [56, hilum + 8, -25], [60, hilum + 42, -32]],
@@ -74,7 +74,7 @@ def _roots(hilum: float, unit: float, rng: np.random.Generator) -> tuple[NDArray
 
 
 def _perpendicular(direction: NDArray, rng: np.random.Generator) -> NDArray:
-    """A random unit vector at right angles to each direction [n, 3]."""
+    """A random unit vector perpendicular to each direction [n, 3]."""
     other = rng.normal(size=direction.shape)
     other -= np.einsum("ni,ni->n", other, direction)[:, None] * direction
     return other / np.sqrt(np.einsum("ni,ni->n", other, other))[:, None]

@@ -1,7 +1,7 @@
-"""The patient before the detector: where a point of the body falls on the picture.
+"""The projection geometry: from points of the body to image pixels.
 
-Patient coordinates are millimetres: x to the patient's left (right in the picture), y down from the lung apices,
-z forward from the middle of the body.
+Patient coordinates are millimetres: x to the patient's left (right in the image), y down from the lung apices,
+z forward from the centre of the body.
 """
 
 from dataclasses import dataclass, replace
@@ -15,14 +15,14 @@ Map = NDArray[np.float32]  # [size, size]
 
 @dataclass(frozen=True)
 class View:
-    """Where the patient stands before the detector: a point source, a rigid rotation (radians) and a shift (mm)."""
+    """The patient's pose before the detector: a point source, a rigid rotation (radians) and a shift (mm)."""
 
     size: int
-    field: float = 400.0  # mm that the square detector is wide
+    field: float = 400.0  # mm per side of the square detector
     yaw: float = 0.0  # about the long axis: shoulders turned
     pitch: float = 0.0  # about the transverse axis: leaning
-    roll: float = 0.0  # in the picture's plane
-    shift: tuple[float, float] = (0.0, 140.0)  # the patient's (x, y) that meets the detector's centre
+    roll: float = 0.0  # in the image plane
+    shift: tuple[float, float] = (0.0, 140.0)  # the patient's (x, y) at the detector's centre
     front: bool = True  # the detector is at the chest (PA) rather than at the back (AP)
     source: float = 1800.0  # mm from focus to detector
 
@@ -40,7 +40,7 @@ class View:
         return roll @ pitch @ yaw
 
     def pixels_per_mm(self, z: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """The magnification of a point at depth z, times pixels per mm."""
+        """Pixels per mm at depth z, including magnification."""
         distance = 130.0 - np.asarray(z) if self.front else 130.0 + np.asarray(z)  # from the detector
         return self.source / (self.source - distance) / self.spacing
 
@@ -54,7 +54,7 @@ class View:
 
     @cached_property
     def grid(self) -> tuple[Map, Map]:
-        """The patient's (x, y) in mm, in the plane z = 0, behind every pixel; each [size, size]."""
+        """The patient's (x, y) in mm in the plane z = 0 for every pixel; each [size, size]."""
         line = (np.arange(self.size, dtype=np.float32) - np.float32((self.size - 1) / 2)) / np.float32(
             self.pixels_per_mm(0.0)
         )
@@ -64,5 +64,5 @@ class View:
         return x, y
 
     def coarse(self, factor: int) -> "View":
-        """The same view on a detector with `factor` times larger pixels."""
+        """The same view with `factor` times larger pixels."""
         return replace(self, size=-(-self.size // factor))

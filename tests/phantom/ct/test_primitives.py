@@ -5,7 +5,7 @@ import pytest
 
 from dira_scale.phantom.ct.fields import Field
 from dira_scale.phantom.ct.slab import FAR, Slab
-from dira_scale.phantom.ct.solids import common, ellipsoid, facing, less, oval, union
+from dira_scale.phantom.ct.solids import difference, ellipsoid, facing, intersection, oval, union
 from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
 
 
@@ -40,9 +40,9 @@ def test_blends_are_minimum_and_maximum_away_from_the_seam() -> None:
     a, b = np.random.default_rng(1).uniform(-20, 20, (2, 1000)).astype(np.float32)
     apart = np.abs(a - b) > 4
     np.testing.assert_array_equal(union(a, b, 4)[apart], np.minimum(a, b)[apart])
-    np.testing.assert_array_equal(common(a, b, 4)[apart], np.maximum(a, b)[apart])
+    np.testing.assert_array_equal(intersection(a, b, 4)[apart], np.maximum(a, b)[apart])
     away = np.abs(a + b) > 4
-    np.testing.assert_array_equal(less(a, b, 4)[away], np.maximum(a, -b)[away])
+    np.testing.assert_array_equal(difference(a, b, 4)[away], np.maximum(a, -b)[away])
     assert (union(a, b, 4) <= np.minimum(a, b)).all() and (np.minimum(a, b) - union(a, b, 4)).max() <= 1.0
 
 
