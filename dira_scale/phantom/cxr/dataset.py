@@ -38,7 +38,7 @@ def generate(
     Raises UserError if the folder was made with other settings.
     """
     if mixture not in MIXTURES:
-        raise UserError(f"unknown findings '{mixture}'{nearest(mixture, MIXTURES)}: use {' or '.join(MIXTURES)}")
+        raise UserError(f"there are no findings '{mixture}'{nearest(mixture, MIXTURES)}: use {' or '.join(MIXTURES)}")
     if patients < 1 or size < 64:
         raise UserError(f"phantoms need patients >= 1 and size >= 64, not patients={patients}, size={size}")
     folder = Path(folder)
