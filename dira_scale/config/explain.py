@@ -55,6 +55,8 @@ def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
         return f"{parent}: it has no such entry yet; +{parent}=… adds one"
     key = next((name for word in words if (name := key_of(word)).startswith(f"{key}.")), key)
     known = [name for name in keys(node, f"{parent}." if parent else "") if not name.startswith(("hydra", "_"))]
+    if known == [f"{parent}."]:
+        return f"unknown key {key}: {parent} has no keys of its own; a mapping is {parent}='{{name: value}}'"
     told = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
     return f"unknown key {key}{nearest(key, known)} ({told})"
 

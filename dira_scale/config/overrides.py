@@ -83,7 +83,12 @@ def _is_literal(word: str, value: str, kind: Places | None) -> bool:
         return kind in (Places.ONE, Places.SEVERAL)
     try:
         return not isinstance(OverridesParser.create().parse_override(word).value(), list | dict)
-    except HydraException:
+    except HydraException as error:
+        if value[-1] == {"[": "]", "{": "}"}[value[0]] and not Path(value).exists():
+            raise UserError(
+                f"{word}: expected a list or a mapping in Hydra's grammar; quote each path in it: "
+                f"{key_of(word)}=\"['first path','second path']\""
+            ) from error
         return True
 
 
@@ -108,7 +113,7 @@ def expand_home(config: DictConfig, places: Iterable[str]) -> None:
         plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
         expanded = _expanded(plain)
         if expanded != plain:
-            OmegaConf.update(config, key, expanded, merge=False)
+            OmegaConf.update(config, key, _escaped(expanded), merge=False)
 
 
 def _expanded(value: Any) -> Any:
@@ -117,6 +122,13 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, list):
         return [_expanded(one) for one in value]
     return _home(value) if isinstance(value, str) else value
+
+
+def _escaped(value: Any) -> Any:
+    """``value`` as OmegaConf must be given it to read it as it is: ``${`` in it is no interpolation. Keys never are."""
+    if isinstance(value, dict | list):
+        return value if isinstance(value, dict) else [_escaped(one) for one in value]
+    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def _home(path: str) -> str:
