@@ -26,7 +26,7 @@ SHARDS = "data.shards=somewhere"
         (["log_every=0"], "log_every=0: must be at least 1"),
         (["checkpoint.keep=0"], "checkpoint.keep=0: must be at least 1"),
         (["stages.di.patience=0"], r"stages\.di\.patience=0: must be at least 1, or null"),
-        (["stages.di.terms=[]"], r"stages\.di\.terms=\[\]: name loss terms"),
+        (["stages.di.terms=[]"], r"stages\.di\.terms=\[\]: name at least one loss term"),
         (["stages.di.epochs=-1"], r"stages\.di\.epochs=-1"),
         (["stages.di.epochs=inf"], r"stages\.di\.epochs=inf"),
         (["stages.di.epochs=nan"], r"stages\.di\.epochs=nan"),
