@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
 from dira_scale.models.card import Card, Source
-from dira_scale.models.formats import FILES, FORMATS, Network, usual
+from dira_scale.models.formats import FILES, FORMATS, Network, default_formats
 from dira_scale.models.weights import trained_encoder, trained_unet
 from dira_scale.places.atomic import write_atomic
 from dira_scale.runs.reader import LATEST, RunReader, TrainingData
@@ -26,7 +26,8 @@ def export(cfg: DictConfig) -> None:
     encoder = trained_encoder(config, tensors)
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
-    formats = usual(network) if cfg.formats is None else [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats
+    chosen = default_formats(network) if cfg.formats is None else cfg.formats
+    formats = [chosen] if isinstance(chosen, str) else chosen
     exports = {name: FORMATS[name](network) for name in formats}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]

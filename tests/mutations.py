@@ -106,15 +106,15 @@ MUTATIONS = (
     Mutation(
         "momentum-update-skipped",
         "methods/moco.py",
-        "follow(key, query, 1.0 - self.momentum)",
-        "follow(key, query, 0.0)",
+        "ema_update(key, query, 1.0 - self.momentum)",
+        "ema_update(key, query, 0.0)",
         ("methods/test_moco.py",),
     ),
     Mutation(
         "momentum-inverted",
         "methods/moco.py",
-        "follow(key, query, 1.0 - self.momentum)",
-        "follow(key, query, self.momentum)",
+        "ema_update(key, query, 1.0 - self.momentum)",
+        "ema_update(key, query, self.momentum)",
         ("methods/test_moco.py",),
     ),
     Mutation(

@@ -29,7 +29,7 @@ from dira_scale.methods import build
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.formats import FILES, MONAI, TORCHVISION
-from dira_scale.models.layouts import Start
+from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 from dira_scale.runs.reader import start_tensors
@@ -238,7 +238,7 @@ def test_what_was_exported_is_a_start_of_another_run(exported, name):
     encoder = build_encoder("test_resnet", size=64).eval()
     unet = UNet(encoder, CHANNELS).eval()
     path = trained.run / "export" / name if name else trained.run
-    Start(path, encoder, start_tensors(path)).fill(unet)
+    StartWeights(path, encoder, start_tensors(path)).fill(unet)
     image = torch.rand(1, 1, 64, 64)
     with torch.no_grad():
         pyramid = trained.method.encoder(image)
@@ -283,7 +283,7 @@ def test_torchvisions_networks_are_laid_out_as_timms(name):
             "or null; did you mean 'timm'?",
         ),
         (["formats=[]"], "formats=[]: must be one of timm"),
-        (["formats=[timm,smp]", "stage=di"], "formats: smp is for a U-Net, and no stage up to this one trained a"),
+        (["formats=[timm,smp]", "stage=di"], "formats: smp needs a U-Net, and no stage up to this one trained a"),
     ],
 )
 def test_formats_that_do_not_fit_are_refused_before_anything_is_written(trained, arguments, expected, capsys):
@@ -387,7 +387,7 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
     random = trained.card_of({})
     assert "started from" not in random and "images above alone" in random
     started = trained.card_of({"weights": "/home/someone/imagenet_r18.safetensors"})
-    assert "started from `imagenet_r18.safetensors`, not at random: its terms" in started
+    assert "started from `imagenet_r18.safetensors`, not at random. Its terms" in started
     assert "images above alone" not in started and "/home" not in started
     assert front(started)["license_name"] == "CC-BY-9.9 and that of imagenet_r18.safetensors"
 

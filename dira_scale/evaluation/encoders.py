@@ -11,7 +11,7 @@ import torch
 
 from dira_scale.errors import UserError
 from dira_scale.models.encoder import DEPTH, Encoder, build_encoder
-from dira_scale.models.layouts import Start
+from dira_scale.models.layouts import StartWeights
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.identity import identity
 from dira_scale.runs.reader import LATEST, RunReader, start_tensors
@@ -76,7 +76,7 @@ def tell_apart(groups: Sequence[Group]) -> None:
 def weights_group(path: str, name: str, size: int) -> Group:
     """The encoder ``name`` with the weights of a file of any layout that pretraining takes."""
     encoder = build_encoder(name, size=size)
-    start = Start(Path(path), encoder, start_tensors(Path(path)))
+    start = StartWeights(Path(path), encoder, start_tensors(Path(path)))
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": start.loaded}])
 
 

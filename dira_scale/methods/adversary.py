@@ -1,6 +1,6 @@
-"""DiRA's adversary on patches (eq. 3): as the authors released it, a least-squares GAN, or to the paper's letter.
+"""DiRA's adversary on patches (eq. 3): a least-squares GAN as in the released code, or the paper's minimax.
 
-It lives beside the method, not inside: the training loop gives it an optimizer and a step of its own.
+It is separate from the method: the training loop gives it its own optimizer and step.
 """
 
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class AdversaryConfig(Schema):
 
 
 class Adversary(nn.Module):
-    """D tells clean patches from restored ones. fp32 throughout; images [b, 1, S, S] in [0, 1].
+    """D distinguishes clean patches from restored ones. fp32 throughout; images [b, 1, S, S] in [0, 1].
 
-    ``lsgan`` (Mao et al., ICCV 2017), the default of the configuration: the score is drawn to 1 for a clean patch and
-    to 0 for a restored one; the generator draws it to 1. ``minimax``: the score's sigmoid is the probability D(x) of a
-    clean patch; D ascends E log D(x) + E log(1 - D(x')) (paper, eq. 3), and the generator descends it.
+    ``lsgan`` (Mao et al., ICCV 2017), the configuration's default: D's target score is 1 for clean and 0 for restored
+    patches, the generator's 1. ``minimax``: the score's sigmoid is the probability D(x) of a clean patch; D ascends
+    E log D(x) + E log(1 - D(x')) (paper, eq. 3), and the generator descends it.
 
     Raises ``UserError`` for a loss that does not exist.
     """
@@ -36,7 +36,7 @@ class Adversary(nn.Module):
     def __init__(self, loss: str = "lsgan") -> None:
         super().__init__()
         if loss not in LOSSES:
-            raise UserError(f"adversary.loss: '{loss}' is not {' or '.join(LOSSES)}{nearest(loss, LOSSES)}")
+            raise UserError(f"adversary.loss={loss}: expected {' or '.join(LOSSES)}{nearest(loss, LOSSES)}")
         self.loss = loss
         self.discriminator = Discriminator()
 
@@ -58,13 +58,13 @@ class Adversary(nn.Module):
 
     @torch.no_grad()
     def accuracy(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The share of patches that D judges right; 0.5 where it cannot tell."""
-        clean_from = 0.5 if self.loss == "lsgan" else 0.0
-        right = self._scores(real) > clean_from, self._scores(fake) <= clean_from
-        return torch.stack([judged.float().mean() for judged in right]).mean()
+        """The share of patches that D classifies correctly; 0.5 is chance."""
+        threshold = 0.5 if self.loss == "lsgan" else 0.0
+        correct = self._scores(real) > threshold, self._scores(fake) <= threshold
+        return torch.stack([patches.float().mean() for patches in correct]).mean()
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """One score a patch, [b, 1, S/8, S/8]; by other ``parameters`` than D's own if any are given."""
+        """One score per patch, [b, 1, S/8, S/8], with ``parameters`` in place of D's own if given."""
         with torch.autocast(images.device.type, enabled=False):
             scores: Tensor = functional_call(self.discriminator, parameters or {}, (at_least_float32(images),))
             return scores

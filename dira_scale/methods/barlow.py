@@ -18,19 +18,19 @@ EPSILON = 1e-5  # added to the variances (BatchNorm's)
 
 
 class BarlowTwins(Method):
-    """Each component of the embedding must be the same for both views and unrelated to all other components.
+    """Each component of the embedding must be the same for both views and uncorrelated with all other components.
 
     L = scale · (sum_i (1 - C_ii)^2 + off_diagonal · sum_{i≠j} C_ij^2) with C [dim, dim] the correlation of the views'
-    embeddings over the **global** batch, whatever ``model.bn_groups``; in evaluation over the batch at hand. It couples
-    the batch, so that a step cannot be accumulated of micro-batches.
+    embeddings over the **global** batch, whatever ``model.bn_groups``; in evaluation over the current batch. As it
+    couples the whole batch, steps cannot accumulate micro-batches.
 
-    Monitors, of the standardised embeddings, which alone the loss compares: ``top1``, how often an image's first is
-    nearest to its second among those of the batch; ``chance``.
+    Monitors, on the standardised embeddings that the loss compares: ``top1``, how often an image's first embedding is
+    nearest to its second in the batch; ``chance``.
 
     Args:
         dim: width of the projector's three layers, the embedding's length.
         off_diagonal: weight of the off-diagonal sum, the paper's lambda.
-        scale: of the whole loss, which is of the order of dim: for what is added to it.
+        scale: of the whole loss, which is of the order of dim, to balance it with other terms.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -42,12 +42,12 @@ class BarlowTwins(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("Barlow Twins", views)
-        for name, value, fits in (
+        for name, value, valid in (
             ("dim", dim, dim > 0),
             ("off_diagonal", off_diagonal, off_diagonal >= 0),
             ("scale", scale, scale > 0),
         ):
-            if not fits:
+            if not valid:
                 raise UserError(f"Barlow Twins' {name}: {value} is out of range")
         self.off_diagonal, self.scale = off_diagonal, scale
         self.encoder = encoder
@@ -56,8 +56,8 @@ class BarlowTwins(Method):
     def check(self, batch: int, accumulate: int) -> None:
         if accumulate > 1:
             raise UserError(
-                f"parallel.accumulate={accumulate}: Barlow Twins correlates over the whole batch and cannot do it part "
-                "by part; take parallel.accumulate=1 with more processes or a smaller data.batch"
+                f"parallel.accumulate={accumulate}: Barlow Twins correlates over the whole batch and cannot accumulate "
+                "it; use parallel.accumulate=1 with more processes or a smaller data.batch"
             )
 
     def enter_stage(self, terms: Sequence[str]) -> None:
@@ -78,14 +78,14 @@ class BarlowTwins(Method):
 def redundancy(correlation: Tensor, off_diagonal: float) -> Tensor:
     """sum_i (1 - C_ii)^2 + off_diagonal · sum_{i≠j} C_ij^2 of C [D, D]."""
     diagonal = correlation.diagonal()
-    # All squares less the diagonal's: a second [D, D] of 256 MB is not needed.
+    # All squares minus the diagonal's, to avoid a second [D, D] of 256 MB.
     others = correlation.square().sum() - diagonal.square().sum()
     return (1 - diagonal).square().sum() + off_diagonal * others
 
 
 def standardised(z: Tensor, training: bool) -> Tensor:
-    """Each component of z [b, D] with mean 0 and variance 1 over the batch, in training of all processes, whose shares
-    are equal. Differentiable through both."""
+    """z [b, D] with mean 0 and variance 1 per component over the batch; in training over all processes, whose shares
+    are equal. Differentiable through mean and variance."""
     var, mean = torch.var_mean(z, dim=0, correction=0)
     if training:
         means, variances = gather(torch.stack([mean, var])[None]).unbind(1)
@@ -95,6 +95,6 @@ def standardised(z: Tensor, training: bool) -> Tensor:
 
 
 def cross_correlation(z1: Tensor, z2: Tensor, training: bool) -> Tensor:
-    """C_ij = mean over the batch of z1_i z2_j, both standardised: [b, D] -> [D, D]; in training of all processes."""
+    """C_ij = mean over the batch of z1_i z2_j, both standardised: [b, D] -> [D, D]; in training over all processes."""
     product = z1.T @ z2
     return reduce_sum(product) / (len(z1) * world()) if training else product / len(z1)

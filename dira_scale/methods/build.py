@@ -1,4 +1,4 @@
-"""From configuration to a method: ``_target_`` names its class, ours or anybody's."""
+"""From configuration to a method: ``_target_`` names its class, ours or yours."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.layouts import Start
+from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
 
 
@@ -32,17 +32,17 @@ def build(
 ) -> Method:
     """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train.
 
-    A method's constructor is given what it asks for by name: ``encoder``, ``unet`` (the encoder with a decoder),
+    A method's constructor gets the arguments that it names: ``encoder``, ``unet`` (the encoder with a decoder),
     ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
-    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``; collective, every
-    process calls it, with the same random state. Where ``model.weights`` is a run folder, ``tensors`` are those of its
-    checkpoint; momentum networks start as copies of what was loaded.
+    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``. Collective: every
+    process calls it, with the same random state. If ``model.weights`` is a run folder, ``tensors`` are those of its
+    checkpoint; momentum networks start as copies of the loaded weights.
 
-    Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is no method, an argument that it
-    does not have or that is missing, sizes that do not divide.
+    Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
+    missing argument, sizes that do not divide.
     """
     encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
-    start = Start(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
+    start = StartWeights(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
 
     def unet() -> UNet:
         network = UNet(encoder, model_cfg.decoder_channels)
@@ -61,7 +61,7 @@ def build(
 
 
 def views_of(cfg: DictConfig) -> ViewSpec:
-    """The views of ``configs/views/*.yaml``; raises ``UserError`` where they make no sense."""
+    """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
     try:
         views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
     except InstantiationException as error:
@@ -80,14 +80,14 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
             hint = nearest(name, choices) or (
                 f"; if another method's experiment set it, {_experiments(key, node['_target_'])}add ~{key}.{name}"
             )
-            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, it has {', '.join(choices)}{hint}")
+            raise UserError(f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(choices)}{hint}")
     arguments = {name: make() for name, make in offered.items() if name in parameters}
     if "base" in parameters and "base" in given:
         arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if required and name not in arguments and name not in given:
-            raise UserError(f"{key}.{name}: is missing, {target.__name__} needs it")
+            raise UserError(f"{key}.{name} is missing: {target.__name__} needs it")
     method = instantiate({"_target_": node["_target_"], **given}, _partial_=True, _convert_="all")(**arguments)
     if not isinstance(method, Method):
         raise UserError(f"{key}._target_: {node['_target_']} is not a dira_scale.methods.Method")
@@ -95,18 +95,18 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
 
 
 def _experiments(key: str, target: str) -> str:
-    """Names our experiments that train this very method, if there are such."""
-    found = []
+    """Advice naming our experiments that train this very method; empty if there are none."""
+    matching = []
     for path in sorted((folder("configs") / "experiment").glob("*.yaml")):
         config = compose("pretrain", [f"experiment={path.stem}", "data.shards=any"])
         if OmegaConf.select(config, f"{key}._target_") == target:
-            found.append(f"experiment={path.stem}")
-    return f"take {' or '.join(found)}, or " if found else ""
+            matching.append(f"experiment={path.stem}")
+    return f"use {' or '.join(matching)}, or " if matching else ""
 
 
 def _target(node: dict[str, Any], key: str) -> Any:
     if "_target_" not in node:
-        raise UserError(f"{key}._target_: is missing; name the method's class, such as dira_scale.methods.moco.MoCo")
+        raise UserError(f"{key}._target_ is missing: name the method's class, such as dira_scale.methods.moco.MoCo")
     try:
         return get_object(node["_target_"])
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -120,10 +120,10 @@ def _plain(node: Any) -> dict[str, Any]:
 
 
 def check_groups(batch: int, groups: int) -> None:
-    """Raise ``UserError`` where a global ``batch`` does not hold ``groups`` BatchNorm groups."""
+    """Raise ``UserError`` if a global ``batch`` does not divide into ``groups`` BatchNorm groups."""
     if groups >= 1 and (batch % groups or batch // groups < 2):
-        fits = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
+        possible = [n for n in range(1, batch // 2 + 1) if batch % n == 0]
         raise UserError(
             f"model.bn_groups: data.batch={batch} does not divide into {groups} BatchNorm groups of at least 2 "
-            f"samples; groups that do: {', '.join(map(str, fits)) or 'none'}"
+            f"samples; possible: {', '.join(map(str, possible)) or 'none'}"
         )

@@ -1,4 +1,4 @@
-"""Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that DiRA's paper does not have."""
+"""Bootstrap your own latent (Grill et al., NeurIPS 2020): a base that is not in DiRA's paper."""
 
 import copy
 import math
@@ -14,24 +14,24 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, matches, negative_cosine
 from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import MLP
-from dira_scale.models.momentum import follow
+from dira_scale.models.momentum import ema_update
 
 
 class BYOL(Method):
-    """Each view must predict the embedding that a slowly following target network gives the other.
+    """Each view must predict the other's embedding by the target network, a moving average of the online network.
 
     L = |p1 - z2'|^2 + |p2 - z1'|^2 of unit vectors (eq. 2, both ways), 2 - 2 cosine each: in [0, 8], 4 at the start.
     p is the ``predictor``'s output for the online network's embedding, z' the target network's embedding. Gradients
-    reach the online network alone; the target network follows it as an exponential moving average of its parameters,
-    fp32. Its share of itself grows from ``momentum`` to 1 by half a cosine over the stage (sec. 3.2).
+    reach the online network only; the target network is an exponential moving average of its parameters, fp32. The
+    momentum grows from ``momentum`` to 1 by half a cosine over the stage (sec. 3.2).
 
-    Monitors: ``top1``, how often an image's first embedding is nearest to its second among those of the batch, both of
-    the online network; ``chance``.
+    Monitors: ``top1``, how often an image's first embedding is nearest to its second in the batch, both from the online
+    network; ``chance``.
 
     Args:
         hidden: width of the hidden layers of projector and predictor.
         dim: the embedding's length.
-        momentum: share of itself that the target network keeps at a stage's first step.
+        momentum: of the target network at a stage's first step.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -43,12 +43,12 @@ class BYOL(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("BYOL", views)
-        for name, value, fits in (
+        for name, value, valid in (
             ("hidden", hidden, hidden > 0),
             ("dim", dim, dim > 0),
             ("momentum", momentum, 0 <= momentum <= 1),
         ):
-            if not fits:
+            if not valid:
                 raise UserError(f"BYOL's {name}: {value} is out of range")
         self.momentum = momentum
         self.encoder = encoder
@@ -78,7 +78,7 @@ class BYOL(Method):
         assert self.training, "after_step follows a training step"
         online = [*self.encoder.parameters(), *self.projector.parameters()]
         target = [*self.target_encoder.parameters(), *self.target_projector.parameters()]
-        follow(target, online, 1.0 - self.current_momentum)
+        ema_update(target, online, 1.0 - self.current_momentum)
 
     @property
     def current_momentum(self) -> float:

@@ -18,18 +18,18 @@ RESTORED_VIEWS = MappingProxyType({"first": 1, "both": 2})
 
 
 class DiRA(Method):
-    """L = w_di L_di + w_re L_re + w_ad L_ad around any discriminative ``base`` that shows its feature pyramid.
+    """L = w_di L_di + w_re L_re + w_ad L_ad around any discriminative ``base`` that returns its feature pyramids.
 
-    One encoder pass feeds both the base's head and the decoder, which restores the first view, or both of a base that
-    learns from both: distorted in, clean (and flipped alike) out. L_ad is the adversary's judgement of
-    ``Terms.restored``; the loop adds it.
+    One encoder pass feeds both the base's head and the decoder. The decoder restores the first view, or both if the
+    base learns from both: distorted in, clean (with the same flip) out. L_ad is the adversary's loss on
+    ``Terms.restored``; the training loop adds it.
 
     Args:
-        weights: of the terms; a weight of 0 computes a term and learns nothing from it.
+        weights: of the terms; a term with weight 0 is computed but not learnt.
         restoration: distance between restored and clean: ``mse`` or ``l1``.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 
-    Raises ``UserError`` for an unknown or a missing weight, an unknown option, and two views of a base that has one.
+    Raises ``UserError`` for an unknown or missing weight, an unknown option, or ``both`` with a base of one view.
     """
 
     decoder: nn.Module
@@ -53,11 +53,11 @@ class DiRA(Method):
             ("restore", restore, RESTORED_VIEWS),
         ):
             if value not in choices:
-                raise UserError(f"method.{key}: '{value}' is not {' or '.join(choices)}{nearest(value, choices)}")
+                raise UserError(f"method.{key}={value}: expected {' or '.join(choices)}{nearest(value, choices)}")
         if RESTORED_VIEWS[restore] > base.gradient_views:
             raise UserError(
-                f"method.restore={restore}: {type(base).__name__} learns from one view alone; "
-                "take method.restore=first, or a base of two such as simsiam"
+                f"method.restore={restore}: {type(base).__name__} learns from one view only; "
+                "use method.restore=first, or a base with two such as simsiam"
             )
         assert unet.encoder is base.encoder, "the decoder belongs to the base's encoder"
         self.base = base

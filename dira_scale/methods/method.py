@@ -1,4 +1,4 @@
-"""What the training loop knows of a method."""
+"""The interface between a method and the training loop."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,31 +16,31 @@ class Terms:
     """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
-    # [b, 1, S, S] in [0, 1] each, ``restored`` with gradient; of v restored views [v·b, 1, S, S], the first's first.
+    # Each [b, 1, S, S] in [0, 1], ``restored`` with gradient; with v restored views [v·b, 1, S, S], first view first.
     restored: Tensor | None = None
-    target: Tensor | None = None  # what it should look like
+    target: Tensor | None = None  # for ``restored``
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
-    # Feature pyramids (finest first) of the views that carry gradient, in the views' order: for a method that wraps
-    # this one. In training the loop leaves of them the encoder's output alone, in ``features``.
+    # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
+    # In training the loop keeps only the encoder's output of them, in ``features``.
     pyramids: tuple[list[Tensor], ...] = ()
     features: tuple[Tensor, ...] = ()
-    embeddings: tuple[Tensor, ...] = ()  # what is compared, of each view, [b, dim], detached: for the health monitors
+    embeddings: tuple[Tensor, ...] = ()  # of each view, as compared, [b, dim], detached: for the health monitors
 
 
 class Method(nn.Module):
-    """A self-supervised objective: ``forward`` computes it, ``after_step`` moves what no gradient moves.
+    """A self-supervised objective: ``forward`` computes it, ``after_step`` updates what has no gradient.
 
-    A subclass says which loss terms it has in ``weights`` (each term's factor in the total) and needs nothing else of
-    the loop. Processes appear only through ``dira_scale.distributed.collectives`` and only in training: there every
-    process calls ``forward`` for its part of every batch, in evaluation each for batches of its own.
+    A subclass declares its loss terms in ``weights`` (each term's factor in the total) and needs nothing else from the
+    loop. It may communicate only through ``dira_scale.distributed.collectives`` and only in training: there every
+    process calls ``forward`` for its part of every batch; in evaluation each process has its own batches.
     """
 
-    gradient_views: ClassVar[int] = 1  # how many views' pyramids ``forward`` returns
+    gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns
     views: ViewSpec
     weights: dict[str, float]
     encoder: nn.Module
     decoder: nn.Module | None
-    progress: float  # share of the stage that is done, 0 to 1; the loop sets it before every step
+    progress: float  # completed share of the stage, 0 to 1; the loop sets it before every step
 
     def __init__(self, views: ViewSpec, weights: dict[str, float]) -> None:
         super().__init__()
@@ -51,12 +51,12 @@ class Method(nn.Module):
         self.active = tuple(self.weights)
 
     def check(self, batch: int, accumulate: int) -> None:
-        """Raise ``UserError`` where this global batch, in ``accumulate`` micro-batches, cannot be trained."""
+        """Raise ``UserError`` if the method cannot train this global batch in ``accumulate`` micro-batches."""
 
     def enter_stage(self, terms: Sequence[str]) -> None:
-        """Train these loss terms from now on; parameters that none of them reaches lose ``requires_grad``.
+        """Train these loss terms from now on; parameters that none of them uses lose ``requires_grad``.
 
-        No terms: this method idles inside another, which trains its encoder.
+        Without terms, this method idles inside another one that trains its encoder.
         """
         for term in terms:
             if term not in self.weights:
@@ -65,7 +65,7 @@ class Method(nn.Module):
         self.active = tuple(terms)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        """``clean`` and ``distorted``: each view [b, 1, S, S] in [0, 1]; ``batch`` is where they come from."""
+        """``clean`` and ``distorted``: each view of ``batch``, [b, 1, S, S] in [0, 1]."""
         raise NotImplementedError
 
     def after_step(self) -> None:

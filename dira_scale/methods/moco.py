@@ -17,21 +17,21 @@ from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.models import norm
 from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import Projector
-from dira_scale.models.momentum import follow
+from dira_scale.models.momentum import ema_update
 
 NEVER = 2**30  # steps
 
 
 class MoCo(Method):
-    """A view must find its sibling among the siblings of many other images.
+    """A view must find the other view of its image among the views of many other images.
 
-    The first view's embedding is the query, the second's, by the key encoder, its positive key. Negatives are the keys
-    of earlier batches in a first-in-first-out ``queue`` [K, dim]. Gradients reach the query encoder alone; the key
-    encoder follows it as an exponential moving average of its parameters, fp32. It has no decoder.
+    The query is the first view's embedding, its positive key the second view's by the key encoder. Negatives are keys
+    of earlier batches in a first-in-first-out ``queue`` [K, dim]. Gradients reach the query encoder only; the key
+    encoder is an exponential moving average of its parameters, fp32. There is no decoder.
 
     Monitors: ``top1``, the share of queries whose best match among the keys of this (micro-)batch, in training of all
-    processes, is their own; ``chance``, what guessing gives; ``queue_fresh``, the share of the queue that is younger
-    than the 1 / (1 - momentum) steps in which the key encoder moves on: older keys mislead.
+    processes, is their own; ``chance``; ``queue_fresh``, the share of keys younger than 1 / (1 - momentum) steps, in
+    which the key encoder drifts: older keys mislead.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -52,13 +52,13 @@ class MoCo(Method):
     ) -> None:
         super().__init__(views, weights={"di": 1.0})
         check_pair("MoCo", views)
-        for name, value, fits in (
+        for name, value, valid in (
             ("dim", dim, dim > 0),
             ("queue", queue, queue > 0),
             ("temperature", temperature, temperature > 0),
             ("momentum", momentum, 0 <= momentum <= 1),
         ):
-            if not fits:
+            if not valid:
                 raise UserError(f"MoCo's {name}: {value} is out of range")
         self.temperature, self.momentum = temperature, momentum
         self.encoder = encoder
@@ -67,22 +67,22 @@ class MoCo(Method):
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(queue, dim), dim=1))
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
-        # Steps since each key came, for the monitor; the random ones of the start are older than any.
+        # Age of each key in steps, for the monitor; the initial random keys are older than any.
         self.register_buffer("queue_age", torch.full((queue,), NEVER, dtype=torch.int32))
         self._waiting: list[Tensor] = []  # keys of this step's micro-batches, each [W, b, dim]
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:
-            whole = max(1, round(len(self.queue) / batch)) * batch
+            multiple = max(1, round(len(self.queue) / batch)) * batch
             raise UserError(
                 f"method: a queue of {len(self.queue)} keys is not a multiple of data.batch={batch}; "
-                f"set the queue to {whole}, or a batch that divides it"
+                f"set the queue to {multiple}, or a batch that divides it"
             )
         groups = norm.groups(self)
         if groups > 1 and groups // accumulate < 2:
             raise UserError(
                 f"parallel.accumulate={accumulate} with model.bn_groups={groups}: a micro-batch would be one BatchNorm "
-                f"group, whose statistics give a query's key away; take model.bn_groups={2 * accumulate} or more"
+                f"group, whose statistics leak a query's key; use model.bn_groups={2 * accumulate} or more"
             )
 
     def enter_stage(self, terms: Sequence[str]) -> None:
@@ -107,14 +107,14 @@ class MoCo(Method):
         assert self.training and self._waiting, "after_step follows a training step"
         query = [*self.encoder.parameters(), *self.projector.parameters()]
         key = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
-        follow(key, query, 1.0 - self.momentum)
+        ema_update(key, query, 1.0 - self.momentum)
         # A rank's part of the global batch is its micro-batches one after another.
         keys = torch.cat(self._waiting, dim=1).flatten(0, 1)
         self._waiting.clear()
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
         self.queue_age += 1
-        self.queue_age.index_fill_(0, slots, 0)  # assigning 0 would copy it over from the host, which waits
+        self.queue_age.index_fill_(0, slots, 0)  # assigning 0 would copy it from the host and synchronise
         self.queue_pointer.copy_((self.queue_pointer + len(keys)) % len(self.queue))
 
     def _fresh(self) -> Tensor:
@@ -122,11 +122,11 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
-        """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order, and where this rank's begin.
+        """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order; index of this rank's first.
 
-        In evaluation, those of this process: it evaluates batches of its own.
-        Where BatchNorm has several groups, a query and its key must not be normalised among the same images, for the
-        statistics would give the answer away: all processes' images are shuffled before, and the keys put back after.
+        In evaluation only this process's keys: each process evaluates its own batches.
+        With several BatchNorm groups, a query and its key must not be normalised among the same images, because the
+        statistics would leak the answer: all processes' images are shuffled first, and the keys put back in order.
         """
         if not self.training:
             return self._embed(images), 0
@@ -146,7 +146,7 @@ class MoCo(Method):
 def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
     """Mean over b of -log(e^(q·k/t) / (e^(q·k/t) + sum over the queue of e^(q·n/t))): unit q, k [b, D], queue [K, D].
 
-    In the queue's float32 under autocast too.
+    Always in the queue's float32, even under autocast.
     """
     with torch.autocast(queries.device.type, enabled=False):
         positive = (queries * keys).sum(dim=1, keepdim=True)
@@ -156,5 +156,5 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
 
 
 def _permutation(count: int, step: int, micro_batch: int) -> IntArray:
-    """The same on every process, another one for every micro-batch; it lies on the host, as what goes where does."""
+    """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
     return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)

@@ -1,4 +1,4 @@
-"""DiRA's restoration task: undo the distortion, pixel by pixel (eq. 2, whose distance is "such as L1 or L2")."""
+"""DiRA's restoration task: undo the distortion pixel by pixel (eq. 2, with a distance "such as L1 or L2")."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

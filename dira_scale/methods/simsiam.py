@@ -16,10 +16,10 @@ from dira_scale.models.heads import MLP
 class SimSiam(Method):
     """Each view must predict the other's embedding: L = D(p1, sg(z2)) / 2 + D(p2, sg(z1)) / 2, D = -cosine.
 
-    z is the projector's output for a view, p the ``predictor``'s for z. No gradient flows into z (``sg``); without that
-    all embeddings would become one. L lies in [-1, 1] and starts near 0.
+    z is the projector's output for a view, p the ``predictor``'s for z. No gradient flows into z (``sg``), which
+    prevents collapse. L is in [-1, 1] and starts near 0.
 
-    Monitors: ``top1``, how often an image's first z is nearest to its second among those of the batch; ``chance``.
+    Monitors: ``top1``, how often an image's first z is nearest to its second in the batch; ``chance``.
 
     Args:
         dim: width of the projector's three layers, the embedding's length.
@@ -34,7 +34,7 @@ class SimSiam(Method):
         super().__init__(views, weights={"di": 1.0})
         check_pair("SimSiam", views)
         if min(dim, bottleneck) < 1:
-            raise UserError(f"SimSiam's dim and bottleneck: {dim} and {bottleneck} must be at least 1")
+            raise UserError(f"SimSiam's dim and bottleneck must be at least 1, got {dim} and {bottleneck}")
         self.encoder = encoder
         self.projector = MLP(encoder.channels[-1], dim, dim, dim, normalised=True)
         self.predictor = MLP(dim, bottleneck, dim)

@@ -1,1 +1,1 @@
-"""Figures of arrays: pure functions."""
+"""Metrics on arrays: pure functions."""

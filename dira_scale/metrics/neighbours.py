@@ -1,7 +1,7 @@
-"""Weighted k-nearest-neighbour classification of frozen features: what they know of labels, without training anything.
+"""Weighted k-nearest-neighbour classification of frozen features: label information without any training.
 
 Wu et al. (CVPR 2018, sec. 3.4) with DINO's k of 20 (Caron et al., ICCV 2021): the k nearest by cosine similarity s vote
-with weight exp(s / 0.07). Labels are many and independent here, so each has votes of its own.
+with weight exp(s / 0.07). Labels are independent, so each has its own vote.
 """
 
 import numpy as np
@@ -23,19 +23,19 @@ def knn_scores(
     """The share of the vote for each label, float32 [m, L] in [0, 1], on the device of ``bank``.
 
     Args:
-        bank, queries: features [n, d] and [m, d]; their lengths do not matter.
-        bank_labels: [n, L] in [0, 1], NaN = unknown. A label's voters are the k nearest among those that know it
-            (all of them where fewer than k do); its scores are NaN where none does.
-        leave_one_out: ``queries`` are ``bank`` itself, in its order: nobody votes for itself.
+        bank, queries: features [n, d] and [m, d]; their norms do not matter.
+        bank_labels: [n, L] in [0, 1], NaN = unknown. A label's voters are the k nearest images whose label is known
+            (all such images if fewer than k); its scores are NaN if there are none.
+        leave_one_out: ``queries`` are ``bank`` itself, in the same order; no image votes for itself.
     """
     features, labels = torch.as_tensor(bank), torch.as_tensor(bank_labels)
-    asked, labels = torch.as_tensor(queries).to(features.device), labels.to(features.device, torch.float32)
-    assert not leave_one_out or asked.shape == features.shape, "leave_one_out: the queries are the bank"
-    features, asked = (F.normalize(x.float(), dim=1) for x in (features, asked))
-    scores = labels.new_full((len(asked), labels.shape[1]), torch.nan)
-    known, pattern = torch.unique(~labels.isnan(), dim=1, return_inverse=True)  # labels known of the same images
-    for first in range(0, len(asked), CHUNK):
-        similarity = asked[first : first + CHUNK] @ features.T
+    query, labels = torch.as_tensor(queries).to(features.device), labels.to(features.device, torch.float32)
+    assert not leave_one_out or query.shape == features.shape, "leave_one_out: the queries must be the bank"
+    features, query = (F.normalize(x.float(), dim=1) for x in (features, query))
+    scores = labels.new_full((len(query), labels.shape[1]), torch.nan)
+    known, pattern = torch.unique(~labels.isnan(), dim=1, return_inverse=True)  # groups labels known of the same images
+    for first in range(0, len(query), CHUNK):
+        similarity = query[first : first + CHUNK] @ features.T
         if leave_one_out:
             rows = torch.arange(len(similarity), device=features.device)
             similarity[rows, first + rows] = -torch.inf
@@ -49,17 +49,17 @@ def knn_scores(
 def mean_auc(scores: Tensor | np.ndarray, labels: Tensor | np.ndarray) -> float:
     """Area under the ROC curve, averaged over the labels that have both classes; NaN if none has. Both [n, L].
 
-    A label in (0, 1) counts as positive from 0.5 on; images of unknown label or score do not count.
+    Labels from 0.5 on are positive; images with unknown label or score do not count.
     """
-    from sklearn.metrics import roc_auc_score  # late: it takes as long to import as torch, and few runs ask for it
+    from sklearn.metrics import roc_auc_score  # lazy: imports as slowly as torch, and few runs need it
 
-    guesses, truths = torch.as_tensor(scores).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
+    score_array, label_array = torch.as_tensor(scores).cpu().numpy(), torch.as_tensor(labels).cpu().numpy()
     areas = []
-    for guess, truth in zip(guesses.T, truths.T, strict=True):
-        known = ~(np.isnan(truth) | np.isnan(guess))
-        positive = truth[known] >= 0.5
+    for score, label in zip(score_array.T, label_array.T, strict=True):
+        known = ~(np.isnan(label) | np.isnan(score))
+        positive = label[known] >= 0.5
         if positive.any() and not positive.all():
-            areas.append(roc_auc_score(positive, guess[known]))
+            areas.append(roc_auc_score(positive, score[known]))
     return float(np.mean(areas)) if areas else float("nan")
 
 
@@ -68,6 +68,6 @@ def _votes(similarity: Tensor, labels: Tensor, k: int, temperature: float) -> Te
     if not len(labels):
         return labels.new_full((len(similarity), labels.shape[1]), torch.nan)
     nearest, index = similarity.topk(min(k, len(labels)), dim=1)
-    # Relative to the best, so that nothing overflows; one left out, at -inf, has no weight, also where it is alone.
+    # Relative to the best, against overflow; an excluded image, at -inf, has weight 0, even if it is the only one.
     weights = ((nearest - nearest[:, :1]) / temperature).exp().masked_fill(nearest.isneginf(), 0.0)
     return torch.einsum("mk,mkc->mc", weights / weights.sum(dim=1, keepdim=True), labels[index])

@@ -1,4 +1,4 @@
-"""Restoration of held-out images, beside what costs nothing: the distorted input, a blur of it, Telea's inpainting."""
+"""Restoration of held-out images against trivial baselines: the distorted input, a blur of it, Telea's inpainting."""
 
 import cv2
 import numpy as np
@@ -14,19 +14,19 @@ class RestorationTable:
         self._scores: dict[str, list[tuple[float, float]]] = {name: [] for name in RESTORERS}
 
     def add(self, clean: np.ndarray, distorted: np.ndarray, hole: np.ndarray, restored: np.ndarray) -> None:
-        """Count one image; each [S, S] float32 in [0, 1], ``hole`` bool: what a cutout zeroed."""
-        tried = {
+        """Add one image; each [S, S] float32 in [0, 1], ``hole`` bool: pixels zeroed by a cutout."""
+        restorations = {
             "distorted": distorted,
             "blur": cv2.blur(distorted, (5, 5), borderType=cv2.BORDER_REFLECT),
             "telea": telea(distorted, hole),
             "restored": restored,
         }
-        for name, image in tried.items():
+        for name, image in restorations.items():
             mse = float(np.mean((image - clean) ** 2))
             self._scores[name].append((mse, float(structural_similarity(clean, image, data_range=1.0))))
 
     def rows(self, stage: str) -> list[dict[str, str | float | int]]:
-        """One row a restorer: stage, restorer, mse, mse_sd, ssim, ssim_sd (over images), n."""
+        """One row per restorer: stage, restorer, mse, mse_sd, ssim, ssim_sd (over images), n."""
         table: list[dict[str, str | float | int]] = []
         for name, scores in self._scores.items():
             (mse, ssim), (mse_sd, ssim_sd) = np.mean(scores, axis=0).tolist(), np.std(scores, axis=0, ddof=1).tolist()
@@ -36,7 +36,7 @@ class RestorationTable:
 
 
 def telea(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
-    """OpenCV's inpainting (Telea 2004, radius 3) of ``hole`` (bool); [S, S] in [0, 1], 8 bits inside the hole."""
+    """OpenCV's inpainting (Telea 2004, radius 3) of ``hole`` (bool); [S, S] in [0, 1], 8-bit precision in the hole."""
     eight_bits = np.round(image * 255).astype(np.uint8)
     filled = cv2.inpaint(eight_bits, hole.astype(np.uint8), 3, cv2.INPAINT_TELEA).astype(np.float32) / 255
     return np.where(hole, filled, image)

@@ -1,4 +1,4 @@
-"""Structural similarity on the device, for monitors; tables are made with scikit-image's."""
+"""Structural similarity on the device, for monitors; tables use scikit-image's."""
 
 import math
 
@@ -12,12 +12,12 @@ C1, C2 = 0.01**2, 0.03**2  # for images in [0, 1]
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """Wang et al. (IEEE TIP 2004, eq. 13) of each pair, [n], over the windows that lie inside; [n, 1, H, W] in [0, 1].
+    """SSIM of each pair, [n] (Wang et al., IEEE TIP 2004, eq. 13), over inner windows; [n, 1, H, W] in [0, 1].
 
     Raises ``ValueError`` for images smaller than a window.
     """
     if min(a.shape[-2:]) <= 2 * RADIUS:
-        raise ValueError(f"images of {tuple(a.shape[-2:])} pixels hold no window of {2 * RADIUS + 1}")
+        raise ValueError(f"images of {tuple(a.shape[-2:])} pixels are smaller than a window of {2 * RADIUS + 1}")
     a, b = a.float(), b.float()
     mean_a, mean_b, aa, bb, ab = _blurred(torch.cat([a, b, a * a, b * b, a * b], dim=1)).unbind(1)
     luminance = (2 * mean_a * mean_b + C1) / (mean_a**2 + mean_b**2 + C1)
@@ -26,10 +26,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor) -> Tensor:
-    """Where the window lies inside: [..., H, W] -> [..., H - 2 RADIUS, W - 2 RADIUS].
+    """Gaussian filter without padding: [..., H, W] -> [..., H - 2 RADIUS, W - 2 RADIUS].
 
-    Shifted and summed: a convolution of one channel takes many times its images' memory on a CPU, and on a GPU it, like
-    a product of matrices, may be done in TF32, which is too coarse for the differences of squares that follow.
+    Shifts and sums: a one-channel convolution takes many times the images' memory on a CPU, and on a GPU it may, like a
+    matrix product, run in TF32, which is too coarse for the differences of squares that follow.
     """
     for axis in (-1, -2):
         size = x.shape[axis] - 2 * RADIUS

@@ -1,1 +1,1 @@
-"""Networks: encoder, U-Net, heads, discriminator, and the BatchNorm whose statistics follow the global batch."""
+"""Networks: encoder, U-Net, heads, discriminator, and BatchNorm over groups of the global batch."""

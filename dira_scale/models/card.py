@@ -1,4 +1,4 @@
-"""The model card beside exported weights: what they were trained on and how, how to load them, what they are not."""
+"""The model card beside exported weights: data, training recipe, how to load them, limits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,21 @@ TITLES = {
 class Source:
     """One dataset that the weights were trained on."""
 
-    name: str  # as its dataset.json has it; of its folder where that cannot be read
-    hash: str  # content hash, of the run's configuration
-    modality: str = ""  # this and the following: what its dataset.json says
+    name: str  # from its dataset.json; the folder's name if that cannot be read
+    hash: str  # content hash, from the run's configuration
+    modality: str = ""  # this and the following: from its dataset.json
     licence: str = ""
-    images: int = 0  # in the split that was trained on
-    unread: str = ""  # why dataset.json could not be asked
+    images: int = 0  # in the training split
+    unread: str = ""  # why dataset.json could not be read
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card tells.
+    """A card's content.
 
     Attributes:
         config: the run's resolved configuration.
-        loss: the lowest validation loss of the stage; None where these are not its best weights.
+        loss: the lowest validation loss of the stage; None if these are not its best weights.
         decoder: whether a decoder was trained.
         exports: by format, the files beside the card.
     """
@@ -64,14 +64,14 @@ class Card:
         lines = [
             "library_name: timm",
             f"tags: {json.dumps(['medical-imaging', 'self-supervised', *modalities])}",
-            "license: other",  # a name of its own for what several terms make together
+            "license: other",  # Hugging Face's value for a custom licence, named below
             f"license_name: {json.dumps(' and '.join(licences))}",
         ]
         return "\n".join(["---", *lines, "---"])
 
     @property
     def _start(self) -> str:
-        """Name of the weights that the encoder started from; empty where it started at random."""
+        """Name of the weights that the encoder started from; empty if it was initialised at random."""
         weights = self.config["model"]["weights"]
         return Path(weights).name if weights else ""
 
@@ -82,7 +82,7 @@ class Card:
         chosen = "the newest checkpoint, whatever its validation loss"
         if self.loss is not None:
             chosen = f"the lowest validation loss of its stage, {self.loss:.6g}"
-        start = f", from `{self._start}` on" if self._start else ""
+        start = f", starting from `{self._start}`" if self._start else ""
         return (
             f"# {self.name}\n\nWeights of {network} pretrained without labels by dira_scale {__version__}{start}. "
             f"Stage `{self.stage}`, step {self.step}: {chosen}."
@@ -97,12 +97,12 @@ class Card:
                 about = f"{source.name} ({source.modality})"
                 rows.append(f"| {about} | {source.images:,} | {source.licence} | `{source.hash}` |")
         split = self.config["data"]["split"]
-        text = f"## Data\n\nSplit `{split}`. The weights come under the terms of the images they learnt from.\n\n"
+        text = f"## Data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
         text += "\n".join(rows)
         if self._start:
             text += (
-                f"\n\nThe encoder started from `{self._start}`, not at random: its terms, and the data and labels that "
-                "it learnt from, come along, and are not listed here."
+                f"\n\nThe encoder started from `{self._start}`, not at random. Its terms apply too; the data and "
+                "labels that it learnt from are not listed here."
             )
         return text
 
@@ -126,7 +126,7 @@ class Card:
         lines = [
             "## Loading",
             "",
-            "Input: grey in [0, 1], the channel three times, *without* mean subtraction or division by a deviation.",
+            "Input: grey in [0, 1], repeated to three channels, *without* normalisation by mean and deviation.",
             "",
             "```python",
             "import torch",
@@ -145,15 +145,13 @@ class Card:
             "## Limits",
             "",
             "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
-            "- The loss above is of the pretraining objective. It says nothing of any task's accuracy; losses of "
+            "- The loss above is of the pretraining objective. It says nothing about any task's accuracy; losses of "
             "different stages cannot be compared.",
-            f"- Learnt from the images above{origin}: other modalities, projections, scanners or ages are outside.",
+            f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
         ]
         if initial := [name for exported in self.exports.values() for name in exported.initial]:
             names = ", ".join(f"`{name}`" for name in initial)
-            lines.append(
-                f"- Not trained, at timm's initial values, since they lie behind the feature pyramid: {names}."
-            )
+            lines.append(f"- Not trained (timm's initial values), as they come after the feature pyramid: {names}.")
         if not self.decoder:
-            lines.append("- No decoder: no stage up to this one trained one.")
+            lines.append("- No decoder: no stage up to this one trained it.")
         return "\n".join(lines)

@@ -1,10 +1,10 @@
-"""The adversary's network: does each patch come from a real image?"""
+"""The adversary's network: scores whether each patch comes from a real image."""
 
 from torch import nn
 
 
 class Discriminator(nn.Sequential):
-    """[b, 1, H, W] -> one unbounded score per patch [b, 1, H/8, W/8], each seeing 47 pixels (DiRA, as released).
+    """[b, 1, H, W] -> one unbounded score per patch [b, 1, H/8, W/8], receptive field 47 pixels (DiRA, as released).
 
     Four Conv3x3-LeakyReLU blocks of strides 2, 2, 2, 1, InstanceNorm in all but the first, then a scoring Conv3x3.
     Convolution weights start as N(0, 0.02).

@@ -14,8 +14,8 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.models.pyramid import DEPTH, Encoder, HierarchicalEncoder
 from dira_scale.models.vit import PlainEncoder
 
-# What timm's and smp's constructors and forward passes raise where a backbone or a size does not suit them.
-_UNSUITED = (
+# What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
+_UNSUITABLE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
 )  # fmt: skip
 
@@ -34,12 +34,12 @@ def build_encoder(
 ) -> Encoder:
     """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
 
-    A network that keeps one resolution throughout (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
+    A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
     Stochastic depth and dropout are off: their draws would differ between processes and after a resume.
     ``zero_init_residual`` starts the last BatchNorm of every residual block at 0 (Goyal et al., 2017, sec. 5.1), else
     at 1 as torchvision does.
 
-    Raises ``UserError`` for a backbone that timm does not know, that has no pyramid at this size, or that has no such
+    Raises ``UserError`` for a backbone that timm does not have, that has no pyramid at this size, or that has no such
     BatchNorm to start at 0.
     """
     if name not in (known := timm.list_models()):
@@ -52,28 +52,28 @@ def build_encoder(
     arguments = {"img_size": size} if native.fixed_input_size and size != native.input_size[-1] else {}
     try:
         encoder = _construct(name, in_channels, arguments)
-        _still(encoder)
-        _try(encoder, in_channels, size)
-    except _UNSUITED as error:
+        _disable_randomness(encoder)
+        _check_pyramid(encoder, in_channels, size)
+    except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
-            f"({reason}); take one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+            f"({reason}); use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
         ) from error
-    last = _zero_norms(encoder)
-    if zero_init_residual and not last:
+    zero_norms = _zero_norms(encoder)
+    if zero_init_residual and not zero_norms:
         raise UserError(
             f"model.zero_init_residual: '{name}' has no BatchNorm at the end of its residual blocks to start at 0; "
             "set it to false"
         )
     if not zero_init_residual:
-        for layer in last:
+        for layer in zero_norms:
             nn.init.ones_(layer.weight)
     return encoder
 
 
 def timm_entries(encoder: Encoder) -> list[str]:
-    """Names in ``timm.create_model(name, num_classes=0).state_dict()``, with those that the pyramid leaves out."""
+    """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
     with torch.device("meta"):
         return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
 
@@ -81,13 +81,13 @@ def timm_entries(encoder: Encoder) -> list[str]:
 def timm_names(encoder: Encoder) -> dict[str, str]:
     """Name in ``encoder.state_dict()`` -> name in ``timm.create_model(name, num_classes=0).state_dict()``.
 
-    A pyramid keeps timm's names but for the dots of nested stages (``stages.0`` is ``stages_0``). What is not timm's
-    (the light pyramid over a ViT) is left out.
+    A pyramid keeps timm's names except for the dots of nested stages (``stages.0`` is ``stages_0``). Entries that timm
+    does not have (the light pyramid over a ViT) are left out.
     """
-    theirs = {name.replace("_", "."): name for name in timm_entries(encoder)}
-    wrapped = "model." * (2 if isinstance(getattr(encoder.model, "model", None), nn.Module) else 1)
-    ours = [name for name in encoder.state_dict() if name.startswith("model.")]
-    return {name: theirs[name.removeprefix(wrapped).replace("_", ".")] for name in ours}
+    by_dotted = {name.replace("_", "."): name for name in timm_entries(encoder)}
+    prefix = "model." * (2 if isinstance(getattr(encoder.model, "model", None), nn.Module) else 1)
+    backbone = [name for name in encoder.state_dict() if name.startswith("model.")]
+    return {name: by_dotted[name.removeprefix(prefix).replace("_", ".")] for name in backbone}
 
 
 def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> Encoder:
@@ -97,8 +97,8 @@ def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> Encode
     return kind(name, in_channels, arguments)
 
 
-def _still(encoder: Encoder) -> None:
-    """No random draws in training."""
+def _disable_randomness(encoder: Encoder) -> None:
+    """Turn off stochastic depth and dropout."""
     for layer in encoder.modules():
         if isinstance(layer, DropPath):
             layer.drop_prob = 0.0
@@ -106,17 +106,17 @@ def _still(encoder: Encoder) -> None:
             layer.p = 0.0
 
 
-def _try(encoder: Encoder, in_channels: int, size: int) -> None:
-    """A forward pass without arithmetic: does it take views of this size, and give the maps that a decoder expects?"""
+def _check_pyramid(encoder: Encoder, in_channels: int, size: int) -> None:
+    """Raise unless views of this size give the maps that a decoder expects, by a forward pass on the meta device."""
     maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
-    found = [tuple(features.shape) for features in maps]
+    shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
-    if found != expected:
-        raise ValueError(f"its maps are {found} instead of {expected}")
+    if shapes != expected:
+        raise ValueError(f"its maps are {shapes} instead of {expected}")
 
 
 def _zero_norms(encoder: Encoder) -> list[nn.modules.batchnorm._BatchNorm]:
-    """The last BatchNorm of every residual block: timm starts them at 0, no other."""
+    """The last BatchNorm of every residual block: the only ones that timm starts at 0."""
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    # On the meta device (dira_scale.plan) nobody can tell: all of them.
+    # On the meta device (dira_scale.plan) there are no values: take all of them.
     return [layer for layer in norms if layer.affine and (layer.weight.is_meta or not layer.weight.any())]

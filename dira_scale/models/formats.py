@@ -1,4 +1,4 @@
-"""Trained networks as the files of other libraries, each with the code that loads it there."""
+"""Trained networks as files for other libraries, each with the code that loads it there."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -15,12 +15,12 @@ from dira_scale.models.encoder import Encoder, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
 
-# ResNets of the same name, layers and entries in timm and torchvision.
+# ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-# MONAI's other ResNets have shortcuts without weights (18, 34) or have no namesake in timm.
+# MONAI's other ResNets have shortcuts without weights (18, 34) or no counterpart in timm.
 MONAI = ("resnet50", "resnet101", "resnet152", "resnet200")
 OPSET = 20
 _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
@@ -28,7 +28,7 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 @dataclass(frozen=True)
 class Network:
-    """What is exported: an encoder for views of ``size`` pixels, and its U-Net where a decoder was trained."""
+    """What to export: an encoder for views of ``size`` pixels, and its U-Net if a decoder was trained."""
 
     encoder: Encoder
     size: int
@@ -41,43 +41,43 @@ class Network:
 
     @property
     def arguments(self) -> str:
-        """What a constructor is given beside the name."""
+        """The constructor's arguments beside the name, as source text."""
         return "".join(f", {key}={value}" for key, value in self.encoder.arguments.items())
 
-    def decoded(self, format: str) -> UNet:
-        """The U-Net; ``UserError`` where there is none."""
+    def require_unet(self, format: str) -> UNet:
+        """The U-Net; ``UserError`` if there is none."""
         if self.unet is None:
-            raise UserError(f"formats: {format} is for a U-Net, and no stage up to this one trained a decoder; drop it")
+            raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
         return self.unet
 
 
 @dataclass(frozen=True)
 class Exported:
-    """Files of one format. ``code`` loads them beside it, given an ``image`` [b, 3, S, S]; tests run it."""
+    """Files of one format. ``code``, beside them, loads them, given an ``image`` [b, 3, S, S]; tests run it."""
 
     files: dict[str, bytes]
     code: str
-    initial: list[str] = field(default_factory=list)  # entries that no stage has trained
+    initial: list[str] = field(default_factory=list)  # untrained entries
 
 
 def to_timm(network: Network) -> Exported:
     """``encoder.safetensors``: the state of ``timm.create_model(NAME, num_classes=0)``.
 
-    What lies behind the pyramid (such as a final norm) has timm's initial values, the same at every call.
+    Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
     """
     encoder = network.encoder
-    state = {theirs: encoder.state_dict()[ours] for ours, theirs in timm_names(encoder).items()}
+    state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        whole = timm.create_model(network.name, num_classes=0, **encoder.arguments)
-    initial = [entry for entry in whole.state_dict() if entry not in state]
-    whole.load_state_dict(state, strict=False)
+        model = timm.create_model(network.name, num_classes=0, **encoder.arguments)
+    initial = [entry for entry in model.state_dict() if entry not in state]
+    model.load_state_dict(state, strict=False)
     if isinstance(encoder, PlainEncoder):
         tokens = "encoder.forward_features(image)"
         if isinstance(encoder.model.norm, nn.Identity):
             tokens = f"encoder.fc_norm({tokens})"
         prefix = getattr(encoder.model, "num_prefix_tokens", 0)
-        features = f"{tokens}[:, {prefix}:].mean(1)  # of the patches: what was pooled in training"
+        features = f"{tokens}[:, {prefix}:].mean(1)  # of the patches, as pooled in training"
     else:
         features = "encoder(image)"
     code = f"""
@@ -88,14 +88,14 @@ def to_timm(network: Network) -> Exported:
         encoder.load_state_dict(load_file("encoder.safetensors"))
         features = {features}
     """
-    return Exported({"encoder.safetensors": _bytes(whole.state_dict())}, dedent(code).strip(), initial)
+    return Exported({"encoder.safetensors": _bytes(model.state_dict())}, dedent(code).strip(), initial)
 
 
 def to_smp(network: Network) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without its sigmoid."""
-    unet = network.decoded("smp")
+    unet = network.require_unet("smp")
     if isinstance(network.encoder, PlainEncoder):
-        raise UserError(f"formats: smp has no U-Net over {network.name}; take dira_scale, with its light pyramid")
+        raise UserError(f"formats: smp has no U-Net over {network.name}; use dira_scale, with its light pyramid")
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
     code = f"""
         import segmentation_models_pytorch as smp
@@ -110,8 +110,8 @@ def to_smp(network: Network) -> Exported:
 
 
 def to_dira_scale(network: Network) -> Exported:
-    """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has one over."""
-    unet = network.decoded("dira_scale")
+    """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has a U-Net for."""
+    unet = network.require_unet("dira_scale")
     code = f"""
         from dira_scale.models.encoder import build_encoder
         from dira_scale.models.unet import UNet
@@ -129,10 +129,10 @@ def to_torchvision(network: Network) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
     if network.name not in TORCHVISION:
         raise UserError(
-            f"formats: torchvision has no network laid out as {network.name}; these are: {', '.join(TORCHVISION)}"
+            f"formats: torchvision has no network laid out as {network.name}; it has {', '.join(TORCHVISION)}"
         )
     encoder = network.encoder
-    state = {theirs: encoder.state_dict()[ours] for ours, theirs in timm_names(encoder).items()}
+    state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     code = f"""
         import torchvision
         from safetensors.torch import load_file
@@ -148,12 +148,12 @@ def to_torchvision(network: Network) -> Exported:
 def to_monai(network: Network) -> Exported:
     """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet.
 
-    MONAI joins the skip in front of what comes from below, smp behind it: those input channels change places.
+    MONAI concatenates the skip before the upsampled features, smp after them: those input channels are swapped.
     """
-    unet = network.decoded("monai")
+    unet = network.require_unet("monai")
     if network.name not in MONAI:
         raise UserError(
-            f"formats: MONAI's FlexibleUNet has no encoder laid out as {network.name}; these are: {', '.join(MONAI)}"
+            f"formats: MONAI's FlexibleUNet has no encoder laid out as {network.name}; it has {', '.join(MONAI)}"
         )
     state = {}
     for name, tensor in unet.state_dict().items():
@@ -186,9 +186,9 @@ def to_monai(network: Network) -> Exported:
 
 
 def to_onnx(network: Network) -> Exported:
-    """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; ``unet.onnx`` to logits where there is a decoder.
+    """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits.
 
-    The batch is free, S is the run's view size.
+    The batch size is dynamic, S is the run's view size.
     """
     files = {"encoder.onnx": _onnx(nn.Sequential(network.encoder, _Last()), network.size, "features")}
     code = """
@@ -215,11 +215,11 @@ FORMATS: Mapping[str, Callable[[Network], Exported]] = {
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx"}
-)  # all that these write
+)  # all that the formats write
 
 
-def usual(network: Network) -> list[str]:
-    """The encoder for timm and, where a decoder was trained, the U-Net for smp, or for us where smp has none."""
+def default_formats(network: Network) -> list[str]:
+    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net."""
     unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
     return ["timm", unet] if network.unet is not None else ["timm"]
 
@@ -234,7 +234,7 @@ def _onnx(module: nn.Module, size: int, output: str) -> bytes:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            "formats: onnx needs the packages of the extra `onnx`: python3 setup/install.py onnx in a checkout, or "
+            "formats: onnx needs the extra `onnx`: python3 setup/install.py onnx in a checkout, or "
             "pip install 'dira_scale[onnx]'"
         ) from error
     program = torch.onnx.export(
@@ -258,5 +258,5 @@ def _smp_name(name: str) -> str:
 
 
 def _bytes(state: Mapping[str, Tensor]) -> bytes:
-    """Copies as a file wants them: contiguous, whatever memory format they were trained in."""
+    """A safetensors file of contiguous CPU copies."""
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, {"format": "pt"})

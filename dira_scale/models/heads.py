@@ -1,4 +1,4 @@
-"""Heads on the encoder's last feature map, and on one another."""
+"""Heads on the encoder's last feature map, or on another head."""
 
 from itertools import pairwise
 
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 def global_average(x: Tensor) -> Tensor:
-    """Feature maps [b, C, *size] averaged over all their spatial axes: [b, C]."""
+    """Feature maps [b, C, *size] averaged over all spatial axes: [b, C]."""
     return x.mean(dim=tuple(range(2, x.dim())))
 
 
 class MLP(nn.Module):
     """Fully connected layers of ``widths``, the input's first: [b, widths[0]] -> [b, widths[-1]].
 
-    Feature maps [b, C, *size] are averaged over space first. ReLU follows all layers but the last;
-    ``batch_norm`` puts a BatchNorm before each ReLU, and a layer that BatchNorm follows has no bias, which would have
-    no effect. The last layer is linear: with ``bias``, without, or ``normalised`` by a BatchNorm without weights.
+    Feature maps [b, C, *size] are averaged over space first. ReLU follows all layers but the last; ``batch_norm``
+    puts a BatchNorm before each ReLU and drops the bias before it, which would have no effect. The last layer is
+    linear: with ``bias``, without, or ``normalised`` by a BatchNorm without weights.
     """
 
     def __init__(self, *widths: int, batch_norm: bool = True, bias: bool = True, normalised: bool = False) -> None:
@@ -35,8 +35,7 @@ class MLP(nn.Module):
 
 
 class Projector(MLP):
-    """MoCo-v2's head: hidden width = C, no normalisation. Short runs on small batches learn with ``batch_norm`` and
-    not without."""
+    """MoCo-v2's head: hidden width = C, no normalisation. Short runs on small batches need ``batch_norm`` to learn."""
 
     def __init__(self, channels: int, dim: int, batch_norm: bool = False) -> None:
         super().__init__(channels, channels, dim, batch_norm=batch_norm)

@@ -1,4 +1,4 @@
-"""Momentum networks: copies that follow what is trained, by an exponential moving average."""
+"""Momentum networks: exponential moving averages of trained ones."""
 
 from collections.abc import Iterable
 
@@ -8,17 +8,16 @@ from torch.distributed.tensor import DTensor
 
 
 @torch.no_grad()
-def follow(key: Iterable[nn.Parameter], query: Iterable[nn.Parameter], rate: float) -> None:
-    """key <- key + rate · (query - key), in place: fp32, in one fused pass where the device has one.
+def ema_update(average: Iterable[nn.Parameter], trained: Iterable[nn.Parameter], rate: float) -> None:
+    """average <- average + rate · (trained - average), in place: fp32, fused where the device supports it.
 
-    Where parameters are sharded every process moves its own shards, and nothing is gathered: both networks are cut
-    alike.
+    Of sharded parameters every process updates its own shards without communication: both networks are sharded alike.
     """
-    torch._foreach_lerp_([shard(p) for p in key], [shard(p) for p in query], rate)
+    torch._foreach_lerp_([local_shard(p) for p in average], [local_shard(p) for p in trained], rate)
 
 
-def shard(tensor: Tensor) -> Tensor:
-    """What this process holds, sharing its memory: all of it, FSDP2's local tensor, or ZeRO-3's partition."""
+def local_shard(tensor: Tensor) -> Tensor:
+    """This process's part, sharing its memory: the whole tensor, FSDP2's local tensor, or ZeRO-3's partition."""
     if isinstance(tensor, DTensor):
         part: Tensor = tensor.to_local()
         return part.detach()

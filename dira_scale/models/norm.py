@@ -1,10 +1,10 @@
 """BatchNorm over fixed groups of the *global* batch, so that learning curves do not depend on the number of processes.
 
-The global batch is cut into ``groups`` contiguous parts and each is normalised by its own mean and variance: 4 is the
+The global batch is split into ``groups`` contiguous parts, each normalised by its own mean and variance: 4 matches the
 paper's four GPUs with plain BatchNorm, 1 is synchronised BatchNorm. A process that holds several groups normalises them
-one by one; a group that spans several processes is reduced over them, differentiably, on the GPU and the CPU.
+one by one; a group that spans several processes is reduced over them, differentiably, on GPU and CPU.
 
-Running statistics move once per optimizer step, in ``commit_statistics``: a forward pass only notes what it saw.
+Running statistics are updated once per optimizer step, in ``commit_statistics``; forward passes only accumulate.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from dira_scale.distributed.collectives import gather, new_group, rank, reduce_mean, world
 from dira_scale.errors import UserError
 
-COUNT = 4  # values behind the statistics that are all 1 for a pass; fewer, and groups would not begin at 16 bytes
+COUNT = 4  # counters after the statistics, each 1 per pass; four of them keep groups aligned to 16 bytes
 _recomputing = False
 
 
 class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
     """Drop-in for ``nn.BatchNorm1d/2d`` (same parameters, buffers and evaluation), built by ``convert``.
 
-    ``groups``: groups of the global batch. ``local``: how many of them one micro-batch of this process holds; if 1,
-    the group may span ``ranks`` processes, those of ``process_group``. Input [b, C, ...] with b % local == 0.
+    ``groups``: groups of the global batch. ``local``: number of groups in one micro-batch of this process; if 1, the
+    group may span the ``ranks`` processes of ``process_group``. Input [b, C, ...] with b % local == 0.
     """
 
     momentum: float
@@ -63,19 +63,19 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
         return activated
 
     def _over_parts(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole groups lie in this process: torch's own BatchNorm on each. Also what ``pending`` is to be given."""
+        """Groups within this process: torch's own BatchNorm on each. Also returns what to add to ``pending``."""
         assert len(x) % self.local == 0, f"a micro-batch of {len(x)} does not hold {self.local} equal BatchNorm groups"
         seen = self.running_mean.new_ones(self.local, 2 * self.num_features + COUNT)
         normalised = []
-        # One group is not cut: the cut's backward pass would copy the gradient once more.
+        # A single group is not split: the split's backward pass would copy the gradient.
         for part, statistics in zip((x,) if self.local == 1 else x.chunk(self.local), seen, strict=True):
-            # With momentum 1 the kernel writes this group's own statistics there: no second pass over the images.
+            # With momentum 1 the kernel writes this group's statistics into mean and var: no second pass over the data.
             mean, var, _ = statistics.split([self.num_features, self.num_features, COUNT])
             normalised.append(F.batch_norm(part, mean, var, self.weight, self.bias, True, 1.0, self.eps))
         return (normalised[0], seen[0]) if self.local == 1 else (torch.cat(normalised), seen.mean(0))
 
     def _over_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """One group over several processes: its variance from theirs by Chan's formula, their counts being equal."""
+        """One group over several processes: variances combined by Chan's formula for equal counts."""
         pixels = x.to(torch.promote_types(x.dtype, torch.float32))
         axes = [axis for axis in range(x.dim()) if axis != 1]
         var, mean = torch.var_mean(pixels, dim=axes, correction=0)
@@ -98,9 +98,9 @@ class GroupedBatchNorm(nn.modules.batchnorm._BatchNorm):
 def convert(module: nn.Module, groups: int, accumulate: int = 1) -> nn.Module:
     """Replace every BatchNorm in ``module`` by one over ``groups`` groups of the global batch; returns the module.
 
-    Parameters and buffers are taken over as they are. Collective: every process calls it, with the same arguments.
+    Keeps parameters and buffers. Collective: every process calls it, with the same arguments.
 
-    Raises ``UserError`` where groups, processes and micro-batches (``accumulate`` per step) do not divide.
+    Raises ``UserError`` if groups, processes and micro-batches (``accumulate`` per step) do not divide.
     """
     if groups < 1:
         raise UserError(f"model.bn_groups: {groups} must be at least 1 (1 = statistics over the whole global batch)")
@@ -128,13 +128,13 @@ def convert(module: nn.Module, groups: int, accumulate: int = 1) -> nn.Module:
 
 
 def groups(module: nn.Module) -> int:
-    """BatchNorm groups of the global batch in a converted module; 1 where it has none."""
+    """BatchNorm groups of the global batch in a converted module; 1 if it has no BatchNorm."""
     return next((layer.groups for layer in module.modules() if isinstance(layer, GroupedBatchNorm)), 1)
 
 
 @contextmanager
 def recomputing() -> Iterator[None]:
-    """Inside, forward passes are activation checkpointing's second ones: their statistics were noted before."""
+    """A context for activation checkpointing's second forward passes: their statistics are already counted."""
     global _recomputing
     before, _recomputing = _recomputing, True
     try:
@@ -145,10 +145,10 @@ def recomputing() -> Iterator[None]:
 
 @torch.no_grad()
 def commit_statistics(module: nn.Module) -> None:
-    """Move the running statistics by what was seen since the last call: the mean over passes, groups and processes.
+    """Update the running statistics by the mean over all passes since the last call, groups and processes.
 
-    Once per optimizer step, on every process; one small all-reduce. Layers that saw nothing stay as they are. All
-    layers at once: ten operations for each of a hundred would be a thousand launches on a GPU.
+    Call once per optimizer step on every process; one small all-reduce. Layers without passes stay unchanged. Handles
+    all layers at once: ten operations for each of a hundred would be a thousand launches on a GPU.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, GroupedBatchNorm)]
     if not layers:
@@ -156,8 +156,8 @@ def commit_statistics(module: nn.Module) -> None:
     noted = [layer.pending for layer in layers]
     sizes = [len(pending) for pending in noted]
     sums = reduce_mean(torch.cat(noted))
-    # For each value its layer's passes, and whether there were any: asked on the device, for a frozen decoder must not
-    # cost the loop a synchronisation.
+    # Per value its layer's number of passes, and whether there were any. Computed on the device, as a frozen decoder
+    # must not cost a synchronisation.
     passes = torch.cat([part[-1:].expand(len(part)) for part in sums.split(sizes)])
     some = passes > 0
     rates = torch._foreach_mul(some.to(sums.dtype).split(sizes), [layer.momentum for layer in layers])
@@ -170,9 +170,9 @@ def commit_statistics(module: nn.Module) -> None:
 
 
 def _process_group(span: int) -> Any:
-    """This process's group of ``span`` consecutive ranks; None, the default group, where that is all of them."""
+    """This process's group of ``span`` consecutive ranks; None, the default group, if that is all of them."""
     if span == world():
         return None
-    # Every process must take part in the making of every group.
-    made = [new_group(range(first, first + span)) for first in range(0, world(), span)]
-    return made[rank() // span]
+    # Creating a group is collective: every process creates all of them.
+    process_groups = [new_group(range(first, first + span)) for first in range(0, world(), span)]
+    return process_groups[rank() // span]

@@ -1,4 +1,4 @@
-"""What every encoder is: a feature pyramid over a timm backbone."""
+"""The interface of encoders: a feature pyramid over a timm backbone."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ DEPTH = 5  # halvings from the image to the last feature map
 class Encoder(nn.Module):
     """[b, 1 or C, H, W] -> its pyramid: the image itself, then features at 1/2, 1/4, … 1/32, finest first.
 
-    One channel is shown to the stem's C channels by a view. Entries of its state under ``model.`` are timm's.
+    A single channel is expanded to the stem's C channels without copying. State entries under ``model.`` are timm's.
 
     Attributes:
         name: timm's name of the backbone.
-        arguments: what ``timm.create_model`` needs beside the name (``img_size`` for networks of a fixed size).
-        channels: the pyramid's channel counts, the image's first; 0 at 1/2 where the stem starts at 1/4.
+        arguments: for ``timm.create_model`` beside the name (``img_size`` for networks of a fixed size).
+        channels: the pyramid's channel counts, the image's first; 0 at 1/2 if the stem starts at 1/4.
     """
 
     name: str
@@ -30,7 +30,7 @@ class Encoder(nn.Module):
 
 
 class HierarchicalEncoder(Encoder, TimmUniversalEncoder):
-    """A backbone that halves its maps step by step (ResNet, ConvNeXt, Swin, …), as ``smp.Unet("tu-NAME")`` has it."""
+    """A backbone that halves its maps step by step (ResNet, ConvNeXt, Swin, …), as in ``smp.Unet("tu-NAME")``."""
 
     out_channels: list[int]
 

@@ -1,4 +1,4 @@
-"""Files of weights as plain tensors, whoever wrote them; nothing is unpickled."""
+"""Reads weight files from any source as plain tensors, without unpickling objects."""
 
 import argparse
 import pickle
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dira_scale.errors import UserError
 
-# What the two readers raise for files that are cut short, of another kind, or made to harm.
+# What the two readers raise for truncated, foreign or malicious files.
 _UNREADABLE = (
     SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, LookupError, TypeError,
     AttributeError, AssertionError, struct.error,
@@ -28,9 +28,9 @@ _KEEP_TENSORS = (
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a ``.safetensors`` or PyTorch file, by the keys that lead to them joined with dots.
+    """All tensors of a ``.safetensors`` or PyTorch file by their keys, nested ones joined with dots.
 
-    Raises ``UserError`` naming the file: it is not there, or is no plain tensors.
+    Raises ``UserError`` naming the file if it is missing or not plain tensors.
     """
     key = f"model.weights: {path}"
     if not path.is_file():
@@ -38,23 +38,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Releases keep their command line beside the weights. A Namespace only holds what this same reader let in.
+        # Releases keep their command line beside the weights. A Namespace can only hold what this reader allows.
         with torch.serialization.safe_globals([argparse.Namespace]):
             return dict(_flatten(torch.load(path, map_location="cpu", weights_only=True)))
     except _UNREADABLE as error:
         if found := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
             raise UserError(
-                f"{key}: holds {found[1]} beside its tensors, and Python objects are not unpickled here, since that "
-                f"can run code; if you trust who made the file, keep its tensors: {shlex.join(command)}"
+                f"{key}: holds {found[1]} beside its tensors; unpickling Python objects can run code and is refused. "
+                f"If you trust the file, extract its tensors: {shlex.join(command)}"
             ) from error
-        told = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)
-        reason = told.splitlines()[0] if told else "no PyTorch file, or a damaged one"
+        detail = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)
+        reason = detail.splitlines()[0] if detail else "not a PyTorch file, or damaged"
         raise UserError(f"{key}: cannot be read as plain tensors ({reason}); save a state_dict") from error
 
 
 def _flatten(stored: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """All tensors with the keys that lead to them; optimizers number theirs and are left out."""
+    """All tensors with their joined keys, without optimizer states, whose keys are numbers."""
     if isinstance(stored, Tensor):
         yield prefix, stored
     elif isinstance(stored, Mapping):

@@ -1,18 +1,18 @@
-"""Names of other libraries' networks, as timm has them."""
+"""From other libraries' parameter names to timm's."""
 
 import re
 from collections.abc import Callable, Sequence
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-_RESNET = r"^((?:[A-Za-z_]\w*\.)*)"  # a prefix in front of the numbered children of a ResNet in nn.Sequential
+_RESNET = r"^((?:[A-Za-z_]\w*\.)*)"  # a prefix before the numbered children of a ResNet in nn.Sequential
 
 
 def _stage(kind: str, first: int) -> Callable[[re.Match[str]], str]:
-    """torchvision counts stages and the downsampling between them in one list, timm the stages alone."""
+    """torchvision numbers stages and the downsampling between them in one list, timm only the stages."""
     return lambda found: f"{kind}.{(int(found[1]) - first) // 2}."
 
 
-# Names of other libraries -> timm's, where timm itself has others. Applied in order, after any prefix.
+# Other libraries' names -> timm's, where they differ. Applied in order, after any prefix.
 TRANSLATIONS: dict[str, Rules] = {
     "timm or torchvision": (),
     "torchvision ConvNeXt": (
@@ -54,7 +54,7 @@ TRANSLATIONS: dict[str, Rules] = {
 
 
 def translate(name: str, rules: Rules) -> str:
-    """``name`` after all ``rules``, one behind the other."""
+    """``name`` after all ``rules``, applied in order."""
     for pattern, replacement in rules:
         name = re.sub(pattern, replacement, name)
     return name

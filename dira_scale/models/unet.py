@@ -13,7 +13,7 @@ from dira_scale.models.encoder import DEPTH, Encoder
 class UNet(nn.Module):
     """[b, 1 or 3, H, W] -> logits [b, 1, H, W].
 
-    Every decoder block doubles the resolution (nearest), joins the encoder's skip and applies Conv3x3-BN-ReLU twice;
+    Every decoder block doubles the resolution (nearest), concatenates the skip and applies Conv3x3-BN-ReLU twice;
     the head is a Conv3x3 (DiRA, sec. 3, and the released code). Layers and initialisation equal
     ``segmentation_models_pytorch.Unet("tu-NAME", classes=1, decoder_channels=decoder_channels)``.
 

@@ -1,4 +1,4 @@
-"""A light feature pyramid over plain vision transformers, which keep one resolution throughout."""
+"""A light feature pyramid over plain vision transformers, which have a single resolution."""
 
 import math
 
@@ -15,14 +15,14 @@ STRIDES = (4, 8, 16, 32)
 class PlainEncoder(Encoder):
     """Patch tokens of four depths as maps at 1/4, 1/8, 1/16 and 1/32; nothing at 1/2.
 
-    Which tokens go where is UNETR's (Hatamizadeh et al., WACV 2022: finer maps from earlier blocks, here those after
-    1/4, 1/2, 3/4 and all of them); how a map reaches its resolution is ViTDet's simple pyramid (Li et al., ECCV 2022,
-    sec. 3: strided deconvolutions upwards, pooling downwards), with its channels halved at every doubling.
+    Which block feeds which map follows UNETR (Hatamizadeh et al., WACV 2022: finer maps from earlier blocks, here after
+    1/4, 1/2, 3/4 and all of them); the resampling is ViTDet's simple pyramid (Li et al., ECCV 2022, sec. 3: strided
+    deconvolutions upwards, pooling downwards), with channels halved at every doubling.
 
-    The last map is the backbone's output itself, the patch tokens behind the final norm, averaged down to 1/32
-    without any parameter: pooled, it is the mean patch token (exactly where the patch size divides 32). Class and
-    register tokens take part in attention and are left out of the maps. A backbone whose final norm follows its
-    pooling (``fc_norm``) has it applied to every token instead.
+    The last map is the backbone's own output, the patch tokens after the final norm, averaged down to 1/32 without
+    parameters: pooled, it is the mean patch token (exactly, if the patch size divides 32). Class and register tokens
+    take part in attention but not in the maps. A final norm that follows the pooling (``fc_norm``) is applied to every
+    token instead.
     """
 
     def __init__(self, name: str, in_channels: int, arguments: dict[str, int]) -> None:
@@ -30,9 +30,9 @@ class PlainEncoder(Encoder):
         self.name, self.arguments, self._in_channels = name, arguments, in_channels
         self.model = timm.create_model(name, in_chans=in_channels, num_classes=0, **arguments)
         if getattr(self.model, "attn_pool", None) is not None:
-            self.model.attn_pool = None  # pooling is the methods' part
+            self.model.attn_pool = None  # methods do the pooling
         self.patch, width = (self.model.feature_info[-1][key] for key in ("reduction", "num_chs"))
-        self.taken = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
+        self.block_indices = [math.ceil(len(self.model.feature_info) * part / 4) - 1 for part in (1, 2, 3, 4)]
         doublings = [max(0, math.ceil(math.log2(self.patch / stride))) for stride in STRIDES]
         self.pyramid = nn.ModuleList(_level(width, count) for count in doublings[:-1])
         self._channels = [in_channels, 0, *(width >> count for count in doublings[:-1]), width]
@@ -46,7 +46,7 @@ class PlainEncoder(Encoder):
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")
-        tokens, maps = self.model.forward_intermediates(x, indices=self.taken, output_fmt="NCHW")
+        tokens, maps = self.model.forward_intermediates(x, indices=self.block_indices, output_fmt="NCHW")
         if isinstance(self.model.norm, nn.Identity):
             tokens = self.model.fc_norm(tokens)
         last = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :].transpose(1, 2).reshape(maps[-1].shape)
@@ -59,7 +59,7 @@ class PlainEncoder(Encoder):
 
 
 def _level(width: int, doublings: int) -> nn.Sequential:
-    """The residual stream, normalised, at 2^doublings times its resolution with 1/2^doublings of its channels."""
+    """Normalise the residual stream; upsample 2^doublings times, with channels divided by 2^doublings."""
     layers: list[nn.Module] = [LayerNorm2d(width)]
     for i in range(doublings):
         layers += [nn.GELU()] if i else []

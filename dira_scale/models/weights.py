@@ -1,4 +1,4 @@
-"""From a checkpoint's tensors to the networks that they are of, with plain BatchNorm."""
+"""From a checkpoint's tensors to networks, with plain BatchNorm."""
 
 import re
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ Tensors = Mapping[str, Tensor]
 def trained_encoder(config: Mapping[str, Any], tensors: Tensors) -> Encoder:
     """The encoder of a run's ``config`` with the weights of one of its checkpoints, in evaluation mode.
 
-    ``tensors``: a checkpoint's, of a method with an ``encoder`` or of one that wraps such a ``base``.
+    ``tensors``: a checkpoint's, of a method with an ``encoder``, or with a ``base`` that has one.
 
-    Raises ``UserError`` for the tensors of a method that keeps its encoder elsewhere.
+    Raises ``UserError`` if the method keeps its encoder elsewhere.
     """
     encoder = build_encoder(config["model"]["encoder"], size=config["data"]["size"])
     _fill(encoder, _encoder_prefix(tensors), tensors)
@@ -26,7 +26,7 @@ def trained_encoder(config: Mapping[str, Any], tensors: Tensors) -> Encoder:
 
 
 def trained_unet(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) -> UNet:
-    """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` where it keeps none of that name."""
+    """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there."""
     unet = UNet(encoder, config["model"]["decoder_channels"])
     _fill(unet.decoder, "method.decoder.", tensors)
     _fill(unet.head, "method.head.", tensors)
@@ -34,17 +34,17 @@ def trained_unet(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) 
 
 
 def _encoder_prefix(tensors: Tensors) -> str:
-    """``method.encoder.``, or ``method.base.encoder.`` where a method wraps another."""
+    """``method.encoder.``, or ``method.base.encoder.`` if a method wraps another."""
     for name in tensors:
         if found := re.match(r"method\.(base\.)*encoder\.", name):
             return found[0]
-    raise UserError("the checkpoint's method keeps no `encoder`, or `base.encoder` where it wraps another: name it so")
+    raise UserError("the checkpoint's method has no `encoder` (or `base.encoder`, if it wraps another): name it so")
 
 
 def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
     for name in module.state_dict():
         if prefix + name not in tensors:
             raise UserError(
-                f"the checkpoint has no {prefix}{name}: a method keeps its U-Net as encoder, decoder and head"
+                f"the checkpoint has no {prefix}{name}: a method must name its U-Net's parts encoder, decoder and head"
             )
     module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})

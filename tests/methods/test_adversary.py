@@ -80,7 +80,7 @@ def test_scores_far_from_undecided_stay_finite(adversary):
 
 
 def test_unknown_loss_is_refused_with_the_nearest():
-    with pytest.raises(UserError, match=r"adversary\.loss: 'lsgn' is not lsgan or minimax; did you mean 'lsgan'"):
+    with pytest.raises(UserError, match=r"adversary\.loss=lsgn: expected lsgan or minimax; did you mean 'lsgan'"):
         Adversary("lsgn")
 
 

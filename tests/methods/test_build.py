@@ -130,7 +130,7 @@ def test_an_own_method_plugs_in_by_its_target(own):
         ({"_target_": "no_such_module.Method"}, "method._target_: no_such_module.Method cannot be imported"),
         ({"_target_": "no_dots"}, "method._target_: no_dots cannot be imported"),
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
-        ({"powr": 3}, "method.powr: Autoencoder has no such setting, it has power; did you mean 'power'?"),
+        ({"powr": 3}, "method.powr: Autoencoder has no such setting, only power; did you mean 'power'?"),
         ({"views": 3}, "method.views: Autoencoder has no such setting"),
         ({"queue": 3}, "it has power; if another method's experiment set it, add ~method.queue"),
     ],
@@ -155,7 +155,7 @@ def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
 )
 def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(experiment, method, own):
     cfg = composed("pretrain", [f"experiment={experiment}", f"method={method}", "data.shards=any"])
-    with pytest.raises(UserError, match=f"has no such setting, .* set it, take {own}, or add ~method.base"):
+    with pytest.raises(UserError, match=f"has no such setting, .* set it, use {own}, or add ~method.base"):
         build(cfg.method, cfg.model, SPEC, batch=8)
 
 
@@ -164,15 +164,15 @@ def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(ex
     [
         (["+method.base.temprature=1"], 16, "method.base.temprature: MoCo has no such setting"),
         (["+method.base.temprature=1"], 16, "did you mean 'temperature'?"),
-        (["~method.base"], 16, "method.base: is missing, DiRA needs it"),
-        (["~method.base._target_"], 16, "method.base._target_: is missing"),
+        (["~method.base"], 16, "method.base is missing: DiRA needs it"),
+        (["~method.base._target_"], 16, "method.base._target_ is missing"),
         (["method.base.queue=100"], 16, "set the queue to 96"),
         (["model.bn_groups=3", "method.base.queue=64"], 16, "model.bn_groups: data.batch=16 does not divide into 3"),
-        (["model.bn_groups=16"], 16, "groups that do: 1, 2, 4, 8"),
+        (["model.bn_groups=16"], 16, "possible: 1, 2, 4, 8"),
         (["model.bn_groups=0"], 16, "model.bn_groups: 0 must be at least 1"),
         (["model.encoder=resnet19"], 16, "model.encoder: timm"),
-        (["method.restore=both"], 16, "method.restore=both: MoCo learns from one view alone"),
-        (["method.restoration=l2"], 16, "method.restoration: 'l2' is not mse or l1"),
+        (["method.restore=both"], 16, "method.restore=both: MoCo learns from one view only"),
+        (["method.restoration=l2"], 16, "method.restoration=l2: expected mse or l1"),
         (["method.weights={di: 1}"], 16, "method.weights: needs di, re and ad"),
     ],
 )

@@ -245,7 +245,7 @@ def test_settings_out_of_range_are_refused(settings, expected):
 
 
 def test_one_view_is_refused():
-    with pytest.raises(UserError, match="MoCo compares 2"):
+    with pytest.raises(UserError, match="MoCo needs 2 views"):
         MoCo(Tiny(), ViewSpec(count=1, size=64))
 
 

@@ -302,5 +302,5 @@ def test_settings_out_of_range_are_refused(kind, settings, message):
 
 @METHODS
 def test_one_view_is_refused(kind):
-    with pytest.raises(UserError, match="compares 2"):
+    with pytest.raises(UserError, match="needs 2 views"):
         kind(Tiny(), ViewSpec(count=1, size=64))

@@ -18,7 +18,7 @@ from torch import nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.encoder import build_encoder, timm_names
-from dira_scale.models.layouts import Start
+from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
 
 CHANNELS = (32, 16, 16, 8, 8)
@@ -101,7 +101,7 @@ def test_a_resnet_of_every_release_gives_its_features(release, tmp_path):
     path = tmp_path / "weights.pth.tar"
     torch.save(RESNET_FILES[release](peer), path)
     encoder = build_encoder(TINY).eval()
-    Start(path, encoder)
+    StartWeights(path, encoder)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images)[-1], features(peer, images), rtol=1e-6, atol=1e-6)
@@ -128,7 +128,7 @@ def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
     torch.save(UNET_FILES[release](peer), path)
     encoder = build_encoder(TINY)
     unet = UNet(encoder, CHANNELS).eval()
-    start = Start(path, encoder)
+    start = StartWeights(path, encoder)
     start.fill(unet)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
@@ -145,7 +145,7 @@ def test_the_papers_network_loads_from_the_authors_layout_with_their_counts_of_p
     torch.save(UNET_FILES["dira, U-Net alone"](peer), path)
     encoder = build_encoder("resnet50")
     unet = UNet(encoder).eval()
-    Start(path, encoder).fill(unet)
+    StartWeights(path, encoder).fill(unet)
     for ours, theirs, count in (
         (encoder, peer.encoder, 23_508_032),
         (unet.decoder, peer.decoder, 9_012_928),
@@ -163,7 +163,7 @@ def test_timms_weights_give_timms_features(name, tmp_path):
     whole = trained(timm.create_model(name, num_classes=5, **encoder.arguments))
     path = tmp_path / "weights.safetensors"
     save_file(whole.state_dict(), path)
-    Start(path, encoder)
+    StartWeights(path, encoder)
     images = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
         expected = whole.forward_intermediates(images, intermediates_only=True)[-1]
@@ -205,7 +205,7 @@ def test_torchvisions_other_families_give_their_features(name, make, size, tmp_p
     path = tmp_path / "weights.pth"
     torch.save(peer.state_dict(), path)
     encoder = build_encoder(name, size=size).eval()
-    start = Start(path, encoder)
+    start = StartWeights(path, encoder)
     images = torch.rand(2, 3, size, size)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images)[-1], last(images), rtol=1e-5, atol=1e-5)
@@ -217,7 +217,7 @@ def test_a_stem_for_one_channel_gives_the_same_features_of_a_grey_image(tmp_path
     path = tmp_path / "grey.safetensors"
     save_file(peer.state_dict(), path)
     encoder = build_encoder(TINY).eval()
-    Start(path, encoder)
+    StartWeights(path, encoder)
     images = torch.rand(2, 1, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images)[-1], peer.forward_features(images), rtol=1e-5, atol=1e-5)
@@ -230,7 +230,7 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(name, tmp_path
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
     encoder = build_encoder(name, size=32)
-    Start(path, encoder)
+    StartWeights(path, encoder)
     theirs = timm.create_model(name, num_classes=0, img_size=32)
     module = vision_transformer if name == "test_vit" else swin_transformer
     theirs.load_state_dict(module.checkpoint_filter_fn(state, theirs))
@@ -242,7 +242,7 @@ def test_weights_of_another_image_size_are_resampled_as_timm_does(name, tmp_path
 def refused(path, encoder=TINY, unet=None):
     network = build_encoder(encoder)
     with pytest.raises(UserError) as raised:
-        Start(path, network).fill(UNet(network, unet or CHANNELS))
+        StartWeights(path, network).fill(UNet(network, unet or CHANNELS))
     assert str(path) in str(raised.value) and len(str(raised.value).splitlines()) == 1
     return str(raised.value)
 
@@ -254,7 +254,7 @@ def test_what_does_not_fit_is_refused_by_name(tmp_path):
     path.write_bytes(b"not tensors")
     assert "cannot be read" in refused(path)
     (tmp_path / "w.pth").write_bytes(b"no tensors")
-    assert refused(tmp_path / "w.pth").endswith("(no PyTorch file, or a damaged one); save a state_dict")
+    assert refused(tmp_path / "w.pth").endswith("(not a PyTorch file, or damaged); save a state_dict")
     save_file(prefixed("net.", {k: v for k, v in state.items() if k != "layer4.1.bn2.weight"}), path)
     assert "'net.layer4.1.bn2.weight' is missing; did you mean 'net.layer4" in refused(path)
     save_file(state | {"conv1.weight": torch.zeros(64, 2, 7, 7)}, path)
@@ -271,12 +271,12 @@ def test_a_file_that_has_more_than_the_encoder_among_its_stages_is_refused(tmp_p
     path = tmp_path / "w.safetensors"
     for more in ({"layers": (3, 4, 6, 3)}, {"block_args": {"attn_layer": "se"}}):
         save_file(prefixed("module.", timm.create_model(TINY, num_classes=3, **more).state_dict()), path)
-        assert f"is of another network than {TINY}, which has no place for 'module.layer" in refused(path)
+        assert f"is of another network than {TINY}, which has no entry 'module.layer" in refused(path)
     unet = smp.Unet(f"tu-{TINY}", encoder_weights=None, decoder_channels=CHANNELS, layers=(3, 4, 6, 3))
     save_file(unet.state_dict(), path)
-    assert "has no place for 'encoder.model.layer1.2." in refused(path)
+    assert "has no entry 'encoder.model.layer1.2." in refused(path)
     save_file(timm.create_model("test_vit", depth=7).state_dict(), path)
-    assert "has no place for 'blocks.6." in refused(path, encoder="test_vit")
+    assert "has no entry 'blocks.6." in refused(path, encoder="test_vit")
 
 
 def test_a_decoder_of_another_kind_is_left_and_two_equal_ones_are_refused(tmp_path):
@@ -284,7 +284,7 @@ def test_a_decoder_of_another_kind_is_left_and_two_equal_ones_are_refused(tmp_pa
     path = tmp_path / "w.safetensors"
     save_file(peer.state_dict(), path)
     encoder = build_encoder(TINY)
-    start = Start(path, encoder)
+    start = StartWeights(path, encoder)
     start.fill(UNet(encoder, CHANNELS))
     assert [part.split()[0] for part in start.loaded] == ["encoder"] and "not used: decoder.blocks" in str(start)
     decoder = UNet(encoder, CHANNELS).decoder.state_dict()
@@ -298,7 +298,7 @@ def test_half_precision_is_read_into_float32(tmp_path):
     path = tmp_path / "half.safetensors"
     save_file({name: t.bfloat16() if t.is_floating_point() else t for name, t in peer.state_dict().items()}, path)
     encoder = build_encoder(TINY)
-    Start(path, encoder)
+    StartWeights(path, encoder)
     assert all(p.dtype is torch.float32 for p in encoder.parameters())
     torch.testing.assert_close(
         encoder.model.conv1.weight.sum(1, keepdim=True), peer.conv1.weight.bfloat16().float(), rtol=1e-6, atol=1e-7
@@ -319,7 +319,7 @@ def test_nothing_is_unpickled(tmp_path, capfd):
     assert "this must not run" not in capfd.readouterr().out
     torch.save({"state_dict": state, "best_acc1": np.float64(0.5)}, path)
     said = refused(path)
-    assert "if you trust who made the file" in said and "numpy" in said
+    assert "If you trust the file" in said and "numpy" in said
 
 
 def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, monkeypatch):
@@ -327,12 +327,12 @@ def test_the_commands_that_the_refusal_gives_make_a_file_that_loads(tmp_path, mo
     peer = trained(narrow_resnet.Peer())
     path = tmp_path / "some $(body's) old.pth.tar"
     torch.save({"state_dict": prefixed("module.", peer.state_dict()), "best_acc1": np.float64(0.5)}, path)
-    python, flag, code, *arguments = shlex.split(refused(path).split("keep its tensors: ")[1])
+    python, flag, code, *arguments = shlex.split(refused(path).split("extract its tensors: ")[1])
     assert (python, flag, arguments[0]) == ("python", "-c", str(path))
     monkeypatch.setattr(sys, "argv", ["-c", *arguments])
     exec(code, {})
     encoder = build_encoder(TINY).eval()
-    Start(tmp_path / arguments[1], encoder)
+    StartWeights(tmp_path / arguments[1], encoder)
     images = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(encoder(images)[-1], features(peer, images), rtol=1e-6, atol=1e-6)

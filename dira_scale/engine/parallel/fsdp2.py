@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from dira_scale.engine.parallel.model import MakeOptimizer
 from dira_scale.engine.parallel.recompute import blocks
 from dira_scale.engine.parallel.sharded import ShardedModel
-from dira_scale.models.momentum import shard
+from dira_scale.models.momentum import local_shard
 
 
 class FullyShardedModel(ShardedModel):
@@ -26,7 +26,7 @@ class FullyShardedModel(ShardedModel):
         return nullcontext()
 
     def gradients(self) -> list[Tensor]:
-        return [shard(gradient) for gradient in super().gradients()]
+        return [local_shard(gradient) for gradient in super().gradients()]
 
     def _shard(self, forward: nn.Module, make: MakeOptimizer) -> None:
         mesh = init_device_mesh(self.world.device.type, (dist.get_world_size(),))

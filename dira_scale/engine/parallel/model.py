@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from dira_scale.distributed.collectives import world as processes
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
-from dira_scale.models.momentum import shard
+from dira_scale.models.momentum import local_shard
 from dira_scale.runs.checkpoint import CheckpointTensor
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
@@ -91,11 +91,13 @@ class StageModel:
 
     def local_tensors(self) -> dict[str, Tensor]:
         """This process's parts of all that :meth:`pieces` gathers, by readable names."""
-        tensors = {f"{MODULE}.{name}": shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
+        tensors = {f"{MODULE}.{name}": local_shard(t) for name, t in self.module.state_dict(keep_vars=True).items()}
         names = {id(parameter): name for name, parameter in self.module.named_parameters()}
         for i, (parameter, state) in enumerate(self.optimizer.state.items()):
             name = f"{OPTIMIZER}.{names.get(id(parameter), f'partition {i}')}"
-            tensors |= {f"{name}.{key}": shard(value) for key, value in state.items() if isinstance(value, Tensor)}
+            tensors |= {
+                f"{name}.{key}": local_shard(value) for key, value in state.items() if isinstance(value, Tensor)
+            }
         return tensors
 
     def replica(self) -> nn.Module:

@@ -16,7 +16,7 @@ from dira_scale.engine import optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER, MakeOptimizer, piece
 from dira_scale.engine.parallel.sharded import ShardedModel
 from dira_scale.errors import UserError
-from dira_scale.models.momentum import shard
+from dira_scale.models.momentum import local_shard
 from dira_scale.runs.checkpoint import CheckpointTensor
 
 # Optimizers that update each value independently, so flat partitions do not change them. Others need complete layers
@@ -81,7 +81,7 @@ class ZeROModel(ShardedModel):
         from deepspeed.utils import safe_get_local_optimizer_state
 
         module_state = self.module.state_dict(keep_vars=True)
-        tensors = {f"{MODULE}.{name}": _unpadded(t, shard(t)) for name, t in module_state.items()}
+        tensors = {f"{MODULE}.{name}": _unpadded(t, local_shard(t)) for name, t in module_state.items()}
         for name, parameter, states in self._states():
             for key, value in states.items():
                 if isinstance(value, Tensor) and value.ndim:
@@ -146,7 +146,7 @@ class ZeROModel(ShardedModel):
             self._link_states()
         for parameter, key, tensor in stored:
             if self.stage3:  # DeepSpeed's setter of full states fails if a parameter does not divide evenly
-                part = shard(parameter).numel()
+                part = local_shard(parameter).numel()
                 padded = F.pad(tensor.flatten(), (0, part * world() - tensor.numel()))
                 safe_set_local_optimizer_state(parameter, padded.narrow(0, rank() * part, part), key)
             else:
