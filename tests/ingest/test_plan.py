@@ -181,7 +181,7 @@ def test_a_patient_in_two_official_splits_is_one_error_naming_hash_and_files() -
 
 
 def test_an_unknown_official_split_names_the_known() -> None:
-    with pytest.raises(UserError, match=r"'dev', recipe\.official knows only test"):
+    with pytest.raises(UserError, match=r"'dev': recipe\.official has only test"):
         plan_shards([record("a", split="dev")], make(official={"test": {"test": 1.0}}), HASHER)
 
 

@@ -88,7 +88,7 @@ class Scans:
 
     def print_warnings(self, path: Path, lines: Counter[str]) -> None:
         """Print warnings: folds are not by patient; lines of ``path`` for missing scans."""
-        print("LUNA16 does not identify patients: two scans of one patient may be in different folds, hence splits")
+        print("LUNA16 does not identify patients: folds are by scan, and two scans of one patient may be in two splits")
         absent = {uid: count for uid, count in lines.items() if uid not in self.found}
         if absent:
             print(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")

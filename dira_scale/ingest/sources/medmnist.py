@@ -34,7 +34,7 @@ class MedMnist:
     def __init__(self, images: Place, classes: Sequence[str] | None = None):
         self.path = locate(images, "recipe.images")
         if not self.path.is_file():
-            raise UserError(f"recipe.images={images}: no such file; give one of the sets' .npz")
+            raise UserError(f"recipe.images={images}: no such file; give the .npz of one of the sets")
         try:
             with fetched(self.path) as file, zipfile.ZipFile(file) as archive:
                 self.labels = {split: self._labels(archive, split) for split in SPLITS}

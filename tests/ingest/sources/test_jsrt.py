@@ -63,7 +63,7 @@ def test_lungs_alone_and_shrunken_in_8_bits(tmp_path: Path, shards: Callable) ->
 
 def test_what_is_named_must_be_there(tmp_path: Path) -> None:
     miniatures.jsrt(tmp_path)
-    with pytest.raises(UserError, match=r"recipe\.structures has no 'ribs', only lungs, heart, clavicles"):
+    with pytest.raises(UserError, match=r"recipe\.structures: unknown 'ribs', use lungs, heart, clavicles"):
         Jsrt(str(tmp_path / "JSRT"), None, structures=["ribs"])
     with pytest.raises(UserError, match="SCRX: no such folder"):
         Jsrt(str(tmp_path / "JSRT"), str(tmp_path / "SCRX"))
