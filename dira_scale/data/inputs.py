@@ -1,13 +1,12 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
-from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of, places
+from dira_scale.data.config import Data
 from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import choose
@@ -15,22 +14,6 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
 from dira_scale.errors import UserError, nearest
-
-
-@dataclass
-class Data(Schema):
-    shards: Any = places()
-    split: str = MISSING
-    val_split: str | None = None
-    size: int = at_least(1)
-    batch: int = at_least(1)
-    lanes: int | None = at_least(1, None)
-    block: int = at_least(1)
-    window: int = at_least(1)
-    remainder: str = one_of("drop", "wrap")
-    workers: int = at_least(1)
-    prefetch: int = at_least(1)
-    loader: Any = MISSING  # a name, or a node with _target_
 
 
 class Inputs:

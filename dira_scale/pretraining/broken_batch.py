@@ -4,16 +4,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.manifest import ShardedDataset
 from dira_scale.places.atomic import write_json
 
+if TYPE_CHECKING:  # a step needs no shards, hence no pyarrow
+    from dira_scale.data.manifest import ShardedDataset
 
-def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
+
+def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", split: str, row: dict[str, Any]) -> None:
     """Write ``batch.safetensors`` (views as loaded, distortion parameters, index) and ``batch.json``.
 
     Args:
@@ -35,7 +37,7 @@ def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
-def _images(index: list[int], datasets: list[ShardedDataset], split: str) -> Iterable[dict[str, str]]:
+def _images(index: list[int], datasets: "list[ShardedDataset]", split: str) -> Iterable[dict[str, str]]:
     """Dataset and key of each sample; ``index`` counts over all datasets."""
     everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
     for i in index:

@@ -6,7 +6,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.schema import above
-from dira_scale.data.inputs import Data
+from dira_scale.data.config import Data
 from dira_scale.engine.optim import Optim
 from dira_scale.engine.trainer import Training
 from dira_scale.errors import UserError

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from omegaconf import DictConfig
@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 from dira_scale import methods
 from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
-from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders import Loader
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -32,7 +31,9 @@ from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses,
 from dira_scale.pretraining.schedule import batches_of, stage_plans
 from dira_scale.pretraining.validation import draw_restorations, first_broken, validation_losses
 from dira_scale.runs.folder import RunFolder
-from dira_scale.runs.reader import start_tensors
+
+if TYPE_CHECKING:
+    from dira_scale.data.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class PretrainTask:
         method: Method,
         adversary: Adversary,
         stages: list[StagePlan],
-        inputs: Inputs | None = None,
+        inputs: "Inputs | None" = None,
     ) -> None:
         self.config, self.inputs, self.module, self.stages, self.optim = config, inputs, method, stages, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
@@ -86,6 +87,10 @@ class PretrainTask:
         Raises:
             UserError: on all processes; names the wrong key, dataset or process.
         """
+
+        # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
+        from dira_scale.data.inputs import Inputs
+        from dira_scale.runs.reader import start_tensors
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
             check_division(config, world.ranks)
@@ -201,7 +206,7 @@ def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[st
     return method
 
 
-def _facts(config: Pretrain, inputs: Inputs) -> dict[str, str]:
+def _facts(config: Pretrain, inputs: "Inputs") -> dict[str, str]:
     """What must be the same on all processes beside the configuration, keyed by its name in messages."""
     digits = preflight.DIGITS
     facts = {

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dira_scale.data.inputs import Data, Inputs, _paths
+from dira_scale.data.config import Data
+from dira_scale.data.inputs import Inputs, _paths
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 

@@ -127,7 +127,7 @@ def test_clocks_three_hours_apart_change_nothing(
 
 HOLD = """
 from pathlib import Path
-from dira_scale.engine import lease
+from dira_scale.runs import lease
 from dira_scale.distributed.timings import TIMINGS
 TIMINGS.beat, TIMINGS.dead_after = 0.2, 4
 print("held", lease.Lease(Path({run!r})).number)

@@ -1,0 +1,24 @@
+"""The schema of ``data.*``, apart from ``inputs.py``: a configuration is read where no shards are, hence no pyarrow."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, at_least, one_of, places
+
+
+@dataclass
+class Data(Schema):
+    shards: Any = places()
+    split: str = MISSING
+    val_split: str | None = None
+    size: int = at_least(1)
+    batch: int = at_least(1)
+    lanes: int | None = at_least(1, None)
+    block: int = at_least(1)
+    window: int = at_least(1)
+    remainder: str = one_of("drop", "wrap")
+    workers: int = at_least(1)
+    prefetch: int = at_least(1)
+    loader: Any = MISSING  # a name, or a node with _target_
