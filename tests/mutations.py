@@ -184,8 +184,8 @@ MUTATIONS = (
     Mutation(
         "resumed-a-step-too-late",
         "engine/trainer.py",
-        "self.state = RunState(**where)",
-        'self.state = RunState(**where | {"step": where["step"] + 1})',
+        "self.state = RunState(**state)",
+        'self.state = RunState(**state | {"step": state["step"] + 1})',
         ("pretraining/test_stages.py",),
     ),
     Mutation(

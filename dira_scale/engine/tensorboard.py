@@ -1,9 +1,10 @@
 """Metrics for TensorBoard."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch.utils.tensorboard import SummaryWriter
+if TYPE_CHECKING:  # imported with the first row: a step is benchmarked where it is not installed
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TensorBoard:
@@ -17,6 +18,8 @@ class TensorBoard:
         """Write every number of ``row``. After an ``OSError``, such as a full disk, the next call starts a new file."""
         try:
             if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
                 self._writer = SummaryWriter(self._folder, purge_step=self._purge)
             for key, value in row.items():
                 if isinstance(value, int | float):

@@ -1,17 +1,22 @@
 """Held-out images at the end of a stage: a grid of clean, distorted and restored ones, and the restoration table."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
+from dira_scale.data.held_out import HeldOutBatches
+from dira_scale.engine.task import StagePlan
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.validation import evaluating
 
 GAP = 4  # pixels between pictures
 
@@ -24,6 +29,31 @@ class Restoration:
     distorted: Tensor
     hole: Tensor
     restored: Tensor
+
+
+@torch.no_grad()
+def draw_restorations(
+    folder: Path, stage: StagePlan, objective: Objective, method: nn.Module, held_out: HeldOutBatches, rows: int
+) -> None:
+    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process."""
+    with evaluating(method):
+        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms), rows)
+
+
+def _restorations(
+    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
+) -> Iterator[Restoration]:
+    for stored, _ in held_out.batches():
+        batch = stored.to(objective.world.device)
+        distorted = objective.distorted(batch, terms)
+        outputs = objective.forward(method, batch, distorted)
+        assert outputs.target is not None and outputs.restored is not None
+        undisturbed = objective.distorted(batch, terms, corrupt=False)
+        # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
+        distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
+        hole = (distorted[0] == 0) & (undisturbed[0] != 0)
+        count = len(hole)  # of the first view: a method may restore several
+        yield Restoration(outputs.target[:count], distorted[0], hole, outputs.restored[:count])
 
 
 def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], rows: int) -> None:

@@ -29,7 +29,7 @@ from dira_scale.pretraining.division import check_division, process_counts
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
 from dira_scale.pretraining.schedule import batches_of, stage_plans
-from dira_scale.pretraining.validation import draw_restorations, first_broken, validation_losses
+from dira_scale.pretraining.validation import first_broken, validation_losses
 from dira_scale.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -168,6 +168,8 @@ class PretrainTask:
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
+            from dira_scale.pretraining.pictures import draw_restorations  # needs OpenCV and scikit-image
+
             draw_restorations(run.folder / "pictures", stage, self.objective, method, held_out, validate.pictures)
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:

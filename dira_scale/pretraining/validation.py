@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +13,9 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.distributed.collectives import gather, world
 from dira_scale.engine.means import Means
-from dira_scale.engine.task import StagePlan
 from dira_scale.metrics.neighbours import knn_scores, mean_auc
 from dira_scale.models.heads import global_average
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.pictures import Restoration, write_pictures
 
 IMAGES = 4096  # for the nearest neighbours of a validation, approximately: limits the table of similarities
 
@@ -88,31 +85,6 @@ def _knn_auc(features: Tensor, labels: Tensor) -> float:
     # With few images, leaving out an image's own label biases the vote against it: the AUC would fall below one half.
     k = min(20, max(1, len(features) // 10))
     return mean_auc(knn_scores(features, labels, features, k, leave_one_out=True), labels)
-
-
-@torch.no_grad()
-def draw_restorations(
-    folder: Path, stage: StagePlan, objective: Objective, method: nn.Module, held_out: HeldOutBatches, rows: int
-) -> None:
-    """Write a stage's picture grid and its restoration table, which includes trivial restorers, on one process."""
-    with evaluating(method):
-        write_pictures(folder, stage.name, _restorations(objective, method, held_out, stage.terms), rows)
-
-
-def _restorations(
-    objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
-) -> Iterator[Restoration]:
-    for stored, _ in held_out.batches():
-        batch = stored.to(objective.world.device)
-        distorted = objective.distorted(batch, terms)
-        outputs = objective.forward(method, batch, distorted)
-        assert outputs.target is not None and outputs.restored is not None
-        undisturbed = objective.distorted(batch, terms, corrupt=False)
-        # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
-        distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
-        hole = (distorted[0] == 0) & (undisturbed[0] != 0)
-        count = len(hole)  # of the first view: a method may restore several
-        yield Restoration(outputs.target[:count], distorted[0], hole, outputs.restored[:count])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import finish
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -473,3 +474,13 @@ def bare_python(folder: Path) -> Path:
         (site / path.name).symlink_to(path)
     assert subprocess.run([folder / "bin" / "python", "-c", "import hydra"], capture_output=True).returncode
     return folder / "bin" / "python"
+
+
+# Too large to be carried to a machine without network (setup/gpu.py), or read only where there are shards.
+NOT_CARRIED = ("pyarrow", "cv2", "skimage", "sklearn", "scipy", "tensorboard", "matplotlib", "blosc2", "nibabel")
+
+
+def test_the_ladder_imports_nothing_that_is_not_carried() -> None:
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({NOT_CARRIED}))"
+    names = ", ".join(f"benchmarks.gpu.{name}" for name in ("parts", "ladder", "steady", "loops"))
+    finish([sys.executable, "-c", f"{blocked}; import {names}"], fresh=True)
