@@ -1,11 +1,11 @@
-# Every target sets up what it needs first; interrupted, the same command goes on where it stopped.
-#   ACCELERATOR=cpu|cuda  which torch to fetch (chosen by itself: cuda where there is an NVIDIA GPU)
-#   PYTHON=python3.11     the Python that .venv is made with
+# Every target sets up what it needs first; after an interruption, run the same command to resume.
+#   ACCELERATOR=cpu|cuda  which torch to install (default: cuda if there is an NVIDIA GPU)
+#   PYTHON=python3.11     the Python for .venv
 
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# The tests on all cores, a file's one after another; those that make others wait begin first (tests/tiers.py).
+# Test files in parallel on all cores; system tests start first (tests/tiers.py).
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
@@ -22,16 +22,16 @@ test: setup-test lint types unit    ## lint, types, unit tests and one case of e
 test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
 	@$(BIN)/pytest $(PARALLEL) -m "system and not torture and not gpu"
 
-torture: setup-test    ## the full counts of kills and mutants; hours; interrupted, it goes on where it stopped
+torture: setup-test    ## the full counts of kills and mutants; hours; resumes after an interruption
 	@$(BIN)/pytest -m torture --resume
 
-gpu-wheels:   ## with network: collect what a machine with a GPU may lack, to carry to it with this checkout
+gpu-wheels:   ## with network: collect packages that a GPU machine may lack, to copy there with this checkout
 	@$(PYTHON) setup/gpu.py wheels
 
-gpu-check:    ## on that machine, without network or set-up: the tests that need a GPU, and how fast a step is
+gpu-check:    ## on that machine, without network or set-up: run the tests that need a GPU, measure a step's speed
 	@$(or $(wildcard $(BIN)/python),$(PYTHON)) setup/gpu.py check $(FLAGS)
 
-doctor: setup    ## what this machine has, what it lacks, and the launch command to type
+doctor: setup    ## what this machine has and lacks, and the launch command to use
 	@$(BIN)/python -m dira_scale.doctor
 
 setup:        ## only set up .venv (the other targets do so themselves)
@@ -49,6 +49,6 @@ types: setup-test
 unit: setup-test
 	@$(BIN)/pytest $(PARALLEL) -m "not system and not torture and not gpu"
 
-clean:        ## remove .venv and caches; what you produced in out/ stays
+clean:        ## remove .venv and caches; out/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find dira_scale tests -name __pycache__ -prune -exec rm -rf {} +

@@ -6,14 +6,14 @@ from importlib import import_module
 from dira_scale.errors import nearest
 
 VERBS = {
-    "shard": "medical images into shards",
-    "plan": "memory, traffic, hours and cost of a run, before it",
+    "shard": "convert medical images into shards",
+    "plan": "estimate memory, traffic, hours and cost of a run before it starts",
     "pretrain": "self-supervised pretraining",
-    "probe": "what frozen features know, beside random ones and raw pixels",
-    "export": "weights that plain timm and smp load",
-    "report": "one HTML page of a run",
-    "doctor": "what this machine has and lacks",
-    "bench": "how fast it is here, beside what it could be",
+    "probe": "test frozen features against random ones and raw pixels",
+    "export": "write weights that plain timm and smp load",
+    "report": "write an HTML page about a run",
+    "doctor": "show what this machine has and lacks",
+    "bench": "measure speed on this machine against baselines",
 }
 
 

@@ -1,4 +1,4 @@
-"""``python -m dira_scale.bench NAME [--flags]``: the benchmarks that travel with the project, each with its flags."""
+"""``python -m dira_scale.bench NAME [--flags]``: the project's benchmarks, each with its own flags."""
 
 import runpy
 import sys
@@ -8,22 +8,22 @@ from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 
 BENCHMARKS = {
-    "loader": "images a second of the CPU loader, beside bare decoding",
-    "step": "the training loop, beside a bare PyTorch loop",
-    "end_to_end": "pretraining from shards, beside the slower of its loader and its steps alone",
-    "shard": "memory and speed of sharding, beside the plain limit of decoder and encoder",
-    "scaling": "several processes here, and a simulation of many GPUs",
-    "gpu": "on a machine with a CUDA GPU: is a step right, does it wait, how fast is it beside the authors' loop",
+    "loader": "images per second of the CPU loader, against bare decoding",
+    "step": "the training loop, against a bare PyTorch loop",
+    "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
+    "shard": "memory and speed of sharding, against bare decoding and encoding",
+    "scaling": "several processes on this machine, and a simulation of many GPUs",
+    "gpu": "on a CUDA GPU: correctness of a step, synchronisations, speed against the authors' loop",
 }
 
 
 def bench(words: Sequence[str]) -> None:
-    """Run the benchmark that the first word names, with the others as its command line."""
+    """Run the benchmark named by the first word, with the other words as its command line."""
     name = words[0]
     if name not in BENCHMARKS:
         known = f"{nearest(name, BENCHMARKS) or '.'} There are: {', '.join(BENCHMARKS)}"
         raise UserError(f"no benchmark '{name}'{known}")
-    home = str(folder("benchmarks").parent)  # they import one another as benchmarks.NAME
+    home = str(folder("benchmarks").parent)  # benchmarks import each other as benchmarks.NAME
     if home not in sys.path:
         sys.path.insert(0, home)
     before, sys.argv = sys.argv, [f"dira_scale.bench {name}", *words[1:]]
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("bench: interrupted", file=sys.stderr)
-        return 130  # as of a shell's
+        return 130  # a shell's exit code after Ctrl-C
     return 0
 
 

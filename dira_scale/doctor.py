@@ -1,4 +1,4 @@
-"""``python -m dira_scale.doctor``: what this machine has, what it lacks, and the launch command to type."""
+"""``python -m dira_scale.doctor``: what this machine has and lacks, and the launch command to use."""
 
 import json
 import shlex
@@ -16,18 +16,18 @@ from dira_scale.machine.show import show
 
 
 def doctor(config: DictConfig) -> None:
-    """Look at the machine and print it in the form that ``config.show`` names."""
-    here = hardware()
-    command = launch_command(here)
+    """Inspect the machine and print the result in the form ``config.show``."""
+    machine = hardware()
+    command = launch_command(machine)
     if config.show == "launch":
         print(shlex.join(command))
         return
-    found = components(here, dicom_decoders())
+    software = components(machine, dicom_decoders())
     if config.show == "json":
-        software = [asdict(component) for component in found]
-        print(json.dumps({"hardware": asdict(here), "software": software, "launch": command}, indent=1))
+        described = [asdict(component) for component in software]
+        print(json.dumps({"hardware": asdict(machine), "software": described, "launch": command}, indent=1))
     else:
-        show(here, found, command, Console())
+        show(machine, software, command, Console())
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,6 @@
-"""``python -m dira_scale.export run=RUN``: a run's weights as the files of other libraries, and a card.
+"""``python -m dira_scale.export run=RUN``: a run's weights as files for other libraries, with a model card.
 
-Reads the checkpoint alone: no GPU, no process group.
+Reads only the checkpoint: needs no GPU and no process group.
 """
 
 from pathlib import Path
@@ -16,13 +16,13 @@ from dira_scale.runs.reader import LATEST, RunReader, TrainingData
 
 
 def export(cfg: DictConfig) -> None:
-    """Write the files of ``formats`` and the card ``README.md`` to ``out``, which then holds what the card tells."""
+    """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     reader = RunReader(run)
     config, stages = reader.config, reader.stages
     tensors, state, stage = reader.load(cfg.stage)
-    so_far = list(stages)[: list(stages).index(stage) + 1]
-    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in so_far)
+    trained_stages = list(stages)[: list(stages).index(stage) + 1]
+    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained_stages)
     encoder = trained_encoder(config, tensors)
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
@@ -34,7 +34,7 @@ def export(cfg: DictConfig) -> None:
     sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
     card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports)
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES - set(files):  # of an earlier export
+    for name in FILES - set(files):  # from an earlier export
         (out / name).unlink(missing_ok=True)
     for name, content in (files | {"README.md": card.text().encode()}).items():
         write_atomic(out / name, content)
@@ -42,7 +42,7 @@ def export(cfg: DictConfig) -> None:
 
 
 def _source(data: TrainingData, split: str) -> Source:
-    """The card tells the folder's name only, and why it cannot tell more; the terminal, the whole reason."""
+    """If the dataset cannot be read, the card has its folder's name and a short reason; the terminal the full error."""
     if data.info is None:
         print(f"not in the card: {data.error}")
         return Source(data.name, data.hash, unread=data.problem)

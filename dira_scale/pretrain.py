@@ -13,7 +13,7 @@ from dira_scale.pretraining.task import PretrainTask
 
 
 def pretrain(cfg: DictConfig) -> int:
-    """Train as ``cfg`` says, resuming where the run folder stands; returns the exit code."""
+    """Train as configured, resuming from the run folder's state; returns the exit code."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
     check_launch(config.parallel, config.precision, config.optim.clip)
@@ -21,7 +21,7 @@ def pretrain(cfg: DictConfig) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb; of several processes each ends in here."""
+    """The verb; each of several processes exits through here."""
     return leave(lambda: run_verb("pretrain", pretrain, argv))
 
 

@@ -1,4 +1,4 @@
-"""``python -m dira_scale.probe run=RUN data.shards=OUT``: what frozen features know, beside random ones and raw pixels.
+"""``python -m dira_scale.probe run=RUN data.shards=OUT``: frozen features against random ones and raw pixels.
 
 One process, on a GPU if there is one.
 """
@@ -17,22 +17,22 @@ from dira_scale.runs.environment import environment
 
 
 def probe(cfg: DictConfig) -> None:
-    """Print the table, write ``probe.json`` and ``probe.md`` to ``out``."""
+    """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
     result = compare(cfg)
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
     out.mkdir(parents=True, exist_ok=True)
-    made = tables(result.figures)
+    titled = tables(result.figures)
     about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
     rows = {"compared": result.compared, "figures": as_json(result.figures)}
     write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
     console = Console()
-    for title, cells in made[: 1 + len(made) // 2]:  # the labels of the linear probe; probe.md has all
+    for title, cells in titled[: 1 + len(titled) // 2]:  # per-label tables of the linear probe only; probe.md has all
         console.print(rich_table(title, cells))
     for note in result.notes:
         console.print(note, markup=False, highlight=False)
-    said = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
-    lines = ["# Probe", "", *said, "", *(f"- {note}" for note in result.notes[1:]), ""]
-    write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in made)]))
+    intro = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
+    lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
+    write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)]))
     console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
 
 

@@ -1,4 +1,4 @@
-"""``python -m dira_scale.report run=out/runs/demo``: one self-contained HTML page about a run, finished or not."""
+"""``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Medical images into shards: ``python -m dira_scale.shard recipe=NAME out=FOLDER``, and what can be done with them."""
+"""``python -m dira_scale.shard recipe=NAME out=FOLDER``: images into shards; ``shard VERB``: work with shards."""
 
 import sys
 from collections.abc import Callable
@@ -20,11 +20,11 @@ VERBS: dict[str, Callable[[DictConfig], int]] = {
     "audit": curation.audit,
     "stats": curation.stats,
 }
-HELP = "also: python -m dira_scale.shard VERB KEY=VALUE ... with these (VERB --help lists a verb's keys)"
+HELP = "also: python -m dira_scale.shard VERB KEY=VALUE ... (VERB --help lists a verb's keys):"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The verb; its first word may name another one of ``VERBS``."""
+    """The verb; the first word may be one of ``VERBS``."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if words and words[0] in VERBS:
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
             print("\n".join([HELP, *lines]) + "\n")
         return run_verb("shard", ingest.shard, words)
     except KeyboardInterrupt:
-        print("\ninterrupted; what is finished is kept: run the same command again to go on")
+        print("\ninterrupted; finished work is kept: run the same command again to continue")
         return 75
 
 

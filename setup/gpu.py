@@ -1,11 +1,11 @@
-"""Measures a machine with a GPU from a plain checkout, without network and without setting anything up.
+"""Measures a GPU machine from a plain checkout, without network and without installing anything.
 
     python3 setup/gpu.py wheels [VERSION ...]   collect what such a machine may lack (with network; `make gpu-wheels`)
     python3 setup/gpu.py check [FLAGS]          run `dira_scale.bench gpu FLAGS` there (`make gpu-check`)
 
-The Python that runs ``check`` must have torch, timm and numpy, as containers for GPUs do. What else is imported and is
-not there is unpacked from the wheels into a folder of its own, which that one command sees: nothing of the machine's is
-changed. Needs nothing but the standard library, and pip.
+The Python that runs ``check`` must have torch, timm and numpy, as GPU containers do. Other missing packages are
+unpacked from the wheels into a separate folder that only this command sees, so the machine stays unchanged. Needs only
+the standard library and pip.
 """
 
 import importlib.util
@@ -20,11 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 WHEELS = ROOT / "out" / "gpu-wheels"
 SITE = ROOT / "out" / "gpu-site"
 VERSIONS = ("3.11", "3.12", "3.13")
-LIMIT = 40e6  # bytes of all wheels: they are carried by hand
-THERE = ("torch", "timm", "numpy")  # with all that they depend on
-# Package -> the module that says it is there. First what the ladder imports, then pytest's, then what whole pretraining
-# runs in the tests import besides. Those also need pyarrow, scikit-learn, scikit-image, OpenCV and TensorBoard, which
-# are too large to be carried: where they are not there, such tests are named and left out.
+LIMIT = 40e6  # bytes of all wheels, which are copied by hand
+REQUIRED = ("torch", "timm", "numpy")  # with their dependencies
+# Package -> a module to test for its presence. First what the ladder imports, then pytest's, then what else pretraining
+# runs in the tests import. Those also need pyarrow, scikit-learn, scikit-image, OpenCV and TensorBoard, which are too
+# large to copy: without them, such tests are listed and skipped.
 NEEDED = {
     "hydra-core": "hydra", "omegaconf": "omegaconf", "antlr4-python3-runtime": "antlr4", "pyyaml": "yaml",
     "accelerate": "accelerate", "psutil": "psutil", "safetensors": "safetensors", "xxhash": "xxhash",
@@ -34,7 +34,7 @@ NEEDED = {
     "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom",
     "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg",
 }  # fmt: skip
-SOURCE_ONLY = "antlr4-python3-runtime"  # at the version that Hydra wants there is no wheel
+SOURCE_ONLY = "antlr4-python3-runtime"  # Hydra's version of it has no wheel
 
 
 def main(words: list[str]) -> int:
@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
 
 
 def wheels(versions: list[str]) -> int:
-    """Collect wheels of ``NEEDED`` for these versions of Python on Linux, at the tested versions."""
+    """Collect wheels of ``NEEDED``, at the tested versions, for these Python versions on Linux."""
     shutil.rmtree(WHEELS, ignore_errors=True)
     pinned = ["-q", "--disable-pip-version-check", "--no-deps", "-c", str(ROOT / "constraints.txt")]
     pip = [sys.executable, "-m", "pip"]
@@ -67,34 +67,34 @@ def wheels(versions: list[str]) -> int:
     size = sum(path.stat().st_size for path in found)
     print(f"{WHEELS.relative_to(ROOT)}: {len(found)} wheels for Python {', '.join(versions)}, {size / 1e6:.1f} MB")
     if size > LIMIT:
-        print(f"gpu-wheels: that is more than {LIMIT / 1e6:.0f} MB", file=sys.stderr)
+        print(f"gpu-wheels: expected at most {LIMIT / 1e6:.0f} MB", file=sys.stderr)
         return 1
-    print("carry the checkout with that folder to the machine with the GPU; there: make gpu-check")
+    print("copy the checkout with that folder to the GPU machine and run there: make gpu-check")
     return 0
 
 
 def check(flags: list[str]) -> int:
-    """Run ``dira_scale.bench gpu`` by this Python and with what it lacks; its exit code."""
-    absent = [name for name in THERE if importlib.util.find_spec(name) is None]
+    """Run ``dira_scale.bench gpu`` with this Python and the missing packages; return its exit code."""
+    absent = [name for name in REQUIRED if importlib.util.find_spec(name) is None]
     if absent or sys.version_info < (3, 11):
         have = f"Python {platform.python_version()}" + (f" without {', '.join(absent)}" if absent else "")
-        print(f"gpu-check: {sys.executable} is {have}; name one of 3.11 or newer that has {', '.join(THERE)}: "
+        print(f"gpu-check: {sys.executable} is {have}; use 3.11 or newer with {', '.join(REQUIRED)}: "
               "make gpu-check PYTHON=…", file=sys.stderr)  # fmt: skip
         return 2
     shutil.rmtree(SITE, ignore_errors=True)
     missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
     if missing and not WHEELS.is_dir():
-        print(f"gpu-check: {', '.join(missing)} missing here: run make gpu-wheels where there is a network, and bring "
-              f"{WHEELS.relative_to(ROOT)} along", file=sys.stderr)  # fmt: skip
+        print(f"gpu-check: {', '.join(missing)} missing: run make gpu-wheels on a machine with network and copy "
+              f"{WHEELS.relative_to(ROOT)} here", file=sys.stderr)  # fmt: skip
         return 2
     if missing:
         command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index"]
         command += ["--no-deps", "--find-links", str(WHEELS), "--target", str(SITE), *missing]
         if subprocess.run(command).returncode:
-            print("gpu-check: pip could not unpack the wheels, see above", file=sys.stderr)
+            print("gpu-check: pip could not install the wheels, see above", file=sys.stderr)
             return 2
         print(f"from {WHEELS.relative_to(ROOT)}: {', '.join(missing)}", flush=True)
-    # Only what is missing lies there: nothing of the machine's own is hidden by it.
+    # SITE holds only missing packages, so it hides none of the machine's own.
     path = os.pathsep.join([str(ROOT), str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "dira_scale.bench", "gpu", *flags]
     return subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": path}).returncode

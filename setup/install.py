@@ -1,9 +1,9 @@
-"""Sets up ``.venv``: torch for this machine first, then dira_scale and all it needs, as constraints.txt has it.
+"""Sets up ``.venv``: torch for this machine first, then dira_scale and its dependencies at constraints.txt's versions.
 
     python3 setup/install.py [EXTRA ...]        (`make setup`, `make test`, `make pretrain` call it)
 
-Needs nothing but Python's standard library. When nothing has changed it returns at once; interrupted, the same command
-goes on. ``ACCELERATOR=cpu|cuda`` overrides what it finds. A torch that is there already is kept.
+Needs only Python's standard library. Returns at once if nothing has changed; after an interruption, the same command
+resumes. ``ACCELERATOR=cpu|cuda`` overrides the detection. An installed torch is kept.
 """
 
 import fcntl
@@ -33,44 +33,44 @@ GPU_EXTRAS = ("dali",)
 
 
 class SetupError(Exception):
-    """What stands in the way of the set-up, and what to do about it."""
+    """What prevents the set-up, and what to do about it."""
 
 
 def main(extras: list[str]) -> int:
-    """Bring ``.venv`` to what ``extras`` ask for; 0 when it is there."""
+    """Bring ``.venv`` up to date with ``extras``; returns 0 on success."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         accelerator = chosen_accelerator()
         wanted = {"key": key(accelerator), "extras": sorted({*extras, *(GPU_EXTRAS if accelerator == "cuda" else ())})}
         if not up_to_date(wanted):
             with lock():
-                if not up_to_date(wanted):  # another set-up may have done it while this one waited
+                if not up_to_date(wanted):  # another set-up may have finished while this one waited
                     install(accelerator, wanted)
     except SetupError as error:
         print(f"set-up: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nset-up: interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        print("\nset-up: interrupted; run the same command to resume", file=sys.stderr)
         return 130
     return 0
 
 
 def install(accelerator: str, wanted: dict) -> None:
-    """The whole set-up, in its order; each step finds what an earlier call has done."""
+    """All steps of the set-up, in order; each reuses what an earlier call has done."""
     start = time.monotonic()
     make_venv()
     LOG.write_text("")
     pin = pinned("torch")
     kept = installed("torch")
     if kept:
-        print(f"torch        {kept} is there and is kept")
+        print(f"torch        {kept} is installed and is kept")
         if "+cpu" in kept and accelerator == "cuda":
             text = f"torch {kept} in {VENV} cannot use the GPU. Remove that folder and run again for the CUDA build"
             if os.environ.get("ACCELERATOR") == "cuda":
                 raise SetupError(text)
             print(f"             note: {text}")
     else:
-        wheel = wheel_that_would_come(f"torch=={pin}")
+        wheel = chosen_wheel(f"torch=={pin}")
         refuse_cuda_build(wheel, accelerator)
         pip(f"torch for {accelerator}", "-c", str(ROOT / "constraints.txt"), f"torch=={pin}")
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
@@ -83,16 +83,16 @@ def install(accelerator: str, wanted: dict) -> None:
     print(f"set up in {time.monotonic() - start:.0f} s; the log is {LOG.relative_to(ROOT)}")
 
 
-# What there is, what is wanted
+# What is installed, what is wanted
 
 
 def chosen_accelerator() -> str:
-    """``cpu`` or ``cuda``: as ``ACCELERATOR`` says, else by whether the NVIDIA driver shows a GPU."""
-    asked = os.environ.get("ACCELERATOR")
-    if asked not in (None, "", "cpu", "cuda"):
-        raise SetupError(f"ACCELERATOR={asked}: it takes cpu or cuda")
-    if asked:
-        return asked
+    """``cpu`` or ``cuda``: the value of ``ACCELERATOR``, else ``cuda`` if the NVIDIA driver shows a GPU."""
+    given = os.environ.get("ACCELERATOR")
+    if given not in (None, "", "cpu", "cuda"):
+        raise SetupError(f"ACCELERATOR={given}: expected cpu or cuda")
+    if given:
+        return given
     if any(Path("/dev").glob("nvidia[0-9]*")):
         return "cuda"
     smi = shutil.which("nvidia-smi")
@@ -100,18 +100,18 @@ def chosen_accelerator() -> str:
 
 
 def key(accelerator: str) -> str:
-    """Changes when something does that an installed environment depends on."""
+    """A hash of everything that an installed environment depends on."""
     text = [(ROOT / name).read_bytes() for name in ("pyproject.toml", "constraints.txt", "setup/install.py")]
     return hashlib.sha256(repr((text, str(ROOT), sys.version, accelerator)).encode()).hexdigest()
 
 
 def up_to_date(wanted: dict) -> bool:
-    """Whether the last finished set-up gave what is wanted; its extras are kept by a later call with fewer."""
+    """Whether the last finished set-up has what is wanted. Adds its extras to ``wanted``, to keep them."""
     if not (STAMP.exists() and PYTHON.exists()):
         return False
     try:
         done = json.loads(STAMP.read_text())
-    except json.JSONDecodeError:  # emptied by a power cut: what is there is gone through again
+    except json.JSONDecodeError:  # emptied by a power cut: run all steps again
         return False
     if done["key"] == wanted["key"] and set(wanted["extras"]) <= set(done["extras"]):
         return True
@@ -122,7 +122,7 @@ def up_to_date(wanted: dict) -> bool:
 def pinned(name: str) -> str:
     """The version of ``name`` in constraints.txt."""
     found = re.search(rf"^{name}==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, f"constraints.txt pins no {name}"
+    assert found, f"constraints.txt does not pin {name}"
     return found[1]
 
 
@@ -134,7 +134,7 @@ def installed(name: str, python: Path | str = PYTHON) -> str | None:
 
 
 def constraints(torch: str | None, pin: str) -> Path:
-    """constraints.txt with torch held at the very build that is installed (and torchvision free to follow another)."""
+    """constraints.txt with torch pinned to the installed build (and torchvision free if torch is another version)."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     free = ("torch==",) if torch and torch.split("+")[0] == pin else ("torch==", "torchvision==")
     path = VENV / "constraints.txt"
@@ -146,90 +146,93 @@ def constraints(torch: str | None, pin: str) -> Path:
 
 
 def make_venv() -> None:
-    """``.venv`` with a pip that runs; a torch of the Python that runs this is let in."""
+    """``.venv`` with a working pip; it sees the packages of a system Python that has torch."""
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before any requirement is checked
-        raise SetupError(f"Python 3.11 or newer is needed, not {platform.python_version()}: make PYTHON=python3.11 …")
+        raise SetupError(f"expected Python 3.11 or newer, got {platform.python_version()}: make PYTHON=python3.11 …")
     refuse_other_python()
     discard_half_installed()
     if PYTHON.exists() and subprocess.run([PYTHON, "-m", "pip", "--version"], capture_output=True).returncode == 0:
         return
     print(f"environment  {VENV}")
-    outer = sys.prefix == sys.base_prefix  # another environment's packages cannot be let in, only the system's
+    outer = sys.prefix == sys.base_prefix  # only a system Python's packages can be shared, not another environment's
     share = ["--system-site-packages"] if outer and installed("torch", sys.executable) else []
     if subprocess.run([sys.executable, "-m", "venv", *share, VENV]).returncode:
-        raise SetupError("no virtual environment could be made; on Debian: apt-get install python3-venv")
+        raise SetupError("could not create a virtual environment; on Debian: apt-get install python3-venv")
 
 
 def refuse_other_python() -> None:
-    """A ``.venv`` of another Python is not touched: its packages are that Python's."""
+    """Raise SetupError if ``.venv`` was made with another Python: its packages are for that one."""
     made_with = venv_setting("version")
-    here = f"{sys.version_info.major}.{sys.version_info.minor}"
-    if PYTHON.exists() and made_with and ".".join(made_with.split(".")[:2]) != here:
+    current = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if PYTHON.exists() and made_with and ".".join(made_with.split(".")[:2]) != current:
         raise SetupError(
-            f"{VENV} was made with Python {made_with}, and this is {here}: rm -rf .venv for this one, "
-            f"or make PYTHON=python{'.'.join(made_with.split('.')[:2])} … for that one"
+            f"{VENV} was made with Python {made_with}, and this is {current}: rm -rf .venv to use this one, "
+            f"or make PYTHON=python{'.'.join(made_with.split('.')[:2])} … to use that one"
         )
 
 
 def venv_setting(name: str) -> str:
-    """An entry of ``.venv/pyvenv.cfg``; empty where there is none."""
+    """An entry of ``.venv/pyvenv.cfg``; empty if there is none."""
     path = VENV / "pyvenv.cfg"
     found = re.search(rf"^{name} *= *(.*)$", path.read_text() if path.exists() else "", re.MULTILINE)
     return found[1].strip() if found else ""
 
 
 def check() -> None:
-    """``pip check``. Where the outer Python's packages are let in, their quarrels are theirs: a note."""
+    """``pip check``. Only a note if the environment shares the outer Python's packages, which may conflict."""
     done = subprocess.run([PYTHON, "-m", "pip", "check"], capture_output=True, text=True)
     if done.returncode == 0:
         return
     if venv_setting("include-system-site-packages") != "true":
-        raise SetupError(f"the packages do not fit each other; pip check says:\n{done.stdout}{done.stderr}")
-    print(f"             note: pip check says, of the outer Python's packages too:\n{done.stdout}{done.stderr}", end="")
+        raise SetupError(f"packages conflict; pip check reports:\n{done.stdout}{done.stderr}")
+    print(
+        f"             note: pip check reports, outer Python's packages included:\n{done.stdout}{done.stderr}",
+        end="",
+    )
 
 
 def discard_half_installed() -> None:
-    """Forget packages whose unpacking was cut off (pip writes INSTALLER last), so that pip writes them again."""
+    """Remove packages whose installation was cut off (pip writes INSTALLER last), so that pip installs them again."""
     for folder in SITE_PACKAGES.glob("*.dist-info"):
         if not (folder / "INSTALLER").exists():
             shutil.rmtree(folder)
 
 
-def wheel_that_would_come(requirement: str) -> str:
-    """The file name of the wheel that pip chooses for ``requirement``. pip is stopped before it downloads it."""
+def chosen_wheel(requirement: str) -> str:
+    """The file name of the wheel that pip chooses for ``requirement``, without downloading it."""
     command = [PYTHON, "-u", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed", requirement]
-    said = []
+    output = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         assert process.stdout
         for line in process.stdout:
-            said.append(line)
+            output.append(line)
             if wheel := WHEEL.search(unquote(line)):
                 process.kill()
                 return wheel[1]
-    raise SetupError(f"pip finds no wheel of {requirement} for this Python and machine:\n{''.join(said[-6:])}")
+    raise SetupError(f"pip finds no wheel of {requirement} for this Python and machine:\n{''.join(output[-6:])}")
 
 
 def refuse_cuda_build(wheel: str, accelerator: str) -> None:
-    """On Linux/x86-64 a wheel of torch that does not call itself ``+cpu`` is a CUDA build of several gigabytes."""
+    """Raise SetupError for a CUDA build without need: on Linux/x86-64, any torch wheel not named ``+cpu``."""
     if accelerator == "cuda" or (platform.system(), platform.machine()) != ("Linux", "x86_64") or "+cpu" in wheel:
         return
     raise SetupError(
         f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. Nothing was "
-        f"downloaded. Show pip the CPU build and run again: set PIP_EXTRA_INDEX_URL to the CPU index that torch's own "
-        f"install page names, or PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
-        f"(ACCELERATOR=cuda takes the CUDA build all the same.)"
+        f"downloaded. Point pip to the CPU build and run again: set PIP_EXTRA_INDEX_URL to the CPU index on torch's "
+        f"install page, or PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
+        f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
     )
 
 
 def run(*command: Path | str) -> None:
-    """A short step: silent unless it fails."""
+    """Run a short step, silently unless it fails."""
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     if done.returncode:
         raise SetupError(f"{' '.join(map(str, command))} failed:\n{done.stdout}{done.stderr}")
 
 
 def pip(title: str, *arguments: str) -> None:
-    """``pip install`` into the log, with one line that says how far it is."""
+    """``pip install`` with its output in the log and one line of progress."""
     command = [PYTHON, "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
     if show_progress(title, command, LOG, SITE_PACKAGES):
         tail = "\n".join(LOG.read_text().splitlines()[-12:])
@@ -237,13 +240,13 @@ def pip(title: str, *arguments: str) -> None:
 
 
 def lock() -> TextIO:
-    """Held while ``.venv`` is changed; a second set-up waits for the first."""
+    """A lock for changing ``.venv``; a second set-up waits for the first."""
     VENV.mkdir(exist_ok=True)
     file = (VENV / ".lock").open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        print("another set-up is at work; waiting for it")
+        print("another set-up is running; waiting for it")
         fcntl.flock(file, fcntl.LOCK_EX)
     return file
 

@@ -1,6 +1,6 @@
 #!/bin/bash
-# What `make pretrain` runs once .venv is there: phantom DICOM files -> shards -> DiRA-MoCo -> weights -> report.
-# Every step finds what an earlier call left and goes on from there.
+# What `make pretrain` runs after the set-up: phantom DICOM files -> shards -> DiRA-MoCo -> weights -> report.
+# Every step resumes from what an earlier call left.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$PWD/.venv/bin:$PATH"
@@ -14,23 +14,23 @@ heading "1 of 4  phantom radiographs as DICOM files, and shards of them"
 python -m dira_scale.shard recipe=phantom_cxr out=$shards
 
 heading "2 of 4  pretraining"
-# Launchers neither pass signals on nor keep exit codes. So the launcher runs in a session of its own, where Ctrl-C does
-# not reach it; we pass the wish to stop to the processes that it started; and status.json has the outcome.
+# Launchers neither forward signals nor keep exit codes. So the launcher runs in its own session, where Ctrl-C does not
+# reach it; this script forwards signals to the processes that it started; status.json has the outcome.
 stop='import psutil, sys; [child.terminate() for child in psutil.Process(int(sys.argv[1])).children()]'
-# What several processes' launcher says after their end, many lines of its own code, is left out.
+# Drop the long traceback that a launcher of several processes prints when they end.
 exec 3> >(trap '' INT && exec awk '/elastic\/multiprocessing/ { over = 1 } !over { print; fflush() }' >&2)
 setsid $(python -m dira_scale.doctor show=launch) experiment=phantom data.shards=$shards run=$run 2>&3 &
 launch=$!
 asked=
-# HUP: the terminal is gone, as when an ssh connection drops; nothing can be said any more.
+# HUP: the terminal is gone, as when an ssh connection drops; nothing can be printed any more.
 trap 'asked=yes; python -c "$stop" $launch' INT TERM HUP
 while :; do
     wait $launch && code=0 || code=$?
-    kill -0 $launch 2>/dev/null || break  # else it was the trap that ended the wait
+    kill -0 $launch 2>/dev/null || break  # otherwise the trap ended the wait
 done
 trap - INT TERM HUP
 if [ "$asked" ] && [ -f $run/status.json ] && [ "$(state)" = interrupted ]; then
-    echo "interrupted; make pretrain goes on from here"
+    echo "interrupted; run make pretrain again to resume"
     exit 75
 fi
 [ "$code" -eq 0 ] || exit "$code"
@@ -49,6 +49,6 @@ The weights:  $PWD/$run/export
 Next: your own images
   .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
   .venv/bin/$(python -m dira_scale.doctor show=launch) experiment=small data.shards=out/shards/mine run=out/runs/mine
-docs/sharding.md says what images it takes; make doctor, what would make this machine faster.
+docs/sharding.md lists the images it reads; make doctor shows what would make this machine faster.
 END
-printf '\nThis took %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))
+printf '\nFinished in %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))

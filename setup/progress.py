@@ -1,4 +1,4 @@
-"""One moving line for a long ``pip install``; what pip itself says goes into a log."""
+"""One line of progress for a long ``pip install``; pip's own output goes into a log."""
 
 import queue
 import re
@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from urllib.parse import unquote
 
-# pip about to fetch a wheel (or only its metadata): the wheel's file name, and what follows it
+# pip is about to fetch a wheel (or only its metadata): the wheel's file name, and the rest of the line
 WHEEL = re.compile(r"(?:Downloading|Using cached|Processing) (?:\S*/)?(\S+\.whl)(.*)")
 INSTALLING = "Installing collected packages:"
 
@@ -18,7 +18,7 @@ INSTALLING = "Installing collected packages:"
 def show_progress(title: str, command: list, log: Path, site_packages: Path) -> int:
     """Run pip's ``command`` to its end and return its exit status.
 
-    On a terminal the line moves; elsewhere one is printed every 15 s.
+    On a terminal the line is updated in place; elsewhere a new one is printed every 15 s.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     lines: queue.Queue[str] = queue.Queue()
@@ -50,16 +50,16 @@ class _Line:
     def __init__(self, title: str, site_packages: Path) -> None:
         self.title, self.site_packages = title, site_packages
         self.start = self.shown = time.monotonic()
-        self.fetched, self.doing = 0, "asking what is needed"
+        self.fetched, self.doing = 0, "resolving dependencies"
         self.waiting: list[str] = []
 
-    def read(self, said: str) -> None:
-        """Learn from a line of pip's what it is at."""
-        if (wheel := WHEEL.search(unquote(said))) and not wheel[2].startswith(".metadata"):
+    def read(self, output: str) -> None:
+        """Update the state from a line of pip's output."""
+        if (wheel := WHEEL.search(unquote(output))) and not wheel[2].startswith(".metadata"):
             self.fetched += 1
             self.doing = f"fetching {wheel[1]}{wheel[2].partition(' (from')[0]}, {self.fetched} so far"
-        elif said.startswith(INSTALLING):
-            self.waiting = [_folded(name) for name in said.removeprefix(INSTALLING).split(",")]
+        elif output.startswith(INSTALLING):
+            self.waiting = [_folded(name) for name in output.removeprefix(INSTALLING).split(",")]
         self.show()
 
     def show(self) -> None:
@@ -80,8 +80,8 @@ class _Line:
         clock = f"{self.title:12} {int(self._spent()) // 60}:{int(self._spent()) % 60:02d}"
         if not self.waiting:
             return f"{clock}  {self.doing}"
-        there = {_folded(path.name.split("-")[0]) for path in self.site_packages.glob("*.dist-info")}
-        done, total = sum(name in there for name in self.waiting), len(self.waiting)
+        present = {_folded(path.name.split("-")[0]) for path in self.site_packages.glob("*.dist-info")}
+        done, total = sum(name in present for name in self.waiting), len(self.waiting)
         to_go = self._spent() * (total - done) / (total + done)  # unpacking takes about as long as fetching did
         return f"{clock}  unpacking {done} of {total}, about {to_go:.0f} s to go"
 

@@ -84,7 +84,7 @@ def test_figures_that_the_driver_does_not_tell_are_unknown(tools: Path) -> None:
     assert launch_command(here, cuda=2)[-1] == "precision=fp32"  # one of the two may lack bfloat16
     text = StringIO()
     show(here, [], [], Console(file=text, width=200, no_color=True))
-    assert "NVIDIA GB10, memory not told, driver 580.95" in text.getvalue()
+    assert "NVIDIA GB10, memory not reported, driver 580.95" in text.getvalue()
 
 
 def test_a_driver_that_hangs_is_said(tools: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_a_driver_that_hangs_is_said(tools: Path, monkeypatch: pytest.MonkeyPatc
     assert here.gpus == ()
     text = StringIO()
     show(here, [], [], Console(file=text, width=200, no_color=True))
-    assert "none that the NVIDIA driver shows (nvidia-smi did not answer" in text.getvalue()
+    assert "none shown by the NVIDIA driver (nvidia-smi did not answer" in text.getvalue()
 
 
 @pytest.mark.parametrize("cores", [1, 2, 6, 64])

@@ -60,16 +60,16 @@ def only(monkeypatch: pytest.MonkeyPatch, links: Path | str) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(links))
 
 
-def test_the_wheel_that_would_come_is_the_one_pip_chooses(
+def test_the_chosen_wheel_is_the_one_pip_chooses(
     install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only(monkeypatch, tmp_path)
     wheel(tmp_path, "2.13.0")
-    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
+    assert install.chosen_wheel("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
     wheel(tmp_path, "2.13.0+cpu")
-    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0+cpu-py3-none-any.whl"
+    assert install.chosen_wheel("torch==2.13.0") == "torch-2.13.0+cpu-py3-none-any.whl"
     with pytest.raises(install.SetupError, match=r"no wheel of torch==9\.9"):
-        install.wheel_that_would_come("torch==9.9")
+        install.chosen_wheel("torch==9.9")
 
 
 def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypat
     threading.Thread(target=server.serve_forever, daemon=True).start()
     only(monkeypatch, f"http://127.0.0.1:{server.server_port}/")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    assert install.wheel_that_would_come("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
+    assert install.chosen_wheel("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
     server.shutdown()
     assert sent < len(content) / 2
 
@@ -133,7 +133,7 @@ def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monke
     monkeypatch.setenv("ACCELERATOR", "cuda")
     assert install.chosen_accelerator() == "cuda"
     monkeypatch.setenv("ACCELERATOR", "gpu")
-    with pytest.raises(install.SetupError, match="ACCELERATOR=gpu: it takes cpu or cuda"):
+    with pytest.raises(install.SetupError, match="ACCELERATOR=gpu: expected cpu or cuda"):
         install.chosen_accelerator()
 
 
@@ -206,7 +206,7 @@ def test_quarrels_among_the_outer_pythons_packages_are_a_note(
     (install.VENV / "pyvenv.cfg").write_text(f"include-system-site-packages = {shared}\n")
     if shared == "true":
         install.check()
-        assert "note: pip check says" in (said := capsys.readouterr().out)
+        assert "note: pip check reports" in (said := capsys.readouterr().out)
         assert "a 1.0 requires b" in said
     else:
         with pytest.raises(install.SetupError, match=r"a 1\.0 requires b"):
@@ -276,7 +276,7 @@ def test_what_ends_make_pretrain_asks_the_run_for_a_checkpoint(number: signal.Si
         process.send_signal(number)
         said, _ = process.communicate(timeout=60)
     assert process.returncode == 75
-    assert "interrupted; make pretrain goes on from here" in said
+    assert "interrupted; run make pretrain again to resume" in said
 
 
 HOOK = """

@@ -1,4 +1,4 @@
-"""What a key means: the comment that stands beside it, or above it, in a YAML file. Read once, here, for ``--help``."""
+"""The meaning of keys for ``--help``: the comment beside or above each key in its YAML file."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from yaml import CollectionNode, MappingNode, Node, ScalarNode
 
 
 def comments(verb: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
-    """Comments by dotted key, of the verb's own file and of the options chosen in its groups."""
+    """Comments by dotted key, from the verb's own file and the options chosen in its groups."""
     found: dict[str, str] = {}
     for root in roots:
         found |= of_file(root / f"{verb}.yaml")
@@ -18,8 +18,8 @@ def comments(verb: str, choices: Mapping[str, str], roots: Iterable[Path]) -> di
 
 
 def of_file(file: Path, prefix: str = "") -> dict[str, str]:
-    """Comments of a file's keys behind ``prefix``; what it takes from beside it (``- pretrain``), or as a node of its
-    own (``- moco@base``), is read with it."""
+    """Comments of a file's keys, with ``prefix``; includes the files in its defaults, as they are (``- pretrain``) or
+    as a node (``- moco@base``)."""
     if not file.is_file():
         return {}
     text = file.read_text()
@@ -42,7 +42,7 @@ def _of_mapping(mapping: MappingNode, lines: list[str], prefix: str) -> Iterator
 
 
 def _above(key: Node, lines: list[str]) -> list[str]:
-    """Comment lines straight above a key; one with a blank line below it speaks of the file."""
+    """Comment lines directly above a key; with a blank line between, they belong to the file."""
     found: list[str] = []
     for line in reversed(lines[: key.start_mark.line]):
         if not line.lstrip().startswith("#"):
@@ -52,7 +52,7 @@ def _above(key: Node, lines: list[str]) -> list[str]:
 
 
 def _behind(key: Node, value: Node, lines: list[str]) -> str:
-    """The comment at the end of a key's line, or of the last line of its value where that has brackets."""
+    """The comment at the end of a key's line, or of the last line of its value in brackets."""
     inline = isinstance(value, ScalarNode) or (isinstance(value, CollectionNode) and value.flow_style)
     end = value.end_mark if inline else key.end_mark
     return lines[end.line][end.column :].partition("#")[2].strip() if end.line < len(lines) else ""

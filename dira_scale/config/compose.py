@@ -1,8 +1,8 @@
 """Configuration: Hydra's compose API and override grammar over ``configs/``, checked against dataclasses.
 
-A verb's root file is ``configs/VERB.yaml``. Its ``_schema_`` names the dataclass that it is checked against, which lies
-beside what it configures (:mod:`dira_scale.config.schema`). Defaults and their reasons stand in the YAML files only.
-Hydra's own entry point is not used: it would change the folder and configure logging.
+A verb's root file is ``configs/VERB.yaml``. Its ``_schema_`` names the dataclass that it is checked against, which is
+beside the class that it configures (:mod:`dira_scale.config.schema`). Defaults and their reasons are in the YAML files
+only. Hydra's own entry point is not used: it would change the working directory and configure logging.
 """
 
 import sys
@@ -32,8 +32,8 @@ from dira_scale.errors import UserError, print_error
 def compose(verb: str, argv: list[str]) -> DictConfig:
     """The configuration of ``verb`` with the overrides in ``argv``, resolved and checked.
 
-    A key that holds a place takes its value literally, whatever Hydra's grammar says of it. ``--config-dir DIR`` adds a
-    folder of one's own groups and experiments. ``--help`` and ``--cfg`` print and exit.
+    A key that holds a place takes its value literally, bypassing Hydra's grammar. ``--config-dir DIR`` adds a folder of
+    your own groups and experiments. ``--help`` and ``--cfg`` print and exit.
 
     Raises:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
@@ -68,12 +68,12 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
 
 
 def defaults(verb: str) -> DictConfig:
-    """What ``configs/`` say of a verb's keys, neither resolved nor checked: no schema is imported, so no torch is."""
+    """A verb's defaults from ``configs/``, neither resolved nor checked: imports no schema and thus no torch."""
     return _plain(_hydra(verb, [], []))
 
 
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
-    """Compose, call, and turn a ``UserError`` into one line and exit code 2."""
+    """Compose the configuration and call ``function``; print a ``UserError`` as one line and return exit code 2."""
     logs.start(verb.replace("_", " "))
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
@@ -83,10 +83,10 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
 
 
 def check(config: DictConfig, prefix: str = "") -> None:
-    """Make the object of every schema in a resolved configuration, inner ones first.
+    """Check every schema in a resolved configuration by creating its object, inner ones first.
 
     Raises:
-        UserError: names the key whose value is out of its bounds.
+        UserError: names the key whose value is out of bounds.
     """
     for name, child in config.items():
         if isinstance(child, DictConfig):
@@ -100,7 +100,7 @@ def check(config: DictConfig, prefix: str = "") -> None:
 
 
 def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
-    """The keys that hold places; of a node that is constructed, the class chosen on this command line knows."""
+    """The keys that hold places; within a constructed node, as the class chosen on this command line annotates them."""
     places = place_keys(schema)
     for node in [key for key, places_of in places.items() if places_of is Places.CONSTRUCTED]:
         inside = [word for word in arguments.words if key_of(word).startswith(f"{node}.")]
@@ -110,7 +110,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
         target = OmegaConf.select(_hydra(verb, withhold(chosen, places)[0], arguments.own), f"{node}._target_")
         try:
             places |= {f"{node}.{name}": kind for name, kind in place_arguments(get_class(target)).items()}
-        except Exception:  # somebody's class: whoever constructs it says what is wrong with it
+        except Exception:  # a user's class: constructing it will report what is wrong
             continue
     return places
 
@@ -134,7 +134,8 @@ def _typed(composed: DictConfig, schema: type) -> DictConfig:
 
 @contextmanager
 def _closed_environment(verb: str) -> Iterator[None]:
-    """While shards are configured: recipes may be others', and what they say is published with the dataset."""
+    """No access to environment variables while configuring shards: recipes may be untrusted, and are published with
+    the dataset."""
 
     def refuse(name: str, default: Any = None) -> None:
         raise UserError(f"${{oc.env:{name}}}: a recipe may not read the environment; type the value as KEY=VALUE")
@@ -147,7 +148,7 @@ def _closed_environment(verb: str) -> Iterator[None]:
 
 
 def _complete(config: DictConfig) -> None:
-    """Refuse keys that must be given and were not."""
+    """Raise UserError if a required key is not set."""
     missing = sorted(OmegaConf.missing_keys(config))
     if missing:
-        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help says what it is")
+        raise UserError(f"{missing[0]} must be given: {missing[0]}=…; --help describes it")

@@ -1,4 +1,4 @@
-"""What Hydra, OmegaConf and PyYAML object to, in one line: the key or file, what is wrong and what would do."""
+"""Errors of Hydra, OmegaConf and PyYAML in one line: the key or file, what is wrong, what was expected."""
 
 from collections.abc import Sequence
 
@@ -13,20 +13,20 @@ from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.config.schema import kind
 from dira_scale.errors import UserError, nearest
 
-SHORT = 8  # so many keys are listed, more are not
+SHORT = 8  # list the known keys in an error if there are at most this many
 
 
 def explain(error: Exception, schema: type, arguments: Arguments) -> str:
-    """``error`` of composing a configuration of ``schema``, for who typed ``arguments``."""
+    """One line for ``error``, raised while composing a configuration of ``schema`` from ``arguments``."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
     match cause:
         case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
             group, _, name = file.rpartition("/")
             options = cause.options or []
-            there = f" There are: {', '.join(options)}" if options else ""
-            return f"no {group} named '{name}'{nearest(name, options) or '.'}{there}"
+            known = f" There are: {', '.join(options)}" if options else ""
+            return f"no {group} named '{name}'{nearest(name, options) or '.'}{known}"
         case OverrideParseException(override=word):
-            return f"{word}: not in Hydra's grammar ({_line(cause.message)}); quote text: {key_of(word)}=\"'…'\""
+            return f"{word}: not valid in Hydra's grammar ({_line(cause.message)}); quote text: {key_of(word)}=\"'…'\""
         case (
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
@@ -42,23 +42,23 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
         case MarkedYAMLError() | ReaderError():
             return f"{_file(cause)}: not valid YAML: {_line(str(cause))}"
         case UnicodeDecodeError():
-            return f"{_undecodable(arguments)}: not valid YAML: it must be UTF-8"
+            return f"{_undecodable(arguments)}: not valid YAML: expected UTF-8"
         case RecursionError():
             return "the configuration is nested too deeply, or an alias in it contains itself"
     return _line(str(cause))
 
 
 def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
-    """``key`` is not in ``node``, whose own key is all of it but its last part."""
+    """``key`` is not in ``node``, whose own key is ``key`` without its last part."""
     parent = key.rpartition(".")[0]
     if any(word.startswith(f"{parent}={{") for word in words):  # typed as a mapping
-        return f"{parent}: it has no such entry yet; +{parent}=… adds one"
+        return f"{parent} has no such entry yet; +{parent}=… adds one"
     key = next((name for word in words if (name := key_of(word)).startswith(f"{key}.")), key)
     known = [name for name in keys(node, f"{parent}." if parent else "") if not name.startswith(("hydra", "_"))]
     if known == [f"{parent}."]:
         return f"unknown key {key}: {parent} has no keys of its own; a mapping is {parent}='{{name: value}}'"
-    told = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
-    return f"unknown key {key}{nearest(key, known)} ({told})"
+    hint = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
+    return f"unknown key {key}{nearest(key, known)} ({hint})"
 
 
 def _given(error: ValidationError) -> str:
@@ -67,7 +67,7 @@ def _given(error: ValidationError) -> str:
 
 
 def _line(text: str) -> str:
-    """The text as one line, without what Hydra and OmegaConf append for their own developers."""
+    """The text as one line, without the details that Hydra and OmegaConf append for developers."""
     for tail in ("\n    full_key:", "\nSee https", "\nConfig search path:"):
         text = text.partition(tail)[0]
     return " ".join(text.split())
@@ -79,7 +79,7 @@ def _file(error: YAMLError) -> str:
 
 
 def _undecodable(arguments: Arguments) -> str:
-    """The first of one's own files that is not text; the project's are."""
+    """The first of the user's files that is not UTF-8; the project's are."""
     for file in sorted(path for folder in arguments.own for path in folder.rglob("*.yaml")):
         try:
             file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Where configurations lie, and what a root file says of itself."""
+"""Where configuration files are, and a root file's metadata."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 
 def folder(name: str) -> Path:
-    """Where ``configs``, ``shards`` … lie: beside the package in a checkout, inside it in a wheel."""
+    """The folder ``configs``, ``shards`` …: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).parents[1]
     checkout = package.parent
     return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
@@ -21,7 +21,7 @@ def roots(own: list[Path]) -> list[Path]:
 
 @dataclass(frozen=True)
 class Root:
-    """What ``configs/VERB.yaml`` says beside its keys.
+    """Metadata in ``configs/VERB.yaml``.
 
     Attributes:
         schema: dotted path of the dataclass that the configuration is checked against (``_schema_``).
@@ -35,6 +35,6 @@ class Root:
 
     @classmethod
     def read(cls, verb: str) -> "Root":
-        """Of one of the project's own files."""
+        """Read the metadata of one of the project's own root files."""
         content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{verb}.yaml").read_text())
         return cls(content["_schema_"], tuple(content.get("_first_", ())))

@@ -1,4 +1,4 @@
-"""``--help``: the keys that matter first, then all: default, type, bounds, and what the key means."""
+"""``--help``: the most important keys, then all keys, each with default, type, bounds and meaning."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +28,8 @@ def describe(
         choices: the option chosen in each group.
         own: folders given by ``--config-dir``.
     """
-    told = comments(verb, choices, roots(own))
-    lines = {key: _key(key, value, schema, places, told) for key, value in leaves(config)}
+    meanings = comments(verb, choices, roots(own))
+    lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
     text = [
         f"usage: python -m dira_scale.{verb.replace('_', ' ')} KEY=VALUE ...",
         "(the grammar is Hydra's; paths are taken as typed; --cfg prints the configuration and stops; --config-dir DIR "
@@ -39,7 +39,7 @@ def describe(
         text += ["", "first:", *(line for key in first for line in lines.get(key, []))]
     if groups := list(_groups(choices, roots(own))):
         text += ["", "groups (GROUP=OPTION sets many keys at once):", *groups]
-    return "\n".join([*text, "", "all keys:" if first else "keys:", *_all(lines, told)])
+    return "\n".join([*text, "", "all keys:" if first else "keys:", *_all(lines, meanings)])
 
 
 def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[str]:
@@ -49,21 +49,21 @@ def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[str
             yield f"  {group}=  one of {', '.join(options)}"
 
 
-def _all(lines: Mapping[str, list[str]], told: Mapping[str, str]) -> Iterator[str]:
-    said: set[str] = set()
+def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterator[str]:
+    shown: set[str] = set()
     for key, own in lines.items():
         names = key.split(".")
-        for depth in range(1, len(names)):  # what is said of a whole node stands before its first key
+        for depth in range(1, len(names)):  # a node's meaning comes before its first key
             node = ".".join(names[:depth])
-            if node in told and node not in said:
-                said.add(node)
-                yield f"  {node}: {told[node]}"
+            if node in meanings and node not in shown:
+                shown.add(node)
+                yield f"  {node}: {meanings[node]}"
         yield from own
 
 
-def _key(key: str, value: object, schema: type, places: Mapping[str, Places], told: Mapping[str, str]) -> list[str]:
+def _key(key: str, value: object, schema: type, places: Mapping[str, Places], meanings: Mapping[str, str]) -> list[str]:
     words = kind(schema, key) or PLACE_WORDS.get(places.get(key, Places.CONSTRUCTED), "")
     if not words and value is not None and value != "???":
         words = type(value).__name__
     line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")
-    return [line, f"      {told[key]}"] if key in told else [line]
+    return [line, f"      {meanings[key]}"] if key in meanings else [line]

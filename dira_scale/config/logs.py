@@ -1,10 +1,10 @@
-"""How a verb speaks to the person who typed it: by ``logging``, a line of standard error for each message.
+"""Messages of a verb to its user, by ``logging``: one line on standard error each.
 
-What a verb makes (a table, the path of a page) it prints on standard output. All else is logged::
+A verb's results (a table, the path of a page) are printed on standard output. Everything else is logged::
 
     logger = logging.getLogger(__name__)
     logger.warning("%s cannot be written (%s)", path, error)
-    logger.error("out of memory", extra={"every_rank": True})  # else only rank 0's messages are shown
+    logger.error("out of memory", extra={"every_rank": True})  # without it, only rank 0's messages are shown
 """
 
 import logging
@@ -14,14 +14,14 @@ from contextlib import suppress
 
 from dira_scale.errors import printable
 
-PACKAGE = "dira_scale"  # the logger above all of ours
+PACKAGE = "dira_scale"  # the parent of all our loggers
 
 
 def start(verb: str) -> None:
-    """Show from now on what the package logs, from INFO on, as messages of ``verb``."""
+    """From now on, show what the package logs at INFO and above, as messages of ``verb``."""
     logger = logging.getLogger(PACKAGE)
     for handler in [handler for handler in logger.handlers if isinstance(handler, _Screen)]:
-        logger.removeHandler(handler)  # of an earlier verb of this process
+        logger.removeHandler(handler)  # of an earlier verb in this process
     screen = _Screen()
     screen.setFormatter(Line(verb))
     screen.addFilter(_is_of_rank_0)
@@ -30,9 +30,9 @@ def start(verb: str) -> None:
 
 
 class Line(logging.Formatter):
-    """``verb: warning: message``; what is not printable, by its escapes: a name from elsewhere may speak to a terminal.
+    """``verb: warning: message``, with unprintable characters escaped: names may hold terminal control sequences.
 
-    A traceback follows on lines of its own. ``warning`` stands in warnings alone, the verb where there is one.
+    A traceback follows on separate lines. Only warnings say ``warning``; the verb is omitted if empty.
     """
 
     def __init__(self, verb: str = "") -> None:
@@ -49,10 +49,10 @@ class Line(logging.Formatter):
 
 
 class _Screen(logging.Handler):
-    """Standard error as it is at each message: while rich shows a bar, rich stands there, and writes above the bar."""
+    """Writes to the current ``sys.stderr``: while rich shows a bar, that is rich's, which writes above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        with suppress(OSError):  # a terminal that has gone away ends no run
+        with suppress(OSError):  # a closed terminal must not end a run
             print(self.format(record), file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The words of a command line: flags, folders of one's own, KEY=VALUE. A place is taken out before Hydra's grammar."""
+"""The words of a command line: flags, your own folders, KEY=VALUE. Hydra parses the rest without places."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from dira_scale.config.keys import leaves
 from dira_scale.config.schema import Places
 from dira_scale.errors import UserError, nearest
 
-OPENING = "\ue000"  # of a private use: stands for ${ in a path while others are interpolated
+OPENING = "\ue000"  # private-use character: replaces ${ in a path while other values are interpolated
 FLAGS = ("--help", "-h", "--cfg", "--config-dir")
 
 
@@ -29,39 +29,38 @@ class Arguments:
 
     @classmethod
     def parse(cls, argv: Iterable[str]) -> "Arguments":
-        """Raises UserError for an unknown flag, a folder that does not exist, or a word that is no setting."""
-        found = cls()
+        """Raises UserError for an unknown flag, a folder that does not exist, or a word that is not KEY=VALUE."""
+        arguments = cls()
         words = iter(argv)
         for word in words:
             if word == "--config-dir":
-                found.own.append(_existing(next(words, "")))
+                arguments.own.append(_existing(next(words, "")))
             elif word in ("--help", "-h"):
-                found.help = True
+                arguments.help = True
             elif word == "--cfg":
-                found.show = True
+                arguments.show = True
             elif word.startswith("-"):
                 raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE")
             elif "=" not in word and not word.startswith("~"):
                 raise UserError(f"expected KEY=VALUE, got '{word}'; --help lists the keys")
             else:
-                found.words.append(word)
-        return found
+                arguments.words.append(word)
+        return arguments
 
 
 def _existing(name: str) -> Path:
     if not Path(name).is_dir() or not name:
-        raise UserError(f"--config-dir {name}: no such folder; it takes a folder of YAML groups")
+        raise UserError(f"--config-dir {name}: no such folder; expected a folder of YAML groups")
     return Path(name).resolve()
 
 
 def key_of(word: str) -> str:
-    """The dotted key that an override is about."""
+    """The dotted key of an override."""
     return word.partition("=")[0].lstrip("+~")
 
 
 def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[str], dict[str, str]]:
-    """Split overrides into what Hydra parses and the paths that it must not: those are null in the first, and literal
-    in the second.
+    """Split overrides into those that Hydra parses and literal paths, which it must not parse and gets as null.
 
     ``null`` itself stays null. A key of several places keeps a list or mapping in Hydra's grammar.
     """
@@ -69,7 +68,7 @@ def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[s
     literal: dict[str, str] = {}
     for word in words:
         key, (head, sign, value) = key_of(word), word.partition("=")
-        literal.pop(key, None)  # the last one counts
+        literal.pop(key, None)  # the last override counts
         if sign and value != "null" and _is_literal(word, value, places.get(key)):
             parsed.append(f"{head}=null")
             literal[key] = _home(value)
@@ -93,13 +92,13 @@ def _is_literal(word: str, value: str, kind: Places | None) -> bool:
 
 
 def insert(config: DictConfig, literal: Mapping[str, str]) -> None:
-    """Put the withheld paths into a composed configuration, where others may interpolate them; then :func:`restore`."""
+    """Put the withheld paths into a composed configuration, for others to interpolate; call :func:`restore` after."""
     for key, path in literal.items():
         OmegaConf.update(config, key, path.replace("${", OPENING))
 
 
 def restore(config: DictConfig) -> None:
-    """Write ``${`` where a withheld path had it, so that it is read as typed and never as an interpolation."""
+    """Put back each ``${`` of a withheld path, escaped, so that it is never read as an interpolation."""
     for key, value in leaves(config):
         if isinstance(value, str) and OPENING in value:
             typed = re.sub(rf"(\\*){OPENING}", lambda found: found[1] * 2 + r"\${", value)
@@ -137,5 +136,5 @@ def _home(path: str) -> str:
     user, slash, rest = path.partition("/")
     try:
         return f"{Path(user).expanduser()}{slash}{rest}"
-    except RuntimeError:  # there is no such user
+    except RuntimeError:  # no such user
         return path

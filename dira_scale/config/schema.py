@@ -1,4 +1,4 @@
-"""What a key may hold. A schema is a dataclass beside what it configures; its fields state types, bounds and places.
+"""Types and bounds of keys. A schema is a dataclass beside the class it configures; its fields declare them.
 
     @dataclass
     class Data(Schema):
@@ -7,7 +7,7 @@
         lanes: int | None = at_least(1, None)
         remainder: str = one_of("drop", "wrap")
 
-Defaults and their reasons stand in ``configs/``: a field has none here, but None where null is allowed.
+Defaults and their reasons are in ``configs/``: a field has none here, except None where null is allowed.
 """
 
 import math
@@ -38,7 +38,7 @@ Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``
 
 @dataclass(frozen=True)
 class Rule:
-    """``text`` completes the sentence "it must be …"."""
+    """``text`` completes the sentence "must be …"."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -46,39 +46,39 @@ class Rule:
 
 
 def at_least(low: float, default: Any = MISSING) -> Any:
-    """A finite number from ``low`` on; of a list, each."""
+    """A finite number of at least ``low``, or a list of them."""
     return _ruled(Rule(f"at least {low:g}", lambda value: low <= value < math.inf), default)
 
 
 def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
-    """A finite number larger than ``low``, and no larger than ``at_most``; of a list, each."""
+    """A finite number above ``low`` and at most ``at_most``, or a list of them."""
     text = f"above {low:g}" + (f" and at most {at_most:g}" if at_most is not None else "")
     top = math.nextafter(math.inf, 0) if at_most is None else at_most
     return _ruled(Rule(text, lambda value: low < value <= top), default)
 
 
 def within(low: float, high: float, default: Any = MISSING) -> Any:
-    """A number from ``low`` to ``high``, both included; of a list, each."""
+    """A number from ``low`` to ``high``, inclusive, or a list of them."""
     return _ruled(Rule(f"from {low:g} to {high:g}", lambda value: low <= value <= high), default)
 
 
 def one_of(*options: str, default: Any = MISSING) -> Any:
-    """One of these words; of a list, each."""
+    """One of these words, or a list of them."""
     return _ruled(Rule(f"one of {', '.join(options)}", lambda value: value in options, options), default)
 
 
 def place(default: Any = MISSING) -> Any:
-    """A path or URL, which the command line takes literally."""
+    """A path or URL, taken literally from the command line."""
     return field(default=default, metadata={Places: Places.ONE})
 
 
 def places(default: Any = MISSING) -> Any:
-    """A place, or several as a list or as the keys of a mapping."""
+    """A place, or several: a list or the keys of a mapping."""
     return field(default=default, metadata={Places: Places.SEVERAL})
 
 
 def constructed() -> Any:
-    """A node whose ``_target_`` is constructed with its other keys, some of which may be annotated as places."""
+    """A node whose ``_target_`` is constructed with its other keys; its annotations mark places."""
     return field(default=MISSING, metadata={Places: Places.CONSTRUCTED})
 
 
@@ -87,14 +87,14 @@ def _ruled(rule: Rule, default: Any) -> Any:
 
 
 class Schema:
-    """Base class of all schemas: checks the bounds of the fields when an object is made.
+    """Base class of all schemas: checks the bounds of its fields on construction.
 
-    A subclass adds what holds between its fields in ``__post_init__``, after ``super().__post_init__()``. Messages
-    begin with the field's name, which :func:`dira_scale.config.compose.compose` completes to the whole key.
+    A subclass checks relations between fields in ``__post_init__``, after ``super().__post_init__()``. Messages begin
+    with the field's name, which :func:`dira_scale.config.compose.compose` completes to the full key.
     """
 
     def __post_init__(self) -> None:
-        """Raises UserError where a value is out of its field's bounds; what is not set yet is not looked at."""
+        """Raises UserError if a value is out of its field's bounds; ignores fields that are not set yet."""
         for each in fields(self):  # type: ignore[arg-type]  # they are dataclasses
             value, rule = getattr(self, each.name), each.metadata.get(Rule)
             if rule is None or value is None or value == MISSING:
@@ -121,11 +121,11 @@ def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
 
 
 def place_arguments(constructor: Any) -> dict[str, Places]:
-    """The arguments of a class that hold places, and how: annotated with :data:`Place` or ``Path``, or with something
-    of these (``Place | None`` holds one, ``Sequence[Place]`` several).
+    """The arguments of a class that hold places, and how: annotated with :data:`Place` or ``Path``, or a type built on
+    these (``Place | None`` holds one, ``Sequence[Place]`` several).
 
     Raises:
-        NameError: an annotation names what is not imported at run time.
+        NameError: an annotation uses a name that is not imported at run time.
     """
     hints = get_type_hints(constructor.__init__, include_extras=True)
     return {name: places_of for name, hint in hints.items() if (places_of := _places_of(hint)) is not None}
@@ -141,7 +141,7 @@ def _places_of(hint: Any) -> Places | None:
 
 
 def kind(schema: type, key: str) -> str:
-    """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty where the schema leaves it open."""
+    """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty if the schema leaves it open."""
     hint: Any = schema
     text = ""
     for name in key.split("."):

@@ -1,1 +1,1 @@
-"""Whether pretraining helped."""
+"""The probe: frozen features against labels."""

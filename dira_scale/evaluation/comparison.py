@@ -1,4 +1,4 @@
-"""The comparison of a probe: opens data and encoders, checks them against each other, and scores one by one."""
+"""The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,17 +15,17 @@ from dira_scale.evaluation import probes
 from dira_scale.evaluation.encoders import (
     Group,
     levels,
+    make_names_unique,
     random_group,
     read_runs,
-    tell_apart,
     trained_groups,
     weights_group,
 )
 from dira_scale.evaluation.features import PIXELS, Images, features
 from dira_scale.evaluation.probe_table import Features, Figure, figures
-from dira_scale.evaluation.probes import PARTS, Parts, Task, nested_draws
+from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask, nested_draws
 
-SIZE = 224  # where no run says at which size its encoder saw images
+SIZE = 224  # of images, without a run that has a view size
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Probe(Schema):
 
 @dataclass(frozen=True)
 class Comparison:
-    """``compared``: what each row is made of. ``notes``: how to read the figures, in words."""
+    """``compared``: the source of each row. ``notes``: how to read the figures, one sentence each."""
 
     figures: list[Figure]
     compared: list[dict[str, Any]]
@@ -74,10 +74,10 @@ class Comparison:
 
 
 def compare(cfg: DictConfig) -> Comparison:
-    """Everything that ``configs/probe.yaml`` asks for.
+    """Run the probe of ``configs/probe.yaml``.
 
-    Raises UserError for data without (such) labels or parts, runs that cannot share a table, an encoder that does not
-    fit its weights, a level that it does not have.
+    Raises UserError for missing labels or splits, runs that cannot share a table, an encoder that does not match its
+    weights, or a level that it does not have.
     """
     fractions, device = (
         sorted(set(cfg.fractions), reverse=True),
@@ -95,12 +95,12 @@ def compare(cfg: DictConfig) -> Comparison:
 
     groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
     groups.append(random_group(name, size, cfg.random_encoders, cfg.seed))
-    tell_apart(groups)
-    asked = levels(config["layer"], groups[0].encoders[0])
+    make_names_unique(groups)
+    layers = levels(config["layer"], groups[0].encoders[0])
     encoders = [encoder for group in groups for encoder in group.encoders]
-    extracted = {part: features(encoders, images[part], list(asked.values()), cfg.batch, device) for part in PARTS}
+    extracted = {part: features(encoders, images[part], list(layers.values()), cfg.batch, device) for part in PARTS}
 
-    compared = _features(groups, list(asked), extracted)
+    compared = _features(groups, list(layers), extracted)
     labelled = {fraction: float(np.mean([len(drawn) for drawn in sets])) for fraction, sets in draws.items()}
     steps = [(i, parts) for i, (_, members) in enumerate(compared) for parts in members]
     scores: list[list[Any]] = [[] for _ in compared]
@@ -120,34 +120,34 @@ def compare(cfg: DictConfig) -> Comparison:
 def _features(
     groups: list[Group], names: list[str], extracted: dict[str, tuple[np.ndarray, list[list[np.ndarray]]]]
 ) -> list[tuple[Features, list[Parts]]]:
-    """What each row of the table is, with the features of its members; raw pixels come last."""
-    found, number = [], 0
+    """Each row of the table with the features of its members; raw pixels come last."""
+    rows, number = [], 0
     for group in groups:
         numbers = range(number, number := number + len(group.encoders))
         for level, name in enumerate(names):
             members = [{part: extracted[part][1][n][level] for part in PARTS} for n in numbers]
             width = members[0]["train"].shape[1]
-            found.append((Features(group.name, group.kind, name, width, group.members), members))
+            rows.append((Features(group.name, group.kind, name, width, group.members), members))
     pixels = {part: extracted[part][0] for part in PARTS}
     own: list[dict[str, Any]] = [{"side": PIXELS}]
-    return [*found, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
+    return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
 
 
 def _architecture(cfg: DictConfig, runs: list[Any]) -> tuple[str, int]:
     trained = runs[0].config["model"]["encoder"] if runs else None
     name = cfg.model.encoder or trained
     if name is None:
-        raise UserError("model.encoder must be given where there is no run: model.encoder=resnet18")
+        raise UserError("model.encoder must be given without a run: model.encoder=resnet18")
     if trained and name != trained:
         raise UserError(f"model.encoder={name}: the run has {trained}; leave it out, or probe {name} without a run")
     size = cfg.data.size or (runs[0].config["data"]["size"] if runs else SIZE)
     if size < 2 * PIXELS:
-        raise UserError(f"data.size={size}: it must be at least {2 * PIXELS}")
+        raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
     return name, size
 
 
 def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
-    """Row numbers of each part. Raises UserError for a split that there is not, is empty or shares patients."""
+    """Row numbers of each part. Raises UserError for a split that is missing, empty or shares patients with another."""
     keys = dict(zip(PARTS, ("split", "val_split", "test_split"), strict=True))
     rows: Parts = {}
     for part, key in keys.items():
@@ -162,43 +162,44 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
         if shared := patients[one] & patients[other]:
             raise UserError(
                 f"data.{keys[one]}={data[keys[one]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
-                f"share {len(shared)} patients: what is reported must be of others than what was fitted"
+                f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
             )
     return rows
 
 
-def _task(dataset: ShardedDataset, rows: Parts, asked: Any) -> tuple[Task, dict[str, str]]:
-    """What can be probed, and labels left out, each with the reason. Raises UserError where nothing is left."""
+def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
+    """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
     names = dataset.info.label_names
     if not names:
         raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
-    for name in asked or []:
+    for name in labels or []:
         if name not in names:
             raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
-    chosen = list(asked or names)
+    chosen = list(labels or names)
     columns = [names.index(name) for name in chosen]
     values = {part: dataset.labels(rows[part])[:, columns] for part in PARTS}
-    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain is unknown
+    values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
     left_out = {}
     for i, name in enumerate(chosen):
         single = [part for part in PARTS if len(np.unique(values[part][~np.isnan(values[part][:, i]), i])) < 2]
         if single:
             left_out[name] = f"one class only in {', '.join(single)}"
     kept = [i for i, name in enumerate(chosen) if name not in left_out]
-    if not kept or (asked and left_out):
-        told = "; ".join(f"{name}: {why}" for name, why in left_out.items())
-        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({told})")
+    if not kept or (labels and left_out):
+        reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
+        raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
     patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    return Task(tuple(chosen[i] for i in kept), {part: v[:, kept] for part, v in values.items()}, patients), left_out
+    task = ProbeTask(tuple(chosen[i] for i in kept), {part: v[:, kept] for part, v in values.items()}, patients)
+    return task, left_out
 
 
 def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfig) -> list[str]:
     images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
     notes = [
         f"{about['name']}: {images}; {name} at {about['size']} pixels.",
-        "Figures are areas under the ROC curve in %, on the test part: 50 is guessing.",
+        "Figures are areas under the ROC curve in %, on the test part: 50 is chance.",
         "In brackets: labelled images. The sd is over encoders where n > 1, else over draws of labelled patients.",
-        "Random encoders and raw pixels know this much without any pretraining: what is not above both shows nothing.",
+        "Random encoders and raw pixels reach theirs without any pretraining: only figures above both show a benefit.",
     ]
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
@@ -208,7 +209,7 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
     for edge, share in edges.items():
         if share > 0.5 and len(cfg.c) > 1:
             notes.append(
-                f"C={edge:g}, the edge of what `c` offers, was chosen in {100 * share:.0f} % of the fits: widen it."
+                f"C={edge:g}, at the edge of the grid `c`, was chosen in {100 * share:.0f} % of the fits: widen it."
             )
     unfinished = sum(f.unfinished for f in found)
     if unfinished:

@@ -1,4 +1,4 @@
-"""The encoders that a probe compares: those of runs, one from a file of weights, and random ones."""
+"""The encoders that a probe compares: from runs, from a file of weights, and random ones."""
 
 import re
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ LAST = "last"  # the value of ``layer`` for the coarsest level
 
 @dataclass
 class Group:
-    """Encoders that are one row of the table: equal but for their seeds. ``members`` says which each of them is."""
+    """Encoders in one row of the table, which differ only in their seeds. ``members`` describes each of them."""
 
     name: str
     kind: str  # run | init | random
@@ -30,7 +30,7 @@ class Group:
 
 
 def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
-    """The runs that ``run`` names. Raises UserError where they differ in what a common table needs, or are the same."""
+    """The runs named by ``run``. Raises UserError if they differ in encoder or view size, or are the same."""
     runs = [RunReader(Path(folder)) for folder in ([run] if isinstance(run, str) else run or [])]
     folders = [one.folder.resolve() for one in runs]
     for one in runs:
@@ -39,28 +39,28 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     for key, of in (("model.encoder", lambda c: c["model"]["encoder"]), ("data.size", lambda c: c["data"]["size"])):
         values = {of(one.config): one.folder for one in runs}
         if len(values) > 1:
-            told = " and ".join(f"{value} in {folder}" for value, folder in values.items())
-            raise UserError(f"run: {key} is {told}; one table has one random baseline: probe them in two calls")
+            listed = " and ".join(f"{value} in {folder}" for value, folder in values.items())
+            raise UserError(f"run: {key} is {listed}; a table has one random baseline: probe them in two calls")
     return runs
 
 
 def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> list[Group]:
-    """A group for each configuration but for its seed, in the order of the runs.
+    """A group per configuration, ignoring seeds, in the order of the runs.
 
-    Raises UserError for an encoder of a fixed image size that is asked to see images of another ``size``.
+    Raises UserError for an encoder whose fixed image size is not ``size``.
     """
-    alike: dict[str, list[RunReader]] = {}
+    by_configuration: dict[str, list[RunReader]] = {}
     for run in runs:
         without = {key: value for key, value in identity(run.config).items() if key != "seed"}
-        alike.setdefault(repr(sorted(without.items(), key=lambda item: item[0])), []).append(run)
+        by_configuration.setdefault(repr(sorted(without.items(), key=lambda item: item[0])), []).append(run)
     groups = []
-    for same in alike.values():
-        group = Group(_common_name([run.folder.resolve().name for run in same]), "run")
-        for run in same:
+    for members in by_configuration.values():
+        group = Group(_common_name([run.folder.resolve().name for run in members]), "run")
+        for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.config, tensors))
-            if size != (seen := run.config["data"]["size"]) and timm.get_pretrained_cfg(encoder.name).fixed_input_size:
-                raise UserError(f"data.size={size}: {encoder.name} of {run.folder} sees images of {seen} pixels only")
+            if size != (own := run.config["data"]["size"]) and timm.get_pretrained_cfg(encoder.name).fixed_input_size:
+                raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {own} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"})
         groups.append(group)
@@ -68,23 +68,23 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
     return groups
 
 
-def tell_apart(groups: Sequence[Group]) -> None:
-    """Give groups of the same name the paths that they were read from: a name is one row of the table."""
+def make_names_unique(groups: Sequence[Group]) -> None:
+    """Rename groups of the same name to the paths that they were read from, as a name identifies a row."""
     _rename(groups, [str(group.members[0].get("run") or group.members[0].get("init", group.name)) for group in groups])
 
 
 def weights_group(path: str, name: str, size: int) -> Group:
-    """The encoder ``name`` with the weights of a file of any layout that pretraining takes."""
+    """The encoder ``name`` with the weights of a file in any layout that pretraining accepts."""
     encoder = build_encoder(name, size=size)
     start = StartWeights(Path(path), encoder, start_tensors(Path(path)))
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": start.loaded}])
 
 
 def random_group(name: str, size: int, count: int, seed: int) -> Group:
-    """``count`` encoders as they are initialised, seeded ``seed``, ``seed + 1`` …
+    """``count`` encoders at their initialisation, seeded ``seed``, ``seed + 1`` …
 
-    Their BatchNorms stay as they are, at mean 0 and variance 1: with statistics of the data the deeper levels know less
-    (ResNet-18 on phantoms: 66 instead of 72 % mean AUC at level 5), and the baseline is to be the strong one.
+    Their BatchNorms keep mean 0 and variance 1: with statistics of the data, the deeper levels get worse (ResNet-18 on
+    phantoms: 66 instead of 72 % mean AUC at level 5), and the baseline should be the strong one.
     """
     group = Group("random", "random")
     with torch.random.fork_rng(devices=[]):
@@ -96,18 +96,18 @@ def random_group(name: str, size: int, count: int, seed: int) -> Group:
 
 
 def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str, int]:
-    """Levels of the pyramid by the name they have in the table. Raises UserError for one that there is not."""
-    there = [level for level in range(1, DEPTH + 1) if encoder.channels[level] > 0]
+    """Levels of the pyramid by their name in the table. Raises UserError for one that does not exist."""
+    available = [level for level in range(1, DEPTH + 1) if encoder.channels[level] > 0]
     if not layer:
         raise UserError("layer=[]: name a level, or several")
-    found = {}
-    for asked in [layer] if isinstance(layer, str | int) else layer:
-        level = there[-1] if asked == LAST else asked
-        if level not in there:
-            raise UserError(f"layer={asked}: {encoder.name} has {', '.join(map(str, there))} and {LAST}")
+    by_name = {}
+    for name in [layer] if isinstance(layer, str | int) else layer:
+        level = available[-1] if name == LAST else name
+        if level not in available:
+            raise UserError(f"layer={name}: {encoder.name} has {', '.join(map(str, available))} and {LAST}")
         assert isinstance(level, int)
-        found[str(level)] = level
-    return found
+        by_name[str(level)] = level
+    return by_name
 
 
 def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
@@ -118,5 +118,5 @@ def _rename(groups: Sequence[Group], longer: Sequence[str]) -> None:
 
 
 def _common_name(names: list[str]) -> str:
-    """A run's folder name; of several, without what tells seeds apart: moco-0 and moco-1 are ``moco``."""
+    """A run's folder name; for several runs, without the seed: moco-0 and moco-1 are ``moco``."""
     return names[0] if len(names) == 1 else re.sub(r"[-_.]*(seed|s)?[-_.=]*\d*$", "", names[0]) or names[0]

@@ -1,4 +1,4 @@
-"""Frozen features: whole images through encoders in evaluation mode, each level of the pyramid averaged over space."""
+"""Frozen features: full images through encoders in evaluation mode, each level of the pyramid averaged over space."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +20,9 @@ PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong
 
 
 class Images:
-    """The images of ``rows`` of a dataset, each whole, resized to ``size`` x ``size``, as float32 in [0, 1].
+    """The images of ``rows`` of a dataset, uncropped, resized to ``size`` x ``size``, as float32 in [0, 1].
 
-    Whole as in the authors' downstream protocol: the aspect is given up rather than what lies at the border. Nothing
-    is drawn at random.
+    As in the authors' downstream protocol: changes the aspect ratio rather than cropping borders. Nothing is random.
     """
 
     def __init__(self, dataset: ShardedDataset, rows: np.ndarray, size: int, workers: int) -> None:
@@ -40,7 +39,7 @@ class Images:
         height, width = float(column("height")[row]), float(column("width")[row])
         try:
             if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
-                raise codecs.DecodeError("its bytes do not have the manifest's checksum")
+                raise codecs.DecodeError("checksum differs from the manifest's")
             whole = (0.0, 0.0, height, width)
             ((pixels, box),) = codecs.decode_crops(payload, column("codec")[row], [whole], self.size)
         except codecs.DecodeError as error:
@@ -56,20 +55,20 @@ class Images:
 def features(
     encoders: Sequence[Encoder], images: Images, layers: Sequence[int], batch: int, device: torch.device
 ) -> tuple[np.ndarray, list[list[np.ndarray]]]:
-    """Raw pixels [n, 256 C], and for each encoder the mean over space of each level of ``layers``, [n, channels].
+    """Raw pixels [n, 256 C], and per encoder the spatial mean of each level in ``layers``, [n, channels].
 
     One pass over the images, float32; level 1 is at 1/2, level 5 at 1/32 of the image.
     """
     pixels: list[Tensor] = []
-    found: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in encoders]
+    outputs: list[list[list[Tensor]]] = [[[] for _ in layers] for _ in encoders]
     for encoder in encoders:
         encoder.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     for views in images.batches(batch):
         pixels.append(F.adaptive_avg_pool2d(views, PIXELS).flatten(1))
         views = views.to(device, memory_format=torch.channels_last)
-        for encoder, levels in zip(encoders, found, strict=True):
+        for encoder, levels in zip(encoders, outputs, strict=True):
             pyramid = encoder(views)
             for layer, parts in zip(layers, levels, strict=True):
                 parts.append(global_average(pyramid[layer].float()).cpu())
-    joined = [[torch.cat(parts).numpy() for parts in levels] for levels in found]
+    joined = [[torch.cat(parts).numpy() for parts in levels] for levels in outputs]
     return torch.cat(pixels).numpy(), joined

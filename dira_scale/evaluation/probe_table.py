@@ -1,4 +1,4 @@
-"""The probe's figures: means with spread and n, for the terminal, ``probe.md`` and ``probe.json``."""
+"""The probe's figures: mean, spread and n, for the terminal, ``probe.md`` and ``probe.json``."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +14,7 @@ MEAN = "mean"  # the name of the mean over labels
 
 @dataclass(frozen=True)
 class Features:
-    """What a row of the table is computed from: encoders' (or raw pixels') features of one level."""
+    """The source of a row of the table: features of encoders (or raw pixels) at one level."""
 
     encoder: str
     kind: str  # run | init | random | pixels
@@ -25,10 +25,10 @@ class Features:
 
 @dataclass(frozen=True)
 class Figure:
-    """Area under the ROC curve in percent. ``sd`` (ddof 1) is over encoders where there are several, else over draws.
+    """Area under the ROC curve in percent. ``sd`` (ddof 1) is over encoders if there are several, else over draws.
 
-    ``values`` [encoders][draws]; ``images`` is the mean number of labelled images; ``unfinished`` the fits that
-    L-BFGS left unconverged; ``c`` [encoders][draws], what the validation part chose.
+    ``values`` [encoders][draws]; ``images``: mean number of labelled images; ``unfinished``: number of fits in which
+    L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part.
     """
 
     encoder: str
@@ -57,9 +57,9 @@ class Figure:
 def figures(
     of: Features, scores: list[dict[tuple[str, float], list[Score]]], labels: Sequence[str], images: dict[float, float]
 ) -> list[Figure]:
-    """A figure for each probe, fraction and label, and for the mean over labels. ``scores``: one dict an encoder.
+    """A figure for each probe, fraction and label, and for the mean over labels. ``scores``: one dict per encoder.
 
-    A draw whose labelled images hold one class of a label does not count for that label, for no encoder.
+    A draw whose labelled images have only one class of a label does not count for that label, for any encoder.
     """
     found = []
     for probe, fraction in scores[0]:
@@ -93,7 +93,7 @@ def _figure(own: tuple[str, str, str, int, str, float, float], label: str, value
 
 
 def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
-    """Titles and cells, header first: the mean over labels by fraction, then a table a fraction with all labels."""
+    """Titles and cells, header first: the mean over labels by fraction, then a table per fraction with all labels."""
     probes, labels = (list(dict.fromkeys(getattr(f, key) for f in found)) for key in ("probe", "label"))
     fractions = sorted({figure.fraction for figure in found}, reverse=True)
     cells = {(f.encoder, f.layer, f.probe, f.fraction, f.label): f for f in found}
@@ -105,7 +105,7 @@ def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
         line = [cells[*row, probe, fraction, MEAN] for probe in probes for fraction in fractions]
         body.append([*row, str(line[0].encoders), *(figure.text() for figure in line)])
     made = [("mean AUC of " + (f"{len(labels) - 1} labels" if len(labels) > 2 else labels[-1]), [head, *body])]
-    if len(labels) == 2:  # one label is its own mean
+    if len(labels) == 2:  # the mean and the single label are the same
         return made
     for probe in probes:
         for fraction in fractions:
@@ -116,7 +116,7 @@ def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
 
 
 def rich_table(title: str, cells: list[list[str]]) -> Table:
-    """For the terminal: names are folded where it is narrow, never cut."""
+    """For the terminal: long names are wrapped, never cut."""
     table = Table(title=title, title_justify="left")
     for i, name in enumerate(cells[0]):
         table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
@@ -126,13 +126,13 @@ def rich_table(title: str, cells: list[list[str]]) -> Table:
 
 
 def markdown(title: str, cells: list[list[str]]) -> str:
-    """A GitHub table under its title."""
+    """A GitHub table with a title."""
     lines = ["| " + " | ".join(line) + " |" for line in cells]
     return "\n".join([f"**{title}**", "", lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
 
 
 def as_json(found: Sequence[Figure]) -> list[dict[str, Any]]:
-    """Rows of ``probe.json``; NaN (nothing to score) as null."""
+    """Rows of ``probe.json``, with NaN (nothing to score) as null."""
     return [
         {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in asdict(figure).items()}
         for figure in found

@@ -1,6 +1,6 @@
 """Probes of frozen features: a linear classifier and nearest neighbours, at several shares of the labels.
 
-What is asked (a :class:`Task`) is the same for every encoder: the same images, the same draws of labelled patients.
+Every encoder gets the same :class:`ProbeTask`: the same images, the same draws of labelled patients.
 """
 
 import warnings
@@ -20,7 +20,7 @@ Parts = dict[str, np.ndarray]  # an array for each of PARTS
 
 
 @dataclass(frozen=True)
-class Task:
+class ProbeTask:
     """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), and ``patients`` [n]."""
 
     names: tuple[str, ...]
@@ -30,8 +30,8 @@ class Task:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels hold
-    one class only; the C chosen [L] (linear); and how many fits had not converged."""
+    """For one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels have
+    only one class; the chosen C [L] (linear); the number of fits that did not converge."""
 
     auc: np.ndarray
     c: np.ndarray | None = None
@@ -41,34 +41,34 @@ class Score:
 def nested_draws(
     patients: np.ndarray, fractions: Sequence[float], draws: int, seed: int
 ) -> dict[float, list[np.ndarray]]:
-    """For each fraction, ``draws`` sets of image numbers: all images of a share of the ``patients`` [n].
+    """For each fraction, ``draws`` sets of image indices: all images of a share of the ``patients`` [n].
 
-    A draw's patients at a smaller fraction are among those at a larger one. All of them are one draw, not several.
+    A draw's patients at a smaller fraction are a subset of those at a larger one. Fraction 1 has a single draw.
     """
     unique, member = np.unique(patients, return_inverse=True)
-    found: dict[float, list[np.ndarray]] = {fraction: [] for fraction in fractions}
+    sets: dict[float, list[np.ndarray]] = {fraction: [] for fraction in fractions}
     for draw in range(draws):
         rank = np.empty(len(unique), np.int64)
         rank[np.random.default_rng([seed, draw]).permutation(len(unique))] = np.arange(len(unique))
         for fraction in fractions:
             if fraction < 1 or draw == 0:
-                found[fraction].append(np.flatnonzero(rank[member] < max(1, round(fraction * len(unique)))))
-    return found
+                sets[fraction].append(np.flatnonzero(rank[member] < max(1, round(fraction * len(unique)))))
+    return sets
 
 
 def standardise(features: Parts) -> Parts:
-    """Mean 0 and deviation 1 over all images of the train part (this needs no labels); constant features become 0."""
+    """Mean 0 and standard deviation 1 over all train images, labelled or not; constant features become 0."""
     mean, deviation = features["train"].mean(0, dtype=np.float64), features["train"].std(0, dtype=np.float64)
     constant = deviation < 1e-6 * np.abs(mean) + 1e-12
     scale = np.where(constant, 0.0, 1 / np.where(constant, 1.0, deviation))
     return {part: (values - mean) * scale for part, values in features.items()}
 
 
-def linear_probe(features: Parts, task: Task, drawn: np.ndarray, grid: Sequence[float]) -> Score:
-    """One logistic regression (L2) a label, on the drawn training images that know it.
+def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequence[float]) -> Score:
+    """One logistic regression (L2) per label, on the drawn training images whose label is known.
 
-    Its C is the one of ``grid`` with the largest area under the ROC curve on the whole validation part, the smaller
-    one of two equal ones; there is no second fit with the validation images.
+    C is the value in ``grid`` with the largest area under the ROC curve on the whole validation part, the smaller one
+    on ties; there is no refit with the validation images.
     """
     auc, chosen, unfinished = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan), 0
     for label in range(len(task.names)):
@@ -78,10 +78,10 @@ def linear_probe(features: Parts, task: Task, drawn: np.ndarray, grid: Sequence[
         if len(np.unique(y)) < 2:
             continue
         best = -np.inf
-        model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # from one C to the next
+        model = LogisticRegression(max_iter=ITERATIONS, warm_start=True)  # continues from the previous C
         for c in sorted(grid):
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # they are counted
+                warnings.simplefilter("ignore", ConvergenceWarning)  # counted below
                 model.set_params(C=c).fit(x, y)
             unfinished += int(model.n_iter_[0] >= ITERATIONS)
             on_val = _auc(model.decision_function(features["val"]), task.labels["val"][:, label])
@@ -91,8 +91,8 @@ def linear_probe(features: Parts, task: Task, drawn: np.ndarray, grid: Sequence[
     return Score(auc, chosen, unfinished)
 
 
-def knn_probe(features: Parts, task: Task, drawn: np.ndarray, k: int) -> Score:
-    """The vote of the ``k`` nearest drawn training images, cosine similarity of standardised features."""
+def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Score:
+    """The vote of the ``k`` nearest drawn training images, by cosine similarity of standardised features."""
     bank, labels = features["train"][drawn].astype(np.float32), task.labels["train"][drawn]
     scores = knn_scores(bank, labels, features["test"].astype(np.float32), k=k).cpu().numpy()
     auc = np.full(len(task.names), np.nan)
@@ -103,9 +103,9 @@ def knn_probe(features: Parts, task: Task, drawn: np.ndarray, k: int) -> Score:
 
 
 def probe(
-    features: Parts, task: Task, draws: dict[float, list[np.ndarray]], grid: Sequence[float], k: int
+    features: Parts, task: ProbeTask, draws: dict[float, list[np.ndarray]], grid: Sequence[float], k: int
 ) -> dict[tuple[str, float], list[Score]]:
-    """Scores of one encoder's features by probe (``linear``, ``knn``) and fraction, one a draw."""
+    """Scores of one encoder's features by probe (``linear``, ``knn``) and fraction, one per draw."""
     ready = standardise(features)
     return {
         (name, fraction): [run(ready, task, drawn) for drawn in sets]

@@ -1,4 +1,4 @@
-"""Cores, memory, disk and GPUs that this process may use (which in a container is less than the machine has)."""
+"""Cores, memory, disk and GPUs that this process may use (in a container fewer than the machine has)."""
 
 import os
 import platform
@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86 tiles, ARM, as /proc/cpuinfo names them
-ANSWER_SECONDS = 60  # for nvidia-smi; it takes several where the driver is not kept loaded
+ANSWER_SECONDS = 60  # for nvidia-smi; it takes several seconds if the driver must be loaded first
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (control groups, version 2)
 
 
@@ -19,14 +19,14 @@ class Gpu:
     """One GPU, as the driver describes it."""
 
     name: str
-    memory_gib: float | None  # None: the driver does not say, as where memory is shared with the CPU
+    memory_gib: float | None  # None: not reported by the driver, as with memory shared with the CPU
     driver: str
     capability: float | None  # CUDA compute capability; bf16 from 8.0 on
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What there is to compute with."""
+    """The machine's resources."""
 
     gpus: tuple[Gpu, ...]
     cpu: str
@@ -36,11 +36,11 @@ class Hardware:
     memory_gib: float
     free_memory_gib: float
     free_disk_gib: float  # where the current folder is
-    no_gpu: str = ""  # why the NVIDIA driver shows no GPU, where its tool is there
+    no_gpu: str = ""  # why nvidia-smi, if present, shows no GPU
 
 
 def hardware() -> Hardware:
-    """Look at this machine."""
+    """Inspect this machine."""
     info = _cpuinfo()
     threads = _usable_threads()
     total = psutil.virtual_memory().total
@@ -63,7 +63,7 @@ def hardware() -> Hardware:
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str]:
-    """The GPUs that the NVIDIA driver shows, whatever build of torch is installed; why there is none."""
+    """The GPUs that the NVIDIA driver shows, whatever build of torch is installed; the reason if it fails."""
     if not shutil.which("nvidia-smi"):
         return (), ""
     fields = "name,memory.total,driver_version,compute_cap"
@@ -84,7 +84,7 @@ def _gpu(name: str, mib: str, driver: str, capability: str) -> Gpu:
 
 
 def _number(cell: str) -> float | None:
-    """A figure of nvidia-smi's; None for ``[N/A]`` and the like."""
+    """A number printed by nvidia-smi; None for ``[N/A]`` and the like."""
     return None if cell.startswith("[") else float(cell)
 
 
@@ -100,7 +100,7 @@ def _usable_threads() -> int:
 
 
 def _cgroup(name: str) -> int | None:
-    """A container's limit or use in bytes; None without one."""
+    """A container's limit or usage in bytes; None without a limit."""
     path = CGROUP / name
     text = path.read_text().strip() if path.exists() else "max"
     return None if text == "max" else int(text)

@@ -1,4 +1,4 @@
-"""The software that this project uses or could use: there, missing or broken; what for, and how to get it."""
+"""Software that this project uses or could use: whether it is present, what it is for, how to install it."""
 
 import shutil
 import subprocess
@@ -25,15 +25,15 @@ class Component:
 
     name: str
     state: State
-    detail: str  # version and what is worth knowing; the reason where it is broken
-    gives: str  # what having it gives
+    detail: str  # version and remarks; the reason if broken
+    gives: str  # what it is for
     install: str  # the exact command that installs or repairs it
 
 
 def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Component]:
-    """Look at all of them; imports are tried in fresh processes, a few at once.
+    """Inspect all components; imports are tried in fresh processes, a few at once.
 
-    ``decoders``: DICOM's transfer syntaxes by name, and whether each can be decoded here.
+    ``decoders``: DICOM transfer syntaxes by name, and whether each can be decoded here.
     """
     probes: list[Callable[[], Component]] = [
         lambda: _torch(hardware),
@@ -41,10 +41,10 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
         lambda: _dicom(decoders),
         lambda: _package("imagecodecs", "PNG and high-throughput JPEG 2000, 8 and 16 bits", "imagecodecs"),
         lambda: _package("simplejpeg", "JPEG shards", "simplejpeg"),
-        lambda: _package("tensorboard", "curves while a run goes on: tensorboard --logdir out/runs", "tensorboard"),
+        lambda: _package("tensorboard", "live curves of a run: tensorboard --logdir out/runs", "tensorboard"),
         lambda: _package(
             "DeepSpeed",
-            "parallel=zero1, zero2, zero3: optimizer, gradients, parameters cut over processes",
+            "parallel=zero1, zero2, zero3: optimizer, gradients, parameters sharded over processes",
             "deepspeed",
             "deepspeed",
         ),
@@ -59,14 +59,14 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
 
 
 def install_command(extra: str = "") -> str:
-    """How one of our extras is installed here without touching torch: from the checkout, or beside the wheel."""
+    """The command that installs one of our extras without changing torch: from the checkout, or for the wheel."""
     if _in_checkout():
         return f"cd {CHECKOUT} && python3 setup/install.py {extra}".rstrip()
     return f"{sys.executable} -m pip install 'dira_scale{f'[{extra}]' if extra else ''}' torch=={torch.__version__}"
 
 
 def _in_checkout() -> bool:
-    """Whether this is a checkout, with the set-up beside it, and not an installed wheel."""
+    """Whether this is a checkout with its set-up script, not an installed wheel."""
     return (CHECKOUT / "setup" / "install.py").is_file()
 
 
@@ -88,15 +88,13 @@ def _torchvision() -> Component:
     state = torchvision_ops.state()
     detail = {
         "native": "its own operators load",
-        "declared": "a CUDA build over CPU torch: importable; nms and roi cannot be called, nothing here does",
-        "broken": "cannot be imported: built for another torch",
+        "declared": "a CUDA build over CPU torch: importable; nms and roi cannot be called, but are not used here",
+        "broken": "cannot be imported: built for a different torch",
         "absent": "",
     }[state]
     found: State = "missing" if state == "absent" else "broken" if state == "broken" else "there"
     repair = f"{sys.executable} -m dira_scale.machine.torchvision_ops" if state == "broken" else install_command()
-    return Component(
-        "torchvision", found, detail, "timm's backbones and accelerate launch need it to be importable", repair
-    )
+    return Component("torchvision", found, detail, "timm's backbones and accelerate launch import it", repair)
 
 
 def _dicom(decoders: Mapping[str, bool]) -> Component:

@@ -1,10 +1,10 @@
-"""The bar that a person sees while files are written, looked at or searched."""
+"""The progress bar for writing, verifying or searching files."""
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 
 def bar(doing: str, units: str) -> Progress:
-    """``verifying ━━━━━━ 566/764 samples 0:00:07``: the time that is left, in the end the time that it took.
+    """``verifying ━━━━━━ 566/764 samples 0:00:07``: the remaining time, and when finished the elapsed time.
 
     ``units`` may name fields of the task: ``{task.fields[speed]}/s``.
     """

@@ -1,4 +1,4 @@
-"""The doctor's page: tables for people, readable without colour; commands are never broken over lines."""
+"""The doctor's output: tables, readable without colour; commands are never wrapped."""
 
 import shlex
 from collections.abc import Iterable
@@ -21,13 +21,13 @@ def show(hardware: Hardware, found: list[Component], command: list[str], console
     console.print(_table([(component.name, MARKS[component.state], component.detail) for component in found]))
     lacking = [component for component in found if component.state != "there"]
     if lacking:
-        console.print("\n[bold]What is missing, what it would give, how to get it[/]")
+        console.print("\n[bold]What is missing, what it is for, how to install it[/]")
     for component in lacking:
         console.print(f"  [bold]{component.name}[/]: {component.gives}")
         console.print(f"      {component.install}", soft_wrap=True, highlight=False, markup=False)
     console.print("\n[bold]The launch command for this machine[/]")
-    own = "experiment=… data.shards=… run=…"
-    console.print(f"  {shlex.join(command)} {own}", soft_wrap=True, highlight=False, markup=False)
+    keys = "experiment=… data.shards=… run=…"
+    console.print(f"  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print()
 
 
@@ -42,12 +42,12 @@ def _hardware_rows(hardware: Hardware) -> list[tuple[str, str]]:
 
 
 def _gpu(gpu: Gpu) -> str:
-    memory = "memory not told" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
+    memory = "memory not reported" if gpu.memory_gib is None else f"{gpu.memory_gib:.0f} GiB"
     return f"{gpu.name}, {memory}, driver {gpu.driver}"
 
 
 def _no_gpu(hardware: Hardware) -> str:
-    return escape(f"none that the NVIDIA driver shows{f' ({hardware.no_gpu})' if hardware.no_gpu else ''}")
+    return escape(f"none shown by the NVIDIA driver{f' ({hardware.no_gpu})' if hardware.no_gpu else ''}")
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> Table:

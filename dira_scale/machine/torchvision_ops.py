@@ -1,14 +1,13 @@
-"""Lets a torchvision whose native library cannot load be imported all the same.
+"""Makes torchvision importable even if its native library cannot load.
 
-torchvision's ordinary wheel is built for CUDA. Over a CPU build of torch its library does not load, and importing it
-fails at the first operator that it wants to describe (``operator torchvision::nms does not exist``); timm, smp and
-``accelerate launch`` fail with it. Declaring those operators, without an implementation, is enough: nothing here calls
-them. It must happen before torchvision is imported by whoever comes first, hence through a ``.pth`` file, which Python
-runs when it starts::
+torchvision's default wheel is built for CUDA. With a CPU build of torch its library does not load, and the import fails
+at the first operator that it describes (``operator torchvision::nms does not exist``); timm, smp and ``accelerate
+launch`` fail with it. Declaring those operators without an implementation is enough, as nothing here calls them. This
+must happen before the first import of torchvision, hence a ``.pth`` file, which Python runs at start-up::
 
-    python -m dira_scale.machine.torchvision_ops      (the set-up calls it; does nothing where the library loads)
+    python -m dira_scale.machine.torchvision_ops      (the set-up calls it; does nothing if the library loads)
 
-This file is copied into site-packages: it may import nothing but the standard library and torch.
+This file is copied into site-packages, so it imports only the standard library and torch.
 """
 
 import shutil
@@ -21,15 +20,15 @@ from pathlib import Path
 from types import ModuleType
 
 NAME = "dira_scale_torchvision_ops"
-MISSING = ("nms", "qnms")  # the two that torchvision describes to torch even when its library did not load
+MISSING = ("nms", "qnms")  # the two that torchvision describes to torch even if its library did not load
 SIGNATURE = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
 _Path = Sequence[str] | None
-_declared: list[object] = []  # a torch.library.Library lives as long as it is referred to
+_declared: list[object] = []  # keeps each torch.library.Library alive
 
 
 class DeclareFirst:
-    """An import hook for one module: sees torchvision's first import, declares what is missing, steps aside."""
+    """An import hook for torchvision: on its first import, declares what is missing, then removes itself."""
 
     @classmethod
     def find_spec(
@@ -46,13 +45,13 @@ class DeclareFirst:
 
 
 def register() -> None:
-    """Put the hook before Python's own finders; torch itself is not imported before torchvision is."""
+    """Put the hook before Python's own finders; torch is not imported before torchvision is."""
     if DeclareFirst not in sys.meta_path:  # Python reads the .pth files of a virtual environment twice
         sys.meta_path.insert(0, DeclareFirst)
 
 
 def loads(package: Path) -> bool:
-    """Whether the native library of the torchvision in ``package`` loads into this torch."""
+    """Whether the native library of the torchvision in ``package`` loads with this torch."""
     import torch
 
     try:
@@ -63,7 +62,7 @@ def loads(package: Path) -> bool:
 
 
 def declare() -> None:
-    """Name the missing operators to torch, without an implementation: calling one raises NotImplementedError."""
+    """Declare the missing operators without an implementation: calling one raises NotImplementedError."""
     import torch
 
     library = torch.library.Library("torchvision", "FRAGMENT")
@@ -91,9 +90,9 @@ def main() -> int:
         shutil.copyfile(__file__, site_packages / f"{NAME}.py")
         (site_packages / f"{NAME}.pth").write_text(f"import {NAME}; {NAME}.register()\n")
         if state() == "broken":
-            print("torchvision cannot be imported, and not for want of its operators: python -c 'import torchvision'")
+            print("torchvision cannot be imported, even with its operators declared: python -c 'import torchvision'")
             return 1
-        print("torchvision  is built for CUDA; its operators are declared, so that it can be imported over this torch")
+        print("torchvision  is built for CUDA; its operators are declared, so that this torch can import it")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""Worker processes: forked off one process that has imported what they need, so that the second one costs nothing.
+"""Worker processes, forked from a server that has imported what they need, so that further ones start quickly.
 
-They leave Ctrl-C to their parent, and do not outlive one that was killed.
+They ignore Ctrl-C, which the parent handles, and exit when the parent is killed.
 """
 
 import multiprocessing
@@ -13,21 +13,21 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
 
 R = TypeVar("R")
-CONTEXT = multiprocessing.get_context("forkserver")  # a fork of this process would inherit locks of running threads
+CONTEXT = multiprocessing.get_context("forkserver")  # forking this process would copy locks held by its threads
 
 
 def worker_pool(
     workers: int, preload: str, prepare: Callable[..., None] | None = None, *args: Any
 ) -> ProcessPoolExecutor:
-    """``workers`` processes that have imported the module ``preload`` and first call ``prepare(*args)``."""
+    """``workers`` processes with the module ``preload`` imported, each calling ``prepare(*args)`` first."""
     CONTEXT.set_forkserver_preload([preload])
-    return ProcessPoolExecutor(workers, CONTEXT, _begin, (dict(os.environ), prepare, args))
+    return ProcessPoolExecutor(workers, CONTEXT, _start_worker, (dict(os.environ), prepare, args))
 
 
 def parallel_map(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[R]:
-    """``function(*job)`` for each of ``jobs``, in order, with few results waiting; one worker is this process.
+    """``function(*job)`` for each of ``jobs``, in order, with few results buffered; one worker means this process.
 
-    ``function`` is one of a module, or a ``partial`` of one.
+    ``function`` is a module-level function, or a ``partial`` of one.
     """
     if workers == 1:
         yield from (function(*job) for job in jobs)
@@ -42,17 +42,17 @@ def parallel_map(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], wo
             yield waiting.popleft().result()
 
 
-def _begin(environment: dict[str, str], prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
-    os.environ.clear()  # the one that is forked may be of an earlier call
+def _start_worker(environment: dict[str, str], prepare: Callable[..., None] | None, args: tuple[Any, ...]) -> None:
+    os.environ.clear()  # the server's environment may be from an earlier call
     os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
     if prepare:
         prepare(*args)

@@ -197,7 +197,7 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
         (["layer=[]"], "layer=[]: name a level"),
         (["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
         (["run=/nowhere"], "run=/nowhere is not a run folder"),
-        (["run=null"], "model.encoder must be given where there is no run"),
+        (["run=null"], "model.encoder must be given without a run"),
         (["data.size=16"], "data.size=16: must be at least 32"),
         (["random_encoders=0"], "random_encoders=0: must be at least 1"),
         (["layr=last"], "unknown key layr; did you mean 'layer'?"),

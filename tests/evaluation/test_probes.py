@@ -12,8 +12,8 @@ from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, 
 from dira_scale.evaluation.probes import (
     PARTS,
     Parts,
+    ProbeTask,
     Score,
-    Task,
     knn_probe,
     linear_probe,
     nested_draws,
@@ -30,8 +30,8 @@ def pairs(scores: np.ndarray, truth: np.ndarray) -> float:
     return float(np.mean(order))
 
 
-def task(labels: Parts, names: tuple[str, ...] = ("a",)) -> Task:
-    return Task(names, labels, {part: np.arange(len(values)).astype(str) for part, values in labels.items()})
+def task(labels: Parts, names: tuple[str, ...] = ("a",)) -> ProbeTask:
+    return ProbeTask(names, labels, {part: np.arange(len(values)).astype(str) for part, values in labels.items()})
 
 
 def gaussian(seed: int, signal: float, n: int = 60, width: int = 12, label_count: int = 1) -> tuple[Parts, Parts]:

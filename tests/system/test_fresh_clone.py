@@ -75,14 +75,14 @@ def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     code, shown = type_on_a_terminal(["make", "pretrain"], clone, stop_at=b"loss ")  # beside the bar, from step 10 on
     text = shown.decode()
     assert code != 0
-    assert "interrupted; make pretrain goes on from here" in text
+    assert "interrupted; run make pretrain again to resume" in text
     assert "Traceback" not in text
     stopped = (run / "checkpoints" / "LATEST").read_text()
 
     done = subprocess.run(["make", "pretrain"], cwd=clone, env=TYPED, check=True, capture_output=True, text=True)
     assert "is complete" in done.stdout  # the shards are not made again
     assert f"The report:   {run}/report.html" in done.stdout
-    assert re.search(r"This took \d+ min \d\d s after the set-up", done.stdout)
+    assert re.search(r"Finished in \d+ min \d\d s after the set-up", done.stdout)
     assert (run / "report.html").is_file()
     assert (run / "export" / "encoder.safetensors").is_file()
     assert int((run / "checkpoints" / "LATEST").read_text()) > int(stopped)
