@@ -377,7 +377,7 @@ def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys
     assert f"{path}: the dataset there now has other images" in capsys.readouterr().out
     (path / "dataset.json").unlink()
     assert main([f"run={trained.run}"]) == 0
-    assert "| shards | unknown | unknown: no readable dataset lies" in trained.card()
+    assert "| shards | unknown | unknown: no readable dataset where" in trained.card()
     assert 'license_name: "unknown"' in trained.card()
     assert str(path.parent) not in trained.card()
     assert f"no sharded dataset at {path}" in capsys.readouterr().out
