@@ -36,7 +36,7 @@ def describe(
         "adds your own groups)",
     ]
     if first:
-        text += ["", "first:", *(line for key in first for line in lines.get(key, []))]
+        text += ["", "the keys that matter most:", *(line for key in first for line in lines.get(key, []))]
     if groups := list(_groups(choices, roots(own))):
         text += ["", "groups (GROUP=OPTION sets many keys at once):", *groups]
     return "\n".join([*text, "", "all keys:" if first else "keys:", *_all(lines, meanings)])

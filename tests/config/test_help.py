@@ -35,8 +35,8 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
     first, _, rest = helped(capsys, "pretrain").partition("all keys:")
-    lines = first.partition("first:")[2].partition("groups")[0].splitlines()
-    lines = first.partition("first:")[2].partition("groups")[0].splitlines()
+    lines = first.partition("the keys that matter most:")[2].partition("groups")[0].splitlines()
+    lines = first.partition("the keys that matter most:")[2].partition("groups")[0].splitlines()
     assert [line.strip().split("=")[0] for line in lines if line[2:3].strip()] == list(Root.read("pretrain").first)
     assert "  data.batch=256" in first and "  data.batch=256" in rest
 
