@@ -276,8 +276,8 @@ def test_torchvisions_networks_are_laid_out_as_timms(name):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["formats=[torchvision]"], "formats: torchvision has no network laid out as test_resnet; these are: resnet18"),
-        (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; these are"),
+        (["formats=[torchvision]"], "formats: torchvision has no network laid out as test_resnet; it has resnet18"),
+        (["formats=[monai]"], "formats: MONAI's FlexibleUNet has no encoder laid out as test_resnet; it has"),
         (
             ["formats=[tim]"],
             "or null; did you mean 'timm'?",

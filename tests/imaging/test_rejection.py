@@ -38,7 +38,7 @@ def test_what_the_machine_is_guilty_of_goes_through(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("kind", ["FIFO", "socket", "device", "folder"])
-def test_what_is_no_regular_file_is_a_verdict_at_once(kind: str, tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_a_verdict_open_nonblocking(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "m"
     match kind:
         case "FIFO":
@@ -96,7 +96,7 @@ def test_a_file_that_was_listed_and_is_out_of_reach_stops_the_run(
     found, never_found = (
         next(iter(plan_shards([SourceRecord("x", path, size=size)], recipe, Hasher(b"")))) for size in sizes
     )
-    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_at_once")), fail)
+    monkeypatch.setattr(*((raster.ImageOps, "exif_transpose") if reading else (store, "_open_nonblocking")), fail)
     with pytest.raises(OSError) as caught:
         make_sample(found, recipe)
     assert caught.value.errno == number and caught.value.filename == str(path)

@@ -96,7 +96,7 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
-        ({"labels": ""}, "recipe.labels is missing: recipe.columns.mask names columns of it"),
+        ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),
         ({"columns": {"file": "file", "patient": "subject"}}, "no column 'subject'.*it has file, patient, nodule"),
         ({"columns": {"patient": "patient"}}, "recipe.columns.file must name"),

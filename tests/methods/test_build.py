@@ -132,7 +132,7 @@ def test_an_own_method_plugs_in_by_its_target(own):
         ({"_target_": "own_methods.function", "power": None}, "is not a dira_scale.methods.Method"),
         ({"powr": 3}, "method.powr: Autoencoder has no such setting, only power; did you mean 'power'?"),
         ({"views": 3}, "method.views: Autoencoder has no such setting"),
-        ({"queue": 3}, "it has power; if another method's experiment set it, add ~method.queue"),
+        ({"queue": 3}, "only power; if another method's experiment set it, add ~method.queue"),
     ],
 )
 def test_mistakes_in_an_own_method_name_their_key(own, change, expected):

@@ -171,7 +171,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         (["optim.discriminator._target_=torch.optim.Adm"], r"Error locating target 'torch\.optim\.Adm'$"),
         (["optim.warmup_epochs=nan"], r"optim\.warmup_epochs=nan"),
         (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
-        (["views.target_flip=never"], "target_flip=never: there is with_input, released"),
+        (["views.target_flip=never"], "target_flip=never: expected with_input, released"),
     ],
 )
 def test_what_a_later_stage_cannot_train_is_refused_before_the_first_step(

@@ -388,7 +388,7 @@ def test_pictures_are_of_their_own_stage(shards: Path, tmp_path: Path) -> None:
     ("overrides", "words"),
     [
         (["parallel=fsdp2", "parallel.offload=true"], "parallel.offload=true: fsdp2 has no offloading"),
-        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true: untested with zero2"),
+        (["parallel=zero2", "parallel.compile=true"], "parallel.compile=true is untested with zero2"),
     ],
     ids=["offload", "compile"],
 )
