@@ -18,7 +18,7 @@ from dira_scale.planning.config import Plan
 from dira_scale.planning.estimate import estimate, rehearse_all
 from dira_scale.planning.strategies import STRATEGIES
 from dira_scale.planning.table import WIDTH, as_json, show
-from dira_scale.pretraining.division import check_division
+from dira_scale.pretraining.process_counts import check_division
 from dira_scale.pretraining.schedule import batches_of
 
 

@@ -177,7 +177,7 @@ MUTATIONS = (
     Mutation(
         "resumed-without-the-discriminator",
         "engine/state.py",
-        'replica.module.load_state_dict(_under(f"{replica.name}.", tensors))',
+        'side.module.load_state_dict(_under(f"{side.name}.", tensors))',
         "pass",
         ("pretraining/test_stages.py",),
     ),

@@ -62,7 +62,7 @@ class Ours:
 
     def state(self) -> dict[str, torch.Tensor]:
         """All that a step moves: method, adversary, the generator's optimizer."""
-        (judge,) = self.task.replicas
+        (judge,) = self.task.side_modules
         tensors = {**self.stage.model.module.state_dict(), **judge.module.state_dict(prefix="adversary.")}
         for i, states in enumerate(self.stage.model.optimizer.state.values()):
             tensors |= {f"optimizer.{i}.{k}": v for k, v in states.items() if isinstance(v, torch.Tensor)}

@@ -1,4 +1,4 @@
-"""What a checkpoint contains beside the module: the run's state and the replicas."""
+"""What a checkpoint contains beside the module: the run's state and the side modules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER
-from dira_scale.engine.task import Replica
+from dira_scale.engine.task import SideModule
 
 
 @dataclass
@@ -26,24 +26,24 @@ class RunState:
     loss_scale_sound: int = 0  # steps since it last changed
 
 
-def replica_tensors(replicas: Sequence[Replica]) -> dict[str, Tensor]:
-    """The replicas and their optimizers' states, by their names in a checkpoint."""
+def side_module_tensors(side_modules: Sequence[SideModule]) -> dict[str, Tensor]:
+    """The side modules and their optimizers' states, by their names in a checkpoint."""
     tensors: dict[str, Tensor] = {}
-    for replica in replicas:
-        tensors |= {f"{replica.name}.{name}": tensor for name, tensor in replica.module.state_dict().items()}
-        tensors |= optim.state_by_name(replica.optimizer, replica.module, f"optim.{replica.name}")
+    for side in side_modules:
+        tensors |= {f"{side.name}.{name}": tensor for name, tensor in side.module.state_dict().items()}
+        tensors |= optim.state_by_name(side.optimizer, side.module, f"optim.{side.name}")
     return tensors
 
 
-def restore(tensors: dict[str, Tensor], module: nn.Module, replicas: Sequence[Replica]) -> dict[str, Tensor]:
+def restore(tensors: dict[str, Tensor], module: nn.Module, side_modules: Sequence[SideModule]) -> dict[str, Tensor]:
     """Load a checkpoint's tensors, except those of the module's optimizer, which are returned.
 
     That optimizer is created with each stage, over the parameters that the stage trains.
     """
     module.load_state_dict(_under(f"{MODULE}.", tensors))
-    for replica in replicas:
-        replica.module.load_state_dict(_under(f"{replica.name}.", tensors))
-        optim.load_by_name(replica.optimizer, replica.module, f"optim.{replica.name}", tensors)
+    for side in side_modules:
+        side.module.load_state_dict(_under(f"{side.name}.", tensors))
+        optim.load_by_name(side.optimizer, side.module, f"optim.{side.name}", tensors)
     return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{OPTIMIZER}.")}
 
 

@@ -1,4 +1,4 @@
-"""One optimizer step: forward and backward passes of the micro-batches, the module's step, the replicas' steps."""
+"""One optimizer step: forward and backward passes of the micro-batches, the module's step, the side modules' steps."""
 
 import hashlib
 from typing import Any
@@ -11,7 +11,7 @@ from dira_scale.distributed.precision import LossScale
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
-from dira_scale.engine.task import Batch, Replica, StagePlan, Task
+from dira_scale.engine.task import Batch, SideModule, StagePlan, Task
 from dira_scale.engine.watchdog import alive
 from dira_scale.models.norm import commit_statistics
 
@@ -61,8 +61,8 @@ class Step:
             carried.append(losses.carried)
             del losses, values  # free before the next forward pass
         self._step_module(step, monitors)
-        for replica in task.replicas:
-            self._step_replica(step, replica, carried)
+        for side in task.side_modules:
+            self._step_side_module(step, side, carried)
         commit_statistics(model.module)
         task.after_step(model.module)
 
@@ -81,21 +81,21 @@ class Step:
             torch._foreach_mul_(gradients, factor.nan_to_num(0.0).to(gradients[0].device))
         self.model.step()
 
-    def _step_replica(self, step: int, replica: Replica, carried: list[Any]) -> None:
-        """A replica's step on the mean loss of its micro-batches, with gradients averaged over ranks."""
+    def _step_side_module(self, step: int, side: SideModule, carried: list[Any]) -> None:
+        """A side module's step on the mean loss of its micro-batches, with gradients averaged over ranks."""
         for part in carried:
-            loss = replica.loss(part)
+            loss = side.loss(part)
             if loss is None:
                 return
-            values = {f"loss/{replica.name}": loss}
+            values = {f"loss/{side.name}": loss}
             factor = self.guard.losses(step, values)
             (loss * factor / len(carried)).backward()
             self.means.add(values)
-        average_gradients(replica.module)
-        gradients = [p.grad for p in replica.module.parameters() if p.grad is not None]
-        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {replica.name}")
-        replica.optimizer.step()
-        replica.optimizer.zero_grad(set_to_none=True)
+        average_gradients(side.module)
+        gradients = [p.grad for p in side.module.parameters() if p.grad is not None]
+        self.guard.gradients(step, gradients, get_total_norm(gradients), f"{GRADIENT} of the {side.name}")
+        side.optimizer.step()
+        side.optimizer.zero_grad(set_to_none=True)
 
 
 def _mix_seed(*words: int) -> int:

@@ -81,14 +81,14 @@ class Losses:
     total: Tensor  # what is differentiated
     terms: Mapping[str, Tensor]  # its parts by name, unweighted
     monitors: Mapping[str, Tensor] = field(default_factory=dict)  # detached
-    carried: Any = None  # input of the replicas' losses after the step; detached
+    carried: Any = None  # input of the side modules' losses after the step; detached
 
     def values(self) -> dict[str, Tensor]:
         """The losses by their names in metrics: ``loss``, ``loss/TERM``."""
         return {"loss": self.total} | {f"loss/{name}": value for name, value in self.terms.items()}
 
 
-class Replica(Protocol):
+class SideModule(Protocol):
     """A small unsharded module on every rank, with its own optimizer, stepped after the main module.
 
     The task's total loss may pass through it, but gives its parameters no gradient.
@@ -107,7 +107,7 @@ class Replica(Protocol):
 
     def loss(self, carried: Any) -> Tensor | None:
         """The loss for one micro-batch's ``Losses.carried``; None, for all micro-batches and ranks, in stages that do
-        not train the replica."""
+        not train it."""
         ...
 
 
@@ -137,7 +137,7 @@ class Task(Protocol):
     Attributes:
         module: unsharded, on the CPU, in its initial state.
         stages: the stages to train, in order.
-        replicas: small modules beside it.
+        side_modules: small modules beside it.
         optim: optimizer, groups, schedule and clipping of the module.
         monitor_every: steps between two calls of ``monitor``.
         validate_every: epochs between two calls of ``validate``; None without held-out samples.
@@ -153,7 +153,7 @@ class Task(Protocol):
     def stages(self) -> Sequence[StagePlan]: ...
 
     @property
-    def replicas(self) -> Sequence[Replica]: ...
+    def side_modules(self) -> Sequence[SideModule]: ...
 
     @property
     def optim(self) -> optim.Optim: ...
@@ -206,11 +206,11 @@ class Task(Protocol):
         """Means over the held-out samples, the same on all ranks; ``loss`` decides which checkpoint is best."""
         ...
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Called at the end of a stage, for pictures and the like.
 
-        ``replica()`` returns the unsharded module; all ranks must call it, or none. ``run`` is None except on the main
-        process.
+        ``unsharded()`` returns the complete module; all ranks must call it, or none. ``run`` is None except on the
+        main process.
         """
         ...
 

@@ -21,7 +21,7 @@ from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.stage import StageRun, begin_stage
-from dira_scale.engine.state import RunState, replica_tensors, restore
+from dira_scale.engine.state import RunState, restore, side_module_tensors
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
@@ -96,7 +96,7 @@ class Trainer:
 
     def _train_stage(self, plan: StagePlan, signals: Signals) -> str:
         """All steps of a stage. Returns why the run ends, or "" if the next stage follows."""
-        # A new optimizer and schedule; queue, momentum network and replicas are kept.
+        # A new optimizer and schedule; queue, momentum network and side modules are kept.
         stage = begin_stage(
             plan,
             self.task,
@@ -117,7 +117,7 @@ class Trainer:
         if stage.ended_early(self.state):
             self.bar.print_line(f"stage {plan.name} ends: no lower validation loss for {self.state.stale} epochs")
         with self.log.clock.part("validate"):
-            self.task.finish(plan, self.run, stage.model.replica)
+            self.task.finish(plan, self.run, stage.model.unsharded)
         self._finish_writing()
         self._advance(plan)
         if self.state.stage < len(self.task.stages):
@@ -208,9 +208,9 @@ class Trainer:
         """Write a checkpoint of this step, after checking that all of it is finite."""
         self._stop_on_nan(stage)
         with self.log.clock.part("checkpoint"):
-            replicas = replica_tensors(self.task.replicas)
-            self.nan_stop.check_tensors(self.state.step, stage.model.local_tensors() | replicas)
-            pieces = stage.model.pieces() | checkpoint.replicated(replicas)
+            side_modules = side_module_tensors(self.task.side_modules)
+            self.nan_stop.check_tensors(self.state.step, stage.model.local_tensors() | side_modules)
+            pieces = stage.model.pieces() | checkpoint.replicated(side_modules)
             if self.scale.enabled:
                 self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
@@ -237,7 +237,7 @@ class Trainer:
             return
         tensors, state = self._on_all(lambda: checkpoint.load(folder / name))
         self.state = RunState(**state)
-        self._optimizer_state = restore(tensors, self.strategy.module, self.task.replicas)
+        self._optimizer_state = restore(tensors, self.strategy.module, self.task.side_modules)
         self._on_all(lambda: self._rewind_run(folder))
 
     def _on_all(self, work: Callable[[], T]) -> T:

@@ -109,7 +109,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
             return _with_states(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
 
         model = _Model(world, method, lambda module: task.prepare(stage, module), make, {})
-        discriminator_optimizer = _with_states(task.replicas[0].optimizer, foreach)
+        discriminator_optimizer = _with_states(task.side_modules[0].optimizer, foreach)
         batch, buffers = networks.batch(images), [*method.buffers(), *task.objective.distort.buffers()]
         ledger = model.ledger = task.ledger = Ledger(trained(method))
         ledger.ignore([*method.parameters(), *buffers, *adversary.parameters()])
@@ -137,7 +137,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
 
 
 class _Model(StageModel):
-    """One rank's replica; records where in the ledger the optimizer's step starts and ends."""
+    """One rank's copy; records where in the ledger the optimizer's step starts and ends."""
 
     ledger: Ledger
     update_start = update_end = 0

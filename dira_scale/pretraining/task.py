@@ -25,9 +25,9 @@ from dira_scale.methods.method import Method
 from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.diagnosis import Diagnosis
-from dira_scale.pretraining.division import check_division, process_counts
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
+from dira_scale.pretraining.process_counts import check_division, process_counts
 from dira_scale.pretraining.schedule import batches_of, stage_plans
 from dira_scale.pretraining.validation import first_broken, validation_losses
 from dira_scale.runs.folder import RunFolder
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class DiscriminatorReplica:
+class DiscriminatorTraining:
     """The adversary: it learns to distinguish clean from restored patches, after each step of the generator."""
 
     module: Adversary
@@ -69,7 +69,7 @@ class PretrainTask:
     ) -> None:
         self.config, self.inputs, self.module, self.stages, self.optim = config, inputs, method, stages, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
-        self.replicas = [DiscriminatorReplica(adversary, judge)]
+        self.side_modules = [DiscriminatorTraining(adversary, judge)]
         self.objective = Objective(method.weights, adversary, method.views, world)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.diagnosis = Diagnosis(config)
@@ -155,11 +155,11 @@ class PretrainTask:
         assert self.held_out is not None
         return validation_losses(self.objective, module, self.held_out, stage.terms)
 
-    def finish(self, stage: StagePlan, run: RunFolder | None, replica: Callable[[], nn.Module]) -> None:
+    def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Write pictures and restoration table at the end of the stage, once, on the main process."""
         if not restores(stage.terms):
             return
-        method, validate = replica(), self.config.validate
+        method, validate = unsharded(), self.config.validate
         if run is None or self.held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
             return
         assert self.inputs is not None

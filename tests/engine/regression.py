@@ -62,7 +62,7 @@ class Loader:
 
 
 class Scale:
-    """A replica that learns, in the second stage, that its first numbers are three times its second ones."""
+    """A side module that learns, in the second stage, that its first numbers are three times its second ones."""
 
     name = "scale"
 
@@ -97,7 +97,7 @@ class Regression:
             end=0.0,
         )
         self.shares: list[float] = []
-        self.replicas = [Scale()]
+        self.side_modules = [Scale()]
 
     def identity(self) -> dict[str, Any]:
         return {"samples": "0 to 7"}
@@ -135,8 +135,8 @@ class Regression:
         held_out = samples(1000, 64)
         return {"loss": float(reduce_mean((module(held_out.x)[:, 0] - held_out.y).square().mean()))}
 
-    def finish(self, stage: StagePlan, run: Any, replica: Callable[[], nn.Module]) -> None:
-        whole = replica()
+    def finish(self, stage: StagePlan, run: Any, unsharded: Callable[[], nn.Module]) -> None:
+        whole = unsharded()
         if run is not None:
             (run.folder / f"{stage.name}.txt").write_text(str(whole.weight.tolist()))
 

@@ -7,7 +7,7 @@ import pytest
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.boxes import read_boxes
-from dira_scale.ingest.sources.cells import flags_and_numbers
+from dira_scale.ingest.sources.table_cells import flags_and_numbers
 from dira_scale.places.tables import Row, read_table
 
 

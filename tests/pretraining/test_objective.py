@@ -76,7 +76,11 @@ def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
         return Losses(loss, {"di": loss})
 
     task: Any = SimpleNamespace(
-        losses=losses, replicas=[], monitor_every=1000, optim=SimpleNamespace(clip=None), after_step=lambda module: None
+        losses=losses,
+        side_modules=[],
+        monitor_every=1000,
+        optim=SimpleNamespace(clip=None),
+        after_step=lambda module: None,
     )
     optimizer = torch.optim.SGD(module.parameters(), lr=rate)
     model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})

@@ -100,7 +100,7 @@ class StageModel:
             }
         return tensors
 
-    def replica(self) -> nn.Module:
+    def unsharded(self) -> nn.Module:
         """The unsharded module, for one process to evaluate alone. Collective; on the CPU if it had to be gathered."""
         return self.module
 

@@ -34,7 +34,7 @@ class ShardedModel(StageModel):
         dist.all_reduce(total)
         return total.sqrt()
 
-    def replica(self) -> nn.Module:
+    def unsharded(self) -> nn.Module:
         whole = copied(self._whole)
         self._prepare(whole)
         self.gather_into(whole)

@@ -16,7 +16,7 @@ from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
 from dira_scale.imaging.volumes.nifti import GZIP, is_nifti, open_nifti
 from dira_scale.imaging.volumes.nrrd import open_nrrd
 from dira_scale.imaging.volumes.raw import Raw
-from dira_scale.imaging.volumes.regular import stack_of
+from dira_scale.imaging.volumes.regrid import stack_of
 from dira_scale.imaging.volumes.segments import read_segment_mask
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.tiff import TIFF, open_tiff

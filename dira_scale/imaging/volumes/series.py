@@ -13,7 +13,7 @@ from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.slice_position import EXTRA, place_slices, planes_of
 from dira_scale.imaging.volumes.values import to_volume
 

@@ -12,7 +12,7 @@ import numpy as np
 from dira_scale.imaging.dicom import HEADER, Plane, is_dicom, plane_of, read_elements
 from dira_scale.imaging.files import opened_for_header
 from dira_scale.imaging.rejection import RejectedError, rejects
-from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
 

@@ -7,7 +7,7 @@ import numpy as np
 from dira_scale.imaging.dicom import DicomFile, Plane
 from dira_scale.imaging.rejection import GeometryError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, RIGHT_ANGLE, Grid
-from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.regrid import Stack
 
 EXTRA = ("GridFrameOffsetVector", "SpacingBetweenSlices", "SliceThickness")  # header elements for ``planes_of``
 SAME_POSITION = 0.01  # mm: slices closer than this are at one position

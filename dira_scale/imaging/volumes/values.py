@@ -13,7 +13,7 @@ from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.geometry import Grid, turn
-from dira_scale.imaging.volumes.regular import Stack, stack_of
+from dira_scale.imaging.volumes.regrid import Stack, stack_of
 
 INT16 = np.iinfo(np.int16)
 FLAT = "all voxels are equal"

@@ -7,7 +7,7 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Ball, Box, clip_box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.ingest.sources.cells import number
+from dira_scale.ingest.sources.table_cells import number
 from dira_scale.places.tables import read_table
 
 VOXELS = ("z", "y", "x", "d", "h", "w")

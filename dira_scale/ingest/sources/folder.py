@@ -20,7 +20,7 @@ from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.boxes import read_boxes
-from dira_scale.ingest.sources.cells import flags_and_numbers, number
+from dira_scale.ingest.sources.table_cells import flags_and_numbers, number
 from dira_scale.machine.progress import bar
 from dira_scale.places.path_index import PathIndex
 from dira_scale.places.store import is_local, locate

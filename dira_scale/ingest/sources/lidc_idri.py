@@ -16,7 +16,7 @@ from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.lidc_xml import agreed_nodules, nodules_in, series_of
-from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.series_index import head_of
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels, place_slices

@@ -5,7 +5,7 @@ import pytest
 
 from dira_scale.imaging.rejection import GeometryError
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.regular import stack_of
+from dira_scale.imaging.volumes.regrid import stack_of
 
 
 def test_rows_and_columns_that_are_sheared_themselves_are_no_volume() -> None:

@@ -17,7 +17,7 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.dicom import Plane
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.lidc_xml import _enclosed
-from dira_scale.imaging.volumes.regular import Stack
+from dira_scale.imaging.volumes.regrid import Stack
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import place_slices
 from dira_scale.ingest.recipe import Recipe
