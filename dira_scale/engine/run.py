@@ -56,8 +56,8 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
                     logger.error(_lost_message(error, world), extra={"every_rank": True})
                 sys.stdout.flush()
                 os._exit(FAILED)  # gloo would abort a process that ends with its connections broken
-    except LeaseLostError as error:
-        if _is_first_of_machine(Path(config.run)):
+    except LeaseLostError as error:  # on all ranks; the run folder is another's now, so nothing is written there
+        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
             logger.error(error, extra={"every_rank": True})
         return FAILED
 
