@@ -3,6 +3,7 @@
 import faulthandler
 import logging
 import os
+import shlex
 import socket
 import sys
 import traceback
@@ -80,7 +81,8 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
         code = INTERRUPTED if ended == "interrupted" else DONE
         if run is not None:
             run.status(ended, trainer.state.step, exit_code=code)
-            advice = "the same command continues" if code else f"next: python -m dira_scale.report run={folder}"
+            report = f"next: python -m dira_scale.report {shlex.quote(f'run={folder}')}"
+            advice = "the same command continues" if code else report
             trainer.bar.print_line(trainer.checkpoint_pauses())
             trainer.bar.print_line(f"{folder}: {ended} at step {trainer.state.step}; {advice}")
         _leave(world, run)

@@ -1,5 +1,6 @@
 """One complete conversion: what ``python -m dira_scale.shard`` does."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -115,10 +116,10 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
                       f"(attribute {FILLED})")  # fmt: skip
     if outcome.absent:
         console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
-    console.print(f"look: python -m dira_scale.shard stats path={out}")
+    console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
     if outcome.info.dims == 2:
-        run = f"run=out/runs/{outcome.info.name}"
-        console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small data.shards={out} {run}")
+        words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
+        console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small {words}")
 
 
 def counted(count: int, noun: str) -> str:
