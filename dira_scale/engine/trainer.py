@@ -1,11 +1,9 @@
 """The training loop: stages, steps, validation, checkpoints."""
 
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from torch import Tensor
 
@@ -27,8 +25,6 @@ from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
 from dira_scale.runs.checkpoint.writer import CheckpointConfig
 from dira_scale.runs.folder import RunFolder
-
-T = TypeVar("T")
 
 
 @dataclass
@@ -231,18 +227,14 @@ class Trainer:
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""
-        folder = self.checkpointer.folder
-        name = broadcast_from_main(self._on_all(lambda: self._choose_checkpoint(folder)))
+        folder, read = self.checkpointer.folder, self.checkpointer.read_on_all
+        name = broadcast_from_main(read(lambda: self._choose_checkpoint(folder)))
         if name is None:
             return
-        tensors, state = self._on_all(lambda: checkpoint.load(folder / name))
+        tensors, state = read(lambda: checkpoint.load(folder / name))
         self.state = RunState(**state)
         self._optimizer_state = restore(tensors, self.strategy.module, self.task.side_modules)
-        self._on_all(lambda: self._rewind_run(folder))
-
-    def _on_all(self, work: Callable[[], T]) -> T:
-        """``work`` on a disk or store that may be slow; an error on one process is raised on all."""
-        return self.checkpointer.read_on_all(work)
+        read(lambda: self._rewind_run(folder))
 
     def _choose_checkpoint(self, folder: Path) -> str | None:
         """On the main process: the name of the checkpoint to resume from, after moving damaged and removing unfinished
