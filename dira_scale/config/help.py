@@ -44,6 +44,8 @@ def describe(
 
 def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[str]:
     for group in sorted(choices):
+        if group.startswith("_"):  # chosen by another group
+            continue
         options = sorted({file.stem for root in folders for file in (root / group).glob("*.yaml")})
         if options:
             yield f"  {group}=  one of {', '.join(options)}"

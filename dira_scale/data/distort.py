@@ -1,4 +1,4 @@
-"""The distortion T(.) of DiRA's views, applied to the loader's crops, batched on the training device.
+"""The distortion of views, applied to the loader's crops, batched on the training device.
 
 Parameters come from ``views.draw``; nothing is drawn here. No loop over samples, no device synchronisation: a rectangle
 is the outer product of a row and a column indicator, so one batched product paints all of them.
@@ -7,6 +7,7 @@ is the outer product of a row and a column indicator, so one batched product pai
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.data.batch import per_sample
@@ -16,7 +17,7 @@ _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the w
 
 
 class Distort(nn.Module):
-    """Brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
+    """Rotation, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
 
     Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
     (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
@@ -32,12 +33,14 @@ class Distort(nn.Module):
     def __init__(self, views: ViewSpec):
         super().__init__()
         reach = math.ceil(_REACH * views.blur.sigma[1] * views.size / REFERENCE_SIZE)
+        self.rotates = views.rotation > 0
         self.register_buffer("blur_taps", _mirrored_shifts(views.size, min(reach, views.size - 1)), persistent=False)
 
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            x = rotate(x, params.rotation) if self.rotates else x
             x = self._blur(_jitter(x.float(), params), params.sigma)
             if corrupt:
                 x = _shuffle(_cutout(x, params), params.swaps)
@@ -50,6 +53,16 @@ class Distort(nn.Module):
         weight = weight / (2 * weight.sum(1, keepdim=True) - 1)
         kernel = torch.einsum("bt,tij->bij", weight, self.blur_taps)[:, None]
         return kernel @ x @ kernel.mT
+
+
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """``x`` [b, C, S, S] rotated anticlockwise about its centre by ``degrees`` [b]; bilinear, 0 beyond the edges."""
+    angle = torch.deg2rad(degrees)
+    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+    # Output coordinates to input coordinates, (x, y) with y downwards.
+    matrix = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
+    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def _mirrored_shifts(size: int, reach: int) -> Tensor:

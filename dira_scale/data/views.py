@@ -2,7 +2,7 @@
 
 The defaults are DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast, blur, flip,
 then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are in pixels of a 224-pixel
-view and scale with the view.
+view and scale with the view. PCRL also rotates views, and asks for orientations of their restoration targets.
 """
 
 from dataclasses import dataclass, field, fields
@@ -20,7 +20,7 @@ REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
 TARGET_FLIPS = ("with_input", "released")
 _TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a central crop
-_GEOMETRY, _INTENSITY, _PATCHES = range(3)  # streams of random numbers
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS = range(5)  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,10 @@ class ViewSpec:
         scale: the crop's area as a fraction of the image's.
         ratio: the crop's width over its height.
         flip: probability of mirroring left and right.
-        target_flip: whether the restoration target is mirrored: ``with_input``, or never (``released``).
-        border: distance of patches from the view's edges.
+        target_flip: whether the restoration target is mirrored and rotated: ``with_input``, or never (``released``).
+        border: distance of patches from the view's edges; negative: they may reach beyond by as much.
+        rotation: largest angle, in degrees, by which a view is rotated either way.
+        orientations: how many random orientations of the restoration target are drawn for each view.
 
     Raises UserError for invalid probabilities or ranges.
     """
@@ -97,6 +99,8 @@ class ViewSpec:
     inverse_cutout: InverseCutout = field(default_factory=InverseCutout)
     shuffle: Shuffle = field(default_factory=Shuffle)
     border: int = 3
+    rotation: float = 0.0
+    orientations: int = 0
 
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
@@ -107,6 +111,8 @@ class ViewSpec:
         if self.target_flip not in TARGET_FLIPS:
             known = f"{', '.join(TARGET_FLIPS)}{nearest(self.target_flip, TARGET_FLIPS)}"
             raise UserError(f"target_flip={self.target_flip}: expected {known}")
+        if not 0 <= self.rotation <= 180 or self.orientations < 0:
+            raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
         if self.count < 1 or self.size < 8:
             raise UserError(f"need at least one view of at least 8 pixels, got {self.count} of {self.size}")
         largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
@@ -144,6 +150,8 @@ class Distortion:
         branch: uint8 [b], CUTOUT, INVERSE_CUTOUT, SHUFFLE or NONE.
         boxes: int16 [b, 10, 4], (y, x, h, w) of the first ``n_boxes`` uint8 [b] rectangles; 0 beyond them.
         swaps: int16 [b, 10, 6], (h, w, y1, x1, y2, x2); 0 where nothing is swapped.
+        rotation: float32 [b], degrees, anticlockwise.
+        orientations: uint8 [b, n, 3], of the restoration target, for ``orientation.reorient``: a method applies them.
     """
 
     brightness: Tensor
@@ -154,6 +162,8 @@ class Distortion:
     boxes: Tensor
     n_boxes: Tensor
     swaps: Tensor
+    rotation: Tensor
+    orientations: Tensor
 
     def to(self, device: torch.device | str) -> Self:
         return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
@@ -185,8 +195,14 @@ def draw(
     box = _resized_crop(spec, geometry[:, :-1], np.asarray(heights, np.int64), np.asarray(widths, np.int64))
     intensity = uniform(7, _INTENSITY)
     patches = uniform(1 + 6 * _patches(spec), _PATCHES)
+    rotation, orientations = _float32(np.zeros(len(index))), torch.zeros(len(index), 0, 3, dtype=torch.uint8)
+    if spec.rotation:
+        rotation = _float32(_between(uniform(1, _ROTATION)[:, 0], -spec.rotation, spec.rotation))
+    if spec.orientations:
+        drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), -1, 3)
+        orientations = torch.from_numpy(np.floor(drawn * (2, 2, 4)).astype(np.uint8))
     return Geometry(box, geometry[:, -1] < spec.flip), Distortion(
-        *_intensity(spec, intensity), *_corrupt(spec, patches)
+        *_intensity(spec, intensity), *_corrupt(spec, patches), rotation, orientations
     )
 
 

@@ -16,7 +16,7 @@ from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.models import norm
 from dira_scale.models.encoder import Encoder
-from dira_scale.models.heads import Projector
+from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update
 
 NEVER = 2**30  # steps
@@ -39,6 +39,8 @@ class MoCo(Method):
     queue: Tensor
     queue_pointer: Tensor
     queue_age: Tensor
+    projector: MLP
+    key_projector: MLP
 
     def __init__(
         self,
@@ -69,7 +71,8 @@ class MoCo(Method):
         self.register_buffer("queue_pointer", torch.zeros((), dtype=torch.long))
         # Age of each key in steps, for the monitor; the initial random keys are older than any.
         self.register_buffer("queue_age", torch.full((queue,), NEVER, dtype=torch.int32))
-        self._waiting: list[Tensor] = []  # keys of this step's micro-batches, each [W, b, dim]
+        # Keys of this step's micro-batches, each [W, b, n, dim] with n keys of an image.
+        self._waiting: list[Tensor] = []
 
     def check(self, batch: int, accumulate: int) -> None:
         if len(self.queue) % batch:
@@ -78,6 +81,10 @@ class MoCo(Method):
                 f"method: a queue of {len(self.queue)} keys is not a multiple of data.batch={batch}; "
                 f"set the queue to {multiple}, or a batch that divides it"
             )
+        self.check_groups(accumulate)
+
+    def check_groups(self, accumulate: int) -> None:
+        """Raise ``UserError`` if a micro-batch is a single one of several BatchNorm groups."""
         groups = norm.groups(self)
         if groups > 1 and groups // accumulate < 2:
             raise UserError(
@@ -94,7 +101,7 @@ class MoCo(Method):
         queries = F.normalize(self.projector(pyramid[-1]).to(self.queue.dtype), dim=1)
         keys, first = self._keys(distorted[1], batch.step)
         if self.training:
-            self._waiting.append(keys.view(world(), len(queries), -1))
+            self._waiting.append(keys.view(world(), len(queries), 1, -1))
         own = keys[first : first + len(queries)]
         losses = {"di": info_nce(queries, own, self.queue, self.temperature)}
         pair = queries.detach(), own
@@ -109,7 +116,7 @@ class MoCo(Method):
         key = [*self.key_encoder.parameters(), *self.key_projector.parameters()]
         ema_update(key, query, 1.0 - self.momentum)
         # A rank's part of the global batch is its micro-batches one after another.
-        keys = torch.cat(self._waiting, dim=1).flatten(0, 1)
+        keys = torch.cat(self._waiting, dim=1).flatten(0, 1).transpose(0, 1).flatten(0, 1)
         self._waiting.clear()
         slots = (self.queue_pointer + torch.arange(len(keys), device=keys.device)) % len(self.queue)
         self.queue[slots] = keys
@@ -133,7 +140,7 @@ class MoCo(Method):
         first = rank() * len(images)
         if norm.groups(self) == 1:
             return gather(self._embed(images)), first
-        shuffle = _permutation(world() * len(images), step, len(self._waiting))
+        shuffle = permutation(world() * len(images), step, len(self._waiting))
         shuffled = gather(self._embed(exchange(images, shuffle)))
         keys = torch.empty_like(shuffled)
         keys[on_device(shuffle, keys.device)] = shuffled
@@ -155,6 +162,6 @@ def info_nce(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -
         return F.cross_entropy(logits, target)
 
 
-def _permutation(count: int, step: int, micro_batch: int) -> IntArray:
+def permutation(count: int, step: int, micro_batch: int) -> IntArray:
     """The same on every process, different for every micro-batch; on the host, which plans the exchange."""
     return np.random.Generator(np.random.Philox([step, micro_batch])).permutation(count)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch, per_sample
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import Distort, rotate
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Losses
@@ -71,8 +71,15 @@ class Objective:
         """Run the method on a batch on the device."""
         alive()
         with self.world.autocast():
-            terms: Terms = model(self.upright(batch.views, batch), distorted, batch)
+            terms: Terms = model(self.clean(batch), distorted, batch)
         return terms
+
+    def clean(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
+        if self.target_flip == "with_input" and self.distort.rotates:
+            pairs = zip(batch.views, batch.distortions, strict=True)
+            return tuple(rotate(view, parameters.rotation) for view, parameters in pairs)
+        return self.upright(batch.views, batch)
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """``views`` in the orientation of the restoration target: flipped back if ``views.target_flip`` requires it."""

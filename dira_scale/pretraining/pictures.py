@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from dira_scale.data.held_out import HeldOutBatches
+from dira_scale.data.orientation import reorient
 from dira_scale.engine.task import StagePlan
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
@@ -51,6 +52,8 @@ def _restorations(
         undisturbed = objective.distorted(batch, terms, corrupt=False)
         # In the target's orientation, so that trivial restorers are not penalised for a flipped input.
         distorted, undisturbed = objective.upright(distorted, batch), objective.upright(undisturbed, batch)
+        if outputs.orientation is not None:
+            distorted, undisturbed = ((reorient(views[0], outputs.orientation),) for views in (distorted, undisturbed))
         hole = (distorted[0] == 0) & (undisturbed[0] != 0)
         count = len(hole)  # of the first view: a method may restore several
         yield Restoration(outputs.target[:count], distorted[0], hole, outputs.restored[:count])

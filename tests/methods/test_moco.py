@@ -222,7 +222,7 @@ def test_shuffled_keys_are_those_of_permuted_groups():
     """Two BatchNorm groups of four: each key must be what its own group of the shuffled batch gives."""
     model, (_, images) = method(groups=2), views()
     keys, _ = model._keys(images, step=7)
-    order = torch.tensor(moco._permutation(8, 7, 0))
+    order = torch.tensor(moco.permutation(8, 7, 0))
     for group in order.chunk(2):
         features = model.key_encoder.stem(images[group])
         mean, var = features.mean((0, 2, 3), keepdim=True), features.var((0, 2, 3), correction=0, keepdim=True)

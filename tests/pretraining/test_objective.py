@@ -29,7 +29,8 @@ def batch() -> Any:
     off = {"brightness": ones, "contrast": ones, "contrast_first": ones > 0, "sigma": 0 * ones}
     cut = {"branch": torch.full((COUNT,), CUTOUT, dtype=torch.uint8), "n_boxes": torch.ones(COUNT, dtype=torch.uint8)}
     swaps = torch.zeros(COUNT, 10, 6, dtype=torch.int16)
-    distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps)
+    turned = {"rotation": 0 * ones, "orientations": torch.zeros(COUNT, 0, 3, dtype=torch.uint8)}
+    distortion = Distortion(**off, **cut, boxes=boxes, swaps=swaps, **turned)
     return SimpleNamespace(views=(torch.full((COUNT, 1, 32, 32), 0.5),) * 2, distortions=(distortion,) * 2)
 
 

@@ -22,7 +22,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank, reduce_mean, world
 from dira_scale.distributed.processes import start
 from dira_scale.engine import optim, parallel
-from dira_scale.methods.moco import MoCo, _permutation
+from dira_scale.methods.moco import MoCo, permutation
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.norm import commit_statistics
 from dira_scale.pretraining.objective import Forward
@@ -96,7 +96,7 @@ def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> 
         optimizer.zero_grad()
         for micro in range(accumulate):
             rows = torch.cat([part.chunk(accumulate)[micro] for part in torch.arange(BATCH).chunk(ranks)])
-            order = torch.from_numpy(_permutation(len(rows), step, micro)) if shuffled else torch.arange(len(rows))
+            order = torch.from_numpy(permutation(len(rows), step, micro)) if shuffled else torch.arange(len(rows))
             with torch.no_grad():
                 latest[rows[order]] = embed(moco.key_encoder, moco.key_projector, two[rows[order]])
             queries, keys = embed(moco.encoder, moco.projector, one[rows]), latest[rows]

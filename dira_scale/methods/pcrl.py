@@ -1,0 +1,196 @@
+"""PCRL: contrast, and restoration of diverse contexts (Zhou et al., ICCV 2021, sec. 3), as in the paper.
+
+``pcrl_released`` has the form of the authors' released code.
+"""
+
+import copy
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.orientation import indicator, reorient
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import exchange, gather, rank, world
+from dira_scale.errors import UserError, nearest
+from dira_scale.methods.method import Terms
+from dira_scale.methods.moco import MoCo, info_nce, permutation
+from dira_scale.methods.pairs import top1
+from dira_scale.methods.transform_attention import ATTENTIONS
+from dira_scale.models import norm
+from dira_scale.models.heads import MLP
+from dira_scale.models.unet import UNet
+
+PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})  # re: 0.5 on images of ImageNet's variance, 0.0511
+
+
+class PCRL(MoCo):
+    """MoCo's contrast of two views, and one decoder that restores both, and a mixture of them, turned by random T.
+
+    Three encoders give feature maps: the ordinary one of the first view (o), the momentum encoder of the second (m),
+    and the hybrid (h), which has no weights: its maps are λ F_o + (1 - λ) F_m at every level, λ ~ Beta(alpha, alpha)
+    once per step (cross-model mixup). The decoder gets the last map through the transformation-conditioned
+    ``attention`` and must return T(X), X being the clean view, or λ X_o + (1 - λ) X_m for h:
+
+        L = w_di L_di + w_re L_re,  L_di = InfoNCE(o, m),  L_re = sum over o, m, h of MSE(restored, T(X))
+
+    After a step the embeddings of o, m and h enter the queue. No gradient reaches the momentum encoder. T is a random
+    mirroring and rotation by quarter turns, its own for each sample of o, m and h (``views.orientations``).
+
+    Monitors: MoCo's; ``re_ordinary``, ``re_momentum``, ``re_hybrid``: the three errors.
+
+    Args:
+        dim: of the embedding, and width of the projector's hidden layer.
+        alpha: of the distribution of λ; 1 is uniform.
+        attention: ``channel`` (released code) or ``outer`` (paper).
+        weights: of the terms.
+
+    Raises ``UserError`` for settings outside their range.
+    """
+
+    decoder: nn.Module
+    pushed = 3  # embeddings of an image that enter the queue in a step
+    orientations = 2  # of targets per view: the view's own; the first view's second one is the mixture's
+
+    def __init__(
+        self,
+        unet: UNet,
+        views: ViewSpec,
+        dim: int = 128,
+        queue: int = 16384,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        batch_norm: bool = False,
+        alpha: float = 1.0,
+        attention: str = "channel",
+        weights: Mapping[str, float] = PAPER_WEIGHTS,
+    ) -> None:
+        super().__init__(unet.encoder, views, dim, queue, temperature, momentum, batch_norm)
+        _check(views, type(self).orientations, alpha, attention, weights)
+        self.weights, self.alpha = dict(weights), alpha
+        self.active = tuple(self.weights)
+        channels = unet.encoder.channels[-1]
+        self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
+        self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
+        self.decoder, self.head = unet.decoder, unet.head
+        self.attention = ATTENTIONS[attention](channels)
+        self.seed = torch.initial_seed()  # of λ: the run's
+
+    def check(self, batch: int, accumulate: int) -> None:
+        if len(self.queue) < self.pushed * batch:
+            raise UserError(
+                f"method.queue={len(self.queue)}: a step adds {self.pushed} keys for each of data.batch={batch} "
+                f"images; use a queue of at least {self.pushed * batch}"
+            )
+        self.check_groups(accumulate)
+
+    def enter_stage(self, terms: Sequence[str]) -> None:
+        super().enter_stage(terms)
+        for part in (self.decoder, self.head, self.attention):
+            part.requires_grad_("re" in self.active)
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        share = self.share(batch.step, 0)
+        ordinary = self.encoder(distorted[0])
+        momentum, keys = self.momentum_features(distorted[1], batch.step)
+        hybrid = blended(ordinary, momentum, share)
+
+        queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(keys)
+        with torch.no_grad():
+            own = torch.stack([queries.detach(), keys, self.unit(self.projector(hybrid[-1]))], dim=1)
+        losses = {"di": info_nce(queries, keys, self.queue, self.temperature)} if "di" in self.active else {}
+        monitors = self.enqueue(own, queries.detach(), key=1)
+        terms = Terms(losses, monitors=monitors, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
+        if "re" not in self.active:
+            return terms
+
+        first, second = (distortion.orientations.unbind(1) for distortion in batch.distortions)
+        branches = {
+            "ordinary": (ordinary, clean[0], first[0]),
+            "momentum": (momentum, clean[1], second[0]),
+            "hybrid": (hybrid, blend(clean[0], clean[1], share), first[1]),
+        }
+        restored = {
+            name: (self.decoded(self.attended(pyramid, orientation)), reorient(image, orientation))
+            for name, (pyramid, image, orientation) in branches.items()
+        }
+        errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
+        losses["re"] = torch.stack(list(errors.values())).sum()
+        monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
+        (terms.restored, terms.target), terms.orientation = restored["ordinary"], first[0]
+        return terms
+
+    def attended(self, pyramid: list[Tensor], orientation: Tensor) -> list[Tensor]:
+        """``pyramid`` with its last map through the attention on ``orientation``."""
+        return [*pyramid[:-1], self.attention(pyramid[-1], indicator(orientation))]
+
+    def decoded(self, pyramid: list[Tensor]) -> Tensor:
+        """The decoder's image [b, 1, S, S] of ``pyramid``: linear, not bounded by [0, 1]; in the queue's precision."""
+        image: Tensor = self.head(self.decoder(pyramid))
+        return image.to(self.queue.dtype)
+
+    def unit(self, embeddings: Tensor) -> Tensor:
+        """``embeddings`` [b, dim] of unit length, in the queue's precision."""
+        return F.normalize(embeddings.to(self.queue.dtype), dim=1)
+
+    def share(self, step: int, draw: int) -> float:
+        """λ ~ Beta(alpha, alpha), number ``draw`` of this step; the same on every process and in every micro-batch."""
+        return float(np.random.Generator(np.random.Philox([step, draw, self.seed])).beta(self.alpha, self.alpha))
+
+    def enqueue(self, own: Tensor, queries: Tensor, key: int) -> dict[str, Tensor]:
+        """Keep ``own`` [b, n, dim] for the queue, of all processes in training, and return MoCo's monitors.
+
+        Args:
+            key: which of the n is the query's key.
+        """
+        first = 0
+        if self.training:
+            first, own = rank() * len(own), gather(own)
+            self._waiting.append(own.unflatten(0, (world(), -1)))
+        return top1(queries, own[:, key], first) | {"queue_fresh": self._fresh()}
+
+    @torch.no_grad()
+    def momentum_features(self, images: Tensor, step: int) -> tuple[list[Tensor], Tensor]:
+        """The momentum encoder's pyramid and embeddings [b, dim] (not of unit length) of this process's ``images``.
+
+        With several BatchNorm groups the images are shuffled over all processes and the maps sent back, because
+        statistics shared by query and key would leak which key is the query's (as in MoCo).
+        """
+        if not self.training or norm.groups(self) == 1:
+            pyramid = self.key_encoder(images)
+            return pyramid, self.key_projector(pyramid[-1])
+        order = permutation(world() * len(images), step, len(self._waiting))
+        pyramid = self.key_encoder(exchange(images, order))
+        back = np.argsort(order)
+        *maps, keys = (exchange(x, back) for x in (*pyramid[1:], self.key_projector(pyramid[-1])))
+        return [images, *maps], keys
+
+
+def blend(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """``share`` · first + (1 - ``share``) · second."""
+    return share * first + (1 - share) * second
+
+
+def blended(first: Sequence[Tensor], second: Sequence[Tensor], share: float) -> list[Tensor]:
+    """``blend`` of two pyramids, level by level."""
+    return [blend(a, b, share) for a, b in zip(first, second, strict=True)]
+
+
+def _check(views: ViewSpec, orientations: int, alpha: float, attention: str, weights: Mapping[str, float]) -> None:
+    if views.orientations < orientations:
+        raise UserError(f"views.orientations={views.orientations}: PCRL needs {orientations} or more; use views=pcrl")
+    if not 0 < alpha < math.inf:
+        raise UserError(f"method.alpha: {alpha} must be above 0")
+    if attention not in ATTENTIONS:
+        known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
+        raise UserError(f"method.attention={attention}: expected {known}")
+    if set(weights) != set(PAPER_WEIGHTS):
+        raise UserError(f"method.weights: needs di and re, got {', '.join(weights) or 'nothing'}")
+    for name, weight in weights.items():
+        if not (isinstance(weight, int | float) and 0 <= weight < math.inf):
+            raise UserError(f"method.weights.{name}: {weight} must be a number of at least 0")

@@ -1,0 +1,151 @@
+"""PCRL as in its authors' released code, an "improved version" of the paper by its README (docs/recipes.md)."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.orientation import reorient
+from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import exchange, gather, reduce_mean, world
+from dira_scale.methods.method import Terms
+from dira_scale.methods.moco import permutation
+from dira_scale.methods.pcrl import PCRL, blend, blended
+from dira_scale.models.unet import UNet
+
+RELEASED_WEIGHTS = MappingProxyType({"di": 1.0, "re": 19.58})  # re: 1 on images of ImageNet's variance, 0.0511
+MIXUP = 2**20  # added to a micro-batch's number: mixup and the shuffling of keys are different permutations
+
+
+class PCRLReleased(PCRL):
+    """Two passes a step: on the views with attention, then on a mixup of the batch's images without.
+
+    * First pass, on the distorted views x: o restores T1(x1); h, of feature maps that went through the attention with
+      their own T1 and T2, restores λ T1(x1) + (1 - λ) T2(x2). Targets are the distorted views.
+    * Second pass, on x' = μ x + (1 - μ) x of another image of the batch: o' and h' restore the mixtures of the clean
+      views. There is no attention and no T.
+    * L_re is the mean of these four errors, L_di the mean of three binary NCE terms: (q, k), (q', k') and q' with the
+      mixture of both images' k. Each of the three keys enters the queue before the next term.
+
+    λ, μ >= 1/2. ``Terms.restored`` is o', of clean images. In evaluation μ = 1: nothing is mixed in, and nothing enters
+    the queue. With several micro-batches a step, images are mixed within a micro-batch of all processes.
+    """
+
+    orientations = 1
+    normaliser: Tensor
+
+    def __init__(
+        self,
+        unet: UNet,
+        views: ViewSpec,
+        dim: int = 128,
+        queue: int = 16384,
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        batch_norm: bool = False,
+        alpha: float = 1.0,
+        attention: str = "channel",
+        weights: Mapping[str, float] = RELEASED_WEIGHTS,
+    ) -> None:
+        super().__init__(
+            unet, views, dim, queue, temperature, momentum, batch_norm, alpha, attention=attention, weights=weights
+        )
+        # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
+        self.register_buffer("normaliser", torch.zeros(()))
+
+    def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
+        step, (x1, x2) = batch.step, distorted
+        ordinary = self.encoder(x1)
+        momentum, raw_keys = self.momentum_features(x2, step)
+        queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(raw_keys)
+
+        images, mixed_keys = self._mixup(torch.cat([x1, x2, *clean], dim=1), raw_keys, step)
+        mixed_x1, mixed_x2, mixed_clean1, mixed_clean2 = images.chunk(4, dim=1)
+        mixed = self.encoder(mixed_x1)
+        mixed_momentum, new_keys = self.momentum_features(mixed_x2, step)
+        mixed_queries = self.unit(self.projector(mixed[-1]))
+        pairs = (queries, keys), (mixed_queries, self.unit(new_keys)), (mixed_queries, self.unit(mixed_keys))
+
+        losses = {"di": self._contrast(pairs)} if "di" in self.active else {}
+        monitors = self.enqueue(torch.stack([k for _, k in pairs], dim=1), queries.detach(), key=0)
+        terms = Terms(losses, monitors=monitors, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
+        if "re" not in self.active:
+            return terms
+
+        orientation1, orientation2 = (distortion.orientations[:, 0] for distortion in batch.distortions)
+        input1, input2 = reorient(x1, orientation1), reorient(x2, orientation2)
+        attended1, attended2 = self.attended(ordinary, orientation1), self.attended(momentum, orientation2)
+        share, mixed_share = self._folded(step, 0), self._folded(step, 2)
+        restored = {
+            "ordinary": (self.decoded(attended1), input1),
+            "hybrid": (self.decoded(blended(attended1, attended2, share)), blend(input1, input2, share)),
+            "mixed": (self.decoded(mixed), mixed_clean1),
+            "mixed_hybrid": (
+                self.decoded(blended(mixed, mixed_momentum, mixed_share)),
+                blend(mixed_clean1, mixed_clean2, mixed_share),
+            ),
+        }
+        errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
+        losses["re"] = torch.stack(list(errors.values())).mean()
+        monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
+        terms.restored, terms.target = restored["mixed"]
+        return terms
+
+    def _folded(self, step: int, draw: int) -> float:
+        share = self.share(step, draw)
+        return max(share, 1 - share)
+
+    def _mixup(self, images: Tensor, keys: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """Each of ``images`` [b, n, S, S] and ``keys`` [b, dim] mixed with those of another image of the batch."""
+        if not self.training:
+            return images, keys
+        share = self._folded(step, 1)
+        order = permutation(world() * len(images), step, MIXUP + len(self._waiting))
+        return blend(images, exchange(images, order), share), blend(keys, exchange(keys, order), share)
+
+    def _contrast(self, pairs: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+        """The mean of the NCE of all ``pairs`` of queries and keys [b, dim]; keys enter the queue one after another."""
+        queue, losses = self.queue, []
+        for number, (queries, keys) in enumerate(pairs):
+            scores = exponentials(queries, keys, queue, self.temperature)
+            if number == 0:
+                normaliser = self._normaliser(scores)
+            losses.append(nce(scores / normaliser))
+            if self.training:
+                new = gather(keys)
+                slots = self.queue_pointer + number * len(new) + torch.arange(len(new), device=new.device)
+                queue = queue.index_copy(0, slots % len(queue), new)
+        return torch.stack(losses).mean()
+
+    @torch.no_grad()
+    def _normaliser(self, scores: Tensor) -> Tensor:
+        mean = reduce_mean(scores.mean()) if self.training else scores.mean()
+        normaliser = torch.where(self.normaliser > 0, self.normaliser, mean)
+        if self.training:
+            self.normaliser.copy_(normaliser)
+        return normaliser
+
+
+def exponentials(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """exp(similarity / temperature) to each query's key, then to the queue: unit q, k [b, D], queue [K, D] -> [b, 1+K].
+
+    In the queue's float32, even under autocast.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        positive = (queries * keys).sum(dim=1, keepdim=True)
+        return (torch.cat([positive, queries @ queue.T], dim=1) / temperature).exp()
+
+
+def nce(ratios: Tensor) -> Tensor:
+    """Binary NCE: the mean over b of -log(r_0 / (r_0 + K)) - the sum over the queue of log(K / (r + K)); r [b, 1+K].
+
+    r is exp(similarity / temperature) over its mean Z. The released code divides by n Z, with a noise probability of
+    1 / n, n being the number of batches in an epoch; n cancels, but for its epsilon: 1e-5 n is added to K, which adds
+    about that much to the loss (0.01 at 1,178 batches) and nothing to its gradient.
+    """
+    positive, negatives = ratios[:, 0], ratios[:, 1:]
+    count = negatives.shape[1]
+    return (torch.log1p(count / positive) + torch.log1p(negatives / count).sum(dim=1)).mean()
