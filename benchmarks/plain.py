@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
+from dira_scale.distributed.precision import choose
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
 from dira_scale.models.encoder import build_encoder
@@ -48,7 +49,7 @@ class Plain:
 
     def __init__(self, config: Pretrain, method: Method, adversary: Adversary, device: torch.device) -> None:
         assert config.model.bn_groups == 1, "plain BatchNorm has one group"
-        base, self.weights, self.precision = config.method["base"], config.method["weights"], config.precision
+        base, self.weights, self.precision = config.method["base"], config.method["weights"], choose(config.precision)
         self.temperature, self.momentum, self.device = base["temperature"], base["momentum"], device
         state = {name.removeprefix("base."): tensor.clone() for name, tensor in method.state_dict().items()}
         self.queue, self.pointer = state.pop("queue").to(device), 0

@@ -137,7 +137,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
             run.release()
     if ended != "done":
         raise KeyboardInterrupt
-    check_losses(*turns.first, AGREE[config.precision])
+    check_losses(*turns.first, AGREE[world.precision])
     about = {"case": case.name, "batch": case.batch, "device": world.device.type}
     found = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
     speeds = {"images_per_second": case.batch / found["seconds"]}

@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 
+from dira_scale import __version__
 from dira_scale.errors import nearest
 
 VERBS = {
@@ -20,8 +21,11 @@ VERBS = {
 def main() -> int:
     """Run the verb named by the first word; without one, list them."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: dira-scale VERB KEY=VALUE ...\n")
+        print("usage: dira-scale VERB KEY=VALUE ...   (dira-scale VERB --help; dira-scale --version)\n")
         print("\n".join(f"  {name:<10} {line}" for name, line in VERBS.items()))
+        return 0
+    if sys.argv[1] == "--version":
+        print(f"dira_scale {__version__}")
         return 0
     verb = sys.argv[1]
     if verb not in VERBS:

@@ -18,7 +18,7 @@ from dira_scale.machine.show import show
 def doctor(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
     machine = hardware()
-    command = launch_command(machine)
+    command = launch_command()
     if config.show == "launch":
         print(shlex.join(command))
         return

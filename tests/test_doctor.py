@@ -81,7 +81,6 @@ def test_figures_that_the_driver_does_not_tell_are_unknown(tools: Path) -> None:
     fake(tools, "nvidia-smi", 'echo "NVIDIA GB10, [N/A], 580.95, 12.1"; echo "Odd, one, 8192, 580.95, [N/A]"')
     here = hardware()
     assert here.gpus == (Gpu("NVIDIA GB10", None, "580.95", 12.1), Gpu("Odd, one", 8.0, "580.95", None))
-    assert launch_command(here, cuda=2)[-1] == "precision=fp32"  # one of the two may lack bfloat16
     text = StringIO()
     show(here, [], [], Console(file=text, width=200, no_color=True))
     assert "NVIDIA GB10, memory not reported, driver 580.95" in text.getvalue()
@@ -97,20 +96,17 @@ def test_a_driver_that_hangs_is_said(tools: Path, monkeypatch: pytest.MonkeyPatc
     assert "none shown by the NVIDIA driver (nvidia-smi did not answer" in text.getvalue()
 
 
-@pytest.mark.parametrize("cores", [1, 2, 6, 64])
-def test_on_cpus_one_process_whatever_the_cores(cores: int) -> None:
-    words = launch_command(replace(LAPTOP, cores=cores), cuda=0)
+def test_on_cpus_one_process() -> None:
+    words = launch_command(cuda=0)
     assert words[words.index("--num_processes") + 1] == "1"
     assert "--multi_gpu" not in words
     assert words[-2:] == ["-m", "dira_scale.pretrain"]
 
 
-def test_on_gpus_one_process_each_and_bf16_only_where_the_hardware_has_it() -> None:
-    modern = launch_command(replace(LAPTOP, gpus=(H100,) * 8, bf16=()), cuda=8)
-    assert modern[modern.index("--num_processes") + 1] == "8"
-    assert "precision=fp32" not in modern
-    assert launch_command(replace(LAPTOP, gpus=(V100,)), cuda=1)[-1] == "precision=fp32"
-    assert launch_command(replace(LAPTOP, bf16=()), cuda=0)[-1] == "precision=fp32"
+def test_on_gpus_one_process_each() -> None:
+    words = launch_command(cuda=8)
+    assert words[words.index("--num_processes") + 1] == "8"
+    assert "--multi_gpu" in words
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
@@ -124,7 +120,7 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
         "Path(f'rank {distributed.get_rank()} of {distributed.get_world_size()}').touch()\n"
         "distributed.destroy_process_group()\n"
     )
-    words = launch_command(LAPTOP, cuda=2)
+    words = launch_command(cuda=2)
     words[0] = str(Path(sys.executable).with_name("accelerate"))
     words[words.index("dira_scale.pretrain")] = "ranks"
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
@@ -140,7 +136,7 @@ def test_a_stopped_run_is_no_error_of_the_launchers(
     from accelerate.commands import accelerate_cli
 
     (tmp_path / "stopped.py").write_text("raise SystemExit(75)")
-    words = launch_command(LAPTOP, cuda=0)
+    words = launch_command(cuda=0)
     words[words.index("dira_scale.pretrain")] = "stopped"
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -205,7 +201,7 @@ def test_what_the_default_set_installs_is_found(found: list[Component]) -> None:
 
 def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
     text = StringIO()
-    command = launch_command(LAPTOP, cuda=0)
+    command = launch_command(cuda=0)
     lacking = Component("DALI", "missing", "", "decoding on the GPU", "cd /a/very/long/path && " + "x" * 200)
     show(LAPTOP, [lacking], command, Console(file=text, width=80, no_color=True))
     assert "\x1b" not in text.getvalue()

@@ -7,8 +7,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dira_scale.machine.hardware import cpu_bf16
+
+AUTO = "auto"
 # The dtype of autocast; tf32 is fp32 as computed by tensor cores.
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose(precision: str) -> str:
+    """``precision``, or what ``auto`` stands for here: bf16 where the hardware computes it, otherwise fp32.
+
+    A CPU without bfloat16 emulates it at a tenth of fp32's speed.
+    """
+    if precision != AUTO:
+        return precision
+    native = torch.cuda.get_device_capability() >= (8, 0) if torch.cuda.is_available() else bool(cpu_bf16())
+    return "bf16" if native else "fp32"
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

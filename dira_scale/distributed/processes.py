@@ -21,7 +21,7 @@ from omegaconf import MISSING
 from dira_scale.config.schema import Schema, at_least, one_of
 from dira_scale.distributed.collectives import set_timeout, world
 from dira_scale.distributed.deepspeed import plugin
-from dira_scale.distributed.precision import set_fp32
+from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import set_launch_variables
 from dira_scale.distributed.timings import TIMINGS
@@ -55,7 +55,7 @@ class Parallel(Schema):
 
 
 def start(parallel: Parallel, precision: str) -> World:
-    """Join the process group if there is a launcher; choose device and threads.
+    """Join the process group if there is a launcher; choose device, threads and, if it is ``auto``, precision.
 
     Raises:
         UserError: the processes do not reach each other.
@@ -65,6 +65,7 @@ def start(parallel: Parallel, precision: str) -> World:
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # otherwise Accelerate chooses
     torch.set_num_threads(threads)
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False  # resuming must be exact
+    precision = choose(precision)
     set_fp32(precision)
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
     if not cuda:

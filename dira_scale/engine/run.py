@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import processes
-from dira_scale.distributed.control import AgreedError, broadcast_from_main, raise_on_all
+from dira_scale.distributed.control import AgreedError, broadcast_from_main, check_equal, raise_on_all
+from dira_scale.distributed.precision import AUTO, set_fp32
 from dira_scale.distributed.rendezvous import is_connection_lost
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
@@ -25,8 +27,9 @@ from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
 from dira_scale.engine.trainer import Trainer, Training
 from dira_scale.errors import UserError
+from dira_scale.runs import checkpoint
 from dira_scale.runs.errors import RunEndedError
-from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, RunFolder
+from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, RunFolder, recorded_config
 from dira_scale.runs.lease import LeaseLostError
 
 STDERR = 2  # in a notebook, sys.stderr has no file descriptor
@@ -44,6 +47,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
     try:
         with Signals() as signals:
             try:
+                world = _keep_precision(config, cfg, world)
                 return _train(config, cfg, make(world), world, signals)
             except AgreedError as error:
                 if world.main:
@@ -63,11 +67,35 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
         return FAILED
 
 
+def _keep_precision(config: Training, cfg: DictConfig, world: World) -> World:
+    """With ``precision=auto``: what the run in the folder has used so far, on whatever machine it began.
+
+    A run that began with a precision of its own keeps it, too: ``cfg`` gets what was written then. Collective.
+    """
+    if config.precision != AUTO:
+        return world
+
+    def recorded() -> dict[str, Any]:
+        folder = Path(config.run)
+        checkpoints = checkpoint.locate_folder(folder, config.checkpoint.folder)
+        with checkpoint.as_user_error(checkpoints):
+            return recorded_config(folder, checkpoints)
+
+    before = broadcast_from_main(raise_on_all(lambda: recorded() if world.main else None))
+    if before:
+        cfg.precision = before["precision"]
+        world = replace(world, precision=before.get("precision_used", before["precision"]))
+        set_fp32(world.precision)
+    check_equal({"what precision=auto stands for": world.precision})
+    return world
+
+
 def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals: Signals) -> int:
     """Claim the run folder, train, and record how it ended. Every way a run ends passes through here."""
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
-    run = raise_on_all(lambda: RunFolder(folder, content | task.identity()) if world.main else None)
+    used = {"precision_used": world.precision}
+    run = raise_on_all(lambda: RunFolder(folder, content | task.identity() | used) if world.main else None)
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
         raise_on_all(lambda: preflight.check_shared(folder, lease))
@@ -143,7 +171,7 @@ def _summary(trainer: Trainer) -> list[str]:
         f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}",
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
-        f"{config.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
+        f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",
     ]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from dira_scale.config.schema import Schema, at_least, one_of, place
 from dira_scale.distributed.control import broadcast_from_main
 from dira_scale.distributed.long_work import gather_beside_training
-from dira_scale.distributed.precision import PRECISIONS, LossScale
+from dira_scale.distributed.precision import AUTO, PRECISIONS, LossScale
 from dira_scale.distributed.processes import Parallel
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel
@@ -34,7 +34,7 @@ class Training(Schema):
     run: str = place()
     seed: int = at_least(0)
     steps: int | None = at_least(1, None)
-    precision: str = one_of(*PRECISIONS)
+    precision: str = one_of(AUTO, *PRECISIONS)
     parallel: Parallel = field(default_factory=Parallel)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     watchdog: float = at_least(1)
@@ -67,7 +67,7 @@ class Trainer:
         self._resume()
         self.log = MetricsLog(task, self.folder, self.state, run)
         self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
-        self.scale = LossScale(config.precision == "fp16")
+        self.scale = LossScale(world.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
             self.scale.value, self.scale.finite_steps = self.state.loss_scale, self.state.loss_scale_sound
 

@@ -54,7 +54,7 @@ def hardware() -> Hardware:
         cpu=info.get("model name", platform.processor() or platform.machine()),
         cores=min(threads, psutil.cpu_count(logical=False) or threads),
         threads=threads,
-        bf16=tuple(flag for flag in BF16_FLAGS if flag in info.get("flags", info.get("Features", "")).split()),
+        bf16=cpu_bf16(),
         memory_gib=min(total, limit or total) / 2**30,
         free_memory_gib=free / 2**30,
         free_disk_gib=shutil.disk_usage(".").free / 2**30,
@@ -104,6 +104,12 @@ def _cgroup(name: str) -> int | None:
     path = CGROUP / name
     text = path.read_text().strip() if path.exists() else "max"
     return None if text == "max" else int(text)
+
+
+def cpu_bf16() -> tuple[str, ...]:
+    """Those of BF16_FLAGS that the CPU has."""
+    info = _cpuinfo()
+    return tuple(flag for flag in BF16_FLAGS if flag in info.get("flags", info.get("Features", "")).split())
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -1,11 +1,11 @@
-"""The launch command for a machine."""
+"""The launch command for this machine."""
 
 import torch
 
-from dira_scale.machine.hardware import Hardware
+MODULE = ("-m", "dira_scale.pretrain")
 
 
-def launch_command(hardware: Hardware, cuda: int | None = None) -> list[str]:
+def launch_command(cuda: int | None = None) -> list[str]:
     """The words from ``accelerate launch`` up to a run's own keys.
 
     One process per GPU; on CPUs a single process with a thread per core. (On two cores, two one-thread processes did
@@ -19,11 +19,4 @@ def launch_command(hardware: Hardware, cuda: int | None = None) -> list[str]:
     words = ["accelerate", "launch", *(["--multi_gpu"] if processes > 1 else []), "--num_processes", str(processes)]
     # The defaults are given only to keep accelerate from listing them; precision is the run's own key.
     words += ["--quiet"] if processes == 1 else []  # no launcher traceback when a run is stopped
-    words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "-m", "dira_scale.pretrain"]
-    return words if has_bf16(hardware, cuda) else [*words, "precision=fp32"]
-
-
-def has_bf16(hardware: Hardware, cuda: int) -> bool:
-    """Whether the hardware is known to compute bfloat16, the default precision, natively rather than emulate it."""
-    capabilities = [gpu.capability for gpu in hardware.gpus]
-    return all(c is not None and c >= 8.0 for c in capabilities) if cuda else bool(hardware.bf16)
+    return [*words, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *MODULE]

@@ -32,7 +32,11 @@ def show(hardware: Hardware, found: list[Component], command: list[str], console
 
 
 def _hardware_rows(hardware: Hardware) -> list[tuple[str, str]]:
-    bf16 = f"bfloat16 in hardware ({', '.join(hardware.bf16)})" if hardware.bf16 else "no bfloat16: use precision=fp32"
+    bf16 = (
+        f"bfloat16 in hardware ({', '.join(hardware.bf16)})"
+        if hardware.bf16
+        else "no bfloat16, so precision=auto is fp32"
+    )
     return [
         *([(f"GPU {i}", _gpu(gpu)) for i, gpu in enumerate(hardware.gpus)] or [("GPU", _no_gpu(hardware))]),
         ("CPU", f"{hardware.cpu}, {hardware.cores} cores, {hardware.threads} threads; {bf16}"),

@@ -114,10 +114,11 @@ class Card:
             if stage["epochs"] > 0
         ]
         optimizer = config["optim"]["optimizer"]
+        precision = config.get("precision_used", config["precision"])  # without the first: a run of version 0.1
         return (
             f"## Recipe\n\n- method: `{config['method']['_target_']}`\n- stages of the run: {', '.join(stages)}\n"
             f"- views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, "
-            f"optimizer `{optimizer['_target_']}` at {optimizer['lr']:g}, precision {config['precision']}\n"
+            f"optimizer `{optimizer['_target_']}` at {optimizer['lr']:g}, precision {precision}\n"
             "- everything else: `config.yaml` of the run"
         )
 

@@ -134,22 +134,34 @@ class RunFolder:
             write_atomic(path, "".join(kept))
 
     def _refuse_other_run(self, config: dict[str, Any]) -> None:
-        path, beside = self.folder / "config.yaml", self.checkpoints / "config.yaml"
+        path = self.folder / "config.yaml"
         if not checkpoint.complete(self.checkpoints):
-            if path.exists() and checkpoint.complete(before := checkpoint.find_folder(self.folder)):
+            if path.exists() and checkpoint.complete(there := checkpoint.find_folder(self.folder)):
                 raise UserError(
-                    f"{self.folder} has its checkpoints in {before}, not in {self.checkpoints}: copy them there, or "
+                    f"{self.folder} has its checkpoints in {there}, not in {self.checkpoints}: copy them there, or "
                     "use the checkpoint.folder=… that the run was started with"
                 )
             return  # nothing has been trained yet, so the configuration may still change
-        path = beside if beside.exists() else path
-        if not path.exists():
-            return
-        if differing := differences(yaml.safe_load(path.read_text()), config):
+        before = recorded_config(self.folder, self.checkpoints)
+        if before and (differing := differences(before, config)):
             shown = "; ".join(differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=…"
             )
+
+
+def recorded_config(folder: Path, checkpoints: Path) -> dict[str, Any]:
+    """The configuration of the run in ``folder``; empty if it has no checkpoint yet, so that all may still change.
+
+    Raises an ``OSError`` of the checkpoints' store.
+    """
+    if not checkpoint.complete(checkpoints):
+        return {}
+    for path in (checkpoints / "config.yaml", folder / "config.yaml"):
+        if path.exists():
+            content: dict[str, Any] = yaml.safe_load(path.read_text())
+            return content
+    return {}
 
 
 class _LogFile(logging.Handler):

@@ -151,10 +151,10 @@ class Regression:
         torch.save(batch.x, folder / "x.pt")
 
 
-def train(run: str, strategy: str, steps: int, accumulate: int = 1) -> int:
+def train(run: str, strategy: str, steps: int, accumulate: int = 1, precision: str = "fp32") -> int:
     """The exit code."""
     parallel = Parallel(strategy, accumulate, 1, False, False, False, False, 120)
-    config = Training(run, 0, steps, "fp32", parallel, CheckpointConfig(1000, 2, None), 120, 10)
+    config = Training(run, 0, steps, precision, parallel, CheckpointConfig(1000, 2, None), 120, 10)
     made: list[Regression] = []
     code = run_task(config, OmegaConf.structured(config), lambda world: made.append(Regression(world)) or made[0])
     # Each step was told how far through its stage it is.

@@ -171,7 +171,7 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
             ["optim.schedule=cosin"],
             "optim.schedule=cosin: must be one of .*did you mean 'cosine'",
         ),
-        (["precision=fp61"], "precision=fp61: must be one of fp32, tf32, bf16, fp16"),
+        (["precision=fp61"], "precision=fp61: must be one of auto, fp32, tf32, bf16, fp16"),
         (["model.encoder=resnet81"], "resnet81"),
         (["method.base._target_=nowhere.MoCo"], "method.base._target_: nowhere.MoCo cannot be imported"),
     ],
