@@ -87,6 +87,7 @@ def test_preset_paper_is_its_equations_2_and_3() -> None:
 
 def test_preset_released_is_the_codes_two_commands() -> None:
     assert _differences("preset=released") == {
+        "precision": ("auto", "fp32"),
         "views.target_flip": ("with_input", "released"),
         "stages.di.epochs": (800, 0),
         "stages.dir.epochs": (400, 1200),
