@@ -46,7 +46,7 @@ class Bar:
     def __init__(self, total: int, done: int, enabled: bool) -> None:
         self.console = Console(file=cast(IO[str], Screen()), highlight=False)
         self._enabled, self._total, self._start, self._first = enabled, total, time.monotonic(), done
-        self._next_line = time.monotonic() + LINE_SECONDS
+        self._next_line, self._note = time.monotonic() + LINE_SECONDS, ""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -78,10 +78,12 @@ class Bar:
             self._next_line = time.monotonic() + LINE_SECONDS
             rate = (step - self._first) / (time.monotonic() - self._start)
             to_go = f"{(self._total - step) / rate / 60:.1f} min to go" if rate else ""
-            self.print_line(f"{stage} step {step}/{self._total}  {to_go}")
+            parts = f"{stage} step {step}/{self._total}", self._note, to_go
+            self.print_line("  ".join(part for part in parts if part))
 
     def note(self, text: str) -> None:
-        """Set the figures beside the bar."""
+        """Set the figures beside the bar, or in the lines."""
+        self._note = text
         self._bar.update(self._task, note=text)
 
     def print_line(self, line: str) -> None:

@@ -32,10 +32,11 @@ def test_without_a_terminal_there_is_a_line_with_a_time_to_go(
     with Bar(total=100, done=40, enabled=True) as bar:
         bar.update(50, "dir")
         bar.set_total(80)
+        bar.note("loss 5.313  84 images/s")
         bar.update(60, "dir")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("dir step 50/100") and lines[0].endswith("min to go")
-    assert lines[1].startswith("dir step 60/80")
+    assert lines[1].startswith("dir step 60/80  loss 5.313  84 images/s  ") and lines[1].endswith("min to go")
 
 
 def test_other_ranks_say_nothing(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
