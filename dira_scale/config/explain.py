@@ -14,6 +14,7 @@ from dira_scale.config.schema import kind
 from dira_scale.errors import UserError, nearest
 
 SHORT = 8  # list the known keys in an error if there are at most this many
+SAME = 4  # name at most this many keys of the same ending
 
 
 def explain(error: Exception, schema: type, arguments: Arguments) -> str:
@@ -58,7 +59,15 @@ def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
     if known == [f"{parent}."]:
         return f"unknown key {key}: {parent} has no keys of its own; a mapping is {parent}='{{name: value}}'"
     hint = f"there are: {', '.join(known)}" if 0 < len(known) <= SHORT else "--help lists the keys"
-    return f"unknown key {key}{nearest(key, known)} ({hint})"
+    return f"unknown key {key}{nearest(key, known) or _same_ending(key, known)} ({hint})"
+
+
+def _same_ending(key: str, known: Sequence[str]) -> str:
+    """The keys further down of this name, such as optim.optimizer.lr for lr, then those that begin like it."""
+    deeper = [name for name in known if name.rpartition(".")[2] == key]
+    alike = [name for name in known if "." not in name and name.startswith(key.rstrip("s"))]
+    found = [f"'{name}'" for name in (*deeper[:SAME], *alike)]
+    return f"; did you mean {' or '.join(found)}?" if found and len(key) > 1 else ""
 
 
 def _given(error: ValidationError) -> str:

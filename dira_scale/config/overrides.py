@@ -40,7 +40,9 @@ class Arguments:
             elif word == "--cfg":
                 arguments.show = True
             elif word.startswith("-"):
-                raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE")
+                name, value = word.lstrip("-"), next(words, "")
+                typed = f": {name}={value}" if value and "=" not in word and not value.startswith("-") else ""
+                raise UserError(f"unknown flag {word}{nearest(word, FLAGS) or '.'} Settings are KEY=VALUE{typed}")
             elif "=" not in word and not word.startswith("~"):
                 raise UserError(f"expected KEY=VALUE, got '{word}'; --help lists the keys")
             else:
