@@ -38,6 +38,11 @@ def export(cfg: DictConfig) -> None:
         (out / name).unlink(missing_ok=True)
     for name, content in (files | {"README.md": card.text().encode()}).items():
         write_atomic(out / name, content)
+    if loss is not None and cfg.stage is None and state["step"] < (newest := reader.newest_step()) / 2:
+        print(
+            f"step {state['step']} has the lowest validation loss of stage {stage}, which can rise while a contrastive "
+            f"method learns; stage={LATEST} exports the newest checkpoint, of step {newest}"
+        )
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

@@ -367,6 +367,14 @@ def test_latest_is_the_newest_checkpoint(trained):
     assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
 
 
+def test_a_best_checkpoint_long_before_the_newest_is_said(trained, capsys):
+    assert main([f"run={trained.run}"]) == 0
+    assert "stage=latest" not in capsys.readouterr().out
+    trained.save(step=1000, stage=1, best=None)
+    assert main([f"run={trained.run}"]) == 0
+    assert "stage=latest exports the newest checkpoint, of step 1000" in capsys.readouterr().out
+
+
 def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):
     path = Path(trained.config["data"]["shards"])
     rows = pq.read_table(path / "manifest.parquet").to_pylist()

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import above
+from dira_scale.config.schema import above, at_least
 from dira_scale.data.config import Data
 from dira_scale.engine.optim import Optim
 from dira_scale.engine.trainer import Training
@@ -25,6 +25,7 @@ class PretrainOptim(Optim):
 @dataclass
 class Pretrain(Training):
     epoch_factor: float = above(0)
+    enough_steps: int | None = at_least(1, None)
     data: Data = field(default_factory=Data)
     model: Model = field(default_factory=Model)
     method: dict[str, Any] = MISSING

@@ -123,6 +123,21 @@ class PretrainTask:
             f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
             str(self.inputs.loader_choice),
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
+            *self._too_short(),
+        ]
+
+    def _too_short(self) -> list[str]:
+        """A line if the recipe is known to need more steps than are planned, as with few images."""
+        planned, enough, factor = (
+            sum(plan.steps for plan in self.stages),
+            self.config.enough_steps,
+            self.config.epoch_factor,
+        )
+        if enough is None or planned >= 0.9 * enough:
+            return []
+        return [
+            f"few steps: {planned} are planned, and this recipe has been seen to learn in {enough}: "
+            f"epoch_factor={factor * enough / planned:.2g} plans as many"
         ]
 
     def process_counts(self) -> list[int]:

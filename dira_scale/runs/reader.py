@@ -108,6 +108,10 @@ class RunReader:
         tensors, state = checkpoint.load(self._checkpoint(stage))
         return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
 
+    def newest_step(self) -> int:
+        """The step of the newest checkpoint; ``UserError`` if there is none."""
+        return int(checkpoint.latest(self.folder).name)
+
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:
             return checkpoint.latest(self.folder)

@@ -22,6 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
 from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.pretraining.task import PretrainTask
 from dira_scale.runs import checkpoint
 from dira_scale.shard import main as shard
 
@@ -35,6 +36,20 @@ def composed(*overrides: str) -> Any:
 
 def plans(*overrides: str) -> dict[str, StagePlan]:
     return {plan.name: plan for plan in stage_plans(composed(*overrides), lambda batch: IMAGES // batch)}
+
+
+@pytest.mark.parametrize(
+    ("images", "factor", "said"),
+    [(109, 1.0, "few steps: 84 are planned"), (109, 31, ""), (3000, 1.0, ""), (3000, 0.5, "epoch_factor=1 plans")],
+)
+def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, said: str) -> None:
+    """`small` has been seen to learn in 2,600 steps: 28 epochs of 93."""
+    config = composed("experiment=small", f"epoch_factor={factor}")
+    planned = stage_plans(config, lambda batch: images // batch)
+    lines = PretrainTask._too_short(SimpleNamespace(config=config, stages=planned))  # type: ignore[arg-type]
+    assert [said in line for line in lines] == [True] * bool(said)
+    if images == 109 and said:
+        assert lines[0].endswith("has been seen to learn in 2600: epoch_factor=31 plans as many")
 
 
 def test_lengths_of_the_papers_schedule() -> None:
