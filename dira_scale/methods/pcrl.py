@@ -168,7 +168,7 @@ class PCRL(MoCo):
         pyramid = self.key_encoder(exchange(images, order))
         back = np.argsort(order)
         *maps, keys = (exchange(x, back) for x in (*pyramid[1:], self.key_projector(pyramid[-1])))
-        return [images, *maps], keys
+        return [images.expand_as(pyramid[0]), *maps], keys
 
 
 def blend(first: Tensor, second: Tensor, share: float) -> Tensor:

@@ -27,7 +27,7 @@ class ChannelAttention(nn.Module):
         self.embedding = _embedding(channels)
 
     def forward(self, features: Tensor, indicator: Tensor) -> Tensor:
-        weights: Tensor = self.embedding(indicator).sigmoid()
+        weights: Tensor = self.embedding(indicator.to(features.dtype)).sigmoid()
         return features * weights.to(features.dtype)[:, :, None, None]
 
 
@@ -46,7 +46,8 @@ class OuterAttention(nn.Module):
 
     def forward(self, features: Tensor, indicator: Tensor) -> Tensor:
         pooled = global_average(features)
-        outer = torch.einsum("bi,bj->bij", self.embedding(indicator).to(pooled.dtype), pooled)
+        embedded = self.embedding(indicator.to(features.dtype))
+        outer = torch.einsum("bi,bj->bij", embedded.to(pooled.dtype), pooled)
         weights = self.mix(outer.flatten(1)).relu().sigmoid()
         attended: Tensor = self.convolution(features * weights.to(features.dtype)[:, :, None, None])
         return attended
