@@ -1,0 +1,428 @@
+"""PCRL in the released form, against its authors' own functions, run as they are.
+
+``DIRA_SCALE_PCRL_CODE`` names a checkout of https://github.com/Luchixiang/PCRL, the folder that has ``pytorch/``. It
+has no licence, so nothing of it is here. What it needs of a GPU and of old libraries is replaced from outside:
+``.cuda()`` and apex by nothing, the old library's convolution, BatchNorm and ReLU by the new one's.
+
+Compared: one training step after another, with the same images, weights, λ and μ and the same permutation. Theirs
+have three colours and three outputs; so has our method here, whose head is exchanged for one with three outputs. Where
+ours has one grey channel, theirs gets it three times, and a head with three equal outputs: errors are then equal, and
+ours has the sum of its three heads' gradients.
+
+Not compared: several GPUs (each with its own BatchNorm statistics), 16-bit precision, the order of the images, their
+augmentation (but for T and the cutout). Two details of theirs are set aside:
+
+* An epsilon of 1e-5 in the contrast, which counts n times, n being the number of batches in an epoch. In float64 n is
+  1e-6 here; it has no other effect.
+* The normaliser n Z is kept in a buffer of integers, so its fraction is lost: with 1,178 batches at most 0.1 %. The
+  buffer has floating point here, but for one test.
+"""
+
+import copy
+import importlib
+import os
+import sys
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch.base.modules as smp_modules
+import torch
+from torch import nn
+
+from dira_scale.data.distort import Distort
+from dira_scale.data.orientation import indicator, reorient
+from dira_scale.data.views import Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
+from dira_scale.methods.moco import permutation
+from dira_scale.methods.pcrl import blended
+from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased, exponentials, nce
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.unet import UNet
+
+SIZE, COUNT, KEYS = 32, 6, 40
+THEIRS = ("models", "losses", "utils", "memory_c2l", "pcrl", "datasets")  # names of theirs that others may have too
+BATCHES = {torch.float32: 2, torch.float64: 1e-6}  # n
+
+
+@pytest.fixture(scope="module")
+def authors():
+    """Their modules."""
+    folder = os.environ.get("DIRA_SCALE_PCRL_CODE", "")
+    code = Path(folder) / "pytorch"
+    if not folder or not (code / "pcrl.py").is_file():
+        pytest.skip(
+            "DIRA_SCALE_PCRL_CODE names no checkout of https://github.com/Luchixiang/PCRL (the folder of pytorch/)"
+        )
+    before = {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name.split(".")[0] in THEIRS or name.split(".")[0] == "apex"
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(code)
+        patch.setattr(sys, "dont_write_bytecode", True)
+        amp = SimpleNamespace(scale_loss=lambda loss, optimizer: nullcontext(loss))
+        settings = {"pretrained_settings": {}}
+        for name, content in {
+            "apex": {"amp": amp, "optimizers": None},
+            "pretrainedmodels": {},
+            "pretrainedmodels.models": {},
+            "pretrainedmodels.models.torchvision_models": settings,
+            "torchio": {},
+            "torchio.transforms": {},
+        }.items():
+            module = ModuleType(name)
+            vars(module).update(content)
+            patch.setitem(sys.modules, name, module)
+        found = SimpleNamespace(**{name: importlib.import_module(name) for name in THEIRS})
+        layers = SimpleNamespace(Conv2dReLU=conv_bn_relu, Attention=smp_modules.Attention)
+        patch.setattr(found.models.pcrl_model, "md", layers)
+        yield found
+    for name in list(sys.modules):
+        if name.split(".")[0] in THEIRS:
+            del sys.modules[name]
+    sys.modules.update(before)
+
+
+def conv_bn_relu(channels, wanted, kernel_size, padding, use_batchnorm):
+    """The old library's layers, whose convolution has no bias."""
+    assert use_batchnorm
+    convolution = nn.Conv2d(channels, wanted, kernel_size, padding=padding, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(wanted), nn.ReLU(inplace=True))
+
+
+@contextmanager
+def as_on_a_gpu(dtype, shares=(), permutations=()):
+    """Their code on the CPU, in ``dtype``, with these draws from numpy and torch."""
+    shares, permutations = iter(shares), iter(permutations)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "cuda", lambda self: self)
+        patch.setattr(torch.Tensor, "float", lambda self: self.to(dtype))
+        patch.setattr(torch.cuda, "synchronize", lambda: None)
+        patch.setattr(np.random, "beta", lambda *_: next(shares))
+        patch.setattr(torch, "randperm", lambda n: torch.as_tensor(next(permutations)))
+        yield
+
+
+def memory_of(authors, dtype, batches, whole_numbers=False):
+    memory = authors.memory_c2l.MemoryC2L(128, batches, KEYS, 0.2).to(dtype)
+    if not whole_numbers:
+        memory.params = memory.params.to(dtype)
+    return memory
+
+
+def our_names(theirs):
+    """Their model's state under our names."""
+    renamed = {
+        "model.encoder.": "encoder.model.",
+        "model.decoder.": "decoder.",
+        "model.segmentation_head.0.": "head.",
+        "fc1.": "projector.layers.0.",
+        "fc2.": "projector.layers.2.",
+        "aug_fc1.": "attention.embedding.0.",
+        "aug_fc2.": "attention.embedding.2.",
+    }
+    found = {}
+    for name, value in theirs.items():
+        old, new = next((old, new) for old, new in renamed.items() if name.startswith(old))
+        found[new + name.removeprefix(old)] = value
+    return found
+
+
+def keys_names(theirs):
+    """Their momentum model's, of the parts that ours has."""
+    found = our_names(theirs).items()
+    return {f"key_{name}": value for name, value in found if name.startswith(("encoder.", "projector."))}
+
+
+class Pair:
+    """Both methods, with the same weights; what they compute in a step, by name."""
+
+    def __init__(self, authors, dtype, channels=3, whole_numbers=False, size=SIZE):
+        torch.manual_seed(0)
+        self.size = size
+        self.authors, self.dtype, self.channels = authors, dtype, channels
+        batches = 10 if whole_numbers else BATCHES[dtype]
+        self.model, self.average = (authors.models.PCRLModel(student=student).to(dtype) for student in (True, False))
+        if channels == 1:
+            self._tie_head()
+        with as_on_a_gpu(dtype):
+            authors.pcrl.moment_update(self.model, self.average, 0)
+        self.memory = memory_of(authors, dtype, batches, whole_numbers)
+        self.criterion, self.error = Recorded(authors.losses.NCECriterion(batches)), Recorded(nn.MSELoss())
+        settings = {"lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **settings)
+
+        unet = UNet(build_encoder("resnet18", size=size))
+        unet.head = nn.Conv2d(16, channels, 3, padding=1)
+        views = ViewSpec(size=size, orientations=1)
+        weights = {"di": 1.0, "re": 1.0}
+        self.ours = PCRLReleased(unet, views, queue=KEYS, weights=weights).to(dtype).train()
+        self.load()
+        self.ours_optimizer = torch.optim.SGD([p for p in self.ours.parameters() if p.requires_grad], **settings)
+
+    def _tie_head(self):
+        with torch.no_grad():
+            for parameter in self.model.model.segmentation_head.parameters():
+                parameter[1:] = parameter[:1]
+
+    def load(self):
+        state = our_names(self.model.state_dict()) | keys_names(self.average.state_dict())
+        if self.channels == 1:
+            state |= {name: value[:1] for name, value in state.items() if name.startswith("head.")}
+        state |= {"queue": self.memory.memory}
+        rest = self.ours.load_state_dict(state, strict=False)
+        assert not rest.unexpected_keys
+        assert set(rest.missing_keys) == {"queue_pointer", "queue_age", "normaliser"}
+
+    def images(self, step):
+        generator = torch.Generator().manual_seed(step)
+        pairs = [
+            [
+                torch.randn(COUNT, self.channels, self.size, self.size, generator=generator).to(self.dtype)
+                for _ in range(2)
+            ]
+            for _ in range(2)
+        ]
+        drawn = torch.rand(2, COUNT, 3, generator=generator) * torch.tensor([2.0, 2.0, 4.0])
+        return *pairs, drawn.floor().to(torch.uint8)
+
+    def step(self, step):
+        """Both sides' losses, gradients, and state after the step."""
+        clean, distorted, orientations = self.images(step)
+        return self.their_step(step, clean, distorted, orientations), self.our_step(
+            step, clean, distorted, orientations
+        )
+
+    def our_step(self, step, clean, distorted, orientations):
+        distortions = tuple(SimpleNamespace(orientations=each[:, None]) for each in orientations)
+        terms = self.ours(tuple(clean), tuple(distorted), SimpleNamespace(step=step, distortions=distortions))
+        self.ours_optimizer.zero_grad()
+        sum(terms.losses.values()).backward()
+        seen = {f"loss {name}": loss.detach() for name, loss in terms.losses.items()}
+        seen |= {f"loss {name}": value for name, value in terms.monitors.items() if name.startswith("re_")}
+        trained = {name: p for name, p in self.ours.named_parameters() if p.requires_grad}
+        seen |= {f"gradient {name}": p.grad.clone() for name, p in trained.items()}
+        self.ours_optimizer.step()
+        self.ours.after_step()
+        without = "queue_age", "normaliser"
+        seen |= {f"state {name}": x.clone() for name, x in self.ours.state_dict().items() if name not in without}
+        return seen
+
+    def their_step(self, step, clean, distorted, orientations):
+        gradients = {}
+        handle = self.optimizer.register_step_pre_hook(
+            lambda *_: gradients.update({name: p.grad.clone() for name, p in self.model.named_parameters()})
+        )
+        wide = [[x.expand(-1, 3, -1, -1) for x in pair] for pair in (distorted, clean)]
+        turned, vectors = zip(
+            *(self.turned(x, each) for x, each in zip(wide[0], orientations, strict=True)), strict=True
+        )
+        loader = [(*wide[0], *turned, *wide[1], *vectors)]
+        shuffle = torch.randperm(COUNT, generator=torch.Generator().manual_seed(step))
+        mixing = permutation(COUNT, step, MIXUP)
+        shares = [self.ours.share(step, number) for number in range(3)]
+        self.criterion.seen.clear(), self.error.seen.clear()
+        with as_on_a_gpu(self.dtype, shares, (shuffle, mixing)):
+            self.authors.pcrl.train_rep_C2L(
+                0, loader, self.model, self.average, self.memory, self.criterion, self.optimizer, self.error
+            )
+        handle.remove()
+        contrast, errors = self.criterion.seen, self.error.seen
+        names = "re_ordinary", "re_mixed", "re_hybrid", "re_mixed_hybrid"
+        seen = {"loss di": sum(contrast).reshape(()) / 3, "loss re": sum(errors) / 4}
+        seen |= {f"loss {name}": error for name, error in zip(names, errors, strict=True)}
+        seen |= {f"gradient {name}": value for name, value in our_names(gradients).items()}
+        state = our_names(self.model.state_dict()) | keys_names(self.average.state_dict())
+        state |= {"queue": self.memory.memory, "queue_pointer": torch.tensor(self.memory.index)}
+        return seen | {f"state {name}": value.clone() for name, value in state.items()}
+
+    def turned(self, images, orientations):
+        """Their dataset's T, whose draws are ours; it gives float32, which all our images are exact in."""
+        results = []
+        for image, (vertical, horizontal, quarters) in zip(images, orientations.tolist(), strict=True):
+            draws = iter([0.9 - 0.5 * vertical, 0.9 - 0.5 * horizontal, 0.25 * quarters + 0.1])
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("random.random", lambda: next(draws))  # noqa: B023
+                results.append(self.authors.datasets.PCRLChestPretask.aug(None, image))
+        return (torch.stack([image for image, _ in results]).to(self.dtype), torch.stack([v for _, v in results]))
+
+
+class Recorded(nn.Module):
+    """A loss that remembers its values."""
+
+    def __init__(self, loss):
+        super().__init__()
+        self.loss, self.seen = loss, []
+
+    def forward(self, *given):
+        value = self.loss(*given)
+        self.seen.append(value.detach().clone())
+        return value
+
+
+def deviation(ours, theirs):
+    """The distance as a share of the length."""
+    ours, theirs = ours.double(), theirs.double()
+    length = theirs.norm().item()
+    return (ours - theirs).norm().item() / length if length else ours.norm().item()
+
+
+def worst(ours, theirs):
+    """By kind (loss, gradient, state): the largest deviation and whose it is."""
+    assert ours.keys() == theirs.keys()
+    found = {}
+    for name, value in theirs.items():
+        assert ours[name].shape == value.shape, name
+        kind = " ".join(name.split()[:1]) + (" queue" if name == "state queue" else "")
+        found[kind] = max(found.get(kind, (0.0, "")), (deviation(ours[name], value), name))
+    return found
+
+
+def assert_equal(ours, theirs, tolerance, later=()):
+    """``later``: other tolerances, by kind."""
+    found = worst(ours, theirs)
+    print({kind: (f"{value:.1e}", name) for kind, (value, name) in found.items()})
+    tolerances = dict.fromkeys(found, tolerance) | dict(later)
+    assert {kind: each for kind, each in found.items() if each[0] > tolerances[kind]} == {}
+
+
+def test_steps_are_the_authors(authors):
+    """Losses, gradients of all parameters, weights, running statistics, momentum encoder, queue: three steps, in the
+    third of which the queue wraps. In float64: rounding would grow."""
+    pair = Pair(authors, torch.float64)
+    for step in range(3):
+        theirs, ours = pair.step(step)
+        assert len([name for name in ours if name.startswith("gradient")]) == len(list(pair.model.parameters()))
+        assert_equal(ours, theirs, 1e-9)
+    assert pair.ours.queue_pointer == 3 * 3 * COUNT % KEYS < 3 * COUNT
+
+
+def test_steps_in_float32_are_the_authors(authors):
+    """With the real number of batches, and so with the epsilon. What the first step rounds, ReLUs near 0 enlarge in the
+    gradients of the second, which float64 is there for."""
+    pair = Pair(authors, torch.float32)
+    assert_equal(*reversed(pair.step(0)), 1e-5)
+    assert_equal(*reversed(pair.step(1)), 1e-5, {"gradient": 0.1, "state": 0.1})
+
+
+def test_a_step_on_grey_images_is_the_authors_with_equal_colours(authors):
+    """All parameters and losses; ours has the sum of its three heads' gradients."""
+    pair = Pair(authors, torch.float64, channels=1)
+    theirs, ours = pair.step(0)
+    for name in list(theirs):
+        if "head." in name:
+            if name.startswith("gradient"):
+                deviations = [deviation(theirs[name][i], theirs[name][0]) for i in range(3)]
+                assert max(deviations) < 1e-9
+                assert deviation(ours[name], theirs[name].sum(0, keepdim=True)) < 1e-9
+            del theirs[name], ours[name]
+    assert_equal(ours, theirs, 1e-9)
+
+
+def test_their_normaliser_is_cut_to_a_whole_number(authors):
+    """Of n Z, n being 10 here: with ours set to that, all is equal again, and else not."""
+    pair = Pair(authors, torch.float64, whole_numbers=True)
+    uncut = copy.deepcopy(pair.ours)
+    theirs = pair.their_step(0, *pair.images(0))
+    normaliser = pair.memory.params[0].item()
+    pair.ours.normaliser.fill_(normaliser / 10)
+    ours = pair.our_step(0, *pair.images(0))
+    epsilon = 1e-5 * 10 * (1 + 1 / KEYS)
+    assert (theirs["loss di"] - ours["loss di"]).item() == pytest.approx(epsilon, rel=0.1)
+    assert_equal(ours | {"loss di": theirs["loss di"]}, theirs, 1e-5)
+    pair.ours = uncut
+    assert deviation(pair.our_step(0, *pair.images(0))["loss di"], theirs["loss di"]) > 1e-4
+    assert isinstance(normaliser, int) and normaliser == int(10 * uncut.normaliser.item())
+
+
+@pytest.mark.parametrize("batches", [3, 1178])
+def test_nce_is_the_authors_criterion(authors, batches):
+    """But for its epsilon, of which 1e-5 n (1 + 1 / K) is in the loss."""
+    torch.manual_seed(0)
+    q, k, queue = (nn.functional.normalize(torch.randn(n, 16).double(), dim=1) for n in (5, 5, 300))
+    scores = exponentials(q, k, queue, 0.2)
+    theirs = authors.losses.NCECriterion(batches)(scores / (scores.mean() * batches)).item()
+    ours = nce(scores / scores.mean()).item()
+    assert theirs - ours == pytest.approx(1e-5 * batches * (1 + 1 / 300), rel=0.02)
+    tiny = authors.losses.NCECriterion(1e-9)(scores / (scores.mean() * 1e-9)).item()
+    assert tiny == pytest.approx(ours, rel=1e-9)
+
+
+def test_the_queue_is_the_authors_memory_call_by_call(authors):
+    """Keys of four steps with three calls each; their ratios, too, against ours before the keys enter."""
+    torch.manual_seed(0)
+    memory = memory_of(authors, torch.float64, 1e-6)
+    model = SimpleNamespace(queue=memory.memory.clone(), pointer=0)
+    normaliser = None
+    for _ in range(12):
+        q, k = (nn.functional.normalize(torch.randn(COUNT, 128).double(), dim=1) for _ in range(2))
+        scores = exponentials(q, k, model.queue, 0.2)
+        normaliser = scores.mean() if normaliser is None else normaliser
+        with as_on_a_gpu(torch.float64):
+            out = memory(q, k)
+        torch.testing.assert_close(out * 1e-6, scores / normaliser, rtol=1e-9, atol=0)
+        for key in k:
+            model.queue[model.pointer % KEYS] = key
+            model.pointer += 1
+        assert torch.equal(memory.memory, model.queue) and memory.index == model.pointer % KEYS
+
+
+@pytest.mark.parametrize("mixup", [False, True])
+def test_decoder_attention_and_projector_are_the_authors(authors, mixup):
+    """With attention, and in the second pass without; in float32."""
+    pair = Pair(authors, torch.float32, size=64)
+    ours, (_, (x1, x2), orientations) = pair.ours, pair.images(0)
+    vectors = [indicator(each) for each in orientations]
+    with torch.no_grad(), as_on_a_gpu(torch.float32):
+        raw_key, maps = pair.average(x2)
+        raw, hybrid, ordinary = pair.model(x1, maps, 0.7, *vectors, mixup=mixup)
+        first, (second, keys) = ours.encoder(x1), ours.momentum_features(x2, 0)
+        assert deviation(ours.projector(first[-1]), raw) < 1e-5 and deviation(keys, raw_key) < 1e-5
+        if not mixup:
+            first, second = ours.attended(first, orientations[0]), ours.attended(second, orientations[1])
+        assert deviation(ours.decoded(first), ordinary) < 1e-5
+        assert deviation(ours.decoded(blended(first, second, 0.7)), hybrid) < 1e-5
+
+
+def test_t_and_its_vector_are_the_authors(authors):
+    """All sixteen."""
+    pair = SimpleNamespace(authors=authors, dtype=torch.float32)
+    orientations = torch.cartesian_prod(torch.arange(2), torch.arange(2), torch.arange(4)).to(torch.uint8)
+    images = torch.rand(16, 3, 9, 9)
+    turned, vectors = Pair.turned(pair, images, orientations)
+    assert torch.equal(reorient(images, orientations), turned)
+    assert torch.equal(indicator(orientations), vectors.float())
+
+
+def test_cutout_is_the_authors_where_centres_are_equal(authors):
+    """Theirs lie within the image; of ours a 225th have theirs just beyond the lower or right edge."""
+    spec = ViewSpec(
+        size=224, jitter=Jitter(p=0), cutout=Cutout(p=1.0, boxes=3, side=(32, 32), stop=0.0), border=-16,
+        inverse_cutout=InverseCutout(p=0.0), shuffle=Shuffle(p=0.0),
+    )  # fmt: skip
+    index = np.arange(40)
+    params = draw(spec, 0, 0, index, 0 * index, 0, 0 * index + 224, 0 * index + 224)[1]
+    params.sigma.zero_()
+    images = torch.rand(40, 1, 224, 224)
+    ours, compared = Distort(spec)(images, params), 0
+    for i in range(40):
+        corners = params.boxes[i, :3, :2]
+        assert (params.boxes[i, :3, 2:] == 32).all() and params.n_boxes[i] == 3
+        if (corners + 16 > 223).any():
+            continue
+        centres = iter((corners.long() + 16).flatten().tolist())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(np.random, "randint", lambda _: next(centres))  # noqa: B023
+            theirs = authors.utils.Cutout(n_holes=3, length=32)(images[i])
+        assert torch.equal(ours[i], theirs)
+        compared += 1
+    assert compared > 30
+
+
+def test_the_weight_of_restoration_is_that_of_normalised_images():
+    """A grey error e in [0, 1] is e / σ in each normalised colour: 19.58 times the squared error on average."""
+    deviations = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
+    assert (1 / deviations**2).mean().item() == pytest.approx(19.58, abs=0.005)
