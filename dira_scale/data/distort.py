@@ -57,11 +57,14 @@ class Distort(nn.Module):
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     """``x`` [b, C, S, S] rotated anticlockwise about its centre by ``degrees`` [b]; bilinear, 0 beyond the edges."""
+    size = x.shape[-1]
     angle = torch.deg2rad(degrees)
-    cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    # Output coordinates to input coordinates, (x, y) with y downwards.
-    matrix = torch.stack([torch.stack([cos, -sin, zero], 1), torch.stack([sin, cos, zero], 1)], 1)
-    grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
+    cos, sin = per_sample(angle.cos(), x)[:, 0], per_sample(angle.sin(), x)[:, 0]
+    # Of an output pixel's coordinates those of the input, from -1 to 1, y downwards. Not affine_grid, whose matrix
+    # product is in 16 bits under autocast: pixels off.
+    place = (2 * torch.arange(size, device=x.device) + 1) / size - 1
+    across, down = place[None, None, :], place[None, :, None]
+    grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
     return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 

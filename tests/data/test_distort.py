@@ -1,5 +1,7 @@
 """The batched distortions against the same written slowly, one sample and one pixel rule at a time."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -128,6 +130,86 @@ def test_the_whole_pipeline_in_order():
         np.testing.assert_allclose(result[i], slow_corruption(image, params, i), atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [48, 49])
+def test_rotation_is_torchvisions(size):
+    """Bilinear, zero beyond the edges; angles are anticlockwise."""
+    x, degrees = (
+        images(9, channels=2, size=size),
+        torch.tensor([0.0, 3.0, -3.0, 10.0, -10.0, 37.5, 90.0, -135.0, 180.0]),
+    )
+    result = distort.rotate(x, degrees)
+    for i in range(9):
+        bilinear = functional.InterpolationMode.BILINEAR
+        expected = functional.rotate(x[i], float(degrees[i]), interpolation=bilinear)
+        torch.testing.assert_close(result[i], expected, atol=2e-5, rtol=0)
+
+
+def test_rotation_is_scipys_within_the_image():
+    x, degrees = images(6), torch.tensor([0.0, 5.0, -5.0, 10.0, -10.0, 60.0])
+    result = distort.rotate(x, degrees).numpy()
+    inner = slice(12, 36)
+    for i in range(6):
+        expected = ndimage.rotate(x[i, 0].numpy().astype(np.float64), float(degrees[i]), reshape=False, order=1)
+        np.testing.assert_allclose(result[i, 0, inner, inner], expected[inner, inner], atol=2e-5)
+
+
+def test_rotation_is_as_exact_under_autocast():
+    """The restoration's targets are rotated there, the inputs are not."""
+    x, degrees = images(6, size=224), torch.linspace(-10, 10, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = distort.rotate(x, degrees)
+    assert inside.dtype == torch.float32 and torch.equal(inside, distort.rotate(x, degrees))
+
+
+def test_right_angles_are_rotations_of_the_pixels():
+    x = images(4)
+    turned = distort.rotate(x, torch.full((4,), 90.0))
+    torch.testing.assert_close(turned, x.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(distort.rotate(x, torch.zeros(4)), x, atol=1e-5, rtol=0)
+
+
+def test_corners_that_come_from_beyond_the_image_are_zero():
+    rotated = distort.rotate(torch.ones(2, 1, 48, 48), torch.tensor([10.0, -10.0]))
+    for i in range(2):
+        corners = rotated[i, 0][[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert (corners == 0).all() and (rotated[i, 0, 12:36, 12:36] - 1).abs().max() < 1e-5
+    assert rotated.min() >= 0 and rotated.max() <= 1 + 1e-6
+
+
+def test_rotation_comes_first():
+    """Before the brightness, and before the squares, which stay upright."""
+    spec = ViewSpec(size=48, rotation=30.0, blur=Blur(p=0), cutout=views.Cutout(p=1.0),
+                    inverse_cutout=views.InverseCutout(p=0), shuffle=views.Shuffle(p=0))  # fmt: skip
+    params, x = parameters(spec=spec), images()
+    result = Distort(spec)(x, params).numpy()
+    assert params.rotation.abs().min() > 0
+    for i in range(len(x)):
+        rotated = functional.rotate(
+            x[i], float(params.rotation[i]), interpolation=functional.InterpolationMode.BILINEAR
+        )
+        expected = slow_corruption(plain_jitter(rotated, params, i).numpy(), params, i)
+        np.testing.assert_allclose(result[i], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [48, 224])
+def test_squares_beyond_the_edge_are_cut_off_there(size):
+    spec = ViewSpec(size=size, jitter=Jitter(p=0), blur=Blur(p=0), border=-16,
+                    cutout=views.Cutout(p=1.0, boxes=3, side=(32, 32), stop=0.0),
+                    inverse_cutout=views.InverseCutout(p=0), shuffle=views.Shuffle(p=0))  # fmt: skip
+    params, x = parameters(60, spec), images(60, size=size)
+    result = Distort(spec)(x, params).numpy()
+    corners = params.boxes[:, :3, :2]
+    assert (corners < 0).any() and (corners + params.boxes[:, :3, 2:] > size).any()
+    for i in range(60):
+        expected = x[i].numpy().copy()
+        for top, left, height, width in params.boxes[i, :3].tolist():
+            for row in range(top, top + height):
+                for column in range(left, left + width):
+                    if 0 <= row < size and 0 <= column < size:
+                        expected[:, row, column] = 0
+        np.testing.assert_array_equal(result[i], expected)
+
+
 def test_parameters_that_do_nothing_are_the_identity():
     b, x = 5, images(5)
     params = Distortion(
@@ -162,9 +244,11 @@ def test_a_batch_may_be_cut():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-def test_the_gpu_gives_the_same():
-    params, x, module = parameters(), images(), Distort(SPEC)
-    on_gpu, x_there, params_there = Distort(SPEC).cuda(), x.cuda(), params.to("cuda")
+@pytest.mark.parametrize("rotation", [0.0, 10.0])
+def test_the_gpu_gives_the_same(rotation):
+    spec = replace(SPEC, rotation=rotation)
+    params, x, module = parameters(spec=spec), images(), Distort(spec)
+    on_gpu, x_there, params_there = Distort(spec).cuda(), x.cuda(), params.to("cuda")
     torch.cuda.set_sync_debug_mode("error")  # it must not wait for the device
     try:
         result = on_gpu(x_there, params_there)

@@ -1,5 +1,6 @@
 """The sum that a stage minimises, the views that it corrupts for it, and the random numbers of its steps."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,6 +52,57 @@ def test_views_are_cut_out_where_they_are_restored(terms: list[str], holes: int)
         assert (view == 0).sum(dim=(1, 2, 3)).tolist() == [holes] * COUNT
     for view in objective.distorted(batch(), terms, corrupt=False):
         assert (view == 0.5).all()
+
+
+def rotated_batch() -> Any:
+    """Images with one bright row, rotated by 90 degrees one way and the other; the second sample is mirrored."""
+    plain, images = batch(), torch.zeros(COUNT, 1, 32, 32)
+    images[:, :, 4, 10:20] = 1.0
+    distortion = replace(plain.distortions[0], rotation=torch.tensor([90.0, -90.0]))
+    flips = torch.tensor([False, True])
+    return SimpleNamespace(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, ~flips))
+
+
+def test_clean_views_are_rotated_with_the_input() -> None:
+    objective = Objective({}, None, ViewSpec(size=32, rotation=90.0), WORLD)  # type: ignore[arg-type]
+    it = rotated_batch()
+    for view, clean, distorted in zip(it.views, objective.clean(it), objective.distorted(it, ["di"]), strict=True):
+        expected = torch.stack([view[0].rot90(1, (1, 2)), view[1].rot90(-1, (1, 2))])
+        torch.testing.assert_close(clean, expected, atol=1e-5, rtol=0)
+        torch.testing.assert_close(distorted, expected, atol=1e-5, rtol=0)
+
+
+def test_released_clean_views_are_upright() -> None:
+    """As stored: neither rotated nor mirrored, whatever the input is."""
+    objective = Objective({}, None, ViewSpec(size=32, rotation=90.0, target_flip="released"), WORLD)  # type: ignore[arg-type]
+    it = rotated_batch()
+    for view, flip, clean in zip(it.views, it.flips, objective.clean(it), strict=True):
+        for i in range(COUNT):
+            assert torch.equal(clean[i], view[i].flip(-1) if flip[i] else view[i])
+    rotated = objective.distorted(it, ["di"])[0]
+    torch.testing.assert_close(rotated[0], it.views[0][0].rot90(1, (1, 2)), atol=1e-5, rtol=0)
+
+
+def test_clean_views_have_the_inputs_rotation_in_every_precision() -> None:
+    """They are made under autocast, where a rotation in 16 bits would be pixels off."""
+    images = torch.rand(COUNT, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    distortion = replace(batch().distortions[0], rotation=torch.tensor([10.0, -7.0]))
+    it: Any = SimpleNamespace(views=(images,), distortions=(distortion,))
+    seen: list[Any] = []
+    engine: Any = lambda clean, distorted, _: seen.append((clean[0], distorted[0]))  # noqa: E731
+    for precision in ("fp32", "bf16"):
+        world = World(WORLD.accelerator, precision)
+        objective = Objective({}, None, ViewSpec(size=224, rotation=10.0), world)  # type: ignore[arg-type]
+        objective.forward(engine, it, objective.distorted(it, ["di"], corrupt=False))
+    (clean, distorted), (again, _) = seen
+    torch.testing.assert_close(clean, distorted, atol=1e-5, rtol=0)
+    assert torch.equal(clean, again)
+
+
+def test_clean_views_without_rotation_are_the_loaders_own() -> None:
+    it = rotated_batch()
+    objective = Objective({}, None, ViewSpec(size=32), WORLD)  # type: ignore[arg-type]
+    assert all(a is b for a, b in zip(objective.clean(it), it.views, strict=True))
 
 
 @pytest.mark.parametrize(("terms", "total"), [(["di"], 2.0), (["di", "re"], 5.0), (["di", "re", "ad"], 5.007)])
