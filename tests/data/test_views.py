@@ -10,7 +10,7 @@ import torch
 from scipy import stats
 
 from dira_scale.data import views
-from dira_scale.data.views import Cutout, Shuffle, ViewSpec, draw
+from dira_scale.data.views import Cutout, InverseCutout, Shuffle, ViewSpec, draw
 from dira_scale.errors import UserError
 
 N = 20000
@@ -174,6 +174,74 @@ def test_sizes_scale_with_the_view(size):
     assert (swaps[..., 2:] >= 0).all() and (swaps[..., 4] + swaps[..., 0] <= size).all()
 
 
+TURNED = ViewSpec(rotation=10.0, orientations=2)
+
+
+def test_rotations_are_uniform_either_way():
+    degrees = draws(spec=TURNED)[1]["rotation"]
+    assert degrees.shape == (N,) and degrees.dtype == np.float32 and np.abs(degrees).max() <= 10
+    assert stats.kstest(degrees, "uniform", (-10, 20)).pvalue > 1e-3
+    assert (draws(50)[1]["rotation"] == 0).all()
+
+
+def test_orientations_are_fair_coins_and_quarter_turns():
+    orientations = draws(spec=TURNED)[1]["orientations"]
+    assert orientations.shape == (N, 2, 3) and orientations.dtype == np.uint8
+    codes = orientations @ np.array([8, 4, 1])
+    for each in codes.T:
+        counts = np.bincount(each, minlength=16)
+        assert len(counts) == 16 and stats.chisquare(counts).pvalue > 1e-3
+    assert near((codes[:, 0] == codes[:, 1]).mean(), 1 / 16)
+    assert draws(50)[1]["orientations"].shape == (50, 0, 3)
+
+
+def test_rotations_and_orientations_are_independent_of_each_other_and_of_the_view():
+    first, second = (draws(spec=TURNED, view=view) for view in range(2))
+    assert abs(np.corrcoef(first[1]["rotation"], second[1]["rotation"])[0, 1]) < 0.03
+    for column in first[1]["orientations"].reshape(N, -1).T:
+        for other in (first[1]["rotation"], first[0].flip, first[1]["brightness"], first[1]["sigma"]):
+            assert abs(np.corrcoef(column, other)[0, 1]) < 0.03
+    assert abs(np.corrcoef(first[1]["rotation"], first[0].flip)[0, 1]) < 0.03
+    assert near((first[1]["orientations"][:, 0] == second[1]["orientations"][:, 0]).all(1).mean(), 1 / 16)
+
+
+def test_they_are_the_same_however_the_batch_is_cut():
+    index = np.arange(60) * 7919
+    whole = flattened(index, TURNED)
+    assert whole.shape[1] > flattened(index, ViewSpec()).shape[1]
+    np.testing.assert_array_equal(np.concatenate([flattened(index[i : i + 1], TURNED) for i in range(60)]), whole)
+    permutation = np.random.default_rng(0).permutation(60)
+    np.testing.assert_array_equal(flattened(index[permutation], TURNED), whole[permutation])
+
+
+@pytest.mark.parametrize("change", [{"rotation": 10.0}, {"orientations": 2}, {"rotation": 45.0, "orientations": 3}])
+def test_rotations_and_orientations_leave_all_other_draws_as_they_are(change):
+    plain, turned = draws(200), draws(200, spec=replace(ViewSpec(), **change))
+    assert (plain[0].box == turned[0].box).all() and (plain[0].flip == turned[0].flip).all()
+    for name, values in plain[1].items():
+        if name not in change:
+            np.testing.assert_array_equal(values, turned[1][name])
+    more = draws(200, spec=ViewSpec(rotation=20.0, orientations=5))[1]
+    fewer = draws(200, spec=ViewSpec(rotation=10.0, orientations=2))[1]
+    np.testing.assert_array_equal(fewer["orientations"], more["orientations"][:, :2])
+    np.testing.assert_allclose(fewer["rotation"] * 2, more["rotation"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_squares_that_reach_beyond_the_edges(size):
+    """PCRL's: three of a seventh of the view, up to half beyond each edge, uniformly."""
+    spec = ViewSpec(size=size, cutout=Cutout(p=1.0, boxes=3, side=(32, 32), stop=0.0), border=-16,
+                    inverse_cutout=InverseCutout(p=0.0), shuffle=Shuffle(p=0.0))  # fmt: skip
+    distortion = draws(4000, spec=spec)[1]
+    side, half = round(32 * size / 224), round(16 * size / 224)
+    assert (distortion["branch"] == views.CUTOUT).all() and (distortion["n_boxes"] == 3).all()
+    assert (distortion["boxes"][:, :3, 2:] == side).all() and (distortion["boxes"][:, 3:] == 0).all()
+    for start in distortion["boxes"][:, :3, :2].reshape(-1, 2).T:
+        assert start.min() == -half and start.max() == size + half - side
+        counts = np.bincount(start + half, minlength=size + 2 * half - side + 1)
+        assert stats.chisquare(counts).pvalue > 1e-3
+
+
 def test_golden_views():
     """A change here changes what every run sees: raise VIEWS_VERSION."""
     index, occurrence = np.array([3, 2**33, 4, 6]), np.array([0, 1, 0, 0])
@@ -218,6 +286,10 @@ def test_distortions_are_sliced_and_moved():
         ({"ratio": (0.0, 1.0)}, "ratio"),
         ({"size": 4}, "8 pixels"),
         ({"count": 0}, "at least one view"),
+        ({"rotation": -1.0}, "0 <= rotation <= 180"),
+        ({"rotation": 181.0}, "0 <= rotation <= 180"),
+        ({"rotation": math.nan}, "0 <= rotation <= 180"),
+        ({"orientations": -1}, "at least 0 orientations"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
     ],
 )

@@ -1,0 +1,68 @@
+"""Mirrorings and quarter turns against numpy, one sample at a time."""
+
+import numpy as np
+import pytest
+import torch
+
+from dira_scale.data.orientation import INDICATOR, indicator, reorient
+
+ALL = [(vertical, horizontal, quarters) for vertical in (0, 1) for horizontal in (0, 1) for quarters in range(4)]
+ORIENTATIONS = torch.tensor(ALL, dtype=torch.uint8)
+
+
+def images(channels=1, size=7):
+    return torch.rand(16, channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [6, 7])
+def test_every_orientation_is_flips_and_then_turns(channels, size):
+    x = images(channels, size)
+    result = reorient(x, ORIENTATIONS)
+    assert result.shape == x.shape and result.dtype == x.dtype
+    for i, (vertical, horizontal, quarters) in enumerate(ALL):
+        expected = x[i].numpy()
+        expected = np.flip(expected, 1) if vertical else expected
+        expected = np.flip(expected, 2) if horizontal else expected
+        np.testing.assert_array_equal(result[i], np.rot90(expected, quarters, axes=(1, 2)))
+
+
+def test_a_quarter_turn_is_anticlockwise():
+    """What is at the upper right comes to the upper left."""
+    x = torch.zeros(1, 1, 4, 4)
+    x[..., 0, 3] = 1
+    result = reorient(x, torch.tensor([[0, 0, 1]], dtype=torch.uint8))
+    assert result[0, 0].nonzero().tolist() == [[0, 0]]
+
+
+def test_samples_do_not_depend_on_their_neighbours():
+    x, order = images(), torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(reorient(x[order], ORIENTATIONS[order]), reorient(x, ORIENTATIONS)[order])
+    assert torch.equal(
+        torch.cat([reorient(x[i : i + 1], ORIENTATIONS[i : i + 1]) for i in range(16)]), reorient(x, ORIENTATIONS)
+    )
+
+
+def test_gradients_are_turned_back():
+    x, weight = images().requires_grad_(), torch.rand(16, 1, 7, 7)
+    (reorient(x, ORIENTATIONS) * weight).sum().backward()
+    for i, (vertical, horizontal, quarters) in enumerate(ALL):
+        expected = np.rot90(weight[i].numpy(), -quarters, axes=(1, 2))
+        expected = np.flip(expected, 2) if horizontal else expected
+        expected = np.flip(expected, 1) if vertical else expected
+        np.testing.assert_array_equal(x.grad[i], expected)
+
+
+def test_nothing_to_do_is_the_identity_and_half_a_turn_is_both_mirrorings():
+    x, one = images(), torch.ones(16, 1, dtype=torch.uint8)
+    assert torch.equal(reorient(x, one * torch.tensor([0, 0, 0], dtype=torch.uint8)), x)
+    half = reorient(x, one * torch.tensor([0, 0, 2], dtype=torch.uint8))
+    assert torch.equal(half, reorient(x, one * torch.tensor([1, 1, 0], dtype=torch.uint8)))
+
+
+def test_the_indicator_has_both_mirrorings_and_one_of_four_turns():
+    result = indicator(ORIENTATIONS)
+    assert result.shape == (16, INDICATOR) and result.dtype == torch.float32
+    for row, (vertical, horizontal, quarters) in zip(result.tolist(), ALL, strict=True):
+        assert row == [vertical, horizontal, *(float(quarters == turn) for turn in range(4))]
+    assert len({tuple(row) for row in result.tolist()}) == 16
