@@ -40,7 +40,8 @@ class PCRL(MoCo):
         L = w_di L_di + w_re L_re,  L_di = InfoNCE(o, m),  L_re = sum over o, m, h of MSE(restored, T(X))
 
     After a step the embeddings of o, m and h enter the queue. No gradient reaches the momentum encoder. T is a random
-    mirroring and rotation by quarter turns, its own for each sample of o, m and h (``views.orientations``).
+    mirroring and rotation by quarter turns, its own for each sample of o, m and h (``views.orientations``). In
+    evaluation λ = 1/2.
 
     Monitors: MoCo's; ``re_ordinary``, ``re_momentum``, ``re_hybrid``: the three errors.
 
@@ -139,7 +140,12 @@ class PCRL(MoCo):
         return F.normalize(embeddings.to(self.queue.dtype), dim=1)
 
     def share(self, step: int, draw: int) -> float:
-        """λ ~ Beta(alpha, alpha), number ``draw`` of this step; the same on every process and in every micro-batch."""
+        """λ ~ Beta(alpha, alpha), number ``draw`` of this step; the same on every process and in every micro-batch.
+
+        In evaluation its mean: there a batch's number depends on how many processes share the batches.
+        """
+        if not self.training:
+            return 0.5
         return float(np.random.Generator(np.random.Philox([step, draw, self.seed])).beta(self.alpha, self.alpha))
 
     def enqueue(self, own: Tensor, queries: Tensor, key: int) -> dict[str, Tensor]:

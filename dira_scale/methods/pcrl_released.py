@@ -30,8 +30,9 @@ class PCRLReleased(PCRL):
     * L_re is the mean of these four errors, L_di the mean of three binary NCE terms: (q, k), (q', k') and q' with the
       mixture of both images' k. Each of the three keys enters the queue before the next term.
 
-    λ, μ >= 1/2. ``Terms.restored`` is o', of clean images. In evaluation μ = 1: nothing is mixed in, and nothing enters
-    the queue. With several micro-batches a step, images are mixed within a micro-batch of all processes.
+    λ, μ >= 1/2. ``Terms.restored`` is o', of clean images. In evaluation λ = 1/2 and μ = 1: no image is mixed in.
+    Nothing enters the queue there. With several micro-batches a step, images are mixed within a micro-batch of all
+    processes.
     """
 
     orientations = 1
@@ -144,7 +145,8 @@ def nce(ratios: Tensor) -> Tensor:
 
     r is exp(similarity / temperature) over its mean Z. The released code divides by n Z, with a noise probability of
     1 / n, n being the number of batches in an epoch; n cancels, but for its epsilon: 1e-5 n is added to K, which adds
-    about that much to the loss (0.01 at 1,178 batches) and nothing to its gradient.
+    about that much to the loss (0.01 at 1,178 batches) and nothing to its gradient. It also cuts n Z to a whole number,
+    by 0.1 % at most.
     """
     positive, negatives = ratios[:, 0], ratios[:, 1:]
     count = negatives.shape[1]

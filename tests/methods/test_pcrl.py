@@ -1,6 +1,7 @@
 """PCRL in the paper's form, against its formulas written plainly (``pcrl_parts``); the released form has its own."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -314,6 +315,16 @@ def test_evaluation_changes_nothing():
     assert all(torch.equal(losses[0][name], losses[1][name]) for name in ("di", "re"))
     model.train().after_step()
     assert model.queue_pointer == 12
+
+
+def test_evaluation_does_not_depend_on_the_batchs_number():
+    """Which depends on how many processes share the batches out."""
+    model = method().eval()
+    clean, distorted, its = batch()
+    numbered = (SimpleNamespace(step=step, distortions=its.distortions) for step in (0, 5))
+    first, second = (model(clean, distorted, each).losses for each in numbered)
+    assert model.share(0, 0) == model.share(5, 0) == 0.5
+    assert all(torch.equal(loss, second[name]) for name, loss in first.items())
 
 
 def test_evaluation_is_the_same_formula():

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -256,6 +257,16 @@ def test_evaluation_mixes_no_images_and_changes_nothing():
     assert torch.equal(terms.target, whole[0][0])
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert len(model._waiting) == 1 and model._waiting[0] is waiting[0]
+
+
+def test_evaluation_does_not_depend_on_the_batchs_number():
+    """Which depends on how many processes share the batches out."""
+    model = method().eval()
+    clean, distorted, its = batch()
+    numbered = (SimpleNamespace(step=step, distortions=its.distortions) for step in (0, 5))
+    first, second = (model(clean, distorted, each).losses for each in numbered)
+    assert model.share(0, 0) == model.share(5, 0) == 0.5
+    assert all(torch.equal(loss, second[name]) for name, loss in first.items())
 
 
 def test_evaluation_before_training_normalises_for_itself():
