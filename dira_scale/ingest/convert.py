@@ -3,7 +3,7 @@
 import shlex
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.writer import write_shards
 from dira_scale.places.store import locate
+
+REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 
 
 def convert(
@@ -110,6 +112,8 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
         for reason, count in most_common(outcome.reasons):
             console.print(f"  {count} x {reason}")
+    for warning in _warnings(outcome):
+        console.print(f"warning: {warning}", style="yellow")
     if outcome.filled[0]:
         volumes, slices = outcome.filled
         console.print(f"filled in: {counted(slices, 'slice')} missing in {counted(volumes, 'volume')} "
@@ -120,6 +124,19 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
     if outcome.info.dims == 2:
         words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
         console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small {words}")
+
+
+def _warnings(outcome: Outcome) -> Iterator[str]:
+    """What should be looked at before training: many refused images, an empty split."""
+    info = outcome.info
+    refused = info.quarantined / max(1, info.quarantined + sum(info.counts.values()))
+    if refused > REFUSED:
+        yield f"{refused:.0%} of the images were refused: see the reasons above, some name the key that decides"
+    for split in ("train", "val"):
+        if not info.counts.get(split):
+            yield f"no image is in the split '{split}'" + (
+                "; set data.val_split=null, or shard with other recipe.splits" if split == "val" else ""
+            )
 
 
 def counted(count: int, noun: str) -> str:

@@ -3,13 +3,16 @@
 import csv
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import open_file
 from dira_scale.places.text import LONGEST, brief, lines_of
+
+DELIMITERS = ",;\t"  # Excel writes semicolons where the decimal sign is a comma
 
 
 class Row(NamedTuple):
@@ -19,16 +22,19 @@ class Row(NamedTuple):
     cells: dict[str, str]
 
 
-def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Row]:
-    """The rows of a UTF-8 CSV with a header, one at a time.
+def read_table(
+    path: Path, columns: Sequence[str], named_by: str, advice: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Row]:
+    """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
 
-    Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them),
-    or has a line with more cells than the header.
+    Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them,
+    ``advice`` what to do about a column), or has a line with more cells than the header.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    delimiter = _delimiter(path)
     with lines_of(path) as lines:
-        reader, first_line = csv.reader(lines), 1  # of the row being read
+        reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
         try:
             present = next(reader, [])
             first_line = reader.line_num + 1
@@ -37,7 +43,9 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
             for column in columns:
                 if column not in present:
                     known = nearest(column, present) or f"; it has {', '.join(present)}"
-                    raise UserError(f"{path} has " + brief(f"no column '{column}' ({named_by}){known}"))
+                    raise UserError(
+                        f"{path} has " + brief(f"no column '{column}' ({named_by}){known}") + advice.get(column, "")
+                    )
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1
@@ -51,6 +59,16 @@ def read_table(path: Path, columns: Sequence[str], named_by: str) -> Iterator[Ro
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
         except csv.Error as error:
             raise UserError(f"{path}, line {first_line}: {error}") from error
+
+
+def _delimiter(path: Path) -> str:
+    with open_file(path) as file:
+        return _most_frequent(file.readline(LONGEST).decode(errors="replace"))
+
+
+def _most_frequent(header: str) -> str:
+    """The delimiter that the header has most of; a comma if it has none."""
+    return max(DELIMITERS, key=header.count)
 
 
 def _undecodable(path: Path) -> int:

@@ -48,6 +48,31 @@ def test_a_file_without_a_row_and_a_row_without_a_file_are_told(png_folder: Path
     assert records["im00.png"].rejected == "the file cannot be read (FileNotFoundError)"
 
 
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["im00", "im01"], "none of its 2 files exists. 'im00' was looked for in .*: append .png to the names"),
+        (["x.png"], "none of its 1 files exists. 'x.png' was looked for in .*images and beside the table; there is im"),
+    ],
+)
+def test_a_table_that_names_no_file_is_an_error(
+    png_folder: Path, ingest: SimpleNamespace, names: list[str], words: str
+) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": name} for name in names])
+    with pytest.raises(UserError, match=words):
+        Folder(str(png_folder / "images"), str(table), columns={"file": "image"})
+
+
+def test_a_missing_column_names_the_key_that_names_it(png_folder: Path, ingest: SimpleNamespace) -> None:
+    table = ingest.csv(png_folder / "list.csv", [{"image": "im00.png"}])
+    for columns, words in (
+        ({"file": "file"}, "no column 'file' .*; it has image; recipe.columns.file=COLUMN names it$"),
+        ({"file": "image", "patient": "who"}, "'who' .*recipe.columns.patient=null if there is none$"),
+    ):
+        with pytest.raises(UserError, match=words):
+            Folder(str(png_folder / "images"), str(table), columns=columns)
+
+
 def test_label_rules_make_labels_from_categories(png_folder: Path, ingest: SimpleNamespace) -> None:
     kinds = ["NORMAL", "PNEUMONIA", ""]
     rows = [{"file": f"im{n:02d}.png", "kind": kinds[n], "age": 50} for n in range(3)]

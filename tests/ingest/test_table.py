@@ -20,6 +20,13 @@ def test_rows_know_their_lines_and_short_or_long_ones_do_no_harm(tmp_path: Path)
     ]
 
 
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_cells_are_separated_as_in_the_header(tmp_path: Path, delimiter: str) -> None:
+    """A comma inside a cell of a table with semicolons, as Excel writes it in half of Europe, is the cell's."""
+    (tmp_path / "x.csv").write_text(delimiter.join(["file", "kind"]) + "\n" + delimiter.join(["a.png", '"x, y; z"']))
+    assert [row.cells for row in read_table(tmp_path / "x.csv", ["file"], "")] == [{"file": "a.png", "kind": "x, y; z"}]
+
+
 @pytest.mark.parametrize(
     "content, words",
     [

@@ -7,6 +7,7 @@ from typing import Any
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
+from dira_scale.places.store import is_local
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,13 @@ class DatasetInfo:
     def read(cls, path: Path) -> "DatasetInfo":
         """Raises DatasetError when ``path`` is absent, damaged, of another version or lacks a field."""
         if not path.exists():
+            folder, out = path.parent, f"out={path.parent}"
+            recipe = "recipe=…"
+            if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
+                recipe, out = f"recipe=folder recipe.images={folder}", f"out=out/shards/{folder.name}"
             raise DatasetError(
-                f"no sharded dataset at {path.parent}: {path.name} is missing; make one with "
-                f"'python -m dira_scale.shard recipe=… out={path.parent}'"
+                f"no sharded dataset at {folder}: {path.name} is missing; make one with "
+                f"'python -m dira_scale.shard {recipe} {out}'"
             )
         try:
             content = json.loads(path.read_text())

@@ -169,7 +169,12 @@ class Folder:
     def _index(self, path: Path, guess: bool) -> None:
         ruled = [column for rule in self.rules.values() for column in rule]
         named = [*self.columns.values(), *self.numeric, *ruled]
-        table = partial(read_table, path, named, "recipe.columns, label_columns or label_rules")
+        advice = {
+            column: f"; recipe.columns.{key}=COLUMN names it"
+            + f", recipe.columns.{key}=null if there is none" * (key != "file")
+            for key, column in self.columns.items()
+        }
+        table = partial(read_table, path, named, "recipe.columns, label_columns or label_rules", advice)
         if "file" not in self.columns:
             raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None
@@ -191,6 +196,22 @@ class Folder:
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
             if mask and row[mask].strip():
                 self.no_inputs[resolve_links(self._place(row[mask], path))] = None
+        if self.listed and not any(map(self._exists, self.listed)):
+            raise self._no_file_exists(path)
+
+    def _no_file_exists(self, table: Path) -> UserError:
+        """None of the table's files exist: one of its names, where it was looked for, and what is there instead."""
+        cell = next(iter(self.listed.values())).row[self.columns["file"]].strip()  # type: ignore[index]
+        there = next(iter(files_below(self.root) if is_local(self.root) else self.stored), None)
+        found = f"there is {self._name(there, there)}" if there else "that folder is empty"
+        suffix = there.suffix if there else ""
+        hint = ""
+        if suffix and self._exists(self.root / f"{cell}{suffix}"):
+            hint = f": append {suffix} to the names in the table"
+        return UserError(
+            f"{table}: none of its {len(self.listed)} files exists. "
+            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {found}{hint}")
+        )
 
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
