@@ -147,7 +147,7 @@ def drop_row(path: Path) -> None:
 @pytest.mark.parametrize(
     "damage, words",
     [
-        (lambda d: (d / "dataset.json").unlink(), ["no sharded dataset", "dira_scale.shard"]),
+        (lambda d: (d / "dataset.json").unlink(), ["no sharded dataset", "dira_scale.shard recipe=folder"]),
         (lambda d: (d / "dataset.json").write_text("{"), ["dataset.json", "damaged"]),
         (lambda d: edit(d / "dataset.json", format_version=9), ["format version 9", "reads 2"]),
         (lambda d: (d / "manifest.parquet").unlink(), ["manifest.parquet", "did not finish"]),
