@@ -6,6 +6,7 @@ Run by pytest this file starts itself once per process: ``test_processes.py WORK
 import os
 import sys
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -109,61 +110,104 @@ METHODS = {
 }
 
 
+# PCRL's form, BatchNorm groups.
+PCRLS = {
+    "pcrl, 1 group": ("pcrl.PCRL", 1),
+    "pcrl, 4 groups": ("pcrl.PCRL", 4),
+    "released, 1 group": ("pcrl_released.PCRLReleased", 1),
+    "released, 4 groups": ("pcrl_released.PCRLReleased", 4),
+}
+
+
 def dira():
     """Two training steps, and an evaluation in which each process has its own batch, for every base."""
     from dira_scale.data.views import ViewSpec
-    from dira_scale.methods import build
     from dira_scale.methods.adversary import Adversary
 
     results = {}
-    for method_name, (target, settings, groups, options) in METHODS.items():
-        torch.manual_seed(0)
+    for name, (target, settings, groups, options) in METHODS.items():
         base = {"_target_": f"dira_scale.methods.{target}"} | settings
-        model = SimpleNamespace(
-            encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
-        )
         node = {"_target_": "dira_scale.methods.dira.DiRA", "base": base} | options
-        method = build(node, model, ViewSpec(size=32), batch=16)
-        method.double().train()  # in float32 rounding grows to 1e-2 of a gradient within two steps
-        adversary = Adversary().double()
-        optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
-        seen = {}
-        for step in range(2):
-            method.progress = step / 2
-            terms = forward(method, 16, step)
-            terms.losses["ad"] = adversary.generator_loss(terms.restored)
-            optimizer.zero_grad()
-            sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
-            for name, parameter in method.named_parameters():
-                if parameter.requires_grad:
-                    parameter.grad = mean(parameter.grad)
-                    seen[f"{step}/gradient/{name}"] = parameter.grad.clone()
-            optimizer.step()
-            method.after_step()
-            norm.commit_statistics(method)
-            seen |= {f"{step}/{name}": mean(value.detach()) for name, value in (terms.losses | terms.monitors).items()}
-        seen |= {f"state/{name}": value for name, value in method.state_dict().items()}
-        method.eval()
-        with torch.no_grad():
-            for number in range(rank(), 2, world()):
-                terms = method(*evaluation_batch(number))
-                own = terms.losses | terms.monitors
-                seen |= {f"eval/{number}/{name}": value for name, value in own.items()}
-        results[method_name] = seen
+        method = built(node, groups, ViewSpec(size=32))
+        results[name] = two_steps(method, Adversary().double())
     return results
+
+
+def pcrl():
+    """The same of PCRL, whose queue of 64 keys two steps of 3 · 16 overwrite once and a half."""
+    from dira_scale.data.views import ViewSpec
+
+    results = {}
+    for name, (target, groups) in PCRLS.items():
+        node = {"_target_": f"dira_scale.methods.{target}", "dim": 8, "queue": 64, "momentum": 0.9, "batch_norm": True}
+        results[name] = two_steps(built(node, groups, ViewSpec(size=32, orientations=2)))
+    return results
+
+
+def built(node, groups, views):
+    from dira_scale.methods import build
+
+    torch.manual_seed(0)
+    model = SimpleNamespace(
+        encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
+    )
+    # In float32 rounding grows to 1e-2 of a gradient within two steps.
+    return build(node, model, views, batch=16).double().train()
+
+
+def two_steps(method, adversary=None):
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.05)
+    seen = {}
+    for step in range(2):
+        method.progress = step / 2
+        terms = forward(method, 16, step)
+        if adversary:
+            terms.losses["ad"] = adversary.generator_loss(terms.restored)
+        optimizer.zero_grad()
+        sum(method.weights[name] * loss for name, loss in terms.losses.items()).backward()
+        for name, parameter in method.named_parameters():
+            if parameter.requires_grad:
+                parameter.grad = mean(parameter.grad)
+                seen[f"{step}/gradient/{name}"] = parameter.grad.clone()
+        optimizer.step()
+        method.after_step()
+        norm.commit_statistics(method)
+        seen |= {f"{step}/{name}": mean(value.detach()) for name, value in (terms.losses | terms.monitors).items()}
+    seen |= {f"state/{name}": value for name, value in method.state_dict().items()}
+    method.eval()
+    with torch.no_grad():
+        for number in range(rank(), 2, world()):
+            terms = method(*evaluation_batch(number))
+            own = terms.losses | terms.monitors
+            seen |= {f"eval/{number}/{name}": value for name, value in own.items()}
+    return seen
 
 
 def forward(method, batch, step):
     generator = torch.Generator().manual_seed(step)
     clean, noise = (torch.rand(batch, 1, 32, 32, generator=generator, dtype=torch.float64) for _ in range(2))
     parts = own_part(clean), own_part((clean + noise) / 2)
-    return method((parts[0], parts[1]), (parts[1], parts[0]), SimpleNamespace(step=step))
+    drawn = [own_part(orientations) for orientations in (some(batch, generator), some(batch, generator))]
+    return method((parts[0], parts[1]), (parts[1], parts[0]), facts(step, drawn))
 
 
 def evaluation_batch(number):
     """Of different lengths: no process may wait for another."""
-    images = torch.rand(3 - number, 1, 32, 32, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
-    return (images, images), (images, images.flip(-1)), SimpleNamespace(step=9)
+    generator = torch.Generator().manual_seed(number)
+    images = torch.rand(3 - number, 1, 32, 32, generator=generator, dtype=torch.float64)
+    drawn = [some(len(images), generator) for _ in range(2)]
+    return (images, images), (images, images.flip(-1)), facts(9, drawn)
+
+
+def some(count, generator):
+    """Two orientations for each of ``count`` samples."""
+    drawn = torch.rand(count, 2, 3, generator=generator) * torch.tensor([2, 2, 4])
+    return drawn.floor().to(torch.uint8)
+
+
+def facts(step, drawn):
+    """What methods read of a batch beside its views."""
+    return SimpleNamespace(step=step, distortions=[SimpleNamespace(orientations=each) for each in drawn])
 
 
 def mean(x):
@@ -202,15 +246,23 @@ def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
 
 @pytest.fixture(scope="module")
 def on_one_process():
-    return dira()
+    """What a worker returns from one process."""
+    return cache(lambda worker: WORK[worker]())
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.system)])
-def test_dira_on_several_processes_equals_one(ranks, on_one_process, tmp_path):
-    """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base."""
-    parts = launch("dira", ranks, tmp_path)
-    for method, expected in on_one_process.items():
-        assert {"0/di", "1/re", "1/ad", "1/top1"} < set(expected)
+@pytest.mark.parametrize(
+    ("worker", "some_names"),
+    [
+        ("dira", {"0/di", "1/re", "1/ad", "1/top1"}),
+        ("pcrl", {"0/di", "1/re", "1/top1", "1/re_hybrid", "1/queue_fresh", "state/queue", "eval/1/di"}),
+    ],
+)
+def test_methods_on_several_processes_equal_one(worker, some_names, ranks, on_one_process, tmp_path):
+    """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base and for PCRL."""
+    parts = launch(worker, ranks, tmp_path)
+    for method, expected in on_one_process(worker).items():
+        assert some_names < set(expected)
         for part in parts:
             assert {name for name in expected if not name.startswith("eval")} <= set(part[method]) < set(expected)
             for name, value in part[method].items():
@@ -218,11 +270,12 @@ def test_dira_on_several_processes_equals_one(ranks, on_one_process, tmp_path):
                 torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=where.__add__)
 
 
+WORK = {"batch_norms": batch_norms, "exchanges": exchanges, "queues": queues, "dira": dira, "pcrl": pcrl}
+
 if __name__ == "__main__":
     worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=number, world_size=ranks, timeout=limit)
-    work = {"batch_norms": batch_norms, "exchanges": exchanges, "queues": queues, "dira": dira}[worker]
-    torch.save(work(), folder / f"{number}.pt")
+    torch.save(WORK[worker](), folder / f"{number}.pt")
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)
