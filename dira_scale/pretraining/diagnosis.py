@@ -42,6 +42,7 @@ class Diagnosis:
         self.adversary = config.adversary.loss
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
+        self.scaled = "scale" in config.method.get("base", config.method)
         self._counts: dict[str, int] = {}  # measurements in a row that show a problem, by check
 
     def warnings(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
@@ -105,7 +106,7 @@ class Diagnosis:
         if norms[large] <= DWARFED * norms[small]:
             return ""
         ratio = f"{norms[large] / norms[small]:.0f} times L_{small}'s" if norms[small] else f"and L_{small}'s is 0"
-        scale = f" or, for Barlow Twins, {self.base}.scale" if large == "di" else ""
+        scale = f" or {self.base}.scale" if large == "di" and self.scaled else ""
         return (
             f"L_{large} dwarfs L_{small}: its gradient at the encoder's output is {ratio}: lower "
             f"method.weights.{large}{scale}; or raise method.weights.{small}"

@@ -1,10 +1,13 @@
 """Warnings begin where something goes wrong, are said once, and name what to change."""
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
+from dira_scale.config.compose import compose
 from dira_scale.engine.task import StagePosition
 from dira_scale.pretraining.diagnosis import PATIENCE, ROWS, Diagnosis
 
@@ -26,7 +29,7 @@ WRONG = {
 
 
 def diagnosis(adversary: str = "lsgan", **method: Any) -> Diagnosis:
-    method = method or {"base": {}, "weights": {"di": 1.0, "re": 10.0, "ad": 0.001}}
+    method = method or {"base": {"scale": 1.0}, "weights": {"di": 1.0, "re": 10.0, "ad": 0.001}}
     return Diagnosis(SimpleNamespace(adversary=SimpleNamespace(loss=adversary), method=method))  # type: ignore[arg-type]
 
 
@@ -93,3 +96,22 @@ def test_a_base_alone_has_keys_of_its_own() -> None:
     row = {"queue_fresh": 0.1, "health/gradient/di": 1.0}
     [said] = [watch.warnings(row, LATE) for _ in range(PATIENCE)][-1]
     assert said.endswith("shorten method.queue, or raise method.momentum")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"top1": 0.035}, ["a shorter method.queue"]),
+        ({"queue_fresh": 0.12}, ["method.queue", "method.momentum"]),
+        ({"health/gradient/di": 83.0}, ["lower method.weights.di; or raise method.weights.re"]),
+        ({"health/gradient/re": 120.0}, ["lower method.weights.re; or raise method.weights.di"]),
+    ],
+)
+@pytest.mark.parametrize("preset", [[], ["preset=released"]])
+def test_what_is_said_of_pcrl_names_keys_that_it_has(preset: list[str], wrong: dict[str, float], words: Any) -> None:
+    config: Any = OmegaConf.to_object(compose("pretrain", ["data.shards=none", "experiment=pcrl", *preset]))
+    watch, row = Diagnosis(config), FINE | wrong
+    [said] = [text for _ in range(ROWS) for text in watch.warnings(row, StagePosition("pcrl", 10_000, 6_000))]
+    assert all(word in said for word in words)
+    for key in re.findall(r"method\.([\w.]+\w)", said):
+        assert OmegaConf.select(OmegaConf.create(config.method), key) is not None, key
