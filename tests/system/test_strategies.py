@@ -11,7 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from harness import assert_moved_alike, distances, finish, losses, pretrain, require_strategy, status, weights
+from harness import (
+    assert_equal_runs,
+    assert_moved_alike,
+    distances,
+    finish,
+    losses,
+    pretrain,
+    require_strategy,
+    status,
+    weights,
+)
 from safetensors.torch import load_file
 
 from dira_scale import methods
@@ -27,11 +37,17 @@ STEPS += ["optim.optimizer.lr=1e-4", "optim.discriminator.lr=2e-5", "checkpoint.
 STEPS += ["+optim.optimizer.eps=1e-3", "+optim.discriminator.eps=1e-3"]
 OTHERS = [f"~method.base.{key}" for key in ("queue", "temperature", "momentum", "batch_norm")]  # the experiment's MoCo
 OTHERS += ["optim.optimizer.lr=3e-6"]  # at MoCo's rate their losses drift apart by rounding, tenfold in seven steps
+PCRL = ["method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "method.batch_norm=true"]
+PCRL += ["method.temperature=0.5", "optim.optimizer.lr=3e-6"]
+PCRL += ["stages.di.epochs=0", "stages.dir.epochs=5", "stages.dira.epochs=0"]
 BASES = {
     "moco": ["method.base.temperature=0.5"],
     "simsiam": ["method=dira_simsiam", *OTHERS, "method.base.dim=64", "method.base.bottleneck=16"],
     "barlow": ["method=dira_barlow", *OTHERS, "method.base.dim=64", "method.base.scale=0.1"],
+    "pcrl": PCRL,
+    "released": [*PCRL, "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"],
 }
+SHOWN = [("zero2", 2, "barlow"), ("zero2", 2, "released")]  # in float64, before the full counts
 LOSS = 1e-3  # relative, of every loss of every step
 COSINE = 1e-4  # or absolute: SimSiam's loss is a mean cosine and passes through 0
 MOVED = 0.05  # of the way a tensor has gone from the first step to the last
@@ -218,7 +234,7 @@ def test_every_strategy_on_every_base(
 @pytest.mark.parametrize(
     ("strategy", "ranks", "base"),
     [
-        pytest.param(*case, marks=pytest.mark.system if case == ("zero2", 2, "barlow") else pytest.mark.torture)
+        pytest.param(*case, marks=pytest.mark.system if case in SHOWN else pytest.mark.torture)
         for case in itertools.product(["ddp", "fsdp2", "zero1", "zero2", "zero3"], [1, 2, 4], BASES)
     ],
 )
@@ -303,6 +319,40 @@ def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: P
     assert_exported_elsewhere(run)
     finish(command(run, shards, "moco", f"parallel={after}", ranks=1))
     assert_one_algorithm(run, plain("moco"))
+
+
+@pytest.mark.system
+def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path) -> None:
+    """With the momentum network and the queue of a sharded run; in float64 both are the plain run."""
+    run, reference = tmp_path / "run", plain("pcrl", exact=True)
+    for strategy, *stop in (("fsdp2", "steps=5"), ("ddp",)):
+        finish(exactly(command(run, shards, "pcrl", f"parallel={strategy}", *stop, ranks=2)))
+    assert status(run)["step"] == status(reference)["step"] == 10
+    assert_losses_agree(run, reference, EXACT, EXACT)
+    assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
+
+
+# Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
+HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2", "checkpoint.every=99"]
+
+
+@pytest.mark.parametrize("form", ["pcrl", pytest.param("released", marks=pytest.mark.system)])
+def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> None:
+    for name, stops in (("unbroken", [[]]), ("broken", [["steps=2"], []])):
+        for stop in stops:
+            finish(command(tmp_path / name, shards, form, *HALVED, *stop, ranks=2))
+    assert status(tmp_path / "broken")["step"] == 4
+    assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("form", ["pcrl", "released"])
+def test_pcrl_in_bf16_follows_fp32(form: str, shards: Path, tmp_path: Path) -> None:
+    """Only roughly: keys are shuffled, and images mixed, within a micro-batch, so it is not the same sum."""
+    finish(command(tmp_path / "run", shards, form, *HALVED, ranks=2))
+    finish(command(tmp_path / "plain", shards, form, "model.bn_groups=4", "stages.dir.epochs=2"))
+    for ours, theirs in zip(losses(tmp_path / "run"), losses(tmp_path / "plain"), strict=True):
+        assert ours == pytest.approx(theirs, rel=0.1)
 
 
 @pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero2", "zero3"], "zero2"))
