@@ -139,6 +139,35 @@ def test_a_unet_of_every_release_gives_its_logits(release, kind, tmp_path):
         assert "behind 'state_dict.module.encoder_q.backbone.encoder." in said and "fc.0.weight" in said
 
 
+def test_pcrls_release_gives_its_encoder_and_decoder(tmp_path):
+    """Encoder and decoder under names of their own, without a head; command line, memory and momentum copy beside."""
+    peer = trained(smp.Unet(TINY, encoder_weights=None, classes=3, decoder_channels=CHANNELS))
+    copy = prefixed("module.model.", {name: torch.zeros_like(x) for name, x in peer.state_dict().items()})
+    path = tmp_path / "pcrl_chest_pretask_1.0_240.pt"
+    torch.save(
+        {
+            "opt": argparse.Namespace(model="pcrl", d=2, lr=1e-3, moco_t=0.2, weight=None),
+            "state_dict": peer.encoder.state_dict(),
+            "decoder_state_dict": peer.decoder.state_dict(),
+            "contrast": {"params": torch.tensor([-1]), "memory": torch.zeros(8, 4)},
+            "optimizer": OPTIMIZER,
+            "epoch": 240,
+            "model_ema": copy | {"module.fc1.weight": torch.zeros(4, 64), "module.aug_fc1.weight": torch.zeros(8, 6)},
+        },
+        path,
+    )
+    encoder = build_encoder(TINY)
+    unet = UNet(encoder, CHANNELS).eval()
+    start = StartWeights(path, encoder)
+    start.fill(unet)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = encoder(images), peer.encoder(images)
+        torch.testing.assert_close(ours[-1], theirs[-1], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(unet.decoder(ours), peer.decoder(theirs), rtol=1e-6, atol=1e-6)
+    assert "encoder (timm or torchvision names behind 'state_dict.'), decoder loaded;" in str(start)
+
+
 def test_the_papers_network_loads_from_the_authors_layout_with_their_counts_of_parameters(tmp_path):
     peer = trained(smp.Unet("resnet50", encoder_weights=None))
     path = tmp_path / "checkpoint.pth"
