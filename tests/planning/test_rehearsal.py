@@ -74,6 +74,28 @@ def test_collectives_of_moco_by_hand() -> None:
     assert Collective("all_reduce", statistics, 2) in step.collectives
 
 
+PCRL = ("method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "data.size=32")
+
+
+def test_collectives_of_pcrl_by_hand() -> None:
+    """A rank's images change places, and what the momentum encoder makes of them comes back, level by level."""
+    step = rehearsed(*PCRL, ranks=2, stage="dir")
+    values = [32 * 32, 64 * 16 * 16, 64 * 8 * 8, 128 * 4 * 4, 256 * 2 * 2, 512, 128]  # of an image, five maps, its key
+    assert [c for c in step.collectives if c.kind == "all_to_all"] == [
+        Collective("all_to_all", 4 * 4 * count, 2) for count in values
+    ]
+    assert Collective("gather", 8 * 3 * 128 * 4, 2) in step.collectives  # o, m and h of all images
+
+
+def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
+    """Twice through both encoders instead of once; four restorations instead of three."""
+    released = "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"
+    paper, twice = (rehearsed(*PCRL, *more, stage="dir") for more in ((), (released,)))
+    assert 4 / 3 < twice.forward / paper.forward < 2
+    assert twice.activations > 4 / 3 * paper.activations
+    assert twice.trained == paper.trained and twice.momentum == paper.momentum
+
+
 def test_optimizer_states_by_hand() -> None:
     """AdamW: two live_bytes and a count; SGD with momentum, LARS: one."""
     adam = rehearsed("data.size=64", "optim=adamw", images=16)

@@ -62,6 +62,7 @@ MORE = [
     ["data.batch=16", "model.encoder=resnet50"],
     ["data.batch=16", "model.encoder=resnet50", "precision=bf16"],
     ["data.batch=16", "model.encoder=resnet50", RECOMPUTED],
+    ["data.batch=16", "method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "stages.dira.terms=[di,re]"],
 ]
 
 
