@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
+from dira_scale.methods import method_class
 from dira_scale.models.card import Card, Source
 from dira_scale.models.formats import FILES, FORMATS, Network, default_formats
 from dira_scale.models.weights import trained_encoder, trained_unet
@@ -25,14 +26,15 @@ def export(cfg: DictConfig) -> None:
     decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained_stages)
     encoder = trained_encoder(config, tensors)
     unet = trained_unet(config, encoder, tensors) if decoder else None
-    network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"])
+    method = method_class(config["method"])
+    network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"], method.bounded)
     chosen = default_formats(network) if cfg.formats is None else cfg.formats
     formats = [chosen] if isinstance(chosen, str) else chosen
     exports = {name: FORMATS[name](network) for name in formats}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
     sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
-    card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports)
+    card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports, method.remark)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES - set(files):  # from an earlier export
         (out / name).unlink(missing_ok=True)

@@ -20,8 +20,10 @@ import tiny_swin
 import torch
 import torchvision
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.export import main
@@ -124,6 +126,28 @@ class Trained:
         return self.card()
 
 
+class TrainedPCRL(Trained):
+    """The same of PCRL, in a stage of its own."""
+
+    def __init__(self, root: Path, form: str, encoder: str = "test_resnet") -> None:
+        self.run, shards = root / "demo", dataset(root / "shards")
+        cfg = compose("pretrain", ["experiment=pcrl", f"data.shards={shards.root}", "data.size=64", "data.batch=8"])
+        cfg.model.encoder, cfg.model.decoder_channels = encoder, CHANNELS
+        cfg.method._target_, cfg.method.dim, cfg.method.queue = f"dira_scale.methods.{form}", 8, 32
+        self.config = OmegaConf.to_container(cfg) | {"datasets": [{"hash": shards.hash, "weight": 1.0}]}
+        (self.run / "checkpoints").mkdir(parents=True)
+        (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
+        torch.manual_seed(0)
+        self.method = build(cfg.method, cfg.model, ViewSpec(size=64, orientations=2), batch=8)
+        for parameter in self.method.parameters():
+            parameter.data.mul_(1 + 0.1 * torch.randn_like(parameter))
+        writer, state = Checkpointer(self.run / "checkpoints", keep=5, rank=0, world=1), {"stage": 0, "stage_start": 0}
+        tensors = replicated({f"method.{k}": v for k, v in self.method.state_dict().items()})
+        writer.save(5, tensors, state | {"best": {"pcrl": 3.25}, "stale": 0}, {"pcrl": 5})
+        writer.wait()
+        self.method.eval()
+
+
 def front(card: str) -> dict[str, object]:
     return yaml.safe_load(card.split("---\n")[1])
 
@@ -220,6 +244,53 @@ def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, m
     torch.testing.assert_close(theirs["pooled"], pooled, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["restored_by_monai"], logits.sigmoid(), rtol=1e-5, atol=1e-5)
+
+
+FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
+
+
+@pytest.mark.parametrize(
+    ("form", "onnx"),
+    [(FORMS[0], ""), (FORMS[1], ""), pytest.param(FORMS[1], ",onnx", marks=pytest.mark.system)],
+)
+def test_pcrls_restored_image_is_its_heads_output(form, onnx, tmp_path, monkeypatch):
+    """Of the stage ``pcrl``; the files are a start of another run, bit for bit."""
+    trained = TrainedPCRL(tmp_path, form)
+    assert main([f"run={trained.run}", f"formats=[timm,smp,dira_scale{onnx}]"]) == 0
+    theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
+    with torch.no_grad():
+        pyramid = method.encoder(theirs["image"])
+        restored = method.head(method.decoder(pyramid))
+        torch.testing.assert_close(theirs["features"], pyramid[-1].mean((2, 3)), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(theirs["unet"](theirs["image"]), restored, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(torch.as_tensor(theirs["restored"]), restored, rtol=1e-4, atol=1e-4)
+    assert "sigmoid" not in trained.card() and "Stage `pcrl`, step 5" in trained.card()
+    assert ("behind an attention" in trained.card()) == (form == "pcrl.PCRL")
+    for name in ("unet.safetensors", "dira_scale_unet.safetensors", ""):
+        encoder = build_encoder("test_resnet", size=64).eval()
+        unet = UNet(encoder, CHANNELS).eval()
+        path = trained.run / "export" / name if name else trained.run
+        StartWeights(path, encoder, start_tensors(path)).fill(unet)
+        with torch.no_grad():
+            assert torch.equal(unet(theirs["image"]), restored)
+
+
+def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
+    trained = TrainedPCRL(tmp_path, FORMS[1], "resnet50")
+    assert main([f"run={trained.run}", "formats=[smp,torchvision,monai]"]) == 0
+    theirs = follow(trained.card(), trained.run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = trained.method.encoder(theirs["image"])
+        restored = trained.method.head(trained.method.decoder(pyramid))
+    torch.testing.assert_close(theirs["pooled"], pyramid[-1].mean((2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(theirs["restored"], restored, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(theirs["restored_by_monai"], restored, rtol=1e-5, atol=1e-5)
+
+
+def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, monkeypatch):
+    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": {"_target_": "nowhere.DiRA"}}))
+    assert main([f"run={trained.run}"]) == 0
+    assert "unet(image).sigmoid()" in trained.card()
 
 
 def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained):

@@ -69,6 +69,15 @@ def views_of(cfg: DictConfig) -> ViewSpec:
     return views
 
 
+def method_class(method_cfg: Any) -> type[Method]:
+    """The class of ``configs/method/*.yaml``; ``Method`` itself, with its defaults, if it cannot be imported here."""
+    try:
+        found = _target(_plain(method_cfg), "method")
+    except UserError:
+        return Method
+    return found if inspect.isclass(found) and issubclass(found, Method) else Method
+
+
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:
     target = _target(node, key)
     parameters = inspect.signature(target).parameters

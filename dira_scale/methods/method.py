@@ -16,7 +16,8 @@ class Terms:
     """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
-    # Each [b, 1, S, S] in [0, 1], ``restored`` with gradient; with v restored views [v·b, 1, S, S], first view first.
+    # Each [b, 1, S, S], ``restored`` with gradient, ``target`` in [0, 1]; with v restored views [v·b, 1, S, S], first
+    # view first.
     restored: Tensor | None = None
     target: Tensor | None = None  # for ``restored``
     orientation: Tensor | None = None  # uint8 [b, 3]: how the target is turned, if it is (``data.orientation``)
@@ -37,6 +38,8 @@ class Method(nn.Module):
     """
 
     gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns
+    bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
+    remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
     views: ViewSpec
     weights: dict[str, float]
     encoder: nn.Module

@@ -56,6 +56,11 @@ class PCRL(MoCo):
 
     decoder: nn.Module
     pushed = 3  # embeddings of an image that enter the queue in a step
+    bounded = False
+    remark = (
+        "The decoder was trained behind an attention on the transformation of its target. It is not exported: without "
+        "it the U-Net is a start for training, and its output no restored image."
+    )
     orientations = 2  # of targets per view: the view's own; the first view's second one is the mixture's
 
     def __init__(

@@ -35,6 +35,7 @@ class PCRLReleased(PCRL):
     processes.
     """
 
+    remark = ""  # its second pass restores without attention
     orientations = 1
     normaliser: Tensor
 

@@ -40,6 +40,7 @@ class Card:
         loss: the lowest validation loss of the stage; None if these are not its best weights.
         decoder: whether a decoder was trained.
         exports: by format, the files beside the card.
+        remark: the method's own, on the decoder.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Card:
     loss: float | None
     decoder: bool
     exports: Mapping[str, Exported]
+    remark: str = ""
 
     def text(self) -> str:
         """The card in Markdown."""
@@ -153,6 +155,8 @@ class Card:
         if initial := [name for exported in self.exports.values() for name in exported.initial]:
             names = ", ".join(f"`{name}`" for name in initial)
             lines.append(f"- Not trained (timm's initial values), as they come after the feature pyramid: {names}.")
+        if self.decoder and self.remark:
+            lines.append(f"- {self.remark}")
         if not self.decoder:
             lines.append("- No decoder: no stage up to this one trained it.")
         return "\n".join(lines)

@@ -28,12 +28,16 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 @dataclass(frozen=True)
 class Network:
-    """What to export: an encoder for views of ``size`` pixels, and its U-Net if a decoder was trained."""
+    """What to export: an encoder for views of ``size`` pixels, and its U-Net if a decoder was trained.
+
+    ``bounded``: restored images are the U-Net's output through a sigmoid, or that itself.
+    """
 
     encoder: Encoder
     size: int
     unet: UNet | None = None
     decoder_channels: Sequence[int] = ()
+    bounded: bool = True
 
     @property
     def name(self) -> str:
@@ -43,6 +47,11 @@ class Network:
     def arguments(self) -> str:
         """The constructor's arguments beside the name, as source text."""
         return "".join(f", {key}={value}" for key, value in self.encoder.arguments.items())
+
+    @property
+    def last(self) -> str:
+        """What follows the U-Net in the restoration of an image, as source text."""
+        return ".sigmoid()" if self.bounded else ""
 
     def require_unet(self, format: str) -> UNet:
         """The U-Net; ``UserError`` if there is none."""
@@ -92,7 +101,7 @@ def to_timm(network: Network) -> Exported:
 
 
 def to_smp(network: Network) -> Exported:
-    """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without its sigmoid."""
+    """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
     unet = network.require_unet("smp")
     if isinstance(network.encoder, PlainEncoder):
         raise UserError(f"formats: smp has no U-Net over {network.name}; use dira_scale, with its light pyramid")
@@ -104,7 +113,7 @@ def to_smp(network: Network) -> Exported:
         channels = {tuple(network.decoder_channels)}
         unet = smp.Unet("tu-{network.name}", encoder_weights=None, decoder_channels=channels{network.arguments}).eval()
         unet.load_state_dict(load_file("unet.safetensors"))
-        restored = unet(image).sigmoid()
+        restored = unet(image){network.last}
     """
     return Exported({"unet.safetensors": _bytes(state)}, dedent(code).strip())
 
@@ -120,7 +129,7 @@ def to_dira_scale(network: Network) -> Exported:
         channels = {tuple(network.decoder_channels)}
         unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels).eval()
         unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
-        restored = unet(image).sigmoid()
+        restored = unet(image){network.last}
     """
     return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict())}, dedent(code).strip())
 
@@ -180,13 +189,14 @@ def to_monai(network: Network) -> Exported:
             is_pad=False,
         ).eval()
         flexible.load_state_dict(load_file("monai_unet.safetensors"))
-        restored_by_monai = flexible(image).sigmoid()
+        restored_by_monai = flexible(image){network.last}
     """
     return Exported({"monai_unet.safetensors": _bytes(state)}, dedent(code).strip())
 
 
 def to_onnx(network: Network) -> Exported:
-    """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits.
+    """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits, or to
+    the restored image if no sigmoid follows.
 
     The batch size is dynamic, S is the run's view size.
     """
@@ -198,8 +208,9 @@ def to_onnx(network: Network) -> Exported:
         (last_map,) = onnxruntime.InferenceSession("encoder.onnx").run(None, grey)
     """
     if network.unet is not None:
-        files["unet.onnx"] = _onnx(network.unet, network.size, "logits")
-        code += """(logits,) = onnxruntime.InferenceSession("unet.onnx").run(None, grey)\n"""
+        output = "logits" if network.bounded else "restored"
+        files["unet.onnx"] = _onnx(network.unet, network.size, output)
+        code += f"""({output},) = onnxruntime.InferenceSession("unet.onnx").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 
 
