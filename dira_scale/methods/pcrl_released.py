@@ -73,7 +73,7 @@ class PCRLReleased(PCRL):
 
         losses = {"di": self._contrast(pairs)} if "di" in self.active else {}
         monitors = self.enqueue(torch.stack([k for _, k in pairs], dim=1), queries.detach(), key=0)
-        terms = Terms(losses, monitors=monitors, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
+        terms = Terms(losses, monitors=monitors, pyramids=(ordinary, mixed), embeddings=(queries.detach(), keys))
         if "re" not in self.active:
             return terms
 
