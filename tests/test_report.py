@@ -423,6 +423,20 @@ def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytes
     assert text.index("step 150 (dira): L_di dwarfs <L_re>") < text.index("Curves") < text.index("Spread of directions")
 
 
+@pytest.mark.parametrize(
+    "errors", [("ordinary", "momentum", "hybrid"), ("ordinary", "hybrid", "mixed", "mixed_hybrid")]
+)
+def test_pcrls_errors_are_drawn_together(run: Path, errors: tuple[str, ...]) -> None:
+    """In every row, as losses are; in a stage that no other recipe has."""
+    rows = [row | {"stage": "pcrl"} | {f"re_{error}": 0.1 for error in errors} for row in metrics()]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    [(title, normal, address)] = health.monitor_plots(read_run(run))
+    assert title == "PCRL's errors" and "fall together" in normal
+    words = " ".join(ElementTree.fromstring(b64decode(address.partition(",")[2])).itertext())
+    assert ("momentum" in words) == ("momentum" in errors) and ("mixed, hybrid" in words) == ("mixed" in errors)
+    assert all(word in words for word in ("ordinary", "hybrid", "pcrl"))
+
+
 def test_a_run_without_health_has_no_empty_section(html: str) -> None:
     text = Page(html).text
     assert "Health" not in text and "Warnings" not in text

@@ -56,6 +56,17 @@ PLOTS = (
         {"queue_fresh": "keys"},
     ),
     MonitorPlot(
+        "PCRL's errors",
+        "MSE of what is restored from each encoder's features, unweighted: fall together",
+        {
+            "re_ordinary": "ordinary",
+            "re_momentum": "momentum",
+            "re_hybrid": "hybrid",
+            "re_mixed": "mixed images",
+            "re_mixed_hybrid": "mixed, hybrid",
+        },
+    ),
+    MonitorPlot(
         "Discriminator's accuracy",
         "between one half (dashed: it cannot tell) and 1 (the generator never fools it)",
         {"health/discriminator": "correct patches"},
