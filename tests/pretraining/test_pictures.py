@@ -1,0 +1,103 @@
+"""Pictures of restored images: what stands side by side is turned alike, and so is what the table compares."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.orientation import reorient
+from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
+from dira_scale.distributed.world import World
+from dira_scale.methods import build
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.method import Terms
+from dira_scale.pretraining.objective import Objective
+from dira_scale.pretraining.pictures import GAP, _restorations, draw_restorations
+
+COUNT, SIZE = 12, 64
+WORLD = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
+# PCRL's, whose only damage is what is cut out: all else can be compared pixel by pixel.
+CUT: dict[str, Any] = {"jitter": Jitter(p=0), "blur": Blur(p=0), "inverse_cutout": InverseCutout(p=0)}
+CUT |= {"shuffle": Shuffle(p=0), "cutout": Cutout(p=1.0, boxes=3, side=(32, 32), stop=0), "border": -16}
+FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
+
+
+class HeldOut:
+    """One batch: pictures whose four corners differ, brighter than 0 everywhere."""
+
+    def __init__(self, views: ViewSpec) -> None:
+        index, sides = np.arange(COUNT), np.full(COUNT, SIZE)
+        parts = [draw(views, 0, 0, index, 0 * index, view, sides, sides) for view in range(2)]
+        steep = torch.linspace(40, 120, SIZE)
+        pictures = (steep[:, None] + steep / 2 + torch.arange(COUNT)[:, None, None]).to(torch.uint8)[:, None]
+        # As the loader, which mirrors.
+        flips = tuple(torch.from_numpy(geometry.flip) for geometry, _ in parts)
+        views_ = tuple(torch.where(flip[:, None, None, None], pictures.flip(-1), pictures) for flip in flips)
+        low, high = torch.zeros(COUNT), torch.full((COUNT,), 255.0)
+        distortions: tuple[Distortion, ...] = tuple(distortion for _, distortion in parts)
+        self.batch = Batch(views_, distortions, torch.from_numpy(index), low, high, step=3, epoch=0, flips=flips)
+
+    def batches(self) -> list[tuple[Batch, int]]:
+        return [(self.batch, COUNT)]
+
+
+class Leaves(nn.Module):
+    """Restores nothing: returns its input, turned as the target is."""
+
+    def forward(self, clean: tuple[torch.Tensor, ...], distorted: tuple[torch.Tensor, ...], batch: Batch) -> Terms:
+        turned = batch.distortions[0].orientations[:, 0]
+        return Terms({}, reorient(distorted[0], turned), reorient(clean[0], turned), turned)
+
+
+def objective_of(views: ViewSpec) -> Objective:
+    return Objective({"di": 0.5, "re": 9.79}, Adversary(), views, WORLD)
+
+
+@pytest.mark.parametrize(
+    "geometry", [{"rotation": 10.0}, {"target_flip": "released"}], ids=["turned with the input", "not mirrored"]
+)
+@pytest.mark.parametrize("form", FORMS)
+def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_out(
+    form: str, geometry: dict[str, Any]
+) -> None:
+    """In training's own forward pass; the restored image is that of the method's error."""
+    views = ViewSpec(size=SIZE, orientations=2, **CUT, **geometry)
+    model = SimpleNamespace(
+        encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=1, zero_init_residual=False
+    )
+    torch.manual_seed(0)
+    method = build({"_target_": f"dira_scale.methods.{form}", "dim": 8, "queue": 64}, model, views, COUNT).eval()
+    held_out: Any = HeldOut(views)
+    with torch.no_grad():
+        [found] = _restorations(objective_of(views), method, held_out, ["di", "re"])
+        objective, batch = objective_of(views), held_out.batch.to("cpu")
+        monitors = objective(method, batch, ["di", "re"]).monitors
+    assert (found.hole.flatten(1).sum(1) > 0).all() and found.hole.float().mean() < 0.3
+    assert (found.distorted[found.hole] == 0).all()
+    torch.testing.assert_close(found.distorted[~found.hole], found.clean[~found.hole], rtol=0, atol=1e-5)
+    error = (found.restored - found.clean).square().mean()
+    torch.testing.assert_close(error, monitors["re_ordinary" if form == "pcrl.PCRL" else "re_mixed"])
+    upright = objective.clean(batch)[0]
+    turned = {int(i) for i in range(COUNT) if not torch.equal(found.clean[i], upright[i])}
+    assert bool(turned) == (form == "pcrl.PCRL")  # the released form restores its second pass's images
+
+
+def test_a_restorer_that_returns_its_input_has_the_inputs_errors(tmp_path: Path) -> None:
+    views = ViewSpec(size=SIZE, orientations=1, rotation=10.0, **CUT)
+    stage: Any = SimpleNamespace(name="pcrl", terms=("di", "re"))
+    draw_restorations(tmp_path, stage, objective_of(views), Leaves(), HeldOut(views), rows=4)  # type: ignore[arg-type]
+    table = {row.pop("restorer"): row for row in json.loads((tmp_path / "restoration.json").read_text())}
+    assert table["restored"] == table["distorted"] and table["telea"]["mse"] < table["distorted"]["mse"]
+    grid = np.asarray(Image.open(tmp_path / "pcrl.png"))
+    assert grid.shape == (4 * (SIZE + GAP), 3 * (SIZE + GAP))
+    clean, distorted, restored = np.split(grid, 3, axis=1)
+    assert (distorted == restored).all()
+    different = np.abs(clean.astype(int) - distorted) > 1
+    assert 0.02 < different.mean() < 0.3 and (distorted[different] == 0).all()
