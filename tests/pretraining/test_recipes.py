@@ -28,6 +28,15 @@ HEADS: dict[str, dict[str, Any]] = {
     "barlow": {"dim": 8192, "off_diagonal": 0.0051, "scale": 1.0},
     "byol": {"hidden": 4096, "dim": 256, "momentum": 0.996},
 }
+# PCRL's restoration loss is of images divided by ImageNet's deviations, ours of images in [0, 1].
+NORMALISED = sum(1 / deviation**2 for deviation in (0.229, 0.224, 0.225)) / 3
+DAMAGE: dict[str, dict[str, Any]] = {
+    "jitter": {"brightness": 0.4, "contrast": 0.4, "p": 1.0},
+    "blur": {"sigma": [0.1, 2.0], "p": 0.5},
+    "cutout": {"p": 1.0, "boxes": 3, "side": [32, 32], "stop": 0.0},
+    "inverse_cutout": {"p": 0.0},
+    "shuffle": {"p": 0.0},
+}
 OPTIMIZER = {
     "moco": "torch.optim.SGD", "simsiam": "torch.optim.SGD", "barlow": "timm.optim.Lars", "byol": "timm.optim.Lars",
 }  # fmt: skip
@@ -97,9 +106,64 @@ def test_preset_released_is_the_codes_two_commands() -> None:
     }
 
 
-def _differences(preset: str) -> dict[str, tuple[Any, Any]]:
-    plain, changed = (dict(_flat(composed("experiment=dira_moco", *more))) for more in ((), (preset,)))
-    return {key: (plain[key], changed[key]) for key in plain if plain[key] != changed[key]}
+def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
+    config = composed("experiment=pcrl")
+    assert (config.data.size, config.data.batch, config.model.encoder) == (224, 256, "resnet18")
+    assert config.model.decoder_channels == [256, 128, 64, 32, 16]
+    assert (config.model.bn_groups, config.model.zero_init_residual) == (4, False)
+    assert {k: v for k, v in config.method.items() if k not in ("_target_", "weights")} == {
+        "queue": 16384, "dim": 128, "temperature": 0.2, "momentum": 0.99, "batch_norm": False, "alpha": 1.0,
+        "attention": "channel",
+    }  # fmt: skip
+    assert config.method["weights"] == {"di": 0.5, "re": pytest.approx(NORMALISED / 2, rel=1e-3)}
+    sgd = {"_target_": "torch.optim.SGD", "lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
+    assert config.optim.optimizer == sgd
+    assert (config.optim.schedule, config.optim.warmup_epochs, config.optim.end) == ("cosine_epoch", 0, 0)
+    assert (config.optim.reference_batch, config.optim.one_dimensional) == (None, {})
+    [(name, stage)] = [pair for pair in config.stages.items() if pair[1].epochs]
+    assert (name, stage.terms, stage.epochs, stage.patience, stage.batch) == ("pcrl", ["di", "re"], 240, 30, None)
+
+
+def test_pcrls_views_are_the_released_codes() -> None:
+    views = composed("experiment=pcrl").views
+    shown = {key: views[key] for key in ("count", "scale", "flip", "rotation", "orientations", "target_flip")}
+    assert shown == {
+        "count": 2, "scale": [0.2, 1.0], "flip": 0.5, "rotation": 10, "orientations": 2, "target_flip": "with_input",
+    }  # fmt: skip
+    parts = {name: {k: v for k, v in part.items() if k != "_target_"} for name, part in views.items() if name in DAMAGE}
+    assert parts == DAMAGE
+
+
+def test_preset_paper_of_pcrl_is_its_attention_and_its_targets() -> None:
+    assert _differences("preset=paper", "pcrl") == {
+        "method.attention": ("channel", "outer"),
+        "views.target_flip": ("with_input", "released"),
+    }
+
+
+def test_preset_released_of_pcrl_is_the_codes() -> None:
+    found = _differences("preset=released", "pcrl")
+    skipped = [key for key in found if key.startswith(("stages.dir.", "stages.dira."))]
+    config = composed("experiment=pcrl", "preset=released")
+    assert config.stages["dir"].epochs == config.stages["dira"].epochs == config.stages["di"].epochs == 0
+    assert {key: pair for key, pair in found.items() if key not in skipped} == {
+        "data.batch": (256, 64),
+        "views.target_flip": ("with_input", "released"),
+        "views.orientations": (2, 1),
+        "method._target_": ("dira_scale.methods.pcrl.PCRL", "dira_scale.methods.pcrl_released.PCRLReleased"),
+        "method.momentum": (0.99, 0.999),
+        "method.weights.di": (0.5, 1.0),
+        "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), pytest.approx(NORMALISED, rel=1e-3)),
+        "stages.pcrl.patience": (30, None),
+    }
+
+
+def _differences(preset: str, experiment: str = "dira_moco") -> dict[str, tuple[Any, Any]]:
+    plain, changed = (dict(_flat(composed(f"experiment={experiment}", *more))) for more in ((), (preset,)))
+    missing = object()
+    keys = dict.fromkeys([*plain, *changed])
+    pairs = {key: (plain.get(key, missing), changed.get(key, missing)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _flat(config: Any) -> list[tuple[str, Any]]:
@@ -115,6 +179,7 @@ RUNS: list[Any] = [(name, None) for name in EXPERIMENTS]
 # Each preset with the method that has a queue, which its batches must fit, and with another; all pairs: full counts.
 SHOWN = [("dira_moco", "paper"), ("dira_moco", "released"), ("dira_byol", "paper"), ("dira_barlow", "released")]
 PAIRS = [(name, preset) for name in EXPERIMENTS if name.startswith("dira_") for preset in PRESETS]
+RUNS += [(name, preset) for name in ("pcrl", "small_pcrl") for preset in PRESETS]
 RUNS += [pair if pair in SHOWN else pytest.param(*pair, marks=pytest.mark.torture) for pair in PAIRS]
 
 
