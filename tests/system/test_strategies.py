@@ -19,6 +19,7 @@ from harness import (
     losses,
     pretrain,
     require_strategy,
+    rows,
     status,
     weights,
 )
@@ -334,6 +335,7 @@ def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path
 
 # Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
 HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2", "checkpoint.every=99"]
+HALVED += ["health.every=1"]
 
 
 @pytest.mark.parametrize("form", ["pcrl", pytest.param("released", marks=pytest.mark.system)])
@@ -342,6 +344,10 @@ def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> No
         for stop in stops:
             finish(command(tmp_path / name, shards, form, *HALVED, *stop, ranks=2))
     assert status(tmp_path / "broken")["step"] == 4
+    told = {"top1", "chance", "queue_fresh", "gradient_norm", "re_ordinary", "re_hybrid"}
+    told |= {"re_momentum"} if form == "pcrl" else {"re_mixed", "re_mixed_hybrid"}
+    told |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", "rank", "features_rank", "psnr")}
+    assert all(told <= row.keys() and row["health/gradient/re"] > 0 for row in rows(tmp_path / "broken"))
     assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
 
 
