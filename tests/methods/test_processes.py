@@ -144,15 +144,39 @@ def pcrl():
     return results
 
 
-def built(node, groups, views):
+def micro_batches():
+    """PCRL's gradients, queue and statistics after a step of 1 or 2 micro-batches.
+
+    No BatchNorm of the momentum encoder's, whose images are shuffled within a micro-batch; the decoder's groups are
+    whole in each.
+    """
+    from dira_scale.data.views import ViewSpec
+
+    results = {}
+    for accumulate in (1, 2):
+        node = {"_target_": "dira_scale.methods.pcrl.PCRL", "dim": 8, "queue": 64}
+        method = built(node, 4, ViewSpec(size=32, orientations=2), "test_convnext", accumulate)
+        clean, distorted, drawn = batch_of(16, 0)
+        for i in range(accumulate):
+            own = [[x.chunk(accumulate)[i] for x in views] for views in (clean, distorted, drawn)]
+            terms = method(tuple(own[0]), tuple(own[1]), facts(0, own[2]))
+            (sum(method.weights[name] * loss for name, loss in terms.losses.items()) / accumulate).backward()
+        seen = {name: mean(p.grad) for name, p in method.named_parameters() if p.requires_grad}
+        method.after_step()
+        norm.commit_statistics(method)
+        results[accumulate] = seen | {f"state/{name}": value for name, value in method.state_dict().items()}
+    return results
+
+
+def built(node, groups, views, encoder="test_resnet", accumulate=1):
     from dira_scale.methods import build
 
     torch.manual_seed(0)
     model = SimpleNamespace(
-        encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
+        encoder=encoder, weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
     )
     # In float32 rounding grows to 1e-2 of a gradient within two steps.
-    return build(node, model, views, batch=16).double().train()
+    return build(node, model, views, 16, accumulate).double().train()
 
 
 def two_steps(method, adversary=None):
@@ -184,11 +208,17 @@ def two_steps(method, adversary=None):
 
 
 def forward(method, batch, step):
+    clean, distorted, drawn = batch_of(batch, step)
+    return method(clean, distorted, facts(step, drawn))
+
+
+def batch_of(batch, step):
+    """This process's part: clean views, distorted views, and their orientations."""
     generator = torch.Generator().manual_seed(step)
     clean, noise = (torch.rand(batch, 1, 32, 32, generator=generator, dtype=torch.float64) for _ in range(2))
     parts = own_part(clean), own_part((clean + noise) / 2)
     drawn = [own_part(orientations) for orientations in (some(batch, generator), some(batch, generator))]
-    return method((parts[0], parts[1]), (parts[1], parts[0]), facts(step, drawn))
+    return (parts[0], parts[1]), (parts[1], parts[0]), drawn
 
 
 def evaluation_batch(number):
@@ -244,6 +274,14 @@ def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
         torch.testing.assert_close(queue, expected)
 
 
+def test_pcrls_step_does_not_depend_on_micro_batches(tmp_path):
+    (expected, cut), parts = micro_batches().values(), launch("micro_batches", 2, tmp_path)
+    for found in (cut, *(found for part in parts for found in part.values())):
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=f"{name}: ".__add__)
+
+
 @pytest.fixture(scope="module")
 def on_one_process():
     """What a worker returns from one process."""
@@ -270,7 +308,14 @@ def test_methods_on_several_processes_equal_one(worker, some_names, ranks, on_on
                 torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=where.__add__)
 
 
-WORK = {"batch_norms": batch_norms, "exchanges": exchanges, "queues": queues, "dira": dira, "pcrl": pcrl}
+WORK = {
+    "batch_norms": batch_norms,
+    "exchanges": exchanges,
+    "queues": queues,
+    "dira": dira,
+    "pcrl": pcrl,
+    "micro_batches": micro_batches,
+}
 
 if __name__ == "__main__":
     worker, number, ranks, folder = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4])
