@@ -24,9 +24,8 @@ def export(cfg: DictConfig) -> None:
     tensors, state, stage = reader.load(cfg.stage)
     trained_stages = list(stages)[: list(stages).index(stage) + 1]
     decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained_stages)
-    encoder = trained_encoder(config, tensors)
+    encoder, method = trained_encoder(config, tensors), method_class(config["method"])
     unet = trained_unet(config, encoder, tensors) if decoder else None
-    method = method_class(config["method"])
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"], method.bounded)
     chosen = default_formats(network) if cfg.formats is None else cfg.formats
     formats = [chosen] if isinstance(chosen, str) else chosen
