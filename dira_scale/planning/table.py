@@ -26,14 +26,14 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[E
     speed = flops_per_second(machine, plain)
     given = "as measured" if machine.images_per_second else "plan.tflops"
     fastest = max(row.images_per_second for row in rows)
+    stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
     notes = [
         f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the largest "
         "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
         "rank and step.",
         f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide; no "
         f"validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s per node.",
-        f"Hours and price: all {len(plain.stages)} stages in full, {machine.images:,} images, "
-        f"{machine.price:g} per GPU-hour.",
+        f"Hours and price: {stages} in full, {machine.images:,} images, {machine.price:g} per GPU-hour.",
     ]
     if ranks > 1:
         notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
