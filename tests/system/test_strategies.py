@@ -324,7 +324,7 @@ def test_a_run_goes_on_under_another_strategy(before: str, after: str, shards: P
 
 @pytest.mark.system
 def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path) -> None:
-    """With the momentum network and the queue of a sharded run; in float64 both are the plain run."""
+    """With the momentum network and the queue of a sharded run. Three runs in float64, two on two processes."""
     run, reference = tmp_path / "run", plain("pcrl", exact=True)
     for strategy, *stop in (("fsdp2", "steps=5"), ("ddp",)):
         finish(exactly(command(run, shards, "pcrl", f"parallel={strategy}", *stop, ranks=2)))
