@@ -1,4 +1,4 @@
-"""``accelerate launch -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
+"""``python -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
 
 from typing import Any
 

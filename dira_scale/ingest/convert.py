@@ -123,7 +123,7 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
     if outcome.info.dims == 2:
         words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
-        console.print(f"next: accelerate launch -m dira_scale.pretrain experiment=small {words}")
+        console.print(f"next: python -m dira_scale.pretrain experiment=small {words}")
 
 
 def _warnings(outcome: Outcome) -> Iterator[str]:

@@ -133,7 +133,7 @@ class PCRL(MoCo):
 
     def attended(self, pyramid: list[Tensor], orientation: Tensor) -> list[Tensor]:
         """``pyramid`` with its last map through the attention on ``orientation``."""
-        return [*pyramid[:-1], self.attention(pyramid[-1], indicator(orientation).to(self.queue.dtype))]
+        return [*pyramid[:-1], self.attention(pyramid[-1], indicator(orientation))]
 
     def decoded(self, pyramid: list[Tensor]) -> Tensor:
         """The decoder's image [b, 1, S, S] of ``pyramid``: linear, not bounded by [0, 1]; in the queue's precision."""

@@ -146,7 +146,7 @@ def nce(ratios: Tensor) -> Tensor:
 
     r is exp(similarity / temperature) over its mean Z. The released code divides by n Z, with a noise probability of
     1 / n, n being the number of batches in an epoch; n cancels, but for its epsilon: 1e-5 n is added to K, which adds
-    about that much to the loss (0.01 at 1,178 batches) and nothing to its gradient. It also cuts n Z to a whole number,
+    about that much to the loss (0.01 at 1,227 batches) and nothing to its gradient. It also cuts n Z to a whole number,
     by 0.1 % at most.
     """
     positive, negatives = ratios[:, 0], ratios[:, 1:]
