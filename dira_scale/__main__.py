@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 from dira_scale import __version__
 from dira_scale.errors import nearest
@@ -33,6 +34,7 @@ def main() -> int:
             f"dira-scale: no verb '{verb}'{nearest(verb, VERBS) or '.'} There are: {', '.join(VERBS)}", file=sys.stderr
         )
         return 2
+    sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here
     return int(import_module(f"dira_scale.{verb}").main(sys.argv[2:]))
 
 

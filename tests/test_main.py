@@ -1,0 +1,36 @@
+"""``dira-scale VERB`` beside ``python -m dira_scale.VERB``."""
+
+import importlib
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dira_scale import __main__, __version__
+
+
+def dira_scale(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["dira-scale", *words])
+    return __main__.main()
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dira_scale(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"dira_scale {__version__}\n"
+
+
+def test_modules_in_the_current_folder_are_found_as_by_python_m(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a_method_of_mine.py").write_text("CODE = 7\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    verb = SimpleNamespace(main=lambda argv: importlib.import_module("a_method_of_mine").CODE)
+    monkeypatch.setattr(__main__, "import_module", lambda name: verb)
+    assert dira_scale(monkeypatch, "doctor") == 7
+
+
+def test_an_unknown_verb_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert dira_scale(monkeypatch, "pretrian") == 2
+    assert "did you mean 'pretrain'" in capsys.readouterr().err
