@@ -10,6 +10,7 @@ A verb's results (a table, the path of a page) are printed on standard output. E
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 
 from dira_scale.errors import printable
@@ -54,6 +55,27 @@ class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a closed terminal must not end a run
             print(self.format(record), file=sys.stderr, flush=True)
+
+
+class Errors(logging.Handler):
+    """A context in which the package's error messages are collected; iterates over them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self._messages: list[str] = []
+
+    def __enter__(self) -> "Errors":
+        logging.getLogger(PACKAGE).addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger(PACKAGE).removeHandler(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._messages.append(record.getMessage())
 
 
 def _is_of_rank_0(record: logging.LogRecord) -> bool:

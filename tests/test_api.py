@@ -1,0 +1,86 @@
+"""The verbs as Python functions: what they return, and how they fail. The blocks of docs/api.md are run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from harness import TINY
+from PIL import Image
+
+from dira_scale import api
+from dira_scale.data.manifest import ShardedDataset
+
+ROOT = Path(__file__).parents[1]
+FEW = {key: value for key, _, value in (word.partition("=") for word in TINY)}
+FEW = {key: value for key, value in FEW.items() if key != "experiment"} | {"model.encoder": "test_resnet"}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """48 images of noise, half of them bright, with a label that says which."""
+    folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    rows = ["file,patient,bright"]
+    for i in range(48):
+        pixels = generator.integers(0, 100, (40 + i % 3, 48), dtype=np.uint8) + 100 * (i % 2)
+        Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
+        rows.append(f"{i}.png,p{i},{i % 2}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sharded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
+    out = tmp_path_factory.mktemp("shards") / "mine"
+    keys = {"recipe.images": images, "recipe.labels": images / "labels.csv", "workers": 1}
+    return api.shard(out, recipe="folder", settings=keys)
+
+
+def test_from_images_to_weights(sharded: ShardedDataset, tmp_path: Path) -> None:
+    assert sharded.info.label_names == ["bright"] and sum(sharded.info.counts.values()) == 48
+    threads = torch.get_num_threads()
+    try:
+        run = api.pretrain(tmp_path / "run", sharded.root, settings=FEW | {"steps": 3})
+    finally:
+        torch.set_num_threads(threads)
+    assert [row["step"] for row in run.rows() if row["split"] == "train"] == [1, 2, 3]
+    assert run.status()["state"] == "done"
+    settings = {"stage": "latest", "random_encoders": 1, "data.size": 32, "draws": 1, "fractions": [1.0]}
+    table = api.probe(tmp_path / "run", sharded.root, settings)
+    assert {figure["label"] for figure in table["figures"]} >= {"bright"}
+    folder = api.export(tmp_path / "run", {"stage": "latest", "formats": ["timm"]})
+    assert (folder / "README.md").is_file()
+
+
+def test_mistakes_raise_the_verbs_message(sharded: ShardedDataset, tmp_path: Path) -> None:
+    with pytest.raises(api.UserError, match=r"unknown key data\.bacth; did you mean 'data\.batch'"):
+        api.pretrain(tmp_path / "run", sharded.root, settings={"data.bacth": 3})
+    with pytest.raises(api.UserError, match=r"data\.split=trian"):
+        api.pretrain(tmp_path / "run", sharded.root, settings=FEW | {"data.split": "trian"})
+    with pytest.raises(api.UserError, match="not a run folder"):
+        api.export(tmp_path / "run")
+    assert not (tmp_path / "run" / "status.json").exists()
+
+
+def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) -> None:
+    """Each image, read by Pillow, is found by its label and pixels; sizes as stored, or as asked."""
+    files = [np.asarray(Image.open(images / f"{i}.png")) for i in range(48)]
+    found = []
+    for split in sharded.splits:
+        for image, labels in api.LabelledImages(sharded.root, split):
+            pixels = (image[0] * 255).round().byte().numpy()
+            (number,) = [i for i, file in enumerate(files) if file.shape == pixels.shape and (file == pixels).all()]
+            assert labels.tolist() == [number % 2]
+            found.append(number)
+    assert sorted(found) == list(range(48))
+    small = api.LabelledImages(sharded.root, "train", size=32, transform=lambda image: image.mean())
+    assert small.label_names == ("bright",) and len(small) == sharded.info.counts["train"]
+    brightness = [(float(image), float(labels[0])) for image, labels in small]
+    assert all((mean > 0.4) == bool(label) for mean, label in brightness)
+
+
+def test_the_documentations_names_exist() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    names = set(re.findall(r"\bapi\.(\w+)", text))
+    assert names == set(api.__all__)
