@@ -41,7 +41,7 @@ def configuration(*overrides: str) -> tuple[DictConfig, Pretrain]:
 def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]:
     """Method and adversary, freshly drawn from the seed."""
     torch.manual_seed(config.seed)
-    views = ViewSpec(size=config.data.size)
+    views = methods.views_of(composed)
     return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(config.adversary.loss)
 
 

@@ -20,16 +20,14 @@ def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     reader = RunReader(run)
-    config, stages = reader.config, reader.stages
-    tensors, state, stage = reader.load(cfg.stage)
-    trained_stages = list(stages)[: list(stages).index(stage) + 1]
-    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained_stages)
+    (tensors, state, stage), config, stages = reader.load(cfg.stage), reader.config, reader.stages
+    trained = list(stages)[: list(stages).index(stage) + 1]
+    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained)
     encoder, method = trained_encoder(config, tensors), method_class(config["method"])
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"], method.bounded)
     chosen = default_formats(network) if cfg.formats is None else cfg.formats
-    formats = [chosen] if isinstance(chosen, str) else chosen
-    exports = {name: FORMATS[name](network) for name in formats}
+    exports = {name: FORMATS[name](network) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
     sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
@@ -39,11 +37,8 @@ def export(cfg: DictConfig) -> None:
         (out / name).unlink(missing_ok=True)
     for name, content in (files | {"README.md": card.text().encode()}).items():
         write_atomic(out / name, content)
-    if loss is not None and cfg.stage is None and state["step"] < (newest := reader.newest_step()) / 2:
-        print(
-            f"step {state['step']} has the lowest validation loss of stage {stage}, which can rise while a contrastive "
-            f"method learns; stage={LATEST} exports the newest checkpoint, of step {newest}"
-        )
+    if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
+        print(remark)
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

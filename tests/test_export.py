@@ -443,7 +443,7 @@ def test_a_best_checkpoint_long_before_the_newest_is_said(trained, capsys):
     assert "stage=latest" not in capsys.readouterr().out
     trained.save(step=1000, stage=1, best=None)
     assert main([f"run={trained.run}"]) == 0
-    assert "stage=latest exports the newest checkpoint, of step 1000" in capsys.readouterr().out
+    assert "stage=latest takes the newest checkpoint, of step 1000" in capsys.readouterr().out
 
 
 def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):

@@ -108,9 +108,15 @@ class RunReader:
         tensors, state = checkpoint.load(self._checkpoint(stage))
         return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
 
-    def newest_step(self) -> int:
-        """The step of the newest checkpoint; ``UserError`` if there is none."""
-        return int(checkpoint.latest(self.folder).name)
+    def remark_on(self, stage: str, step: int) -> str:
+        """A sentence if ``stage``'s best checkpoint, of ``step``, is from before half of the way so far."""
+        newest = int(checkpoint.latest(self.folder).name)
+        if step >= newest / 2:
+            return ""
+        return (
+            f"step {step} has the lowest validation loss of stage {stage}, which can rise while a contrastive method "
+            f"learns; stage={LATEST} takes the newest checkpoint, of step {newest}"
+        )
 
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:

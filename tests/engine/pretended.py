@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import synthetic
-from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -115,9 +114,10 @@ def pretended(value: Any, mode: FakeTensorMode) -> Any:
 
 def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
     """The waits of a first step of each stage, on batches that lie on the host."""
-    composed, config = synthetic.configuration("parallel.channels_last=false", *overrides)
-    views, mode, found = ViewSpec(size=config.data.size), FakeTensorMode(), []
+    composed, config = synthetic.configuration("parallel.channels_last=false", "precision=bf16", *overrides)
+    mode, found = FakeTensorMode(), []
     method, adversary = synthetic.networks(composed, config)
+    views = method.views
     alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
     task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.Images(views))
     for module in (method, adversary, task.objective.distort):

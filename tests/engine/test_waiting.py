@@ -11,6 +11,7 @@ from harness import finish
 from benchmarks.gpu import steady
 
 SMALL = ["model.encoder=resnet18", "data.batch=16", "optim.clip=0.05"]
+PCRL = ["experiment=small_pcrl", "method.queue=64", "method.dim=16"]
 MOCO = ["method=dira_moco", "method.base.queue=64"]
 
 
@@ -42,6 +43,8 @@ def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for() -> None:
         "moco": (["di", "dir", "dira"], [*keys, *MOCO, "optim=adamw", "parallel.accumulate=2"]),
         "barlow": (["dira"], [*keys, "method=dira_barlow", *lars, "method.base.dim=64"]),
         "byol": (["dira"], [*keys, "method=dira_byol", *narrow]),
+        "pcrl": (["pcrl"], [*keys, *PCRL]),
+        "released pcrl": (["pcrl"], [*keys, *PCRL, "preset=released", "data.batch=16"]),
     }
     script = str(Path(__file__).with_name("pretended.py"))
     found = json.loads(finish([sys.executable, script, json.dumps(asked)]).splitlines()[-1])
