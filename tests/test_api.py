@@ -8,6 +8,7 @@ import pytest
 import torch
 from harness import TINY
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dira_scale import api
 from dira_scale.data.manifest import ShardedDataset
@@ -76,6 +77,8 @@ def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) ->
     assert sorted(found) == list(range(48))
     small = api.LabelledImages(sharded.root, "train", size=32, transform=lambda image: image.mean())
     assert small.label_names == ("bright",) and len(small) == sharded.info.counts["train"]
+    loaded = DataLoader(api.LabelledImages(sharded.root, "train", size=32), batch_size=8, num_workers=2, timeout=60)
+    assert sum(len(labels) for _, labels in loaded) == len(small)
     brightness = [(float(image), float(labels[0])) for image, labels in small]
     assert all((mean > 0.4) == bool(label) for mean, label in brightness)
 

@@ -23,6 +23,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
+from dira_scale.ingest import convert as conversion
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan_shards
@@ -330,3 +331,20 @@ def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
     counts = [int(count) for count in re.findall(r"^  (\d+) x ", said, re.MULTILINE)]
     assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "x other reasons" in said
     assert "attributes: no sample has view;" in said
+
+
+@pytest.mark.parametrize(
+    ("counts", "quarantined", "said"),
+    [
+        ({"train": 90, "val": 10}, 11, []),
+        ({"train": 80, "val": 9}, 11, ["11% of the images were refused"]),
+        ({"train": 9}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
+        ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
+    ],
+)
+def test_what_should_be_looked_at_before_training_is_a_warning(
+    counts: dict[str, int], quarantined: int, said: list[str]
+) -> None:
+    outcome = SimpleNamespace(info=SimpleNamespace(counts=counts, quarantined=quarantined))
+    found = list(conversion._warnings(outcome))
+    assert len(found) == len(said) and all(map(str.startswith, found, said))

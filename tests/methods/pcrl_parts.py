@@ -182,3 +182,12 @@ def sample(maps, i):
 def mixed(first, second, share):
     """Level by level."""
     return [share * a + (1 - share) * b for a, b in zip(first, second, strict=True)]
+
+
+def assert_number_does_not_matter(model, whole):
+    """In evaluation a batch's number depends on how many processes share the batches out; no loss may."""
+    clean, distorted, its = whole
+    numbered = (SimpleNamespace(step=step, distortions=its.distortions) for step in (0, 5))
+    first, second = (model(clean, distorted, each).losses for each in numbered)
+    assert model.share(0, 0) == model.share(5, 0) == 0.5
+    assert all(torch.equal(loss, second[name]) for name, loss in first.items())

@@ -1,7 +1,6 @@
 """PCRL in the paper's form, against its formulas written plainly (``pcrl_parts``); the released form has its own."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from methods.pcrl_parts import (
     Given,
     array,
+    assert_number_does_not_matter,
     attended,
     batch,
     build,
@@ -318,13 +318,7 @@ def test_evaluation_changes_nothing():
 
 
 def test_evaluation_does_not_depend_on_the_batchs_number():
-    """Which depends on how many processes share the batches out."""
-    model = method().eval()
-    clean, distorted, its = batch()
-    numbered = (SimpleNamespace(step=step, distortions=its.distortions) for step in (0, 5))
-    first, second = (model(clean, distorted, each).losses for each in numbered)
-    assert model.share(0, 0) == model.share(5, 0) == 0.5
-    assert all(torch.equal(loss, second[name]) for name, loss in first.items())
+    assert_number_does_not_matter(method().eval(), batch())
 
 
 def test_evaluation_is_the_same_formula():

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +9,7 @@ import torch
 from methods.pcrl_parts import (
     Given,
     array,
+    assert_number_does_not_matter,
     attended,
     batch,
     build,
@@ -260,13 +260,7 @@ def test_evaluation_mixes_no_images_and_changes_nothing():
 
 
 def test_evaluation_does_not_depend_on_the_batchs_number():
-    """Which depends on how many processes share the batches out."""
-    model = method().eval()
-    clean, distorted, its = batch()
-    numbered = (SimpleNamespace(step=step, distortions=its.distortions) for step in (0, 5))
-    first, second = (model(clean, distorted, each).losses for each in numbered)
-    assert model.share(0, 0) == model.share(5, 0) == 0.5
-    assert all(torch.equal(loss, second[name]) for name, loss in first.items())
+    assert_number_does_not_matter(method().eval(), batch())
 
 
 def test_evaluation_before_training_normalises_for_itself():
