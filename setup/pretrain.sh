@@ -49,6 +49,6 @@ The weights:  $PWD/$run/export
 Next: your own images
   .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
   .venv/bin/python -m dira_scale.pretrain experiment=small data.shards=out/shards/mine run=out/runs/mine
-docs/sharding.md lists the images it reads; make doctor shows what would make this machine faster.
+docs/how-to/sharding.md lists the images it reads; make doctor shows what would make this machine faster.
 END
 printf '\nFinished in %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -1,4 +1,4 @@
-"""The verbs as Python functions: what they return, and how they fail. The blocks of docs/api.md are run."""
+"""The verbs as Python functions: what they return, and how they fail. The blocks of docs/reference/api.md are run."""
 
 import re
 from pathlib import Path
@@ -84,6 +84,6 @@ def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) ->
 
 
 def test_the_documentations_names_exist() -> None:
-    text = (ROOT / "docs" / "api.md").read_text()
+    text = (ROOT / "docs" / "reference" / "api.md").read_text()
     names = set(re.findall(r"\bapi\.(\w+)", text))
     assert names == set(api.__all__)

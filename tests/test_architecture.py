@@ -1,4 +1,4 @@
-"""The floor plan of docs/architecture.md, held by reading every import of the package, those inside functions too."""
+"""The floor plan of docs/explanation/architecture.md, held by reading every import, those inside functions too."""
 
 import ast
 from collections import Counter
@@ -83,7 +83,7 @@ def test_a_room_imports_only_what_lies_below_it() -> None:
     known = modules()
     rooms = {room(name) for name, path in known.items() if path.parent != PACKAGE}
     assert rooms | {"errors"} == MAY_IMPORT.keys(), (
-        "a new room: say here and in docs/architecture.md what it may import"
+        "a new room: say here and in docs/explanation/architecture.md what it may import"
     )
     wrong = [
         f"{name} imports {other}"

@@ -20,7 +20,7 @@ from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 ": "recipe.patients=1 ",
@@ -107,7 +107,7 @@ def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + [line for lines in project["optional-dependencies"].values() for line in lines]
     declared = {requirement.name for requirement in map(Requirement, lines)} - {"dira_scale"}
-    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "dependencies.md").read_text(), re.MULTILINE)
+    rows = re.findall(r"^\| (`.*?`) \|", (ROOT / "docs" / "reference" / "dependencies.md").read_text(), re.MULTILINE)
     explained = {name.partition("[")[0] for row in rows for name in re.findall(r"`([^`]+)`", row)}
     assert explained == declared
 

@@ -1,4 +1,4 @@
-"""The tiers of the tests: what begins first, and how long a tier took beside what docs/testing.md says."""
+"""The tiers of the tests: what begins first, and how long a tier took beside what docs/evidence/testing.md says."""
 
 import os
 import platform
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[1] / "docs" / "testing.md"
+PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "testing.md"
 TIERS = {
     "not system and not torture and not gpu": "make test",
     "system and not torture and not gpu": "make test-system",
@@ -34,7 +34,7 @@ class Tier:
         terminalreporter.section(f"{tier}: {seconds // 60:.0f} min {seconds % 60:02.0f} s on {processor()}")
         for line in PAGE.read_text().splitlines():
             if line.startswith(f"| `{tier}`"):
-                terminalreporter.line(f"docs/testing.md: {line.strip('| ')}")
+                terminalreporter.line(f"docs/evidence/testing.md: {line.strip('| ')}")
 
 
 def processor() -> str:

@@ -85,7 +85,7 @@ class NaNStop:
             self.world.wait()
             whole = checkpoint.complete(self.checkpointer.folder)
             left = f"the checkpoint of step {int(whole[-1].name)} is intact" if whole else "there is no checkpoint yet"
-        left += ". docs/health.md says what to do"
+        left += ". docs/how-to/health.md says what to do"
         self._report(step, left, f"{message}; {left}")
         self.world.wait()
         raise NotFiniteError(f"{message}; {left}")

@@ -1,4 +1,7 @@
-"""PCRL as in its authors' released code, an "improved version" of the paper by its README (docs/recipes.md)."""
+"""PCRL as in its authors' released code, an "improved version" of the paper by its README.
+
+docs/reference/recipes.md compares the two.
+"""
 
 from collections.abc import Mapping
 from types import MappingProxyType

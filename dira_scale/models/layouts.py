@@ -97,7 +97,7 @@ class StartWeights:
             nearest_miss = max(nearest_miss, _miss(names.values(), stored), key=lambda miss: miss[0])
         missing = nearest_miss[1]
         raise UserError(
-            f"model.weights: {self.path}: is not of {encoder.name} in any known layout (docs/weights.md), "
+            f"model.weights: {self.path}: is not of {encoder.name} in any known layout (docs/how-to/weights.md), "
             f"'{missing}' is missing{nearest(missing, self._stored)}"
         )
 

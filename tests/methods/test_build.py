@@ -21,7 +21,7 @@ from dira_scale.methods.moco import MoCo
 from dira_scale.models import norm
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-DOCUMENTATION = Path(__file__).parents[2] / "docs" / "methods.md"
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "explanation" / "methods.md"
 SPEC = ViewSpec(size=64)
 
 

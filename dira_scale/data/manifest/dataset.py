@@ -101,7 +101,7 @@ class ShardedDataset:
         if self.info.dims != 2:
             raise DatasetError(
                 f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Slices "
-                "of DICOM series can be sharded as 2D images: recipe=folder (docs/volumes.md)"
+                "of DICOM series can be sharded as 2D images: recipe=folder (docs/how-to/volumes.md)"
             )
 
     def rows(self, split: str) -> np.ndarray:
