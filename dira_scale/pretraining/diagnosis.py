@@ -20,7 +20,7 @@ LATE, ENOUGH, ABOVE_CHANCE = 0.25, 500, 2.0
 DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
 # Restoration reaches the deepest features only through the decoder's first block, the others through the skips: its
 # gradient is 40 to 90 times smaller than InfoNCE's and 400 to 1,400 times smaller than scaled Barlow Twins' where both
-# are learnt, and 24,000 to 65,000 times smaller than unscaled Barlow Twins' (docs/how-to/health.md). A term with a
+# are learnt, and 24,000 to 65,000 times smaller than unscaled Barlow Twins' (docs/evidence/learning.md). A term with a
 # weight below a hundredth (the adversary's 0.001) is meant to be small.
 DWARFED, NEGLIGIBLE = 5000.0, 0.01
 # Below this, most negatives are from an encoder that has since changed: no longer a consistent dictionary. (The

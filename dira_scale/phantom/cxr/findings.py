@@ -31,7 +31,7 @@ PREVALENCE = {  # relative; roughly in the order of ChestX-ray14's counts, rare 
 LABELS = tuple(PREVALENCE)
 DIFFUSE = {"Edema", "Emphysema"}  # affect the whole lung: no box
 # The small mixture: range of severity, and relative size. Patches of two to five centimetres anywhere in the lungs,
-# visible at 96 pixels, but hardly to 16 x 16 pixels and random features (docs/explanation/phantoms.md).
+# visible at 96 pixels, but hardly to 16 x 16 pixels and random features (docs/evidence/learning.md).
 SMALL: dict[str, tuple[tuple[float, float], float]] = {
     "Mass": ((0.0, 0.5), 1.0),
     "Pneumonia": ((0.5, 1.0), 0.5),
