@@ -29,7 +29,7 @@ PYTHON = VENV / "bin" / "python"
 LOG = VENV / "install.log"
 STAMP = VENV / "install.json"
 SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-GPU_EXTRAS = ("dali",)
+UV = VENV / "bin" / "uv"
 
 
 class SetupError(Exception):
@@ -41,7 +41,7 @@ def main(extras: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         accelerator = chosen_accelerator()
-        wanted = {"key": key(accelerator), "extras": sorted({*extras, *(GPU_EXTRAS if accelerator == "cuda" else ())})}
+        wanted = {"key": key(accelerator), "extras": sorted(set(extras))}
         if not up_to_date(wanted):
             with lock():
                 if not up_to_date(wanted):  # another set-up may have finished while this one waited
@@ -70,9 +70,7 @@ def install(accelerator: str, wanted: dict) -> None:
                 raise SetupError(text)
             print(f"             note: {text}")
     else:
-        wheel = chosen_wheel(f"torch=={pin}")
-        refuse_cuda_build(wheel, accelerator)
-        pip(f"torch for {accelerator}", "-c", str(ROOT / "constraints.txt"), f"torch=={pin}")
+        install_torch(f"torch=={pin}", accelerator)
     extras = f"[{','.join(wanted['extras'])}]" if wanted["extras"] else ""
     pip("packages", "-c", str(constraints(installed("torch"), pin)), "-e", f"{ROOT}{extras}")
     run(PYTHON, "-m", "dira_scale.machine.torchvision_ops")
@@ -212,16 +210,41 @@ def chosen_wheel(requirement: str) -> str:
     raise SetupError(f"pip finds no wheel of {requirement} for this Python and machine:\n{''.join(output[-6:])}")
 
 
-def refuse_cuda_build(wheel: str, accelerator: str) -> None:
-    """Raise SetupError for a CUDA build without need: on Linux/x86-64, any torch wheel not named ``+cpu``."""
-    if accelerator == "cuda" or (platform.system(), platform.machine()) != ("Linux", "x86_64") or "+cpu" in wheel:
+def install_torch(requirement: str, accelerator: str) -> None:
+    """Install torch with pip, or with uv where pip would fetch a CUDA build that this machine has no use for.
+
+    uv knows torch's own index, which has the CPU builds. It installs torch only: the packages that torch requires
+    come with the rest, by pip and its settings.
+
+    Raises:
+        SetupError: neither finds a CPU build.
+    """
+    pins = ("-c", str(ROOT / "constraints.txt"))
+    wheel = chosen_wheel(requirement)
+    if not needless_cuda_build(wheel, accelerator):
+        pip(f"torch for {accelerator}", *pins, requirement)
         return
-    raise SetupError(
-        f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. Nothing was "
-        f"downloaded. Point pip to the CPU build and run again: set PIP_EXTRA_INDEX_URL to the CPU index on torch's "
-        f"install page, or PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
-        f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
-    )
+    print(f"torch        pip would fetch {wheel}, a CUDA build; asking uv for the CPU build")
+    try:
+        pip("uv", *pins, "uv")
+        options = ["--python", str(PYTHON), "--torch-backend=cpu", "--no-deps"]
+        logged("torch for cpu", [str(UV), "pip", "install", *options, *pins, requirement])
+        if "+cpu" not in (found := installed("torch", PYTHON) or "nothing"):
+            raise SetupError(f"uv ended without an error, and the environment has {found} as torch")
+    except SetupError as error:
+        raise SetupError(
+            f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. It was not "
+            f"downloaded. uv, which knows where the CPU build is, was tried next:\n{error}\nPoint pip to the CPU "
+            f"build and run again: set PIP_EXTRA_INDEX_URL to the CPU index on torch's install page, or "
+            f"PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
+            f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
+        ) from error
+
+
+def needless_cuda_build(wheel: str, accelerator: str) -> bool:
+    """Whether ``wheel`` is a CUDA build without need: on Linux/x86-64, any torch wheel not named ``+cpu``."""
+    here = (platform.system(), platform.machine())
+    return accelerator == "cpu" and here == ("Linux", "x86_64") and "+cpu" not in wheel
 
 
 def run(*command: Path | str) -> None:
@@ -233,10 +256,16 @@ def run(*command: Path | str) -> None:
 
 def pip(title: str, *arguments: str) -> None:
     """``pip install`` with its output in the log and one line of progress."""
-    command = [PYTHON, "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
+    command = [str(PYTHON), "-u", "-m", "pip", "install", "--no-input", "--progress-bar", "off", *arguments]
+    logged(title, command)
+
+
+def logged(title: str, command: list[str]) -> None:
+    """An installer's ``command`` with its output in the log and one line of progress."""
     if show_progress(title, command, LOG, SITE_PACKAGES):
         tail = "\n".join(LOG.read_text().splitlines()[-12:])
-        raise SetupError(f"pip failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
+        program = "uv" if command[0] == str(UV) else "pip"
+        raise SetupError(f"{program} failed on {title}; the end of {LOG.relative_to(ROOT)}:\n{tail}")
 
 
 def lock() -> TextIO:

@@ -1,4 +1,4 @@
-"""One line of progress for a long ``pip install``; pip's own output goes into a log."""
+"""One line of progress for a long ``pip install`` (or ``uv pip install``); its own output goes into a log."""
 
 import queue
 import re
@@ -16,7 +16,7 @@ INSTALLING = "Installing collected packages:"
 
 
 def show_progress(title: str, command: list, log: Path, site_packages: Path) -> int:
-    """Run pip's ``command`` to its end and return its exit status.
+    """Run the installer's ``command`` to its end and return its exit status.
 
     On a terminal the line is updated in place; elsewhere a new one is printed every 15 s.
     """
@@ -58,6 +58,8 @@ class _Line:
         if (wheel := WHEEL.search(unquote(output))) and not wheel[2].startswith(".metadata"):
             self.fetched += 1
             self.doing = f"fetching {wheel[1]}{wheel[2].partition(' (from')[0]}, {self.fetched} so far"
+        elif output.startswith("Downloading "):  # uv's line: package and size
+            self.doing = output.strip()
         elif output.startswith(INSTALLING):
             self.waiting = [_folded(name) for name in output.removeprefix(INSTALLING).split(",")]
         self.show()

@@ -126,11 +126,11 @@ def test_no_folder_is_left_out_of_the_system_tests() -> None:
     assert re.search(r'pytest .*-m "system and ', planned)
 
 
-def test_what_the_set_up_may_ask_for_stands_before_the_two_commands() -> None:
+def test_what_the_set_up_may_ask_for_stands_beside_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
-    first = text.partition("    make pretrain ")[0]
-    assert "PIP_EXTRA_INDEX_URL" in first
-    assert "PIP_FIND_LINKS" in first
+    section = text.partition("## Two commands")[2].partition("\n## ")[0]
+    assert "PIP_EXTRA_INDEX_URL" in section
+    assert "docs/install.md" in section
 
 
 def test_readme_shards_into_another_folder_than_make_pretrain() -> None:

@@ -38,13 +38,13 @@ def install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleT
     sys.modules.pop("progress")
 
 
-def wheel(folder: Path, version: str, size: int = 0) -> Path:
+def wheel(folder: Path, version: str, size: int = 0, name: str = "torch") -> Path:
     """A wheel named like torch's, of about ``size`` bytes."""
-    path = folder / f"torch-{version}-py3-none-any.whl"
-    info = f"torch-{version}.dist-info"
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as file:
-        file.writestr("torch/ballast", bytes(size))
-        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: torch\nVersion: {version}\n")
+        file.writestr(f"{name}/ballast", bytes(size))
+        file.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         file.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         file.writestr(f"{info}/RECORD", "")
     return path
@@ -107,17 +107,81 @@ def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypat
     assert sent < len(content) / 2
 
 
-def test_a_cuda_build_is_refused_where_there_is_no_gpu(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_linux_machines_without_a_gpu_have_no_use_for_a_cuda_build(
+    install: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(install.platform, "system", lambda: "Linux")
     monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
     cuda = "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl"
-    with pytest.raises(install.SetupError, match=r"PIP_EXTRA_INDEX_URL.*PIP_FIND_LINKS.*ACCELERATOR=cuda") as error:
-        install.refuse_cuda_build(cuda, "cpu")
-    assert cuda in str(error.value)
-    install.refuse_cuda_build(cuda, "cuda")
-    install.refuse_cuda_build(cuda.replace("2.13.0", "2.13.0+cpu"), "cpu")
+    assert install.needless_cuda_build(cuda, "cpu")
+    assert not install.needless_cuda_build(cuda, "cuda")
+    assert not install.needless_cuda_build(cuda.replace("2.13.0", "2.13.0+cpu"), "cpu")
     monkeypatch.setattr(install.platform, "system", lambda: "Darwin")
-    install.refuse_cuda_build("torch-2.13.0-cp311-none-macosx_14_0_arm64.whl", "cpu")
+    assert not install.needless_cuda_build("torch-2.13.0-cp311-none-macosx_14_0_arm64.whl", "cpu")
+
+
+UV = """#!/bin/sh
+printf '%s\\n' "$@" > {arguments}
+[ -d {torch} ] || {{ echo 'error: Failed to fetch the CPU index'; exit 2; }}
+cp -r {torch} {site}
+"""
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
+    succeeds: bool, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pip installs a wheel named uv, whose program records its arguments and installs a torch, or fails."""
+    pin, uv_pin = install.pinned("torch"), install.pinned("uv")
+    site = tmp_path / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    arguments, ready, links = tmp_path / "arguments", tmp_path / f"torch-{pin}+cpu.dist-info", tmp_path / "links"
+    links.mkdir()
+    wheel(links, pin)
+    program = zipfile.ZipInfo(f"uv-{uv_pin}.data/scripts/uv")
+    program.external_attr = 0o100755 << 16
+    with zipfile.ZipFile(wheel(links, uv_pin, name="uv"), "a") as file:
+        file.writestr(program, UV.format(arguments=arguments, torch=ready, site=site))
+    if succeeds:
+        ready.mkdir()
+        (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}+cpu\n")
+    only(monkeypatch, links)
+    monkeypatch.setenv("PIP_PREFIX", str(tmp_path))  # this Python's own environment stays as it is
+    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")
+    monkeypatch.setenv("PYTHONPATH", str(site))
+    constraints = tmp_path / "constraints.txt"
+    constraints.write_text((ROOT / "constraints.txt").read_text())
+    for name, path in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "UV": tmp_path / "bin" / "uv"}.items():
+        monkeypatch.setattr(install, name, path)
+    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
+
+    if succeeds:
+        install.install_torch(f"torch=={pin}", "cpu")
+        assert install.installed("torch") == f"{pin}+cpu"
+    else:
+        message = r"(?s)uv failed .*Failed to fetch the CPU index.*PIP_EXTRA_INDEX_URL"
+        with pytest.raises(install.SetupError, match=message):
+            install.install_torch(f"torch=={pin}", "cpu")
+    given = arguments.read_text().splitlines()
+    assert given[:2] == ["pip", "install"] and given[-1] == f"torch=={pin}"
+    assert {"--torch-backend=cpu", "--no-deps", str(install.PYTHON)} <= set(given)
+    assert given[given.index("-c") + 1] == str(constraints)
+
+
+def test_without_uv_the_set_up_says_where_to_point_pip(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = wheel(tmp_path, install.pinned("torch"))
+    only(monkeypatch, tmp_path)
+    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")  # a uv in this Python's own environment is not seen
+    (tmp_path / "constraints.txt").touch()
+    pin = install.pinned("torch")
+    for name, path in {"ROOT": tmp_path, "LOG": tmp_path / "install.log"}.items():
+        monkeypatch.setattr(install, name, path)
+    monkeypatch.setattr(install, "pinned", lambda _: pin)
+    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)
+    with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_FIND_LINKS.*ACCELERATOR=cuda") as error:
+        install.install_torch(f"torch=={pin}", "cpu")
+    assert cuda.name in str(error.value)
 
 
 def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
