@@ -48,7 +48,7 @@ def _source(data: TrainingData, split: str) -> Source:
         print(f"not in the card: {data.error}")
         return Source(data.name, data.hash, unread=data.problem)
     info = data.info
-    return Source(info.name, data.hash, info.modality, info.licence, info.counts[split])
+    return Source(info.name, data.hash, info.modality, info.licence, info.counts[split], info.split_remark)
 
 
 def main(argv: list[str] | None = None) -> int:

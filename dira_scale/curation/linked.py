@@ -63,6 +63,7 @@ def write(
             sizes[there], sums[there] = size, parent.info.checksums.get(shard)
     used = pc.unique(table["shard"]).to_pylist()
     splits = pc.value_counts(table["split"]).to_pylist()
+    pairs = table.select(["patient", "split"]).group_by(["patient", "split"]).aggregate([])
     info = replace(
         like,
         name=name,
@@ -73,6 +74,7 @@ def write(
         recipe=how,
         recipe_hash=identity_hash(how),
         plan_hash="",
+        patients_in_two_splits=pairs.num_rows - len(pc.unique(pairs["patient"])),
         tool_version=__version__,
     )
     out.mkdir(parents=True, exist_ok=True)

@@ -42,6 +42,8 @@ def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
     how |= {"fraction": part.fraction, "seed": part.seed, "splits": list(part.splits), "where": dict(part.where)}
     how |= {name: dataset.info.recipe.get(name) for name in ("hash_key", "archive")}  # they make hashes comparable
     how |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
+    if dataset.info.published_lists and not part.folds:  # they still decide the splits
+        how["lists"] = dataset.info.recipe["lists"]
     info = write(place, dataset.info, dataset.info.name, how, with_relative_shards(dataset, table, place), [dataset])
     print_summary(place, info)
     return info

@@ -108,6 +108,8 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
         f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
         f"{seconds:.0f} s"
     )
+    if outcome.info.split_remark:
+        console.print(f"splits: as in {outcome.info.split_remark}")
     if outcome.reasons:
         console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
         for reason, count in most_common(outcome.reasons):
@@ -132,6 +134,9 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
     refused = info.quarantined / max(1, info.quarantined + sum(info.counts.values()))
     if refused > REFUSED:
         yield f"{refused:.0%} of the images were refused: see the reasons above, some name the key that decides"
+    if info.patients_in_two_splits:
+        yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
+               "test are then partly of patients that were trained on")  # fmt: skip
     for split in ("train", "val"):
         if not info.counts.get(split):
             yield f"no image is in the split '{split}'" + (

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from dira_scale import __version__
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo
 from dira_scale.data.manifest.croissant import croissant
@@ -79,6 +82,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         recipe=identity,
         recipe_hash=identity_hash(identity),
         plan_hash=plan.hash,
+        patients_in_two_splits=_patients_in_two_splits(scratch / MANIFEST_FILE) if recipe.listed else 0,
         licence=recipe.licence,
         tool_version=__version__,
     )
@@ -90,6 +94,11 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     remove(scratch)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
     return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)), absent)
+
+
+def _patients_in_two_splits(manifest: Path) -> int:
+    pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
+    return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
 
 
 def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:

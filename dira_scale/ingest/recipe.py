@@ -17,6 +17,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, VolumeSettings
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
+from dira_scale.ingest.sources.split_lists import checksums, split_lists
 
 
 @dataclass(frozen=True)
@@ -100,14 +101,21 @@ class Recipe:
     def identity(self, hasher: Hasher) -> dict[str, Any]:
         """The part of a recipe that determines its dataset, ready for JSON.
 
-        It is published with the dataset, so it omits arguments that the source annotates as places. Raises UserError
-        if there is no such source.
+        It is published with the dataset, so it omits arguments that the source annotates as places; published lists
+        are named by their checksums. Raises UserError if there is no such source, or no such list.
         """
         own = dataclasses.asdict(self)
         del own["source"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
+        if self.listed:
+            source["lists"] = checksums(split_lists(self.source["lists"]))
         return own | source | {"hash_key": hasher.key_id}
+
+    @property
+    def listed(self) -> bool:
+        """Whether published lists decide each image's split, even if that cuts a patient (``recipe.lists``)."""
+        return self.source.get("lists") is not None and getattr(self._source_class(), "takes_lists", False)
 
     def _source_class(self) -> type[Source]:
         target = str(self.source["_target_"])

@@ -8,10 +8,13 @@ from itertools import accumulate
 from dira_scale.errors import UserError
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sources.split_lists import SPLITS
 
 
 def split_names(recipe: Recipe) -> list[str]:
     """The recipe's splits, in its order."""
+    if recipe.listed:
+        return list(SPLITS)
     tables = [recipe.splits, *(recipe.official or {}).values()]
     return list(dict.fromkeys(name for table in tables for name, share in table.items() if share > 0))
 
@@ -20,7 +23,7 @@ def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> No
     """Set ``item.split`` for all drawn items in a plan's ``table``.
 
     A patient's position in [0, 1) depends only on key and patient. Each value of the source's split column (``hint``)
-    is divided separately.
+    is divided separately. With ``recipe.lists`` the hint is the split, even if that cuts a patient.
 
     Raises:
         UserError: a patient in two splits, or a hint that is not in ``recipe.official``.
@@ -40,14 +43,15 @@ def draw_splits(table: sqlite3.Connection, recipe: Recipe, hasher: Hasher) -> No
         "UPDATE item SET split = (SELECT split FROM person WHERE person.patient = item.patient "
         "AND person.hint IS item.hint) WHERE drawn"
     )
-    _refuse_cut(table)
+    if not recipe.listed:
+        _refuse_cut(table)
     table.execute("DROP TABLE person")
 
 
 def _shares(hint: str | None, recipe: Recipe) -> Mapping[str, float]:
     if hint is None:
         return recipe.splits
-    if recipe.official is None:
+    if recipe.official is None or recipe.listed:
         return {hint: 1.0}
     if hint not in recipe.official:
         raise UserError(f"the split column has '{hint}': recipe.official has only {', '.join(recipe.official)}")

@@ -53,6 +53,7 @@ def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: i
         elif (place := dice.randrange(seen)) < count:
             drawn[place] = item
     found.patients.update(dict(table.execute("SELECT split, count(*) FROM person GROUP BY split")))
+    ((found.cut_patients,),) = table.execute("SELECT count(*) - count(DISTINCT patient) FROM person")
     _look(table, found, workers)
     with worker_pool(workers, __name__) as pool:
         list(pool.map(_warm, range(workers)))

@@ -33,6 +33,7 @@ class Survey:
     patients: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)  # when listed, by reason
     unknown_patients: int = 0  # neither patient nor study known
+    cut_patients: int = 0  # in two splits, by published lists
     masks: int = 0
     copies: int = 0
     absent_masks: int = 0
@@ -80,6 +81,8 @@ def _odd(found: Survey, recipe: Recipe) -> list[str]:
         lines.append(f"{copies} of other inputs (of one size, and the same first and last {EDGE} bytes)")
     if found.unknown_patients and found.unknown_patients < found.samples.total():
         lines.append(f"{found.unknown_patients:,} without patient and study: each counts as its own patient")
+    if found.cut_patients:
+        lines.append(f"{counted(found.cut_patients, 'patient')} in two splits, as the lists of recipe.lists have it")
     if 0 < found.masks < found.samples.total():
         lines.append(f"{found.samples.total() - found.masks:,} without a mask, {found.masks:,} with one")
     if found.absent_masks:

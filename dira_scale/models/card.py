@@ -28,6 +28,7 @@ class Source:
     modality: str = ""  # this and the following: from its dataset.json
     licence: str = ""
     images: int = 0  # in the training split
+    lists: str = ""  # published lists that decided the splits, with the number of patients in two of them
     unread: str = ""  # why dataset.json could not be read
 
 
@@ -101,6 +102,7 @@ class Card:
         split = self.config["data"]["split"]
         text = f"## Data\n\nSplit `{split}`. The terms of these images apply to the weights.\n\n"
         text += "\n".join(rows)
+        text += "".join(f"\n\n{source.name}: splits as in {source.lists}." for source in self.sources if source.lists)
         if self._start:
             text += (
                 f"\n\nThe encoder started from `{self._start}`, not at random. Its terms apply too; the data and "

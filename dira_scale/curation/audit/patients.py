@@ -22,6 +22,7 @@ class SharedPatients(NamedTuple):
     splits: tuple[str, str]  # "NAME split"
     patients: tuple[str, ...]
     harm: bool
+    listed: bool = False  # the published lists that the dataset was made with have it so
 
 
 class PatientComparison(NamedTuple):
@@ -51,7 +52,8 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
     for (n, one), (m, other) in pairs:
         if both := people[n][one] & people[m][other]:
             splits = f"{names[n]} {one}", f"{names[m]} {other}"
-            shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(one, other, n == m)))
+            listed = n == m and bool(datasets[n].info.published_lists)
+            shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(one, other, n == m), listed))
     unknown = [f"{names[0]} and {names[n]}: {why}" for n in range(1, len(datasets))
                if (why := _incomparable(datasets[0], datasets[n]))]  # fmt: skip
     return PatientComparison(shared, unknown)

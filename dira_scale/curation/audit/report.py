@@ -131,7 +131,8 @@ def _print_patients(compared: PatientComparison, console: Console) -> None:
         console.print("patients: none is in two splits")
     for shared in compared.shared:
         harm = "" if shared.harm else " (both train, or both measure)"
-        console.print(f"patients: {len(shared.patients)} are in {' and in '.join(shared.splits)}{harm}, such as "
+        why = ", as in the published lists that it was made with (recipe.lists)" if shared.listed else ""
+        console.print(f"patients: {len(shared.patients)} are in {' and in '.join(shared.splits)}{harm}{why}, such as "
                       f"{', '.join(shared.patients[:3])}")  # fmt: skip
     for pair in compared.not_comparable:
         console.print(f"patients: cannot be compared, {pair}")

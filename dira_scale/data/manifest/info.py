@@ -29,10 +29,29 @@ class DatasetInfo:
     betons: dict[str, int] = field(default_factory=dict)  # the same samples in FFCV's format, if made: name -> bytes
     plan_hash: str = ""  # of the plan: names (as keyed hashes), splits, labels
     checksums: dict[str, str] = field(default_factory=dict)  # file name -> 64-bit xxHash3 of the whole shard, hex
+    patients_in_two_splits: int = 0  # more than 0 only if published lists have it so (recipe.lists)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def published_lists(self) -> str:
+        """The lists that decided the splits, each by the start of its SHA-256; empty if none did."""
+        lists = self.recipe.get("lists")
+        if not isinstance(lists, dict):
+            return ""
+        sums = {str(split): str(checksum)[:12] for split, checksum in lists.items()}
+        shown = ", ".join(f"{split} {start}" for split, start in sums.items())
+        return shown if is_shown(shown) else ""
+
+    @property
+    def split_remark(self) -> str:
+        """Where the splits are from, for people, if published lists decided them; empty if none did."""
+        if not self.published_lists:
+            return ""
+        count = self.patients_in_two_splits or "none"
+        return f"published lists (recipe.lists; SHA-256: {self.published_lists}); patients in two splits: {count}"
 
     @classmethod
     def read(cls, path: Path) -> "DatasetInfo":
@@ -85,4 +104,6 @@ class DatasetInfo:
                 return "text"
         if not isinstance(self.recipe, dict):
             return "recipe"
-        return next((n for n in ("dims", "quarantined") if type(getattr(self, n)) is not int), None)
+        return next(
+            (n for n in ("dims", "quarantined", "patients_in_two_splits") if type(getattr(self, n)) is not int), None
+        )

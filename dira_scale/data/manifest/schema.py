@@ -12,7 +12,7 @@ SCHEMA = pa.schema(
     [
         ("key", pa.string()),  # keyed hash of the source's name
         ("split", pa.string()),
-        ("patient", pa.string()),  # keyed hash; all samples of a patient are in one split
+        ("patient", pa.string()),  # keyed hash; all samples of a patient are in one split (unless lists decide)
         ("study", pa.string()),  # keyed hash
         ("shard", pa.string()),  # file name
         ("offset", pa.int64()),  # of the payload's first byte in the shard

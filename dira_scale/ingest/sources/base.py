@@ -68,6 +68,9 @@ class Source(Protocol):
 
     label_names: Sequence[str]
 
+    # ``takes_lists = True`` on a class says that its argument ``lists`` is a folder of published lists, one per split
+    # (``split_lists.py``), and that a record's ``split`` is then final: neither divided, nor refused for its patient.
+
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """All images, in any order, without decoding any. It may use ``workers`` processes.
 

@@ -11,6 +11,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import files_ending, in_threads, listed_in, with_size
+from dira_scale.ingest.sources.split_lists import split_lists, splits_of
 from dira_scale.places.tables import cell_number, read_columns, read_names, table_error
 from dira_scale.places.walk import folder_at
 
@@ -37,18 +38,26 @@ class ChestXray14:
 
     Args:
         images: the folder with the table of findings, the two lists and, if wanted, the boxes.
+        lists: a folder of published lists for train, val and, if there is one, test, which replace the official lists
+            (without one for test, the official test list stays). Images in none of them are rejected.
         attributes: any of sex, age, view.
 
     Raises:
-        UserError: a missing list or column; an invalid finding or box; an image listed twice or in both lists.
+        UserError: a missing list or column; an invalid finding or box; an image listed twice or in two lists; a
+            listed image that is not in the table of findings.
     """
 
     label_names: Sequence[str] = FINDINGS
+    takes_lists = True
 
-    def __init__(self, images: Place, attributes: Sequence[str] = ()):
+    def __init__(self, images: Place, lists: Place | None = None, attributes: Sequence[str] = ()):
         self.root, self.attributes = folder_at(images), attributes
         self.table = listed_in(self.root, "Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")
-        self.lists = {name: listed_in(self.root, f"{name}_list.txt") for name in ("train_val", "test")}
+        self.given = lists is not None
+        self.lists = split_lists(lists) if lists is not None else {}
+        for name in ("test",) if self.given else ("train_val", "test"):
+            if name not in self.lists:
+                self.lists[name] = listed_in(self.root, f"{name}_list.txt")
         self.boxes = self.root / "BBox_List_2017.csv"
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
@@ -56,7 +65,9 @@ class ChestXray14:
         return in_threads(with_size, self._records(), workers)
 
     def _records(self) -> Iterator[SourceRecord]:
-        entries, splits, boxes = dict(self._entries()), self._splits(), self._boxes()
+        entries = dict(self._entries())
+        splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
+        boxes = self._boxes()
         found = set()
         for path in files_ending(self.root, ".png"):
             name = path.name
@@ -71,8 +82,10 @@ class ChestXray14:
 
     def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:
-            missing = "table of findings" if entry is None else "official lists"
-            return SourceRecord(path.name, path, rejected=f"not in the {missing}")
+            lists = "lists of recipe.lists" if self.given else "official lists"
+            return SourceRecord(
+                path.name, path, rejected=f"not in the {'table of findings' if entry is None else lists}"
+            )
         known = {"sex": entry.sex, "age": entry.age, "view": entry.view}
         return SourceRecord(
             path.name,
@@ -98,7 +111,7 @@ class ChestXray14:
             seen.add(name)
             yield name, Entry(labels, patient, _age(age), sex, view)
 
-    def _splits(self) -> dict[str, str]:
+    def _official_splits(self) -> dict[str, str]:
         splits = {name: split for split, path in self.lists.items() for name in read_names(path)}
         if twice := next((n for n in read_names(self.lists["train_val"]) if splits[n] == "test"), None):
             raise UserError(f"{twice} is in both official lists, {' and '.join(map(str, self.lists.values()))}")

@@ -1,20 +1,26 @@
 """ChestX-ray14: the miniature whole, and the real lists line by line."""
 
 import csv
+import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from ingest.conftest import recipe
 from ingest.sources import miniatures
 from PIL import Image
 
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.sources import chestxray14
 from dira_scale.ingest.sources.chestxray14 import FINDINGS, ChestXray14
+from dira_scale.shard import main
 
 
 def test_the_layout_arrives(tmp_path: Path, shards: Callable) -> None:
@@ -69,6 +75,81 @@ def test_lists_that_are_wrong_are_named(tmp_path: Path, file: str, old: str, new
     (tmp_path / file).unlink() if new is None else (tmp_path / file).write_text(text.replace(old, new))
     with pytest.raises(UserError, match=words):
         list(ChestXray14(str(tmp_path)).records(1))
+
+
+def published(folder: Path, **lists: list[str]) -> Path:
+    """A folder of lists as papers publish them: ``X_train_official.txt`` with 14 labels after each name."""
+    folder.mkdir()
+    for split, names in lists.items():
+        miniatures.write_text(folder / f"X_{split}_official.txt", *(f"{name} {'0 ' * 14}".strip() for name in names))
+    return folder
+
+
+def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, capsys: pytest.CaptureFixture) -> None:
+    """Patient 1 has an image in each of two lists: counted, printed, stored, and named by the audit."""
+    images = tmp_path / "cxr"
+    miniatures.chestxray14(images)
+    train = ["00000001_000.png", "00000003_000.png"]  # the latter is an official test image
+    lists = published(tmp_path / "lists", train=train, val=["00000001_001.png", "00000006_000.png"])
+    (images / "test_list.txt").write_text("00000004_000.png\n")
+    made = shards("chestxray14", images=images, lists=lists)
+    assert {name: made.row(name)["split"] for name in [*train, "00000001_001.png", "00000004_000.png"]} == {
+        "00000001_000.png": "train", "00000003_000.png": "train", "00000001_001.png": "val", "00000004_000.png": "test",
+    }  # fmt: skip
+    assert made.labels("00000003_000.png")["Hernia"] == 1  # the table's, not the list's 0
+    assert made.rejected("00000002_000.png", "00000005_000.png", "00000006_000.png", "00000009_000.png") == {
+        "00000002_000.png": "not in the lists of recipe.lists",
+        "00000005_000.png": "not in the lists of recipe.lists",
+        "00000006_000.png": "listed, but not there",
+        "00000009_000.png": "not in the table of findings",
+    }
+    info = made.dataset.info
+    sums = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in lists.iterdir()}
+    assert info.recipe["lists"]["train"] == sums[lists / "X_train_official.txt"]
+    assert info.recipe["lists"]["val"] == sums[lists / "X_val_official.txt"]
+    assert str(lists) not in (made.dataset.root / "dataset.json").read_text()
+    assert info.patients_in_two_splits == 1
+    said = capsys.readouterr().out
+    assert "patients in two splits: 1" in said and "the lists have 1 patient in two splits" in said
+    assert sums[lists / "X_val_official.txt"][:12] in said
+    assert main(["audit", f"path={made.dataset.root}", "near_duplicates=false", "workers=1"]) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"patients: 1 are in \S+ train and in \S+ val, as in the published lists", said)
+    main(["subset", f"path={made.dataset.root}", f"out={tmp_path / 'part'}", "where={split: [val, test]}"])
+    part = ShardedDataset.open(tmp_path / "part").info
+    assert part.patients_in_two_splits == 0 and part.published_lists == info.published_lists
+
+
+def test_lists_that_cut_no_patient_are_said_to(tmp_path: Path, shards: Callable, capsys: pytest.CaptureFixture) -> None:
+    miniatures.chestxray14(tmp_path / "cxr")
+    lists = published(tmp_path / "lists", train=["00000001_000.png", "00000001_001.png"], val=["00000002_000.png"])
+    made = shards("chestxray14", images=tmp_path / "cxr", lists=lists)
+    assert made.splits() == {"train": 2, "val": 1, "test": 2} and made.dataset.info.patients_in_two_splits == 0
+    assert "patients in two splits: none" in capsys.readouterr().out
+    plain = shards("chestxray14", images=tmp_path / "cxr")
+    assert "lists" not in plain.dataset.info.recipe and not plain.dataset.info.published_lists
+    with pytest.raises(UserError, match="holds the shards of another recipe"):
+        convert(recipe("chestxray14", images=str(tmp_path / "cxr"), lists=str(lists)), plain.dataset.root, 1)
+
+
+@pytest.mark.parametrize(
+    "file, content, words",
+    [
+        ("X_val_official.txt", None, "has no list for val: expected one text file with val in its name"),
+        ("val.txt", "00000002_000.png", "two lists for val, X_val_official.txt and val.txt"),
+        ("X_val_official.txt", "00000002_000.png" + " 0" * 13, "14 labels, each 0 or 1; got 13 after 00000002_000.png"),
+        ("X_val_official.txt", "00000002_000.png" + " 2" * 14, "14 labels, each 0 or 1; got 14 after 00000002_000.png"),
+        ("X_val_official.txt", "00000077_000.png", "00000077_000.png is not an image of this dataset"),
+        ("X_val_official.txt", "00000001_000.png", "00000001_000.png is also in X_train_official.txt"),
+        ("X_val_official.txt", "00000002_000.png\n" * 2, "00000002_000.png is twice in this list"),
+    ],
+)
+def test_published_lists_that_are_wrong_are_named(tmp_path: Path, file: str, content: str | None, words: str) -> None:
+    miniatures.chestxray14(tmp_path / "cxr")
+    lists = published(tmp_path / "lists", train=["00000001_000.png"], val=["00000002_000.png"])
+    (lists / file).unlink() if content is None else (lists / file).write_text(content)
+    with pytest.raises(UserError, match=words):
+        list(ChestXray14(str(tmp_path / "cxr"), str(lists)).records(1))
 
 
 @pytest.mark.parametrize(
