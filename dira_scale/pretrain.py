@@ -1,19 +1,22 @@
-"""``python -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``"""
+"""``python -m dira_scale.pretrain experiment=phantom data.shards=OUT run=out/runs/demo``
+
+torch is imported inside the functions: a typing mistake is named within a second.
+"""
 
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from dira_scale.config.compose import run_verb
-from dira_scale.distributed.launcher import check_launch
-from dira_scale.distributed.processes import leave
-from dira_scale.engine.run import run_task
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.task import PretrainTask
+from dira_scale.config.compose import check_words, run_verb
 
 
 def pretrain(cfg: DictConfig) -> int:
     """Train as configured, resuming from the run folder's state; returns the exit code."""
+    from dira_scale.distributed.launcher import check_launch
+    from dira_scale.engine.run import run_task
+    from dira_scale.pretraining.config import Pretrain
+    from dira_scale.pretraining.task import PretrainTask
+
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
     check_launch(config.parallel, config.precision, config.optim.clip)
@@ -22,6 +25,10 @@ def pretrain(cfg: DictConfig) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """The verb; each of several processes exits through here."""
+    if code := check_words("pretrain", argv):
+        return code
+    from dira_scale.distributed.processes import leave
+
     return leave(lambda: run_verb("pretrain", pretrain, argv))
 
 

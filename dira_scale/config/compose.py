@@ -13,10 +13,10 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
@@ -24,7 +24,7 @@ from dira_scale.config import logs
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
-from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, restore, withhold
+from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
 from dira_scale.config.schema import Places, Schema, place_arguments, place_keys
 from dira_scale.errors import UserError, print_error
 
@@ -39,6 +39,7 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
     arguments = Arguments.parse(argv)
+    _check_keys(verb, arguments)
     root = Root.read(verb)
     schema = get_class(root.schema)
     try:
@@ -80,6 +81,30 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
     except UserError as error:
         print_error(verb.replace("_", " "), error)
         return 2
+
+
+def check_words(verb: str, argv: list[str] | None) -> int:
+    """Look at the command line before torch is imported, which takes seconds: 0, or 2 after printing what is wrong.
+
+    Finds unknown keys, options and flags. Values are checked by :func:`compose`.
+    """
+    try:
+        _check_keys(verb, Arguments.parse(sys.argv[1:] if argv is None else argv))
+    except UserError as error:
+        print_error(verb.replace("_", " "), error)
+        return 2
+    return 0
+
+
+def _check_keys(verb: str, arguments: Arguments) -> None:
+    """Raise UserError for a key or an option that there is not; imports no schema."""
+    try:
+        _hydra(verb, keys_only(arguments.words), arguments.own)
+    except (ConfigCompositionException, MissingConfigException) as error:
+        if isinstance(error.__cause__ or error, ConfigKeyError | ConfigAttributeError | MissingConfigException):
+            raise UserError(explain(error, Schema, arguments)) from error
+    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError):
+        return  # compose() explains it
 
 
 def check(config: DictConfig, prefix: str = "") -> None:

@@ -62,9 +62,10 @@ def key_of(word: str) -> str:
 
 
 def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[str], dict[str, str]]:
-    """Split overrides into those that Hydra parses and literal paths, which it must not parse and gets as null.
+    """Split overrides into those that Hydra parses and literal text, which it must not parse and gets as null.
 
-    ``null`` itself stays null. A key of several places keeps a list or mapping in Hydra's grammar.
+    Literal are paths, always, and any other key's text that Hydra's grammar does not accept. ``null`` itself stays
+    null. A key of several places keeps a list or mapping in Hydra's grammar.
     """
     parsed: list[str] = []
     literal: dict[str, str] = {}
@@ -73,13 +74,15 @@ def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[s
         literal.pop(key, None)  # the last override counts
         if sign and value != "null" and _is_literal(word, value, places.get(key)):
             parsed.append(f"{head}=null")
-            literal[key] = _home(value)
+            literal[key] = _home(value) if key in places else value
         else:
             parsed.append(word)
     return parsed, literal
 
 
 def _is_literal(word: str, value: str, kind: Places | None) -> bool:
+    if kind is None:
+        return _is_text(word, value)
     if kind is not Places.SEVERAL or not value.startswith(("[", "{")):
         return kind in (Places.ONE, Places.SEVERAL)
     try:
@@ -93,8 +96,33 @@ def _is_literal(word: str, value: str, kind: Places | None) -> bool:
         return True
 
 
+def _is_text(word: str, value: str) -> bool:
+    """Whether Hydra's grammar does not accept a value that is meant as text: ``a (b``, ``a, b``.
+
+    Lists, mappings, quoted text and interpolations are meant for the grammar, and so are the choices of a group.
+    """
+    if "." not in key_of(word) or value.startswith(("[", "{", "'", '"')) or "${" in value:
+        return False
+    try:
+        return OverridesParser.create().parse_override(word).is_sweep_override()
+    except HydraException:
+        return True
+
+
+def keys_only(words: Iterable[str]) -> list[str]:
+    """``words`` for a look at the keys alone: values that Hydra's grammar does not accept become null."""
+    kept = []
+    for word in words:
+        try:
+            accepted = not OverridesParser.create().parse_override(word).is_sweep_override()
+        except HydraException:
+            accepted = False
+        kept.append(word if accepted else f"{word.partition('=')[0]}=null")
+    return kept
+
+
 def insert(config: DictConfig, literal: Mapping[str, str]) -> None:
-    """Put the withheld paths into a composed configuration, for others to interpolate; call :func:`restore` after."""
+    """Put the withheld text into a composed configuration, for others to interpolate; call :func:`restore` after."""
     for key, path in literal.items():
         OmegaConf.update(config, key, path.replace("${", OPENING))
 

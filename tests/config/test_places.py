@@ -121,8 +121,10 @@ def test_a_recipes_source_says_which_of_its_arguments_are_places(tmp_path: Path)
     config = compose("shard", [*words, "+recipe.table=$x=[1].csv", "recipe.note='x y'"])
     assert (config.out, config.recipe.pictures, config.recipe.table) == ("a,b", "Bilder (2024)/äü, a", "$x=[1].csv")
     assert config.recipe.note == "x y"  # no place: Hydra's grammar
-    with pytest.raises(UserError, match=r"recipe\.note=a \(b: not valid in Hydra's grammar .* quote text: recipe\."):
-        compose("shard", [*words, "recipe.note=a (b"])
+    for text in ("a (b", "a, b", "© 2024; it's", "~/x (1)"):  # text that the grammar does not accept is taken as typed
+        assert compose("shard", [*words, f"recipe.note={text}"]).recipe.note == text
+    with pytest.raises(UserError, match=r"recipe\.note='a: not valid in Hydra's grammar .* quote text: recipe\."):
+        compose("shard", [*words, "recipe.note='a"])
 
 
 def test_of_another_class_its_own_arguments_count(tmp_path: Path) -> None:
