@@ -10,9 +10,8 @@ from omegaconf import DictConfig
 from dira_scale.config.compose import run_verb
 from dira_scale.methods import method_class
 from dira_scale.models.card import Card, Source
-from dira_scale.models.formats import FILES, FORMATS, Network, default_formats
+from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export
 from dira_scale.models.weights import trained_encoder, trained_unet
-from dira_scale.places.atomic import write_atomic
 from dira_scale.runs.reader import LATEST, RunReader, TrainingData
 
 
@@ -32,13 +31,13 @@ def export(cfg: DictConfig) -> None:
     loss = None if cfg.stage == LATEST else state["best"][stage]
     sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
     card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports, method.remark)
-    out.mkdir(parents=True, exist_ok=True)
-    for name in FILES - set(files):  # from an earlier export
-        (out / name).unlink(missing_ok=True)
-    for name, content in (files | {"README.md": card.text().encode()}).items():
-        write_atomic(out / name, content)
+    removed = replace_export(out, files, card.text())
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print(remark)
+    if removed:
+        print(
+            f"removed, from an earlier export: {', '.join(removed)}; name all formats in one command to have them all"
+        )
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

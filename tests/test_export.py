@@ -293,13 +293,18 @@ def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, m
     assert "unet(image).sigmoid()" in trained.card()
 
 
-def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained):
+def test_the_folder_holds_what_its_card_tells_and_no_format_of_before(trained, capsys):
     (trained.run / "export").mkdir()
     for name in FILES:
         (trained.run / "export" / name).touch()
     assert main([f"run={trained.run}"]) == 0
     names = {path.name for path in (trained.run / "export").iterdir()}
-    assert names == {"README.md", "encoder.safetensors", "unet.safetensors"} < FILES | {"README.md"}
+    written = {"encoder.safetensors", "unet.safetensors"}
+    assert names == {"README.md", *written} < FILES | {"README.md"}
+    said = capsys.readouterr().out
+    assert f"removed, from an earlier export: {', '.join(sorted(FILES - written))};" in said
+    assert main([f"run={trained.run}"]) == 0
+    assert "removed" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["unet.safetensors", "encoder.safetensors", ""])

@@ -1,8 +1,10 @@
 """Trained networks as files for other libraries, each with the code that loads it there."""
 
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from textwrap import dedent
 
 import timm
@@ -14,6 +16,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.encoder import Encoder, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
+from dira_scale.places.atomic import write_atomic
 
 # ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
@@ -235,6 +238,18 @@ def default_formats(network: Network) -> list[str]:
     return ["timm", unet] if network.unet is not None else ["timm"]
 
 
+def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str]:
+    """Write ``files`` and the card ``README.md`` to ``out``; remove other formats' files, which the card does not
+    describe, and return their names."""
+    out.mkdir(parents=True, exist_ok=True)
+    removed = [name for name in sorted(FILES - files.keys()) if (out / name).exists()]
+    for name in removed:
+        (out / name).unlink()
+    for name, content in (dict(files) | {"README.md": card.encode()}).items():
+        write_atomic(out / name, content)
+    return removed
+
+
 class _Last(nn.Module):
     def forward(self, pyramid: list[Tensor]) -> Tensor:
         return pyramid[-1]
@@ -248,17 +263,19 @@ def _onnx(module: nn.Module, size: int, output: str) -> bytes:
             "formats: onnx needs the extra `onnx`: python3 setup/install.py onnx in a checkout, or "
             "pip install 'dira_scale[onnx]'"
         ) from error
-    program = torch.onnx.export(
-        module.eval(),
-        (torch.rand(2, 1, size, size),),
-        input_names=["image"],
-        output_names=[output],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        opset_version=OPSET,
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's exporter calls torch's own deprecated functions
+        program = torch.onnx.export(
+            module.eval(),
+            (torch.rand(2, 1, size, size),),
+            input_names=["image"],
+            output_names=[output],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     assert program is not None
     content: bytes = program.model_proto.SerializeToString()
     return content
