@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
+from dira_scale.ingest.slices import POSITION, SLICE
 from dira_scale.places.store import open_file
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and on the contact sheet
@@ -106,10 +107,12 @@ class Stats:
 
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
-        """Counts of each attribute's values, most frequent first; ages by decade."""
+        """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
         found: dict[str, Counter[str]] = {}
         for row in self.dataset.table["attributes"].to_pylist():
             for name, value in row or ():
+                if name in (SLICE, POSITION):
+                    continue
                 texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
                 found.setdefault(name, Counter())[texts] += 1
         return {

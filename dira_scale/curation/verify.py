@@ -4,6 +4,7 @@ import tarfile
 from collections.abc import Iterator
 from concurrent.futures import as_completed
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,7 +76,7 @@ def verify_shard(path: str | Path, shard: str) -> list[Damage]:
     """The damage in one shard."""
     dataset = ShardedDataset.open(path, check_shards=False)
     file = dataset.file(shard)
-    rows = dataset.table.take(rows_of(dataset, shard)).to_pylist()
+    rows = sorted(dataset.table.take(rows_of(dataset, shard)).to_pylist(), key=itemgetter("offset"))
     if not file.is_file():
         return [Damage(shard, "", "missing")]
     if (size := file.stat().st_size) != dataset.info.shards[shard]:
@@ -127,7 +128,7 @@ def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
 
 
 def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
-    """Check the tar: the manifest's samples in order, each with its image, JSON and mask."""
+    """Check the tar: the manifest's samples in the order of ``rows``, each with its image, JSON and mask."""
     try:
         found = list(members(stream))
     except tarfile.TarError as error:

@@ -1,12 +1,23 @@
 """Settings for reading images and volumes. The keys are explained in ``configs/shard.yaml``."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dira_scale.errors import UserError, nearest
 
 BURNED_IN = ("refuse", "tagged", "keep")
 CROPS = ("none", "body")
 IRREGULAR = ("resample", "refuse")
+PLANES = ("axial",)
+WINDOWS = {  # centre and width in HU
+    "lung": (-600, 1500),
+    "mediastinum": (50, 350),
+    "soft": (50, 400),
+    "liver": (30, 150),
+    "brain": (40, 80),
+    "bone": (400, 1800),
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,63 @@ class VolumeSettings:
             if value not in known:
                 hint = nearest(str(value), known) or ":"
                 raise UserError(f"recipe.volume.{name}={value}{hint} use {' or '.join(known)}")
+
+
+@dataclass(frozen=True)
+class SliceSettings:
+    """``recipe.slices``, ``every`` and ``window``: slices as 2D images. Raises UserError for an invalid value.
+
+    Attributes:
+        plane: ``axial``.
+        every: store every n-th slice.
+        window: centre and width in HU; None: ``recipe.volume.range``.
+    """
+
+    plane: str
+    every: int
+    window: tuple[float, float] | None
+
+    @classmethod
+    def from_keys(cls, plane: Any, every: Any, window: Any) -> "SliceSettings | None":
+        """None without ``recipe.slices``. ``window`` may be a name of ``WINDOWS``."""
+        if plane is None:
+            if every != 1 or window is not None:
+                raise UserError("recipe.every and recipe.window apply to slices: add recipe.slices=axial")
+            return None
+        if plane not in PLANES:
+            raise UserError(
+                f"recipe.slices={plane}{nearest(str(plane), PLANES) or ':'} use {', '.join(PLANES)} or null"
+            )
+        if type(every) is not int or every < 1:
+            raise UserError(f"recipe.every={every}: must be an integer of at least 1")
+        return cls(plane, every, None if window is None else _window(window))
+
+    def range_of(self, modality: str, stored: tuple[float, float] | None) -> tuple[float, float] | None:
+        """The values that become black and white; None: the volume's 0.5 and 99.5 percentiles."""
+        if modality == "CT":
+            if self.window is None:
+                return stored
+            centre, width = self.window
+            return centre - width / 2, centre + width / 2
+        if self.window is not None:
+            raise UserError(f"recipe.window with recipe.modality={modality}: windows are in HU, which only CT has; use "
+                            "null and recipe.volume.range=null for the volume's own percentiles")  # fmt: skip
+        if stored and stored[0] < 0:
+            raise UserError(f"recipe.volume.range={list(stored)} with recipe.modality={modality}: these are HU, which "
+                            "only CT has; use recipe.volume.range=null for the volume's own percentiles")  # fmt: skip
+        return stored
+
+
+def _window(window: Any) -> tuple[float, float]:
+    if isinstance(window, str) and window in WINDOWS:
+        return WINDOWS[window]
+    numbers = isinstance(window, Sequence) and not isinstance(window, str) and len(window) == 2
+    if not numbers or not all(type(value) in (int, float) and abs(value) <= 32767 for value in window):
+        raise UserError(f"recipe.window={window}{nearest(str(window), WINDOWS) or ':'} use {', '.join(WINDOWS)} or "
+                        "[centre,width] in HU")  # fmt: skip
+    if window[1] <= 0:
+        raise UserError(f"recipe.window={list(window)}: the width, {window[1]}, must be above 0")
+    return window[0], window[1]
 
 
 @dataclass(frozen=True)

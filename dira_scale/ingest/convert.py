@@ -19,6 +19,7 @@ from dira_scale.ingest.output import Slice, check_place, check_unchanged, finish
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
+from dira_scale.ingest.slices import EMPTY
 from dira_scale.ingest.writer import write_shards
 from dira_scale.places.store import locate
 
@@ -123,7 +124,10 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
     if outcome.absent:
         console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
-    if outcome.info.dims == 2:
+    if outcome.info.dims == 3:
+        console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
+                      "slices for it (docs/volumes.md)")  # fmt: skip
+    else:
         words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
         console.print(f"next: python -m dira_scale.pretrain experiment=small {words}")
 
@@ -131,7 +135,8 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
 def _warnings(outcome: Outcome) -> Iterator[str]:
     """What should be looked at before training: many refused images, an empty split."""
     info = outcome.info
-    refused = info.quarantined / max(1, info.quarantined + sum(info.counts.values()))
+    count = info.quarantined - outcome.reasons[EMPTY]
+    refused = count / max(1, count + sum(info.counts.values()))
     if refused > REFUSED:
         yield f"{refused:.0%} of the images were refused: see the reasons above, some name the key that decides"
     if info.patients_in_two_splits:

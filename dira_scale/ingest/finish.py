@@ -18,7 +18,7 @@ from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
-from dira_scale.ingest.plan import ShardPlan
+from dira_scale.ingest.plan import ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
@@ -43,7 +43,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     """
     counts: Counter[str] = Counter()
     sizes, checksums, reasons = {}, {}, Counter[str]()
-    filled: list[int] = []  # per volume that lacked slices
+    filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
     names = _RejectedNames(_names_file(out), plan)
     with (
@@ -54,7 +54,8 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         for shard, state in _states(out, plan, made_of(plan, identity)):
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
             counts[shard.rpartition("-")[0]] += len(state["rows"])
-            filled += [int(row["attributes"][FILLED]) for row in state["rows"] if FILLED in row["attributes"]]
+            lacking = (row for row in state["rows"] if FILLED in row["attributes"])
+            filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
             kept.update(*(row["attributes"] for row in state["rows"]))
             reasons.update(entry["reason"] for entry in state["rejected"])
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
@@ -72,7 +73,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     info = DatasetInfo(
         name=recipe.name,
         modality=recipe.modality,
-        dims=recipe.dims,
+        dims=2 if recipe.slices else recipe.dims,
         codec=recipe.codec,
         label_names=list(plan.label_names),
         counts=dict(counts),
@@ -93,7 +94,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     remove(out / PARTIAL)
     remove(scratch)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
-    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled)), absent)
+    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled.values())), absent)
 
 
 def _patients_in_two_splits(manifest: Path) -> int:
@@ -128,7 +129,9 @@ class _RejectedNames:
 
     def add(self, rejected: list[dict[str, str]]) -> None:
         for entry in rejected:
-            self._csv.writerow([self._plan.item(entry["source"]).record.name, entry["stage"], entry["reason"]])
+            key, index = input_of(entry["source"])
+            name = self._plan.item(key).record.name
+            self._csv.writerow([f"{name}/{index}" if index else name, entry["stage"], entry["reason"]])
             self._empty = False
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

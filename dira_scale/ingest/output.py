@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import ShardPlan
+from dira_scale.ingest.plan import ShardPlan, input_of
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
 from dira_scale.places.atomic import publish, write_json
@@ -128,11 +128,11 @@ def check_unchanged(dataset: ShardedDataset, plan: ShardPlan) -> None:
     """Raises UserError if a finished dataset was made from another plan, i.e. its source has changed."""
     if dataset.info.plan_hash == plan.hash:
         return
-    stored = {row["key"]: row["labels"] for row in dataset.table.select(["key", "labels"]).to_pylist()}
+    stored = {input_of(row["key"])[0]: row["labels"] for row in dataset.table.select(["key", "labels"]).to_pylist()}
     with open_file(dataset.root / QUARANTINE_FILE) as file:
-        rejected = pq.read_table(file)["source"].to_pylist()
+        rejected = {input_of(key)[0] for key in pq.read_table(file)["source"].to_pylist()}
     here = {item.key: item.record.labels for item in plan}
-    there = stored.keys() | set(rejected)
+    there = stored.keys() | rejected
     named = {
         "added": len(here.keys() - there),
         "removed": len(there - here.keys()),

@@ -52,6 +52,17 @@ class Item:
     record: SourceRecord
 
 
+def slice_key(key: str, index: int) -> str:
+    """The key of a slice of the volume with this key."""
+    return f"{key}-{index:04d}"
+
+
+def input_of(key: str) -> tuple[str, str]:
+    """The key of a sample's input, and which slice of it the sample is ("" if it is all of it)."""
+    start, _, index = key.partition("-")
+    return start, str(int(index)) if index else ""
+
+
 class ShardPlan:
     """All items in manifest order; iterable.
 

@@ -6,7 +6,7 @@ import inspect
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from dira_scale.config.schema import place_arguments
 from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
-from dira_scale.imaging.settings import ReadSettings, VolumeSettings
+from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
@@ -39,20 +39,29 @@ class Recipe:
     min_side: int
     burned_in: str
     shard_size: int
+    slices: SliceSettings | None
     volume: VolumeSettings
     source: Mapping[str, Any]
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Raises UserError if a key is missing or a value invalid."""
-        own = [field.name for field in dataclasses.fields(cls) if field.name != "source"]
+        own = [*(field.name for field in dataclasses.fields(cls) if field.name != "source"), "every", "window"]
         if missing := [name for name in (*own, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
             raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
-        values = {name: config[name] for name in own} | {"volume": VolumeSettings(**given)}
+        slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
+        whole = config["dims"] == 3 and slices is None
+        values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
+        values |= {
+            "volume": VolumeSettings(**given),
+            "slices": slices,
+            "codec": config["codec"] or ("b2nd" if whole else "png"),
+            "bits": config["bits"] or (16 if whole else 8),
+        }
         source = {k: v for k, v in config.items() if k not in own}
         for name in ("attributes", "label_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
@@ -62,10 +71,15 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.codec not in CODECS:
             raise UserError(f"recipe.codec={self.codec}{nearest(self.codec, CODECS) or ':'} use {', '.join(CODECS)}")
+        if self.slices and self.dims != 3:
+            raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
+                            "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
         _ = self.reading  # validates its own keys
-        if (self.dims == 3 and self.codec not in VOLUME_CODECS) or (self.dims == 2 and self.codec == "b2nd"):
-            raise UserError(f"recipe.codec={self.codec} with recipe.dims={self.dims}: volumes are stored as "
-                            f"{' or '.join(VOLUME_CODECS)}, images as png, jpg, jp2 or npy")  # fmt: skip
+        whole = self.dims == 3 and self.slices is None
+        if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
+            kind = f"recipe.slices={self.slices.plane}" if self.slices else f"recipe.dims={self.dims}"
+            raise UserError(f"recipe.codec={self.codec} with {kind}: volumes are stored as "
+                            f"{' or '.join(VOLUME_CODECS)}, images and slices as png, jpg, jp2 or npy")  # fmt: skip
         if self.codec == "jpg" and self.bits != 8:
             raise UserError(f"recipe.bits={self.bits} with recipe.codec=jpg: use 8, or 16 with png, jp2 or npy")
         if not isinstance(self.secret, bool):
@@ -84,7 +98,10 @@ class Recipe:
     @property
     def reading(self) -> ReadSettings:
         """The settings for reading an input."""
-        return ReadSettings(self.dims, self.modality, self.bits, self.burned_in, self.volume)
+        volume = self.volume
+        if self.slices:
+            volume = replace(volume, range=self.slices.range_of(self.modality, volume.range))
+        return ReadSettings(self.dims, self.modality, self.bits, self.burned_in, volume)
 
     def make_source(self) -> Source:
         """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
@@ -106,6 +123,8 @@ class Recipe:
         """
         own = dataclasses.asdict(self)
         del own["source"]
+        if self.slices is None:  # as before there were slices
+            del own["slices"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
         if self.listed:

@@ -35,13 +35,17 @@ class QuarantinedError(Exception):
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
     """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
+    image = read_input(item, recipe)
+    if isinstance(image, Volume):
+        return _volume(item, image, recipe)
+    _check(image.pixels.shape, item.record.boxes, recipe)
+    return make_picture(item, image, _mask(item, image), item.record.boxes, recipe)
+
+
+def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
+    """Raises as ``make_sample``."""
     if item.record.rejected:
         raise QuarantinedError("list", item.record.rejected)
-    image = _read(item, recipe)
-    return _picture(item, image, recipe) if isinstance(image, GreyImage) else _volume(item, image, recipe)
-
-
-def _read(item: Item, recipe: Recipe) -> GreyImage | Volume:
     image = item.record.image
     _check_as_listed(item.record)
     try:
@@ -69,16 +73,14 @@ def _check_as_listed(record: SourceRecord) -> None:
         raise OSError(errno.ESTALE, "its size has changed since it was listed", str(paths[0]))
 
 
-def _picture(item: Item, source: GreyImage, recipe: Recipe) -> Sample:
-    """2D: shrink to ``max_side``, with boxes and mask."""
-    _check(source.pixels.shape, item.record.boxes, recipe)
+def make_picture(
+    item: Item, source: GreyImage, mask: np.ndarray | None, found: tuple[Box, ...], recipe: Recipe
+) -> Sample:
+    """2D: shrink to ``max_side``, with mask and the boxes ``found``. Raises QuarantinedError."""
     image = shrink(source, recipe.max_side)
     height, width = image.pixels.shape
     scale_y, scale_x = height / source.pixels.shape[0], width / source.pixels.shape[1]
-    boxes = tuple(
-        b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in item.record.boxes
-    )
-    mask = _mask(item, source)
+    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in found)
     if mask is not None and recipe.max_side is not None and max(mask.shape) > recipe.max_side:
         mask = resize(mask, recipe.max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
     payload = _encode(image.pixels, recipe)
@@ -87,14 +89,21 @@ def _picture(item: Item, source: GreyImage, recipe: Recipe) -> Sample:
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
 
 
-def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
-    """3D: crop, clip and resample per ``recipe.volume``, with boxes and mask."""
+def prepared(
+    item: Item, source: Volume, recipe: Recipe
+) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:  # fmt: skip
+    """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
     _check(source.shape, item.record.boxes, recipe)
     try:
         volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe.volume)
     except RejectedError as error:
         raise QuarantinedError("geometry", str(error)) from error
     _check(volume.shape, (), recipe)
+    return volume, mask, boxes
+
+
+def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
+    volume, mask, boxes = prepared(item, source, recipe)
     payload = _encode(volume.voxels, recipe)
     depth, height, width = volume.shape
     channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1

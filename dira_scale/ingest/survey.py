@@ -21,7 +21,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
 from dira_scale.ingest.plan import Item, ShardPlan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.slices import Refused, make_samples
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.survey_report import EDGE, Survey, Trial, report
 from dira_scale.machine.workers import worker_pool
@@ -100,17 +100,20 @@ def _warm(_: int) -> None:
 
 def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     started = time.monotonic()
-    try:
-        sample = make_sample(item, recipe)
-    except QuarantinedError as rejection:
-        return Trial(time.monotonic() - started, 0, (), f"{rejection.stage}: {rejection.reason}")
-    except OSError as error:
-        return Trial(time.monotonic() - started, 0, (), f"cannot be read now ({error.strerror})")
+    count, rejected = 0, ""
+    shape: tuple[int, ...] = ()
     with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        row = add_to_tar(tar, sample, labels)
+        try:
+            for made in make_samples(item, recipe):
+                if isinstance(made, Refused):
+                    rejected = f"{made.stage}: {made.reason}"
+                    continue
+                row, count = add_to_tar(tar, made, labels), count + 1
+                shape = (row["depth"], row["height"], row["width"]) if row["affine"] else (row["height"], row["width"])
+        except OSError as error:
+            rejected = f"cannot be read now ({error.strerror})"
         size = tar.offset
-    shape = (row["depth"], row["height"], row["width"]) if row["affine"] else (row["height"], row["width"])
-    return Trial(time.monotonic() - started, size, shape, "")
+    return Trial(time.monotonic() - started, size, count, shape, "" if count else rejected)
 
 
 def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:

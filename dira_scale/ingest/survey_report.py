@@ -19,6 +19,7 @@ class Trial(NamedTuple):
 
     seconds: float
     size: int  # bytes in the tar
+    samples: int  # 1, or the slices of a volume
     shape: tuple[int, ...]  # as stored
     rejected: str
 
@@ -54,7 +55,7 @@ def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, list
     good = [trial for trial in found.trials if not trial.rejected]
     if good:
         total, tried = found.samples.total(), found.trials
-        share = len(good) / len(tried)
+        samples = sum(trial.samples for trial in tried) / len(tried)
         size = _estimate([trial.size for trial in tried], total)
         seconds = _estimate([trial.seconds for trial in tried], total)
         shapes = Counter(trial.shape for trial in good)
@@ -66,7 +67,7 @@ def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, list
         basis = f"{counted(len(tried), 'input')} drawn at random; in brackets the 95 % interval"
         lines += [
             f"stored    {recipe.codec}, {stored}{others}",
-            f"expected  {counted(round(total * share), 'sample')} in {counted(len(planned.shards), 'shard')}",
+            f"expected  {counted(round(total * samples), 'sample')} in {counted(len(planned.shards), 'shard')}",
             f"          {_bytes(size[0])}{within}",
             f"          {_time(seconds[0] / workers)}{between} with workers={workers}, after listing",
             f"          from {basis if drawn else 'all inputs'}",

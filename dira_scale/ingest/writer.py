@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item, ShardPlan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.slices import Refused, make_samples
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import CONTEXT, worker_pool
 
@@ -94,13 +95,16 @@ def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tupl
         for item in items:
             if _worker and _worker.stop.is_set():
                 return None
-            try:
-                rows.append(add_to_tar(tar, make_sample(item, recipe), label_names) | {"shard": part.name})
-            except QuarantinedError as rejection:
-                rejected.append({"source": item.key, "stage": rejection.stage, "reason": rejection.reason})
+            for made in make_samples(item, recipe):
+                if isinstance(made, Refused):
+                    rejected.append(made._asdict())
+                else:
+                    rows.append(add_to_tar(tar, made, label_names) | {"shard": part.name})
             if _worker:
                 with _worker.count.get_lock():
                     _worker.count.value += 1
+    if recipe.slices:  # mixed, as consecutive rows are the batches of validation; the tar keeps a volume's order
+        rows.sort(key=itemgetter("xxh3", "key"))
     with part.open("rb") as written:
         return Shard(part.stat().st_size, checksum(written), rows, rejected)
 

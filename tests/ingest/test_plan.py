@@ -34,7 +34,7 @@ LAST = "test-000005.tar"
 def make(**keys) -> Recipe:
     plain = {
         "name": "x", "modality": "CXR", "licence": "none", "secret": False, "archive": None, "official": None,
-        "codec": "png",
+        "codec": "png", "slices": None,
         "splits": {"train": 0.8, "val": 0.1, "test": 0.1}, "quality": 95, "dims": 2, "bits": 8,
         "max_side": None, "min_side": 1,
         "burned_in": "refuse", "shard_size": 5, "source": {},

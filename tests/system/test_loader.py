@@ -65,7 +65,10 @@ def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Pa
     ("overrides", "message"),
     [
         (["data.loader=cup"], "data.loader=cup: expected auto, cpu or .* did you mean 'cpu'"),
-        (["data.shards=volumes"], r"volumes holds volumes \(dims 3\); pretraining reads 2D images only"),
+        (
+            ["data.shards=volumes"],
+            r"volumes holds volumes \(dims 3\); pretraining reads 2D .* recipe.slices=axial",
+        ),
     ],
 )
 def test_what_cannot_be_read_leaves_no_run_folder(

@@ -12,6 +12,7 @@ from dira_scale.data.manifest.croissant import croissant
 from dira_scale.ingest.deidentify import MANUFACTURERS, SEXES, VIEWS
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.sample import FILLED
+from dira_scale.ingest.slices import POSITION, SLICE
 
 CLASSES = {
     "sex": sorted(set(SEXES.values())),
@@ -19,6 +20,7 @@ CLASSES = {
     "view": [*VIEWS, "OTHER"],
     "manufacturer": [*MANUFACTURERS, "other"],
 }
+NUMBERS = {FILLED: r"[1-9]\d{0,2}", SLICE: r"\d{1,4}", POSITION: r"-?\d{1,4}\.\d"}
 FILES = {"tar", "json", "parquet", "croissant", "manifest", "dataset", "quarantine", "mask", "ustar"}
 # Words of the rejection reasons (a test keeps the list complete).
 REASONS = """
@@ -37,7 +39,7 @@ REASONS = """
     recipe.volume.irregular rectangles regular resample row rows run same save says scan screen seg segmentation
     segments series several shape sheared shifted short shorter shot show side single size sizes skip slice
     slices something space spacing spacings span split study such table tables tagged takes tell test text than
-    that the them there these this three tiff tilt time to together told too training twice two uid uint8 uneven
+    that the tissue them there these this three tiff tilt time to together told too training twice two uid uint8 uneven
     unlabelled value values volume volumes voxel voxels was what where which while whole with without would xml
     zero
 """
@@ -52,8 +54,9 @@ def own_words(dataset: ShardedDataset) -> set[str]:
     if identity_hash(info.recipe) == info.recipe_hash:  # else it was edited later
         values.append(info.recipe)
     attributes = _attributes(dataset)
-    values += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED]
-    values += [number for number in attributes.get(FILLED, ()) if re.fullmatch(r"[1-9]\d{0,2}", number)]
+    values += [CLASSES[name] for name in attributes if name in CLASSES] + [FILLED, SLICE, POSITION]
+    for name, form in NUMBERS.items():
+        values += [number for number in attributes.get(name, ()) if re.fullmatch(form, number)]
     values += [SCHEMA.names, QUARANTINE.names, [field.name for field in BOX], [f.name for f in fields(DatasetInfo)]]
     values += [list(asdict(info)), _croissant(dataset), sorted(FILES), REASONS]
     return {word for value in values for text in strings("", value) for word in tokens(text.text)}

@@ -100,8 +100,8 @@ class ShardedDataset:
         """Raise DatasetError if this holds volumes, which ``reader`` ("probing", "this loader" …) cannot read."""
         if self.info.dims != 2:
             raise DatasetError(
-                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Slices "
-                "of DICOM series can be sharded as 2D images: recipe=folder (docs/how-to/volumes.md)"
+                f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
+                "the volumes again with recipe.slices=axial and another out: it stores their slices (docs/how-to/volumes.md)"
             )
 
     def rows(self, split: str) -> np.ndarray:

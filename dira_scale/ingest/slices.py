@@ -1,0 +1,60 @@
+"""One input to its samples: one, or the axial slices of a volume with ``recipe.slices``."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dira_scale.data.tar import Sample
+from dira_scale.imaging.rejection import RejectedError
+from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volumes.slices import Slice, axial_slices, with_square_pixels
+from dira_scale.ingest.plan import Item, slice_key
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.sample import FILLED, QuarantinedError, make_picture, make_sample, prepared, read_input
+
+EMPTY = "a slice without tissue"
+SLICE, POSITION = "slice", "position"  # attributes of a slice
+
+
+class Refused(NamedTuple):
+    """A row of the quarantine: an input, or one slice of it."""
+
+    source: str
+    stage: str
+    reason: str
+
+
+def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused]:
+    """The input's samples, one after another. Raises OSError for a listed file that cannot be reached now."""
+    try:
+        if recipe.slices is None:
+            yield make_sample(item, recipe)
+        else:
+            yield from _slices(item, recipe)
+    except QuarantinedError as rejection:
+        yield Refused(item.key, rejection.stage, rejection.reason)
+
+
+def _slices(item: Item, recipe: Recipe) -> Iterator[Sample | Refused]:
+    """Raises QuarantinedError before the first slice, never after it."""
+    assert recipe.slices is not None
+    source = read_input(item, recipe)
+    assert isinstance(source, Volume)
+    if source.voxels.ndim == 4:
+        raise QuarantinedError("check", "a volume of several channels: slices have one")
+    try:
+        volume, mask, boxes = with_square_pixels(*prepared(item, source, recipe))
+    except RejectedError as error:
+        raise QuarantinedError("geometry", str(error)) from error
+    for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.modality):
+        key = slice_key(item.key, cut.z)
+        try:
+            yield Refused(key, "check", EMPTY) if cut.empty else _sample(item, key, cut, source.filled, recipe)
+        except QuarantinedError as rejection:
+            yield Refused(key, rejection.stage, rejection.reason)
+
+
+def _sample(item: Item, key: str, cut: Slice, filled: int, recipe: Recipe) -> Sample:
+    sample = make_picture(item, cut.image, cut.mask, cut.boxes, recipe)
+    told = {SLICE: str(cut.z), POSITION: f"{cut.position:.1f}"} | ({FILLED: str(filled)} if filled else {})
+    attributes = sample.row["attributes"] | told
+    return sample._replace(row=sample.row | {"key": key, "attributes": attributes})
