@@ -24,6 +24,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 ": "recipe.patients=1 ",
+    "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
 }
@@ -130,7 +131,7 @@ def test_what_the_set_up_may_ask_for_stands_beside_the_two_commands() -> None:
     text = (ROOT / "README.md").read_text()
     section = text.partition("## Two commands")[2].partition("\n## ")[0]
     assert "PIP_EXTRA_INDEX_URL" in section
-    assert "docs/install.md" in section
+    assert "docs/how-to/install.md" in section
 
 
 def test_readme_shards_into_another_folder_than_make_pretrain() -> None:

@@ -126,7 +126,7 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
     if outcome.info.dims == 3:
         console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
-                      "slices for it (docs/volumes.md)")  # fmt: skip
+                      "slices for it (docs/how-to/volumes.md)")  # fmt: skip
     else:
         words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
         console.print(f"next: python -m dira_scale.pretrain experiment=small {words}")

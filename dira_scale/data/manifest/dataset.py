@@ -101,7 +101,8 @@ class ShardedDataset:
         if self.info.dims != 2:
             raise DatasetError(
                 f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
-                "the volumes again with recipe.slices=axial and another out: it stores their slices (docs/how-to/volumes.md)"
+                "the volumes again with recipe.slices=axial and another out, which stores their slices "
+                "(docs/how-to/volumes.md)"
             )
 
     def rows(self, split: str) -> np.ndarray:
