@@ -3,6 +3,7 @@
 Runs the configured steps on tensors without memory: no data, no GPU, no other processes.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 from dira_scale.config.compose import run_verb
 from dira_scale.data.inputs import Inputs
 from dira_scale.errors import UserError
+from dira_scale.machine.progress import bar
 from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json
 from dira_scale.planning.config import Plan
@@ -36,9 +38,10 @@ def plan(cfg: DictConfig) -> None:
         machine.images = sum(Inputs(config.data, views_of(cfg), config.seed, 0, ranks, batches).order.sizes)
     console = Console()
     console = console if console.is_terminal else Console(width=WIDTH)
-    with console.status("rehearsing a step of each stage …"):
-        plain = rehearse_all(config, cfg, ranks, checkpointing=False)
-        recomputing = rehearse_all(config, cfg, ranks, checkpointing=True)
+    with bar("rehearsing", "steps") as shown:
+        task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
+        plain = rehearse_all(config, cfg, ranks, False, partial(shown.advance, task))
+        recomputing = rehearse_all(config, cfg, ranks, True, partial(shown.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
     rows = [estimate(config, machine, rehearsed, plain, strategy) for rehearsed, strategy in cases]
     show(config, machine, plain, rows, console)

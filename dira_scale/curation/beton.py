@@ -4,6 +4,7 @@ JPEGs are copied. FFCV has no other compression: PNG, HTJ2K and npy become raw p
 size of these.
 """
 
+import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,18 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from dira_scale.data.beton import JPEG, RAW, ArrayField, BytesField, Field, ImageField, IntField, JsonField, Writer
+from dira_scale.data.beton import (
+    JPEG,
+    RAW,
+    ArrayField,
+    BytesField,
+    Field,
+    ImageField,
+    IntField,
+    JsonField,
+    Writer,
+    pages_for,
+)
 from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.tar import BLOCK, member_at
@@ -36,6 +48,7 @@ def to_beton(path: str | Path) -> dict[str, int]:
                         f"{max(dataset.column('bits').tolist())} bits")  # fmt: skip
     if not is_local(dataset.root):
         raise UserError(f"path={path}: FFCV maps files into memory, so copy the dataset to a disk first")
+    _announce(dataset)
     sizes = {}
     for split in dataset.splits:
         file = dataset.root / f"{split}.beton"
@@ -54,6 +67,30 @@ def to_beton(path: str | Path) -> dict[str, int]:
     sync_folder(dataset.root)
     write_atomic(dataset.root / INFO_FILE, replace(dataset.info, betons=sizes).to_json())
     return sizes
+
+
+def _announce(dataset: ShardedDataset) -> None:
+    """Print about how large the files will be. Raises UserError if the disk lacks the space."""
+    needed = sum(_estimate(dataset, dataset.rows(split)) for split in dataset.splits) / 1e6
+    have = sum(dataset.info.shards.values()) / 1e6
+    free = shutil.disk_usage(dataset.root).free / 1e6
+    print(f"FFCV's format will take about {needed:,.1f} MB, the shards take {have:,.1f} MB; {free:,.0f} MB are free")
+    if needed > free:
+        raise UserError(
+            f"path={dataset.root}: the disk has {free:,.0f} MB free, and FFCV's format needs about {needed:,.0f} MB, "
+            "as all but JPEG becomes raw pixels: free space, or shard with recipe.codec=jpg"
+        )
+
+
+def _estimate(dataset: ShardedDataset, rows: np.ndarray) -> int:
+    """Bytes of a split's file: a page of records, then the samples, each within one page."""
+    page = next(iter(pages_for(_largest(dataset, rows))), 0)
+    pages, room = 1, 0
+    for size in _sizes(dataset, rows).tolist():
+        if size > room:
+            pages, room = pages + 1, page
+        room -= size
+    return pages * page
 
 
 def _fields(dataset: ShardedDataset, rows: np.ndarray) -> dict[str, Field]:
@@ -105,9 +142,15 @@ def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
         return file.read(member.size)
 
 
-def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:
-    """Upper bound of a sample's bytes, including 64 KiB of JSON."""
+def _sizes(dataset: ShardedDataset, rows: np.ndarray) -> np.ndarray:
+    """Bytes of each sample's image and mask: JPEGs as they are, everything else raw."""
     raw = 3 * dataset.column("height")[rows].astype(np.int64) * dataset.column("width")[rows]
     image = np.where(dataset.column("codec")[rows] == "jpg", dataset.column("size")[rows], raw)
     masks = np.array([size or 1 for size in dataset.table["mask_size"].take(rows).to_pylist()])
-    return int((image + masks).max()) + 24 + 4 * len(dataset.info.label_names) + 2**16
+    sizes: np.ndarray = image + masks
+    return sizes
+
+
+def _largest(dataset: ShardedDataset, rows: np.ndarray) -> int:
+    """Upper bound of a sample's bytes, including 64 KiB of JSON."""
+    return int(_sizes(dataset, rows).max()) + 24 + 4 * len(dataset.info.label_names) + 2**16

@@ -100,6 +100,11 @@ def record_type(fields: Mapping[str, Field]) -> np.dtype:
     return np.dtype([("", field.metadata) for field in fields.values()], align=True)
 
 
+def pages_for(largest: int) -> list[int]:
+    """The page sizes that hold a sample of ``largest`` bytes; the first is used. Empty if none does."""
+    return [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
+
+
 class Writer:
     """Writes samples in order, with about a page of memory. A context manager: the file is complete on exit.
 
@@ -108,7 +113,7 @@ class Writer:
     """
 
     def __init__(self, path: Path, fields: Mapping[str, Field], samples: int, largest: int):
-        fitting = [page for page in PAGES if page >= max(largest, 4 * PAGES[0])]
+        fitting = pages_for(largest)
         if not fitting:
             raise BetonError(f"a sample of {largest} bytes exceeds FFCV's largest page, {PAGES[-1]} bytes")
         self.page, self.fields = fitting[0], fields

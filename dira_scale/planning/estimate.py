@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from dira_scale.engine.parallel import checkpoint_activations
+from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
 from dira_scale.planning.cluster import Cluster, Machine
 from dira_scale.planning.network import Networks, one_rank_of
@@ -63,17 +64,25 @@ class Rehearsals:
         return strategies.memory(strategy, self.ranks, stage, offload).peak
 
 
-def rehearse_all(config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool) -> Rehearsals:
-    """Rehearse a step of every stage as rank 0 of ``ranks``."""
+def rehearse_all(
+    config: Pretrain, cfg: DictConfig, ranks: int, checkpointing: bool, done: Callable[[], None]
+) -> Rehearsals:
+    """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each."""
+
+    def one(plan: StagePlan, images: int) -> Rehearsal:
+        rehearsed = rehearse(config, networks, plan, images)
+        done()
+        return rehearsed
+
     plans = stage_plans(config, lambda batch: 1)
     with one_rank_of(ranks):
         networks = Networks(config, cfg)
         if checkpointing:
             checkpoint_activations(networks.method)
-        stages = {plan.name: rehearse(config, networks, plan, plan.batch // ranks) for plan in plans}
+        stages = {plan.name: one(plan, plan.batch // ranks) for plan in plans}
         rehearsed = Rehearsals(ranks, stages, next(iter(stages.values())))
         heaviest = next(plan for plan in plans if plan.name == rehearsed.heaviest)
-        return replace(rehearsed, doubled=rehearse(config, networks, heaviest, 2 * stages[heaviest.name].images))
+        return replace(rehearsed, doubled=one(heaviest, 2 * stages[heaviest.name].images))
 
 
 def estimate(config: Pretrain, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str) -> Estimate:

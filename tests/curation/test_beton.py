@@ -1,5 +1,6 @@
 """FFCV's form of a dataset: its samples are the tars', and FFCV itself reads the same."""
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -44,6 +45,26 @@ def test_16_bits_are_refused(
     convert(ingest.recipe("folder", **ingest.source_of(png_folder), bits=16), tmp_path / "ds", workers=1)
     assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
     assert "8-bit images only, these are 2D of 16 bits" in capsys.readouterr().err
+
+
+def test_the_size_is_told_before_and_a_full_disk_is_refused(
+    tmp_path: Path,
+    ingest: SimpleNamespace,
+    png_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "ds", workers=1)
+    full = SimpleNamespace(free=2**20)  # less than a page
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
+    assert main(["convert", f"path={tmp_path / 'ds'}"]) == 2
+    said = capsys.readouterr()
+    assert "free space, or shard with recipe.codec=jpg" in said.err
+    assert not list((tmp_path / "ds").glob("*.beton"))
+    full.free = 2**30
+    assert main(["convert", f"path={tmp_path / 'ds'}"]) == 0
+    written = sum(path.stat().st_size for path in (tmp_path / "ds").glob("*.beton"))
+    assert f"FFCV's format will take about {written / 1e6:,.1f} MB" in said.out
 
 
 def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:

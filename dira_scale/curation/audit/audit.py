@@ -60,9 +60,11 @@ def _leaks(
 def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> list[TwinPair]:
     """Pairs with at least one image of the first dataset, except a patient's own images within a split."""
     images = [
-        TwinImage(dataset.root.name, *row)
+        TwinImage(dataset.root.name, split, key, patient, str(dataset.file(shard)), codec)
         for dataset in datasets
-        for row in zip(*(dataset.table[name].to_pylist() for name in ("split", "key", "patient")), strict=True)
+        for split, key, patient, shard, codec in zip(
+            *(dataset.table[name].to_pylist() for name in ("split", "key", "patient", "shard", "codec")), strict=True
+        )
     ]
     own = datasets[0].table.num_rows
     _, group = np.unique([f"{i.dataset} {i.split} {i.patient}" for i in images], return_inverse=True)

@@ -3,6 +3,7 @@
 import csv
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from dira_scale.curation.audit.leaks import MOST, Hit, SearchResult
 from dira_scale.curation.audit.patients import PatientComparison, harmful
+from dira_scale.curation.audit.twins import SAME
 from dira_scale.places.store import is_local
 
 SHOWN = 10  # examples of a kind
@@ -28,6 +30,8 @@ class TwinImage:
     split: str
     key: str
     patient: str
+    file: str = ""  # path of its shard
+    codec: str = ""
 
 
 @dataclass(frozen=True)
@@ -149,6 +153,11 @@ def _print_twins(twins: list[TwinPair], console: Console) -> None:
     console.print(table)
     for pair in sorted(twins, key=lambda pair: -pair.alike)[:SHOWN]:
         console.print(f"  {pair.one.key}  {pair.other.key}  {pair.alike:.3f} {pair.how}")
+    first = max(twins, key=lambda pair: pair.alike)
+    commands = [shlex.join(["tar", "-xf", i.file, f"{i.key}.{i.codec}"]) for i in (first.one, first.other)]
+    console.print(f"to see the first pair: {' && '.join(commands)}")
+    console.print("the number is the correlation of the two images' fine detail at 64 pixels: 1 is the same image; "
+                  f"pairs are listed from {SAME} on")  # fmt: skip
 
 
 def _full_rows(report: Report) -> list[list[str]]:

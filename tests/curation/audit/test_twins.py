@@ -1,6 +1,8 @@
 """Planted copies are found with their keys, through every change; strangers are not. Patients in two splits too."""
 
 import io
+import shlex
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,10 +116,17 @@ def two(tmp_path: Path, ingest: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(a=tmp_path / "a", b=tmp_path / "b")
 
 
-def test_the_verb_names_copies_and_shared_patients(two: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_verb_names_copies_and_shared_patients(
+    two: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["audit", f"path={two.a}", f"against={two.b}", "workers=1"]) == 1
     said = capsys.readouterr().out
     assert "patients: 1 are in a train and in b test" in said and "identifying values: not searched" in said
+    (shown,) = [line for line in said.splitlines() if line.startswith("to see the first pair: ")]
+    for command in shown.removeprefix("to see the first pair: ").split(" && "):
+        subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    one, other = (np.asarray(Image.open(path)) for path in tmp_path.glob("*.png"))
+    np.testing.assert_array_equal(one, other)  # the first are the most alike, here the same bytes
     lines = [line.split() for line in said.splitlines() if line.startswith("  ")]
     pairs = {frozenset(line[:2]): line[2:] for line in lines if len(line[0]) == 24}
     a, b = (ShardedDataset.open(place).table.to_pylist() for place in (two.a, two.b))
