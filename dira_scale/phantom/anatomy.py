@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-RIB_ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78)  # degrees from the spine to each anterior end
+RIB_ENDS = (165, 158, 153, 150, 148, 146, 142, 134, 124, 112, 78, 58, 44)  # degrees, spine to each anterior end
+PAIRS_OF_RIBS = (11, 12, 13), (0.06, 0.88, 0.06)  # and their shares
+TAIL = 2.3  # normal values are cut off here, in standard deviations: rare bodies, no impossible ones
 
 
 @dataclass(frozen=True)
@@ -25,35 +27,49 @@ class Anatomy:
     breast: float
     heart: float  # relative size
     aorta: float  # radius of the arch
-    scoliosis: float
+    scoliosis: float  # largest shift of the spine to a side
+    apex: float  # half the distance of the lungs' tops
     opening: float  # how quickly the rib cage widens below the apex
+    taper: float  # its change of width from top to base, relative: a pear or a wedge
     rise: float  # of the domes
+    uneven: float  # by which the right dome is higher than the left
     lie: float  # degrees by which the heart is more horizontal
     slope: float  # how steeply the ribs fall
+    ribs: int  # pairs
     seed: int  # of the vessel tree and other details
 
     @classmethod
     def draw(cls, rng: np.random.Generator) -> "Anatomy":
         sex = "M" if rng.random() < 0.55 else "F"
         age = int(np.clip(rng.normal(52, 17), 18, 95))
-        male, fat = sex == "M", float(np.clip(rng.gamma(3.0, 6.0), 5, 50))
+        male, fat = sex == "M", float(np.clip(rng.gamma(2.2, 9.0), 4, 58))
+        slender = _normal(rng, 0, 1)  # long and narrow rather than short and broad
+
         return cls(
             sex=sex,
             age=age,
-            width=float(rng.normal(143 if male else 131, 5)),
-            height=float(rng.normal(206 if male else 190, 9)),
-            depth=float(rng.normal(172 if male else 158, 9)),
+            width=_normal(rng, 143 if male else 131, 6) - 5 * slender,
+            height=_normal(rng, 206 if male else 190, 9) + 9 * slender,
+            depth=_normal(rng, 168 if male else 154, 10) - 5 * slender + 0.12 * age,
             fat=fat,
-            breast=0.0 if male else float(rng.uniform(10, 20) + 0.4 * fat),
-            heart=float(rng.normal(1.0, 0.05)),
-            aorta=float(10.5 + 0.07 * age + rng.normal(0, 1.2)),
-            scoliosis=float(rng.normal(0, 3)),
-            opening=float(rng.uniform(2.2, 3.3)),
-            rise=float(rng.normal(52, 6)),
-            lie=float(rng.normal(0, 5)),
-            slope=float(rng.normal(1.0, 0.08)),
+            breast=0.0 if male else float(rng.uniform(4, 20) + 0.45 * fat),
+            heart=_normal(rng, 1.0, 0.075),
+            aorta=10.5 + 0.07 * age + _normal(rng, 0, 1.6),
+            scoliosis=_normal(rng, 0, 3 if rng.random() < 0.8 else 10),
+            apex=_normal(rng, 46, 4),
+            opening=float(rng.uniform(1.9, 3.7)),
+            taper=_normal(rng, 0, 0.09),
+            rise=_normal(rng, 52, 9),
+            uneven=_normal(rng, 13, 7),
+            lie=_normal(rng, 0, 6) - 5 * slender + 0.25 * (fat - 20),
+            slope=_normal(rng, 1.0, 0.2),
+            ribs=int(rng.choice(PAIRS_OF_RIBS[0], p=PAIRS_OF_RIBS[1])),
             seed=int(rng.integers(2**31)),
         )
+
+
+def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
+    return mean + deviation * float(np.clip(rng.normal(), -TAIL, TAIL))
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class State:
     heart: float = 1.0
     vessels: float = 1.0  # calibre
     pruned: float = 0.0  # share of the peripheral vessels that are lost
+    shrug: float = 0.0  # mm by which the shoulders are raised
 
     def change(self, **values: Any) -> "State":
         """A copy with some values replaced."""
@@ -84,12 +101,14 @@ class Chest:
         """Inner face of the rib cage, |x|."""
         v = np.clip(np.asarray(y, float) / (self.anatomy.height * 1.08), 0, 1.2)
         opening = np.sqrt(np.clip(1 - (1 - np.minimum(v, 1)) ** self.anatomy.opening, 0, 1))
-        return 46 + (self.width - 46) * opening - 70 * np.clip(v - 0.98, 0, 1) ** 2 * 4
+        shape = 1 + self.anatomy.taper * (v - 0.6)
+        widened = (self.width - self.anatomy.apex) * opening * shape
+        return self.anatomy.apex + widened - 70 * np.clip(v - 0.98, 0, 1) ** 2 * 4
 
     def medial(self, y: NDArray) -> NDArray:
         """Medial border of the pleura beside the mediastinum, |x|."""
         v = np.clip(np.asarray(y, float) / (0.42 * self.anatomy.height), 0, 1)
-        return 46 - 40 * np.sqrt(1 - (1 - v) ** 2)
+        return self.anatomy.apex - (self.anatomy.apex - 6) * np.sqrt(1 - (1 - v) ** 2)
 
     def depth(self, y: NDArray) -> NDArray:
         """Front to back, inside."""
@@ -105,7 +124,7 @@ class Chest:
     def dome(self, side: int) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
         """Centre and semi-axes of a hemidiaphragm's ellipsoid; side -1 right, +1 left."""
         right = side < 0
-        top = self.anatomy.height + (0 if right else 13) - self.state.domes[0 if right else 1]
+        top = self.anatomy.height + (0 if right else self.anatomy.uneven) - self.state.domes[0 if right else 1]
         rise = self.anatomy.rise * (1 - 0.6 * self.state.flat)
         half = self.width * 0.535
         return (side * (self.width + 1.5 - half), top + rise, -4.0), (half, rise, self.anatomy.depth)

@@ -29,7 +29,7 @@ from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record
 
-VERSION = 1  # of the drawing; raise it when voxels change
+VERSION = 2  # of the drawing; raise it when voxels change
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
 SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # share of studies with the lung kernel
 STUDIES = (0.6, 0.25, 0.15)  # shares of patients with one, two, three

@@ -42,9 +42,9 @@ class Skeleton:
         slab.paint(distance + np.float32(shell or self.shell), np.float32(marrow) + 45 * grain)
 
     def _ribs(self, rng: np.random.Generator) -> tuple[Tubes, Tubes]:
-        """Twelve pairs that follow the cavity and descend forwards, and the cartilage of the first ten."""
+        """The pairs of ribs that follow the cavity and descend forwards, and the cartilage of the first ten."""
         bone, soft = [], []
-        for number, end in enumerate(np.radians((*RIB_ENDS, 58)), 1):
+        for number, end in enumerate(np.radians(RIB_ENDS[: self.trunk.anatomy.ribs]), 1):
             top, wobble = self.trunk.level(number - 0.15), rng.normal(0, 1, 2)
             fall = self.trunk.anatomy.slope * (24 + 11 * min(number, 7)) * self.trunk.unit + 2 * wobble[0]
             stop = np.pi - 0.13 if number < 8 else np.pi - 0.16 - 0.12 * (number - 7)  # where cartilage ends

@@ -19,13 +19,13 @@ from PIL import Image
 
 from dira_scale.errors import UserError, nearest
 from dira_scale.phantom.anatomy import Anatomy
-from dira_scale.phantom.cxr import dicom
+from dira_scale.phantom.cxr import devices, dicom
 from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
 from dira_scale.phantom.dicom import Identity
 from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record, write
 
-VERSION = 1  # of the drawing; raise it when pictures change
+VERSION = 2  # of the drawing; raise it when pictures change
 
 
 def generate(
@@ -51,18 +51,19 @@ def generate(
 
 def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:
     """Write all files of one patient, its record last."""
-    anatomy_rng, course_rng, identity_rng, *studies_rng = (
-        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4)
+    anatomy_rng, course_rng, identity_rng, *studies_rng, devices_rng = (
+        np.random.default_rng(s) for s in np.random.SeedSequence(seed, spawn_key=(patient,)).spawn(3 + 4 + 1)
     )
     anatomy = Anatomy.draw(anatomy_rng)
     studies = int(course_rng.choice((1, 2, 3, 4), p=(0.45, 0.3, 0.15, 0.1)))
     _, draw = MIXTURES[mixture]
     course = draw(course_rng, studies)
+    implants = devices.draw(devices_rng, anatomy.age, studies)
     identity = Identity.draw(identity_rng, patient, anatomy.sex, anatomy.age)
     rows = []
     for study in range(studies):
         rng, age = studies_rng[study], anatomy.age + study
-        radiograph = take(anatomy, course[study], size, rng)
+        radiograph = take(anatomy, course[study], size, rng, implants[study])
         name = f"PAT{patient:05d}", f"STUDY{study:02d}"
         key = f"dira_scale phantom {VERSION} {seed} {size} {patient} {study}"
         key += "" if mixture == "all" else f" {mixture}"

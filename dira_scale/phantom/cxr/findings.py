@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.anatomy import Chest, State
+from dira_scale.phantom.anatomy import State
+from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
 PREVALENCE = {  # relative; roughly in the order of ChestX-ray14's counts, rare ones raised
@@ -58,7 +59,7 @@ class Lungs:
     """The maps that findings paint on, [size, size] each."""
 
     view: View
-    chest: Chest
+    chest: Torso
     air: Map  # mm of aerated lung
     vessels: Map  # mm of blood
     heart: Map  # mm

@@ -1,16 +1,20 @@
 """One study: draw pose and exposure, assemble the chest with its findings, take the radiograph."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.anatomy import Anatomy, Chest, State
+from dira_scale.phantom.anatomy import Anatomy, State
 from dira_scale.phantom.cxr import organs, projection
+from dira_scale.phantom.cxr.devices import Implant, shadows
 from dira_scale.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.phantom.cxr.painters import paint
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.primitives import Tubes
 from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.phantom.cxr.skeleton import bones
+from dira_scale.phantom.cxr.soft import body
+from dira_scale.phantom.cxr.torso import Build, Torso
 from dira_scale.phantom.cxr.vessels import vessels
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -28,12 +32,14 @@ class Radiograph:
     view: View
 
 
-def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator) -> Radiograph:
+def take(
+    anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Generator, implants: Sequence[Implant] = ()
+) -> Radiograph:
     """Take one radiograph of `anatomy` with `findings`; rng draws everything else (pose, breath, exposure)."""
     view, state, exposure = _pose(anatomy, size, rng)
     for finding in findings:
         state = prepare(finding, state)
-    chest = Chest(anatomy, state)
+    chest = Torso(anatomy, state)
     cavity, dome = organs.lungs(chest, view)
     heart, mediastinum = organs.mediastinum(chest, view)
     air = np.maximum(cavity - dome - np.hypot(heart, mediastinum), 0)
@@ -41,7 +47,7 @@ def take(anatomy: Anatomy, findings: list[Finding], size: int, rng: np.random.Ge
     zero = np.zeros_like(air)
     lungs = Lungs(view, chest, air, blood, heart, zero.copy(), zero.copy(), zero.copy())
     boxes = [(f.label, paint(f, lungs)) for f in findings]
-    line = _line(lungs, rng)
+    line = _line(lungs, rng) + shadows(implants, chest, view, rng)
     light = projection.detect(line, view.spacing, exposure, rng)
     pixels = projection.display(light, view.spacing, exposure, _collimator(view, rng))
     inside = (cavity > 12) & (air > 0.7 * cavity)  # except where heart or dome fill most of the depth
@@ -57,12 +63,16 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
         size,
         field=float(rng.uniform(385, 430)),
         yaw=float(rng.normal(0, 0.028 * care)),
-        pitch=float(rng.normal(0.08 if lying else 0, 0.03)),
+        pitch=float(rng.normal(0.08 if lying else 0, 0.03)) + Build.draw(anatomy).kyphosis,
         roll=float(rng.normal(0, 0.016 * care)),
         shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
         front=not lying,
     )
-    state = State(domes=(breath, breath + float(rng.normal(0, 3))), heart=1 + 0.002 * breath)
+    state = State(
+        domes=(breath, breath + float(rng.normal(0, 3))),
+        heart=1 + 0.002 * breath,
+        shrug=float(rng.normal(0, 4) + (8 if lying else 0)),
+    )
     exposure = Exposure(
         photons=float(8e4 * np.exp(rng.normal(0, 0.45))) * (0.6 if lying else 1),
         scatter=float(rng.uniform(0.2, 0.5)) * (1.4 if lying else 1),
@@ -78,24 +88,18 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
 def _line(lungs: Lungs, rng: np.random.Generator) -> Map:
     """Line integrals of attenuation, [size, size]."""
     view, chest = lungs.view, lungs.chest
-    body = organs.body(chest, view)
+    thick = body(chest, view)
     details = np.random.default_rng(chest.anatomy.seed + 1)
     tissue = LUNG * (1 + 0.05 * projection.grain(view.size, details)) * (1 - lungs.emptied)
     aerated = lungs.air * (1 - lungs.filled)
-    line = SOFT * (body - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(body, chest.anatomy.fat)
+    line = SOFT * (thick - aerated) + tissue * aerated - (SOFT - FAT) * np.minimum(thick, chest.anatomy.fat)
     line += SHEATH * (SOFT - LUNG) * lungs.vessels * (1 - lungs.filled) + (SOFT - LUNG) * lungs.solid
     line += (BONE - SOFT) * bones(chest, view, details)
-    gas = np.maximum(organs.airways(chest, view), _stomach(chest, view, details))
-    line -= SOFT * np.minimum(gas, body)
+    if chest.build.calcified > 0.2:
+        line += (BONE - SOFT) * organs.calcium(chest, view)
+    gas = np.maximum(organs.airways(chest, view), organs.bowel_gas(chest, view, float(rng.uniform(0.1, 1))))
+    line -= SOFT * np.minimum(gas, thick)
     return np.maximum(line + _marker(view, rng), 0).astype(np.float32)
-
-
-def _stomach(chest: Chest, view: View, rng: np.random.Generator) -> Map:
-    """Gas under the left dome, in mm."""
-    (x, y, _), (_, rise, _) = chest.dome(1)
-    size = float(rng.uniform(0, 26))
-    axes = (8 + 1.3 * size, 4 + 0.7 * size, 4 + 0.8 * size)
-    return ellipsoid(view, (x - 12, y - rise + 14 + 0.7 * size, 0), axes, -8)
 
 
 def _marker(view: View, rng: np.random.Generator) -> Map | float:

@@ -1,0 +1,96 @@
+"""Patients' bodies differ, a patient's own studies share theirs: anatomy, ribs, implants."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dira_scale.curation.audit.twins import compare, near_twins
+from dira_scale.phantom.anatomy import PAIRS_OF_RIBS, Anatomy, State
+from dira_scale.phantom.cxr import devices, radiograph, skeleton
+from dira_scale.phantom.cxr.torso import Build, Torso
+from dira_scale.phantom.cxr.view import View
+
+SIDE = 64  # pixels: the audit compares these
+
+
+def patient(number: int) -> Anatomy:
+    """That of the default recipe's patient."""
+    return Anatomy.draw(np.random.default_rng(np.random.SeedSequence(0, spawn_key=(number,)).spawn(1)[0]))
+
+
+def thumbnail(anatomy: Anatomy, study: int = 0) -> np.ndarray:
+    """A study of a healthy patient, [1, SIDE, SIDE] in [0, 1]."""
+    rng = np.random.default_rng((anatomy.seed, study))
+    pixels = radiograph.take(anatomy, [], 2 * SIDE, rng).pixels.astype(np.float32) / 4095
+    return pixels.reshape(SIDE, 2, SIDE, 2).mean((1, 3))[None]
+
+
+def test_no_two_patients_are_near_duplicates_for_the_audit() -> None:
+    pictures = np.stack([thumbnail(patient(number)) for number in range(250)])
+    assert near_twins(pictures, np.arange(len(pictures)), len(pictures)) == []
+
+
+def test_own_studies_are_more_alike_than_those_of_others() -> None:
+    first, second = ([thumbnail(patient(number), study) for number in range(30)] for study in range(2))
+    own = [compare(a, b)[1] for a, b in zip(first, second, strict=True)]
+    others = [compare(a, b)[1] for shift in (1, 2) for a, b in zip(first, np.roll(second, shift, 0), strict=True)]
+    assert np.median(own) > np.percentile(others, 90)
+
+
+def test_the_number_of_ribs_varies_and_is_drawn() -> None:
+    assert {patient(number).ribs for number in range(120)} == set(PAIRS_OF_RIBS[0])
+    anatomy = replace(patient(0), scoliosis=0.0)
+    view = View(256, shift=(0.0, 0.8 * anatomy.height))
+    eleven, twelve = (
+        skeleton.ribs(Torso(replace(anatomy, ribs=n), State()), view, np.random.default_rng(0)) for n in (11, 12)
+    )
+    added = twelve > eleven + 0.3
+    _, count = ndimage.label(ndimage.binary_dilation(added))
+    lowest = view.project(np.array([0, float(Torso(anatomy, State()).vertebra(11)), -60]))[0]
+    assert count == 2 and np.argwhere(added)[:, 0].min() > lowest  # one on each side, below the eleventh pair
+
+
+def test_the_spine_of_a_scoliosis_is_bent_and_the_ribs_start_at_it() -> None:
+    anatomy = patient(0)
+    view = View(128, shift=(0.0, 0.6 * anatomy.height))
+    bent, straight = (Torso(replace(anatomy, scoliosis=mm), State()) for mm in (18.0, 0.0))
+    y = np.linspace(0, anatomy.height, 50)
+    assert np.ptp(bent.midline(y)) > 12 and np.ptp(straight.midline(y)) == 0
+    spines = [skeleton.spine(chest, view) for chest in (bent, straight)]
+    moved = [(image * np.arange(128)).sum(1)[30:100] / image.sum(1)[30:100] for image in spines]
+    expected = bent.midline(view.grid[1][30:100, 0]) / view.spacing
+    np.testing.assert_allclose(moved[0] - moved[1], expected, atol=1.2)
+
+
+def test_a_patients_build_follows_from_the_anatomy() -> None:
+    assert Build.draw(patient(3)) == Build.draw(patient(3)) != Build.draw(patient(4))
+
+
+def test_implants_stay_from_their_first_study_on() -> None:
+    new = 0
+    for seed in range(300):
+        courses = devices.draw(np.random.default_rng(seed), 70, 4)
+        for before, after in pairwise(courses):
+            assert set(before) <= set(after)
+        new += courses[0] != courses[-1]
+    assert 10 < new < 150
+
+
+@pytest.mark.parametrize("kind", devices.IMPLANTS)
+def test_an_implant_is_seen_at_the_same_place_in_every_study(kind: str) -> None:
+    anatomy = patient(2)
+    view = View(192, shift=(0.0, 0.6 * anatomy.height))
+    implant = devices.Implant(kind, seed=5)
+    chest, breath = Torso(anatomy, State()), Torso(anatomy, State(domes=(12.0, 12.0), shrug=6.0))
+    first, second = (devices.IMPLANTS[kind][1](c, view, np.random.default_rng(implant.seed)) for c in (chest, breath))
+    assert first.max() > 0.2
+    np.testing.assert_array_equal(first, second)
+    plain, with_it = (
+        radiograph.take(anatomy, [], 192, np.random.default_rng(1), implants) for implants in ((), (implant,))
+    )
+    change = with_it.pixels.astype(int) - plain.pixels
+    drawn = devices.IMPLANTS[kind][1](chest, with_it.view, np.random.default_rng(implant.seed)) > 0.3
+    assert change[drawn].mean() > 100 and abs(change[~drawn].mean()) < 40
