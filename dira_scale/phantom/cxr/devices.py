@@ -64,8 +64,8 @@ def _wires(view: View, radius: float, density: float, *lines: NDArray) -> Map:
 def _pacemaker(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     """The generator below a clavicle, one to three leads to the heart; some with a defibrillator's coil."""
     side, lowered = (1 if rng.random() < 0.75 else -1), rng.normal(0, 9)
-    at = np.array([side * (chest.width - rng.uniform(38, 62)), 62 + lowered, 85])
-    case = ellipsoid(view, at, (24, 20, 5), rng.uniform(-30, 30)) * np.float32(TITANIUM * 0.7)
+    at = np.array([side * (chest.width - rng.uniform(18, 42)), 54 + lowered, 85])
+    case = ellipsoid(view, tuple(at), (24, 20, 5), rng.uniform(-30, 30)) * np.float32(TITANIUM * 0.7)
     base = chest.anatomy.height - 40
     tips = [(34 + rng.normal(0, 8), base + 4, 50), (-18, base - 40 + rng.normal(0, 6), 55), (62, base - 44, -20)]
     atrium = (-16 + rng.normal(0, 3), base - 20 + rng.normal(0, 5), 25)
@@ -110,7 +110,8 @@ def _port(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     """A port's chamber on the chest and its catheter to the superior vena cava."""
     side = 1 if rng.random() < 0.3 else -1
     at = np.array([side * (chest.width - rng.uniform(45, 70)), 75 + rng.normal(0, 8), 85])
-    case = ellipsoid(view, at, (12, 12, 5)) * np.float32(TITANIUM) - ellipsoid(view, at, (7, 7, 4)) * np.float32(0.2)
+    case: Map = ellipsoid(view, tuple(at), (12, 12, 5)) * np.float32(TITANIUM)
+    case -= ellipsoid(view, tuple(at), (7, 7, 4)) * np.float32(0.2)  # the membrane
     way = [at, (side * 62, 22, 60), (side * 34, 12, 40), (side * 18, 42, 20), (-22, 78, 15), (-24, 110, 15)]
     return case + _wires(view, 1.2, PLASTIC * 2, np.array(way))
 
