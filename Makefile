@@ -9,7 +9,7 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-wheels gpu-check doctor clean
+.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-wheels gpu-check doctor docs clean
 
 help:         ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -33,6 +33,10 @@ gpu-check:    ## on that machine, without network or set-up: run the tests that 
 
 doctor: setup    ## what this machine has and lacks, and the launch command to use
 	@$(BIN)/python -m dira_scale.doctor
+
+docs:         ## the documentation as a site, with the API reference, in out/docs
+	@$(PYTHON) setup/install.py docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet && echo out/docs/index.html
 
 setup:        ## only set up .venv (the other targets do so themselves)
 	@$(PYTHON) setup/install.py

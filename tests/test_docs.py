@@ -27,6 +27,8 @@ SMALLER = {
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "experiment=phantom ": "experiment=phantom data.size=32 data.batch=8 epoch_factor=0.01 ",
+    "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
+    "data.shards=out/shards/mine run=",
 }
 TYPED = "deidentification"  # by ``make test``; takes 10 s: each command is a process with workers
 
@@ -65,9 +67,9 @@ def test_commands_work(script: str, tmp_path: Path) -> None:
         command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
-    if "dira_scale.report" in script:
-        assert (tmp_path / "out/runs/demo/report.html").is_file()
-        assert (tmp_path / "out/runs/demo/export/encoder.safetensors").is_file()
+    for run in re.findall(r"dira_scale\.report run=(\S+)", script):
+        assert (tmp_path / run / "report.html").is_file()
+        assert (tmp_path / run / "export" / "encoder.safetensors").is_file()
 
 
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
@@ -104,6 +106,13 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert [link for link in local if not (document.parent / link).exists()] == []
 
 
+def test_every_page_is_linked_from_the_start_page_and_in_the_site() -> None:
+    start, site = (ROOT / "docs" / "README.md").read_text(), (ROOT / "mkdocs.yml").read_text()
+    pages = {str(page.relative_to(ROOT / "docs")) for page in DOCUMENTS[1:]}
+    assert {page for page in pages if f"({page})" not in start} == {"README.md"}
+    assert {page for page in pages if f"{page}\n" not in site} == set()
+
+
 def test_every_dependency_has_its_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = project["dependencies"] + [line for lines in project["optional-dependencies"].values() for line in lines]
@@ -113,7 +122,9 @@ def test_every_dependency_has_its_reason() -> None:
     assert explained == declared
 
 
-@pytest.mark.parametrize("target", ["pretrain", "test", "test-system", "torture", "gpu-check", "doctor", "setup"])
+@pytest.mark.parametrize(
+    "target", ["pretrain", "test", "test-system", "torture", "gpu-check", "doctor", "docs", "setup"]
+)
 def test_make_knows_its_targets(target: str) -> None:
     """Each is listed by ``make help`` and can be planned (``make -n``)."""
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

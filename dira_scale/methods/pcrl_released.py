@@ -1,6 +1,6 @@
 """PCRL as in its authors' released code, an "improved version" of the paper by its README.
 
-docs/reference/recipes.md compares the two.
+docs/reference/experiments.md compares the two.
 """
 
 from collections.abc import Mapping
