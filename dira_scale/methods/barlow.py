@@ -28,9 +28,9 @@ class BarlowTwins(Method):
     nearest to its second in the batch; ``chance``.
 
     Args:
-        dim: width of the projector's three layers, the embedding's length.
-        off_diagonal: weight of the off-diagonal sum, the paper's lambda.
-        scale: of the whole loss, which is of the order of dim, to balance it with other terms.
+        dim: width of the projector's three layers, the embedding's length; at least 1.
+        off_diagonal: weight of the off-diagonal sum, the paper's lambda; at least 0.
+        scale: of the whole loss, which is of the order of dim, to balance it with other terms; above 0.
 
     Raises ``UserError`` for settings outside their range.
     """

@@ -29,9 +29,9 @@ class BYOL(Method):
     network; ``chance``.
 
     Args:
-        hidden: width of the hidden layers of projector and predictor.
-        dim: the embedding's length.
-        momentum: of the target network at a stage's first step.
+        hidden: width of the hidden layers of projector and predictor, at least 1.
+        dim: the embedding's length, at least 1.
+        momentum: of the target network at a stage's first step, 0 to 1.
 
     Raises ``UserError`` for settings outside their range.
     """

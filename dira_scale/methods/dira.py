@@ -25,7 +25,7 @@ class DiRA(Method):
     ``Terms.restored``; the training loop adds it.
 
     Args:
-        weights: of the terms; a term with weight 0 is computed but not learnt.
+        weights: of the terms, at least 0; a term with weight 0 is computed but not learnt.
         restoration: distance between restored and clean: ``mse`` or ``l1``.
         restore: ``first`` or ``both`` views; the losses of both are averaged.
 

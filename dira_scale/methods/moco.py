@@ -33,6 +33,13 @@ class MoCo(Method):
     processes, is their own; ``chance``; ``queue_fresh``, the share of keys younger than 1 / (1 - momentum) steps, in
     which the key encoder drifts: older keys mislead.
 
+    Args:
+        dim: the embedding's length, at least 1.
+        queue: keys kept, K: a multiple of the global batch.
+        temperature: of the softmax over similarities, above 0.
+        momentum: of the key encoder, 0 to 1.
+        batch_norm: whether the projector's hidden layer has BatchNorm.
+
     Raises ``UserError`` for settings outside their range.
     """
 

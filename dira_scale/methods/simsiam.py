@@ -22,8 +22,8 @@ class SimSiam(Method):
     Monitors: ``top1``, how often an image's first z is nearest to its second in the batch; ``chance``.
 
     Args:
-        dim: width of the projector's three layers, the embedding's length.
-        bottleneck: the predictor's hidden width.
+        dim: width of the projector's three layers, the embedding's length; at least 1.
+        bottleneck: the predictor's hidden width, at least 1.
 
     Raises ``UserError`` for settings outside their range.
     """
