@@ -15,101 +15,30 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import s3
 import torch
 import yaml
+from made_up_run import STAGES, dataset, finished_run, metrics, row
 from omegaconf import OmegaConf
 from PIL import Image
 from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
-from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.pretraining import diagnosis
+from dira_scale.reporting import headlines as judged
 from dira_scale.reporting import health, plots, summary
-from dira_scale.reporting.content import read_run
+from dira_scale.reporting.content import RunContent, read_run
+from dira_scale.reporting.headlines import Headline, headlines
 from dira_scale.reporting.page import render
 from dira_scale.runs import checkpoint
-
-STAGES = {"di": 40, "dir": 80, "dira": 30}  # optimizer steps
-TERMS = {"di": ("di",), "dir": ("di", "re"), "dira": ("di", "re", "ad", "discriminator")}
-
-
-def row(step: int, stage: str, split: str, lease: int) -> dict[str, Any]:
-    losses = {f"loss/{term}": 1.0 / (step + 1) + len(term) for term in TERMS[stage]}
-    common = {"step": step, "epoch": step / 10, "stage": stage, "split": split, "lease": lease}
-    common |= {"loss": sum(losses.values()), "top1": step / 200, "chance": 1 / 32} | losses
-    if split == "val":
-        return common
-    times = {"time/step": 2.0, "time/data": 0.5, "time/validate": 0.25, "time/checkpoint": 0.25}
-    return common | times | {"lr": 1e-3, "images_per_second": 100.0 + step}
-
-
-def metrics() -> list[dict[str, Any]]:
-    """A train row every 5 steps, a held-out one every 10; another process from step 60 on."""
-    rows, first = [], 0
-    for stage, length in STAGES.items():
-        for step in range(first + 5, first + length + 1, 5):
-            if step % 10 == 0:
-                rows.append(row(step, stage, "val", lease=1 if step <= 60 else 2))
-            rows.append(row(step, stage, "train", lease=1 if step <= 60 else 2))
-        first += length
-    return rows
-
-
-def dataset(root: Path, xxh3: str = "0") -> ShardedDataset:
-    """A manifest of 353 images of a byte each."""
-    root.mkdir(exist_ok=True)
-    counts = {"train": 320, "val": 33}
-    (root / "all.tar").write_bytes(bytes(320))
-    image = dict.fromkeys(SCHEMA.names) | {"shard": "all.tar", "size": 1, "codec": "jpg", "low": 0.0, "high": 255.0}
-    image |= {"labels": [1.0], "xxh3": xxh3}
-    rows = [
-        image | {"key": f"{i}", "patient": f"{i}", "split": split, "offset": i}
-        for split, count in counts.items() for i in range(count)
-    ]  # fmt: skip
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
-    info = DatasetInfo(
-        name="phantom <cxr>", modality="CXR", dims=2, codec="jpg", label_names=["Nodule"], counts=counts, quarantined=2,
-        shards={"all.tar": 320}, recipe={}, recipe_hash="", licence="Apache-2.0", tool_version="0",
-    )  # fmt: skip
-    (root / "dataset.json").write_text(info.to_json())
-    return ShardedDataset.open(root)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three stages; left as it is."""
-    tmp_path = tmp_path_factory.mktemp("finished")
-    shards = dataset(tmp_path / "shards_of_ours")
-    folder = tmp_path / "demo"
-    (folder / "pictures").mkdir(parents=True)
-    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", "data.batch=64"])
-    content = OmegaConf.to_container(config) | {"datasets": [{"hash": shards.hash, "weight": 1.0}], "order_version": 1}
-    content |= {"views_version": 1}
-    (folder / "config.yaml").write_text(yaml.safe_dump(content))
-    (folder / "status.json").write_text(json.dumps({"state": "done", "step": 150, "reason": "", "exit_code": 0}))
-    environment = {"dira_scale": "9.8.7", "commit": "c0ffee123456+", "host": "ward7", "command": f"{folder}/x.py a=b"}
-    environment |= {"cores": 2, "memory_gib": 7.5, "gpus": [], "torch": "2.13.0+cpu", "timm": None}
-    (folder / "environment.json").write_text(json.dumps(environment))
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in metrics()))
-    restoration = []
-    for stage, ours in (("dir", 0.006), ("dira", 0.005)):
-        for name, mse in {"distorted": 0.04, "blur": 0.03, "telea": 0.02, "restored": ours}.items():
-            restoration.append({"stage": stage, "restorer": name, "mse": mse, "ssim": 1 - 5 * mse, "n": 33})
-        Image.fromarray(np.zeros((8, 24), np.uint8)).save(folder / "pictures" / f"{stage}.png")
-    (folder / "pictures" / "restoration.json").write_text(json.dumps(restoration))
-    for step in (40, 150):
-        part = folder / "checkpoints" / f"{step:09d}"
-        part.mkdir(parents=True)
-        (part / "part-00000-of-00001.safetensors").write_bytes(bytes(2**20))
-    (folder / "checkpoints" / "000000160.tmp").mkdir()
-    (folder / "checkpoints" / "LATEST").write_text("000000150")
-    (folder / "checkpoints" / "BEST-di").write_text("000000040")
-    (folder / "checkpoints" / "BEST-dira").write_text("000000150\n")
-    return folder
+    return finished_run(tmp_path_factory.mktemp("finished"))
 
 
 @pytest.fixture
@@ -121,7 +50,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Curves, most of a page's time, are left empty: for what a page says."""
-    monkeypatch.setattr(plots, "svg", lambda *_: "data:image/svg+xml;base64,")
+    monkeypatch.setattr(plots, "svg", lambda *_: "<svg></svg>")
     monkeypatch.setattr(health, "svg", plots.svg)
 
 
@@ -142,7 +71,7 @@ def html(finished: Path) -> str:
 
 
 class Page(HTMLParser):
-    """The text of a page, its addresses, and whether every element is closed."""
+    """The text of a page without its plots, its addresses, and whether every element is closed."""
 
     VOID = frozenset({"meta", "img", "br"})
 
@@ -164,7 +93,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if not {"style", "svg"} & {*self.open}:
             self.words.append(data)
 
 
@@ -176,29 +105,105 @@ def test_the_page_asks_nothing_of_any_server(html: str) -> None:
     addresses = Page(html).addresses
     assert addresses
     assert all(address.startswith("data:image/") for address in addresses)
-    assert not re.search(r"@import|url\(|<script|<link", html)
+    assert not re.search(r"@import|url\((?!#)|<script|<link", html)  # clip paths are url(#…) of the page itself
+
+
+def drawings(html: str) -> list[ElementTree.Element]:
+    """A page's plots."""
+    return [ElementTree.fromstring(text) for text in re.findall(r"<svg.*?</svg>", html, re.DOTALL)]
 
 
 def test_every_picture_and_curve_can_be_read(html: str) -> None:
-    addresses = Page(html).addresses
-    svgs = [ElementTree.fromstring(b64decode(a.partition(",")[2])) for a in addresses if "svg+xml" in a]
-    pngs = [Image.open(BytesIO(b64decode(a.partition(",")[2]))) for a in addresses if "/png" in a]
+    pngs = [Image.open(BytesIO(b64decode(a.partition(",")[2]))) for a in Page(html).addresses if "/png" in a]
     assert len(pngs) == 2
-    assert len(svgs) == 8  # total, di, re, ad, discriminator, top-1, rate; and the bars
-    texts = [" ".join(svg.itertext()) for svg in svgs]
-    assert all("optimizer step" in text for text in texts[:-1])
-    assert "seconds" in texts[-1]
+    svgs = drawings(html)
+    assert len(svgs) == 7  # total, di, re, ad, discriminator, top-1, rate
+    assert all("optimizer step" in " ".join(svg.itertext()) for svg in svgs)
+    said = "Top-1 among the batch's own keys over optimizer steps; last value: train 0.75, val 0.75"
+    assert svgs[5].get("aria-label") == said
+    ids = re.findall(r' id="([^"]*)"', html)
+    assert len(ids) == len({*ids}) and {*re.findall(r"(?:url\(|href=\")#([^\")]*)", html)} <= {*ids}
 
 
 def test_headlines_are_what_the_rows_say(html: str) -> None:
     text = Page(html).text
-    assert "Done 150 steps, 15.0 epochs" in text
+    assert "Done … too early 150 steps, 15.0 epochs this recipe has been seen to learn in 1500 steps" in text
     assert "1 min 30 s of computing; resumed 1 time" in text  # 30 train rows of 3 s
-    assert "0.25 × the error of the best trivial restorer" in text
+    assert "0.25 × ✓ good restoration error, as a multiple of the best method that learns nothing" in text
     assert "MSE 0.0050, against 0.0200 for Telea's inpainting" in text
-    assert "24 × chance" in text  # 0.75 at step 150, held out, against 1/32
+    assert "6.4 × chance ✓ good" in text  # 0.2 at step 40, held out, against 1/32
+    assert "19 × after stage dir, 24 × after stage dira" in text
     speeds = [r["images_per_second"] for r in metrics() if r["stage"] == "dira" and r["split"] == "train"]
-    assert f"{median(speeds):.0f} images/s in the last stage, on 2 CPU cores" in text
+    assert f"{median(speeds):.0f} images/s ≈ fair in the last stage, on 2 CPU cores" in text
+    assert "waits for images 17 % of the time: more data.workers" in text
+
+
+def headline(run: RunContent, what: str) -> Headline:
+    [found] = [one for one in headlines(run, warnings=0) if what in one.what]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("ours", "steps", "grade"),
+    [
+        (0.0100, 0, "good"),
+        (0.0101, 1500, "fair"),
+        (0.0199, 1500, "fair"),
+        (0.0200, 1500, "poor"),
+        (0.03, 1499, "early"),
+    ],
+)
+def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: float, steps: int, grade: str) -> None:
+    """Telea's is 0.02, the lowest of the three. Before the recipe's 1,500 steps only what is good is judged."""
+    run = read_run(finished)
+    table = [r | {"mse": ours} if r["restorer"] == "restored" else r for r in run.restoration]
+    run = replace(run, restoration=table, rows=[*run.rows[:-1], run.rows[-1] | {"step": steps}])
+    verdict = headline(run, "restoration error").verdict
+    assert verdict and verdict.grade.name == grade
+
+
+@pytest.mark.parametrize(
+    ("top1", "chance", "enough", "grade"),
+    [
+        (5 / 32, 1 / 32, 1500, "good"),
+        (4.9 / 32, 1 / 32, 150, "fair"),
+        (2 / 32, 1 / 32, 150, "fair"),
+        (1.9 / 32, 1 / 32, 150, "poor"),
+        (1.9 / 32, 1 / 32, None, "early"),  # 500 steps where the recipe names none
+        (1.0, 1 / 9, 1500, "open"),
+    ],
+)
+def test_discrimination_is_judged_by_five_times_chance(
+    finished: Path, top1: float, chance: float, enough: int | None, grade: str
+) -> None:
+    """After `di`; what the harder views of the later stages give is told beside it. The run has 150 steps."""
+    run = read_run(finished)
+    rows = [r | {"top1": top1, "chance": chance} if r["stage"] == "di" else r for r in run.rows]
+    found = headline(replace(run, rows=rows, config=run.config | {"enough_steps": enough}), "other view")
+    assert found.verdict and found.verdict.grade.name == grade
+    assert "stage di" in found.detail and "24 × after stage dira, whose views are harder" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("spread", "rank", "step", "grade"),
+    [(0.16, 2.6, 150, "good"), (0.14, 2.6, 150, "fair"), (0.09, 9, 150, "poor"), (0.5, 2.4, 150, "poor"),
+     (0.09, 9, 5, "early")],
+)  # fmt: skip
+def test_collapse_is_told_by_spread_and_rank(finished: Path, spread: float, rank: float, step: int, grade: str) -> None:
+    """As the run's own warnings; not within a tenth of a stage (the first row is at half an epoch of 48)."""
+    run = read_run(finished)
+    rows = [r | {"health/std": spread, "health/rank": rank} if r["step"] == step else r for r in run.rows]
+    rows = [r for r in rows if r["step"] <= step]
+    verdict = headline(replace(run, rows=rows), "effective rank").verdict
+    assert verdict and verdict.grade.name == grade
+
+
+def test_thresholds_are_those_of_the_runs_own_warnings() -> None:
+    """Reporting may not import pretraining, so that they are written twice."""
+    ours = judged.COLLAPSED_SPREAD, judged.COLLAPSED_RANK, judged.SETTLED, judged.AT_CHANCE, judged.ENOUGH_STEPS
+    assert ours == (
+        diagnosis.COLLAPSED_STD, diagnosis.COLLAPSED_RANK, diagnosis.SETTLED, diagnosis.ABOVE_CHANCE, diagnosis.ENOUGH,
+    )  # fmt: skip
 
 
 def test_throughput_by_stage_counts_every_second_once(finished: Path) -> None:
@@ -248,9 +253,9 @@ def test_a_running_run_with_a_half_written_row(run: Path) -> None:
     for name in ("dir.png", "dira.png", "restoration.json"):
         (run / "pictures" / name).unlink()
     found = page(run)
-    assert "Running 20 steps" in found.text
+    assert "Running … too early 20 steps" in found.text
     assert "no restored pictures: a stage with restoration writes them when it ends" in found.text
-    assert "trivial restorer" not in found.text
+    assert "restoration error" not in found.text
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -299,7 +304,7 @@ def test_a_run_that_has_barely_begun(run: Path, capsys: pytest.CaptureFixture[st
     assert "data b: no readable dataset where the run read it" in said
     text = Page((run / "report.html").read_text()).text
     assert "Not in this report" in text
-    assert "State unknown 0 steps" in text
+    assert "State unknown … too early 0 steps" in text
 
 
 def test_the_page_tells_no_folder_and_no_host(finished: Path, html: str) -> None:
@@ -405,7 +410,7 @@ def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytes
         held_out["health/knn_auc"] = 0.7
     rows[-1]["warnings"] = ["L_di dwarfs <L_re>"]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    drawn = {title: address for title, _, address in health.monitor_plots(read_run(run))}
+    drawn = {title: drawing for title, _, drawing in health.monitor_plots(read_run(run))}
     assert list(drawn) == [
         "Spread of directions",
         "Effective rank",
@@ -413,8 +418,7 @@ def test_health_is_drawn_and_warnings_stand_at_the_top(run: Path, request: pytes
         "Discriminator's accuracy",
         "Nearest-neighbour AUC of the labels",
     ]
-    svgs = [ElementTree.fromstring(b64decode(address.partition(",")[2])) for address in drawn.values()]
-    texts = [" ".join(svg.itertext()) for svg in svgs]
+    texts = [" ".join(ElementTree.fromstring(drawing).itertext()) for drawing in drawn.values()]
     assert all("optimizer step" in text for text in texts)
     assert "embeddings" in texts[0] and "encoder's features" in texts[0] and "encoder's features" not in texts[1]
     assert all(term in texts[2] for term in ("di", "re"))
@@ -430,9 +434,9 @@ def test_pcrls_errors_are_drawn_together(run: Path, errors: tuple[str, ...]) -> 
     """In every row, as losses are; in a stage that no other recipe has."""
     rows = [row | {"stage": "pcrl"} | {f"re_{error}": 0.1 for error in errors} for row in metrics()]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    [(title, normal, address)] = health.monitor_plots(read_run(run))
+    [(title, normal, drawing)] = health.monitor_plots(read_run(run))
     assert title == "PCRL's errors" and "fall together" in normal
-    words = " ".join(ElementTree.fromstring(b64decode(address.partition(",")[2])).itertext())
+    words = " ".join(ElementTree.fromstring(drawing).itertext())
     assert ("momentum" in words) == ("momentum" in errors) and ("mixed, hybrid" in words) == ("mixed" in errors)
     assert all(word in words for word in ("ordinary", "hybrid", "pcrl"))
 

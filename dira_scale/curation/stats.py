@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,8 +17,9 @@ from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, 
 from dira_scale.ingest.slices import POSITION, SLICE
 from dira_scale.places.store import open_file
 
-LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and on the contact sheet
+LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and shown
 FEW = 16
+REJECTED = 0.05  # share of inputs in quarantine beyond which the reasons need a look
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Stats:
         """Number of patients in more than one split; must be 0."""
         pairs = self.dataset.table.group_by(["patient", "split"]).aggregate([])
         return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
+
+    @cached_property
+    def copies(self) -> int:
+        """Number of images that are exact copies of an earlier one."""
+        return int(self.dataset.table.num_rows - pc.count_distinct(self.dataset.table["xxh3"]).as_py())
 
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
@@ -195,30 +202,26 @@ def oddities(stats: Stats) -> list[str]:
     texts: list[str] = []
     shares: dict[str, Any] = {split.name: split.samples for split in stats.splits}
     inputs = sum(shares.values()) + stats.info.quarantined
-    if stats.info.quarantined > 0.05 * inputs:
+    if stats.info.quarantined > REJECTED * inputs:
         texts.append(f"{stats.info.quarantined} of {inputs} inputs were quarantined")
-    for name, labels in stats.labels.items():
-        never = [label.split for label in labels if label.known and not label.graded and not label.positive]
-        texts += [f"label {name} is never 1 in {', '.join(never)}"] if never else []
-    for splits, names in _unknown(stats).items():
-        texts.append(f"unknown in all of {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}")
+    texts += _by_splits(stats, "never 1 in", lambda label: label.known and not label.graded and not label.positive)
+    texts += _by_splits(stats, "unknown in all of", lambda label: label.unknown and not label.known)
     if stats.shared_patients:
         texts.append(f"{stats.shared_patients} patients are in more than one split")
     if stats.plain:
         texts.append(f"{stats.plain} of {len(stats.drawn(LOOKED_AT))} sampled images have at most {FEW} distinct "
                     "values: masks among the images?")  # fmt: skip
-    repeated = stats.dataset.table.num_rows - pc.count_distinct(stats.dataset.table["xxh3"]).as_py()
-    if repeated:
-        texts.append(f"{repeated} images are exact copies of others (shard audit names them)")
+    if stats.copies:
+        texts.append(f"{stats.copies} images are exact copies of others (shard audit names them)")
     if any(math.isnan(edge) for axis in stats.spacings().values() for edge in axis):
         texts.append("a spacing is NaN")
     return texts
 
 
-def _unknown(stats: Stats) -> dict[str, list[str]]:
-    """Names of labels that are unknown in all samples of some splits, by these splits."""
+def _by_splits(stats: Stats, what: str, is_odd: Callable[[LabelStats], object]) -> list[str]:
+    """A line for each set of splits in which labels are odd: ``what``, the splits, the names of these labels."""
     found: dict[str, list[str]] = {}
     for name, labels in stats.labels.items():
-        if splits := ", ".join(label.split for label in labels if label.unknown and not label.known):
+        if splits := ", ".join(label.split for label in labels if is_odd(label)):
             found.setdefault(splits, []).append(name)
-    return found
+    return [f"{what} {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}" for splits, names in found.items()]

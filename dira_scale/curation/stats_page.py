@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from dira_scale import __version__
-from dira_scale.curation.stats import LOOKED_AT, SHOWN, Stats, oddities
+from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
+from dira_scale.reporting.headlines import Grade, Headline, Verdict
 from dira_scale.reporting.page import template
-from dira_scale.reporting.plots import HELD_OUT, TRAIN, svg
+from dira_scale.reporting.plots import LINES, svg
 
-TILE = 120  # pixels per side on the contact sheet
+TILE = 120  # pixels per side of a sampled image
 
 
 def print_table(stats: Stats) -> None:
@@ -46,68 +47,88 @@ def _right(name: str) -> Column:
 
 def render_dataset(stats: Stats) -> str:
     """The page."""
+    spacings = stats.spacings()
     return template(Path(__file__).with_name("stats.html.j2")).render(
         stats=stats,
         info=stats.info,
         version=__version__,
+        headlines=headlines(stats),
         odd=oddities(stats),
         looked_at=min(LOOKED_AT, stats.dataset.table.num_rows),
-        shown=min(SHOWN, stats.dataset.table.num_rows),
-        sheet=_address(sheet := contact_sheet(stats)),
-        sheet_width=sheet.shape[1],
-        histograms=[
-            ("Stored pixels per side", _histogram("sides", stats.sides(), "pixels")),
-            *([("Spacing", _histogram("spacing", spacings, "mm per pixel"))] if (spacings := stats.spacings()) else []),
+        tiles=[(stats.dataset.column("split")[row], _address(tile(stats, int(row)))) for row in stats.drawn(SHOWN)],
+        plots=[
+            ("Stored pixels per side", _histogram("Stored pixels per side", stats.sides(), "pixels")),
+            *([("Spacing", _histogram("Spacing", spacings, "mm per pixel"))] if spacings else []),
             ("Intensities, scaled as in training", _intensities(stats)),
         ],
     )
 
 
-def contact_sheet(stats: Stats) -> np.ndarray:
-    """uint8 [H, W]: sampled images, each fitted into a tile, 12 per row."""
-    rows = stats.drawn(SHOWN)
-    wide = min(12, len(rows))
-    sheet = np.full((-(-len(rows) // wide) * (TILE + 4) - 4, wide * (TILE + 4) - 4), 255, np.uint8)
-    for number, row in enumerate(rows):
-        picture = PIL.Image.fromarray((stats.picture(int(row)) * 255).astype(np.uint8))
-        fit = TILE / max(picture.size)
-        picture = picture.resize(
-            tuple(max(1, round(side * fit)) for side in picture.size), PIL.Image.Resampling.BILINEAR
-        )
-        y, x = number // wide * (TILE + 4), number % wide * (TILE + 4)
-        tile = sheet[y : y + TILE, x : x + TILE]
-        tile[:] = 0
-        top, left = (TILE - picture.height) // 2, (TILE - picture.width) // 2
-        tile[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
-    return sheet
+def headlines(stats: Stats) -> list[Headline]:
+    """What a dataset must fulfil before it is trained on."""
+    inputs = stats.info.quarantined + sum(split.samples for split in stats.splits)
+    rejected = stats.info.quarantined / inputs if inputs else 0.0
+    return [
+        Headline(
+            f"{stats.shared_patients}",
+            "patients in more than one split",
+            "A patient in two splits makes held-out figures too good.",
+            Verdict(Grade.poor if stats.shared_patients else Grade.good, "must be 0"),
+        ),
+        Headline(
+            f"{100 * rejected:.1f} %",
+            f"of {inputs} inputs quarantined: rejected when sharding",
+            "The reasons are listed below." if stats.info.quarantined else "",
+            Verdict(Grade.fair if rejected > REJECTED else Grade.good, f"good: at most {100 * REJECTED:.0f} %"),
+        ),
+        Headline(
+            f"{stats.copies}",
+            "images that are exact copies of others",
+            "shard audit names them, and near-duplicates." if stats.copies else "",
+            Verdict(Grade.fair if stats.copies else Grade.good, "good: 0"),
+        ),
+    ]
 
 
-def _address(sheet: np.ndarray) -> str:
+def tile(stats: Stats, row: int) -> np.ndarray:
+    """uint8 [TILE, TILE]: an image on black, its longer side fitted into the tile."""
+    picture = PIL.Image.fromarray((stats.picture(row) * 255).astype(np.uint8))
+    fit = TILE / max(picture.size)
+    picture = picture.resize(tuple(max(1, round(side * fit)) for side in picture.size), PIL.Image.Resampling.BILINEAR)
+    found = np.zeros((TILE, TILE), np.uint8)
+    top, left = (TILE - picture.height) // 2, (TILE - picture.width) // 2
+    found[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+    return found
+
+
+def _address(picture: np.ndarray) -> str:
     file = io.BytesIO()
-    PIL.Image.fromarray(sheet).save(file, "jpeg", quality=88)
+    PIL.Image.fromarray(picture).save(file, "jpeg", quality=88)
     return "data:image/jpeg;base64," + b64encode(file.getvalue()).decode()
 
 
-def _histogram(name: str, values: dict[str, np.ndarray], unit: str) -> str:
+def _histogram(title: str, values: dict[str, np.ndarray], unit: str) -> str:
     def draw(axes: Axes) -> None:
         finite = {axis: column[np.isfinite(column)] for axis, column in values.items()}
         every = np.concatenate([*finite.values(), np.zeros(0 if any(map(len, finite.values())) else 1)])
         margin = 0.02 * np.ptp(every) or 0.5 * every.max()  # all equal: one central bar
         edges = np.linspace(every.min() - margin, every.max() + margin, 41)
-        for (axis, column), colour in zip(finite.items(), (TRAIN, HELD_OUT, "#7aa874"), strict=False):
-            axes.stairs(np.histogram(column, edges)[0], edges, label=axis, color=colour, linewidth=1.4)
+        for (axis, column), colour, dashes in zip(finite.items(), LINES, ("-", "--", ":"), strict=False):
+            counts = np.histogram(column, edges)[0]
+            axes.stairs(counts, edges, label=axis, color=colour, linewidth=1.4, linestyle=dashes)  # often equal
         axes.set_xlabel(unit)
         axes.set_ylabel("samples")
-        axes.legend(frameon=False, fontsize=8)
+        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
-    return svg(name, (5.2, 2.7), draw)
+    spoken = ", ".join(f"{axis} {column.min():g} to {column.max():g}" for axis, column in values.items() if len(column))
+    return svg(f"{title}, histogram: {spoken} {unit}", draw)
 
 
 def _intensities(stats: Stats) -> str:
     def draw(axes: Axes) -> None:
         shares = stats.intensities / max(stats.intensities.sum(), 1)
-        axes.stairs(100 * shares, np.linspace(0, 1, len(shares) + 1), fill=True, color=TRAIN)
+        axes.stairs(100 * shares, np.linspace(0, 1, len(shares) + 1), fill=True, color=LINES[0])
         axes.set_xlabel("value")
         axes.set_ylabel("% of pixels")
 
-    return svg("intensities", (5.2, 2.7), draw)
+    return svg("Intensities, histogram from 0 to 1", draw)

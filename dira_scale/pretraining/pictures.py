@@ -68,7 +68,7 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
         for clean, distorted, hole, restored in zip(*(part[:, 0].float().cpu().numpy() for part in parts), strict=True):
             table.add(clean, distorted, hole > 0, restored)
             if len(grid) < rows:
-                row = [np.pad(picture, GAP // 2, constant_values=1.0) for picture in (clean, distorted, restored)]
+                row = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in (clean, distorted, restored)]
                 grid.append(np.concatenate(row, axis=1))
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []

@@ -1,6 +1,7 @@
 """What a report shows of a run. Missing parts are listed, never made up."""
 
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,10 +46,21 @@ class RunContent:
         before = [row["step"] for row in self.rows if row["stage"] in stages[:i]]
         return max(before, default=0), max(row["step"] for row in self.rows if row["stage"] == stage)
 
+    def terms(self, stage: str) -> list[str]:
+        """The loss terms that ``stage`` trains; empty if the configuration does not name it."""
+        return list(self.config["stages"].get(stage, {}).get("terms", []))
+
     def restarts(self) -> list[int]:
         """Steps at which another process took over the run (the lease number grew)."""
         pairs = zip(self.rows, self.rows[1:], strict=False)
         return [before["step"] for before, after in pairs if after["lease"] != before["lease"]]
+
+    def reason(self) -> str:
+        """The reason in status.json, with the run's files relative to its folder; of other paths only the last part."""
+        text = self.status.get("reason") or ""
+        for folder in (self.config.get("run"), self.folder):
+            text = text.replace(f"{folder}/", "")
+        return re.sub(r"(?<![\w.])~?/(?=\S)(?:[^\s/]+/)*", "", text)
 
 
 def read_run(folder: Path) -> RunContent:

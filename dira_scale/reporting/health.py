@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.content import RunContent
-from dira_scale.reporting.plots import HELD_OUT, MUTED, TRAIN, shade, svg
+from dira_scale.reporting.plots import LEVEL, LINES, shade, svg
 from dira_scale.runs.reader import Row
 
-COLOURS = (TRAIN, HELD_OUT, "#7aa874", "#8a5fa8")
 TERM_GRADIENTS = "health/gradient/"
 HELD_OUT_KEYS = ("step", "stage", "health/knn_auc")  # drawn of a held-out row
 
@@ -29,20 +28,26 @@ class MonitorPlot:
 PLOTS = (
     MonitorPlot(
         "Spread of directions",
-        "1: even; towards 0: all images become one (collapse)",
+        "1: even; 0: all images become one. Embeddings stay above 0.15; below 0.1 is collapse",
         {"health/std": "embeddings", "health/features_std": "encoder's features"},
         level=0.0,
     ),
     MonitorPlot(
         "Effective rank",
-        "number of directions in use, at most the batch size; near 1 is collapse",
+        "number of directions in use, at most the batch size; embeddings below 2.5: collapse",
         {"health/rank": "embeddings", "health/features_rank": "encoder's features"},
         level=1.0,
     ),
     MonitorPlot(
-        "Alignment", "squared distance of an image's views: falls, from about 2", {"health/alignment": "views"}
+        "Alignment",
+        "squared distance between an image's two embeddings: falls, from about 2",
+        {"health/alignment": "views"},
     ),
-    MonitorPlot("Uniformity", "0: all images are one; about -4: sphere filled", {"health/uniformity": "embeddings"}),
+    MonitorPlot(
+        "Uniformity",
+        "how evenly embeddings fill the sphere: -1 to -4; 0 is collapse",
+        {"health/uniformity": "embeddings"},
+    ),
     MonitorPlot(
         "Gradient of each term at the encoder's output",
         "norm, weighted: a term a thousand times below another hardly moves the encoder",
@@ -68,12 +73,16 @@ PLOTS = (
     ),
     MonitorPlot(
         "Discriminator's accuracy",
-        "between one half (dashed: it cannot tell) and 1 (the generator never fools it)",
+        "correct patches: 0.5 to 0.95. Dashed: it cannot tell; 1: the decoder never deceives it",
         {"health/discriminator": "correct patches"},
         level=0.5,
     ),
-    MonitorPlot("PSNR of restored training images", "in dB: rises", {"health/psnr": "restored"}),
-    MonitorPlot("SSIM of restored training images", "1: equal; rises", {"health/ssim": "restored"}),
+    MonitorPlot(
+        "PSNR of restored training images", "peak signal-to-noise ratio in dB: rises", {"health/psnr": "restored"}
+    ),
+    MonitorPlot(
+        "SSIM of restored training images", "structural similarity: rises; 1 is identical", {"health/ssim": "restored"}
+    ),
     MonitorPlot(
         "Nearest-neighbour AUC of the labels",
         "mean over labels, held-out images by the encoder's features; dashed: chance",
@@ -112,7 +121,7 @@ def _draw(run: RunContent, rows: list[Row], plot: MonitorPlot, lines: Mapping[st
 
     def draw(axes: Axes) -> None:
         shade(axes, run, stages)
-        for (key, label), colour in zip(lines.items(), COLOURS, strict=False):
+        for (key, label), colour in zip(lines.items(), LINES, strict=False):
             for stage in stages:
                 own = [row for row in rows if row["stage"] == stage and key in row]
                 steps, values = [row["step"] for row in own], [row[key] for row in own]
@@ -120,15 +129,17 @@ def _draw(run: RunContent, rows: list[Row], plot: MonitorPlot, lines: Mapping[st
                     steps, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2, clip_on=False
                 )
         if plot.level is not None:
-            axes.axhline(plot.level, color=MUTED, linewidth=0.8, linestyle="--")
+            axes.axhline(plot.level, color=LEVEL, linewidth=0.8, linestyle="--")
         if plot.logarithmic:
             axes.set_yscale("log")
         axes.set_xlim(start, end)
         axes.set_xlabel("optimizer step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if len(lines) > 1:
             handles, labels = axes.get_legend_handles_labels()
             unique = dict(zip(labels, handles, strict=True))
-            axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, ncols=3, loc="best")
+            axes.figure.legend(
+                unique.values(), unique.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
+            )
 
-    return svg(plot.title, (5.2, 2.4), draw)
+    return svg(f"{plot.title} over optimizer steps: {plot.normal}", draw)

@@ -9,31 +9,33 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from dira_scale import __version__
 from dira_scale.reporting import health, plots, summary
 from dira_scale.reporting.content import PARTS, RunContent
+from dira_scale.reporting.headlines import headlines
 
 
 def render(run: RunContent, defaults: dict[str, Any]) -> str:
     """``run`` as HTML with pictures and curves embedded; settings that differ from ``defaults`` are highlighted."""
+    warnings = health.warnings(run)
     return template(Path(__file__).with_name("page.html.j2")).render(
         run=run,
         version=__version__,
         parts=PARTS,
         failure=summary.failure(run),
-        headlines=summary.headlines(run),
+        headlines=headlines(run, len(warnings)),
+        terms=summary.terms(run),
         throughput=summary.throughput(run),
         restoration=summary.restoration_table(run),
         settings=summary.settings(run.config, defaults),
         environment=summary.environment(run),
         queue=any("queue_fresh" in row for row in run.rows),
-        warnings=health.warnings(run),
+        warnings=warnings,
         health=health.monitor_plots(run),
         curves=plots.curves(run) if run.rows else [],
-        time_bars=plots.time_bars(run) if summary.throughput(run) else None,
         pictures={stage: _png(path) for stage, path in run.pictures.items()},
     )
 
 
 def template(file: Path) -> Template:
-    """The Jinja template ``file``; it can include this folder's ``style.css``."""
+    """The Jinja template ``file``; it can extend and include those of this folder."""
     environment = Environment(
         loader=FileSystemLoader([file.parent, Path(__file__).parent]),
         autoescape=True,

@@ -1,8 +1,8 @@
-"""Curves and bars of a run as SVG embedded in the page."""
+"""Curves of a run as SVG that stands in the page, so that the page's style sheet gives the colours of the dark mode."""
 
 import re
-from base64 import b64encode
 from collections.abc import Callable
+from html import escape
 from io import StringIO
 
 import matplotlib
@@ -11,12 +11,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dira_scale.reporting.content import PARTS, RunContent
-from dira_scale.reporting.summary import throughput
+from dira_scale.reporting.content import RunContent
 
-TRAIN, HELD_OUT, MUTED = "#2563a8", "#d1762b", "#8a94a3"
-BANDS = ("#eef2f7", "#ffffff")  # alternating over the stages
-PART_COLOURS = dict(zip(PARTS, ("#2563a8", "#d1762b", "#7aa874", "#b9bfc9"), strict=True))
+COLOURS = {  # light mode's, by the names under which style.css has the dark mode's
+    "plot-1": "#2563a8",
+    "plot-2": "#b85f14",
+    "plot-3": "#4f8a48",
+    "plot-4": "#8a5fa8",
+    "plot-ink": "#1d2530",
+    "plot-label": "#566070",
+    "plot-axis": "#c4cad3",
+    "plot-level": "#7b8594",
+    "plot-band": "#eef2f7",
+}
+LINES = [COLOURS[f"plot-{n}"] for n in (1, 2, 3, 4)]
+TRAIN, HELD_OUT = LINES[:2]
+LABEL, LEVEL, BAND = COLOURS["plot-label"], COLOURS["plot-level"], COLOURS["plot-band"]
 TITLES = {
     "loss": "Total loss (weighted sum of the stage's terms)",
     "loss/di": "Discrimination",
@@ -26,13 +36,17 @@ TITLES = {
     "top1": "Top-1 among the batch's own keys",
     "lr": "Learning rate",
 }
+SIZE = (3.7, 2.4)  # inches of 96 CSS pixels: about as wide as a phone, so that a plot's text keeps its size everywhere
 STYLE = {
     "svg.fonttype": "none",
     "font.size": 9,
-    "axes.edgecolor": "#c4cad3",
-    "axes.labelcolor": "#5a6472",
-    "xtick.color": "#5a6472",
-    "ytick.color": "#5a6472",
+    "text.color": COLOURS["plot-ink"],
+    "axes.edgecolor": COLOURS["plot-axis"],
+    "axes.labelcolor": LABEL,
+    "xtick.color": COLOURS["plot-axis"],
+    "ytick.color": COLOURS["plot-axis"],
+    "xtick.labelcolor": LABEL,
+    "ytick.labelcolor": LABEL,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
@@ -44,25 +58,6 @@ def curves(run: RunContent) -> list[tuple[str, str]]:
     order = sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
     wanted = [*order, *(name for name in ("top1", "lr") if any(name in row for row in run.rows))]
     return [(_title(run, name), _curve(run, name)) for name in wanted]
-
-
-def time_bars(run: RunContent) -> str:
-    """Time of each stage by part, one bar per stage."""
-    stages = throughput(run)
-
-    def draw(axes: Axes) -> None:
-        left = np.zeros(len(stages))
-        names = [t.stage for t in stages]
-        minutes = max(sum(t.seconds.values()) for t in stages) > 180
-        for part in PARTS:
-            widths = np.array([t.seconds[part] for t in stages]) / (60 if minutes else 1)
-            axes.barh(names, widths, left=left, color=PART_COLOURS[part], label=part, height=0.6)
-            left += widths
-        axes.invert_yaxis()
-        axes.set_xlabel("minutes" if minutes else "seconds")
-        axes.legend(ncols=len(PARTS), loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9)
-
-    return svg("time", (9, 0.9 + 0.42 * len(stages)), draw)
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -95,16 +90,14 @@ def _curve(run: RunContent, name: str) -> str:
         for stage in stages:
             _stage_curve(axes, run, stage, name)
         for step in run.restarts():
-            axes.axvline(step, color=MUTED, linewidth=0.8, linestyle=":")
+            axes.axvline(step, color=LEVEL, linewidth=0.8, linestyle=":")
         axes.set_xlim(start, end)
         axes.set_xlabel("optimizer step")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        if name != "lr":
-            handles, labels = axes.get_legend_handles_labels()
-            unique = dict(zip(labels, handles, strict=True))
-            axes.legend(unique.values(), unique.keys(), frameon=False, fontsize=8, ncols=3, loc="best")
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    return svg(name, (5.2, 2.7), draw)
+    last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in ("train", "val")}
+    spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
+    return svg(f"{_title(run, name)} over optimizer steps; last value:{spoken[1:]}", draw)
 
 
 def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
@@ -116,9 +109,7 @@ def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
         axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=2.6)
         return
     axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
-    axes.plot(
-        steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=2.6, label="train (smoothed)"
-    )
+    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=2.6)
     axes.plot(
         [row["step"] for row in held_out],
         [row[name] for row in held_out],
@@ -127,12 +118,11 @@ def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
         markersize=2.6,
         linewidth=0.8,
         clip_on=False,  # the last point is on the edge
-        label="held out" if held_out else None,
     )
     if name == "top1":
         for rows, colour in ((train, TRAIN), (held_out, HELD_OUT)):
             at, chance = [row["step"] for row in rows], [row["chance"] for row in rows]
-            axes.plot(at, chance, color=colour, linewidth=1, linestyle="--", label="chance" if rows is train else None)
+            axes.plot(at, chance, color=colour, linewidth=1, linestyle="--")
 
 
 def _dot(steps: list[int]) -> str:
@@ -141,20 +131,29 @@ def _dot(steps: list[int]) -> str:
 
 
 def shade(axes: Axes, run: RunContent, stages: list[str]) -> None:
-    """Background bands for the stages, with their names above."""
+    """A band behind every other stage, and the stages' names above."""
     for i, stage in enumerate(stages):
         start, stop = run.span(stage)
-        axes.axvspan(start, stop, color=BANDS[i % 2], linewidth=0, zorder=0)
-        axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color="#5a6472")
+        if i % 2 == 0 and len(stages) > 1:
+            axes.axvspan(start, stop, color=BAND, linewidth=0, zorder=0)
+        axes.text((start + stop) / 2, 1.02, stage, transform=axes.get_xaxis_transform(), ha="center", color=LABEL)
 
 
-def svg(name: str, size: tuple[float, float], draw: Callable[[Axes], None]) -> str:
-    """A figure as a data URL for ``img``, with its text as text; equal figures give equal bytes."""
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
+def svg(label: str, draw: Callable[[Axes], None]) -> str:
+    """A figure as an SVG element, with its text as text; equal figures give equal bytes.
+
+    Args:
+        label: what a screen reader says; different for every figure of a page, whose ids are made of it.
+    """
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": label}):
+        figure = Figure(figsize=SIZE, layout="constrained")
         draw(figure.subplots())
         file = StringIO()
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=True)
+    drawing = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", file.getvalue(), flags=re.DOTALL)
+    drawing = re.sub(r' id="[\w.]+_\d+"', "", drawing)  # axes_1 and the like: in every figure, and not used
     # Use the reader's interface font: the one that matplotlib measured may not be installed.
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", file.getvalue())
-    return "data:image/svg+xml;base64," + b64encode(svg.encode()).decode()
+    drawing = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", drawing)
+    for name, colour in COLOURS.items():
+        drawing = drawing.replace(colour, f"var(--{name}, {colour})")
+    return drawing[drawing.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)

@@ -1,0 +1,198 @@
+"""The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from dira_scale.reporting.content import RunContent
+from dira_scale.reporting.summary import RESTORERS, duration, throughput
+
+# docs/recipes.md: every base that was seen to learn had less than half of the best trivial restorer's error.
+RESTORES = 0.5
+# docs/methods.md: five times chance shows that a method learns. Below twice a run warns (docs/health.md).
+LEARNS, AT_CHANCE = 5.0, 2.0
+ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (docs/health.md), nor here where its recipe names none
+# docs/health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
+SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
+WAITING = 0.1  # docs/report.md: a larger share of time waiting for the loader needs more workers
+
+
+class Grade(Enum):
+    """Each has a word and a symbol beside its colour, for readers who cannot tell the colours apart."""
+
+    good = ("✓", "good")
+    fair = ("≈", "fair")
+    poor = ("✗", "poor")
+    early = ("…", "too early")
+    open = ("–", "not judged")
+
+    def __init__(self, symbol: str, word: str) -> None:
+        self.symbol, self.word = symbol, word
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A grade and the threshold or comparison that it is from."""
+
+    grade: Grade
+    why: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure at the top of the page. ``verdict`` is None where there is no threshold for it."""
+
+    figure: str
+    what: str
+    detail: str
+    verdict: Verdict | None = None
+
+
+def headlines(run: RunContent, warnings: int) -> list[Headline]:
+    """State, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
+    found = (
+        _state(run, warnings), _restoration(run), _discrimination(run), _embeddings(run), _neighbours(run), _speed(run),
+    )  # fmt: skip
+    return [headline for headline in found if headline is not None]
+
+
+def _state(run: RunContent, warnings: int) -> Headline:
+    step = run.rows[-1]["step"] if run.rows else 0
+    spent = sum(stage.total for stage in throughput(run))
+    state = run.status.get("state", "state unknown")
+    reason = run.reason() if state != "failed" else ""
+    restarts = len(run.restarts())
+    again = f"; resumed {restarts} time{'s' * (restarts > 1)}" if restarts else ""
+    epochs = f", {run.rows[-1]['epoch']:.1f} epochs" if run.rows else ""
+    enough = run.config.get("enough_steps") or 0
+    if state == "failed":
+        verdict = Verdict(Grade.poor, "the reason is above")
+    elif warnings:
+        verdict = Verdict(Grade.fair, f"{warnings} warning{'s' * (warnings > 1)}, above")
+    elif step < enough:
+        verdict = Verdict(Grade.early, f"this recipe has been seen to learn in {enough} steps; no warnings")
+    else:
+        verdict = Verdict(Grade.good, "no warnings")
+    return Headline(
+        state.capitalize(),
+        f"{step} steps{epochs}",
+        f"{duration(spent)} of computing{again}{': ' * bool(reason)}{reason}",
+        verdict,
+    )
+
+
+def _restoration(run: RunContent) -> Headline | None:
+    """The last stage's error relative to the best trivial restorer's."""
+    stages = list(dict.fromkeys(row["stage"] for row in run.restoration))
+    if not stages:
+        return None
+    by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
+    ours = by_name.pop("restored")
+    best = min(by_name.values(), key=lambda row: row["mse"])
+    ratio = ours["mse"] / best["mse"]
+    grade = Grade.good if ratio <= RESTORES else Grade.fair if ratio < 1 else Grade.poor
+    why = f"good: at most {RESTORES:g} ×; poor: 1 × or more, no better than that method"
+    return Headline(
+        f"{ratio:.2f} ×",
+        "restoration error, as a multiple of the best method that learns nothing",
+        f"restoring {ours['n']} held-out images after stage {stages[-1]}: MSE {ours['mse']:.4f}, against "
+        f"{best['mse']:.4f} for {RESTORERS[best['restorer']]}",
+        _unless_early(run, grade, why),
+    )
+
+
+def _discrimination(run: RunContent) -> Headline | None:
+    """Top-1 among the batch's own keys; on held-out images where their batches have at least two.
+
+    Judged after the last stage that has no term but discrimination, if there is one: the views of the others are cut
+    out and shuffled, and even good runs distinguish them less well (docs/recipes.md).
+    """
+    rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and "top1" in row]
+    rows = [row for row in rows if row["split"] == "val"] or rows
+    if not rows:
+        return None
+    last = {row["stage"]: row for row in rows}  # of each stage
+    own = [stage for stage in last if run.terms(stage) == ["di"]]
+    row = last.pop(own[-1] if own else rows[-1]["stage"])
+    times = {stage: _times(one["top1"] / one["chance"]) for stage, one in last.items()}
+    later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and own]
+    return Headline(
+        f"{_times(row['top1'] / row['chance'])} chance",
+        "finding an image's other view (top-1)",
+        f"top-1 {row['top1']:.2f} among the batch's own keys, where chance is {row['chance']:.2f}; "
+        f"{'held-out' if row['split'] == 'val' else 'training'} images, step {row['step']} (stage {row['stage']})"
+        + f"; {', '.join(later)}, whose views are harder"
+        * bool(later),
+        _discrimination_verdict(run, row["top1"], row["chance"]),
+    )
+
+
+def _discrimination_verdict(run: RunContent, top1: float, chance: float) -> Verdict | None:
+    if chance > 1 / 2 / LEARNS:
+        return Verdict(Grade.open, f"among {1 / chance:.0f} images a guess is right too often")
+    grade = Grade.good if top1 >= LEARNS * chance else Grade.fair if top1 >= AT_CHANCE * chance else Grade.poor
+    return _unless_early(run, grade, f"good: at least {LEARNS:g} × chance; poor: below {AT_CHANCE:g} ×")
+
+
+def _embeddings(run: RunContent) -> Headline | None:
+    rows = [row for row in run.rows if "health/std" in row and "health/rank" in row]
+    if not rows:
+        return None
+    row, spread, rank = rows[-1], rows[-1]["health/std"], rows[-1]["health/rank"]
+    collapsed = spread < COLLAPSED_SPREAD or rank < COLLAPSED_RANK
+    grade = Grade.poor if collapsed else Grade.fair if spread < SPREAD else Grade.good
+    stage = next(stage for stage in throughput(run) if stage.stage == row["stage"])
+    if collapsed and stage.fraction is not None and stage.fraction < SETTLED:
+        verdict = Verdict(Grade.early, f"the first {100 * SETTLED:.0f} % of a stage is not judged")
+    else:
+        collapse = f"rank below {COLLAPSED_RANK:g} or spread below {COLLAPSED_SPREAD:g} (collapse)"
+        verdict = Verdict(grade, f"good: spread from {SPREAD:g}; poor: {collapse}")
+    return Headline(
+        f"rank {rank:.1f}",
+        "effective rank of the embeddings: the number of directions they use",
+        f"spread of directions {spread:.2f} (1: even; 0: all images become one), step {row['step']}",
+        verdict,
+    )
+
+
+def _neighbours(run: RunContent) -> Headline | None:
+    """No threshold: what a good AUC is depends on the labels."""
+    rows = [row for row in run.rows if "health/knn_auc" in row]
+    if not rows:
+        return None
+    first, last = rows[0], rows[-1]
+    return Headline(
+        f"AUC {last['health/knn_auc']:.2f}",
+        "nearest neighbours find the labels of held-out images, by the encoder's features",
+        f"mean over labels at step {last['step']}; at step {first['step']}: {first['health/knn_auc']:.2f}; chance: "
+        "0.50; with fewer than about 100 held-out images it is noise",
+    )
+
+
+def _speed(run: RunContent) -> Headline | None:
+    stages = throughput(run)
+    if not stages:
+        return None
+    machine, gpus = run.environment, run.environment.get("gpus")
+    where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
+    each = ", ".join(f"{t.stage} {t.images_per_second[1]:.0f}" for t in stages)
+    waiting = stages[-1].share("data")
+    grade, advice = (Grade.fair, ": more data.workers") if waiting > WAITING else (Grade.good, "")
+    why = f"waits for images {100 * waiting:.0f} % of the time{advice}; good: at most {100 * WAITING:.0f} %"
+    return Headline(
+        f"{stages[-1].images_per_second[1]:.0f} images/s",
+        f"in the last stage{where}",
+        f"medians: {each}",
+        Verdict(grade, why),
+    )
+
+
+def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
+    """What is not good yet is not judged before the recipe's number of steps."""
+    done, enough = run.rows[-1]["step"] if run.rows else 0, run.config.get("enough_steps") or ENOUGH_STEPS
+    if grade is not Grade.good and done < enough:
+        return Verdict(Grade.early, f"{done} of about {enough} steps; {why}")
+    return Verdict(grade, why)
+
+
+def _times(multiple: float) -> str:
+    return f"{multiple:.{0 if multiple >= 10 else 1}f} ×"
