@@ -1,0 +1,102 @@
+"""The HTML pages in a real browser, at the widths of a phone, a tablet and a desktop, light and dark."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from browser import CHROMIUM, Tab, tab
+from harness import skip_without
+from made_up_run import finished_run, metrics
+
+from dira_scale import report
+from dira_scale.shard import main as shard
+
+FINDINGS = Path(__file__).with_name("pages.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A run with health monitors and warnings that failed, and a dataset with everything that can be odd."""
+    folder = tmp_path_factory.mktemp("pages")
+    run, rows = finished_run(folder), metrics()
+    for i, one in enumerate(r for r in rows if r["split"] == "train"):
+        one |= {f"health/{name}": 0.5 + i for name in ("std", "rank", "features_rank", "gradient/di", "gradient/re")}
+    rows[-1] |= {"health/std": 0.01, "health/rank": 1.0, "warnings": ["collapse: " + "a_long_word" * 9, "L_di <L_re>"]}
+    rows[-2] |= {"health/knn_auc": 0.6}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    failed = {"state": "failed", "step": 150, "reason": "loss/re is not finite: " + "nan/step-000000010/" * 9}
+    (run / "status.json").write_text(json.dumps(failed))
+    assert report.main([f"run={run}"]) == 0
+    return {"report": run / "report.html", "stats": _stats(folder)}
+
+
+def _stats(folder: Path) -> Path:
+    """Copies, masks among the images, unknown labels, and a file that is not an image."""
+    (folder / "images").mkdir()
+    lines = ["file,patient,split,Enlarged_Cardiomediastinum,b,grade"]
+    for number in range(8):
+        noise = np.random.default_rng(number // 2).integers(0, 255 if number % 4 else 3, (64, 48)).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{number}.png"), noise)
+        lines.append(f"{number}.png,{number},{('train', 'val', 'test')[number % 3]},0,,{number % 3}")
+    (folder / "images" / "8.png").write_bytes(b"")
+    (folder / "t.csv").write_text("\n".join([*lines, "8.png,8,test,1,,1"]))
+    words = ["recipe=folder", f"recipe.images={folder / 'images'}", f"recipe.labels={folder / 't.csv'}",
+             "recipe.columns.split=split", "recipe.label_columns=[Enlarged_Cardiomediastinum, b, grade]"]  # fmt: skip
+    assert shard([*words, f"out={folder / 'ds'}", "workers=1"]) == 0
+    assert shard(["stats", f"path={folder / 'ds'}"]) == 0
+    return folder / "ds.stats.html"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    skip_without("chromium", "" if CHROMIUM else "no Chromium in PATH")
+    with tab(tmp_path_factory.mktemp("chromium")) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 768, 1440])
+@pytest.mark.parametrize("name", ["report", "stats"])
+def test_a_page_is_good_to_read(browser: Tab, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
+    browser.show(pages[name], width, dark)
+    found = browser.run(FINDINGS)
+    assert found["texts"] > 100  # it was looked at
+    assert found["width"] <= width
+    assert found["cut"] == [] and found["overlapping"] == [] and found["faint"] == [] and found["unnamed"] == []
+    assert found["brightness"] < 0.05 if dark else found["brightness"] > 0.9
+    assert complaints(browser) == []
+
+
+def complaints(browser: Tab) -> list[Any]:
+    """Errors, logged lines, and requests other than for the page itself and what it contains."""
+    said = [event for event in browser.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded",
+                                                                     "Runtime.consoleAPICalled")]  # fmt: skip
+    asked = [event["params"]["request"]["url"] for event in browser.events
+             if event["method"] == "Network.requestWillBeSent"]  # fmt: skip
+    assert asked  # the page itself
+    return said + [url for url in asked[1:] if not url.startswith("data:")]
+
+
+def test_the_findings_find(browser: Tab, tmp_path: Path) -> None:
+    """A page with one of each fault."""
+    faults = """<body style="background: #fff; margin: 0"><img src="http://127.0.0.1:9/x.png">
+        <p id="cut" style="width: 40px; overflow: hidden; white-space: nowrap">a text that is cut off</p>
+        <p id="wide" style="width: 900px">w</p>
+        <p id="faint" style="color: #999">grey on white</p>
+        <p id="below">one</p><p style="margin-top: -3em">above another</p>
+        <script>console.error("error"); throw Error("exception")</script>"""
+    (tmp_path / "faults.html").write_text(faults)
+    browser.show(tmp_path / "faults.html", 390, dark=False)
+    found = browser.run(FINDINGS)
+    assert found["width"] == 900
+    assert any("a text that is cut off" in text for text in found["cut"])
+    assert any("grey on white" in text for text in found["faint"])
+    assert any("one / above another" in text for text in found["overlapping"])
+    assert len(found["unnamed"]) == 3  # lang, title, alt
+    kinds = {event["method"] for event in complaints(browser) if isinstance(event, dict)}
+    assert {"Runtime.exceptionThrown", "Runtime.consoleAPICalled"} <= kinds
+    assert "http://127.0.0.1:9/x.png" in complaints(browser)
