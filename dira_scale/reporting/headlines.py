@@ -6,14 +6,14 @@ from enum import Enum
 from dira_scale.reporting.content import RunContent
 from dira_scale.reporting.summary import RESTORERS, duration, throughput
 
-# docs/recipes.md: every base that was seen to learn had less than half of the best trivial restorer's error.
+# recipes.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
-# docs/methods.md: five times chance shows that a method learns. Below twice a run warns (docs/health.md).
+# methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
-ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (docs/health.md), nor here where its recipe names none
-# docs/health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
+ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here where its recipe names none
+# health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
 SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
-WAITING = 0.1  # docs/report.md: a larger share of time waiting for the loader needs more workers
+WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
 
 
 class Grade(Enum):
@@ -104,7 +104,7 @@ def _discrimination(run: RunContent) -> Headline | None:
     """Top-1 among the batch's own keys; on held-out images where their batches have at least two.
 
     Judged after the last stage that has no term but discrimination, if there is one: the views of the others are cut
-    out and shuffled, and even good runs distinguish them less well (docs/recipes.md).
+    out and shuffled, and even good runs distinguish them less well (recipes.md).
     """
     rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and "top1" in row]
     rows = [row for row in rows if row["split"] == "val"] or rows
