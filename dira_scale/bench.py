@@ -10,6 +10,7 @@ from dira_scale.errors import UserError, nearest
 BENCHMARKS = {
     "loader": "images per second of the CPU loader, against bare decoding",
     "step": "the training loop, against a bare PyTorch loop",
+    "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "shard": "memory and speed of sharding, against bare decoding and encoding",
     "scaling": "several processes on this machine, and a simulation of many GPUs",

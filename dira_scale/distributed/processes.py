@@ -24,6 +24,7 @@ from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
 from dira_scale.distributed.slurm import set_launch_variables
+from dira_scale.distributed.spinning import spin_less_when_crowded
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
@@ -70,6 +71,7 @@ def start(parallel: Parallel, precision: str) -> World:
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
     if not cuda:
         _keep_freed_memory()
+        spin_less_when_crowded(threads)
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one
         alone = {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
         os.environ.update({name: str(value) for name, value in alone.items()})
