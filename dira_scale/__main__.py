@@ -22,7 +22,7 @@ VERBS = {
 def main() -> int:
     """Run the verb named by the first word; without one, list them."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
-        print("usage: dira-scale VERB KEY=VALUE ...   (dira-scale VERB --help; dira-scale --version)\n")
+        print("usage: dira-scale COMMAND KEY=VALUE ...   (dira-scale COMMAND --help; dira-scale --version)\n")
         print("\n".join(f"  {name:<10} {line}" for name, line in VERBS.items()))
         return 0
     if sys.argv[1] == "--version":
@@ -31,7 +31,8 @@ def main() -> int:
     verb = sys.argv[1]
     if verb not in VERBS:
         print(
-            f"dira-scale: no verb '{verb}'{nearest(verb, VERBS) or '.'} There are: {', '.join(VERBS)}", file=sys.stderr
+            f"dira-scale: no command '{verb}'{nearest(verb, VERBS) or '.'} There are: {', '.join(VERBS)}",
+            file=sys.stderr,
         )
         return 2
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here

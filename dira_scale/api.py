@@ -1,4 +1,4 @@
-"""The verbs as functions for scripts and notebooks, with the verbs' keys as ``settings`` (docs/reference/api.md)."""
+"""The commands as functions for scripts and notebooks, with their keys as ``settings`` (docs/reference/api.md)."""
 
 import json
 from collections.abc import Mapping

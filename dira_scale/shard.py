@@ -20,7 +20,7 @@ VERBS: dict[str, Callable[[DictConfig], int]] = {
     "audit": curation.audit,
     "stats": curation.stats,
 }
-HELP = "also: python -m dira_scale.shard VERB KEY=VALUE ... (VERB --help lists a verb's keys):"
+HELP = "also: python -m dira_scale.shard SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --help lists its keys):"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
             return run_verb(f"shard_{words[0]}", VERBS[words[0]], words[1:])
         if words and words[0].isalpha():
             known = nearest(words[0], VERBS)
-            print(f"shard: no verb '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
+            print(f"shard: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
             return 2
         if words in (["-h"], ["--help"]):
             lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())

@@ -92,8 +92,9 @@ class Order:
             )
         if self.remainder == "drop" and self._total < self.batch:
             raise UserError(
-                f"{self._total} samples do not fill one global batch of {self.batch}: "
-                f"use a batch of at most {self._total}, or remainder=wrap"
+                f"{self._total} samples do not fill one global batch of {self.batch}: use data.batch="
+                f"{2 ** (int(self._total).bit_length() - 1)} (the largest power of two, which divides most queues), or "
+                "data.remainder=wrap"
             )
 
     @property

@@ -60,7 +60,7 @@ class DiRA(Method):
                 "use method.restore=first, or a base with two such as simsiam"
             )
         assert unet.encoder is base.encoder, "the decoder belongs to the base's encoder"
-        self.base = base
+        self.base, base.key = base, "method.base"
         self.decoder, self.head = unet.decoder, unet.head
         self.restoration_loss = RESTORATION_LOSSES[restoration]
         self.restored_views = RESTORED_VIEWS[restore]

@@ -85,8 +85,8 @@ class MoCo(Method):
         if len(self.queue) % batch:
             multiple = max(1, round(len(self.queue) / batch)) * batch
             raise UserError(
-                f"method: a queue of {len(self.queue)} keys is not a multiple of data.batch={batch}; "
-                f"set the queue to {multiple}, or a batch that divides it"
+                f"{self.key}.queue={len(self.queue)} is not a multiple of data.batch={batch}; "
+                f"set {self.key}.queue={multiple}, or a batch that divides it"
             )
         self.check_groups(accumulate)
 

@@ -136,7 +136,7 @@ class PretrainTask:
         if enough is None or planned >= 0.9 * enough:
             return []
         return [
-            f"few steps: {planned} are planned, and this recipe has been seen to learn in {enough}: "
+            f"few steps: {planned} are planned, and this experiment has been seen to learn in {enough}: "
             f"epoch_factor={factor * enough / planned:.2g} plans as many"
         ]
 

@@ -74,4 +74,4 @@ def test_workers_that_are_no_number(workers: str, said: str, dataset: Path, caps
 
 def test_a_verb_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verfy", "path=x"]) == 2
-    assert "no verb 'verfy'; did you mean 'verify'?" in capsys.readouterr().err
+    assert "no subcommand 'verfy'; did you mean 'verify'?" in capsys.readouterr().err

@@ -166,7 +166,7 @@ def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(ex
         (["+method.base.temprature=1"], 16, "did you mean 'temperature'?"),
         (["~method.base"], 16, "method.base is missing: DiRA needs it"),
         (["~method.base._target_"], 16, "method.base._target_ is missing"),
-        (["method.base.queue=100"], 16, "set the queue to 96"),
+        (["method.base.queue=100"], 16, "set method.base.queue=96"),
         (["model.bn_groups=3", "method.base.queue=64"], 16, "model.bn_groups: data.batch=16 does not divide into 3"),
         (["model.bn_groups=16"], 16, "possible: 1, 2, 4, 8"),
         (["model.bn_groups=0"], 16, "model.bn_groups: 0 must be at least 1"),

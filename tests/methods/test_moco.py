@@ -251,7 +251,7 @@ def test_one_view_is_refused():
 
 def test_queue_that_the_batch_does_not_divide_is_refused_with_one_that_would_do():
     method().check(batch=12, accumulate=1)
-    with pytest.raises(UserError, match="set the queue to 20"):
+    with pytest.raises(UserError, match=r"set method\.queue=20"):
         method().check(batch=10, accumulate=1)
 
 

@@ -176,8 +176,8 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
     ("overrides", "message"),
     [
         (["stages.dira.batch=7"], "stage dira: model.bn_groups: data.batch=7 does not divide into 2 BatchNorm groups"),
-        (["stages.dira.batch=12"], "a queue of 64 keys is not a multiple of .*12"),
-        (["stages.dira.batch=48"], "40 samples do not fill one global batch of 48"),
+        (["stages.dira.batch=12"], r"method\.base\.queue=64 is not a multiple of .*12; set method\.base\.queue=60"),
+        (["stages.dira.batch=48"], r"40 samples do not fill one global batch of 48: use data\.batch=32 "),
         (["stages.dira.batch=0"], r"stages\.dira\.batch=0: must be at least 1"),
         (["data.lanes=8"], "lanes=8 does not divide the global batch of 4"),
         (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),

@@ -159,7 +159,7 @@ def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None
         (["seed=1"], "other settings: seed: 0 -> 1"),
         (["stages.dira.terms=[di,re,add]", "run=/tmp/unused"], "stage dira: term 'add'"),
         (["stages.dira.terms=[di,re,add]"], "another stages.dira.terms|stage dira: term 'add'"),
-        (["data.batch=6"], "a queue of 64 keys is not a multiple of data.batch=6"),
+        (["data.batch=6"], "method.base.queue=64 is not a multiple of data.batch=6"),
         (["data.split=trian"], "data.split=trian.*did you mean 'train'"),
         (["data.batch=64"], "64"),
         (["parallel.accumulate=3"], "data.batch=8 is not divisible by 1 ranks x parallel.accumulate=3"),

@@ -8,7 +8,7 @@
 
 Written while training continues. In a local folder to ``000001200.LEASE.tmp``, which is then renamed; in an object
 store in place, with the index last: there, a checkpoint exists once it has an index. The pointers only repeat what the
-newest state says, and are corrected when a run resumes. Nothing is ever unpickled, and reading needs neither a GPU nor
+newest state says, and are corrected when a run resumes. No pickle is loaded, and reading needs neither a GPU nor
 the number of processes that wrote it.
 """
 
