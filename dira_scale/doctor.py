@@ -14,6 +14,8 @@ from dira_scale.machine.inventory import components
 from dira_scale.machine.launch import launch_command
 from dira_scale.machine.show import show
 
+WIDTH = 108  # columns where the output is not a terminal
+
 
 def doctor(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
@@ -22,12 +24,22 @@ def doctor(config: DictConfig) -> None:
     if config.show == "launch":
         print(shlex.join(command))
         return
+    console = Console()
+    console = console if console.is_terminal else Console(width=WIDTH)
     software = components(machine, dicom_decoders())
+    choices = []
+    if config.shards:
+        from dira_scale.planning.advice_table import advise, show_advice  # imports torch
+
+        choices = advise(config.shards, machine, console)
     if config.show == "json":
         described = [asdict(component) for component in software]
-        print(json.dumps({"hardware": asdict(machine), "software": described, "launch": command}, indent=1))
-    else:
-        show(machine, software, command, Console())
+        told = {"hardware": asdict(machine), "software": described, "launch": command}
+        print(json.dumps(told | {"experiments": [asdict(choice) for choice in choices]}, indent=1))
+        return
+    show(machine, software, command, console)
+    if choices:
+        show_advice(config.shards, choices, command, console)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -32,7 +32,7 @@ def found() -> list[Component]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
-    assert {"hardware", "software", "launch"} == said.keys()
+    assert {"hardware", "software", "launch", "experiments"} == said.keys()
     return [Component(**component) for component in said["software"]]
 
 
@@ -215,7 +215,7 @@ def test_the_verb(
     monkeypatch.setattr(doctor, "components", lambda *_: found)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert {"hardware", "software", "launch"} == said.keys()
+    assert {"hardware", "software", "launch", "experiments"} == said.keys()
     assert said["software"] == [asdict(component) for component in found]
     assert doctor.main([]) == 0
     page = capsys.readouterr().out

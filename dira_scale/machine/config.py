@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
-from dira_scale.config.schema import Schema, one_of
+from dira_scale.config.schema import Schema, one_of, place
 
 
 @dataclass
 class Doctor(Schema):
     show: str = one_of("all", "launch", "json")
+    shards: str | None = place(None)

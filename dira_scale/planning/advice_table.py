@@ -1,0 +1,59 @@
+"""The experiments for a dataset on this machine, as a table with the command to use."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.machine.hardware import Hardware
+from dira_scale.planning.advice import EXPERIMENTS, Choice, choice, duration, recommend
+
+
+def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
+    """What each experiment would take on the training split of ``shards``, with a progress bar.
+
+    Raises ``UserError`` if there is no such dataset, or one of volumes.
+    """
+    dataset = ShardedDataset.open(shards)
+    dataset.require_images("pretrain")
+    images = len(dataset.rows("train"))
+    named = track(EXPERIMENTS, "rehearsing the experiments", console=console, transient=True)
+    return [choice(name, images, machine) for name in named]
+
+
+def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], console: Console) -> None:
+    """Print the table and, below it, the recommended command and why."""
+    console.print(f"\n[bold]Experiments for the {choices[0].images:,} training images of {shards} on this machine[/]")
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for name in ("  experiment=", "pixels", "encoder", "batch", "epoch_factor", "steps", "time", "GB", ""):
+        left = name in ("  experiment=", "encoder", "")
+        table.add_column(name, justify="left" if left else "right", no_wrap=name != "")
+    for one in choices:
+        known = one.hours is not None
+        figures = (
+            (f"{one.epoch_factor:g}", f"{one.steps:,}", duration(one.hours or 0), f"{one.memory:.1f}")
+            if known
+            else 4 * ("–",)
+        )
+        table.add_row(
+            f"  {one.experiment}", str(one.size), one.encoder, str(one.batch), *figures, f"[yellow]{one.problem}[/]"
+        )
+    console.print(table)
+    best, why = recommend(choices)
+    if best is None:
+        console.print(f"\n  none: {why}\n", highlight=False)
+        return
+    factor = f" epoch_factor={best.epoch_factor:g}" if best.epoch_factor != 1 else ""
+    run = f"out/runs/{Path(shards).name}"
+    keys = f"experiment={best.experiment}{factor} data.shards={shlex.quote(shards)} run={shlex.quote(run)}"
+    console.print(f"\n  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"  because {why}", soft_wrap=True, highlight=False)
+    console.print(
+        "  Time is of the steps alone, by the encoder's speed measured here: about. GB: peak of one process.\n",
+        style="dim",
+        highlight=False,
+    )
