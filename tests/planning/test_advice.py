@@ -24,10 +24,10 @@ def choices(images: int, hours: float, memory: float) -> list[Choice]:
 @pytest.mark.parametrize(
     ("images", "hours", "memory", "expected", "why"),
     [
-        (3000, 100.0, 40.0, "dira_moco", "fits and takes at most 4 days"),
-        (3000, 200.0, 40.0, "small", "dira_moco takes about 8 days here, more than 7 days"),
-        (3000, 100.0, 77.0, "small", "dira_moco needs 77.0 GB a process, 76.0 are free"),
-        (200, 100.0, 40.0, "small", "dira_moco needs 256 images, a batch"),
+        (30000, 100.0, 40.0, "dira_moco", "fits and takes at most 4 days"),
+        (30000, 200.0, 40.0, "small", "dira_moco takes about 8 days here, more than 7 days"),
+        (30000, 100.0, 77.0, "small", "dira_moco needs 77.0 GB a process, 76.0 are free"),
+        (9999, 100.0, 40.0, "small", "dira_moco is for 10,000 images and more"),
         (20, 100.0, 40.0, None, "small needs 32 images, a batch; set data.batch=16"),
     ],
 )
@@ -39,11 +39,13 @@ def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, me
 
 def test_the_command_can_be_typed() -> None:
     text = StringIO()
-    show_advice("out/shards/a b", choices(3000, 200.0, 40.0), ["dira-scale", "pretrain"], Console(file=text, width=108))
+    show_advice(
+        "out/shards/a b", choices(30000, 200.0, 40.0), ["dira-scale", "pretrain"], Console(file=text, width=108)
+    )
     said = text.getvalue()
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
     assert f"dira-scale pretrain {keys}" in said
-    assert "3,000 training images" in said and "17,600" in said
+    assert "30,000 training images" in said and "17,600" in said
 
 
 def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +66,7 @@ def test_the_measured_speed_counts_a_networks_operations(monkeypatch: pytest.Mon
     """ResNet-18 has 1.82 G multiplications and additions at 224 pixels; a step has about six times as many FLOPs."""
     clock = iter(range(100))
     monkeypatch.setattr(advice.time, "perf_counter", lambda: next(clock))  # each step takes a second
-    expected = 6 * 1.82e9 * (64 / 224) ** 2 * advice.MEASURED_IMAGES
+    expected = 6 * 1.82e9 * (64 / 224) ** 2 * 32
     assert operations_per_second("resnet18", 64, 32, "fp32") == pytest.approx(expected, rel=0.05)
 
 
