@@ -6,7 +6,7 @@ from enum import Enum
 from dira_scale.reporting.content import RunContent
 from dira_scale.reporting.summary import RESTORERS, duration, throughput
 
-# recipes.md: every base that was seen to learn had less than half of the best trivial restorer's error.
+# experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
 # methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
@@ -104,7 +104,7 @@ def _discrimination(run: RunContent) -> Headline | None:
     """Top-1 among the batch's own keys; on held-out images where their batches have at least two.
 
     Judged after the last stage that has no term but discrimination, if there is one: the views of the others are cut
-    out and shuffled, and even good runs distinguish them less well (recipes.md).
+    out and shuffled, and even good runs distinguish them less well (experiments.md).
     """
     rows = [row for row in run.rows if row.get("chance", 1.0) <= 0.5 and "top1" in row]
     rows = [row for row in rows if row["split"] == "val"] or rows
