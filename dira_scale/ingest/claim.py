@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.output import PARTIAL, Slice, differences
+from dira_scale.ingest.output import PARTIAL, PLAN_FILE, Slice, differences
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.places.atomic import write_json
 from dira_scale.places.store import as_os_error, is_local, remove
@@ -65,7 +65,7 @@ def _temporary_folder(out: Path) -> Path:
 
 
 def _check_same_plan(out: Path, identity: dict[str, Any], plan: ShardPlan) -> None:
-    state = out / PARTIAL / "plan.json"
+    state = out / PARTIAL / PLAN_FILE
     with as_os_error(state):
         if not state.exists():
             write_json(state, {"recipe": identity, "plan": plan.hash})

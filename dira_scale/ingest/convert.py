@@ -15,6 +15,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
+from dira_scale.ingest.naming import completed
 from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
@@ -23,6 +24,7 @@ from dira_scale.ingest.slices import EMPTY
 from dira_scale.ingest.writer import write_shards
 from dira_scale.places.store import locate
 
+PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 
 
@@ -37,10 +39,11 @@ def convert(
     Raises UserError if the recipe, its source or the content of ``out`` is unsuitable, or the disk or store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
-    part, place, recipe = Slice.parse(share), locate(out, "out"), Recipe.from_config(config)
-    hasher, key_from = hasher_of(recipe, key_file)
-    identity = recipe.identity(hasher)
+    part, place = Slice.parse(share), locate(out, "out")
     try:
+        recipe = Recipe.from_config(completed(config, place))
+        hasher, key_from = hasher_of(recipe, key_file)
+        identity = recipe.identity(hasher)
         made: ShardedDataset | Outcome | None = finished(place, identity)
         if made is None:  # check before an hour of listing
             check_place(place, recipe.source.get("images"))
@@ -128,8 +131,10 @@ def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float
         console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
                       "slices for it (docs/how-to/volumes.md)")  # fmt: skip
     else:
-        words = shlex.join([f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
-        console.print(f"next: python -m dira_scale.pretrain experiment=small {words}")
+        phantoms = outcome.info.recipe["_target_"].startswith(PHANTOMS)
+        experiment = f"experiment={'phantom' if phantoms else 'small'}"
+        words = shlex.join([experiment, f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
+        console.print(f"next: python -m dira_scale.pretrain {words}")
 
 
 def _warnings(outcome: Outcome) -> Iterator[str]:

@@ -17,6 +17,7 @@ from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE, QUARA
 from dira_scale.data.manifest.croissant import croissant
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
+from dira_scale.ingest.naming import modality_of
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
 from dira_scale.ingest.plan import ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
@@ -72,7 +73,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         )
     info = DatasetInfo(
         name=recipe.name,
-        modality=recipe.modality,
+        modality=recipe.modality or _modality(plan, scratch / QUARANTINE_FILE),
         dims=2 if recipe.slices else recipe.dims,
         codec=recipe.codec,
         label_names=list(plan.label_names),
@@ -100,6 +101,11 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
 def _patients_in_two_splits(manifest: Path) -> int:
     pairs = pq.read_table(manifest, columns=["patient", "split"]).group_by(["patient", "split"]).aggregate([])
     return int(pairs.num_rows - pc.count_distinct(pairs["patient"]).as_py())
+
+
+def _modality(plan: ShardPlan, quarantine: Path) -> str:
+    refused = set(pq.read_table(quarantine, columns=["source"])["source"].to_pylist())
+    return modality_of(item.record.modality for item in plan if item.key not in refused)
 
 
 def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:

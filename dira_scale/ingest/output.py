@@ -33,6 +33,7 @@ from dira_scale.places.atomic import publish, write_json
 from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
 PARTIAL = ".partial"
+PLAN_FILE = "plan.json"
 
 
 class Slice(NamedTuple):

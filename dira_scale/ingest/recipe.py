@@ -24,8 +24,8 @@ from dira_scale.ingest.sources.split_lists import checksums, split_lists
 class Recipe:
     """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
-    name: str
-    modality: str
+    name: str  # empty only where nothing is stored
+    modality: str | None  # None: as the inputs' headers say; volumes must have one
     licence: str
     secret: bool
     archive: str | None
@@ -57,6 +57,7 @@ class Recipe:
         whole = config["dims"] == 3 and slices is None
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
         values |= {
+            "name": config["name"] or "",
             "volume": VolumeSettings(**given),
             "slices": slices,
             "codec": config["codec"] or ("b2nd" if whole else "png"),
@@ -74,6 +75,9 @@ class Recipe:
         if self.slices and self.dims != 3:
             raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
+        if self.dims == 3 and not self.modality:
+            raise UserError("recipe.modality=null with recipe.dims=3: name the volumes' modality, such as CT or MR; it "
+                            "decides what their values mean")  # fmt: skip
         _ = self.reading  # validates its own keys
         whole = self.dims == 3 and self.slices is None
         if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
@@ -98,10 +102,10 @@ class Recipe:
     @property
     def reading(self) -> ReadSettings:
         """The settings for reading an input."""
-        volume = self.volume
+        volume, modality = self.volume, self.modality or ""
         if self.slices:
-            volume = replace(volume, range=self.slices.range_of(self.modality, volume.range))
-        return ReadSettings(self.dims, self.modality, self.bits, self.burned_in, volume)
+            volume = replace(volume, range=self.slices.range_of(modality, volume.range))
+        return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume)
 
     def make_source(self) -> Source:
         """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""

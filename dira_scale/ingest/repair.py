@@ -13,6 +13,7 @@ from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.convert import hasher_of, planned_from
+from dira_scale.ingest.naming import completed
 from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, differences
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.writer import Shard, write_shards
@@ -30,7 +31,8 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         UserError: another recipe or source, or libraries that no longer produce the same bytes.
     """
     console = Console(soft_wrap=True, highlight=False)
-    place, recipe = locate(path, "path"), Recipe.from_config(config)
+    place = locate(path, "path")
+    recipe = Recipe.from_config(completed(config, place))
     hasher, _ = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
     dataset = ShardedDataset.open(place, check_shards=False)

@@ -45,7 +45,7 @@ def _slices(item: Item, recipe: Recipe) -> Iterator[Sample | Refused]:
         volume, mask, boxes = with_square_pixels(*prepared(item, source, recipe))
     except RejectedError as error:
         raise QuarantinedError("geometry", str(error)) from error
-    for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.modality):
+    for cut in axial_slices(volume, mask, boxes, recipe.slices.every, recipe.bits, recipe.reading.modality):
         key = slice_key(item.key, cut.z)
         try:
             yield Refused(key, "check", EMPTY) if cut.empty else _sample(item, key, cut, source.filled, recipe)

@@ -69,11 +69,11 @@ def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
     return path
 
 
-def recipe(name: str, **keys: Any) -> dict[str, Any]:
-    """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced."""
+def recipe(name: str, /, **keys: Any) -> dict[str, Any]:
+    """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced; its name is not that of out."""
     must = [f"recipe.{key}=unset" for key in ("images", "labels") if key in keys]
-    config = compose("shard", [f"recipe={name}", "out=unset", *must]).recipe
-    return OmegaConf.to_container(config, resolve=True) | keys  # type: ignore[operator,return-value]
+    config: Any = OmegaConf.to_container(compose("shard", [f"recipe={name}", "out=unset", *must]).recipe, resolve=True)
+    return config | {"name": config["name"] or name} | keys
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -55,6 +55,7 @@ def test_interrupted_and_run_again_is_byte_identical(
         Image.fromarray(ingest.picture(number, 200, 200)).save(tmp_path / "images" / f"{number}.png")
     (tmp_path / "images" / "broken.png").write_bytes(b"\x89PNG")
     words = ["recipe=folder", f"recipe.images={tmp_path / 'images'}", "recipe.shard_size=2", "workers=2"]
+    words.append("recipe.name=pictures")  # not that of out: two are compared
     out = tmp_path / "out"
 
     def finished() -> set[str]:

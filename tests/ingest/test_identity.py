@@ -8,13 +8,13 @@ import pytest
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.recipe import Recipe, identity_hash
 
-# The first 16 digits of each recipe's hash, as of the first version that had it.
+# The first 16 digits of each recipe's hash, as of the first version that had it (folder's since its modality is null).
 GOLDEN = {
     "brats": "799138cbbfa1556d",
     "chestxray14": "3869050599e344fa",
     "chestxray14_small": "6b785360ad05da0f",
     "chexpert": "d161691d8f0470e7",
-    "folder": "d4ec8810b716930f",
+    "folder": "056ab8062e358abf",
     "jsrt": "dc898488ed5f400d",
     "lidc_idri": "56cd41090316b302",
     "lidc_vois": "3fe69a7e12718f03",
@@ -47,3 +47,9 @@ def test_the_identity_of_a_recipe_stays(name: str, ingest: SimpleNamespace) -> N
     for place in ("/data/here", "there/too.npz"):
         recipe = Recipe.from_config(ingest.recipe(name, images=place))
         assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == GOLDEN[name]
+
+
+def test_the_identity_of_a_folder_stays_where_name_and_modality_are_set(ingest: SimpleNamespace) -> None:
+    """Both were the defaults of the first version."""
+    recipe = Recipe.from_config(ingest.recipe("folder", images="x", name="folder", modality="CXR"))
+    assert identity_hash(recipe.identity(Hasher(PUBLIC_KEY, recipe.archive)))[:16] == "d4ec8810b716930f"

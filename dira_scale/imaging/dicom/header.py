@@ -47,13 +47,13 @@ def is_dicom(file: BinaryIO) -> bool:
 
 
 def read_header(file: BinaryIO) -> dict[str, str]:
-    """The elements of ``HEADER`` that are present and not blank, and ``frames``, their number, if several.
+    """The elements of ``HEADER`` that are present and not blank, ``modality``, and ``frames``, if there are several.
 
     Raises RejectedError.
     """
     with rejects("DICOM header is damaged ({})"):
-        header, rest = read_elements(file, [*HEADER.values(), "NumberOfFrames"])
-        values = {name: header.get(tag) for name, tag in HEADER.items()}
+        header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames"])
+        values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
         found = {name: str(value).strip() for name, value in values.items() if value is not None}
         if (frames := count_frames(header, rest)) > 1:
             found["frames"] = str(frames)

@@ -52,6 +52,7 @@ class SourceRecord:
     mask: Path | PaintedMask | None = None
     split: str | None = None  # the source's own split; the recipe's ``official`` maps it
     attributes: Mapping[str, str] = field(default_factory=dict)
+    modality: str | None = None  # as the DICOM header names it
     size: int | None = None  # bytes of the file or files; detects a changed source
     missing: int = 0  # slices that a series lacks by its headers; interpolated if it is accepted
     rejected: str | None = None  # reason to quarantine it unread; the other fields are then ignored

@@ -154,6 +154,7 @@ class Folder:
             patient=cells["patient"],
             study=cells.get("study"),
             split=cells.get("split"),
+            modality=header.get("modality"),
             mask=resolve_links(self._place(mask, self.csv)) if mask and self.csv else None,
             attributes={name: value for name, value in attributes.items() if value},
         )

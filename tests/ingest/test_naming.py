@@ -1,0 +1,147 @@
+"""The name and modality that a dataset has where its recipe leaves them null."""
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dira_scale.curation.verify import verify
+from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.errors import UserError
+from dira_scale.ingest import convert as converting
+from dira_scale.ingest.convert import convert
+from dira_scale.ingest.naming import completed, modality_of
+from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.repair import repair
+
+UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
+
+
+def info_of(out: Path) -> DatasetInfo:
+    return ShardedDataset.open(out).info
+
+
+@pytest.fixture
+def images(tmp_path: Path, ingest: SimpleNamespace) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    for number in range(4):
+        Image.fromarray(ingest.picture(number)).save(folder / f"{number}.png")
+    return folder
+
+
+def test_one_s_own_images_are_named_after_the_folder_of_the_dataset(
+    images: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture, monkeypatch
+) -> None:
+    config = ingest.recipe("folder", images=str(images), **UNNAMED)
+    out = tmp_path / "ward 7"
+    convert(config, out, workers=1)
+    assert (info_of(out).name, info_of(out).modality) == ("ward 7", "unknown")
+    assert json.loads((out / "croissant.json").read_text())["name"] == "ward 7"
+    assert "experiment=small" in (said := capsys.readouterr().out) and "'run=out/runs/ward 7'" in said
+    convert(config | {"name": "films", "modality": "MG"}, tmp_path / "named", workers=1)
+    assert (info_of(tmp_path / "named").name, info_of(tmp_path / "named").modality) == ("films", "MG")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    convert(config, ".", workers=1)
+    assert info_of(Path()).name == "here"
+
+
+@pytest.mark.parametrize(
+    ("out", "name"),
+    [("out/a/", "a"), ("a/../b", "b"), ("a\nb", "a_b"), ("/", "dataset"), ("memory://shards/mine", "mine")],
+)
+def test_a_name_is_the_last_part_of_the_place(out: str, name: str) -> None:
+    place = converting.locate(out, "out")
+    assert completed({"name": None, "modality": None}, place) == {"name": name, "modality": None}
+    assert completed({"name": "x", "modality": "CT"}, place) == {"name": "x", "modality": "CT"}
+
+
+@pytest.mark.parametrize("made_with", [{}, {"name": "folder", "modality": "CXR"}], ids=["null", "earlier defaults"])
+def test_a_dataset_that_was_moved_keeps_its_name(
+    made_with: dict, images: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    """One whose recipe named nothing, and one of the version whose recipe ``folder`` named it so and said CXR."""
+    config = ingest.recipe("folder", images=str(images), shard_size=2, **UNNAMED)
+    convert(config | made_with, tmp_path / "before", workers=1)
+    whole = ingest.contents(tmp_path / "before")
+    out = (tmp_path / "before").rename(tmp_path / "after")
+    convert(config, out, workers=1)
+    assert "is complete" in capsys.readouterr().out
+    assert not verify(out, 1)
+    next(out.glob("*.tar")).unlink()
+    assert len(repair(config, out, workers=1)) == 1
+    assert ingest.contents(out) == whole
+
+
+def test_an_interrupted_conversion_that_was_moved_goes_on(
+    images: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ingest.recipe("folder", images=str(images), shard_size=1, **UNNAMED)
+    convert(config, tmp_path / "unbroken" / "first", workers=1)
+    convert(config, tmp_path / "first", workers=1, share="1/2")
+    out = (tmp_path / "first").rename(tmp_path / "second")
+    begun = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    assert begun
+    convert(config, out, workers=1)
+    assert {path: path.stat().st_mtime_ns for path in begun} == begun
+    assert ingest.contents(out) == ingest.contents(tmp_path / "unbroken" / "first")
+
+
+def test_another_name_than_the_stored_one_is_another_recipe(
+    images: Path, tmp_path: Path, ingest: SimpleNamespace
+) -> None:
+    config = ingest.recipe("folder", images=str(images), **UNNAMED)
+    convert(config, tmp_path / "out", workers=1)
+    convert(config | {"name": "out"}, tmp_path / "out", workers=1)
+    with pytest.raises(UserError, match=r'another recipe \(name: "out" there, "films" here\)'):
+        convert(config | {"name": "films"}, tmp_path / "out", workers=1)
+
+
+@pytest.mark.parametrize("damage", ["", "[]", '{"recipe": 1}', '{"recipe": {"name": 1, "modality": []}}', "\ud800"])
+def test_a_damaged_description_names_nothing(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_bytes(damage.encode(errors="surrogatepass"))
+    assert completed({"name": None, "modality": None}, tmp_path) == {"name": tmp_path.name, "modality": None}
+
+
+def test_the_modality_is_that_of_the_stored_images(tmp_path: Path, images: Path, ingest: SimpleNamespace) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
+    config = ingest.recipe("folder", images=str(tmp_path / "dicom"), **UNNAMED)
+    ingest.dicom(tmp_path / "dicom" / "a.dcm", pixels, Modality="DX")
+    ingest.dicom(tmp_path / "dicom" / "b.dcm", pixels, Modality="MG", BurnedInAnnotation="YES")  # refused
+    (tmp_path / "dicom" / "notes.txt").write_text("no image")
+    convert(config, tmp_path / "one", workers=1)
+    assert info_of(tmp_path / "one").modality == "DX"
+    ingest.dicom(tmp_path / "dicom" / "c.dcm", pixels + 1, Modality="CR")
+    ingest.dicom(tmp_path / "dicom" / "d.dcm", pixels + 2, Modality="QUILLFEATHER")  # a header may hold any text
+    shutil.copy(images / "0.png", tmp_path / "dicom")
+    convert(config, tmp_path / "several", workers=1)
+    assert info_of(tmp_path / "several").modality == "CR, DX, unknown"
+    assert info_of(tmp_path / "several").recipe["modality"] is None
+    convert(config | {"modality": "CXR"}, tmp_path / "set", workers=1)
+    assert info_of(tmp_path / "set").modality == "CXR"
+
+
+def test_modalities_are_joined_in_one_order() -> None:
+    assert modality_of([]) == modality_of([None, "PATIENT^NAME"]) == "unknown"
+    assert modality_of(["DX", None, "CR", "DX"]) == modality_of(["CR", "DX", None]) == "CR, DX, unknown"
+
+
+def test_volumes_must_have_a_modality(ingest: SimpleNamespace) -> None:
+    with pytest.raises(UserError, match=r"recipe\.modality=null with recipe\.dims=3: name the volumes' modality"):
+        Recipe.from_config(ingest.recipe("volumes", images="x", modality=None))
+
+
+@pytest.mark.parametrize(("recipe", "experiment"), [("phantom_cxr", "phantom"), ("folder", "small")])
+def test_the_next_command_names_the_experiment_of_the_recipe(
+    recipe: str, experiment: str, tmp_path: Path, images: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    keys = {"images": str(images)}
+    if recipe == "phantom_cxr":
+        keys = {"folder": str(tmp_path / "phantoms"), "patients": 2, "size": 64, "splits": {"train": 1.0}}
+    convert(ingest.recipe(recipe, **keys), tmp_path / "out", workers=1)
+    assert f"next: python -m dira_scale.pretrain experiment={experiment} data.shards=" in capsys.readouterr().out
