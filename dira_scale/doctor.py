@@ -1,4 +1,7 @@
-"""``python -m dira_scale.doctor``: what this machine has and lacks, and the launch command to use."""
+"""``python -m dira_scale.doctor``: what this machine has and lacks, and the launch command to use.
+
+torch is imported inside the function: a typing mistake is named within a second.
+"""
 
 import json
 import shlex
@@ -8,17 +11,18 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from dira_scale.config.compose import run_verb
-from dira_scale.imaging.decoders import dicom_decoders
-from dira_scale.machine.hardware import hardware
-from dira_scale.machine.inventory import components
-from dira_scale.machine.launch import launch_command
-from dira_scale.machine.show import show
 
 WIDTH = 108  # columns where the output is not a terminal
 
 
 def doctor(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
+    from dira_scale.imaging.decoders import dicom_decoders
+    from dira_scale.machine.hardware import hardware
+    from dira_scale.machine.inventory import components
+    from dira_scale.machine.launch import launch_command
+    from dira_scale.machine.show import show
+
     machine = hardware()
     command = launch_command()
     if config.show == "launch":

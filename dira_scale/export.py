@@ -1,6 +1,7 @@
 """``python -m dira_scale.export run=RUN``: a run's weights as files for other libraries, with a model card.
 
-Reads only the checkpoint: needs no GPU and no process group.
+Reads only the checkpoint: needs no GPU and no process group. torch is imported inside the function: a typing
+mistake is named within a second.
 """
 
 from pathlib import Path
@@ -8,15 +9,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
-from dira_scale.methods import method_class
-from dira_scale.models.card import Card, Source
-from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export
-from dira_scale.models.weights import trained_encoder, trained_unet
-from dira_scale.runs.reader import LATEST, RunReader, TrainingData
 
 
 def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
+    from dira_scale.methods import method_class
+    from dira_scale.models.card import Card, Source
+    from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export
+    from dira_scale.models.weights import trained_encoder, trained_unet
+    from dira_scale.runs.reader import LATEST, RunReader
+
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     reader = RunReader(run)
     (tensors, state, stage), config, stages = reader.load(cfg.stage), reader.config, reader.stages
@@ -29,7 +31,14 @@ def export(cfg: DictConfig) -> None:
     exports = {name: FORMATS[name](network) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST else state["best"][stage]
-    sources = [_source(data, config["data"]["split"]) for data in reader.datasets()]
+    sources, split = [], config["data"]["split"]
+    for data in reader.datasets():
+        if info := data.info:
+            about = info.modality, info.licence, info.counts[split], info.split_remark
+            sources.append(Source(info.name, data.hash, *about))
+        else:  # the card has the folder's name and a short reason; the terminal the full error
+            print(f"not in the card: {data.error}")
+            sources.append(Source(data.name, data.hash, unread=data.problem))
     card = Card(run.resolve().name, config, sources, stage, state["step"], loss, decoder, exports, method.remark)
     removed = replace_export(out, files, card.text())
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
@@ -39,15 +48,6 @@ def export(cfg: DictConfig) -> None:
             f"removed, from an earlier export: {', '.join(removed)}; name all formats in one command to have them all"
         )
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
-
-
-def _source(data: TrainingData, split: str) -> Source:
-    """If the dataset cannot be read, the card has its folder's name and a short reason; the terminal the full error."""
-    if data.info is None:
-        print(f"not in the card: {data.error}")
-        return Source(data.name, data.hash, unread=data.problem)
-    info = data.info
-    return Source(info.name, data.hash, info.modality, info.licence, info.counts[split], info.split_remark)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """``python -m dira_scale.plan experiment=dira_moco``: memory, traffic, hours and cost of a run, before it starts.
 
-Runs the configured steps on tensors without memory: no data, no GPU, no other processes.
+Runs the configured steps on tensors without memory: no data, no GPU, no other processes. Imports torch late, so that
+a typing mistake is named within a second.
 """
 
 from functools import partial
@@ -11,21 +12,22 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from dira_scale.config.compose import run_verb
-from dira_scale.data.inputs import Inputs
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
-from dira_scale.methods import views_of
 from dira_scale.places.atomic import write_json
-from dira_scale.planning.config import Plan
-from dira_scale.planning.estimate import estimate, rehearse_all
-from dira_scale.planning.strategies import STRATEGIES
-from dira_scale.planning.table import WIDTH, as_json, show
-from dira_scale.pretraining.process_counts import check_division
-from dira_scale.pretraining.schedule import batches_of
 
 
 def plan(cfg: DictConfig) -> None:
     """Print the table of strategies; write its figures to the file ``plan.json``, if set."""
+    from dira_scale.data.inputs import Inputs
+    from dira_scale.methods import views_of
+    from dira_scale.planning.config import Plan
+    from dira_scale.planning.estimate import estimate, rehearse_all
+    from dira_scale.planning.strategies import STRATEGIES
+    from dira_scale.planning.table import WIDTH, as_json, show
+    from dira_scale.pretraining.process_counts import check_division
+    from dira_scale.pretraining.schedule import batches_of
+
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Plan)
     machine = config.plan
@@ -36,8 +38,7 @@ def plan(cfg: DictConfig) -> None:
     if config.data.shards is not None:
         batches = tuple(set(batches_of(config).values()))
         machine.images = sum(Inputs(config.data, views_of(cfg), config.seed, 0, ranks, batches).order.sizes)
-    console = Console()
-    console = console if console.is_terminal else Console(width=WIDTH)
+    console = Console() if Console().is_terminal else Console(width=WIDTH)
     with bar("rehearsing", "steps") as shown:
         task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
         plain = rehearse_all(config, cfg, ranks, False, partial(shown.advance, task))

@@ -1,6 +1,6 @@
 """``python -m dira_scale.probe run=RUN data.shards=OUT``: frozen features against random ones and raw pixels.
 
-One process, on a GPU if there is one.
+One process, on a GPU if there is one. torch is imported inside the function: a typing mistake is named within a second.
 """
 
 from pathlib import Path
@@ -10,14 +10,15 @@ from rich.console import Console
 
 from dira_scale import __version__
 from dira_scale.config.compose import run_verb
-from dira_scale.evaluation.comparison import compare
-from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
 from dira_scale.places.atomic import write_atomic, write_json
-from dira_scale.runs.environment import environment
 
 
 def probe(cfg: DictConfig) -> None:
     """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
+    from dira_scale.evaluation.comparison import compare
+    from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
+    from dira_scale.runs.environment import environment
+
     result = compare(cfg)
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
     out.mkdir(parents=True, exist_ok=True)

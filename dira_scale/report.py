@@ -1,4 +1,7 @@
-"""``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not."""
+"""``python -m dira_scale.report run=out/runs/demo``: a self-contained HTML page about a run, finished or not.
+
+torch is imported inside the function: a typing mistake is named within a second.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +11,13 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
-from dira_scale.reporting.content import read_run
-from dira_scale.reporting.page import render
 
 
 def report(config: DictConfig) -> None:
     """Read ``config.run``, write the page to ``config.out``."""
+    from dira_scale.reporting.content import read_run
+    from dira_scale.reporting.page import render
+
     folder = Path(config.run)
     run = read_run(folder)
     pretrain_defaults: Any = OmegaConf.to_container(defaults("pretrain"))

@@ -212,7 +212,7 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
 def test_the_verb(
     found: list[Component], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(doctor, "components", lambda *_: found)
+    monkeypatch.setattr(software, "components", lambda *_: found)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {"hardware", "software", "launch", "experiments"} == said.keys()
