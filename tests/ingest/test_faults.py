@@ -31,7 +31,8 @@ def command(folder: Path, out: Path, ingest: SimpleNamespace, images: int) -> li
         for number in range(images):
             Image.fromarray(ingest.picture(number, 200, 200)).save(folder / "images" / f"{number}.png")
         (folder / "images" / "broken.png").write_bytes(b"\x89PNG")
-    recipe = ["recipe=folder", f"recipe.images={folder / 'images'}", "recipe.shard_size=4", "workers=2"]
+    recipe = ["recipe=folder", "recipe.name=disk", f"recipe.images={folder / 'images'}", "recipe.shard_size=4"]
+    recipe.append("workers=2")
     return [sys.executable, "-m", "dira_scale.shard", *recipe, f"out={out}"]
 
 

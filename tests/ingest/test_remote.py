@@ -141,7 +141,8 @@ def test_a_killed_conversion_into_a_store_goes_on(
     monkeypatch.chdir(tmp_path)
     url = f"{bucket.url}/killed"
     words = [
-        sys.executable, "-m", "dira_scale.shard", "recipe=folder", f"recipe.images={png_folder}/images", f"out={url}",
+        sys.executable, "-m", "dira_scale.shard", "recipe=folder", f"recipe.images={png_folder}/images",
+        "recipe.name=folder", f"out={url}",
         "recipe.shard_size=1", "workers=1",
     ]  # fmt: skip
     process = subprocess.Popen(words, start_new_session=True)

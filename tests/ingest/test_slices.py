@@ -37,7 +37,8 @@ def test_slices_joined_are_byte_identical_to_one_machine(
 def test_slices_at_once_in_processes_of_their_own(
     tmp_path: Path, png_folder: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    keys = ["recipe=folder", f"recipe.images={png_folder}/images", "recipe.shard_size=2", "workers=1"]
+    keys = ["recipe=folder", "recipe.name=folder", f"recipe.images={png_folder}/images", "recipe.shard_size=2"]
+    keys.append("workers=1")
     words = [sys.executable, "-m", "dira_scale.shard", *keys, f"out={tmp_path}/shared"]
     together = [subprocess.Popen([*words, f"slice={number}/2"]) for number in (1, 2)]
     try:
