@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from dira_scale.distributed.collectives import world as processes
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
+from dira_scale.engine.parallel.quiet import spend_ddp_warning
 from dira_scale.models.momentum import local_shard
 from dira_scale.runs.checkpoint import CheckpointTensor
 
@@ -109,6 +110,7 @@ class StageModel:
         if self.world.ranks == 1:
             return forward
         self.world.accelerator.free_memory()  # release the previous stage
+        spend_ddp_warning(self.world.device)
         with warnings.catch_warnings():  # Accelerate and older torch do not know its replacement
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             return self.world.accelerator.prepare_model(forward)
