@@ -7,6 +7,7 @@ import os
 import re
 import stat
 import tarfile
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -345,6 +346,7 @@ def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
 def test_what_should_be_looked_at_before_training_is_a_warning(
     counts: dict[str, int], quarantined: int, said: list[str]
 ) -> None:
-    outcome = SimpleNamespace(info=SimpleNamespace(counts=counts, quarantined=quarantined))
+    info = SimpleNamespace(counts=counts, quarantined=quarantined, patients_in_two_splits=0)
+    outcome = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}))
     found = list(conversion._warnings(outcome))
     assert len(found) == len(said) and all(map(str.startswith, found, said))

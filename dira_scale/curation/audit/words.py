@@ -28,7 +28,7 @@ REASONS = """
     beside between beyond binary bit bits box boxes burned but by bytes can candidate cannot channels check
     claims close coding colour colours columns complex compressed copy csv cut damaged data dataset decode
     decoding decompressing dicom differ different dims distance distances do does each elementdatafile else
-    empty encode encoding end ends exactly extent fewer file files first floating folder for four fractional
+    empty encode encoding end ends exactly extent fewer file files findings first floating folder for four fractional
     frame frames from gantry gap geometry give go grey grid grids gzip has have hdr header here hold image img
     impossible in indices infinite inflates instead integers irregular is it its jpeg json jsrt keep kind labels
     lacks large leave leaves length lengths less lettering lie lies like line lines list listed looks mask masks
