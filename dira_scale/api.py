@@ -1,6 +1,7 @@
 """The commands as functions for scripts and notebooks, with their keys as ``settings`` (docs/reference/api.md)."""
 
 import json
+import multiprocessing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,7 @@ def pretrain(run: str | Path, shards: str | Path, experiment: str = "small", set
 
 def probe(run: str | Path, shards: str | Path, settings: Settings = None) -> dict[str, Any]:
     """Frozen features of ``run`` against labels: the content of ``probe.json``."""
-    keys = {"run": run, "data.shards": shards, "out": Path(run) / "probe"}
-    probe_verb.probe(cfg := _composed("probe", keys, settings))
+    probe_verb.probe(cfg := _composed("probe", {"run": run, "data.shards": shards, "out": f"{run}/probe"}, settings))
     return dict(json.loads((Path(cfg.out) / "probe.json").read_text()))
 
 
@@ -55,4 +55,6 @@ def export(run: str | Path, settings: Settings = None) -> Path:
 
 
 def _composed(verb: str, keys: Mapping[str, Any], settings: Settings) -> DictConfig:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker imports the user's script
+        raise UserError(f"{verb}: in a script, call dira_scale.api below `if __name__ == '__main__':`")
     return compose(verb, [f"{key}={typed(value)}" for key, value in {**keys, **(settings or {})}.items()])

@@ -17,12 +17,15 @@ WIDTH = 108  # columns where the output is not a terminal
 
 def doctor(config: DictConfig) -> None:
     """Inspect the machine and print the result in the form ``config.show``."""
+    from dira_scale.data.manifest import ShardedDataset
     from dira_scale.imaging.decoders import dicom_decoders
     from dira_scale.machine.hardware import hardware
     from dira_scale.machine.inventory import components
     from dira_scale.machine.launch import launch_command
     from dira_scale.machine.show import show
 
+    if config.shards:
+        ShardedDataset.open(config.shards).require_images("pretrain")  # named before anything is measured
     machine = hardware()
     command = launch_command()
     if config.show == "launch":

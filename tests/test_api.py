@@ -1,5 +1,6 @@
 """The verbs as Python functions: what they return, and how they fail. The blocks of docs/reference/api.md are run."""
 
+import multiprocessing
 import re
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def test_mistakes_raise_the_verbs_message(sharded: ShardedDataset, tmp_path: Pat
     with pytest.raises(api.UserError, match="not a run folder"):
         api.export(tmp_path / "run")
     assert not (tmp_path / "run" / "status.json").exists()
+
+
+def test_a_script_that_its_workers_import_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """While a worker imports the script that started it, multiprocessing marks the worker's process."""
+    monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)
+    with pytest.raises(api.UserError, match="below `if __name__ == '__main__':`"):
+        api.shard(tmp_path / "shards", recipe="folder", settings={"recipe.images": tmp_path})
 
 
 def test_labelled_images_are_the_files(images: Path, sharded: ShardedDataset) -> None:

@@ -488,7 +488,7 @@ def test_the_front_matter_names_what_was_learnt_from(exported):
     ("arguments", "expected"),
     [
         (["run=/no/such/run"], "run=/no/such/run is not a run folder"),
-        (["run={run}", "stage=dria"], "stage=dria: {run} has di, dira; did you mean 'dira'?"),
+        (["run={run}", "stage=dria"], "stage=dria: {run} has di, dira, latest; did you mean 'dira'?"),
         ([], "run must be given"),
     ],
 )

@@ -86,7 +86,7 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
 def check_words(verb: str, argv: list[str] | None) -> int:
     """Look at the command line before torch is imported, which takes seconds: 0, or 2 after printing what is wrong.
 
-    Finds unknown keys, options and flags. Values are checked by :func:`compose`.
+    Finds unknown keys, options and flags, and missing keys. Values are checked by :func:`compose`.
     """
     try:
         _check_keys(verb, Arguments.parse(sys.argv[1:] if argv is None else argv))
@@ -97,9 +97,11 @@ def check_words(verb: str, argv: list[str] | None) -> int:
 
 
 def _check_keys(verb: str, arguments: Arguments) -> None:
-    """Raise UserError for a key or an option that there is not; imports no schema."""
+    """Raise UserError for a key or an option that there is not, or a required key not set; imports no schema."""
     try:
-        _hydra(verb, keys_only(arguments.words), arguments.own)
+        composed = _hydra(verb, keys_only(arguments.words), arguments.own)
+        if not arguments.help and not arguments.show:
+            _complete(_plain(composed))
     except (ConfigCompositionException, MissingConfigException) as error:
         if isinstance(error.__cause__ or error, ConfigKeyError | ConfigAttributeError | MissingConfigException):
             raise UserError(explain(error, Schema, arguments)) from error

@@ -56,9 +56,10 @@ def build_encoder(
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        other_size = f"set data.size to a multiple of {2**DEPTH}, or " if size % 2**DEPTH else ""
         raise UserError(
             f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
-            f"({reason}); use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+            f"({reason}); {other_size}use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
         ) from error
     zero_norms = _zero_norms(encoder)
     if zero_init_residual and not zero_norms:
@@ -112,6 +113,9 @@ def _check_pyramid(encoder: Encoder, in_channels: int, size: int) -> None:
     shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
     if shapes != expected:
+        found, wanted = ([shape[-1] for shape in sizes] for sizes in (shapes, expected))
+        if found != wanted:
+            raise ValueError(f"its maps have {found} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
 
 

@@ -42,7 +42,7 @@ def read_table(
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
                 if column not in present:
-                    known = nearest(column, present) or f"; it has {', '.join(present)}"
+                    known = nearest(column, present) or f"; it has {', '.join(present) or 'no header'}"
                     raise UserError(
                         f"{path} has " + brief(f"no column '{column}' ({named_by}){known}") + advice.get(column, "")
                     )

@@ -137,7 +137,7 @@ class PretrainTask:
             return []
         return [
             f"few steps: {planned} are planned, and this experiment has been seen to learn in {enough}: "
-            f"epoch_factor={factor * enough / planned:.2g} plans as many"
+            f"epoch_factor={float(f'{factor * enough / planned:.2g}'):g} plans as many"
         ]
 
     def process_counts(self) -> list[int]:

@@ -26,10 +26,18 @@ def run_name(config: dict[str, Any]) -> str:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """``key: old value -> new value`` for each key by which the identities of two configurations differ."""
+    """``key: old value -> new value`` for each key by which the identities of two configurations differ.
+
+    ``datasets`` holds content hashes, which say nothing to a reader: a sentence instead.
+    """
     old, new = identity(before), identity(now)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
-    return [f"{key}: {old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}" for key in keys]
+    return [
+        "datasets: other images, labels or weights in data.shards"
+        if key == "datasets"  # hashes
+        else f"{key}: {old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}"
+        for key in keys
+    ]
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -122,8 +122,8 @@ class RunReader:
         if stage == LATEST:
             return checkpoint.latest(self.folder)
         if stage is not None and stage not in self.stages:
-            have = f"{', '.join(self.stages)}{nearest(stage, [*self.stages, LATEST])}"
-            raise UserError(f"stage={stage}: {self.folder} has {have}")
+            known = [*self.stages, LATEST]
+            raise UserError(f"stage={stage}: {self.folder} has {', '.join(known)}{nearest(stage, known)}")
         best = checkpoint.stages_with_best(self.folder)
         if stage is None and not best:
             raise UserError(f"run={self.folder}: no stage has a best checkpoint yet; stage={LATEST} takes the newest")

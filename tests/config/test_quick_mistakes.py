@@ -38,6 +38,7 @@ def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
         (["experiment=phantm"], "pretrain: no experiment named 'phantm'; did you mean 'phantom'?"),
         (["--hlp"], "pretrain: unknown flag --hlp; did you mean '--help'?"),
         (["steps"], "pretrain: expected KEY=VALUE, got 'steps'"),
+        (["experiment=small"], "pretrain: data.shards must be given: data.shards=…"),
     ],
 )
 def test_what_is_no_key_is_named_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +49,12 @@ def test_what_is_no_key_is_named_in_one_line(words: list[str], said: str, capsys
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["--help"], ["data.batch=3"], ["data.batch=none"], ["data.shards=a (b), c"], ["~method.base"]],
+    [
+        ["--help"],
+        ["--cfg"],
+        ["data.shards=a (b), c"],
+        *(["data.shards=a", word] for word in ("data.batch=3", "data.batch=none", "~method.base")),
+    ],
 )
 def test_values_are_left_to_compose(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Whether a value fits is known to the schemas, some of which import torch."""

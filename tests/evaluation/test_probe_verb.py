@@ -189,7 +189,7 @@ def test_without_a_run_the_baselines_and_a_file_of_weights(tmp_path: Path, shard
         (["data.test_split=train"], "share 30 patients"),
         (["layer=7"], "layer=7: test_resnet has 1, 2, 3, 4, 5 and last"),
         (["layer=lst"], "layer=lst: test_resnet has"),
-        (["stage=dii"], "stage=dii: {run} has di; did you mean 'di'?"),
+        (["stage=dii"], "stage=dii: {run} has di, latest; did you mean 'di'?"),
         (["fractions=[1.5]"], "fractions=[1.5]: must be above 0 and at most 1"),
         (["fractions=[]"], "fractions=[]"),
         (["c=[]"], "c=[]"),

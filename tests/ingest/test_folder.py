@@ -120,6 +120,7 @@ def test_dicom_headers_give_patient_study_and_attributes(tmp_path: Path, ingest:
     "arguments, words",
     [
         ({"images": "absent"}, "recipe.images=.*absent: no such folder"),
+        ({"images": "labels.csv"}, "recipe.images=.*labels.csv: a file; name the folder that it is in"),
         ({"labels": "absent.csv"}, "absent.csv: no such file"),
         ({"labels": ""}, "recipe.labels must be given: recipe.columns.mask names columns of it"),
         ({"columns": {"file": "fiel"}}, "no column 'fiel'.*did you mean 'file'"),

@@ -173,6 +173,11 @@ def test_names_are_timms(name):
         ("resnet81", 224, "did you mean 'resnet"),
         ("levit_128s", 224, "no feature pyramid"),
         ("inception_v3", 224, "no feature pyramid"),
+        (
+            "resnet18",
+            33,
+            "set data.size to a multiple of 32, or use one",
+        ),
         ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
     ],
 )

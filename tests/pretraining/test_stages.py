@@ -52,6 +52,13 @@ def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, said
         assert lines[0].endswith("has been seen to learn in 2600: epoch_factor=31 plans as many")
 
 
+def test_a_large_factor_is_written_as_a_plain_number() -> None:
+    config = composed("experiment=small", "stages.di.epochs=0", "stages.dira.epochs=0")
+    planned = stage_plans(config, lambda batch: 1)
+    (line,) = PretrainTask._too_short(SimpleNamespace(config=config, stages=planned))  # type: ignore[arg-type]
+    assert "12 are planned" in line and "epoch_factor=220 plans" in line  # 2600 / 12 = 216.7
+
+
 def test_lengths_of_the_papers_schedule() -> None:
     """294 steps of 256 images an epoch; in the released preset 4,707 of 16 in the last stage."""
     found = plans("experiment=dira_moco")

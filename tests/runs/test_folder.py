@@ -15,7 +15,7 @@ from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.runs import lease
 from dira_scale.runs.folder import RunFolder
-from dira_scale.runs.identity import identity, run_name
+from dira_scale.runs.identity import differences, identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 CONFIG = {
@@ -66,6 +66,11 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
         RunFolder(tmp_path, changed(key, value))
     assert (tmp_path / "config.yaml").read_bytes() == before
     assert run_name(changed(key, value)) != run_name(CONFIG)
+
+
+def test_other_data_is_named_without_hashes() -> None:
+    found = differences({"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]})
+    assert found == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
 
 
 def test_identity_leaves_out_execution_only() -> None:

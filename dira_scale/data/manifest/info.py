@@ -1,6 +1,7 @@
 """``dataset.json``: what a dataset is, and how it was made."""
 
 import json
+import shlex
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,13 @@ class DatasetInfo:
     def read(cls, path: Path) -> "DatasetInfo":
         """Raises DatasetError when ``path`` is absent, damaged, of another version or lacks a field."""
         if not path.exists():
-            folder, out = path.parent, f"out={path.parent}"
-            recipe = "recipe=…"
+            folder, words = path.parent, ["recipe=…", f"out={path.parent}"]
             if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
-                recipe, out = f"recipe=folder recipe.images={folder}", f"out=out/shards/{folder.name}"
+                words = ["recipe=folder", f"recipe.images={folder}", f"out=out/shards/{folder.name}"]
+            command = " ".join(word if "…" in word else shlex.quote(word) for word in words)
             raise DatasetError(
-                f"no sharded dataset at {folder}: {path.name} is missing; make one with "
-                f"'python -m dira_scale.shard {recipe} {out}'"
+                f"no sharded dataset at {folder}: {path.name} is missing; make one with: "
+                f"python -m dira_scale.shard {command}"
             )
         try:
             content = json.loads(path.read_text())

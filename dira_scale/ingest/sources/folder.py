@@ -182,7 +182,8 @@ class Folder:
         if guess:
             flags, others = flags_and_numbers(table(), {*named, *HEADER})
             self.numeric = tuple(flags)
-            self.guessed = f"{path.name}: labels are {brief(', '.join([*flags, *self.rules])) or 'none of the columns'}"
+            found = brief(", ".join([*flags, *self.rules])) or "none of the columns: each has more than 0, 1 and -1"
+            self.guessed = f"{path.name}: labels are {found}"
             if others:
                 numbers = brief(", ".join(others))
                 self.guessed += f"; no labels: {numbers} (name it in recipe.label_columns if it is one)"
@@ -206,7 +207,7 @@ class Folder:
         there = next(iter(files_below(self.root) if is_local(self.root) else self.stored), None)
         found = f"there is {self._name(there, there)}" if there else "that folder is empty"
         suffix = there.suffix if there else ""
-        hint = ""
+        hint = ": set recipe.images to the folder that the names start from, or recipe.columns.file to their column"
         if suffix and self._exists(self.root / f"{cell}{suffix}"):
             hint = f": append {suffix} to the names in the table"
         return UserError(
