@@ -65,7 +65,8 @@ def finished_run(tmp_path: Path) -> Path:
     shards = dataset(tmp_path / "shards_of_ours")
     folder = tmp_path / "demo"
     (folder / "pictures").mkdir(parents=True)
-    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", "data.batch=64"])
+    settings = ["data.batch=64", "enough_steps=1500"]
+    config = compose("pretrain", ["experiment=phantom", f"data.shards={shards.root}", f"run={folder}", *settings])
     content = OmegaConf.to_container(config) | {"datasets": [{"hash": shards.hash, "weight": 1.0}], "order_version": 1}
     content |= {"views_version": 1}
     (folder / "config.yaml").write_text(yaml.safe_dump(content))

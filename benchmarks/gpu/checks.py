@@ -33,7 +33,7 @@ HANDLED = "During handling of the above exception, another exception occurred"
 MODULES = {
     "scikit-learn": "sklearn", "scikit-image": "skimage", "opencv-python-headless": "cv2", "pillow": "PIL",
     "pyyaml": "yaml", "hydra-core": "hydra", "universal-pathlib": "upath", "nvidia-dali-cuda130": "nvidia.dali",
-    "pytest-xdist": "xdist",
+    "pytest-xdist": "xdist", "mkdocs-material": "material",
 }  # fmt: skip
 
 

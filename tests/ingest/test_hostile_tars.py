@@ -54,7 +54,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> P
 def once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs most time, and nothing of a shard: curves are computed, and drawn in one case."""
     if "a sample twice" not in request.node.name:
-        monkeypatch.setattr(stats_page, "svg", lambda name, size, draw: f"data:{draw(MagicMock())}")
+        monkeypatch.setattr(stats_page, "svg", lambda label, draw: f"data:{draw(MagicMock())}")
 
 
 @pytest.fixture
