@@ -42,7 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_help_knows_configurations_and_recipes(installed: Path, tmp_path: Path) -> None:
-    assert "dira-scale VERB" in run(installed / "dira-scale", "--help", folder=tmp_path)
+    assert "dira-scale COMMAND" in run(installed / "dira-scale", "--help", folder=tmp_path)
     pretrain = run(installed / "dira-scale", "pretrain", "--help", folder=tmp_path)
     experiments = {path.stem for path in (ROOT / "configs" / "experiment").glob("*.yaml")}
     assert f"experiment=  one of {', '.join(sorted(experiments))}" in pretrain
