@@ -40,7 +40,7 @@ SHARE, ALONE = 0.55, 0.97  # the goals
 WAITING = {"ours": {}, "spinning": {"GOMP_SPINCOUNT": "300000"}, "sleeping": {"OMP_WAIT_POLICY": "PASSIVE"}}
 CASE = CPU[0]
 WARM_UP = 3  # steps
-READY = "ready"
+READY, TOOK = "turns: ready", "turns: took "  # in front of what a process answers, among the trainer's lines
 
 
 class Turns(synthetic.Images):
@@ -56,7 +56,7 @@ class Turns(synthetic.Images):
             began = time.perf_counter()
             for i in range(int(line)):
                 yield self.batches[i % BATCHES]
-            print(time.perf_counter() - began, flush=True)
+            print(f"{TOOK}{time.perf_counter() - began}", flush=True)
 
 
 def serve(keys: Sequence[str]) -> None:
@@ -88,24 +88,23 @@ class Contestant:
             stdout=subprocess.PIPE,
             text=True,
         )
-        while self._line() != READY:
-            pass
+        self._answer(READY)
 
     def images_per_second(self, steps: int) -> float:
         assert self.process.stdin is not None
         print(steps, file=self.process.stdin, flush=True)
-        return steps * CASE.batch / float(self._line())
+        return steps * CASE.batch / float(self._answer(TOOK))
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
 
-    def _line(self) -> str:
+    def _answer(self, kind: str) -> str:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise SystemExit("a process that trains has ended; its message is above")
-        return line.strip()
+        for line in self.process.stdout:
+            if line.startswith(kind):
+                return line.removeprefix(kind)
+        raise SystemExit("a process that trains has ended; its message is above")
 
 
 def measure(rounds: int, steps: int, keys: Sequence[str]) -> dict[str, dict[str, float]]:

@@ -2,7 +2,7 @@
 
 At the end of a parallel region, OpenMP's threads spin until the last one is done. On an idle machine nothing is faster.
 Beside another program they take its core, and each other's: two threads on two cores, one of which is busy, fall to a
-quarter of their speed. OMP_WAIT_POLICY=PASSIVE prevents that, but costs an idle machine up to a fifth of its speed, and
+third of their speed. OMP_WAIT_POLICY=PASSIVE prevents that, but costs an idle machine up to a fifth of its speed, and
 has to be chosen before torch is imported.
 
 GNU's OpenMP, which torch's wheels contain, spins 1,000 times instead of 300,000 while it manages more threads than
