@@ -71,7 +71,9 @@ def find_libgomp() -> str | None:
 def spin_less_when_crowded(threads: int) -> None:
     """From now on, look every second whether this process's ``threads`` fit beside what other programs compute."""
     library = find_libgomp()
-    if library is not None and threads > 1 and "GOMP_SPINCOUNT" not in os.environ:
+    if library is None or threads == 1 or "GOMP_SPINCOUNT" in os.environ:
+        return
+    if max(os.sched_getaffinity(0)) < len(psutil.cpu_times(percpu=True)):  # otherwise CPUs are offline or hidden
         watch = threading.Thread(target=_watch, args=(SleepingTeam(library), threads), name="spinning", daemon=True)
         watch.start()
 
