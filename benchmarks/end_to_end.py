@@ -62,7 +62,7 @@ class Turns(synthetic.Images):
         self.loader, self.steps, self.rounds, self.wait = loader, steps, rounds, wait
         self.warm = prefetch + 1  # batches
         self.length = (1 + rounds) * (2 * steps + self.warm)  # of all the trainer's steps
-        self.seconds: dict[str, list[float]] = {"step": [], "loader": [], "both": []}
+        self.taken: dict[str, list[float]] = {"step": [], "loader": [], "both": []}
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
         """All turns, the first of each to warm up; one batch more is for the trainer's last checkpoint."""
@@ -94,7 +94,7 @@ class Turns(synthetic.Images):
         began = time.perf_counter()
         yield
         self.wait()
-        self.seconds[name].append(time.perf_counter() - began)
+        self.taken[name].append(time.perf_counter() - began)
 
 
 def make_shards(folder: Path, size: int) -> Path:
@@ -128,7 +128,7 @@ def measure(shards: Path, rounds: int, steps: int, keys: Sequence[str]) -> dict[
     if ended != "done":
         raise KeyboardInterrupt
     about = {"device": world.device.type, "batch": config.data.batch, "size": config.data.size}
-    return about | figures({name: found[1:] for name, found in turns.seconds.items()}, steps * config.data.batch)
+    return about | figures({name: found[1:] for name, found in turns.taken.items()}, steps * config.data.batch)
 
 
 def figures(seconds: dict[str, list[float]], images: int) -> dict[str, float]:

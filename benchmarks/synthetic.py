@@ -69,8 +69,8 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
         views=(image,) * views.count,
         distortions=tuple(distortion.to(device) for _, distortion in drawn),
         index=torch.from_numpy(index).to(device),
-        low=torch.zeros(count, device=device),
-        high=torch.full((count,), 255.0, device=device),
+        low=torch.zeros(count, views.count, device=device),
+        high=torch.full((count, views.count), 255.0, device=device),
         step=step,
         epoch=0,
         flips=tuple(torch.from_numpy(geometry.flip).to(device) for geometry, _ in drawn),
@@ -80,10 +80,11 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
 class Images:
     """Stands where the task has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
 
-    waited = 0.0
-
     def __init__(self, views: ViewSpec) -> None:
         self.views = views
+
+    def seconds(self) -> dict[str, float]:
+        return {"wait": 0.0}
 
     def steps_per_epoch(self, batch: int) -> int:
         return NEVER

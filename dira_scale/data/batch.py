@@ -19,7 +19,7 @@ class Batch:
         views: per view a tensor [b, C, *size], of an image or a volume: the stored integers until ``to``, then float32.
         distortions: per view its parameters.
         index: int64 [b], samples counted over all datasets (``order.Positions``).
-        low, high: float32 [b], the stored values that become 0 and 1.
+        low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
         mask: None in pretraining.
@@ -37,25 +37,38 @@ class Batch:
     mask: None = None
     flips: tuple[Tensor, ...] = ()
 
+    def copy_to(self, device: torch.device | str) -> Self:
+        """The same on ``device``, as stored."""
+
+        def copied(tensor: Tensor) -> Tensor:
+            return tensor.to(device, non_blocking=True)
+
+        return replace(
+            self,
+            views=tuple(map(copied, self.views)),
+            distortions=tuple(distortion.to(device) for distortion in self.distortions),
+            flips=tuple(map(copied, self.flips)),
+            index=copied(self.index),
+            low=copied(self.low),
+            high=copied(self.high),
+            labels=None if self.labels is None else copied(self.labels),
+        )
+
     def to(self, device: torch.device | str) -> Self:
         """On ``device``, channels last, as float32 clipped to [0, 1]; ``low`` and ``high`` become 0 and 1."""
-        low, high = (bound.to(device, non_blocking=True) for bound in (self.low, self.high))
+        batch = self.copy_to(device)
 
-        def scaled(view: Tensor) -> Tensor:
-            stored = view.to(device, non_blocking=True).to(torch.float32)
+        def scaled(view: Tensor, low: Tensor, high: Tensor) -> Tensor:
+            stored = view.to(torch.float32)
             darkest, brightest = per_sample(low, stored), per_sample(high, stored)
             scaled = ((stored - darkest) / (brightest - darkest)).clamp_(0, 1)
             return scaled.contiguous(memory_format=CHANNELS_LAST[stored.dim()])
 
         return replace(
-            self,
-            views=tuple(map(scaled, self.views)),
-            distortions=tuple(distortion.to(device) for distortion in self.distortions),
-            flips=tuple(flip.to(device, non_blocking=True) for flip in self.flips),
-            index=self.index.to(device, non_blocking=True),
-            low=torch.zeros_like(low),
-            high=torch.ones_like(high),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            batch,
+            views=tuple(map(scaled, batch.views, batch.low.unbind(1), batch.high.unbind(1))),
+            low=torch.zeros_like(batch.low),
+            high=torch.ones_like(batch.high),
         )
 
     def split(self, n: int) -> list[Self]:

@@ -19,6 +19,6 @@ class Data(Schema):
     block: int = at_least(1)
     window: int = at_least(1)
     remainder: str = one_of("drop", "wrap")
-    workers: int = at_least(1)
+    workers: int | None = at_least(1, None)
     prefetch: int = at_least(1)
     loader: Any = MISSING  # a name, or a node with _target_

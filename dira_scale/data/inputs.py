@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
+import torch
 
 from dira_scale.data.config import Data
 from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
@@ -21,6 +22,8 @@ class Inputs:
 
     Args:
         batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
+        device: where the batches are wanted.
+        cores: this process's share of the machine, for ``data.workers=null``.
 
     Attributes:
         loader_choice: the loader that reads the data, and why.
@@ -31,14 +34,23 @@ class Inputs:
     """
 
     def __init__(
-        self, data: Data, views: ViewSpec, seed: int, rank: int, ranks: int, batches: tuple[int, ...] = ()
+        self,
+        data: Data,
+        views: ViewSpec,
+        seed: int,
+        rank: int,
+        ranks: int,
+        batches: tuple[int, ...] = (),
+        device: torch.device | str = "cpu",
+        cores: int = 1,
     ) -> None:
         paths = _paths(data.shards)
-        self.data, self.views, self.seed = data, views, seed
-        self.loader_choice = choose(data.loader)
+        self.data, self.views, self.seed, self.device = data, views, seed, torch.device(device)
+        self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [ShardedDataset.open(Path(path)) for path in paths]
         for dataset in self.datasets:
             dataset.require_images("pretraining")
+        self.loader_choice = choose(data.loader, self.datasets, self.device)
         self.order = Order(
             sizes=_sizes(self.datasets, data.split, "data.split"),
             seed=seed,
@@ -87,8 +99,14 @@ class Inputs:
     ) -> Loader:
         return self.loader_choice.build(
             datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
-            fixed_epoch=fixed_epoch, workers=self.data.workers, prefetch=self.data.prefetch,
+            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device,
         )  # fmt: skip
+
+
+def default_workers(device: torch.device, cores: int) -> int:
+    """Decoding threads of a process that has ``cores`` to itself: on a GPU machine all but the one that launches the
+    steps; on a CPU, where training wants the cores too, at most two."""
+    return max(1, cores - 1) if device.type == "cuda" else max(1, min(2, cores))
 
 
 def _paths(shards: Any) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The metrics of a run: rows of metrics.jsonl, TensorBoard, the figures beside the progress bar, and warnings."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,26 @@ class MetricsLog:
         self.means, self.clock = Means(), Clock()
         self.tracker = TensorBoard(folder / "tensorboard", state.step) if run else None
         self._last = state.step  # step of the last row
-        self._waited = 0.0  # seconds waited for the loader up to that row
+        self._loading: Mapping[str, float] = {}  # the loader's seconds up to that row
 
     def begin(self, stage: StagePlan) -> None:
-        """Rows belong to this stage from now on; its loader has not been waited for yet."""
-        self.stage, self._waited = stage, 0.0
+        """Rows belong to this stage from now on; its loader is new."""
+        self.stage, self._loading = stage, {}
 
-    def add_training_row(self, lr: float, waited: float, warnings: list[str]) -> None:
+    def add_training_row(self, lr: float, loading: Mapping[str, float], warnings: list[str]) -> None:
         """Write the means since the last row, with ``warnings`` and those of the task's diagnosis. Collective.
 
         Args:
-            waited: seconds waited for the stage's loader so far.
+            loading: seconds of the stage's loader so far, by part.
         """
-        self.clock.add("data", waited - self._waited)
-        self._waited = waited
+        passed = {part: total - self._loading.get(part, 0.0) for part, total in loading.items()}
+        self._loading = loading
+        self.clock.add("data", passed.pop("wait"))
         values, seconds = self.means.take(), self.clock.take()
         steps, self._last = self.state.step - self._last, self.state.step
         images = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
+        row |= {f"loader/{part}": value for part, value in passed.items()}
         row |= {"lr": lr, "images_per_second": images, "split": "train"}
         position = StagePosition(self.stage.name, self.stage.steps, self._done)
         warnings = warnings + self.task.diagnose(row, position)

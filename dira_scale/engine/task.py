@@ -28,9 +28,11 @@ class Batch(Protocol):
 
 
 class Loader(Protocol):
-    """Batches by step; ``waited``: seconds that the engine has waited for them."""
+    """Batches by step."""
 
-    waited: float
+    def seconds(self) -> Mapping[str, float]:
+        """So far, by part; ``wait``: what the engine has waited for batches."""
+        ...
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Any, None, None]:
         """This rank's batches of the steps from ``start_step`` to ``stop_step``, exclusive."""

@@ -149,7 +149,7 @@ class Trainer:
         if step % self.config.log_every == 0 or ends:
             self._stop_on_nan(stage)
             rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
-            self.log.add_training_row(rate, stage.loader.waited, warnings)
+            self.log.add_training_row(rate, stage.loader.seconds(), warnings)
         self.bar.update(step, stage.plan.name)
         signal = signals.agreed()
         if improved or signal or ends or step % self.config.checkpoint.every == 0:

@@ -15,6 +15,7 @@ from dira_scale import methods
 from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.data.loaders import Loader
+from dira_scale.distributed import processes
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
@@ -95,7 +96,10 @@ class PretrainTask:
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
             check_division(config, world.ranks)
             batches = tuple(set(batches_of(config).values()))
-            inputs = Inputs(config.data, methods.views_of(cfg), config.seed, world.rank, world.ranks, batches)
+            inputs = Inputs(
+                config.data, methods.views_of(cfg), config.seed, world.rank, world.ranks, batches, world.device,
+                processes.default_threads(),
+            )  # fmt: skip
             weights = config.model.weights
             stages = stage_plans(config, inputs.steps_per_epoch)
             return inputs, stages, start_tensors(Path(weights)) if weights else None
@@ -121,7 +125,7 @@ class PretrainTask:
         )
         return [
             f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
-            str(self.inputs.loader_choice),
+            f"{self.inputs.loader_choice}, {self.inputs.workers} thread(s)",
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
             *self._too_short(),
         ]

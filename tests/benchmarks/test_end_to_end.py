@@ -41,7 +41,7 @@ def test_turns_share_no_batch_and_warm_up_untimed() -> None:
     assert len(seen) == turns.length + 1
     assert seen == [0, 0, 0, *range(5, 10), 0, 0, 0, *range(15, 20), 0]  # kept, the loader's with 2 to warm up
     assert loader.asked == [(0, 1), (0, 5), (5, 10), (10, 15), (15, 20)]
-    assert {name: len(found) for name, found in turns.seconds.items()} == {"step": 2, "loader": 2, "both": 2}
+    assert {name: len(found) for name, found in turns.taken.items()} == {"step": 2, "loader": 2, "both": 2}
     assert len(waits) == 12  # before and after each
 
 

@@ -18,7 +18,8 @@ def make_batch(dtype=torch.uint8, b=4):
         torch.from_numpy(np.random.default_rng(v).integers(0, top, (b, 1, 6, 6), endpoint=True)).to(dtype)
         for v in (0, 1)
     )
-    low, high = torch.arange(b) * 5.0, top - torch.arange(b) * 20.0
+    low = torch.stack([torch.arange(b) * 5.0, torch.arange(b) * 2.0], 1)
+    high = top - 4 * low
     return Batch(views, (distortion, distortion), torch.from_numpy(index), low, high, 7, 2, torch.rand(b, 3))
 
 
@@ -26,10 +27,10 @@ def make_batch(dtype=torch.uint8, b=4):
 def test_to_scales_each_sample_by_its_range(dtype):
     batch = make_batch(dtype)
     moved = batch.to("cpu")
-    for raw, view in zip(batch.views, moved.views, strict=True):
+    for v, (raw, view) in enumerate(zip(batch.views, moved.views, strict=True)):
         assert view.dtype == torch.float32 and view.is_contiguous(memory_format=torch.channels_last)
         for i in range(4):
-            low, high = float(batch.low[i]), float(batch.high[i])
+            low, high = float(batch.low[i, v]), float(batch.high[i, v])
             expected = np.clip((raw[i].numpy().astype(np.float64) - low) / (high - low), 0, 1)
             np.testing.assert_allclose(view[i].numpy(), expected, atol=1e-6)
     again = moved.to("cpu")

@@ -51,10 +51,11 @@ def samples(seed: int, count: int) -> Samples:
 class Loader:
     """This rank's rows of each step's batch, the same batch for any number of ranks."""
 
-    waited = 0.0
-
     def __init__(self, world: World) -> None:
         self.world = world
+
+    def seconds(self) -> dict[str, float]:
+        return {"wait": 0.0}
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Samples, None, None]:
         for step in range(start_step, stop_step):

@@ -40,7 +40,7 @@ class HeldOut:
         # As the loader, which mirrors.
         flips = tuple(torch.from_numpy(geometry.flip) for geometry, _ in parts)
         views_ = tuple(torch.where(flip[:, None, None, None], pictures.flip(-1), pictures) for flip in flips)
-        low, high = torch.zeros(COUNT), torch.full((COUNT,), 255.0)
+        low, high = torch.zeros(COUNT, 2), torch.full((COUNT, 2), 255.0)
         distortions: tuple[Distortion, ...] = tuple(distortion for _, distortion in parts)
         self.batch = Batch(views_, distortions, torch.from_numpy(index), low, high, step=3, epoch=0, flips=flips)
 

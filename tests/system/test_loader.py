@@ -26,9 +26,8 @@ class Named:
     def __init__(self, name: str, **arguments: Any) -> None:
         self.name, self.inner = name, CpuLoader(**arguments)
 
-    @property
-    def waited(self) -> float:
-        return self.inner.waited
+    def seconds(self) -> dict[str, float]:
+        return self.inner.seconds()
 
     def iterate(self, start_step: int, stop_step: int) -> Iterator[Batch]:
         for batch in self.inner.iterate(start_step, stop_step):
@@ -56,8 +55,8 @@ def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Pa
     assert runs[0] == runs[1]
     said = [line for line in (parts / "log.txt").read_text().splitlines() if line.startswith("loader: ")]
     assert said == [
-        "loader: cpu (data.loader=auto: the only one so far)",
-        f"loader: {__name__}.Named (data.loader._target_)",
+        "loader: cpu (data.loader=auto: the only one so far), 1 thread(s)",
+        f"loader: {__name__}.Named (data.loader._target_), 1 thread(s)",
     ]
 
 

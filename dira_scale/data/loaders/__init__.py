@@ -1,6 +1,6 @@
 """From stored bytes to batches. Every loader returns the same samples and views, up to its resampling filter."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from typing import Protocol, runtime_checkable
 
 from dira_scale.data.batch import Batch
@@ -19,14 +19,15 @@ class Loader(Protocol):
     * ``views``: a ``ViewSpec``; ``seed``: of the views. ``views.draw`` gives crops, flips and distortions.
     * ``fixed_epoch``: always draw the views of this epoch (evaluation); None = the order's epoch.
     * ``workers``: decoding threads; ``prefetch``: batches prepared ahead.
+    * ``device``: where the batches are wanted; a loader may leave them on the host.
 
     Its constructor raises UserError if it cannot read the datasets.
-
-    Attributes:
-        waited: seconds that the consumer has waited for batches so far.
     """
 
-    waited: float
+    def seconds(self) -> Mapping[str, float]:
+        """So far, by part: at least ``wait``, which the consumer has waited for batches. The loader's own parts
+        (``stage_seconds.PARTS``) are of all its threads together."""
+        ...
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of the steps from ``start_step`` up to but excluding ``stop_step``, in order.

@@ -1,17 +1,20 @@
 """``data.loader``: which loader reads the shards. Only this module knows the implementations."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
+import torch
+
 from dira_scale.data.loaders import Loader
-from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 
 AUTO = "auto"
-LOADERS: dict[str, Callable[..., Loader]] = {"cpu": CpuLoader}
+# Imported when chosen: some need packages that are not always installed.
+LOADERS = {"cpu": "dira_scale.data.loaders.cpu.CpuLoader"}
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 
 
@@ -46,29 +49,43 @@ class LoaderChoice:
         return loader
 
 
-def choose(loader: str | dict[str, Any]) -> LoaderChoice:
+def choose(
+    loader: str | dict[str, Any], datasets: Sequence[ShardedDataset] = (), device: torch.device | str = "cpu"
+) -> LoaderChoice:
     """The loader that ``data.loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
 
+    ``auto`` depends on ``datasets`` and the training ``device``, and on what is installed.
     Raises UserError, with the nearest name, if there is no such loader.
     """
-    if loader == AUTO:
-        return LoaderChoice("cpu", f"data.loader={AUTO}: the only one so far", CpuLoader)
     if isinstance(loader, dict):
         return _own(loader)
+    if loader == AUTO:
+        name, why = _best(datasets, torch.device(device))
+        return LoaderChoice(name, f"data.loader={AUTO}: {why}", _imported(LOADERS[name]))
     if str(loader) not in LOADERS:
         names = [AUTO, *LOADERS]
         raise UserError(f"data.loader={loader}: expected {', '.join(names)} or {OWN}{nearest(str(loader), names)}")
-    return LoaderChoice(loader, f"data.loader={loader}", LOADERS[loader])
+    return LoaderChoice(loader, f"data.loader={loader}", _imported(LOADERS[loader]))
+
+
+def _best(datasets: Sequence[ShardedDataset], device: torch.device) -> tuple[str, str]:
+    """The name of the fastest loader for these shards here, and why it is."""
+    return "cpu", "the only one so far"
 
 
 def _own(node: dict[str, Any]) -> LoaderChoice:
     target = node.get("_target_")
     if target is None:
         raise UserError(f"data.loader._target_ is missing: expected {OWN}")
-    module, _, name = str(target).rpartition(".")
     try:
-        factory = getattr(import_module(module), name)
+        factory = _imported(str(target))
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"data.loader._target_: {target} cannot be imported: {error}") from error
     settings = {key: value for key, value in node.items() if key != "_target_"}
     return LoaderChoice(target, "data.loader._target_", factory, settings)
+
+
+def _imported(target: str) -> Callable[..., Any]:
+    module, _, name = target.rpartition(".")
+    factory: Callable[..., Any] = getattr(import_module(module), name)
+    return factory

@@ -31,6 +31,7 @@ class ShardedDataset:
         self.root, self.info, self.table = root, info, table
         self._opened = lru_cache(maxsize=256)(lambda shard: _OpenFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
+        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
 
     @classmethod
     def open(cls, path: str | Path, check_shards: bool = True) -> "ShardedDataset":
@@ -116,6 +117,22 @@ class ShardedDataset:
         if name not in self._columns:
             self._columns[name] = self.table[name].to_numpy()
         return self._columns[name]
+
+    def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """A column of text that repeats (``codec``, ``shard``): per row a number [rows], and the words."""
+        if name not in self._codes:
+            coded = self.table[name].combine_chunks().dictionary_encode()
+            self._codes[name] = coded.indices.to_numpy(), coded.dictionary.to_pylist()
+        return self._codes[name]
+
+    def cell(self, name: str, row: int) -> Any:
+        """One value of any column."""
+        return self.table[name][int(row)].as_py()
+
+    @cached_property
+    def checksums(self) -> np.ndarray:
+        """The payloads' 64-bit xxHash3, uint64 [rows]."""
+        return np.array([int(checksum, 16) for checksum in self.table["xxh3"].to_pylist()], np.uint64)
 
     @cached_property
     def _labels(self) -> np.ndarray:

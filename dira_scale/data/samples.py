@@ -1,0 +1,116 @@
+"""The samples that a loader reads: one split of one or several datasets, counted through."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xxhash
+
+from dira_scale.data.codecs import DecodeError
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
+
+
+class Samples:
+    """Sample ``sum(sizes[:d]) + r`` is row r of ``split`` in dataset d. Reading is thread-safe.
+
+    Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
+
+    Attributes:
+        sizes: rows of the split, for each dataset.
+        channels: of every image.
+        dtype: of the stored pixels; uint16 if any image has 16 bits.
+
+    Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
+    """
+
+    def __init__(self, datasets: Sequence[ShardedDataset], split: str) -> None:
+        self.datasets = list(datasets)
+        for dataset in datasets:
+            dataset.require_images("this loader")
+        self._rows = [dataset.rows(split) for dataset in datasets]
+        self.sizes = tuple(map(len, self._rows))
+        self._ends = np.cumsum(self.sizes)
+        for dataset, size in zip(datasets, self.sizes, strict=True):
+            if size == 0:
+                raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
+        self.channels = self._only_channels()
+        deepest = max(int(d.column("bits")[r].max()) for d, r in zip(datasets, self._rows, strict=True))
+        self.dtype = torch.uint8 if deepest == 8 else torch.uint16
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Number of the dataset and row in its manifest, int64 [b] each, of samples ``index`` [b]."""
+        dataset = np.searchsorted(self._ends, index, side="right")
+        row = np.empty(len(index), np.int64)
+        for d, rows in enumerate(self._rows):
+            own = dataset == d
+            row[own] = rows[index[own] - (self._ends[d] - self.sizes[d])]
+        return dataset, row
+
+    def column(self, name: str, index: np.ndarray) -> np.ndarray:
+        """The manifest's column ``name`` of plain numbers, [b]."""
+        dataset, row = self.locate(index)
+        columns = [d.column(name) for d in self.datasets]
+        values = np.empty(len(index), columns[0].dtype)
+        for d, column in enumerate(columns):
+            own = dataset == d
+            values[own] = column[row[own]]
+        return values
+
+    def words(self, name: str, index: np.ndarray) -> list[str]:
+        """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
+        coded = [d.codes(name) for d in self.datasets]
+        dataset, row = self.locate(index)
+        return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
+
+    def labels(self, index: np.ndarray) -> np.ndarray | None:
+        """Labels float32 [b, L], NaN = unknown; None unless all datasets have the same labels."""
+        names = {tuple(dataset.info.label_names) for dataset in self.datasets}
+        if names == {()} or len(names) > 1:
+            return None
+        dataset, row = self.locate(index)
+        values = np.empty((len(index), len(names.pop())), np.float32)
+        for d, part in enumerate(self.datasets):
+            own = dataset == d
+            values[own] = part.labels(row[own])
+        return values
+
+    def read(self, sample: int) -> bytes:
+        """The encoded image. Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's."""
+        number, row = self._place(sample)
+        dataset = self.datasets[number]
+        payload = dataset.read(row)
+        if xxhash.xxh3_64_intdigest(payload) != dataset.checksums[row]:
+            raise self.damaged(sample, DecodeError("checksum differs from the manifest's"))
+        return payload
+
+    def read_mask(self, sample: int) -> bytes | None:
+        """The encoded mask; None without one."""
+        dataset, row = self._place(sample)
+        return self.datasets[dataset].read_mask(row)
+
+    def damaged(self, sample: int, cause: Exception) -> UserError:
+        """The error that says where a sample lies that cannot be read."""
+        number, row = self._place(sample)
+        dataset = self.datasets[number]
+        where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('offset', row)}"
+        return UserError(
+            f"{dataset.root}: sample {dataset.cell('key', row)} ({where}) cannot be read: {cause}; "
+            "the shard is damaged: copy it again from its origin, or shard again"
+        )
+
+    def _place(self, sample: int) -> tuple[int, int]:
+        dataset, row = self.locate(np.array([sample]))
+        return int(dataset[0]), int(row[0])
+
+    def _only_channels(self) -> int:
+        channels: dict[int, object] = {}
+        for dataset, rows in zip(self.datasets, self._rows, strict=True):
+            channels |= {int(c): dataset.root for c in np.unique(dataset.column("channels")[rows])}
+        if len(channels) > 1:
+            found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
+            raise UserError(f"images differ in their number of channels ({found}): shard all with the same number")
+        return next(iter(channels))
