@@ -22,8 +22,10 @@ class Batch:
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
-        mask: None in pretraining.
+        mask: uint8 [b, V, S, S], the images' masks cropped and flipped with the views, 255 where there is none; None
+            unless asked for.
         flips: per view bool [b]: which samples are mirrored.
+        images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """
 
     views: tuple[Tensor, ...]
@@ -34,8 +36,9 @@ class Batch:
     step: int
     epoch: int
     labels: Tensor | None = None
-    mask: None = None
+    mask: Tensor | None = None
     flips: tuple[Tensor, ...] = ()
+    images: Tensor | None = None
 
     def copy_to(self, device: torch.device | str) -> Self:
         """The same on ``device``, as stored."""
@@ -52,6 +55,8 @@ class Batch:
             low=copied(self.low),
             high=copied(self.high),
             labels=None if self.labels is None else copied(self.labels),
+            mask=None if self.mask is None else copied(self.mask),
+            images=None if self.images is None else copied(self.images),
         )
 
     def to(self, device: torch.device | str) -> Self:
@@ -87,6 +92,8 @@ class Batch:
             low=self.low[samples],
             high=self.high[samples],
             labels=None if self.labels is None else self.labels[samples],
+            mask=None if self.mask is None else self.mask[samples],
+            images=None if self.images is None else self.images[samples],
         )
 
 

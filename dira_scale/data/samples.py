@@ -78,6 +78,15 @@ class Samples:
             values[own] = part.labels(row[own])
         return values
 
+    def patients(self) -> np.ndarray:
+        """For every sample a number of its patient, int64 [n]; patients of two datasets are different ones."""
+        numbers, first = [], 0
+        for dataset, rows in zip(self.datasets, self._rows, strict=True):
+            codes, names = dataset.codes("patient")
+            numbers.append(codes[rows].astype(np.int64) + first)
+            first += len(names)
+        return np.concatenate(numbers)
+
     def read(self, sample: int) -> bytes:
         """The encoded image. Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's."""
         number, row = self._place(sample)

@@ -19,8 +19,9 @@ VIEWS_VERSION = 1  # in a run's identity: raise it when crops, flips, distortion
 REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
 TARGET_FLIPS = ("with_input", "released")
+PAIRS = ("image", "patient")
 _TRIES = 10  # of torchvision's RandomResizedCrop, before it falls back to a central crop
-_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS = range(5)  # streams of random numbers
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER = range(6)  # streams of random numbers
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,9 @@ class ViewSpec:
         border: distance of patches from the view's edges; negative: they may reach beyond by as much.
         rotation: largest angle, in degrees, by which a view is rotated either way.
         orientations: how many random orientations of the restoration target are drawn for each view.
+        pair: what the views of a sample share: the ``image``, or the ``patient``: views after the first show another
+            image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
+            "MedAug", MLHC 2021, section 3).
 
     Raises UserError for invalid probabilities or ranges.
     """
@@ -101,6 +105,7 @@ class ViewSpec:
     border: int = 3
     rotation: float = 0.0
     orientations: int = 0
+    pair: str = "image"
 
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
@@ -111,6 +116,8 @@ class ViewSpec:
         if self.target_flip not in TARGET_FLIPS:
             known = f"{', '.join(TARGET_FLIPS)}{nearest(self.target_flip, TARGET_FLIPS)}"
             raise UserError(f"target_flip={self.target_flip}: expected {known}")
+        if self.pair not in PAIRS:
+            raise UserError(f"pair={self.pair}: expected {', '.join(PAIRS)}{nearest(self.pair, PAIRS)}")
         if not 0 <= self.rotation <= 180 or self.orientations < 0:
             raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
         if self.count < 1 or self.size < 8:
@@ -204,6 +211,14 @@ def draw(
     return Geometry(box, geometry[:, -1] < spec.flip), Distortion(
         *_intensity(spec, intensity), *_corrupt(spec, patches), rotation, orientations
     )
+
+
+def draw_partner(
+    seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, view: int, others: np.ndarray
+) -> np.ndarray:
+    """For each of the samples ``index`` [b] one of ``others`` [b] > 0 possibilities: int64 [b], from 0."""
+    u = random.uniform(seed, epoch, index, occurrence, view, 1, _PARTNER)[:, 0]
+    return _integer(u, 0, others - 1)
 
 
 def _resized_crop(spec: ViewSpec, u: np.ndarray, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:

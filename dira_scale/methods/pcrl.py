@@ -193,6 +193,8 @@ def blended(first: Sequence[Tensor], second: Sequence[Tensor], share: float) -> 
 
 
 def _check(views: ViewSpec, orientations: int, alpha: float, attention: str, weights: Mapping[str, float]) -> None:
+    if views.pair != "image":
+        raise UserError(f"views.pair={views.pair}: PCRL mixes the two views of one image; use views.pair=image")
     if views.orientations < orientations:
         raise UserError(f"views.orientations={views.orientations}: PCRL needs {orientations} or more; use views=pcrl")
     if not 0 < alpha < math.inf:

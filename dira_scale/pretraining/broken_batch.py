@@ -1,12 +1,12 @@
 """Saves a batch with a loss or gradient that is not finite, for inspection."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.places.atomic import write_json
@@ -33,13 +33,20 @@ def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", spl
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
     # JSON has no NaN and infinity: written as strings.
     losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
-    images = list(_images(batch.index.tolist(), datasets, split))
+    images = _images(batch.index if batch.images is None else batch.images, datasets, split)
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
-def _images(index: list[int], datasets: "list[ShardedDataset]", split: str) -> Iterable[dict[str, str]]:
-    """Dataset and key of each sample; ``index`` counts over all datasets."""
+def _images(shown: Tensor, datasets: "list[ShardedDataset]", split: str) -> list[dict[str, Any]]:
+    """Dataset and key of each sample's image; with ``views``, the keys by view, where these are not all that image's.
+
+    ``shown`` [b] or [b, V] counts over all datasets.
+    """
     everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
-    for i in index:
-        dataset, row = everything[i]
-        yield {"dataset": dataset.info.name, "key": str(dataset.column("key")[row])}
+
+    def named(sample: list[int]) -> dict[str, Any]:
+        keys = [str(everything[i][0].column("key")[everything[i][1]]) for i in sample]
+        first = {"dataset": everything[sample[0]][0].info.name, "key": keys[0]}
+        return first if len(set(keys)) == 1 else first | {"views": keys}
+
+    return [named(sample) for sample in shown.view(len(shown), -1).tolist()]

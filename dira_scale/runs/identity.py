@@ -11,7 +11,7 @@ EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.worker
              "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
 # Keys added to the identity later, with the value that all earlier runs had. At that value they are left out: names
 # stay the same, and an older config.yaml without the key has the same identity.
-LATER = {"views_version": 1}
+LATER = {"views_version": 1, "views.pair": "image"}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Loader(Protocol):
     * ``views``: a ``ViewSpec``; ``seed``: of the views. ``views.draw`` gives crops, flips and distortions.
     * ``fixed_epoch``: always draw the views of this epoch (evaluation); None = the order's epoch.
     * ``workers``: decoding threads; ``prefetch``: batches prepared ahead.
+    * ``masks``: whether batches have ``mask``.
     * ``device``: where the batches are wanted; a loader may leave them on the host.
 
     Its constructor raises UserError if it cannot read the datasets.

@@ -11,11 +11,13 @@ from time import perf_counter
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from dira_scale.data import codecs
 from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.masks import fill_masks
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.resize import resize
@@ -44,11 +46,12 @@ class CpuLoader:
         workers: int = 1,
         prefetch: int = 4,
         fixed_epoch: int | None = None,
+        masks: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.samples = Samples(datasets, split)
         self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
-        self.workers, self.prefetch = workers, prefetch
+        self.workers, self.prefetch, self.masks = workers, prefetch, masks
         self.seconds = StageSeconds()
         self.copies = DeviceCopies(torch.device(device), self.seconds)
 
@@ -77,14 +80,18 @@ class CpuLoader:
         request = self.requests.at(step)
         views = self.requests.empty_views(request, pinned=self.copies.pinned)
         slots = [view.numpy() for view in views]
+        mask = self.requests.empty_mask(request) if self.masks else None
         part = -(-len(request) // (4 * self.workers)) or 1  # several samples per task, several tasks per thread
         tasks = [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
-        return self.requests.batch(request, views), [pool.submit(self._fill, slots, request, task) for task in tasks]
+        parts = [pool.submit(self._fill, slots, mask, request, task) for task in tasks]
+        return self.requests.batch(request, views, mask), parts
 
-    def _fill(self, slots: list[np.ndarray], request: Request, samples: range) -> None:
+    def _fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
         """Fill the ``slots``, per view [b, C, S, S], of some samples; views of one image share its decoding."""
         for i in samples:
             views = range(len(slots))
+            if mask is not None:
+                fill_masks(mask[i].numpy(), self.samples, request, i)
             for image in dict.fromkeys(int(images[i]) for images in request.images):
                 self._fill_from(image, slots, request, i, [view for view in views if request.images[view][i] == image])
 

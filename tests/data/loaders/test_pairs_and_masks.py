@@ -1,0 +1,102 @@
+"""Positives from the same patient, and masks cropped as their images are."""
+
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from dira_scale.data import codecs
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.masks import NO_MASK
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.patients import Patients
+from dira_scale.data.samples import Samples
+from dira_scale.data.views import Blur, Jitter, ViewSpec
+from dira_scale.errors import UserError
+
+SPEC = ViewSpec(size=16, jitter=Jitter(p=0), blur=Blur(p=0))
+PATIENTS = ["a", "b", "a", "c", "b", "a", "d", "a"]
+
+
+def rewrite(dataset, **columns):
+    """The same dataset with other columns in its manifest."""
+    table = dataset.table
+    for name, values in columns.items():
+        place = table.schema.get_field_index(name)
+        table = table.set_column(place, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    pq.write_table(table, dataset.root / "manifest.parquet")
+    return ShardedDataset.open(dataset.root)
+
+
+@pytest.fixture
+def flat(make_dataset):
+    """Image i is grey level 10 (i + 1) everywhere, so that a view tells whose it is; its range starts at i."""
+    made = make_dataset([np.full((20 + i, 30), 10 * (i + 1), np.uint8) for i in range(len(PATIENTS))])
+    return rewrite(made, patient=PATIENTS, low=[float(i) for i in range(len(PATIENTS))])
+
+
+def batches(dataset, spec, order, count, **options):
+    return list(CpuLoader([dataset], "train", order, spec, seed=0, **options).iterate(0, count))
+
+
+def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(flat):
+    order = Order((len(PATIENTS),), seed=0, batch=8)
+    seen = {i: Counter() for i in range(len(PATIENTS))}
+    for batch in batches(flat, replace(SPEC, pair="patient"), order, 240):
+        first, second = (view.float().mean((1, 2, 3)).div(10).round().long() - 1 for view in batch.views)
+        assert torch.equal(first, batch.index) and torch.equal(torch.stack([first, second], 1), batch.images)
+        assert torch.equal(batch.low, batch.images.float())
+        for sample, other in zip(first.tolist(), second.tolist(), strict=True):
+            seen[sample][other] += 1
+    for sample, patient in enumerate(PATIENTS):
+        others = {i for i, p in enumerate(PATIENTS) if p == patient} - {sample} or {sample}
+        assert set(seen[sample]) == others
+        assert min(seen[sample].values()) > 0.6 * 240 / len(others)  # of 80 each: 4 deviations
+
+
+def test_a_pair_depends_on_neither_ranks_nor_threads(flat):
+    spec, order = replace(SPEC, pair="patient"), Order((len(PATIENTS),), seed=0, batch=8)
+    whole = batches(flat, spec, order, 5)
+    for rank in (0, 1):
+        part = batches(flat, spec, order, 5, rank=rank, world=2, workers=2)
+        for a, b in zip(part, whole, strict=True):
+            assert torch.equal(a.images, b.images[4 * rank : 4 * rank + 4])
+            assert all(torch.equal(x, y[4 * rank : 4 * rank + 4]) for x, y in zip(a.views, b.views, strict=True))
+
+
+def test_views_of_one_image_by_default(flat):
+    (batch,) = batches(flat, SPEC, EvalOrder(8, 8), 1)
+    assert torch.equal(batch.images, batch.index[:, None].expand(-1, 2))
+    with pytest.raises(UserError, match="pair=patent: expected image, patient; did you mean 'patient'"):
+        replace(SPEC, pair="patent")
+
+
+def test_patients_of_two_datasets_are_different_ones(make_dataset):
+    made = [make_dataset([np.zeros((20, 20), np.uint8)] * 2, name=name) for name in ("one", "two")]
+    patients = Patients(Samples([rewrite(dataset, patient=["p", "p"]) for dataset in made], "train"))
+    everyone = np.arange(4)
+    assert patients.others(everyone).tolist() == [1, 1, 1, 1]
+    assert patients.other(everyone, np.zeros(4, int)).tolist() == [1, 0, 3, 2]
+
+
+def test_masks_are_cropped_as_their_images(make_dataset):
+    """An image whose grey level is its row's number, or its column's: the mask's pixel must lie under the image's."""
+    rows, columns = np.mgrid[:200, :200].astype(np.uint8)
+    dataset = make_dataset([rows, columns, rows])
+    shard = dataset.root / "train-000000.tar"
+    mask, size = codecs.encode(rows, "png"), shard.stat().st_size
+    shard.write_bytes(shard.read_bytes() + mask)
+    text = (dataset.root / "dataset.json").read_text().replace(f'.tar": {size}', f'.tar": {size + len(mask)}')
+    (dataset.root / "dataset.json").write_text(text)
+    dataset = rewrite(dataset, mask_offset=[size, None, None], mask_size=[len(mask), None, None])
+    (batch,) = batches(dataset, replace(SPEC, size=32), EvalOrder(3, 3), 1, masks=True)
+    assert batch.mask.shape == (3, 2, 32, 32) and (batch.mask[1:] == NO_MASK).all()
+    for view, cropped in zip(batch.views, batch.mask[0], strict=True):
+        assert (view[0, 0].int() - cropped.int()).abs().max() <= 1  # the filter's centre, and the nearest pixel
+    assert batch.split(3)[0].mask.shape == (1, 2, 32, 32)
+    assert batches(dataset, SPEC, EvalOrder(3, 3), 1)[0].mask is None
