@@ -18,6 +18,9 @@ from dira_scale.errors import UserError
 ATTEMPT_SECONDS = 5.0  # timeout of one attempt to connect
 CONNECT_SECONDS = 30.0  # within which a process that is known to listen must be reached
 READ_SECONDS = 10.0  # within which all processes have read the result
+# What the errors of a lost connection say, in lower case: gloo's have its file's name, but for those of collectives
+# that were under way, or begin, when another of the same group has waited too long.
+OF_GLOO = ("gloo", "application timeout caused pair closure")
 
 
 def meet(timeout: int) -> dist.Store | None:
@@ -60,7 +63,9 @@ def meet(timeout: int) -> dist.Store | None:
 
 def is_connection_lost(error: BaseException) -> bool:
     """Whether ``error`` means that another process is gone or no longer answers."""
-    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error).lower())
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in OF_GLOO)
 
 
 def _agree_on_name(store: dist.Store, rank: int, ranks: int, timeout: int) -> str:

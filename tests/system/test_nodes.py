@@ -162,7 +162,7 @@ def test_a_node_that_goes_away_ends_the_other_in_bounded_time(
     wait_for(run / "checkpoints" / "LATEST", processes)
     pair[1].link(up=False) if fate == "cable" else pair[1].kill()
     code, printed = ends(processes)[0]
-    assert code == 1
+    assert code == 1 and len(said(printed)) == 1, printed
     assert printed.count(f"warning: parallel.timeout={TIMEOUT}: taking over a run") == 1
     (line,) = said(printed)
     assert line.startswith("pretrain: rank 0 on node-a lost the other processes (")
@@ -182,8 +182,8 @@ def test_a_launcher_ends_too_when_a_node_goes_away(pair: list[Node], shards: Pat
     wait_for(run / "metrics.jsonl", processes)
     pair[1].kill()
     code, printed = ends(processes)[0]
-    assert code == 1
-    assert len(said(printed)) == 1 and "rank 0 on node-a lost the other processes" in printed
+    assert code == 1 and len(said(printed)) == 1, printed
+    assert "rank 0 on node-a lost the other processes" in printed
 
 
 @pytest.mark.system
