@@ -1,6 +1,7 @@
 """FFCV's form of a dataset: its samples are the tars', and FFCV itself reads the same."""
 
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import simplejpeg
-from harness import skip_without
+from harness import finish, skip_without
 
 from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
 from dira_scale.data.codecs import decode
@@ -94,35 +95,24 @@ def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.system)])
-def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) -> None:
     skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
-    from ffcv.fields.decoders import BytesDecoder, IntDecoder, NDArrayDecoder, SimpleRGBImageDecoder
-    from ffcv.loader import Loader, OrderOption
-    from ffcv.pipeline.compiler import Compiler
+    if compiled:
+        reader, out = Path(__file__).with_name("read_beton.py"), tmp_path / "read.npz"
+        finish([sys.executable, str(reader), str(made / "train.beton"), str(out)])
+        read = dict(np.load(out))
+    else:
+        from curation import read_beton
 
-    monkeypatch.setattr(Compiler, "is_enabled", compiled)  # its compiler takes seconds, for a few images
+        read = read_beton.read_uncompiled(made / "train.beton")
     opened = ShardedDataset.open(made)
-    rows = opened.rows("train").tolist()
-    loader = Loader(
-        str(made / "train.beton"), batch_size=4, num_workers=1, order=OrderOption.SEQUENTIAL, drop_last=False,
-        os_cache=True,
-        pipelines={
-            "image": [SimpleRGBImageDecoder()], "index": [IntDecoder()], "key": [NDArrayDecoder()],
-            "json": [BytesDecoder()], "labels": [NDArrayDecoder()],
-            "mask_size": [IntDecoder()], "mask": [BytesDecoder()],
-        },
-    )  # fmt: skip
-    seen = []
-    for images, index, key, _, labels, mask_size, mask in loader:
-        for n in range(len(images)):
-            row = int(index[n, 0])
-            seen.append(row)
-            assert bytes(key[n]).decode() == opened.column("key")[row]
-            if opened.info.codec == "jpg":  # FFCV takes libjpeg's fast, coarse DCT
-                pixels = simplejpeg.decode_jpeg(opened.read(row), "RGB", fastdct=True, fastupsample=True)
-            else:
-                pixels = decode(opened.read(row), opened.column("codec")[row])[..., None]
-            assert (images[n] == pixels).all()
-            np.testing.assert_array_equal(labels[n], opened.labels(np.array([row]))[0])
-            assert bytes(mask[n][: int(mask_size[n, 0])]) == (opened.read_mask(row) or b"")
-    assert seen == rows
+    assert read["index"][:, 0].tolist() == opened.rows("train").tolist()
+    for n, row in enumerate(opened.rows("train").tolist()):
+        assert bytes(read["key"][n]).decode() == opened.column("key")[row]
+        if opened.info.codec == "jpg":  # FFCV takes libjpeg's fast, coarse DCT
+            pixels = simplejpeg.decode_jpeg(opened.read(row), "RGB", fastdct=True, fastupsample=True)
+        else:
+            pixels = decode(opened.read(row), opened.column("codec")[row])[..., None]
+        assert (read["image"][n] == pixels).all()
+        np.testing.assert_array_equal(read["labels"][n], opened.labels(np.array([row]))[0])
+        assert bytes(read["mask"][n][: int(read["mask_size"][n, 0])]) == (opened.read_mask(row) or b"")
