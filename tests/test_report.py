@@ -135,7 +135,7 @@ def test_headlines_are_what_the_rows_say(html: str) -> None:
     assert "19 × after stage dir, 24 × after stage dira" in text
     speeds = [r["images_per_second"] for r in metrics() if r["stage"] == "dira" and r["split"] == "train"]
     assert f"{median(speeds):.0f} images/s ≈ fair in the last stage, on 2 CPU cores" in text
-    assert "waits for images 17 % of the time: more data.workers" in text
+    assert "waits for images 17 % of the time, in which its loader's threads mostly decode: more data.workers" in text
 
 
 def headline(run: RunContent, what: str) -> Headline:

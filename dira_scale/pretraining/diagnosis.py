@@ -27,6 +27,16 @@ DWARFED, NEGLIGIBLE = 5000.0, 0.01
 # released code's last stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue
 # may still be filling.
 FRESH, FILLED = 0.2, 0.5
+# A trainer that waits for more than a tenth of its time is limited by its loader: said after half a minute of waiting.
+STARVED, WAITED = 0.1, 30.0
+FASTER = {
+    "read": "stage the shards on a local disk with data.cache=FOLDER, or raise data.prefetch",
+    "decode": "raise data.workers if cores are idle; else store images that decode faster: shard convert path=… "
+    "to=webdataset codec=jpg max_side=512 out=…",
+    "transform": "raise data.workers if cores are idle; else store smaller images: shard convert path=… "
+    "to=webdataset max_side=512 out=…",
+    "copy": "raise data.prefetch",
+}
 PATIENCE = 2  # measurements in a row: one may be an outlier
 ROWS = 10  # top-1 values in a row: one may be of a single batch
 
@@ -43,6 +53,7 @@ class Diagnosis:
         self.weights: Mapping[str, float] = config.method.get("weights", {})
         self.base = "method.base" if "base" in config.method else "method"
         self.scaled = "scale" in config.method.get("base", config.method)
+        self._waited = 0.0  # seconds of waiting for the loader in rows that all waited too long
         self._counts: dict[str, int] = {}  # measurements in a row that show a problem, by check
 
     def warnings(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
@@ -54,6 +65,7 @@ class Diagnosis:
             (self._discriminator, ("health/discriminator", "loss/ad"), PATIENCE),
             (self._dwarfed, tuple(key for key in gradients if key in row) or gradients, PATIENCE),
             (self._queue, ("queue_fresh",), PATIENCE),
+            (self._starved, ("time/data", "time/step"), 1),
         )
         warnings = []
         for check, keys, patience in checks:
@@ -119,4 +131,18 @@ class Diagnosis:
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "
             f"shorten {self.base}.queue, or raise {self.base}.momentum"
+        )
+
+    def _starved(self, row: Mapping[str, Any], position: StagePosition) -> str:
+        waited = row["time/data"]
+        share = waited / max(1e-9, waited + row["time/step"])
+        self._waited = self._waited + waited if share > STARVED else 0.0
+        if self._waited < WAITED:
+            return ""
+        seconds = {part: row.get(f"loader/{part}", 0.0) for part in FASTER}
+        slowest = max(seconds, key=lambda part: seconds[part])
+        shown = ", ".join(f"{part} {value:.1f} s" for part, value in seconds.items())
+        return (
+            f"training waits for its loader {share:.0%} of the time; the loader's threads mostly {slowest} ({shown}): "
+            f"{FASTER[slowest]}"
         )

@@ -11,6 +11,7 @@ from dira_scale.runs.checkpoint import StoredCheckpoint
 from dira_scale.runs.reader import Row, RunReader, TrainingData
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
+LOADER_PARTS = ("read", "decode", "transform", "copy")  # of the loader's threads, beside the training
 
 logger = logging.getLogger(__name__)
 

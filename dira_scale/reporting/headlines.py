@@ -176,7 +176,8 @@ def _speed(run: RunContent) -> Headline | None:
     where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
     each = ", ".join(f"{t.stage} {t.images_per_second[1]:.0f}" for t in stages)
     waiting = stages[-1].share("data")
-    grade, advice = (Grade.fair, ": more data.workers") if waiting > WAITING else (Grade.good, "")
+    longest = f", in which its loader's threads mostly {stages[-1].bottleneck}" if stages[-1].bottleneck else ""
+    grade, advice = (Grade.fair, f"{longest}: more data.workers") if waiting > WAITING else (Grade.good, "")
     why = f"waits for images {100 * waiting:.0f} % of the time{advice}; good: at most {100 * WAITING:.0f} %"
     return Headline(
         f"{stages[-1].images_per_second[1]:.0f} images/s",

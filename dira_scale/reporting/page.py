@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from dira_scale import __version__
 from dira_scale.reporting import health, plots, summary
-from dira_scale.reporting.content import PARTS, RunContent
+from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.reporting.headlines import headlines
 
 
@@ -19,6 +19,7 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         run=run,
         version=__version__,
         parts=PARTS,
+        loader_parts=LOADER_PARTS,
         failure=summary.failure(run),
         headlines=headlines(run, len(warnings)),
         terms=summary.terms(run),

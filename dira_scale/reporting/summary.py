@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dira_scale.reporting.content import PARTS, RunContent
+from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.runs.reader import Row
 
 TERMS = {
@@ -36,6 +36,7 @@ class Throughput:
     fraction: float | None  # of the planned epochs; None if they are unknown
     images_per_second: tuple[float, float, float]  # 10th, 50th, 90th percentile over rows
     seconds: dict[str, float]  # by part
+    loading: dict[str, float]  # milliseconds of the loader's threads for an image, by part; empty if unknown
 
     @property
     def total(self) -> float:
@@ -45,6 +46,11 @@ class Throughput:
     def share(self, part: str) -> float:
         """The part's share of the time; 0 if no time was logged."""
         return self.seconds[part] / (self.total or 1)
+
+    @property
+    def bottleneck(self) -> str:
+        """The loader's part that takes longest; empty if unknown."""
+        return max(self.loading, key=lambda part: self.loading[part], default="")
 
 
 @dataclass(frozen=True)
@@ -118,10 +124,13 @@ def _throughput(run: RunContent, stage: str) -> Throughput:
     speeds = [row["images_per_second"] for row in rows]
     low, high = np.percentile(speeds, [10, 90])
     seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
+    images = sum(row["images_per_second"] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
+    loading = {part: sum(row.get(f"loader/{part}", 0.0) for row in rows) for part in LOADER_PARTS}
+    loading = {part: 1000 * value / images for part, value in loading.items() if images and value}
     planned = run.config["stages"].get(stage, {}).get("epochs", 0) * run.config["epoch_factor"]
     return Throughput(
         stage, run.terms(stage), end - start, epochs, epochs / planned if planned else None,
-        (float(low), median(speeds), float(high)), seconds,
+        (float(low), median(speeds), float(high)), seconds, loading,
     )  # fmt: skip
 
 

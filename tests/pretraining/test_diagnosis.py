@@ -115,3 +115,20 @@ def test_what_is_said_of_pcrl_names_keys_that_it_has(preset: list[str], wrong: d
     assert all(word in said for word in words)
     for key in re.findall(r"method\.([\w.]+\w)", said):
         assert OmegaConf.select(OmegaConf.create(config.method), key) is not None, key
+
+
+def test_a_starving_trainer_is_told_what_its_loader_does_most() -> None:
+    """After half a minute of waiting, however many rows that takes; and only once until it is over."""
+    loading = {"loader/read": 3.0, "loader/decode": 1.0, "loader/transform": 2.0, "loader/copy": 0.0}
+    starving, fed = FINE | loading | {"time/step": 6.0, "time/data": 4.0}, {"time/step": 9.5, "time/data": 0.5}
+    watch = diagnosis()
+    assert [watch.warnings(starving, LATE) for _ in range(7)] == [[]] * 7  # 28 s
+    [said] = watch.warnings(starving, LATE)
+    assert said.startswith(
+        "training waits for its loader 40% of the time; the loader's threads mostly read (read 3.0 s"
+    )
+    assert "data.cache=FOLDER" in said
+    assert watch.warnings(starving, LATE) == []
+    assert watch.warnings(fed, LATE) == []
+    assert [watch.warnings(starving | {"loader/decode": 9.0}, LATE) for _ in range(7)] == [[]] * 7
+    assert "codec=jpg" in watch.warnings(starving | {"loader/decode": 9.0}, LATE)[0]
