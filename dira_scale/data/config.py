@@ -21,4 +21,5 @@ class Data(Schema):
     remainder: str = one_of("drop", "wrap")
     workers: int | None = at_least(1, None)
     prefetch: int = at_least(1)
+    helper: bool = False
     loader: Any = MISSING  # a name, or a node with _target_

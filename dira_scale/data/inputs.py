@@ -10,7 +10,7 @@ import torch
 from dira_scale.data.config import Data
 from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.data.loaders import Loader
-from dira_scale.data.loaders.build import choose
+from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
@@ -73,7 +73,8 @@ class Inputs:
 
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
-        return self._loader(self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+        choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
+        return self._loader(choice, self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
         """Batches of ``batch`` samples per epoch."""
@@ -86,7 +87,7 @@ class Inputs:
         size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
-        return HeldOutBatches(self._loader(self.data.val_split, order, fixed_epoch=0), order)
+        return HeldOutBatches(self._loader(self.loader_choice, self.data.val_split, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order and views."""
@@ -95,9 +96,15 @@ class Inputs:
         return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION}
 
     def _loader(
-        self, split: str, order: Order | EvalOrder, rank: int = 0, world: int = 1, fixed_epoch: int | None = None
+        self,
+        choice: LoaderChoice,
+        split: str,
+        order: Order | EvalOrder,
+        rank: int = 0,
+        world: int = 1,
+        fixed_epoch: int | None = None,
     ) -> Loader:
-        return self.loader_choice.build(
+        return choice.build(
             datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
             fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device,
         )  # fmt: skip

@@ -22,7 +22,7 @@ from dira_scale.errors import UserError
 from dira_scale.runs.environment import PACKAGES
 
 # Keys that may differ between machines.
-PER_MACHINE = ("data.shards", "data.workers", "data.prefetch", "parallel.threads")
+PER_MACHINE = ("data.shards", "data.workers", "data.prefetch", "data.helper", "parallel.threads")
 VISIBLE_SECONDS = 60.0  # within which a network file system must show a file that another machine has written
 DIGITS = 12  # of a hash, in messages
 

@@ -125,7 +125,8 @@ class PretrainTask:
         )
         return [
             f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
-            f"{self.inputs.loader_choice}, {self.inputs.workers} thread(s)",
+            f"{self.inputs.loader_choice}, {self.inputs.workers} thread(s)"
+            + " in a process of its own" * self.config.data.helper,
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
             *self._too_short(),
         ]

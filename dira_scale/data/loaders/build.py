@@ -15,6 +15,7 @@ from dira_scale.errors import UserError, nearest
 AUTO = "auto"
 # Imported when chosen: some need packages that are not always installed.
 LOADERS = {"cpu": "dira_scale.data.loaders.cpu.CpuLoader"}
+HELPER = "dira_scale.data.loaders.helper.HelperLoader"
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 
 
@@ -24,7 +25,7 @@ class LoaderChoice:
 
     name: str
     why: str
-    factory: Callable[..., Any]
+    target: str
     settings: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -35,18 +36,23 @@ class LoaderChoice:
 
         Raises UserError if it does not take them, is not a loader, or cannot read these datasets.
         """
+        factory = _imported(self.target)
         try:
-            inspect.signature(self.factory).bind(**arguments, **self.settings)
+            inspect.signature(factory).bind(**arguments, **self.settings)
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"data.loader: {self.name} does not take a loader's arguments ({error}); see data.loaders.Loader"
             ) from error
-        loader = self.factory(**arguments, **self.settings)
+        loader = factory(**arguments, **self.settings)
         if not isinstance(loader, Loader):
             raise UserError(
                 f"data.loader: {self.name} is not a dira_scale.data.loaders.Loader; that class lists what it needs"
             )
         return loader
+
+    def in_helper(self) -> "LoaderChoice":
+        """The same loader in a process of its own (``data.helper``)."""
+        return LoaderChoice(self.name, self.why, HELPER, {"inner": self.target, "settings": self.settings})
 
 
 def choose(
@@ -61,11 +67,11 @@ def choose(
         return _own(loader)
     if loader == AUTO:
         name, why = _best(datasets, torch.device(device))
-        return LoaderChoice(name, f"data.loader={AUTO}: {why}", _imported(LOADERS[name]))
+        return LoaderChoice(name, f"data.loader={AUTO}: {why}", LOADERS[name])
     if str(loader) not in LOADERS:
         names = [AUTO, *LOADERS]
         raise UserError(f"data.loader={loader}: expected {', '.join(names)} or {OWN}{nearest(str(loader), names)}")
-    return LoaderChoice(loader, f"data.loader={loader}", _imported(LOADERS[loader]))
+    return LoaderChoice(loader, f"data.loader={loader}", LOADERS[loader])
 
 
 def _best(datasets: Sequence[ShardedDataset], device: torch.device) -> tuple[str, str]:
@@ -78,11 +84,11 @@ def _own(node: dict[str, Any]) -> LoaderChoice:
     if target is None:
         raise UserError(f"data.loader._target_ is missing: expected {OWN}")
     try:
-        factory = _imported(str(target))
+        _imported(str(target))
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"data.loader._target_: {target} cannot be imported: {error}") from error
     settings = {key: value for key, value in node.items() if key != "_target_"}
-    return LoaderChoice(target, "data.loader._target_", factory, settings)
+    return LoaderChoice(target, "data.loader._target_", str(target), settings)
 
 
 def _imported(target: str) -> Callable[..., Any]:

@@ -76,6 +76,9 @@ class ShardedDataset:
                 )
         return dataset
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ShardedDataset.open, (str(self.root), False)
+
     def file(self, shard: str) -> Path:
         """Path of a shard: in the dataset's own folder, or (for a subset or a merged dataset) in one beside it."""
         place = self.root

@@ -1,0 +1,185 @@
+"""A loader in a process of its own: its Python does not compete with the training process's for the interpreter.
+
+The process fills slots of memory that both map; on a GPU they are pinned, and batches are copied to the device straight
+from them. Only small tensors (parameters, labels) are pickled.
+"""
+
+import mmap
+import multiprocessing
+import os
+import pickle
+import signal
+import traceback
+from collections import deque
+from collections.abc import Generator
+from contextlib import suppress
+from dataclasses import replace
+from importlib import import_module
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import DupFd
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.samples import Samples
+from dira_scale.data.stage_seconds import StageSeconds
+from dira_scale.errors import UserError
+
+LOOK = 1.0  # seconds between looks whether the process lives
+
+
+class HelperLoader:
+    """The batches of the loader ``inner``, a dotted name, with ``settings`` of its own; other arguments as in
+    ``loaders.Loader``.
+
+    Raises UserError as the inner loader, and where this system lacks ``memfd_create`` (Linux has it).
+    """
+
+    def __init__(self, inner: str, settings: dict[str, Any], **arguments: Any) -> None:
+        if not hasattr(os, "memfd_create"):
+            raise UserError("data.helper=true needs Linux; use data.helper=false")
+        self.inner, self.settings, self.arguments = inner, settings, arguments
+        samples = Samples(arguments["datasets"], arguments["split"])
+        views = arguments["views"]
+        self._view = samples.dtype.itemsize * samples.channels * views.size**2  # bytes
+        self._count = views.count
+        self.seconds = StageSeconds()
+        self.copies = DeviceCopies(torch.device(arguments.get("device", "cpu")), self.seconds)
+
+    def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
+        """This rank's batches of steps ``start_step`` to ``stop_step - 1``; the process ends with the iterator."""
+        yield from self.copies.ahead(self._host_batches(start_step, stop_step))
+
+    def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
+        order, rank, world = self.arguments["order"], self.arguments.get("rank", 0), self.arguments.get("world", 1)
+        largest = len(order.batch_at(start_step, rank, world).index) + 1  # evaluation's parts differ by one
+        slots = Slots(self.arguments.get("prefetch", 4) + 2, largest * self._count * self._view)
+        if self.copies.pinned:
+            slots.pin()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        loader = self.inner, self.settings | self.arguments | {"device": "cpu"}
+        process = context.Process(target=_serve, args=(theirs, slots, *loader, start_step, stop_step), daemon=True)
+        process.start()
+        theirs.close()
+        for slot in range(slots.count):
+            ours.send(slot)
+        in_use: deque[tuple[int, Any]] = deque()
+        try:
+            for _ in range(start_step, stop_step):
+                began = perf_counter()
+                slot, batch, seconds = _receive(ours, process)
+                self.seconds.add(wait=perf_counter() - began, **seconds)
+                yield slots.batch(slot, batch)
+                in_use.append((slot, self.copies.event()))
+                if len(in_use) > 1:  # the copy before the last is long done
+                    done, event = in_use.popleft()
+                    if event is not None:
+                        event.synchronize()
+                    ours.send(done)
+        finally:
+            ours.close()
+            process.kill()
+            process.join()
+            slots.close()
+
+
+class Slots:
+    """``count`` pieces of memory of ``size`` bytes; pickled to another process, both map the same."""
+
+    def __init__(self, count: int, size: int, descriptor: int | None = None) -> None:
+        self.count, self.size, self.pinned = count, size, False
+        self._descriptor = os.memfd_create("slots") if descriptor is None else descriptor
+        if descriptor is None:
+            os.ftruncate(self._descriptor, count * size)
+        self._memory = torch.frombuffer(mmap.mmap(self._descriptor, count * size), dtype=torch.uint8)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (self.count, self.size, DupFd(self._descriptor))
+
+    def pin(self) -> None:
+        torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0))
+        self.pinned = True
+
+    def fill(self, slot: int, views: tuple[Tensor, ...]) -> None:
+        """Copy a batch's views into a slot."""
+        for part, view in zip(self._parts(slot, views), views, strict=True):
+            part.copy_(view)
+
+    def batch(self, slot: int, batch: Batch) -> Batch:
+        """``batch``, sent with views without memory, with those of a slot; on a CPU, where nothing is copied on, with
+        copies of them."""
+        parts = self._parts(slot, batch.views)
+        return replace(batch, views=parts if self.pinned else tuple(part.clone() for part in parts))
+
+    def _parts(self, slot: int, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        parts, start = [], slot * self.size
+        for view in views:
+            parts.append(self._memory[start : start + view.nbytes].view(view.dtype).view(view.shape))
+            start += view.nbytes
+        return tuple(parts)
+
+    def close(self) -> None:
+        if self.pinned:
+            torch.cuda.synchronize()  # the last copies
+            torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr()))
+        os.close(self._descriptor)
+
+
+def _opened(count: int, size: int, descriptor: Any) -> Slots:
+    return Slots(count, size, descriptor.detach())
+
+
+def _receive(connection: Connection, process: Any) -> Any:
+    """The process's next message; raises its error, or one that says how it ended."""
+    while not connection.poll(LOOK) and process.is_alive():
+        pass
+    try:
+        message = pickle.loads(connection.recv_bytes())
+    except (EOFError, ConnectionResetError):
+        process.join()
+        how = f"signal {-process.exitcode}" if process.exitcode < 0 else f"exit code {process.exitcode}"
+        raise UserError(
+            f"the loader's process ended by itself ({how}); if memory was short, lower data.workers or "
+            "data.prefetch; data.helper=false loads in the training process"
+        ) from None
+    if isinstance(message, BaseException):
+        raise message
+    return message
+
+
+def _serve(connection: Connection, slots: Slots, inner: str, arguments: dict[str, Any], start: int, stop: int) -> None:
+    """In the process: send batches in order, each once a slot is free; then wait to be killed."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the training process's
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)  # launchers send them to all; the training process decides
+    torch.set_num_threads(1)
+    before: dict[str, float] = {}
+    with suppress(EOFError, ConnectionError):  # the training process is gone
+        try:
+            module, _, name = inner.rpartition(".")
+            loader = getattr(import_module(module), name)(**arguments)
+            for batch in loader.iterate(start, stop):
+                slot = connection.recv()
+                slots.fill(slot, batch.views)
+                seconds = {part: value for part, value in loader.seconds().items() if part != "wait"}
+                passed = {part: value - before.get(part, 0.0) for part, value in seconds.items()}
+                before = seconds
+                _send(connection, (slot, replace(batch, views=tuple(view.to("meta") for view in batch.views)), passed))
+        except (EOFError, ConnectionError):
+            raise
+        except UserError as error:
+            _send(connection, error)
+        except BaseException:
+            _send(connection, RuntimeError(f"in the loader's process:\n{traceback.format_exc()}"))
+        while True:
+            connection.recv()
+
+
+def _send(connection: Connection, message: Any) -> None:
+    """By plain pickling: torch's own, for connections, would open a file for each small tensor."""
+    connection.send_bytes(pickle.dumps(message))

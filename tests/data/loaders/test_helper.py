@@ -1,0 +1,97 @@
+"""The loader in a process of its own: the same batches, and an end in bounded time whatever happens to the process."""
+
+import multiprocessing
+import os
+import signal
+import time
+
+import psutil
+import pytest
+import torch
+
+from dira_scale.data.loaders.build import choose
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+
+SPEC = ViewSpec(size=24)
+SECONDS = 60  # bound on every wait
+
+
+@pytest.fixture
+def arguments(make_dataset, radiograph):
+    dataset = make_dataset([radiograph(60 + i, 80, seed=i) for i in range(10)])
+    return {"datasets": [dataset], "split": "train", "order": Order((10,), 1, 4), "views": SPEC, "seed": 0}
+
+
+def children():
+    return [p for p in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(p.cmdline())]
+
+
+def test_batches_are_those_of_the_loader_itself(arguments):
+    """Through more steps than there are slots; kept batches stay what they were; the last, short one is whole."""
+    for changed in ({}, {"order": EvalOrder(10, 4), "fixed_epoch": 0}):
+        given = arguments | changed
+        steps = range(1, 9) if not changed else range(3)
+        helper = choose("cpu").in_helper().build(**given, prefetch=1, workers=2)
+        plain = choose("cpu").build(**given)
+        got = list(helper.iterate(steps.start, steps.stop))
+        expected = list(plain.iterate(steps.start, steps.stop))
+        assert len(got) == len(expected) == len(steps)
+        for a, b in zip(got, expected, strict=True):
+            assert a.step == b.step and torch.equal(a.index, b.index) and torch.equal(a.labels, b.labels)
+            assert all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+            assert torch.equal(a.distortions[1].boxes, b.distortions[1].boxes)
+        assert helper.seconds()["decode"] > 0 and helper.seconds()["wait"] > 0
+    assert not children()
+
+
+def test_a_killed_process_is_an_error_and_a_closed_iterator_leaves_none(arguments):
+    batches = choose("cpu").in_helper().build(**arguments, prefetch=1).iterate(0, 1000)
+    next(batches)
+    (process,) = children()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
+        process.send_signal(number)
+    next(batches)
+    process.kill()
+    with pytest.raises(UserError, match=r"process ended by itself \(signal 9\).*data.helper=false"):
+        for _ in batches:
+            pass
+    assert not children()
+    batches = choose("cpu").in_helper().build(**arguments).iterate(0, 1000)
+    next(batches)
+    batches.close()
+    assert not children()
+
+
+def test_its_errors_are_raised_here(arguments):
+    shard = arguments["datasets"][0].root / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    content[int(arguments["datasets"][0].column("offset")[6]) + 40] ^= 1
+    shard.write_bytes(content)
+    batches = choose("cpu").in_helper().build(**arguments | {"order": EvalOrder(10, 4)}).iterate(0, 3)
+    next(batches)
+    with pytest.raises(UserError, match=r"sample toy6 .*checksum"):
+        next(batches)
+
+
+@pytest.mark.system
+def test_the_process_ends_with_a_killed_trainer(arguments, tmp_path):
+    def train():
+        batches = choose("cpu").in_helper().build(**arguments).iterate(0, 10**6)
+        next(batches)
+        (tmp_path / "pid").write_text(str(children()[0].pid))
+        time.sleep(SECONDS)
+
+    trainer = multiprocessing.get_context("fork").Process(target=train)
+    trainer.start()
+    deadline = time.monotonic() + SECONDS
+    while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
+        assert trainer.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(trainer.pid, signal.SIGKILL)
+    trainer.join()
+    pid = int((tmp_path / "pid").read_text())
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
