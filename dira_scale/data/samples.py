@@ -91,7 +91,10 @@ class Samples:
         """The encoded image. Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's."""
         number, row = self._place(sample)
         dataset = self.datasets[number]
-        payload = dataset.read(row)
+        try:
+            payload = dataset.read(row)
+        except OSError as error:
+            raise self.damaged(sample, error) from error
         if xxhash.xxh3_64_intdigest(payload) != dataset.checksums[row]:
             raise self.damaged(sample, DecodeError("checksum differs from the manifest's"))
         return payload
@@ -108,7 +111,7 @@ class Samples:
         where = f"shard {dataset.cell('shard', row)}, offset {dataset.cell('offset', row)}"
         return UserError(
             f"{dataset.root}: sample {dataset.cell('key', row)} ({where}) cannot be read: {cause}; "
-            "the shard is damaged: copy it again from its origin, or shard again"
+            "copy the shard again from its origin, or shard again"
         )
 
     def _place(self, sample: int) -> tuple[int, int]:

@@ -1,0 +1,106 @@
+"""Every loader gives the pictures of a plain reference, in the same order, for any ranks and from any step."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data.loaders.backends import BACKENDS, parameters
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.views import ViewSpec, draw
+
+SPEC = ViewSpec(size=32)
+COUNT, BATCH, STEPS = 24, 8, 7
+# Mean absolute difference in units of the range, of 8-bit pixels: the resampling filters' roundings; for JPEG also the
+# decoders' (they may differ by a level) and scaled decoding.
+BOUNDS = {"png": 0.5 / 255, "jp2": 0.5 / 255, "npy": 0.5 / 255, "jpg": 1.0 / 255}
+Make = Callable[..., ShardedDataset]
+
+
+@pytest.fixture
+def images(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
+    return [radiograph(90 + 7 * (i % 5), 120 - 9 * (i % 4), 8, 1, seed=i) for i in range(COUNT)]
+
+
+@pytest.fixture
+def arguments(make_dataset: Make, images: list[np.ndarray]) -> dict[str, Any]:
+    order = Order((COUNT,), seed=5, batch=BATCH)
+    return {"datasets": [make_dataset(images, "jpg")], "split": "train", "order": order, "views": SPEC, "seed": 3}
+
+
+def plain_view(image: np.ndarray, box: Sequence[int], flip: bool) -> np.ndarray:
+    """The crop by the filter's definition, in float64: a triangle as wide as the larger of the grids' two steps."""
+    y, x, h, w = box
+
+    def matrix(source: int) -> np.ndarray:
+        step = source / SPEC.size
+        centre = (np.arange(SPEC.size)[:, None] + 0.5) * step
+        weight = np.clip(1 - np.abs(np.arange(source) + 0.5 - centre) / max(step, 1), 0, None)
+        return weight / weight.sum(1, keepdims=True)
+
+    view = matrix(h) @ image[y : y + h, x : x + w].astype(float) @ matrix(w).T
+    return view[:, ::-1] if flip else view
+
+
+def plain_batch(images: list[np.ndarray], order: Order, step: int) -> list[np.ndarray]:
+    """Views [b, S, S] of a step, from the order and the draws alone."""
+    at = order.batch_at(step)
+    sides = np.array([images[i].shape for i in at.index]).T
+    views = []
+    for view in range(SPEC.count):
+        geometry, _ = draw(SPEC, 3, at.epoch, at.index, at.occurrence, view, *sides)
+        parts = zip(at.index, geometry.box.tolist(), geometry.flip, strict=True)
+        views.append(np.stack([plain_view(images[i], box, flip) for i, box, flip in parts]))
+    return views
+
+
+def same(a: Batch, b: Batch) -> bool:
+    return torch.equal(a.index, b.index) and all(torch.equal(x, y) for x, y in zip(a.views, b.views, strict=True))
+
+
+@pytest.mark.parametrize("codec", BOUNDS)
+@pytest.mark.parametrize("name", parameters())
+def test_pictures_are_those_of_the_definition(
+    make_dataset: Make, images: list[np.ndarray], name: str, codec: str
+) -> None:
+    order = Order((COUNT,), seed=5, batch=BATCH)
+    dataset = make_dataset(images, codec)
+    loader = BACKENDS[name](datasets=[dataset], split="train", order=order, views=SPEC, seed=3)
+    for step, batch in zip(range(2), loader.iterate(0, 2), strict=True):
+        assert batch.index.tolist() == order.batch_at(step).index.tolist()
+        assert batch.labels is not None and batch.labels[:, 0].tolist() == batch.index.tolist()
+        scaled = batch.to("cpu").views
+        for view, expected in zip(scaled, plain_batch(images, order, step), strict=True):
+            error = np.abs(view[:, 0].numpy() - expected / 255).mean((1, 2))
+            assert error.max() < BOUNDS[codec]
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_ranks_and_a_resume_change_nothing(arguments: dict[str, Any], name: str) -> None:
+    """One process from the start; two from a random step on; four from a later one."""
+    whole = list(BACKENDS[name](**arguments).iterate(0, STEPS))
+    start = int(np.random.default_rng().integers(1, STEPS - 1))
+    for world, first in ((2, start), (4, STEPS - 1)):
+        for rank in range(world):
+            loader = BACKENDS[name](**arguments, rank=rank, world=world)
+            own = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+            for step, batch in zip(range(first, STEPS), loader.iterate(first, STEPS), strict=True):
+                expected = whole[step]
+                assert batch.step == step and batch.epoch == expected.epoch, f"start {start}"
+                assert torch.equal(batch.index, expected.index[own])
+                assert all(torch.equal(x, y[own]) for x, y in zip(batch.views, expected.views, strict=True))
+                assert all(torch.equal(x, y[own]) for x, y in zip(batch.flips, expected.flips, strict=True))
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_reading_ahead_is_no_state(arguments: dict[str, Any], name: str) -> None:
+    """An iterator closed early, and a second one, give what a first one gives."""
+    loader = BACKENDS[name](**arguments)
+    first = loader.iterate(0, STEPS)
+    seen = [next(first), next(first)]
+    first.close()
+    assert all(same(a, b) for a, b in zip(seen, loader.iterate(0, 2), strict=True))

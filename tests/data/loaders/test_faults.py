@@ -1,0 +1,78 @@
+"""What goes wrong with shards under a running epoch ends in one error that names shard and sample, in every loader."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from data.loaders.backends import BACKENDS, parameters
+
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+
+COUNT = 12
+
+
+@pytest.fixture
+def arguments(make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., np.ndarray]) -> dict[str, Any]:
+    dataset = make_dataset([radiograph(60, 70, seed=i) for i in range(COUNT)], "jpg")
+    order = EvalOrder(COUNT, 4)
+    return {"datasets": [dataset], "split": "train", "order": order, "views": ViewSpec(size=16), "seed": 0}
+
+
+def shard_of(arguments: dict[str, Any]) -> Path:
+    path: Path = arguments["datasets"][0].root / "train-000000.tar"
+    return path
+
+
+def error_of(name: str, arguments: dict[str, Any]) -> str:
+    """The error that loading all ends in; the batches before it are whole."""
+    with pytest.raises(UserError) as caught:
+        for batch in BACKENDS[name](**arguments, prefetch=1).iterate(0, 3):
+            assert len(batch.index) == 4
+    return str(caught.value)
+
+
+def cut(path: Path, size: int) -> None:
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0x10
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_a_shard_cut_short(arguments: dict[str, Any], name: str) -> None:
+    cut(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]) + 5)
+    said = error_of(name, arguments)
+    assert "train-000000.tar" in said and any(f"toy{i}" in said for i in range(7, COUNT))
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_a_flipped_byte(arguments: dict[str, Any], name: str) -> None:
+    flip(shard_of(arguments), int(arguments["datasets"][0].column("offset")[7]) + 200)
+    said = error_of(name, arguments)
+    assert "train-000000.tar" in said and "toy7" in said and "checksum" in said
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_a_shard_deleted_before_it_is_read(arguments: dict[str, Any], name: str) -> None:
+    shard_of(arguments).unlink()
+    said = error_of(name, arguments)
+    assert "train-000000.tar" in said and "toy" in said and "No such file" in said
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_a_shard_deleted_under_a_running_epoch(arguments: dict[str, Any], name: str) -> None:
+    """What was opened goes on to the end; nothing is skipped or repeated."""
+    batches = BACKENDS[name](**arguments, prefetch=1).iterate(0, 3)
+    first = next(batches)
+    shard_of(arguments).unlink()
+    seen = [batch.index.tolist() for batch in itertools.chain([first], batches)]
+    assert seen == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
