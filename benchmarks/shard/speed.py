@@ -26,7 +26,7 @@ from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.phantom import in_processes
-from dira_scale.ingest.writer import Shard, write_shards
+from dira_scale.ingest.writer import Shard, sharding, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
 
@@ -138,7 +138,7 @@ def writer(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
     planned = plan_shards(records, recipe, Hasher(PUBLIC_KEY))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_shards(list(planned.shards), planned, recipe, processes, folder, partial(_note, folder))
+        write_shards(list(planned.shards), planned, sharding(recipe), processes, folder, partial(_note, folder))
         return pace(Mark(*json.loads(file.read_text())) for file in folder.glob("*.json"))
 
 

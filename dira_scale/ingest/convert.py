@@ -21,7 +21,7 @@ from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.slices import EMPTY
-from dira_scale.ingest.writer import write_shards
+from dira_scale.ingest.writer import sharding, write_shards
 from dira_scale.places.store import locate
 
 PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
@@ -56,7 +56,7 @@ def convert(
         if isinstance(made, ShardedDataset):
             check_unchanged(made, planned)
             remove_leftovers(place)
-            console.print(f"{place} is complete: {_counts(made.info)}")
+            console.print(f"{place} is complete: {sample_counts(made.info)}")
             return
     except OSError as error:
         raise UserError(
@@ -76,7 +76,7 @@ def _make(
         todo = unfinished(out, mine)
         done = sum(len(planned.shards[shard]) for shard in set(mine) - set(todo))
         publish = partial(publish_shard, out, made_of(planned, identity))
-        write_shards(todo, planned, recipe, workers, scratch, publish, done)
+        write_shards(todo, planned, sharding(recipe), workers, scratch, publish, done)
         if made := finished(out, identity):  # by another machine: stores have no locks
             return made
         return finish(out, planned, recipe, identity, scratch) if part.of == 1 else None
@@ -109,7 +109,7 @@ def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -
 def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
     size = sum(outcome.info.shards.values())
     console.print(
-        f"{out}: {_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
+        f"{out}: {sample_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
         f"{seconds:.0f} s"
     )
     if outcome.info.split_remark:
@@ -166,5 +166,6 @@ def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:
     return [*most, *([("other reasons", rest)] if rest else [])]
 
 
-def _counts(info: DatasetInfo) -> str:
+def sample_counts(info: DatasetInfo) -> str:
+    """``train 80, val 10, test 10 samples``."""
     return ", ".join(f"{split} {count}" for split, count in info.counts.items()) + " samples"

@@ -19,7 +19,7 @@ from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.naming import modality_of
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
-from dira_scale.ingest.plan import ShardPlan, input_of
+from dira_scale.ingest.plan import Plan, ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
@@ -52,7 +52,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
         names,
     ):
-        for shard, state in _states(out, plan, made_of(plan, identity)):
+        for shard, state in states(out, plan, identity):
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
             counts[shard.rpartition("-")[0]] += len(state["rows"])
             lacking = (row for row in state["rows"] if FILLED in row["attributes"])
@@ -63,11 +63,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
             quarantine.add(state["rejected"])
             names.add(state["rejected"])
     if not counts.total():
-        with as_os_error(out):
-            for shard in plan.shards:
-                (out / shard).unlink(missing_ok=True)
-        remove(out / PARTIAL)
-        remove(scratch)
+        discard(out, plan, scratch)
         raise UserError(
             f"none of the {len(plan)} inputs is usable: {_most_frequent(reasons)} (full list: {names.path})"
         )
@@ -88,14 +84,28 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         licence=recipe.licence,
         tool_version=__version__,
     )
+    publish_dataset(out, scratch, info)
+    absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
+    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled.values())), absent)
+
+
+def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
+    """Publish the tables in ``scratch`` and their description, the manifest last; remove what was only for writing."""
     (scratch / INFO_FILE).write_text(info.to_json())
     (scratch / "croissant.json").write_text(json.dumps(croissant(info, scratch / MANIFEST_FILE), indent=1) + "\n")
     for name in (QUARANTINE_FILE, "croissant.json", INFO_FILE, MANIFEST_FILE):
         publish(scratch / name, out / name)
     remove(out / PARTIAL)
     remove(scratch)
-    absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
-    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled.values())), absent)
+
+
+def discard(out: Path, plan: Plan, scratch: Path) -> None:
+    """Remove every shard, as none has a sample."""
+    with as_os_error(out):
+        for shard in plan.shards:
+            (out / shard).unlink(missing_ok=True)
+    remove(out / PARTIAL)
+    remove(scratch)
 
 
 def _patients_in_two_splits(manifest: Path) -> int:
@@ -108,7 +118,9 @@ def _modality(plan: ShardPlan, quarantine: Path) -> str:
     return modality_of(item.record.modality for item in plan if item.key not in refused)
 
 
-def _states(out: Path, plan: ShardPlan, expected: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def states(out: Path, plan: Plan, identity: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The state of each finished shard. Raises UserError for one made from another plan or recipe."""
+    expected = made_of(plan, identity)
     for shard in plan.shards:
         path = state_file(out, shard)
         with as_os_error(path):

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import ShardPlan, input_of
+from dira_scale.ingest.plan import Plan, ShardPlan, input_of
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Shard
 from dira_scale.places.atomic import publish, write_json
@@ -53,7 +53,7 @@ class Slice(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def shards(self, plan: ShardPlan) -> list[str]:
+    def shards(self, plan: Plan) -> list[str]:
         """The shards of this slice."""
         return list(plan.shards)[self.number - 1 :: self.of]
 
@@ -82,7 +82,7 @@ def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: Shard) 
     write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
 
 
-def made_of(plan: ShardPlan, identity: dict[str, Any]) -> str:
+def made_of(plan: Plan, identity: dict[str, Any]) -> str:
     """Identifies the plan and recipe that a shard was made from."""
     return f"{plan.hash} {identity_hash(identity)}"
 

@@ -7,8 +7,9 @@ import hashlib
 import json
 import pickle
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from dira_scale.data.manifest.checks import SPLIT
 from dira_scale.errors import UserError
@@ -61,6 +62,24 @@ def input_of(key: str) -> tuple[str, str]:
     """The key of a sample's input, and which slice of it the sample is ("" if it is all of it)."""
     start, _, index = key.partition("-")
     return start, str(int(index)) if index else ""
+
+
+class Plan(Protocol):
+    """Which inputs make which shard: what writing, claiming and finishing a dataset need to know."""
+
+    @property
+    def shards(self) -> Mapping[str, Sized]:
+        """File name -> one entry per item."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]: ...
+
+    @property
+    def hash(self) -> str:
+        """Identity of everything planned."""
+
+    def items(self, shard: str) -> list[Any]:
+        """The items of one shard; picklable."""
 
 
 class ShardPlan:

@@ -16,7 +16,7 @@ from dira_scale.ingest.convert import hasher_of, planned_from
 from dira_scale.ingest.naming import completed
 from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, differences
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.writer import Shard, write_shards
+from dira_scale.ingest.writer import Shard, sharding, write_shards
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import as_os_error, locate, remove
@@ -32,10 +32,13 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
     """
     console = Console(soft_wrap=True, highlight=False)
     place = locate(path, "path")
+    dataset = ShardedDataset.open(place, check_shards=False)
+    if "converted_from" in dataset.info.recipe:
+        raise UserError(f"path={place} was converted from another dataset, not made from its source: delete it, and "
+                        "run shard convert again")  # fmt: skip
     recipe = Recipe.from_config(completed(config, place))
     hasher, _ = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
-    dataset = ShardedDataset.open(place, check_shards=False)
     if different := differences(dataset.info.recipe, identity):
         raise UserError(f"path={place} holds the shards of another recipe ({different}): use the recipe that made it")
     try:
@@ -50,7 +53,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         remove_leftovers(place)  # leftovers of a late slice may be from other images
         with claimed(place, identity, planned, Slice()) as scratch:
             done = partial(_republish, place, dataset.info.checksums)
-            write_shards(list(broken), planned, recipe, workers, scratch, done)
+            write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
             remove(place / PARTIAL)
             remove(scratch)
     except OSError as error:

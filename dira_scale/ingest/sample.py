@@ -77,16 +77,24 @@ def make_picture(
     item: Item, source: GreyImage, mask: np.ndarray | None, found: tuple[Box, ...], recipe: Recipe
 ) -> Sample:
     """2D: shrink to ``max_side``, with mask and the boxes ``found``. Raises QuarantinedError."""
-    image = shrink(source, recipe.max_side)
+    image, mask, boxes = shrunk(source, mask, found, recipe.max_side)
     height, width = image.pixels.shape
-    scale_y, scale_x = height / source.pixels.shape[0], width / source.pixels.shape[1]
-    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in found)
-    if mask is not None and recipe.max_side is not None and max(mask.shape) > recipe.max_side:
-        mask = resize(mask, recipe.max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
-    payload = _encode(image.pixels, recipe)
+    payload = encoded(image.pixels, recipe.codec, recipe.quality)
     shape = {"channels": 1, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
     row = _row(item, image, boxes, payload, recipe) | shape
     return Sample(row, payload, None if mask is None else encode(np.ascontiguousarray(mask), "png"))
+
+
+def shrunk(
+    source: GreyImage, mask: np.ndarray | None, found: tuple[Box, ...], max_side: int | None
+) -> tuple[GreyImage, np.ndarray | None, tuple[Box, ...]]:
+    """The image with the longer side reduced to ``max_side``, its mask (nearest neighbour) and its boxes likewise."""
+    image = shrink(source, max_side)
+    scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape, source.pixels.shape, strict=True))
+    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in found)
+    if mask is not None and max_side is not None and max(mask.shape) > max_side:
+        mask = resize(mask, max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
+    return image, mask, boxes
 
 
 def prepared(
@@ -104,7 +112,7 @@ def prepared(
 
 def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
     volume, mask, boxes = prepared(item, source, recipe)
-    payload = _encode(volume.voxels, recipe)
+    payload = encoded(volume.voxels, recipe.codec, recipe.quality)
     depth, height, width = volume.shape
     channels = volume.voxels.shape[0] if volume.voxels.ndim == 4 else 1
     shape = {"channels": channels, "depth": depth, "height": height, "width": width, "bits": 16}
@@ -145,13 +153,14 @@ def _row(
     }
 
 
-def _encode(pixels: np.ndarray, recipe: Recipe) -> bytes:
+def encoded(pixels: np.ndarray, codec: str, quality: int) -> bytes:
+    """Payload bytes. Raises QuarantinedError for pixels that the codec cannot hold."""
     try:
-        return encode(pixels, recipe.codec, recipe.quality)
+        return encode(pixels, codec, quality)
     except MemoryError:
         raise
     except Exception as error:  # each codec has its own limits and errors, such as JPEG's 65,500 pixels
-        raise QuarantinedError("encode", f"{recipe.codec} cannot hold it ({type(error).__name__})") from error
+        raise QuarantinedError("encode", f"{codec} cannot hold it ({type(error).__name__})") from error
 
 
 def _mask(item: Item, source: GreyImage | Volume) -> np.ndarray | None:

@@ -5,18 +5,19 @@ A shard depends only on its part of the plan, so a killed conversion resumes wit
 
 import tarfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dira_scale.data.checksum import checksum
-from dira_scale.data.tar import add_to_tar
+from dira_scale.data.tar import Sample, add_to_tar
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Item, ShardPlan
+from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.slices import Refused, make_samples
 from dira_scale.machine.progress import bar
@@ -32,15 +33,31 @@ class Shard(NamedTuple):
     rejected: list[dict[str, str]]  # of the quarantine
 
 
+class Work(NamedTuple):
+    """How the items of a plan become samples."""
+
+    make: Callable[[Any], Iterator[Sample | Refused]]  # of one item; picklable
+    mixed: bool = False  # manifest rows in random order; else in that of the items
+    doing: str = "sharding"
+    kind: str = "images"
+
+
 Done = Callable[[str, Path, Shard], None]  # called with a written shard: its name, the file, its content
 
 
+def sharding(recipe: Recipe) -> Work:
+    """Inputs to samples as the recipe says. Slices are mixed, as consecutive rows are the batches of validation; the
+    tar keeps a volume's order."""
+    kind = "volumes" if recipe.dims == 3 else "images"
+    return Work(partial(make_samples, recipe=recipe), mixed=recipe.slices is not None, kind=kind)
+
+
 def write_shards(
-    shards: Sequence[str], plan: ShardPlan, recipe: Recipe, workers: int, scratch: Path, done: Done, before: int = 0
+    shards: Sequence[str], plan: Plan, work: Work, workers: int, scratch: Path, done: Done, before: int = 0
 ) -> None:
     """Write ``shards`` to the folder ``scratch``; the workers call ``done`` (picklable) for each.
 
-    ``before``: images done by an earlier call, for the progress bar.
+    ``before``: items done by an earlier call, for the progress bar.
 
     Raises:
         UserError: a worker has died.
@@ -53,12 +70,11 @@ def write_shards(
     pool = worker_pool(workers, __name__, _start_worker, count, stop)
     started = time.monotonic()
     total = before + sum(len(plan.shards[shard]) for shard in shards)
-    jobs = ((scratch, shard, plan.items(shard), recipe, plan.label_names, done) for shard in shards)
+    jobs = ((scratch, shard, plan.items(shard), work, plan.label_names, done) for shard in shards)
     waiting: set[Future[None]] = set()
-    kind = "volumes" if recipe.dims == 3 else "images"
     try:
-        with bar("sharding", "{task.fields[speed]}/s") as shown:
-            task = shown.add_task("", total=total, completed=before, speed=f"- {kind}")
+        with bar(work.doing, "{task.fields[speed]}/s") as shown:
+            task = shown.add_task("", total=total, completed=before, speed=f"- {work.kind}")
             while True:  # read the plan only as far ahead as the workers need
                 waiting |= {pool.submit(_write, *job) for job in islice(jobs, 2 * workers - len(waiting))}
                 if not waiting:
@@ -68,7 +84,7 @@ def write_shards(
                     shard.result()
                 if count.value:
                     speed = count.value / (time.monotonic() - started)
-                    text = f"{speed:,.0f} {kind}" if speed >= 100 else f"{speed:.3g} {kind}"
+                    text = f"{speed:,.0f} {work.kind}" if speed >= 100 else f"{speed:.3g} {work.kind}"
                     shown.update(task, completed=before + count.value, speed=text)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
@@ -80,23 +96,23 @@ def write_shards(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write(scratch: Path, name: str, items: list[Item], recipe: Recipe, labels: tuple[str, ...], done: Done) -> None:
+def _write(scratch: Path, name: str, items: list[Any], work: Work, labels: tuple[str, ...], done: Done) -> None:
     part = scratch / name
     try:
-        if shard := write_shard(part, items, recipe, labels):
+        if shard := write_shard(part, items, work, labels):
             done(name, part, shard)
     finally:
         part.unlink(missing_ok=True)  # free the space if the disk is full
 
 
-def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tuple[str, ...]) -> Shard | None:
-    """Write one shard to ``part``, skipping unusable inputs. None if stopped early."""
+def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str, ...]) -> Shard | None:
+    """Write one shard to ``part``, skipping unusable items. None if stopped early."""
     rows, rejected = [], []
     with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for item in items:
             if _worker and _worker.stop.is_set():
                 return None
-            for made in make_samples(item, recipe):
+            for made in work.make(item):
                 if isinstance(made, Refused):
                     rejected.append(made._asdict())
                 else:
@@ -104,14 +120,14 @@ def write_shard(part: Path, items: list[Item], recipe: Recipe, label_names: tupl
             if _worker:
                 with _worker.count.get_lock():
                     _worker.count.value += 1
-    if recipe.slices:  # mixed, as consecutive rows are the batches of validation; the tar keeps a volume's order
+    if work.mixed:
         rows.sort(key=itemgetter("xxh3", "key"))
     with part.open("rb") as written:
         return Shard(part.stat().st_size, checksum(written), rows, rejected)
 
 
 class _Worker(NamedTuple):
-    count: Any  # images done by all workers
+    count: Any  # items done by all workers
     stop: Any  # set to stop early
 
 

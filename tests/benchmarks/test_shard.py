@@ -14,7 +14,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.sources.base import SourceRecord
-from dira_scale.ingest.writer import write_shard
+from dira_scale.ingest.writer import sharding, write_shard
 
 
 def test_the_bare_loop_makes_what_the_writer_stores(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_bare_loop_makes_what_the_writer_stores(tmp_path: Path) -> None:
     for codec, bits in (("png", 16), ("jpg", 8), ("jp2", 16)):
         recipe = recipe_of(Case("png", codec, bits, 1))
         items = plan_shards([SourceRecord("x", path)], recipe, Hasher(PUBLIC_KEY)).items("train-000000.tar")
-        shard = write_shard(tmp_path / "train-000000.tar", items, recipe, ())
+        shard = write_shard(tmp_path / "train-000000.tar", items, sharding(recipe), ())
         assert shard is not None and shard.rows[0]["size"] == decode_and_encode(path, recipe)
 
 
