@@ -49,7 +49,14 @@ def stats(config: DictConfig) -> int:
 
 
 def convert(config: DictConfig) -> int:
-    """Convert a dataset to FFCV's format."""
+    """Convert a dataset to another codec, bit depth or size, or to FFCV's format."""
+    if config.to == "webdataset":
+        from dira_scale.curation.recode import recode
+        from dira_scale.curation.recode_sample import Form
+
+        form = Form(config.codec, config.max_side, config.quality, config.bits)
+        recode(config.path, config.out, form, _workers(config))
+        return 0
     from dira_scale.curation.beton import to_beton
 
     print(", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in to_beton(config.path).items()))
