@@ -134,6 +134,17 @@ def test_the_json_beside_an_image_says_what_the_manifest_says(whole: Path, tmp_p
         assert told["attributes"] == dict(row["attributes"])
 
 
+def test_a_mask_takes_the_nearest_pixel_of_the_stored_one(whole: Path, tmp_path: Path) -> None:
+    origin, made = ShardedDataset.open(whole), recode(whole, tmp_path / "out", "max_side=40")
+    masks = [(origin.read_mask(number), made.read_mask(number)) for number in range(len(origin.table))]
+    for stored, small in ((decode(a, "png"), decode(b, "png")) for a, b in masks if a and b):
+        y, x = (
+            ((np.arange(new) + 0.5) * old / new).astype(int) for new, old in zip(small.shape, stored.shape, strict=True)
+        )
+        assert max(small.shape) == 40
+        np.testing.assert_array_equal(small, stored[np.ix_(y, x)])
+
+
 def test_what_does_not_change_is_copied_and_jpegs_are_not_encoded_twice(whole: Path, tmp_path: Path) -> None:
     small = recode(whole, tmp_path / "small", "max_side=64")
     origin = ShardedDataset.open(whole)
