@@ -15,7 +15,7 @@ from torch import Tensor
 from dira_scale.data import random
 from dira_scale.errors import UserError, nearest
 
-VIEWS_VERSION = 1  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
+VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
 REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
 CUTOUT, INVERSE_CUTOUT, SHUFFLE, NONE = range(4)  # values of Distortion.branch
 TARGET_FLIPS = ("with_input", "released")

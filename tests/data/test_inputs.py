@@ -35,7 +35,7 @@ def inputs(shards: list[Path], **keys: Any) -> Inputs:
 
 def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
     dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
-    expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 1}
+    expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 2}
     assert inputs([dataset.root]).identity() == expected
 
 

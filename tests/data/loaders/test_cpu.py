@@ -27,6 +27,11 @@ def images(radiograph):
     ]
 
 
+def off(bits: int) -> float:
+    """The largest difference from the exact filter: 8 bits are rounded after rows and after columns, 16 bits once."""
+    return 1.05 if bits == 8 else 0.54
+
+
 def filter_matrix(source: int, target: int) -> np.ndarray:
     """Antialiased bilinear: a triangle as wide as the larger of the two pixel grids' spacings; rows add up to 1."""
     scale = source / target
@@ -65,10 +70,11 @@ def test_a_batch_equals_the_slow_reference(make_dataset, images, codec, bits):
         assert batch.high.tolist() == [[2**bits - 1] * 2] * 4 and batch.low.tolist() == [[0, 0]] * 4
         for view, expected in zip(batch.views, slow_batch(images(bits), order, step, SPEC), strict=True):
             assert view.shape == (4, 1, 24, 24) and view.dtype == (torch.uint8 if bits == 8 else torch.uint16)
-            assert np.abs(view[:, 0].numpy() - expected).max() < 0.53  # rounding, and float32
+            error = np.abs(view[:, 0].numpy() - expected)
+            assert error.max() < off(bits) and error.mean() < 0.32
 
 
-@pytest.mark.parametrize(("grow", "mean", "most"), [(1, 0.3, 0.53), (12, 0.5, 3)])
+@pytest.mark.parametrize(("grow", "mean", "most"), [(1, 0.32, 0.85), (12, 0.5, 3)])
 def test_jpeg(make_dataset, images, grow, mean, most):
     """Small images are decoded whole: only rounding. Large ones are decoded at 1/2 to 1/8 scale.
 
@@ -90,7 +96,7 @@ def test_resize_is_antialiased_bilinear(dtype, source, target):
     image = np.random.default_rng(0).integers(0, np.iinfo(dtype).max, source, dtype, endpoint=True)
     expected = slow_view(image, (0, 0, *source), False, target)
     (resized,) = resize(image, (0.0, 0.0, *map(float, source)), target)
-    assert resized.dtype == dtype and np.abs(resized - expected).max() < 0.53
+    assert resized.dtype == dtype and np.abs(resized - expected).max() < off(8 * resized.itemsize)
 
 
 def everything(batches):
@@ -175,13 +181,13 @@ def test_colour_stays_colour(make_dataset, images):
     assert batch.views[0].shape == (10, 3, 24, 24)
     for channel in range(3):
         expected = next(slow_batch([image[..., channel] for image in originals], EvalOrder(10, 10), 0, SPEC))
-        assert np.abs(batch.views[0][:, channel].numpy() - expected).max() < 0.53
+        assert np.abs(batch.views[0][:, channel].numpy() - expected).max() < off(8)
 
 
 @pytest.mark.parametrize("codec", ["png", "jpg"])
 def test_the_views_of_a_sample_share_one_decoding(make_dataset, images, monkeypatch, codec):
     dataset, calls = make_dataset(images(), codec), Counter()
-    module, name = (codecs.imagecodecs, "png_decode") if codec == "png" else (codecs.simplejpeg, "decode_jpeg")
+    module, name = (codecs.imagecodecs, "deflate_decode") if codec == "png" else (codecs.simplejpeg, "decode_jpeg")
     original = getattr(module, name)
 
     def counted(*args, **options):
@@ -189,7 +195,6 @@ def test_the_views_of_a_sample_share_one_decoding(make_dataset, images, monkeypa
         return original(*args, **options)
 
     monkeypatch.setattr(module, name, counted)
-    monkeypatch.setitem(codecs.CODECS, "png", lambda payload: codecs.imagecodecs.png_decode(payload))
     list(CpuLoader([dataset], "train", EvalOrder(10, 4), SPEC, seed=0).iterate(0, 3))
     assert calls[name] == 10
 

@@ -1,0 +1,33 @@
+"""From a payload to its resized crops, in one call: what a loader does with a sample."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dira_scale.data.arena import Arena
+from dira_scale.data.codecs import Box, decode_crops
+from dira_scale.data.resize import resize
+
+_ARENA = Arena()
+
+
+def fill(
+    payload: bytes,
+    codec: str,
+    boxes: Sequence[Box],
+    flips: Sequence[bool],
+    views: Sequence[np.ndarray],
+    shape: tuple[int, ...] | None = None,
+) -> None:
+    """Writes the crop ``boxes[v]``, mirrored left to right where ``flips[v]``, into ``views[v]`` [C, size, size].
+
+    The views may be of a wider type than the pixels. ``shape`` is the manifest's (``codecs.decode``). For any number of
+    threads: the interpreter's lock is released while decoding and resampling, and no threads are started. Each thread
+    keeps its buffers, some three times the largest image it met.
+
+    Raises DecodeError when the payload is broken, not of this shape, or a box is not within the image.
+    """
+    _ARENA.reset()
+    crops = decode_crops(payload, codec, boxes, views[0].shape[-1], shape, _ARENA.empty)
+    for (pixels, box), flip, view in zip(crops, flips, views, strict=True):
+        resize(pixels, box, view.shape[-1], flip, view, _ARENA.empty)
