@@ -12,9 +12,9 @@ from PIL import Image
 from dira_scale.data import codecs, png
 
 
-def file(
-    rows: bytes, width: int, height: int, bits: int, colour: int, interlaced: int = 0, extra: bytes = b""
-) -> bytes:
+def grey(rows: bytes, width: int, height: int) -> bytes:
+    """A file of 8 bits whose ``rows`` are as given, filters' numbers included."""
+
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -49,9 +49,8 @@ def test_one_row_of_another_filter():
     below[1:] -= pixels[:-1]
     left = pixels.copy()
     left[:, 1:] -= pixels[:, :-1]
-    rows = b"".join(
-        bytes([f, *line]) for f, line in zip((0, 1, 2, 1), (pixels[0], left[1], below[2], left[3]), strict=True)
-    )
+    lines = (pixels[0], left[1], below[2], left[3])
+    rows = b"".join(bytes([number, *line]) for number, line in zip((0, 1, 2, 1), lines, strict=True))
     np.testing.assert_array_equal(png.decode(grey(rows, 3, 4)), pixels)
 
 
