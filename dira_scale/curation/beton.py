@@ -115,7 +115,7 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
     if dataset.column("codec")[row] == "jpg":
         image = (JPEG, height, width, payload)
     else:
-        pixels = decode(payload, dataset.column("codec")[row])
+        pixels = decode(payload, dataset.column("codec")[row], dataset.shape(row))
         colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
         image = (RAW, height, width, colour.tobytes())
     return {

@@ -162,7 +162,7 @@ class Stats:
                 voxels = self.dataset.voxels(row)
                 middle = voxels[(0,) * (len(voxels.shape) - 3) + (voxels.shape[-3] // 2,)]
             else:
-                middle = decode(self.dataset.read(row), record["codec"])
+                middle = decode(self.dataset.read(row), record["codec"], self.dataset.shape(row))
                 middle = middle.mean(-1) if middle.ndim == 3 else middle
         except DecodeError as error:
             key = self.dataset.column("key")[row]

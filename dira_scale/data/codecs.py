@@ -3,7 +3,7 @@
 ======  =======================  ==========  =====================================================================
 codec   form                     bits        1024 x 1024 grey radiograph, one core
 ======  =======================  ==========  =====================================================================
-png     PNG, row filter Sub      8, 16       lossless; 6 ms (8 bits), 12 ms (16 bits)
+png     PNG, row filter Sub      8, 16       lossless; 3 ms (8 bits), 6 ms (16 bits)
 jpg     JPEG, baseline           8           lossy; 2.5 ms, of which entropy decoding is 2
 jp2     HTJ2K codestream         8, 16       lossless JPEG 2000 Part 15; 4 ms, 6 ms; OpenJPEG and Pillow read it
 npy     NumPy array file         8, 16       lossless; no decoding, a crop is a slice

@@ -39,7 +39,7 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
         row = int(self.rows[index])
-        pixels = decode(self.dataset.read(row), str(self.dataset.column("codec")[row]))
+        pixels = decode(self.dataset.read(row), str(self.dataset.column("codec")[row]), self.dataset.shape(row))
         if self.size is not None:
             pixels = resize(pixels, (0, 0, *pixels.shape[:2]), self.size)
         else:

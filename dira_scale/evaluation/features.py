@@ -41,7 +41,8 @@ class Images:
             if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
                 raise codecs.DecodeError("checksum differs from the manifest's")
             whole = (0.0, 0.0, height, width)
-            ((pixels, box),) = codecs.decode_crops(payload, column("codec")[row], [whole], self.size)
+            codec, shape = column("codec")[row], self.dataset.shape(row)
+            ((pixels, box),) = codecs.decode_crops(payload, codec, [whole], self.size, shape)
         except codecs.DecodeError as error:
             raise UserError(
                 f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "

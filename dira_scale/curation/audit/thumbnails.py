@@ -57,5 +57,5 @@ def _planes(dataset: ShardedDataset, row: int) -> list[np.ndarray]:
         voxels = dataset.voxels(row)
         first = (0,) * (len(voxels.shape) - 3)
         return [np.asarray(voxels[(*first, int(part * voxels.shape[-3]))]) for part in SLICES]
-    pixels = decode(dataset.read(row), dataset.column("codec")[row])
+    pixels = decode(dataset.read(row), dataset.column("codec")[row], dataset.shape(row))
     return [pixels.mean(-1) if pixels.ndim == 3 else pixels]

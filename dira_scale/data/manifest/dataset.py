@@ -149,6 +149,14 @@ class ShardedDataset:
         """Labels float32 [n, L] of ``rows``; NaN = unknown, columns in the order of ``info.label_names``."""
         return self._labels[rows]
 
+    def shape(self, row: int) -> tuple[int, ...]:
+        """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""
+        height, width, channels = (int(self.column(name)[row]) for name in ("height", "width", "channels"))
+        if self.info.dims == 2:
+            return (height, width) if channels == 1 else (height, width, channels)
+        volume = (int(self.column("depth")[row]), height, width)
+        return volume if channels == 1 else (channels, *volume)
+
     def read(self, row: int) -> bytes:
         """The encoded image of ``row``, by one positioned read."""
         return self._read(row, "offset", "size")
@@ -164,7 +172,7 @@ class ShardedDataset:
         shard, codec = self.file(self.column("shard")[row]), self.column("codec")[row]
         if codec == "b2nd" and is_local(shard):
             return open_bricks(shard, int(self.column("offset")[row]))
-        return decode(self.read(row), codec)
+        return decode(self.read(row), codec, self.shape(row))
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
         shard, count = self.column("shard")[row], int(self.column(size)[row])
