@@ -77,7 +77,10 @@ def decode(payload: bytes, codec: str, shape: tuple[int, ...] | None = None, new
     claim to be gigabytes. ``new`` makes the arrays, where the codec's library lets it.
     Raises DecodeError when the payload is broken or of another shape.
     """
-    return _decode(payload, codec, shape, new, least=1.0)[0]
+    pixels, _ = _decode(payload, codec, shape, new, least=1.0)
+    if shape is not None and pixels.shape != shape:  # a PNG's palette may add transparency
+        raise DecodeError(f"pixels of shape {pixels.shape}, expected {shape}")
+    return pixels
 
 
 def decode_crops(
