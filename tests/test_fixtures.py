@@ -16,7 +16,7 @@ import timm
 import tiny_resnet
 import torch
 from fixtures import seen
-from fixtures.make import RUNS, STOPPED, go_on
+from fixtures.make import RUNS, STOPPED, go_on, go_on_with_the_views_of_today
 from harness import finish, losses, rows, status, weights
 from safetensors.torch import load_file
 
@@ -93,13 +93,21 @@ def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name
     before = rows(run)
     threads = torch.get_num_threads()
     try:
-        assert go_on(name, *command_of(name, folder, run), "parallel.strategy=ddp") == 0
+        assert go_on_with_the_views_of_today(name, *command_of(name, folder, run), "parallel.strategy=ddp") == 0
     finally:
         torch.set_num_threads(threads)
     assert len(before) == STOPPED[name] and rows(run)[: len(before)] == before
     check_end(run, name)
     assert report([f"run={run}"]) == 0
     assert name in (run / "report.html").read_text()
+
+
+def test_a_run_of_earlier_views_is_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = unpack("interrupted", tmp_path)
+    before = rows(run)
+    assert go_on("interrupted", *command_of("interrupted", folder, run), "parallel.strategy=ddp") == 2
+    assert "views_version: 1 -> 2" in capsys.readouterr().err
+    assert rows(run) == before
 
 
 @pytest.mark.system
@@ -119,8 +127,9 @@ def command_of(name: str, folder: Path, run: Path) -> list[str]:
 
 
 def check_end(run: Path, name: str) -> None:
-    """Losses and weights are those that the commit of the fixtures ended with.
+    """Losses and weights are those that the commit of the fixtures ended with, but for the views' resampling.
 
+    Crops in fixed point (VIEWS_VERSION 2) moved losses by 2.3e-3 of their size, means of BatchNorm by 7e-3.
     Rounding alone, of AVX2 and of SSE4 instead of AVX-512, moved losses by 7e-6 and weights by 2e-5. But the whole
     discriminator's first step of Adam is its gradients' signs, zeros' too: it moved what comes of that by 2e-3.
     """
@@ -133,8 +142,8 @@ def check_end(run: Path, name: str) -> None:
             assert ours.keys() == theirs.keys()
             for term in theirs:
                 signs = name == "interrupted" and term in ("loss/ad", "loss/discriminator")
-                assert ours[term] == pytest.approx(theirs[term], rel=0.05 if signs else 1e-4), term
+                assert ours[term] == pytest.approx(theirs[term], rel=0.05 if signs else 5e-3), term
     ends = seen.of_weights(weights(run))
     assert ends.keys() == golden["weights"].keys()
     for tensor, numbers in ends.items():
-        assert numbers == pytest.approx(golden["weights"][tensor], rel=1e-4, abs=1e-3), tensor
+        assert numbers == pytest.approx(golden["weights"][tensor], rel=1e-2, abs=5e-3), tensor
