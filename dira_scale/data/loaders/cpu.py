@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dira_scale.data import codecs
 from dira_scale.data.batch import Batch
+from dira_scale.data.codecs import DecodeError
+from dira_scale.data.crops import fill
 from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.masks import fill_masks
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request, Requests
-from dira_scale.data.resize import resize
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.data.views import ViewSpec
@@ -97,16 +97,12 @@ class CpuLoader:
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
         began = perf_counter()
-        payload = self.samples.read(image)
-        read = perf_counter()
-        size, geometries = self.requests.views.size, [request.geometries[view] for view in views]
-        boxes = [tuple(geometry.box[i].tolist()) for geometry in geometries]
+        payload, codec, shape = self.samples.read(image), self.samples.codec(image), self.samples.shape(image)
+        read = perf_counter() - began
+        boxes = [tuple(request.geometries[view].box[i].tolist()) for view in views]
+        flips = [bool(request.geometries[view].flip[i]) for view in views]
         try:
-            crops = codecs.decode_crops(payload, self.samples.words("codec", np.array([image]))[0], boxes, size)
-        except codecs.DecodeError as error:
+            decode, transform = fill(payload, codec, boxes, flips, [slots[view][i] for view in views], shape)
+        except DecodeError as error:
             raise self.samples.damaged(image, error) from error
-        decoded = perf_counter()
-        for view, geometry, (pixels, box) in zip(views, geometries, crops, strict=True):
-            resized = resize(pixels, box, size)
-            slots[view][i] = resized[..., ::-1] if geometry.flip[i] else resized
-        self.seconds.add(read=read - began, decode=decoded - read, transform=perf_counter() - decoded)
+        self.seconds.add(read=read, decode=decode, transform=transform)
