@@ -1,0 +1,103 @@
+"""Images/s of our loaders against what others use, in one run.
+
+    python -m dira_scale.bench loader [--cases jpg8-1024 jpg8-512] [--json loader.json] [--plot loader.svg]
+    python -m dira_scale.bench loader --cases --grow      only how it grows
+
+Every contender gives two random resized crops of 224 x 224 an image, with flips, from the same 1024 x 1024 radiographs;
+those whose design lets them take the very same crops. Each has all cores: so many threads or processes. They take turns
+in one process; a ratio is the median over the rounds of both sides' images/s, with the lowest and the highest. Starting
+and ending a turn does not count. The files are in the page cache; --cold adds one pass from the disk, if the kernel
+lets go of the pages.
+
+Others: single files with PIL and torch's DataLoader ("files"; "released": with the augmentation of DiRA's authors, ours
+distorted likewise), webdataset, FFCV, DALI on the CPU, OpenCV on plain threads; litdata and MosaicML's streaming, which
+need an environment of their own, were measured once (`python -m benchmarks.loader.peers`) and enter by their ratio to
+"files, PIL". Limits: decoding alone and resizing alone, on all threads.
+
+--grow: threads; 10,000 to 10,000,000 rows, 10 to 10,000 shards; resuming at a random step; memory over time.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.loader import grow
+from benchmarks.loader.goals import goals
+from benchmarks.loader.inputs import CASES, forget, prepare, radiographs
+from benchmarks.loader.peers import PEERS
+from benchmarks.loader.plot import draw
+from benchmarks.loader.speed import Result, measure
+from benchmarks.loader.tables import tell_case, tell_goals, tell_growth
+from dira_scale.errors import UserError
+from dira_scale.runs.environment import environment
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES), help="stored forms; default: all")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a contender in a round")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--cold", action="store_true", help="also one pass from the disk")
+    parser.add_argument("--grow", action="store_true", help="also how it grows")
+    parser.add_argument("--json", type=Path, help="write the results here too")
+    parser.add_argument("--plot", type=Path, help="a picture of the cases: .svg or .png")
+    arguments = parser.parse_args()
+    if arguments.plot and arguments.plot.suffix not in (".svg", ".png"):
+        raise UserError(f"--plot {arguments.plot}: expected a name that ends in .svg or .png")
+    if arguments.images < arguments.batch:
+        raise UserError(f"--images {arguments.images} do not fill one batch of {arguments.batch}: use more")
+    console = Console()
+    run(arguments, console if console.is_terminal else Console(width=130))
+
+
+def run(arguments: argparse.Namespace, console: Console) -> None:
+    """Measure, print, and write after every case what there is so far."""
+    workers = len(os.sched_getaffinity(0))
+    peers = json.loads(PEERS.read_text()) if PEERS.exists() else {}
+    found: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "workers": workers, "cases": []}
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        originals, found["images"] = radiographs(folder / "originals", arguments.images)
+        console.print(f"{found['images']}; {workers} workers, batches of {arguments.batch}\n", highlight=False)
+
+        def ready(case: str) -> Any:
+            return prepare(CASES[case], originals, folder, workers, arguments.batch)
+
+        for case in arguments.cases:
+            inputs = ready(case)
+            results.append(measure(inputs, arguments.rounds, arguments.seconds, arguments.cold))
+            forget(inputs, folder)
+            tell_case(console, results[-1], peers, f"{workers} workers")
+            found["cases"].append(asdict(results[-1]))
+            write(arguments, found)
+        reached = goals(results, peers)
+        if arguments.grow:
+            found["grow"] = {"workers": grow.threads(ready("jpg8-512"), arguments.rounds, arguments.seconds)}
+            found["grow"] |= grow.datasets(folder / "grow", grow.SIZES, grow.SAMPLES, arguments.rounds)
+            tell_growth(console, found["grow"])
+            reached += grow.goals(found["grow"])
+    tell_goals(console, reached)
+    found["goals"] = [asdict(goal) | {"met": goal.met} for goal in reached]
+    write(arguments, found)
+    if arguments.plot and results:
+        draw(arguments.plot, results, peers)
+
+
+def write(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+    """The figures as JSON, if asked for."""
+    if arguments.json:
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""FFCV on the ``.beton`` that ``shard convert`` makes of the same samples."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
+from io import StringIO
+from typing import Any
+
+import numpy as np
+
+from benchmarks.loader.contenders.base import Contender, require
+from benchmarks.loader.inputs import VIEWS, Inputs
+from dira_scale.curation.beton import to_beton
+
+
+def beton(inputs: Inputs) -> list[Contender]:
+    """Two outputs of the image field, each decoded and cropped on its own, as FFCV does several views.
+
+    Its crops are its own, of the same distribution. It holds grey images as three channels, and decodes with libjpeg's
+    fast and coarse DCT.
+    Raises UserError for 16 bits, which it cannot hold.
+    """
+    require("ffcv", "ffcv")
+    with redirect_stdout(StringIO()):
+        to_beton(inputs.dataset.root)
+    from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
+    from ffcv.loader import Loader, OrderOption
+    from ffcv.pipeline import PipelineSpec
+    from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
+
+    def view() -> PipelineSpec:
+        decoder = RandomResizedCropRGBImageDecoder((VIEWS.size, VIEWS.size), VIEWS.scale, VIEWS.ratio)
+        flip = [RandomHorizontalFlip(), ToTensor(), ToTorchImage(channels_last=False)]
+        return PipelineSpec("image", decoder, flip)
+
+    others: dict[str, Any] = dict.fromkeys(("index", "key", "json", "labels"))
+    loader = Loader(
+        str(inputs.dataset.root / "train.beton"), inputs.batch, inputs.workers, os_cache=True,
+        order=OrderOption.SEQUENTIAL, pipelines=others | {"image": view(), "second": view()},
+    )  # fmt: skip
+
+    def run(batches: int) -> Iterator[Sequence[Any]]:
+        loader.indices = np.arange(batches * inputs.batch, dtype=np.uint64) % inputs.images
+        loader.first_traversal_order = loader.traversal_order.indices = loader.indices
+        return iter(loader)
+
+    return [Contender("FFCV", "others", run, reads=False)]

@@ -1,0 +1,148 @@
+"""What every contender reads: radiographs in one stored form, as shards and as single files, and the crops to take.
+
+The radiographs are the 12 of ``$DIRA_SCALE_DATA/chestxray14_nih12_1024`` (ChestX-ray14's own PNGs of 8 bits, 1024 x
+1024), repeated. Where the folder is absent, phantoms of the same size take their place, and the table says so. With 16
+bits a pixel is its 8-bit level times 257 plus noise with a standard deviation of one such level, smoothed over 0.7
+pixels as by a detector: the low bits are neither empty nor a copy of the high ones.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import gaussian_filter
+
+from dira_scale.data import codecs
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.errors import UserError
+from dira_scale.imaging.read import read_image
+from dira_scale.phantom.cxr.dataset import generate
+from dira_scale.shard import main as shard
+
+VIEWS = ViewSpec()  # two crops of 224 x 224
+SIDE = 1024  # of the radiographs
+EPOCHS = 4  # whose crops are drawn beforehand; then they repeat
+REAL = "chestxray14_nih12_1024"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One stored form of the radiographs."""
+
+    codec: str
+    bits: int
+    side: int  # pixels
+
+    def __str__(self) -> str:
+        return f"{self.codec}{self.bits}-{self.side}"
+
+
+FORMS = [("jpg", 8), ("png", 8), ("png", 16), ("jp2", 16), ("npy", 8), ("npy", 16)]
+CASES = {str(case): case for side in (SIDE, SIDE // 2) for case in (Case(*form, side) for form in FORMS)}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A case on disk.
+
+    Attributes:
+        dataset: its shards, each of a quarter of the images.
+        files: the payloads of its rows as single files, in the order of the rows.
+        originals: the PNGs of 8 bits and 1024 pixels that were sharded.
+        boxes, flips: int32 [EPOCHS * images, 2, 4] (y, x, h, w) and bool [EPOCHS * images, 2]: both views of row
+            ``i % images`` in epoch ``i // images``, those that a loader of ours draws with the seed 0.
+        workers: threads or processes of every contender.
+        batch: images of a batch.
+    """
+
+    case: Case
+    dataset: ShardedDataset
+    files: list[Path]
+    originals: list[Path]
+    boxes: np.ndarray
+    flips: np.ndarray
+    workers: int
+    batch: int
+
+    @property
+    def images(self) -> int:
+        return len(self.files)
+
+    def payloads(self) -> list[bytes]:
+        """All rows' encoded images."""
+        return [self.dataset.read(row) for row in range(self.images)]
+
+
+def radiographs(folder: Path, images: int) -> tuple[list[Path], str]:
+    """``images`` PNGs of 8 bits in ``folder``, and what they are, in words."""
+    place = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
+    found = sorted(place.glob("*.png"))[:images]
+    folder.mkdir(parents=True)
+    if found:
+        what = f"{len(found)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
+        contents = [path.read_bytes() for path in found]
+    else:
+        patients = min(4, images)
+        drawn = sorted(generate(folder.parent / "phantoms", patients, size=SIDE).glob("dicom/*/*/*.dcm"))[:images]
+        contents = [codecs.encode(read_image(path, 8).pixels, "png") for path in drawn]
+        what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {place} (DIRA_SCALE_DATA names it)"
+    paths = [folder / f"{number:05d}.png" for number in range(images)]
+    for number, path in enumerate(paths):
+        path.write_bytes(contents[number % len(contents)])
+    return paths, what
+
+
+def sixteen_bits(originals: list[Path], folder: Path) -> Path:
+    """A folder with the same radiographs in 16 bits; made once."""
+    if not folder.exists():
+        folder.mkdir()
+        for number, path in enumerate(originals):
+            noise = gaussian_filter(np.random.default_rng(number).standard_normal((SIDE, SIDE)), 0.7)
+            levels = codecs.decode(path.read_bytes(), "png") + noise / noise.std()
+            pixels = np.rint(257 * levels).clip(0, 65535).astype(np.uint16)
+            (folder / path.name).write_bytes(codecs.encode(pixels, "png"))
+    return folder
+
+
+def prepare(case: Case, originals: list[Path], folder: Path, workers: int, batch: int) -> Inputs:
+    """Shard the radiographs as ``case`` says, by the verb that users call, and write the payloads as files too."""
+    source = originals[0].parent if case.bits == 8 else sixteen_bits(originals, folder / "png16")
+    out, said = folder / str(case), io.StringIO()
+    with contextlib.redirect_stdout(said):
+        code = shard(
+            ["recipe=folder", f"recipe.images={source}", f"out={out}", f"recipe.codec={case.codec}",
+             f"recipe.bits={case.bits}", f"recipe.max_side={case.side}", "recipe.secret=false", "recipe.burned_in=keep",
+             "recipe.splits={train: 1, val: 0, test: 0}", f"recipe.shard_size={-(-len(originals) // 4)}", "workers=1"]
+        )  # fmt: skip
+    dataset = ShardedDataset.open(out) if code == 0 else None
+    if dataset is None or dataset.table.num_rows != len(originals):
+        raise UserError(f"sharding the benchmark's images as {case} failed (exit code {code}):\n{said.getvalue()}")
+    single = folder / f"{case}-files"
+    single.mkdir()
+    files = [single / f"{row:05d}.{case.codec}" for row in range(len(originals))]
+    for row, path in enumerate(files):
+        path.write_bytes(dataset.read(row))
+    return Inputs(case, dataset, files, originals, *crops(dataset), workers, batch)
+
+
+def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
+    """``Inputs.boxes`` and ``Inputs.flips``."""
+    rows, sides = np.arange(dataset.table.num_rows), (dataset.column("height"), dataset.column("width"))
+    drawn = [
+        [draw(VIEWS, 0, epoch, rows, np.zeros_like(rows), view, *sides)[0] for view in range(VIEWS.count)]
+        for epoch in range(EPOCHS)
+    ]
+    boxes = np.concatenate([np.stack([geometry.box for geometry in epoch], 1) for epoch in drawn])
+    flips = np.concatenate([np.stack([geometry.flip for geometry in epoch], 1) for epoch in drawn])
+    return boxes, flips
+
+
+def forget(inputs: Inputs, folder: Path) -> None:
+    """Remove a case's shards and files: ten cases of 1024 pixels would need gigabytes."""
+    shutil.rmtree(inputs.dataset.root)
+    shutil.rmtree(folder / f"{inputs.case}-files")

@@ -1,0 +1,89 @@
+"""One case: who takes part, and their images/s in turns."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from benchmarks.loader import pagecache
+from benchmarks.loader.contenders import baselines, beton, dali, ours
+from benchmarks.loader.contenders.base import Contender
+from benchmarks.loader.inputs import Inputs
+from benchmarks.loader.turns import exhaust, take_turns
+from dira_scale.data.loaders.build import LOADERS
+from dira_scale.errors import UserError
+
+Offer = Callable[[Inputs], list[Contender]]
+# Those with processes first, so that these start while the machine is quiet.
+OFFERS: dict[str, Offer] = {
+    "files": baselines.files,
+    "webdataset": baselines.tars,
+    **{f"ours: {name}": partial(ours.loader, name) for name in LOADERS},
+    "FFCV": beton.beton,
+    "DALI, CPU": dali.dali,
+    "threads, OpenCV": baselines.threads,
+    "limit: decoding": ours.decoding,
+    "limit: resizing": ours.resizing,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one case gave.
+
+    Attributes:
+        case, kilobytes: its name, and the mean of an image as stored.
+        speeds: images/s of each contender, round by round.
+        kinds: ``Contender.kind`` by name.
+        left_out: who takes no part, and why.
+        cold: as ``speeds``, of one pass from the disk; empty if not asked for.
+        warm_only: why there is no ``cold`` although it was asked for.
+    """
+
+    case: str
+    kilobytes: float
+    speeds: dict[str, list[float]]
+    kinds: dict[str, str]
+    left_out: dict[str, str]
+    cold: dict[str, list[float]] = field(default_factory=dict)
+    warm_only: str = ""
+
+
+def gather(inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
+    """All contenders of a case; and the reasons of those that have none."""
+    found: list[Contender] = []
+    left_out = {}
+    for name, offer in OFFERS.items():
+        try:
+            found += offer(inputs)
+        except UserError as error:
+            left_out[name] = str(error)
+    return found, left_out
+
+
+def measure(inputs: Inputs, rounds: int, seconds: float, cold: bool) -> Result:
+    """All contenders in turns, from the page cache; then, if asked for, from the disk."""
+    contenders, left_out = gather(inputs)
+    sizes = inputs.dataset.column("size")
+    try:
+        speeds = take_turns({one.name: one.run for one in contenders}, inputs.batch, rounds, seconds)
+        from_disk = _cold([one for one in contenders if one.reads], inputs, rounds) if cold else {}
+    finally:
+        for one in contenders:
+            one.close()
+    kinds = {one.name: one.kind for one in contenders}
+    return Result(str(inputs.case), float(sizes.mean()) / 1e3, speeds, kinds, left_out, **from_disk)
+
+
+def _cold(contenders: list[Contender], inputs: Inputs, rounds: int) -> dict[str, Any]:
+    """``Result.cold``: one pass over all images, its start included, as only the first pass is cold."""
+    shards = [inputs.dataset.file(shard) for shard in inputs.dataset.info.shards]
+    files = [*shards, *inputs.files, *inputs.originals]
+    found: dict[str, list[float]] = {one.name: [] for one in contenders}
+    for _ in range(rounds):
+        for one in contenders:
+            if stays := pagecache.evict(files):
+                return {"warm_only": f"{stays:.0%} of the pages stay in the cache, says mincore"}
+            batches = inputs.images // inputs.batch
+            found[one.name].append(batches * inputs.batch / exhaust(one.run, batches))
+    return {"cold": found}
