@@ -8,7 +8,7 @@ from dira_scale.config.files import folder
 from dira_scale.errors import UserError, nearest
 
 BENCHMARKS = {
-    "loader": "images per second of the CPU loader, against bare decoding",
+    "loader": "images per second of our loaders, against other packages and against bare decoding",
     "step": "the training loop, against a bare PyTorch loop",
     "busy": "training on a CPU beside another program, against training alone",
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",

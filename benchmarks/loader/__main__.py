@@ -6,8 +6,9 @@
 Every contender gives two random resized crops of 224 x 224 an image, with flips, from the same 1024 x 1024 radiographs;
 those whose design lets them take the very same crops. Each has all cores: so many threads or processes. They take turns
 in one process; a ratio is the median over the rounds of both sides' images/s, with the lowest and the highest. Starting
-and ending a turn does not count. The files are in the page cache; --cold adds one pass from the disk, if the kernel
-lets go of the pages.
+and ending a turn does not count. "core ms" is the processor time of an image, in all processes; other programs on the
+machine hardly change it, nor "per core", which is ours / it by that time. The files are in the page cache; --cold adds
+one pass from the disk, if the kernel lets go of the pages.
 
 Others: single files with PIL and torch's DataLoader ("files"; "released": with the augmentation of DiRA's authors, ours
 distorted likewise), webdataset, FFCV, DALI on the CPU, OpenCV on plain threads; litdata and MosaicML's streaming, which

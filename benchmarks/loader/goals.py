@@ -54,13 +54,19 @@ def limit(result: Result) -> str:
 
 def from_peers(result: Result, peers: Mapping[str, Any]) -> dict[str, list[float]]:
     """Images/s of the packages measured elsewhere (``peers.json``), from their ratios to ``files, PIL`` there."""
-    measured = peers.get("cases", {}).get(result.case, {})
-    if FILES not in result.speeds or FILES not in measured:
+    return _carried_over(result.speeds, peers.get("cases", {}).get(result.case, {}).get("speeds", {}))
+
+
+def cost_of_peers(result: Result, peers: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Their processor time, likewise."""
+    return _carried_over(result.core_ms, peers.get("cases", {}).get(result.case, {}).get("core_ms", {}))
+
+
+def _carried_over(here: Mapping[str, Sequence[float]], there: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    if FILES not in here or FILES not in there:
         return {}
-    here = Spread.of(result.speeds[FILES]).median
-    shares = {name: ratio(speeds, measured[FILES]) for name, speeds in measured.items() if name != FILES}
-    rounds = len(result.speeds[FILES])
-    return {name: [here * share.median] * rounds for name, share in shares.items()}
+    shares = {name: ratio(values, there[FILES]).median for name, values in there.items() if name != FILES}
+    return {name: [Spread.of(here[FILES]).median * share] * len(here[FILES]) for name, share in shares.items()}
 
 
 def _of(speeds: Mapping[str, Sequence[float]], first: str, second: str) -> Spread:

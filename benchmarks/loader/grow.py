@@ -13,7 +13,7 @@ from benchmarks.loader import synthetic
 from benchmarks.loader.contenders import ours
 from benchmarks.loader.goals import Goal
 from benchmarks.loader.inputs import CASES, Inputs
-from benchmarks.loader.turns import Spread, take_turns
+from benchmarks.loader.turns import Spread, rates, take_turns
 
 SIZES = [(10**4, 10), (10**5, 10), (10**6, 10), (10**6, 100), (10**6, 1000), (10**6, 10**4), (10**7, 1000)]
 RESUMED = (10**6, 1000)  # the rows and shards of the goal
@@ -26,7 +26,7 @@ def threads(inputs: Inputs, rounds: int, seconds: float) -> dict[str, list[float
     """Images/s of the cpu loader with 1, 2, 4 … threads up to the cores."""
     numbers = sorted({1, 2, *(2**i for i in range(8) if 2**i <= inputs.workers), inputs.workers})
     runs = {str(n): ours.loader("cpu", replace(inputs, workers=n))[0].run for n in numbers}
-    return take_turns(runs, inputs.batch, rounds, seconds)
+    return rates(take_turns(runs, inputs.batch, rounds, seconds))
 
 
 def datasets(folder: Path, sizes: list[tuple[int, int]], samples: int, rounds: int) -> dict[str, Any]:

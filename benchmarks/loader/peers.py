@@ -23,7 +23,7 @@ from dira_scale.machine import torchvision_ops
 PEERS = Path(__file__).with_suffix(".json")
 # torch alone and first: only its exact version is a CPU build everywhere.
 TORCH = "torch==2.13.0"
-PACKAGES = [[TORCH], [TORCH, "litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<2.2", "pillow"]]
+PACKAGES = [[TORCH], [TORCH, "litdata==0.2.76", "mosaicml-streaming==0.13.0", "numpy<2.2", "pillow", "psutil"]]
 MEASURED = ["jpg8-1024", "jpg8-512"]
 SECONDS = 1800  # bound on the wait
 

@@ -8,7 +8,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterable
-from functools import cache, partial
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,14 @@ import litdata
 import numpy as np
 import streaming
 import torch
+from litdata.streaming.cache import Cache
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from benchmarks.loader.contenders.files import Crops, Files, Workers
-from benchmarks.loader.turns import LEAD, speed
+from benchmarks.loader.turns import LEAD, Pace, core_ms, pace, rates
 
+CHUNK = 2**24  # bytes of a file of either package
 BATCHES = 20  # of a turn, beyond the LEAD
 
 
@@ -74,14 +76,16 @@ class Stored:
         folder, samples = str(self.folder / f"{self.name}{batches}"), range(batches * self.batch)
         settings: dict[str, Any] = {"batch_size": self.batch, "num_workers": self.workers, "persistent_workers": True}
         if self.name == "litdata":
-            litdata.optimize(
-                partial(sample, files=self.files), list(samples), folder, num_workers=1, chunk_bytes="16MB"
-            )
+            writer = Cache(folder, chunk_bytes=CHUNK)
+            for position in samples:
+                writer[position] = sample(position, self.files)
+            writer.done()
+            writer.merge()
             return litdata.StreamingDataLoader(Lit(folder, self.crops), **settings)
         columns = {"image": "bytes", "position": "int"}
-        with streaming.MDSWriter(out=folder, columns=columns, size_limit=2**24) as writer:
+        with streaming.MDSWriter(out=folder, columns=columns, size_limit=CHUNK) as shards:
             for position in samples:
-                writer.write(sample(position, self.files))
+                shards.write(sample(position, self.files))
         return DataLoader(Mosaic(folder, self.crops, self.batch), **settings)
 
 
@@ -96,12 +100,12 @@ def main() -> None:
         for run in runs.values():
             for batches in (LEAD, LEAD + BATCHES):
                 assert _count(run(batches)) == batches
-        found: dict[str, list[float]] = {peer: [] for peer in runs}
+        found: dict[str, list[Pace]] = {peer: [] for peer in runs}
         for _ in range(rounds):
             for peer, run in runs.items():
-                found[peer].append(speed(run, batch, BATCHES))
+                found[peer].append(pace(run, batch, BATCHES))
         plain.close()
-    print(json.dumps(found))
+    print(json.dumps({"speeds": rates(found), "core_ms": core_ms(found)}))
 
 
 def _count(batches: Iterable[Any]) -> int:

@@ -9,7 +9,7 @@ from benchmarks.loader import pagecache
 from benchmarks.loader.contenders import baselines, beton, dali, ours
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.inputs import Inputs
-from benchmarks.loader.turns import exhaust, take_turns
+from benchmarks.loader.turns import core_ms, exhaust, rates, take_turns
 from dira_scale.data.loaders.build import LOADERS
 from dira_scale.errors import UserError
 
@@ -34,6 +34,7 @@ class Result:
     Attributes:
         case, kilobytes: its name, and the mean of an image as stored.
         speeds: images/s of each contender, round by round.
+        core_ms: processor time of an image, likewise.
         kinds: ``Contender.kind`` by name.
         left_out: who takes no part, and why.
         cold: as ``speeds``, of one pass from the disk; empty if not asked for.
@@ -43,6 +44,7 @@ class Result:
     case: str
     kilobytes: float
     speeds: dict[str, list[float]]
+    core_ms: dict[str, list[float]]
     kinds: dict[str, str]
     left_out: dict[str, str]
     cold: dict[str, list[float]] = field(default_factory=dict)
@@ -66,13 +68,14 @@ def measure(inputs: Inputs, rounds: int, seconds: float, cold: bool) -> Result:
     contenders, left_out = gather(inputs)
     sizes = inputs.dataset.column("size")
     try:
-        speeds = take_turns({one.name: one.run for one in contenders}, inputs.batch, rounds, seconds)
+        paces = take_turns({one.name: one.run for one in contenders}, inputs.batch, rounds, seconds)
         from_disk = _cold([one for one in contenders if one.reads], inputs, rounds) if cold else {}
     finally:
         for one in contenders:
             one.close()
     kinds = {one.name: one.kind for one in contenders}
-    return Result(str(inputs.case), float(sizes.mean()) / 1e3, speeds, kinds, left_out, **from_disk)
+    kilobytes = float(sizes.mean()) / 1e3
+    return Result(str(inputs.case), kilobytes, rates(paces), core_ms(paces), kinds, left_out, **from_disk)
 
 
 def _cold(contenders: list[Contender], inputs: Inputs, rounds: int) -> dict[str, Any]:

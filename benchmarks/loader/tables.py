@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loader.goals import CPU, DISTORTED, Goal, from_peers, limit
+from benchmarks.loader.goals import CPU, DISTORTED, Goal, cost_of_peers, from_peers, limit
 from benchmarks.loader.speed import Result
 from benchmarks.loader.turns import Spread, ratio
 
@@ -23,18 +23,22 @@ def tell(console: Console, title: str, head: Sequence[str], rows: Sequence[Seque
     console.print(table, "")
 
 
-def case_rows(result: Result, peers: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Of each contender: name, images/s, what ours is of it, what it is of the limit.
+def case_rows(result: Result, peers: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Of each contender: name, images/s, what ours is of it (by images/s, per core), it of the limit, core ms.
 
     Against a contender with the released augmentation, ours has its distortions too.
     """
     elsewhere = from_peers(result, peers)
-    rows = []
+    cost = result.core_ms | cost_of_peers(result, peers)
+    rows: list[tuple[str, ...]] = []
     for name, speeds in (result.speeds | elsewhere).items():
-        ours = result.speeds[DISTORTED if name.endswith("released") else CPU]
+        ours = DISTORTED if name.endswith("released") else CPU
         shown = f"{name} (of {peers['date']})" if name in elsewhere else name
-        compared = "" if result.kinds.get(name) == "ours" else str(ratio(ours, speeds))
-        rows.append((shown, images(Spread.of(speeds)), compared, str(ratio(speeds, result.speeds[limit(result)]))))
+        compared = ("", "") if result.kinds.get(name) == "ours" else (
+            str(ratio(result.speeds[ours], speeds)), str(ratio(cost[name], cost[ours]))
+        )  # fmt: skip
+        of_limit, spent = ratio(speeds, result.speeds[limit(result)]), Spread.of(cost[name]).median
+        rows.append((shown, images(Spread.of(speeds)), *compared, str(of_limit), f"{spent:.2f}"))
     return rows
 
 
@@ -45,7 +49,7 @@ def images(speeds: Spread) -> str:
 
 def tell_case(console: Console, result: Result, peers: Mapping[str, Any], title: str) -> None:
     """One case, its absentees below."""
-    head = ["contender", "images/s", "ours / it", f"it / {limit(result)}"]
+    head = ["contender", "images/s", "ours / it", "per core", f"it / {limit(result)}", "core ms"]
     tell(console, f"{result.case}: {result.kilobytes:,.0f} kB an image; {title}", head, case_rows(result, peers))
     for name, why in result.left_out.items():
         console.print(f"without {name}: {why}", style="dim", highlight=False, markup=False)

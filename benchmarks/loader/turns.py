@@ -1,14 +1,23 @@
-"""Contenders in turns, and what their times say. Imports the standard library only: ``peers.py`` uses it elsewhere."""
+"""Contenders in turns, and what their times say. Without dira_scale: ``peers_run.py`` uses it where there is none."""
 
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
+
+import psutil
 
 LEAD = 6  # batches of the shorter run: as many as any contender prepares ahead
 
 Run = Callable[[int], Iterable[Any]]
+
+
+class Pace(NamedTuple):
+    """Of one contender in one round."""
+
+    rate: float  # images/s
+    core_ms: float  # of all processes, an image: hardly depends on what else the machine does
 
 
 def exhaust(run: Run, batches: int) -> float:
@@ -19,15 +28,33 @@ def exhaust(run: Run, batches: int) -> float:
     return perf_counter() - began
 
 
-def speed(run: Run, batch: int, batches: int) -> float:
-    """Images/s once it runs: of a run of LEAD batches and one of LEAD + ``batches``, the difference.
+def core_seconds() -> float:
+    """Of this process and its children, so far."""
+    own = psutil.Process()
+    found = 0.0
+    for process in (own, *own.children(recursive=True)):
+        try:
+            times = process.cpu_times()
+        except psutil.NoSuchProcess:  # ended since it was listed
+            continue
+        found += times.user + times.system
+    return found
+
+
+def pace(run: Run, batch: int, batches: int) -> Pace:
+    """Once it runs: of a run of LEAD batches and one of LEAD + ``batches``, the difference.
 
     So starting a run, filling its queues and emptying them does not count.
     """
     while True:
-        seconds = exhaust(run, LEAD + batches) - exhaust(run, LEAD)
-        if seconds > 0:
-            return batches * batch / seconds
+        marks = [core_seconds()]
+        short = exhaust(run, LEAD)
+        marks.append(core_seconds())
+        long = exhaust(run, LEAD + batches)
+        marks.append(core_seconds())
+        if long > short:
+            cores = marks[2] - 2 * marks[1] + marks[0]
+            return Pace(batches * batch / (long - short), 1000 * cores / (batches * batch))
         batches *= 2  # on a busy machine a few batches may take longer than many
 
 
@@ -37,14 +64,24 @@ def enough(run: Run, seconds: float) -> int:
     return max(1, round(seconds * LEAD / exhaust(run, LEAD)))
 
 
-def take_turns(runs: Mapping[str, Run], batch: int, rounds: int, seconds: float) -> dict[str, list[float]]:
-    """Images/s by name, one value for each round. Every other round goes backwards."""
+def take_turns(runs: Mapping[str, Run], batch: int, rounds: int, seconds: float) -> dict[str, list[Pace]]:
+    """By name, one for each round. Every other round goes backwards."""
     batches = {name: enough(run, seconds) for name, run in runs.items()}
-    found: dict[str, list[float]] = {name: [] for name in runs}
+    found: dict[str, list[Pace]] = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
-            found[name].append(speed(runs[name], batch, batches[name]))
+            found[name].append(pace(runs[name], batch, batches[name]))
     return found
+
+
+def rates(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
+    """Their images/s."""
+    return {name: [one.rate for one in found] for name, found in paces.items()}
+
+
+def core_ms(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
+    """Their cost."""
+    return {name: [one.core_ms for one in found] for name, found in paces.items()}
 
 
 @dataclass(frozen=True)
