@@ -11,6 +11,7 @@ import io
 import os
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,9 @@ def sixteen_bits(originals: list[Path], folder: Path) -> Path:
 
 
 def prepare(case: Case, originals: list[Path], folder: Path, workers: int, batch: int) -> Inputs:
-    """Shard the radiographs as ``case`` says, by the verb that users call, and write the payloads as files too."""
+    """Shard the radiographs as ``case`` says, by the verb that users call, also in FFCV's form where FFCV is installed;
+    and write the payloads as files.
+    """
     source = originals[0].parent if case.bits == 8 else sixteen_bits(originals, folder / "png16")
     out, said = folder / str(case), io.StringIO()
     with contextlib.redirect_stdout(said):
@@ -119,6 +122,8 @@ def prepare(case: Case, originals: list[Path], folder: Path, workers: int, batch
              f"recipe.bits={case.bits}", f"recipe.max_side={case.side}", "recipe.secret=false", "recipe.burned_in=keep",
              "recipe.splits={train: 1, val: 0, test: 0}", f"recipe.shard_size={-(-len(originals) // 4)}", "workers=1"]
         )  # fmt: skip
+        if code == 0 and case.bits == 8 and find_spec("ffcv"):
+            code = shard(["convert", f"path={out}", "to=ffcv"])
     dataset = ShardedDataset.open(out) if code == 0 else None
     if dataset is None or dataset.table.num_rows != len(originals):
         raise UserError(f"sharding the benchmark's images as {case} failed (exit code {code}):\n{said.getvalue()}")
