@@ -20,10 +20,12 @@ need an environment of their own, were measured once (`python -m benchmarks.load
 
 import argparse
 import json
+import multiprocessing
 import os
 import tempfile
 from dataclasses import asdict
 from datetime import date
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,11 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, console: Console) -> None:
     """Measure, print, and write after every case what there is so far."""
+    # All workers are forked from a server that has imported once what takes them seconds.
+    multiprocessing.set_forkserver_preload(
+        ["torch", "torchvision.transforms", "webdataset", "dira_scale.ingest.writer"]
+    )
+    forkserver.ensure_running()
     workers = len(os.sched_getaffinity(0))
     peers = json.loads(PEERS.read_text()) if PEERS.exists() else {}
     found: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "workers": workers, "cases": []}

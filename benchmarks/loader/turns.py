@@ -42,19 +42,18 @@ def core_seconds() -> float:
 
 
 def pace(run: Run, batch: int, batches: int) -> Pace:
-    """Once it runs: of a run of LEAD batches and one of LEAD + ``batches``, the difference.
+    """The rate once it runs: of a run of LEAD batches and one of LEAD + ``batches``, the difference.
 
-    So starting a run, filling its queues and emptying them does not count.
+    So starting a run, filling its queues and emptying them does not count; it does in the longer run's processor time,
+    of which a difference would be too coarse: the kernel counts in hundredths of a second.
     """
     while True:
-        marks = [core_seconds()]
         short = exhaust(run, LEAD)
-        marks.append(core_seconds())
+        before = core_seconds()
         long = exhaust(run, LEAD + batches)
-        marks.append(core_seconds())
         if long > short:
-            cores = marks[2] - 2 * marks[1] + marks[0]
-            return Pace(batches * batch / (long - short), 1000 * cores / (batches * batch))
+            cores = core_seconds() - before
+            return Pace(batches * batch / (long - short), 1000 * cores / ((LEAD + batches) * batch))
         batches *= 2  # on a busy machine a few batches may take longer than many
 
 

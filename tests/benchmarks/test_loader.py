@@ -141,7 +141,9 @@ def test_a_speed_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch) -> No
 
         return run
 
-    assert turns.pace(runs("a", 0.25), batch=10, batches=7) == pytest.approx((10 / 0.25, 1000 * 0.5 * 0.25 / 10))
+    assert turns.pace(runs("a", 0.25), batch=10, batches=7) == pytest.approx(
+        (10 / 0.25, 1000 * 0.5 * (3 + 13 * 0.25) / 130)
+    )
     order.clear()
     found = turns.rates(turns.take_turns({"a": runs("a", 0.25), "b": runs("b", 0.5)}, batch=10, rounds=2, seconds=9.0))
     assert found == {"a": [40.0, 40.0], "b": [20.0, 20.0]}
