@@ -14,7 +14,10 @@ from dira_scale.errors import UserError, nearest
 
 AUTO = "auto"
 # Imported when chosen: some need packages that are not always installed.
-LOADERS = {"cpu": "dira_scale.data.loaders.cpu.CpuLoader"}
+LOADERS = {
+    "cpu": "dira_scale.data.loaders.cpu.CpuLoader",
+    "ffcv": "dira_scale.data.loaders.ffcv.FfcvLoader",
+}
 HELPER = "dira_scale.data.loaders.helper.HelperLoader"
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
 

@@ -1,0 +1,257 @@
+"""The FFCV loader: the CPU loader's samples and crops, with the pixels of FFCV's own decoding and filter."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import simplejpeg
+import torch
+from data.loaders.betons import with_beton
+from harness import finish, skip_without
+
+from dira_scale.data.beton import Reader
+from dira_scale.data.loaders.build import choose
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.loaders.ffcv import FfcvLoader
+from dira_scale.data.manifest import INFO_FILE, ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.requests import Requests
+from dira_scale.data.samples import Samples
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+
+SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
+SPEC = ViewSpec(size=24)
+ORDER = Order((10,), seed=1, batch=4)
+
+
+@pytest.fixture(autouse=True)
+def installed() -> None:
+    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+
+
+@pytest.fixture
+def make(make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., np.ndarray]) -> Callable[..., Any]:
+    """Ten images as a dataset with a beton."""
+
+    def made(codec: str = "jpg", channels: int = 1, grow: int = 1, name: str = "toy") -> ShardedDataset:
+        images = [radiograph(grow * h, grow * w, channels=channels, seed=i) for i, (h, w) in enumerate(SIZES)]
+        return with_beton(make_dataset(images, codec, name))
+
+    return made
+
+
+def ffcv(dataset: ShardedDataset, order: Order | EvalOrder = ORDER, spec: ViewSpec = SPEC, **more: Any) -> FfcvLoader:
+    return FfcvLoader([dataset], "train", order, spec, seed=0, **more)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether all that two batches hold is equal, apart from their views."""
+    one, two = ((batch.index, batch.images, batch.low, batch.high, batch.labels, *batch.flips) for batch in (a, b))
+    return (a.step, a.epoch) == (b.step, b.epoch) and all(map(torch.equal, one, two))
+
+
+def area_matrix(source: int, target: int) -> np.ndarray:
+    """Means over the part of the source that each target pixel covers; the definition of OpenCV's INTER_AREA."""
+    edges, pixels = np.arange(target + 1)[:, None] * source / target, np.arange(source)
+    covered = np.clip(edges[1:], pixels, pixels + 1) - np.clip(edges[:-1], pixels, pixels + 1)
+    return covered * target / source
+
+
+def stored_pixels(dataset: ShardedDataset, row: int) -> np.ndarray:
+    """[H, W, C] as FFCV decodes."""
+    mode, height, width, payload = Reader(dataset.root / "train.beton")[row]["image"]
+    if mode == 0:
+        return simplejpeg.decode_jpeg(payload, "RGB", fastdct=True, fastupsample=True)
+    return np.frombuffer(payload, np.uint8).reshape(height, width, 3)
+
+
+@pytest.mark.parametrize(("codec", "channels"), [("png", 1), ("png", 3), ("jpg", 1), ("jpg", 3)])
+def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
+    make: Callable[..., ShardedDataset], codec: str, channels: int
+) -> None:
+    dataset = make(codec, channels, grow=3)  # every crop is larger than its view
+    requests = Requests(Samples([dataset], "train"), ORDER, SPEC, seed=0)
+    for step, batch in zip((1, 2), ffcv(dataset).iterate(1, 3), strict=True):
+        for view, geometry in zip(batch.views, requests.at(step).geometries, strict=True):
+            assert view.shape == (4, channels, 24, 24) and view.dtype == torch.uint8
+            for i, sample in enumerate(batch.index.tolist()):
+                y, x, h, w = geometry.box[i]
+                crop = stored_pixels(dataset, sample)[y : y + h, x : x + w, :channels].astype(float)
+                expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24))
+                expected = expected[..., ::-1] if geometry.flip[i] else expected
+                assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
+
+
+@pytest.mark.parametrize("codec", ["png", "jpg"])
+@pytest.mark.parametrize(("grow", "bound"), [(1, 1.5), (8, 5.0)])
+def test_it_differs_from_the_cpu_loader_by_its_filter_only(
+    make: Callable[..., ShardedDataset], codec: str, grow: int, bound: float
+) -> None:
+    """Grey levels of 256 on average; the larger images have most of their detail below a view's pixel."""
+    dataset = make(codec, grow=grow)
+    for spec in (SPEC, replace(SPEC, pair="patient")):
+        ours = ffcv(dataset, spec=spec, workers=2).iterate(0, 3)
+        for a, b in zip(ours, CpuLoader([dataset], "train", ORDER, spec, seed=0).iterate(0, 3), strict=True):
+            assert same(a, b)
+            for view, expected in zip(a.views, b.views, strict=True):
+                print("DIFF", codec, grow, (view.float() - expected.float()).abs().mean((1, 2, 3)).max())
+                assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
+
+
+def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
+    datasets = [make("jpg"), make("png", name="other")]
+    order = EvalOrder(20, 20)
+    (ours,) = FfcvLoader(datasets, "train", order, SPEC, seed=0).iterate(0, 1)
+    (theirs,) = CpuLoader(datasets, "train", order, SPEC, seed=0).iterate(0, 1)
+    assert same(ours, theirs)
+    assert (ours.views[0].float() - theirs.views[0].float()).abs().mean((1, 2, 3)).max() < 1.5
+
+
+def test_ranks_a_resume_and_threads_change_nothing(make: Callable[..., ShardedDataset]) -> None:
+    dataset = make()
+    whole = list(ffcv(dataset).iterate(0, 6))
+    parts = [list(ffcv(dataset, rank=rank, world=2, workers=3, prefetch=1).iterate(2, 6)) for rank in range(2)]
+    for expected, *both in zip(whole[2:], *parts, strict=True):
+        assert torch.equal(torch.cat([part.index for part in both]), expected.index)
+        for v, view in enumerate(expected.views):
+            assert torch.equal(torch.cat([part.views[v] for part in both]), view)
+
+
+def test_evaluation_sees_each_sample_once(make: Callable[..., ShardedDataset]) -> None:
+    """By three ranks, the last of which get nothing of the last batch."""
+    dataset, order = make(), EvalOrder(10, 4)
+    parts = [list(ffcv(dataset, order, fixed_epoch=0, rank=rank, world=3).iterate(0, 3)) for rank in range(3)]
+    seen = [sample for batches in zip(*parts, strict=True) for batch in batches for sample in batch.index.tolist()]
+    assert seen == list(range(10)) and min(len(part[2].index) for part in parts) == 0
+
+
+def test_closing_early_leaves_no_thread_and_leaves_torch_its_threads(make: Callable[..., ShardedDataset]) -> None:
+    before, threads = set(threading.enumerate()), torch.get_num_threads()
+    loader = ffcv(make(), workers=3)
+    batches = loader.iterate(0, 6)
+    first = next(batches)
+    batches.close()
+    assert set(threading.enumerate()) == before and torch.get_num_threads() == threads
+    assert torch.equal(first.views[0], next(loader.iterate(0, 1)).views[0])
+    assert min(loader.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
+
+
+def first_image(dataset: ShardedDataset) -> int:
+    """The place of row 0's image in the file."""
+    return int(Reader(dataset.root / "train.beton").records["f0"]["pointer"][0])
+
+
+def test_a_damaged_jpeg_is_named(make: Callable[..., ShardedDataset]) -> None:
+    dataset = make()
+    with (dataset.root / "train.beton").open("r+b") as file:
+        file.seek(first_image(dataset) + 300)
+        file.write(b"\1\2\3\4")
+    with pytest.raises(UserError, match=r"train\.beton: sample toy0 .*checksum.*: run python -m .* convert path=.*toy "):
+        list(ffcv(dataset, workers=2).iterate(0, 3))
+
+
+def test_a_file_cut_short_under_a_running_epoch_is_named(make: Callable[..., ShardedDataset]) -> None:
+    """Mapped into memory, it would end the process."""
+    dataset = make("png")
+    batches = ffcv(dataset, EvalOrder(10, 2), prefetch=0).iterate(0, 5)
+    next(batches)
+    os.truncate(dataset.root / "train.beton", first_image(dataset) + 100)
+    with pytest.raises(UserError, match=r"train\.beton: sample toy2 cannot be read \(the file ends before it\)"):
+        list(batches)
+
+
+def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset]) -> None:
+    """With a valid checksum, so that only the decoder can tell."""
+    loader = ffcv(make(), EvalOrder(10, 10))
+    images = loader.files[0]
+    images.sizes[4] //= 2
+    with pytest.raises(UserError, match="toy4 .*checksum"):
+        next(loader.iterate(0, 1))
+    payload, height, width = images.read(5)
+    for wrong in (payload[: len(payload) // 2], payload[::-1].copy()):
+        with pytest.raises(ValueError, match="JPEG"):
+            loader.library.decode(wrong, height, width)
+
+
+def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:
+    (dataset.root / INFO_FILE).write_text(replace(dataset.info, **changes).to_json())
+    return ShardedDataset.open(dataset.root)
+
+
+def test_what_it_cannot_read_is_refused_at_once(
+    make: Callable[..., ShardedDataset],
+    make_dataset: Callable[..., ShardedDataset],
+    radiograph: Callable[..., np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain = make_dataset([radiograph(30, 40)], name="plain")
+    with pytest.raises(UserError, match=r"has no train\.beton.*: run python -m dira_scale\.shard convert path=.*plain"):
+        ffcv(plain, EvalOrder(1, 1))
+    with pytest.raises(UserError, match="up to 16 bits and 1 channels: use data.loader=cpu"):
+        ffcv(make_dataset([radiograph(30, 40, 16)], name="deep"), EvalOrder(1, 1))
+
+    dataset = make()
+    file = dataset.root / "train.beton"
+    size = file.stat().st_size
+    with pytest.raises(UserError, match=f"{size} bytes instead of 7"):
+        ffcv(rewritten(dataset, betons={"train.beton": 7}))
+    os.truncate(file, 1000)
+    with pytest.raises(UserError, match="not usable .truncated or damaged"):
+        ffcv(rewritten(dataset, betons={"train.beton": 1000}))
+    file.unlink()
+    with pytest.raises(UserError, match="not usable .*No such file"):
+        ffcv(dataset)
+
+    other = make("jpg", name="other")  # the same sizes, but the manifest has one sample less
+    shorter = with_beton(make_dataset([radiograph(*side, seed=i) for i, side in enumerate(SIZES[:9])], "jpg", "less"))
+    (shorter.root / "train.beton").write_bytes((other.root / "train.beton").read_bytes())
+    with pytest.raises(UserError, match="it holds other samples than the manifest"):
+        ffcv(rewritten(shorter, betons=other.info.betons), EvalOrder(9, 3))
+
+    monkeypatch.setattr("dira_scale.data.ffcv_library.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"_libffcv cannot be loaded .*dira_scale\.doctor.*install\.md"):
+        ffcv(other)
+
+
+def test_it_is_chosen_by_name_only() -> None:
+    assert choose("ffcv").name == "ffcv" and choose("auto").name != "ffcv"
+
+
+@pytest.mark.system
+def test_pixels_are_those_of_ffcvs_own_loader(
+    make: Callable[..., ShardedDataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On what ``shard convert`` may hold: JPEGs, of crops that grow and shrink. FFCV's import takes seconds."""
+    dataset = make("jpg")
+    script, out = Path(__file__).with_name("ffcv_centre_crops.py"), tmp_path / "out.npy"
+    finish([sys.executable, str(script), str(dataset.root / "train.beton"), "48", str(out)])
+    library = ffcv(dataset).library
+    for row, theirs in enumerate(np.load(out)):
+        height, width = SIZES[row]
+        side = min(height, width)
+        pixels = library.decode(ffcv(dataset).files[0].read(row)[0], height, width)
+        ours = library.resize(pixels, [(height - side) // 2, (width - side) // 2, side, side], 48)
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_it_reads_what_shard_convert_writes(tmp_path: Path, ingest: SimpleNamespace, png_folder: Path) -> None:
+    from dira_scale.curation.beton import to_beton
+    from dira_scale.ingest.convert import convert
+
+    convert(ingest.recipe("folder", **ingest.source_of(png_folder)), tmp_path / "ds", workers=1)
+    to_beton(tmp_path / "ds")
+    dataset = ShardedDataset.open(tmp_path / "ds")
+    order = EvalOrder(len(dataset.rows("train")), 8)
+    arguments = {"datasets": [dataset], "split": "train", "order": order, "views": SPEC, "seed": 0, "masks": True}
+    for a, b in zip(FfcvLoader(**arguments).iterate(0, 1), CpuLoader(**arguments).iterate(0, 1), strict=True):
+        assert same(a, b) and a.mask is not None and torch.equal(a.mask, b.mask)
+        assert (a.views[1].float() - b.views[1].float()).abs().mean() < 1.5
