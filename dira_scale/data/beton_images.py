@@ -62,14 +62,14 @@ class BetonImages:
         """
         place = self.place[row - self.first]
         mode, width, height, pointer = self.entries[place].item()
-        payload = np.frombuffer(os.pread(self.file.fileno(), int(self.sizes[place]), pointer), np.uint8)
+        payload = os.pread(self.file.fileno(), int(self.sizes[place]), pointer)
         if len(payload) != self.sizes[place]:
             raise BetonError("the file ends before it")
         if mode == RAW:
-            return payload.reshape(height, width, 3), height, width
+            return np.frombuffer(payload, np.uint8).reshape(height, width, 3), height, width
         if xxhash.xxh3_64_intdigest(payload) != self.dataset.checksums[row]:
             raise BetonError("checksum differs from the manifest's")
-        return payload, height, width
+        return np.frombuffer(payload, np.uint8), height, width
 
     def damaged(self, row: int, cause: Exception) -> UserError:
         """The error that says which sample cannot be read."""

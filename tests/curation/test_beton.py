@@ -9,11 +9,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import simplejpeg
+import torch
 from harness import finish, skip_without
 
 from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
 from dira_scale.data.codecs import decode
+from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder
+from dira_scale.data.views import ViewSpec
 from dira_scale.ingest.convert import convert
 from dira_scale.shard import main
 
@@ -116,3 +120,15 @@ def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) 
         assert (read["image"][n] == pixels).all()
         np.testing.assert_array_equal(read["labels"][n], opened.labels(np.array([row]))[0])
         assert bytes(read["mask"][n][: int(read["mask_size"][n, 0])]) == (opened.read_mask(row) or b"")
+
+
+def test_the_loader_reads_it(made: Path) -> None:
+    """The samples, crops and masks of the shards; pixels up to decoder and filter (tests/data/loaders/test_ffcv.py)."""
+    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    opened = ShardedDataset.open(made)
+    arguments = {"datasets": [opened], "split": "train", "order": EvalOrder(opened.info.counts["train"], 4),
+                 "views": ViewSpec(size=16), "seed": 0, "masks": True}  # fmt: skip
+    read, expected = (next(choose(name).build(**arguments).iterate(0, 1)) for name in ("ffcv", "cpu"))
+    assert torch.equal(read.index, expected.index) and torch.equal(read.mask, expected.mask)
+    for view, plain in zip(read.views, expected.views, strict=True):
+        assert (view.float() - plain.float()).abs().mean() < 3
