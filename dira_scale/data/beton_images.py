@@ -33,7 +33,7 @@ class BetonImages:
                 raise BetonError(f"{found} bytes instead of {size}")
             reader, rows = Reader(self.path), dataset.rows(split)
             self.entries, self.sizes = self._entries(reader, rows)
-        except (BetonError, OSError) as error:
+        except (ValueError, TypeError, OSError) as error:  # BetonError, or what NumPy says of a damaged header
             raise self._wrong("not usable", error) from error
         self.first = int(rows[0])
         self.place = np.full(int(rows[-1]) - self.first + 1, -1)
@@ -52,7 +52,11 @@ class BetonImages:
         found = [index, entries["mode"], entries["height"], entries["width"]]
         if not all(map(np.array_equal, found, [rows, mode, height, width])):
             raise BetonError("it holds other samples than the manifest")
-        return entries.copy(), np.where(compressed, size, 3 * height.astype(np.int64) * width)
+        sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)
+        pointer = entries["pointer"].astype(np.int64)
+        if ((pointer < 0) | (pointer > len(reader.content) - sizes)).any():
+            raise BetonError("a pointer leads out of the file")
+        return entries.copy(), sizes
 
     def read(self, row: int) -> tuple[np.ndarray, int, int]:
         """A JPEG's bytes, or pixels [H, W, 3]; height and width.

@@ -107,7 +107,7 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
 
 def _ffcv() -> Component:
     debian = "apt-get install -y g++ pkg-config libturbojpeg0-dev libopencv-dev"
-    found = _package("FFCV", "8-bit shards read from memory maps (no loader uses it yet)", "ffcv", "ffcv")
+    found = _package("FFCV", "data.loader=ffcv: 8-bit images in FFCV's format", "ffcv", "ffcv")
     return found if found.state == "there" else replace(found, install=f"{debian} && {found.install}")
 
 

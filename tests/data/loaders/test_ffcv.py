@@ -95,7 +95,7 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
             for i, sample in enumerate(batch.index.tolist()):
                 y, x, h, w = geometry.box[i]
                 crop = stored_pixels(dataset, sample)[y : y + h, x : x + w, :channels].astype(float)
-                expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24))
+                expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24), optimize=True)
                 expected = expected[..., ::-1] if geometry.flip[i] else expected
                 assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
 
@@ -190,6 +190,17 @@ def test_a_jpeg_that_libjpeg_refuses_is_named(make: Callable[..., ShardedDataset
     for wrong in (payload[: len(payload) // 2], payload[::-1].copy()):
         with pytest.raises(ValueError, match="JPEG"):
             loader.library.decode(wrong, height, width)
+
+
+def test_a_pointer_out_of_the_file_is_found_at_once(make: Callable[..., ShardedDataset]) -> None:
+    dataset = make()
+    content = bytearray((dataset.root / "train.beton").read_bytes())
+    at = content.index(np.uint64(first_image(dataset)).tobytes())  # of sample 0's record
+    for pointer in (len(content) - 10, 2**63 - 1, 2**64 - 1):
+        content[at : at + 8] = np.uint64(pointer).tobytes()
+        (dataset.root / "train.beton").write_bytes(content)
+        with pytest.raises(UserError, match=r"train\.beton: not usable \(a pointer leads out of the file\)"):
+            ffcv(dataset)
 
 
 def rewritten(dataset: ShardedDataset, **changes: Any) -> ShardedDataset:
