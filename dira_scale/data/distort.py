@@ -1,15 +1,20 @@
-"""The distortion of views, applied to the loader's crops, batched on the training device.
+"""The distortion of views, applied to the loader's crops on the training device.
 
-Parameters come from ``views.draw``; nothing is drawn here. No loop over samples, no device synchronisation: a rectangle
-is the outer product of a row and a column indicator, so one batched product paints all of them.
+Parameters come from ``views.draw``; nothing is drawn here. On a CPU one sample after another, each with its own
+operations only. On a GPU all samples together, without a loop or device synchronisation: a rectangle is the outer
+product of a row and a column indicator, so one batched product paints all of them.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dira_scale.data import distort_image
 from dira_scale.data.batch import per_sample
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
@@ -41,18 +46,43 @@ class Distort(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
             x = rotate(x, params.rotation) if self.rotates else x
-            x = self._blur(_jitter(x.float(), params), params.sigma)
-            if corrupt:
-                x = _shuffle(_cutout(x, params), params.swaps)
+            distort = self.one_by_one if x.device.type == "cpu" else self.at_once
+            x = distort(x.float(), params, corrupt)
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def one_by_one(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
+        """A loop over samples, for CPUs: each stays in the cache, and costs only what its parameters ask for."""
+        distorted = torch.empty_like(x, memory_format=torch.contiguous_format)
+        samples = zip(
+            x.detach().contiguous().numpy(),
+            distorted.numpy(),
+            _rows(params.brightness, params.contrast, params.contrast_first),
+            self._half_kernels(params.sigma).numpy(),
+            _rows(params.branch, params.boxes, params.n_boxes, params.swaps),
+            strict=True,
+        )
+        for image, result, intensity, half_kernel, patches in samples:
+            distort_image.blur(distort_image.jitter(image, *intensity), half_kernel, result)
+            if corrupt:
+                distort_image.corrupt(result, *patches)
+        return distorted
+
+    def at_once(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
+        """The same, batched: reads no parameter on the host."""
+        x = self._blur(_jitter(x, params), params.sigma)
+        return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
 
     def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
         """K x K^T with a matrix K [S, S] per sample: both passes of a separable filter, including edges."""
-        distance = torch.arange(len(self.blur_taps), device=x.device, dtype=x.dtype)
+        with _ieee_products():
+            kernel = torch.einsum("bt,tij->bij", self._half_kernels(sigma), self.blur_taps)[:, None]
+            return kernel @ x @ kernel.mT
+
+    def _half_kernels(self, sigma: Tensor) -> Tensor:
+        """One half of each sample's kernel, from its centre outwards: [b, reach + 1]."""
+        distance = torch.arange(len(self.blur_taps), device=sigma.device, dtype=sigma.dtype)
         weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)  # sigma 0: exactly (1, 0, 0, ...)
-        weight = weight / (2 * weight.sum(1, keepdim=True) - 1)
-        kernel = torch.einsum("bt,tij->bij", weight, self.blur_taps)[:, None]
-        return kernel @ x @ kernel.mT
+        return weight / (2 * weight.sum(1, keepdim=True) - 1)
 
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
@@ -66,6 +96,22 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     across, down = place[None, None, :], place[None, :, None]
     grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
     return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Of each sample its values, as Python's numbers and lists."""
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+@contextmanager
+def _ieee_products() -> Iterator[None]:
+    """Keeps a GPU from rounding pixels to tf32's 11 bits, which it would do even where nothing is blurred."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
 
 
 def _mirrored_shifts(size: int, reach: int) -> Tensor:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 import xxhash
 from hypothesis import settings
 from scipy import ndimage
@@ -62,3 +63,12 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
         return ShardedDataset.open(root)
 
     return make
+
+
+@pytest.fixture
+def tf32():
+    """Allowed for a GPU's products."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = before

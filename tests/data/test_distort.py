@@ -1,4 +1,4 @@
-"""The batched distortions against the same written slowly, one sample and one pixel rule at a time."""
+"""The distortions of both kinds of devices against the same written slowly, one sample and one pixel rule at a time."""
 
 from dataclasses import replace
 
@@ -13,6 +13,15 @@ from dira_scale.data.distort import Distort
 from dira_scale.data.views import Blur, Distortion, Jitter, ViewSpec, draw
 
 SPEC = ViewSpec(size=48)
+
+
+@pytest.fixture(params=["one_by_one", "at_once"])
+def way(request, monkeypatch):
+    """A CPU's, then a GPU's."""
+    monkeypatch.setattr(Distort, "one_by_one", getattr(Distort, request.param))
+
+
+both_ways = pytest.mark.usefixtures("way")
 
 
 def images(b=24, channels=1, size=48, seed=0):
@@ -50,6 +59,7 @@ def slow_corruption(image, params, i):
     return result
 
 
+@both_ways
 @pytest.mark.parametrize("branch", ["cutout", "inverse_cutout", "shuffle", "none"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_corruption_equals_the_slow_one(branch, channels):
@@ -62,6 +72,7 @@ def test_corruption_equals_the_slow_one(branch, channels):
     assert changed == 0 if branch == "none" else changed > 0.03
 
 
+@both_ways
 def test_swaps_that_overlap_read_the_original_and_the_last_write_stays():
     """Heavily overlapping swaps, also with themselves: order matters and nothing compounds."""
     rng = np.random.default_rng(0)
@@ -85,6 +96,7 @@ def plain_jitter(image, params, i):
     return image
 
 
+@both_ways
 def test_jitter_is_torchvisions():
     spec = ViewSpec(size=48, blur=Blur(p=0))
     params, x = parameters(spec=spec), images()
@@ -102,6 +114,7 @@ def test_jitter_takes_volumes():
     )
 
 
+@both_ways
 @pytest.mark.parametrize("size", [48, 224])
 def test_blur_is_a_gaussian(size):
     spec = ViewSpec(size=size, jitter=Jitter(p=0))
@@ -118,6 +131,7 @@ def test_blur_is_a_gaussian(size):
         np.testing.assert_allclose(result[i, 0], untruncated, atol=4e-3)
 
 
+@both_ways
 def test_the_whole_pipeline_in_order():
     """Jitter, blur, corruption, one sample at a time."""
     params, x = parameters(), images()
@@ -191,6 +205,7 @@ def test_rotation_comes_first():
         np.testing.assert_allclose(result[i], expected, atol=1e-4)
 
 
+@both_ways
 @pytest.mark.parametrize("size", [48, 224])
 def test_squares_beyond_the_edge_are_cut_off_there(size):
     spec = ViewSpec(size=size, jitter=Jitter(p=0), blur=Blur(p=0), border=-16,
@@ -210,6 +225,7 @@ def test_squares_beyond_the_edge_are_cut_off_there(size):
         np.testing.assert_array_equal(result[i], expected)
 
 
+@both_ways
 def test_parameters_that_do_nothing_are_the_identity():
     b, x = 5, images(5)
     params = Distortion(
@@ -221,6 +237,7 @@ def test_parameters_that_do_nothing_are_the_identity():
     assert torch.equal(Distort(SPEC)(x, params), x)
 
 
+@both_ways
 @pytest.mark.parametrize("channels", [1, 3])
 def test_memory_format_type_and_gradients(channels):
     params, module = parameters(), Distort(SPEC)
@@ -235,6 +252,7 @@ def test_memory_format_type_and_gradients(channels):
     assert not module.state_dict()
 
 
+@both_ways
 def test_a_batch_may_be_cut():
     params, x, module = parameters(), images(), Distort(SPEC)
     whole = module(x, params)
@@ -245,7 +263,7 @@ def test_a_batch_may_be_cut():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("rotation", [0.0, 10.0])
-def test_the_gpu_gives_the_same(rotation):
+def test_the_gpu_gives_the_same(rotation, tf32):
     spec = replace(SPEC, rotation=rotation)
     params, x, module = parameters(spec=spec), images(), Distort(spec)
     on_gpu, x_there, params_there = Distort(spec).cuda(), x.cuda(), params.to("cuda")
