@@ -6,6 +6,7 @@ of the sample in the epoch, view and purpose. So the numbers depend neither on w
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -15,15 +16,20 @@ _FEISTEL_ROUNDS = 16  # with 8, permutations of five elements are visibly uneven
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
-def philox(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
-    """Philox4x32-10 of ``counter`` [4, ...] under ``key`` [2, ...]: random words [4, ...]; all uint32."""
-    a, b, c, d = (word.astype(np.uint64) for word in counter)
-    k, m = (word.astype(np.uint64) for word in key)
+def philox(counter: Iterable[int | np.ndarray], key: Iterable[int | np.ndarray]) -> np.ndarray:
+    """Philox4x32-10 of a ``counter`` of four words under a ``key`` of two: four random words, the last axis [..., 4].
+
+    Given words are 32-bit numbers, or arrays of them that broadcast; those returned are uint32.
+    """
+    a, b, c, d = map(_u64, counter)
+    k, m = map(_u64, key)
     for _ in range(10):
         left, right = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
-        a, b, c, d = (right >> _SHIFT) ^ b ^ k, right & _LOW, (left >> _SHIFT) ^ d ^ m, left & _LOW
+        a, b, c, d = (right >> _SHIFT) ^ (b ^ k), right & _LOW, (left >> _SHIFT) ^ (d ^ m), left & _LOW
         k, m = (k + _WEYL[0]) & _LOW, (m + _WEYL[1]) & _LOW
-    return np.stack(np.broadcast_arrays(a, b, c, d)).astype(np.uint32)
+    words = np.empty((*np.broadcast_shapes(a.shape, b.shape, c.shape, d.shape), 4), np.uint32)
+    words[..., 0], words[..., 1], words[..., 2], words[..., 3] = a, b, c, d
+    return words
 
 
 def uniform(
@@ -41,14 +47,14 @@ def uniform(
     index, occurrence = np.asarray(index, np.int64), np.asarray(occurrence, np.int64)
     assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < 2**16)).all()
     draw = np.arange(-(-n // 4))
-    counter = np.broadcast_arrays(
+    counter = (
         draw + (view << 16) + (stream << 24),
         epoch,
         index[:, None] & 0xFFFFFFFF,
         (index[:, None] >> 32) + (occurrence[:, None] << 16),
     )
-    words = philox(np.stack(counter), np.array([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]))
-    return np.moveaxis(words, 0, -1).reshape(len(index), 4 * len(draw))[:, :n] * 2.0**-32
+    words = philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    return words.reshape(len(index), 4 * len(draw))[:, :n] * 2.0**-32
 
 
 def key(*parts: object) -> int:

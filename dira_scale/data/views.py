@@ -118,6 +118,11 @@ class ViewSpec:
             raise UserError(f"target_flip={self.target_flip}: expected {known}")
         if self.pair not in PAIRS:
             raise UserError(f"pair={self.pair}: expected {', '.join(PAIRS)}{nearest(self.pair, PAIRS)}")
+        if self.border < 0 and self.shuffle.p > 0:
+            raise UserError(
+                f"patches that reach beyond the edges cannot be swapped: need border >= 0 or shuffle.p=0, "
+                f"got border={self.border} and shuffle.p={self.shuffle.p}"
+            )
         if not 0 <= self.rotation <= 180 or self.orientations < 0:
             raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
         if self.count < 1 or self.size < 8:
@@ -206,7 +211,7 @@ def draw(
     if spec.rotation:
         rotation = _float32(_between(uniform(1, _ROTATION)[:, 0], -spec.rotation, spec.rotation))
     if spec.orientations:
-        drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), -1, 3)
+        drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), spec.orientations, 3)
         orientations = torch.from_numpy(np.floor(drawn * (2, 2, 4)).astype(np.uint8))
     return Geometry(box, geometry[:, -1] < spec.flip), Distortion(
         *_intensity(spec, intensity), *_corrupt(spec, patches), rotation, orientations
@@ -249,41 +254,41 @@ def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, T
 def _corrupt(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Branch, boxes, their number, and swaps. A sample has one branch, so the branches share random numbers."""
     limits = np.cumsum((spec.cutout.p, spec.inverse_cutout.p, spec.shuffle.p))
-    branch = np.searchsorted(limits, u[:, 0], side="right")[:, None]
+    branch = np.searchsorted(limits, u[:, 0], side="right")
     u = u[:, 1:].reshape(len(u), _patches(spec), 6)
+    boxes, number = np.zeros((*u.shape[:2], 4), np.int16), np.zeros(len(u), np.uint8)
+    swaps = np.zeros((*u.shape[:2], 6), np.int16)
 
+    cut, kept, shuffled = (np.flatnonzero(branch == kind) for kind in (CUTOUT, INVERSE_CUTOUT, SHUFFLE))
     low, high = map(spec.pixels, spec.cutout.side)
-    cut_sides = _integer(u[..., :2], max(1, low), high)
-    kept_sides = spec.size - _integer(u[..., :2], *map(spec.pixels, spec.inverse_cutout.margin))
-    number = np.where(
-        branch == CUTOUT,
-        _number(u[..., 4], spec.cutout.boxes, spec.cutout.stop),
-        _number(u[..., 4], spec.inverse_cutout.boxes, spec.inverse_cutout.stop) * (branch == INVERSE_CUTOUT),
-    )
-    sides = np.where(branch[..., None] == CUTOUT, cut_sides, kept_sides)
-    boxes = np.concatenate((_place(spec, u[..., 2:4], sides), sides), -1)
-    boxes *= (np.arange(boxes.shape[1]) < number)[..., None]
+    sides = _integer(u[cut, :, :2], max(1, low), high)
+    boxes[cut], number[cut] = _boxes(spec, u[cut], sides, spec.cutout.boxes, spec.cutout.stop)
+    sides = spec.size - _integer(u[kept, :, :2], *map(spec.pixels, spec.inverse_cutout.margin))
+    boxes[kept], number[kept] = _boxes(spec, u[kept], sides, spec.inverse_cutout.boxes, spec.inverse_cutout.stop)
 
+    u = u[shuffled, : spec.shuffle.swaps]
     low, high = map(spec.pixels, spec.shuffle.side)
     sides = _integer(u[..., :2], max(1, low), high)
-    swaps = np.concatenate((sides, _place(spec, u[..., 2:4], sides), _place(spec, u[..., 4:6], sides)), -1)
-    swaps *= ((branch == SHUFFLE) & (np.arange(swaps.shape[1]) < spec.shuffle.swaps))[..., None]
+    places = _place(spec, u[..., 2:4], sides), _place(spec, u[..., 4:6], sides)
+    swaps[shuffled, : spec.shuffle.swaps] = np.concatenate((sides, *places), -1)
     return (
-        torch.from_numpy(branch[:, 0].astype(np.uint8)),
-        torch.from_numpy(boxes.astype(np.int16)),
-        torch.from_numpy(number[:, 0].astype(np.uint8)),
-        torch.from_numpy(swaps.astype(np.int16)),
+        torch.from_numpy(branch.astype(np.uint8)),
+        torch.from_numpy(boxes),
+        torch.from_numpy(number),
+        torch.from_numpy(swaps),
     )
+
+
+def _boxes(spec: ViewSpec, u: np.ndarray, sides: np.ndarray, most: int, stop: float) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes [b, n, 4] with ``sides`` [b, n, 2], 0 beyond their number [b]: up to the first u below ``stop``."""
+    stops = u[:, :most, 4] < stop
+    number = np.where(stops.any(1), stops.argmax(1) + 1, most)
+    used = np.arange(u.shape[1]) < number[:, None]
+    return np.concatenate((_place(spec, u[..., 2:4], sides), sides), -1) * used[..., None], number
 
 
 def _patches(spec: ViewSpec) -> int:
     return max(spec.cutout.boxes, spec.inverse_cutout.boxes, spec.shuffle.swaps)
-
-
-def _number(u: np.ndarray, most: int, stop: float) -> np.ndarray:
-    """Number of boxes [b, 1]: the position of the first u [b, boxes] below ``stop``, at most ``most``."""
-    stops = u[:, :most] < stop
-    return np.where(stops.any(1), stops.argmax(1) + 1, most)[:, None]
 
 
 def _place(spec: ViewSpec, u: np.ndarray, sides: np.ndarray) -> np.ndarray:
@@ -298,7 +303,7 @@ def _between(u: np.ndarray, low: float, high: float) -> np.ndarray:
 
 def _integer(u: np.ndarray, low: int, high: int | np.ndarray) -> np.ndarray:
     """Integers from ``low`` to ``high``, inclusive."""
-    return low + np.floor(u * (high - low + 1)).astype(np.int64)
+    return low + (u * (high - low + 1)).astype(np.int64)
 
 
 def _float32(x: np.ndarray) -> Tensor:

@@ -27,7 +27,14 @@ def test_philox_known_answers(counter, key, answer):
 
 def test_philox_is_vectorised():
     counters, keys, answers = (np.stack([words(row[i]) for row in KNOWN_ANSWERS], 1) for i in range(3))
-    np.testing.assert_array_equal(random.philox(counters, keys), answers)
+    np.testing.assert_array_equal(random.philox(counters, keys), answers.T)
+
+
+def test_philoxs_words_broadcast():
+    counter = np.arange(5), np.array(7), np.arange(3)[:, None], np.array([[2**32 - 1]])
+    expected = random.philox(np.broadcast_arrays(*counter), np.array([1, 2]))
+    assert expected.shape == (3, 5, 4) and len(np.unique(expected)) == 60
+    np.testing.assert_array_equal(random.philox(counter, np.array([1, 2])), expected)
 
 
 def draw(seed=1, epoch=2, index=3, occurrence=4, view=0, n=8, stream=0):

@@ -291,6 +291,7 @@ def test_distortions_are_sliced_and_moved():
         ({"rotation": math.nan}, "0 <= rotation <= 180"),
         ({"orientations": -1}, "at least 0 orientations"),
         ({"shuffle": Shuffle(side=(10, 300))}, "leaves no border"),
+        ({"border": -1}, "border >= 0 or shuffle.p=0, got border=-1 and shuffle.p=0.3"),
     ],
 )
 def test_impossible_views_are_refused(changes, words):
