@@ -2,6 +2,7 @@
 
     python -m dira_scale.bench loader [--cases jpg8-1024 jpg8-512] [--json loader.json] [--plot loader.svg]
     python -m dira_scale.bench loader --cases --grow      only how it grows
+    python -m dira_scale.bench loader --tune SHARDS [--out tuned] [--size 224]
 
 Every contender gives two random resized crops of 224 x 224 an image, with flips, from the same 1024 x 1024 radiographs;
 those whose design lets them take the very same crops. Each has all cores: so many threads or processes. They take turns
@@ -14,6 +15,9 @@ Others: single files with PIL and torch's DataLoader ("files"; "released": with 
 distorted likewise), webdataset, FFCV, DALI on the CPU, OpenCV on plain threads; litdata and MosaicML's streaming, which
 need an environment of their own, were measured once (`python -m benchmarks.loader.peers`) and enter by their ratio to
 "files, PIL". Limits: decoding alone and resizing alone, on all threads.
+
+--tune: which loader, threads and prefetch load this dataset fastest here, written to OUT/data/tuned.yaml, which
+`pretrain --config-dir OUT data=tuned` takes; and what another stored form would give.
 
 --grow: threads; 10,000 to 10,000,000 rows, 10 to 10,000 shards; resuming at a random step; memory over time.
 """
@@ -38,6 +42,7 @@ from benchmarks.loader.peers import PEERS
 from benchmarks.loader.plot import draw
 from benchmarks.loader.speed import Result, measure
 from benchmarks.loader.tables import tell_case, tell_goals, tell_growth
+from benchmarks.loader.tune import tune
 from dira_scale.errors import UserError
 from dira_scale.runs.environment import environment
 
@@ -51,6 +56,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--cold", action="store_true", help="also one pass from the disk")
     parser.add_argument("--grow", action="store_true", help="also how it grows")
+    parser.add_argument("--tune", type=Path, metavar="SHARDS", help="find the best settings for this dataset instead")
+    parser.add_argument("--out", type=Path, default=Path("tuned"), help="with --tune: a folder of configuration")
+    parser.add_argument("--size", type=int, default=224, help="with --tune: pixels of a view")
     parser.add_argument("--json", type=Path, help="write the results here too")
     parser.add_argument("--plot", type=Path, help="a picture of the cases: .svg or .png")
     arguments = parser.parse_args()
@@ -59,6 +67,9 @@ def main() -> None:
     if arguments.images < arguments.batch:
         raise UserError(f"--images {arguments.images} do not fill one batch of {arguments.batch}: use more")
     console = Console()
+    if arguments.tune:
+        cores = len(os.sched_getaffinity(0))
+        return tune(arguments.tune, arguments.out, arguments.size, cores, arguments.rounds, arguments.seconds, console)
     run(arguments, console if console.is_terminal else Console(width=130))
 
 

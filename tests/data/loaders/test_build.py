@@ -97,6 +97,7 @@ def test_only_the_factory_imports_a_loader():
     }
     assert "dira_scale.data.loaders.cpu" in loaders
     files = [file for folder in ("dira_scale", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
+    files = [file for file in files if file.parent != room]  # a loader may build on another
     knowing = {
         str(file.relative_to(ROOT))
         for file in files

@@ -1,0 +1,63 @@
+"""What ``bench loader --tune`` chooses from given figures, and that ``pretrain`` takes what it writes."""
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+
+from benchmarks.loader import tune
+from benchmarks.loader.forms import detail_of
+from benchmarks.loader.settings import Setting
+from dira_scale.config.compose import compose
+from dira_scale.curation.recode import recode
+from dira_scale.curation.recode_sample import Form
+from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, ShardedDataset
+
+Make, Images = Callable[..., ShardedDataset], list[np.ndarray]
+
+
+@pytest.fixture
+def images(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
+    return [radiograph(90, 80, seed=i) for i in range(6)]
+
+
+def setting(workers: int) -> Setting:
+    return Setting("cpu", False, workers, 4, 32, "cpu")
+
+
+def test_the_cheapest_of_the_fast_ones_is_chosen() -> None:
+    settings = [setting(workers) for workers in (1, 2, 4, 8)]
+    rates = [[50.0, 52.0, 51.0], [96.0, 97.0, 10.0], [100.0, 99.0, 400.0], [98.0, 97.0, 99.0]]
+    assert tune._cheapest(settings, rates, lambda one: one.workers) == settings[1]  # one slow round does not count
+    rates[1] = [90.0, 91.0, 90.0]
+    assert tune._cheapest(settings, rates, lambda one: one.workers) == settings[2]
+    assert tune._cheapest(settings, rates, lambda one: 1) == settings[2]
+
+
+def test_what_is_written_is_what_pretrain_takes(make_dataset: Make, images: Images, tmp_path: Path) -> None:
+    shards, printed = make_dataset(images, "jpg").root, io.StringIO()
+    tune.tune(shards, tmp_path / "tuned", 32, cores=1, rounds=1, seconds=0.01, console=Console(file=printed, width=100))
+    written = yaml.safe_load((tmp_path / "tuned" / "data" / "tuned.yaml").read_text())
+    config = compose("pretrain", ["--config-dir", str(tmp_path / "tuned"), "data=tuned", f"data.shards={shards}"])
+    assert {name: config.data[name] for name in ("loader", "helper", "workers", "prefetch")} == {
+        name: value for name, value in written.items() if name != "defaults"
+    }
+    assert config.data.workers == 1 and config.data.prefetch in tune.PREFETCH and config.data.block == 1
+    assert "as stored" in printed.getvalue() and "codec=npy" in printed.getvalue()
+
+
+def test_a_lossless_form_loses_nothing_and_a_coarse_one_much(
+    make_dataset: Make, images: Images, tmp_path: Path
+) -> None:
+    stored, losses = make_dataset(images, "png"), []
+    pq.write_table(QUARANTINE.empty_table(), stored.root / QUARANTINE_FILE)
+    for name, form in {"same": Form(codec="npy"), "coarse": Form(codec="jpg", quality=10)}.items():
+        recode(stored.root, tmp_path / name, form, 1)
+        losses.append(detail_of(stored, ShardedDataset.open(tmp_path / name), 32))
+    assert losses[0] == math.inf and 10 < losses[1] < 40
