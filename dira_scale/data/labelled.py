@@ -39,12 +39,12 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Any, Tensor]:
         row = int(self.rows[index])
-        pixels = decode(self.dataset.read(row), str(self.dataset.column("codec")[row]), self.dataset.shape(row))
+        pixels = decode(self.dataset.read(row), self.dataset.cell("codec", row), self.dataset.shape(row))
         if self.size is not None:
             pixels = resize(pixels, (0, 0, *pixels.shape[:2]), self.size)
         else:
             pixels = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        low, high = (float(self.dataset.column(name)[row]) for name in ("low", "high"))
+        low, high = (self.dataset.cell(name, row) for name in ("low", "high"))
         image = torch.from_numpy((np.float32(pixels) - low) / (high - low)).clamp_(0, 1)
         labels = torch.from_numpy(self.dataset.labels(np.array([row]))[0])
         return (image if self.transform is None else self.transform(image)), labels

@@ -36,8 +36,8 @@ class Samples:
         for dataset, size in zip(datasets, self.sizes, strict=True):
             if size == 0:
                 raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
-        self.channels = self._only_channels()
-        deepest = max(int(d.column("bits")[r].max()) for d, r in zip(datasets, self._rows, strict=True))
+        self.channels = self._only_channels(split)
+        deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.uint8 if deepest == 8 else torch.uint16
 
     def __len__(self) -> int:
@@ -131,10 +131,10 @@ class Samples:
         dataset = bisect_right(self._ends_list, sample)
         return dataset, int(self._rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
 
-    def _only_channels(self) -> int:
+    def _only_channels(self, split: str) -> int:
         channels: dict[int, object] = {}
-        for dataset, rows in zip(self.datasets, self._rows, strict=True):
-            channels |= {int(c): dataset.root for c in np.unique(dataset.column("channels")[rows])}
+        for dataset in self.datasets:
+            channels |= {kind.channels: dataset.root for kind in dataset.kinds(split)}
         if len(channels) > 1:
             found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
             raise UserError(f"images differ in their number of channels ({found}): shard all with the same number")

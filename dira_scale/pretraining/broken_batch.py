@@ -1,10 +1,12 @@
 """Saves a batch with a loss or gradient that is not finite, for inspection."""
 
 import math
+from bisect import bisect_right
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,11 +44,17 @@ def _images(shown: Tensor, datasets: "list[ShardedDataset]", split: str) -> list
 
     ``shown`` [b] or [b, V] counts over all datasets.
     """
-    everything = [(dataset, row) for dataset in datasets for row in dataset.rows(split)]
+    rows = [dataset.rows(split) for dataset in datasets]
+    ends = np.cumsum([len(part) for part in rows]).tolist()
 
-    def named(sample: list[int]) -> dict[str, Any]:
-        keys = [str(everything[i][0].column("key")[everything[i][1]]) for i in sample]
-        first = {"dataset": everything[sample[0]][0].info.name, "key": keys[0]}
-        return first if len(set(keys)) == 1 else first | {"views": keys}
+    def key(image: int) -> dict[str, Any]:
+        number = bisect_right(ends, image)
+        row = int(rows[number][image - ends[number]])  # counted from the dataset's end
+        return {"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)}
+
+    def named(images: list[int]) -> dict[str, Any]:
+        found = [key(image) for image in images]
+        keys = [one["key"] for one in found]
+        return found[0] if len(set(keys)) == 1 else found[0] | {"views": keys}
 
     return [named(sample) for sample in shown.view(len(shown), -1).tolist()]

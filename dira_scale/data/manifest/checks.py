@@ -12,6 +12,10 @@ from dira_scale.data.manifest.schema import INFO_FILE
 SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
 SPLIT = re.compile(r"[\w-]{1,200}", re.ASCII)
 LONGEST_TEXT = 1000
+NEVER_NULL = (
+    "key", "split", "patient", "shard", "offset", "size", "codec", "channels", "height", "width", "bits", "low", "high",
+    "labels", "xxh3",
+)  # fmt: skip
 
 
 def is_shown(text: str) -> bool:
@@ -20,8 +24,11 @@ def is_shown(text: str) -> bool:
 
 
 def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Mapping[str, int]) -> str | None:
-    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes."""
-    for name in ("key", "split", "patient", "shard", "offset", "size", "codec", "low", "high", "labels", "xxh3"):
+    """The first fault of a manifest's rows, None if there is none. ``shards``: their sizes in bytes.
+
+    Raises ArrowInvalid where an offset and a size are too large to be added.
+    """
+    for name in NEVER_NULL:
         if table[name].null_count:
             return f"rows without {name}"
     if table["affine"].null_count != (table.num_rows if dims == 2 else 0):
@@ -33,7 +40,7 @@ def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Ma
     if unknown := set(pc.unique(table["split"]).to_pylist()) - counts.keys():
         return f"split {unknown.pop()[:60]!r} is not in {INFO_FILE}"
     for offset, size in (("offset", "size"), ("mask_offset", "mask_size")):
-        ends = table.select(["shard", offset, size]).append_column("end", pc.add(table[offset], table[size]))
+        ends = table.select(["shard", offset, size]).append_column("end", pc.add_checked(table[offset], table[size]))
         extents = ends.group_by("shard").aggregate([("end", "max"), (offset, "min"), (size, "min")])
         for row in extents.to_pylist():
             if row["shard"] not in shards:

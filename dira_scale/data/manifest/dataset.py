@@ -1,6 +1,5 @@
 """An open dataset: its rows, and the bytes that they point to."""
 
-import hashlib
 import os
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -8,30 +7,33 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dira_scale.data.codecs import decode, open_bricks
-from dira_scale.data.manifest.checks import wrong_rows
+from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, NUMBERS, Index, Kind
+from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo
-from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, SCHEMA, DatasetError
-from dira_scale.places.store import as_os_error, is_local, locate, open_file
+from dira_scale.data.manifest.parquet import ManifestFile
+from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
+from dira_scale.places.store import as_os_error, is_local, locate
 
 
 class ShardedDataset:
     """An open sharded dataset. Reading is thread-safe.
 
+    What loaders need of every row is in ``index``, of a large dataset mapped from a file. All else is read from the
+    manifest when it is asked for.
+
     Attributes:
         root: the folder, or the prefix in a store (``s3://…``).
         info: the content of ``dataset.json``.
-        table: the manifest, columns as in ``SCHEMA``; "row" below is a row number in it.
+        manifest: the file of rows; "row" below is a row number in it.
+        index: of its rows.
     """
 
-    def __init__(self, root: Path, info: DatasetInfo, table: pa.Table):
-        self.root, self.info, self.table = root, info, table
+    def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
+        self.root, self.info, self.manifest, self.index = root, info, manifest, index
         self._opened = lru_cache(maxsize=256)(lambda shard: _OpenFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
-        self._codes: dict[str, tuple[np.ndarray, list[str]]] = {}
 
     @classmethod
     def open(cls, path: str | Path, check_shards: bool = True) -> "ShardedDataset":
@@ -46,25 +48,8 @@ class ShardedDataset:
             raise DatasetError(
                 f"{manifest} is missing: the conversion did not finish, or the file was lost; shard again"
             )
-        try:
-            if is_local(manifest):
-                table = pq.read_table(manifest, memory_map=True)
-            else:
-                with open_file(manifest) as stream:
-                    table = pq.read_table(stream)
-        except (pa.ArrowException, OSError) as error:
-            first_line = str(error).splitlines()[0]
-            raise DatasetError(f"{manifest} cannot be read ({first_line}): shard again") from error
-        if wrong := [field.name for field in SCHEMA if field not in table.schema]:
-            raise DatasetError(f"{manifest}: columns missing or of the wrong type: {', '.join(wrong)}; shard again")
-        if table.num_rows != sum(info.counts.values()):
-            raise DatasetError(
-                f"{manifest} has {table.num_rows} rows, but {INFO_FILE} counts "
-                f"{sum(info.counts.values())} samples: the files do not belong together; shard again"
-            )
-        if reason := wrong_rows(table, info.dims, info.counts, info.shards):
-            raise DatasetError(f"{manifest} is damaged ({reason}): copy it again from its origin, or shard again")
-        dataset = cls(root, info, table)
+        opened = ManifestFile(manifest)
+        dataset = cls(root, info, opened, index_of(opened, info))
         for shard, size in info.shards.items() if check_shards else ():
             file = dataset.file(shard)
             if not file.is_file():
@@ -87,14 +72,14 @@ class ShardedDataset:
         return place
 
     @cached_property
+    def table(self) -> pa.Table:
+        """The whole manifest in memory, columns as in ``SCHEMA``."""
+        return self.manifest.table()
+
+    @property
     def hash(self) -> str:
         """SHA-256 (hex) over key, split and xxh3 of all rows: identifies the content whatever Parquet's bytes."""
-        rows = pc.binary_join_element_wise(self.table["key"], self.table["split"], self.table["xxh3"], " ")
-        digest = hashlib.sha256()
-        for row in rows:
-            digest.update(row.as_buffer())
-            digest.update(b"\n")
-        return digest.hexdigest()
+        return self.index.hash
 
     @property
     def splits(self) -> list[str]:
@@ -113,41 +98,49 @@ class ShardedDataset:
         """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
         if split not in self.info.counts:
             raise DatasetError(f"{self.root} has no split '{split}', only {', '.join(self.splits)}")
-        return np.flatnonzero(pc.equal(self.table["split"], split).to_numpy())
+        first = sum(self.info.counts[before] for before in self.splits[: self.splits.index(split)])
+        return self.index.by_split[first : first + self.info.counts[split]]
+
+    def kinds(self, split: str) -> list[Kind]:
+        """The codecs, numbers of channels and depths that the images of ``split`` have."""
+        return self.index.kinds[split]
 
     def column(self, name: str) -> np.ndarray:
-        """One column of plain values [rows] (numbers or str); cached."""
+        """One column of plain values [rows] (numbers or str). A view of the index where it has them, else cached."""
+        if name in NUMBERS:
+            return self.index.records[name]
         if name not in self._columns:
-            self._columns[name] = self.table[name].to_numpy()
+            if name in self._words:
+                codes, words = self.codes(name)
+                self._columns[name] = np.array(words, object)[codes]
+            else:
+                self._columns[name] = self.manifest.table([name])[name].to_numpy()
         return self._columns[name]
 
     def codes(self, name: str) -> tuple[np.ndarray, list[str]]:
         """A column of text that repeats (``codec``, ``shard``): per row a number [rows], and the words."""
-        if name not in self._codes:
-            coded = self.table[name].combine_chunks().dictionary_encode()
-            self._codes[name] = coded.indices.to_numpy(), coded.dictionary.to_pylist()
-        return self._codes[name]
+        return self.index.records[name], self._words[name]
+
+    @cached_property
+    def _words(self) -> dict[str, list[str]]:
+        return {"codec": CODEC_NAMES, "shard": list(self.info.shards)}
 
     def cell(self, name: str, row: int) -> Any:
         """One value of any column."""
-        return self.table[name][int(row)].as_py()
+        if name in NUMBERS:
+            return self.index.records[name][row].item()
+        if name in self._words:
+            return self._words[name][self.index.records[name][row]]
+        return self.manifest.cell(name, int(row))
 
-    @cached_property
+    @property
     def checksums(self) -> np.ndarray:
         """The payloads' 64-bit xxHash3, uint64 [rows]."""
-        return np.array([int(checksum, 16) for checksum in self.table["xxh3"].to_pylist()], np.uint64)
-
-    @cached_property
-    def _labels(self) -> np.ndarray:
-        names, column = self.info.label_names, self.table["labels"].combine_chunks()
-        values = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
-        if len(values) != len(column) * len(names):
-            raise DatasetError(f"{self.root / MANIFEST_FILE}: rows do not have {len(names)} labels each; shard again")
-        return values.reshape(len(column), len(names))
+        return self.index.records["xxh3"]
 
     def labels(self, rows: np.ndarray) -> np.ndarray:
         """Labels float32 [n, L] of ``rows``; NaN = unknown, columns in the order of ``info.label_names``."""
-        return self._labels[rows]
+        return self.index.records["labels"][rows]
 
     def shape(self, row: int) -> tuple[int, ...]:
         """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""
@@ -163,23 +156,24 @@ class ShardedDataset:
 
     def read_mask(self, row: int) -> bytes | None:
         """The encoded (PNG) mask of ``row``; None without one."""
-        if not self.table["mask_size"][int(row)].is_valid:
+        if self.index.records["mask_size"][row] == NO_MASK:
             return None
         return self._read(row, "mask_offset", "mask_size")
 
     def voxels(self, row: int) -> Any:
         """The volume of ``row``, [Z, Y, X] or [C, Z, Y, X]; slicing a local b2nd reads only the bricks needed."""
-        shard, codec = self.file(self.column("shard")[row]), self.column("codec")[row]
+        shard, codec = self.file(self.cell("shard", row)), self.cell("codec", row)
         if codec == "b2nd" and is_local(shard):
-            return open_bricks(shard, int(self.column("offset")[row]))
+            return open_bricks(shard, self.cell("offset", row))
         return decode(self.read(row), codec, self.shape(row))
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
-        shard, count = self.column("shard")[row], int(self.column(size)[row])
+        shard, record = self.cell("shard", row), self.index.records[row]
+        count = int(record[size])
         file = self._opened(shard)  # keep a reference while reading: another thread may evict it from the cache
-        payload = file.read(count, int(self.column(offset)[row]))
+        payload = file.read(count, int(record[offset]))
         if len(payload) != count:
-            raise DatasetError(f"shard {self.file(shard)} ends inside sample {self.column('key')[row]}: copy it again")
+            raise DatasetError(f"shard {self.file(shard)} ends inside sample {self.cell('key', row)}: copy it again")
         return payload
 
 
