@@ -58,5 +58,5 @@ def test_the_views_of_a_saved_batch_are_seen_as_the_guide_says(tmp_path: Path, m
 def stub(name: str, keys: list[str], rows: list[int]) -> SimpleNamespace:
     """A dataset whose train split is ``rows``."""
     return SimpleNamespace(
-        info=SimpleNamespace(name=name), rows=lambda split: np.array(rows), column=lambda column: np.array(keys)
+        info=SimpleNamespace(name=name), rows=lambda split: np.array(rows), cell=lambda column, row: keys[row]
     )

@@ -1,6 +1,7 @@
 """An open dataset: its rows, and the bytes that they point to."""
 
 import os
+import resource
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class ShardedDataset:
 
     def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
         self.root, self.info, self.manifest, self.index = root, info, manifest, index
-        self._opened = lru_cache(maxsize=256)(lambda shard: _OpenFile(self.file(shard)))
+        self._opened = lru_cache(maxsize=_open_files())(lambda shard: _OpenFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -175,6 +176,12 @@ class ShardedDataset:
         if len(payload) != count:
             raise DatasetError(f"shard {self.file(shard)} ends inside sample {self.cell('key', row)}: copy it again")
         return payload
+
+
+def _open_files() -> int:
+    """How many shards a dataset keeps open: opening one again is a request to the server of a network file system."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(256, soft // 8)
 
 
 class _OpenFile:

@@ -95,7 +95,7 @@ class Scan:
     def write(self, file: BinaryIO) -> None:
         """Records, row numbers by split, the rest as JSON, and its length (int64)."""
         for records in self._records():
-            file.write(records.tobytes())
+            file.write(records.view(np.uint8).data)
         file.write(self._by_split().data)
         facts = json.dumps({"hash": self._digest.hexdigest(), "kinds": self._sorted_kinds()}).encode()
         facts += b" " * (-len(facts) % 8)  # keeps the length aligned
@@ -136,19 +136,18 @@ class Scan:
             records[name] = pc.index_in(rows[name], words).to_numpy()
         records["labels"] = pc.list_flatten(rows["labels"]).to_numpy().reshape(len(rows), labels)
         records["xxh3"] = _numbers(rows["xxh3"].combine_chunks())
-        self._note(rows, records)
+        self._note(rows)
         return records
 
-    def _note(self, rows: pa.Table, records: np.ndarray) -> None:
+    def _note(self, rows: pa.Table) -> None:
         """Add rows to the hash, the splits and the kinds."""
         words = pc.binary_join_element_wise(rows["key"], rows["split"], rows["xxh3"], " ")
         lines = pc.binary_join_element_wise(words, "", "\n")
         self._digest.update(_text(lines.combine_chunks()))
         split = pc.index_in(rows["split"], pa.array(self._splits, pa.string())).to_numpy()
         self._split_of.append(split.astype(np.min_scalar_type(len(self._splits))))
-        fields = [split, *(records[name] for name in Kind._fields)]
-        for number, codec, channels, bits in np.unique(np.stack(fields, 1), axis=0).tolist():
-            self._kinds[self._splits[number]].add(Kind(CODEC_NAMES[codec], channels, bits))
+        for row in rows.group_by(["split", *Kind._fields]).aggregate([]).to_pylist():
+            self._kinds[row["split"]].add(Kind(*(row[name] for name in Kind._fields)))
 
     def _by_split(self) -> np.ndarray:
         split = np.concatenate([np.empty(0, np.uint8), *self._split_of])

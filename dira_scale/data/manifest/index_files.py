@@ -19,7 +19,7 @@ from dira_scale.places.atomic import publish
 logger = logging.getLogger(__name__)
 
 LARGE = 2**17  # rows from which the index is a file: below, scanning again takes less than half a second
-PATIENCE = 900  # seconds that a process waits for another that makes an index
+PATIENCE = 300  # seconds that a process waits for another that makes an index; parallel.timeout is longer
 UNUSED = 30 * 24 * 3600  # seconds without being opened after which an index is removed
 
 
