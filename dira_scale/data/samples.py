@@ -84,9 +84,9 @@ class Samples:
         """For every sample a number of its patient, int64 [n]; patients of two datasets are different ones."""
         numbers, first = [], 0
         for dataset, rows in zip(self.datasets, self._rows, strict=True):
-            codes, names = dataset.codes("patient")
-            numbers.append(codes[rows].astype(np.int64) + first)
-            first += len(names)
+            coded = dataset.manifest.table(["patient"])["patient"].combine_chunks().dictionary_encode()
+            numbers.append(coded.indices.to_numpy()[rows].astype(np.int64) + first)
+            first += len(coded.dictionary)
         return np.concatenate(numbers)
 
     def codec(self, sample: int) -> str:

@@ -189,7 +189,7 @@ class _OpenFile:
     open: each read is a request."""
 
     def __init__(self, path: Path):
-        self.path = path
+        self.path, self.descriptor = path, None  # so that __del__ finds it where opening fails
         self.descriptor = os.open(path, os.O_RDONLY) if is_local(path) else None
 
     def read(self, count: int, offset: int) -> bytes:
