@@ -14,6 +14,7 @@ BENCHMARKS = {
     "end_to_end": "pretraining from shards, against the slower of its loader and its steps alone",
     "shard": "memory and speed of sharding, against bare decoding and encoding",
     "scaling": "several processes on this machine, and a simulation of many GPUs",
+    "randomness": "how far from a full shuffle an order of blocks is",
     "gpu": "on a CUDA GPU: correctness of a step, synchronisations, speed against the authors' loop",
 }
 

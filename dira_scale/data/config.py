@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of, places
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
 
 
 @dataclass
@@ -23,3 +23,6 @@ class Data(Schema):
     prefetch: int = at_least(1)
     helper: bool = False
     loader: Any = MISSING  # a name, or a node with _target_
+    cache: str | None = place(None)
+    cache_size: float | None = above(0, None)
+    missing: str = one_of("stop", "skip")

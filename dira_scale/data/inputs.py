@@ -1,12 +1,12 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
 from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.data.loaders import Loader
@@ -15,6 +15,7 @@ from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
 from dira_scale.errors import UserError, nearest
+from dira_scale.places.store import is_local, locate
 
 
 class Inputs:
@@ -47,10 +48,11 @@ class Inputs:
         paths = _paths(data.shards)
         self.data, self.views, self.seed, self.device = data, views, seed, torch.device(device)
         self.workers = data.workers or default_workers(self.device, cores)
-        self.datasets = [ShardedDataset.open(Path(path)) for path in paths]
+        self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
             dataset.require_images("pretraining")
-        self.loader_choice = choose(data.loader, self.datasets, self.device)
+        cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
+        self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         self.order = Order(
             sizes=_sizes(self.datasets, data.split, "data.split"),
             seed=seed,
@@ -114,6 +116,11 @@ def default_workers(device: torch.device, cores: int) -> int:
     """Decoding threads of a process that has ``cores`` to itself: on a GPU machine all but the one that launches the
     steps; on a CPU, where training wants the cores too, at most two."""
     return max(1, cores - 1) if device.type == "cuda" else max(1, min(2, cores))
+
+
+def _opened(path: str) -> ShardedDataset:
+    """The dataset; shards in a store are checked when they are fetched: one question for each would take long."""
+    return ShardedDataset.open(path, check_shards=is_local(locate(path, "data.shards")))
 
 
 def _paths(shards: Any) -> dict[str, float]:

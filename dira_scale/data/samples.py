@@ -1,7 +1,7 @@
 """The samples that a loader reads: one split of one or several datasets, counted through."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -19,8 +19,10 @@ class Samples:
 
     Attributes:
         sizes: rows of the split, for each dataset.
+        rows: of the split, int64, for each dataset.
         channels: of every image.
         dtype: of the stored pixels; uint16 if any image has 16 bits.
+        stored: the bytes of an image, by its dataset's number and its row there; a cache may stand before the dataset.
 
     Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
     """
@@ -29,8 +31,8 @@ class Samples:
         self.datasets = list(datasets)
         for dataset in datasets:
             dataset.require_images("this loader")
-        self._rows = [dataset.rows(split) for dataset in datasets]
-        self.sizes = tuple(map(len, self._rows))
+        self.rows = [dataset.rows(split) for dataset in datasets]
+        self.sizes = tuple(map(len, self.rows))
         self._ends = np.cumsum(self.sizes)
         self._ends_list = self._ends.tolist()  # for single samples, where NumPy would take ten times as long
         for dataset, size in zip(datasets, self.sizes, strict=True):
@@ -39,6 +41,7 @@ class Samples:
         self.channels = self._only_channels(split)
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.uint8 if deepest == 8 else torch.uint16
+        self.stored: Callable[[int, int], bytes] = lambda dataset, row: self.datasets[dataset].read(row)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -47,7 +50,7 @@ class Samples:
         """Number of the dataset and row in its manifest, int64 [b] each, of samples ``index`` [b]."""
         dataset = np.searchsorted(self._ends, index, side="right")
         row = np.empty(len(index), np.int64)
-        for d, rows in enumerate(self._rows):
+        for d, rows in enumerate(self.rows):
             own = dataset == d
             row[own] = rows[index[own] - (self._ends[d] - self.sizes[d])]
         return dataset, row
@@ -83,7 +86,7 @@ class Samples:
     def patients(self) -> np.ndarray:
         """For every sample a number of its patient, int64 [n]; patients of two datasets are different ones."""
         numbers, first = [], 0
-        for dataset, rows in zip(self.datasets, self._rows, strict=True):
+        for dataset, rows in zip(self.datasets, self.rows, strict=True):
             coded = dataset.manifest.table(["patient"])["patient"].combine_chunks().dictionary_encode()
             numbers.append(coded.indices.to_numpy()[rows].astype(np.int64) + first)
             first += len(coded.dictionary)
@@ -103,12 +106,11 @@ class Samples:
     def read(self, sample: int) -> bytes:
         """The encoded image. Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's."""
         number, row = self._place(sample)
-        dataset = self.datasets[number]
         try:
-            payload = dataset.read(row)
+            payload = self.stored(number, row)
         except OSError as error:
             raise self.damaged(sample, error) from error
-        if xxhash.xxh3_64_intdigest(payload) != dataset.checksums[row]:
+        if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:
             raise self.damaged(sample, DecodeError("checksum differs from the manifest's"))
         return payload
 
@@ -129,7 +131,7 @@ class Samples:
 
     def _place(self, sample: int) -> tuple[int, int]:
         dataset = bisect_right(self._ends_list, sample)
-        return dataset, int(self._rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
+        return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
 
     def _only_channels(self, split: str) -> int:
         channels: dict[int, object] = {}

@@ -10,12 +10,13 @@ class StageSeconds:
     """Seconds so far, by part; threads add to it.
 
     ``wait`` passes in the training process; ``read`` (bytes from shards, and their checksums), ``decode``,
-    ``transform`` (crop, resize, flip) and ``copy`` (to the device) in all threads together.
+    ``transform`` (crop, resize, flip) and ``copy`` (to the device) in all threads together. ``more``: further sums of a
+    loader's own, not always seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *more: str) -> None:
         self._lock = Lock()
-        self._seconds = dict.fromkeys((WAIT, *PARTS), 0.0)
+        self._seconds = dict.fromkeys((WAIT, *PARTS, *more), 0.0)
 
     def add(self, **seconds: float) -> None:
         with self._lock:

@@ -110,10 +110,10 @@ def _fetch(path: Path) -> bytes:
 
 
 @contextmanager
-def with_errno(path: Path) -> Iterator[None]:
-    """Give a store's ``OSError`` the errno that the same error has on a disk."""
+def with_errno(path: Path, *own: type[Exception]) -> Iterator[None]:
+    """Give a store's ``OSError`` the errno that the same error has on a disk; ``own`` as in :func:`as_os_error`."""
     try:
-        with as_os_error(path):
+        with as_os_error(path, *own):
             yield
     except FileNotFoundError as error:  # stores raise these without an errno
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error

@@ -7,11 +7,12 @@ from typing import Any
 # Keys that may change between two calls on one run: how and where it is computed. All others are its identity.
 # (`data.shards` may move; `datasets`, which has their content and weights, may not change.)
 EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
-             "data.helper", "data.shards", "precision_used", "enough_steps",
+             "data.helper", "data.cache", "data.cache_size", "data.shards", "precision_used", "enough_steps",
              "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
 # Keys added to the identity later, with the value that all earlier runs had. At that value they are left out: names
 # stay the same, and an older config.yaml without the key has the same identity.
-LATER = {"views_version": 1, "views.pair": "image"}
+# (`data.missing=skip` changes what is trained on.)
+LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop"}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

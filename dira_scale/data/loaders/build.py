@@ -8,15 +8,19 @@ from typing import Any
 
 import torch
 
+from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.loaders import Loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
+from dira_scale.places.store import is_local
 
-AUTO = "auto"
+AUTO, STREAM = "auto", "stream"
+NO_CACHE = CacheSettings()
 # Imported when chosen: some need packages that are not always installed.
 LOADERS = {
     "cpu": "dira_scale.data.loaders.cpu.CpuLoader",
     "ffcv": "dira_scale.data.loaders.ffcv.FfcvLoader",
+    "stream": "dira_scale.data.loaders.stream.StreamLoader",
 }
 HELPER = "dira_scale.data.loaders.helper.HelperLoader"
 OWN = "{_target_: my_package.MyLoader}"  # how to name a loader of your own
@@ -59,27 +63,45 @@ class LoaderChoice:
 
 
 def choose(
-    loader: str | dict[str, Any], datasets: Sequence[ShardedDataset] = (), device: torch.device | str = "cpu"
+    loader: str | dict[str, Any],
+    datasets: Sequence[ShardedDataset] = (),
+    device: torch.device | str = "cpu",
+    cache: CacheSettings = NO_CACHE,
 ) -> LoaderChoice:
     """The loader that ``data.loader`` names: ``auto``, one of ``LOADERS``, or ``_target_`` with its settings.
 
-    ``auto`` depends on ``datasets`` and the training ``device``, and on what is installed.
-    Raises UserError, with the nearest name, if there is no such loader.
+    ``auto`` depends on ``datasets``, the training ``device`` and ``cache``, and on what is installed.
+    Raises UserError, with the nearest name, if there is no such loader, or if it has no cache and one was asked for.
     """
     if isinstance(loader, dict):
+        _refuse_cache(cache, "your own loader", "settings of its own stand beside its _target_")
         return _own(loader)
     if loader == AUTO:
-        name, why = _best(datasets, torch.device(device))
-        return LoaderChoice(name, f"data.loader={AUTO}: {why}", LOADERS[name])
-    if str(loader) not in LOADERS:
+        name, why = _best(datasets, torch.device(device), cache)
+        why = f"data.loader={AUTO}: {why}"
+    elif str(loader) in LOADERS:
+        name, why = loader, f"data.loader={loader}"
+    else:
         names = [AUTO, *LOADERS]
         raise UserError(f"data.loader={loader}: expected {', '.join(names)} or {OWN}{nearest(str(loader), names)}")
-    return LoaderChoice(loader, f"data.loader={loader}", LOADERS[loader])
+    if name != STREAM:
+        _refuse_cache(cache, f"data.loader={name}", f"use data.loader={STREAM} or leave them out")
+    settings = {"cache": cache} if name == STREAM else {}
+    return LoaderChoice(name, why, LOADERS[name], settings)
 
 
-def _best(datasets: Sequence[ShardedDataset], device: torch.device) -> tuple[str, str]:
+def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: CacheSettings) -> tuple[str, str]:
     """The name of the fastest loader for these shards here, and why it is."""
-    return "cpu", "the only one so far"
+    if distant := [dataset.root for dataset in datasets if not is_local(dataset.root)]:
+        return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.place}"
+    if cache.asked_for:
+        return STREAM, f"{' '.join(cache.asked_for)}"
+    return "cpu", "for shards on a disk, the only one so far"
+
+
+def _refuse_cache(cache: CacheSettings, name: str, advice: str) -> None:
+    if cache.asked_for:
+        raise UserError(f"{name} does not use {', '.join(cache.asked_for)}: {advice}")
 
 
 def _own(node: dict[str, Any]) -> LoaderChoice:

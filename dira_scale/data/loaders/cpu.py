@@ -34,6 +34,8 @@ class CpuLoader:
     Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
     """
 
+    sums: tuple[str, ...] = ()  # more than a StageSeconds has
+
     def __init__(
         self,
         datasets: list[ShardedDataset],
@@ -52,7 +54,7 @@ class CpuLoader:
         self.samples = Samples(datasets, split)
         self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
         self.workers, self.prefetch, self.masks = workers, prefetch, masks
-        self.seconds = StageSeconds()
+        self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(device), self.seconds)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:

@@ -45,10 +45,6 @@ class ShardedDataset:
         root = locate(path, "path")
         info = DatasetInfo.read(root / INFO_FILE)
         manifest = root / MANIFEST_FILE
-        if not manifest.exists():
-            raise DatasetError(
-                f"{manifest} is missing: the conversion did not finish, or the file was lost; shard again"
-            )
         opened = ManifestFile(manifest)
         dataset = cls(root, info, opened, index_of(opened, info))
         for shard, size in info.shards.items() if check_shards else ():

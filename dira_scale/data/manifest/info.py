@@ -9,6 +9,7 @@ from typing import Any
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
 from dira_scale.places.store import is_local
+from dira_scale.places.streams import fetch
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,9 @@ class DatasetInfo:
     @classmethod
     def read(cls, path: Path) -> "DatasetInfo":
         """Raises DatasetError when ``path`` is absent, damaged, of another version or lacks a field."""
-        if not path.exists():
+        try:
+            text = fetch(path)
+        except FileNotFoundError as error:
             folder, words = path.parent, ["recipe=…", f"out={path.parent}"]
             if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
                 words = ["recipe=folder", f"recipe.images={folder}", f"out=out/shards/{folder.name}"]
@@ -65,9 +68,11 @@ class DatasetInfo:
             raise DatasetError(
                 f"no sharded dataset at {folder}: {path.name} is missing; make one with: "
                 f"python -m dira_scale.shard {command}"
-            )
+            ) from error
+        except OSError as error:
+            raise DatasetError(f"{path} cannot be read: {error.strerror or error}") from error
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(text)
             version = content["format_version"]
         except (ValueError, KeyError, TypeError, RecursionError, IsADirectoryError) as error:
             raise DatasetError(f"{path} is damaged ({type(error).__name__}: {error}): shard again") from error

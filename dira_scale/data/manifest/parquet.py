@@ -1,5 +1,6 @@
 """``manifest.parquet``: streamed once for the index, read again only for the columns that the index lacks."""
 
+import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,7 +12,9 @@ import pyarrow.parquet as pq
 import xxhash
 
 from dira_scale.data.manifest.schema import SCHEMA, DatasetError
-from dira_scale.places.store import as_os_error, is_local, open_file
+from dira_scale.places.retry import retry
+from dira_scale.places.store import is_local, open_file, with_errno
+from dira_scale.places.streams import fetch
 
 ROWS = 2**16  # read at a time
 TAIL = 8  # bytes at a Parquet file's end: the length of its footer, and a mark
@@ -69,16 +72,18 @@ class ManifestFile:
         with self._errors():
             if _identity(self.path) != self.identity:
                 raise DatasetError(f"{self.path} has been written to since it was opened: run the command again")
-            with (
-                open_file(self.path) as file,
-                pq.ParquetFile(self.path if is_local(self.path) else file, memory_map=True) as parquet,
-            ):
+            source = self.path if is_local(self.path) else io.BytesIO(fetch(self.path))
+            with pq.ParquetFile(source, memory_map=True) as parquet:
                 yield parquet
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except FileNotFoundError as error:
+            raise DatasetError(
+                f"{self.path} is missing: the conversion did not finish, or the file was lost; shard again"
+            ) from error
         except (pa.ArrowException, OSError) as error:
             first_line = str(error).splitlines()[0]
             raise DatasetError(f"{self.path} cannot be read ({first_line}): shard again") from error
@@ -88,8 +93,7 @@ def _identity(path: Path) -> str:
     """The place; what the file system or the store says of the file; on a disk also the checksum of Parquet's footer,
     which describes every row group. Raises OSError."""
     if not is_local(path):
-        with as_os_error(path):
-            return f"{path} {sorted(path.fs.info(path.path).items())}"  # type: ignore[attr-defined]
+        return retry(lambda: _told(path), str(path))
     with open_file(path) as file:
         status = os.fstat(file.fileno())
         file.seek(max(0, status.st_size - TAIL))
@@ -97,3 +101,8 @@ def _identity(path: Path) -> str:
         file.seek(max(0, status.st_size - TAIL - length))
         footer = xxhash.xxh3_128_hexdigest(file.read())
     return f"{os.path.realpath(path)} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns} {footer}"
+
+
+def _told(path: Path) -> str:
+    with with_errno(path):
+        return f"{path} {sorted(path.fs.info(path.path).items())}"  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""The stream loader: the CPU loader, over whole shards that are fetched ahead into a cache on this node's disk."""
+
+import logging
+import os
+import threading
+from collections.abc import Generator
+from typing import Any
+
+import xxhash
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.cache.ahead import Ahead, in_order
+from dira_scale.data.cache.need import GB, Window
+from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
+from dira_scale.data.cache.substitutes import Substitutes
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.order import Order
+from dira_scale.places.retry import StoppedError
+
+logger = logging.getLogger(__name__)
+
+
+class StreamLoader(CpuLoader):
+    """Batches as the CPU loader's; further arguments as in ``loaders.Loader``.
+
+    ``seconds`` also sums ``fetch`` (of the threads that fetch), ``fetched_mb`` (10^6 bytes that this process fetched)
+    and ``skipped`` (samples that were replaced).
+
+    Args:
+        cache: where shards are kept, and what becomes of one that cannot be had.
+
+    Raises UserError as the CPU loader does, and when the cache cannot be used or is too small for the order.
+    """
+
+    sums = ("fetch", "fetched_mb", "skipped")
+
+    def __init__(self, *, cache: CacheSettings, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        folder = cache.open()
+        order, rank, world = self.requests.order, self.requests.rank, self.requests.world
+        self.order = order  # without substitutes
+        self.shards = Shards(self.samples, folder.folder)
+        node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        self.window = Window(order, self.shards, rank, world, node, self.prefetch + 1, folder.most)
+        self._stop, self._open = threading.Event(), 0
+        self.cache = ShardCache(folder, self._stop, self.seconds)
+        self.samples.stored = self._stored
+        self.skips = cache.missing == "skip"
+        if self.skips:
+            self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
+
+    def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
+        self._tell()
+        self._open, batches = self._open + 1, super()._host_batches(start_step, stop_step)
+        self._stop.clear()
+        ahead = Ahead(self.cache, self._needed, start_step, stop_step, self.window.steps)
+        try:
+            for batch in batches:
+                ahead.advance(batch.step + 1)
+                yield batch
+        except StoppedError:  # a part of the batch that waited while another failed
+            raise next(iter(self.cache.failed.values())) from None
+        finally:
+            self._open -= 1
+            if not self._open:  # a second iterator may be inside a first one
+                self._stop.set()
+            batches.close()
+            ahead.close()
+
+    def _stored(self, dataset: int, row: int) -> bytes:
+        """The bytes of an image, unchecked. A copy that went bad on this disk is fetched again, once."""
+        shard, origin = self.shards.at(dataset, row), self.samples.datasets[dataset]
+        offset, size = int(origin.column("offset")[row]), int(origin.column("size")[row])
+        try:
+            payload = self.cache.read(shard, offset, size)
+            if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
+                logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
+                self.cache.folder.drop(shard.name)
+                payload = self.cache.read(shard, offset, size)
+        except MissingShardError:
+            self._stop.set()  # the others of the batch need not wait for theirs
+            raise
+        return payload
+
+    def _needed(self, step: int) -> list[Shard]:
+        """The shards of a step that go through the cache."""
+        index = self.order.batch_at(step, self.requests.rank, self.requests.world).index
+        return [self.shards.all[number] for number in in_order(self.shards.of(index)) if self.shards.kept[number]]
+
+    def _tell(self) -> None:
+        if isinstance(self.order, Order) and self.shards.kept.any():
+            logger.info(
+                "cache: %s, up to %.3g GB; fetched ahead: what %d steps need, at most %d shards (%.3g of %.3g GB)",
+                self.cache.folder.folder, self.cache.folder.most / GB, self.window.steps,
+                self.window.need.shards, self.window.need.bytes / GB, self.window.need.total / GB,
+            )  # fmt: skip

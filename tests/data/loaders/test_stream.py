@@ -1,0 +1,516 @@
+"""The stream loader: batches as the CPU loader's from local files, whatever the server and the disk do."""
+
+import errno
+import hashlib
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import closing
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import s3
+import xxhash
+from shard_server import serve
+
+from dira_scale.data.cache import folder as cache_folder
+from dira_scale.data.cache.folder import CacheFolder, Claim
+from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.cache.shards import MissingShardError
+from dira_scale.data.loaders.build import choose
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.loaders.stream import StreamLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.places.retry import PATIENCE
+
+SPEC, EACH = ViewSpec(size=16), 6  # samples per shard
+SECONDS = 60  # bound on every wait
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    for name, value in {"pause": 0.01, "silence": 5.0, "neighbour": 20.0}.items():
+        monkeypatch.setattr(PATIENCE, name, value)
+
+
+@pytest.fixture
+def cut_up(make_dataset, radiograph):
+    """A dataset of ``shards`` shards of EACH images."""
+
+    def make(shards=4, name="toy", checksums=True):
+        whole = make_dataset([radiograph(40 + i, 50, seed=i) for i in range(shards * EACH)], name=name)
+        content, table = (whole.root / "train-000000.tar").read_bytes(), whole.table
+        offsets, sizes = whole.column("offset"), whole.column("size")
+        names, starts, parts = [], [], {}
+        for s in range(shards):
+            first, last = s * EACH, (s + 1) * EACH - 1
+            file = f"train-{s:06d}.tar"
+            parts[file] = content[offsets[first] : offsets[last] + sizes[last]]
+            names += [file] * EACH
+            starts += (offsets[first : last + 1] - offsets[first]).tolist()
+        for column, values in (("shard", pa.array(names)), ("offset", pa.array(starts, pa.int64()))):
+            table = table.set_column(table.schema.get_field_index(column), column, values)
+        pq.write_table(table, whole.root / "manifest.parquet")
+        for file, part in parts.items():
+            (whole.root / file).write_bytes(part)
+        info = replace(
+            whole.info,
+            shards={file: len(part) for file, part in parts.items()},
+            checksums={file: xxhash.xxh3_64_hexdigest(part) for file, part in parts.items()} if checksums else {},
+        )
+        (whole.root / "dataset.json").write_text(info.to_json())
+        return ShardedDataset.open(whole.root)
+
+    return make
+
+
+@pytest.fixture
+def server(tmp_path):
+    with serve(tmp_path) as state:
+        yield state
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return CacheSettings(str(tmp_path / "cache"), 1.0)
+
+
+def far(server, name="toy"):
+    return ShardedDataset.open(f"{server.url}/{name}", check_shards=False)
+
+
+def order_of(dataset, **options):
+    size = sum(dataset.info.counts.values())
+    return Order((size,), **{"seed": 1, "batch": 4, "lanes": 1, "block": EACH} | options)
+
+
+def stream(dataset, order, cache, **options):
+    return StreamLoader(datasets=[dataset], split="train", order=order, views=SPEC, seed=0, cache=cache, **options)
+
+
+def everything(batches):
+    for batch in batches:
+        yield from (view.numpy() for view in batch.views)
+        yield from (batch.index.numpy(), batch.low.numpy(), batch.high.numpy(), batch.labels.numpy())
+        for distortion in batch.distortions:
+            yield from (getattr(distortion, f.name).numpy() for f in fields(distortion))
+
+
+def assert_equal(ours, theirs):
+    for a, b in zip(everything(ours), everything(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def loader_threads():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loader")]
+
+
+@pytest.mark.parametrize("options", [{}, {"lanes": 4, "block": 1}, {"lanes": 2, "block": 4, "window": 2}])
+def test_batches_are_the_cpu_loaders_and_each_shard_is_fetched_once(cut_up, server, cache, options):
+    local = cut_up()
+    order = order_of(local, **options)
+    loader = stream(far(server), order, cache, workers=3)
+    assert_equal(loader.iterate(0, 12), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 12))
+    assert {name: count for name, count in server.asked.items() if name.endswith("tar")} == dict.fromkeys(
+        local.info.shards, 1
+    )
+    seconds = loader.seconds()
+    assert seconds["fetched_mb"] * 1e6 == pytest.approx(sum(local.info.shards.values())) and seconds["skipped"] == 0
+    assert seconds["fetch"] > 0 and not loader_threads()
+    assert_equal(loader.iterate(5, 7), CpuLoader([local], "train", order, SPEC, seed=0).iterate(5, 7))  # a later start
+
+
+def test_evaluation_and_a_mixture(cut_up, server, cache):
+    local = [cut_up(), cut_up(name="other", checksums=False)]
+    distant, order = [far(server), far(server, "other")], EvalOrder(8 * EACH, 10)
+    loader = StreamLoader(
+        datasets=distant, split="train", order=order, views=SPEC, seed=0, fixed_epoch=0, cache=cache, rank=1, world=2
+    )
+    plain = CpuLoader(local, "train", order, SPEC, seed=0, fixed_epoch=0, rank=1, world=2)
+    assert_equal(loader.iterate(0, order.steps), plain.iterate(0, order.steps))
+
+
+def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_path):
+    local = cut_up(shards=8)
+    largest, held = max(local.info.shards.values()), []
+    settings = replace(cache, size=4.5 * largest / 1e9)
+    order = order_of(local)
+    loader = stream(far(server), order, settings, prefetch=1)
+    stop = threading.Event()
+
+    def look():
+        while not stop.wait(0.001):
+            with loader.cache.folder._alone():  # names do not change meanwhile
+                found = [cache_folder.OURS.fullmatch(path.name) for path in Path(settings.folder).iterdir()]
+            held.append(sum(int(match["size"]) for match in found if match))
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    try:
+        assert_equal(loader.iterate(0, 24), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 24))
+    finally:
+        stop.set()
+        watch.join()
+    assert 0 < max(held) <= 4.5 * largest
+
+
+def test_an_order_that_touches_too_many_shards_is_refused_with_what_would_do(cut_up, server, cache):
+    local = cut_up(shards=16)
+    total = sum(local.info.shards.values())
+    settings = replace(cache, size=0.6 * total / 1e9)
+    with pytest.raises(UserError, match=r"reads 15 shards at once.*data.cache_size=[\d.]+ .*data.lanes=") as caught:
+        stream(far(server), order_of(local, batch=16, lanes=16, block=1), settings, prefetch=1)
+    words = dict(word.split("=") for word in str(caught.value).replace(",", "").split() if word.startswith("data."))
+    lanes, block = int(words["data.lanes"]), int(words["data.block"])
+    stream(
+        far(server), order_of(local, batch=16, lanes=lanes, block=block), settings, prefetch=1
+    )  # what is proposed works
+    stream(
+        far(server), order_of(local, batch=16, lanes=16, block=1), replace(cache, size=float(words["data.cache_size"]))
+    )
+    with pytest.raises(UserError, match="at once"):
+        stream(far(server), order_of(local), replace(cache, size=1e-6))
+
+
+@pytest.mark.parametrize("fault", [500, 503, 429, ("cut", 100), ("cut", 0), ("wrong",)])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_server_that_recovers(cut_up, server, cache, fault, times):
+    local = cut_up()
+    server.faults = {name: [fault] * times for name in (*local.info.shards, "dataset.json", "manifest.parquet")}
+    if fault == ("wrong",):  # shards have checksums of the whole file
+        server.faults = {name: server.faults[name] for name in local.info.shards}
+    order = order_of(local)
+    loader = stream(far(server), order, cache)
+    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_broken_connection_goes_on_where_it_broke_if_the_server_knows_ranges(cut_up, server, cache, ranges):
+    local = cut_up(shards=1)
+    server.ranges = ranges
+    server.faults = {"train-000000.tar": [("cut", n) for n in (100, 200, 300)]}
+    order = order_of(local)
+    loader = stream(far(server), order, cache)
+    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    starts, size = server.starts["train-000000.tar"], local.info.shards["train-000000.tar"]
+    assert len(starts) == 4 and starts == sorted(starts) and (starts[-1] > 0) == ranges
+    assert server.served["train-000000.tar"] == size - starts[-1] + 600
+
+
+@pytest.mark.parametrize(
+    ("fault", "message", "requests"),
+    [
+        (500, "train-000002.tar cannot be had .*500", PATIENCE.attempts),
+        (404, "train-000002.tar cannot be had .*No such file", 1),
+        (403, "train-000002.tar cannot be had .*403", 1),
+        (("wrong",), "train-000002.tar cannot be had .its checksum is not that of dataset.json", PATIENCE.attempts),
+        (("cut", 0), "train-000002.tar cannot be had", PATIENCE.attempts),
+    ],
+)
+def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, server, cache, fault, message, requests):
+    local = cut_up()
+    server.faults, server.forever = {"train-000002.tar": [fault]}, True
+    loader = stream(far(server), order_of(local), cache, workers=2)
+    with pytest.raises(MissingShardError, match=message):
+        list(loader.iterate(0, 6))
+    assert server.asked["train-000002.tar"] == requests and not loader_threads()
+
+
+def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cache, monkeypatch):
+    local = cut_up(shards=1)
+    monkeypatch.setattr(PATIENCE, "silence", 0.1)
+    monkeypatch.setattr(PATIENCE, "attempts", 2)
+    for fault, words in (("slow", 1, 0.02), r"only \d+ bytes in 0.1 s"), (("slow", 100, 5.0), "no byte in 0.1 s"):
+        server.faults, server.forever = {"train-000000.tar": [fault]}, True
+        server.asked.clear()
+        with pytest.raises(MissingShardError, match=f"train-000000.tar cannot be had .{words}"):
+            next(stream(far(server), order_of(local), cache).iterate(0, 1))
+        assert server.asked["train-000000.tar"] == 2
+    server.faults = {}
+    loader = stream(far(server), order_of(local), cache)  # goes on from what has come
+    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order_of(local), SPEC, seed=0).iterate(0, 6))
+    assert server.starts["train-000000.tar"][-1] > 0
+
+
+def test_closing_while_a_server_is_silent(cut_up, server, cache, monkeypatch):
+    """The close waits neither for the server nor for further attempts."""
+    monkeypatch.setattr(PATIENCE, "silence", 1000.0)
+    local = cut_up()
+    order = order_of(local)
+    third = list(dict.fromkeys(order.batch_at(step).index[0] // EACH for step in range(6)))[-1]
+    server.faults = {f"train-{third:06d}.tar": [("slow", 100, 1000.0)]}
+    batches = stream(far(server), order, cache, workers=2, prefetch=6).iterate(0, 6)
+    next(batches)
+    assert loader_threads()
+    batches.close()
+    assert not loader_threads()
+
+
+def test_a_second_iterator_inside_the_first(cut_up, server, cache):
+    """As when a broken loss is looked into: the first goes on."""
+    local = cut_up()
+    order = order_of(local)
+    loader, plain = stream(far(server), order, cache), CpuLoader([local], "train", order, SPEC, seed=0)
+    with closing(loader.iterate(0, 6)) as outer:
+        first = next(outer)
+        with closing(loader.iterate(2, 3)) as inner:
+            assert_equal(inner, plain.iterate(2, 3))
+        assert_equal([first, *outer], plain.iterate(0, 6))
+
+
+def test_a_shard_removed_at_its_origin_is_read_from_the_cache_and_one_removed_there_is_fetched_again(
+    cut_up, server, cache
+):
+    local = cut_up()
+    order, shards = order_of(local), sorted(local.root.glob("*.tar"))
+    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 12))
+    loader = stream(far(server), order, cache)
+    with closing(loader.iterate(0, 12)) as batches:
+        ours = [next(batches) for _ in range(6)]
+        for path in Path(cache.folder).glob("train-00000[01]*.tar"):
+            path.unlink()
+        for path in shards[2:]:
+            path.unlink()
+        assert_equal([*ours, *batches], expected)
+    assert {server.asked[path.name] for path in shards[2:]} == {1}
+    for path in Path(cache.folder).glob("*.tar"):
+        path.unlink()
+    with pytest.raises(MissingShardError, match=r"train-00000[23].tar cannot be had .No such file"):
+        list(stream(far(server), order, cache).iterate(0, 12))
+
+
+def test_a_copy_that_went_bad_is_fetched_again_and_a_bad_original_is_named(cut_up, server, cache, caplog):
+    local = cut_up(checksums=False)
+    order = order_of(local)
+    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    loader = stream(far(server), order, cache)
+    assert_equal(loader.iterate(0, 6), expected)
+    for path in Path(cache.folder).glob("train-000001*.tar"):
+        path.write_bytes(bytes(path.stat().st_size))  # what a power failure leaves
+    with caplog.at_level(logging.WARNING):
+        assert_equal(loader.iterate(0, 6), expected)
+    assert "copy of train-000001" in caplog.text and server.asked["train-000001.tar"] == 2
+    path = local.root / "train-000001.tar"
+    path.write_bytes(bytes(path.stat().st_size))
+    for copy in Path(cache.folder).glob("*.tar"):
+        copy.unlink()
+    with pytest.raises(UserError, match=r"sample toy\d+ \(shard train-000001.tar.*checksum differs"):
+        list(loader.iterate(0, 6))
+
+
+def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
+    """SIGKILL in the middle of a download; nothing is locked afterwards, and the rest is asked for."""
+    local = cut_up(shards=1)
+    size = local.info.shards["train-000000.tar"]
+    server.faults = {"train-000000.tar": [("slow", 4000, 0.05)]}
+    code = (
+        "import sys\n"
+        "from dira_scale.data.cache.settings import CacheSettings\n"
+        "from dira_scale.data.loaders.stream import StreamLoader\n"
+        "from dira_scale.data.manifest import ShardedDataset\n"
+        "from dira_scale.data.order import EvalOrder\n"
+        "from dira_scale.data.views import ViewSpec\n"
+        "data = ShardedDataset.open(sys.argv[1], check_shards=False)\n"
+        "loader = StreamLoader(datasets=[data], split='train', order=EvalOrder(6, 6), views=ViewSpec(size=16), seed=0,"
+        " cache=CacheSettings(sys.argv[2], 1.0))\n"
+        "next(loader.iterate(0, 1))\n"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/toy", str(cache.folder)])
+    try:
+        waited = threading.Event()
+        for _ in range(int(SECONDS / 0.01)):
+            if server.served["train-000000.tar"] >= 8000:
+                break
+            waited.wait(0.01)
+    finally:
+        killed.kill()
+        killed.wait(SECONDS)
+    (partial,) = Path(cache.folder).glob("*.part")
+    found = partial.stat().st_size
+    assert 0 < found < size and not list(Path(cache.folder).glob("*.tar"))
+    loader = stream(far(server), order_of(local), cache)
+    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order_of(local), SPEC, seed=0).iterate(0, 6))
+    assert server.starts["train-000000.tar"] == [0, found] and not list(Path(cache.folder).glob("*.part"))
+
+
+RANK = """
+import hashlib, sys
+from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.loaders.stream import StreamLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.views import ViewSpec
+url, cache, rank = sys.argv[1:]
+order = Order((24,), seed=1, batch=4, lanes=2, block=1)
+loader = StreamLoader(datasets=[ShardedDataset.open(url, check_shards=False)], split="train", order=order,
+    views=ViewSpec(size=16), seed=0, rank=int(rank), world=2, cache=CacheSettings(cache, 1.0))
+for batch in loader.iterate(0, 12):
+    print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
+"""
+
+
+def test_two_processes_share_the_cache(cut_up, server, cache):
+    """One download of a shard for both, and the batches of the CPU loader."""
+    local = cut_up()
+    server.faults = {name: [("slow", 3000, 0.1)] for name in local.info.shards}  # so that they meet
+    command = [sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder)]
+    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
+    printed = [process.communicate(timeout=SECONDS)[0].splitlines() for process in ranks]
+    order = order_of(local, lanes=2, block=1)
+    for rank in range(2):
+        plain = CpuLoader([local], "train", order, SPEC, seed=0, rank=rank, world=2)
+        assert printed[rank] == [
+            f"{batch.index.tolist()} {hashlib.sha256(b''.join(v.numpy().tobytes() for v in batch.views)).hexdigest()}"
+            for batch in plain.iterate(0, 12)
+        ]
+    assert {name: server.asked[name] for name in local.info.shards} == dict.fromkeys(local.info.shards, 1)
+
+
+def test_skipping_replaces_deterministically_and_counts(cut_up, server, cache, caplog, tmp_path):
+    local = cut_up()
+    (local.root / "train-000002.tar").unlink()
+    order = order_of(local, batch=12, lanes=3, block=2)
+    skipping = replace(cache, missing="skip")
+    with caplog.at_level(logging.WARNING):
+        loader = stream(far(server), order, skipping, workers=2)
+        batches = list(loader.iterate(0, 4))
+    assert caplog.text.count("train-000002.tar cannot be had") == 1 and "of its 6" in caplog.text
+    skipped = 0
+    for step, batch in enumerate(batches):
+        planned, found = order.batch_at(step).index, batch.index.numpy()
+        gone = planned // EACH == 2
+        skipped += gone.sum()
+        np.testing.assert_array_equal(found[~gone], planned[~gone])
+        assert not (found // EACH == 2).any() and set(found[gone] // EACH) <= set(planned[~gone] // EACH)
+        assert batch.labels[:, 0].tolist() == found.tolist()  # of the images that are shown
+    assert loader.seconds()["skipped"] == skipped == 12
+    twice = {int(i): 0 for batch in batches for i in batch.index}
+    other = stream(far(server), order, replace(skipping, folder=str(tmp_path / "other")), workers=1, prefetch=0)
+    assert_equal(other.iterate(0, 4), batches)
+    assert len(twice) == 18  # all that there are
+    for path in local.root.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(UserError, match="all shards of step 0 are missing"):
+        next(stream(far(server), order, replace(skipping, folder=str(tmp_path / "none"))).iterate(0, 1))
+
+
+def test_shards_of_another_disk_are_staged_and_those_of_the_same_are_read_in_place(cut_up, tmp_path):
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("no second disk here")
+    local = cut_up()
+    order = order_of(local)
+    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    with tempfile.TemporaryDirectory(dir=other) as name:
+        assert_equal(stream(local, order, CacheSettings(name, 1.0)).iterate(0, 6), expected)
+        assert sorted(path.name[:12] for path in Path(name).glob("*.tar")) == [f"train-00000{i}" for i in range(4)]
+        for path in Path(name).glob("*.tar"):
+            assert path.read_bytes() == (local.root / f"{path.name[:12]}.tar").read_bytes()
+    here = CacheSettings(str(tmp_path / "here"), 1.0)
+    assert_equal(stream(local, order, here).iterate(0, 6), expected)
+    assert not list((tmp_path / "here").glob("*.tar"))
+
+
+def test_a_full_disk_is_the_users(cut_up, server, cache, monkeypatch):
+    local = cut_up()
+    original = cache_folder.FileIO.write
+
+    class Full(cache_folder.FileIO):
+        def write(self, data):
+            if self.tell() > 2000:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return original(self, bytes(data)[:1500])
+
+    monkeypatch.setattr(cache_folder, "FileIO", Full)
+    with pytest.raises(UserError, match=r"the cache .*cannot be written to: No space left"):
+        list(stream(far(server), order_of(local), cache).iterate(0, 6))
+    assert not loader_threads()
+    monkeypatch.undo()
+    usage = cache_folder.shutil.disk_usage("/")
+    monkeypatch.setattr(cache_folder.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    for path in Path(cache.folder).glob("*.part"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"the disk of the cache .* is full: 0.0 MB are free"):
+        list(stream(far(server), order_of(local), cache).iterate(0, 6))
+
+
+def test_others_files_are_left_alone_and_what_is_read_stays(tmp_path):
+    folder = CacheFolder(tmp_path, 100)
+    mine = tmp_path / "thesis-0123456789abcdef.tar"
+    mine.write_bytes(bytes(500))
+
+    def filled(number):
+        name = f"s{number}-{number:016x}-40.tar"
+        with folder.claim(name, 40) as file:
+            file.write(bytes(40))
+            return name, folder.complete(file, name)
+
+    first, reading = filled(1)
+    os.utime(tmp_path / first, (1, 1))  # the oldest, but in use
+    second, done = filled(2)
+    os.close(done)
+    third, also = filled(3)
+    assert (tmp_path / first).exists() and not (tmp_path / second).exists() and mine.stat().st_size == 500
+    assert folder.claim(f"s4-{4:016x}-40.tar", 40) is Claim.FULL
+    os.close(reading)
+    fourth, last = filled(4)
+    assert not (tmp_path / first).exists() and (tmp_path / third).exists() and (tmp_path / fourth).exists()
+    assert folder.claim(fourth, 40) is Claim.COMPLETE
+    os.close(also), os.close(last)
+
+
+def test_s3(cut_up, cache):
+    local = cut_up()
+    with s3.bucket() as bucket:
+        for path in local.root.iterdir():
+            bucket.client.upload_file(str(path), s3.NAME, f"sets/toy/{path.name}")
+        distant = ShardedDataset.open(f"{bucket.url}/sets/toy", check_shards=False)
+        order = order_of(local)
+        choice = choose("auto", [distant], cache=cache)
+        assert choice.name == "stream" and "s3://bucket/sets/toy is not on this machine" in choice.why
+        loader = choice.build(datasets=[distant], split="train", order=order, views=SPEC, seed=0)
+        assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+        bucket.client.delete_object(Bucket=s3.NAME, Key="sets/toy/train-000001.tar")
+        next(Path(cache.folder).glob("train-000001*")).unlink()
+        with pytest.raises(
+            MissingShardError, match=r"s3://bucket/sets/toy/train-000001.tar cannot be had .No such fil"
+        ):
+            list(choice.build(datasets=[distant], split="train", order=order, views=SPEC, seed=0).iterate(0, 6))
+
+
+def test_what_is_chosen_and_refused(cut_up, server, cache):
+    local, distant = cut_up(), far(server)
+    assert choose("auto", [local]).name == "cpu" and choose("auto", [local, distant]).name == "stream"
+    assert choose("auto", [local], cache=cache).name == "stream"
+    assert "dira_scale-" in str(choose("auto", [distant]))
+    with pytest.raises(UserError, match=r"data.loader=cpu does not use data.cache=.*, data.cache_size=1.0: use data.l"):
+        choose("cpu", [local], cache=cache)
+    with pytest.raises(UserError, match=r"your own loader does not use data.missing=skip"):
+        choose({"_target_": "a.B"}, [local], cache=CacheSettings(missing="skip"))
+    with pytest.raises(UserError, match="s3://b/c: shards are kept on a disk of this node"):
+        choose("stream", [local], cache=CacheSettings("s3://b/c")).build(
+            datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0
+        )
+    with pytest.raises(UserError, match=r"data.cache=/dev/null/x cannot be used: Not a directory"):
+        CacheSettings("/dev/null/x").open()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"), [(404, "no sharded dataset at http"), (500, "dataset.json cannot be read")]
+)
+def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
+    cut_up()
+    server.faults, server.forever = {"dataset.json": [fault]}, True
+    with pytest.raises(UserError, match=message):
+        far(server)
+    assert server.asked["dataset.json"] == (1 if fault == 404 else PATIENCE.attempts)
