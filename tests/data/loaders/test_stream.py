@@ -4,7 +4,7 @@ import errno
 import hashlib
 import logging
 import os
-import subprocess
+import signal
 import sys
 import tempfile
 import threading
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 import s3
 import xxhash
+from harness import job
 from shard_server import serve
 
 from dira_scale.data.cache import folder as cache_folder
@@ -325,15 +326,13 @@ def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
         " cache=CacheSettings(sys.argv[2], 1.0))\n"
         "next(loader.iterate(0, 1))\n"
     )
-    killed = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/toy", str(cache.folder)])
-    try:
+    with job([sys.executable, "-c", code, f"{server.url}/toy", str(cache.folder)]) as killed:
         waited = threading.Event()
         for _ in range(int(SECONDS / 0.01)):
             if server.served["train-000000.tar"] >= 8000:
                 break
             waited.wait(0.01)
-    finally:
-        killed.kill()
+        os.kill(killed.pid, signal.SIGKILL)
         killed.wait(SECONDS)
     (partial,) = Path(cache.folder).glob("*.part")
     found = partial.stat().st_size
@@ -364,8 +363,10 @@ def test_two_processes_share_the_cache(cut_up, server, cache):
     local = cut_up()
     server.faults = {name: [("slow", 3000, 0.1)] for name in local.info.shards}  # so that they meet
     command = [sys.executable, "-c", RANK, f"{server.url}/toy", str(cache.folder)]
-    ranks = [subprocess.Popen([*command, str(rank)], stdout=subprocess.PIPE, text=True) for rank in range(2)]
-    printed = [process.communicate(timeout=SECONDS)[0].splitlines() for process in ranks]
+    with job([*command, "0"]) as first, job([*command, "1"]) as second:
+        for process in (first, second):
+            assert process.wait(SECONDS) == 0, process.printed()
+        printed = [process.printed().splitlines() for process in (first, second)]
     order = order_of(local, lanes=2, block=1)
     for rank in range(2):
         plain = CpuLoader([local], "train", order, SPEC, seed=0, rank=rank, world=2)
@@ -432,6 +433,7 @@ def test_a_full_disk_is_the_users(cut_up, server, cache, monkeypatch):
             return original(self, bytes(data)[:1500])
 
     monkeypatch.setattr(cache_folder, "FileIO", Full)
+    monkeypatch.setattr("dira_scale.data.cache.shards.POLL", 0.001)
     with pytest.raises(UserError, match=r"the cache .*cannot be written to: No space left"):
         list(stream(far(server), order_of(local), cache).iterate(0, 6))
     assert not loader_threads()
