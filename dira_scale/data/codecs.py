@@ -182,6 +182,7 @@ def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
 
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
+DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
 CODECS: dict[str, Callable[[bytes, Allocate], np.ndarray]] = {
     "png": png.decode,
     "jpg": _decode_jpeg,

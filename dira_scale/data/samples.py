@@ -141,3 +141,8 @@ class Samples:
             found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
             raise UserError(f"images differ in their number of channels ({found}): shard all with the same number")
         return next(iter(channels))
+
+
+def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:
+    """The codecs of all images."""
+    return {codec for dataset in datasets for codec in dataset.codes("codec")[1]}

@@ -4,14 +4,18 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.codecs import DECODED_ON_GPU
 from dira_scale.data.loaders import Loader
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, nearest
+from dira_scale.machine.inventory import install_command
 from dira_scale.places.store import is_local
 
 AUTO, STREAM = "auto", "stream"
@@ -19,6 +23,7 @@ NO_CACHE = CacheSettings()
 # Imported when chosen: some need packages that are not always installed.
 LOADERS = {
     "cpu": "dira_scale.data.loaders.cpu.CpuLoader",
+    "dali": "dira_scale.data.loaders.dali.DaliLoader",
     "ffcv": "dira_scale.data.loaders.ffcv.FfcvLoader",
     "stream": "dira_scale.data.loaders.stream.StreamLoader",
 }
@@ -96,7 +101,21 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
         return STREAM, f"{distant[0]} is not on this machine; shards are kept in {cache.place}"
     if cache.asked_for:
         return STREAM, f"{' '.join(cache.asked_for)}"
-    return "cpu", "for shards on a disk, the only one so far"
+    if device.type != "cuda":
+        return "cpu", "no GPU"
+    if not _is_installed("nvidia.dali"):
+        return "cpu", f"nvidia-dali is not installed: {install_command('dali')}"
+    if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):
+        convert = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
+        return "cpu", f"{slow} has no GPU decoder; {convert}"
+    return "dali", f"decodes {' and '.join(sorted(stored_codecs(datasets)))} on the GPU"
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def _refuse_cache(cache: CacheSettings, name: str, advice: str) -> None:

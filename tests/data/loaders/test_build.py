@@ -1,12 +1,13 @@
 """Which loader ``data.loader`` names, what it says of that, and that nothing else knows the implementations."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders import Loader, build
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder
@@ -40,7 +41,7 @@ def arguments(make_dataset, radiograph):
 
 
 def test_what_is_chosen_and_why(arguments):
-    assert str(choose("auto")) == "loader: cpu (data.loader=auto: for shards on a disk, the only one so far)"
+    assert str(choose("auto")) == "loader: cpu (data.loader=auto: no GPU)"
     assert str(choose("cpu")) == "loader: cpu (data.loader=cpu)"
     for name in ("auto", "cpu"):
         assert isinstance(choose(name).build(**arguments), CpuLoader)
@@ -49,6 +50,31 @@ def test_what_is_chosen_and_why(arguments):
     loader = choice.build(**arguments)
     assert isinstance(loader, Loader) and loader.largest == 3
     assert len(next(loader.iterate(0, 1)).index) == 3
+
+
+def test_on_a_gpu_dali_is_chosen_where_it_decodes_everything_there(make_dataset, radiograph, monkeypatch):
+    """Nothing is imported and no GPU is asked until the loader is built; a stand-in takes DALI's place."""
+    jpg, png = (make_dataset([radiograph(20, 20)], codec, codec) for codec in ("jpg", "png"))
+    installed = {"nvidia.dali"}
+    monkeypatch.setattr(build, "find_spec", lambda name: object() if name in installed else None)
+    monkeypatch.setitem(build.LOADERS, "dali", f"{__name__}.Sized")
+    assert str(choose("auto", [jpg], "cuda")) == "loader: dali (data.loader=auto: decodes jpg on the GPU)"
+    assert str(choose("auto", [jpg], "cpu")) == "loader: cpu (data.loader=auto: no GPU)"
+    for datasets in ([png], [jpg, png]):
+        why = str(choose("auto", datasets, "cuda"))
+        assert why.startswith("loader: cpu") and "png has no GPU decoder; python -m dira_scale.shard convert" in why
+    installed.clear()
+    why = str(choose("auto", [jpg], "cuda"))
+    assert why.startswith("loader: cpu") and "nvidia-dali is not installed: " in why and "dali)" in why
+
+
+def test_without_its_package_dali_is_refused_with_the_command(monkeypatch):
+    for name in ("dira_scale.data.loaders.dali", "dira_scale.data.dali_views"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # Python then says that there is none
+    monkeypatch.setitem(sys.modules, "nvidia.dali.experimental", None)
+    with pytest.raises(UserError, match=r"data\.loader=dali needs NVIDIA DALI .*: .*dali"):
+        choose("dali")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,293 @@
+"""The DALI loader against the CPU loader, picture by picture; here on DALI's CPU backend, ``gpu`` tests on CUDA.
+
+Differences in grey levels of 256, seen: 0.025 on average and at most 2 (rounding, and the filter at a crop's edges); 0.4
+on average for JPEGs that the CPU loader decodes at a reduced scale.
+"""
+
+import gc
+import threading
+import time
+import zlib
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xxhash
+from harness import skip_without
+
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.requests import Requests
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.errors import UserError
+
+SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
+SPEC = ViewSpec(size=24)
+ORDER = Order((10,), seed=1, batch=4)
+STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
+
+
+@pytest.fixture(scope="module")
+def dali():
+    """The class; its package is an extra."""
+    missing = find_spec("nvidia") is None or find_spec("nvidia.dali") is None
+    skip_without("dali", "DALI is missing: python3 setup/install.py dali" if missing else "")
+    from dira_scale.data.loaders.dali import DaliLoader
+
+    return DaliLoader
+
+
+@pytest.fixture
+def images(radiograph):
+    return lambda bits=8, channels=1, grow=1: [
+        radiograph(grow * h, grow * w, bits, channels, seed=i) for i, (h, w) in enumerate(SIZES)
+    ]
+
+
+def differences(ours, theirs):
+    """Of all pixels, in grey levels of 256; everything else in the batches must be equal."""
+    found = []
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.step, a.epoch) == (b.step, b.epoch)
+        for name in ("index", "low", "high", "labels"):
+            assert torch.equal(getattr(a, name).cpu(), getattr(b, name))
+        for flips, expected in zip(a.flips, b.flips, strict=True):
+            assert torch.equal(flips.cpu(), expected)
+        for view, expected in zip(a.views, b.views, strict=True):
+            assert view.shape == expected.shape and view.dtype == expected.dtype
+            levels = 1 if view.dtype == torch.uint8 else 257
+            found.append((view.cpu().float() - expected.float()).abs().flatten() / levels)
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("codec", "bits"), STORED)
+def test_the_views_are_those_of_the_cpu_loader(dali, make_dataset, images, codec, bits, channels):
+    """Sizes differ within a batch, and some crops are enlarged."""
+    dataset = make_dataset(images(bits, channels), codec)
+    arguments = ([dataset], "train", ORDER, SPEC, 0)
+    ours, theirs = dali(*arguments), CpuLoader(*arguments)
+    difference = differences(ours.iterate(0, 5), theirs.iterate(0, 5))
+    assert difference.mean() < 0.05 and difference.max() < 5
+    assert min(ours.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
+
+
+def test_large_jpegs(dali, make_dataset, images):
+    """The CPU loader decodes them at 1/2 to 1/8 scale, DALI in full: half a grey level, as against plain filtering."""
+    arguments = ([make_dataset(images(grow=12), "jpg")], "train", ORDER, SPEC, 0)
+    difference = differences(dali(*arguments).iterate(0, 2), CpuLoader(*arguments).iterate(0, 2))
+    assert difference.mean() < 0.5 and torch.quantile(difference, 0.99) <= 3
+
+
+def mixture(make_dataset, radiograph):
+    """Grey images in four forms."""
+    forms = [("png", 8), ("png", 16), ("jp2", 16), ("jpg", 8)]
+    return [
+        make_dataset([radiograph(50 + 9 * d, 70, bits, seed=10 * d + i) for i in range(4)], codec, f"{codec}{bits}")
+        for d, (codec, bits) in enumerate(forms)
+    ]
+
+
+def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
+    order = Order((4, 4, 4, 4), seed=0, batch=16)
+    arguments = (mixture(make_dataset, radiograph), "train", order, SPEC, 0)
+    ours, theirs = (list(loader(*arguments).iterate(0, 2)) for loader in (dali, CpuLoader))
+    assert set(ours[0].index.tolist()) == set(range(16)) and ours[0].views[0].dtype == torch.uint16
+    for a, b in zip(ours, theirs, strict=True):
+        for view, expected in zip(a.views, b.views, strict=True):
+            levels = a.high[:, 0] / 255
+            difference = (view.float() - expected.float()).abs().flatten(1) / levels[:, None]
+            assert difference.mean(1).max() < 0.1 and difference.max() < 4
+
+
+def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch):
+    """The second view shows the sample before, where there is one: some images are shared, some are not."""
+    original = Requests.at
+
+    def shifted(self, step):
+        request = original(self, step)
+        other = np.maximum(request.index - 1, 0)
+        sides = self.samples.column("height", other), self.samples.column("width", other)
+        second, _ = draw(self.views, self.seed, 0, other, np.zeros_like(other), 1, *sides)
+        return replace(request, images=(request.index, other), geometries=(request.geometries[0], second))
+
+    monkeypatch.setattr(Requests, "at", shifted)
+    arguments = ([make_dataset(images())], "train", ORDER, SPEC, 0)
+    difference = differences(dali(*arguments).iterate(0, 3), CpuLoader(*arguments).iterate(0, 3))
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_any_number_of_views(dali, make_dataset, images, count):
+    arguments = ([make_dataset(images())], "train", ORDER, replace(SPEC, count=count), 0)
+    difference = differences(dali(*arguments).iterate(0, 2), CpuLoader(*arguments).iterate(0, 2))
+    assert difference.mean() < 0.05
+
+
+def test_a_later_start_other_threads_and_prefetching_give_the_same(dali, make_dataset, images):
+    dataset = make_dataset(images(), "jp2")
+    unbroken = list(dali([dataset], "train", ORDER, SPEC, 0).iterate(0, 6))
+    resumed = dali([dataset], "train", ORDER, SPEC, 0, workers=3, prefetch=1).iterate(4, 6)
+    assert differences(resumed, unbroken[4:]).max() == 0
+
+
+def test_ranks_together_are_one_batch_and_evaluation_is_complete(dali, make_dataset, images):
+    """The last batch of two has too few samples for all ranks: two of them get none."""
+    arguments = ([make_dataset(images())], "train", EvalOrder(10, 4), SPEC, 0)
+    whole = list(dali(*arguments, fixed_epoch=0).iterate(0, 3))
+    assert torch.cat([batch.index for batch in whole]).tolist() == list(range(10))
+    parts = [list(dali(*arguments, rank, 4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)]
+    for step, batch in enumerate(whole):
+        for view, expected in enumerate(batch.views):
+            assert torch.equal(torch.cat([part[step].views[view] for part in parts]), expected)
+    assert min(len(part[2].index) for part in parts) == 0
+
+
+def native_threads():
+    """Of this process, Python's or not."""
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def test_closing_early_leaves_no_thread(dali, make_dataset, images):
+    loader = dali([make_dataset(images())], "train", ORDER, SPEC, 0, workers=3)
+    next(loader.iterate(0, 1000))  # what DALI keeps for the process is there from now on
+    gc.collect()
+    before = native_threads()
+    iterator = loader.iterate(0, 1000)
+    next(iterator)
+    assert native_threads() >= before + 3
+    iterator.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    end = time.monotonic() + 10
+    while native_threads() > before and time.monotonic() < end:  # a thread that was joined is listed a moment longer
+        time.sleep(0.01)
+    assert native_threads() <= before
+
+
+def damage(dataset, row, change):
+    """The payload of ``row`` changed, in a manifest that knows its new checksum."""
+    shard = dataset.root / "train-000000.tar"
+    content = bytearray(shard.read_bytes())
+    offset, size = (int(dataset.column(name)[row]) for name in ("offset", "size"))
+    payload = bytearray(content[offset : offset + size])
+    change(payload)
+    content[offset : offset + size] = payload
+    shard.write_bytes(content)
+    opened = ShardedDataset.open(dataset.root)
+    opened.checksums[row] = xxhash.xxh3_64_intdigest(bytes(payload))
+    return opened
+
+
+def cut(payload):
+    payload[len(payload) // 2 :] = bytes(len(payload) - len(payload) // 2)
+
+
+def replaced(payload):
+    payload[:] = b"no image".ljust(len(payload))
+
+
+def bomb(payload):
+    """A PNG that announces 60,000 by 60,000 pixels, with the right checksum of its header."""
+    payload[16:24] = (60_000).to_bytes(4, "big") * 2
+    payload[29:33] = zlib.crc32(payload[12:29]).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize(
+    ("codec", "change", "reason"),
+    [
+        *((codec, cut, "DALI does not decode it") for codec in ("png", "jp2", "jpg")),
+        *((codec, replaced, "no header") for codec in ("png", "jp2", "jpg")),
+        ("png", bomb, r"announces .*60000, 60000, 1"),
+    ],
+)
+def test_a_damaged_payload_is_named(dali, make_dataset, images, codec, change, reason):
+    """Its checksum is right: what was sharded was damaged. Nothing hangs, and the loader goes on to work."""
+    dataset = make_dataset(images(), codec)
+    loader = dali([damage(dataset, 6, change)], "train", EvalOrder(10, 4), SPEC, 0, workers=2)
+    iterator = loader.iterate(0, 3)
+    next(iterator)
+    offset = int(dataset.column("offset")[6])
+    with pytest.raises(UserError, match=rf"toy: sample toy6 \(shard train-000000.tar, offset {offset}\).*{reason}"):
+        next(iterator)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("loader")]
+    assert len(next(loader.iterate(0, 1)).index) == 4
+
+
+def test_a_wrong_checksum_is_named(dali, make_dataset, images):
+    dataset = make_dataset(images(), "jpg")
+    damaged = damage(dataset, 6, cut)
+    damaged.checksums[6] += 1
+    with pytest.raises(UserError, match=r"sample toy6 .*checksum differs"):
+        list(dali([damaged], "train", EvalOrder(10, 4), SPEC, 0).iterate(0, 3))
+
+
+def test_a_failure_that_no_image_causes_is_said(dali, make_dataset, images, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("dira_scale.data.dali_views.DaliViews._resize", failing)
+    with pytest.raises(UserError, match=r"dali failed \(out of memory\), although each .* data\.loader=cpu"):
+        next(dali([make_dataset(images())], "train", ORDER, SPEC, 0).iterate(0, 1))
+
+
+def test_what_dali_does_not_read_is_refused(dali, make_dataset, radiograph):
+    for name, image, codec, message in (
+        ("raw", radiograph(20, 20), "npy", r"does not read codec npy: .*shard convert path=… to=webdataset codec=jp2"),
+        ("four", radiograph(20, 20, 8, 4), "png", "reads images of 1 or 3 channels, these have 4: use data.loader=cpu"),
+    ):
+        with pytest.raises(UserError, match=message):
+            dali([make_dataset([image], codec, name)], "train", EvalOrder(1, 1), SPEC, 0)
+
+
+def test_what_a_gpu_does_not_decode_is_said_at_the_start(dali, make_dataset, images, caplog, monkeypatch):
+    png, jpg = make_dataset(images(), "png"), make_dataset(images(), "jpg", "other", ["b"])
+    dali([jpg], "train", EvalOrder(10, 4), SPEC, 0, device="cuda")
+    assert not caplog.records
+    dali([png, jpg], "train", EvalOrder(20, 4), SPEC, 0, device="cuda")
+    (record,) = caplog.records
+    assert "png has no GPU decoder" in record.getMessage() and "shard convert" in record.getMessage()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    ("codec", "bits", "mean"), [("png", 8, 0.05), ("jp2", 8, 0.05), ("jp2", 16, 0.05), ("jpg", 8, 0.6)]
+)
+def test_the_views_of_a_gpu_are_those_of_the_cpu_loader(dali, make_dataset, images, codec, bits, mean):
+    """JPEG decoders may differ by a level."""
+    arguments = ([make_dataset(images(bits), codec)], "train", ORDER, SPEC, 0)
+    ours = list(dali(*arguments, device="cuda").iterate(0, 5))
+    assert all(view.is_cuda for batch in ours for view in batch.views)
+    difference = differences(ours, CpuLoader(*arguments).iterate(0, 5))
+    assert difference.mean() < (0.6 if codec == "jpg" else 0.05) and difference.max() < 8
+
+
+@pytest.mark.gpu
+def test_codecs_and_depths_mix_on_a_gpu(dali, make_dataset, radiograph):
+    arguments = (mixture(make_dataset, radiograph), "train", Order((4, 4, 4, 4), seed=0, batch=16), SPEC, 0)
+    (ours,), (theirs,) = (
+        list(dali(*arguments, device="cuda").iterate(0, 1)),
+        list(CpuLoader(*arguments).iterate(0, 1)),
+    )
+    for view, expected in zip(ours.to("cpu").views, theirs.to("cpu").views, strict=True):
+        assert (view - expected).abs().flatten(1).mean(1).max() < 0.6 / 255
+
+
+@pytest.mark.gpu
+def test_a_slow_consumer_sees_its_batches_unchanged(dali, make_dataset, images):
+    """Batches are read on a stream that lags behind, and dropped before it has read them."""
+    arguments = ([make_dataset(images(grow=4), "jpg")], "train", ORDER, SPEC, 0)
+    expected = [view.float().sum((1, 2, 3)).cpu() for batch in dali(*arguments, device="cuda").iterate(0, 20)
+                for view in batch.views]  # fmt: skip
+    lagging, seen = torch.cuda.Stream(), []
+    with torch.cuda.stream(lagging):
+        for batch in dali(*arguments, device="cuda").iterate(0, 20):
+            torch.cuda._sleep(20_000_000)  # some 10 ms
+            seen += [view.float().sum((1, 2, 3)) for view in batch.views]
+            del batch
+    lagging.synchronize()
+    for sums, reference in zip(seen, expected, strict=True):
+        assert torch.equal(sums.cpu(), reference)
