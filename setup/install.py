@@ -3,9 +3,10 @@
     python3 setup/install.py [EXTRA ...]        (`make setup`, `make test`, `make pretrain` call it)
 
 Needs only Python's standard library. Returns at once if nothing has changed; after an interruption, the same command
-resumes. ``ACCELERATOR=cpu|cuda`` overrides the detection. An installed torch is kept.
+resumes. ``ACCELERATOR=cpu|cuda`` overrides the detection. An installed torch is kept. A GPU machine also gets DALI.
 """
 
+import ctypes
 import fcntl
 import hashlib
 import json
@@ -41,7 +42,7 @@ def main(extras: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         accelerator = chosen_accelerator()
-        wanted = {"key": key(accelerator), "extras": sorted(set(extras))}
+        wanted = {"key": key(accelerator), "extras": sorted({*extras, *gpu_extras(accelerator, extras)})}
         if not up_to_date(wanted):
             with lock():
                 if not up_to_date(wanted):  # another set-up may have finished while this one waited
@@ -95,6 +96,23 @@ def chosen_accelerator() -> str:
         return "cuda"
     smi = shutil.which("nvidia-smi")
     return "cuda" if smi and subprocess.run([smi, "-L"], capture_output=True).stdout.startswith(b"GPU") else "cpu"
+
+
+def gpu_extras(accelerator: str, extras: list[str]) -> list[str]:
+    """The extra that decodes images on this machine's GPU: DALI for the CUDA version that the driver supports."""
+    if accelerator == "cpu" or any(extra.startswith("dali") for extra in extras):
+        return []
+    return ["dali-cuda12"] if driver_cuda() == 12 else ["dali"]
+
+
+def driver_cuda() -> int | None:
+    """The major version of CUDA that the NVIDIA driver supports; None without a driver."""
+    version = ctypes.c_int()
+    try:
+        failed = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else version.value // 1000
 
 
 def key(accelerator: str) -> str:

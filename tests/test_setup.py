@@ -201,6 +201,23 @@ def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monke
         install.chosen_accelerator()
 
 
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("13000", ["dali"]), ("12080", ["dali-cuda12"]), ("-1", ["dali"]), (None, ["dali"])]
+)
+def test_a_gpu_machine_gets_dali_for_its_driver(
+    answer: str | None, expected: list[str], install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A driver's library that gives its version, one that fails, and none."""
+    code = f"int cuDriverGetVersion(int *version) {{ *version = {answer}; return {answer} < 0; }}"
+    library = tmp_path / "libcuda.so.1"
+    if answer:
+        subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=code, text=True, check=True)
+    load = install.ctypes.CDLL
+    monkeypatch.setattr(install.ctypes, "CDLL", lambda name: load(tmp_path / name))
+    assert install.gpu_extras("cuda", ["test"]) == expected
+    assert install.gpu_extras("cpu", ["test"]) == install.gpu_extras("cuda", ["dali-cuda12"]) == []
+
+
 def test_half_unpacked_packages_are_forgotten(install: ModuleType) -> None:
     for name, files in {"whole": ("METADATA", "INSTALLER", "RECORD"), "half": ("METADATA", "RECORD")}.items():
         folder = install.SITE_PACKAGES / f"{name}-1.0.dist-info"

@@ -17,14 +17,14 @@ from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.errors import UserError
-from dira_scale.machine.inventory import install_command
+from dira_scale.machine.inventory import dali_extra, install_command
 
 try:
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # DALI's JPEG 2000 decoder for CPUs warns at every image
     import nvidia.dali.experimental.dynamic as ndd
     from nvidia.dali import types
 except ImportError as error:
-    raise UserError(f"data.loader=dali needs NVIDIA DALI ({error}): {install_command('dali')}") from error
+    raise UserError(f"data.loader=dali needs NVIDIA DALI ({error}): {install_command(dali_extra())}") from error
 
 COLOURS = {1: types.GRAY, 3: types.RGB}  # by channels; any other request crashes DALI's JPEG decoder for CPUs
 Payloads = Mapping[int, np.ndarray]  # encoded bytes, uint8 and writable, by sample

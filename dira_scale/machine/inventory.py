@@ -48,9 +48,7 @@ def components(hardware: Hardware, decoders: Mapping[str, bool]) -> list[Compone
             "deepspeed",
             "deepspeed",
         ),
-        lambda: _package(
-            "DALI", "decoding and cropping on the GPU (no loader uses it yet)", "nvidia-dali-cuda130", "dali"
-        ),
+        _dali,
         _ffcv,
         _slurm,
     ]
@@ -105,6 +103,17 @@ def _dicom(decoders: Mapping[str, bool]) -> Component:
     return Component("DICOM decoders", "there", f"all {len(decoders)} transfer syntaxes of pydicom", gives, "")
 
 
+def dali_extra() -> str:
+    """The extra with the DALI for the CUDA version that torch was built with."""
+    return "dali-cuda12" if (torch.version.cuda or "").startswith("12.") else "dali"
+
+
+def _dali() -> Component:
+    gives = "data.loader=dali: decoding and cropping on the GPU"
+    found = [_package("DALI", gives, f"nvidia-dali-cuda{n}", dali_extra()) for n in ("130", "120")]
+    return next((component for component in found if component.state != "missing"), found[0])
+
+
 def _ffcv() -> Component:
     debian = "apt-get install -y g++ pkg-config libturbojpeg0-dev libopencv-dev"
     found = _package("FFCV", "data.loader=ffcv: 8-bit images in FFCV's format", "ffcv", "ffcv")
@@ -133,7 +142,7 @@ def _package(name: str, gives: str, distribution: str, extra: str = "") -> Compo
         found = version(distribution)
     except PackageNotFoundError:
         return Component(name, "missing", "", gives, command)
-    module = {"nvidia-dali-cuda130": "nvidia.dali"}.get(distribution, distribution)
+    module = "nvidia.dali" if distribution.startswith("nvidia-dali") else distribution
     tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
     if tried.returncode:
         return Component(name, "broken", f"{found}: {tried.stderr.strip().splitlines()[-1]}", gives, command)

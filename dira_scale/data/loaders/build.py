@@ -15,7 +15,7 @@ from dira_scale.data.loaders import Loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, nearest
-from dira_scale.machine.inventory import install_command
+from dira_scale.machine.inventory import dali_extra, install_command
 from dira_scale.places.store import is_local
 
 AUTO, STREAM = "auto", "stream"
@@ -104,7 +104,7 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
     if device.type != "cuda":
         return "cpu", "no GPU"
     if not _is_installed("nvidia.dali"):
-        return "cpu", f"nvidia-dali is not installed: {install_command('dali')}"
+        return "cpu", f"nvidia-dali is not installed: {install_command(dali_extra())}"
     if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):
         convert = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
         return "cpu", f"{slow} has no GPU decoder; {convert}"
