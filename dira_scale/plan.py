@@ -19,10 +19,10 @@ from dira_scale.places.atomic import write_json
 
 def plan(cfg: DictConfig) -> None:
     """Print the table of strategies; write its figures to the file ``plan.json``, if set."""
-    from dira_scale.data.inputs import Inputs
     from dira_scale.methods import views_of
     from dira_scale.planning.config import Plan
     from dira_scale.planning.estimate import estimate, rehearse_all
+    from dira_scale.planning.shards import planned_inputs
     from dira_scale.planning.strategies import STRATEGIES
     from dira_scale.planning.table import WIDTH, as_json, show
     from dira_scale.pretraining.process_counts import check_division
@@ -35,16 +35,16 @@ def plan(cfg: DictConfig) -> None:
         raise UserError(f"plan.json={machine.json}: no such folder: {Path(machine.json).absolute().parent}")
     ranks = machine.nodes * machine.gpus
     check_division(config, ranks)
+    loading = 0.0  # bytes per image, on the GPU
     if config.data.shards is not None:
-        batches = tuple(set(batches_of(config).values()))
-        machine.images = sum(Inputs(config.data, views_of(cfg), config.seed, 0, ranks, batches).order.sizes)
+        machine.images, loading = planned_inputs(config, views_of(cfg), ranks)
     console = Console() if Console().is_terminal else Console(width=WIDTH)
     with bar("rehearsing", "steps") as shown:
         task = shown.add_task("", total=2 * (len(batches_of(config)) + 1))
         plain = rehearse_all(config, cfg, ranks, False, partial(shown.advance, task))
         recomputing = rehearse_all(config, cfg, ranks, True, partial(shown.advance, task))
     cases = [(rehearsed, strategy) for rehearsed in (plain, recomputing) for strategy in STRATEGIES]
-    rows = [estimate(config, machine, rehearsed, plain, strategy) for rehearsed, strategy in cases]
+    rows = [estimate(config, machine, rehearsed, plain, strategy, loading) for rehearsed, strategy in cases]
     show(config, machine, plain, rows, console)
     if machine.json:
         write_json(Path(machine.json), as_json(machine, plain, rows))

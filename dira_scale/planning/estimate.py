@@ -85,12 +85,18 @@ def rehearse_all(
         return replace(rehearsed, doubled=one(heaviest, 2 * stages[heaviest.name].images))
 
 
-def estimate(config: Pretrain, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str) -> Estimate:
-    """The row of ``strategy``. ``plain``: rehearsed without activation checkpointing, as measured speeds are."""
+def estimate(
+    config: Pretrain, machine: Machine, rehearsed: Rehearsals, plain: Rehearsals, strategy: str, loading: float
+) -> Estimate:
+    """The row of ``strategy``. ``plain``: rehearsed without activation checkpointing, as measured speeds are.
+
+    ``loading``: the loader's bytes on the GPU per image of a rank's batch.
+    """
     ranks, accumulate = rehearsed.ranks, config.parallel.accumulate
     offload = config.parallel.offload
     stage = rehearsed.stages[rehearsed.heaviest]
     memory = strategies.memory(strategy, ranks, stage, offload)
+    memory = replace(memory, loader=loading * stage.images, peak=memory.peak + loading * stage.images)
     usable = USABLE * machine.memory * GB
     speed = flops_per_second(machine, plain)
     plans = stage_plans(config, lambda batch: max(1, machine.images // batch))
@@ -105,7 +111,8 @@ def estimate(config: Pretrain, machine: Machine, rehearsed: Rehearsals, plain: R
         checkpointing=rehearsed is not plain,
         memory=memory,
         fits=memory.peak <= usable,
-        largest=largest(lambda images: rehearsed.peak(strategy, images, offload), usable) // accumulate,
+        largest=largest(lambda images: rehearsed.peak(strategy, images, offload) + loading * images, usable)
+        // accumulate,
         sent=sent + sum(method_traffic(stage)),
         step=step,
         images_per_second=stage.images * ranks / step,

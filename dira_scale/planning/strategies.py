@@ -27,6 +27,7 @@ class Memory:
         communication: buffers, and parameters gathered from other ranks.
         activations: at their peak.
         peak: of everything; below the sum of the above, since activations are freed as gradients appear.
+        loader: an estimate of what decoding on the GPU takes; part of the peak.
     """
 
     parameters: float
@@ -37,6 +38,7 @@ class Memory:
     communication: float
     activations: float
     peak: float
+    loader: float = 0.0
 
 
 @dataclass(frozen=True)

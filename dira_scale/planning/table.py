@@ -35,6 +35,10 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[E
         f"validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s per node.",
         f"Hours and price: {stages} in full, {machine.images:,} images, {machine.price:g} per GPU-hour.",
     ]
+    if loader := rows[0].memory.loader:
+        notes.append(
+            f"The peak includes an estimate of {loader / GB:.2f} GB for decoding on the GPU (data.loader=dali)."
+        )
     if ranks > 1:
         notes.append("DeepSpeed's buckets are 32 MB each, whatever the network's size.")
     console.print("\n" + "\n".join(notes), style="dim", highlight=False)
