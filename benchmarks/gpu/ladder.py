@@ -74,10 +74,10 @@ NETWORKS = {
 }  # fmt: skip
 SMALL = "model.decoder_channels=[32,16,16,8,8]", "parallel.threads=1"
 TINY = {
-    "MoCo ResNet-50": (*SMALL, "model.encoder=resnet18", "method.base.queue=64"),
-    "SimSiam ResNet-50": (*SMALL, "model.encoder=resnet18", "method.base.dim=64", "method.base.bottleneck=16"),
-    "Barlow Twins ResNet-50": (*SMALL, "model.encoder=resnet18", "method.base.dim=64"),
-    "MoCo ViT-B/16": (*SMALL, "model.encoder=vit_tiny_patch16_224", "method.base.queue=64"),
+    "MoCo ResNet-50": (*SMALL, "model.encoder=test_resnet", "method.base.queue=64"),
+    "SimSiam ResNet-50": (*SMALL, "model.encoder=test_resnet", "method.base.dim=64", "method.base.bottleneck=16"),
+    "Barlow Twins ResNet-50": (*SMALL, "model.encoder=test_resnet", "method.base.dim=64"),
+    "MoCo ViT-B/16": (*SMALL, "model.encoder=test_vit", "method.base.queue=64"),
 }  # rehearsals: the same machinery, figures that say nothing
 
 NCHW, NHWC = "parallel.channels_last=false", "parallel.channels_last=true"
