@@ -16,6 +16,8 @@ from system.nodes import Node, missing, nodes
 
 PORT = "29500"
 TIMEOUT = 15  # parallel.timeout where something is to fail
+NOBODY = 4  # the same where no process is to find another: however slow the machine, there is nothing to wait for
+SMALL = "model.encoder=test_resnet"  # for runs to their end: a tenth of the computation and of the bytes
 SHIFT = "import time, runpy, sys; real = time.time; time.time = lambda: real() + {hours} * 3600; "
 Processes = Sequence[Forked | Started]
 
@@ -31,7 +33,7 @@ def pair() -> Iterator[list[Node]]:
 def one_node(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that two processes of one machine make."""
     run = tmp_path_factory.mktemp("one_node") / "run"
-    finish(pretrain(run, shards, ranks=2))
+    finish(pretrain(run, shards, SMALL, ranks=2))
     return run
 
 
@@ -87,7 +89,7 @@ def test_two_nodes_learn_bit_for_bit_what_one_does(
     pair: list[Node], one_node: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
 ) -> None:
     run = tmp_path / "run"
-    rest = pretrain(run, shards)[1:]
+    rest = pretrain(run, shards, SMALL)[1:]
     processes = [node.start([*launcher(i), *rest]) for i, node in enumerate(pair)]
     for code, printed in ends(processes):
         assert code == 0, printed
@@ -101,7 +103,7 @@ def test_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
     skip_without("slurm", slurm.missing())
     run = tmp_path / "run"
     with slurm.slurm(pair) as environment:
-        srun = ["srun", "--nodes=2", "--ntasks-per-node=1", *pretrain(run, shards)]
+        srun = ["srun", "--nodes=2", "--ntasks-per-node=1", *pretrain(run, shards, SMALL)]
         code, printed = ends([pair[0].start(srun, environment)])[0]
         assert code == 0, printed
         wrapped = f"--wrap={shlex.join(pretrain(tmp_path / 'other', shards))}"
@@ -117,7 +119,7 @@ def test_clocks_three_hours_apart_change_nothing(
     pair: list[Node], one_node: Path, shards: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    command = pretrain(run, shards)
+    command = pretrain(run, shards, SMALL)
     module = "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
     shifted = [sys.executable, "-c", SHIFT.format(hours=3) + module, *command[2:]]
     for code, printed in ends(by_hand(pair, command, shifted)):
@@ -204,9 +206,9 @@ def test_launchers_that_do_not_find_each_other_say_what_the_manual_says(
 @pytest.mark.parametrize(
     ("main", "closed", "message"),
     [
-        ("10.213.77.99", False, f"at 10.213.77.99:29500 within {TIMEOUT} s: No route to host; fix the address"),
+        ("10.213.77.99", False, f"at 10.213.77.99:29500 within {NOBODY} s: No route to host; fix the address"),
         ("node-z", False, "at node-z:29500: unknown host name; use an address, or fix DNS"),
-        ("node-a", True, f"at node-a:29500 within {TIMEOUT} s: no answer; open the ports"),
+        ("node-a", True, f"at node-a:29500 within {NOBODY} s: no answer; open the ports"),
     ],
     ids=["address of nobody", "unknown name", "closed port"],
 )
@@ -215,7 +217,7 @@ def test_a_main_process_that_is_not_found(
 ) -> None:
     if closed:
         pair[0].drop(PORT)
-    command = pretrain(tmp_path / "run", shards, f"parallel.timeout={TIMEOUT}")
+    command = pretrain(tmp_path / "run", shards, f"parallel.timeout={NOBODY}")
     processes = by_hand(pair, command, ["env", f"MASTER_ADDR={main}", *command])
     (code_a, printed_a), (code_b, printed_b) = ends(processes)
     assert (code_a, code_b) == (2, 2)
@@ -229,7 +231,7 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     """As Debian sets up /etc/hosts: 127.0.1.1 NAME."""
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 node-b\n{pair[0].address} node-a\n")
-    command = pretrain(tmp_path / "run", shards, f"parallel.timeout={TIMEOUT}")
+    command = pretrain(tmp_path / "run", shards, SMALL, f"parallel.timeout={TIMEOUT}")
     own = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
     for code, printed in ends(by_hand(pair, command, own)):
         assert code == 2

@@ -14,11 +14,16 @@ from dira_scale.pretrain import main
 from dira_scale.runs import checkpoint
 
 
+def tiny(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[str]:
+    """A tenth of the computation, and of a checkpoint's bytes, of the experiment's network."""
+    return pretrain(run, shards, "model.encoder=test_resnet", *overrides, ranks=ranks)
+
+
 @pytest.fixture(scope="session")
 def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All three stages, two steps each, in one process without a break."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
-    finish(pretrain(run, shards, "checkpoint.every=1", "checkpoint.keep=9"))
+    finish(tiny(run, shards, "checkpoint.every=1", "checkpoint.keep=9"))
     return run
 
 
@@ -51,7 +56,7 @@ def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Pat
 
 def test_what_is_done_is_not_done_again(unbroken: Path, shards: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in (unbroken / "checkpoints").iterdir()}
-    finish(pretrain(unbroken, shards, "checkpoint.every=1", "checkpoint.keep=9"))
+    finish(tiny(unbroken, shards, "checkpoint.every=1", "checkpoint.keep=9"))
     assert {p: p.stat().st_mtime_ns for p in (unbroken / "checkpoints").iterdir()} == before
     assert status(unbroken)["state"] == "done" and len(rows(unbroken)) == 6
 
@@ -64,10 +69,10 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
     """
     for ranks in (1, 2):
         overrides = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "data.size=64", "data.batch=16", "validate.batch=5"]
-        overrides += ["model.encoder=test_resnet", "method.base.temperature=0.5", "method.base.momentum=0.9"]
+        overrides += ["method.base.temperature=0.5", "method.base.momentum=0.9"]
         overrides += ["optim.discriminator._target_=torch.optim.SGD", "~optim.discriminator.betas"]
         overrides += ["+optim.discriminator.momentum=0.9", "checkpoint.every=1", "checkpoint.keep=9"]
-        finish(pretrain(tmp_path / str(ranks), shards, *overrides, ranks=ranks))
+        finish(tiny(tmp_path / str(ranks), shards, *overrides, ranks=ranks))
     for split in ("train", "val"):
         assert len(losses(tmp_path / "2", split)) >= 3
         for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
@@ -92,9 +97,9 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
 def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
     unbroken: Path, shards: Path, tmp_path: Path, overrides: list[str]
 ) -> None:
-    finish(pretrain(tmp_path / "run", shards, *overrides))
+    finish(tiny(tmp_path / "run", shards, *overrides))
     assert status(tmp_path / "run")["step"] == int(overrides[0].split("=")[1])
-    finish(pretrain(tmp_path / "run", shards))
+    finish(tiny(tmp_path / "run", shards))
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
@@ -102,7 +107,7 @@ def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
 def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     """With a rate of 0 the second validation cannot be better than the first, nor the third."""
     run, stop = tmp_path / "run", ["validate.every=1", "stages.di.patience=2", "stages.di.epochs=9", "epoch_factor=1"]
-    command = pretrain(run, shards, *stop, "optim.optimizer.lr=0", "stages.dir.epochs=0", "stages.dira.epochs=0")
+    command = tiny(run, shards, *stop, "optim.optimizer.lr=0", "stages.dir.epochs=0", "stages.dira.epochs=0")
     command += ["optim.optimizer.weight_decay=0", "method.base.momentum=1"]
     finish(command)
     step = status(run)["step"]
@@ -116,19 +121,19 @@ def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tm
 @pytest.mark.system
 def test_asking_for_fewer_steps_than_are_done_changes_nothing(shards: Path, tmp_path: Path, unbroken: Path) -> None:
     run = tmp_path / "run"
-    finish(pretrain(run, shards, "steps=3"))
+    finish(tiny(run, shards, "steps=3"))
     before = weights(run)
-    finish(pretrain(run, shards, "steps=1"))
+    finish(tiny(run, shards, "steps=1"))
     assert status(run)["step"] == 3 and checkpoint.latest(run).name == "000000003"
     assert all(torch.equal(tensor, before[name]) for name, tensor in weights(run).items())
     assert not list((run / "pictures").glob("*"))  # no stage with a restoration has ended
-    finish(pretrain(run, shards))
+    finish(tiny(run, shards))
     assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system
 def test_recomputed_activations_change_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
-    finish(pretrain(tmp_path / "run", shards, "parallel.checkpoint_activations=true"))
+    finish(tiny(tmp_path / "run", shards, "parallel.checkpoint_activations=true"))
     assert_equal_runs(tmp_path / "run", unbroken)
 
 
@@ -138,7 +143,7 @@ def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: P
     for accumulate in (1, 2):
         overrides = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "optim=sgd_moco"]
         overrides += ["model.bn_groups=4", "data.size=64"]
-        finish(pretrain(tmp_path / str(accumulate), shards, *overrides, f"parallel.accumulate={accumulate}"))
+        finish(tiny(tmp_path / str(accumulate), shards, *overrides, f"parallel.accumulate={accumulate}"))
     for ours, theirs in zip(losses(tmp_path / "2"), losses(tmp_path / "1"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
 
@@ -147,7 +152,7 @@ def test_micro_batches_give_the_gradients_of_the_whole(shards: Path, tmp_path: P
 def test_bf16_follows_fp32(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     """Query and key are right to 2^-8 each: a cosine to 2^-7, over the temperature of 0.1 a logit to 0.08, and the loss
     is a difference of two logits. Adam's first steps carry rounding noise on."""
-    finish(pretrain(tmp_path / "run", shards, "precision=bf16"))
+    finish(tiny(tmp_path / "run", shards, "precision=bf16"))
     for ours, theirs, tolerance in zip(losses(tmp_path / "run"), losses(unbroken), [0.03, *[0.3] * 5], strict=True):
         assert ours == pytest.approx(theirs, rel=tolerance, abs=2 * 2**-7 / 0.1)
         assert ours != theirs
@@ -182,7 +187,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     before = (unbroken / "config.yaml").read_bytes()
     threads = torch.get_num_threads()
     try:
-        assert main(pretrain(unbroken, shards, *overrides)[3:]) == 2
+        assert main(tiny(unbroken, shards, *overrides)[3:]) == 2
     finally:
         torch.set_num_threads(threads)
     printed = capfd.readouterr().err.strip()
@@ -195,7 +200,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: Path, tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m"]
     done = subprocess.run(
-        [*launch, *pretrain(tmp_path / "run", shards)[2:]], capture_output=True, text=True, timeout=SECONDS
+        [*launch, *tiny(tmp_path / "run", shards)[2:]], capture_output=True, text=True, timeout=SECONDS
     )
     assert done.returncode != 0 and not (tmp_path / "run").exists()
     assert "asked for 2 processes and started one" in done.stderr
@@ -203,5 +208,5 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: 
 
 
 def test_accelerate_launch_runs_it(unbroken: Path, shards: Path, tmp_path: Path) -> None:
-    finish([sys.executable, "-m", "accelerate.commands.launch", "-m", *pretrain(tmp_path / "run", shards)[2:]])
+    finish([sys.executable, "-m", "accelerate.commands.launch", "-m", *tiny(tmp_path / "run", shards)[2:]])
     assert_equal_runs(tmp_path / "run", unbroken)
