@@ -29,7 +29,7 @@ def said(printed: str) -> list[str]:
     [
         ("data.bach=8", "unknown key data.bach; did you mean 'data.batch'?", True),
         ("data.batch=9", "data.batch=9 is not divisible by 2 ranks x parallel.accumulate=1", False),
-        ("data.split=trian", "did you mean 'train'?", True),
+        ("data.split=trian", "did you mean 'train'?", False),
         ("model.encoder=resnet81", "resnet81", True),
     ],
 )
