@@ -68,10 +68,11 @@ def test_a_killed_set_up_goes_on(clone: Path) -> None:
 def test_make_pretrain_goes_on_after_ctrl_c(clone: Path) -> None:
     run = clone / "out" / "runs" / "phantom"
     with (clone / "configs" / "experiment" / "phantom.yaml").open("a") as experiment:
-        # Fewer steps and patients: the rest would be more of the same. One thread: other tests have the other cores.
+        # Fewer steps, patients and pixels: the rest would be more of the same. One thread: other tests have the other
+        # cores.
         experiment.write("epoch_factor: 0.15\nparallel: {threads: 1}\n")
     recipe = clone / "shards" / "recipe" / "phantom_cxr.yaml"
-    recipe.write_text(recipe.read_text().replace("patients: 400", "patients: 160"))
+    recipe.write_text(recipe.read_text().replace("patients: 400", "patients: 160").replace("size: 512", "size: 128"))
     code, shown = type_on_a_terminal(["make", "pretrain"], clone, stop_at=b"loss ")  # beside the bar, from step 10 on
     text = shown.decode()
     assert code != 0
