@@ -1,9 +1,9 @@
 """The documentation is run: its links lead somewhere, its commands work, its list of dependencies is the project's.
 
 A fenced ``bash`` block under ``<!-- run -->`` is run by ``make test``, under ``<!-- run: system -->`` by ``make
-test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``. ``make test`` types those
-of one document in a shell and runs the others in its own process, where torch is imported once; ``make test-system``
-types them all.
+test-system``; one document's blocks run in order in one folder, at the sizes of ``SMALLER``. Each tier types those of
+one document in a shell, as a user does. ``make test`` runs the others in its own process, ``make test-system`` in
+forked ones: torch is imported once.
 """
 
 import os
@@ -16,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from harness import finish
 from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
@@ -31,7 +32,8 @@ SMALLER = {
     "experiment=small data.shards=out/shards/mine run=": "experiment=small data.size=32 data.batch=8 epoch_factor=0.01 "
     "data.shards=out/shards/mine run=",
 }
-TYPED = "deidentification"  # by ``make test``; takes 10 s: each command is a process with workers
+# In a shell; the first by ``make test``. Takes 10 s and 45 s: each command is a Python that imports torch.
+TYPED = "deidentification", "README"
 
 
 def cheap(document: Path) -> str:
@@ -44,12 +46,19 @@ def scripts() -> list[object]:
     cases = []
     for document in DOCUMENTS:
         whole = "".join(text for _, text in BLOCK.findall(document.read_text()))
-        if cheap(document) and (document.stem == TYPED or whole == cheap(document)):
-            later = () if document.stem == TYPED else pytest.mark.system
-            cases.append(pytest.param(cheap(document), id=document.stem, marks=later))
+        if cheap(document) and (document.stem == TYPED[0] or whole == cheap(document)):
+            later = () if document.stem == TYPED[0] else pytest.mark.system
+            cases.append(pytest.param(document.stem, cheap(document), id=document.stem, marks=later))
         if whole != cheap(document):
-            cases.append(pytest.param(whole, id=f"{document.stem}-system", marks=pytest.mark.system))
+            cases.append(pytest.param(document.stem, whole, id=f"{document.stem}-system", marks=pytest.mark.system))
     return cases
+
+
+def modules(line: str) -> list[str]:
+    """The words after ``python`` of a line that runs a module and nothing else."""
+    python, flag, *words = shlex.split(line)
+    assert (python, flag) == ("python", "-m") and not set(words) & {"|", "||", "&&", ";", ">"}, line
+    return [flag, *words]
 
 
 def small(script: str) -> str:
@@ -58,16 +67,18 @@ def small(script: str) -> str:
     return script
 
 
-@pytest.mark.parametrize("script", scripts())
-def test_commands_work(script: str, tmp_path: Path) -> None:
-    """As a user types them."""
+@pytest.mark.parametrize(("name", "script"), scripts())
+def test_commands_work(name: str, script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = small(script)
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-    command = ["bash", "-euo", "pipefail", "-c", script]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280
-    )
-    assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    monkeypatch.chdir(tmp_path)
+    if name in TYPED:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        done = subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True, timeout=280)
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+    else:
+        for line in script.splitlines():
+            finish([sys.executable, *modules(line)])
     for run in re.findall(r"dira_scale\.report run=(\S+)", script):
         assert (tmp_path / run / "report.html").is_file()
         assert (tmp_path / run / "export" / "encoder.safetensors").is_file()
@@ -76,7 +87,7 @@ def test_commands_work(script: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")  # of modules run a second time
 @pytest.mark.parametrize(
     "document",
-    [document for document in DOCUMENTS if cheap(document) and document.stem != TYPED],
+    [document for document in DOCUMENTS if cheap(document) and document.stem != TYPED[0]],
     ids=lambda path: path.stem,
 )
 def test_commands_are_understood(
@@ -90,8 +101,7 @@ def test_commands_are_understood(
     for place in ("ingest.writer", "curation.verify", "machine.workers"):
         monkeypatch.setattr(f"dira_scale.{place}.worker_pool", Here)
     for line in small(cheap(document)).splitlines():
-        python, flag, module, *words = shlex.split(line)
-        assert (python, flag) == ("python", "-m"), line
+        _, module, *words = modules(line)
         monkeypatch.setattr(sys, "argv", [module, *words])
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)
