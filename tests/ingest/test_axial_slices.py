@@ -335,7 +335,7 @@ def test_slices_train_and_volumes_name_the_key_that_makes_them(
     for number in range(3):
         nifti(tmp_path / f"images/{number}.nii", body(make, number))
     shard(tmp_path / "images", max_side=32)
-    words = [*TINY, "steps=2", "data.val_split=null"]
+    words = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
     assert pretrain([*words, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run/status.json").read_text())["step"] == 2
     shutil.rmtree(tmp_path / "out")
