@@ -18,13 +18,14 @@ class DeviceCopies:
 
     def __init__(self, device: torch.device, seconds: StageSeconds) -> None:
         self.device, self.seconds, self.pinned = device, seconds, device.type == "cuda"
-        self._stream = torch.cuda.Stream(device) if self.pinned else None
+        self._stream: torch.cuda.Stream | None = None  # made with the first batch: a loader is built before it is used
 
     def ahead(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
         """The same batches, on the device; one is copied ahead. Closing it closes ``batches``."""
-        if self._stream is None:
+        if not self.pinned:
             yield from batches
             return
+        self._stream = self._stream or torch.cuda.Stream(self.device)
         try:
             following = self._copy(next(batches, None), self._stream)
             while following is not None:

@@ -145,4 +145,4 @@ class Samples:
 
 def stored_codecs(datasets: Sequence[ShardedDataset]) -> set[str]:
     """The codecs of all images."""
-    return {codec for dataset in datasets for codec in dataset.codes("codec")[1]}
+    return {kind.codec for dataset in datasets for split in dataset.splits for kind in dataset.kinds(split)}

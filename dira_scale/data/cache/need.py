@@ -1,4 +1,4 @@
-"""What an order needs of a cache: the shards that it touches within some steps."""
+"""What an order needs of a cache: the shards that it touches within some steps, and how often it comes back to them."""
 
 from dataclasses import dataclass, replace
 
@@ -11,7 +11,8 @@ from dira_scale.errors import UserError
 STARTS = 4  # places of an epoch that are looked at
 FARTHEST = 256  # steps ahead at most
 AHEAD = 8  # shards more than are read at once are enough
-BLOCKS = (16, 64, 256, 1024)  # that are suggested
+OFTEN = 16.0  # an order that fetches each shard more often in an epoch is refused
+SELDOM = 4.0  # one that does it less often is suggested; above it a run warns
 GB, MB = 10**9, 10**6
 
 
@@ -35,23 +36,43 @@ class Demand:
     def __init__(self, order: Order | EvalOrder, shards: Shards, rank: int, world: int, ranks: int) -> None:
         self.order, self.shards, self.rank, self.world, self.ranks = order, shards, rank, world, ranks
         # Training goes on into the next epoch, evaluation ends.
-        epoch = order.steps_per_epoch if isinstance(order, Order) else order.steps
-        self._end = None if isinstance(order, Order) else epoch
-        self._starts, self._steps = sorted({epoch * i // STARTS for i in range(STARTS)}), 0
-        self._touched = [np.zeros(len(shards.all), bool) for _ in self._starts]
+        self.epoch = order.steps_per_epoch if isinstance(order, Order) else order.steps
+        self._end = None if isinstance(order, Order) else self.epoch
+        self._starts, self._steps = sorted({self.epoch * i // STARTS for i in range(STARTS)}), 0
+        self._touched = [self._none() for _ in self._starts]
+        self.total = int(shards.sizes[shards.kept].sum())
 
     def of(self, steps: int) -> Need:
         """The need of so many steps, which grow from call to call."""
         assert steps >= self._steps
         for start, touched in zip(self._starts, self._touched, strict=True):
-            for step in range(start + self._steps, min(start + steps, self._end or start + steps)):
-                touched[self.shards.of(self.order.batch_at(step, self.rank, self.world).index)] = True
-            touched &= self.shards.kept
+            self._touch(touched, start + self._steps, start + steps)
         self._steps = steps
-        kept, sizes = int(self.shards.kept.sum()), self.shards.sizes
-        count, most = (max(int(f(t)) for t in self._touched) for f in (np.sum, lambda t: sizes[t].sum()))
-        total = int(sizes[self.shards.kept].sum())
-        return Need(min(self.ranks * count, kept), min(self.ranks * most, total), total)
+        count, most = (max(int(f(t)) for t in self._touched) for f in (np.sum, self._bytes))
+        return Need(
+            min(self.ranks * count, int(self.shards.kept.sum())), min(self.ranks * most, self.total), self.total
+        )
+
+    def times(self, steps: int) -> float:
+        """How often each shard is fetched in an epoch, by a cache that holds what the last ``steps`` have touched."""
+        new = []
+        for start in self._starts:
+            held, following = self._none(), self._none()
+            self._touch(held, start, start + steps)
+            self._touch(following, start + steps, start + 2 * steps)
+            new.append(self._bytes(following & ~held))
+        return float(self.ranks * np.mean(new) * self.epoch / steps / max(1, self.total))
+
+    def _none(self) -> np.ndarray:
+        return np.zeros(len(self.shards.all), bool)
+
+    def _touch(self, touched: np.ndarray, first: int, stop: int) -> None:
+        for step in range(first, min(stop, self._end or stop)):
+            touched[self.shards.of(self.order.batch_at(step, self.rank, self.world).index)] = True
+        touched &= self.shards.kept
+
+    def _bytes(self, touched: np.ndarray) -> int:
+        return int(self.shards.sizes[touched].sum())
 
 
 class Window:
@@ -64,43 +85,63 @@ class Window:
 
     Attributes:
         steps: to fetch ahead; ``need``: of these steps.
+        times: how often each shard is fetched in an epoch, about; 1 where the cache holds them all.
 
-    Raises UserError, with the sizes and values that would do, where ``least`` steps do not fit.
+    Raises UserError, with the sizes and values that would do, where ``least`` steps do not fit, or shards would be
+    fetched again and again.
     """
 
     def __init__(
         self, order: Order | EvalOrder, shards: Shards, rank: int, world: int, ranks: int, least: int, most: int
     ) -> None:
         demand = Demand(order, shards, rank, world, ranks)
-        self.steps, self.need = least, demand.of(least)
+        self.steps, self.need, self.times, horizon = least, demand.of(least), 1.0, least
         if self.need.bytes > most:
-            raise UserError(self._refusal(demand, least, most))
-        enough = min(self.need.shards + AHEAD, int(shards.kept.sum()))
-        while self.need.shards < enough and 2 * self.steps <= FARTHEST:
-            following = demand.of(2 * self.steps)
+            raise UserError(_refusal(demand, self.need, None, least, most))
+        enough, all_fit = min(self.need.shards + AHEAD, int(shards.kept.sum())), demand.total <= most
+        while 2 * horizon <= FARTHEST and not (all_fit and self.need.shards >= enough):
+            following = demand.of(2 * horizon)
             if following.bytes > most:
                 break
-            self.steps, self.need = 2 * self.steps, following
-
-    def _refusal(self, demand: Demand, least: int, most: int) -> str:
-        need, order = self.need, demand.order
-        text = (
-            f"this order reads {need.shards} shards at once on a node, {need.bytes / MB:.4g} MB (all have "
-            f"{need.total / MB:.4g} MB), and the cache may hold {most / MB:.4g} MB: each would be fetched many times; "
-            f"use data.cache_size={np.ceil(need.bytes / GB * 1000) / 1000:g} (in GB)"
-        )
-        if isinstance(order, Order):
-            for other in _narrower(order, demand.world):
-                smaller = Demand(other, demand.shards, demand.rank, demand.world, demand.ranks).of(least)
-                if smaller.bytes <= most:
-                    return text + (
-                        f", or in a new run data.lanes={other.lanes} data.block={other.block} (a less random order, "
-                        f"which needs {smaller.bytes / MB:.4g} MB)"
-                    )
-        return text
+            horizon *= 2
+            if self.need.shards < enough:
+                self.steps, self.need = horizon, following
+        if not all_fit and isinstance(order, Order):
+            self.times = demand.times(horizon)
+        if self.times > OFTEN:
+            raise UserError(_refusal(demand, self.need, self.times, least, most))
 
 
-def _narrower(order: Order, world: int) -> list[Order]:
-    """Orders that touch fewer shards at once, the more random ones first."""
+def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: int) -> str:
+    often = "many times" if times is None else f"about {times:.0f} times"
+    text = (
+        f"this order reads {need.shards} shards at once on a node, {need.bytes / MB:,.1f} MB (all have "
+        f"{need.total / MB:,.1f} MB), and the cache may hold {most / MB:,.1f} MB: each would be fetched {often} an epoch; "
+    )
+    if not isinstance(demand.order, Order):
+        return text + f"use data.cache_size={_gb(need.bytes)} (in GB)"
+    text += f"use data.cache_size={_gb(demand.total)} (in GB), which holds all"
+    for order in _narrower(demand.order, demand.world, len(demand.shards.all)):
+        other = Demand(order, demand.shards, demand.rank, demand.world, demand.ranks)
+        if (smaller := other.of(least)).bytes <= most and other.times(least) <= SELDOM:
+            return text + (
+                f", or in a new run data.lanes={order.lanes} data.block={order.block} data.window={order.window} (a less "
+                f"random order, which needs {smaller.bytes / MB:,.1f} MB)"
+            )
+    return text
+
+
+def _gb(count: int) -> str:
+    return f"{np.ceil(count / GB * 1000) / 1000:g}"
+
+
+def _narrower(order: Order, world: int, shards: int) -> list[Order]:
+    """Orders that come back to a shard more seldom, the more random ones first: blocks of a shard's size and larger."""
+    block = -(-sum(order.sizes) // shards)
     lanes = [count for count in range(order.batch, 0, -1) if order.batch % count == 0 and count % world == 0]
-    return [replace(order, lanes=count, block=block, window=1) for count in lanes for block in BLOCKS]
+    return [
+        replace(order, lanes=count, block=block * factor, window=window)
+        for count in lanes
+        for window in (16, 4, 1)
+        for factor in (1, 4)
+    ]

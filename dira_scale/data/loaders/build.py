@@ -63,7 +63,9 @@ class LoaderChoice:
         return loader
 
     def in_helper(self) -> "LoaderChoice":
-        """The same loader in a process of its own (``data.helper``)."""
+        """The same loader in a process of its own (``data.helper``). Raises UserError for one that needs the GPU."""
+        if self.name == "dali":
+            raise UserError("data.helper=true: dali decodes on the GPU, which is the training process's; use false")
         return LoaderChoice(self.name, self.why, HELPER, {"inner": self.target, "settings": self.settings})
 
 
@@ -92,6 +94,7 @@ def choose(
     if name != STREAM:
         _refuse_cache(cache, f"data.loader={name}", f"use data.loader={STREAM} or leave them out")
     settings = {"cache": cache} if name == STREAM else {}
+    _imported(LOADERS[name])  # says which package is missing, before anything else
     return LoaderChoice(name, why, LOADERS[name], settings)
 
 

@@ -17,6 +17,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.data.dali_views import COLOURS, DaliViews, Payloads, hand_over
 from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.masks import fill_masks
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples, stored_codecs
@@ -52,11 +53,12 @@ class DaliLoader:
         workers: int = 1,
         prefetch: int = 4,
         fixed_epoch: int | None = None,
+        masks: bool = False,
         device: torch.device | str = "cpu",
     ) -> None:
         self.samples = Samples(datasets, split)
         self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
-        self.workers, self.prefetch = workers, prefetch
+        self.workers, self.prefetch, self.masks = workers, prefetch, masks
         self.seconds = StageSeconds()
         self.copies = DeviceCopies(torch.device(device), self.seconds)
         _check(self.samples, self.copies.device)
@@ -116,7 +118,15 @@ class DaliLoader:
             made, done = views.make(request, payloads)
         except RuntimeError as error:
             raise self._named(payloads, views, error) from error
-        return self.requests.batch(request, made), done
+        return self.requests.batch(request, made, self._mask(request)), done
+
+    def _mask(self, request: Request) -> torch.Tensor | None:
+        if not self.masks:
+            return None
+        mask = self.requests.empty_mask(request)
+        for i in range(len(request)):
+            fill_masks(mask[i].numpy(), self.samples, request, i)
+        return mask
 
     def _named(self, payloads: Payloads, views: DaliViews, error: RuntimeError) -> UserError:
         """The error that names the sample which DALI refuses: its own is about a batch."""

@@ -16,7 +16,9 @@ from dira_scale.data.codecs import DecodeError
 from dira_scale.data.ffcv_library import FfcvLibrary
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 
 
@@ -30,9 +32,17 @@ class FfcvLoader(CpuLoader):
     with the samples of its manifest.
     """
 
-    def __init__(self, datasets: list[ShardedDataset], split: str, **arguments: Any) -> None:
+    def __init__(
+        self,
+        datasets: list[ShardedDataset],
+        split: str,
+        order: Order | EvalOrder,
+        views: ViewSpec,
+        seed: int,
+        **arguments: Any,
+    ) -> None:
         self.library = FfcvLibrary()
-        super().__init__(datasets, split, **arguments)
+        super().__init__(datasets, split, order, views, seed, **arguments)
         if self.samples.dtype != torch.uint8 or self.samples.channels not in (1, 3):
             raise UserError(
                 f"data.loader=ffcv reads images of 8 bits with 1 or 3 channels; these have up to "

@@ -10,7 +10,7 @@ import xxhash
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.ahead import Ahead, in_order
-from dira_scale.data.cache.need import GB, Window
+from dira_scale.data.cache.need import GB, SELDOM, Window
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.cache.substitutes import Substitutes
@@ -89,9 +89,16 @@ class StreamLoader(CpuLoader):
         return [self.shards.all[number] for number in in_order(self.shards.of(index)) if self.shards.kept[number]]
 
     def _tell(self) -> None:
-        if isinstance(self.order, Order) and self.shards.kept.any():
-            logger.info(
-                "cache: %s, up to %.3g GB; fetched ahead: what %d steps need, at most %d shards (%.3g of %.3g GB)",
-                self.cache.folder.folder, self.cache.folder.most / GB, self.window.steps,
-                self.window.need.shards, self.window.need.bytes / GB, self.window.need.total / GB,
-            )  # fmt: skip
+        if not isinstance(self.order, Order) or not self.shards.kept.any():
+            return
+        window, folder = self.window, self.cache.folder
+        logger.info(
+            "cache: %s, up to %.3g GB; fetched ahead: what %d steps need, at most %d shards (%.3g of %.3g GB)",
+            folder.folder, folder.most / GB, window.steps, window.need.shards, window.need.bytes / GB,
+            window.need.total / GB,
+        )  # fmt: skip
+        if window.times > SELDOM:
+            logger.warning(
+                "each shard is fetched about %.0f times an epoch: raise data.cache_size, or in a new run data.block",
+                window.times,
+            )

@@ -1,9 +1,11 @@
 """Every loader that is installed here, for tests that hold for all of them."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from harness import skip_without
 
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import choose
@@ -13,6 +15,8 @@ BACKENDS: dict[str, Callable[..., Loader]] = {
     "cpu": lambda **arguments: choose("cpu").build(**arguments),
     "threads": lambda **arguments: choose("cpu").build(**{"workers": 3, "prefetch": 2} | arguments),
     "helper": lambda **arguments: choose("cpu").in_helper().build(**arguments),
+    "stream": lambda **arguments: choose("stream").build(**arguments),
+    "dali": lambda **arguments: choose("dali").build(**arguments),
 }
 SLOW = ("helper",)  # a process to start: in the system tier
 
@@ -20,3 +24,10 @@ SLOW = ("helper",)  # a process to start: in the system tier
 def parameters() -> list[Any]:
     """The names of all loaders, the slow ones marked."""
     return [pytest.param(name, marks=[pytest.mark.system] if name in SLOW else []) for name in BACKENDS]
+
+
+def build(name: str, **arguments: Any) -> Loader:
+    """A loader; skips where its package is missing, unless that is required (DIRA_SCALE_REQUIRE)."""
+    if name == "dali":
+        skip_without("dali", "" if find_spec("nvidia.dali") else "nvidia-dali is not installed")
+    return BACKENDS[name](**arguments)

@@ -68,12 +68,15 @@ def differences(ours, theirs):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("codec", "bits"), STORED)
 def test_the_views_are_those_of_the_cpu_loader(dali, make_dataset, images, codec, bits, channels):
-    """Sizes differ within a batch, and some crops are enlarged."""
+    """Sizes differ within a batch, and some crops are enlarged.
+
+    Of 8 bits the CPU loader rounds rows and columns, DALI only the result: a level apart in a sixth of the pixels.
+    """
     dataset = make_dataset(images(bits, channels), codec)
     arguments = ([dataset], "train", ORDER, SPEC, 0)
     ours, theirs = dali(*arguments), CpuLoader(*arguments)
     difference = differences(ours.iterate(0, 5), theirs.iterate(0, 5))
-    assert difference.mean() < 0.05 and difference.max() < 5
+    assert difference.mean() < (0.25 if bits == 8 else 0.05) and difference.max() < 5
     assert min(ours.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
 
 
@@ -102,7 +105,7 @@ def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
         for view, expected in zip(a.views, b.views, strict=True):
             levels = a.high[:, 0] / 255
             difference = (view.float() - expected.float()).abs().flatten(1) / levels[:, None]
-            assert difference.mean(1).max() < 0.1 and difference.max() < 4
+            assert difference.mean(1).max() < 0.3 and difference.max() < 4
 
 
 def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch):
@@ -119,14 +122,14 @@ def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch
     monkeypatch.setattr(Requests, "at", shifted)
     arguments = ([make_dataset(images())], "train", ORDER, SPEC, 0)
     difference = differences(dali(*arguments).iterate(0, 3), CpuLoader(*arguments).iterate(0, 3))
-    assert difference.mean() < 0.05
+    assert difference.mean() < 0.25
 
 
 @pytest.mark.parametrize("count", [1, 3])
 def test_any_number_of_views(dali, make_dataset, images, count):
     arguments = ([make_dataset(images())], "train", ORDER, replace(SPEC, count=count), 0)
     difference = differences(dali(*arguments).iterate(0, 2), CpuLoader(*arguments).iterate(0, 2))
-    assert difference.mean() < 0.05
+    assert difference.mean() < 0.25
 
 
 def test_a_later_start_other_threads_and_prefetching_give_the_same(dali, make_dataset, images):
@@ -201,8 +204,10 @@ def bomb(payload):
     ("codec", "change", "reason"),
     [
         *((codec, cut, "DALI does not decode it") for codec in ("png", "jp2", "jpg")),
-        *((codec, replaced, "no header") for codec in ("png", "jp2", "jpg")),
-        ("png", bomb, r"announces .*60000, 60000, 1"),
+        ("png", replaced, "not a PNG"),
+        ("jp2", replaced, "not a JPEG 2000"),
+        ("jpg", replaced, "JPEG"),
+        ("png", bomb, "its header says 60000 x 60000 pixels, expected 50 x 90"),
     ],
 )
 def test_a_damaged_payload_is_named(dali, make_dataset, images, codec, change, reason):
