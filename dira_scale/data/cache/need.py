@@ -116,7 +116,8 @@ def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: 
     often = "many times" if times is None else f"about {times:.0f} times"
     text = (
         f"this order reads {need.shards} shards at once on a node, {need.bytes / MB:,.1f} MB (all have "
-        f"{need.total / MB:,.1f} MB), and the cache may hold {most / MB:,.1f} MB: each would be fetched {often} an epoch; "
+        f"{need.total / MB:,.1f} MB), and the cache may hold {most / MB:,.1f} MB: each would be fetched {often} an "
+        "epoch; "
     )
     if not isinstance(demand.order, Order):
         return text + f"use data.cache_size={_gb(need.bytes)} (in GB)"
@@ -125,8 +126,8 @@ def _refusal(demand: Demand, need: Need, times: float | None, least: int, most: 
         other = Demand(order, demand.shards, demand.rank, demand.world, demand.ranks)
         if (smaller := other.of(least)).bytes <= most and other.times(least) <= SELDOM:
             return text + (
-                f", or in a new run data.lanes={order.lanes} data.block={order.block} data.window={order.window} (a less "
-                f"random order, which needs {smaller.bytes / MB:,.1f} MB)"
+                f", or in a new run data.lanes={order.lanes} data.block={order.block} data.window={order.window} (a "
+                f"less random order, which needs {smaller.bytes / MB:,.1f} MB)"
             )
     return text
 

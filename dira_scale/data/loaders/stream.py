@@ -6,6 +6,7 @@ import threading
 from collections.abc import Generator
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from dira_scale.data.batch import Batch
@@ -16,6 +17,7 @@ from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, S
 from dira_scale.data.cache.substitutes import Substitutes
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
+from dira_scale.errors import UserError
 from dira_scale.places.retry import StoppedError
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,11 @@ class StreamLoader(CpuLoader):
         self.shards = Shards(self.samples, folder.folder)
         node = min(world, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         self.window = Window(order, self.shards, rank, world, node, self.prefetch + 1, folder.most)
+        if self.requests.views.pair == "patient" and (cache.missing == "skip" or self.window.need.total > folder.most):
+            raise UserError(
+                f"data.loader=stream: views.pair=patient shows images from any shard, so it needs data.missing=stop and "
+                f"a cache of all shards: data.cache_size={np.ceil(self.window.need.total / GB * 1000) / 1000:g} (in GB)"
+            )
         self._stop, self._open = threading.Event(), 0
         self.cache = ShardCache(folder, self._stop, self.seconds)
         self.samples.stored = self._stored
