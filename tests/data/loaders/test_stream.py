@@ -11,6 +11,7 @@ import threading
 from contextlib import closing
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +24,15 @@ from shard_server import serve
 
 from dira_scale.data.cache import folder as cache_folder
 from dira_scale.data.cache.folder import CacheFolder, Claim
+from dira_scale.data.cache.need import Demand, Window
 from dira_scale.data.cache.settings import CacheSettings
-from dira_scale.data.cache.shards import MissingShardError
+from dira_scale.data.cache.shards import MissingShardError, Shards
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.stream import StreamLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.samples import Samples
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.places.retry import PATIENCE
@@ -516,3 +519,35 @@ def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
     with pytest.raises(UserError, match=message):
         far(server)
     assert server.asked["dataset.json"] == (1 if fault == 404 else PATIENCE.attempts)
+
+
+@pytest.mark.parametrize(("block", "size"), [(1, 900), (6, 300), (24, 300)])
+def test_how_often_a_shard_is_fetched_is_about_what_a_cache_does(cut_up, server, cache, block, size):
+    """Against the longest-unused-first rule, played through an epoch; an order that comes back too often is refused."""
+    local = cut_up(shards=16)
+    order = order_of(local, batch=2, block=block)
+    shards = Shards(Samples([far(server)], "train"), Path(cache.folder).parent)
+    shards.kept[:], shards.sizes[:] = True, 100
+    held, fetched = [], 0
+    for step in range(order.steps_per_epoch):
+        for number in dict.fromkeys(shards.of(order.batch_at(step).index).tolist()):
+            fetched += number not in held
+            held = [*[other for other in held if other != number][-(size // 100 - 1) :], number]
+    demand, steps = Demand(order, shards, 0, 1, 1), 1
+    while Demand(order, shards, 0, 1, 1).of(2 * steps).bytes <= size:
+        steps *= 2
+    assert 0.5 * fetched / 16 <= demand.times(steps) <= 2 * fetched / 16
+
+
+def test_a_full_shuffle_beyond_the_cache_is_refused_even_if_some_steps_fit():
+    """1000 shards of 1000 images: a step's shards fit, and nearly all of the next step's are others."""
+    shards = SimpleNamespace(
+        all=[None] * 1000, kept=np.ones(1000, bool), sizes=np.full(1000, 64 * 10**6), of=lambda index: index // 1000
+    )
+    order = Order((10**6,), seed=0, batch=256)
+    with pytest.raises(UserError, match=r"about \d+ times an epoch; use data.cache_size=64 .*data.lanes=") as caught:
+        Window(order, shards, 0, 1, 1, 5, 50 * 10**9)
+    words = dict(word.split("=") for word in str(caught.value).split() if word.startswith("data."))
+    proposed = replace(order, **{key: int(words[f"data.{key}"]) for key in ("lanes", "block", "window")})
+    assert Window(proposed, shards, 0, 1, 1, 5, 50 * 10**9).times < 4
+    assert Window(order, shards, 0, 1, 1, 5, 64 * 10**9).times == 1
