@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dira_scale.data import codecs
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.imaging.read import read_image
 from dira_scale.phantom.cxr.dataset import generate
+from dira_scale.pixels import codecs
 from dira_scale.shard import main as shard
 
 VIEWS = ViewSpec()  # two crops of 224 x 224

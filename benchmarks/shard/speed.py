@@ -18,7 +18,6 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from dira_scale.config.compose import compose
-from dira_scale.data.codecs import encode
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.volumes import prepare, read_volume
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
@@ -29,6 +28,7 @@ from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.ingest.writer import Shard, sharding, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
+from dira_scale.pixels.codecs import encode
 
 
 @dataclass(frozen=True)

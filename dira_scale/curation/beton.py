@@ -25,10 +25,10 @@ from dira_scale.data.beton import (
     Writer,
     pages_for,
 )
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.tar import BLOCK, member_at
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import decode
 from dira_scale.places.atomic import sync_folder, write_atomic
 from dira_scale.places.store import is_local
 

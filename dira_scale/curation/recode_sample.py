@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from dira_scale.data.codecs import DecodeError, decode, encode
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, Window, store
 from dira_scale.ingest.sample import QuarantinedError, encoded, shrunk
 from dira_scale.ingest.slices import Refused
+from dira_scale.pixels.codecs import DecodeError, decode, encode
 from dira_scale.places.store import read_ranges
 
 QUALITY = 95  # of JPEG, as when sharding

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import QUARANTINE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.ingest.slices import POSITION, SLICE
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.store import open_file
 
 LOOKED_AT, SHOWN = 200, 48  # images decoded for the histogram of intensities, and shown

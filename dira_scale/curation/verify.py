@@ -13,11 +13,11 @@ import pyarrow.compute as pc
 import xxhash
 
 from dira_scale.data.checksum import checksum
-from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import members
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import worker_pool
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.store import open_file
 
 SHOWN = 20  # damages that are printed individually

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dira_scale.data.codecs import DecodeError
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import DecodeError
 
 
 class FfcvLibrary:

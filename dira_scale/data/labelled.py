@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.resize import resize
+from dira_scale.pixels.codecs import decode
+from dira_scale.pixels.resize import resize
 
 
 class LabelledImages(Dataset[tuple[Any, Tensor]]):

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples
+from dira_scale.pixels.codecs import DecodeError, decode
 
 NO_MASK = 255  # where the image has none, which is not the same as an empty one
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 import xxhash
 
-from dira_scale.data.codecs import DecodeError
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import DecodeError
 
 
 class Samples:

@@ -11,13 +11,13 @@ from importlib import import_module
 from typing import Any, cast
 
 from dira_scale.config.schema import place_arguments
-from dira_scale.data.codecs import CODECS, VOLUME_CODECS
 from dira_scale.data.manifest.checks import LONGEST_TEXT, is_shown
 from dira_scale.errors import UserError, nearest
 from dira_scale.imaging.settings import ReadSettings, SliceSettings, VolumeSettings
 from dira_scale.ingest.deidentify import Hasher, check_attributes
 from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
+from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
 
 
 @dataclass(frozen=True)

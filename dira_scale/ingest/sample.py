@@ -8,7 +8,6 @@ import numpy as np
 import PIL.Image
 import xxhash
 
-from dira_scale.data.codecs import encode
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
@@ -20,6 +19,7 @@ from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import Input, PaintedMask, SourceRecord
+from dira_scale.pixels.codecs import encode
 from dira_scale.places.store import is_local
 
 FILLED = "filled_slices"  # attribute of a volume: how many of its slices the source lacks

@@ -22,10 +22,10 @@ from benchmarks.loader.speed import Result
 from benchmarks.loader.tables import case_rows
 from benchmarks.loader.turns import Spread, ratio
 from dira_scale.bench import main
-from dira_scale.data import codecs
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
 
 IMAGES = 2
 

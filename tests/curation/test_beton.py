@@ -13,12 +13,12 @@ import torch
 from harness import finish, skip_without
 
 from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
-from dira_scale.data.codecs import decode
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
 from dira_scale.data.views import ViewSpec
 from dira_scale.ingest.convert import convert
+from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 
 

@@ -19,11 +19,11 @@ from dira_scale.curation.merge import merge
 from dira_scale.curation.recode_plan import own_names
 from dira_scale.curation.subset import Part, subset
 from dira_scale.curation.verify import verify
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
 from dira_scale.machine.workers import worker_pool
+from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 
 SIZES = [(90, 72), (64, 64), (80, 100), (50, 60)]  # of which the last never exceeds the 64 that others are shrunk to

@@ -12,8 +12,8 @@ import xxhash
 from hypothesis import settings
 from scipy import ndimage
 
-from dira_scale.data import codecs
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
+from dira_scale.pixels import codecs
 
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")

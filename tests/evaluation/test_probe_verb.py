@@ -14,10 +14,10 @@ import xxhash
 import yaml
 from safetensors.torch import save_file
 
-from dira_scale.data import codecs
 from dira_scale.data.manifest import SCHEMA, DatasetInfo
 from dira_scale.evaluation.features import Images, features
 from dira_scale.models.encoder import build_encoder
+from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 

@@ -18,7 +18,6 @@ from harness import TINY
 from ingest.sources.conftest import Here
 
 from dira_scale.curation.verify import verify
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
@@ -26,6 +25,7 @@ from dira_scale.ingest.convert import convert
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_print
+from dira_scale.pixels.codecs import decode
 from dira_scale.pretrain import main as pretrain
 
 ALL = {"train": 1.0, "val": 0, "test": 0}

@@ -19,7 +19,6 @@ import webdataset
 import xxhash
 from PIL import Image
 
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
@@ -31,6 +30,7 @@ from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.survey import survey_and_print
+from dira_scale.pixels.codecs import decode
 
 
 def test_series_masks_and_boxes_arrive(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:

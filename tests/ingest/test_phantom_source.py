@@ -12,10 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
 from dira_scale.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
+from dira_scale.pixels.codecs import decode
 
 
 @pytest.fixture(scope="module")

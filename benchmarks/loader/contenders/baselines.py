@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from benchmarks.loader.contenders.base import Contender, require
 from benchmarks.loader.contenders.files import SIZE, Crops, Files, Released, Workers
 from benchmarks.loader.inputs import Inputs
-from dira_scale.data import codecs
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
 
 
 def files(inputs: Inputs) -> list[Contender]:

@@ -9,14 +9,14 @@ import torch
 
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.inputs import VIEWS, Inputs
-from dira_scale.data import codecs
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.order import Order
-from dira_scale.data.resize import resize
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
+from dira_scale.pixels.resize import resize
 
 
 def loader(name: str, inputs: Inputs) -> list[Contender]:

@@ -6,10 +6,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dira_scale.data.codecs import DecodeError, decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
+from dira_scale.pixels.codecs import DecodeError, decode
 
 SIDE = 64  # pixels
 SLICES = (0.25, 0.5, 0.75)  # of a volume's depth

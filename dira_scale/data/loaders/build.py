@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from dira_scale.data.cache.settings import CacheSettings
-from dira_scale.data.codecs import DECODED_ON_GPU
 from dira_scale.data.loaders import Loader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, nearest
 from dira_scale.machine.inventory import dali_extra, install_command
+from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.places.store import is_local
 
 AUTO, STREAM = "auto", "stream"

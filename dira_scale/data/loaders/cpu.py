@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.codecs import DecodeError
-from dira_scale.data.crops import fill
 from dira_scale.data.device_copies import DeviceCopies
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.masks import fill_masks
@@ -24,6 +22,8 @@ from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.data.views import ViewSpec
+from dira_scale.pixels.codecs import DecodeError
+from dira_scale.pixels.crops import fill
 
 
 class CpuLoader:

@@ -12,7 +12,6 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from dira_scale.data import codecs, headers
 from dira_scale.data.batch import Batch
 from dira_scale.data.dali_views import COLOURS, DaliViews, Payloads, hand_over
 from dira_scale.data.device_copies import DeviceCopies
@@ -24,6 +23,7 @@ from dira_scale.data.samples import Samples, stored_codecs
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs, headers
 
 logger = logging.getLogger(__name__)
 

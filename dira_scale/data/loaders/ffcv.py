@@ -12,7 +12,6 @@ import torch
 
 from dira_scale.data.beton import BetonError
 from dira_scale.data.beton_images import BetonImages
-from dira_scale.data.codecs import DecodeError
 from dira_scale.data.ffcv_library import FfcvLibrary
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
@@ -20,6 +19,7 @@ from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.pixels.codecs import DecodeError
 
 
 class FfcvLoader(CpuLoader):

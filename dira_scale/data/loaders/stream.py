@@ -47,8 +47,8 @@ class StreamLoader(CpuLoader):
         self.window = Window(order, self.shards, rank, world, node, self.prefetch + 1, folder.most)
         if self.requests.views.pair == "patient" and (cache.missing == "skip" or self.window.need.total > folder.most):
             raise UserError(
-                "data.loader=stream: views.pair=patient shows images from any shard, so it needs data.missing=stop and a "
-                f"cache of all shards: data.cache_size={np.ceil(self.window.need.total / GB * 1000) / 1000:g} (in GB)"
+                "data.loader=stream: views.pair=patient shows images from any shard, so it needs data.missing=stop and "
+                f"a cache of all shards: data.cache_size={np.ceil(self.window.need.total / GB * 1000) / 1000:g} (in GB)"
             )
         self._stop, self._open = threading.Event(), 0
         self.cache = ShardCache(folder, self._stop, self.seconds)

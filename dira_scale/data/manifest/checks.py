@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.data.codecs import CODECS
 from dira_scale.data.manifest.schema import INFO_FILE
+from dira_scale.pixels.codecs import CODECS
 
 SHARD = re.compile(r"(?:[^/\0]{1,255}/)*[^/\0]{1,250}\.(?:tar|beton)")  # relative to the dataset's folder
 SPLIT = re.compile(r"[\w-]{1,200}", re.ASCII)

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dira_scale.data.codecs import decode, open_bricks
 from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, NUMBERS, Index, Kind
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
+from dira_scale.pixels.codecs import decode, open_bricks
 from dira_scale.places.store import as_os_error, is_local, locate
 
 

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.data.codecs import CODECS
 from dira_scale.data.manifest.checks import wrong_rows
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, DatasetError
+from dira_scale.pixels.codecs import CODECS
 
 INDEX_VERSION = 1  # raise it when records, checks or the file's layout change
 CODEC_NAMES = sorted(CODECS)

@@ -24,8 +24,8 @@ from dira_scale.curation.audit.metadata import texts_of, tokens
 from dira_scale.curation.audit.search import Match
 from dira_scale.curation.audit.values import Value, Values
 from dira_scale.curation.audit.words import own_words
-from dira_scale.data.codecs import encode
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, SCHEMA, ShardedDataset
+from dira_scale.pixels.codecs import encode
 from dira_scale.shard import main
 
 UID = "1.2.826.0.1.3680043.8.498.771"

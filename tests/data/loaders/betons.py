@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 
 from dira_scale.data.beton import JPEG, RAW, ImageField, IntField, Writer
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
+from dira_scale.pixels.codecs import decode
 
 
 def with_beton(dataset: ShardedDataset, split: str = "train") -> ShardedDataset:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dira_scale.data import codecs
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
-from dira_scale.data.resize import resize
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
+from dira_scale.pixels.resize import resize
 
 SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)

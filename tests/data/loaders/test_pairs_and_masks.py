@@ -9,7 +9,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from dira_scale.data import codecs
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.masks import NO_MASK
@@ -18,6 +17,7 @@ from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
 
 SPEC = ViewSpec(size=16, jitter=Jitter(p=0), blur=Blur(p=0))
 PATIENTS = ["a", "b", "a", "c", "b", "a", "d", "a"]

@@ -14,7 +14,6 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 
-from dira_scale.data.codecs import decode
 from dira_scale.imaging.dicom import read_segments
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes import read_volume_mask
@@ -22,6 +21,7 @@ from dira_scale.imaging.volumes.series import Series
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import make_sample
+from dira_scale.pixels.codecs import decode
 
 SHAPE = (9, 23, 27)  # no slice is a whole number of bytes
 CORNER, STEP = np.array([-20.0, -30, 40]), np.array([0, 0, 2.0])

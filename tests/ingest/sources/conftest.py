@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
+from dira_scale.pixels.codecs import decode
 
 
 class Shards:

@@ -10,13 +10,13 @@ import SimpleITK
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
-from dira_scale.data.codecs import decode
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.sources.phantom_ct import PhantomCT
 from dira_scale.phantom.ct.study import FINDING
 from dira_scale.phantom.dicom import IDENTIFYING, PRIVATE_CREATOR
+from dira_scale.pixels.codecs import decode
 
 # The first patient has two studies, the second one; in the abdomen each has one.
 SEEDS = {"phantom_ct": 4, "phantom_abdomen": 6}

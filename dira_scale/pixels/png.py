@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import imagecodecs
 import numpy as np
 
-from dira_scale.data import headers
-from dira_scale.data.arena import Allocate
+from dira_scale.pixels import headers
+from dira_scale.pixels.arena import Allocate
 
 SUB = 1
 

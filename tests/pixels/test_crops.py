@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.data import codecs
-from dira_scale.data.crops import fill
-from dira_scale.data.resize import resize
+from dira_scale.pixels import codecs
+from dira_scale.pixels.crops import fill
+from dira_scale.pixels.resize import resize
 
 REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "chestxray14_nih12_1024"
 
@@ -122,8 +122,8 @@ THREADS = """
 import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
-from dira_scale.data import codecs
-from dira_scale.data.crops import fill
+from dira_scale.pixels import codecs
+from dira_scale.pixels.crops import fill
 
 pixels = np.random.default_rng(0).integers(0, 2**16, (700, 800), np.uint16)
 payloads = [(codec, codecs.encode(p, codec)) for p in (pixels, (pixels >> 8).astype(np.uint8))

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.data import codecs
 from dira_scale.errors import UserError
+from dira_scale.pixels import codecs
 
 LOSSLESS = [(codec, bits) for codec in ("png", "jp2", "npy") for bits in (8, 16)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dira_scale.data import codecs, png
+from dira_scale.pixels import codecs, png
 
 
 def grey(rows: bytes, width: int, height: int) -> bytes:

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from scipy.sparse import csr_array
 
-from dira_scale.data.arena import Allocate
-from dira_scale.data.codecs import Box
+from dira_scale.pixels.arena import Allocate
+from dira_scale.pixels.codecs import Box
 
 
 def resize(

@@ -5,9 +5,9 @@ from time import perf_counter
 
 import numpy as np
 
-from dira_scale.data.arena import Arena
-from dira_scale.data.codecs import Box, decode_crops
-from dira_scale.data.resize import resize
+from dira_scale.pixels.arena import Arena
+from dira_scale.pixels.codecs import Box, decode_crops
+from dira_scale.pixels.resize import resize
 
 _ARENA = Arena()
 

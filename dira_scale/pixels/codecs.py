@@ -21,9 +21,9 @@ import imagecodecs
 import numpy as np
 import simplejpeg
 
-from dira_scale.data import headers, png
-from dira_scale.data.arena import Allocate
 from dira_scale.errors import UserError, nearest
+from dira_scale.pixels import headers, png
+from dira_scale.pixels.arena import Allocate
 
 if TYPE_CHECKING:
     import blosc2  # imported lazily below: images do not need it

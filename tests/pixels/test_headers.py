@@ -11,7 +11,7 @@ import imagecodecs
 import numpy as np
 import pytest
 
-from dira_scale.data import codecs, headers
+from dira_scale.pixels import codecs, headers
 
 HUGE = 30_000  # pixels a side: 900 MB of a byte each
 SMALL = np.zeros((64, 64), np.uint8)
@@ -53,7 +53,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 import blosc2, imagecodecs, simplejpeg
-from dira_scale.data import codecs
+from dira_scale.pixels import codecs
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
