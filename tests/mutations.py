@@ -69,8 +69,8 @@ MUTATIONS = (
     ),
     Mutation(
         "damaged-sample-is-trained-on",
-        "data/loaders/cpu.py",
-        'if xxhash.xxh3_64_hexdigest(payload) != self._columns["xxh3"][sample]:',
+        "data/samples.py",
+        "if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:",
         "if not payload:",
         ("data/loaders/test_cpu.py",),
     ),
