@@ -56,8 +56,8 @@ MUTATIONS = (
     Mutation(
         "view-without-the-epoch",
         "data/views.py",
-        "random.uniform(seed, epoch, index,",
-        "random.uniform(seed, 0, index,",
+        "return random.uniform(seed, epoch, index,",
+        "return random.uniform(seed, 0, index,",
         ("data/test_views.py",),
     ),
     Mutation(
