@@ -41,13 +41,13 @@ def metrics() -> list[dict[str, Any]]:
     return rows
 
 
-def dataset(root: Path, xxh3: str = "0") -> ShardedDataset:
+def dataset(root: Path, xxh3: int = 0) -> ShardedDataset:
     """A manifest of 353 images of a byte each."""
     root.mkdir(exist_ok=True)
     counts = {"train": 320, "val": 33}
     (root / "all.tar").write_bytes(bytes(320))
     image = dict.fromkeys(SCHEMA.names) | {"shard": "all.tar", "size": 1, "codec": "jpg", "low": 0.0, "high": 255.0}
-    image |= {"labels": [1.0], "xxh3": xxh3}
+    image |= {"labels": [1.0], "xxh3": f"{xxh3:016x}", "channels": 1, "bits": 8, "height": 1, "width": 1, "depth": 1}
     rows = [
         image | {"key": f"{i}", "patient": f"{i}", "split": split, "offset": i}
         for split, count in counts.items() for i in range(count)

@@ -49,7 +49,7 @@ def dataset(root: Path) -> ShardedDataset:
     (root / "train-000000.tar").write_bytes(b"ab")
     blank = dict.fromkeys(SCHEMA.names)
     image = {"split": "train", "shard": "train-000000.tar", "size": 1, "codec": "png", "low": 0.0, "high": 255.0}
-    image |= {"labels": [], "xxh3": "0"}
+    image |= {"labels": [], "xxh3": "0" * 16, "channels": 1, "bits": 8, "height": 1, "width": 1, "depth": 1}
     rows = [blank | image | {"key": key, "patient": key, "offset": offset} for offset, key in enumerate("ab")]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
     info = DatasetInfo(
@@ -454,7 +454,7 @@ def test_a_best_checkpoint_long_before_the_newest_is_said(trained, capsys):
 def test_a_dataset_that_is_gone_or_changed_is_said_to_be_unknown(trained, capsys):
     path = Path(trained.config["data"]["shards"])
     rows = pq.read_table(path / "manifest.parquet").to_pylist()
-    changed = [row | {"xxh3": "1"} for row in rows]
+    changed = [row | {"xxh3": "1" * 16} for row in rows]
     pq.write_table(pa.Table.from_pylist(changed, SCHEMA), path / "manifest.parquet")
     assert main([f"run={trained.run}"]) == 0
     assert "the dataset there now has other images" in trained.card() and "CC-BY" not in trained.card()

@@ -340,7 +340,7 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump(config))
     dataset(root)
     assert "train 320, val 33 images" in page(run).text
-    dataset(root, xxh3="1")
+    dataset(root, xxh3=1)
     text = page(run).text
     assert "data moved: the dataset there now has other images" in text
     assert "train 320" not in text and "Apache" not in text.partition("Data moved")[2]
@@ -349,7 +349,7 @@ def test_other_images_in_a_datasets_place_are_not_described(run: Path) -> None:
 
 @pytest.mark.usefixtures("undrawn")
 def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
-    both = [dataset(run.parent / name, xxh3=name) for name in ("one", "two")]
+    both = [dataset(run.parent / name, xxh3=i) for i, name in enumerate(("one", "two"))]
     config = yaml.safe_load((run / "config.yaml").read_text())
     config["data"]["shards"], config["datasets"] = [str(d.root) for d in both], [{"hash": d.hash} for d in both]
     (run / "config.yaml").write_text(yaml.safe_dump(config))

@@ -3,7 +3,6 @@
 An operation whose parameters leave the image as it is costs nothing.
 """
 
-import cv2
 import numpy as np
 
 from dira_scale.data.views import CUTOUT, INVERSE_CUTOUT, SHUFFLE
@@ -23,6 +22,8 @@ def jitter(image: np.ndarray, brightness: float, contrast: float, contrast_first
 
 def blur(image: np.ndarray, half_kernel: np.ndarray, blurred: np.ndarray) -> None:
     """Into ``blurred``, by a separable kernel given from its centre outwards; mirrored edges."""
+    import cv2  # not where a GPU distorts
+
     half_kernel = half_kernel[half_kernel > _NEGLIGIBLE]
     if len(half_kernel) == 1:
         blurred[:] = image
