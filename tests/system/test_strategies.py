@@ -42,7 +42,7 @@ PCRL = ["method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "method.
 PCRL += ["method.temperature=0.5", "optim.optimizer.lr=3e-6"]
 PCRL += ["stages.di.epochs=0", "stages.dir.epochs=5", "stages.dira.epochs=0"]
 BASES = {
-    "moco": ["method.base.temperature=0.5", "optim.optimizer.lr=3e-5"],  # at 1e-4 rounding grows to 7 % of a tensor's way
+    "moco": ["method.base.temperature=0.5", "optim.optimizer.lr=3e-5"],  # at 1e-4 rounding grows to 7 %
     "simsiam": ["method=dira_simsiam", *OTHERS, "method.base.dim=64", "method.base.bottleneck=16"],
     "barlow": ["method=dira_barlow", *OTHERS, "method.base.dim=64", "method.base.scale=0.1"],
     "pcrl": PCRL,
