@@ -10,6 +10,7 @@ from torch import nn
 from benchmarks import synthetic
 from benchmarks.plain import Released
 from dira_scale.data.batch import Batch
+from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.processes import start
@@ -49,6 +50,7 @@ class Ours:
         self.images = images(config, self.device)
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
         self.task = synthetic.task(config, world, method, adversary, synthetic.Images(method.views))
+        self.task.objective.distort = BatchedDistort(method.views).to(self.device)  # in a rehearsal on a CPU too
         strategy = parallel.build(world, config.parallel, method)
         plan = next(plan for plan in self.task.stages if plan.name == STAGE)
         self.means = Means()
@@ -79,7 +81,9 @@ class Authors:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults
-        self.take = Released(config, *synthetic.networks(composed, config), self.device)
+        method, adversary = synthetic.networks(composed, config)
+        self.take = Released(config, method, adversary, self.device)
+        self.take.distort = BatchedDistort(method.views).to(self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
         parts = named(self.take.network) | {"discriminator": [self.take.discriminator]}

@@ -23,7 +23,7 @@ from benchmarks import synthetic
 from benchmarks.gpu.ladder import BEST, NETWORKS, TINY
 from benchmarks.gpu.loops import Ours, images
 from benchmarks.gpu.report import Report
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.precision import set_fp32
 
@@ -38,8 +38,8 @@ def distort(views: ViewSpec, count: int, device: torch.device) -> dict[str, Any]
     """Largest difference from the CPU's distortion, images being in [0, 1]."""
     given = synthetic.batch(views, count, 0, torch.device("cpu")).to("cpu")
     there = given.to(device)
-    expected = Distort(views)(given.views[0], given.distortions[0])
-    module, found = Distort(views).to(device), {}
+    expected = BatchedDistort(views)(given.views[0], given.distortions[0])
+    module, found = BatchedDistort(views).to(device), {}
     for precision in ("fp32", "tf32"):
         set_fp32(precision)
         found[precision] = float((module(there.views[0], there.distortions[0]).cpu() - expected).abs().max())

@@ -103,6 +103,12 @@ def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:
     return zip(*(column.tolist() for column in columns), strict=True)
 
 
+class BatchedDistort(Distort):
+    """Distorts all samples at once also on a CPU, as on a GPU: where parameters have no values, or as a reference."""
+
+    one_by_one = Distort.at_once
+
+
 @contextmanager
 def _ieee_products() -> Iterator[None]:
     """Keeps a GPU from rounding pixels to tf32's 11 bits, which it would do even where nothing is blurred."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import BatchedDistort
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -105,7 +105,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
     with networks.mode:
         task = _Task(config, world, method, adversary, [stage])
         task.monitor_every = 1
-        task.objective.distort = _Distort(networks.views)
+        task.objective.distort = BatchedDistort(networks.views)
 
         def make(module: nn.Module) -> Optimizer:
             return _with_states(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
@@ -172,12 +172,6 @@ class _Task(PretrainTask):
         self.monitoring += self.ledger.flops - flops
         del self.ledger.collectives[sent:]
         return monitors
-
-
-class _Distort(Distort):
-    """Distorts all samples at once, as on a GPU: there are no parameters to read."""
-
-    one_by_one = Distort.at_once
 
 
 class _Guard(NaNGuard):
