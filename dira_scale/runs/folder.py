@@ -68,7 +68,9 @@ class RunFolder:
         logging.getLogger(PACKAGE).addHandler(self._log)
 
     def release(self) -> None:
-        """Release the lease, so that another process can take the run at once; stop logging to this run."""
+        """Write pending lines, stop logging to this run, and release the lease, so that another process can take it."""
+        with suppress(LeaseLostError):  # another process has the run already
+            self._write_pending()
         logging.getLogger(PACKAGE).removeHandler(self._log)
         self.lease.release()
 
@@ -84,7 +86,7 @@ class RunFolder:
 
         ``step`` and ``stage`` default to those of the last call.
         """
-        self.lease.check()
+        self._write_pending()  # a status never stands beside rows that lack their end
         self._position = (
             self._position[0] if step is None else step,
             self._position[1] if stage is None else stage,
@@ -117,8 +119,12 @@ class RunFolder:
     def _append(self, name: str, line: str) -> None:
         """Write a line, together with all pending lines of all files."""
         with self._lock:
-            self.lease.check()
             self._pending.setdefault(name, []).append(line + "\n")
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        with self._lock:
+            self.lease.check()
             for file, lines in list(self._pending.items()):
                 with self.optional_write(file):
                     append(self.folder / file, "".join(lines))

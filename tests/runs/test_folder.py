@@ -1,6 +1,8 @@
 """The run folder: who may write, what makes a run another run."""
 
+import errno
 import json
+import os
 import sys
 import threading
 import time
@@ -13,7 +15,7 @@ from harness import finish
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
-from dira_scale.runs import lease
+from dira_scale.runs import folder, lease
 from dira_scale.runs.folder import RunFolder
 from dira_scale.runs.identity import differences, identity, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
@@ -97,6 +99,20 @@ def test_rows_past_the_checkpoint_and_torn_rows_are_forgotten(tmp_path: Path) ->
     run.drop_rows_after(2)
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "lease": 1}, {"step": 2, "lease": 1}]
+    run.release()
+
+
+def test_the_last_row_is_written_when_the_disk_has_space_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path, CONFIG)
+    with monkeypatch.context() as full:
+
+        def append(path: Path, text: str) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        full.setattr(folder, "append", append)
+        run.metrics({"step": 5})
+    run.status("done")
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 5, "lease": 1}\n'
     run.release()
 
 
