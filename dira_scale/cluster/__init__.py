@@ -1,0 +1,1 @@
+"""Sweeps: many runs of any command, on this machine or on SLURM."""

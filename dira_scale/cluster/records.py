@@ -1,0 +1,190 @@
+"""What a sweep's folder holds: its runs, what each try of them came to, and the jobs that were submitted.
+
+::
+
+    sweep.yaml              the sweep as last submitted, composed
+    submissions.jsonl       a row for each array of jobs
+    PHASE/NAME/run.json     the run: command, what it needs, what varies
+               output/      what the command writes (its run=… or out=…)
+               tries/000.json 000.log    one try: where, when, how it ended; what it printed
+               cancelled    exists once the user has cancelled the run
+
+Files alone say what has happened, so that any process may take over from one that died. A try writes only its own
+files: the first life of a requeued job cannot change what the second one says. Imports no torch: a status is quick.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_json
+
+
+@dataclass(frozen=True)
+class Launch:
+    """The processes of a run: ``processes`` on each of ``nodes``.
+
+    ``launcher``: ``tasks`` (SLURM starts each process) or ``torchrun`` (one launcher per node, which restarts a lost
+    process).
+    """
+
+    nodes: int = 1
+    processes: int = 1
+    launcher: str = "tasks"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command of a sweep.
+
+    Attributes:
+        phase, name: its folder; the name has the varied values and a hash of the command's identity.
+        verb, words: ``python -m dira_scale.VERB WORDS…``, with the key that names the output.
+        output: folder of its output, relative to the sweep's.
+        needs: ids of the runs whose output it reads; it starts when these are done.
+        varied: keys and values by which the sweep's runs differ, those of the needed runs included.
+    """
+
+    phase: str
+    name: str
+    verb: str
+    words: list[str]
+    output: str
+    needs: list[str] = field(default_factory=list)
+    varied: dict[str, Any] = field(default_factory=dict)
+    launch: Launch = field(default_factory=Launch)
+
+    @property
+    def id(self) -> str:
+        """``PHASE/NAME``."""
+        return f"{self.phase}/{self.name}"
+
+
+@dataclass
+class Try:
+    """One try of a run.
+
+    Attributes:
+        number: from 0 on, counted over all jobs.
+        job: SLURM's id (``12_3`` in an array) or the process id on this machine.
+        restart: how often SLURM had restarted that job.
+        nodes: names of its nodes.
+        began, ended: seconds since 1970.
+        exit_code: the command's: 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed.
+        step_before, step: the run's step when the try began and ended; None for commands without steps.
+        reason: why it ended, in one line.
+    """
+
+    number: int
+    cluster: str
+    job: str
+    restart: int
+    nodes: list[str]
+    began: float
+    ended: float | None = None
+    exit_code: int | None = None
+    step_before: int | None = None
+    step: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs that were submitted at once: task i of array ``job`` is run ``runs[i]``."""
+
+    cluster: str
+    job: str
+    runs: list[str]
+    when: float
+
+
+class SweepFolder:
+    """The records of the sweep in ``path``.
+
+    Raises UserError on reading from a folder that holds no sweep.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
+
+    def output(self, run: Run) -> Path:
+        """Where ``run`` writes."""
+        return self.path / run.output
+
+    def add(self, run: Run) -> None:
+        """Record ``run`` before it is submitted."""
+        folder = self.path / run.id
+        (folder / "tries").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "run.json", asdict(run))
+
+    def run(self, run_id: str) -> Run:
+        """The run recorded under this id."""
+        content = json.loads((self.path / run_id / "run.json").read_text())
+        return Run(**content | {"launch": Launch(**content["launch"])})
+
+    @cached_property
+    def runs(self) -> dict[str, Run]:
+        """All runs by id, in the order of their names."""
+        ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
+        if not ids:
+            raise UserError(f"folder={self.path}: no sweep there; name one that python -m dira_scale.sweep has made")
+        return {run_id: self.run(run_id) for run_id in ids}
+
+    def begin(self, run_id: str, started: Try) -> Try:
+        """Take the next number for a try that begins: by creating its file, which only one process can."""
+        folder = self.path / run_id / "tries"
+        while True:
+            started.number = len(list(folder.glob("*.json")))
+            try:
+                os.close(os.open(folder / f"{started.number:03d}.json", os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                continue
+            self.write(run_id, started)
+            return started
+
+    def write(self, run_id: str, one: Try) -> None:
+        """Record what a try has come to."""
+        write_json(self.path / run_id / "tries" / f"{one.number:03d}.json", asdict(one))
+
+    def tries(self, run_id: str) -> list[Try]:
+        """All tries of a run, oldest first."""
+        files = sorted((self.path / run_id / "tries").glob("*.json"))
+        return [Try(**json.loads(text)) for file in files if (text := file.read_text())]
+
+    def log(self, run_id: str, number: int) -> Path:
+        """The file with what a try printed."""
+        return self.path / run_id / "tries" / f"{number:03d}.log"
+
+    def status(self, run: Run) -> dict[str, Any]:
+        """``status.json`` of a run that trains; empty for other commands, and before it is written."""
+        path = self.output(run) / "status.json"
+        content: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+        return content
+
+    def cancel(self, run_id: str) -> None:
+        """Mark a run as cancelled: no try of it begins any more, and no job of it is requeued."""
+        (self.path / run_id / "cancelled").touch()
+
+    def is_cancelled(self, run_id: str) -> bool:
+        """Whether the user has cancelled the run."""
+        return (self.path / run_id / "cancelled").exists()
+
+    def revive(self, run_id: str) -> None:
+        """Let a cancelled run be submitted again."""
+        (self.path / run_id / "cancelled").unlink(missing_ok=True)
+
+    def submitted(self, submission: Submission) -> None:
+        """Record jobs right after they were submitted."""
+        with (self.path / "submissions.jsonl").open("a") as file:
+            file.write(json.dumps(asdict(submission)) + "\n")
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """All submissions, oldest first."""
+        path = self.path / "submissions.jsonl"
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [Submission(**json.loads(line)) for line in lines]
