@@ -1,0 +1,32 @@
+"""The container files: both run the same steps. (`build.sh` itself has run in an empty Debian 12, the images have not
+been built: docs/how-to/slurm.md.)"""
+
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "setup" / "container"
+
+
+def test_both_images_start_from_the_same_system_and_install_the_same_extras() -> None:
+    docker, apptainer = ((FOLDER / name).read_text() for name in ("Dockerfile", "dira_scale.def"))
+    assert re.findall(r"^(?:FROM|From:) (\S+)$", docker + apptainer, re.MULTILINE) == ["debian:12-slim"] * 2
+    asked = re.search(r'^ARG EXTRAS="(.*)"$', docker, re.MULTILINE)
+    given = re.search(r"build\.sh (.*)$", apptainer, re.MULTILINE)
+    assert asked and given and asked[1] == given[1]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(given[1].split()) <= project["optional-dependencies"].keys()
+    path = "/opt/dira_scale/.venv/bin:$PATH"
+    assert f"ENV PATH={path}" in docker and f"export PATH={path}" in apptainer
+
+
+def test_the_steps_are_a_posix_shells() -> None:
+    """Debian's sh is dash; -n reads without running."""
+    subprocess.run(["sh", "-n", FOLDER / "build.sh"], check=True, timeout=60)
+
+
+def test_nothing_that_users_produce_gets_into_an_image() -> None:
+    ignored = (FOLDER / "Dockerfile.dockerignore").read_text().split()
+    assert {".git", ".venv*", "out"} <= set(ignored)
