@@ -18,6 +18,7 @@ class Samples:
     Nothing is copied per sample: columns stay the datasets' own, and are looked up batch by batch.
 
     Attributes:
+        datasets, split: the arguments.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
         channels: of every image.
@@ -28,7 +29,7 @@ class Samples:
     """
 
     def __init__(self, datasets: Sequence[ShardedDataset], split: str) -> None:
-        self.datasets = list(datasets)
+        self.datasets, self.split = list(datasets), split
         for dataset in datasets:
             dataset.require_images("this loader")
         self.rows = [dataset.rows(split) for dataset in datasets]

@@ -56,6 +56,11 @@ class CpuLoader:
         self.workers, self.prefetch, self.masks = workers, prefetch, masks
         self.seconds = StageSeconds(*self.sums)
         self.copies = DeviceCopies(torch.device(device), self.seconds)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """The last part of construction, for loaders built on this one: open what they need, and raise UserError for
+        datasets that they do not read. The CPU loader needs nothing more."""
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""

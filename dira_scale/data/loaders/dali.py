@@ -14,14 +14,10 @@ import torch
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.dali_views import COLOURS, DaliViews, Payloads, hand_over
-from dira_scale.data.device_copies import DeviceCopies
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.masks import fill_masks
-from dira_scale.data.order import EvalOrder, Order
-from dira_scale.data.requests import Request, Requests
+from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples, stored_codecs
-from dira_scale.data.stage_seconds import StageSeconds
-from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs, headers
 
@@ -31,7 +27,7 @@ CODECS = {"jpg", "jp2", "png"}
 CONVERT = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
 
 
-class DaliLoader:
+class DaliLoader(CpuLoader):
     """Batches of 2D images; interface and arguments as in ``loaders.Loader``.
 
     Pixels are those of ``CpuLoader`` up to DALI's resampling: the same triangular filter, but at a crop's edges it
@@ -41,33 +37,10 @@ class DaliLoader:
     DALI does not read, or no sample in ``split``.
     """
 
-    def __init__(
-        self,
-        datasets: list[ShardedDataset],
-        split: str,
-        order: Order | EvalOrder,
-        views: ViewSpec,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 1,
-        prefetch: int = 4,
-        fixed_epoch: int | None = None,
-        masks: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.samples = Samples(datasets, split)
-        self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
-        self.workers, self.prefetch, self.masks = workers, prefetch, masks
-        self.seconds = StageSeconds()
-        self.copies = DeviceCopies(torch.device(device), self.seconds)
+    def _prepare(self) -> None:
         _check(self.samples, self.copies.device)
 
-    def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
-        yield from self.copies.ahead(self._batches(start_step, stop_step))
-
-    def _batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
+    def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """Batches whose views are where they are wanted; ``copies`` brings the rest."""
         readers = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")

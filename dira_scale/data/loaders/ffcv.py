@@ -5,7 +5,6 @@ image is an error rather than old pixels, and memory holds an image per thread r
 """
 
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,10 +13,7 @@ from dira_scale.data.beton import BetonError
 from dira_scale.data.beton_images import BetonImages
 from dira_scale.data.ffcv_library import FfcvLibrary
 from dira_scale.data.loaders.cpu import CpuLoader
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request
-from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import DecodeError
 
@@ -32,23 +28,14 @@ class FfcvLoader(CpuLoader):
     with the samples of its manifest.
     """
 
-    def __init__(
-        self,
-        datasets: list[ShardedDataset],
-        split: str,
-        order: Order | EvalOrder,
-        views: ViewSpec,
-        seed: int,
-        **arguments: Any,
-    ) -> None:
+    def _prepare(self) -> None:
         self.library = FfcvLibrary()
-        super().__init__(datasets, split, order, views, seed, **arguments)
         if self.samples.dtype != torch.uint8 or self.samples.channels not in (1, 3):
             raise UserError(
                 f"data.loader=ffcv reads images of 8 bits with 1 or 3 channels; these have up to "
                 f"{8 * self.samples.dtype.itemsize} bits and {self.samples.channels} channels: use data.loader=cpu"
             )
-        self.files = [BetonImages(dataset, split) for dataset in datasets]
+        self.files = [BetonImages(dataset, self.samples.split) for dataset in self.samples.datasets]
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
         pixels = self._decode(image)
