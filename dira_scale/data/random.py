@@ -12,6 +12,8 @@ import numpy as np
 
 _MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _WEYL = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+_MIX_MULTIPLIERS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_MIX_SHIFTS = np.uint64(30), np.uint64(27), np.uint64(31)
 _FEISTEL_ROUNDS = 16  # with 8, permutations of five elements are visibly uneven
 _LOW, _SHIFT = np.uint64(0xFFFFFFFF), np.uint64(32)
 
@@ -33,23 +35,26 @@ def philox(counter: Iterable[int | np.ndarray], key: Iterable[int | np.ndarray])
 
 
 def uniform(
-    seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, view: int, n: int, stream: int
+    seed: int, epoch: int | np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, n: int, stream: int
 ) -> np.ndarray:
     """``n`` numbers in [0, 1) for each sample: float64 [b, n], multiples of 2^-32.
 
     Args:
         seed: of the run; 64 bits.
-        epoch, view, stream: 32, 8 and 8 bits; a stream per purpose that needs independent numbers.
+        epoch: 32 bits; int64 [b] where it differs by sample.
+        view, stream: 8 bits each; a stream per purpose that needs independent numbers.
         index: int64 [b], the samples; 48 bits.
         occurrence: int64 [b], which repetition of the sample within the epoch; 16 bits.
     """
-    assert 0 <= epoch < 2**32 and 0 <= view < 2**8 and 0 <= stream < 2**8 and 0 < n <= 2**18
+    assert 0 <= view < 2**8 and 0 <= stream < 2**8 and 0 < n <= 2**18
     index, occurrence = np.asarray(index, np.int64), np.asarray(occurrence, np.int64)
+    epoch = np.broadcast_to(np.asarray(epoch, np.int64), index.shape)
+    assert ((epoch >= 0) & (epoch < 2**32)).all()
     assert ((index >= 0) & (index < 2**48) & (occurrence >= 0) & (occurrence < 2**16)).all()
     draw = np.arange(-(-n // 4))
     counter = (
         draw + (view << 16) + (stream << 24),
-        epoch,
+        epoch[:, None],
         index[:, None] & 0xFFFFFFFF,
         (index[:, None] >> 32) + (occurrence[:, None] << 16),
     )
@@ -64,9 +69,9 @@ def key(*parts: object) -> int:
 
 def mix(x: np.ndarray) -> np.ndarray:
     """A well-mixing bijection of uint64: the finaliser of SplitMix64 (Steele et al., OOPSLA'14). Not for secrets."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> _MIX_SHIFTS[0])) * _MIX_MULTIPLIERS[0]
+    x = (x ^ (x >> _MIX_SHIFTS[1])) * _MIX_MULTIPLIERS[1]
+    return x ^ (x >> _MIX_SHIFTS[2])
 
 
 def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.ndarray:
@@ -88,8 +93,8 @@ def permute(x: np.ndarray, n: int | np.ndarray, key: int | np.ndarray) -> np.nda
 
 def _feistel(x: np.ndarray, a: np.ndarray, b: np.ndarray, key: np.ndarray) -> np.ndarray:
     left, right = np.divmod(x, b)
-    for number in range(1, _FEISTEL_ROUNDS + 1):
-        round_key = mix(key + _u64(number))
+    round_keys = mix(key + np.arange(1, _FEISTEL_ROUNDS + 1, dtype=np.uint64)[:, None])
+    for number, round_key in enumerate(round_keys, 1):
         if number % 2:
             left = (left + mix(right ^ round_key) % a) % a
         else:

@@ -1,6 +1,8 @@
 """What one step asks of a loader: which images, which crops, which flips. The same for every loader."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,6 +13,8 @@ from dira_scale.data.order import EvalOrder, Order, Positions
 from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Distortion, Geometry, ViewSpec, draw, draw_partner
+
+TOGETHER = 256  # samples whose views are drawn at once: for 16, NumPy's calls take as long as for these
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Request:
 class Requests:
     """The requests of an order's steps; arguments as in ``loaders.Loader``.
 
+    Attributes:
+        together: of how many steps ``between`` draws the views at once.
+
     Raises UserError when the datasets are not what the order was made for.
     """
 
@@ -56,30 +63,44 @@ class Requests:
         assert len(samples) == size, "order of other data"
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
+        self.together = max(1, TOGETHER * world // order.batch)
         self._patients = Patients(samples) if views.pair == "patient" and views.count > 1 else None
 
     def at(self, step: int) -> Request:
         """This rank's part of ``step``."""
-        positions = self.order.batch_at(step, self.rank, self.world)
-        index, epoch = positions.index, positions.epoch if self.fixed_epoch is None else self.fixed_epoch
-        images = tuple(self._shown(epoch, positions, view) for view in range(self.views.count))
-        geometries, distortions = zip(
-            *(
-                draw(self.views, self.seed, epoch, index, positions.occurrence, view, *self._sides(shown))
-                for view, shown in enumerate(images)
-            ),
-            strict=True,
-        )
-        return Request(step, epoch, index, images, geometries, distortions)
+        return next(self.between(step, step + 1))
 
-    def _shown(self, epoch: int, positions: Positions, view: int) -> np.ndarray:
+    def between(self, start: int, stop: int) -> Iterator[Request]:
+        """This rank's parts of the steps from ``start`` up to but excluding ``stop``, in order."""
+        steps = range(start, stop)
+        placed = zip(steps, (self.order.batch_at(step, self.rank, self.world) for step in steps), strict=True)
+        while some := list(islice(placed, self.together)):
+            yield from self._drawn(some)
+
+    def _drawn(self, steps: Sequence[tuple[int, Positions]]) -> Iterator[Request]:
+        parts = [part for _, part in steps]
+        index = np.concatenate([part.index for part in parts])
+        occurrence = np.concatenate([part.occurrence for part in parts])
+        epochs = [part.epoch if self.fixed_epoch is None else self.fixed_epoch for part in parts]
+        epoch = np.repeat(epochs, [len(part.index) for part in parts])
+        images = [self._shown(epoch, index, occurrence, view) for view in range(self.views.count)]
+        drawn = [
+            draw(self.views, self.seed, epoch, index, occurrence, view, *self._sides(shown))
+            for view, shown in enumerate(images)
+        ]
+        first = 0
+        for (step, part), of_views in zip(steps, epochs, strict=True):
+            own = slice(first, first := first + len(part.index))
+            geometries, distortions = zip(*((box[own], distortion[own]) for box, distortion in drawn), strict=True)
+            yield Request(step, of_views, index[own], tuple(shown[own] for shown in images), geometries, distortions)
+
+    def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Whose image ``view`` of each sample shows: its own, or another one of its patient."""
-        index, occurrence = positions.index, positions.occurrence
         if self._patients is None or view == 0:
             return index
         others = self._patients.others(index)
         shown, several = index.copy(), others > 0
-        index, occurrence = index[several], occurrence[several]
+        epoch, index, occurrence = epoch[several], index[several], occurrence[several]
         number = draw_partner(self.seed, epoch, index, occurrence, view, others[several])
         shown[several] = self._patients.other(index, number)
         return shown

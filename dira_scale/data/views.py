@@ -140,7 +140,7 @@ class ViewSpec:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What the loader applies to 2D images.
+    """What the loader applies to b 2D images; can be sliced along b.
 
     Attributes:
         box: int32 [b, 4], (y, x, h, w) in stored pixels.
@@ -149,6 +149,9 @@ class Geometry:
 
     box: np.ndarray
     flip: np.ndarray
+
+    def __getitem__(self, samples: slice) -> Self:
+        return type(self)(self.box[samples], self.flip[samples])
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ class Distortion:
 def draw(
     spec: ViewSpec,
     seed: int,
-    epoch: int,
+    epoch: int | np.ndarray,
     index: np.ndarray,
     occurrence: np.ndarray,
     view: int,
@@ -196,8 +199,8 @@ def draw(
 ) -> tuple[Geometry, Distortion]:
     """Parameters of view number ``view`` of the samples ``index`` [b], independent of batching.
 
-    ``occurrence`` [b] numbers repetitions of a sample within the epoch; ``heights`` and ``widths`` [b] are those of the
-    stored images, in pixels.
+    ``epoch`` may differ by sample [b]; ``occurrence`` [b] numbers repetitions of a sample within it; ``heights`` and
+    ``widths`` [b] are those of the stored images, in pixels.
     """
 
     def uniform(n: int, stream: int) -> np.ndarray:
@@ -219,7 +222,7 @@ def draw(
 
 
 def draw_partner(
-    seed: int, epoch: int, index: np.ndarray, occurrence: np.ndarray, view: int, others: np.ndarray
+    seed: int, epoch: int | np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, others: np.ndarray
 ) -> np.ndarray:
     """For each of the samples ``index`` [b] one of ``others`` [b] > 0 possibilities: int64 [b], from 0."""
     u = random.uniform(seed, epoch, index, occurrence, view, 1, _PARTNER)[:, 0]

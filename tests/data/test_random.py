@@ -49,6 +49,13 @@ def test_every_part_of_the_counter_matters():
     assert len(np.unique(np.concatenate(variants))) == 8 * len(variants)
 
 
+def test_each_sample_may_have_its_own_epoch():
+    index, epochs = np.array([3, 3, 9]), np.array([0, 2**32 - 1, 7])
+    together = random.uniform(1, epochs, index, np.zeros(3, int), 0, 5, 0)
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], draw(epoch=int(epochs[i]), index=index[i], occurrence=0, n=5))
+
+
 def test_more_numbers_begin_with_the_same():
     np.testing.assert_array_equal(draw(n=5), draw(n=50)[:5])
 

@@ -7,6 +7,7 @@ once, directly into its slot of the batch.
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -69,11 +70,12 @@ class CpuLoader:
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         pending: deque[tuple[Batch, list[Future[None]]]] = deque()
+        requests = self.requests.between(start_step, stop_step)
         try:
-            for step in range(start_step, stop_step):
+            for _ in range(start_step, stop_step):
                 began = perf_counter()
-                while len(pending) <= self.prefetch and step + len(pending) < stop_step:
-                    pending.append(self._begin(step + len(pending), pool))
+                for request in islice(requests, self.prefetch + 1 - len(pending)):
+                    pending.append(self._begin(request, pool))
                 batch, parts = pending.popleft()
                 for part in parts:
                     part.result()
@@ -82,9 +84,8 @@ class CpuLoader:
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _begin(self, step: int, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
+    def _begin(self, request: Request, pool: ThreadPoolExecutor) -> tuple[Batch, list[Future[None]]]:
         """A batch with empty views, and the tasks that fill them."""
-        request = self.requests.at(step)
         views = self.requests.empty_views(request, pinned=self.copies.pinned)
         slots = [view.numpy() for view in views]
         mask = self.requests.empty_mask(request) if self.masks else None

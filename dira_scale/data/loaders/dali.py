@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
 
 import numpy as np
@@ -46,11 +47,11 @@ class DaliLoader(CpuLoader):
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")
         views = DaliViews(self.samples, self.requests.views.size, self.copies.device, self.workers, self.seconds)
         pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
+        requests = self.requests.between(start_step, stop_step)
         try:
-            for step in range(start_step, stop_step):
+            for _ in range(start_step, stop_step):
                 began = perf_counter()
-                while len(pending) <= self.prefetch and step + len(pending) < stop_step:
-                    request = self.requests.at(step + len(pending))
+                for request in islice(requests, self.prefetch + 1 - len(pending)):
                     pending.append(maker.submit(self._make, request, self._begin_reading(request, readers), views))
                 batch, done = pending.popleft().result()
                 hand_over(batch.views, done)
