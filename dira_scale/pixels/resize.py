@@ -25,6 +25,8 @@ from scipy.sparse import csr_array
 from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import Box
 
+_MOST = 0.5  # of a row
+
 
 def resize(
     pixels: np.ndarray,
@@ -41,32 +43,38 @@ def resize(
     """
     y, x, h, w = box
     top, left, bottom, right = math.floor(y), math.floor(x), math.ceil(y + h), math.ceil(x + w)
-    crop = pixels[top:bottom, left:right]
-    channels = [crop] if crop.ndim == 2 else [crop[..., channel] for channel in range(crop.shape[2])]
+    rows, columns = pixels[top:bottom], slice(left, right)
+    channels = [rows] if rows.ndim == 2 else [rows[..., channel] for channel in range(rows.shape[2])]
     if out is None:
         out = np.empty((len(channels), size, size), pixels.dtype)
     whole = (bottom - top, right - left) == (h, w)
     for channel, slot in zip(channels, out, strict=True):
         if pixels.dtype == np.uint8 and whole:
-            turned = _resize_rows(_transpose(_resize_rows(channel, size, new), new), size, new)
+            narrow = _transpose(_resize_rows(channel, columns, size, new), new)
+            turned = _resize_rows(narrow, slice(None), size, new)
         else:
-            turned = _weigh(channel, (y - top, x - left, h, w), size, new)
+            turned = _weigh(channel[:, columns], (y - top, x - left, h, w), size, new)
         slot[...] = turned.T[:, ::-1] if flip else turned.T
     return out
 
 
-def _resize_rows(pixels: np.ndarray, size: int, new: Allocate) -> np.ndarray:
-    """[h, w] -> [size, w], uint8.
+def _resize_rows(pixels: np.ndarray, columns: slice, size: int, new: Allocate) -> np.ndarray:
+    """[h, W] -> [size, w], the ``columns`` of it, uint8.
 
-    torch's fast path is for images of four interleaved channels, so four columns are called a pixel.
+    torch's fast path is for images of four interleaved channels, so four columns are called a pixel. It wants them
+    without gaps: where the columns are most of the row, resizing the whole row takes less time than copying them.
     """
-    h, w = pixels.shape
-    quads = -(-w // 4)
-    padded = new((h, 4 * quads), np.uint8)
-    padded[:, :w] = pixels
-    image = torch.from_numpy(padded).view(1, h, quads, 4).permute(0, 3, 1, 2)
-    resized = F.interpolate(image, (size, quads), mode="bilinear", antialias=True)
-    return resized.permute(0, 2, 3, 1).reshape(size, 4 * quads).numpy()[:, :w]
+    wanted = pixels[:, columns]
+    (h, width), w = pixels.shape, wanted.shape[1]
+    if width % 4 == 0 and w >= _MOST * width and pixels.flags.c_contiguous and pixels.flags.writeable:
+        source, kept = pixels, columns
+    else:
+        width = 4 * -(-w // 4)
+        source, kept = new((h, width), np.uint8), slice(w)
+        source[:, :w] = wanted
+    image = torch.from_numpy(source).view(1, h, width // 4, 4).permute(0, 3, 1, 2)
+    resized = F.interpolate(image, (size, width // 4), mode="bilinear", antialias=True)
+    return resized.permute(0, 2, 3, 1).reshape(size, width).numpy()[:, kept]
 
 
 def _weigh(pixels: np.ndarray, box: Box, size: int, new: Allocate) -> np.ndarray:
