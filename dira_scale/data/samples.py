@@ -9,6 +9,7 @@ import xxhash
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import DecodeError
 
 
@@ -23,7 +24,8 @@ class Samples:
         rows: of the split, int64, for each dataset.
         channels: of every image.
         dtype: of the stored pixels; uint16 if any image has 16 bits.
-        stored: the bytes of an image, by its dataset's number and its row there; a cache may stand before the dataset.
+        stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
+            makes; a cache may stand before the dataset.
 
     Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
     """
@@ -42,7 +44,7 @@ class Samples:
         self.channels = self._only_channels(split)
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.uint8 if deepest == 8 else torch.uint16
-        self.stored: Callable[[int, int], bytes] = lambda dataset, row: self.datasets[dataset].read(row)
+        self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -104,11 +106,14 @@ class Samples:
         dataset, row = self._place(sample)
         return self.datasets[dataset].shape(row)
 
-    def read(self, sample: int) -> bytes:
-        """The encoded image. Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's."""
+    def read(self, sample: int, new: Allocate = np.empty) -> memoryview:
+        """The encoded image, in memory that ``new`` makes.
+
+        Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's.
+        """
         number, row = self._place(sample)
         try:
-            payload = self.stored(number, row)
+            payload = self.stored(number, row, new)
         except OSError as error:
             raise self.damaged(sample, error) from error
         if xxhash.xxh3_64_intdigest(payload) != self.datasets[number].checksums[row]:
@@ -129,6 +134,9 @@ class Samples:
             f"{dataset.root}: sample {dataset.cell('key', row)} ({where}) cannot be read: {cause}; "
             "copy the shard again from its origin, or shard again"
         )
+
+    def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
+        return self.datasets[dataset].read_into(row, new)
 
     def _place(self, sample: int) -> tuple[int, int]:
         dataset = bisect_right(self._ends_list, sample)

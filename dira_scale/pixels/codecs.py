@@ -24,6 +24,7 @@ import simplejpeg
 from dira_scale.errors import UserError, nearest
 from dira_scale.pixels import headers, png
 from dira_scale.pixels.arena import Allocate
+from dira_scale.pixels.headers import Payload
 
 if TYPE_CHECKING:
     import blosc2  # imported lazily below: images do not need it
@@ -69,7 +70,7 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
             return file.getvalue()
 
 
-def decode(payload: bytes, codec: str, shape: tuple[int, ...] | None = None, new: Allocate = np.empty) -> np.ndarray:
+def decode(payload: Payload, codec: str, shape: tuple[int, ...] | None = None, new: Allocate = np.empty) -> np.ndarray:
     """Pixels of a payload: [H, W], or [H, W, C] where it has several channels; uint8 or uint16; voxels: [Z, Y, X] or
     [C, Z, Y, X], int16 or uint8. May be read-only.
 
@@ -84,7 +85,7 @@ def decode(payload: bytes, codec: str, shape: tuple[int, ...] | None = None, new
 
 
 def decode_crops(
-    payload: bytes,
+    payload: Payload,
     codec: str,
     boxes: Sequence[Box],
     size: int,
@@ -104,7 +105,7 @@ def decode_crops(
 
 
 def _decode(
-    payload: bytes, codec: str, shape: tuple[int, ...] | None, new: Allocate, least: float
+    payload: Payload, codec: str, shape: tuple[int, ...] | None, new: Allocate, least: float
 ) -> tuple[np.ndarray, float]:
     """Pixels, and their scale: for a JPEG the smallest of 1, 1/2, 1/4, 1/8 that is at least ``least``, otherwise 1."""
     scale = next(s for s in (0.125, 0.25, 0.5, 1.0) if s >= least or s == 1.0) if codec == "jpg" else 1.0
@@ -124,7 +125,7 @@ def _cut(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, Box]:
     return pixels[top:bottom, left:right], (y - top, x - left, h, w)
 
 
-def _decode_jpeg(payload: bytes, new: Allocate, scale: float = 1.0) -> np.ndarray:
+def _decode_jpeg(payload: Payload, new: Allocate, scale: float = 1.0) -> np.ndarray:
     shape = headers.jpg(payload)
     height, width, grey = math.ceil(shape[0] * scale), math.ceil(shape[1] * scale), len(shape) == 2
     buffer = new((height, width, 1 if grey else 3), np.uint8)
@@ -134,11 +135,11 @@ def _decode_jpeg(payload: bytes, new: Allocate, scale: float = 1.0) -> np.ndarra
     return pixels[..., 0] if grey else pixels
 
 
-def _decode_htj2k(payload: bytes, new: Allocate) -> np.ndarray:
-    return imagecodecs.htj2k_decode(payload, out=new(*headers.jp2(payload)))
+def _decode_htj2k(payload: Payload, new: Allocate) -> np.ndarray:
+    return imagecodecs.htj2k_decode(payload, out=new(*headers.jp2(payload)))  # type: ignore[arg-type]
 
 
-def _decode_npy(payload: bytes, new: Allocate) -> np.ndarray:
+def _decode_npy(payload: Payload, new: Allocate) -> np.ndarray:
     """A view of the payload's pixels: nothing is copied."""
     shape, dtype, offset = headers.npy(payload)
     return np.frombuffer(payload, dtype, math.prod(shape), offset).reshape(shape)
@@ -161,7 +162,7 @@ def _encode_bricks(voxels: np.ndarray) -> bytes:
     return bytes(array.to_cframe())
 
 
-def _decode_bricks(payload: bytes, new: Allocate) -> np.ndarray:
+def _decode_bricks(payload: Payload, new: Allocate) -> np.ndarray:
     import blosc2
 
     return blosc2.ndarray_from_cframe(payload)[...]
@@ -183,7 +184,7 @@ def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
 DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
-CODECS: dict[str, Callable[[bytes, Allocate], np.ndarray]] = {
+CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
     "png": png.decode,
     "jpg": _decode_jpeg,
     "jp2": _decode_htj2k,

@@ -7,13 +7,14 @@ import numpy as np
 
 from dira_scale.pixels.arena import Arena
 from dira_scale.pixels.codecs import Box, decode_crops
+from dira_scale.pixels.headers import Payload
 from dira_scale.pixels.resize import resize
 
 _ARENA = Arena()
 
 
 def fill(
-    payload: bytes,
+    payload: Payload,
     codec: str,
     boxes: Sequence[Box],
     flips: Sequence[bool],

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import simplejpeg
 
+Payload = bytes | memoryview  # an encoded image; imagecodecs' types name only bytes, but it takes both
+
 # Headers that encode() writes. NumPy's own reader uses `ast`, which in CPython 3.11 can raise SystemError if a garbage
 # collection switches threads inside it (python/cpython#106905).
 NPY = re.compile(
@@ -17,7 +19,7 @@ NPY = re.compile(
 )
 
 
-def npy(payload: bytes) -> tuple[tuple[int, ...], str, int]:
+def npy(payload: Payload) -> tuple[tuple[int, ...], str, int]:
     """Shape, type, and the offset of the pixels."""
     header = NPY.match(payload)
     if header is None:
@@ -25,12 +27,12 @@ def npy(payload: bytes) -> tuple[tuple[int, ...], str, int]:
     return tuple(int(edge) for edge in header["shape"].split(b",")), header["type"].decode(), header.end()
 
 
-def jp2(payload: bytes) -> tuple[tuple[int, ...], type[np.generic]]:
+def jp2(payload: Payload) -> tuple[tuple[int, ...], type[np.generic]]:
     """Shape and type of a JPEG 2000 codestream, from its SIZ marker (ISO/IEC 15444-1, A.5.1).
 
     Several tiles are refused: 32,768 of them, in 1.4 kB of a small image, took 1.6 GB.
     """
-    if len(payload) < 43 or not payload.startswith(b"\xff\x4f\xff\x51"):
+    if len(payload) < 43 or payload[:4] != b"\xff\x4f\xff\x51":
         raise ValueError("not a JPEG 2000 codestream")
     right, bottom, left, top, tile_width, tile_height = struct.unpack_from(">6I", payload, 8)
     if tile_width < right or tile_height < bottom:
@@ -39,15 +41,15 @@ def jp2(payload: bytes) -> tuple[tuple[int, ...], type[np.generic]]:
     return _squeezed(bottom - top, right - left, components), (np.uint8 if bits < 8 else np.uint16)
 
 
-def png(payload: bytes) -> tuple[tuple[int, ...], int, int, bool]:
+def png(payload: Payload) -> tuple[tuple[int, ...], int, int, bool]:
     """Shape, bits of a value, colour type, and whether the rows are interlaced (PNG 3, 11.2.1)."""
-    if len(payload) < 33 or not payload.startswith(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"):
+    if len(payload) < 33 or payload[:16] != b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR":
         raise ValueError("not a PNG file")
     width, height, bits, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", payload, 16)
     return _squeezed(height, width, {0: 1, 2: 3, 3: 3, 4: 2, 6: 4}.get(colour, 0)), bits, colour, bool(interlaced)
 
 
-def jpg(payload: bytes) -> tuple[int, ...]:
+def jpg(payload: Payload) -> tuple[int, ...]:
     """Shape."""
     height, width, colours, _ = simplejpeg.decode_jpeg_header(payload)
     if colours == "CMYK":
@@ -55,7 +57,7 @@ def jpg(payload: bytes) -> tuple[int, ...]:
     return _squeezed(height, width, 1 if colours == "Gray" else 3)
 
 
-def b2nd(payload: bytes) -> tuple[int, ...]:
+def b2nd(payload: Payload) -> tuple[int, ...]:
     """Shape."""
     import blosc2  # images do not need it
 
@@ -66,7 +68,7 @@ def _squeezed(height: int, width: int, channels: int) -> tuple[int, ...]:
     return (height, width) if channels == 1 else (height, width, channels)
 
 
-SHAPES: dict[str, Callable[[bytes], tuple[int, ...]]] = {
+SHAPES: dict[str, Callable[[Payload], tuple[int, ...]]] = {
     "png": lambda payload: png(payload)[0],
     "jpg": jpg,
     "jp2": lambda payload: jp2(payload)[0],
@@ -75,7 +77,7 @@ SHAPES: dict[str, Callable[[bytes], tuple[int, ...]]] = {
 }
 
 
-def check(payload: bytes, codec: str, shape: tuple[int, ...]) -> None:
+def check(payload: Payload, codec: str, shape: tuple[int, ...]) -> None:
     """Raises ValueError or RuntimeError unless the payload claims to have this shape."""
     claimed = SHAPES[codec](payload)
     if claimed != shape:

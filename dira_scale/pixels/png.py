@@ -17,7 +17,7 @@ from dira_scale.pixels.arena import Allocate
 SUB = 1
 
 
-def decode(payload: bytes, new: Allocate = np.empty) -> np.ndarray:
+def decode(payload: headers.Payload, new: Allocate = np.empty) -> np.ndarray:
     """Pixels [H, W] or [H, W, C], uint8 or uint16, in arrays that ``new`` makes.
 
     Raises ValueError or RuntimeError when the payload is broken.
@@ -26,7 +26,7 @@ def decode(payload: bytes, new: Allocate = np.empty) -> np.ndarray:
     chunks = list(_chunks(payload))
     plain = {kind for kind, _ in chunks} == {b"IHDR", b"IDAT", b"IEND"}
     if not plain or interlaced or bits not in (8, 16) or colour not in (0, 2):
-        return imagecodecs.png_decode(payload)
+        return imagecodecs.png_decode(payload)  # type: ignore[arg-type]
     height, width, lanes = shape[0], shape[1], bits // 8 * (1 if colour == 0 else 3)  # lanes: bytes of a pixel
     lines = new((height, 1 + width * lanes), np.uint8)  # a row begins with the number of its filter
     data = b"".join(data for kind, data in chunks if kind == b"IDAT")
@@ -34,7 +34,7 @@ def decode(payload: bytes, new: Allocate = np.empty) -> np.ndarray:
     if len(inflated) != lines.size:
         raise ValueError(f"PNG of {height} x {width} pixels holds {len(inflated)} bytes, expected {lines.size}")
     if (lines[:, 0] != SUB).any():
-        return imagecodecs.png_decode(payload)
+        return imagecodecs.png_decode(payload)  # type: ignore[arg-type]
     differences = lines[:, 1:] if lanes == 1 else lines[:, 1:].reshape(height, width, lanes)  # a view
     pixels = imagecodecs.delta_decode(differences, axis=1, out=new(differences.shape, np.uint8))
     if bits == 8:
@@ -44,7 +44,7 @@ def decode(payload: bytes, new: Allocate = np.empty) -> np.ndarray:
     return native.reshape(shape)
 
 
-def _chunks(payload: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _chunks(payload: headers.Payload) -> Iterator[tuple[bytes, headers.Payload]]:
     """Kind and data of each chunk."""
     kind, offset = b"", 8
     while kind != b"IEND":

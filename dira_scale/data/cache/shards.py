@@ -126,10 +126,10 @@ class ShardCache:
         self.folder, self.stop, self.seconds = folder, stop, seconds
         self.failed: dict[str, MissingShardError] = {}
 
-    def read(self, shard: Shard, offset: int, count: int) -> bytes:
-        """``count`` bytes at ``offset``, or fewer at the file's end. Raises as :meth:`open`."""
+    def read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
+        """The buffer, filled from ``offset`` on; shorter at the file's end. Raises as :meth:`open`."""
         with self.open(shard) as descriptor:
-            return os.pread(descriptor, count, offset)
+            return buffer[: os.preadv(descriptor, [buffer], offset)]
 
     @contextmanager
     def open(self, shard: Shard) -> Iterator[int]:

@@ -23,8 +23,11 @@ from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.data.views import ViewSpec
+from dira_scale.pixels.arena import Arena
 from dira_scale.pixels.codecs import DecodeError
 from dira_scale.pixels.crops import fill
+
+_PAYLOAD = Arena()  # of the image that a thread fills its views from
 
 
 class CpuLoader:
@@ -105,7 +108,9 @@ class CpuLoader:
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
         began = perf_counter()
-        payload, codec, shape = self.samples.read(image), self.samples.codec(image), self.samples.shape(image)
+        _PAYLOAD.reset()
+        payload = self.samples.read(image, _PAYLOAD.empty)
+        codec, shape = self.samples.codec(image), self.samples.shape(image)
         read = perf_counter() - began
         boxes = [tuple(request.geometries[view].box[i].tolist()) for view in views]
         flips = [bool(request.geometries[view].flip[i]) for view in views]

@@ -18,6 +18,7 @@ from dira_scale.data.cache.substitutes import Substitutes
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
+from dira_scale.pixels.arena import Allocate
 from dira_scale.places.retry import StoppedError
 
 logger = logging.getLogger(__name__)
@@ -78,16 +79,16 @@ class StreamLoader(CpuLoader):
             batches.close()
             ahead.close()
 
-    def _stored(self, dataset: int, row: int) -> bytes:
+    def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
         """The bytes of an image, unchecked. A copy that went bad on this disk is fetched again, once."""
         shard, origin = self.shards.at(dataset, row), self.samples.datasets[dataset]
-        offset, size = int(origin.column("offset")[row]), int(origin.column("size")[row])
+        offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
         try:
-            payload = self.cache.read(shard, offset, size)
+            payload = self.cache.read(shard, offset, buffer)
             if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
                 logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
                 self.cache.folder.drop(shard.name)
-                payload = self.cache.read(shard, offset, size)
+                payload = self.cache.read(shard, offset, buffer)
         except MissingShardError:
             self._stop.set()  # the others of the batch need not wait for theirs
             raise

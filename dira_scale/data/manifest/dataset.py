@@ -14,6 +14,7 @@ from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
 from dira_scale.data.manifest.schema import INFO_FILE, MANIFEST_FILE, DatasetError
+from dira_scale.pixels.arena import Allocate
 from dira_scale.pixels.codecs import decode, open_bricks
 from dira_scale.places.store import as_os_error, is_local, locate
 
@@ -151,6 +152,14 @@ class ShardedDataset:
         """The encoded image of ``row``, by one positioned read."""
         return self._read(row, "offset", "size")
 
+    def read_into(self, row: int, new: Allocate) -> memoryview:
+        """The same, in memory that ``new`` makes."""
+        record = self.index.records[row]
+        payload = new((int(record["size"]),), np.uint8).data
+        if self._file(row).read_into(payload, int(record["offset"])) != len(payload):
+            raise self._cut_short(row)
+        return payload
+
     def read_mask(self, row: int) -> bytes | None:
         """The encoded (PNG) mask of ``row``; None without one."""
         if self.index.records["mask_size"][row] == NO_MASK:
@@ -165,13 +174,20 @@ class ShardedDataset:
         return decode(self.read(row), codec, self.shape(row))
 
     def _read(self, row: int, offset: str, size: str) -> bytes:
-        shard, record = self.cell("shard", row), self.index.records[row]
-        count = int(record[size])
-        file = self._opened(shard)  # keep a reference while reading: another thread may evict it from the cache
+        record = self.index.records[row]
+        count, file = int(record[size]), self._file(row)
         payload = file.read(count, int(record[offset]))
         if len(payload) != count:
-            raise DatasetError(f"shard {self.file(shard)} ends inside sample {self.cell('key', row)}: copy it again")
+            raise self._cut_short(row)
         return payload
+
+    def _file(self, row: int) -> "_OpenFile":
+        """Keep a reference while reading: another thread may evict it from the cache."""
+        return self._opened(self.cell("shard", row))
+
+    def _cut_short(self, row: int) -> DatasetError:
+        shard = self.file(self.cell("shard", row))
+        return DatasetError(f"shard {shard} ends inside sample {self.cell('key', row)}: copy it again")
 
 
 def _open_files() -> int:
@@ -195,6 +211,14 @@ class _OpenFile:
         with as_os_error(self.path):
             part: bytes = self.path.fs.cat_file(self.path.path, start=offset, end=offset + count)  # type: ignore[attr-defined]
         return part
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Fill the buffer from ``offset``; returns the number of bytes, fewer than its own at the file's end."""
+        if self.descriptor is not None:
+            return os.preadv(self.descriptor, [buffer], offset)
+        part = self.read(len(buffer), offset)
+        buffer[: len(part)] = part
+        return len(part)
 
     def __del__(self) -> None:
         if self.descriptor is not None:
