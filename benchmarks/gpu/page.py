@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.gpu import checks, ladder
+from benchmarks.gpu import checks, ladder, loaders
 
 
 def text(content: dict[str, Any]) -> str:
@@ -10,9 +10,9 @@ def text(content: dict[str, Any]) -> str:
     parts = [heading(content)]
     parts += [f"{name}: {value}" for name, value in content.get("basics", {}).items()]
     parts += [steady(name, found) for name, found in content.get("steady", {}).items()]
-    for name in ("ladder", "compile"):
+    for name, tell in {"ladder": ladder.text, "loaders": loaders.text, "compile": ladder.text}.items():
         if name in content:
-            parts += ["", ladder.text(content[name]).rstrip()]
+            parts += ["", tell(content[name]).rstrip()]
     if "tests" in content:
         parts += ["", *map(checks.line, content["tests"])]
     ended = [f"{name}: {found['why']}, {found['seconds']:.0f} s" for name, found in content.get("parts", {}).items()]

@@ -19,7 +19,7 @@ from harness import finish
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu import bounded, checks, ladder, page, parts
+from benchmarks.gpu import bounded, checks, ladder, loaders, page, parts
 from benchmarks.gpu.parts import SHARES, main
 from benchmarks.gpu.peaks import peak
 from benchmarks.gpu.report import Report
@@ -382,9 +382,9 @@ def test_time_that_is_up_ends_a_command_in_earnest() -> None:
 def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """By a clock of its own: `steady` takes all that it may, the ladder 10 s, `compile` all that it may."""
+    """By a clock of its own: `steady` takes all that it may, ladder and loaders 15 s, `compile` all that it may."""
     clock, given = [0.0], {}
-    takes = {"basics": 5.0, "ladder": 10.0}
+    takes = {"basics": 5.0, "ladder": 10.0, "loaders": 5.0}
 
     def run(part: str, out: Path, logs: Path, rehearse: bool, seconds: float) -> tuple[bool, str]:
         given[part] = seconds
@@ -395,13 +395,14 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch.setattr(parts, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setenv("OUT", str(tmp_path / "named"))
     assert main(["--rehearse", "--seconds", "100"]) == 0
-    assert given == {"basics": 10, "steady": 20, "ladder": 45, "compile": 40, "tests": 100 - 5 - 20 - 10 - 40}
+    rest = 100 - 5 - 20 - 10 - 5
+    assert given == {"basics": 10, "steady": 20, "ladder": 45, "loaders": 15, "compile": 40, "tests": rest - 40}
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     takes["ladder"], clock[0] = 45.0, 0.0
     assert main(["--rehearse", "--seconds", "100"]) == 1
     ended = json.loads((tmp_path / "named" / "gpu.json").read_text())["parts"]
     assert list(ended) == list(SHARES)
-    assert ended["tests"]["why"] == "left out, the time was up" and given["compile"] == 100 - 5 - 20 - 45
+    assert ended["tests"]["why"] == "left out, the time was up" and given["compile"] == 100 - 5 - 20 - 45 - 5
 
 
 def test_the_page_shows_where_the_host_waited() -> None:
@@ -409,6 +410,33 @@ def test_the_page_shows_where_the_host_waited() -> None:
     said = page.text({"rehearsal": True, "steady": {"waits": {"fine": False, "steps": 3, "places": [place]}}})
     assert "a rehearsal" in said and "waits: NOT FINE, steps 3\n" in said
     assert "3 x called a synchronizing CUDA operation\n        dira_scale/a.py:7 x.item()\n" in said
+
+
+def test_the_page_shows_the_loaders_beside_the_step() -> None:
+    row = {
+        "loader": 5000.0,
+        "both": 1500.0,
+        "share": 0.75,
+        "ratio": 0.75,
+        "lowest": 0.7,
+        "highest": 0.8,
+        "wait_ms": 2.0,
+    }
+    rows = {"cpu": row, "dali": {"left_out": "not installed"}}
+    found = {"device": "cuda", "batch": 64, "size": 224, "step": 2000.0, "loaders": rows}
+    said = page.text({"loaders": found})
+    assert "cuda, batch 64 of 224 pixels; images/s of the steps alone: 2,000.0\n" in said
+    assert "5,000.0     1,500.0          0.750    0.750 (0.700-0.800)            2.0\n" in said
+    assert "dali        not installed\n" in said
+    assert "loaders failed: KeyError: 'x'\n" in page.text({"loaders": {"failed": "KeyError: 'x'"}})
+
+
+@pytest.mark.system
+def test_loaders_feed_a_tiny_step(tmp_path: Path) -> None:
+    assert loaders.main([str(tmp_path), "--rehearse"]) == 0
+    found = json.loads((tmp_path / "gpu.json").read_text())["loaders"]
+    assert list(found["loaders"]) == ["cpu", "helper", "dali"] and found["step"] > 0
+    assert all(found["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
 
 
 @pytest.mark.system
@@ -441,6 +469,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     report = json.loads((out / "gpu.json").read_text())
     assert all(part["fine"] for part in report["parts"].values()) and list(report["parts"]) == list(SHARES)
     assert all(check["fine"] for check in report["steady"].values()) and len(report["steady"]) == 3
+    assert report["loaders"] == {"left_out": "pyarrow is missing, which shards need"}
     rungs = report["ladder"]["rungs"] + report["compile"]["rungs"]
     assert titles({"rungs": rungs}) == [rung.title for rung in ladder.rungs()]
     assert all(row.get("agrees", not row["alike"]) for row in rungs)
@@ -480,5 +509,5 @@ NOT_CARRIED = ("pyarrow", "cv2", "skimage", "sklearn", "scipy", "tensorboard", "
 
 def test_the_ladder_imports_nothing_that_is_not_carried() -> None:
     blocked = f"import sys; sys.modules.update(dict.fromkeys({NOT_CARRIED}))"
-    names = ", ".join(f"benchmarks.gpu.{name}" for name in ("parts", "ladder", "steady", "loops"))
+    names = ", ".join(f"benchmarks.gpu.{name}" for name in ("parts", "ladder", "steady", "loops", "loaders"))
     finish([sys.executable, "-c", f"{blocked}; import {names}"], fresh=True)
