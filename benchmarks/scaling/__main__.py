@@ -4,7 +4,8 @@
 
 Measured: `pretrain` itself (DiRA-MoCo, ResNet-18, 64 pixels, phantoms, gloo) with the same work for every process. As
 processes share this machine's cores, one job of W processes is compared with W separate jobs that start at the same
-moment: the difference is the cost of being one job. The plain ratio to one process is beside it.
+moment: the difference is the cost of being one job. The plain ratio to one process is beside it. --loaders: by each of
+these (cpu; also helper, dali, ffcv, stream); one that cannot read the phantoms here says why.
 
 Simulated: the step of dira_scale.planning (arithmetic, rings and trees, what is hidden, the slowest of W), with the
 values measured here (computation, its jitter, gloo's bandwidth and latency); then published figures; then the GPUs that
@@ -13,6 +14,7 @@ row says whether it is measured or simulated. OUT/scaling.json has all figures, 
 """
 
 import argparse
+import itertools
 import json
 import os
 from dataclasses import asdict
@@ -21,41 +23,38 @@ from typing import Any
 
 from rich.console import Console
 
-from benchmarks.scaling.measured import gloo, measure
+from benchmarks.backends import BACKENDS, make_shards, open_all
+from benchmarks.scaling.measured import Measured, gloo, keys, measure
 from benchmarks.scaling.plot import draw
 from benchmarks.scaling.simulated import GPUS, gpus, here, simulate
 from benchmarks.scaling.tables import tell_measured, tell_published, tell_simulated
+from dira_scale.data.views import ViewSpec
 from dira_scale.planning.scaling import PUBLISHED
 from dira_scale.runs.environment import environment
-from dira_scale.shard import main as shard
 
 
 def processes_here(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
     """What is measured, and the simulation of just that."""
     out: Path = arguments.out
-    measured = []
+    measured: list[Measured] = []
+    left_out: dict[str, str] = {}
     if arguments.processes:
-        make_shards(out)
-    for processes in arguments.processes:
-        console.print(f"{processes} process(es), as one job and apart …", style="dim")
-        measured.append(measure(processes, arguments.steps, out / "shards", out))
-    simulated = {m.processes: here(m, gloo(m.processes, out)) for m in measured if m.processes > 1}
+        shards = make_shards(out, 8, 128)
+        given = [*keys(1), f"data.shards={shards}"]
+        readable, left_out = open_all(arguments.loaders, given, ViewSpec(), "cpu", 1, out)
+        for loader, processes in itertools.product(readable, arguments.processes):
+            console.print(f"{loader}, {processes} process(es), as one job and apart …", style="dim", highlight=False)
+            measured.append(measure(processes, loader, arguments.steps, shards, out))
+    several = [m for m in measured if m.processes > 1 and m.loader == measured[0].loader]
+    simulated = {m.processes: here(m, gloo(m.processes, out)) for m in several}
     load = os.getloadavg()[0]
-    tell_measured(console, measured, simulated, load)
+    tell_measured(console, measured, simulated, load, left_out)
     return {
         "environment": environment() | {"cores": len(os.sched_getaffinity(0)), "load": load},
         "measured": [asdict(m) | {"efficiency": m.efficiency} for m in measured],
+        "left_out": left_out,
         "simulated_here": simulated,
     }
-
-
-def make_shards(out: Path) -> None:
-    """What the measured runs train on."""
-    made = shard(
-        ["recipe=phantom_cxr", f"+recipe.folder={out}/dicom", "recipe.patients=8", "recipe.size=128",
-         f"out={out}/shards", "recipe.splits={train: 1, val: 0, test: 0}"]
-    )  # fmt: skip
-    assert made == 0
 
 
 def many_gpus(arguments: argparse.Namespace, console: Console) -> dict[str, Any]:
@@ -78,6 +77,7 @@ def main() -> None:
     parser.add_argument(
         "--processes", type=int, nargs="*", default=[1, 2, 4], help="measured here; none: only simulate"
     )
+    parser.add_argument("--loaders", nargs="+", choices=BACKENDS, default=["cpu"], help="of the measured runs")
     parser.add_argument("--steps", type=int, default=20, help="of each measured run")
     parser.add_argument("--experiment", default="dira_moco", help="simulated on GPUs")
     parser.add_argument(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.backends import keys_of
 from benchmarks.scaling.processes import BYTES, alone, run, torchrun
 from dira_scale.planning.cluster import Cluster
 
@@ -16,9 +17,10 @@ STAGE = "dira"
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a step of ``processes``: as one job, and as so many jobs beside each other."""
+    """Seconds of a step of ``processes`` fed by ``loader``: as one job, and as so many jobs beside each other."""
 
     processes: int
+    loader: str
     together: float
     apart: float
     jitter: float  # of the runs apart, as a share of their step
@@ -37,17 +39,19 @@ def keys(processes: int) -> list[str]:
     return ["experiment=small", "precision=fp32", *batch, *stages, *once]
 
 
-def measure(processes: int, steps: int, shards: Path, out: Path) -> Measured:
+def measure(processes: int, loader: str, steps: int, shards: Path, out: Path) -> Measured:
     """``steps`` of ``processes`` as one job, then of as many jobs beside each other."""
-    rest = [f"data.shards={shards}", f"steps={steps}"]
-    together = [f"run={out}/runs/together{processes}", *keys(processes), *rest]
+    rest = [f"data.shards={shards}", f"steps={steps}", *keys_of(loader, out)]
+    runs = out / "runs" / loader
+    together = [f"run={runs}/together{processes}", *keys(processes), *rest]
     run([torchrun(processes, "pretrain", *together)], out, processes)
-    own = [out / f"runs/apart{processes}.{i}" for i in range(processes)]
+    own = [runs / f"apart{processes}.{i}" for i in range(processes)]
     run([alone("pretrain", f"run={folder}", *keys(1), *rest) for folder in own], out, processes)
     apart = [times(folder) for folder in own]
     return Measured(
         processes,
-        together=statistics.median(times(out / f"runs/together{processes}")),
+        loader,
+        together=statistics.median(times(runs / f"together{processes}")),
         apart=statistics.fmean(map(statistics.median, apart)),
         jitter=statistics.fmean(map(deviation, apart)),
     )

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -27,20 +27,28 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def tell_measured(console: Console, measured: Sequence[Measured], simulated: dict[int, float], load: float) -> None:
-    """Processes of this machine; ``simulated``: seconds of a step by their number."""
-    one = next((m for m in measured if m.processes == 1), None)
+def tell_measured(
+    console: Console,
+    measured: Sequence[Measured],
+    simulated: dict[int, float],
+    load: float,
+    left_out: Mapping[str, str],
+) -> None:
+    """Processes of this machine; ``simulated``: seconds of a step by their number, with the first loader."""
+    one = {m.loader: m.together for m in measured if m.processes == 1}
     rows = []
     for m in measured:
-        ratio = f"{m.processes * one.together / m.together:.2f}" if one else "–"
+        ratio = f"{m.processes * one[m.loader] / m.together:.2f}" if m.loader in one else "–"
         apart, together = f"{1000 * m.apart:.0f}", f"{1000 * m.together:.0f}"
-        rows.append(("measured", str(m.processes), apart, together, ratio, percent(m.efficiency)))
-        if m.processes in simulated:
+        rows.append(("measured", m.loader, str(m.processes), apart, together, ratio, percent(m.efficiency)))
+        if m.processes in simulated and m.loader == measured[0].loader:
             seconds = simulated[m.processes]
             told = f"{1000 * seconds:.0f} ({100 * (seconds / m.together - 1):+.0f} %)"
-            rows.append(("simulated", str(m.processes), "", told, "", percent(m.apart / seconds)))
+            rows.append(("simulated", "", str(m.processes), "", told, "", percent(m.apart / seconds)))
     title = f"This machine: {len(os.sched_getaffinity(0))} cores (load {load:.0f}), gloo; ms of a step"
-    tell(console, title, "row,processes,ms apart,ms together,speed-up,efficiency", rows)
+    tell(console, title, "row,loader,processes,ms apart,ms together,speed-up,efficiency", rows)
+    for name, why in left_out.items():
+        console.print(f"without {name}: {why}", style="dim", highlight=False, markup=False)
 
 
 def tell_published(console: Console, published: Sequence[dict[str, Any]], jitter: float) -> None:

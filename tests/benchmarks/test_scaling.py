@@ -1,10 +1,14 @@
 """The scaling benchmark: what it prints is of its own figures, and each row says whether it is measured."""
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from benchmarks.scaling.measured import Measured
+from benchmarks.scaling.tables import tell_measured
 from dira_scale.bench import main
 
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.decoder_channels=[32,16,16,8,8]"]
@@ -30,10 +34,30 @@ def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.torture
 def test_measured_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, printed = study(tmp_path, capsys, "--processes", "1", "2", "--steps", "6")
-    one, two = found["measured"]
-    assert (one["processes"], two["processes"]) == (1, 2)
-    for row in (one, two):
+    found, printed = study(tmp_path, capsys, "--processes", "1", "2", "--steps", "6", "--loaders", "cpu", "stream")
+    one, two, *others = found["measured"]
+    assert [(m["loader"], m["processes"]) for m in (one, two)] == [("cpu", 1), ("cpu", 2)]
+    assert [(m["loader"], m["processes"]) for m in others] == [("stream", 1), ("stream", 2)]
+    for row in found["measured"]:
         assert row["efficiency"] == pytest.approx(row["apart"] / row["together"]) and row["together"] > 0
     assert set(found["simulated_here"]) == {"2"} and found["simulated_here"]["2"] >= two["apart"]
-    assert sum(line.startswith("measured  ") for line in printed.splitlines()) == 2
+    assert sum(line.startswith("measured  ") for line in printed.splitlines()) == 4
+
+
+def test_rows_of_each_loader_and_why_one_has_none() -> None:
+    """Two processes take 0.8 s together, 0.6 s apart; one takes 0.5 s: 2 · 0.5 / 0.8 times as fast."""
+    measured = [
+        Measured(1, "cpu", 0.5, 0.5, 0.0),
+        Measured(2, "cpu", 0.8, 0.6, 0.0),
+        Measured(2, "helper", 1, 0.5, 0.0),
+    ]
+    console = Console(width=110, file=StringIO())
+    tell_measured(console, measured, {2: 0.75}, 1.0, {"ffcv": "is not installed"})
+    rows = [line.split() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert rows[2:6] == [
+        ["measured", "cpu", "1", "500", "500", "1.00", "100.0", "%"],
+        ["measured", "cpu", "2", "600", "800", "1.25", "75.0", "%"],
+        ["simulated", "2", "750", "(-6", "%)", "80.0", "%"],
+        ["measured", "helper", "2", "500", "1000", "–", "50.0", "%"],
+    ]
+    assert ["without", "ffcv:", "is", "not", "installed"] in rows
