@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.config.schema import Schema, at_least
-from dira_scale.distributed.collectives import gather, rank, reduce_mean, reduce_sum, world
+from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
 from dira_scale.metrics import ssim
@@ -128,11 +128,12 @@ def uniformity(x: Tensor) -> Tensor:
 
 def _first(x: Tensor) -> Tensor:
     """The first IMAGES rows of all processes' ``x`` [b, dim]; no process receives more than these."""
-    if world() * len(x) <= IMAGES:
-        return gather(x)
-    rows, start = x.new_zeros(IMAGES, x.shape[1]), min(rank() * len(x), IMAGES)
-    own = x[: IMAGES - start]
-    rows[start : start + len(own)] = own
+    # The same operations for any number (slices of all rows would be none): the planner compares batches by moments.
+    count = min(world() * len(x), IMAGES)
+    start = min(rank() * len(x), count)
+    own = min(len(x), count - start)
+    rows = x.new_zeros(count, x.shape[1])
+    rows.narrow(0, start, own).copy_(x.narrow(0, 0, own))
     return reduce_sum(rows)
 
 

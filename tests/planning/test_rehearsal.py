@@ -117,6 +117,13 @@ def test_more_images_take_more_recomputing_takes_less_memory_and_more_operations
     assert few.trained == many.trained == spared.trained
 
 
+def test_memory_is_known_between_batches_whatever_the_monitors_take_of_them() -> None:
+    """They look at 512 images at most: a batch of these has all of its own, and one of twice as many only half."""
+    few, many = (rehearsed("data.size=32", ranks=2, images=images) for images in (256, 512))
+    between = few.at(384, many)
+    assert few.activations < between.activations < many.activations
+
+
 def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
     """One BatchNorm group over two processes: normalised by our own formula, which keeps fp32 copies."""
     keys = ["data.size=64", "precision=bf16", "model.encoder=test_resnet"]
