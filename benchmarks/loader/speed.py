@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.loader import pagecache
-from benchmarks.loader.contenders import baselines, beton, dali, ours
+from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.inputs import Inputs
 from benchmarks.loader.turns import core_ms, exhaust, rates, take_turns
@@ -22,6 +22,7 @@ OFFERS: dict[str, Offer] = {
     "FFCV": beton.beton,
     "DALI, CPU": dali.dali,
     "threads, OpenCV": baselines.threads,
+    "DICOM files": dicom.dicom,
     "limit: decoding": ours.decoding,
     "limit: resizing": ours.resizing,
 }

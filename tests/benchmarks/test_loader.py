@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.loader import inputs as made
 from benchmarks.loader import pagecache, synthetic, turns
-from benchmarks.loader.contenders import baselines, beton, dali, ours
+from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.goals import CPU, DECODING, DISTORTED, FILES, RELEASED, Goal, from_peers, goals
 from benchmarks.loader.inputs import CASES, VIEWS, Inputs, prepare, sixteen_bits
@@ -104,6 +104,16 @@ def test_dali_takes_our_crops(case: str, originals: list[Path], tmp_path: Path) 
         skip_without("dali", str(error))
     (found,) = pictures(contender)
     assert close_to(found / 257 ** (inputs.case.bits // 16), expected(inputs) / 257 ** (inputs.case.bits // 16))
+
+
+def test_dicom_files_give_our_crops(originals: list[Path], tmp_path: Path) -> None:
+    inputs = prepare(CASES["png16-512"], originals, tmp_path, 1, IMAGES)
+    contender, alone = dicom.dicom(inputs)
+    (found,), wanted = pictures(contender), expected(inputs)
+    # A file without a window: its smallest value is black, so it is stored as 0.
+    lowest = np.array([codecs.decode(payload, "png").min() for payload in inputs.payloads()])
+    assert np.abs(found + lowest.astype(float)[:, None, None, None] - wanted).mean() < 257
+    assert list(alone.run(1)) == [] and alone.kind == "limit"
 
 
 @pytest.mark.system  # importing FFCV takes seconds

@@ -69,7 +69,7 @@ def decoding(inputs: Inputs) -> list[Contender]:
     def work(position: int) -> None:
         codecs.decode(payloads[position % len(payloads)], codec)
 
-    return [Contender("limit: decoding", "limit", _on_threads(work, inputs), reads=False)]
+    return [Contender("limit: decoding", "limit", on_threads(work, inputs), reads=False)]
 
 
 def resizing(inputs: Inputs) -> list[Contender]:
@@ -81,10 +81,10 @@ def resizing(inputs: Inputs) -> list[Contender]:
         for y, x, h, w in inputs.boxes[position].tolist():
             resize(images[position % len(images)][y : y + h, x : x + w], (0, 0, h, w), VIEWS.size)
 
-    return [Contender("limit: resizing", "limit", _on_threads(work, inputs), reads=False)]
+    return [Contender("limit: resizing", "limit", on_threads(work, inputs), reads=False)]
 
 
-def _on_threads(work: Callable[[int], None], inputs: Inputs) -> Callable[[int], Iterator[Sequence[Any]]]:
+def on_threads(work: Callable[[int], None], inputs: Inputs) -> Callable[[int], Iterator[Sequence[Any]]]:
     """``work`` on the positions of a turn, each thread with its own share: no thread waits for another."""
 
     def share(first: int, stop: int) -> None:
