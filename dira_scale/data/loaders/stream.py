@@ -57,9 +57,8 @@ class StreamLoader(CpuLoader):
         self.skips = cache.missing == "skip"
         if self.skips:
             self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
-            self.requests.together = (
-                1  # asking for a step waits for its shards, and those of later steps may have no room
-            )
+            # Asking for a step waits for its shards, and those of later steps may have no room.
+            self.requests.together = 1
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         self._tell()
