@@ -184,7 +184,8 @@ class Distortion:
         return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
 
     def __getitem__(self, samples: slice) -> Self:
-        return type(self)(*(getattr(self, f.name)[samples] for f in fields(self)))
+        # In memory of its own: another process gets these samples, not all that they were sliced from.
+        return type(self)(*(getattr(self, f.name)[samples].clone() for f in fields(self)))
 
 
 def draw(
