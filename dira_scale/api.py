@@ -18,7 +18,7 @@ from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.commands import shard as shard_verb
-from dira_scale.runs.folder import BAD_INPUT, FAILED
+from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
 __all__ = ["LabelledImages", "UserError", "export", "pretrain", "probe", "shard"]

@@ -25,9 +25,17 @@ def print_error(verb: str, problem: object) -> None:
     The first process of a machine prints at once. The others mostly see the same error, and print it only if the
     launcher has not ended them by then.
     """
-    if int(os.environ.get("LOCAL_RANK", "0")):
+    if local_rank():
         time.sleep(PAUSE)
     print(f"{verb}: {printable(str(problem))}", file=sys.stderr, flush=True)
+
+
+def local_rank() -> int:
+    """The number of this process among a run's on this machine. LOCAL_RANK is 0 for all SLURM tasks that see one GPU
+    each; under a launcher that SLURM has started, SLURM_LOCALID is."""
+    if "RANK" not in os.environ:
+        return 0
+    return max(int(os.environ.get(name, "0")) for name in ("LOCAL_RANK", "SLURM_LOCALID"))
 
 
 def printable(text: str) -> str:

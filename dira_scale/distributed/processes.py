@@ -127,9 +127,11 @@ def default_threads() -> int:
     """The usable physical cores of this machine, divided among its processes; launchers would set 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(usable, psutil.cpu_count(logical=False) or usable)
+    sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may already have bound this process to its share
-        return min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
+        sharing = sharing if "TORCHELASTIC_RUN_ID" in os.environ else 1  # the task is a launcher of several
+    return max(1, cores // sharing)
 
 
 def _keep_freed_memory() -> None:

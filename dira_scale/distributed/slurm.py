@@ -11,8 +11,11 @@ PORTS = range(10_000, 30_000)  # below Linux's ports for outgoing connections
 def set_launch_variables(environ: MutableMapping[str, str]) -> None:
     """Set what torchrun would set, from RANK to MASTER_PORT, in a job step of several tasks.
 
-    Does nothing outside SLURM, or if a launcher has set them. The port is computed from job and step: all tasks know
-    it, and jobs that share a node get different ones.
+    Does nothing outside SLURM, or if a launcher has set them. The port is computed from job, restart and step: all
+    tasks know it, jobs that share a node get different ones, and so does a job whose first life may still hold its own.
+
+    LOCAL_RANK is the number of the task's GPU: 0 where each task sees one alone (``--gpus-per-task=1``), else the
+    task's number on its node.
 
     Raises:
         UserError: a batch script of several tasks starts one process, without srun.
@@ -29,13 +32,15 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
         return
     per_node = _per_node(environ["SLURM_STEP_TASKS_PER_NODE"])
     job, step = int(environ["SLURM_JOB_ID"]), int(environ["SLURM_STEP_ID"])
+    restarts = int(environ.get("SLURM_RESTART_COUNT", "0"))
+    alone = len(environ.get("CUDA_VISIBLE_DEVICES", "").split(",")) == 1 and environ.get("CUDA_VISIBLE_DEVICES")
     variables = {
         "RANK": environ["SLURM_PROCID"],
-        "LOCAL_RANK": environ["SLURM_LOCALID"],
+        "LOCAL_RANK": 0 if alone else environ["SLURM_LOCALID"],
         "WORLD_SIZE": tasks,
         "LOCAL_WORLD_SIZE": per_node[int(environ["SLURM_NODEID"])],
         "MASTER_ADDR": first_host(environ["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": PORTS[(job + 997 * step) % len(PORTS)],
+        "MASTER_PORT": PORTS[(job + 997 * step + 7919 * restarts) % len(PORTS)],
     }
     for name, value in variables.items():
         environ.setdefault(name, str(value))

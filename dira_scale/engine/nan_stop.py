@@ -15,7 +15,8 @@ from dira_scale.distributed.world import World
 from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, nonfinite_names
 from dira_scale.engine.task import Loader, StagePlan, Task
 from dira_scale.runs import checkpoint
-from dira_scale.runs.folder import FAILED, RunFolder
+from dira_scale.runs.exit_codes import FAILED
+from dira_scale.runs.folder import RunFolder
 
 logger = logging.getLogger(__name__)
 

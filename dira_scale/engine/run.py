@@ -26,10 +26,11 @@ from dira_scale.engine import preflight
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
 from dira_scale.engine.trainer import Trainer, Training
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, local_rank
 from dira_scale.runs import checkpoint
 from dira_scale.runs.errors import RunEndedError
-from dira_scale.runs.folder import BAD_INPUT, DONE, FAILED, INTERRUPTED, RunFolder, recorded_config
+from dira_scale.runs.exit_codes import BAD_INPUT, DONE, FAILED, INTERRUPTED
+from dira_scale.runs.folder import RunFolder, recorded_config
 from dira_scale.runs.lease import LeaseLostError
 
 STDERR = 2  # in a notebook, sys.stderr has no file descriptor
@@ -62,7 +63,7 @@ def run_task(config: Training, cfg: DictConfig, make: Callable[[World], Task]) -
                 sys.stdout.flush()
                 os._exit(FAILED)  # gloo would abort a process that ends with its connections broken
     except LeaseLostError as error:  # on all ranks; the run folder is another's now, so nothing is written there
-        if int(os.environ.get("LOCAL_RANK", "0")) == 0:
+        if local_rank() == 0:
             logger.error(error, extra={"every_rank": True})
         return FAILED
 
@@ -187,11 +188,11 @@ def _is_first_of_machine(run: Path) -> bool:
     """Whether no other process of this machine has called this under the same lease."""
     leases = sorted(run.glob("leases/*.json"))
     if not leases:
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+        return local_rank() == 0
     try:
         leases[-1].with_suffix(f".lost-{socket.gethostname()}").touch(exist_ok=False)
     except FileExistsError:
         return False
     except OSError:  # the disk is full or gone
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+        return local_rank() == 0
     return True

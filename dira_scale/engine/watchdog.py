@@ -16,7 +16,7 @@ from pathlib import Path
 from dira_scale.distributed.collectives import rank, world
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs import lease
-from dira_scale.runs.folder import FAILED
+from dira_scale.runs.exit_codes import FAILED
 
 _signs = 0  # of life
 

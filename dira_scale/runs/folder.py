@@ -26,8 +26,6 @@ from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
 
-DONE, BAD_INPUT, INTERRUPTED, FAILED = 0, 2, 75, 1  # exit codes of a verb
-
 
 class RunFolder:
     """A run folder, held by this process for writing. Only the main process has one.

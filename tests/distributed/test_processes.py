@@ -14,7 +14,7 @@ from harness import finish
 from dira_scale.distributed.processes import default_threads
 from dira_scale.distributed.rendezvous import _agree_on_name, meet
 from dira_scale.distributed.slurm import PORTS, first_host, set_launch_variables
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, local_rank
 
 STEP = {
     "SLURM_JOB_ID": "123456",
@@ -69,6 +69,47 @@ def test_jobs_and_steps_that_share_a_node_get_ports_of_their_own() -> None:
             set_launch_variables(environ)
             ports.append(environ["MASTER_PORT"])
     assert len(set(ports)) == len(ports)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "number"),
+    [
+        ("", "1"),  # none
+        ("2,3", "1"),  # --gpus-per-node=2: both tasks see both
+        ("3", "0"),  # --gpus-per-task=1: this one's is the only one
+    ],
+)
+def test_a_task_takes_the_gpu_that_is_its_own(gpus: str, number: str) -> None:
+    environ = STEP | {"SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0", "CUDA_VISIBLE_DEVICES": gpus}
+    set_launch_variables(environ)
+    assert environ["LOCAL_RANK"] == number
+
+
+@pytest.mark.parametrize(
+    ("environ", "number"),
+    [
+        ({"RANK": "5", "LOCAL_RANK": "1"}, 1),
+        ({"RANK": "5", "LOCAL_RANK": "0", "SLURM_LOCALID": "1"}, 1),  # each task sees one GPU
+        ({"RANK": "5", "LOCAL_RANK": "1", "SLURM_LOCALID": "0"}, 1),  # torchrun in a task
+        ({"SLURM_LOCALID": "3"}, 0),  # a run of its own
+        ({}, 0),
+    ],
+)
+def test_who_speaks_for_a_machine(environ: dict[str, str], number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert local_rank() == number
+
+
+def test_a_requeued_job_does_not_use_the_port_of_its_first_life() -> None:
+    ports = []
+    for restart in ("0", "1", "2"):
+        environ = STEP | {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+        set_launch_variables(environ := environ | {"SLURM_RESTART_COUNT": restart})
+        ports.append(environ["MASTER_PORT"])
+    assert len(set(ports)) == 3
 
 
 def test_a_launcher_that_has_said_who_is_who_is_left_alone() -> None:

@@ -12,6 +12,7 @@ import pytest
 from forked import Forked, Started
 from harness import SECONDS, assert_equal_runs, finish, pretrain, skip_without, status
 from system import slurm
+from system.faults import killed_at
 from system.nodes import Node, missing, nodes
 
 PORT = "29500"
@@ -94,6 +95,27 @@ def test_two_nodes_learn_bit_for_bit_what_one_does(
     for code, printed in ends(processes):
         assert code == 0, printed
     assert_equal_runs(run, one_node)
+
+
+@pytest.mark.system
+def test_two_launchers_that_lose_a_rank_come_together_again(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+    """Each counts restarts for itself, and knows nothing of the other's processes but that they no longer answer. A
+    rank of the second node dies while it saves; all resume at the step before. Its eight processes start afresh."""
+    run, unbroken = tmp_path / "run", tmp_path / "unbroken"
+    settings = [SMALL, "checkpoint.every=1"]
+    dies = "os.rename:000000003.1.tmp/part-1-00003-of-00004.safetensors:1"
+    command, environment = killed_at(pretrain(run, shards, *settings), dies)
+    processes = []
+    for i, node in enumerate(pair):
+        launcher = [*torchrun(i), "--nproc_per_node=2", "--max_restarts=3"]
+        processes.append(node.start([*launcher, *command[1:]], environment))
+    finish(pretrain(unbroken, shards, *settings, ranks=4))
+    for code, printed in ends(processes):
+        assert code == 0, printed
+    log = (run / "log.txt").read_text()
+    assert "from step 2 of 6" in log
+    assert status(run)["lease"] == 2
+    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system

@@ -1,0 +1,248 @@
+"""What runs inside a job: one try of one run, and what follows it.
+
+A :class:`Job` starts the verb as a child, passes signals on to it, and records how it ended. Then it decides:
+
+    ends with                            then
+    0                                    the run is done
+    any code after SIGUSR1 or SIGUSR2    requeued: the time limit is near, or the node is wanted
+    any code after SIGTERM               nothing: `scancel` sends it, and `scontrol requeue`, which requeues by itself;
+                                         in a preemption's grace time requeued, as SLURM does only what it has to kill
+    2 before any step                    the run has failed: bad input does not improve
+    anything else                        requeued, unless it is the Nth failure in a row without a new step
+
+A cancel wins over all. The exact step comes from the run folder's checkpoint, and a first life that still runs on a
+node thought dead loses the run's lease to the second one (:mod:`dira_scale.runs.lease`).
+"""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from submitit import JobEnvironment
+from submitit.helpers import Checkpointable
+
+from dira_scale.cluster import launch
+from dira_scale.cluster.health import failed, sick_nodes
+from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
+
+logger = logging.getLogger(__name__)
+
+REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
+SECONDS = 60  # bound on every call of SLURM
+PATIENCE = 120  # seconds for its controller to come back
+
+
+class NotRequeuedError(Exception):
+    """SLURM does not start this job again."""
+
+
+def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> str:
+    """What follows a try that has ended: ``done``, ``requeue``, ``retry``, ``failed``, or ``leave``: nothing.
+
+    Args:
+        tries: of this run in this job, the ended one last.
+        stopped: ``preempted`` by SLURM, ``ended`` by somebody, or empty.
+        cancelled: whether the user has cancelled the run.
+        limit: failures in a row without a new step after which the run has failed.
+    """
+    last = tries[-1]
+    if last.exit_code == DONE:
+        return "done"
+    if cancelled:
+        return "leave"
+    if last.exit_code == BAD_INPUT and not any(one.step for one in tries):
+        return "failed"
+    if stopped:
+        return "requeue" if stopped == "preempted" else "leave"
+    if last.exit_code == INTERRUPTED:  # somebody signalled the command itself
+        return "leave"
+    return "retry" if futile(tries) < limit else "failed"
+
+
+def futile(tries: Sequence[Try]) -> int:
+    """How many of the last tries have failed in a row without a new step; interruptions do not count."""
+    best, count = 0, 0
+    for one in tries:
+        if (one.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
+            best, count = one.step_before or 0, 0
+        if (one.step or 0) > best:
+            best, count = one.step or 0, 0
+        elif one.exit_code == BAD_INPUT or failed(one, last=one is tries[-1]):
+            count += 1
+    return count
+
+
+@dataclass
+class Job(Checkpointable):
+    """A task of a job: carries out ``run`` of the sweep in ``folder``; submitit calls it.
+
+    In a job of several tasks, the first one records and decides; the others only look after their own child.
+
+    Attributes:
+        limit: failures in a row without a new step after which the run has failed.
+    """
+
+    folder: str
+    run: str
+    limit: int = 3
+
+    def __call__(self) -> None:
+        """Ends with the child's exit code; returns if there is nothing to do."""
+        received = _listen()
+        sweep, job = SweepFolder(Path(self.folder)), JobEnvironment()
+        run = sweep.run(self.run)
+        while True:
+            if _refused(sweep, run, job):
+                return
+            one, following = self._try(sweep, run, job, received)
+            if following != "retry" or launch.on_slurm(job):
+                break
+        if following in ("requeue", "retry") and launch.on_slurm(job):
+            try:
+                _requeue(job, sick_nodes(_phase(sweep, run)))
+            except NotRequeuedError as error:
+                one.reason = f"{one.reason}; not requeued: {error}".removeprefix("; ")
+                sweep.write(self.run, one)
+        if one.exit_code:
+            sys.exit(one.exit_code)
+
+    def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
+        """One try, and what follows."""
+        words, before = launch.command(run, job), sweep.status(run)
+        one = _begun(job, before.get("step"))
+        if job.global_rank:
+            one.exit_code = _carry_out(words, None, received)
+            return one, "leave"
+        sweep.begin(self.run, one)
+        log = sweep.log(self.run, one.number)
+        code = _carry_out(words, log, received)
+        now = sweep.status(run)
+        told = now if now.get("lease") != before.get("lease") else {}  # written in this try
+        if run.launch.launcher == "torchrun" and told.get("exit_code") is not None:
+            code = told["exit_code"]  # a launcher has its own
+        if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
+            code = INTERRUPTED
+        one.ended, one.exit_code, one.step = time.time(), code, now.get("step")
+        if code != DONE:
+            one.reason = told.get("reason") or launch.last_words(log, run.verb)
+        sweep.write(self.run, one)
+        tries = sweep.tries(self.run)
+        if tries[-1].number != one.number:  # this job's next life has begun: it decides
+            return one, "leave"
+        own = [other for other in tries if other.job == one.job]
+        return one, after(own, _stopped(job, received), sweep.is_cancelled(self.run), self.limit)
+
+
+def _listen() -> list[int]:
+    """The signals received from now on; submitit's own handlers would end the job before its child."""
+    received: list[int] = []
+    for number in SIGNALS:
+        signal.signal(number, lambda got, _frame: received.append(got))
+    return received
+
+
+def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
+    """Whether this run is not to be started: cancelled, done already, or without what it needs."""
+    if sweep.is_cancelled(run.id) or _is_done(sweep, run.id):
+        logger.info("%s is cancelled or done", run.id)
+        return True
+    lacking = [needed for needed in run.needs if not _is_done(sweep, needed)]
+    if lacking and job.global_rank == 0:
+        one = sweep.begin(run.id, _begun(job, None))
+        one.ended, one.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
+        sweep.write(run.id, one)
+    return bool(lacking)
+
+
+def _is_done(sweep: SweepFolder, run_id: str) -> bool:
+    return any(one.exit_code == DONE for one in sweep.tries(run_id))
+
+
+def _begun(job: JobEnvironment, step: int | None) -> Try:
+    return Try(
+        number=0, cluster=job.cluster, job=job.job_id, restart=launch.restarts(os.environ),
+        nodes=list(job.hostnames), began=time.time(), step_before=step,
+    )  # fmt: skip
+
+
+def _carry_out(words: list[str], log: Path | None, received: list[int]) -> int:
+    """The exit code of ``words`` as a child, to which the first signal received is passed on as SIGTERM."""
+    with Path(log or os.devnull).open("ab") as output:
+        child = launch.start(words, output if log else None)
+        told = False
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(0.2)
+                break
+            if received and not told:
+                child.terminate()
+                told = True
+    with suppress(ProcessLookupError):  # what it has left behind
+        os.killpg(child.pid, signal.SIGKILL)
+    return child.returncode
+
+
+def _phase(sweep: SweepFolder, run: Run) -> dict[str, list[Try]]:
+    """The tries of all runs of a run's phase."""
+    ids = [f"{run.phase}/{folder.name}" for folder in (sweep.path / run.phase).iterdir()]
+    return {other: sweep.tries(other) for other in ids}
+
+
+def _stopped(job: JobEnvironment, received: list[int]) -> str:
+    """Why the signals came: see :func:`after`."""
+    if not received:
+        return ""
+    if received[0] in REQUEUEING:
+        return "preempted"
+    if not launch.on_slurm(job):
+        return "ended"
+    try:
+        shown = _shown(job)
+    except NotRequeuedError as error:
+        logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
+        return "ended"
+    return "preempted" if re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown) else "ended"
+
+
+def _requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
+    """Have SLURM start this job again, not on sick nodes.
+
+    Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
+
+    Raises NotRequeuedError.
+    """
+    found = re.search(r"\bRestarts=(\d+)", _shown(job))
+    if found is None or int(found[1]) != launch.restarts(os.environ):
+        raise NotRequeuedError("SLURM has restarted the job")
+    _scontrol("requeue", job.job_id)
+    for node, why in sick.items():
+        logger.warning("%s is excluded: it %s", node, why)
+    if sick:  # only now: SLURM changes this of pending jobs only
+        _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(sick)}")
+
+
+def _shown(job: JobEnvironment) -> str:
+    return _scontrol("show", "job", "--oneliner", job.job_id)
+
+
+def _scontrol(*words: str) -> str:
+    """What scontrol prints; a controller that is being restarted is waited for. Raises NotRequeuedError."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=False)
+        if not done.returncode or "contact" not in done.stderr or time.monotonic() > deadline:
+            break
+        time.sleep(1)
+    if done.returncode:
+        raise NotRequeuedError(f"scontrol {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,51 @@
+"""``python -m dira_scale.counting run=FOLDER steps=N``: what a run that trains looks like from outside, in 50 ms.
+
+A step is a line in ``steps``, a checkpoint, and ``pause`` seconds. ``fail_at``: exits with ``code`` before that step,
+if given on the node ``on`` only.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def main() -> int:
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    run, steps = Path(words["run"]), int(words["steps"])
+    run.mkdir(parents=True, exist_ok=True)
+    status, lines = run / "status.json", run / "steps"
+    before = json.loads(status.read_text()) if status.exists() else {"step": 0, "lease": 0}
+    step, lease, signals = before["step"], before["lease"] + 1, []
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, lambda number, _: signals.append(number))
+    kept = lines.read_text().splitlines()[:step] if lines.exists() else []
+
+    def write(state: str, code: int | None, reason: str = "") -> None:
+        told = {"state": state, "step": step, "lease": lease, "exit_code": code, "reason": reason}
+        temporary = run / f".status.{os.getpid()}"
+        temporary.write_text(json.dumps(told))
+        temporary.replace(status)
+
+    write("running", None)
+    lines.write_text("".join(f"{line}\n" for line in kept))
+    while step < steps:
+        if signals:
+            write("interrupted", 75)
+            return 75
+        if step + 1 == int(words.get("fail_at", 0)) and words.get("on") in (None, os.environ.get("SLURMD_NODENAME")):
+            write("failed", int(words["code"]), f"no step {step + 1}")
+            return int(words["code"])
+        with lines.open("a") as file:
+            file.write(f"{step + 1}\n")
+        step += 1
+        write("running", None)
+        time.sleep(float(words.get("pause", 0)))
+    write("done", 0)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,106 @@
+"""Jobs of a sweep on a real SLURM: submits :class:`dira_scale.cluster.job.Job` and waits for what comes of it."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from dira_scale.cluster.job import Job
+from dira_scale.cluster.records import Launch, Run, SweepFolder, Try
+
+VERBS = Path(__file__).parents[1] / "cluster" / "verbs"
+SECONDS = 150  # bound on every wait
+
+
+@dataclass
+class Jobs:
+    """The sweep in ``folder`` on the cluster whose clients work in ``environment``."""
+
+    folder: Path
+    environment: Mapping[str, str]
+
+    @property
+    def sweep(self) -> SweepFolder:
+        return SweepFolder(self.folder)
+
+    def counting(self, name: str, *words: str, **rest: Any) -> Run:
+        """A run of the verb ``counting`` (tests/cluster/verbs)."""
+        output = f"count/{name}/output"
+        return Run("count", name, "counting", [f"run={self.folder / output}", *words], output, **rest)
+
+    def submit(self, run: Run, limit: int = 3, **parameters: Any) -> str:
+        """Its job's id."""
+        self.sweep.add(run)
+        executor = submitit.SlurmExecutor(self.folder / "jobs")
+        given = {"time": 10, "signal_delay_s": 5, "nodes": run.launch.nodes, "stderr_to_stdout": True}
+        given |= {"ntasks_per_node": run.launch.processes if run.launch.launcher == "tasks" else 1, "cpus_per_task": 1}
+        executor.update_parameters(**given | {"additional_parameters": {"requeue": True}} | parameters)
+        path = f"{VERBS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+        with submitit.helpers.environment_variables(**self.environment, PYTHONPATH=path):
+            return str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
+
+    def client(self, *words: str) -> str:
+        """What a command of SLURM prints."""
+        environment = os.environ | self.environment
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout
+
+    def tries(self, run: Run) -> list[Try]:
+        return self.sweep.tries(run.id)
+
+    def step(self, run: Run) -> int:
+        return int(self.sweep.status(run).get("step", 0))
+
+    def node(self, job: str) -> str:
+        """Where a job of one node runs."""
+        return self.client("squeue", "-h", "-j", job, "-o", "%N").strip()
+
+    def wait(self, happened: Callable[[], object]) -> None:
+        """Bounded."""
+        deadline = time.monotonic() + SECONDS
+        while not happened():
+            assert time.monotonic() < deadline, self.told()
+            time.sleep(0.1)
+
+    def gone(self, job: str) -> bool:
+        """Whether SLURM has nothing more to do for the job."""
+        states = self.client("squeue", "-h", "-j", job, "-t", "all", "-o", "%T").split()
+        return all(state in ENDED for state in states)
+
+    def end(self, job: str) -> None:
+        self.wait(lambda: self.gone(job))
+
+    def told(self) -> str:
+        """All logs, for a test that fails."""
+        logs = [*self.folder.glob("jobs/*.out"), *self.folder.glob("*/*/tries/*")]
+        queue = self.client("squeue", "-a", "-t", "all", "-o", "%i %T %r %N")
+        return queue + "\n".join(f"== {log}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
+
+    def kill_daemon(self, node: str) -> Callable[[], None]:
+        """SIGKILL to a node's slurmd, whose jobs live on; returns what starts it again."""
+        file = Path(self.environment["SLURM_CONF"]).parents[1] / "pids" / f"slurmd-{node}"
+        os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
+
+        def again() -> None:
+            command = ["slurmd", "-D", "-N", node]
+            out = subprocess.DEVNULL
+            started = subprocess.Popen(
+                command, env=os.environ | self.environment, start_new_session=True, stdin=out, stdout=out, stderr=out
+            )
+            born = Path(f"/proc/{started.pid}/stat").read_text().rpartition(") ")[2].split()[19]
+            file.write_text(f"{started.pid} {born}\n")
+
+        return again
+
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+
+
+def several(nodes: int, processes: int, launcher: str = "tasks") -> Launch:
+    return Launch(nodes, processes, launcher)

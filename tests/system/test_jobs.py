@@ -1,0 +1,216 @@
+"""What becomes of a sweep's jobs under a real SLURM: requeued, cancelled, at their time limit, on nodes that die."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from harness import assert_equal_runs, finish, losses, pretrain, rows, skip_without
+from system.jobs import Jobs, several
+
+from dira_scale.cluster.records import Run
+
+
+@pytest.fixture(scope="session")
+def dev_cluster() -> dict[str, str]:
+    skip_without("slurm", "" if "SLURM_CONF" in os.environ else "no SLURM: slurm/dev-cluster.sh up, then . its env")
+    return {"SLURM_CONF": os.environ["SLURM_CONF"]}
+
+
+@pytest.fixture
+def jobs(dev_cluster: dict[str, str], tmp_path: Path) -> Iterator[Jobs]:
+    yield Jobs(tmp_path / "sweep", dev_cluster)
+
+
+def lines(jobs: Jobs, run: Run) -> list[int]:
+    return [int(line) for line in (jobs.sweep.output(run) / "steps").read_text().split()]
+
+
+@pytest.mark.system
+def test_a_requeued_job_goes_on_where_it_was(jobs: Jobs) -> None:
+    run = jobs.counting("requeued", "steps=40", "pause=0.05")
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 3)
+    jobs.client("scontrol", "requeue", job)
+    jobs.end(job)
+    first, second = jobs.tries(run)
+    assert (first.exit_code, second.exit_code, second.step) == (75, 0, 40), jobs.told()
+    assert (first.job, first.restart, second.job, second.restart) == (job, 0, job, 1)
+    assert first.step == second.step_before and first.nodes and first.ended
+    assert lines(jobs, run) == list(range(1, 41))
+
+
+@pytest.mark.system
+def test_what_fails_is_tried_again_until_it_has_failed_thrice_without_a_new_step(jobs: Jobs) -> None:
+    """And bad input once."""
+    failing = jobs.counting("failing", "steps=9", "fail_at=5", "code=1")
+    bad = jobs.counting("bad", "steps=9", "fail_at=1", "code=2")
+    ids = [jobs.submit(failing), jobs.submit(bad)]
+    for job in ids:
+        jobs.end(job)
+    tries = jobs.tries(failing)
+    assert [(one.exit_code, one.step, one.restart) for one in tries] == [(1, 4, i) for i in range(4)], jobs.told()
+    assert {one.reason for one in tries} == {"no step 5"}
+    (only,) = jobs.tries(bad)
+    assert (only.exit_code, only.reason) == (2, "no step 1")
+
+
+@pytest.mark.torture
+def test_a_cancelled_job_is_not_requeued(jobs: Jobs) -> None:
+    run = jobs.counting("cancelled", "steps=900", "pause=0.05")
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 3)
+    jobs.sweep.cancel(run.id)
+    jobs.client("scancel", "--signal=USR2", job)  # a cancel wins over what requeues
+    jobs.end(job)
+    (only,) = jobs.tries(run)
+    assert only.exit_code == 75 and only.step == jobs.step(run) == len(lines(jobs, run)), jobs.told()
+    again = jobs.submit(run)
+    jobs.end(again)
+    assert len(jobs.tries(run)) == 1
+
+
+@pytest.mark.torture
+def test_scancel_alone_writes_a_checkpoint_and_ends(jobs: Jobs) -> None:
+    run = jobs.counting("scancelled", "steps=900", "pause=0.05")
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 3)
+    jobs.client("scancel", job)
+    jobs.wait(lambda: jobs.tries(run)[-1].ended)
+    jobs.end(job)
+    (only,) = jobs.tries(run)
+    assert (only.exit_code, only.step) == (75, jobs.step(run)), jobs.told()
+
+
+@pytest.mark.torture
+def test_a_time_limit_leads_to_a_checkpoint_and_on(jobs: Jobs) -> None:
+    """SLURM sends the signal up to a minute early."""
+    run = jobs.counting("limited", "steps=100", "pause=0.5")
+    job = jobs.submit(run, time=1, signal_delay_s=20)
+    jobs.end(job)
+    first, *others = jobs.tries(run)
+    assert first.exit_code == 75 and others[-1].exit_code == 0, jobs.told()
+    assert lines(jobs, run) == list(range(1, 101))
+
+
+@pytest.mark.torture
+def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
+    run = jobs.counting("preempted", "steps=60", "pause=0.05")
+    job = jobs.submit(run, nodelist="n1", exclusive=True)
+    jobs.wait(lambda: jobs.step(run) > 3)
+    jobs.client("sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    jobs.end(job)
+    assert [one.exit_code for one in jobs.tries(run)] == [75, 0], jobs.told()
+    assert lines(jobs, run) == list(range(1, 61))
+
+
+@pytest.mark.torture
+def test_a_sick_node_is_excluded_from_the_next_try(jobs: Jobs) -> None:
+    """It fails every run at once, so that it is always the first that is free."""
+    well = jobs.counting("well", "steps=2")
+    jobs.end(jobs.submit(well, nodelist="n3"))
+    run = jobs.counting("moved", "steps=9", "fail_at=1", "code=1", "on=n1")
+    job = jobs.submit(run, exclude="n3,n4")
+    jobs.end(job)
+    tries = jobs.tries(run)
+    assert [(one.nodes, one.exit_code) for one in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
+
+
+# Where rounding grows slowly: see test_two_processes_learn_the_same_as_one.
+CALM = [
+    "optim=sgd_moco",
+    "optim.optimizer.lr=1e-3",
+    "method.base.temperature=0.5",
+    "method.base.momentum=0.9",
+    "data.batch=16",
+]
+CALM += [
+    "data.size=64",
+    "validate.batch=5",
+    "optim.discriminator._target_=torch.optim.SGD",
+    "~optim.discriminator.betas",
+]
+CALM += ["+optim.discriminator.momentum=0.9"]
+SMALL = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=9"]
+
+
+def training(jobs: Jobs, shards: Path, name: str, *words: str, launcher: str = "tasks", nodes: int = 1) -> Run:
+    """DiRA on tiny images; on two nodes, two processes each."""
+    output = f"train/{name}/output"
+    command = pretrain(jobs.folder / output, shards, *SMALL, *words)
+    launch = several(nodes, 2 if nodes > 1 else 1, launcher)
+    return Run("train", name, "pretrain", command[command.index("dira_scale.pretrain") + 1 :], output, launch=launch)
+
+
+@pytest.mark.system
+def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_runs(
+    jobs: Jobs, shards: Path, tmp_path: Path
+) -> None:
+    """Only the node's daemon is killed: the first life trains on until it sees that the second one has the lease."""
+    run = training(jobs, shards, "lost", "epoch_factor=400", "checkpoint.every=5")
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 5)
+    restart = jobs.kill_daemon(jobs.node(job))
+    try:
+        jobs.wait(lambda: len(jobs.tries(run)) > 1)
+        second = jobs.tries(run)[1]
+        jobs.wait(lambda: jobs.tries(run)[0].ended)
+    finally:
+        restart()
+    jobs.client("scancel", job)
+    jobs.end(job)
+    first, second = jobs.tries(run)
+    assert first.exit_code == 1 and "taken over" in first.reason, jobs.told()
+    assert (second.job, second.restart, second.exit_code) == (job, 1, 75) and second.nodes != first.nodes
+    steps = [row["step"] for row in rows(jobs.sweep.output(run))]
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] == second.step
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("launcher", ["tasks", pytest.param("torchrun", marks=pytest.mark.torture)])
+def test_two_tasks_on_each_of_two_nodes_learn_what_four_processes_of_one_machine_do(
+    jobs: Jobs, shards: Path, tmp_path: Path, launcher: str
+) -> None:
+    """Bit for bit, and but for rounding what a single process does, in a step of each stage."""
+    run = training(jobs, shards, launcher, *CALM, launcher=launcher, nodes=2)
+    job = jobs.submit(run)
+    finish(pretrain(tmp_path / "four", shards, *SMALL, *CALM, ranks=4))
+    finish(pretrain(tmp_path / "one", shards, *SMALL, *CALM))
+    jobs.end(job)
+    (only,) = jobs.tries(run)
+    assert (only.exit_code, only.step, len(only.nodes)) == (0, 3, 2), jobs.told()
+    assert_equal_runs(jobs.sweep.output(run), tmp_path / "four")
+    for ours, theirs in zip(losses(jobs.sweep.output(run)), losses(tmp_path / "one"), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)  # measured: 4e-4 in the third step
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("launcher", ["tasks", "torchrun"])
+def test_four_processes_on_two_nodes_are_preempted_and_go_on(
+    jobs: Jobs, shards: Path, tmp_path: Path, launcher: str
+) -> None:
+    """SLURM signals every process of the job, so launchers and commands too."""
+    run = training(jobs, shards, launcher, "epoch_factor=4", "checkpoint.every=10", launcher=launcher, nodes=2)
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 2)
+    jobs.client("scancel", "--signal=USR2", job)
+    finish(pretrain(tmp_path / "four", shards, *SMALL, "epoch_factor=4", "checkpoint.every=10", ranks=4))
+    jobs.end(job)
+    first, second = jobs.tries(run)
+    assert (first.exit_code, second.exit_code, second.restart, second.step) == (75, 0, 1, 30), jobs.told()
+    assert_equal_runs(jobs.sweep.output(run), tmp_path / "four")
+
+
+@pytest.mark.torture
+def test_a_rank_that_dies_under_torchrun_costs_no_job(jobs: Jobs, shards: Path) -> None:
+    run = training(jobs, shards, "elastic", "epoch_factor=4", launcher="torchrun", nodes=2)
+    job = jobs.submit(run)
+    jobs.wait(lambda: jobs.step(run) > 2)
+    ranks = [
+        p for p in psutil.process_iter(["cmdline"]) if f"run={jobs.sweep.output(run)}" in (p.info["cmdline"] or [])
+    ]
+    next(p for p in ranks if p.environ().get("RANK") == "3").kill()
+    jobs.end(job)
+    (only,) = jobs.tries(run)
+    assert only.exit_code == 0 and jobs.sweep.status(run)["lease"] == 2, jobs.told()
