@@ -1,12 +1,14 @@
-"""The data of the system tests, made by the sharding verb from random images."""
+"""The data of the system tests, made by the sharding verb from random images, and a SLURM."""
 
 import csv
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import dev_cluster as slurm
 import numpy as np
 import pytest
-from harness import SECONDS, job
+from harness import SECONDS, job, skip_without
 from PIL import Image
 
 
@@ -28,6 +30,30 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with job([sys.executable, "-m", "dira_scale.shard", *arguments, *rest, "workers=1"], **key) as process:
         assert process.wait(SECONDS) == 0, process.printed()
     return out
+
+
+@pytest.fixture(scope="session")
+def dev_cluster_made() -> Iterator[None]:
+    """Skips where there can be no SLURM; in the end the cluster is taken down."""
+    skip_without("slurm", slurm.missing())
+    yield
+    slurm.remove()
+
+
+@pytest.fixture
+def dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
+    """A real SLURM, which other tests may use at the same time; SLURM's commands find it."""
+    with slurm.used(alone=False) as cluster:
+        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield cluster
+
+
+@pytest.fixture
+def own_dev_cluster(dev_cluster_made: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[slurm.DevCluster]:
+    """The same for a test that ends daemons or looks at all jobs: no other test uses it meanwhile."""
+    with slurm.used(alone=True) as cluster:
+        monkeypatch.setenv("SLURM_CONF", cluster.environment["SLURM_CONF"])
+        yield cluster
 
 
 def _picture(generator: np.random.Generator) -> np.ndarray:
