@@ -106,6 +106,8 @@ class Trainer:
         )
         self._optimizer_state = {}
         self.log.begin(plan)
+        if self.run is not None:
+            self.run.steps = self.total_steps()
         self.bar.update(self.state.step, plan.name)
         ended = self._steps(stage, signals)
         if ended:

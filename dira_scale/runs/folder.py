@@ -61,6 +61,7 @@ class RunFolder:
                 write_atomic(self.checkpoints / "config.yaml", content)
         write_json(folder / "environment.json", {"run": run_name(config)} | environment())
         self._position = (0, "")  # step and stage
+        self.steps: int | None = None  # at which the run ends, once that is known
         self.status("running")
         self._log = _LogFile(self, self._lock)
         logging.getLogger(PACKAGE).addHandler(self._log)
@@ -89,9 +90,9 @@ class RunFolder:
             self._position[0] if step is None else step,
             self._position[1] if stage is None else stage,
         )
-        row = {"state": state, "step": self._position[0], "stage": self._position[1], "exit_code": exit_code}
+        row = {"state": state, "step": self._position[0], "steps": self.steps, "stage": self._position[1]}
         with self.optional_write("status.json"):
-            row |= {"reason": reason, "lease": self.lease.number}
+            row |= {"exit_code": exit_code, "reason": reason, "lease": self.lease.number}
             write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
 
     def log(self, line: str) -> None:

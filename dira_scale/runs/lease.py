@@ -6,7 +6,6 @@ own file, so a late write of a former holder (such as the first life of a requeu
 before its next write to the run, and stops.
 """
 
-import json
 import logging
 import os
 import socket
@@ -22,11 +21,10 @@ from dira_scale.distributed.control import PrecedingError
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
+from dira_scale.runs.beat import newest, numbers
 
 logger = logging.getLogger(__name__)
 
-# What is known about a holder that has created its file but not yet written to it.
-JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "released": False, "slurm_job": None}
 CLOCK_SECONDS = 5.0  # process start times may differ by so much after a clock adjustment
 
 
@@ -116,36 +114,11 @@ def check(folder: Path, number: int) -> None:
     Raises:
         LeaseLostError: another process has taken over the run.
     """
-    held = max(_numbers(folder / "leases"), default=0)
+    held = max(numbers(folder), default=0)
     if held != number:
         raise LeaseLostError(
             f"{folder} was taken over by another process (lease {held}); this one (lease {number}) stops"
         )
-
-
-def newest(folder: Path) -> dict[str, Any] | None:
-    """The run's lease with the highest number, or None."""
-    numbers = _numbers(folder / "leases")
-    if not numbers:
-        return None
-    text = (folder / "leases" / f"{max(numbers):06d}.json").read_text()
-    content: dict[str, Any] = json.loads(text) if text else JUST_TAKEN | {"number": max(numbers)}
-    return content
-
-
-def seconds_without_beat(folder: Path) -> float | None:
-    """Seconds since the run's newest lease was written, by the file system's clock; None without a lease.
-
-    Good enough for a report; taking over a run uses a stricter check.
-    """
-    numbers = _numbers(folder / "leases")
-    if not numbers:
-        return None
-    return time.time() - (folder / "leases" / f"{max(numbers):06d}.json").stat().st_mtime
-
-
-def _numbers(leases: Path) -> list[int]:
-    return [int(path.stem) for path in leases.glob("[0-9]*.json")]
 
 
 def _process_namespace() -> str | None:

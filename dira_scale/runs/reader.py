@@ -10,11 +10,10 @@ import yaml
 from torch import Tensor
 
 from dira_scale.data.manifest import DatasetError, DatasetInfo, ShardedDataset
-from dira_scale.distributed.timings import TIMINGS
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
-from dira_scale.runs.lease import seconds_without_beat
+from dira_scale.runs.beat import has_stopped, seconds_without_beat
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
@@ -58,7 +57,7 @@ class RunReader:
         """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
         status: dict[str, Any] = self._json("status.json", {})
         silent = seconds_without_beat(self.folder)
-        if status.get("state") == "running" and silent is not None and silent > TIMINGS.dead_after:
+        if status.get("state") == "running" and silent is not None and has_stopped(silent):
             status |= {"state": "killed", "reason": "no sign of life any more; the same command continues"}
         return status
 

@@ -29,7 +29,7 @@ def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_goes_through_its_stages_and_leaves_what_it_promises(unbroken: Path) -> None:
     assert status(unbroken) | {"lease": 1} == {
-        "state": "done", "step": 6, "stage": "dira", "exit_code": 0, "reason": "", "lease": 1,
+        "state": "done", "step": 6, "steps": 6, "stage": "dira", "exit_code": 0, "reason": "", "lease": 1,
     }  # fmt: skip
     assert [row["stage"] for row in rows(unbroken)] == ["di", "di", "dir", "dir", "dira", "dira"]
     assert [sorted(k for k in row if k.startswith("loss")) for row in rows(unbroken)[::2]] == [
