@@ -94,12 +94,19 @@ class Try:
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs that were submitted at once: task i of array ``job`` is run ``runs[i]``."""
+    """Jobs that were submitted at once: task i of array ``job`` is run ``runs[i]``; on SLURM, one is an array too.
+
+    Attributes:
+        cluster: ``slurm``, or ``local``: ``job`` is the id of a process on ``host``.
+        when: seconds since 1970.
+        host: that submitted it.
+    """
 
     cluster: str
     job: str
     runs: list[str]
     when: float
+    host: str = ""
 
 
 class SweepFolder:
