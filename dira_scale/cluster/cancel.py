@@ -1,0 +1,72 @@
+"""Cancels runs of a sweep, and makes failed ones ready to be submitted again."""
+
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+
+import psutil
+
+from dira_scale.cluster import queue
+from dira_scale.cluster.living import is_here, living
+from dira_scale.cluster.logs import choose
+from dira_scale.cluster.records import SweepFolder
+from dira_scale.cluster.status import Standing, standings
+from dira_scale.errors import UserError
+
+ACTIVE = ("running", "queued", "waiting")  # with a job
+RETRIED = ("failed", "lost")
+
+
+def cancel(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+    """Cancel the chosen runs, or all, but for those that are done; returns their ids.
+
+    A run that is running writes a checkpoint first. All are marked before any job ends, so none is requeued.
+
+    Raises:
+        UserError: no such sweep or run; SLURM does not answer; a run's process is on another machine. The runs are
+            marked even so, and no new try of them begins.
+    """
+    found = standings(folder)[0]
+    chosen = [one for one in _chosen(folder, found, patterns) if one.state != "done"]
+    for one in chosen:
+        folder.cancel(one.run.id)
+    submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
+    active = [one for one in chosen if one.job and one.state in (*ACTIVE, "cancelled")]
+    queue.cancel([one.job for one in active if submissions[one.run.id].cluster == "slurm"])
+    here = living(folder)
+    for one in active:
+        submission = submissions[one.run.id]
+        if one.run.id in here:
+            with suppress(psutil.NoSuchProcess):
+                here[one.run.id].send_signal(signal.SIGTERM)
+        elif submission.cluster == "local" and not is_here(submission) and one.state == "running":
+            where = f"process {one.job} on {submission.host}"
+            raise UserError(f"{one.run.id} is marked as cancelled, but {where} cannot be ended from here: end it there")
+    return [one.run.id for one in chosen]
+
+
+def retry(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+    """Ids of the runs to submit again, those that they need first: of the chosen ones, or all, that failed or are lost.
+
+    Chosen by name, cancelled ones too, which may be submitted again from now on. With them, the runs that they block.
+
+    Raises:
+        UserError: no such sweep or run, or a chosen one that has neither failed nor been lost or cancelled.
+    """
+    found = standings(folder)[0]
+    chosen = _chosen(folder, found, patterns)
+    again = [one for one in chosen if one.state in (*RETRIED, *(("cancelled",) if patterns else ()))]
+    for one in chosen if patterns else []:
+        if one not in again:
+            raise UserError(f"{one.run.id} is {one.state}; retry is for runs that failed, are lost or were cancelled")
+    for one in again:
+        folder.revive(one.run.id)
+    ids = {one.run.id for one in again}
+    for run_id, one in found.items():  # needed runs come first
+        if one.state == "blocked" and ids.intersection(one.run.needs):
+            ids.add(run_id)
+    return [run_id for run_id in found if run_id in ids]
+
+
+def _chosen(folder: SweepFolder, found: dict[str, Standing], patterns: Sequence[str]) -> list[Standing]:
+    return [found[run_id] for run_id in (choose(folder, patterns) if patterns else found)]

@@ -1,0 +1,69 @@
+"""Chooses runs of a sweep by their names, and shows what they printed last."""
+
+import os
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from dira_scale.cluster.records import SweepFolder
+from dira_scale.cluster.status import Standing, standings
+from dira_scale.errors import UserError, nearest
+
+TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
+FAILED = ("failed", "lost")
+
+
+def choose(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+    """Ids of the runs whose id or name is one of ``patterns``, or matches it: ``*``, ``?`` and ``[…]``.
+
+    Raises:
+        UserError: a pattern that matches none.
+    """
+    found: list[str] = []
+    for pattern in patterns:
+        ids = [run_id for run_id, run in folder.runs.items() if _is(run_id, pattern) or _is(run.name, pattern)]
+        if not ids:
+            known = [*folder.runs, *(run.name for run in folder.runs.values())]
+            raise UserError(f"{pattern}: no run of {folder.path} is called so{nearest(pattern, known)}")
+        found += ids
+    return list(dict.fromkeys(found))
+
+
+def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
+    """Print the last ``lines`` of the last try of each chosen run; by default, of those that failed or are lost.
+
+    Raises UserError if there is no sweep in ``folder``, or a pattern matches no run.
+    """
+    found = standings(folder)[0]
+    chosen = choose(folder, patterns) if patterns else [one for one in found if found[one].state in FAILED]
+    if not chosen:
+        print("no run has failed; name runs to see their logs")
+    for run_id in chosen:
+        one = found[run_id]
+        print(f"==> {run_id}: {one.state}{f', {one.reason}' if one.reason else ''}")
+        files = _files(folder, one)
+        for file in files:
+            print(f"    {file}\n")
+            print("\n".join(last_lines(file, lines)) + "\n")
+        if not files:
+            print("    nothing printed yet\n")
+
+
+def last_lines(file: Path, count: int) -> list[str]:
+    """The last ``count`` lines, of which a progress bar's states are one."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, os.SEEK_END) - TAIL))
+        text = stream.read().decode(errors="replace")
+    return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
+
+
+def _files(folder: SweepFolder, one: Standing) -> list[Path]:
+    """The log of the last try; without one, what its job printed before it could begin."""
+    if one.tries:
+        log = folder.log(one.run.id, one.tries[-1].number)
+        return [log] if log.is_file() else []
+    return sorted((folder.path / "jobs").glob(f"{one.job}_*log*")) if one.job else []
+
+
+def _is(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)

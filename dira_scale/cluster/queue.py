@@ -1,0 +1,141 @@
+"""Asks SLURM about all jobs of a sweep at once: one squeue, and one sacct for those that have left its memory."""
+
+import os
+import re
+import subprocess
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+
+from dira_scale.errors import UserError
+
+SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
+GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
+# Reasons of waiting jobs (squeue(1), JOB REASON CODES) that name what to do.
+HINTS = {
+    "Resources": "waits for free nodes",
+    "Priority": "other jobs come first",
+    "JobArrayTaskLimit": "as many of the sweep's runs are running as cluster.parallel allows",
+    "PartitionTimeLimit": "never starts: cluster.hours is more than its partition allows",
+    "PartitionNodeLimit": "never starts: more nodes than its partition has or allows",
+    "PartitionDown": "its partition is closed",
+    "ReqNodeNotAvail": "nodes that it needs are down, drained or reserved",
+    "BadConstraints": "never starts: no node has what the profile asks for",
+    "BeginTime": "was requeued; starts soon",
+    "JobHeldUser": "held; scontrol release JOB",
+    "JobHeldAdmin": "held by an administrator",
+    "JobLaunchFailure": "a node could not start it; held: scontrol release JOB",
+    "InvalidAccount": "never starts: the account may no longer be used",
+    "InvalidQOS": "never starts: the QOS may no longer be used",
+}
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What SLURM says about a job.
+
+    Attributes:
+        state: SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``.
+        reason: why it waits, or is unknown.
+        nodes: as SLURM writes them, ``n[1-2]``; empty before it starts.
+    """
+
+    state: str
+    reason: str = ""
+    nodes: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What SLURM said: ``jobs`` by their ids, ``12_3`` in an array. ``problem``: why it did not say more."""
+
+    jobs: dict[str, JobState] = field(default_factory=dict)
+    complete: bool = True
+    problem: str = ""
+
+    def job(self, job: str) -> JobState:
+        """The state of a job that was asked for."""
+        return self.jobs.get(job) or JobState(GONE if self.complete else UNKNOWN, self.problem)
+
+
+def ask(jobs: Collection[str]) -> Answer:
+    """The states of ``jobs``: ids, with the task where they are of an array. Never raises: see ``problem``."""
+    if not jobs:
+        return Answer()
+    try:
+        squeue = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={_arrays(jobs)}", "--format=%i|%T|%r|%N"]
+        found = dict(_rows(_said(squeue, nothing="Invalid job id")))
+    except UserError as error:
+        return Answer({}, False, str(error))
+    left = [job for job in jobs if job not in found]  # SLURM forgets jobs some minutes after their end
+    if not left:
+        return Answer(found)
+    try:
+        sacct = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={_arrays(left)}"]
+        return Answer(dict(_rows(_said([*sacct, "--format=JobID,State"]))) | found)
+    except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
+        return Answer(found, True, str(error))
+
+
+def cancel(jobs: Collection[str]) -> None:
+    """End ``jobs``, waiting or running; those that have ended stay as they are.
+
+    Raises:
+        UserError: SLURM does not answer.
+    """
+    tasks: dict[str, list[str]] = {}
+    for job in jobs:
+        array, _, task = job.partition("_")
+        tasks.setdefault(array, []).append(task)
+    if tasks:
+        words = [f"{array}_[{','.join(of)}]" if all(of) else array for array, of in tasks.items()]
+        _said(["scancel", "--quiet", *words], nothing="Invalid job id")
+
+
+def expand(job: str) -> list[str]:
+    """The ids in ``12_[3-5,9%4]``, waiting tasks of an array; of any other id, itself."""
+    array, bracket, ranges = job.partition("_[")
+    if not bracket:
+        return [job]
+    found = []
+    for part in ranges.rstrip("]").partition("%")[0].split(","):
+        first, last, step = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part).groups()  # type: ignore[union-attr]
+        found += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1, int(step or 1))]
+    return found
+
+
+def hint(reason: str) -> str:
+    """A waiting job's reason, with what it means."""
+    return f"{reason}: {HINTS[reason]}" if reason in HINTS else reason
+
+
+def _arrays(jobs: Collection[str]) -> str:
+    return ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
+
+
+def _rows(text: str) -> Iterator[tuple[str, JobState]]:
+    """Of lines ``ID|STATE|REASON|NODES``, the last two of squeue alone."""
+    for line in text.splitlines():
+        job, state, reason, nodes = (*line.split("|"), "", "")[:4]
+        state = state.split()[0]  # CANCELLED by 1000
+        known = JobState(state, "" if reason == "None" else reason.lstrip("(").rstrip(")"), nodes)
+        for task in expand(job):
+            yield task, known
+
+
+def _said(command: list[str], nothing: str = "") -> str:
+    """Output of a command of SLURM; ``nothing`` in its error means that it found nothing.
+
+    Raises:
+        UserError: SLURM is not installed here, or does not answer.
+    """
+    name = command[0]
+    whole = os.environ | {"SLURM_BITSTR_LEN": "0"}  # ranges of tasks are not cut
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=whole)
+    except FileNotFoundError as error:
+        raise UserError(f"{name} is not installed here; call this on a login node of the cluster") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{name} has not answered within {SECONDS} s; is SLURM's controller up (`sinfo`)?") from error
+    if done.returncode and not (nothing and nothing in done.stderr):
+        raise UserError(f"{name} failed: {' '.join(done.stderr.split())}")
+    return done.stdout

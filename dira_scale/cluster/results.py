@@ -1,0 +1,135 @@
+"""The results of a sweep: all final figures of its runs in one table, and a page of means over seeds.
+
+::
+
+    results.parquet    a row for each figure: phase, run, verb, what varies (PHASE.KEY), metric, value, command, config
+    results.csv        the same without config
+    results.md         mean and standard deviation over seeds
+"""
+
+import csv
+import io
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.summary import markdown
+from dira_scale.places.atomic import write_atomic
+from dira_scale.runs.exit_codes import DONE
+
+UNIQUE = ("phase", "run", "verb")
+# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
+NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
+HOW = ("time/", "loader/")
+Figures = Iterator[tuple[str, float]]
+
+
+def write_results(path: Path) -> list[str]:
+    """Write the results of the runs in the sweep's folder that are done.
+
+    Returns a line that says how many these are, and one for each whose files cannot be read.
+
+    Raises:
+        UserError: no sweep there.
+    """
+    folder = SweepFolder(path)
+    done = [run for run in folder.runs.values() if any(one.exit_code == DONE for one in folder.tries(run.id))]
+    varied = list(dict.fromkeys(key for run in folder.runs.values() for key in run.varied))
+    rows, unread = [], []
+    for run in done:
+        try:
+            rows += list(_rows(run, folder.output(run), varied))
+        except (OSError, ValueError, KeyError, yaml.YAMLError) as error:
+            unread.append(f"{run.id} cannot be read: {error!r}")
+    columns = [*UNIQUE, *varied, "metric", "value", "command", "config"]
+    table = pa.table({name: _column([row[name] for row in rows]) for name in columns})
+    parquet = io.BytesIO()
+    pq.write_table(table, parquet)
+    write_atomic(path / "results.parquet", parquet.getvalue())
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns[:-1], extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table.to_pylist())
+    write_atomic(path / "results.csv", text.getvalue())
+    about = [f"{len(rows)} figures of {len(done) - len(unread)} of {len(folder.runs)} runs.", *unread]
+    write_atomic(path / "results.md", markdown(path.name, about, rows, varied))
+    return [f"results.parquet, .csv and .md in {path}: {about[0]}", *unread]
+
+
+def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A row for each figure of a run."""
+    figures, config = READERS.get(run.verb, _from_json)(output)
+    command = shlex.join(["python", "-m", f"dira_scale.{run.verb}", *run.words])
+    own = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
+    shared = {"command": command, "config": json.dumps(config)}
+    for metric, value in figures:
+        yield own | {"metric": metric, "value": value} | shared
+
+
+def _training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
+    figures = (
+        (f"{stage}/{split}/{key}", value)
+        for (stage, split), row in last.items()
+        for key, value in row.items()
+        if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
+    )
+    # The C loader, where PyYAML has it: Python's own takes 30 ms a run.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return figures, yaml.load((output / "config.yaml").read_text(), loader)
+
+
+def _probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
+    content = json.loads((output / "probe.json").read_text())
+    names: dict[str, set[str]] = {}
+    for one in content["figures"]:
+        names.setdefault(one["kind"], set()).add(one["encoder"])
+
+    def metric(one: Mapping[str, Any]) -> str:
+        kind = one["kind"] if len(names[one["kind"]]) == 1 else f"{one['kind']}:{one['encoder']}"
+        return "/".join(["auc", kind, one["layer"], one["probe"], f"{one['fraction']:g}", one["label"]])
+
+    figures = ((metric(one), one["auc"]) for one in content["figures"] if one["auc"] is not None)
+    return figures, content["config"]
+
+
+def _from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
+    files = sorted(output.glob("*.json"))
+    return (figure for file in files for figure in _numbers(json.loads(file.read_text()), file.stem)), {}
+
+
+READERS = {"pretrain": _training, "probe": _probing}
+
+
+def _numbers(value: Any, name: str) -> Figures:
+    if _is_number(value):
+        yield name, value
+    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    for key, one in enumerate(value) if isinstance(value, list) else inner:
+        yield from _numbers(one, f"{name}/{key}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """With the values' own type if they share one, otherwise as text."""
+    kinds = {float if _is_number(value) else type(value) for value in values if value is not None}
+    if kinds <= {float}:
+        whole = all(isinstance(value, int) for value in values if value is not None)
+        return pa.array(values, pa.int64() if whole and kinds else pa.float64())
+    if len(kinds) == 1 and kinds <= {str, bool}:
+        return pa.array(values)
+    return pa.array([None if value is None else str(value) for value in values])

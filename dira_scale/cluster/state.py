@@ -1,0 +1,146 @@
+"""The state of a run: a function of its records, of SLURM's answer, and of its lease's beat.
+
+    missing      not submitted, or its job ended before it began
+    waiting      runs that it needs are not done yet
+    queued       its job waits for nodes
+    running
+    interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can go on
+    done
+    failed       its last try failed, and nothing tries again
+    blocked      a run that it needs will not be done
+    cancelled    by ``sweep cancel``
+    lost         its records say that it runs, but its job is gone and its lease shows no life
+
+Running a sweep again starts the runs that are missing, interrupted, failed, lost, or blocked by those.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from dira_scale.cluster.queue import GONE, UNKNOWN, JobState, hint
+from dira_scale.cluster.records import Try
+from dira_scale.runs.exit_codes import DONE, INTERRUPTED
+
+STATES = (
+    "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
+)  # fmt: skip
+HOPELESS = ("failed", "blocked", "cancelled", "lost")  # of a run that another needs, once no job is left
+PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
+BROKEN = {  # ends of a job that are its own fault
+    "FAILED": "its job failed",
+    "OUT_OF_MEMORY": "out of memory; give it more by cluster.memory, or a smaller batch",
+    "DEADLINE": "its job could not end before its deadline",
+}
+STOPPED = {  # ends by others' decision
+    "TIMEOUT": "time limit",
+    "PREEMPTED": "preempted",
+    "NODE_FAIL": "its node failed",
+    "BOOT_FAIL": "its node did not start",
+    "CANCELLED": "its job was ended by scancel",
+    "REVOKED": "its job was revoked",
+}
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known about a run.
+
+    Attributes:
+        tries: oldest first.
+        cancelled: whether the user has cancelled it.
+        needs: states of the runs that it needs, by their ids.
+        job: its last one, None if it was never submitted; ``id`` is its id.
+        beats: whether the lease that the last try has taken shows life; None without such a lease.
+    """
+
+    tries: Sequence[Try] = ()
+    cancelled: bool = False
+    needs: Mapping[str, str] | None = None
+    id: str = ""
+    job: JobState | None = None
+    beats: bool | None = None
+
+
+def state(known: Known) -> tuple[str, str]:
+    """One of ``STATES``, and the reason for it in one line, which may be empty."""
+    last, job = (known.tries[-1] if known.tries else None), known.job or JobState("")
+    if any(one.exit_code == DONE for one in known.tries):
+        return "done", ""
+    if known.cancelled:
+        return "cancelled", "its job is still ending" if job.state in RUNNING else ""
+    if job.state in RUNNING:
+        return "running", _odd(known, last)
+    if job.state in PENDING:
+        return _pending(known, job, last)
+    if last is None or (known.id and last.job != known.id):
+        return _not_begun(known, job, last)
+    if last.exit_code is None and last.ended is None:
+        return _unended(known, job)
+    return _ended(known, last, job)
+
+
+def _pending(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
+    if unmet := _unmet(known):
+        return "waiting", f"for {', '.join(unmet)}"
+    before = f"after try {last.number}: {last.reason or _how(last)}" if last else ""
+    return "queued", "; ".join(filter(None, (hint(job.reason), before)))
+
+
+def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
+    """Its last job is over, or there is none, and has not begun a try."""
+    if job.state == UNKNOWN:
+        return "queued", f"when it was submitted; {job.reason}"
+    if job.state == GONE:
+        return "lost", f"job {known.id} is gone before the run began{_because(job)}"
+    if job.state in BROKEN:
+        return "failed", f"{BROKEN[job.state]} before the run began: see the logs of job {known.id} in jobs/"
+    if last is not None:
+        return _ended(known, last, job)
+    if unmet := _unmet(known):
+        hopeless = [need for need in unmet if known.needs and known.needs[need] in HOPELESS]
+        return ("blocked", f"by {', '.join(hopeless)}") if hopeless else ("waiting", f"for {', '.join(unmet)}")
+    return "missing", STOPPED.get(job.state, "")
+
+
+def _unended(known: Known, job: JobState) -> tuple[str, str]:
+    """The last try has not recorded its end: it runs, or was killed."""
+    if job.state in STOPPED:
+        return "interrupted", STOPPED[job.state]
+    if job.state in BROKEN:
+        return "failed", BROKEN[job.state]
+    if known.beats:
+        return "running", f"its job is {job.state.lower() or 'not recorded'}, but its lease shows life{_because(job)}"
+    if job.state == UNKNOWN and known.beats is None:
+        return "running", f"when last recorded; {job.reason}"
+    return "lost", f"its job is {job.state.lower() or 'not recorded'}, and there is no sign of life{_because(job)}"
+
+
+def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
+    if last.exit_code is None and last.ended is not None:  # it did not start, for want of what it needs
+        unmet = _unmet(known)
+        return ("blocked", f"by {', '.join(unmet)}") if unmet else ("missing", "what it needs is done now")
+    reason = last.reason or _how(last)
+    if job.state == UNKNOWN:
+        reason += f"; {job.reason}"
+    return ("interrupted" if last.exit_code == INTERRUPTED else "failed"), reason
+
+
+def _unmet(known: Known) -> list[str]:
+    return [need for need, state in (known.needs or {}).items() if state != "done"]
+
+
+def _odd(known: Known, last: Try | None) -> str:
+    if last is None or last.job != known.id:
+        return "starting"
+    return "no sign of life from its process" if known.beats is False and last.ended is None else ""
+
+
+def _how(last: Try) -> str:
+    if last.exit_code == INTERRUPTED:
+        return "interrupted"
+    return "no end recorded" if last.exit_code is None else f"exit code {last.exit_code}"
+
+
+def _because(job: JobState) -> str:
+    return f" ({job.reason})" if job.reason else ""

@@ -1,0 +1,139 @@
+"""The status of a sweep: the state of each run, and how far it is. Asks SLURM once for all runs; imports no torch."""
+
+import json
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dira_scale.cluster.living import is_here, living
+from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
+from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+from dira_scale.cluster.state import Known, state
+from dira_scale.runs.beat import has_stopped, seconds_without_beat
+
+TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands.
+
+    Attributes:
+        state, reason: see :mod:`dira_scale.cluster.state`.
+        job: id of its last job, as the records have it; empty if there is none.
+        tries: oldest first.
+        nodes: of its last try, or of its job.
+    """
+
+    run: Run
+    state: str
+    reason: str
+    job: str
+    tries: list[Try]
+    nodes: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run that trains is; None where it is not known, or for a command without steps.
+
+    Attributes:
+        to_go: seconds, at the speed of the current try.
+    """
+
+    step: int | None = None
+    steps: int | None = None
+    loss: float | None = None
+    images_per_second: float | None = None
+    to_go: float | None = None
+
+
+def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
+    """Where each run stands, by id, needed ones first, and why SLURM did not answer, if it did not.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
+    jobs = _last_jobs(folder)
+    open_ones = {run_id for run_id, of in tries.items() if not any(one.exit_code == 0 for one in of)}
+    asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
+    answer, here = ask(asked), living(folder)
+    found: dict[str, Standing] = {}
+
+    def of(run_id: str) -> Standing:
+        if run_id not in found:
+            run = folder.runs[run_id]
+            needs = {need: of(need).state for need in run.needs}
+            job_id, submission = jobs.get(run_id, ("", None))
+            job = None if submission is None else _job(job_id, submission, answer, run_id in here)
+            own = tries[run_id]
+            beats = _beats(folder.output(run), own[-1]) if own and own[-1].ended is None else None
+            what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats))
+            nodes = ",".join(own[-1].nodes) if own else job.nodes if job else ""
+            found[run_id] = Standing(run, what, why, job_id, own, nodes)
+        return found[run_id]
+
+    ids = sorted(folder.runs, key=lambda run_id: (_depth(folder, run_id), _natural(run_id)))
+    return {run_id: of(run_id) for run_id in ids}, answer.problem
+
+
+def progress(folder: SweepFolder, one: Standing) -> Progress:
+    """How far the run is, from its ``status.json`` and the last row of its metrics."""
+    if not one.tries or not (status := folder.status(one.run)):
+        return Progress()
+    row = _last_row(folder.output(one.run) / "metrics.jsonl")
+    step, steps, last = status.get("step"), status.get("steps"), one.tries[-1]
+    speed = (step - (last.step_before or 0)) / max(1e-9, time.time() - last.began) if step else 0.0
+    to_go = (steps - step) / speed if one.state == "running" and steps and step and speed > 0 else None
+    return Progress(step, steps, row.get("loss"), row.get("images_per_second"), to_go)
+
+
+def _depth(folder: SweepFolder, run_id: str) -> int:
+    return max((1 + _depth(folder, need) for need in folder.runs[run_id].needs), default=0)
+
+
+def _natural(name: str) -> list[tuple[str, float]]:
+    """Orders ``seed2`` before ``seed10``."""
+    return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d+(?:\.\d+)?)?", name)]
+
+
+def _last_jobs(folder: SweepFolder) -> dict[str, tuple[str, Submission]]:
+    """The last job of each run that was submitted."""
+    found = {}
+    for one in folder.submissions:
+        for task, run_id in enumerate(one.runs):
+            found[run_id] = (f"{one.job}_{task}" if one.cluster == "slurm" else one.job), one
+    return found
+
+
+def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> JobState:
+    if submission.cluster == "slurm":
+        return answer.job(job_id)
+    if not is_here(submission):
+        return JobState(UNKNOWN, f"its process is on {submission.host}, and cannot be seen from here")
+    return JobState("RUNNING" if lives else GONE)
+
+
+def _beats(output: Path, last: Try) -> bool | None:
+    """Whether the lease that ``last`` has taken shows life; None if it has taken none."""
+    silent = seconds_without_beat(output)
+    return None if silent is None or silent > time.time() - last.began else not has_stopped(silent)
+
+
+def _last_row(path: Path) -> Mapping[str, Any]:
+    """The last complete row of training; empty without one."""
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, os.SEEK_END) - TAIL)
+        file.seek(start)
+        lines = file.read().split(b"\n")[bool(start) : -1]  # the first may lack its beginning, the last its end
+    for line in reversed(lines):
+        row: dict[str, Any] = json.loads(line)
+        if row.get("split") == "train":
+            return row
+    return {}

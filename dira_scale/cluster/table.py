@@ -1,0 +1,83 @@
+"""The status of a sweep as a table: counts, and a line for each run."""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dira_scale.cluster.health import sick_nodes
+from dira_scale.cluster.records import SweepFolder
+from dira_scale.cluster.state import STATES
+from dira_scale.cluster.status import Progress, Standing, progress, standings
+
+NARROW = 110  # columns; in fewer, there are fewer figures, and the reasons are below the table
+FIGURES = {True: ("step", "loss", "images/s", "to go"), False: ("step", "to go")}
+
+
+def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, Standing]:
+    """Print the status; with ``watch``, again after so many seconds each, until nothing runs or Ctrl-C.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    found, picture = _look(folder, console.width, watch is not None)
+    if watch is None or not console.is_terminal:
+        console.print(picture)
+    else:
+        with suppress(KeyboardInterrupt), Live(picture, console=console, auto_refresh=False) as live:
+            while any(one.state in ("running", "queued", "waiting") for one in found.values()):
+                time.sleep(watch)
+                found, picture = _look(SweepFolder(folder.path), console.width, True)
+                live.update(picture, refresh=True)
+    return found
+
+
+def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Standing], RenderableType]:
+    found, problem = standings(folder)
+    if watched:  # a long table is cut at the bottom
+        found = dict(sorted(found.items(), key=lambda item: STATES.index(item[1].state)))
+    return found, draw(found, {run_id: progress(folder, one) for run_id, one in found.items()}, width, problem)
+
+
+def draw(found: Mapping[str, Standing], far: Mapping[str, Progress], width: int, problem: str = "") -> RenderableType:
+    """The picture for a terminal of ``width`` columns; ``problem``: what SLURM could not be asked."""
+    counts = Counter(one.state for one in found.values())
+    above = [Text(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + f"; {len(found)} runs")]
+    if problem:
+        above.append(Text(f"what SLURM knows is not in here: {problem}"))
+    sick = sick_nodes({run_id: one.tries for run_id, one in found.items()})
+    above += [Text(f"node {node} {why}") for node, why in sick.items()]
+    wide = width >= NARROW
+    trains = any(one.step is not None for one in far.values())
+    figures = FIGURES[wide] if trains else ()
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
+    for name in ("run", "state", *figures, *(("node", "tries", "reason") if wide else ("tries",))):
+        right = name in (*figures, "tries")
+        table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or name == "state")
+    for run_id, one in found.items():
+        shown = _figures(far[run_id])
+        cells = [run_id, one.state, *(shown[name] for name in figures)]
+        tries = str(len(one.tries) or "")
+        table.add_row(*map(Text, [*cells, one.nodes, tries, one.reason] if wide else [*cells, tries]))
+    below = [Text(f"{run_id}: {one.reason}") for run_id, one in found.items() if one.reason and not wide]
+    return Group(*above, table, *below)
+
+
+def _figures(far: Progress) -> dict[str, str]:
+    step = "" if far.step is None else f"{far.step:,}" + (f"/{far.steps:,}" if far.steps else "")
+    loss = "" if far.loss is None else f"{far.loss:.4g}"
+    speed = "" if far.images_per_second is None else f"{far.images_per_second:,.0f}"
+    to_go = "" if far.to_go is None else duration(far.to_go)
+    return {"step": step, "loss": loss, "images/s": speed, "to go": to_go}
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h`` or ``2.1 d``."""
+    for unit, size, below in (("s", 1, 99), ("min", 60, 99), ("h", 3600, 48)):
+        if seconds / size < below:
+            return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
+    return f"{seconds / 86400:.1f} d"

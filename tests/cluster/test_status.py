@@ -1,0 +1,169 @@
+"""The status of a sweep, from made-up records and a made-up SLURM."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep, train
+from rich.console import Console
+
+from dira_scale.cluster.records import Run, Submission, SweepFolder
+from dira_scale.cluster.status import progress, standings
+from dira_scale.cluster.table import duration, show
+from dira_scale.errors import UserError
+
+A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
+
+
+def printed(folder: SweepFolder, width: int = 200) -> list[str]:
+    """The lines of the table; as if this were a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width)
+    show(folder, console, None)
+    return console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def going(tmp_path: Path, slurm: Slurm) -> SweepFolder:
+    """The shard run is done; of four that train one runs, one was requeued, one has failed, one waits."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    begin(folder, A, "6_0", "n2", seconds=100)
+    train(folder, A, step=25)
+    begin(folder, B, "6_1", "n3", exit_code=75, step=10, reason="SIGUSR2: checkpoint written")
+    train(folder, B, step=10, silent=900)
+    begin(folder, C, "6_2", exit_code=1, step=0, reason="no [GPU] found")
+    slurm.says("squeue", {"6_0": "RUNNING|None|n2", "6_1": "PENDING|BeginTime|", "6_3": "PENDING|Resources|"})
+    slurm.says("sacct", {"6_2": "FAILED"})
+    return folder
+
+
+def test_states_and_progress(going: SweepFolder, slurm: Slurm) -> None:
+    found, problem = standings(going)
+    assert list(found) == [SHARDS, B, D, A, C] and not problem  # what is needed first, then by numbers
+    assert [one.state for one in found.values()] == ["done", "queued", "queued", "running", "failed"]
+    far = progress(going, found[A])
+    assert (far.step, far.steps, far.loss, far.images_per_second) == (25, 100, 10 / 25, 80.0)
+    assert far.to_go == pytest.approx(75 * 100 / 25, rel=0.05)  # 25 steps took 100 s
+    assert progress(going, found[B]).to_go is None and progress(going, found[SHARDS]).step is None
+    assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
+
+
+def test_the_table_has_counts_and_a_line_for_each_run(going: SweepFolder) -> None:
+    lines = printed(going)
+    assert lines[0] == "1 running, 2 queued, 1 done, 1 failed; 5 runs"
+    assert lines[1].split("  ")[0] == "run" and lines[1].split()[-1] == "reason"
+    (running,) = (line for line in lines if line.startswith(A))
+    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "n2", "1"]
+    (failed,) = (line for line in lines if line.startswith(C))
+    assert failed.rstrip().endswith("no [GPU] found")
+
+
+def test_a_narrow_terminal_shows_every_run_and_reason_in_full(going: SweepFolder) -> None:
+    lines = printed(going, 60)
+    assert max(map(len, lines)) <= 60 and "images/s" not in lines[1]
+    assert sum(line.startswith("pretrain/lr") for line in lines) == 4 + 3  # in the table, and with a reason below it
+    assert f"{C}: no [GPU] found" in [line.rstrip() for line in lines]
+
+
+def test_no_slurm_is_said_above_what_the_records_know(
+    going: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    lines = printed(going)
+    assert "squeue is not installed here" in lines[1]
+    assert [one.state for one in standings(going)[0].values()] == ["done", "interrupted", "queued", "running", "failed"]
+
+
+def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    for run_id, job, silent in ((A, "6_0", 5), (B, "6_1", 300)):
+        begin(folder, run_id, job)
+        train(folder, run_id, step=5, silent=silent)
+    found = standings(folder)[0]  # neither squeue nor sacct know its jobs
+    assert (found[A].state, found[B].state) == ("running", "lost")
+
+
+def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    begin(folder, A, "6_0", seconds=100)
+    train(folder, A, step=5, silent=300)
+    slurm.says("squeue", {"6_0": "RUNNING|None|n2"})
+    assert standings(folder)[0][A].reason == ""
+
+
+def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    for run_id in (A, B):
+        begin(folder, run_id, "6_0", "n4", exit_code=1, step=0)
+        begin(folder, run_id, "6_0", "n1", exit_code=0, step=100)
+    assert any(line.startswith("node n4 failed 2 tries") for line in printed(folder))
+
+
+def test_processes_of_this_machine_are_looked_at(tmp_path: Path) -> None:
+    folder, host = SweepFolder(tmp_path), socket.gethostname()
+    for name in ("alive", "gone", "reused", "elsewhere"):
+        folder.add(Run("shards", name, "shard", [], f"shards/{name}/output"))
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        ended = subprocess.Popen(["true"])
+        ended.wait()
+        for name, job, when, where in (
+            ("alive", process.pid, time.time(), host),
+            ("gone", ended.pid, time.time(), host),
+            ("reused", process.pid, time.time() - 1000, host),
+            ("elsewhere", process.pid, time.time(), "another"),
+        ):
+            begin(folder, f"shards/{name}", str(job))
+            folder.submitted(Submission("local", str(job), [f"shards/{name}"], when, where))
+        found = {run_id: one.state for run_id, one in standings(folder)[0].items()}
+        process.communicate(b"\n", timeout=30)
+    assert found == {
+        "shards/alive": "running", "shards/gone": "lost", "shards/reused": "lost", "shards/elsewhere": "running",
+    }  # fmt: skip
+
+
+def test_two_calls_of_slurm_for_any_number_of_runs(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 60)
+    assert len(printed(folder)) == 1 + 1 + 61
+    assert len(slurm.calls) == 2
+
+
+def test_watching_ends_when_nothing_runs(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    for run_id in (SHARDS, A):
+        begin(folder, run_id, "6_0", exit_code=0)
+    console = Console(file=io.StringIO(), width=200, force_terminal=True)
+    assert {one.state for one in show(folder, console, 60.0).values()} == {"done"}
+
+
+def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no sweep there"):
+        standings(SweepFolder(tmp_path))
+
+
+def test_a_status_imports_no_torch() -> None:
+    ask = "import sys, dira_scale.cluster.table, dira_scale.cluster.cancel, dira_scale.cluster.results"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{ask}; print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout == "False\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(3, "3 s"), (98.6, "99 s"), (300, "5 min"), (7200, "2.0 h"), (200_000, "2.3 d")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_rows_without_training_are_no_progress(tmp_path: Path, slurm: Slurm) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    begin(folder, A, "6_0")
+    train(folder, A, step=3)
+    (folder.output(folder.run(A)) / "metrics.jsonl").write_text(json.dumps({"split": "val", "loss": 1.0}) + "\n")
+    far = progress(folder, standings(folder)[0][A])
+    assert (far.step, far.loss) == (3, None)
