@@ -73,6 +73,19 @@ def defaults(verb: str) -> DictConfig:
     return _plain(_hydra(verb, [], []))
 
 
+def places_of(verb: str, choices: Sequence[str], own: Sequence[Path]) -> dict[str, Places]:
+    """All keys of ``verb`` that hold places under these choices of groups, and how.
+
+    Raises UserError if there is no such choice.
+    """
+    arguments = Arguments([*choices], [*own], help=True)
+    schema = get_class(Root.read(verb).schema)
+    try:
+        return _places(verb, schema, arguments)
+    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
+        raise UserError(explain(error, schema, arguments)) from error
+
+
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
     """Compose the configuration and call ``function``; print a ``UserError`` as one line and return exit code 2."""
     logs.start(verb.replace("_", " "))

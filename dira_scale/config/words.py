@@ -1,0 +1,49 @@
+"""Values as the words of a command line: the inverse of :func:`dira_scale.config.compose.compose`."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from dira_scale.config.compose import places_of
+from dira_scale.config.keys import typed
+from dira_scale.config.schema import Places
+
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # read as text by Hydra's grammar, but for these:
+SPECIAL = {"null", "true", "false", "nan", "inf"}
+
+_places = lru_cache(places_of)  # a composition each
+
+
+def as_words(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) -> list[str]:
+    """``KEY=VALUE`` for each value, from which ``verb`` composes exactly these.
+
+    A key of a place takes its text literally; other text is quoted where the grammar would read something else in it.
+    ``${KEY}`` stays an interpolation.
+
+    Raises UserError if a choice among ``values`` (``recipe: phantom_ct``) does not exist.
+    """
+    choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
+    places = _places(verb, tuple(sorted(choices)), tuple(own))
+
+    def text(key: str, value: object) -> str:
+        literal = isinstance(value, str) and places.get(key.lstrip("+")) in (Places.ONE, Places.SEVERAL)
+        return str(value) if literal else written(value)
+
+    return [f"{key}={text(key, value)}" for key, value in values.items()]
+
+
+def written(value: object) -> str:
+    """A value in Hydra's grammar: text in quotes where they are needed, lists and mappings with all that they hold."""
+    match value:
+        case str() if PLAIN.fullmatch(value) and value.lower() not in SPECIAL:
+            return value
+        case str():
+            return QuotedString(value, Quote.single).with_quotes()
+        case list() | tuple():
+            return f"[{','.join(map(written, value))}]"
+        case dict():
+            return "{" + ",".join(f"{key}:{written(one)}" for key, one in value.items()) + "}"
+    return typed(value)

@@ -1,0 +1,53 @@
+"""Values written as words are composed to the same values: round trips through Hydra."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import compose
+from dira_scale.config.words import as_words, written
+from dira_scale.errors import UserError
+
+TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(lambda text: "${" not in text)
+PLAIN = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | TEXT
+KEYS = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True).filter(lambda key: key not in ("null", "true", "false"))
+VALUES = st.recursive(PLAIN, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3))
+
+
+@settings(max_examples=10)
+@given(st.lists(VALUES, min_size=1, max_size=12))
+@example(["1", "null", "a, b", "it's \\'quoted\\'\\", "[not, a list]", "a=b {c}", [["a b", {"x": "1e3"}], "true"]])
+def test_values_survive_the_command_line(values: list[Any]) -> None:
+    given = {f"+recipe.extra{n}": value for n, value in enumerate(values)}  # a composition takes long: many at once
+    words = as_words("shard", {"recipe": "folder", "recipe.images": "i", **given, "out": "o"})
+    composed: Any = OmegaConf.to_container(compose("shard", words).recipe)
+    assert [composed[f"extra{n}"] for n in range(len(values))] == values
+    assert [type(composed[f"extra{n}"]) for n in range(len(values))] == [type(value) for value in values]
+
+
+@pytest.mark.parametrize("path", ["a b/c, d", "2024", "lr=0.1/x(1)", "${x}", "it's", "[a", "true"])
+def test_a_path_survives_in_every_kind_of_place(path: str) -> None:
+    """Paths are literal: quotes would become a part of them."""
+    shard = compose("shard", as_words("shard", {"recipe": "folder", "recipe.images": path, "out": path}))
+    assert (shard.recipe.images, shard.out) == (path, path)
+    probe = compose("probe", as_words("probe", {"run": path, "data.shards": path}))
+    assert (probe.run, probe.data.shards) == (path, path)
+
+
+def test_several_paths() -> None:
+    paths = ["a b", "c,d", "e=f", "it's"]
+    assert compose("probe", as_words("probe", {"run": paths, "data.shards": "x"})).run == paths
+
+
+def test_what_needs_no_quotes_has_none() -> None:
+    assert written("out/runs/a-b_c.d") == "out/runs/a-b_c.d"
+    assert written([1, 0.5, "jpg", None, True]) == "[1,0.5,jpg,null,true]"
+
+
+def test_a_choice_that_does_not_exist_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no recipe named 'foldr'; did you mean 'folder'"):
+        as_words("shard", {"recipe": "foldr", "out": tmp_path})
