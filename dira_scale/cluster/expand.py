@@ -1,0 +1,176 @@
+"""A sweep's runs: list x grid x seeds of each phase, for each run of the phases that it needs.
+
+Pure: no file is read but configurations. A run's name depends on its own command alone, so that it is known before
+anything has run, and stays the same when a grid gets another value: a sweep that is started again finds its runs.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dira_scale.cluster.command import DIGEST, OUTPUT, command, name_of, references, resolved
+from dira_scale.cluster.config import Phase, Sweep
+from dira_scale.cluster.records import Launch, Run
+from dira_scale.config.words import written
+from dira_scale.errors import UserError, nearest
+
+READS_RUN = ("probe", "export")  # their run=… is the pretraining run that they are for, unless it is set
+
+
+@dataclass(frozen=True)
+class Point:
+    """A run and, by phase, the runs that it follows from, itself included."""
+
+    run: Run
+    lineage: Mapping[str, Run]
+
+
+def expand(sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]], own: Sequence[Path] = ()) -> list[Run]:
+    """All runs of ``sweep``, each after those that it needs.
+
+    Args:
+        folder: the sweep's, in which outputs of runs that others need are.
+        literal: per phase, KEY: text, instead of what the sweep says about KEY.
+        own: the user's folders of configurations.
+
+    Raises:
+        UserError: an unknown phase, phases that need each other, a reference to a run that is not needed, a key set
+            twice, or two equal runs.
+    """
+    phases = sweep.phases
+    for name in literal:
+        if name not in phases:
+            raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
+    points: dict[str, list[Point]] = {}
+    runs: list[Run] = []
+    known: set[tuple[str, str]] = set()
+    for name in _order(phases):
+        for needed in _joined([points[other] for other in phases[name].for_each or []]):
+            for values in _combinations(name, phases[name], literal.get(name, {})):
+                *slices, run = _runs(name, phases[name], values, literal.get(name, {}), needed, folder.absolute(), own)
+                if (same := (name, run.name[-DIGEST:])) in known:
+                    raise UserError(f"phase {name}: two equal runs: {_shown(values)}; what should they differ in?")
+                known.add(same)
+                runs += [*slices, run]
+                points.setdefault(name, []).append(Point(run, {**needed, name: run}))
+    return runs
+
+
+def _order(phases: Mapping[str, Phase]) -> list[str]:
+    """The phases' names, each after those that it needs, otherwise as they are written."""
+    for name, phase in phases.items():
+        for other in phase.for_each or []:
+            if other not in phases:
+                raise UserError(f"phases.{name}.for_each={other}: no such phase{_there_are(other, phases)}")
+    done: list[str] = []
+    while len(done) < len(phases):
+        ready = [name for name in phases if name not in done and set(phases[name].for_each or []) <= set(done)]
+        if not ready:
+            raise UserError(f"for_each: these phases need each other: {', '.join(sorted(set(phases) - set(done)))}")
+        done += ready
+    return done
+
+
+def _joined(parents: Sequence[Sequence[Point]]) -> Iterator[dict[str, Run]]:
+    """Each choice of one point per parent, whose lineages agree: no run follows from two runs of one phase."""
+    found: list[dict[str, Run]] = [{}]
+    for points in parents:
+        found = [
+            {**lineage, **point.lineage}
+            for lineage in found
+            for point in points
+            if all(lineage.get(phase, run).id == run.id for phase, run in point.lineage.items())
+        ]
+    yield from found
+
+
+def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The varied values of each run: list x grid x seeds, without the keys that are typed."""
+    entries = phase.list or [{}]
+    grid = dict(phase.grid or {}) | ({"seed": phase.seeds} if phase.seeds is not None else {})
+    listed = {key for entry in entries for key in entry}
+    for key in listed | grid.keys():
+        parts = (
+            key in (phase.set or {}),
+            key in listed,
+            key in (phase.grid or {}),
+            key == "seed" and bool(phase.seeds),
+        )
+        if sum(parts) > 1:
+            where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
+            raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: which one counts?")
+    entries = [{key: value for key, value in entry.items() if key not in literal} for entry in entries]
+    if listed & literal.keys():  # a typed value may leave entries that are equal
+        entries = [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
+    grid = {key: values for key, values in grid.items() if key not in literal}
+    return [entry | dict(zip(grid, values, strict=True)) for entry in entries for values in product(*grid.values())]
+
+
+def _runs(
+    name: str,
+    phase: Phase,
+    varied: Mapping[str, Any],
+    literal: Mapping[str, str],
+    lineage: Mapping[str, Run],
+    folder: Path,
+    own: Sequence[Path],
+) -> Iterator[Run]:
+    """The run of these values; before it, those of its slices."""
+    values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
+    if phase.verb in READS_RUN and "run" not in {*values, *literal}:
+        trained = [other for other in lineage if lineage[other].verb == "pretrain"]
+        values |= {"run": f"{{{trained[0]}}}"} if len(trained) == 1 else {}
+    if (key := OUTPUT.get(phase.verb, "")) in {*values, *literal} or (phase.slices and "slice" in {*values, *literal}):
+        raise UserError(
+            f"phase {name}: {key if key in {*values, *literal} else 'slice'} is set by the sweep; leave it out"
+        )
+    referred = {found for value in values.values() for found in references(value)}
+    if unknown := sorted(referred - lineage.keys()):
+        raise UserError(f"phase {name}: '{{{unknown[0]}}}' is no phase that it needs: add it to for_each")
+
+    told = {other: f"{{{run.id}}}" for other, run in lineage.items()}
+    identity = {key: written(resolved(value, told)) for key, value in values.items()} | dict(literal)
+    shown = _varied(name, varied, lineage)
+    full_name, digest = name_of(phase.verb, identity, varied, shown)
+    needs = sorted({lineage[other].id for other in {*(phase.for_each or []), *referred}})
+    run = Run(
+        phase=name,
+        name=full_name,
+        verb=phase.verb,
+        words=[],
+        output="",
+        needs=needs,
+        varied=shown,
+        launch=Launch(phase.nodes, phase.processes, phase.launcher),
+    )
+    run = replace(run, output=f"{run.id}/output")
+    outputs = {other: str(folder / one.output) for other, one in lineage.items()}
+    final = {key: resolved(value, outputs) for key, value in values.items()}
+    words = command(phase.verb, final, literal, str(folder / run.output), own)
+    parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
+    slices = [
+        replace(
+            run, phase=f"{name}-slices", name=f"{n:04d}-of-{len(parts):04d}-{digest}", words=[*words, f"slice={part}"]
+        )
+        for n, part in enumerate(parts, 1)
+    ]
+    yield from slices
+    yield replace(run, words=words, needs=sorted({*needs, *(one.id for one in slices)}))
+
+
+def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:
+    """``PHASE.KEY: value``, of the runs that a run follows from too: one column each in a table of all phases."""
+    found: dict[str, Any] = {}
+    for run in lineage.values():
+        found |= run.varied
+    return found | {f"{name}.{key}": value for key, value in varied.items()}
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={written(value)}" for key, value in values.items()) or "no list, grid or seeds"
+
+
+def _there_are(name: str, phases: Mapping[str, Phase]) -> str:
+    return f"{nearest(name, phases) or '.'} There are: {', '.join(phases)}"

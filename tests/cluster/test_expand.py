@@ -1,0 +1,181 @@
+"""A sweep's runs against brute force, and what their names promise."""
+
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dira_scale.cluster.config import Phase, Sweep
+from dira_scale.cluster.expand import expand
+from dira_scale.cluster.records import Run
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+
+FOLDER = Path("/sweeps/one")
+VALUES = st.one_of(st.integers(0, 99), st.booleans(), st.sampled_from(["a", "b c", "x/y", "Ä{}", "1", ""]))
+# Keys of `probe`, which a phase may have in these tests without a run to read.
+GRIDS = st.dictionaries(
+    st.sampled_from(["stage", "layer", "init", "model.encoder"]),
+    st.lists(VALUES, min_size=1, max_size=3, unique_by=str),
+)
+
+
+def phase(verb: str = "probe", **parts: Any) -> Phase:
+    return Phase(verb=verb, **{"set": {"data.shards": "d"}, **parts})
+
+
+def runs(literal: dict[str, dict[str, str]] | None = None, folder: Path = FOLDER, **phases: Phase) -> list[Run]:
+    return expand(Sweep(name="one", phases=phases), folder, literal or {})
+
+
+def value(run: Run, key: str) -> str | None:
+    return next((word.partition("=")[2] for word in run.words if word.startswith(f"{key}=")), None)
+
+
+@settings(max_examples=60)
+@given(GRIDS, st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=3), st.integers(0, 3))
+def test_runs_are_the_product_of_list_grid_and_seeds(grid: dict[str, list[Any]], seeds: list[int], listed: int) -> None:
+    entries = [{"k": n} for n in range(listed)]
+    found = runs(probe=phase(grid=grid, seeds=seeds, list=entries or None))
+    expected = [
+        {**entry, **dict(zip(grid, values, strict=True)), "seed": seed}
+        for entry in entries or [{}]
+        for values in product(*grid.values())
+        for seed in seeds
+    ]
+    assert [run.varied for run in found] == [{f"probe.{k}": v for k, v in one.items()} for one in expected]
+    assert len({run.name for run in found}) == len({run.output for run in found}) == len(expected)
+    for run in found:
+        assert re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*-)?[0-9a-f]{8}", run.name) and len(run.name) <= 80
+        assert run.words[-1] == f"out={FOLDER}/{run.id}/output" == f"out={FOLDER / run.output}"
+
+
+@settings(max_examples=40)
+@given(GRIDS, st.data())
+def test_names_stay_when_a_grid_grows(grid: dict[str, list[Any]], data: st.DataObject) -> None:
+    """Or when its keys and values change places."""
+    more = {key: data.draw(st.permutations([*values, "new value"])) for key, values in grid.items()}
+    larger = {key: more[key] for key in data.draw(st.permutations(list(more)))}
+    before, after = ({run.id.rpartition("-")[2] for run in runs(probe=phase(grid=one))} for one in (grid, larger))
+    assert before <= after and len(after) == len(list(product(*larger.values())))
+
+
+def test_a_sweep_of_dependent_phases() -> None:
+    shards = phase("shard", set={"recipe": "phantom_cxr"}, grid={"recipe.size": [64, 128]})
+    train = phase("pretrain", for_each="shards", set={"data.shards": "{shards}"}, seeds=3)
+    probe = phase(for_each=["train", "shards"], set={"data.shards": "{shards}"}, grid={"fractions": [[1.0], [0.1]]})
+    found = runs(shards=shards, train=train, probe=probe)
+    of = {name: [run for run in found if run.phase == name] for name in ("shards", "train", "probe")}
+    assert [len(of[name]) for name in of] == [2, 6, 12]
+    known = {run.id: run for run in found}
+    seen: set[str] = set()
+    for run in found:
+        assert set(run.needs) <= seen
+        seen.add(run.id)
+    for run in of["probe"]:  # of one training run, and of the data that this one was trained on
+        (trained,) = [known[need] for need in run.needs if need.startswith("train/")]
+        assert [need for need in run.needs if need.startswith("shards/")] == trained.needs
+        assert value(run, "run") == f"{FOLDER}/{trained.id}/output" == value(trained, "run")
+        assert value(run, "data.shards") == f"{FOLDER}/{trained.needs[0]}/output" == value(trained, "data.shards")
+        assert trained.varied.items() <= run.varied.items() and set(run.varied) == {
+            "shards.recipe.size", "train.seed", "probe.fractions",
+        }  # fmt: skip
+    elsewhere = runs(folder=Path("/another, place"), shards=shards, train=train, probe=probe)
+    assert [run.id for run in elsewhere] == [run.id for run in found]
+
+
+def test_keys_that_do_not_change_the_result_do_not_change_the_name() -> None:
+    def name(**keys: Any) -> str:
+        return runs(train=phase("pretrain", set={"data.shards": "d", **keys}))[0].name
+
+    assert name() == name(**{"data.workers": 7, "parallel": "fsdp2", "parallel.timeout": 9})
+    assert len({name(), name(steps=5), name(seed=1), name(**{"data.shards": "other"})}) == 4
+    varied = runs(train=phase("pretrain", grid={"parallel": ["ddp", "fsdp2"]}))
+    assert len({run.name for run in varied}) == 2
+
+
+def test_a_typed_value_replaces_the_sweeps_and_is_literal() -> None:
+    one = phase(set={"data.shards": "d", "stage": "a"}, grid={"layer": [1, 2]}, seeds=2, list=[{"k": 3}, {"k": 4}])
+    found = runs({"probe": {"layer": "[1,2]", "k": "{x}", "stage": "b c"}}, probe=one)
+    assert [run.varied for run in found] == [{"probe.seed": 0}, {"probe.seed": 1}]
+    assert all((value(r, "layer"), value(r, "k"), value(r, "stage")) == ("[1,2]", "{x}", "b c") for r in found)
+    # A seed that is typed is that of the grid: its run is found again.
+    (typed,) = runs({"probe": {"seed": "1"}}, probe=phase(seeds=2))
+    assert typed.name.rpartition("-")[2] == runs(probe=phase(seeds=2))[1].name.rpartition("-")[2]
+
+
+def test_slices_write_one_dataset_and_a_last_run_joins_them() -> None:
+    one = phase("shard", set={"recipe": "phantom_cxr", "recipe.name": "x"}, slices=3)
+    *slices, joins = runs(shards=one)
+    assert [value(run, "slice") for run in slices] == ["1/3", "2/3", "3/3"] and value(joins, "slice") is None
+    assert joins.needs == [run.id for run in slices] and {run.phase for run in slices} == {"shards-slices"}
+    assert {run.output for run in slices} == {joins.output} and len({run.id for run in slices}) == 3
+    assert [word for word in slices[0].words if not word.startswith("slice=")] == joins.words
+    one.slices = 5
+    assert runs(shards=one)[-1].name == joins.name
+
+
+def test_a_benchmark_has_flags() -> None:
+    one = Phase(verb="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
+    first, _ = runs(bench=one)
+    output = f"{FOLDER}/{first.output}"
+    assert first.words == ["step", "--cases", "a", "b", "--cold", "--rounds", "1", "--json", f"{output}/step.json"]
+
+
+@pytest.mark.parametrize(
+    ("phases", "message"),
+    [
+        ({"a": phase(for_each="b")}, r"phases\.a\.for_each=b: no such phase. There are: a"),
+        ({"a": phase(for_each="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
+        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is no phase that it needs"),
+        ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is no phase that it needs: add it to for_each"),
+        ({"a": phase(set={"out": "x", "data.shards": "d"})}, "out is set by the sweep"),
+        ({"a": phase("shard", set={"slice": "1/2"}, slices=2)}, "slice is set by the sweep"),
+        ({"a": phase(grid={"k": [1, 1]})}, "two equal runs: k=1"),
+        ({"a": phase(), "b": phase(for_each="a", set={"data.shards": "d"}, seeds=2)}, None),
+        ({"a": phase(seeds=2), "b": phase(for_each="a")}, "phase b: two equal runs"),
+        ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: which one counts"),
+        ({"a": phase(list=[{"k": 1}], grid={"k": [2]})}, "k is in list and in grid"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(phases: dict[str, Phase], message: str | None) -> None:
+    if message is None:
+        assert len(runs(**phases)) == 3
+    else:
+        with pytest.raises(UserError, match=message):
+            runs(**phases)
+
+
+def test_a_typed_phase_that_does_not_exist_is_named() -> None:
+    with pytest.raises(UserError, match=r"prob\.…: no key of sweep, and no phase of one; did you mean 'probe'"):
+        runs({"prob": {"k": "1"}}, probe=phase())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{verb: probe, grid: {k: []}}", r"sweep\.phases\.p\.grid\.k=\[\]: expected a list of values"),
+        ("{verb: probe, grid: {k: 3}}", r"grid\.k=3: expected a list of values; one value for all goes to set"),
+        ("{verb: prob}", r"sweep\.phases\.p\.verb=prob: must be one of .*did you mean 'probe'"),
+        ("{verb: probe, list: []}", r"list=\[\]: expected a list of mappings"),
+        ("{verb: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
+        ("{verb: probe, seeds: [a]}", r"seeds=\[a\]: expected a number"),
+        ("{verb: probe, slices: 2}", "slices=2: only verb: shard has slices, not probe"),
+        ("{verb: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
+    ],
+)
+def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text(f"name: mine\nphases:\n  p: {text}\n")
+    with pytest.raises(UserError, match=message):
+        compose("sweep", ["--config-dir", str(tmp_path), "sweep=mine"])
+
+
+@pytest.mark.parametrize("name", ["cluster", "A", "a-b", "1"])
+def test_a_phase_is_named_so_that_its_keys_can_be_typed(name: str) -> None:
+    with pytest.raises(UserError, match=f"phases.{name}: expected a name"):
+        Sweep(name="one", phases={name: phase()})
