@@ -1,0 +1,149 @@
+"""What is looked at before a sweep starts anything: every run's configuration, the machines, a rehearsal."""
+
+import logging
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from dira_scale.cluster.command import OUTPUT
+from dira_scale.cluster.config import Cluster, SweepConfig
+from dira_scale.cluster.records import Run
+from dira_scale.config.compose import compose
+from dira_scale.errors import UserError
+from dira_scale.machine.progress import bar
+
+logger = logging.getLogger(__name__)
+
+HELP_SECONDS = 120  # for a benchmark to say its flags
+GB = 1e9
+
+
+def check_runs(runs: Sequence[Run]) -> None:
+    """Compose and check the configuration of every run; of runs that differ only in seed and outputs, of one.
+
+    Data that a run finds only later (what a needed run makes) is not looked at.
+
+    Raises UserError for the first one that is wrong; names phase, run and key.
+    """
+    distinct = list({_sort(run): run for run in reversed(runs)}.values())[::-1]
+    verbs = {run.verb: run for run in reversed(distinct)}
+    for run in verbs.values():  # here first: what forked processes have not imported, each would import
+        _raise(run, _problem(run))
+    rest = [run for run in distinct if run not in verbs.values()]
+    if not rest:
+        return
+    cores = min(len(rest), len(os.sched_getaffinity(0)))
+    with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
+        task = shown.add_task("", total=len(rest))
+        for run, problem in zip(rest, pool.imap(_problem, rest, chunksize=4), strict=True):
+            _raise(run, problem)
+            shown.advance(task)
+
+
+def _raise(run: Run, problem: str) -> None:
+    if problem:
+        raise UserError(f"phase {run.phase}, run {run.name}: {problem}; nothing was started")
+
+
+def _sort(run: Run) -> tuple[str, str, tuple[str, ...]]:
+    """Equal for runs whose configurations are right or wrong together."""
+    outputs = [re.escape(need) for need in run.needs]
+    needed = re.compile("|".join(outputs)) if outputs else None
+    kept = (word for word in run.words if not word.startswith((f"{OUTPUT.get(run.verb)}=", "slice=")))
+    words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
+    return run.phase.partition("-")[0], run.verb, tuple(words)
+
+
+def _problem(run: Run) -> str:
+    """What is wrong with a run's words; empty if nothing is."""
+    try:
+        if run.verb == "bench":
+            _check_benchmark(run)
+        else:
+            compose(run.verb, run.words)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def _check_benchmark(run: Run) -> None:
+    """A benchmark's parser says which flags there are."""
+    name, *words = run.words
+    if not name:
+        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
+    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
+    if said.returncode:
+        raise UserError(said.stderr.strip().removeprefix("bench: "))
+    for word in words:
+        if word.startswith("--") and not re.search(rf"{re.escape(word)}\b", said.stdout):
+            raise UserError(f"benchmark {name} has no flag {word}: {' '.join(command[2:])} lists them")
+
+
+def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
+    """Raises UserError for a profile that cannot carry out these runs."""
+    for run in runs:
+        profile = config.profile(run.phase)
+        where = f"sweep.phases.{run.phase.partition('-')[0]}"
+        if profile.executor == "local" and run.launch.nodes > 1:
+            raise UserError(f"{where}.nodes={run.launch.nodes}: executor local has one machine; use cluster=slurm")
+        if run.verb != "pretrain" and run.launch.nodes * run.launch.processes > 1:
+            raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for pretrain")
+
+
+def gpus_of(run: Run, profile: Cluster) -> int:
+    """GPUs of a run on each of its nodes, where there are any."""
+    if profile.gpus_per_node is not None:
+        return profile.gpus_per_node
+    return run.launch.processes if run.verb in ("pretrain", "probe", "bench") else 0
+
+
+def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
+    """A line about the first pretraining run of each phase: memory, and hours and cost of it and of all of the phase.
+
+    Raises UserError if ``plan`` refuses its configuration.
+    """
+    phases: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.verb == "pretrain":
+            phases.setdefault(run.phase, []).append(run)
+    return [_rehearsed(group, config.profile(phase)) for phase, group in phases.items()]
+
+
+def _rehearsed(runs: Sequence[Run], profile: Cluster) -> str:
+    run = runs[0]
+    if profile.plan is None:
+        return f"{run.phase}: no estimate of memory and hours: cluster.plan describes no GPU"
+    from dira_scale.planning.configured import configured
+
+    exists = _data_exists(run)
+    words = [
+        word for word in run.words if not word.startswith("run=") and (exists or not word.startswith("data.shards="))
+    ]
+    machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **profile.plan}
+    try:
+        planned = configured(compose("plan", [*words, *(f"plan.{key}={value}" for key, value in machine.items())]))
+    except UserError as error:
+        raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
+    row, count = planned.row, len(runs)
+    memory = f"{row.memory.peak / GB:.2f} GB of GPU memory in each process" + (
+        "" if row.fits else ", MORE THAN THERE IS"
+    )
+    if not exists:
+        return (
+            f"{run.phase}: {memory}, {1000 * row.step:.0f} ms a step; hours and cost are unknown until its data exists"
+        )
+    total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
+    first = f"{planned.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
+    return f"{run.phase}: {memory}; {first}{total}"
+
+
+def _data_exists(run: Run) -> bool:
+    """Whether the data need not be made by another run first, or has been."""
+    given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
+    to_be_made = [place for place in given if any(need in place for need in run.needs)]
+    return all((Path(place) / "manifest.parquet").exists() for place in to_be_made)

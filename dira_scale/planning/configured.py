@@ -1,0 +1,45 @@
+"""The one row of the plan that a configuration asks for: its own strategy, on the machine in ``plan.*``."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.methods import views_of
+from dira_scale.planning.config import Plan
+from dira_scale.planning.estimate import Estimate, estimate, rehearse_all
+from dira_scale.planning.shards import planned_inputs
+from dira_scale.pretraining.process_counts import check_division
+from dira_scale.pretraining.schedule import stage_plans
+
+
+@dataclass(frozen=True)
+class Configured:
+    """``row``: as in the table of ``plan``, with hours and price up to ``steps``, the optimizer steps of the run."""
+
+    row: Estimate
+    images: int
+    steps: int
+
+
+def configured(cfg: DictConfig) -> Configured:
+    """Rehearse a composed configuration of ``plan``.
+
+    Raises UserError if ``data.shards`` cannot be opened, or the processes cannot divide the batch.
+    """
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, Plan)
+    machine, loading = config.plan, 0.0
+    ranks = machine.nodes * machine.gpus
+    check_division(config, ranks)
+    if config.data.shards is not None:
+        machine.images, loading = planned_inputs(config, views_of(cfg), ranks)
+    plain = rehearse_all(config, cfg, ranks, False, lambda: None)
+    again = config.parallel.checkpoint_activations
+    rehearsed = rehearse_all(config, cfg, ranks, True, lambda: None) if again else plain
+    row = estimate(config, machine, rehearsed, plain, config.parallel.strategy, loading)
+    planned = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, machine.images // batch)))
+    steps = min(planned, config.steps or planned)
+    return Configured(
+        replace(row, hours=row.hours * steps / planned, price=row.price * steps / planned), machine.images, steps
+    )
