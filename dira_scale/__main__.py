@@ -12,6 +12,7 @@ VERBS = {
     "plan": "estimate memory, traffic, hours and cost of a run before it starts",
     "pretrain": "self-supervised pretraining",
     "probe": "test frozen features against random ones and raw pixels",
+    "sweep": "start many runs of these, here or on SLURM",
     "export": "write weights that plain timm and smp load",
     "report": "write an HTML page about a run",
     "doctor": "show what this machine has and lacks",

@@ -1,0 +1,104 @@
+"""The sweep verb: what its command line says, what is printed, what is recorded before anything starts."""
+
+import logging
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dira_scale.cluster.check import check_machines, check_runs, rehearse
+from dira_scale.cluster.config import OWN, SweepConfig
+from dira_scale.cluster.expand import expand
+from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.slurm import script
+from dira_scale.cluster.state import states
+from dira_scale.cluster.watch import carry_out, to_start
+from dira_scale.config.files import roots
+from dira_scale.config.overrides import Arguments, key_of
+from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_atomic
+from dira_scale.runs.exit_codes import DONE
+
+logger = logging.getLogger(__name__)
+
+RECORD = "sweep.yaml"
+
+
+def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """The sweep's own words, and by phase ``KEY: text`` of each ``PHASE.KEY=text``.
+
+    Raises UserError if there is no ``sweep=NAME``.
+    """
+    own: list[str] = []
+    literal: dict[str, dict[str, str]] = {}
+    arguments = Arguments.parse(words)
+    for word in words:
+        phase, dot, rest = word.partition("=")[0].partition(".")
+        if word in arguments.words and dot and "=" in word and phase.lstrip("+~") not in OWN:
+            literal.setdefault(phase, {})[rest] = word.partition("=")[2]
+        else:
+            own.append(word)
+    if not arguments.help and "sweep" not in map(key_of, arguments.words):
+        files = {file.stem for root in roots(arguments.own) for file in (root / "sweep").glob("*.yaml")}
+        raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
+    return own, literal
+
+
+def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: DictConfig) -> int:
+    """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
+    config: Any = OmegaConf.to_object(cfg)
+    assert isinstance(config, SweepConfig)
+    folder = SweepFolder(Path(config.folder))
+    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).own)
+    check_machines(config, runs)
+    now = states(folder, runs)
+    start = to_start(runs, now)
+    logger.info("%s: %d runs: %s", config.sweep.name, len(runs), _counted(now))
+    if start:
+        check_runs(start)
+        for line in rehearse(config, start):
+            print(line)
+    if config.dry_run:
+        _show(folder, config, runs, now)
+        return DONE
+    record(folder, cfg, start)
+    return carry_out(folder, config, runs, start)
+
+
+def record(folder: SweepFolder, cfg: DictConfig, start: Sequence[Run]) -> None:
+    """Write down the sweep and the runs that are about to be started."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
+    for run in start:
+        folder.add(run)
+        if run.verb == "bench":  # the other commands make it
+            folder.output(run).mkdir(parents=True, exist_ok=True)
+
+
+def recorded(folder: SweepFolder) -> SweepConfig:
+    """The sweep as last submitted. Raises UserError if there is none in the folder."""
+    path = folder.path / RECORD
+    if not path.is_file():
+        raise UserError(f"folder={folder.path}: no sweep there; name one that python -m dira_scale.sweep has made")
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(path)))
+    assert isinstance(config, SweepConfig)
+    return config
+
+
+def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Mapping[str, str]) -> None:
+    """The runs with their commands; on SLURM, what sbatch would be given for each phase."""
+    for phase in dict.fromkeys(run.phase for run in runs):
+        group = [run for run in runs if run.phase == phase]
+        print(f"\n{phase}: {_counted({run.id: now[run.id] for run in group})}")
+        for run in group:
+            print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.verb} {shlex.join(run.words)}")
+        start = to_start(group, now)
+        if config.cluster.executor == "slurm" and start:
+            print("\n" + script(folder, config, start))
+
+
+def _counted(now: Mapping[str, str]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items())

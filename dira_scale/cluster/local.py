@@ -1,0 +1,176 @@
+"""A sweep on this machine: a loop in the controlling process starts as many runs at once as fit.
+
+The jobs are in sessions of their own. Where the controlling process dies, they go on, and the next one finds them by
+host, process id and the time when they were started.
+"""
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from submitit.local.local import LocalExecutor, LocalJob
+
+from dira_scale.cluster.check import gpus_of
+from dira_scale.cluster.config import SweepConfig
+from dira_scale.cluster.job import Job
+from dira_scale.cluster.records import Run, Submission, SweepFolder
+from dira_scale.cluster.state import alive, living
+from dira_scale.machine.hardware import Hardware
+
+logger = logging.getLogger(__name__)
+
+LOOK = 0.5  # seconds between two looks at the jobs
+YEAR = 366 * 24 * 60  # minutes; submitit would end a local job after two of them
+
+
+class Sessions(LocalExecutor):
+    """submitit's executor, whose jobs Ctrl-C in a terminal does not reach: the controlling process tells them."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        super().__init__(folder)
+        self.environment = environment
+
+    def _submit_command(self, command: str) -> Any:
+        given = {
+            "NTASKS": "1", "NODEID": "0", "JOB_NUM_NODES": "1", "COMMAND": command, "WITH_SHELL": "",
+            "TIMEOUT_S": str(60 * YEAR), "SIGNAL_DELAY_S": "0",
+        }  # fmt: skip
+        environment = {f"SUBMITIT_LOCAL_{name}": value for name, value in given.items()}
+        environment |= {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_STDERR_TO_STDOUT": "1", **self.environment}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "submitit.local._local", str(self.folder)], env=os.environ | environment,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        return LocalJob(self.folder, str(process.pid), [0], process=process)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a run takes of the machine: GPUs by their numbers, cores, GB of memory."""
+
+    gpus: tuple[str, ...]
+    cores: int
+    memory: float
+
+
+class Room:
+    """The machine's resources, and who has them.
+
+    Args:
+        parallel: runs at once; None: as many as cores and memory allow. A GPU is never shared.
+    """
+
+    def __init__(self, machine: Hardware, visible: str | None, parallel: int | None) -> None:
+        numbers = visible.split(",") if visible is not None else [str(n) for n in range(len(machine.gpus))]
+        self.gpus = [number for number in numbers if number][: len(machine.gpus)]
+        self.cores, self.memory, self.parallel = machine.cores, machine.memory_gib * 2**30 / 1e9, parallel
+        self.taken: dict[str, Share] = {}
+
+    def take(self, run_id: str, gpus: int, cores: int, memory: float) -> Share | None:
+        """A share of these sizes, or None while others have too much. A run that never fits runs alone."""
+        used = {gpu for share in self.taken.values() for gpu in share.gpus}
+        free = [gpu for gpu in self.gpus if gpu not in used]
+        wanted = min(gpus, len(self.gpus))
+        share = Share(tuple(free[:wanted]), cores, memory)
+        if self.parallel is None:
+            others = self.taken.values()
+            fits = sum(one.cores for one in others) + cores <= self.cores
+            fits = fits and sum(one.memory for one in others) + memory <= self.memory
+        else:
+            fits = len(self.taken) < self.parallel
+        if self.taken and (not fits or len(free) < wanted):
+            return None
+        self.taken[run_id] = share
+        return share
+
+    def hold(self, run_id: str, gpus: Sequence[str], cores: int, memory: float) -> None:
+        """Note what a run has that was started before."""
+        self.taken[run_id] = Share(tuple(gpus), cores, memory)
+
+
+class Local:
+    """Starts the runs of a sweep here, and knows which of them are alive.
+
+    Args:
+        runs: all that are not done, each after those that it needs.
+    """
+
+    def __init__(self, folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], machine: Hardware) -> None:
+        self.folder, self.config = folder, config
+        self.waiting = {run.id: run for run in runs}
+        self.room = Room(machine, os.environ.get("CUDA_VISIBLE_DEVICES"), config.cluster.parallel)
+        self.living: dict[str, psutil.Process] = {}
+        for run_id, process in living(folder).items():
+            if run_id in self.waiting:
+                logger.info("%s is running already (process %d)", run_id, process.pid)
+                self.living[run_id] = process
+                held = process.environ().get("CUDA_VISIBLE_DEVICES", "").split(",")
+                self.room.hold(run_id, held, *self._wanted(self.waiting.pop(run_id))[1:])
+
+    def run(self, done: Callable[[str], bool], tell: Callable[[str], None]) -> None:
+        """Until no run is alive and none can begin: what still waits needs one that has failed.
+
+        ``tell`` is given the id of each that has ended.
+        """
+        try:
+            self._start(done)
+            while self.living:
+                time.sleep(LOOK)
+                if ended := self.ended():
+                    for run_id in ended:
+                        tell(run_id)
+                    self._start(done)
+        except KeyboardInterrupt:
+            self.interrupt()
+            raise
+
+    def ended(self) -> list[str]:
+        """The runs whose jobs have ended since the last call; their shares are free."""
+        gone = [run_id for run_id, process in self.living.items() if not alive(process)]
+        for run_id in gone:
+            del self.living[run_id], self.room.taken[run_id]
+        return gone
+
+    def interrupt(self) -> None:
+        """Have every run write its checkpoint and end, and wait for that; it may take minutes."""
+        logger.info("interrupted: %d runs write their checkpoints and end", len(self.living))
+        for process in self.living.values():
+            with suppress(psutil.Error):
+                process.terminate()
+        while self.living:
+            self.ended()
+            time.sleep(LOOK / 5)
+
+    def _start(self, done: Callable[[str], bool]) -> None:
+        for run in list(self.waiting.values()):
+            if self.folder.is_cancelled(run.id):
+                del self.waiting[run.id]
+            elif all(map(done, run.needs)) and (share := self.room.take(run.id, *self._wanted(run))):
+                del self.waiting[run.id]
+                self.living[run.id] = psutil.Process(self._submit(run, share))
+
+    def _wanted(self, run: Run) -> tuple[int, int, float]:
+        """GPUs, cores, GB of memory."""
+        profile = self.config.profile(run.phase)
+        return gpus_of(run, profile), profile.cpus_per_task * run.launch.processes, profile.memory or 0.0
+
+    def _submit(self, run: Run, share: Share) -> int:
+        """The id of the process that now looks after ``run``."""
+        profile = self.config.profile(run.phase)
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)}
+        if profile.cpus_per_task < self.room.cores:  # otherwise each run would have a thread for every core
+            environment["OMP_NUM_THREADS"] = str(profile.cpus_per_task)
+        executor = Sessions(self.folder.path / "jobs", environment)
+        job = executor.submit(Job(str(self.folder.path), run.id, profile.tries))
+        now = time.time()
+        self.folder.submitted(Submission("local", job.job_id, [run.id], now, socket.gethostname()))
+        return int(job.job_id)

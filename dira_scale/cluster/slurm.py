@@ -1,0 +1,197 @@
+"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers, in the profile's words."""
+
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
+from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
+
+from dira_scale.cluster.check import gpus_of
+from dira_scale.cluster.config import Cluster, SweepConfig
+from dira_scale.cluster.job import Job
+from dira_scale.cluster.records import Run, Submission, SweepFolder
+from dira_scale.cluster.results import write_results
+from dira_scale.errors import UserError
+
+ANSWER_SECONDS = 60  # for SLURM's commands; they wait long for a controller that is busy or down
+ENDLESS = 10**9  # requeues that submitit allows: our own rule (cluster.tries) decides
+# What sbatch says, the profile's key that it is about, and what to do.
+SAID = (
+    ("invalid partition", "partition", "sinfo lists the partitions"),
+    ("invalid account", "account", "`sacctmgr show associations user=$USER` lists your accounts and partitions"),
+    ("invalid qos", "qos", "`sacctmgr show associations user=$USER format=account,qos` lists yours"),
+    ("time limit", "hours", "sinfo lists the partitions' limits"),
+    ("invalid feature", "constraint", "`sinfo -o '%N %f'` lists the nodes' features"),
+    ("invalid generic resource", "gpus_per_node", "`sinfo -o '%N %G'` lists the nodes' GPUs"),
+    ("memory specification", "memory", "`sinfo -o '%N %m'` lists the nodes' memory"),
+    (
+        "node configuration is not available",
+        "constraint, gpus_per_node, cpus_per_task, memory",
+        "no node has all of it",
+    ),
+    ("policy", "partition, qos, hours, parallel", "a limit of the cluster; jobs in the queue count"),
+    ("unrecognized option", "sbatch", "`sbatch --help` lists its options"),
+)
+
+
+class Arrays(SlurmExecutor):
+    """submitit's executor, which always submits an array, of one job too, and does not wait for ever."""
+
+    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
+        folder = JobPaths.get_first_id_independent_folder(self.folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        pickles = [folder / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
+        for delayed, path in zip(delayed_submissions, pickles, strict=True):
+            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
+            delayed.dump(path)
+        self.parameters["map_count"] = len(pickles)
+        try:
+            first = self._submit_command(self._submitit_command_str)
+        except Exception:
+            for path in pickles:
+                path.unlink()
+            raise
+        jobs: list[Any] = [SlurmJob(self.folder, f"{first.job_id}_{n}", [0]) for n in range(len(pickles))]
+        for job, path in zip(jobs, pickles, strict=True):
+            job.paths.move_temporary_file(path, "submitted_pickle")
+        return jobs
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["timeout", str(ANSWER_SECONDS), *super()._make_submission_command(submission_file_path)]
+
+
+def parameters(name: str, run: Run, profile: Cluster, after: Sequence[str] = ()) -> dict[str, Any]:
+    """What submitit makes sbatch's options from: jobs like ``run``, to begin once the arrays ``after`` have ended."""
+    assert profile.hours is not None
+    tasks = run.launch.processes if run.launch.launcher == "tasks" else 1
+    given: dict[str, Any] = {
+        "job_name": f"{name}/{run.phase}",
+        "account": profile.account,
+        "partition": profile.partition,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "time": max(1, round(60 * profile.hours)),
+        "signal_delay_s": profile.signal_delay,
+        "nodes": run.launch.nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": profile.cpus_per_task * (run.launch.processes // tasks),
+        "gpus_per_node": gpus_of(run, profile) or None,
+        "mem": None if profile.memory is None else f"{round(1000 * profile.memory)}M",
+        "array_parallelism": profile.parallel or ENDLESS,
+        "setup": profile.setup,
+        "additional_parameters": profile.sbatch,
+        "dependency": f"afterany:{':'.join(after)}" if after else None,
+        "stderr_to_stdout": True,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def python(profile: Cluster) -> str:
+    """What starts Python in a job, as a shell reads it."""
+    return profile.python or shlex.quote(sys.executable)
+
+
+def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str:
+    """The text that sbatch would be given for ``runs``, of one phase; what they depend on has no numbers yet."""
+    profile, jobs = config.profile(runs[0].phase), folder.path / "jobs"
+    given = parameters(config.sweep.name, runs[0], profile)
+    command = f"{python(profile)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
+    return _make_sbatch_string(command=command, folder=jobs, map_count=len(runs), **given)
+
+
+def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:
+    """Submit ``runs``, phase after phase, each to begin when the jobs that it needs have ended; last, the results.
+
+    Args:
+        runs: each after those that it needs.
+        queued: the array that a run is in, for those that are queued or running already.
+
+    Raises:
+        UserError: SLURM refuses. What was submitted before that, and only that, is recorded.
+    """
+    if not shutil.which("sbatch"):
+        raise UserError("cluster: executor slurm, but there is no sbatch here: use a login node, or cluster=local")
+    longest, jobs = _longest_array(), dict(queued)
+    phases = list(dict.fromkeys(run.phase for run in runs))
+    for phase in phases:
+        group, profile = [run for run in runs if run.phase == phase], config.profile(phase)
+        for first in range(0, len(group), longest):
+            part = group[first : first + longest]
+            after = sorted({jobs[need] for run in part for need in run.needs if need in jobs})
+            calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
+            job = _submit(folder, config, part[0], calls, after)
+            folder.submitted(Submission("slurm", job, [run.id for run in part], time.time(), socket.gethostname()))
+            jobs |= {run.id: job for run in part}
+    last = Run("results", "results", "sweep", [], "")
+    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), config.cluster)
+
+
+class _Results:
+    """The last job's work."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self) -> None:
+        write_results(Path(self.folder))
+
+
+def _submit(
+    folder: SweepFolder,
+    config: SweepConfig,
+    like: Run,
+    calls: Sequence[Callable[[], Any]],
+    after: Sequence[str],
+    profile: Cluster | None = None,
+) -> str:
+    """The number of an array of ``calls``."""
+    profile = profile or config.profile(like.phase)
+    printed = StringIO()
+    try:
+        executor = Arrays(folder.path / "jobs", max_num_timeout=ENDLESS, python=python(profile))
+        executor.update_parameters(**parameters(config.sweep.name, like, profile, after))
+        with redirect_stderr(printed):  # sbatch's message, which the error has
+            submitted = executor.submit_array(calls)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise UserError(_explain(error, like.phase, profile)) from error
+    return str(submitted[0].job_id).partition("_")[0]
+
+
+def _explain(error: Exception, phase: str, profile: Cluster) -> str:
+    said = " ".join(
+        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
+    )
+    cause = error.__cause__
+    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
+        return f"phase {phase}: sbatch has not answered within {ANSWER_SECONDS} s; is SLURM's controller up (`sinfo`)?"
+    for text, keys, hint in SAID:
+        if text in said.lower():
+            given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
+            return f"phase {phase}: {given}: SLURM refuses it ({said}); {hint}"
+    return f"phase {phase}: sbatch failed: {said or cause}"
+
+
+def _longest_array() -> int:
+    """Jobs that an array may have on this cluster."""
+    try:
+        command = ["scontrol", "show", "config"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"scontrol has not answered within {ANSWER_SECONDS} s; is SLURM's controller up?") from error
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
+    if not found:
+        raise UserError(
+            f"SLURM's controller cannot be asked ({' '.join(answer.stderr.split())}); `sinfo` shows whether it is up"
+        )
+    return int(found[1])

@@ -1,0 +1,140 @@
+"""From a sweep's runs to their end: start what is to be started, watch, say what has become of each."""
+
+import fcntl
+import logging
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from dira_scale.cluster.config import SweepConfig
+from dira_scale.cluster.local import Local
+from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.results import write_results
+from dira_scale.cluster.slurm import submit
+from dira_scale.cluster.state import states
+from dira_scale.errors import UserError
+from dira_scale.machine.hardware import hardware
+from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
+
+logger = logging.getLogger(__name__)
+
+LOOK = 10.0  # seconds between two looks at SLURM's queue
+AT_WORK = ("queued", "running", "waiting")
+LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started again does not start
+
+
+def to_start(runs: Sequence[Run], now: Mapping[str, str]) -> list[Run]:
+    """Those of ``runs`` that are missing, or ended without a result."""
+    return [run for run in runs if now[run.id] not in LEFT_ALONE]
+
+
+def carry_out(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], start: Sequence[Run]) -> int:
+    """Start the recorded runs ``start`` and watch all of ``runs`` until they end; the exit code.
+
+    Raises:
+        UserError: another process is at it, or SLURM refuses a job.
+    """
+    slurm = config.cluster.executor == "slurm"
+    try:
+        with _alone(folder), _stoppable():
+            before = states(folder, runs)
+            if slurm:
+                _submit(folder, config, start, before)
+            else:
+                chosen = {run.id for run in start} | {run_id for run_id, state in before.items() if state == "running"}
+                _run_here(folder, config, [run for run in runs if run.id in chosen])
+        if slurm and config.detach:
+            return DONE
+        with _stoppable():
+            return _watch(folder, runs)
+    except KeyboardInterrupt:
+        left = "the jobs go on; `sweep cancel` would end them" if slurm else "checkpoints are written"
+        logger.info("interrupted; %s: run the same command again to continue", left)
+        return INTERRUPTED
+
+
+def _submit(folder: SweepFolder, config: SweepConfig, start: Sequence[Run], now: Mapping[str, str]) -> None:
+    at_work = {run_id for run_id, state in now.items() if state in AT_WORK}
+    queued = {run_id: one.job for one in folder.submissions for run_id in one.runs if run_id in at_work}
+    if start:
+        submit(folder, config, start, queued)
+    logger.info("%d runs submitted, %d were queued or running; state: %s", len(start), len(queued), folder.path)
+
+
+def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> None:
+    finished: set[str] = set()
+
+    def done(run_id: str) -> bool:
+        if run_id not in finished and any(one.exit_code == DONE for one in folder.tries(run_id)):
+            finished.add(run_id)
+        return run_id in finished
+
+    def tell(run_id: str) -> None:
+        tries = folder.tries(run_id)
+        how = (
+            "done"
+            if done(run_id)
+            else f"{tries[-1].reason or 'ended'} (log: {folder.log(run_id, tries[-1].number)})"
+            if tries
+            else "ended before it began"
+        )
+        logger.info("%s: %s", run_id, how)
+
+    Local(folder, config, runs, hardware()).run(done, tell)
+    write_results(folder.path)
+
+
+def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
+    """Log what changes until no run is queued or running."""
+    before: dict[str, str] = {}
+    while True:
+        now = states(folder, runs)
+        if now != before:
+            logger.info("%s", ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items()))
+        if not any(state in AT_WORK for state in now.values()):
+            break
+        before = now
+        time.sleep(LOOK)
+    bad = [run_id for run_id, state in now.items() if state != "done"]
+    for run_id in bad[:10]:
+        logger.error("%s: %s", run_id, now[run_id])
+    if bad:
+        logger.error("%d of %d runs are not done: the same command starts those that failed", len(bad), len(runs))
+        return FAILED
+    return DONE
+
+
+@contextmanager
+def _alone(folder: SweepFolder) -> Iterator[None]:
+    """No other process starts runs of this sweep meanwhile."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"folder={folder.path}: process {file.read().strip()} carries this sweep out already"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """SIGTERM and a closed terminal are what Ctrl-C is."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
