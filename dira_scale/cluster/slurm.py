@@ -1,10 +1,8 @@
 """Arrays of jobs on SLURM, submitted through submitit; what sbatch answers, in the profile's words."""
 
-import re
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import uuid
@@ -21,28 +19,11 @@ from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
+from dira_scale.cluster.refusals import ANSWER_SECONDS, check_hours, explain, longest_array
 from dira_scale.cluster.results import write_results
 from dira_scale.errors import UserError
 
-ANSWER_SECONDS = 60  # for SLURM's commands; they wait long for a controller that is busy or down
 ENDLESS = 10**9  # requeues that submitit allows: our own rule (cluster.tries) decides
-# What sbatch says, the profile's key that it is about, and what to do.
-SAID = (
-    ("invalid partition", "partition", "sinfo lists the partitions"),
-    ("invalid account", "account", "`sacctmgr show associations user=$USER` lists your accounts and partitions"),
-    ("invalid qos", "qos", "`sacctmgr show associations user=$USER format=account,qos` lists yours"),
-    ("time limit", "hours", "sinfo lists the partitions' limits"),
-    ("invalid feature", "constraint", "`sinfo -o '%N %f'` lists the nodes' features"),
-    ("invalid generic resource", "gpus_per_node", "`sinfo -o '%N %G'` lists the nodes' GPUs"),
-    ("memory specification", "memory", "`sinfo -o '%N %m'` lists the nodes' memory"),
-    (
-        "node configuration is not available",
-        "constraint, gpus_per_node, cpus_per_task, memory",
-        "no node has all of it",
-    ),
-    ("policy", "partition, qos, hours, parallel", "a limit of the cluster; jobs in the queue count"),
-    ("unrecognized option", "sbatch", "`sbatch --help` lists its options"),
-)
 
 
 class Arrays(SlurmExecutor):
@@ -122,8 +103,9 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
     """
     if not shutil.which("sbatch"):
         raise UserError("cluster: executor slurm, but there is no sbatch here: use a login node, or cluster=local")
-    longest, jobs = _longest_array(), dict(queued)
     phases = list(dict.fromkeys(run.phase for run in runs))
+    check_hours(config, phases)
+    longest, jobs = longest_array(), dict(queued)
     for phase in phases:
         group, profile = [run for run in runs if run.phase == phase], config.profile(phase)
         for first in range(0, len(group), longest):
@@ -164,34 +146,5 @@ def _submit(
         with redirect_stderr(printed):  # sbatch's message, which the error has
             submitted = executor.submit_array(calls)
     except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(_explain(error, like.phase, profile)) from error
+        raise UserError(explain(error, like.phase, profile)) from error
     return str(submitted[0].job_id).partition("_")[0]
-
-
-def _explain(error: Exception, phase: str, profile: Cluster) -> str:
-    said = " ".join(
-        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
-    )
-    cause = error.__cause__
-    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
-        return f"phase {phase}: sbatch has not answered within {ANSWER_SECONDS} s; is SLURM's controller up (`sinfo`)?"
-    for text, keys, hint in SAID:
-        if text in said.lower():
-            given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
-            return f"phase {phase}: {given}: SLURM refuses it ({said}); {hint}"
-    return f"phase {phase}: sbatch failed: {said or cause}"
-
-
-def _longest_array() -> int:
-    """Jobs that an array may have on this cluster."""
-    try:
-        command = ["scontrol", "show", "config"]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(f"scontrol has not answered within {ANSWER_SECONDS} s; is SLURM's controller up?") from error
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", answer.stdout, re.MULTILINE)
-    if not found:
-        raise UserError(
-            f"SLURM's controller cannot be asked ({' '.join(answer.stderr.split())}); `sinfo` shows whether it is up"
-        )
-    return int(found[1])

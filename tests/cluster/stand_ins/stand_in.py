@@ -1,0 +1,43 @@
+"""What `shard`, `pretrain` and `probe` look like to a sweep, without their work.
+
+A file beside the sweep's folder tells what is to happen: ``fail TEXT`` ends each command with that text among its words
+with exit code 1, ``wait TEXT`` lets it wait until the file is gone, or until SIGTERM, which ends it with 75.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+SECONDS = 60  # bound on the wait
+
+
+def stand_in(output: str) -> int:
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    folder = Path(words[output])
+    orders = folder.parents[3] / "orders"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "starts").open("a") as file:
+        file.write(f"{time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')}\n")
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    for key in ("data.shards", "run"):
+        if key != output and not (Path(words.get(key, folder)) / "starts").exists():
+            print(f"{key}={words[key]}: nothing there")
+            return 2
+    for order in orders.iterdir() if orders.exists() else ():
+        what, _, text = order.name.partition(" ")
+        if text in " ".join(sys.argv).replace("/", "-"):
+            if what == "fail":
+                print("as ordered")
+                return 1
+            deadline = time.monotonic() + SECONDS
+            while order.exists() and time.monotonic() < deadline:
+                if stopped:
+                    return 75
+                time.sleep(0.02)
+    (folder / "status.json").write_text(json.dumps({"step": 1, "lease": 1}))
+    (folder / "ended").write_text(str(time.time()))
+    return 0
