@@ -1,0 +1,89 @@
+"""What is looked at before a sweep starts: configurations, benchmarks' flags, a rehearsal."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness import TINY
+
+from dira_scale import plan
+from dira_scale.cluster import check
+from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
+from dira_scale.cluster.records import Launch, Run
+from dira_scale.errors import UserError
+
+ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
+
+
+def run(
+    name: str, *words: str, verb: str = "pretrain", needs: tuple[str, ...] = (), launch: Launch | None = None
+) -> Run:
+    return Run("train", name, verb, [*words, f"run=/s/train/{name}/output"], "", [*needs], {}, launch or Launch())
+
+
+def config(**profile: object) -> SweepConfig:
+    cluster = Cluster(executor="local", cpus_per_task=1, tries=1, **profile)  # type: ignore[arg-type]
+    return SweepConfig("x", False, False, Sweep("s", {"train": Phase(verb="pretrain")}), cluster)
+
+
+def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
+    right = [run(f"r{n}", "data.shards=d", f"data.batch={n}") for n in (8, 16)]
+    wrong = [run("w1", "data.shards=d", "data.batch=0"), run("w2", "data.shards=d", "data.bach=8")]
+    message = r"^phase train, run w1: data\.batch=0: must be at least 1; nothing was started$"
+    with pytest.raises(UserError, match=message):
+        check.check_runs([*right, *wrong])
+    with pytest.raises(UserError, match=r"run w2: unknown key data\.bach; did you mean 'data\.batch'"):
+        check.check_runs([wrong[1], *right])
+    check.check_runs(right)
+
+
+def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    composed = []
+    monkeypatch.setattr(check, "_problem", lambda run: composed.append(run.name) or "")
+    needs = [f"data/{n}-0000000{n}" for n in range(3)]
+    check.check_runs([
+        run(f"{n}{seed}", f"data.shards=/s/{need}/output", f"seed={seed}", needs=(need,))
+        for n, need in enumerate(needs) for seed in range(4)
+    ])  # fmt: skip
+    assert composed == ["00"]
+
+
+def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
+    check.check_runs([Run("b", "x", "bench", ["randomness", "--rows", "9"], "")])
+    for words, message in (
+        (["randomness", "--row", "9"], "benchmark randomness has no flag --row:"),
+        (["randomnes"], "no benchmark 'randomnes'; did you mean 'randomness'"),
+        ([""], "benchmark must be given"),
+    ):
+        with pytest.raises(UserError, match=f"phase b, run x: {message}"):
+            check.check_runs([Run("b", "x", "bench", words, "")])
+
+
+def test_machines_that_cannot_carry_out_a_run() -> None:
+    with pytest.raises(UserError, match=r"sweep\.phases\.train\.nodes=2: executor local has one machine"):
+        check.check_machines(config(), [run("x", launch=Launch(nodes=2))])
+    with pytest.raises(UserError, match="probe runs as one process"):
+        check.check_machines(config(), [run("x", verb="probe", launch=Launch(processes=2))])
+
+
+def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
+    """On the profile's GPU, for as many steps as the run has; hours are unknown while data is to be made yet."""
+    profile = {"memory": 40.0, "tflops": 0.001, "price": 3.0}
+    machine = [f"plan.{key}={value}" for key, value in profile.items()]
+    words = [word for word in ONE_STAGE if not word.startswith("run=")]
+    assert plan.main([*words, *machine, "plan.gpus=2", "plan.images=75312", f"plan.json={tmp_path}/plan.json"]) == 0
+    rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
+    (row,) = (row for row in rows if row["strategy"] == "ddp" and not row["checkpointing"])
+    planned = round(0.5 * (75312 // 8))
+    one = run("a", *ONE_STAGE, f"steps={planned // 10}", launch=Launch(processes=2))
+    (line,) = check.rehearse(config(plan=profile), [one, one, one])
+    hours, price = (row[key] * (planned // 10) / planned for key in ("hours", "price"))
+    assert line == (
+        f"train: {row['memory']['peak'] / 1e9:.2f} GB of GPU memory in each process; {planned // 10:,} steps of the "
+        f"first run: {hours:,.1f} h, cost {price:,.0f}; 3 runs: {3 * hours:,.1f} h, {3 * price:,.0f}"
+    )
+    later = run("a", *ONE_STAGE, "data.shards=/s/data/x/output", needs=("data/x",), launch=Launch(processes=2))
+    (line,) = check.rehearse(config(plan=profile), [later])
+    assert line.endswith(f"{1000 * row['step']:.0f} ms a step; hours and cost are unknown until its data exists")
+    (line,) = check.rehearse(config(), [one])
+    assert line == "train: no estimate of memory and hours: cluster.plan describes no GPU"
