@@ -14,7 +14,7 @@ from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.slurm import script
-from dira_scale.cluster.state import states
+from dira_scale.cluster.status import states
 from dira_scale.cluster.watch import carry_out, to_start
 from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
@@ -54,7 +54,9 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     folder = SweepFolder(Path(config.folder))
     runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).own)
     check_machines(config, runs)
-    now = states(folder, runs)
+    now, problem = states(folder, runs)
+    if problem:
+        raise UserError(f"{problem}: what is queued already cannot be known; nothing was started")
     start = to_start(runs, now)
     logger.info("%s: %d runs: %s", config.sweep.name, len(runs), _counted(now))
     if start:

@@ -22,8 +22,8 @@ from submitit.local.local import LocalExecutor, LocalJob
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import SweepConfig
 from dira_scale.cluster.job import Job
+from dira_scale.cluster.living import is_alive, living
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.state import alive, living
 from dira_scale.machine.hardware import Hardware
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ class Local:
 
     def ended(self) -> list[str]:
         """The runs whose jobs have ended since the last call; their shares are free."""
-        gone = [run_id for run_id, process in self.living.items() if not alive(process)]
+        gone = [run_id for run_id, process in self.living.items() if not is_alive(process)]
         for run_id in gone:
             del self.living[run_id], self.room.taken[run_id]
         return gone

@@ -4,7 +4,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,17 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
 
     ids = sorted(folder.runs, key=lambda run_id: (_depth(folder, run_id), _natural(run_id)))
     return {run_id: of(run_id) for run_id in ids}, answer.problem
+
+
+def states(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, str], str]:
+    """The state of each of ``runs``, recorded or not, and why SLURM did not answer, if it did not.
+
+    A run that waits without a job is missing: nothing will start it but the sweep itself.
+    """
+    recorded = any(folder.path.glob("*/*/run.json"))
+    found, problem = standings(SweepFolder(folder.path)) if recorded else ({}, "")
+    idle = {run_id for run_id, one in found.items() if one.state == "waiting" and not one.job}
+    return {run.id: found[run.id].state if run.id in found.keys() - idle else "missing" for run in runs}, problem
 
 
 def progress(folder: SweepFolder, one: Standing) -> Progress:

@@ -14,7 +14,7 @@ from dira_scale.cluster.local import Local
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.state import states
+from dira_scale.cluster.status import states
 from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
@@ -40,7 +40,7 @@ def carry_out(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], sta
     slurm = config.cluster.executor == "slurm"
     try:
         with _alone(folder), _stoppable():
-            before = states(folder, runs)
+            before, _ = states(folder, runs)
             if slurm:
                 _submit(folder, config, start, before)
             else:
@@ -88,15 +88,17 @@ def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> 
 
 
 def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
-    """Log what changes until no run is queued or running."""
-    before: dict[str, str] = {}
+    """Log what changes until no run is queued or running. A controller of SLURM that does not answer is waited for."""
+    before: tuple[dict[str, str], str] = {}, ""
     while True:
-        now = states(folder, runs)
-        if now != before:
+        now, problem = states(folder, runs)
+        if problem and problem != before[1]:
+            logger.warning("%s; watching goes on", problem)
+        elif now != before[0]:
             logger.info("%s", ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items()))
-        if not any(state in AT_WORK for state in now.values()):
+        if not problem and not any(state in AT_WORK for state in now.values()):
             break
-        before = now
+        before = now, problem
         time.sleep(LOOK)
     bad = [run_id for run_id, state in now.items() if state != "done"]
     for run_id in bad[:10]:

@@ -15,9 +15,9 @@ from forked import Forked, Started
 from harness import job
 
 from dira_scale.cluster import local, watch
+from dira_scale.cluster.living import living
 from dira_scale.cluster.local import Room
 from dira_scale.cluster.records import SweepFolder
-from dira_scale.cluster.state import living
 from dira_scale.machine.hardware import Gpu, Hardware
 from dira_scale.sweep import main
 
