@@ -16,7 +16,6 @@ node thought dead loses the run's lease to the second one (:mod:`dira_scale.runs
 
 import logging
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -32,18 +31,13 @@ from submitit.helpers import Checkpointable
 from dira_scale.cluster import launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
 SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
-SECONDS = 60  # bound on every call of SLURM
-PATIENCE = 120  # seconds for its controller to come back
-
-
-class NotRequeuedError(Exception):
-    """SLURM does not start this job again."""
 
 
 def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> str:
@@ -109,7 +103,7 @@ class Job(Checkpointable):
                 break
         if following in ("requeue", "retry") and launch.on_slurm(job):
             try:
-                _requeue(job, sick_nodes(_phase(sweep, run)))
+                requeue(job, sick_nodes(_phase(sweep, run)))
             except NotRequeuedError as error:
                 one.reason = f"{one.reason}; not requeued: {error}".removeprefix("; ")
                 sweep.write(self.run, one)
@@ -202,47 +196,6 @@ def _stopped(job: JobEnvironment, received: list[int]) -> str:
     """Why the signals came: see :func:`after`."""
     if not received:
         return ""
-    if received[0] in REQUEUEING:
+    if received[0] in REQUEUEING or (launch.on_slurm(job) and in_grace_time(job)):
         return "preempted"
-    if not launch.on_slurm(job):
-        return "ended"
-    try:
-        shown = _shown(job)
-    except NotRequeuedError as error:
-        logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
-        return "ended"
-    return "preempted" if re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown) else "ended"
-
-
-def _requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
-    """Have SLURM start this job again, not on sick nodes.
-
-    Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
-
-    Raises NotRequeuedError.
-    """
-    found = re.search(r"\bRestarts=(\d+)", _shown(job))
-    if found is None or int(found[1]) != launch.restarts(os.environ):
-        raise NotRequeuedError("SLURM has restarted the job")
-    _scontrol("requeue", job.job_id)
-    for node, why in sick.items():
-        logger.warning("%s is excluded: it %s", node, why)
-    if sick:  # only now: SLURM changes this of pending jobs only
-        _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(sick)}")
-
-
-def _shown(job: JobEnvironment) -> str:
-    return _scontrol("show", "job", "--oneliner", job.job_id)
-
-
-def _scontrol(*words: str) -> str:
-    """What scontrol prints; a controller that is being restarted is waited for. Raises NotRequeuedError."""
-    deadline = time.monotonic() + PATIENCE
-    while True:
-        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=False)
-        if not done.returncode or "contact" not in done.stderr or time.monotonic() > deadline:
-            break
-        time.sleep(1)
-    if done.returncode:
-        raise NotRequeuedError(f"scontrol {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout
+    return "ended"

@@ -137,6 +137,8 @@ def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) 
     for asked, threads in (("3", 3), ("64", 8)):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", asked)
         assert default_threads() == threads
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # the task is a launcher of four
+    assert default_threads() == 2
 
 
 ENDS = """
