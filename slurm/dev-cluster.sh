@@ -25,7 +25,7 @@ status  what runs; exit code 1 unless all does
 
 Partitions: main (default), urgent (preempts main: its jobs are requeued 10 s after a SIGTERM), short (at most 1 minute).
 Account: dira. QOS: normal, few (at most 4 jobs at once). Processors, memory and GPUs are counted, not enforced. Every
-node has its own host name, which jobs resolve to 127.0.0.1. Outside the folder nothing changes.
+node has its own host name, which jobs resolve to this machine's address. Outside the folder nothing changes.
 END
 }
 
@@ -100,11 +100,12 @@ on_nodes() { # processes of nodes, jobs included: they have this SLURM's configu
 # ---- files
 
 configure() {
-    local here
+    local here address
     here=$(hostname -s)
+    address=$(hostname -I | cut -d' ' -f1) # not 127.0.0.1: the processes of a run take nodes there for misconfigured
     mkdir -p "$FOLDER"/{etc,log,pids,state,munge,db,devices}
     chmod 755 "$FOLDER" "$FOLDER"/{etc,state}
-    { cat /etc/hosts; for i in $(seq "$NODES"); do echo "127.0.0.1 n$i"; done; } >"$FOLDER/etc/hosts"
+    { cat /etc/hosts; for i in $(seq "$NODES"); do echo "${address:-127.0.0.1} n$i"; done; } >"$FOLDER/etc/hosts"
     for i in $(seq 0 $((GPUS - 1))); do # CUDA_VISIBLE_DEVICES is set only for device files; these are /dev/null
         mknod "$FOLDER/devices/nvidia$i" c 1 3
     done

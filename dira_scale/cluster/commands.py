@@ -9,12 +9,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale.cluster.cancel import retry
 from dira_scale.cluster.check import check_machines, check_runs, rehearse
 from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.slurm import script
-from dira_scale.cluster.status import states
+from dira_scale.cluster.status import standings, states
 from dira_scale.cluster.watch import carry_out, to_start
 from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
@@ -78,6 +79,21 @@ def record(folder: SweepFolder, cfg: DictConfig, start: Sequence[Run]) -> None:
         folder.add(run)
         if run.verb == "bench":  # the other commands make it
             folder.output(run).mkdir(parents=True, exist_ok=True)
+
+
+def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> int:
+    """Start failed and lost runs again, with what they have kept from starting, as they were recorded.
+
+    Raises UserError if there is no sweep in ``folder``, or a chosen run has not failed.
+    """
+    config = recorded(folder)
+    config.detach = detach
+    chosen = retry(folder, patterns)
+    if not chosen:
+        print("no run has failed or was lost: nothing to start again")
+        return DONE
+    runs = [folder.runs[run_id] for run_id in standings(folder)[0]]  # those that are needed first
+    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen])
 
 
 def recorded(folder: SweepFolder) -> SweepConfig:

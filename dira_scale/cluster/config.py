@@ -153,3 +153,38 @@ def _expect(phase: Phase, name: str, holds: Any, expected: str) -> None:
     value = getattr(phase, name)
     if value is not None and not holds(value):
         raise UserError(f"{name}={typed(value)}: expected {expected}")
+
+
+@dataclass
+class OneSweep(Schema):
+    """What all subcommands have; ``folder`` stands for the sweep's default one where only its name is given."""
+
+    name: str | None = None
+    folder: str = place()
+
+    def __post_init__(self) -> None:
+        """Raises UserError if neither is given."""
+        super().__post_init__()
+        if self.folder == "out/sweeps/None":
+            raise UserError("folder: give sweep=NAME for out/sweeps/NAME, or folder=…")
+
+
+@dataclass
+class Status(OneSweep):
+    watch: float | None = above(0, None)
+
+
+@dataclass
+class Logs(OneSweep):
+    runs: Any = None
+    lines: int = at_least(1)
+
+
+@dataclass
+class Cancel(OneSweep):
+    runs: Any = None
+
+
+@dataclass
+class Retry(Cancel):
+    detach: bool = MISSING

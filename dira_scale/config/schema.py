@@ -163,7 +163,8 @@ def kind(schema: type, key: str) -> str:
 def _words(hint: Any, places: Places | None) -> str:
     if get_origin(hint) in (Union, UnionType):
         kinds = [part for part in get_args(hint) if part is not NoneType]
-        return " or ".join([*(_words(part, places) for part in kinds), "null"])
+        words = [text for part in kinds if (text := _words(part, places))]
+        return " or ".join([*words, "null"]) if words else ""
     if places in PLACE_WORDS:
         return PLACE_WORDS[places]
     if hint is Any or get_origin(hint) is dict or is_dataclass(hint):

@@ -1,7 +1,6 @@
 """Jobs of a sweep on a real SLURM: submits :class:`dira_scale.cluster.job.Job` and waits for what comes of it."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -81,22 +80,6 @@ class Jobs:
         logs = [*self.folder.glob("jobs/*.out"), *self.folder.glob("*/*/tries/*")]
         queue = self.client("squeue", "-a", "-t", "all", "-o", "%i %T %r %N")
         return queue + "\n".join(f"== {log}\n{log.read_text(errors='replace')[-2000:]}" for log in logs)
-
-    def kill_daemon(self, node: str) -> Callable[[], None]:
-        """SIGKILL to a node's slurmd, whose jobs live on; returns what starts it again."""
-        file = Path(self.environment["SLURM_CONF"]).parents[1] / "pids" / f"slurmd-{node}"
-        os.kill(int(file.read_text().split()[0]), signal.SIGKILL)
-
-        def again() -> None:
-            command = ["slurmd", "-D", "-N", node]
-            out = subprocess.DEVNULL
-            started = subprocess.Popen(
-                command, env=os.environ | self.environment, start_new_session=True, stdin=out, stdout=out, stderr=out
-            )
-            born = Path(f"/proc/{started.pid}/stat").read_text().rpartition(") ")[2].split()[19]
-            file.write_text(f"{started.pid} {born}\n")
-
-        return again
 
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")

@@ -1,26 +1,19 @@
 """What becomes of a sweep's jobs under a real SLURM: requeued, cancelled, at their time limit, on nodes that die."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from harness import assert_equal_runs, finish, losses, pretrain, rows, skip_without
+from dev_cluster import DevCluster
+from harness import assert_equal_runs, finish, losses, pretrain, rows
 from system.jobs import Jobs, several
 
 from dira_scale.cluster.records import Run
 
 
-@pytest.fixture(scope="session")
-def dev_cluster() -> dict[str, str]:
-    skip_without("slurm", "" if "SLURM_CONF" in os.environ else "no SLURM: slurm/dev-cluster.sh up, then . its env")
-    return {"SLURM_CONF": os.environ["SLURM_CONF"]}
-
-
 @pytest.fixture
-def jobs(dev_cluster: dict[str, str], tmp_path: Path) -> Iterator[Jobs]:
-    yield Jobs(tmp_path / "sweep", dev_cluster)
+def jobs(dev_cluster: DevCluster, tmp_path: Path) -> Jobs:
+    return Jobs(tmp_path / "sweep", dev_cluster.environment)
 
 
 def lines(jobs: Jobs, run: Run) -> list[int]:
@@ -145,19 +138,17 @@ def training(jobs: Jobs, shards: Path, name: str, *words: str, launcher: str = "
 
 @pytest.mark.system
 def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_runs(
-    jobs: Jobs, shards: Path, tmp_path: Path
+    own_dev_cluster: DevCluster, shards: Path, tmp_path: Path
 ) -> None:
     """Only the node's daemon is killed: the first life trains on until it sees that the second one has the lease."""
+    jobs = Jobs(tmp_path / "sweep", own_dev_cluster.environment)
     run = training(jobs, shards, "lost", "epoch_factor=400", "checkpoint.every=5")
     job = jobs.submit(run)
     jobs.wait(lambda: jobs.step(run) > 5)
-    restart = jobs.kill_daemon(jobs.node(job))
-    try:
-        jobs.wait(lambda: len(jobs.tries(run)) > 1)
-        second = jobs.tries(run)[1]
-        jobs.wait(lambda: jobs.tries(run)[0].ended)
-    finally:
-        restart()
+    own_dev_cluster.kill(f"slurmd-{jobs.node(job)}")
+    jobs.wait(lambda: len(jobs.tries(run)) > 1)
+    jobs.wait(lambda: jobs.tries(run)[0].ended)
+    own_dev_cluster.up()
     jobs.client("scancel", job)
     jobs.end(job)
     first, second = jobs.tries(run)

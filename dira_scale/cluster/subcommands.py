@@ -1,0 +1,63 @@
+"""``sweep status``, ``logs``, ``cancel``, ``retry``, ``results``: each works on the records of a sweep's folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from dira_scale.cluster.records import SweepFolder
+from dira_scale.runs.exit_codes import DONE, FAILED
+
+
+def status(cfg: DictConfig) -> int:
+    """The state of each run, its step, loss, speed, time to go, node and tries; watch=5: every 5 seconds."""
+    from dira_scale.cluster.table import show
+
+    found = show(SweepFolder(Path(cfg.folder)), Console(), cfg.watch)
+    return FAILED if any(one.state in ("failed", "blocked", "lost") for one in found.values()) else DONE
+
+
+def logs(cfg: DictConfig) -> int:
+    """The last lines of what runs printed; of those that failed unless runs=… names others."""
+    from dira_scale.cluster.logs import show_logs
+
+    show_logs(SweepFolder(Path(cfg.folder)), _patterns(cfg), cfg.lines)
+    return DONE
+
+
+def cancel(cfg: DictConfig) -> int:
+    """End runs, after a checkpoint; all of the sweep unless runs=… names some."""
+    from dira_scale.cluster.cancel import cancel as end
+
+    ids = end(SweepFolder(Path(cfg.folder)), _patterns(cfg))
+    print("\n".join([*(f"cancelled: {run_id}" for run_id in ids), f"{len(ids)} runs cancelled"]))
+    return DONE
+
+
+def retry(cfg: DictConfig) -> int:
+    """Start those again that failed or were lost, and what they kept from starting; or the cancelled ones in runs=…."""
+    from dira_scale.cluster.commands import start_again
+
+    return start_again(SweepFolder(Path(cfg.folder)), _patterns(cfg), cfg.detach)
+
+
+def results(cfg: DictConfig) -> int:
+    """Write results.parquet, results.csv and results.md: all final figures of the runs that are done."""
+    from dira_scale.cluster.results import write_results
+
+    print("\n".join(write_results(Path(cfg.folder))))
+    return DONE
+
+
+SUBCOMMANDS: dict[str, Callable[[DictConfig], int]] = {
+    "status": status,
+    "logs": logs,
+    "cancel": cancel,
+    "retry": retry,
+    "results": results,
+}
+
+
+def _patterns(cfg: DictConfig) -> list[str]:
+    return [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs or [])
