@@ -18,6 +18,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 SCRIPT = Path(__file__).parents[1] / "slurm" / "dev-cluster.sh"
 NAME = "dira-slurm-" + hashlib.sha256(bytes(SCRIPT) + SCRIPT.read_bytes()).hexdigest()[:8]
 NODES = 4
@@ -49,9 +51,16 @@ class DevCluster:
         """End it and whatever runs on it."""
         self._call("down")
 
-    def kill(self, daemon: str) -> None:
-        """SIGKILL ``slurmctld``, or ``slurmd-n2`` while its jobs run on."""
-        os.kill(self._pid(daemon), signal.SIGKILL)
+    def kill(self, daemon: str, by: signal.Signals = signal.SIGKILL) -> None:
+        """End ``slurmctld``, or ``slurmd-n2`` while its jobs run on. A controller saves its jobs some seconds after it
+        took them on, and when it ends by SIGTERM."""
+        process = psutil.Process(self._pid(daemon))
+        process.send_signal(by)
+        deadline = time.monotonic() + SECONDS
+        with suppress(psutil.NoSuchProcess):
+            while process.status() != psutil.STATUS_ZOMBIE:
+                assert time.monotonic() < deadline, f"{daemon} outlives {by.name}"
+                time.sleep(0.05)
 
     def power_off(self, node: str) -> None:
         """SIGKILL every process of ``node``: those that have its host name."""

@@ -1,13 +1,48 @@
-"""Which processes on this machine look after runs of a sweep."""
+"""Which processes look after a sweep: the one that carries it out, and those of its runs on this machine."""
 
+import fcntl
+import os
 import socket
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
 
 from dira_scale.cluster.records import Submission, SweepFolder
+from dira_scale.errors import UserError
 
 CLOCK = 5.0  # seconds by which process start times may be off
+
+
+@contextmanager
+def in_control(folder: SweepFolder) -> Iterator[None]:
+    """No other process starts runs of this sweep meanwhile. Raises UserError if one does already."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    with (folder.path / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"folder={folder.path}: process {file.read().strip()} carries this sweep out already"
+            ) from error
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {os.uname().nodename}")
+        file.flush()
+        yield
+
+
+def is_controlled(folder: SweepFolder) -> bool:
+    """Whether a process carries the sweep out."""
+    path = folder.path / "lock"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def living(folder: SweepFolder) -> dict[str, psutil.Process]:

@@ -10,6 +10,8 @@ from dira_scale.errors import UserError
 
 SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
 GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
+PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 # Reasons of waiting jobs (squeue(1), JOB REASON CODES) that name what to do.
 HINTS = {
     "Resources": "waits for free nodes",
@@ -71,9 +73,11 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer(found)
     try:
         sacct = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={_arrays(left)}"]
-        return Answer(dict(_rows(_said([*sacct, "--format=JobID,State"]))) | found)
+        ended = dict(_rows(_said([*sacct, "--format=JobID,State"])))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(found, True, str(error))
+    # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
+    return Answer({job: one for job, one in ended.items() if one.state not in (*PENDING, *RUNNING)} | found)
 
 
 def cancel(jobs: Collection[str]) -> None:

@@ -17,7 +17,7 @@ Running a sweep again starts the runs that are missing, interrupted, failed, los
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dira_scale.cluster.queue import GONE, UNKNOWN, JobState, hint
+from dira_scale.cluster.queue import GONE, PENDING, RUNNING, UNKNOWN, JobState, hint
 from dira_scale.cluster.records import Try
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
 
@@ -25,8 +25,6 @@ STATES = (
     "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
 )  # fmt: skip
 HOPELESS = ("failed", "blocked", "cancelled", "lost")  # of a run that another needs, once no job is left
-PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
-RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 BROKEN = {  # ends of a job that are its own fault
     "FAILED": "its job failed",
     "OUT_OF_MEMORY": "out of memory; give it more by cluster.memory, or a smaller batch",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dira_scale.cluster.living import is_here, living
+from dira_scale.cluster.living import is_controlled, is_here, living
 from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
 from dira_scale.cluster.state import Known, state
@@ -61,7 +61,7 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
     jobs = _last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not any(one.exit_code == 0 for one in of)}
     asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
-    answer, here = ask(asked), living(folder)
+    answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
     found: dict[str, Standing] = {}
 
     def of(run_id: str) -> Standing:
@@ -73,6 +73,8 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
             own = tries[run_id]
             beats = _beats(folder.output(run), own[-1]) if own and own[-1].ended is None else None
             what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats))
+            if what == "missing" and controlled:
+                what, why = "waiting", "until the machine has room for it"
             nodes = ",".join(own[-1].nodes) if own else job.nodes if job else ""
             found[run_id] = Standing(run, what, why, job_id, own, nodes)
         return found[run_id]

@@ -1,8 +1,6 @@
 """From a sweep's runs to their end: start what is to be started, watch, say what has become of each."""
 
-import fcntl
 import logging
-import os
 import signal
 import time
 from collections import Counter
@@ -10,12 +8,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from dira_scale.cluster.config import SweepConfig
+from dira_scale.cluster.living import in_control
 from dira_scale.cluster.local import Local
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
 from dira_scale.cluster.status import states
-from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
 
@@ -39,7 +37,7 @@ def carry_out(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], sta
     """
     slurm = config.cluster.executor == "slurm"
     try:
-        with _alone(folder), _stoppable():
+        with in_control(folder), _stoppable():
             before, _ = states(folder, runs)
             if slurm:
                 _submit(folder, config, start, before)
@@ -107,24 +105,6 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
         logger.error("%d of %d runs are not done: the same command starts those that failed", len(bad), len(runs))
         return FAILED
     return DONE
-
-
-@contextmanager
-def _alone(folder: SweepFolder) -> Iterator[None]:
-    """No other process starts runs of this sweep meanwhile."""
-    folder.path.mkdir(parents=True, exist_ok=True)
-    with (folder.path / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"folder={folder.path}: process {file.read().strip()} carries this sweep out already"
-            ) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()} on {os.uname().nodename}")
-        file.flush()
-        yield
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _ffcv() -> Component:
 
 
 def _slurm() -> Component:
-    gives = "runs on a cluster's nodes (no command submits jobs yet)"
+    gives = "runs on a cluster's nodes "
     if not shutil.which("sbatch"):
         debian = "apt-get install -y slurm-client   (and the cluster's slurm.conf), or log in where sbatch is"
         return Component("SLURM", "missing", "", gives, debian)

@@ -44,6 +44,13 @@ def test_sacct_is_left_alone_where_squeue_knows_all_and_both_where_nothing_is_as
     assert len(slurm.calls) == 1
 
 
+def test_accounting_that_lags_behind_the_queue_is_not_believed(slurm: Slurm) -> None:
+    slurm.says("squeue", {"7_[1-9%1]": "PENDING|JobArrayTaskLimit|"})
+    slurm.says("sacct", {"7_[0-9%1]": "PENDING"})  # task 0 was cancelled a moment ago
+    answer = ask(["7_0", "7_1"])
+    assert (answer.job("7_0").state, answer.job("7_1").state) == ("GONE", "PENDING")
+
+
 def test_a_job_that_squeue_has_never_heard_of_is_no_error(slurm: Slurm) -> None:
     slurm.says("squeue", error="slurm_load_jobs error: Invalid job id specified")
     answer = ask(["7_0"])

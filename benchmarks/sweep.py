@@ -1,0 +1,112 @@
+"""Seconds that a sweep's controlling process takes for its status and its results, for 10 to 1,000 runs.
+
+    python -m dira_scale.bench sweep [--runs 10 100 1000] [--json FILE]
+
+The sweeps are made up: half of the runs are done, half are running, each with two tries, a lease and metrics. SLURM's
+commands are programs that print a line for each running job, so this is what we add to SLURM's own time.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+from dira_scale.cluster.results import write_results
+from dira_scale.cluster.table import show
+from dira_scale.places.atomic import write_json
+from dira_scale.runs.environment import environment
+
+RUNS = (10, 100, 1000)
+ROWS = 500  # of a run's metrics
+GOAL = 5.0  # seconds for the status of 1,000 runs
+TURNS = 3
+
+
+def make(path: Path, runs: int) -> SweepFolder:
+    """A made-up sweep in ``path``, and SLURM's commands in ``path/bin``."""
+    folder, now = SweepFolder(path), time.time()
+    names = [f"moco-seed{i}-{i:08x}" for i in range(runs)]
+    row = {"stage": "di", "split": "train", "loss": 1.5, "loss/di": 1.0, "images_per_second": 500.0, "time/step": 0.1}
+    metrics = "".join(json.dumps({"step": step} | row) + "\n" for step in range(ROWS))
+    for i, name in enumerate(names):
+        run = Run("pretrain", name, "pretrain", [f"seed={i}"], f"pretrain/{name}/output", [], {"pretrain.seed": i})
+        _write(path / run.id / "run.json", asdict(run))
+        for number, exit_code in enumerate((75, None if i % 2 else 0)):
+            ended = None if exit_code is None else now
+            one = Try(number, "slurm", f"12_{i}", 0, [f"n{i % 8}"], now - 900, ended, exit_code, 0, 10)
+            _write(path / run.id / "tries" / f"{number:03d}.json", asdict(one))
+        output = folder.output(run)
+        _write(output / "leases" / "000002.json", {"number": 2})
+        _write(output / "status.json", {"state": "running", "step": ROWS, "steps": 2 * ROWS, "lease": 2})
+        (output / "metrics.jsonl").write_text(metrics)
+        (output / "config.yaml").write_text("".join(f"key{k}: {{value: {k}, name: text}}\n" for k in range(60)))
+    folder.submitted(Submission("slurm", "12", [f"pretrain/{name}" for name in names], now))
+    (path / "bin").mkdir()
+    lines = "".join(f"12_{i}|RUNNING|None|n{i % 8}\n" for i in range(1, runs, 4))
+    lines += f"12_[{','.join(str(i) for i in range(3, runs, 4))}%64]|PENDING|JobArrayTaskLimit|\n"
+    for name, text in (("squeue", lines), ("sacct", "")):
+        (path / "bin" / f"{name}.txt").write_text(text)
+        (path / "bin" / name).write_text(f"#!/bin/sh\ncat '{path}/bin/{name}.txt'\n")
+        (path / "bin" / name).chmod(0o755)
+    return folder
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    """As records are, without waiting for the disk each time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+def measure(runs: int) -> dict[str, float]:
+    """Seconds by what is done, the median of some turns."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        make(path, runs)
+        before = os.environ["PATH"]
+        os.environ["PATH"] = f"{path / 'bin'}:{before}"
+        try:
+            screen = Console(file=io.StringIO(), width=160)
+            status = _seconds(lambda: show(SweepFolder(path), screen, None))
+            return {"runs": runs, "status": status, "results": _seconds(lambda: write_results(path))}
+        finally:
+            os.environ["PATH"] = before
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    taken = []
+    for _ in range(TURNS):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="sweep", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--runs", type=int, nargs="+", default=RUNS)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    print("| runs | status, s | results, s |\n|---|---|---|")
+    found = []
+    for runs in options.runs:
+        found.append(one := measure(runs))
+        print(f"| {runs:,} | {one['status']:.2f} | {one['results']:.2f} |", flush=True)
+    largest = found[-1]
+    met = "met" if largest["status"] * 1000 / max(1000, largest["runs"]) < GOAL else "missed"
+    print(f"\ngoal: the status of 1,000 runs in under {GOAL:.0f} s: {met}")
+    if options.json:
+        write_json(options.json, {"environment": environment(), "sweeps": found})
+
+
+if __name__ == "__main__":
+    main()

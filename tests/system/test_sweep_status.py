@@ -1,0 +1,53 @@
+"""The status of a sweep from a real SLURM: states as jobs go on, a controller that is away, a cancel."""
+
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from dev_cluster import DevCluster
+
+from dira_scale.cluster.cancel import cancel
+from dira_scale.cluster.records import Run, Submission, SweepFolder
+from dira_scale.cluster.status import Standing, standings
+
+NAMES = ("begins", "waits", "fails", "never")
+SECONDS = 60
+
+
+@pytest.mark.system
+def test_states_of_real_jobs_outlive_the_controller(own_dev_cluster: DevCluster, tmp_path: Path) -> None:
+    """Array tasks that run, wait for their turn, and fail before a try; a job longer than its partition allows."""
+    folder = SweepFolder(tmp_path / "sweep")
+    for name in NAMES:
+        folder.add(Run("bench", name, "bench", [], f"bench/{name}/output"))
+    work = 'if [ "$SLURM_ARRAY_TASK_ID" = 2 ]; then exit 1; fi; sleep 600'
+    quiet = ["sbatch", "--parsable", "--output=/dev/null"]
+    main = own_dev_cluster.run(*quiet, "--array=0,1,2", "--exclusive", "--nodelist=n1", f"--wrap={work}").strip()
+    never = own_dev_cluster.run(*quiet, "--array=0", "--partition=short", "--time=60", "--wrap=true").strip()
+    folder.submitted(Submission("slurm", main, [f"bench/{name}" for name in NAMES[:3]], time.time(), "here"))
+    folder.submitted(Submission("slurm", never, ["bench/never"], time.time(), "here"))
+
+    def until(**expected: str) -> Mapping[str, Standing]:
+        deadline = time.monotonic() + SECONDS
+        while True:
+            found, _ = standings(SweepFolder(folder.path))
+            states = {run_id.partition("/")[2]: one.state for run_id, one in found.items()}
+            if states == expected:
+                return found
+            assert time.monotonic() < deadline, {run_id: (one.state, one.reason) for run_id, one in found.items()}
+            time.sleep(0.2)
+
+    begun = until(begins="running", waits="queued", fails="queued", never="queued")
+    assert begun["bench/begins"].nodes == "n1"
+    assert "cluster.hours is more than its partition allows" in begun["bench/never"].reason
+    own_dev_cluster.kill("slurmctld", signal.SIGTERM)
+    found, problem = standings(SweepFolder(folder.path))
+    assert "squeue failed" in problem and {one.state for one in found.values()} == {"queued"}
+    own_dev_cluster.up()
+    until(begins="running", waits="queued", fails="queued", never="queued")
+    cancel(folder, ["begins", "waits", "never"])
+    failed = until(begins="cancelled", waits="cancelled", fails="failed", never="cancelled")
+    assert "before the run began" in failed["bench/fails"].reason
+    assert own_dev_cluster.run("squeue", "--noheader").split() == []
