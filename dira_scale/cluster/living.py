@@ -3,14 +3,17 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import IO
 
 import psutil
 
 from dira_scale.cluster.records import Submission, SweepFolder
 from dira_scale.errors import UserError
 
+GLANCE = 1.0  # seconds for which a status may hold the lock, to see whether another does
 CLOCK = 5.0  # seconds by which process start times may be off
 
 
@@ -18,14 +21,13 @@ CLOCK = 5.0  # seconds by which process start times may be off
 def in_control(folder: SweepFolder) -> Iterator[None]:
     """No other process starts runs of this sweep meanwhile. Raises UserError if one does already."""
     folder.path.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + GLANCE
     with (folder.path / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UserError(
-                f"folder={folder.path}: process {file.read().strip()} carries this sweep out already"
-            ) from error
+        while not _taken(file, fcntl.LOCK_EX):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                raise UserError(f"folder={folder.path}: process {file.read().strip()} carries this sweep out already")
+            time.sleep(GLANCE / 20)
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
         file.flush()
@@ -38,11 +40,15 @@ def is_controlled(folder: SweepFolder) -> bool:
     if not path.exists():
         return False
     with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+        return not _taken(file, fcntl.LOCK_SH)
+
+
+def _taken(file: IO[str], how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def living(folder: SweepFolder) -> dict[str, psutil.Process]:

@@ -82,7 +82,6 @@ def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> 
         logger.info("%s: %s", run_id, how)
 
     Local(folder, config, runs, hardware()).run(done, tell)
-    write_results(folder.path)
 
 
 def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
@@ -98,6 +97,8 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
             break
         before = now, problem
         time.sleep(LOOK)
+    for line in write_results(folder.path):
+        logger.info("%s", line)
     bad = [run_id for run_id, state in now.items() if state != "done"]
     for run_id in bad[:10]:
         logger.error("%s: %s", run_id, now[run_id])
