@@ -1,13 +1,16 @@
 """A sweep's runs against brute force, and what their names promise."""
 
 import re
+from collections import Counter
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.expand import expand
@@ -179,3 +182,12 @@ def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_pat
 def test_a_phase_is_named_so_that_its_keys_can_be_typed(name: str) -> None:
     with pytest.raises(UserError, match=f"phases.{name}: expected a name"):
         Sweep(name="one", phases={name: phase()})
+
+
+def test_the_manuals_sweep_file_means_the_runs_that_the_manual_says() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "slurm.md").read_text()
+    text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
+    assert text
+    config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), yaml.safe_load(text[1])))
+    found = Counter(run.phase for run in expand(config, FOLDER, {}))
+    assert found == {"shards-slices": 16, "shards": 1, "pretrain": 6, "probe": 12}
