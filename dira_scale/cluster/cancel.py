@@ -1,7 +1,7 @@
 """Cancels runs of a sweep, and makes failed ones ready to be submitted again."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import psutil
@@ -45,22 +45,19 @@ def cancel(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     return [one.run.id for one in chosen]
 
 
-def retry(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
+def retry(folder: SweepFolder, found: Mapping[str, Standing], patterns: Sequence[str]) -> list[str]:
     """Ids of the runs to submit again, those that they need first: of the chosen ones, or all, that failed or are lost.
 
-    Chosen by name, cancelled ones too, which may be submitted again from now on. With them, the runs that they block.
+    Chosen by name or pattern, cancelled ones too. With them, the runs that they block.
 
     Raises:
-        UserError: no such sweep or run, or a chosen one that has neither failed nor been lost or cancelled.
+        UserError: no such sweep or run, or one whose name is given has neither failed nor been lost or cancelled.
     """
-    found = standings(folder)[0]
     chosen = _chosen(folder, found, patterns)
     again = [one for one in chosen if one.state in (*RETRIED, *(("cancelled",) if patterns else ()))]
-    for one in chosen if patterns else []:
-        if one not in again:
+    for one in chosen:
+        if one not in again and {one.run.id, one.run.name} & set(patterns):
             raise UserError(f"{one.run.id} is {one.state}; retry is for runs that failed, are lost or were cancelled")
-    for one in again:
-        folder.revive(one.run.id)
     ids = {one.run.id for one in again}
     for run_id, one in found.items():  # needed runs come first
         if one.state == "blocked" and ids.intersection(one.run.needs):
@@ -68,5 +65,5 @@ def retry(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     return [run_id for run_id in found if run_id in ids]
 
 
-def _chosen(folder: SweepFolder, found: dict[str, Standing], patterns: Sequence[str]) -> list[Standing]:
+def _chosen(folder: SweepFolder, found: Mapping[str, Standing], patterns: Sequence[str]) -> list[Standing]:
     return [found[run_id] for run_id in (choose(folder, patterns) if patterns else found)]

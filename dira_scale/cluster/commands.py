@@ -15,7 +15,7 @@ from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.slurm import script
-from dira_scale.cluster.status import standings, states
+from dira_scale.cluster.status import certain, states
 from dira_scale.cluster.watch import carry_out, to_start
 from dira_scale.config.files import roots
 from dira_scale.config.overrides import Arguments, key_of
@@ -67,8 +67,7 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     if config.dry_run:
         _show(folder, config, runs, now)
         return DONE
-    record(folder, cfg, start)
-    return carry_out(folder, config, runs, start)
+    return carry_out(folder, config, runs, start, lambda started: record(folder, cfg, started))
 
 
 def record(folder: SweepFolder, cfg: DictConfig, start: Sequence[Run]) -> None:
@@ -88,12 +87,22 @@ def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> i
     """
     config = recorded(folder)
     config.detach = detach
-    chosen = retry(folder, patterns)
+    found = certain(folder)
+    chosen = retry(folder, found, patterns)
     if not chosen:
-        print("no run has failed or was lost: nothing to start again")
+        cancelled = any(one.state == "cancelled" for one in found.values())
+        print(
+            "nothing to start again: no run has failed or was lost"
+            + ("; some are cancelled, and runs='*' starts those" if cancelled else "")
+        )
         return DONE
-    runs = [folder.runs[run_id] for run_id in standings(folder)[0]]  # those that are needed first
-    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen])
+    runs = [one.run for one in found.values()]  # those that are needed first
+
+    def revive(started: Sequence[Run]) -> None:
+        for run in started:
+            folder.revive(run.id)
+
+    return carry_out(folder, config, runs, [run for run in runs if run.id in chosen], revive)
 
 
 def recorded(folder: SweepFolder) -> SweepConfig:

@@ -4,7 +4,7 @@ A :class:`Job` starts the verb as a child, passes signals on to it, and records 
 
     ends with                            then
     0                                    the run is done
-    any code after SIGUSR1 or SIGUSR2    requeued: the time limit is near, or the node is wanted
+    any code after SIGUSR1 or SIGUSR2    requeued: the time limit is near; not after the Nth time without a new step
     any code after SIGTERM               nothing: `scancel` sends it, and `scontrol requeue`, which requeues by itself;
                                          in a preemption's grace time requeued, as SLURM does only what it has to kill
     2 before any step                    the run has failed: bad input does not improve
@@ -45,7 +45,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
 
     Args:
         tries: of this run in this job, the ended one last.
-        stopped: ``preempted`` by SLURM, ``ended`` by somebody, or empty.
+        stopped: ``preempted`` by SLURM, at the time ``limit``, ``ended`` by somebody, or empty.
         cancelled: whether the user has cancelled the run.
         limit: failures in a row without a new step after which the run has failed.
     """
@@ -56,6 +56,8 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
         return "leave"
     if last.exit_code == BAD_INPUT and not any(one.step for one in tries):
         return "failed"
+    if stopped == "limit":
+        return "requeue" if without_step(tries) < limit else "failed"
     if stopped:
         return "requeue" if stopped == "preempted" else "leave"
     if last.exit_code == INTERRUPTED:  # somebody signalled the command itself
@@ -74,6 +76,12 @@ def futile(tries: Sequence[Try]) -> int:
         elif one.exit_code == BAD_INPUT or failed(one, last=one is tries[-1]):
             count += 1
     return count
+
+
+def without_step(tries: Sequence[Try]) -> int:
+    """How many of the last tries have made no new step, however they ended."""
+    made = [(one.step or 0) > (one.step_before or 0) for one in tries]
+    return len(made) - max((n for n, new in enumerate(made, 1) if new), default=0)
 
 
 @dataclass
@@ -130,11 +138,15 @@ class Job(Checkpointable):
         if code != DONE:
             one.reason = told.get("reason") or launch.last_words(log, run.verb)
         sweep.write(self.run, one)
-        tries = sweep.tries(self.run)
-        if tries[-1].number != one.number:  # this job's next life has begun: it decides
+        own = [other for other in sweep.tries(self.run) if other.job == one.job]
+        if own[-1].number != one.number:  # this job's next life has begun: it decides
             return one, "leave"
-        own = [other for other in tries if other.job == one.job]
-        return one, after(own, _stopped(job, received), sweep.is_cancelled(self.run), self.limit)
+        stopped = _stopped(job, received, resumes=run.verb == "shard")
+        following = after(own, stopped, sweep.is_cancelled(self.run), self.limit)
+        if following == "failed" and stopped == "limit":
+            one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
+            sweep.write(self.run, one)
+        return one, following
 
 
 def _listen() -> list[int]:
@@ -192,10 +204,10 @@ def _phase(sweep: SweepFolder, run: Run) -> dict[str, list[Try]]:
     return {other: sweep.tries(other) for other in ids}
 
 
-def _stopped(job: JobEnvironment, received: list[int]) -> str:
-    """Why the signals came: see :func:`after`."""
+def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
+    """Why the signals came: see :func:`after`. ``resumes``: the command makes headway that no step shows."""
     if not received:
         return ""
-    if received[0] in REQUEUEING or (launch.on_slurm(job) and in_grace_time(job)):
-        return "preempted"
-    return "ended"
+    if received[0] in REQUEUEING:
+        return "preempted" if resumes else "limit"
+    return "preempted" if launch.on_slurm(job) and in_grace_time(job) else "ended"

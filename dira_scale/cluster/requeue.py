@@ -58,10 +58,18 @@ def _scontrol(*words: str) -> str:
     """What scontrol prints; a controller that is being restarted is waited for. Raises NotRequeuedError."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=False)
-        if not done.returncode or "contact" not in done.stderr or time.monotonic() > deadline:
-            break
+        try:
+            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=False)
+        except FileNotFoundError as error:
+            raise NotRequeuedError(
+                "there is no scontrol here; a container must have it (docs/how-to/slurm.md)"
+            ) from error
+        except subprocess.TimeoutExpired:
+            problem, waits = f"no answer within {SECONDS} s", True
+        else:
+            if not done.returncode:
+                return done.stdout
+            problem, waits = done.stderr.strip(), "contact" in done.stderr
+        if not waits or time.monotonic() > deadline:
+            raise NotRequeuedError(f"scontrol {' '.join(words)}: {problem}")
         time.sleep(1)
-    if done.returncode:
-        raise NotRequeuedError(f"scontrol {' '.join(words)}: {done.stderr.strip()}")
-    return done.stdout

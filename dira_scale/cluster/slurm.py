@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,8 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
             folder.submitted(Submission("slurm", job, [run.id for run in part], time.time(), socket.gethostname()))
             jobs |= {run.id: job for run in part}
     last = Run("results", "results", "sweep", [], "")
-    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), config.cluster)
+    small = replace(config.cluster, gpus_per_node=0, memory=None, cpus_per_task=1)
+    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), small)
 
 
 class _Results:

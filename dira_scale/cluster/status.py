@@ -13,6 +13,7 @@ from dira_scale.cluster.living import is_controlled, is_here, living
 from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
 from dira_scale.cluster.state import Known, state
+from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
@@ -53,12 +54,25 @@ class Progress:
 
 
 def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
-    """Where each run stands, by id, needed ones first, and why SLURM did not answer, if it did not.
+    """Where each run stands, by id, needed ones first, and what SLURM did not answer, if there is something.
 
     Raises UserError if there is no sweep in ``folder``.
     """
+    found, answer = _survey(folder)
+    return found, answer.problem
+
+
+def certain(folder: SweepFolder) -> dict[str, Standing]:
+    """The same, for those who start runs. Raises UserError where SLURM's queue is not known, too."""
+    found, answer = _survey(folder)
+    if not answer.complete:
+        raise UserError(f"{answer.problem}: what is queued already is not known; nothing was started")
+    return found
+
+
+def _survey(folder: SweepFolder) -> tuple[dict[str, Standing], Answer]:
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
-    jobs = _last_jobs(folder)
+    jobs = last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not any(one.exit_code == 0 for one in of)}
     asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
     answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
@@ -67,7 +81,7 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
     def of(run_id: str) -> Standing:
         if run_id not in found:
             run = folder.runs[run_id]
-            needs = {need: of(need).state for need in run.needs}
+            needs = {need: of(need).state if need in folder.runs else "missing" for need in run.needs}
             job_id, submission = jobs.get(run_id, ("", None))
             job = None if submission is None else _job(job_id, submission, answer, run_id in here)
             own = tries[run_id]
@@ -75,23 +89,28 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
             what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats))
             if what == "missing" and controlled:
                 what, why = "waiting", "until the machine has room for it"
+            elif what == "waiting" and not job_id and not controlled:
+                what, why = "missing", "the sweep's own command starts it"
             nodes = ",".join(own[-1].nodes) if own else job.nodes if job else ""
             found[run_id] = Standing(run, what, why, job_id, own, nodes)
         return found[run_id]
 
-    ids = sorted(folder.runs, key=lambda run_id: (_depth(folder, run_id), _natural(run_id)))
-    return {run_id: of(run_id) for run_id in ids}, answer.problem
+    depths = _depths(folder)
+    ids = sorted(folder.runs, key=lambda run_id: (depths[run_id], _natural(run_id)))
+    return {run_id: of(run_id) for run_id in ids}, answer
 
 
 def states(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, str], str]:
-    """The state of each of ``runs``, recorded or not, and why SLURM did not answer, if it did not.
+    """The state of each of ``runs``, recorded or not, and why SLURM's queue is not known, if it is not.
 
     A run that waits without a job is missing: nothing will start it but the sweep itself.
     """
     recorded = any(folder.path.glob("*/*/run.json"))
-    found, problem = standings(SweepFolder(folder.path)) if recorded else ({}, "")
+    found, answer = _survey(SweepFolder(folder.path)) if recorded else ({}, Answer())
     idle = {run_id for run_id, one in found.items() if one.state == "waiting" and not one.job}
-    return {run.id: found[run.id].state if run.id in found.keys() - idle else "missing" for run in runs}, problem
+    return {run.id: found[run.id].state if run.id in found.keys() - idle else "missing" for run in runs}, (
+        "" if answer.complete else answer.problem
+    )
 
 
 def progress(folder: SweepFolder, one: Standing) -> Progress:
@@ -105,8 +124,19 @@ def progress(folder: SweepFolder, one: Standing) -> Progress:
     return Progress(step, steps, row.get("loss"), row.get("images_per_second"), to_go)
 
 
-def _depth(folder: SweepFolder, run_id: str) -> int:
-    return max((1 + _depth(folder, need) for need in folder.runs[run_id].needs), default=0)
+def _depths(folder: SweepFolder) -> dict[str, int]:
+    """How many runs have to be done before each, one after another."""
+    found: dict[str, int] = {}
+
+    def depth(run_id: str) -> int:
+        if run_id not in found:
+            needs = [need for need in folder.runs[run_id].needs if need in folder.runs]
+            found[run_id] = max((1 + depth(need) for need in needs), default=0)
+        return found[run_id]
+
+    for run_id in folder.runs:
+        depth(run_id)
+    return found
 
 
 def _natural(name: str) -> list[tuple[str, float]]:
@@ -114,7 +144,7 @@ def _natural(name: str) -> list[tuple[str, float]]:
     return [(text, float(number or 0)) for text, number in re.findall(r"(\D*)(\d+(?:\.\d+)?)?", name)]
 
 
-def _last_jobs(folder: SweepFolder) -> dict[str, tuple[str, Submission]]:
+def last_jobs(folder: SweepFolder) -> dict[str, tuple[str, Submission]]:
     """The last job of each run that was submitted."""
     found = {}
     for one in folder.submissions:

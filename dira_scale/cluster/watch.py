@@ -4,16 +4,18 @@ import logging
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from dira_scale.cluster import queue
 from dira_scale.cluster.config import SweepConfig
-from dira_scale.cluster.living import in_control
+from dira_scale.cluster.living import in_control, living
 from dira_scale.cluster.local import Local
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.status import states
+from dira_scale.cluster.status import last_jobs, states
+from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
 
@@ -29,20 +31,41 @@ def to_start(runs: Sequence[Run], now: Mapping[str, str]) -> list[Run]:
     return [run for run in runs if now[run.id] not in LEFT_ALONE]
 
 
-def carry_out(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], start: Sequence[Run]) -> int:
-    """Start the recorded runs ``start`` and watch all of ``runs`` until they end; the exit code.
+def carry_out(
+    folder: SweepFolder,
+    config: SweepConfig,
+    runs: Sequence[Run],
+    start: Sequence[Run],
+    prepare: Callable[[Sequence[Run]], None],
+) -> int:
+    """Start the runs ``start`` and watch all of ``runs``, those that are needed first, until they end; the exit code.
+
+    Args:
+        prepare: called with those that are about to be started, once no other process can start them.
 
     Raises:
-        UserError: another process is at it, or SLURM refuses a job.
+        UserError: another process is at it, SLURM refuses a job, or its queue is not known.
     """
     slurm = config.cluster.executor == "slurm"
     try:
         with in_control(folder), _stoppable():
-            before, _ = states(folder, runs)
+            before, problem = states(folder, runs)
+            if problem:
+                raise UserError(f"{problem}: what is queued already is not known; nothing was started")
+            start = [run for run in start if before[run.id] not in (*AT_WORK, "done")]  # others may have started some
             if slurm:
+                start = _with_dependents(folder, runs, start, before)
+                prepare(start)
                 _submit(folder, config, start, before)
             else:
-                chosen = {run.id for run in start} | {run_id for run_id, state in before.items() if state == "running"}
+                here = living(folder)
+                if elsewhere := [run.id for run in runs if before[run.id] in AT_WORK and run.id not in here]:
+                    raise UserError(
+                        f"{elsewhere[0]} is {before[elsewhere[0]]} elsewhere ({len(elsewhere)} runs are; sweep status "
+                        "shows where): end it there, or by sweep cancel, before this machine takes the sweep over"
+                    )
+                prepare(start)
+                chosen = {run.id for run in start} | here.keys()
                 _run_here(folder, config, [run for run in runs if run.id in chosen])
         if slurm and config.detach:
             return DONE
@@ -54,8 +77,23 @@ def carry_out(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], sta
         return INTERRUPTED
 
 
+def _with_dependents(
+    folder: SweepFolder, runs: Sequence[Run], start: Sequence[Run], now: Mapping[str, str]
+) -> list[Run]:
+    """``start`` and the runs that wait for one of them: their jobs depend on its old one, and are ended."""
+    again, jobs = {run.id for run in start}, last_jobs(folder)
+    stale = []
+    for run in runs:  # needed ones first
+        if now[run.id] == "waiting" and again.intersection(run.needs):
+            again.add(run.id)
+            stale.append(jobs[run.id][0])
+    queue.cancel(stale)
+    return [run for run in runs if run.id in again]
+
+
 def _submit(folder: SweepFolder, config: SweepConfig, start: Sequence[Run], now: Mapping[str, str]) -> None:
-    at_work = {run_id for run_id, state in now.items() if state in AT_WORK}
+    again = {run.id for run in start}
+    at_work = {run_id for run_id, state in now.items() if state in AT_WORK and run_id not in again}
     queued = {run_id: one.job for one in folder.submissions for run_id in one.runs if run_id in at_work}
     if start:
         submit(folder, config, start, queued)
@@ -103,7 +141,11 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     for run_id in bad[:10]:
         logger.error("%s: %s", run_id, now[run_id])
     if bad:
-        logger.error("%d of %d runs are not done: the same command starts those that failed", len(bad), len(runs))
+        cancelled = Counter(now.values())["cancelled"]
+        start = "the same command starts those that failed"
+        if cancelled:
+            start += f"; `sweep retry runs='*'` starts the {cancelled} that were cancelled"
+        logger.error("%d of %d runs are not done: %s", len(bad), len(runs), start)
         return FAILED
     return DONE
 

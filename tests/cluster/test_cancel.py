@@ -12,7 +12,7 @@ from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 from dira_scale.cluster.cancel import cancel, retry
 from dira_scale.cluster.logs import choose, last_lines, show_logs
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import standings
+from dira_scale.cluster.status import certain, standings
 from dira_scale.errors import UserError
 
 A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
@@ -76,7 +76,7 @@ def test_marks_stay_where_slurm_does_not_answer(going: SweepFolder, slurm: Slurm
     slurm.says("scancel", error="Unable to contact slurm controller")
     with pytest.raises(UserError, match="scancel failed: Unable to contact"):
         cancel(going, [A])
-    assert going.is_cancelled(A) and not going.is_cancelled(C)
+    assert going.is_cancelled(A)
 
 
 def test_a_process_of_this_machine_gets_sigterm_and_another_machines_is_named(tmp_path: Path) -> None:
@@ -100,14 +100,22 @@ def test_failed_runs_are_given_back_with_those_that_they_block(tmp_path: Path, s
     begin(folder, A, "6_0", reason=f"blocked: {SHARDS} not done")
     slurm.says("sacct", {"5_0": "FAILED", "6_0": "COMPLETED", "6_1": "CANCELLED by 0"})
     assert [one.state for one in standings(folder)[0].values()] == ["failed", "blocked", "blocked"]
-    assert retry(folder, []) == [SHARDS, B, A]
-    assert retry(folder, [SHARDS]) == [SHARDS, B, A]
+    assert retry(folder, certain(folder), []) == [SHARDS, B, A]
+    assert retry(folder, certain(folder), [SHARDS]) == [SHARDS, B, A]
 
 
 def test_only_what_failed_is_given_back(going: SweepFolder) -> None:
-    assert retry(going, []) == [B]
+    assert retry(going, certain(going), []) == [B]
     with pytest.raises(UserError, match=f"{D} is done; retry is for runs that failed"):
-        retry(going, [D])
+        retry(going, certain(going), [D])
     going.cancel(C)
-    assert retry(going, []) == [B]
-    assert retry(going, [C]) == [C] and not going.is_cancelled(C)
+    assert retry(going, certain(going), []) == [B]
+    assert retry(going, certain(going), [C]) == [C]
+    assert retry(going, certain(going), ["*"]) == [B, C]  # a pattern passes over what is done or runs
+
+
+def test_nothing_is_given_back_while_the_queue_is_not_known(going: SweepFolder, slurm: Slurm) -> None:
+    """A failed run's job may be queued again."""
+    slurm.says("squeue", error="Socket timed out")
+    with pytest.raises(UserError, match=r"Socket timed out.*nothing was started"):
+        certain(going)

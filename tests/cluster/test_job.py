@@ -1,6 +1,7 @@
 """What follows a try, as a table; and jobs of this machine, which submitit's local executor starts."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import submitit
 from submitit.helpers import environment_variables
 
+from dira_scale.cluster import requeue
 from dira_scale.cluster.job import Job, _stopped, after, futile
 from dira_scale.cluster.records import Run, SweepFolder, Try
 
@@ -33,6 +35,10 @@ def tries(*ended: tuple[int | None, int | None, int | None]) -> list[Try]:
         ([(0, 0, 9)], "", False, "done"),
         ([(0, 0, 9)], "preempted", True, "done"),
         ([(75, 0, 5)], "preempted", False, "requeue"),
+        ([(75, 0, 5)] * 2 + [(75, 5, 5)] * 2, "limit", False, "requeue"),
+        ([(75, 0, 5)] + [(75, 5, 5)] * 3, "limit", False, "failed"),  # never gets to a step within its time
+        ([(75, None, None)] * 3, "limit", False, "failed"),
+        ([(75, None, None)] * 9, "preempted", False, "requeue"),
         ([(75, 0, 5)], "preempted", True, "leave"),
         ([(75, 0, 5)], "ended", False, "leave"),
         ([(75, 0, 5)], "", False, "leave"),
@@ -224,7 +230,7 @@ def test_why_a_job_is_not_requeued_is_recorded(
     ("received", "since", "stopped"),
     [
         ([], "None", ""),
-        ([signal.SIGUSR2, signal.SIGTERM], "None", "preempted"),
+        ([signal.SIGUSR2, signal.SIGTERM], "None", "limit"),
         ([signal.SIGTERM], "None", "ended"),
         ([signal.SIGTERM], "2026-11-22T08:16:02", "preempted"),
     ],
@@ -234,4 +240,19 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
 ) -> None:
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
-    assert _stopped(submitit.JobEnvironment(), received) == stopped
+    assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
+
+
+@pytest.mark.usefixtures("task")
+@pytest.mark.parametrize(("scontrol", "told"), [(None, "there is no scontrol here"), ("sleep 60", "no answer within")])
+def test_an_scontrol_that_is_not_there_or_hangs_is_told(
+    scontrol: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requeue, "SECONDS", 0.2)
+    monkeypatch.setattr(requeue, "PATIENCE", 0)
+    if scontrol:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(requeue.NotRequeuedError, match=told):
+        requeue.requeue(submitit.JobEnvironment(), {})
