@@ -8,11 +8,12 @@ from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.errors import UserError
 
 ANSWER_SECONDS = 60  # for SLURM's commands; they wait long for a controller that is busy or down
-# What sbatch says, the profile's key that it is about, and what to do.
+# What sbatch says, the profile's key that it is about, and what to do; the first that fits.
 SAID = (
     ("invalid partition", "partition", "sinfo lists the partitions"),
     ("invalid account", "account", "`sacctmgr show associations user=$USER` lists your accounts and partitions"),
     ("invalid qos", "qos", "`sacctmgr show associations user=$USER format=account,qos` lists yours"),
+    ("policy", "partition, qos, hours, parallel", "a limit of the cluster; jobs in the queue count"),
     ("time limit", "hours", "sinfo lists the partitions' limits"),
     ("invalid feature", "constraint", "`sinfo -o '%N %f'` lists the nodes' features"),
     ("invalid generic resource", "gpus_per_node", "`sinfo -o '%N %G'` lists the nodes' GPUs"),
@@ -22,7 +23,6 @@ SAID = (
         "constraint, gpus_per_node, cpus_per_task, memory",
         "no node has all of it",
     ),
-    ("policy", "partition, qos, hours, parallel", "a limit of the cluster; jobs in the queue count"),
     ("unrecognized option", "sbatch", "`sbatch --help` lists its options"),
 )
 

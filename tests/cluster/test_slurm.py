@@ -22,6 +22,7 @@ count=$(ls {log} | wc -l); cp "$1" {log}/$count
 {refusal}
 echo "Submitted batch job $((100 + count))"
 """
+POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 Tools = Callable[..., Path]
 
 
@@ -122,12 +123,12 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     [
         ("invalid partition specified: x", r"phase a: cluster\.partition=None: SLURM refuses it .*sinfo lists"),
         ("Batch job submission failed: Invalid account or account/partition combination", r"cluster\.account=None"),
-        ("Batch job submission failed: Job violates accounting/QOS policy", r"cluster\.partition=None, .*a limit of"),
+        (f"Batch job submission failed: {POLICY}", r"cluster\.partition=None, .*a limit of"),
         ("something new", "phase a: sbatch failed: something new"),
     ],
 )
 def test_what_sbatch_refuses_is_told_and_not_recorded(said: str, message: str, tools: Tools, tmp_path: Path) -> None:
-    tools(refusal=f"echo 'sbatch: error: {said}' >&2; exit 1")
+    tools(refusal=f'echo "sbatch: error: {said}" >&2; exit 1')
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(UserError, match=message) as caught:
         submit(folder, config(), [run("x")], {})
