@@ -108,8 +108,9 @@ def expand(job: str) -> list[str]:
 
 
 def hint(reason: str) -> str:
-    """A waiting job's reason, with what it means."""
-    return f"{reason}: {HINTS[reason]}" if reason in HINTS else reason
+    """A waiting job's reason, with what it means. ``ReqNodeNotAvail, UnavailableNodes:n4`` is one with details."""
+    known = HINTS.get(reason.partition(",")[0])
+    return f"{reason}: {known}" if known else reason
 
 
 def _arrays(jobs: Collection[str]) -> str:

@@ -93,4 +93,7 @@ def test_hints_name_keys_of_a_profile() -> None:
         hint("PartitionTimeLimit")
         == "PartitionTimeLimit: never starts: cluster.hours is more than its partition allows"
     )
+    assert "drained" in hint("ReqNodeNotAvail, UnavailableNodes:n4") and "n4" in hint(
+        "ReqNodeNotAvail, UnavailableNodes:n4"
+    )
     assert hint("SomethingNew") == "SomethingNew"
