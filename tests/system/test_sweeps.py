@@ -1,0 +1,229 @@
+"""Sweeps through the verb on a real SLURM, while jobs are requeued and daemons and the controlling process are killed.
+
+The runs only count their steps (tests/cluster/counted); test_jobs.py has jobs that train.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from dev_cluster import DevCluster
+from forked import Forked, Started
+from harness import finish, job
+from system.jobs import SECONDS, Jobs
+
+from dira_scale.cluster.records import Run
+from dira_scale.sweep import main
+
+COUNTED = Path(__file__).parents[1] / "cluster" / "counted"
+QUICK = "import dira_scale.cluster.watch as w; w.LOOK = 0.5"
+SWEEP = """
+name: counted
+phases:
+  first: {verb: pretrain, set: {experiment: small, data.shards: x}, grid: {steps: [40, 41, 42, 43]}}
+  second: {verb: pretrain, for_each: first, set: {experiment: small, data.shards: "{first}", steps: 30}, seeds: 2}
+"""
+RUNS, SECOND = 12, 30  # steps of a run of the second phase
+PROFILE = ["cluster=slurm", "cluster.hours=0.1", "cluster.signal_delay=5", "cluster.cpus_per_task=8"]  # a node a run
+PROFILE += ["cluster.gpus_per_node=0", "cluster.plan=null"]
+
+
+@dataclass
+class Counted(Jobs):
+    """The sweep of 4 runs, and 2 more for each of them."""
+
+    @property
+    def words(self) -> list[str]:
+        own = self.folder.parent / "own"
+        return [f"folder={self.folder}", "--config-dir", str(own), "sweep=counted", *PROFILE]
+
+    @property
+    def runs(self) -> list[Run]:
+        """Those that are recorded."""
+        files = self.folder.glob("*/*/run.json")
+        return [self.sweep.run(str(file.parent.relative_to(self.folder))) for file in sorted(files)]
+
+    def held(self, at: int, count: int) -> list[Run]:
+        """So many runs of the first phase, once they have made ``at`` steps, to go on when they are released."""
+        self.wait(lambda: len(self.runs) == RUNS)
+        chosen = self.runs[:count]
+        for run in chosen:
+            (self.folder / run.id / "hold").write_text(str(at))
+        self.wait(lambda: all(self.step(run) >= at for run in chosen))
+        return chosen
+
+    def release(self, run: Run) -> None:
+        (self.folder / run.id / "hold").unlink()
+
+    @contextmanager
+    def controlling(self) -> Iterator[Forked | Started]:
+        """A process that carries the sweep out."""
+        with job([sys.executable, "-m", "dira_scale.sweep", *self.words], before=QUICK) as process:
+            yield process
+
+    def job(self, run: Run) -> str:
+        """The job that the run is in, or was in last."""
+        return self.tries(run)[-1].job
+
+    def assert_complete(self) -> None:
+        """Every run is done, with exactly its steps and each once, after those that it needs; all are in the results.
+
+        The same command again starts nothing.
+        """
+        runs = self.runs
+        assert len(runs) == RUNS
+        for run in runs:
+            steps = run.varied["first.steps"] if run.phase == "first" else SECOND
+            lines = (self.sweep.output(run) / "steps").read_text().split()
+            assert lines == [str(step) for step in range(1, steps + 1)], f"{run.id}: {lines}\n{self.told()}"
+            done = [one for one in self.tries(run) if one.exit_code == 0]
+            assert len(done) == 1, self.told()
+            for need in run.needs:
+                assert self.sweep.tries(need)[-1].ended <= self.tries(run)[0].began
+        before = self.records()
+        finish([sys.executable, "-m", "dira_scale.sweep", *self.words], before=QUICK)
+        assert self.records() == before
+        rows = pq.read_table(self.folder / "results.parquet").to_pylist()
+        losses = {row["run"]: row["value"] for row in rows if row["metric"] == "di/val/loss"}
+        assert losses == {run.id: 1 / (run.varied["first.steps"] if run.phase == "first" else SECOND) for run in runs}
+
+    def records(self) -> object:
+        """What has been submitted and tried."""
+        return self.sweep.submissions, [self.tries(run) for run in self.runs]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The sweep's folder, still to be made."""
+    (tmp_path / "own" / "sweep").mkdir(parents=True)
+    (tmp_path / "own" / "sweep" / "counted.yaml").write_text(SWEEP)
+    monkeypatch.setenv("PYTHONPATH", f"{COUNTED}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    return tmp_path / "sweep"
+
+
+@pytest.fixture
+def counted(own_dev_cluster: DevCluster, sweep: Path) -> Counted:
+    return Counted(sweep, own_dev_cluster.environment)
+
+
+@pytest.mark.system
+def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
+    counted: Counted, own_dev_cluster: DevCluster
+) -> None:
+    """The lost node's daemon is killed, its job lives on; SLURM takes 15 s to miss it, which is most of the time."""
+    with counted.controlling() as process:
+        requeued, lost = counted.held(at=10, count=2)
+        counted.client("scontrol", "requeue", counted.job(requeued))
+        counted.release(requeued)
+        own_dev_cluster.kill(f"slurmd-{counted.tries(lost)[0].nodes[0]}")
+        counted.wait(lambda: len(counted.tries(lost)) > 1 and counted.tries(lost)[0].ended)
+        own_dev_cluster.up()
+        counted.release(lost)
+        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
+    codes = {run.id: [one.exit_code for one in counted.tries(run)] for run in counted.runs}
+    assert codes.pop(requeued.id) == [75, 0] and codes.pop(lost.id) == [1, 0], counted.told()
+    assert set(map(tuple, codes.values())) == {(0,)}
+    first, second = counted.tries(lost)
+    assert "taken over" in first.reason and first.job == second.job and first.nodes != second.nodes
+    counted.assert_complete()
+
+
+REFUSED = {
+    "cluster.partition=nowhere": "cluster.partition=nowhere: SLURM refuses it",
+    "cluster.account=nobody": "cluster.account=nobody: SLURM refuses it",
+    "cluster.qos=few": "cluster.qos=few, cluster.hours=0.1, cluster.parallel=32: SLURM refuses it (QOSMaxSubmitJob",
+    "cluster.partition=short cluster.hours=2": "cluster.hours=2: partition short allows 0.016",
+}
+
+
+@pytest.mark.system
+def test_what_slurm_refuses_is_one_line_and_nothing_is_submitted(
+    dev_cluster: DevCluster, sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = Counted(sweep, dev_cluster.environment)
+    held = counted.client("sbatch", "--parsable", "--hold", "--qos=few", "--array=0-3", "--wrap=true").strip()
+
+    def refused(*words: str) -> str:
+        assert main([*counted.words, *words]) == 2
+        assert counted.sweep.submissions == []
+        assert "counted/" not in counted.client("squeue", "--noheader", "--format=%j")
+        *_, told = capsys.readouterr().err.splitlines()
+        return told
+
+    for words, told in REFUSED.items():
+        assert told in refused(*words.split())
+    counted.client("scancel", held)
+    monkeypatch.setenv("PATH", str(sweep))
+    assert "there is no sbatch here: use a login node, or cluster=local" in refused()
+
+
+@pytest.mark.torture
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
+def test_the_controller_is_killed_in_mid_sweep(
+    counted: Counted, own_dev_cluster: DevCluster, by: signal.Signals
+) -> None:
+    """One run ends while it is away. By SIGKILL it loses its last seconds, so not before it has saved these jobs."""
+    with counted.controlling() as process:
+        held = counted.held(at=10, count=2)
+        counted.wait(lambda: saved(own_dev_cluster) > counted.tries(held[-1])[0].began)
+        own_dev_cluster.kill("slurmctld", by)
+        counted.release(held[0])
+        counted.wait(lambda: counted.tries(held[0])[-1].ended and "watching goes on" in process.printed())
+        own_dev_cluster.up()
+        counted.release(held[1])
+        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
+    assert {len(counted.tries(run)) for run in counted.runs} == {1}, counted.told()
+    counted.assert_complete()
+
+
+@pytest.mark.torture
+def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -> None:
+    """While the first phase runs, and while the second one does."""
+    with counted.controlling() as process:
+        (held,) = counted.held(at=10, count=1)
+        counted.wait(lambda: "submitted" in process.printed())
+        process.send_signal(signal.SIGKILL)
+        process.wait(SECONDS)
+    submitted = counted.sweep.submissions
+    assert {run for one in submitted for run in one.runs} == {run.id for run in counted.runs}
+    with counted.controlling() as process:
+        counted.wait(lambda: "0 runs submitted, 12 were queued or running" in process.printed())
+        process.send_signal(signal.SIGKILL)
+        process.wait(SECONDS)
+    counted.release(held)
+    counted.wait(lambda: all(counted.tries(run) for run in counted.runs))
+    with counted.controlling() as process:
+        assert process.wait(SECONDS) == 0, process.printed() + counted.told()
+    assert counted.sweep.submissions == submitted and {len(counted.tries(run)) for run in counted.runs} == {1}
+    counted.assert_complete()
+
+
+@pytest.mark.torture
+def test_the_status_says_why_a_job_never_starts(
+    counted: Counted, own_dev_cluster: DevCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its node is drained; the runs that need it wait for it."""
+    own_dev_cluster.run("scontrol", "update", "nodename=n4", "state=drain", "reason=test")
+    try:
+        assert main([*counted.words, "cluster.sbatch={nodelist: n4}", "detach=true"]) == 0
+
+        def told() -> str:
+            capsys.readouterr()
+            assert main(["status", f"folder={counted.folder}"]) == 0
+            return " ".join(capsys.readouterr().out.split())
+
+        counted.wait(lambda: "nodes that it needs are down, drained or reserved" in told())
+        assert "4 queued, 8 waiting; 12 runs" in told()
+    finally:
+        own_dev_cluster.run("scontrol", "update", "nodename=n4", "state=resume")
+
+
+def saved(cluster: DevCluster) -> float:
+    """When the controller has last saved its jobs."""
+    return (cluster.folder / "state" / "job_state").stat().st_mtime
