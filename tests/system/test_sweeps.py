@@ -116,7 +116,7 @@ def counted(own_dev_cluster: DevCluster, sweep: Path) -> Counted:
 def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
     counted: Counted, own_dev_cluster: DevCluster
 ) -> None:
-    """The lost node's daemon is killed, its job lives on; SLURM takes 15 s to miss it, which is most of the time."""
+    """The lost node's daemon is killed, its job lives on. Most of the time SLURM does not miss it: up to 40 s."""
     with counted.controlling() as process:
         requeued, lost = counted.held(at=10, count=2)
         counted.client("scontrol", "requeue", counted.job(requeued))
@@ -149,18 +149,19 @@ def test_what_slurm_refuses_is_one_line_and_nothing_is_submitted(
     counted = Counted(sweep, dev_cluster.environment)
     held = counted.client("sbatch", "--parsable", "--hold", "--qos=few", "--array=0-3", "--wrap=true").strip()
 
-    def refused(*words: str) -> str:
-        assert main([*counted.words, *words]) == 2
+    def refused(words: str, path: str = os.environ["PATH"]) -> str:
+        with monkeypatch.context() as changed:
+            changed.setenv("PATH", path)
+            assert main([*counted.words, *words.split()]) == 2
         assert counted.sweep.submissions == []
         assert "counted/" not in counted.client("squeue", "--noheader", "--format=%j")
         *_, told = capsys.readouterr().err.splitlines()
         return told
 
     for words, told in REFUSED.items():
-        assert told in refused(*words.split())
+        assert told in refused(words)
+    assert "there is no sbatch here: use a login node, or cluster=local" in refused("", path=str(sweep))
     counted.client("scancel", held)
-    monkeypatch.setenv("PATH", str(sweep))
-    assert "there is no sbatch here: use a login node, or cluster=local" in refused()
 
 
 @pytest.mark.torture
