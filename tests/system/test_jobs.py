@@ -20,7 +20,7 @@ def lines(jobs: Jobs, run: Run) -> list[int]:
     return [int(line) for line in (jobs.sweep.output(run) / "steps").read_text().split()]
 
 
-@pytest.mark.system
+@pytest.mark.torture
 def test_a_requeued_job_goes_on_where_it_was(jobs: Jobs) -> None:
     run = jobs.counting("requeued", "steps=40", "pause=0.05")
     job = jobs.submit(run)
