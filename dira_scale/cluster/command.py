@@ -4,9 +4,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from dira_scale.config.keys import typed
 from dira_scale.config.words import as_words
 from dira_scale.runs.identity import EXECUTION
 
@@ -66,26 +71,45 @@ def resolved(value: Any, outputs: Mapping[str, str]) -> Any:
     return [resolved(one, outputs) for one in value] if isinstance(value, list) else value
 
 
-def name_of(
-    verb: str, identity: Mapping[str, str], varied: Mapping[str, Any], shown: Mapping[str, Any]
-) -> tuple[str, str]:
-    """A name, and the hash at its end: of the verb and the words that decide its result.
+def digest_of(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
+    """The hash in a run's name: of the verb and the values that decide its result, wherever and however written.
 
     Args:
-        identity: KEY: text, with the ids of needed runs for their outputs.
+        identity: KEY: value, with ``PHASE/DIGEST`` of needed runs for their outputs.
         varied: the phase's values that are not the same for all runs.
-        shown: what a reader knows the run by: those of the needed runs, too.
     """
-    digest = hashlib.sha256(json.dumps([verb, _named(verb, identity, varied)]).encode()).hexdigest()[:DIGEST]
-    return "-".join(filter(None, [_label(shown), digest])), digest
+    named = json.dumps([verb, _canonical(_named(verb, identity, varied))])
+    return hashlib.sha256(named.encode()).hexdigest()[:DIGEST]
 
 
-def _named(verb: str, identity: Mapping[str, str], varied: Mapping[str, Any]) -> dict[str, str]:
-    """The part of a command that its name is computed from, sorted by keys."""
+def name_of(digest: str, shown: Mapping[str, Any]) -> str:
+    """A name for a new run. ``shown``: what a reader knows the run by, values of the needed runs included."""
+    return "-".join(filter(None, [_label(shown), digest]))
+
+
+@lru_cache
+def read(text: str) -> Any:
+    """The value that is typed as ``text``: as Hydra's grammar has it; the text itself where that does not accept it."""
+    try:
+        override = OverridesParser.create().parse_override(f"key={text}")
+    except HydraException:
+        return text
+    return text if override.is_sweep_override() else override.value()
+
+
+def _canonical(value: Any) -> Any:
+    """``value`` with all that it holds as plain text and keys sorted: quotes and the order of keys say nothing."""
+    if isinstance(value, dict):
+        return {str(key): _canonical(value[key]) for key in sorted(value, key=str)}
+    return [_canonical(one) for one in value] if isinstance(value, list | tuple) else typed(value)
+
+
+def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a command that its name is computed from."""
     left_out = NOT_IN_NAME.get(verb, ())
     return {
         key: identity[key]
-        for key in sorted(identity)
+        for key in identity
         if key in varied or not any(key == one or key.startswith(f"{one}.") for one in left_out)
     }
 

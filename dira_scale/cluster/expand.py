@@ -1,7 +1,8 @@
 """A sweep's runs: list x grid x seeds of each phase, for each run of the phases that it needs.
 
-Pure: no file is read but configurations. A run's name depends on its own command alone, so that it is known before
-anything has run, and stays the same when a grid gets another value: a sweep that is started again finds its runs.
+The hash at the end of a run's name depends on its own command alone, so that it is known before anything has run, and
+stays the same when a grid gets another value, or when a value is written elsewhere in the sweep. A recorded run of the
+same hash is the same run, and keeps its name: a sweep that is started again finds its runs.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dira_scale.cluster.command import DIGEST, OUTPUT, command, name_of, references, resolved
+from dira_scale.cluster.command import DIGEST, OUTPUT, command, digest_of, name_of, read, references, resolved
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.records import Launch, Run
 from dira_scale.config.words import written
@@ -31,7 +32,7 @@ def expand(sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]],
     """All runs of ``sweep``, each after those that it needs.
 
     Args:
-        folder: the sweep's, in which outputs of runs that others need are.
+        folder: the sweep's, in which outputs of runs that others need are, and the runs that are recorded already.
         literal: per phase, KEY: text, instead of what the sweep says about KEY.
         own: the user's folders of configurations.
 
@@ -43,19 +44,31 @@ def expand(sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]],
     for name in literal:
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
+    recorded = _recorded(folder)
     points: dict[str, list[Point]] = {}
     runs: list[Run] = []
     known: set[tuple[str, str]] = set()
     for name in _order(phases):
         for needed in _joined([points[other] for other in phases[name].for_each or []]):
             for values in _combinations(name, phases[name], literal.get(name, {})):
-                *slices, run = _runs(name, phases[name], values, literal.get(name, {}), needed, folder.absolute(), own)
-                if (same := (name, run.name[-DIGEST:])) in known:
+                typed = literal.get(name, {})
+                *slices, run = _runs(name, phases[name], values, typed, needed, recorded, folder.absolute(), own)
+                if (same := (name, _digest(run))) in known:
                     raise UserError(f"phase {name}: two equal runs: {_shown(values)}; what should they differ in?")
                 known.add(same)
                 runs += [*slices, run]
                 points.setdefault(name, []).append(Point(run, {**needed, name: run}))
     return runs
+
+
+def _recorded(folder: Path) -> dict[tuple[str, str], str]:
+    """The names of the runs that are recorded, by phase and hash."""
+    names = (file.parts[-3:-1] for file in sorted(folder.glob("*/*/run.json")))
+    return {(phase, name[-DIGEST:]): name for phase, name in names}
+
+
+def _digest(run: Run) -> str:
+    return run.name[-DIGEST:]
 
 
 def _order(phases: Mapping[str, Phase]) -> list[str]:
@@ -114,6 +127,7 @@ def _runs(
     varied: Mapping[str, Any],
     literal: Mapping[str, str],
     lineage: Mapping[str, Run],
+    recorded: Mapping[tuple[str, str], str],
     folder: Path,
     own: Sequence[Path],
 ) -> Iterator[Run]:
@@ -130,14 +144,14 @@ def _runs(
     if unknown := sorted(referred - lineage.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is no phase that it needs: add it to for_each")
 
-    told = {other: f"{{{run.id}}}" for other, run in lineage.items()}
-    identity = {key: written(resolved(value, told)) for key, value in values.items()} | dict(literal)
-    shown = _varied(name, varied, lineage)
-    full_name, digest = name_of(phase.verb, identity, varied, shown)
+    told = {other: f"{{{other}/{_digest(run)}}}" for other, run in lineage.items()}
+    identity = {key: resolved(value, told) for key, value in values.items()}
+    identity |= {key: read(text) for key, text in literal.items()}
+    shown, digest = _varied(name, varied, lineage), digest_of(phase.verb, identity, varied)
     needs = sorted({lineage[other].id for other in {*(phase.for_each or []), *referred}})
     run = Run(
         phase=name,
-        name=full_name,
+        name=recorded.get((name, digest)) or name_of(digest, shown),
         verb=phase.verb,
         words=[],
         output="",

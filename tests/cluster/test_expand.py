@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.expand import expand
-from dira_scale.cluster.records import Run
+from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 
@@ -109,6 +109,54 @@ def test_a_typed_value_replaces_the_sweeps_and_is_literal() -> None:
     # A seed that is typed is that of the grid: its run is found again.
     (typed,) = runs({"probe": {"seed": "1"}}, probe=phase(seeds=2))
     assert typed.name.rpartition("-")[2] == runs(probe=phase(seeds=2))[1].name.rpartition("-")[2]
+
+
+def digests(found: list[Run], phase: str = "probe") -> list[str]:
+    return [run.name.rpartition("-")[2] for run in found if run.phase == phase]
+
+
+LAYERS = {"stage": "b c", "fractions": [1.0, 0.5], "optim": {"lr": 0.001, "name": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("typed", "parts"),
+    [
+        ({}, {"grid": {key: [value] for key, value in LAYERS.items()}}),
+        ({}, {"grid": {key: [LAYERS[key]] for key in reversed(LAYERS)}}),
+        ({}, {"set": {"data.shards": "d", **LAYERS}}),
+        ({}, {"set": {**LAYERS, "data.shards": "d"}}),
+        ({}, {"list": [LAYERS | {"optim": {"name": "x", "lr": 1e-3}}]}),
+        ({"stage": "b c", "fractions": "[1.0, 0.5]", "optim": "{name: 'x', lr: 1e-3}"}, {}),
+        ({"stage": "'b c'", "fractions": "[1.0,0.5]"}, {"grid": {"optim": [LAYERS["optim"]], "stage": ["a"]}}),
+    ],
+)
+def test_wherever_a_value_is_written_it_is_the_same_run(typed: dict[str, str], parts: dict[str, Any]) -> None:
+    (expected,) = digests(runs(probe=phase(list=[LAYERS])))
+    assert digests(runs({"probe": typed}, probe=phase(**parts))) == [expected]
+
+
+def test_text_of_another_meaning_is_another_run() -> None:
+    texts = ["[a,b]", "['a,b']", "a,b", "a", "ab", "{a: b}"]
+    assert len({*(digests(runs({"probe": {"stage": text}}, probe=phase()))[0] for text in texts)}) == len(texts)
+
+
+def test_a_recorded_run_keeps_its_name_and_those_that_need_it_their_hash(tmp_path: Path) -> None:
+    def sweep(**parts: Any) -> list[Run]:
+        shards = phase("shard", **{"set": {"recipe": "phantom_cxr"}, **parts})
+        train = phase("pretrain", for_each="shards", set={"data.shards": "{shards}"}, seeds=2)
+        return runs(folder=tmp_path, shards=shards, train=train)
+
+    before = sweep(grid={"recipe.size": [64]})
+    moved = sweep(set={"recipe": "phantom_cxr", "recipe.size": 64})
+    assert digests(moved, "shards") == digests(before, "shards") and digests(moved, "train") == digests(before, "train")
+    assert {run.id for run in moved}.isdisjoint(run.id for run in before)  # labels differ
+    for run in before:
+        SweepFolder(tmp_path).add(run)
+    found = sweep(set={"recipe": "phantom_cxr", "recipe.size": 64})
+    assert [(run.id, run.output, run.words, run.needs) for run in found] == [
+        (run.id, run.output, run.words, run.needs) for run in before
+    ]
+    assert len({run.id for run in sweep(grid={"recipe.size": [64, 128]})} - {run.id for run in before}) == 3
 
 
 def test_slices_write_one_dataset_and_a_last_run_joins_them() -> None:
