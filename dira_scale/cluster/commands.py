@@ -4,6 +4,7 @@ import logging
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,17 +68,22 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     if config.dry_run:
         _show(folder, config, runs, now)
         return DONE
-    return carry_out(folder, config, runs, start, lambda started: record(folder, cfg, started))
+    return carry_out(folder, config, runs, start, lambda started: record(folder, cfg, runs, started))
 
 
-def record(folder: SweepFolder, cfg: DictConfig, start: Sequence[Run]) -> None:
-    """Write down the sweep and the runs that are about to be started."""
+def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Sequence[Run]) -> None:
+    """Write down the sweep, all its ``runs``, and those of them that are about to be started."""
     folder.path.mkdir(parents=True, exist_ok=True)
     write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
     for run in start:
         folder.add(run)
         if run.verb == "bench":  # the other commands make it
             folder.output(run).mkdir(parents=True, exist_ok=True)
+    for run in runs:  # one that stays may vary in another key than before
+        before = folder.run(run.id)
+        if before.varied != run.varied:
+            folder.add(replace(before, varied=run.varied))
+    folder.set_current([run.id for run in runs])
 
 
 def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> int:

@@ -3,6 +3,7 @@
 ::
 
     sweep.yaml              the sweep as last submitted, composed
+    current.json            ids of its runs; others were recorded under earlier settings
     submissions.jsonl       a row for each array of jobs
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
@@ -15,6 +16,7 @@ files: the first life of a requeued job cannot change what the second one says. 
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -140,6 +142,16 @@ class SweepFolder:
         if not ids:
             raise UserError(f"folder={self.path}: no sweep there; name one that python -m dira_scale.sweep has made")
         return {run_id: self.run(run_id) for run_id in ids}
+
+    def set_current(self, ids: Sequence[str]) -> None:
+        """Record which runs the sweep has as last submitted."""
+        write_json(self.path / "current.json", [*ids])
+
+    @property
+    def current(self) -> list[str]:
+        """The recorded runs that the sweep has as last submitted; all, where that is not recorded."""
+        path = self.path / "current.json"
+        return [one for one in json.loads(path.read_text()) if one in self.runs] if path.is_file() else [*self.runs]
 
     def begin(self, run_id: str, started: Try) -> Try:
         """Take the next number for a try that begins: by creating its file, which only one process can."""

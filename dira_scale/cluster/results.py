@@ -32,16 +32,18 @@ Figures = Iterator[tuple[str, float]]
 
 
 def write_results(path: Path) -> list[str]:
-    """Write the results of the runs in the sweep's folder that are done.
+    """Write the results of those of the sweep's runs that are done.
 
-    Returns a line that says how many these are, and one for each whose files cannot be read.
+    Returns a line that says how many these are, one about runs of earlier settings, which are left out, and one for
+    each whose files cannot be read.
 
     Raises:
         UserError: no sweep there.
     """
     folder = SweepFolder(path)
-    done = [run for run in folder.runs.values() if any(one.exit_code == DONE for one in folder.tries(run.id))]
-    varied = list(dict.fromkeys(key for run in folder.runs.values() for key in run.varied))
+    runs = [folder.runs[run_id] for run_id in folder.current]
+    done = [run for run in runs if any(one.exit_code == DONE for one in folder.tries(run.id))]
+    varied = list(dict.fromkeys(key for run in runs for key in run.varied))
     rows, unread = [], []
     for run in done:
         try:
@@ -58,9 +60,11 @@ def write_results(path: Path) -> list[str]:
     writer.writeheader()
     writer.writerows(table.to_pylist())
     write_atomic(path / "results.csv", text.getvalue())
-    about = [f"{len(rows)} figures of {len(done) - len(unread)} of {len(folder.runs)} runs.", *unread]
+    earlier = len(folder.runs) - len(runs)
+    left_out = [f"{earlier} runs of earlier settings are left out; their folders are still there."] if earlier else []
+    about = [f"{len(rows)} figures of {len(done) - len(unread)} of {len(runs)} runs.", *left_out, *unread]
     write_atomic(path / "results.md", markdown(path.name, about, rows, varied))
-    return [f"results.parquet, .csv and .md in {path}: {about[0]}", *unread]
+    return [f"results.parquet, .csv and .md in {path}: {about[0]}", *about[1:]]
 
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from cluster.made_up_sweep import SHARDS, begin, made_up_sweep, train
+from omegaconf import OmegaConf
 
+from dira_scale.cluster.commands import record
+from dira_scale.cluster.config import Phase, Sweep
+from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 
@@ -97,6 +101,42 @@ def test_a_run_whose_files_are_gone_is_named(finished: SweepFolder) -> None:
     assert said.endswith("figures of 5 of 7 runs.") and missing.startswith("pretrain/lr0.1-seed0 cannot be read: ")
     assert missing in (finished.path / "results.md").read_text()
     assert "pretrain/lr0.1-seed0" not in (finished.path / "results.csv").read_text()
+
+
+def test_runs_of_earlier_settings_are_left_out(finished: SweepFolder) -> None:
+    kept = ["pretrain/lr0.1-seed0", "pretrain/lr0.1-seed1"]
+    finished.set_current(kept)
+    said, left_out = write_results(finished.path)
+    assert said.endswith("figures of 2 of 2 runs.") and left_out.startswith("5 runs of earlier settings are left out")
+    page = (finished.path / "results.md").read_text()
+    spread = np.std(LOSSES[0.1][:2], ddof=1)
+    assert left_out in page and f"| 0.1 | dira/val/loss | {np.mean(LOSSES[0.1][:2]):.4g} ± {spread:.2g} | 2 |" in page
+    rows = pq.read_table(finished.path / "results.parquet").to_pylist()
+    assert {row["run"] for row in rows} == {*kept} and "probe.method" not in rows[0]
+
+
+def test_what_a_sweep_records_are_its_present_runs_and_what_varies_between_them(tmp_path: Path) -> None:
+    def submit(*lrs: float, seed: int = 0) -> list[str]:
+        phase = Phase("pretrain", set={"data.shards": "d", "seed": seed}, grid={"optim.lr": [*lrs]} if lrs else None)
+        if not lrs:
+            phase.set = {"data.shards": "d", "seed": seed, "optim.lr": 0.1}
+        runs = expand(Sweep("one", {"train": phase}), tmp_path, {})
+        start = [run for run in runs if not (tmp_path / run.id).exists()]
+        record(SweepFolder(tmp_path), OmegaConf.create(), runs, start)
+        return [run.id for run in runs]
+
+    (alone,) = submit()
+    first, second = submit(0.1, 0.01)
+    folder = SweepFolder(tmp_path)
+    assert first == alone and folder.current == [first, second]
+    assert [folder.runs[one].varied for one in folder.current] == [{"train.optim.lr": 0.1}, {"train.optim.lr": 0.01}]
+    other = submit(0.1, seed=1)
+    folder = SweepFolder(tmp_path)
+    assert folder.current == other and {*folder.runs} == {first, second, *other}
+    submit()
+    assert SweepFolder(tmp_path).current == [alone] and SweepFolder(tmp_path).runs[alone].varied == {}
+    (tmp_path / "current.json").unlink()
+    assert SweepFolder(tmp_path).current == sorted([first, second, *other])
 
 
 def test_values_of_several_kinds_are_written_as_text(tmp_path: Path) -> None:
