@@ -15,6 +15,7 @@ from dira_scale.errors import UserError, nearest
 VERBS = ("shard", "pretrain", "probe", "export", "bench")
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
 OWN = ("sweep", "cluster", "folder", "dry_run", "detach")
+IN_FOLDER = ("lock", "jobs")  # beside the folders of the phases
 FOR_SLURM = ("account", "partition", "qos", "constraint", "hours", "signal_delay", "python", "setup", "sbatch")
 
 
@@ -49,6 +50,11 @@ class Cluster(Schema):
         for name in ("hours", "signal_delay"):
             if self.executor == "slurm" and getattr(self, name) is None:
                 raise UserError(f"{name}=null: a SLURM profile must have it (slurm/cluster/slurm.yaml describes it)")
+        if self.hours is not None and self.signal_delay is not None and self.signal_delay >= 3600 * self.hours:
+            raise UserError(
+                f"signal_delay={self.signal_delay}: a job of hours={self.hours:g} ends after {3600 * self.hours:g} s, "
+                "before SLURM would ask for a checkpoint; expected fewer seconds"
+            )
 
 
 @dataclass
@@ -109,9 +115,10 @@ class Sweep(Schema):
             raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_': a folder is called so")
         if isinstance(self.phases, dict):
             for phase in self.phases:
-                if not re.fullmatch(r"[a-z]\w*", phase, re.ASCII) or phase in OWN:
+                if not re.fullmatch(r"[a-z]\w*", phase, re.ASCII) or phase in OWN + IN_FOLDER:
                     raise UserError(
-                        f"phases.{phase}: expected a name of letters, digits and '_', none of {', '.join(OWN)}"
+                        f"phases.{phase}: expected a name of lower-case letters, digits and '_', none of "
+                        f"{', '.join(OWN + IN_FOLDER)}"
                     )
 
 
@@ -122,6 +129,14 @@ class SweepConfig(Schema):
     detach: bool = MISSING
     sweep: Sweep = field(default_factory=Sweep)
     cluster: Cluster = field(default_factory=Cluster)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for ``detach`` on this machine: the sweep itself starts one run after another there."""
+        super().__post_init__()
+        if self.detach is True and self.cluster.executor == "local":
+            raise UserError(
+                "detach=true: only SLURM has jobs that go on by themselves; leave it out, or choose a SLURM profile"
+            )
 
     def profile(self, phase: str) -> Cluster:
         """The profile with the phase's own values. ``phase``: a name, or one with ``-slices`` behind it.
@@ -134,6 +149,11 @@ class SweepConfig(Schema):
         for key in changed:
             if key not in known or key == "executor":
                 raise UserError(f"{where}{key}: no phase may set that{nearest(key, known)}")
+            if key == "parallel" and self.cluster.executor == "local":
+                raise UserError(
+                    f"{where}parallel={typed(changed[key])}: on this machine the phases share one bound; "
+                    "set cluster.parallel"
+                )
         try:
             merged: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(self.cluster), changed))
         except OmegaConfBaseException as error:

@@ -14,6 +14,7 @@ Files alone say what has happened, so that any process may take over from one th
 files: the first life of a requeued job cannot change what the second one says. Imports no torch: a status is quick.
 """
 
+import errno
 import json
 import os
 from collections.abc import Sequence
@@ -156,11 +157,12 @@ class SweepFolder:
     def begin(self, run_id: str, started: Try) -> Try:
         """Take the next number for a try that begins: by creating its file, which only one process can."""
         folder = self.path / run_id / "tries"
+        started.number = max((int(file.stem) for file in folder.glob("*.json")), default=-1) + 1
         while True:
-            started.number = len(list(folder.glob("*.json")))
             try:
                 os.close(os.open(folder / f"{started.number:03d}.json", os.O_CREAT | os.O_EXCL))
             except FileExistsError:
+                started.number += 1
                 continue
             self.write(run_id, started)
             return started
@@ -197,13 +199,20 @@ class SweepFolder:
         (self.path / run_id / "cancelled").unlink(missing_ok=True)
 
     def submitted(self, submission: Submission) -> None:
-        """Record jobs right after they were submitted."""
-        with (self.path / "submissions.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(submission)) + "\n")
+        """Record jobs right after they were submitted: in one write, a line of its own even after one that was cut."""
+        row = f"{json.dumps(asdict(submission))}\n".encode()
+        file = os.open(self.path / "submissions.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+        try:
+            size = os.fstat(file).st_size
+            row = row if not size or os.pread(file, 1, size - 1) == b"\n" else b"\n" + row
+            if os.write(file, row) < len(row):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path / "submissions.jsonl"))
+        finally:
+            os.close(file)
 
     @property
     def submissions(self) -> list[Submission]:
-        """All submissions, oldest first."""
+        """All submissions, oldest first. A line that was cut as its writer died is left out."""
         path = self.path / "submissions.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
-        return [Submission(**json.loads(line)) for line in lines]
+        return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]

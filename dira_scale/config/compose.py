@@ -24,8 +24,9 @@ from dira_scale.config import logs
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
+from dira_scale.config.keys import leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
-from dira_scale.config.schema import Places, Schema, place_arguments, place_keys
+from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys
 from dira_scale.errors import UserError, print_error
 
 
@@ -167,7 +168,14 @@ def _plain(composed: DictConfig) -> DictConfig:
 
 
 def _typed(composed: DictConfig, schema: type) -> DictConfig:
-    config = OmegaConf.merge(OmegaConf.structured(schema), _plain(composed))
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(schema), _plain(composed))
+    except OmegaConfBaseException as error:
+        if not error.full_key:  # OmegaConf does not say where a list is that must be a mapping
+            for key, value in leaves(composed):
+                if isinstance(value, list) and is_mapping(schema, key):
+                    raise UserError(f"{key}={typed(value)}: expected {MAPPING}") from error
+        raise
     assert isinstance(config, DictConfig)
     return config
 

@@ -10,7 +10,7 @@ from yaml.reader import ReaderError
 
 from dira_scale.config.keys import keys, typed
 from dira_scale.config.overrides import Arguments, key_of
-from dira_scale.config.schema import kind
+from dira_scale.config.schema import MAPPING, is_mapping, kind
 from dira_scale.errors import UserError, nearest
 
 SHORT = 8  # list the known keys in an error if there are at most this many
@@ -34,7 +34,7 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
         ):
             return _unknown(key, node, arguments.words)
         case ValidationError(full_key=str(key)) if key:
-            expected = kind(schema, key)
+            expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
         case OmegaConfBaseException():
             return f"{cause.full_key}: {_line(cause.msg or '')}" if cause.full_key else _line(str(cause))

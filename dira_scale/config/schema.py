@@ -32,6 +32,7 @@ class Places(Enum):
     CONSTRUCTED = "a node with ``_target_``; the constructor's arguments annotated with Place are places"
 
 
+MAPPING = "a mapping, NAME: VALUE"
 PLACE_WORDS = {Places.ONE: "path", Places.SEVERAL: "path, or several"}
 Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
 
@@ -158,6 +159,18 @@ def kind(schema: type, key: str) -> str:
         else:
             return ""
     return text
+
+
+def is_mapping(schema: type, key: str) -> bool:
+    """Whether a dotted key must have keys of its own."""
+    hint: Any = schema
+    for name in key.split("."):
+        if get_origin(hint) in (dict, Mapping):
+            hint = get_args(hint)[1]
+        else:
+            hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(is_dataclass(one) or get_origin(one) in (dict, Mapping) for one in kinds)
 
 
 def _words(hint: Any, places: Places | None) -> str:

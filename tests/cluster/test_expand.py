@@ -216,6 +216,9 @@ def test_a_typed_phase_that_does_not_exist_is_named() -> None:
         ("{verb: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
         ("{verb: probe, seeds: [a]}", r"seeds=\[a\]: expected a number"),
         ("{verb: probe, slices: 2}", "slices=2: only verb: shard has slices, not probe"),
+        ("[a]", r"sweep\.phases\.p=\[a\]: expected a mapping, NAME: VALUE"),
+        ("3", r"sweep\.phases\.p=3: expected a mapping, NAME: VALUE"),
+        ("{verb: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
         ("{verb: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
     ],
 )
@@ -226,7 +229,14 @@ def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_pat
         compose("sweep", ["--config-dir", str(tmp_path), "sweep=mine"])
 
 
-@pytest.mark.parametrize("name", ["cluster", "A", "a-b", "1"])
+def test_phases_have_names(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / "mine.yaml").write_text("name: mine\nphases: [a, b]\n")
+    with pytest.raises(UserError, match=r"^sweep\.phases=\[a, b\]: expected a mapping, NAME: VALUE$"):
+        compose("sweep", ["--config-dir", str(tmp_path), "sweep=mine"])
+
+
+@pytest.mark.parametrize("name", ["cluster", "lock", "jobs", "A", "a-b", "1"])
 def test_a_phase_is_named_so_that_its_keys_can_be_typed(name: str) -> None:
     with pytest.raises(UserError, match=f"phases.{name}: expected a name"):
         Sweep(name="one", phases={name: phase()})

@@ -176,6 +176,20 @@ def test_a_profile_says_what_it_cannot_have() -> None:
         Cluster(executor="local", cpus_per_task=1, tries=1, account="lab")
     with pytest.raises(UserError, match="hours=null: a SLURM profile must have it"):
         Cluster(executor="slurm", cpus_per_task=1, tries=1)
+    with pytest.raises(UserError, match=r"signal_delay=3600: a job of hours=1 ends after 3600 s"):
+        Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3600})
+    Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3599})
+    with pytest.raises(UserError, match=r"^sweep\.phases\.a\.cluster\.signal_delay=60: .* hours=0\.01 ends after 36 s"):
+        config(Phase(verb="pretrain", cluster={"hours": 0.01})).profile("a")
+
+
+def test_what_only_slurm_can_do_is_refused_on_this_machine() -> None:
+    local = Cluster(executor="local", cpus_per_task=1, tries=1)
+    sweep = Sweep("s", {"a": Phase(verb="pretrain", cluster={"parallel": 2})})
+    with pytest.raises(UserError, match="detach=true: only SLURM has jobs"):
+        SweepConfig("x", False, True, sweep, local)
+    with pytest.raises(UserError, match=r"sweep\.phases\.a\.cluster\.parallel=2: .* set cluster\.parallel"):
+        SweepConfig("x", False, False, sweep, local).profile("a")
 
 
 def test_records_are_read_back(tools: Tools, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""The records of a sweep after accidents: cut lines, missing files, several writers."""
+
+import json
+import multiprocessing
+from dataclasses import asdict
+from pathlib import Path
+
+from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+
+WRITERS, ROWS = 4, 25
+
+
+def row(job: str) -> Submission:
+    return Submission("slurm", job, [f"a/{job}"] * 50, 1.0, "login")
+
+
+def write(path: Path, writer: int) -> None:
+    for n in range(ROWS):
+        SweepFolder(path).submitted(row(f"{writer}-{n}"))
+
+
+def test_a_cut_line_is_left_out_and_the_next_row_is_whole(tmp_path: Path) -> None:
+    folder, file = SweepFolder(tmp_path), tmp_path / "submissions.jsonl"
+    text = json.dumps(asdict(row("2")))
+    for cut in (1, len(text) // 2, len(text) - 1):
+        file.unlink(missing_ok=True)
+        folder.submitted(row("1"))
+        file.write_text(file.read_text() + text[:cut])
+        assert folder.submissions == [row("1")]
+        folder.submitted(row("3"))
+        assert folder.submissions == [row("1"), row("3")]
+
+
+def test_rows_of_several_writers_are_whole(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    writers = [context.Process(target=write, args=(tmp_path, n)) for n in range(WRITERS)]
+    for one in writers:
+        one.start()
+    for one in writers:
+        one.join(60)
+        assert one.exitcode == 0
+    found = [one.job for one in SweepFolder(tmp_path).submissions]
+    assert sorted(found) == sorted(f"{writer}-{n}" for writer in range(WRITERS) for n in range(ROWS))
+
+
+def test_a_try_is_numbered_after_the_highest(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    folder.add(Run("a", "x", "shard", [], "a/x/output"))
+    for _ in range(3):
+        folder.begin("a/x", Try(0, "local", "1", 0, ["n"], 1.0))
+    (tmp_path / "a" / "x" / "tries" / "001.json").unlink()
+    assert folder.begin("a/x", Try(0, "local", "1", 0, ["n"], 1.0)).number == 3
+    assert [one.number for one in folder.tries("a/x")] == [0, 2, 3]
