@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.cluster.cancel import retry
 from dira_scale.cluster.check import check_machines, check_runs, rehearse
+from dira_scale.cluster.command import read
 from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
@@ -53,6 +54,7 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     """Carry out a sweep, or say what it would do (``dry_run``). ``words``: those that ``cfg`` was composed from."""
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, SweepConfig)
+    check_name(words, config.sweep.name)
     folder = SweepFolder(Path(config.folder))
     runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).own)
     check_machines(config, runs)
@@ -69,6 +71,13 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
         _show(folder, config, runs, now)
         return DONE
     return carry_out(folder, config, runs, start, lambda started: record(folder, cfg, runs, started))
+
+
+def check_name(words: Sequence[str], name: str) -> None:
+    """Raise UserError for a sweep file that says another name than its own, by which its folder is looked for."""
+    typed = {key_of(word): str(read(word.partition("=")[2])) for word in Arguments.parse(words).words}
+    if "sweep.name" not in typed and (file := Path(typed["sweep"]).name) != name:
+        raise UserError(f"sweep={typed['sweep']}: its name is {name}; write name: {file} in {file}.yaml")
 
 
 def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Sequence[Run]) -> None:

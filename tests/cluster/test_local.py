@@ -90,6 +90,14 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert len(starts(tmp_path)) == 7 and set(starts(tmp_path).values()) == {1}
 
 
+def test_a_sweep_file_has_its_own_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "own" / "sweep" / "copied.yaml").write_text(SWEEP)
+    copied = [*(word for word in words if word != "sweep=tiny"), "sweep=copied", "dry_run=true"]
+    assert main(copied) == 2
+    assert "sweep=copied: its name is tiny; write name: copied in copied.yaml" in capsys.readouterr().err
+    assert main([*copied, "sweep.name=third"]) == 0
+
+
 def test_what_failed_is_started_again_with_what_needs_it(words: list[str], tmp_path: Path) -> None:
     order = tmp_path / "out" / "orders" / "fail train-batch16"
     order.touch()
