@@ -12,7 +12,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 from dira_scale.config.keys import typed
-from dira_scale.config.words import as_words
+from dira_scale.config.words import as_words, places_in, written
 from dira_scale.runs.identity import EXECUTION
 
 OUTPUT = {"shard": "out", "pretrain": "run", "probe": "out", "export": "out"}  # the key that the sweep sets
@@ -33,12 +33,34 @@ LABEL = 64  # characters of a name before its hash
 def command(
     verb: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, own: Sequence[Path]
 ) -> list[str]:
-    """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output."""
+    """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output.
+
+    Local places are absolute, so that the words mean the same when they are run from another folder.
+    """
     if verb == "bench":
         return _bench_words({**values, **literal}, output)
-    typed = [f"{key}={text}" for key, text in literal.items()]
+    places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, own)
+    values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
+    typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
     folders = [word for folder in own for word in ("--config-dir", str(folder))]
     return [*folders, *as_words(verb, values, own), *typed, f"{OUTPUT[verb]}={output}"]
+
+
+def _absolute(value: Any) -> Any:
+    """A place, a list of places or a mapping by place, from this folder; URLs, ``~`` and null as they are."""
+    if isinstance(value, dict):
+        return {_absolute(key): one for key, one in value.items()}
+    if isinstance(value, list):
+        return [_absolute(one) for one in value]
+    if not isinstance(value, str) or value in ("", "null") or value.startswith("~") or "://" in value:
+        return value
+    return str(Path(value).absolute())
+
+
+def _absolute_text(text: str) -> str:
+    """The same of a place as typed."""
+    several = read(text)
+    return written(_absolute(several)) if isinstance(several, list | dict) else str(_absolute(text))
 
 
 def _bench_words(values: Mapping[str, Any], output: str) -> list[str]:

@@ -25,14 +25,23 @@ def as_words(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) 
 
     Raises UserError if a choice among ``values`` (``recipe: phantom_ct``) does not exist.
     """
-    choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
-    places = _places(verb, tuple(sorted(choices)), tuple(own))
+    places = places_in(verb, values, own)
 
     def text(key: str, value: object) -> str:
-        literal = isinstance(value, str) and places.get(key.lstrip("+")) in (Places.ONE, Places.SEVERAL)
+        literal = isinstance(value, str) and key.lstrip("+") in places
         return str(value) if literal else written(value)
 
     return [f"{key}={text(key, value)}" for key, value in values.items()]
+
+
+def places_in(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) -> set[str]:
+    """The keys of ``verb`` that hold one place or several, under the choices among ``values``.
+
+    Raises UserError if there is no such choice.
+    """
+    choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
+    found = _places(verb, tuple(sorted(choices)), tuple(own))
+    return {key for key, kind in found.items() if kind in (Places.ONE, Places.SEVERAL)}
 
 
 def written(value: object) -> str:

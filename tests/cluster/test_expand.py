@@ -170,6 +170,29 @@ def test_slices_write_one_dataset_and_a_last_run_joins_them() -> None:
     assert runs(shards=one)[-1].name == joins.name
 
 
+def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, expected in {
+        "shards/x": f"{tmp_path}/shards/x", "a b": f"{tmp_path}/a b", "../x": f"{tmp_path}/../x",
+        "/data/x": "/data/x", "s3://bucket/x": "s3://bucket/x", "~/x": "~/x", "null": "null",
+    }.items():  # fmt: skip
+        (written,) = runs(probe=phase(set={"data.shards": text, "stage": text}))
+        (typed,) = runs({"probe": {"data.shards": text}}, probe=phase())
+        assert value(written, "data.shards") == value(typed, "data.shards") == expected
+        assert (value(written, "stage") or "").strip("'") == text
+    several = phase("pretrain", set={"data.shards": {"a": 1, "/b": 2}, "checkpoint.folder": None})
+    (one,) = runs(train=several)
+    (typed,) = runs({"train": {"data.shards": "{a:1,/b:2}"}}, train=several)
+    assert value(one, "data.shards") == value(typed, "data.shards") == f"{{{tmp_path}/a:1,/b:2}}"
+    assert value(one, "checkpoint.folder") == "null"
+    (listed,) = runs(probe=phase(set={"run": ["x", "s3://y"], "data.shards": "d"}))
+    assert value(listed, "run") == f"['{tmp_path}/x','s3://y']"
+    # An argument of the source that is chosen, by either way.
+    for literal in ({"recipe": "folder", "recipe.images": "i"}, {}):
+        source = phase("shard", set={} if literal else {"recipe": "folder", "recipe.images": "i"})
+        assert value(*runs({"s": literal}, s=source), "recipe.images") == f"{tmp_path}/i"
+
+
 def test_a_benchmark_has_flags() -> None:
     one = Phase(verb="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
     first, _ = runs(bench=one)
