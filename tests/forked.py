@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.gpu.bounded import end
 
+ENVIRONMENT = dict(os.environ)  # of the server, before any test changes it; each process has that of its request
 STARTING = 120.0  # seconds for the server's imports, on a busy machine
 _ports = itertools.count()
 
@@ -33,7 +34,7 @@ class Server:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, str(Path(__file__).with_name("forkserver.py")), str(theirs.fileno())]
-        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True)
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], start_new_session=True, env=ENVIRONMENT)
         theirs.close()
         # Two files: one that is both is not to be read by one thread and written by another.
         self.requests, self.answers, self.lock = ours.makefile("w"), ours.makefile("r"), threading.Lock()

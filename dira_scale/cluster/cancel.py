@@ -10,10 +10,9 @@ from dira_scale.cluster import queue
 from dira_scale.cluster.living import is_here, living
 from dira_scale.cluster.logs import choose
 from dira_scale.cluster.records import SweepFolder
-from dira_scale.cluster.status import Standing, standings
+from dira_scale.cluster.status import AT_WORK, Standing, present, standings
 from dira_scale.errors import UserError
 
-ACTIVE = ("running", "queued", "waiting")  # with a job
 RETRIED = ("failed", "lost")
 
 
@@ -31,7 +30,7 @@ def cancel(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     for one in chosen:
         folder.cancel(one.run.id)
     submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
-    active = [one for one in chosen if one.job and one.state in (*ACTIVE, "cancelled")]
+    active = [one for one in chosen if one.job and one.state in (*AT_WORK, "cancelled")]
     queue.cancel([one.job for one in active if submissions[one.run.id].cluster == "slurm"])
     here = living(folder)
     for one in active:
@@ -53,7 +52,7 @@ def retry(folder: SweepFolder, found: Mapping[str, Standing], patterns: Sequence
     Raises:
         UserError: no such sweep or run, or one whose name is given has neither failed nor been lost or cancelled.
     """
-    chosen = _chosen(folder, found, patterns)
+    chosen = _chosen(folder, found, patterns) if patterns else list(present(folder, found).values())
     again = [one for one in chosen if one.state in (*RETRIED, *(("cancelled",) if patterns else ()))]
     for one in chosen:
         if one not in again and {one.run.id, one.run.name} & set(patterns):

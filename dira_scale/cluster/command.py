@@ -25,7 +25,7 @@ NOT_IN_NAME = {
 }
 BENCH_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE, but for this one:
 BENCH_SILENT = ("randomness",)
-REFERENCE = re.compile(r"\{([a-z]\w*)\}", re.ASCII)
+REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
 

@@ -101,7 +101,7 @@ def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> i
     Raises UserError if there is no sweep in ``folder``, or a chosen run has not failed.
     """
     config = recorded(folder)
-    config.detach = detach
+    config.detach = detach and config.cluster.executor == "slurm"
     found = certain(folder)
     chosen = retry(folder, found, patterns)
     if not chosen:
@@ -111,7 +111,7 @@ def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> i
             + ("; some are cancelled, and runs='*' starts those" if cancelled else "")
         )
         return DONE
-    runs = [one.run for one in found.values()]  # those that are needed first
+    runs = [one.run for one in found.values() if one.run.id in {*folder.current, *chosen}]  # needed ones first
 
     def revive(started: Sequence[Run]) -> None:
         for run in started:

@@ -16,6 +16,7 @@ from dira_scale.cluster.state import Known, state
 from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 
+AT_WORK = ("queued", "running", "waiting")
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
 
 
@@ -60,6 +61,12 @@ def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
     """
     found, answer = _survey(folder)
     return found, answer.problem
+
+
+def present(folder: SweepFolder, found: Mapping[str, Standing]) -> dict[str, Standing]:
+    """Those of ``found`` that the sweep has now, and those of earlier settings that are still at work."""
+    now = set(folder.current)
+    return {run_id: one for run_id, one in found.items() if run_id in now or one.state in AT_WORK}
 
 
 def certain(folder: SweepFolder) -> dict[str, Standing]:

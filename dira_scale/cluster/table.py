@@ -13,7 +13,7 @@ from rich.text import Text
 from dira_scale.cluster.health import sick_nodes
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.state import STATES
-from dira_scale.cluster.status import Progress, Standing, progress, standings
+from dira_scale.cluster.status import AT_WORK, Progress, Standing, present, progress, standings
 
 NARROW = 110  # columns; in fewer, there are fewer figures, and the reasons are below the table
 FIGURES = {True: ("step", "loss", "images/s", "to go"), False: ("step", "to go")}
@@ -29,7 +29,7 @@ def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str
         console.print(picture)
     else:
         with suppress(KeyboardInterrupt), Live(picture, console=console, auto_refresh=False) as live:
-            while any(one.state in ("running", "queued", "waiting") for one in found.values()):
+            while any(one.state in AT_WORK for one in found.values()):
                 time.sleep(watch)
                 found, picture = _look(SweepFolder(folder.path), console.width, True)
                 live.update(picture, refresh=True)
@@ -37,18 +37,22 @@ def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str
 
 
 def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Standing], RenderableType]:
-    found, problem = standings(folder)
+    everything, problem = standings(folder)
+    found = present(folder, everything)
     if watched:  # a long table is cut at the bottom
         found = dict(sorted(found.items(), key=lambda item: STATES.index(item[1].state)))
+    problem = f"what SLURM knows is not in here: {problem}" if problem else ""
+    if earlier := len(everything) - len(found):
+        problem = "; ".join(filter(None, [f"{earlier} runs of earlier settings are left out", problem]))
     return found, draw(found, {run_id: progress(folder, one) for run_id, one in found.items()}, width, problem)
 
 
 def draw(found: Mapping[str, Standing], far: Mapping[str, Progress], width: int, problem: str = "") -> RenderableType:
-    """The picture for a terminal of ``width`` columns; ``problem``: what SLURM could not be asked."""
+    """The picture for a terminal of ``width`` columns; ``problem``: what it does not show, and why."""
     counts = Counter(one.state for one in found.values())
     above = [Text(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + f"; {len(found)} runs")]
     if problem:
-        above.append(Text(f"what SLURM knows is not in here: {problem}"))
+        above.append(Text(problem))
     sick = sick_nodes({run_id: one.tries for run_id, one in found.items()})
     above += [Text(f"node {node} {why}") for node, why in sick.items()]
     wide = width >= NARROW

@@ -14,7 +14,7 @@ from dira_scale.cluster.local import Local
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.status import last_jobs, states
+from dira_scale.cluster.status import AT_WORK, last_jobs, states
 from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
@@ -22,7 +22,6 @@ from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
 logger = logging.getLogger(__name__)
 
 LOOK = 10.0  # seconds between two looks at SLURM's queue
-AT_WORK = ("queued", "running", "waiting")
 LEFT_ALONE = (*AT_WORK, "done", "cancelled")  # what a sweep that is started again does not start
 
 

@@ -22,7 +22,7 @@ A, B = "pretrain/lr0.1-seed0", "pretrain/lr0.01-seed0"
 def config(executor: str) -> SweepConfig:
     hours = {"hours": 1.0, "signal_delay": 60} if executor == "slurm" else {}
     cluster = Cluster(executor, None, None, 1, None, 3, **hours)
-    return SweepConfig("f", False, True, Sweep("tiny", {}), cluster)
+    return SweepConfig("f", False, executor == "slurm", Sweep("tiny", {}), cluster)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from dira_scale.__main__ import VERBS
+from dira_scale.cluster.subcommands import SUBCOMMANDS
 from dira_scale.config.compose import check_words
 from dira_scale.shard import VERBS as SHARD_VERBS
 
@@ -21,7 +22,9 @@ for words in (line.split() for line in sys.stdin):
 
 
 def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
-    lines = [*VERBS, *(f"shard {verb}" for verb in SHARD_VERBS)]
+    verbs = [verb for verb in VERBS if verb != "sweep"]
+    lines = [*verbs, *(f"shard {verb}" for verb in SHARD_VERBS), *(f"sweep {verb}" for verb in SUBCOMMANDS)]
+    lines += ["sweep sweep=ablation_small"]
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH], input="\n".join(lines), capture_output=True, text=True, timeout=300
     )
