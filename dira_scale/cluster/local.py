@@ -105,16 +105,10 @@ class Local:
     """
 
     def __init__(self, folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], machine: Hardware) -> None:
-        self.folder, self.config = folder, config
-        self.waiting = {run.id: run for run in runs}
+        self.folder, self.config, self.runs = folder, config, {run.id: run for run in runs}
+        self.waiting = dict(self.runs)
         self.room = Room(machine, os.environ.get("CUDA_VISIBLE_DEVICES"), config.cluster.parallel)
         self.living: dict[str, psutil.Process] = {}
-        for run_id, process in living(folder).items():
-            if run_id in self.waiting:
-                logger.info("%s is running already (process %d)", run_id, process.pid)
-                self.living[run_id] = process
-                held = process.environ().get("CUDA_VISIBLE_DEVICES", "").split(",")
-                self.room.hold(run_id, held, *self._wanted(self.waiting.pop(run_id))[1:])
 
     def run(self, done: Callable[[str], bool], tell: Callable[[str], None]) -> None:
         """Until no run is alive and none can begin: what still waits needs one that has failed.
@@ -122,6 +116,8 @@ class Local:
         ``tell`` is given the id of each that has ended.
         """
         try:
+            for run_id in self._adopt():
+                logger.info("%s is running already (process %d)", run_id, self.living[run_id].pid)
             self._start(done)
             while self.living:
                 time.sleep(LOOK)
@@ -130,8 +126,20 @@ class Local:
                         tell(run_id)
                     self._start(done)
         except KeyboardInterrupt:
+            self._adopt()  # one that was being started
             self.interrupt()
             raise
+
+    def _adopt(self) -> list[str]:
+        """Look after the runs that were started before, by whatever process; returns those that are new to this one."""
+        new = {run_id: process for run_id, process in living(self.folder).items() if run_id in self.runs}
+        new = {run_id: process for run_id, process in new.items() if run_id not in self.living}
+        for run_id, process in new.items():
+            self.living[run_id] = process
+            self.waiting.pop(run_id, None)
+            held = process.environ().get("CUDA_VISIBLE_DEVICES", "").split(",")
+            self.room.hold(run_id, held, *self._wanted(self.runs[run_id])[1:])
+        return list(new)
 
     def ended(self) -> list[str]:
         """The runs whose jobs have ended since the last call; their shares are free."""
