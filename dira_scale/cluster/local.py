@@ -137,8 +137,10 @@ class Local:
         for run_id, process in new.items():
             self.living[run_id] = process
             self.waiting.pop(run_id, None)
-            held = process.environ().get("CUDA_VISIBLE_DEVICES", "").split(",")
-            self.room.hold(run_id, held, *self._wanted(self.runs[run_id])[1:])
+            held = ""
+            with suppress(psutil.Error):  # it has just ended
+                held = process.environ().get("CUDA_VISIBLE_DEVICES", "")
+            self.room.hold(run_id, held.split(","), *self._wanted(self.runs[run_id])[1:])
         return list(new)
 
     def ended(self) -> list[str]:
