@@ -30,7 +30,7 @@ from submitit.helpers import Checkpointable
 
 from dira_scale.cluster import launch
 from dira_scale.cluster.health import failed, sick_nodes
-from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
@@ -159,19 +159,15 @@ def _listen() -> list[int]:
 
 def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
     """Whether this run is not to be started: cancelled, done already, or without what it needs."""
-    if sweep.is_cancelled(run.id) or _is_done(sweep, run.id):
+    if sweep.is_cancelled(run.id) or is_done(sweep.tries(run.id)):
         logger.info("%s is cancelled or done", run.id)
         return True
-    lacking = [needed for needed in run.needs if not _is_done(sweep, needed)]
+    lacking = [needed for needed in run.needs if not is_done(sweep.tries(needed))]
     if lacking and job.global_rank == 0:
         one = sweep.begin(run.id, _begun(job, None))
         one.ended, one.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
         sweep.write(run.id, one)
     return bool(lacking)
-
-
-def _is_done(sweep: SweepFolder, run_id: str) -> bool:
-    return any(one.exit_code == DONE for one in sweep.tries(run_id))
 
 
 def _begun(job: JobEnvironment, step: int | None) -> Try:

@@ -65,7 +65,7 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer()
     try:
         squeue = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={_arrays(jobs)}", "--format=%i|%T|%r|%N"]
-        found = dict(_rows(_said(squeue, nothing="Invalid job id")))
+        found = dict(_rows(said(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
     left = [job for job in jobs if job not in found]  # SLURM forgets jobs some minutes after their end
@@ -73,7 +73,7 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer(found)
     try:
         sacct = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={_arrays(left)}"]
-        ended = dict(_rows(_said([*sacct, "--format=JobID,State"])))
+        ended = dict(_rows(said([*sacct, "--format=JobID,State"])))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(found, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
@@ -92,7 +92,7 @@ def cancel(jobs: Collection[str]) -> None:
         tasks.setdefault(array, []).append(task)
     if tasks:
         words = [f"{array}_[{','.join(of)}]" if all(of) else array for array, of in tasks.items()]
-        _said(["scancel", "--quiet", *words], nothing="Invalid job id")
+        said(["scancel", "--quiet", *words], nothing="Invalid job id")
 
 
 def expand(job: str) -> list[str]:
@@ -127,7 +127,7 @@ def _rows(text: str) -> Iterator[tuple[str, JobState]]:
             yield task, known
 
 
-def _said(command: list[str], nothing: str = "") -> str:
+def said(command: list[str], nothing: str = "") -> str:
     """Output of a command of SLURM; ``nothing`` in its error means that it found nothing.
 
     Raises:

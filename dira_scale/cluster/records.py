@@ -17,7 +17,7 @@ files: the first life of a requeued job cannot change what the second one says. 
 import errno
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ from typing import Any
 
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
+from dira_scale.runs.exit_codes import DONE
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Try:
     step_before: int | None = None
     step: int | None = None
     reason: str = ""
+
+
+def is_done(tries: Iterable[Try]) -> bool:
+    """Whether one of a run's tries has done its work."""
+    return any(one.exit_code == DONE for one in tries)
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ import re
 import subprocess
 from collections.abc import Sequence
 
+from dira_scale.cluster import queue
 from dira_scale.cluster.config import Cluster, SweepConfig
+from dira_scale.cluster.queue import said
 from dira_scale.errors import UserError
 
-ANSWER_SECONDS = 60  # for SLURM's commands; they wait long for a controller that is busy or down
 # What sbatch says, the profile's key that it is about, and what to do; the first that fits.
 SAID = (
     ("invalid partition", "partition", "sinfo lists the partitions"),
@@ -29,29 +30,29 @@ SAID = (
 
 def explain(error: Exception, phase: str, profile: Cluster) -> str:
     """sbatch's refusal of jobs of ``phase``, in the profile's words."""
-    said = " ".join(
+    told = " ".join(
         re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
     )
     cause = error.__cause__
     if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
-        return f"phase {phase}: sbatch has not answered within {ANSWER_SECONDS} s; is SLURM's controller up (`sinfo`)?"
+        return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
     for text, keys, hint in SAID:
-        if text in said.lower():
+        if text in told.lower():
             given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
-            return f"phase {phase}: {given}: SLURM refuses it ({said}); {hint}"
-    return f"phase {phase}: sbatch failed: {said or cause}"
+            return f"phase {phase}: {given}: SLURM refuses it ({told}); {hint}"
+    return f"phase {phase}: sbatch failed: {told or cause}"
 
 
 def longest_array() -> int:
     """Jobs that an array may have on this cluster."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
     assert found, "scontrol show config names MaxArraySize"
     return int(found[1])
 
 
 def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:
     """SLURM takes a job that is longer than its partition allows, and never starts it."""
-    answer = (line.split("|") for line in _ask("sinfo", "--noheader", "--format=%P|%l").splitlines())
+    answer = (line.split("|") for line in said(["sinfo", "--noheader", "--format=%P|%l"]).splitlines())
     limits = {name: _minutes(limit) for name, limit in answer}
     for phase in phases:
         profile = config.profile(phase)
@@ -72,17 +73,3 @@ def _minutes(limit: str) -> float:
     days, _, clock = limit.rpartition("-")
     parts = [0, 0, 0, *map(int, clock.split(":"))][-3:]
     return 24 * 60 * int(days or 0) + 60 * parts[0] + parts[1] + parts[2] / 60
-
-
-def _ask(*command: str) -> str:
-    """The answer of one of SLURM's commands."""
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise UserError(
-            f"{command[0]} has not answered within {ANSWER_SECONDS} s; is SLURM's controller up?"
-        ) from error
-    if answer.returncode:
-        said = " ".join(answer.stderr.split())
-        raise UserError(f"SLURM's controller cannot be asked ({said}); `sinfo` shows whether it is up")
-    return answer.stdout

@@ -19,10 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
-from dira_scale.runs.exit_codes import DONE
 
 UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
@@ -42,7 +41,7 @@ def write_results(path: Path) -> list[str]:
     """
     folder = SweepFolder(path)
     runs = [folder.runs[run_id] for run_id in folder.current]
-    done = [run for run in runs if any(one.exit_code == DONE for one in folder.tries(run.id))]
+    done = [run for run in runs if is_done(folder.tries(run.id))]
     varied = list(dict.fromkeys(key for run in runs for key in run.varied))
     rows, unread = [], []
     for run in done:

@@ -16,11 +16,12 @@ from typing import Any
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
+from dira_scale.cluster import queue
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.refusals import ANSWER_SECONDS, check_hours, explain, longest_array
+from dira_scale.cluster.refusals import check_hours, explain, longest_array
 from dira_scale.cluster.results import write_results
 from dira_scale.errors import UserError
 
@@ -50,7 +51,7 @@ class Arrays(SlurmExecutor):
         return jobs
 
     def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", str(ANSWER_SECONDS), *super()._make_submission_command(submission_file_path)]
+        return ["timeout", str(queue.SECONDS), *super()._make_submission_command(submission_file_path)]
 
 
 def parameters(name: str, run: Run, profile: Cluster, after: Sequence[str] = ()) -> dict[str, Any]:

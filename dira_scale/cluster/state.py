@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from dira_scale.cluster.queue import GONE, PENDING, RUNNING, UNKNOWN, JobState, hint
-from dira_scale.cluster.records import Try
-from dira_scale.runs.exit_codes import DONE, INTERRUPTED
+from dira_scale.cluster.records import Try, is_done
+from dira_scale.runs.exit_codes import INTERRUPTED
 
 STATES = (
     "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
@@ -63,7 +63,7 @@ class Known:
 def state(known: Known) -> tuple[str, str]:
     """One of ``STATES``, and the reason for it in one line, which may be empty."""
     last, job = (known.tries[-1] if known.tries else None), known.job or JobState("")
-    if any(one.exit_code == DONE for one in known.tries):
+    if is_done(known.tries):
         return "done", ""
     if known.cancelled:
         return "cancelled", "its job is still ending" if job.state in RUNNING else ""

@@ -11,7 +11,7 @@ from typing import Any
 
 from dira_scale.cluster.living import is_controlled, is_here, living
 from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
-from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+from dira_scale.cluster.records import Run, Submission, SweepFolder, Try, is_done
 from dira_scale.cluster.state import Known, state
 from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
@@ -80,7 +80,7 @@ def certain(folder: SweepFolder) -> dict[str, Standing]:
 def _survey(folder: SweepFolder) -> tuple[dict[str, Standing], Answer]:
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
     jobs = last_jobs(folder)
-    open_ones = {run_id for run_id, of in tries.items() if not any(one.exit_code == 0 for one in of)}
+    open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
     asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
     answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
     found: dict[str, Standing] = {}

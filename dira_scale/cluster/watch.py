@@ -11,7 +11,7 @@ from dira_scale.cluster import queue
 from dira_scale.cluster.config import SweepConfig
 from dira_scale.cluster.living import in_control, living
 from dira_scale.cluster.local import Local
-from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
 from dira_scale.cluster.status import AT_WORK, last_jobs, states
@@ -71,7 +71,7 @@ def carry_out(
         with _stoppable():
             return _watch(folder, runs)
     except KeyboardInterrupt:
-        left = "the jobs go on; `sweep cancel` would end them" if slurm else "checkpoints are written"
+        left = "the jobs go on; `sweep cancel` would end them" if slurm else "its runs were told to end"
         logger.info("interrupted; %s: run the same command again to continue", left)
         return INTERRUPTED
 
@@ -103,7 +103,7 @@ def _run_here(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> 
     finished: set[str] = set()
 
     def done(run_id: str) -> bool:
-        if run_id not in finished and any(one.exit_code == DONE for one in folder.tries(run_id)):
+        if run_id not in finished and is_done(folder.tries(run_id)):
             finished.add(run_id)
         return run_id in finished
 

@@ -145,8 +145,7 @@ def test_what_was_submitted_before_a_refusal_is_recorded(tools: Tools, tmp_path:
 
 
 def test_an_answer_is_not_waited_for_for_ever(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dira_scale.cluster.slurm.ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr("dira_scale.cluster.refusals.ANSWER_SECONDS", 0.3)
+    monkeypatch.setattr("dira_scale.cluster.queue.SECONDS", 0.3)
     tools(refusal="exec sleep 60")
     with pytest.raises(UserError, match=r"sbatch has not answered within 0\.3 s"):
         submit(SweepFolder(tmp_path / "sweep"), config(), [run("x")], {})
