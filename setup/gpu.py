@@ -1,11 +1,11 @@
 """Measures a GPU machine from a plain checkout, without network and without installing anything.
 
-    python3 setup/gpu.py wheels [VERSION ...]   collect what such a machine may lack (with network; `make gpu-wheels`)
-    python3 setup/gpu.py check [FLAGS]          run `dira_scale.bench gpu FLAGS` there (`make gpu-check`)
+    python3 setup/gpu.py wheels [VERSION ...]   collect what such a machine may lack (with network)
+    python3 setup/gpu.py check [FLAGS]          run `dira_scale.bench gpu FLAGS` there
 
-The Python that runs ``check`` must have torch, timm and numpy, as GPU containers do. Other missing packages are
-unpacked from the wheels into a separate folder that only this command sees, so the machine stays unchanged. Needs only
-the standard library and pip.
+The Python that runs ``check`` must have torch, timm and numpy, as GPU containers do (benchmarks/gpu/machine.py lists
+what they have and what is carried). Other missing packages are unpacked from the wheels into a separate folder that
+only this command sees, so the machine stays unchanged. Needs only the standard library and pip.
 """
 
 import importlib.util
@@ -17,23 +17,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.gpu.machine import CARRIED, REQUIRED, missing  # noqa: E402
+
 WHEELS = ROOT / "out" / "gpu-wheels"
 SITE = ROOT / "out" / "gpu-site"
 VERSIONS = ("3.11", "3.12", "3.13")
-LIMIT = 40e6  # bytes of all wheels, which are copied by hand
-REQUIRED = ("torch", "timm", "numpy")  # with their dependencies
-# Package -> a module to test for its presence. First what the ladder imports, then pytest's, then what else pretraining
-# runs in the tests import. Those also need pyarrow, scikit-learn, scikit-image, OpenCV and TensorBoard, which are too
-# large to copy: without them, such tests are listed and skipped.
-NEEDED = {
-    "hydra-core": "hydra", "omegaconf": "omegaconf", "antlr4-python3-runtime": "antlr4", "pyyaml": "yaml",
-    "accelerate": "accelerate", "psutil": "psutil", "safetensors": "safetensors", "xxhash": "xxhash",
-    "segmentation-models-pytorch": "segmentation_models_pytorch", "packaging": "packaging", "tqdm": "tqdm",
-    "pytest": "pytest", "pytest-timeout": "pytest_timeout", "pluggy": "pluggy", "iniconfig": "iniconfig",
-    "pygments": "pygments",
-    "rich": "rich", "markdown-it-py": "markdown_it", "mdurl": "mdurl", "pydicom": "pydicom",
-    "imagecodecs": "imagecodecs", "simplejpeg": "simplejpeg",
-}  # fmt: skip
+LIMIT = 64 * 2**20  # bytes of the checkout and the wheels, which are copied by hand
 SOURCE_ONLY = "antlr4-python3-runtime"  # Hydra's version of it has no wheel
 
 
@@ -48,7 +38,7 @@ def main(words: list[str]) -> int:
 
 
 def wheels(versions: list[str]) -> int:
-    """Collect wheels of ``NEEDED``, at the tested versions, for these Python versions on Linux."""
+    """Collect wheels of ``CARRIED``, at the tested versions, for these Python versions on Linux."""
     shutil.rmtree(WHEELS, ignore_errors=True)
     pinned = ["-q", "--disable-pip-version-check", "--no-deps", "-c", str(ROOT / "constraints.txt")]
     pip = [sys.executable, "-m", "pip"]
@@ -57,20 +47,29 @@ def wheels(versions: list[str]) -> int:
     old = [f"--platform=manylinux{n}_{platform.machine()}" for n in (2014, 2010)]
     for number in versions:
         target = ["--only-binary=:all:", "--python-version", number, "--implementation=cp", *glibc, *old]
-        names = [name for name in NEEDED if name != SOURCE_ONLY]
+        names = [name for name in CARRIED if name != SOURCE_ONLY]
         commands.append([*pip, "download", *pinned, *target, "-d", str(WHEELS), *names])
     for command in commands:
         if subprocess.run(command).returncode:
             print(f"gpu-wheels: pip failed: {' '.join(command)}", file=sys.stderr)
             return 1
     found = sorted(WHEELS.iterdir())
-    size = sum(path.stat().st_size for path in found)
-    print(f"{WHEELS.relative_to(ROOT)}: {len(found)} wheels for Python {', '.join(versions)}, {size / 1e6:.1f} MB")
-    if size > LIMIT:
-        print(f"gpu-wheels: expected at most {LIMIT / 1e6:.0f} MB", file=sys.stderr)
+    size, tree = sum(path.stat().st_size for path in found), checkout()
+    name = WHEELS.relative_to(ROOT)
+    print(f"{name}: {len(found)} wheels for Python {', '.join(versions)}, {size / 1e6:.1f} MB")
+    print(f"the checkout: {tree / 1e6:.1f} MB")
+    if size + tree > LIMIT:
+        print(f"gpu-wheels: {(size + tree) / 2**20:.1f} MiB together, expected at most {LIMIT / 2**20:.0f}: collect "
+              "for one version of Python, as in: python3 setup/gpu.py wheels 3.12", file=sys.stderr)  # fmt: skip
         return 1
-    print("copy the checkout with that folder to the GPU machine and run there: make gpu-check")
+    print(f"copy the checkout with {name} to the GPU machine and run there: python3 setup/gpu.py check")
     return 0
+
+
+def checkout() -> int:
+    """Bytes of the files under version control."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, check=True).stdout
+    return sum((ROOT / name).lstat().st_size for name in listed.decode().split("\0") if name and (ROOT / name).exists())
 
 
 def check(flags: list[str]) -> int:
@@ -79,21 +78,21 @@ def check(flags: list[str]) -> int:
     if absent or sys.version_info < (3, 11):
         have = f"Python {platform.python_version()}" + (f" without {', '.join(absent)}" if absent else "")
         print(f"gpu-check: {sys.executable} is {have}; use 3.11 or newer with {', '.join(REQUIRED)}: "
-              "make gpu-check PYTHON=…", file=sys.stderr)  # fmt: skip
+              "PYTHON setup/gpu.py check", file=sys.stderr)  # fmt: skip
         return 2
     shutil.rmtree(SITE, ignore_errors=True)
-    missing = [name for name, module in NEEDED.items() if importlib.util.find_spec(module) is None]
-    if missing and not WHEELS.is_dir():
-        print(f"gpu-check: {', '.join(missing)} missing: run make gpu-wheels on a machine with network and copy "
-              f"{WHEELS.relative_to(ROOT)} here", file=sys.stderr)  # fmt: skip
+    lacking = missing()
+    if lacking and not WHEELS.is_dir():
+        print(f"gpu-check: {', '.join(lacking)} missing: run python3 setup/gpu.py wheels on a machine with network and "
+              f"copy {WHEELS.relative_to(ROOT)} here", file=sys.stderr)  # fmt: skip
         return 2
-    if missing:
+    if lacking:
         command = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-index"]
-        command += ["--no-deps", "--find-links", str(WHEELS), "--target", str(SITE), *missing]
+        command += ["--no-deps", "--find-links", str(WHEELS), "--target", str(SITE), *lacking]
         if subprocess.run(command).returncode:
             print("gpu-check: pip could not install the wheels, see above", file=sys.stderr)
             return 2
-        print(f"from {WHEELS.relative_to(ROOT)}: {', '.join(missing)}", flush=True)
+        print(f"from {WHEELS.relative_to(ROOT)}: {', '.join(lacking)}", flush=True)
     # SITE holds only missing packages, so it hides none of the machine's own.
     path = os.pathsep.join([str(ROOT), str(SITE), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "dira_scale.bench", "gpu", *flags]

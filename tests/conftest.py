@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tiers import Tier
 
-with suppress(ImportError):  # a machine that has only what `make gpu-wheels` brings
+with suppress(ImportError):  # a GPU machine has only what is carried there
     import hypothesis
 
     hypothesis.settings.register_profile("tests", deadline=None)  # how long an example takes says nothing
@@ -29,6 +29,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tier())
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> None:
+    """A test that needs a GPU is skipped without one, but only here, after its fixtures: a rehearsal of `bench gpu`
+    shows that they have all packages that they need."""
+    if pyfuncitem.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA GPU")
 
 
 @pytest.fixture(scope="session", autouse=True)

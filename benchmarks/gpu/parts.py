@@ -7,8 +7,9 @@ was no time for is named. In this order: `basics` (the machine, copies, a produc
 the CPU, waits, two runs alike), `ladder` (rungs of speed), `loaders` (a step fed by each), `compile` (the rung that
 compiles), `tests` (marked gpu).
 DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
-gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too: its figures are
-meaningless. `make gpu-check` calls this on a plain checkout without network.
+gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too, by a Python that has
+no more packages than GPU containers have and what is carried there (benchmarks/gpu/machine.py); its figures are
+meaningless. `python3 setup/gpu.py check` calls this on a plain checkout without network.
 """
 
 import argparse
@@ -26,6 +27,7 @@ import torch
 
 from benchmarks.gpu import bounded, page
 from benchmarks.gpu.ladder import BROKEN, COMPILED, rungs
+from benchmarks.gpu.machine import pretended
 from benchmarks.gpu.report import Report
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
@@ -44,14 +46,15 @@ def require(rehearse: bool) -> None:
         raise UserError(f"gpu: no CUDA GPU here, {cause}; --rehearse runs all of it at tiny sizes without one")
 
 
-def commands(part: str, out: Path, logs: Path, rehearse: bool, seconds: float, report: Report) -> Iterator[list[str]]:
+def commands(
+    python: Path, part: str, out: Path, logs: Path, rehearse: bool, seconds: float, report: Report
+) -> Iterator[list[str]]:
     """What a part runs; ladders go on in another process where one has lost the device."""
-    module = [sys.executable, "-m", f"benchmarks.gpu.{MODULES.get(part, part)}", str(out)]
+    module = [str(python), "-m", f"benchmarks.gpu.{MODULES.get(part, part)}", str(out)]
     tiny = ["--rehearse"] if rehearse else []
     match part:
         case "tests":
-            tests = HOME / "tests" / "benchmarks" if rehearse else HOME / "tests"
-            yield [*module, str(logs), "--tests", str(tests), "--seconds", f"{seconds}"]
+            yield [*module, str(logs), "--seconds", f"{seconds}"]
         case "ladder" | "compile":
             chosen = [rung.title for rung in rungs() if (rung.name == COMPILED) == (part == "compile")]
             end, first = time.perf_counter() + seconds, True
@@ -73,16 +76,16 @@ def _not_run(report: Report, part: str, chosen: list[str]) -> list[str]:
     return titles
 
 
-def run(part: str, out: Path, logs: Path, rehearse: bool, seconds: float) -> tuple[bool, str]:
-    """Whether a part came to a good end within ``seconds``, and how it ended."""
+def run(python: Path, part: str, out: Path, logs: Path, rehearse: bool, seconds: float) -> tuple[bool, str]:
+    """Whether a part, run by ``python``, came to a good end within ``seconds``, and how it ended."""
     if part == "tests" and not (HOME / "tests").is_dir():
         return True, "there are none beside an installed package; they are in the checkout"
     if part == "tests" and importlib.util.find_spec("pytest") is None:
-        return False, "pytest is not there; make gpu-wheels brings it"
+        return False, "pytest is not there; python3 setup/gpu.py wheels brings it"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])}
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # gloo looks a host's name up, which a sandbox may not know
     end, codes = time.perf_counter() + seconds, []
-    for command in commands(part, out, logs, rehearse, seconds - ENDING, Report(out)):
+    for command in commands(python, part, out, logs, rehearse, seconds - ENDING, Report(out)):
         shown = ["bash", "-o", "pipefail", "-c", f'"$@" 2>&1 | tee -a "{logs / part}.log"', part, *command]
         left = end - time.perf_counter()
         codes.append(bounded.run(shown, max(1.0, left), env=environment, start_new_session=True))
@@ -116,13 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.add(rehearsal=asked.rehearse, parts={})
     fine = True
     with tempfile.TemporaryDirectory() as folder:
+        python = pretended(Path(folder, "python")) if asked.rehearse else Path(sys.executable)
+        logs = Path(folder, "logs")
+        logs.mkdir()
         for part in (part for part in SHARES if part in asked.parts):
             start = time.perf_counter()
             left = asked.seconds - (start - began)
             print(f"== {part}", flush=True)
             seconds = min(left, SHARES[part] / max(SHARES[one] for one in asked.parts) * asked.seconds)
             well, why = (
-                run(part, out, Path(folder), asked.rehearse, seconds)
+                run(python, part, out, logs, asked.rehearse, seconds)
                 if seconds >= 2 * ENDING
                 else (False, "left out, the time was up")
             )
@@ -130,6 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             taken = {"fine": well, "why": why, "seconds": time.perf_counter() - start}
             report.add(parts=report.read()["parts"] | {part: taken})
             write_atomic(out / "gpu.txt", page.text(report.read()))
-            pack(Path(folder), out)
+            pack(logs, out)
     print((out / "gpu.txt").read_text(), end="")
     return 0 if fine else 1

@@ -9,14 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import xxhash
-from hypothesis import settings
 from scipy import ndimage
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.pixels import codecs
-
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
 
 
 def _radiograph(height: int, width: int, bits: int = 8, channels: int = 1, seed: int = 0) -> np.ndarray:

@@ -261,7 +261,6 @@ def test_a_batch_may_be_cut():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("rotation", [0.0, 10.0])
 def test_the_gpu_gives_the_same(rotation, tf32):
     spec = replace(SPEC, rotation=rotation)

@@ -16,7 +16,6 @@ MOCO = ["method=dira_moco", "method.base.queue=64"]
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 @pytest.mark.parametrize("groups", [1, 4])
 def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:

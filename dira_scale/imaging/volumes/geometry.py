@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
 from dira_scale.imaging.volume import MAX_VOXELS
 
-AXIAL = axcodes2ornt("LPS")  # x to the patient's left, y to the back, z to the head
+AXIAL = "LPS"  # x to the patient's left, y to the back, z to the head
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's and ITK's millimetres to NIfTI's
 MIN_SPACING, MAX_SPACING = 1e-3, 1e3  # mm: outside this range the header is damaged
 RIGHT_ANGLE = 1e-3  # largest cosine between two axes that counts as a right angle: half a voxel over 500
@@ -61,6 +60,8 @@ class Grid:
 
     def turned(self) -> "Grid":
         """The grid in DICOM's axial order, by the closest axes."""
+        from nibabel.orientations import inv_ornt_aff  # here, as images need no nibabel
+
         turn = _turn(self.affine)
         x_y_z = self.shape[::-1]
         z, y, x = (x_y_z[int(np.flatnonzero(turn[:, 0] == axis)[0])] for axis in (2, 1, 0))
@@ -111,5 +112,7 @@ def turn(voxels: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _turn(affine: np.ndarray) -> np.ndarray:
     """For x, y and z: the axis of the axial order that it becomes, and 1 or -1 for its direction."""
-    turn: np.ndarray = ornt_transform(io_orientation(affine), AXIAL)
+    from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+
+    turn: np.ndarray = ornt_transform(io_orientation(affine), axcodes2ornt(AXIAL))
     return turn

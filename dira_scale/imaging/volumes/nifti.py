@@ -3,11 +3,9 @@
 import gzip
 import io
 import math
-from typing import BinaryIO, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal
 
 import numpy as np
-from nibabel.nifti1 import Nifti1Header
-from nibabel.nifti2 import Nifti2Header
 
 from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
@@ -15,11 +13,14 @@ from dira_scale.imaging.volumes.geometry import Grid
 from dira_scale.imaging.volumes.raw import Raw
 from dira_scale.imaging.volumes.values import rescale
 
+if TYPE_CHECKING:  # imported where a header is read: images need no nibabel
+    from nibabel.nifti1 import Nifti1Header
+
 GZIP = b"\x1f\x8b"
 MAX_CHANNELS = 16  # time series have more
 MILLIMETRES = {"mm": 1.0, "meter": 1000.0, "micron": 0.001, "unknown": 1.0}
 ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
-KINDS = {348: Nifti1Header, 540: Nifti2Header}  # by the header size, its first field
+KINDS = {348: "Nifti1Header", 540: "Nifti2Header"}  # nibabel's, by the header size, its first field
 
 
 def is_nifti(start: bytes) -> bool:
@@ -29,13 +30,16 @@ def is_nifti(start: bytes) -> bool:
 
 def open_nifti(file: BinaryIO) -> Raw:
     """Raises RejectedError. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
+    import nibabel
+
     start = file.read(2)
     file.seek(0)
     if start == GZIP:
         file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
     with rejects("damaged or no NIfTI header ({})"):
         size = file.read(4)
-        kind = next(KINDS[n] for order in ORDERS if (n := int.from_bytes(size, order)) in KINDS)
+        name = next(KINDS[n] for order in ORDERS if (n := int.from_bytes(size, order)) in KINDS)
+        kind = getattr(nibabel, name)
         block = size + file.read(kind.sizeof_hdr - 4)
         header = kind.from_fileobj(io.BytesIO(block), check=False)
         magic = bytes(header["magic"])
@@ -75,7 +79,7 @@ def _vectors(sides: list[int]) -> list[int]:
     )
 
 
-def _affine(header: Nifti1Header) -> np.ndarray:
+def _affine(header: "Nifti1Header") -> np.ndarray:
     """The sform if set, else the qform, else the spacing alone, in millimetres."""
     if not (np.asarray(header["pixdim"][1:4]) > 0).all():
         raise GeometryError("distance between voxels that is zero, negative or absurd")

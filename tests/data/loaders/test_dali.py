@@ -33,7 +33,7 @@ STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
 
 @pytest.fixture
 def dali(request):
-    """The class; its package is an extra. On a GPU machine `make gpu-check` itself names what is missing."""
+    """The class; its package is an extra. On a GPU machine `bench gpu` itself names what is missing."""
     missing = find_spec("nvidia") is None or find_spec("nvidia.dali") is None
     if not request.node.get_closest_marker("gpu"):
         skip_without("dali", "DALI is missing: python3 setup/install.py dali" if missing else "")
