@@ -17,6 +17,8 @@ with suppress(ImportError):  # a GPU machine has only what is carried there
 
     hypothesis.settings.register_profile("tests", deadline=None)  # how long an example takes says nothing
     hypothesis.settings.load_profile("tests")
+# Patients are divided by it: each machine's own key would give each its own tests, and be written to a home folder.
+os.environ["DIRA_SCALE_HASH_KEY"] = "a key for tests only, of some length"
 if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

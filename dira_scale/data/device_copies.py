@@ -1,4 +1,4 @@
-"""Batches on the training device before they are asked for."""
+"""Copies of batches to the training device, beside the step that runs there."""
 
 from collections.abc import Generator, Iterator
 from time import perf_counter
@@ -20,21 +20,26 @@ class DeviceCopies:
         self.device, self.seconds, self.pinned = device, seconds, device.type == "cuda"
         self._stream: torch.cuda.Stream | None = None  # made with the first batch: a loader is built before it is used
 
-    def ahead(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
-        """The same batches, on the device; one is copied ahead. Closing it closes ``batches``."""
+    def beside(self, batches: Generator[Batch, None, None]) -> Iterator[Batch]:
+        """The same batches, on the device. Closing it closes ``batches``.
+
+        A batch is asked for, and its copy begins, when the caller asks for it: by then it has queued the step on the
+        batch before, which the device computes meanwhile. Asking earlier would keep that step waiting for a loader
+        that is late.
+        """
         if not self.pinned:
             yield from batches
             return
         self._stream = self._stream or torch.cuda.Stream(self.device)
+        computing = torch.cuda.current_stream(self.device)
+        in_use: Batch | None = None  # its memory is not reused while the step on it may still read it
+        read = computing.record_event()  # after the step before that one
         try:
-            following = self._copy(next(batches, None), self._stream)
-            while following is not None:
-                batch, done = following
-                # The copy of the next batch begins here, so it runs beside the step on this one. It may reuse memory of
-                # an earlier batch, whose step is queued by now: hence the streams wait for each other.
-                following = self._copy(next(batches, None), self._stream)
-                torch.cuda.current_stream(self.device).wait_event(done)
-                yield batch
+            for batch in batches:
+                copied, arrived = self._copy(batch, self._stream, read)
+                read, in_use = computing.record_event(), copied
+                computing.wait_event(arrived)
+                yield in_use
         finally:
             batches.close()
 
@@ -42,11 +47,10 @@ class DeviceCopies:
         """Done when all copies begun so far are; None where nothing is copied."""
         return None if self._stream is None else self._stream.record_event()
 
-    def _copy(self, batch: Batch | None, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
-        if batch is None:
-            return None
+    def _copy(self, batch: Batch, stream: torch.cuda.Stream, read: torch.cuda.Event) -> tuple[Batch, torch.cuda.Event]:
+        """``batch`` on the device once the event is over; ``read``: when memory that was released may be reused."""
         began = perf_counter()
-        stream.wait_stream(torch.cuda.current_stream(self.device))
+        stream.wait_event(read)
         with torch.cuda.stream(stream):
             copied = batch.copy_to(self.device)
         done = stream.record_event()

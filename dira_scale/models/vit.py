@@ -42,7 +42,7 @@ class PlainEncoder(Encoder):
         return list(self._channels)
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        x = x.expand(-1, self._in_channels, -1, -1)
+        x = self._expanded(x)
         height, width = x.shape[2:]
         if height % self.patch or width % self.patch:
             raise ValueError(f"views of {height} x {width} pixels do not divide into patches of {self.patch}")

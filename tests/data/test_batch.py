@@ -60,3 +60,9 @@ def test_volumes_are_scaled_alike():
     for view, volume in zip(flat, volumes, strict=True):
         assert volume.is_contiguous(memory_format=torch.channels_last_3d)
         assert torch.equal(volume, view[:, :, None].expand_as(volume))
+
+
+def test_one_micro_batch_is_the_batch_itself():
+    """Slicing its twenty tensors would take the host as long as launching thirty kernels."""
+    batch = make_batch()
+    assert batch.split(1)[0] is batch

@@ -68,7 +68,7 @@ class CpuLoader:
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``."""
-        yield from self.copies.ahead(self._host_batches(start_step, stop_step))
+        yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         pool = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")

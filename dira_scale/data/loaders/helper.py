@@ -52,7 +52,7 @@ class HelperLoader:
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``; the process ends with the iterator."""
-        yield from self.copies.ahead(self._host_batches(start_step, stop_step))
+        yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         order, rank, world = self.arguments["order"], self.arguments.get("rank", 0), self.arguments.get("world", 1)

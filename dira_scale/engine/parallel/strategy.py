@@ -12,6 +12,7 @@ from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
+from dira_scale.models.pyramid import Encoder
 
 
 class Strategy:
@@ -40,8 +41,10 @@ class Sharded(Strategy):
         self.world, self.parallel, self.module, self.kind = world, parallel, module, kind
 
     def begin(self, prepare: Prepare, make: MakeOptimizer, state: dict[str, Tensor]) -> StageModel:
-        # Parameters are flattened, so they must be contiguous; images are channels last regardless.
+        # Parameters are flattened, so they must be contiguous; feature maps follow the layout of the image.
         module = on_device(copied(self.module), self.world, self.parallel, channels_last=False)
+        for encoder in (part for part in module.modules() if isinstance(part, Encoder)):
+            encoder.channels_last = self.parallel.channels_last
         return self.kind(self.world, self.module, module, prepare, make, state)
 
     def end(self, model: StageModel) -> None:
