@@ -36,7 +36,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
     out = tmp_path_factory.mktemp("shards") / "mine"
     keys = {"recipe.images": images, "recipe.labels": images / "labels.csv", "workers": 1}
-    keys["recipe.splits"] = {"train": 0.5, "val": 0.25, "test": 0.25}  # both classes in each
+    keys["recipe.splits"] = "{train: 0.5, val: 0.25, test: 0.25}"  # both classes in each
     return api.shard(out, recipe="folder", settings=keys)
 
 
