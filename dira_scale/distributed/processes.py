@@ -69,7 +69,10 @@ def start(parallel: Parallel, precision: str) -> World:
     precision = choose(precision)
     set_fp32(precision)
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
-    if not cuda:
+    if cuda:  # what torch's deterministic algorithms ask for (engine/determinism.py), before cuBLAS is first used
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False
+    else:
         _keep_freed_memory()
         spin_less_when_crowded(threads)
     if parallel.strategy != "ddp" and "RANK" not in os.environ:  # sharded strategies need a process group even of one

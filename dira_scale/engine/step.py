@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from dira_scale.distributed.precision import LossScale
+from dira_scale.engine.determinism import adds_in_any_order, one_order
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
@@ -41,6 +42,7 @@ class Step:
     ) -> None:
         self.task, self.stage, self.model, self.guard, self.scale, self.means = task, stage, model, guard, scale, means
         self.seed, self.accumulate = seed, accumulate
+        self.unordered = adds_in_any_order(model.module, guard.device)
 
     def __call__(self, step: int, batch: Batch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
@@ -53,10 +55,11 @@ class Step:
             with model.accumulating(i == last):
                 losses = task.losses(self.stage, model.wrapped, micro)
                 values = losses.values()
-                if i == last and step % task.monitor_every == 0:
-                    monitors = task.monitor(losses, self.scale.value, model.differentiable)
                 factor = self.guard.losses(step, values)
-                model.backward(losses.total * factor * (self.scale.value / self.accumulate))
+                with one_order(self.unordered):
+                    if i == last and step % task.monitor_every == 0:
+                        monitors = task.monitor(losses, self.scale.value, model.differentiable)
+                    model.backward(losses.total * factor * (self.scale.value / self.accumulate))
             self.means.add(values | dict(losses.monitors))
             carried.append(losses.carried)
             del losses, values  # free before the next forward pass

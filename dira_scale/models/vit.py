@@ -3,7 +3,7 @@
 import math
 
 import timm
-import torch.nn.functional as F
+import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
@@ -52,10 +52,28 @@ class PlainEncoder(Encoder):
         last = tokens[:, getattr(self.model, "num_prefix_tokens", 0) :].transpose(1, 2).reshape(maps[-1].shape)
         levels = [level(features) for level, features in zip(self.pyramid, maps[:-1], strict=True)]
         pyramid = [
-            F.adaptive_avg_pool2d(features, (height // stride, width // stride))
+            _averaged(features, (height // stride, width // stride))
             for features, stride in zip([*levels, last], STRIDES, strict=True)
         ]
         return [x, x.new_empty(x.shape[0], 0, height // 2, width // 2), *pyramid]
+
+
+def _averaged(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """Adaptive average pooling [b, C, h, w] -> [b, C, *size]. torch's own adds gradients in any order on a GPU."""
+    (h, w), (height, width) = features.shape[2:], size
+    if h % height == 0 and w % width == 0:
+        return features.unflatten(3, (width, w // width)).unflatten(2, (height, h // height)).mean((3, 5))
+    rows, columns = _windows(h, height, features), _windows(w, width, features)
+    sums = rows @ features @ columns.T
+    return sums / (rows.sum(1)[:, None] * columns.sum(1))
+
+
+def _windows(length: int, count: int, like: Tensor) -> Tensor:
+    """[count, length]: 1 in each of ``count`` windows, the i-th from floor(i n / m) to ceil((i + 1) n / m); else 0."""
+    i, positions = (torch.arange(n, device=like.device) for n in (count, length))
+    start, end = i * length // count, ((i + 1) * length + count - 1) // count
+    inside = (positions >= start[:, None]) & (positions < end[:, None])
+    return inside.to(like.dtype)
 
 
 def _level(width: int, doublings: int) -> nn.Sequential:

@@ -1,15 +1,22 @@
 """From ``data.*`` to datasets, order and loaders, and what is refused at once."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from omegaconf import OmegaConf
 
+from dira_scale.config.compose import compose
 from dira_scale.data.config import Data
 from dira_scale.data.inputs import Inputs, _paths
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
+from dira_scale.methods import views_of
+from dira_scale.planning.shards import planned_inputs
 
 
 @pytest.mark.parametrize(
@@ -50,3 +57,13 @@ def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: A
     info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"train": 4, "val": 0}}))
     with pytest.raises(UserError, match="no sample in split 'val'"):
         inputs([grey.root], val_split="val")
+
+
+def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
+    make_dataset: Callable[..., ShardedDataset], tmp_path: Path
+) -> None:
+    dataset = make_dataset([np.zeros((40, 40), np.uint8)] * 8, splits=["train"] * 6 + ["val"] * 2)
+    words = ["experiment=small", f"data.shards={dataset.root}", "data.batch=2", "data.loader=stream"]
+    cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
+    assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
+    assert not (tmp_path / "cache").exists()

@@ -1,19 +1,13 @@
 """The GPU memory of decoding there: by hand, and where it counts."""
 
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 
-from dira_scale.config.compose import compose
-from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import Kind
 from dira_scale.data.views import ViewSpec
-from dira_scale.methods import views_of
-from dira_scale.planning.shards import decoding_bytes, planned_inputs
+from dira_scale.planning.shards import decoding_bytes
 
 
 @pytest.mark.parametrize(
@@ -32,13 +26,3 @@ def test_by_hand(loader: str, codecs: list[str], counted: bool) -> None:
     data = SimpleNamespace(loader=loader, prefetch=2, split="train")
     found = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))
     assert found == (pytest.approx(2 * 800 + 6 * 2 * 2 * 64**2) if counted else 0)
-
-
-def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
-    make_dataset: Callable[..., ShardedDataset], tmp_path: Path
-) -> None:
-    dataset = make_dataset([np.zeros((40, 40), np.uint8)] * 8, splits=["train"] * 6 + ["val"] * 2)
-    words = ["experiment=small", f"data.shards={dataset.root}", "data.batch=2", "data.loader=stream"]
-    cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
-    assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
-    assert not (tmp_path / "cache").exists()
