@@ -71,7 +71,7 @@ def start(parallel: Parallel, precision: str) -> World:
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
     if cuda:  # what torch's deterministic algorithms ask for (engine/determinism.py), before cuBLAS is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.utils.deterministic.fill_uninitialized_memory = False
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:
         _keep_freed_memory()
         spin_less_when_crowded(threads)

@@ -62,8 +62,14 @@ def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: A
 def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(
     make_dataset: Callable[..., ShardedDataset], tmp_path: Path
 ) -> None:
-    dataset = make_dataset([np.zeros((40, 40), np.uint8)] * 8, splits=["train"] * 6 + ["val"] * 2)
-    words = ["experiment=small", f"data.shards={dataset.root}", "data.batch=2", "data.loader=stream"]
+    dataset = make_dataset([np.zeros((40, 40), np.uint8)] * 6, "png")
+    words = [
+        "experiment=small",
+        f"data.shards={dataset.root}",
+        "data.batch=2",
+        "data.loader=stream",
+        "data.val_split=null",
+    ]
     cfg = compose("plan", [*words, f"data.cache={tmp_path / 'cache'}", "data.missing=skip"])
     assert planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1) == (6, 0.0)
     assert not (tmp_path / "cache").exists()
