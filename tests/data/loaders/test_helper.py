@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import signal
 import time
+from collections import deque
+from dataclasses import replace
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -49,6 +52,36 @@ def test_batches_are_those_of_the_loader_itself(arguments):
         assert bool(children()) == (not changed)
         batches.close()
         assert not children()
+
+
+def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatch):
+    """On a pretended GPU, where a copy is over when its event is waited for, and with a process that fills at once."""
+    free, filled, copying = deque(), [], set()
+    batch = next(choose("cpu").build(**arguments).iterate(0, 1))
+    batch = replace(batch, views=tuple(view.to("meta") for view in batch.views))
+
+    def give_back(slot):
+        assert slot not in copying
+        free.append(slot)
+
+    def receive(*_):
+        filled.append(free.popleft())
+        return filled[-1], batch, {}
+
+    def event():
+        begun = set(copying)
+        return SimpleNamespace(synchronize=lambda: copying.difference_update(begun))
+
+    nothing = SimpleNamespace(start=lambda: None, kill=lambda: None, join=lambda: None, close=lambda: None)
+    ours = SimpleNamespace(send=give_back, close=lambda: None)
+    context = SimpleNamespace(Pipe=lambda: (ours, nothing), Process=lambda **_: nothing)
+    monkeypatch.setattr("dira_scale.data.loaders.helper.multiprocessing.get_context", lambda _: context)
+    monkeypatch.setattr("dira_scale.data.loaders.helper._receive", receive)
+    loader = choose("cpu").in_helper().build(**arguments, prefetch=1)
+    loader.copies = SimpleNamespace(pinned=False, beside=iter, event=event)
+    for _ in loader.iterate(0, 20):
+        copying.add(filled[-1])
+    assert set(filled) == set(range(3)) and len(filled) == 20
 
 
 def test_a_killed_process_is_an_error(arguments):
