@@ -125,6 +125,8 @@ LAYERS = {"stage": "b c", "fractions": [1.0, 0.5], "optim": {"lr": 0.001, "name"
         ({}, {"grid": {key: [LAYERS[key]] for key in reversed(LAYERS)}}),
         ({}, {"set": {"data.shards": "d", **LAYERS}}),
         ({}, {"set": {**LAYERS, "data.shards": "d"}}),
+        ({}, {"set": {"data.shards": "d", **LAYERS, "fractions": ["1.0", "0.5"]}}),  # quoted in the sweep's file
+        ({"optim": "{lr: '0.001', name: x}"}, {"grid": {"fractions": [[1.0, 0.5]]}, "list": [{"stage": "b c"}]}),
         ({}, {"list": [LAYERS | {"optim": {"name": "x", "lr": 1e-3}}]}),
         ({"stage": "b c", "fractions": "[1.0, 0.5]", "optim": "{name: 'x', lr: 1e-3}"}, {}),
         ({"stage": "'b c'", "fractions": "[1.0,0.5]"}, {"grid": {"optim": [LAYERS["optim"]], "stage": ["a"]}}),
