@@ -1,6 +1,6 @@
-"""Faults planted in the core, one at a time: the tests beside the code must catch each of them.
+"""Faults planted in the code, one at a time: the tests beside it must catch each of them.
 
-    python tests/mutations.py               all of them, in five to ten minutes
+    python tests/mutations.py               all of them, in ten to fifteen minutes
     python tests/mutations.py NAME …        these
 
 Run by hand, not by pytest: it says whether the default tier still proves what it proved, after it was made cheaper.
@@ -74,6 +74,35 @@ MUTATIONS = (
         "if not payload:",
         ("data/loaders/test_cpu.py",),
     ),
+    Mutation(
+        "steps-drawn-together-have-one-epoch",
+        "data/requests.py",
+        "epoch = np.repeat(epochs, [len(part.index) for part in parts])",
+        "epoch = np.repeat(epochs[:1], len(index))",
+        ("data/test_requests.py",),
+    ),
+    # ------------------------------------------------------------------ loaders
+    Mutation(
+        "shards-counted-for-skipped-samples",
+        "data/cache/substitutes.py",
+        "self.cache.seconds.add(skipped=int(lost.sum()))",
+        "self.cache.seconds.add(skipped=len(missing))",
+        ("data/loaders/test_stream.py",),
+    ),
+    Mutation(
+        "slot-filled-again-while-it-is-copied",
+        "data/loaders/helper.py",
+        "                    if event is not None:\n                        event.synchronize()\n",
+        "",
+        ("data/loaders/test_helper.py",),
+    ),
+    Mutation(
+        "partner-cut-from-the-first-views-image",  # of views.pair=patient
+        "data/dali_views.py",
+        "showing.setdefault(images.tobytes(), [])",
+        "showing.setdefault(request.index.tobytes(), [])",
+        ("data/loaders/test_dali.py",),
+    ),
     # ------------------------------------------------------------------ networks and losses
     Mutation(
         "running-statistics-of-one-rank",
@@ -130,6 +159,27 @@ MUTATIONS = (
         "queries @ queue.T], dim=1) / temperature",
         "queries @ queue.T], dim=1)",
         ("methods/test_moco.py",),
+    ),
+    Mutation(
+        "mixture-of-targets-by-another-share",
+        "methods/pcrl.py",
+        "blend(clean[0], clean[1], share)",
+        "blend(clean[0], clean[1], self.share(batch.step, 1))",
+        ("methods/test_pcrl.py",),
+    ),
+    Mutation(
+        "shuffled-maps-shuffled-again",  # the right images where a permutation is its own inverse
+        "methods/pcrl.py",
+        "back = np.argsort(order)",
+        "back = order",
+        ("methods/test_pcrl.py",),
+    ),
+    Mutation(
+        "target-turned-otherwise-than-the-attention-says",
+        "methods/pcrl_released.py",
+        "reorient(x2, orientation2)",
+        "reorient(x2, orientation1)",
+        ("methods/test_pcrl_released.py",),
     ),
     Mutation(
         "generator-step-reaches-the-discriminator",
@@ -272,6 +322,28 @@ MUTATIONS = (
         'value.lower())), "other")',
         "value.lower())), value)",
         ("ingest/test_deidentify.py",),
+    ),
+    # ------------------------------------------------------------------ sweeps
+    Mutation(
+        "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever
+        "cluster/health.py",
+        "return one.ended is None and not last",
+        "return False",
+        ("cluster/test_job.py", "cluster/test_health.py"),
+    ),
+    Mutation(
+        "name-by-where-a-value-is-written",  # what has been computed is not found again
+        "cluster/command.py",
+        "isinstance(value, list | tuple) else typed(value)",
+        "isinstance(value, list | tuple) else value",
+        ("cluster/test_expand.py",),
+    ),
+    Mutation(
+        "results-of-earlier-settings",
+        "cluster/results.py",
+        "runs = [folder.runs[run_id] for run_id in folder.current]",
+        "runs = [*folder.runs.values()]",
+        ("cluster/test_results.py",),
     ),
 )
 
