@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from needs import need_program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -208,6 +209,7 @@ def test_a_gpu_machine_gets_dali_for_its_driver(
     answer: str | None, expected: list[str], install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A driver's library that gives its version, one that fails, and none."""
+    need_program("g++", "g++")
     code = f"int cuDriverGetVersion(int *version) {{ *version = {answer}; return {answer} < 0; }}"
     library = tmp_path / "libcuda.so.1"
     if answer:
