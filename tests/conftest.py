@@ -29,9 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tier())
+    noting = hasattr(config, "cache") and not hasattr(config, "workerinput")  # it has a place, and is no xdist worker
     if config.getoption("rest"):
         config.pluginmanager.register(Rest(config))
-    elif TIERS.get(config.option.markexpr) == "make test" and not hasattr(config, "workerinput"):
+    elif noting and TIERS.get(config.option.markexpr) == "make test":
         config.pluginmanager.register(Ran(config))
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))

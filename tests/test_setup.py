@@ -157,7 +157,7 @@ def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
 
     if succeeds:
         install.install_torch(f"torch=={pin}", "cpu")
-        assert install.installed("torch") == f"{pin}+cpu"
+        assert install.installed("torch", install.PYTHON) == f"{pin}+cpu"
     else:
         message = r"(?s)uv failed .*Failed to fetch the CPU index.*PIP_EXTRA_INDEX_URL"
         with pytest.raises(install.SetupError, match=message):
