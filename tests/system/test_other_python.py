@@ -61,13 +61,11 @@ def test_the_newest_python_sets_up_and_trains(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     ours = clone / ".venv" / "bin" / "python"
     recipe = ["recipe=phantom_cxr", "recipe.patients=16", "recipe.size=128", "out=out/shards"]
-    for words in (
-        ["dira_scale.shard", *recipe],
-        ["dira_scale.pretrain", *TINY, "data.shards=out/shards", "run=out/run"],
-    ):
+    training = [*TINY, "data.shards=out/shards", "run=out/run"]
+    for words in (["dira_scale.shard", *recipe], ["dira_scale.pretrain", *training]):
         done = run(ours, "-m", *words)
         assert done.returncode == 0, done.stdout + done.stderr
     status, made_by = (
-        json.loads((clone / "out/run" / name).read_text()) for name in ("status.json", "environment.json")
+        json.loads((clone / "out/run" / f"{name}.json").read_text()) for name in ("status", "environment")
     )
     assert status["state"] == "done" and made_by["python"].startswith(f"{version}.")
