@@ -9,7 +9,8 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor docs clean
+.PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor \
+	docs clean
 
 help:         ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
