@@ -12,6 +12,8 @@ from harness import finish
 from needs import installed
 from packaging.requirements import Requirement
 
+from benchmarks.gpu.checks import MODULES
+
 ROOT = Path(__file__).parents[1]
 # Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
 MAY_NEED = {
@@ -30,17 +32,13 @@ MAY_NEED = {
 }  # fmt: skip
 LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
 ELSEWHERE = ("litdata", "streaming")  # in an environment of their own
-IMPORTED_AS = {
-    "nvidia-dali-cuda130": "nvidia.dali", "nvidia-dali-cuda120": "nvidia.dali", "universal-pathlib": "upath",
-    "pytest-xdist": "xdist", "mkdocs-material": "material",
-}  # fmt: skip
 
 
 def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:
     """What ``extras`` bring, as it is imported, with the names that it is installed by."""
     found: dict[str, set[str]] = {"mkdocs": {"mkdocs"}}  # mkdocs-material brings it
     for name in (Requirement(line).name for lines in extras.values() for line in lines if "types-" not in line):
-        found.setdefault(IMPORTED_AS.get(name, name.replace("-", "_")), set()).add(name)
+        found.setdefault(MODULES.get(name, name.replace("-", "_")), set()).add(name)
     return found
 
 
