@@ -9,7 +9,8 @@ BIN := .venv/bin
 PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-test pretrain test lint types unit test-system torture gpu-wheels gpu-check doctor docs clean
+.PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor \
+	docs clean
 
 help:         ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -21,6 +22,9 @@ test: setup-test lint types unit    ## lint, types, unit tests and one case of e
 
 test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
 	@$(BIN)/pytest $(PARALLEL) -m "system and not torture and not gpu"
+
+test-rest: setup-test      ## after `make test`: what it skipped for want of a package or program, and all system tests
+	@$(BIN)/pytest $(PARALLEL) --rest -m "not torture and not gpu"
 
 torture: setup-test    ## the full counts of kills and mutants; hours; resumes after an interruption
 	@$(BIN)/pytest -m torture --resume

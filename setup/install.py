@@ -31,6 +31,7 @@ LOG = VENV / "install.log"
 STAMP = VENV / "install.json"
 SITE_PACKAGES = VENV / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
 UV = VENV / "bin" / "uv"
+PATIENCE = 10  # seconds for an answer when uv is fetched and asked, with one retry: at most a minute in all
 
 
 class SetupError(Exception):
@@ -244,9 +245,10 @@ def install_torch(requirement: str, accelerator: str) -> None:
         return
     print(f"torch        pip would fetch {wheel}, a CUDA build; asking uv for the CPU build")
     try:
-        pip("uv", *pins, "uv")
-        options = ["--python", str(PYTHON), "--torch-backend=cpu", "--no-deps"]
-        logged("torch for cpu", [str(UV), "pip", "install", *options, *pins, requirement])
+        pip("uv", f"--timeout={PATIENCE}", "--retries=1", *pins, "uv")
+        command = [str(UV), "pip", "install", "--python", str(PYTHON), "--torch-backend=cpu", "--no-deps", *pins]
+        ask_uv([*command, "--dry-run", requirement])
+        logged("torch for cpu", [*command, requirement])
         if "+cpu" not in (found := installed("torch", PYTHON) or "nothing"):
             raise SetupError(f"uv ended without an error, and the environment has {found} as torch")
     except SetupError as error:
@@ -257,6 +259,21 @@ def install_torch(requirement: str, accelerator: str) -> None:
             f"PIP_FIND_LINKS to a folder with the wheel torch-{pinned('torch')}+cpu. "
             f"(ACCELERATOR=cuda installs the CUDA build anyway.)"
         ) from error
+
+
+def ask_uv(command: list[str]) -> None:
+    """Find out soon whether uv reaches torch's index: for the download it keeps its own patience, which is minutes.
+
+    Raises:
+        SetupError: it does not, or has no such torch.
+    """
+    patience = {"UV_HTTP_TIMEOUT": str(PATIENCE), "UV_HTTP_RETRIES": "1"}
+    try:
+        done = subprocess.run(command, env=os.environ | patience, capture_output=True, text=True, timeout=3 * PATIENCE)
+    except subprocess.TimeoutExpired:
+        raise SetupError(f"uv had no answer from torch's index within {3 * PATIENCE} s") from None
+    if done.returncode:
+        raise SetupError(f"uv failed on torch for cpu:\n{done.stdout}{done.stderr}".rstrip())
 
 
 def needless_cuda_build(wheel: str, accelerator: str) -> bool:

@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from needs import skip_without
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
          "--disable-background-networking", "--hide-scrollbars", "--remote-debugging-pipe")  # fmt: skip
+
+
+def need_chromium() -> None:
+    """Skip, or fail, where there is none."""
+    skip_without("chromium", "" if CHROMIUM else "no Chromium in PATH: apt-get install chromium")
 
 
 class Tab:

@@ -1,5 +1,6 @@
-"""``pytest --resume``: hours of tests that were interrupted go on where they stopped (``make torture``). Signals that
-whoever started the tests ignores reach the processes that the tests start."""
+"""``pytest --resume``: hours of tests that were interrupted go on where they stopped (``make torture``). ``pytest
+--rest``: what ``make test`` left (``make test-rest``). Signals that whoever started the tests ignores reach the
+processes that the tests start."""
 
 import hashlib
 import os
@@ -10,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tiers import Tier
+from tiers import TIERS, Ran, Rest, Tier
 
 with suppress(ImportError):  # a GPU machine has only what is carried there
     import hypothesis
@@ -25,10 +26,16 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # there is one for every core
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--resume", action="store_true", help="leave out what has passed since the last change")
+    parser.addoption("--rest", action="store_true", help="leave out what the last `make test` ran")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Tier())
+    noting = hasattr(config, "cache") and not hasattr(config, "workerinput")  # it has a place, and is no xdist worker
+    if config.getoption("rest"):
+        config.pluginmanager.register(Rest(config))
+    elif noting and TIERS.get(config.option.markexpr) == "make test":
+        config.pluginmanager.register(Ran(config))
     if config.getoption("resume"):
         config.pluginmanager.register(Passed(config))
 

@@ -5,13 +5,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from forked import Forked, Started, forkable
+from needs import need_extra
 
 from dira_scale.runs import checkpoint
 
@@ -131,16 +131,7 @@ def assert_equal_runs(a: Path, b: Path) -> None:
     assert losses(a) == losses(b) and losses(a, "val") == losses(b, "val")
 
 
-def skip_without(piece: str, reason: str) -> None:
-    """Skip the test for ``reason``, if there is one; fail it where ``piece`` is among DIRA_SCALE_REQUIRE."""
-    required = os.environ.get("DIRA_SCALE_REQUIRE", "").split(",")
-    if reason and piece in required:
-        pytest.fail(f"DIRA_SCALE_REQUIRE has {piece}: {reason}")
-    if reason:
-        pytest.skip(reason)
-
-
 def require_strategy(strategy: str) -> None:
     """Skip, or fail, where ``strategy`` is one of DeepSpeed's and it is missing."""
-    missing = strategy.startswith("zero") and find_spec("deepspeed") is None
-    skip_without("deepspeed", "DeepSpeed is missing: python3 setup/install.py deepspeed" if missing else "")
+    if strategy.startswith("zero"):
+        need_extra("deepspeed")

@@ -21,13 +21,13 @@ FEW = {key: value for key, value in FEW.items() if key != "experiment"} | {"mode
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """48 images of noise, half of them bright, with a label that says which."""
+    """48 images of noise, half of them bright, with a label that says which; both kinds in every split."""
     folder, generator = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    rows = ["file,patient,bright"]
+    rows = ["file,patient,bright,split"]
     for i in range(48):
         pixels = generator.integers(0, 100, (40 + i % 3, 48), dtype=np.uint8) + 100 * (i % 2)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        rows.append(f"{i}.png,p{i},{i % 2}")
+        rows.append(f"{i}.png,p{i},{i % 2},{('train', 'train', 'train', 'val', 'test')[i // 2 % 5]}")
     (folder / "labels.csv").write_text("\n".join(rows))
     return folder
 
@@ -36,7 +36,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sharded(images: Path, tmp_path_factory: pytest.TempPathFactory) -> ShardedDataset:
     out = tmp_path_factory.mktemp("shards") / "mine"
     keys = {"recipe.images": images, "recipe.labels": images / "labels.csv", "workers": 1}
-    keys["recipe.splits"] = "{train: 0.5, val: 0.25, test: 0.25}"  # both classes in each
+    keys["recipe.columns.split"] = "split"
     return api.shard(out, recipe="folder", settings=keys)
 
 

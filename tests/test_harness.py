@@ -1,6 +1,7 @@
 """What the tests themselves run on: nothing that they start outlives them, or is deaf to signals."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,11 +56,12 @@ def test_finish_leaves_nothing_behind_whatever_ends_it(
 def pytest_in(folder: Path, *flags: str, before: str = "") -> str:
     """What pytest prints of the tests in ``folder``, with the conftest of these and without plugins, which are slow to
     start; ``before``: bash's command before it."""
-    for name in ("conftest.py", "tiers.py"):
+    for name in ("conftest.py", "tiers.py", "needs.py"):
         shutil.copy(Path(__file__).with_name(name), folder)
     environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     words = ["bash", "-c", f'{before}\nexec "$@"', "bash", sys.executable, "-m", "pytest", "-v", *flags]
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120).stdout
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return done.stdout + done.stderr
 
 
 HEARD = """
@@ -122,3 +124,51 @@ def test_hours_of_tests_go_on_where_they_stopped(tmp_path: Path) -> None:
     assert "test_first PASSED" in resume()
     (tmp_path / "test_hours.py").write_text(HOURS + "\n")
     assert "test_first PASSED" in resume()
+
+
+LACKING = """
+import os, pytest
+from needs import skip_without
+def need(): skip_without("ffcv", "" if "INSTALLED" in os.environ else "no ffcv")
+@pytest.fixture(scope="module")
+def ffcv(): need()
+def test_runs(): pass
+def test_fails(): assert "INSTALLED" in os.environ
+def test_another_skip(): pytest.skip("no GPU")
+def test_itself(): need()
+@pytest.mark.parametrize("n", [1, 2])
+def test_fixture(ffcv, n): pass
+@pytest.mark.system
+def test_system(): pass
+@pytest.mark.torture
+def test_torture(): pass
+if "INSTALLED" in os.environ:
+    def test_new(): pass
+"""
+FIRST, REST = ("not system and not torture and not gpu",), ("not torture and not gpu", "--rest")
+
+
+@pytest.mark.parametrize("workers", [(), ("-p", "xdist.plugin", "-n", "2")], ids=["one", "xdist"])
+def test_make_test_and_the_rest_run_every_test_once(
+    workers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was lacking, in the test or in its fixture, and what was not there at all; other skips are as they were."""
+    (tmp_path / "test_lacking.py").write_text(LACKING)
+    marks = "markers =\n system: x\n torture: x\n gpu: x\n"
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = --strict-markers\n{marks}")
+
+    def names(*flags: str) -> dict[str, str]:
+        said = pytest_in(tmp_path, *workers, "-m", *flags)
+        found = re.findall(r"^\S+::(\S+) ([A-Z]+)", said, re.MULTILINE)  # without xdist
+        found += [words[::-1] for words in re.findall(r"^\[gw\d\] \[ *\d+%\] ([A-Z]+) \S+::(\S+)", said, re.MULTILINE)]
+        return dict(found) or {"error": said}
+
+    assert "run it first" in names(*REST)["error"]
+    first = names(*FIRST)
+    skipped = {"test_another_skip", "test_itself", "test_fixture[1]", "test_fixture[2]"}
+    assert first == {"test_runs": "PASSED", "test_fails": "FAILED"} | dict.fromkeys(skipped, "SKIPPED")
+    monkeypatch.setenv("INSTALLED", "1")
+    rest = names(*REST)
+    assert rest == dict.fromkeys(skipped - {"test_another_skip"} | {"test_system", "test_new"}, "PASSED")
+    (tmp_path / "test_lacking.py").write_text(LACKING.replace("[1, 2]", "[1, 3]"))
+    assert "test_fixture[2]" in names(*REST)["error"]

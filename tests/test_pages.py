@@ -8,8 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from browser import CHROMIUM, Tab, tab
-from harness import skip_without
+from browser import Tab, need_chromium, tab
 from made_up_run import finished_run, metrics
 
 from dira_scale import report
@@ -53,7 +52,7 @@ def _stats(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    skip_without("chromium", "" if CHROMIUM else "no Chromium in PATH")
+    need_chromium()
     with tab(tmp_path_factory.mktemp("chromium")) as opened:
         yield opened
 

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,10 +17,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from needs import need_program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
+VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 
 
 @pytest.fixture
@@ -123,8 +126,28 @@ def test_only_linux_machines_without_a_gpu_have_no_use_for_a_cuda_build(
 UV = """#!/bin/sh
 printf '%s\\n' "$@" > {arguments}
 [ -d {torch} ] || {{ echo 'error: Failed to fetch the CPU index'; exit 2; }}
+case "$*" in *--dry-run*) exit ;; esac
 cp -r {torch} {site}
 """
+
+
+def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip finds a torch, and a wheel named uv with ``program``; what it installs goes into ``folder``."""
+    pin, uv_pin, links = install.pinned("torch"), install.pinned("uv"), folder / "links"
+    links.mkdir()
+    wheel(links, pin)
+    entry = zipfile.ZipInfo(f"uv-{uv_pin}.data/scripts/uv")
+    entry.external_attr = 0o100755 << 16
+    with zipfile.ZipFile(wheel(links, uv_pin, name="uv"), "a") as file:
+        file.writestr(entry, program)
+    only(monkeypatch, links)
+    monkeypatch.setenv("PIP_PREFIX", str(folder))  # this Python's own environment stays as it is
+    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")
+    monkeypatch.setenv("PYTHONPATH", str(folder / "lib" / VERSION / "site-packages"))
+    (folder / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    for name, path in {"ROOT": folder, "LOG": folder / "install.log", "UV": folder / "bin" / "uv"}.items():
+        monkeypatch.setattr(install, name, path)
+    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
 
 
 @pytest.mark.parametrize("succeeds", [True, False])
@@ -132,31 +155,14 @@ def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
     succeeds: bool, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """pip installs a wheel named uv, whose program records its arguments and installs a torch, or fails."""
-    pin, uv_pin = install.pinned("torch"), install.pinned("uv")
-    site = tmp_path / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    arguments, ready, links = tmp_path / "arguments", tmp_path / f"torch-{pin}+cpu.dist-info", tmp_path / "links"
-    links.mkdir()
-    wheel(links, pin)
-    program = zipfile.ZipInfo(f"uv-{uv_pin}.data/scripts/uv")
-    program.external_attr = 0o100755 << 16
-    with zipfile.ZipFile(wheel(links, uv_pin, name="uv"), "a") as file:
-        file.writestr(program, UV.format(arguments=arguments, torch=ready, site=site))
+    pin, arguments, site = install.pinned("torch"), tmp_path / "arguments", tmp_path / "lib" / VERSION / "site-packages"
+    ready = tmp_path / f"torch-{pin}+cpu.dist-info"
+    provide_uv(install, UV.format(arguments=arguments, torch=ready, site=site), tmp_path, monkeypatch)
     if succeeds:
         ready.mkdir()
         (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}+cpu\n")
-    only(monkeypatch, links)
-    monkeypatch.setenv("PIP_PREFIX", str(tmp_path))  # this Python's own environment stays as it is
-    monkeypatch.setenv("PIP_IGNORE_INSTALLED", "1")
-    monkeypatch.setenv("PYTHONPATH", str(site))
-    constraints = tmp_path / "constraints.txt"
-    constraints.write_text((ROOT / "constraints.txt").read_text())
-    for name, path in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "UV": tmp_path / "bin" / "uv"}.items():
-        monkeypatch.setattr(install, name, path)
-    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
-
-    if succeeds:
         install.install_torch(f"torch=={pin}", "cpu")
-        assert install.installed("torch") == f"{pin}+cpu"
+        assert install.installed("torch", install.PYTHON) == f"{pin}+cpu"
     else:
         message = r"(?s)uv failed .*Failed to fetch the CPU index.*PIP_EXTRA_INDEX_URL"
         with pytest.raises(install.SetupError, match=message):
@@ -164,7 +170,43 @@ def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
     given = arguments.read_text().splitlines()
     assert given[:2] == ["pip", "install"] and given[-1] == f"torch=={pin}"
     assert {"--torch-backend=cpu", "--no-deps", str(install.PYTHON)} <= set(given)
-    assert given[given.index("-c") + 1] == str(constraints)
+    assert given[given.index("-c") + 1] == str(tmp_path / "constraints.txt")
+
+
+def test_a_uv_without_an_answer_is_not_waited_for(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a firewall that drops what it does not let through."""
+    provide_uv(install, "#!/bin/sh\nexec sleep 600\n", tmp_path, monkeypatch)
+    monkeypatch.setattr(install, "PATIENCE", 0.2)
+    pin = install.pinned("torch")
+    with pytest.raises(install.SetupError, match=r"(?s)no answer from torch's index.*PIP_EXTRA_INDEX_URL"):
+        install.install_torch(f"torch=={pin}", "cpu")
+
+
+def test_an_index_without_an_answer_is_asked_for_uv_twice(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever pip's settings are. The kernel answers for a socket that listens, and nobody reads what comes."""
+    only(monkeypatch, "")
+    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    for name, value in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "PATIENCE": 0.5}.items():
+        monkeypatch.setattr(install, name, value)
+    monkeypatch.setattr(install, "chosen_wheel", lambda _: "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl")
+    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)
+    for setting in ("DEFAULT_TIMEOUT=180", "RETRIES=5", "IGNORE_INSTALLED=1", "DISABLE_PIP_VERSION_CHECK=1"):
+        monkeypatch.setenv(*f"PIP_{setting}".split("="))
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_EXTRA_INDEX_URL"):
+            install.install_torch("torch==2.13.0", "cpu")
+        silent.setblocking(False)
+        for _ in range(2):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_without_uv_the_set_up_says_where_to_point_pip(
@@ -208,6 +250,7 @@ def test_a_gpu_machine_gets_dali_for_its_driver(
     answer: str | None, expected: list[str], install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A driver's library that gives its version, one that fails, and none."""
+    need_program("g++", "g++")
     code = f"int cuDriverGetVersion(int *version) {{ *version = {answer}; return {answer} < 0; }}"
     library = tmp_path / "libcuda.so.1"
     if answer:

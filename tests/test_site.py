@@ -4,11 +4,10 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from harness import skip_without
+from needs import need_extra
 
 from dira_scale import api
 
@@ -22,8 +21,7 @@ LOADED = re.compile(
 # 20 s: every page, and the docstrings of a dozen modules.
 @pytest.mark.system
 def test_the_site_is_built_without_a_warning_and_has_the_api(tmp_path: Path) -> None:
-    missing = find_spec("mkdocs") is None or find_spec("mkdocstrings") is None
-    skip_without("docs", "the extra docs is missing: python3 setup/install.py docs" if missing else "")
+    need_extra("docs")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)

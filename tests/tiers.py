@@ -1,9 +1,11 @@
-"""The tiers of the tests: what begins first, and how long a tier took beside what docs/evidence/testing.md says."""
+"""The tiers of the tests: what begins first, how long a tier took beside what docs/evidence/testing.md says, and what
+``make test`` leaves to ``make test-rest``."""
 
 import os
 import platform
 import re
 import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "evidence" / "testing.md"
 TIERS = {
     "not system and not torture and not gpu": "make test",
     "system and not torture and not gpu": "make test-system",
+    "not torture and not gpu": "make test-rest",
 }
+NOTES = "dira_scale/make-test"  # in pytest's cache
+LACKING = "lacking"  # the mark of a test's report
+Report = pytest.TestReport
 
 
 class Tier:
@@ -35,6 +41,61 @@ class Tier:
         for line in PAGE.read_text().splitlines():
             if line.startswith(f"| `{tier}`"):
                 terminalreporter.line(f"docs/evidence/testing.md: {line.strip('| ')}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self, call: pytest.CallInfo[None]) -> Generator[None, Report, Report]:
+        """Marks the report of a test that ``needs.skip_without`` skips: the mark travels from xdist's workers."""
+        report = yield
+        if call.excinfo and hasattr(call.excinfo.value, "lacking"):
+            report.user_properties.append((LACKING, call.excinfo.value.lacking))
+        return report
+
+
+class Ran:
+    """Notes, in pytest's cache, the names of the tests that ran, and of those that something was lacking for."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.cache, self.ran, self.lacking = config.cache, set[str](), set[str]()
+        self.cache.set(NOTES, None)  # until all have run
+
+    def pytest_runtest_logreport(self, report: Report) -> None:
+        self.ran.add(report.nodeid)
+        if any(name == LACKING for name, _ in report.user_properties):
+            self.lacking.add(report.nodeid)
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            self.cache.set(NOTES, {"ran": sorted(self.ran - self.lacking), "lacking": sorted(self.lacking)})
+
+
+class Rest:
+    """``--rest``: all but what the last ``make test`` ran, so that no test is lost between the two and none runs twice.
+
+    All, not only what was lacking: with what has been installed since, there may be tests that there were not.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        if (notes := config.cache.get(NOTES, None)) is None:
+            raise pytest.UsageError("--rest: there is no `make test` that came to its end: run it first")
+        self.ran, self.lacking = set(notes["ran"]), set(notes["lacking"])
+        self.all = not (config.option.file_or_dir or config.option.keyword)
+        self.worker = hasattr(config, "workerinput")
+
+    def pytest_collection_modifyitems(self, config: pytest.Config, items: list[pytest.Item]) -> None:
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in self.ran])
+        items[:] = [item for item in items if item.nodeid not in self.ran]
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        if not self.worker:
+            self._compare([item.nodeid for item in session.items])
+
+    @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+    def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
+        self._compare(ids)
+
+    def _compare(self, found: Sequence[str]) -> None:
+        if self.all and (lost := sorted(self.lacking.difference(found))):
+            raise pytest.UsageError(f"--rest: `make test` skipped what is not here any more: {', '.join(lost)}")
 
 
 def processor() -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 import torch.nn.functional as F
@@ -333,9 +334,18 @@ subprocess.run(sleep, start_new_session=True)
 """
 
 
-def living(mark: Path) -> str:
-    """Processes that have ``mark`` on their command line."""
-    return subprocess.run(["pgrep", "-f", f"sleep.601. {mark}"], capture_output=True, text=True).stdout
+def living(mark: Path) -> list[int]:
+    """Processes that have ``mark`` as their last word."""
+    found = psutil.process_iter(["cmdline"])
+    return [process.pid for process in found if (process.info["cmdline"] or [""])[-1] == str(mark)]
+
+
+def assert_dies(mark: Path) -> None:
+    """What is killed is gone a moment later; by itself the grandchild would live for ten minutes."""
+    deadline = time.monotonic() + 60
+    while living(mark):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -362,7 +372,7 @@ def test_a_file_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> 
     path.write_text(GRANDCHILD.format(mark=str(tmp_path)))
     row = checks.check(path, "gpu", tmp_path, seconds=20)
     assert (row["state"], row["why"]) == ("stopped", "not done after 20 s")
-    assert living(tmp_path) == ""
+    assert_dies(tmp_path)
 
 
 @pytest.mark.usefixtures("hung")
@@ -370,7 +380,7 @@ def test_a_part_ends_in_time_with_all_its_processes(monkeypatch: pytest.MonkeyPa
     child = GRANDCHILD.format(mark=str(tmp_path))
     monkeypatch.setattr(parts, "commands", lambda *_: [[sys.executable, "-c", child]])
     assert parts.run(Path(sys.executable), "basics", tmp_path, tmp_path, True, 5) == (False, "stopped, its time was up")
-    assert living(tmp_path) == ""
+    assert_dies(tmp_path)
 
 
 def test_time_that_is_up_ends_a_command_in_earnest() -> None:

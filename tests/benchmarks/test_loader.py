@@ -3,12 +3,11 @@
 import json
 import os
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import skip_without
+from needs import need_extra
 from PIL import Image
 
 from benchmarks.loader import inputs as made
@@ -24,7 +23,6 @@ from benchmarks.loader.turns import Spread, ratio
 from dira_scale.bench import main
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
-from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
 
 IMAGES = 2
@@ -97,11 +95,9 @@ def test_webdataset_takes_our_crops(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize("case", ["jpg8-512", "png16-512"])
 def test_dali_takes_our_crops(case: str, originals: list[Path], tmp_path: Path) -> None:
+    need_extra("dali")
     inputs = prepare(CASES[case], originals, tmp_path, 1, IMAGES)
-    try:
-        (contender,) = dali.dali(inputs)
-    except UserError as error:
-        skip_without("dali", str(error))
+    (contender,) = dali.dali(inputs)
     (found,) = pictures(contender)
     assert close_to(found / 257 ** (inputs.case.bits // 16), expected(inputs) / 257 ** (inputs.case.bits // 16))
 
@@ -118,7 +114,7 @@ def test_dicom_files_give_our_crops(originals: list[Path], tmp_path: Path) -> No
 
 @pytest.mark.system  # importing FFCV takes seconds
 def test_ffcv_makes_two_views(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
-    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    need_extra("ffcv")
     from ffcv.pipeline.compiler import Compiler
 
     monkeypatch.setattr(Compiler, "is_enabled", False)  # compiling takes twenty seconds

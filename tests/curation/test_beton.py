@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 import simplejpeg
 import torch
-from harness import finish, skip_without
+from harness import finish
+from needs import need_extra
 
 from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
 from dira_scale.data.loaders.build import choose
@@ -100,7 +100,7 @@ def test_samples_that_fill_pages_lie_each_in_one(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.system)])
 def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) -> None:
-    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    need_extra("ffcv")
     if compiled:
         reader, out = Path(__file__).with_name("read_beton.py"), tmp_path / "read.npz"
         finish([sys.executable, str(reader), str(made / "train.beton"), str(out)])
@@ -124,7 +124,7 @@ def test_ffcv_itself_reads_the_same(made: Path, compiled: bool, tmp_path: Path) 
 
 def test_the_loader_reads_it(made: Path) -> None:
     """The samples, crops and masks of the shards; pixels up to decoder and filter (tests/data/loaders/test_ffcv.py)."""
-    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    need_extra("ffcv")
     opened = ShardedDataset.open(made)
     arguments = {"datasets": [opened], "split": "train", "order": EvalOrder(opened.info.counts["train"], 4),
                  "views": ViewSpec(size=16), "seed": 0, "masks": True}  # fmt: skip

@@ -8,7 +8,8 @@ from pathlib import Path
 import dev_cluster as slurm
 import numpy as np
 import pytest
-from harness import SECONDS, job, skip_without
+from harness import SECONDS, job
+from needs import skip_without
 from PIL import Image
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from forked import Forked, Started
-from harness import SECONDS, assert_equal_runs, finish, pretrain, skip_without, status
+from harness import SECONDS, assert_equal_runs, finish, pretrain, status
+from needs import skip_without
 from system import slurm
 from system.faults import killed_at
 from system.nodes import Node, missing, nodes

@@ -23,6 +23,7 @@ from harness import (
     status,
     weights,
 )
+from needs import need_program
 from safetensors.torch import load_file
 
 from dira_scale import methods
@@ -376,6 +377,7 @@ def test_fp16_scales_its_loss_and_follows_fp32(strategy: str, shards: Path, plai
 @pytest.mark.system
 def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -> None:
     """Encoder and decoder, forward and backward, under a strategy that gathers blocks. Compilers take their time."""
+    need_program("g++", "g++")
     alone = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1.5"]
     alone += ["data.val_split=null", "parallel=fsdp2"]
     for name, compiled in (("run", "true"), ("plain", "false")):

@@ -1,11 +1,10 @@
 """Every loader that is installed here, for tests that hold for all of them."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
-from harness import skip_without
+from needs import need_extra
 
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import choose
@@ -29,5 +28,5 @@ def parameters() -> list[Any]:
 def build(name: str, **arguments: Any) -> Loader:
     """A loader; skips where its package is missing, unless that is required (DIRA_SCALE_REQUIRE)."""
     if name == "dali":
-        skip_without("dali", "" if find_spec("nvidia.dali") else "nvidia-dali is not installed")
+        need_extra("dali")
     return BACKENDS[name](**arguments)

@@ -9,14 +9,13 @@ import threading
 import time
 import zlib
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xxhash
-from harness import skip_without
+from needs import need_extra
 
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
@@ -34,9 +33,8 @@ STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
 @pytest.fixture
 def dali(request):
     """The class; its package is an extra. On a GPU machine `bench gpu` itself names what is missing."""
-    missing = find_spec("nvidia") is None or find_spec("nvidia.dali") is None
     if not request.node.get_closest_marker("gpu"):
-        skip_without("dali", "DALI is missing: python3 setup/install.py dali" if missing else "")
+        need_extra("dali")
     from dira_scale.data.loaders.dali import DaliLoader
 
     return DaliLoader

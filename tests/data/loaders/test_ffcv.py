@@ -5,7 +5,6 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,8 @@ import pytest
 import simplejpeg
 import torch
 from data.loaders.betons import with_beton
-from harness import finish, skip_without
+from harness import finish
+from needs import need_extra
 
 from dira_scale.data.beton import Reader
 from dira_scale.data.loaders.build import choose
@@ -36,7 +36,7 @@ ORDER = Order((10,), seed=1, batch=4)
 
 @pytest.fixture(autouse=True)
 def installed() -> None:
-    skip_without("ffcv", "" if find_spec("ffcv") else "FFCV is not installed")
+    need_extra("ffcv")
 
 
 def in_pairs(dataset: ShardedDataset) -> ShardedDataset:

@@ -1,0 +1,187 @@
+"""A Python in which packages are not installed and PATH has no program, whatever this environment has.
+
+``python absent.py PACKAGES DISTRIBUTIONS``, each with commas between, imports all modules of ours anew and asks what
+chooses by what is installed. It prints, as JSON, which modules cannot be imported, and wrong answers.
+"""
+
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+OURS = ("dira_scale", "benchmarks")
+RUNS_WHEN_IMPORTED = "benchmarks.gpu.__main__"
+PROGRAMS = "programs"
+OF_THE_TESTS = ("pytest", "_pytest")  # hidden from our modules, not from the tests' own
+
+
+class Without:
+    """One of Python's finders, for which ``packages`` and ``distributions`` do not exist.
+
+    Import, ``find_spec`` and ``importlib.metadata`` then answer as they do where nothing was installed. (None in
+    ``sys.modules`` would not do: ``find_spec`` raises ValueError.)
+    """
+
+    def __init__(self, finder: Any, packages: Iterable[str], distributions: Iterable[str]) -> None:
+        self.finder, self.packages, self.distributions = finder, tuple(packages), set(map(_folded, distributions))
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        return None if within(name, self.packages) else self.finder.find_spec(name, path, target)
+
+    def find_distributions(self, context: Any) -> Iterator[Distribution]:
+        found = getattr(self.finder, "find_distributions", lambda _: ())(context)
+        return (one for one in found if _folded(one.name) not in self.distributions)
+
+    def invalidate_caches(self) -> None:
+        getattr(self.finder, "invalidate_caches", lambda: None)()
+
+
+def hide(packages: Iterable[str], distributions: Iterable[str]) -> None:
+    """They are not installed any more, as far as this process can see; our modules are to be imported anew."""
+    for name in [name for name in sys.modules if within(name, (*OURS, *packages))]:
+        del sys.modules[name]
+    sys.meta_path[:] = [Without(finder, packages, distributions) for finder in sys.meta_path]
+
+
+def within(name: str, packages: Iterable[str]) -> bool:
+    """Whether module ``name`` is one of ``packages`` or inside one."""
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
+def failures() -> dict[str, str]:
+    """Of our modules that cannot be imported: the module that is missing, or else the whole error."""
+    found = {}
+    for file in sorted(file for package in OURS for file in (ROOT / package).rglob("*.py")):
+        name = ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        if name != RUNS_WHEN_IMPORTED:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:
+                found[name] = _missing(error) or traceback.format_exc()
+    return found
+
+
+def wrong_answers(hidden: Iterable[str]) -> list[str]:
+    """Of whatever chooses by what is installed: what fails instead of choosing, and what does not see the absence."""
+    import pytest
+
+    from dira_scale.data.loaders.build import choose
+    from dira_scale.errors import UserError
+
+    wrong = []
+
+    def expect(what: str, right: bool, answer: object) -> None:
+        if not right:
+            wrong.append(f"{what}: {answer}")
+
+    for package, asked in (_questions() | {PROGRAMS: _questions_of_programs()}).items():
+        for number, ask in enumerate(asked if within(package, (PROGRAMS, *hidden)) else []):
+            try:
+                wrong.append(f"{package}, question {number}: not refused, {ask()}")
+            except (UserError, pytest.skip.Exception) as refusal:
+                expect(package, "\n" not in str(refusal), refusal)  # one line
+    for name, device in (("auto", "cpu"), ("cpu", "cpu"), ("stream", "cpu")):
+        choose(name, device=device)
+    if within("nvidia.dali", hidden):
+        choice = choose("auto", device="cuda")
+        expect("auto on a GPU", choice.name == "cpu" and "nvidia-dali is not installed" in choice.why, choice)
+    if within("deepspeed", hidden) and within("torchvision", hidden):  # else new processes would import them: seconds
+        for found in _inventory():
+            missing = found.name in ("DeepSpeed", "DALI", "FFCV", "SLURM", "torchvision")
+            expect("doctor", found.state == ("missing" if missing else "there"), found)
+    return wrong
+
+
+def _inventory() -> list[Any]:
+    from dira_scale.imaging.decoders import dicom_decoders
+    from dira_scale.machine import inventory
+    from dira_scale.machine.hardware import hardware
+
+    inventory.torchvision_ops.state = lambda: "absent"  # a new process answers this, in which nothing is hidden
+    return inventory.components(hardware(), dicom_decoders())
+
+
+def _questions() -> dict[str, list[Callable[[], object]]]:
+    """What asks for a package, and has to refuse in one line where it is missing."""
+    from data.loaders import backends
+    from harness import require_strategy
+    from needs import need_extra
+
+    from benchmarks.loader.contenders.base import require
+    from dira_scale.data.ffcv_library import FfcvLibrary
+    from dira_scale.data.loaders.build import choose
+    from dira_scale.distributed.launcher import _refuse_missing
+    from dira_scale.models.formats import _onnx
+    from dira_scale.places.store import locate
+
+    zero: list[Callable[[], object]] = [
+        lambda: need_extra("deepspeed"), lambda: require_strategy("zero2"), lambda: _refuse_missing("zero2"),
+    ]  # fmt: skip
+    onnx: list[Callable[[], object]] = [lambda: _onnx(None, 0, "")]
+    docs: list[Callable[[], object]] = [lambda: need_extra("docs")]
+    return {
+        "nvidia.dali": [
+            lambda: need_extra("dali"), lambda: backends.build("dali"), lambda: choose("dali"),
+            lambda: require("nvidia.dali", "dali"),
+        ],
+        "ffcv": [lambda: need_extra("ffcv"), FfcvLibrary, lambda: require("ffcv", "ffcv")],
+        "deepspeed": zero, "transformers": zero, "onnx": onnx, "onnxscript": onnx, "mkdocs": docs, "mkdocstrings": docs,
+        "upath": [lambda: locate("s3://bucket/shards", "data.shards")],
+        "s3fs": [lambda: locate("s3://bucket/shards", "data.shards")],
+        "aiohttp": [lambda: locate("https://example.org/shards", "data.shards")],
+        "webdataset": [lambda: require("webdataset", "bench")],
+        "torchvision": [lambda: require("torchvision", "bench")],
+    }  # fmt: skip
+
+
+def _questions_of_programs() -> list[Callable[[], object]]:
+    """The same of programs. Nothing is submitted: the sweep's folder would be the next to fail."""
+    import dev_cluster
+    from browser import need_chromium
+    from needs import need_program, skip_without
+    from system import nodes, slurm
+
+    from dira_scale.cluster.slurm import submit
+
+    return [
+        need_chromium, lambda: need_program("g++", "g++"), lambda: submit(None, None, [], {}),
+        lambda: skip_without("slurm", slurm.missing()), lambda: skip_without("slurm", dev_cluster.missing()),
+        lambda: skip_without("netns", nodes.missing()),
+    ]  # fmt: skip
+
+
+def _missing(error: BaseException | None) -> str:
+    """The module that was not found, be it that a UserError says so."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    return (error and error.name) or ""
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("_", "-").replace(".", "-")
+
+
+def main(packages: list[str], distributions: list[str]) -> None:
+    os.environ.pop("DIRA_SCALE_REQUIRE", None)  # what is hidden here may be there, and required of the other tests
+    os.environ["PATH"] = ""
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    import accelerate  # noqa: F401
+    import pytest  # noqa: F401
+    import timm  # noqa: F401  all of them with torch and torchvision, which only our own modules are to miss
+
+    of_the_tests = {name: module for name, module in sys.modules.items() if within(name, OF_THE_TESTS)}
+    hide(packages, distributions)
+    failed = failures()
+    sys.modules.update(of_the_tests)
+    print(json.dumps({"failed": failed, "wrong": wrong_answers(packages)}))
+
+
+if __name__ == "__main__":
+    main(*(argument.split(",") for argument in sys.argv[1:]))

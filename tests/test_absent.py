@@ -1,0 +1,69 @@
+"""Where a package is missing, every module that can do without it is imported, and everything that chooses by what is
+installed chooses, or refuses in one line. CI has all packages; who installs only some must not be the first to try."""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from absent import within
+from harness import finish
+from needs import installed
+from packaging.requirements import Requirement
+
+from benchmarks.gpu.checks import MODULES
+
+ROOT = Path(__file__).parents[1]
+# Our modules that cannot be imported without a package. All others can: they import it where it is used, or never.
+MAY_NEED = {
+    "nvidia.dali": {"dira_scale.data.dali_views", "dira_scale.data.loaders.dali"},
+    "nibabel": {"dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.ingest.sources.phantom_ct"},
+    "SimpleITK": {
+        "dira_scale.phantom.ct.files", "dira_scale.phantom.ct.dataset", "dira_scale.ingest.sources.phantom_ct",
+        "benchmarks.shard.__main__", "benchmarks.shard.speed",
+    },
+    "matplotlib": {
+        "dira_scale.reporting.plots", "dira_scale.reporting.health", "dira_scale.reporting.page",
+        "dira_scale.curation.stats_page", "benchmarks.learning", "benchmarks.loader.plot",
+        "benchmarks.loader.__main__", "benchmarks.scaling.plot", "benchmarks.scaling.__main__",
+    },
+    "litdata": {"benchmarks.loader.peers_run"},
+}  # fmt: skip
+LAZY = ("tensorboard", "SimpleITK", "nibabel", "matplotlib", "blosc2")  # required, but only where they are used
+ELSEWHERE = ("litdata", "streaming")  # in an environment of their own
+
+
+def packages(extras: dict[str, list[str]]) -> dict[str, set[str]]:
+    """What ``extras`` bring, as it is imported, with the names that it is installed by."""
+    found: dict[str, set[str]] = {"mkdocs": {"mkdocs"}}  # mkdocs-material brings it
+    for name in (Requirement(line).name for lines in extras.values() for line in lines if "types-" not in line):
+        found.setdefault(MODULES.get(name, name.replace("-", "_")), set()).add(name)
+    return found
+
+
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+INSTALLED_AS = packages(EXTRAS)
+TOGETHER = {"all extras": (*INSTALLED_AS, "nvidia"), "nvidia.dali": ("nvidia.dali",), "nibabel": ("nibabel",),
+            "other lazy ones": tuple(name for name in LAZY if name != "nibabel")}  # fmt: skip
+OURS = {name: lines for name, lines in EXTRAS.items() if name not in ("test", "docs")}  # which our modules use
+ALONE = sorted({*packages(OURS), *LAZY, "nvidia"} - TOGETHER.keys() - {"mkdocs"})
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [pytest.param(names, id=title) for title, names in TOGETHER.items()]
+    + [pytest.param((name,), id=name, marks=pytest.mark.system) for name in ALONE],
+)
+def test_without_a_package_all_else_works(hidden: tuple[str, ...]) -> None:
+    """Several at once in `make test`; alone, each shows what the absence of another hides."""
+    absent = [*hidden, *ELSEWHERE, *(package for package in INSTALLED_AS if not installed(package))]
+    distributions = [name for package, names in INSTALLED_AS.items() if within(package, absent) for name in names]
+    words = [",".join(names) for names in (absent, [*absent, *distributions])]  # the others are installed by their name
+    command = [sys.executable, str(ROOT / "tests" / "absent.py"), *words]
+    found = json.loads(finish(command).splitlines()[-1])
+    assert found["wrong"] == []
+    known = [*absent, *(one.partition(".")[0] for one in absent)]  # there may be no nvidia around nvidia.dali
+    assert {name: error for name, error in found["failed"].items() if not within(error, known)} == {}
+    may = [names for package, names in MAY_NEED.items() if within(package, absent)]
+    assert found["failed"].keys() == set().union(*may)
