@@ -20,8 +20,8 @@ from typing import Any
 
 from benchmarks import overlap
 from benchmarks.gpu.checks import declared
-from benchmarks.gpu.ladder import BEST, NETWORKS, TINY
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.rungs import BEST, NETWORKS, TINY
 
 NETWORK, COMPARED = "MoCo ResNet-50", ("cpu", "helper", "dali")
 ROUNDS, STEPS, PATIENTS, SIDE = 3, 10, 16, 512

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.gpu import checks, ladder, loaders
+from benchmarks.gpu import checks, loaders, table
 
 
 def text(content: dict[str, Any]) -> str:
@@ -10,7 +10,7 @@ def text(content: dict[str, Any]) -> str:
     parts = [heading(content)]
     parts += [f"{name}: {value}" for name, value in content.get("basics", {}).items()]
     parts += [steady(name, found) for name, found in content.get("steady", {}).items()]
-    for name, tell in {"ladder": ladder.text, "loaders": loaders.text, "compile": ladder.text}.items():
+    for name, tell in {"ladder": table.text, "loaders": loaders.text, "compile": table.text}.items():
         if name in content:
             parts += ["", tell(content[name]).rstrip()]
     if "tests" in content:

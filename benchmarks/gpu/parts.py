@@ -25,8 +25,9 @@ from typing import Any
 import torch
 
 from benchmarks.gpu import bounded, page
-from benchmarks.gpu.ladder import BROKEN, COMPILED, rungs
+from benchmarks.gpu.ladder import BROKEN
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.rungs import COMPILED, rungs
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 

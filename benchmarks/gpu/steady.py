@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from benchmarks import synthetic
-from benchmarks.gpu.ladder import BEST, NETWORKS, TINY
 from benchmarks.gpu.loops import Ours, images
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.rungs import BEST, NETWORKS, TINY
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.precision import set_fp32
