@@ -1,0 +1,52 @@
+"""How many grey JPEGs a second the GPU decodes, by nvJPEG through torchvision: decoding there that needs no DALI."""
+
+import io
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.gpu.clock import seconds
+
+SIDES, BATCH, QUALITY = (512, 1024), 64, 90
+
+
+def rates(device: torch.device, small: bool) -> dict[str, str]:
+    """In words for each side, images/s of decoding batches to the device, or why there is no such figure."""
+    found = {}
+    for side in (32, 64) if small else SIDES:
+        files = [encoded(side, seed) for seed in range(4 if small else BATCH)]
+        try:
+            rate = f"{len(files) / seconds(lambda: decode(files, side, device), device, most=3):,.0f} images/s"  # noqa: B023
+        except Exception as error:
+            rate = f"none, {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        size = sum(map(len, files)) / len(files) / 1e3
+        by = "nvJPEG" if device.type == "cuda" else "torchvision on a CPU"
+        found[f"{by}, grey JPEGs of {side}²"] = f"{rate} (batches of {len(files)}, {size:.0f} kB each)"
+    return found
+
+
+def decode(files: list[torch.Tensor], side: int, device: torch.device) -> None:
+    """All of them, on the device.
+
+    Raises:
+        ImportError, RuntimeError: torchvision is not there, or was built without nvJPEG.
+        ValueError: what came out is no grey image of ``side`` pixels.
+    """
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    images = decode_jpeg(files, mode=ImageReadMode.GRAY, device=device)
+    if wrong := {tuple(image.shape) for image in images} - {(1, side, side)}:
+        raise ValueError(f"images of {wrong} instead of {(1, side, side)}")
+
+
+def encoded(side: int, seed: int) -> torch.Tensor:
+    """A JPEG of smooth noise under fine noise, about two bits a pixel as radiographs have; uint8 on the host."""
+    random = np.random.default_rng(seed)
+    coarse = Image.fromarray(random.integers(0, 256, (8, 8), dtype=np.uint8)).resize(
+        (side, side), Image.Resampling.BICUBIC
+    )
+    pixels = (np.asarray(coarse) + random.normal(0, 3, (side, side))).clip(0, 255).astype(np.uint8)
+    target = io.BytesIO()
+    Image.fromarray(pixels).save(target, "JPEG", quality=QUALITY)
+    return torch.frombuffer(bytearray(target.getvalue()), dtype=torch.uint8)
