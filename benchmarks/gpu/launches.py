@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-# CUPTI's names of the runtime's and the driver's calls: cudaLaunchKernel, cudaLaunchKernelExC, cuLaunchKernelEx, …
-LAUNCH = re.compile(r"cu(da)?(Launch(Cooperative)?Kernel|GraphLaunch)")
+# CUPTI's names of the runtime's and the driver's calls: cudaLaunchKernel, cudaLaunchKernelExC, __cudaLaunchKernel,
+# cudaLaunchCooperativeKernel, cuLaunchKernelEx, cudaGraphLaunch, … (torch/profiler/_utils.py has such a list, too).
+LAUNCH = re.compile(r"(__)?cu(da)?(Launch(Cooperative)?Kernel|GraphLaunch)")
 
 
 class NotCountedError(Exception):
