@@ -24,7 +24,7 @@ from benchmarks.gpu.peaks import peak
 from benchmarks.gpu.report import Report
 
 OPTIONAL = {"nvidia-dali-cuda130": "DALI", "ffcv": "FFCV", "deepspeed": "DeepSpeed"}
-PACKAGES = ("timm", "accelerate", "triton", "numpy")
+PACKAGES = ("torchvision", "timm", "accelerate", "triton", "numpy")
 
 
 def environment() -> dict[str, str]:

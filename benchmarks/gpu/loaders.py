@@ -89,7 +89,9 @@ def text(found: Mapping[str, Any]) -> str:
     theirs = found.get("authors", {"loaders": {}})
     lines = [overlap.text({**found, "loaders": found["loaders"] | theirs["loaders"]})]
     if "step" in theirs:
-        lines.append(f"images/s of the authors' steps alone: {theirs['step']:,.1f}; their / steps alone is of these")
+        first = next(iter(theirs["loaders"]))
+        lines.append(f"the authors' steps alone, to which their rows refer: {theirs['step']:,.1f} images/s")
+        lines.append(f"x authors: images/s with steps as a multiple of those of '{first}'")
     return "\n".join(lines)
 
 

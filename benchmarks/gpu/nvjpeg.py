@@ -16,13 +16,13 @@ def rates(device: torch.device, small: bool) -> dict[str, str]:
     found = {}
     for side in (32, 64) if small else SIDES:
         files = [encoded(side, seed) for seed in range(4 if small else BATCH)]
+        size, by = sum(map(len, files)) / len(files) / 1e3, "nvJPEG" if device.type == "cuda" else "torchvision"
         try:
-            rate = f"{len(files) / seconds(lambda: decode(files, side, device), device, most=3):,.0f} images/s"  # noqa: B023
+            taken = seconds(lambda: decode(files, side, device), device, most=3)  # noqa: B023  # run at once
+            said = f"{len(files) / taken:,.0f} images/s (batches of {len(files)}, {size:.0f} kB each)"
         except Exception as error:  # nothing else depends on it
-            rate = f"not known, {type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        size = sum(map(len, files)) / len(files) / 1e3
-        by = "nvJPEG" if device.type == "cuda" else "torchvision on a CPU"
-        found[f"{by}, grey JPEGs of {side}²"] = f"{rate} (batches of {len(files)}, {size:.0f} kB each)"
+            said = f"not known, {type(error).__name__}: {' '.join(str(error).split('. ')[0].split())[:120]}"
+        found[f"{by}, grey JPEGs of {side}²"] = said
     return found
 
 

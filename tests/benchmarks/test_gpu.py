@@ -485,7 +485,7 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch.setenv("OUT", str(tmp_path / "named"))
     assert main(["--rehearse", "--seconds", "100"]) == 0
     rest = 100 - 5 - 20 - 10 - 5
-    assert given == {"basics": 10, "steady": 20, "ladder": 45, "loaders": 15, "compile": 40, "tests": rest - 40}
+    assert given == {"basics": 10, "steady": 20, "ladder": 45, "loaders": 18, "compile": 40, "tests": rest - 40}
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     takes["ladder"], clock[0] = 45.0, 0.0
     assert main(["--rehearse", "--seconds", "100"]) == 1
@@ -518,7 +518,10 @@ def test_the_page_shows_the_loaders_beside_the_step() -> None:
     said = page.text({"loaders": found})
     assert "cuda, batch 64 of 224 pixels; images/s of the steps alone: 2,000.0\n" in said
     assert "5,000.0     1,500.0          0.750    0.750 (0.700-0.800)            2.0       3.00\n" in said
-    assert "authors, PNG of 1024     5,000.0       500.0 " in said and "authors' steps alone: 800.0;" in said
+    assert (
+        "authors, PNG of 1024     5,000.0       500.0 " in said
+        and "the authors' steps alone, to which their rows refer: 800.0 images/s\n" in said
+    )
     assert f"{'dali':<22}  not installed\n" in said
     assert "loaders failed: KeyError: 'x'\n" in page.text({"loaders": {"failed": "KeyError: 'x'"}})
 
