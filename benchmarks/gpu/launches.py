@@ -26,8 +26,10 @@ def count(run: Callable[[], object], device: torch.device) -> int:
         raise NotCountedError("there is no GPU to launch on")
     torch.cuda.synchronize()
     try:
-        with warnings.catch_warnings(), profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
-            warnings.simplefilter("ignore")
+        with (
+            warnings.catch_warnings(action="ignore"),
+            profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler,
+        ):
             run()
             torch.cuda.synchronize()
         found = launches(event.name for event in profiler.events() or [])

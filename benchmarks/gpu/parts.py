@@ -4,8 +4,8 @@
 
 Everything ends within --seconds. Each part is a separate process, ended with all processes that it started; what there
 was no time for is named. In this order: `basics` (the machine, copies, a product, launches, decoding, 3D convolutions),
-`steady` (distortion as on the CPU, waits, two runs alike), `ladder` (rungs of speed), `loaders` (a step fed by each, and
-the authors' code as a whole), `compile` (the rung that compiles), `tests` (marked gpu).
+`steady` (distortion as on the CPU, waits, two runs alike), `ladder` (rungs of speed), `loaders` (a step fed by each,
+and the authors' code as a whole), `compile` (the rung that compiles), `tests` (marked gpu).
 DIR (by default $OUT, or out/gpu where that is not set) gets three files: gpu.json, which is updated with every figure,
 gpu.txt, the same as text, and logs.tar.gz. --rehearse runs everything at tiny sizes, on a CPU too: its figures are
 meaningless. `make gpu-check` calls this on a plain checkout without network.
