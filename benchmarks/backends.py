@@ -51,16 +51,10 @@ def open_all(
     return loaders, reasons
 
 
-def make_shards(folder: Path, patients: int, size: int, stored: int | None = None) -> Path:
-    """Phantom radiographs as JPEG, all to train on; also in FFCV's form where FFCV is installed.
-
-    Args:
-        folder: gets the shards, and ``dicom``, the phantoms themselves.
-        size: pixels of the phantoms' longer side.
-        stored: of the shards'; None: the same.
-    """
+def make_shards(folder: Path, patients: int, size: int) -> Path:
+    """Phantom radiographs of ``size`` pixels as JPEG, all to train on; also in FFCV's form where FFCV is installed."""
     out = folder / "shards"
-    words = [f"recipe.patients={patients}", f"recipe.size={size}", f"recipe.max_side={stored or size}"]
+    words = [f"recipe.patients={patients}", f"recipe.size={size}", f"recipe.max_side={size}"]
     words.append("recipe.splits={train: 1, val: 0, test: 0}")
     code = shard(["recipe=phantom_cxr", f"+recipe.folder={folder / 'dicom'}", f"out={out}", *words])
     if code == 0 and find_spec("ffcv"):

@@ -28,7 +28,7 @@ from benchmarks.gpu.report import Report
 from benchmarks.gpu.rungs import BEST, NCHW, NETWORKS, TINY
 
 NETWORK, COMPARED = "MoCo ResNet-50", ("cpu", "helper", "dali")
-ROUNDS, STEPS, PATIENTS, SIDE, STORED = 3, 10, 16, 1024, 512
+ROUNDS, STEPS, IMAGES, SIDE, STORED = 3, 10, 32, 1024, 512
 SLOW = "data.workers=1", "data.prefetch=1"  # rehearsals
 THEIRS = 32  # steps of their turn: twice the batches that 16 processes make at once
 
@@ -37,17 +37,19 @@ def compare(keys: Sequence[str], rehearse: bool, report: Report) -> dict[str, An
     """The figures of ``end_to_end``, and in ``authors`` those of ``theirs``; ``left_out``: the package without which
     there are no shards. Written to ``report`` as soon as they are known."""
     try:
-        from benchmarks.backends import make_shards
         from benchmarks.end_to_end import CORES, measure
+        from benchmarks.gpu import phantoms
 
         with tempfile.TemporaryDirectory() as name:
             folder, ours = Path(name), [*keys, *BEST, *((*TINY[NETWORK], *SLOW) if rehearse else ())]
             with contextlib.redirect_stdout(io.StringIO()):
-                shards = make_shards(folder, *((2, 128, 64) if rehearse else (PATIENTS, SIDE, STORED)))
+                count, side, stored = (2, 128, 64) if rehearse else (IMAGES, SIDE, STORED)
+                pngs = phantoms.draw(folder / "png", count, side, 1 if rehearse else CORES)
+                shards = phantoms.shards(pngs, folder / "shards", stored)
             found = measure(shards, *((1, 1) if rehearse else (ROUNDS, STEPS)), ours, COMPARED)
             report.add(loaders=found)
             plain = [*keys, "precision=fp32", NCHW, *(TINY[NETWORK] if rehearse else ())]
-            found["authors"] = authors(folder, shards, *((1, 1) if rehearse else (THEIRS, CORES)), plain)
+            found["authors"] = authors(pngs, shards, *((1, 1) if rehearse else (THEIRS, CORES)), plain)
             return relate(found)
     except ModuleNotFoundError as error:
         if package := declared(error.name or ""):
@@ -58,14 +60,14 @@ def compare(keys: Sequence[str], rehearse: bool, report: Report) -> dict[str, An
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
 
 
-def authors(folder: Path, shards: Path, steps: int, workers: int, keys: Sequence[str]) -> dict[str, Any]:
-    """``theirs.measure`` on the phantoms in ``folder``, or in its row why there is none."""
+def authors(pngs: Sequence[Path], shards: Path, steps: int, workers: int, keys: Sequence[str]) -> dict[str, Any]:
+    """``theirs.measure`` on the PNGs and the JPEGs of their shards, or in its row why there is none."""
     if find_spec("torchvision") is None:
         return {"loaders": {"authors": {"left_out": "torchvision is missing, which their loader needs"}}}
     try:
         from benchmarks.gpu import theirs
 
-        return theirs.measure(theirs.single_files(folder, shards), steps, workers, keys)
+        return theirs.measure(theirs.single_files(pngs, shards), steps, workers, keys)
     except Exception as error:  # ours are measured by then
         traceback.print_exc()
         return {"loaders": {"authors": {"broken": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}}}

@@ -8,8 +8,7 @@ out, in their favour. Images are grey; the network takes one of the three equal 
 import multiprocessing
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,6 @@ from benchmarks.gpu.loops import Authors
 from benchmarks.loader.contenders.files import Files, Released, Workers
 from benchmarks.overlap import figures
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.imaging.read import read_image
 from dira_scale.pixels import codecs
 
 AHEAD = 2  # batches that a worker of torch's DataLoader makes in advance
@@ -31,30 +29,19 @@ SHARED = Path("/dev/shm")
 MODULES = ["torchvision.transforms", "benchmarks.gpu.loaders"]  # imported once for all workers
 
 
-def single_files(folder: Path, shards: Path) -> dict[str, list[Path]]:
-    """The phantoms behind ``shards`` as ChestX-ray14 has its images, PNGs of 8 bits and their full size; and the
-    shards' own JPEGs. ``folder``: with the phantoms, gets the files."""
-    dicoms, dataset = sorted((folder / "dicom").rglob("*.dcm")), ShardedDataset.open(shards)
-
-    def png(path: Path) -> Path:
-        target = folder / "png" / f"{path.stem}-{dicoms.index(path)}.png"
-        target.write_bytes(codecs.encode(read_image(path, 8).pixels, "png"))
-        return target
-
-    def jpeg(row: int) -> Path:
-        target = folder / "jpg" / f"{row}.jpg"
-        target.write_bytes(dataset.read(row))
-        return target
-
-    for kind in ("png", "jpg"):
-        (folder / kind).mkdir()
-    with ThreadPoolExecutor() as pool:
-        found = {"png": list(pool.map(png, dicoms)), "jpg": list(pool.map(jpeg, range(dataset.table.num_rows)))}
-    sides = {kind: max(codecs.decode(files[0].read_bytes(), kind).shape) for kind, files in found.items()}
-    return {f"authors, {kind.upper()} of {sides[kind]}": files for kind, files in found.items()}
+def single_files(pngs: Sequence[Path], shards: Path) -> dict[str, Sequence[Path]]:
+    """The PNGs of which ``shards`` were made, and the shards' own JPEGs, written beside these; by names of rows."""
+    dataset, folder = ShardedDataset.open(shards), shards.with_name("jpg")
+    folder.mkdir()
+    jpegs = [folder / f"{row}.jpg" for row in range(dataset.table.num_rows)]
+    for row, path in enumerate(jpegs):
+        path.write_bytes(dataset.read(row))
+    kinds: dict[str, Sequence[Path]] = {"png": pngs, "jpg": jpegs}
+    sides = {kind: max(codecs.decode(files[0].read_bytes(), kind).shape) for kind, files in kinds.items()}
+    return {f"authors, {kind.upper()} of {sides[kind]}": files for kind, files in kinds.items()}
 
 
-def measure(kinds: dict[str, list[Path]], steps: int, workers: int, keys: Sequence[str]) -> dict[str, Any]:
+def measure(kinds: Mapping[str, Sequence[Path]], steps: int, workers: int, keys: Sequence[str]) -> dict[str, Any]:
     """Images/s of the loop alone, and ``overlap.figures`` of each kind of files, over one turn of ``steps``."""
     composed, config = synthetic.configuration(*keys)
     loop, batch = Authors(composed, config), config.data.batch

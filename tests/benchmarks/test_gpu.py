@@ -551,7 +551,7 @@ def test_our_loaders_are_divided_by_the_authors_code_as_a_whole() -> None:
 
 def test_without_torchvision_the_authors_row_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(loaders, "find_spec", lambda name: None)
-    rows = loaders.authors(tmp_path, tmp_path, 1, 1, [])["loaders"]
+    rows = loaders.authors([], tmp_path, 1, 1, [])["loaders"]
     assert rows == {"authors": {"left_out": "torchvision is missing, which their loader needs"}}
 
 
