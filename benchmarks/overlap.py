@@ -119,19 +119,25 @@ def figures(
 
 
 def text(found: Mapping[str, Any]) -> str:
-    """The figures as a table; a loader that cannot read the shards here, or broke, says why."""
+    """The figures as a table; a loader that cannot read the shards here, or broke, says why.
+
+    ``times_authors`` of a loader gets a column of its own where there is one.
+    """
+    rows = found["loaders"]
+    wide, compared = max(10, 2 + max(map(len, rows))), any("times_authors" in row for row in rows.values())
     lines = [
         f"{found['device']}, batch {found['batch']} of {found['size']} pixels; images/s of the steps alone: "
         f"{found['step']:,.1f}",
-        f"{'loader':<10}{'alone':>10}{'with steps':>12}{'/ steps alone':>15}{'/ the slower':>23}{'ms of waiting':>15}",
+        f"{'loader':<{wide}}{'alone':>10}{'with steps':>12}{'/ steps alone':>15}{'/ the slower':>23}"
+        f"{'ms of waiting':>15}" + (f"{'x authors':>11}" if compared else ""),
     ]
-    for name, row in found["loaders"].items():
+    for name, row in rows.items():
         if why := row.get("left_out") or row.get("broken"):
-            lines.append(f"{name:<10}  {why}")
+            lines.append(f"{name:<{wide}}  {why}")
             continue
         spread = f"{row['ratio']:.3f} ({row['lowest']:.3f}-{row['highest']:.3f})"
         lines.append(
-            f"{name:<10}{row['loader']:>10,.1f}{row['both']:>12,.1f}{row['share']:>15.3f}{spread:>23}"
-            f"{row['wait_ms']:>15.1f}"
+            f"{name:<{wide}}{row['loader']:>10,.1f}{row['both']:>12,.1f}{row['share']:>15.3f}{spread:>23}"
+            f"{row['wait_ms']:>15.1f}" + (f"{row['times_authors']:>11.2f}" if "times_authors" in row else "")
         )
     return "\n".join(lines)

@@ -1,31 +1,30 @@
-"""The machine and its GPU's limits: copies, a bf16 product, launches. Takes twenty seconds.
+"""The machine and its GPU's limits: copies, a bf16 product, launches, decoding, 3D convolutions. Takes forty seconds.
 
     python -m benchmarks.gpu.basics OUT [--rehearse]
 
-The upper limits for the rungs of the ladder, measured on this device.
+The upper limits for the rungs of the ladder, measured on this device; how fast it decodes JPEG
+(benchmarks/gpu/nvjpeg.py); and whether its bf16 3D convolutions are fast and right (benchmarks/gpu/conv3d.py).
 """
 
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psutil
 import torch
 
-from benchmarks import synthetic
+from benchmarks.gpu import conv3d, nvjpeg
+from benchmarks.gpu.clock import seconds
 from benchmarks.gpu.peaks import peak
 from benchmarks.gpu.report import Report
 
 OPTIONAL = {"nvidia-dali-cuda130": "DALI", "ffcv": "FFCV", "deepspeed": "DeepSpeed"}
-PACKAGES = ("timm", "accelerate", "triton", "numpy")
-TURNS = 10
+PACKAGES = ("torchvision", "timm", "accelerate", "triton", "numpy")
 
 
 def environment() -> dict[str, str]:
@@ -60,18 +59,6 @@ def driver() -> str:
         return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.split("\n")[0] or "unknown"
     except (OSError, subprocess.TimeoutExpired):
         return "unknown"
-
-
-def seconds(run: Callable[[], object], device: torch.device) -> float:
-    """Of one ``run``, median over turns that wait for the device; the first is not counted."""
-    wait, found = synthetic.wait(device), []
-    for _ in range(TURNS + 1):
-        wait()
-        began = time.perf_counter()
-        run()
-        wait()
-        found.append(time.perf_counter() - began)
-    return statistics.median(found[1:])
 
 
 def ceilings(device: torch.device, small: bool) -> dict[str, str]:
@@ -109,7 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(argv)
     report = Report(asked.out)
     report.add(environment=environment())
-    report.add(basics=ceilings(torch.device("cuda" if torch.cuda.is_available() else "cpu"), asked.rehearse))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    basics = ceilings(device, asked.rehearse)
+    report.add(basics=basics)
+    report.add(basics=basics | nvjpeg.rates(device, asked.rehearse))
+    report.add(conv3d=conv3d.probe(device, asked.rehearse))
     return 0
 
 

@@ -1,9 +1,15 @@
 """One step at a time, by our loop or the authors', on the same weights and images, which are already on the device."""
 
-from collections.abc import Mapping, Sequence
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol
+from unittest import mock
 
 import torch
+import torch.distributed as dist
+from accelerate.state import AcceleratorState
 from omegaconf import DictConfig
 from torch import nn
 
@@ -12,6 +18,7 @@ from benchmarks.plain import Released
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
+from dira_scale.distributed.collectives import control_group
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.processes import start
 from dira_scale.engine import parallel
@@ -56,7 +63,8 @@ class Ours:
         self.means = Means()
         accumulate, scale = config.parallel.accumulate, LossScale(config.precision == "fp16")
         self.stage = begin_stage(plan, self.task, strategy, {}, scale, self.means, config.seed, accumulate, world)
-        named_parts = named(method, getattr(method, "base", None))
+        trained = self.stage.model.module  # a sharded one is a copy
+        named_parts = named(trained, getattr(trained, "base", None))
         self.parts: Mapping[str, Sequence[nn.Module]] = named_parts | {"discriminator": [adversary.discriminator]}
 
     def step(self, number: int, few: bool = False) -> None:
@@ -94,6 +102,29 @@ class Authors:
 
     def losses(self) -> dict[str, float]:
         return {name: float(value) for name, value in self.last.items()}
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A loop of ours within leaves no process group of one, which sharded strategies start, for the next one."""
+    with mock.patch.dict(os.environ):
+        try:
+            yield
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            control_group.cache_clear()
+            AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def loopback() -> bool:
+    """Whether this machine reaches itself."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def named(*networks: nn.Module | None) -> dict[str, list[nn.Module]]:

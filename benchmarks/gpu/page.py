@@ -2,15 +2,17 @@
 
 from typing import Any
 
-from benchmarks.gpu import checks, ladder, loaders
+from benchmarks.gpu import checks, conv3d, loaders, table
 
 
 def text(content: dict[str, Any]) -> str:
     """All figures so far, in the order in which they are measured."""
     parts = [heading(content)]
     parts += [f"{name}: {value}" for name, value in content.get("basics", {}).items()]
+    if "conv3d" in content:
+        parts += ["", conv3d.text(content["conv3d"]), ""]
     parts += [steady(name, found) for name, found in content.get("steady", {}).items()]
-    for name, tell in {"ladder": ladder.text, "loaders": loaders.text, "compile": ladder.text}.items():
+    for name, tell in {"ladder": table.text, "loaders": loaders.text, "compile": table.text}.items():
         if name in content:
             parts += ["", tell(content[name]).rstrip()]
     if "tests" in content:

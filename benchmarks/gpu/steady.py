@@ -4,7 +4,7 @@
 
 `distort`: the distortion of a batch compared with the CPU's, with IEEE fp32 and with tf32 products. `waits`: every
 operation in three steps for which the host waits, with its stack (torch.cuda.set_sync_debug_mode). `repeat`: two runs
-of five steps from one seed, which must be equal bit for bit.
+of five steps from one seed, which must be equal bit for bit. `repeat ViT`: the same of a ViT-B/16.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from benchmarks import synthetic
-from benchmarks.gpu.ladder import BEST, NETWORKS, TINY
 from benchmarks.gpu.loops import Ours, images
 from benchmarks.gpu.report import Report
+from benchmarks.gpu.rungs import BEST, NETWORKS, TINY
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.precision import set_fp32
 
-NETWORK = "MoCo ResNet-50"
+NETWORK, VIT = "MoCo ResNet-50", "MoCo ViT-B/16"
 ROOT = str(Path(__file__).parents[2])
 WARM, WATCHED, DEPTH = 2, 3, 4  # steps before the watched ones; these; lines of a place
 SYNCHRONISED = "called a synchronizing"  # torch's words for an operation that waits
@@ -107,13 +107,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if asked.rehearse:
         asked.batch, asked.size = 8, 32
     device, report = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Report(asked.out)
-    keys = [*NETWORKS[NETWORK], *BEST, f"data.batch={asked.batch}", f"data.size={asked.size}"]
-    keys += TINY[NETWORK] if asked.rehearse else ()
+    given = f"data.batch={asked.batch}", f"data.size={asked.size}"
+    keys, vit = ([*NETWORKS[name], *BEST, *(TINY[name] if asked.rehearse else ()), *given] for name in (NETWORK, VIT))
     found: dict[str, Any] = {}
     for name, check in {
         "distort": lambda: distort(ViewSpec(size=asked.size), asked.batch, device),
         "waits": lambda: waits(keys),  # with the default's four BatchNorm groups and the key shuffle that they need
         "repeat": lambda: repeat(keys),
+        "repeat ViT": lambda: repeat(vit),
     }.items():
         try:
             found[name] = check()

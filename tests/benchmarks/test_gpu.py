@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from harness import SECONDS
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu import bounded, checks, ladder, loaders, page, parts
+from benchmarks.gpu import bounded, checks, conv3d, figures, ladder, launches, loaders, nvjpeg, page, parts, table
 from benchmarks.gpu.machine import CARRIED, PRESENT, REQUIRED, pretended
 from benchmarks.gpu.parts import SHARES, main
 from benchmarks.gpu.peaks import peak
@@ -50,7 +50,7 @@ def test_the_peak_is_that_of_the_very_device(device: str, figures: tuple[float |
 def row(rung: str, kind: str, seconds: float, losses: list[float], **rest: Any) -> dict[str, Any]:
     steps = [{"loss": loss, "loss/di": 0.001} for loss in losses]
     found = {"network": "N", "rung": rung, "kind": kind, "authors": False, "alike": True, "seconds_per_step": seconds}
-    return found | {"images_per_second": 10 / seconds, "losses": steps} | rest
+    return found | {"images_per_second": 10 / seconds, "losses": steps, "batch": 256} | rest
 
 
 def test_tflops_share_and_speed_up_by_hand() -> None:
@@ -60,24 +60,108 @@ def test_tflops_share_and_speed_up_by_hand() -> None:
         row("bf16", "bf16", 0.25, [4.02, 4.0, 4.2]),
         row("wrong", "bf16", 0.25, [4.08, 4.0, 4.0]),
         row("wrong later", "bf16", 0.25, [4.0, 4.0, 4.8]),
-        row("another batch", "bf16", 0.125, [9.0, 9.0, 9.0], images_per_second=40.0, alike=False),
+        row("another batch", "bf16", 0.125, [9.0, 9.0, 9.0], images_per_second=40.0, alike=False, batch=64),
         {"network": "N", "rung": "broken", "kind": "bf16", "authors": False, "failed": "out of memory"},
     ]
-    ladder.finish(rows, "NVIDIA H200")
+    table.finish(rows, "NVIDIA H200")
     assert [r.get("tflops") for r in rows] == [50.0, 100.0, 400.0, 400.0, 400.0, 400.0, None]  # 1e13 · images/s / 1e12
     assert rows[0]["share_of_peak"] == pytest.approx(50 / 67)
     assert rows[1]["share_of_peak"] == pytest.approx(100 / 494.5)
     assert rows[2]["share_of_peak"] == pytest.approx(400 / 989)
-    assert [r.get("times_authors") for r in rows] == [0.5, 1.0, 4.0, 4.0, 4.0, 4.0, None]
+    assert [r.get("times_authors") for r in rows] == [0.5, 1.0, 4.0, 4.0, 4.0, None, None]
     assert rows[2]["deviation"] == pytest.approx(0.02 / 4) and rows[2]["deviation_later"] == pytest.approx(0.2 / 4)
     assert [r.get("agrees") for r in rows] == [True, True, True, False, False, None, None]
 
 
+def test_a_rung_is_divided_by_the_authors_loop_at_its_own_batch() -> None:
+    """And without IEEE fp32, from which the rest follows; a batch that the authors' loop did not take has no ratio."""
+    rows = [
+        row("bf16", "bf16", 0.25, [4.0] * 3),
+        row("authors' loop", "tf32", 1.0, [4.0] * 3, authors=True),
+        row("bf16, 64", "bf16", 0.2, [4.0] * 3, batch=64),
+        row("authors' loop, 64", "tf32", 0.5, [4.0] * 3, authors=True, batch=64),
+        row("512", "bf16", 0.1, [4.0] * 3, batch=512),
+        {"network": "N", "rung": "IEEE fp32", "kind": "fp32", "authors": False, "failed": "out of memory"},
+    ]
+    table.finish(rows, "NVIDIA H200")
+    assert [r.get("times_authors") for r in rows] == [4.0, 1.0, 2.5, 1.0, None, None]
+    assert not any({"tflops", "share_of_peak", "deviation", "agrees"} & set(r) for r in rows)
+
+
+def test_every_rung_of_the_first_network_but_512_has_an_authors_loop_of_its_batch() -> None:
+    first = [rung for rung in ladder.rungs() if rung.network == ladder.rungs()[0].network]
+    theirs = {rung.batch for rung in first if rung.authors}
+    assert [rung.name for rung in first if rung.batch not in theirs] == ["batch 512"]
+
+
+def test_launches_are_counted_once_for_the_same_step_and_what_cannot_be_is_empty(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of a trace's events, those that launch; the first rung's 2,250 also stand beside it at other batches."""
+    names = ["cudaLaunchKernel", "cudaMemcpyAsync", "aten::add", "cuLaunchKernelEx", "cudaLaunchKernelExC_v11060"]
+    names += ["__cudaLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel", "cudaLaunchHostFunc"]
+    assert launches.launches(names) == 6
+    report = climb(monkeypatch, tmp_path, 1e6, [1.0] * 30)
+    assert "launches are not counted: there is no GPU to launch on\n" in table.text(report)
+    assert not any("launches" in row for row in report["rungs"])
+    counted: list[str] = []
+
+    def launched(rung: ladder.Rung, keys: list[str]) -> int:
+        counted.append(rung.name)
+        if rung.name == "any cuDNN algorithm":
+            raise launches.NotCountedError("forbidden\nhere")
+        return 2250
+
+    monkeypatch.setattr(ladder, "launched", launched)
+    asked = argparse.Namespace(name="ladder", batch=8, size=32, rehearse=True)
+    ladder.tally(report, asked, 1e9, Report(tmp_path))
+    assert counted == ["bf16, NHWC, fused", "authors' loop", "IEEE fp32", "4 BatchNorm groups", "any cuDNN algorithm"]
+    assert [row.get("launches") for row in report["rungs"][:9]] == [2250] * 8 + [None]
+    assert json.loads((tmp_path / "gpu.json").read_text())["ladder"] == report
+    said = table.text(report)
+    assert "launches are not counted: forbidden here\n" in said and said.count(" 2,250 ") == 8
+
+
+def test_where_torch_has_no_gpu_the_profiler_is_not_asked() -> None:
+    with pytest.raises(launches.NotCountedError, match="no GPU"):
+        launches.count(lambda: pytest.fail("it ran"), torch.device("cpu"))
+
+
+def test_the_bf16_probe_of_3d_convolutions_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = conv3d.probe(torch.device("cpu"), small=True)
+    assert [row["layout"] for row in rows] == ["NCDHW", "NDHWC"] and all(row["fine"] for row in rows)
+    assert rows[0]["tflops"] == pytest.approx(3 * 2 * 27 * 32 * 64 * 2 * 16 * 16 * 8 / (rows[0]["ms"] / 1e3) / 1e12)
+    right = conv3d.passes
+
+    def wrong(x: torch.Tensor, weight: torch.Tensor, gradient: torch.Tensor) -> list[torch.Tensor]:
+        y, *gradients = right(x, weight, gradient)
+        return [y * (1 if x.dtype == torch.float32 else 1.05), *gradients]
+
+    monkeypatch.setattr(conv3d, "passes", wrong)
+    monkeypatch.setattr(conv3d, "seconds", lambda *_, **__: 1.0)
+    rows = conv3d.probe(torch.device("cpu"), small=True)
+    assert not any(row["fine"] for row in rows) and conv3d.text(rows).count("WRONG") == 2
+    monkeypatch.setattr(conv3d, "passes", lambda *_: [][0])
+    assert "IndexError" in conv3d.text(conv3d.probe(torch.device("cpu"), small=True))
+
+
+def test_decoding_is_measured_or_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvjpeg, "decode", lambda files, side, device: None)
+    assert all("images/s (batches of 4, " in said for said in nvjpeg.rates(torch.device("cpu"), True).values())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("torchvision was built\nwithout nvJPEG")
+
+    monkeypatch.setattr(nvjpeg, "decode", broken)
+    found = nvjpeg.rates(torch.device("cpu"), True)
+    assert all(said.startswith("not known, RuntimeError: torchvision was built without") for said in found.values())
+
+
 def test_a_term_near_nothing_is_measured_by_the_whole_loss() -> None:
     reference = {"loss": 2.0, "loss/di": 0.001, "loss/ad": 8.0}
-    assert ladder.deviation(reference, reference) == 0
-    assert ladder.deviation(reference | {"loss/di": 0.021}, reference) == pytest.approx(0.01)
-    assert ladder.deviation(reference | {"loss/ad": 8.4}, reference) == pytest.approx(0.05)
+    assert table.deviation(reference, reference) == 0
+    assert table.deviation(reference | {"loss/di": 0.021}, reference) == pytest.approx(0.01)
+    assert table.deviation(reference | {"loss/ad": 8.4}, reference) == pytest.approx(0.05)
 
 
 def test_operations_are_counted_forward_and_backward_and_in_attention() -> None:
@@ -89,7 +173,7 @@ def test_operations_are_counted_forward_and_backward_and_in_attention() -> None:
         (images @ weight).sum().backward()
         F.scaled_dot_product_attention(q, q, q)
 
-    counted = ladder.count(SimpleNamespace(step=step), 0)  # type: ignore[arg-type]
+    counted = figures.count(SimpleNamespace(step=step), 0)  # type: ignore[arg-type]
     assert counted == 3 * (2 * 7 * 3 * 5) + 2 * (2 * 2 * 4 * 4 * 8)
 
 
@@ -125,21 +209,21 @@ def test_what_no_longer_fits_is_named_and_not_run(monkeypatch: pytest.MonkeyPatc
     assert not parts._lost(Report(tmp_path), "ladder")  # another process would have no more time
     assert report["not_run"] == known[2:]
     assert json.loads((tmp_path / "gpu.json").read_text()) == {"ladder": report}
-    said = ladder.text(report)
+    said = table.text(report)
     assert all(f"not run, the time was up: {title}\n" in said for title in known[2:])
 
 
 def test_a_rung_that_breaks_costs_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    broken = [1.0, torch.cuda.OutOfMemoryError("too much"), ValueError("no\nkernel"), *[1.0] * 20]
+    broken = [1.0, torch.cuda.OutOfMemoryError("too much"), ValueError("no\nkernel"), *[1.0] * 30]
     report = climb(monkeypatch, tmp_path, 1e6, broken)
     assert len(report["rungs"]) == len(ladder.rungs()) and report["not_run"] == []
     assert report["rungs"][1]["failed"].startswith("out of memory")
     assert report["rungs"][2]["failed"] == "ValueError: no kernel"
-    assert not ladder.sound(report)
+    assert not table.sound(report)
     del report["rungs"][2]
-    assert ladder.sound(report)  # a small GPU is no fault
+    assert table.sound(report)  # a small GPU is no fault
     report["rungs"][-1]["agrees"] = False
-    assert not ladder.sound(report)
+    assert not table.sound(report)
 
 
 def test_the_ladder_goes_on_in_another_process_after_the_rung_that_ended_one(
@@ -148,7 +232,7 @@ def test_the_ladder_goes_on_in_another_process_after_the_rung_that_ended_one(
     with pytest.raises(SystemExit):
         climb(monkeypatch, tmp_path, 1e6, [1.0, SystemExit()])
     assert parts._lost(Report(tmp_path), "ladder")
-    report = climb(monkeypatch, tmp_path, 1e6, [1.0] * 20)
+    report = climb(monkeypatch, tmp_path, 1e6, [1.0] * 30)
     assert titles(report) == [rung.title for rung in ladder.rungs()] and report["not_run"] == []
     assert [row.get("failed") for row in report["rungs"]].count(ladder.BROKEN) == 1
     assert report["rungs"][1]["failed"] == ladder.BROKEN
@@ -156,7 +240,7 @@ def test_the_ladder_goes_on_in_another_process_after_the_rung_that_ended_one(
 
 def test_a_device_that_answers_no_more_ends_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(ladder, "lost", lambda: True)
-    assert titles(climb(monkeypatch, tmp_path, 1e6, [1.0] * 20)) == [ladder.rungs()[0].title]
+    assert titles(climb(monkeypatch, tmp_path, 1e6, [1.0] * 30)) == [ladder.rungs()[0].title]
     assert parts._lost(Report(tmp_path), "ladder")
 
 
@@ -223,8 +307,12 @@ def rehearse(out: Path, *rungs: str) -> dict[str, dict[str, Any]]:
 
 
 def test_the_authors_loop_and_ours_are_one_computation(tmp_path: Path) -> None:
-    rows = rehearse(tmp_path, "MoCo ResNet-50: IEEE", "authors")
-    authors = rows["MoCo ResNet-50: authors' loop"]
+    """And FSDP2's on one process, whose group is gone when the next rung begins."""
+    rows = rehearse(tmp_path, "MoCo ResNet-50: IEEE", "authors", "FSDP2", "tf32, NCHW")
+    authors, sharded = rows["MoCo ResNet-50: authors' loop"], rows["MoCo ResNet-50: FSDP2 on one GPU"]
+    assert sharded["agrees"] and rows["MoCo ResNet-50: tf32, NCHW"]["deviation"] < 1e-5
+    assert all(sharded["parts_ms"][part] > 0 for part in PARTS) and not torch.distributed.is_initialized()
+    assert "WORLD_SIZE" not in os.environ
     assert set(authors["losses"][0]) == {"loss", "loss/di", "loss/re", "loss/ad", "loss/discriminator"}
     assert authors["deviation"] < 1e-5 and authors["deviation_later"] < 1e-3
     assert rows["MoCo ResNet-50: IEEE fp32"]["losses"] != [authors["losses"][0]] * 3  # it learns
@@ -244,6 +332,7 @@ def test_every_rung_can_be_climbed(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_the_rungs_agree_on_a_gpu(tmp_path: Path) -> None:
     rows = rehearse(tmp_path, "MoCo ResNet-50")
     assert rows["MoCo ResNet-50: IEEE fp32"]["peak_memory"] > 2**20
+    assert max(row["memory_before"] for row in rows.values()) < 2**26  # none holds what an earlier one had
     assert all(row.get("agrees", not row["alike"]) for row in rows.values())
 
 
@@ -406,7 +495,7 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     monkeypatch.setenv("OUT", str(tmp_path / "named"))
     assert main(["--rehearse", "--seconds", "100"]) == 0
     rest = 100 - 5 - 20 - 10 - 5
-    assert given == {"basics": 10, "steady": 20, "ladder": 45, "loaders": 15, "compile": 40, "tests": rest - 40}
+    assert given == {"basics": 10, "steady": 20, "ladder": 45, "loaders": 18, "compile": 40, "tests": rest - 40}
     assert {path.name for path in (tmp_path / "named").iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     takes["ladder"], clock[0] = 45.0, 0.0
     assert main(["--rehearse", "--seconds", "100"]) == 1
@@ -426,6 +515,7 @@ def test_the_page_shows_the_loaders_beside_the_step() -> None:
     row = {
         "loader": 5000.0,
         "both": 1500.0,
+        "times_authors": 3.0,
         "share": 0.75,
         "ratio": 0.75,
         "lowest": 0.7,
@@ -433,11 +523,16 @@ def test_the_page_shows_the_loaders_beside_the_step() -> None:
         "wait_ms": 2.0,
     }
     rows = {"cpu": row, "dali": {"left_out": "not installed"}}
-    found = {"device": "cuda", "batch": 64, "size": 224, "step": 2000.0, "loaders": rows}
+    theirs = {"step": 800.0, "loaders": {"authors, PNG of 1024": row | {"both": 500.0, "times_authors": 1.0}}}
+    found = {"device": "cuda", "batch": 64, "size": 224, "step": 2000.0, "loaders": rows, "authors": theirs}
     said = page.text({"loaders": found})
     assert "cuda, batch 64 of 224 pixels; images/s of the steps alone: 2,000.0\n" in said
-    assert "5,000.0     1,500.0          0.750    0.750 (0.700-0.800)            2.0\n" in said
-    assert "dali        not installed\n" in said
+    assert "5,000.0     1,500.0          0.750    0.750 (0.700-0.800)            2.0       3.00\n" in said
+    assert (
+        "authors, PNG of 1024     5,000.0       500.0 " in said
+        and "the authors' steps alone, to which their rows refer: 800.0 images/s\n" in said
+    )
+    assert f"{'dali':<22}  not installed\n" in said
     assert "loaders failed: KeyError: 'x'\n" in page.text({"loaders": {"failed": "KeyError: 'x'"}})
 
 
@@ -447,6 +542,35 @@ def test_loaders_feed_a_tiny_step(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "gpu.json").read_text())["loaders"]
     assert list(found["loaders"]) == ["cpu", "helper", "dali"] and found["step"] > 0
     assert all(found["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
+    png, jpg = found["authors"]["loaders"].items()
+    assert (png[0], jpg[0]) == ("authors, PNG of 128", "authors, JPG of 64") and found["authors"]["step"] > 0
+    for row in (found["loaders"]["cpu"], png[1], jpg[1]):
+        assert row["times_authors"] == row["both"] / png[1]["both"]
+
+
+def test_our_loaders_are_divided_by_the_authors_code_as_a_whole() -> None:
+    ours = {"cpu": {"both": 900.0}, "helper": {"broken": "x"}, "dali": {"left_out": "y"}}
+    theirs = {"png": {"both": 300.0}, "jpg": {"both": 450.0}}
+    found = loaders.relate({"loaders": ours, "authors": {"loaders": theirs}})
+    assert [row.get("times_authors") for row in found["loaders"].values()] == [3.0, None, None]
+    assert [row["times_authors"] for row in theirs.values()] == [1.0, 1.5]
+    theirs["png"] = {"left_out": "/dev/shm is small"}
+    again = loaders.relate({"loaders": {"cpu": {"both": 900.0}}, "authors": {"loaders": theirs}})
+    assert "times_authors" not in again["loaders"]["cpu"]
+
+
+def test_without_torchvision_the_authors_row_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    rows = loaders.authors([], tmp_path, 1, 1, [])["loaders"]
+    assert rows == {"authors": {"left_out": "torchvision is missing, which their loader needs"}}
+
+
+# Sets the flag IFF_UP of a new network's only interface, which process groups need, and goes on as the command given.
+LOOPBACK_UP = """
+import fcntl, os, socket, struct, sys
+fcntl.ioctl(socket.socket(), 0x8914, struct.pack("16sh14x", b"lo", 1))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 
 
 @pytest.mark.system
@@ -458,7 +582,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     bare = pretended(tmp_path / "bare", PRESENT)
     check = [bare, checkout / "setup" / "gpu.py", "check", "--rehearse"]
-    offline = ["unshare", "--user", "--map-root-user", "--net"]
+    offline = ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", LOOPBACK_UP]
 
     lacking = subprocess.run([*offline, *check], capture_output=True, text=True)
     assert lacking.returncode == 2 and lacking.stderr.count("\n") == 1
@@ -475,7 +599,7 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     assert {path.name for path in out.iterdir()} == {"gpu.json", "gpu.txt", "logs.tar.gz"}
     report = json.loads((out / "gpu.json").read_text())
     assert all(part["fine"] for part in report["parts"].values()) and list(report["parts"]) == list(SHARES)
-    assert all(check["fine"] for check in report["steady"].values()) and len(report["steady"]) == 3
+    assert all(check["fine"] for check in report["steady"].values()) and len(report["steady"]) == 4
     assert all(report["loaders"]["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
     rungs = report["ladder"]["rungs"] + report["compile"]["rungs"]
     assert titles({"rungs": rungs}) == [rung.title for rung in ladder.rungs()]

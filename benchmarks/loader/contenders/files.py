@@ -50,13 +50,13 @@ class Files(Dataset[torch.Tensor]):
 
 
 class Released:
-    """The released augmentation, two views of an RGB image: float32 [2, 3, 224, 224]."""
+    """The released augmentation, two views of an RGB image: float32 [2, 3, size, size]."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int = SIZE) -> None:
         from torchvision import transforms
 
         self.transform = transforms.Compose([
-            transforms.RandomResizedCrop(SIZE, scale=(0.2, 1.0)),
+            transforms.RandomResizedCrop(size, scale=(0.2, 1.0)),
             transforms.RandomApply([transforms.ColorJitter(0.4, 0.4)], p=0.8),
             transforms.RandomApply([blur], p=0.5),
             transforms.RandomHorizontalFlip(),
@@ -86,19 +86,26 @@ class Turns(Sampler[list[int]]):
 
 
 class Workers:
-    """A DataLoader whose processes stay between turns. Forked from a server: this process has threads by then."""
+    """A DataLoader whose processes stay between turns. Forked from a server: this process has threads by then.
 
-    def __init__(self, dataset: Dataset[torch.Tensor], workers: int, batch: int) -> None:
+    Args:
+        pinned: whether batches are copied to memory from which a GPU can be fed at full speed.
+    """
+
+    def __init__(self, dataset: Dataset[torch.Tensor], workers: int, batch: int, pinned: bool = False) -> None:
         self.turns = Turns(batch)
         self.loader = DataLoader(
             dataset, batch_sampler=self.turns, num_workers=workers, persistent_workers=True,
-            multiprocessing_context="forkserver",
+            multiprocessing_context="forkserver", pin_memory=pinned,
         )  # fmt: skip
 
     def __call__(self, batches: int) -> Iterator[Sequence[Any]]:
+        return (views.unbind(1) for views in self.stacked(batches))
+
+    def stacked(self, batches: int) -> Iterator[torch.Tensor]:
+        """Batches as they are collated, [B, 2, C, size, size]."""
         self.turns.batches = batches
-        for views in self.loader:
-            yield views.unbind(1)
+        return iter(self.loader)
 
     def close(self) -> None:
         """End the processes."""

@@ -6,10 +6,12 @@ Called directly, as Accelerate enables FSDP only on GPUs: so the same code path 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.torch_version import TorchVersion
 
 from dira_scale.engine.parallel.model import MakeOptimizer
 from dira_scale.engine.parallel.recompute import blocks
@@ -19,6 +21,10 @@ from dira_scale.models.momentum import local_shard
 
 class FullyShardedModel(ShardedModel):
     """ZeRO stage 3 in torch. Momentum networks are sharded in the same way as the encoder that they follow."""
+
+    # In torch 2.11, after a loss was differentiated for the monitors, the backward pass of the first step fails: "data is
+    # not allocated yet". 2.13 is the first release that we have seen work.
+    differentiable = TorchVersion(torch.__version__) >= (2, 13)
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         assert isinstance(self.module, FSDPModule)
