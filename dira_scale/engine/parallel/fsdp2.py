@@ -22,9 +22,9 @@ from dira_scale.models.momentum import local_shard
 class FullyShardedModel(ShardedModel):
     """ZeRO stage 3 in torch. Momentum networks are sharded in the same way as the encoder that they follow."""
 
-    # In torch 2.11, after a loss was differentiated for the monitors, the backward pass of the first step fails: "data is
-    # not allocated yet". 2.13 is the first release that we have seen work.
-    differentiable = TorchVersion(torch.__version__) >= (2, 13)
+    # In torch 2.11 the backward pass of the first step fails after a loss was differentiated for the monitors ("data is
+    # not allocated yet"). 2.13 is the first release that we have seen work.
+    differentiable = TorchVersion(torch.__version__) >= "2.13"
 
     def accumulating(self, last: bool) -> AbstractContextManager[Any]:
         assert isinstance(self.module, FSDPModule)
