@@ -5,8 +5,11 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Test files in parallel on all cores; system tests start first (tests/tiers.py).
-PARALLEL := -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+# Test files in parallel on all cores; system tests start first (tests/tiers.py). Those wait more than they compute, for
+# processes, kills and SLURM, so two of them share a core.
+FILES := --dist loadfile --no-loadscope-reorder
+PARALLEL := -n auto --maxprocesses 8 $(FILES)
+SHARED := -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 8 $(FILES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor \
@@ -21,10 +24,10 @@ pretrain: setup    ## from nothing to a pretrained encoder and a report: phantom
 test: setup-test lint types unit    ## lint, types, unit tests and one case of each kind of system test
 
 test-system: setup-test    ## the rest of the system tests: whole runs, a fresh clone, the wheel
-	@$(BIN)/pytest $(PARALLEL) -m "system and not torture and not gpu"
+	@$(BIN)/pytest $(SHARED) -m "system and not torture and not gpu"
 
 test-rest: setup-test      ## after `make test`: what it skipped for want of a package or program, and all system tests
-	@$(BIN)/pytest $(PARALLEL) --rest -m "not torture and not gpu"
+	@$(BIN)/pytest $(SHARED) --rest -m "not torture and not gpu"
 
 torture: setup-test    ## the full counts of kills and mutants; hours; resumes after an interruption
 	@$(BIN)/pytest -m torture --resume
