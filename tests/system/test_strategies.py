@@ -403,7 +403,7 @@ def test_a_sharded_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("strategy", ["zero1", "zero3"])
+@pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.torture), "zero3"])
 def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_path: Path) -> None:
     overrides = [f"parallel={strategy}", "optim=lars_barlow", "optim.warmup_epochs=0"]
     printed = finish(pretrain(tmp_path / "run", shards, *overrides), code=2)
