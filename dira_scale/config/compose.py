@@ -41,10 +41,12 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
     """
     arguments = Arguments.parse(argv)
     root = Root.read(verb)
+    if root.schema.rpartition(".")[0] not in sys.modules:
+        _check_keys(verb, arguments)  # before the schema's imports, which may take seconds
     try:
         return _composed(verb, root, arguments)
     except UserError:
-        _check_keys(verb, arguments)  # composes once more: a mistaken key is said before a mistaken value
+        _check_keys(verb, arguments)  # a mistaken key is said before a mistaken value
         raise
 
 
