@@ -206,7 +206,7 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
 
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    found = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip install it")]
+    found = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip …")]
     monkeypatch.setattr(software, "components", lambda *_: found)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)

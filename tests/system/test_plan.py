@@ -69,7 +69,10 @@ MORE = [
 
 @pytest.mark.parametrize(
     "keys",
-    [["data.batch=16", RECOMPUTED, "model.encoder=test_resnet"], *(pytest.param(keys, marks=pytest.mark.torture) for keys in MORE)],
+    [
+        ["data.batch=16", RECOMPUTED, "model.encoder=test_resnet"],
+        *(pytest.param(keys, marks=pytest.mark.torture) for keys in MORE),
+    ],
     ids=",".join,
 )
 def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, shards: Path) -> None:
