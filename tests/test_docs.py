@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
-    "recipe.patients=2 ": "recipe.patients=1 ",
+    "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=48 ",
     "recipe.patients=4 ": "recipe.patients=4 recipe.size=48 ",
     "recipe.patients=64": "recipe.patients=16 recipe.size=128",
     "patients64-size512": "patients16-size128",

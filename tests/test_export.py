@@ -232,6 +232,7 @@ def test_onnx_computes_what_we_compute(name, exported, tmp_path, monkeypatch):
     torch.testing.assert_close(torch.as_tensor(theirs["logits"]), logits, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.system
 def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, monkeypatch):
     trained = Trained(tmp_path, "resnet50")
     assert main([f"run={trained.run}", "formats=[timm,smp,torchvision,monai]"]) == 0
@@ -251,7 +252,7 @@ FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
 
 @pytest.mark.parametrize(
     ("form", "onnx"),
-    [(FORMS[0], ""), (FORMS[1], ""), pytest.param(FORMS[1], ",onnx", marks=pytest.mark.system)],
+    [(FORMS[0], ""), (FORMS[1], ""), pytest.param(FORMS[1], ",onnx", marks=pytest.mark.torture)],
 )
 def test_pcrls_restored_image_is_its_heads_output(form, onnx, tmp_path, monkeypatch):
     """Of the stage ``pcrl``; the files are a start of another run, bit for bit."""

@@ -55,7 +55,7 @@ def exported(folder: Path, name: str) -> None:
     ("code", "name", "file"),
     [
         (TIMM, "resnet18", "encoder.safetensors"),
-        (MASKS + SMP, "resnet18", "unet.safetensors"),
+        pytest.param(MASKS + SMP, "resnet18", "unet.safetensors", marks=pytest.mark.system),
         # 15 s: a ResNet-50, as MONAI has no smaller network that ours fit into.
         pytest.param(MASKS + MONAI, "resnet50", "monai_unet.safetensors", marks=pytest.mark.system),
     ],

@@ -86,7 +86,7 @@ def test_a_run_is_exported_for_timm(folder: Path, tmp_path: Path, name: str) -> 
     encoder.load_state_dict(load_file(tmp_path / "encoder.safetensors"), strict=True)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", ["interrupted", pytest.param("sharded", marks=pytest.mark.system)])
 def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name: str) -> None:
     """By the same command in one process: ``sharded`` is FSDP2's, of two, and goes on as replicas."""
     run = unpack(name, tmp_path)
@@ -117,8 +117,10 @@ def test_a_run_of_earlier_views_is_refused_but_exported(
     assert seen.of_export(tmp_path / "export") == GOLDEN["views1"]["export"]
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("interrupted", marks=pytest.mark.torture), pytest.param("sharded", marks=pytest.mark.system)],
+)
 def test_a_run_goes_on_sharded(folder: Path, tmp_path: Path, name: str) -> None:
     """On two processes, each with its part of what one or two wrote."""
     run = unpack(name, tmp_path)

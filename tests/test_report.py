@@ -26,6 +26,7 @@ from runs.writers import write
 
 from dira_scale import report
 from dira_scale.config.compose import compose
+from dira_scale.places.retry import PATIENCE
 from dira_scale.pretraining import diagnosis
 from dira_scale.reporting import headlines as judged
 from dira_scale.reporting import health, plots, summary
@@ -466,6 +467,7 @@ def test_checkpoints_in_a_store_are_shown_as_long_as_it_answers(
 ) -> None:
     """Where they are not to be read the page says so without naming the store; the terminal names it."""
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr(PATIENCE, "pause", 0.01)
     config = yaml.safe_load((run / "config.yaml").read_text())
     with s3.bucket() as bucket:
         config["checkpoint"]["folder"] = f"{bucket.url}/runs/mine"

@@ -40,8 +40,17 @@ def compose(verb: str, argv: list[str]) -> DictConfig:
         UserError: an unknown key (with the nearest one), option or flag, or a value of the wrong type or out of bounds.
     """
     arguments = Arguments.parse(argv)
-    _check_keys(verb, arguments)
     root = Root.read(verb)
+    if root.schema.rpartition(".")[0] not in sys.modules:
+        _check_keys(verb, arguments)  # before the schema's imports, which may take seconds
+    try:
+        return _composed(verb, root, arguments)
+    except UserError:
+        _check_keys(verb, arguments)  # a mistaken key is said before a mistaken value
+        raise
+
+
+def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     schema = get_class(root.schema)
     try:
         places = _places(verb, schema, arguments)

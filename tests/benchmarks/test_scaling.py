@@ -11,7 +11,8 @@ from benchmarks.scaling.measured import Measured
 from benchmarks.scaling.tables import tell_measured
 from dira_scale.bench import main
 
-TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.decoder_channels=[32,16,16,8,8]"]
+TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]
+TINY += ["model.decoder_channels=[32,16,16,8,8]"]
 
 
 def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, str]:  # type: ignore[type-arg]

@@ -1,8 +1,12 @@
-"""The watchdog, in a process of its own: it ends that."""
+"""The watchdog, in processes of its own: it ends them. All wait at the same time."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import pytest
+from forked import Forked, Started
 from harness import job
 
 RUN = """
@@ -30,10 +34,21 @@ with Watchdog(folder, lease.number, seconds=2):
 """
 
 
-def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(tmp_path: Path) -> None:
-    with job([sys.executable, "-c", RUN, str(tmp_path), "run"]) as process:
-        assert process.wait(120) == 1, process.printed()
-        first, *told = process.printed().splitlines()
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Forked | Started]]]:
+    """What each process of this file is given as its folder, and the process."""
+    with ExitStack() as ending:
+        found = {}
+        for name, script in (("run", RUN), ("ghost", RUN), ("store", SAVE)):
+            folder = tmp_path_factory.mktemp(name)
+            found[name] = folder, ending.enter_context(job([sys.executable, "-c", script, str(folder), name]))
+        yield found
+
+
+def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(started) -> None:
+    tmp_path, process = started["run"]
+    assert process.wait(120) == 1, process.printed()
+    first, *told = process.printed().splitlines()
     assert first == "still here"
     [line] = [line for line in told if "no step" in line]
     assert line.startswith("pretrain: no step for 2 s (watchdog=2). Where every process stood: ")
@@ -43,10 +58,10 @@ def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_i
     assert "in stand_still" in stacks and "lease.py" in stacks  # every thread's
 
 
-def test_a_ghost_that_stands_still_ends_and_writes_nothing(tmp_path: Path) -> None:
-    with job([sys.executable, "-c", RUN, str(tmp_path), "ghost"]) as process:
-        assert process.wait(120) == 1
-        assert process.printed().startswith("still here\n")
+def test_a_ghost_that_stands_still_ends_and_writes_nothing(started) -> None:
+    tmp_path, process = started["ghost"]
+    assert process.wait(120) == 1
+    assert process.printed().startswith("still here\n")
     assert not (tmp_path / "stacks").exists() and not (tmp_path / "log.txt").exists()
 
 
@@ -65,14 +80,14 @@ def slowly(path, *rest):
     time.sleep(seconds if path.name.startswith("part") else 0)
     write_atomic(path, *rest)
 
-writer.write_atomic, TIMINGS.hang_after, TIMINGS.pulse = slowly, 8, 0.1
+writer.write_atomic, TIMINGS.hang_after, TIMINGS.pulse = slowly, 60, 0.1
 lease = Lease(Path(sys.argv[1]))
 with Watchdog(lease.folder.parent, lease.number, seconds=2):
     saver = Checkpointer(lease.folder.parent, 9, 0, 1, alive=alive)
     saver.save(1, replicated({"x": torch.ones(3)}), {}, {})
     saver.wait()
     print("written", flush=True)
-    seconds = 3600
+    seconds, TIMINGS.hang_after = 3600, 4
     saver.save(2, replicated({"x": torch.ones(3)}), {}, {})
     try:
         saver.wait()
@@ -82,11 +97,11 @@ lease.release()
 """
 
 
-def test_a_slow_store_is_waited_for_and_one_that_hangs_ends_the_run_in_bounded_time(tmp_path: Path) -> None:
+def test_a_slow_store_is_waited_for_and_one_that_hangs_ends_the_run_in_bounded_time(started) -> None:
     """Training waits for its checkpoints for longer than the watchdog does."""
-    with job([sys.executable, "-c", SAVE, str(tmp_path)]) as process:
-        assert process.wait(120) == 0, process.printed()
-        slow, hanging = process.printed().splitlines()
+    tmp_path, process = started["store"]
+    assert process.wait(120) == 0, process.printed()
+    slow, hanging = process.printed().splitlines()
     assert slow == "written" and (tmp_path / "000000001" / "index.json").exists()
-    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 8 s: the disk or store hangs")
+    assert hanging.startswith("the checkpoint of step 2 is not written by rank(s) 0 after 4 s: the disk or store hangs")
     assert not (tmp_path / "000000002").exists()

@@ -24,7 +24,7 @@ BASES = {
     "barlow": lambda encoder: BarlowTwins(encoder, ViewSpec(size=64), dim=8, scale=0.024),
     "byol": lambda encoder: BYOL(encoder, ViewSpec(size=64), hidden=8, dim=8),
 }
-STEP = 2e-7
+STEP = 2e-8
 
 
 def build(base, groups=2, **options):
@@ -43,6 +43,14 @@ def smooth(module):
             elif isinstance(child, nn.MaxPool2d):
                 setattr(parent, name, nn.AvgPool2d(child.kernel_size, child.stride, child.padding))
     return module
+
+
+def opponent(loss="lsgan"):
+    """With a narrow discriminator: the true one, whose own test has its gradients, would take most of the time."""
+    torch.manual_seed(1)
+    adversary = Adversary(loss)
+    adversary.discriminator = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1))
+    return adversary.double()
 
 
 def images(count=4):
@@ -87,7 +95,7 @@ def targets_held(monkeypatch):
 )
 def test_gradients_of_the_objective_are_its_slopes(base, restoration, restore, loss):
     method = build(base, restoration=restoration, restore=restore, weights={"di": 1.0, "re": 10.0, "ad": 0.5})
-    adversary, pairs = smooth(Adversary(loss).double()), images()
+    adversary, pairs = smooth(opponent(loss)), images()
     objective(method, adversary, pairs).backward()
     parts = {
         "encoder": method.encoder,
@@ -113,7 +121,7 @@ def test_gradients_of_the_objective_are_its_slopes(base, restoration, restore, l
 @pytest.mark.parametrize("base", BASES)
 def test_no_gradient_where_there_may_be_none(base):
     """Momentum networks and queue, the targets, and the discriminator while the generator steps."""
-    method, adversary, pairs = build(base), Adversary().double(), images()
+    method, adversary, pairs = build(base), opponent(), images()
     objective(method, adversary, pairs).backward()
     for name, parameter in method.named_parameters():
         follows = "key_" in name or "target_" in name

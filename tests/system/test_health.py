@@ -93,13 +93,14 @@ def saved(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return load_file(folder / "batch.safetensors"), json.loads((folder / "batch.json").read_text())
 
 
+@pytest.mark.system
 def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never_broke_and_never_looked(
     shards: Path, tmp_path: Path, spoilt: pytest.MonkeyPatch
 ) -> None:
     """With accumulation, bf16 and activation checkpointing."""
     run, plain = tmp_path / "run", tmp_path / "plain"
     settings = [
-        *SELDOM, "stages.di.epochs=1", "stages.dir.epochs=4", "stages.dira.epochs=2", "data.batch=16",
+        *SELDOM, "stages.di.epochs=1", "stages.dir.epochs=3", "stages.dira.epochs=1", "data.batch=16",
         "model.bn_groups=4", "parallel.accumulate=2", "precision=bf16", "parallel.checkpoint_activations=true",
     ]  # fmt: skip
     spoilt.setenv("SPOIL", "re:5:1")
@@ -132,7 +133,7 @@ def test_two_ranks_end_at_a_term_that_is_no_number_and_go_on_as_a_run_that_never
     assert len(set(keys)) == 16
 
     spoilt.delenv("SPOIL")
-    assert "from step 4 of 14" in finish(pretrain(run, shards, *settings, "health.every=1", ranks=2))
+    assert "from step 4 of 10" in finish(pretrain(run, shards, *settings, "health.every=1", ranks=2))
     assert status(run)["state"] == "done"
     finish(pretrain(plain, shards, *settings, "health.every=1000", ranks=2))
     assert_equal_runs(run, plain)
@@ -166,7 +167,7 @@ def test_what_is_no_number_is_told_with_its_images_and_a_sound_checkpoint(
     spoil: str, overrides: list[str], words: str, sound: int | None,
 ) -> None:  # fmt: skip
     run = tmp_path / "run"
-    if sound == 4:  # after a resumption too
+    if "stages.dir.batch=4" in overrides:  # after a resumption too
         assert inside(run, shards, *SELDOM, *overrides, "steps=3") == 0
     spoilt.setenv("SPOIL", spoil)
     assert inside(run, shards, *SELDOM, *overrides) == 1

@@ -54,6 +54,7 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
 
 RECOMPUTED = "parallel.checkpoint_activations=true"
 MORE = [
+    ["data.batch=16", RECOMPUTED],
     ["data.batch=8"],
     ["data.batch=16"],
     ["data.batch=16", "data.size=96", "precision=bf16"],
@@ -68,7 +69,10 @@ MORE = [
 
 @pytest.mark.parametrize(
     "keys",
-    [["data.batch=16", RECOMPUTED], *(pytest.param(keys, marks=pytest.mark.torture) for keys in MORE)],
+    [
+        ["data.batch=16", RECOMPUTED, "model.encoder=test_resnet"],
+        *(pytest.param(keys, marks=pytest.mark.torture) for keys in MORE),
+    ],
     ids=",".join,
 )
 def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, shards: Path) -> None:
@@ -106,6 +110,7 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = ["plan.gpus=2", "plan.nodes=1", f"plan.json={tmp_path / 'p.json'}", "stages.dir.epochs=0"]
+    keys += ["model.encoder=test_resnet"]
     assert plan.main([*SIZES, *keys, "stages.dira.epochs=0"]) == 0
     printed = capsys.readouterr().out
     found = json.loads((tmp_path / "p.json").read_text())

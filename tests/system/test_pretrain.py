@@ -87,22 +87,6 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
         assert error <= 0.02 * one[name].norm() + 1e-5, name
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        pytest.param(["steps=3"], id="mid-stage"),
-        pytest.param(["steps=4", "checkpoint.every=3"], id="stage end", marks=pytest.mark.system),
-    ],
-)
-def test_a_run_stopped_by_steps_goes_on_to_the_same_weights(
-    unbroken: Path, shards: Path, tmp_path: Path, overrides: list[str]
-) -> None:
-    finish(tiny(tmp_path / "run", shards, *overrides))
-    assert status(tmp_path / "run")["step"] == int(overrides[0].split("=")[1])
-    finish(tiny(tmp_path / "run", shards))
-    assert_equal_runs(tmp_path / "run", unbroken)
-
-
 @pytest.mark.system
 def test_a_stage_that_stands_still_ends_early_with_a_checkpoint(shards: Path, tmp_path: Path) -> None:
     """With a rate of 0 the second validation cannot be better than the first, nor the third."""
@@ -207,6 +191,7 @@ def test_a_launcher_that_starts_fewer_processes_than_asked_is_found_out(shards: 
     assert "torchrun --nproc_per_node 2" in done.stderr
 
 
+@pytest.mark.system
 def test_accelerate_launch_runs_it(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     finish([sys.executable, "-m", "accelerate.commands.launch", "-m", *tiny(tmp_path / "run", shards)[2:]])
     assert_equal_runs(tmp_path / "run", unbroken)

@@ -35,7 +35,7 @@ from dira_scale.runs import checkpoint
 # Twenty steps of three stages in which rounding does not grow: small rates, no Adam step of a vanishing gradient.
 STEPS = ["model.encoder=test_resnet", "data.batch=16", "model.bn_groups=1", "parallel.channels_last=false"]
 STEPS += ["stages.di.epochs=3.5", "stages.dir.epochs=3.5", "stages.dira.epochs=3"]
-STEPS += ["optim.optimizer.lr=1e-4", "optim.discriminator.lr=2e-5", "checkpoint.every=1", "checkpoint.keep=99"]
+STEPS += ["optim.optimizer.lr=1e-4", "optim.discriminator.lr=2e-5", "checkpoint.every=99"]
 STEPS += ["+optim.optimizer.eps=1e-3", "+optim.discriminator.eps=1e-3"]
 OTHERS = [f"~method.base.{key}" for key in ("queue", "temperature", "momentum", "batch_norm")]  # the experiment's MoCo
 OTHERS += ["optim.optimizer.lr=3e-6"]  # at MoCo's rate their losses drift apart by rounding, tenfold in seven steps
@@ -49,7 +49,10 @@ BASES = {
     "pcrl": PCRL,
     "released": [*PCRL, "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"],
 }
-SHOWN = [("zero2", 2, "barlow"), ("zero2", 2, "released")]  # in float64, before the full counts
+# In float64, before the full counts. Every strategy and every base is in one of the tests of this file; beside it
+# tests/methods/test_processes.py has all bases on several processes, and tests/engine/test_any_task.py ZeRO and FSDP.
+SHOWN = [("zero2", 2, "barlow")]
+KEPT = ["checkpoint.every=1", "checkpoint.keep=99"]  # of a reference: its tensors' way begins with its first step
 LOSS = 1e-3  # relative, of every loss of every step
 COSINE = 1e-4  # or absolute: SimSiam's loss is a mean cosine and passes through 0
 MOVED = 0.05  # of the way a tensor has gone from the first step to the last
@@ -65,7 +68,8 @@ def plain(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     @functools.cache
     def run(base: str, exact: bool = False) -> Path:
         run = tmp_path_factory.mktemp(base) / "plain"
-        finish(exactly(command(run, shards, base)) if exact else command(run, shards, base))
+        words = command(run, shards, base, *KEPT)
+        finish(exactly(words) if exact else words)
         return run
 
     return run
@@ -123,9 +127,7 @@ def largest(run: Path, reference: Path) -> str:
     "strategy",
     [
         "fsdp2",
-        "zero2",
-        pytest.param("zero1", marks=pytest.mark.system),
-        pytest.param("zero3", marks=pytest.mark.system),
+        *(pytest.param(name, marks=pytest.mark.torture) for name in ("zero1", "zero2", "zero3")),
     ],
 )
 def test_a_sharded_run_is_the_plain_run(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
@@ -272,7 +274,7 @@ def test_accumulation_and_clipping_are_the_same_everywhere(strategy: str, shards
     """Restoration alone: MoCo's key shuffle acts within a micro-batch. The norm to clip to is below the usual one."""
     overrides = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=10"]
     overrides += ["model.bn_groups=4", "optim.clip=0.05"]
-    finish(command(tmp_path / "plain", shards, "moco", *overrides))
+    finish(command(tmp_path / "plain", shards, "moco", *KEPT, *overrides))
     spread = [f"parallel={strategy}", "parallel.accumulate=2"]
     finish(command(tmp_path / "run", shards, "moco", *overrides, *spread, ranks=2))
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain")
@@ -335,11 +337,11 @@ def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path
 
 
 # Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
-HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2", "checkpoint.every=99"]
+HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2"]
 HALVED += ["health.every=1"]
 
 
-@pytest.mark.parametrize("form", ["pcrl", pytest.param("released", marks=pytest.mark.system)])
+@pytest.mark.parametrize("form", tiers(["pcrl", "released"], "pcrl"))
 def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> None:
     for name, stops in (("unbroken", [[]]), ("broken", [["steps=2"], []])):
         for stop in stops:
@@ -352,8 +354,7 @@ def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> No
     assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
 
 
-@pytest.mark.system
-@pytest.mark.parametrize("form", ["pcrl", "released"])
+@pytest.mark.parametrize("form", tiers(["pcrl", "released"], "released"))
 def test_pcrl_in_bf16_follows_fp32(form: str, shards: Path, tmp_path: Path) -> None:
     """Only roughly: keys are shuffled, and images mixed, within a micro-batch, so it is not the same sum."""
     finish(command(tmp_path / "run", shards, form, *HALVED, ranks=2))
@@ -381,7 +382,7 @@ def test_a_compiled_restoration_is_the_plain_one(shards: Path, tmp_path: Path) -
     alone = ["stages.di.epochs=0", "stages.dira.epochs=0", "stages.dir.terms=[re]", "stages.dir.epochs=1.5"]
     alone += ["data.val_split=null", "parallel=fsdp2"]
     for name, compiled in (("run", "true"), ("plain", "false")):
-        finish(command(tmp_path / name, shards, "moco", *alone, f"parallel.compile={compiled}"))
+        finish(command(tmp_path / name, shards, "moco", *KEPT, *alone, f"parallel.compile={compiled}"))
     assert_one_algorithm(tmp_path / "run", tmp_path / "plain", steps=3)
 
 
@@ -396,15 +397,17 @@ def test_compiled_blocks_compute_the_same(strategy: str, shards: Path, plain, tm
 
 @pytest.mark.system
 def test_a_sharded_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    for name, stops in (("unbroken", [[]]), ("broken", [["steps=9"], []])):
+    short = ["parallel=zero3", "stages.di.epochs=1", "stages.dir.epochs=2", "stages.dira.epochs=1"]  # 2, 4, 2 steps
+    for name, stops in (("unbroken", [[]]), ("broken", [["steps=5"], []])):
         for stop in stops:
-            finish(command(tmp_path / name, shards, "moco", "parallel=zero3", "checkpoint.every=99", *stop, ranks=2))
+            finish(command(tmp_path / name, shards, "moco", *short, *stop, ranks=2))
+    assert status(tmp_path / "broken")["step"] == 8
     ours, theirs = weights(tmp_path / "broken"), weights(tmp_path / "unbroken")
     assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
     assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 
-@pytest.mark.parametrize("strategy", ["zero1", "zero3"])
+@pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.torture), "zero3"])
 def test_lars_is_refused_where_layers_are_cut(strategy: str, shards: Path, tmp_path: Path) -> None:
     overrides = [f"parallel={strategy}", "optim=lars_barlow", "optim.warmup_epochs=0"]
     printed = finish(pretrain(tmp_path / "run", shards, *overrides), code=2)
@@ -427,7 +430,7 @@ def test_groups_of_parameters_and_three_processes(strategy: str, shards: Path, t
     several = [*base, "+optim.one_dimensional.lr=5e-4"]
     forgotten, plain, run = tmp_path / "forgotten", tmp_path / "plain", tmp_path / "run"
     finish(pretrain(forgotten, shards, *base))
-    finish(pretrain(plain, shards, *several))
+    finish(pretrain(plain, shards, *several, *KEPT))
     finish(pretrain(run, shards, *several, f"parallel={strategy}", "steps=10", ranks=3))
     finish(pretrain(run, shards, *several, f"parallel={strategy}", ranks=3))
     assert_one_algorithm(run, plain, status(plain)["step"])
