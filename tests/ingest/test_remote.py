@@ -14,15 +14,13 @@ from typing import Any
 import pytest
 import s3
 import s3fs
-from ingest.sources.conftest import Here
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest import survey, writer
+from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_print
-from dira_scale.machine.workers import worker_pool
 from dira_scale.shard import main
 
 
@@ -37,13 +35,6 @@ def bucket(server: s3.Bucket) -> s3.Bucket:
     for key in server.keys(""):
         server.client.delete_object(Bucket=s3.NAME, Key=key)
     return server
-
-
-@pytest.fixture(autouse=True)
-def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversion by one worker is one in this process; one by two has processes of its own."""
-    for module in (writer, survey):
-        monkeypatch.setattr(module, "worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
 
 
 def stored(bucket: s3.Bucket, prefix: str) -> dict[str, bytes]:
