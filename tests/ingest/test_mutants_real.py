@@ -64,7 +64,7 @@ def spoilt(paths: list[Path], count: int, inputs: Path) -> list[str]:
     "dims, count",
     [
         (2, 40),
-        (3, 16),
+        pytest.param(3, 16, marks=pytest.mark.system),
         pytest.param(2, 600, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
         pytest.param(3, 200, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
     ],

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import s3
 import s3fs
+from harness import job
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
@@ -148,15 +148,13 @@ def test_a_killed_conversion_into_a_store_goes_on(
         "recipe.name=folder", f"out={url}",
         "recipe.shard_size=1", "workers=1",
     ]  # fmt: skip
-    process = subprocess.Popen(words, start_new_session=True)
-    try:
+    with job(words) as process:
         deadline = time.monotonic() + 120
         while len(bucket.keys("killed/.partial/train")) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-    finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(60)
     assert "killed/manifest.parquet" not in bucket.keys("killed/")
     kept = {key: bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] for key in bucket.keys("killed/t")}
     assert main(words[3:]) == 0
