@@ -63,7 +63,7 @@ def spoilt(paths: list[Path], count: int, inputs: Path) -> list[str]:
 @pytest.mark.parametrize(
     "dims, count",
     [
-        (2, 40),
+        pytest.param(2, 40, marks=pytest.mark.system),
         pytest.param(3, 16, marks=pytest.mark.system),
         pytest.param(2, 600, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
         pytest.param(3, 200, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
