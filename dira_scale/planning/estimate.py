@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from omegaconf import DictConfig
 
@@ -53,7 +54,7 @@ class Rehearsals:
     stages: Mapping[str, Rehearsal]
     doubled: Rehearsal
 
-    @property
+    @cached_property
     def heaviest(self) -> str:
         """The stage that needs the most memory."""
         return max(self.stages, key=lambda name: strategies.memory("ddp", self.ranks, self.stages[name]).peak)

@@ -39,7 +39,7 @@ def value(run: Run, key: str) -> str | None:
     return next((word.partition("=")[2] for word in run.words if word.startswith(f"{key}=")), None)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(GRIDS, st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=3), st.integers(0, 3))
 def test_runs_are_the_product_of_list_grid_and_seeds(grid: dict[str, list[Any]], seeds: list[int], listed: int) -> None:
     entries = [{"k": n} for n in range(listed)]
@@ -57,7 +57,7 @@ def test_runs_are_the_product_of_list_grid_and_seeds(grid: dict[str, list[Any]],
         assert run.words[-1] == f"out={FOLDER}/{run.id}/output" == f"out={FOLDER / run.output}"
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(GRIDS, st.data())
 def test_names_stay_when_a_grid_grows(grid: dict[str, list[Any]], data: st.DataObject) -> None:
     """Or when its keys and values change places."""

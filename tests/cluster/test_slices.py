@@ -30,6 +30,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.system  # slices in processes of their own: tests/ingest/test_slices.py; what failed: test_local.py
 def test_slices_are_one_machines_dataset_and_only_those_that_failed_are_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from curation.test_verify import flip
-from ingest.sources.conftest import Here
 from PIL import Image
 
 from dira_scale.curation.merge import merge
@@ -20,19 +19,11 @@ from dira_scale.curation.recode_plan import own_names
 from dira_scale.curation.subset import Part, subset
 from dira_scale.curation.verify import verify
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
-from dira_scale.machine.workers import worker_pool
 from dira_scale.pixels.codecs import decode
 from dira_scale.shard import main
 
 SIZES = [(90, 72), (64, 64), (80, 100), (50, 60)]  # of which the last never exceeds the 64 that others are shrunk to
-
-
-@pytest.fixture(autouse=True)
-def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One worker is a thread of this process; two are processes."""
-    monkeypatch.setattr(writer, "worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +58,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, sou
 
 def sharded(out: Path, ingest: SimpleNamespace, source: dict[str, Any], **form: Any) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(writer, "worker_pool", Here)
         patch.setenv("DIRA_SCALE_HASH_KEY", ingest.hash_key)
         convert(ingest.recipe("folder", **source, **form), out, workers=1)
     return out

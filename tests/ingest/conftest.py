@@ -3,6 +3,8 @@
 import csv
 import tempfile
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +14,13 @@ import pydicom
 import pytest
 from imaging.volumes.conftest import make
 from ingest.sandbox import FOLDERS
+from ingest.sources.conftest import Here
 from omegaconf import OmegaConf
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 
 from dira_scale.config.compose import compose
+from dira_scale.machine.workers import worker_pool
 
 __all__ = ["make"]  # the fixture of tests/imaging/volumes
 IDENTITY = {
@@ -71,9 +75,15 @@ def write_csv(path: Path, rows: list[Mapping[str, Any]]) -> Path:
 
 def recipe(name: str, /, **keys: Any) -> dict[str, Any]:
     """The recipe as ``python -m dira_scale.shard`` composes it, with ``keys`` replaced; its name is not that of out."""
-    must = [f"recipe.{key}=unset" for key in ("images", "labels") if key in keys]
-    config: Any = OmegaConf.to_container(compose("shard", [f"recipe={name}", "out=unset", *must]).recipe, resolve=True)
+    config = deepcopy(composed(name, tuple(key for key in ("images", "labels") if key in keys)))
     return config | {"name": config["name"] or name} | keys
+
+
+@cache
+def composed(name: str, must: tuple[str, ...]) -> Any:
+    """It takes a few tenths of a second, and is wanted by most tests."""
+    words = [f"recipe={name}", "out=unset", *(f"recipe.{key}=unset" for key in must)]
+    return OmegaConf.to_container(compose("shard", words).recipe, resolve=True)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -141,3 +151,12 @@ def sandbox() -> Iterator[Path]:
 @pytest.fixture(autouse=True)
 def own_hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", HASH_KEY)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_worker_is_this_process() -> Iterator[None]:
+    """A pool of processes takes a second or two to start; those of two workers and more, and commands, have one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("ingest.writer", "ingest.survey", "curation.verify"):
+            patch.setattr(f"dira_scale.{place}.worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
+        yield

@@ -5,13 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
+from forked import Forked, Started
+from harness import job
 from ingest.sources.conftest import Here
 from PIL import Image
 
@@ -23,18 +27,16 @@ from dira_scale.ingest.repair import repair
 from dira_scale.shard import main
 
 
-def start(words: list[str], shards: int) -> subprocess.Popen:
-    """A real conversion in a process of its own, returned when it is at work and has finished that many shards."""
+@contextmanager
+def started(words: list[str], shards: int) -> Iterator[Forked | Started]:
+    """A conversion in a process of its own, when it is at work and has finished that many shards."""
     work = Path(words[-1].removeprefix("out=")) / ".partial"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dira_scale.shard", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    deadline = time.monotonic() + 120
-    while not work.exists() or len(list(work.glob("*-*.json"))) < shards:
-        assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than two minutes"
-        time.sleep(0.002)
-    return process
+    with job([sys.executable, "-m", "dira_scale.shard", *words]) as process:
+        deadline = time.monotonic() + 120
+        while not work.exists() or len(list(work.glob("*-*.json"))) < shards:
+            assert process.poll() is None and time.monotonic() < deadline, "it ended, or took more than two minutes"
+            time.sleep(0.002)
+        yield process
 
 
 def lives(process: psutil.Process) -> bool:
@@ -44,7 +46,6 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-# More than 10 s where cores are few or slow: real commands, each with its start and its workers', are what is ended.
 def test_interrupted_and_run_again_is_byte_identical(
     tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,33 +62,32 @@ def test_interrupted_and_run_again_is_byte_identical(
     def finished() -> set[str]:
         return {path.name for path in (out / ".partial").glob("*-*.json")}
 
-    process = start([*words, f"out={out}"], shards=0)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait(60)
+    with started([*words, f"out={out}"], shards=0) as process:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(60)
 
-    process = start([*words, f"out={out}"], shards=1)
-    process.send_signal(signal.SIGINT)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, said
-    assert b"run the same command again" in said and b"Traceback" not in said
+    with started([*words, f"out={out}"], shards=1) as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 75, process.printed()
+        assert "run the same command again" in process.printed() and "Traceback" not in process.printed()
     before = finished()
     assert before
 
-    process = start([*words, f"out={out}"], shards=len(before) + 1)
-    forked = psutil.Process(process.pid).children(recursive=True)
-    next(child for child in forked if child.ppid() != process.pid).kill()
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 2 and b"a worker process died" in said and b"Traceback" not in said, said
+    with started([*words, f"out={out}"], shards=len(before) + 1) as process:
+        forked = psutil.Process(process.pid).children(recursive=True)
+        next(child for child in forked if child.ppid() != process.pid).kill()
+        assert process.wait(60) == 2, process.printed()
+        assert "a worker process died" in process.printed() and "Traceback" not in process.printed()
     assert finished() > before
 
-    process = start([*words, f"out={out}"], shards=len(finished()) + 1)
-    children = psutil.Process(process.pid).children(recursive=True)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait(60) == -signal.SIGKILL
-    deadline = time.monotonic() + 60
-    while any(map(lives, children)):
-        assert time.monotonic() < deadline, "workers outlive their parent"
-        time.sleep(0.01)
+    with started([*words, f"out={out}"], shards=len(finished()) + 1) as process:
+        children = psutil.Process(process.pid).children(recursive=True)
+        os.kill(process.pid, signal.SIGKILL)
+        assert process.wait(60) == -signal.SIGKILL
+        deadline = time.monotonic() + 60
+        while any(map(lives, children)):
+            assert time.monotonic() < deadline, "workers outlive their parent"
+            time.sleep(0.01)
     assert not (out / "manifest.parquet").exists()
 
     monkeypatch.setattr(writer, "worker_pool", Here)  # however many do it, by the same command

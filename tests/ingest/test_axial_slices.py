@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -329,18 +328,24 @@ def test_impossible_slices_are_refused(name: str, keys: dict, words: str, ingest
         Recipe.from_config(ingest.recipe(name, images="x", **keys))
 
 
-def test_slices_train_and_volumes_name_the_key_that_makes_them(
-    tmp_path: Path, make: SimpleNamespace, shard, ingest, capsys: pytest.CaptureFixture
-) -> None:
+WORDS = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
+
+
+@pytest.mark.system
+def test_slices_train(tmp_path: Path, make: SimpleNamespace, shard) -> None:
     for number in range(3):
         nifti(tmp_path / f"images/{number}.nii", body(make, number))
     shard(tmp_path / "images", max_side=32)
-    words = [*TINY, "model.encoder=test_resnet", "steps=2", "data.val_split=null"]
-    assert pretrain([*words, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'run'}"]) == 0
+    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'run'}"]) == 0
     assert json.loads((tmp_path / "run/status.json").read_text())["step"] == 2
-    shutil.rmtree(tmp_path / "out")
+
+
+def test_volumes_name_the_key_that_makes_slices_of_them(
+    tmp_path: Path, make: SimpleNamespace, ingest, capsys: pytest.CaptureFixture
+) -> None:
+    nifti(tmp_path / "images/0.nii", body(make))
     convert(ingest.recipe("volumes", images=str(tmp_path / "images"), splits=ALL), tmp_path / "out", workers=1)
     assert "recipe.slices=axial" in capsys.readouterr().out
-    assert pretrain([*words, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
+    assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
     assert "Shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

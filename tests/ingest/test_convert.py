@@ -265,7 +265,9 @@ REAL = {
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize(
+    "name", [pytest.param("pediatric_pneumonia", marks=pytest.mark.system), "shenzhen", "chestxray14_small"]
+)
 def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None:
     folder, table, counts = REAL[name]
     root = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / folder

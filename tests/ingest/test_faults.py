@@ -106,10 +106,10 @@ def test_killed_at_random_moments_and_run_again_is_byte_identical(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """1 MB, full when it is full."""
+    """Half a MB, full when it is full."""
     folder = tmp_path / "small"
     folder.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", folder], capture_output=True).returncode:
         pytest.skip("tmpfs cannot be mounted here")
     try:
         yield folder
@@ -121,7 +121,7 @@ def test_a_full_disk_is_one_error_and_the_same_command_goes_on(
     tmp_path: Path, small_disk: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = small_disk / "out"
-    words = command(tmp_path, out, ingest, 64)  # 2 MB
+    words = command(tmp_path, out, ingest, 32)  # 1 MB
     ended = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 2
     (line,) = ended.stderr.strip().splitlines()

@@ -86,7 +86,7 @@ def listed(folder: Path, made: list[Mutant], images: Iterator[bytes], ending: st
     "dims, count",
     [
         (2, 26),  # one of each kind
-        (3, 31),
+        pytest.param(3, 31, marks=pytest.mark.system),
         pytest.param(2, 300, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
         pytest.param(3, 300, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
     ],

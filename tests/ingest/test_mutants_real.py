@@ -63,8 +63,7 @@ def spoilt(paths: list[Path], count: int, inputs: Path) -> list[str]:
 @pytest.mark.parametrize(
     "dims, count",
     [
-        (2, 40),
-        (3, 16),
+        pytest.param(2, 40, marks=pytest.mark.system),
         pytest.param(2, 600, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
         pytest.param(3, 200, marks=[pytest.mark.torture, pytest.mark.timeout(3600)]),
     ],
@@ -74,7 +73,7 @@ def test_damaged_copies(sandbox: Path, ingest: SimpleNamespace, dims: int, count
     paths = sampled(dims)
     if dims == 3:
         paths += as_metaimage(sorted(REAL.glob("msd_hippocampus/images/*.nii.gz"))[0], sandbox / "scratch")
-    if count < len(paths):  # the default tier takes a part of them
+    if count < len(paths):  # the system tier takes a part of them
         paths = random.Random(0).sample(paths, count)
     for number, path in enumerate(paths):
         (inputs / f"good{number}").mkdir()

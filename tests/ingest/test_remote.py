@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,15 +13,14 @@ from typing import Any
 import pytest
 import s3
 import s3fs
-from ingest.sources.conftest import Here
+from harness import job
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest import survey, writer
+from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_print
-from dira_scale.machine.workers import worker_pool
 from dira_scale.shard import main
 
 
@@ -37,13 +35,6 @@ def bucket(server: s3.Bucket) -> s3.Bucket:
     for key in server.keys(""):
         server.client.delete_object(Bucket=s3.NAME, Key=key)
     return server
-
-
-@pytest.fixture(autouse=True)
-def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A conversion by one worker is one in this process; one by two has processes of its own."""
-    for module in (writer, survey):
-        monkeypatch.setattr(module, "worker_pool", lambda n, *_: (Here if n == 1 else worker_pool)(n, *_))
 
 
 def stored(bucket: s3.Bucket, prefix: str) -> dict[str, bytes]:
@@ -157,15 +148,13 @@ def test_a_killed_conversion_into_a_store_goes_on(
         "recipe.name=folder", f"out={url}",
         "recipe.shard_size=1", "workers=1",
     ]  # fmt: skip
-    process = subprocess.Popen(words, start_new_session=True)
-    try:
+    with job(words) as process:
         deadline = time.monotonic() + 120
         while len(bucket.keys("killed/.partial/train")) < 2:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
-    finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.wait(60)
     assert "killed/manifest.parquet" not in bucket.keys("killed/")
     kept = {key: bucket.client.head_object(Bucket=s3.NAME, Key=key)["LastModified"] for key in bucket.keys("killed/t")}
     assert main(words[3:]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from harness import together
 from ingest.sources.conftest import Here
 
 from dira_scale.errors import UserError
@@ -40,13 +41,7 @@ def test_slices_at_once_in_processes_of_their_own(
     keys = ["recipe=folder", "recipe.name=folder", f"recipe.images={png_folder}/images", "recipe.shard_size=2"]
     keys.append("workers=1")
     words = [sys.executable, "-m", "dira_scale.shard", *keys, f"out={tmp_path}/shared"]
-    together = [subprocess.Popen([*words, f"slice={number}/2"]) for number in (1, 2)]
-    try:
-        assert [process.wait(200) for process in together] == [0, 0]
-    finally:
-        for process in together:
-            process.kill()
-            process.wait()
+    together([[*words, f"slice={number}/2"] for number in (1, 2)])
     config = ingest.recipe("folder", images=f"{png_folder}/images", shard_size=2)
     states = list((tmp_path / "shared" / ".partial").glob("*-*.json"))
     assert len(states) == len(list((tmp_path / "shared").glob("*.tar"))) >= 12

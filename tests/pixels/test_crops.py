@@ -134,7 +134,7 @@ def work(i):
 
 before = len(os.listdir("/proc/self/task"))
 with ThreadPoolExecutor(3) as pool:
-    list(pool.map(work, range(42)))
+    list(pool.map(work, range(21)))
     print(len(os.listdir("/proc/self/task")) - before)
 """
 

@@ -177,6 +177,7 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.data
+@pytest.mark.system  # the layout's own tests are of the default tier
 def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """All 112,120 lines, as if the images were there: counts as published, and every line against a plain reading."""
     lists = real("chestxray14_lists")

@@ -11,7 +11,7 @@ from dira_scale.ingest.convert import convert
 
 
 def same_from_s3(name: str, source: Path, tmp_path: Path, ingest: SimpleNamespace) -> dict[str, bytes]:
-    """Convert ``source``, a file or folder, from the disk and from a bucket, by a worker of its own each; the files."""
+    """Convert ``source``, a file or folder, from the disk and from a bucket; the files."""
     with s3.bucket() as bucket, pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)  # the list of rejected names of a store's images goes here
         for path in [source] if source.is_file() else source.rglob("*"):

@@ -41,7 +41,7 @@ def read(path: Path) -> SimpleITK.Image:
     return reader.Execute()
 
 
-@pytest.mark.parametrize("recipe", ["phantom_ct", "phantom_abdomen"])
+@pytest.mark.parametrize("recipe", ["phantom_ct", pytest.param("phantom_abdomen", marks=pytest.mark.system)])
 def test_voxels_masks_boxes_and_labels_arrive(recipe: str, tmp_path: Path) -> None:
     source, dataset = shards(tmp_path, recipe)
     listed, boxed = (list(csv.DictReader((source / f"{name}.csv").open())) for name in ("labels", "boxes"))
