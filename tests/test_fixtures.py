@@ -6,7 +6,6 @@ what that commit saw of them. A failure here is a user whose data or run can no 
 
 import json
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from fixtures import seen
 from fixtures.make import RUNS, STOPPED, go_on
 from harness import finish, losses, rows, status, weights
 from safetensors.torch import load_file
+from unpacked import unpack
 
 from dira_scale.curation.verify import verify_shard
 from dira_scale.data.beton import Reader
@@ -37,13 +37,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The datasets and the runs, for all tests to read and none to write to."""
     folder = tmp_path_factory.mktemp("fixtures") / "copy"
     for name in ("datasets", *RUNS):
-        unpack(name, folder)
+        unpacked(name, folder)
     return folder
 
 
-def unpack(name: str, folder: Path) -> Path:
-    with tarfile.open(FROZEN / f"{name}.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
+def unpacked(name: str, folder: Path) -> Path:
+    unpack(FROZEN / f"{name}.tar.xz", folder)
     return folder / name
 
 
@@ -89,7 +88,7 @@ def test_a_run_is_exported_for_timm(folder: Path, tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", ["interrupted", pytest.param("sharded", marks=pytest.mark.system)])
 def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name: str) -> None:
     """By the same command in one process: ``sharded`` is FSDP2's, of two, and goes on as replicas."""
-    run = unpack(name, tmp_path)
+    run = unpacked(name, tmp_path)
     before = rows(run)
     threads = torch.get_num_threads()
     try:
@@ -105,7 +104,7 @@ def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name
 def test_a_run_of_earlier_views_is_refused_but_exported(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    unpack("views1", tmp_path)
+    unpacked("views1", tmp_path)
     run = tmp_path / "interrupted"
     before = rows(run)
     assert go_on("interrupted", *command_of("interrupted", folder, run), "parallel.strategy=ddp") == 2
@@ -123,7 +122,7 @@ def test_a_run_of_earlier_views_is_refused_but_exported(
 )
 def test_a_run_goes_on_sharded(folder: Path, tmp_path: Path, name: str) -> None:
     """On two processes, each with its part of what one or two wrote."""
-    run = unpack(name, tmp_path)
+    run = unpacked(name, tmp_path)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     command = [str(FROZEN / "make.py"), "go-on", name, *command_of(name, folder, run), "parallel.strategy=fsdp2"]
     finish([*launcher, *command])

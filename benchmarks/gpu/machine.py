@@ -83,6 +83,10 @@ def tops(found: Distribution) -> set[str]:
             continue
         shared = len(path.parts) > 2 and not first.endswith((".dist-info", ".libs")) and not _is_package(found, first)
         tops.add(f"{first}/{path.parts[1]}" if shared else first)
+    if not any(
+        Path(str(found.locate_file(top))).exists() for top in tops
+    ):  # installed by setup.py, which lists sources
+        tops |= set((found.read_text("top_level.txt") or "").split())
     return tops
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from benchmarks import synthetic
-from benchmarks.gpu.ladder import NETWORKS, TINY
 from benchmarks.gpu.loops import Ours
+from benchmarks.gpu.rungs import NETWORKS, TINY
 
 NETWORK = "MoCo ResNet-50"
 

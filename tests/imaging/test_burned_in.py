@@ -1,7 +1,6 @@
 """Pixels that may show a name: what headers say, and lettering drawn into real and made-up images."""
 
 import os
-import tarfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -12,6 +11,7 @@ import matplotlib
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from unpacked import unpack
 
 from dira_scale.imaging.burned_in import STROKES
 from dira_scale.imaging.lettering import count_strokes
@@ -149,8 +149,7 @@ def real_sets(count: int | None) -> Iterator[tuple[str, list[tuple[str, np.ndarr
 
 
 def head_slices(folder: Path) -> list[tuple[str, np.ndarray]]:
-    with tarfile.open(REAL / "dicom_ct_series_ge" / "GE_28slices.tar.xz") as tar:
-        tar.extractall(folder, filter="data")
+    unpack(REAL / "dicom_ct_series_ge" / "GE_28slices.tar.xz", folder)
     return [(path.stem, read_image(path, 8, "keep").pixels) for path in sorted(folder.rglob("*.dcm"))]
 
 

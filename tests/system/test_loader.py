@@ -2,7 +2,6 @@
 
 import json
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from harness import assert_equal_runs, pretrain
+from unpacked import unpack
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.loaders.cpu import CpuLoader
@@ -76,8 +76,7 @@ def test_what_cannot_be_read_leaves_no_run_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    with tarfile.open(FIXTURES / "datasets.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(FIXTURES / "datasets.tar.xz", tmp_path)
     assert main(pretrain(tmp_path / "run", shards, *overrides)[3:]) == 2
     (line,) = capfd.readouterr().err.strip().splitlines()
     assert re.search(message, line), line

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import tarfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
+from unpacked import unpack
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import GeometryError, RejectedError
@@ -42,8 +42,7 @@ def assert_same_as(volume: Volume, image: nibabel.Nifti1Image) -> None:
 def tilted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """GE's head CT: 28 slices, gantry tilt of 18.5 degrees, 4 mm apart, then 7, with one step of 1.08 between."""
     folder = tmp_path_factory.mktemp("ge")
-    with tarfile.open(real("dicom_ct_series_ge") / "GE_28slices.tar.xz") as archive:
-        archive.extractall(folder, filter="data")
+    unpack(real("dicom_ct_series_ge") / "GE_28slices.tar.xz", folder)
     return sorted(folder.rglob("*.dcm"))
 
 
