@@ -32,6 +32,8 @@ from dira_scale.cluster import launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
+from dira_scale.errors import UserError
+from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
@@ -54,7 +56,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
         return "done"
     if cancelled:
         return "leave"
-    if last.exit_code == BAD_INPUT and not any(one.step for one in tries):
+    if last.exit_code == BAD_INPUT and not any(one.step or one.step_before for one in tries):
         return "failed"
     if stopped == "limit":
         return "requeue" if without_step(tries) < limit else "failed"
@@ -120,21 +122,20 @@ class Job(Checkpointable):
 
     def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
-        words, before = launch.command(run, job), sweep.status(run)
-        one = _begun(job, before.get("step"))
+        words, one = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
         if job.global_rank:
-            one.exit_code = _carry_out(words, None, received)
+            one.exit_code = _carry_out(words, None, received, self.run)
             return one, "leave"
         sweep.begin(self.run, one)
-        log = sweep.log(self.run, one.number)
-        code = _carry_out(words, log, received)
+        log, name = sweep.log(self.run, one.number), f"{self.run}/{one.number:03d}"
+        code = _carry_out(words, log, received, name)
         now = sweep.status(run)
-        told = now if now.get("lease") != before.get("lease") else {}  # written in this try
+        told = now if now.get("try") == name else {}  # by this try, not by an earlier one or another job's
         if run.launch.launcher == "torchrun" and told.get("exit_code") is not None:
             code = told["exit_code"]  # a launcher has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
-        one.ended, one.exit_code, one.step = time.time(), code, now.get("step")
+        one.ended, one.exit_code, one.step = time.time(), code, told.get("step", one.step_before)
         if code != DONE:
             one.reason = told.get("reason") or launch.last_words(log, run.verb)
         sweep.write(self.run, one)
@@ -177,10 +178,21 @@ def _begun(job: JobEnvironment, step: int | None) -> Try:
     )  # fmt: skip
 
 
-def _carry_out(words: list[str], log: Path | None, received: list[int]) -> int:
+def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
+    """The step that a try resumes from; None for commands without steps."""
+    status = sweep.status(run)
+    if "step" not in status:
+        return None
+    try:
+        return newest_step(sweep.output(run))
+    except (OSError, UserError):  # the store does not answer: the verb will say so
+        return int(status["step"])
+
+
+def _carry_out(words: list[str], log: Path | None, received: list[int], name: str) -> int:
     """The exit code of ``words`` as a child, to which the first signal received is passed on as SIGTERM."""
     with Path(log or os.devnull).open("ab") as output:
-        child = launch.start(words, output if log else None)
+        child = launch.start(words, output if log else None, name)
         told = False
         while True:
             with suppress(subprocess.TimeoutExpired):

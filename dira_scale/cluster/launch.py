@@ -17,6 +17,7 @@ from typing import IO
 from submitit import JobEnvironment
 
 from dira_scale.cluster.records import Run
+from dira_scale.runs.exit_codes import TRY
 
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
@@ -45,12 +46,12 @@ def command(run: Run, job: JobEnvironment) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *place, processes, *limits, *module]
 
 
-def start(words: list[str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, its output and errors to ``log`` (None: where ours go).
 
     SLURM sends SIGUSR1 and SIGUSR2 to every process of a job. torchrun, and a verb that does not handle them yet, would
     end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM. If the job itself
-    is killed, the child gets SIGTERM, too.
+    is killed, the child gets SIGTERM, too. ``name``: of the try.
     """
     libc = ctypes.CDLL(None)
     heard = int(signal.SIGTERM)
@@ -62,7 +63,7 @@ def start(words: list[str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
             signal.signal(number, signal.SIG_DFL)
         libc.prctl(PDEATHSIG, heard)
 
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", TRY: name}
     return subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
         start_new_session=True, preexec_fn=prepare,

@@ -79,7 +79,8 @@ class Try:
         nodes: names of its nodes.
         began, ended: seconds since 1970.
         exit_code: the command's: 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed.
-        step_before, step: the run's step when the try began and ended; None for commands without steps.
+        step_before, step: the step that the try resumed from, and the last that it made; None for commands without
+            steps.
         reason: why it ended, in one line.
     """
 
