@@ -16,6 +16,7 @@ node thought dead loses the run's lease to the second one (:mod:`dira_scale.runs
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pathlib import Path
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
-from dira_scale.cluster import launch
+from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
@@ -39,6 +40,7 @@ from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 logger = logging.getLogger(__name__)
 
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
+FOLLOWS = re.compile(r"; (try \d+ of \d+|another try) follows$")
 SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
 
 
@@ -115,7 +117,8 @@ class Job(Checkpointable):
             try:
                 requeue(job, sick_nodes(_phase(sweep, run)))
             except NotRequeuedError as error:
-                one.reason = f"{one.reason}; not requeued: {error}".removeprefix("; ")
+                reason = FOLLOWS.sub("", one.reason)  # none does
+                one.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
                 sweep.write(self.run, one)
         if one.exit_code:
             sys.exit(one.exit_code)
@@ -125,6 +128,7 @@ class Job(Checkpointable):
         words, one = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
         if job.global_rank:
             one.exit_code = _carry_out(words, None, received, self.run)
+            death.record(sweep, run, job, one.restart, one.exit_code)
             return one, "leave"
         sweep.begin(self.run, one)
         log, name = sweep.log(self.run, one.number), f"{self.run}/{one.number:03d}"
@@ -136,8 +140,9 @@ class Job(Checkpointable):
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
         one.ended, one.exit_code, one.step = time.time(), code, told.get("step", one.step_before)
+        died = death.first(sweep, run, one.job, one.restart, log) if code != DONE else None
         if code != DONE:
-            one.reason = told.get("reason") or launch.last_words(log, run.verb)
+            one.reason = death.reason(code, told, log, run.verb, died)
         sweep.write(self.run, one)
         own = [other for other in sweep.tries(self.run) if other.job == one.job]
         if own[-1].number != one.number:  # this job's next life has begun: it decides
@@ -146,6 +151,9 @@ class Job(Checkpointable):
         following = after(own, stopped, sweep.is_cancelled(self.run), self.limit)
         if following == "failed" and stopped == "limit":
             one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
+            sweep.write(self.run, one)
+        elif following == "retry" and (died or code < 0):  # what was killed says nothing itself
+            one.reason += f"; try {futile(own) + 1} of {self.limit} follows" if futile(own) else "; another try follows"
             sweep.write(self.run, one)
         return one, following
 

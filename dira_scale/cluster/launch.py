@@ -82,10 +82,15 @@ def restarts(environ: Mapping[str, str]) -> int:
 
 def last_words(log: Path, verb: str) -> str:
     """The line that says why a command ended: its own last message, else the last line that it printed."""
+    lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
+    return (own or lines or [""])[-1]
+
+
+def end_of(log: Path) -> str:
+    """What was printed last; empty if nothing was."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65_536))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
-    return (own or lines or [""])[-1]
+        return file.read().decode(errors="replace")

@@ -118,6 +118,15 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
+def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
+    """Its log ends with whatever it printed last."""
+    run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
+    wait(submit(sweep, run, limit=3).done)
+    why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
+    follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
+    assert [(one.exit_code, one.reason) for one in sweep.tries(run.id)] == [(-9, f"{why}{text}") for text in follows]
+
+
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
