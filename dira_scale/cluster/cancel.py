@@ -32,7 +32,7 @@ def cancel(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     for one in chosen:
         folder.cancel(one.run.id)
     submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
-    active = [one for one in chosen if one.job and one.state in (*AT_WORK, "cancelled")]
+    active = [one for one in chosen if one.job and one.state in (*AT_WORK, "ended", "cancelled")]
     queue.cancel([one.job for one in active if submissions[one.run.id].cluster == "slurm"])
     here = living(folder)
     for one in active:

@@ -76,7 +76,7 @@ def test_no_slurm_is_said_above_what_the_records_know(
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = printed(going)
     assert "squeue is not installed here" in lines[1]
-    assert [one.state for one in standings(going)[0].values()] == ["done", "interrupted", "queued", "running", "failed"]
+    assert [one.state for one in standings(going)[0].values()] == ["done", "ended", "queued", "running", "ended"]
 
 
 def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path: Path, slurm: Slurm) -> None:
