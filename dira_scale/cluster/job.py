@@ -103,7 +103,7 @@ class Job(Checkpointable):
     limit: int = 3
 
     def __call__(self) -> None:
-        """Ends with the child's exit code; returns if there is nothing to do."""
+        """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
         received = _listen()
         sweep, job = SweepFolder(Path(self.folder)), JobEnvironment()
         run = sweep.run(self.run)
@@ -121,7 +121,7 @@ class Job(Checkpointable):
                 one.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
                 sweep.write(self.run, one)
         if one.exit_code:
-            sys.exit(one.exit_code)
+            sys.exit(one.exit_code if one.exit_code > 0 else 128 - one.exit_code)  # as a shell tells a signal
 
     def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""

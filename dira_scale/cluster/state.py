@@ -84,7 +84,7 @@ def _pending(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
     if unmet := _unmet(known):
         return "waiting", f"for {', '.join(unmet)}"
     before = f"after try {last.number}: {last.reason or _how(last)}" if last else ""
-    return "queued", "; ".join(filter(None, (hint(job.reason), before)))
+    return "queued", "; ".join(filter(None, (hint(job.reason).replace(" JOB", f" {known.id}"), before)))
 
 
 def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:

@@ -240,6 +240,15 @@ def test_slurms_controller_is_asked_until_it_is_back(
 
 
 @pytest.mark.usefixtures("task")
+def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
+    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
+) -> None:
+    controller(allowed="no")
+    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
+    assert one.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
+
+
+@pytest.mark.usefixtures("task")
 @pytest.mark.parametrize(
     ("answer", "problem", "calls"),
     [

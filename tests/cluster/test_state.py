@@ -34,6 +34,7 @@ def job(state: str, reason: str = "") -> JobState:
         (Known(job=job("PENDING", "PartitionTimeLimit")), "queued", "never starts"),
         (Known(job=job("PENDING", "ReqNodeNotAvail, UnavailableNodes:n3")), "queued", "UnavailableNodes:n3"),
         (Known(job=job("PENDING", "Dependency"), needs={"a/b": "running"}), "waiting", "for a/b"),
+        (Known(job=job("PENDING", "JobHeldUser"), id="6_0"), "queued", "held; scontrol release 6_0"),
         (Known(job=job("CONFIGURING")), "running", "starting"),
         (Known(job=job("CANCELLED")), "missing", "scancel"),
         (Known(job=job("FAILED"), id="6_0"), "failed", "before the run began: see the logs of job 6_0"),

@@ -58,7 +58,7 @@ def test_the_table_has_counts_and_a_line_for_each_run(going: SweepFolder) -> Non
     assert lines[0] == "1 running, 2 queued, 1 done, 1 failed; 5 runs"
     assert lines[1].split("  ")[0] == "run" and lines[1].split()[-1] == "reason"
     (running,) = (line for line in lines if line.startswith(A))
-    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "n2", "1"]
+    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "6_0", "n2", "1"]
     (failed,) = (line for line in lines if line.startswith(C))
     assert failed.rstrip().endswith("no [GPU] found")
 
