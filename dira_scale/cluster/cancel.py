@@ -17,20 +17,22 @@ RETRIED = ("failed", "lost")
 
 
 def cancel(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
-    """Cancel the chosen runs, or all, but for those that are done; returns their ids.
+    """Cancel the chosen runs that are not done, or else all that could still run; returns their ids.
 
-    A run that is running writes a checkpoint first. All are marked before any job ends, so none is requeued.
+    What has failed stays so unless it is chosen: the next sweep, and ``retry``, start it again. A run that is running
+    writes a checkpoint first. All are marked before any job ends, so none is requeued.
 
     Raises:
         UserError: no such sweep or run; SLURM does not answer; a run's process is on another machine. The runs are
             marked even so, and no new try of them begins.
     """
     found = standings(folder)[0]
-    chosen = [one for one in _chosen(folder, found, patterns) if one.state != "done"]
+    ended = ("done",) if patterns else ("done", *RETRIED, "blocked")
+    chosen = [one for one in _chosen(folder, found, patterns) if one.state not in ended]
     for one in chosen:
         folder.cancel(one.run.id)
     submissions = {run_id: row for row in folder.submissions for run_id in row.runs}
-    active = [one for one in chosen if one.job and one.state in (*AT_WORK, "cancelled")]
+    active = [one for one in chosen if one.job and one.state in (*AT_WORK, "ended", "cancelled")]
     queue.cancel([one.job for one in active if submissions[one.run.id].cluster == "slurm"])
     here = living(folder)
     for one in active:

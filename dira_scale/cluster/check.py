@@ -23,7 +23,7 @@ GB = 1e9
 
 
 def check_runs(runs: Sequence[Run]) -> None:
-    """Compose and check the configuration of every run; of runs that differ only in seed and outputs, of one.
+    """Find what any run's verb would refuse without data; of runs that differ only in seed and outputs, ask one.
 
     Data that a run finds only later (what a needed run makes) is not looked at.
 
@@ -64,10 +64,23 @@ def _problem(run: Run) -> str:
         if run.verb == "bench":
             _check_benchmark(run)
         else:
-            compose(run.verb, run.words)
+            _check_words(run)
     except UserError as error:
-        return str(error)
+        return " ".join(str(error).split())
     return ""
+
+
+def _check_words(run: Run) -> None:
+    """As the verb itself would, except for data. A sweep that pretrains nothing does without torch."""
+    cfg = compose(run.verb, run.words)
+    if run.verb == "pretrain":
+        from dira_scale.planning import refused
+
+        refused.check(cfg, run.launch.nodes * run.launch.processes)
+    if run.verb == "shard":
+        from dira_scale.ingest import commands
+
+        commands.check(cfg)
 
 
 def _check_benchmark(run: Run) -> None:

@@ -16,6 +16,7 @@ node thought dead loses the run's lease to the second one (:mod:`dira_scale.runs
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -28,15 +29,18 @@ from pathlib import Path
 from submitit import JobEnvironment
 from submitit.helpers import Checkpointable
 
-from dira_scale.cluster import launch
+from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
+from dira_scale.errors import UserError
+from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
 
 logger = logging.getLogger(__name__)
 
 REQUEUEING = (signal.SIGUSR1, signal.SIGUSR2)
+FOLLOWS = re.compile(r"; (try \d+ of \d+|another try) follows$")
 SIGNALS = (*REQUEUEING, signal.SIGTERM, signal.SIGINT)
 
 
@@ -54,7 +58,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
         return "done"
     if cancelled:
         return "leave"
-    if last.exit_code == BAD_INPUT and not any(one.step for one in tries):
+    if last.exit_code == BAD_INPUT and not any(one.step or one.step_before for one in tries):
         return "failed"
     if stopped == "limit":
         return "requeue" if without_step(tries) < limit else "failed"
@@ -99,7 +103,7 @@ class Job(Checkpointable):
     limit: int = 3
 
     def __call__(self) -> None:
-        """Ends with the child's exit code; returns if there is nothing to do."""
+        """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
         received = _listen()
         sweep, job = SweepFolder(Path(self.folder)), JobEnvironment()
         run = sweep.run(self.run)
@@ -113,30 +117,32 @@ class Job(Checkpointable):
             try:
                 requeue(job, sick_nodes(_phase(sweep, run)))
             except NotRequeuedError as error:
-                one.reason = f"{one.reason}; not requeued: {error}".removeprefix("; ")
+                reason = FOLLOWS.sub("", one.reason)  # none does
+                one.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
                 sweep.write(self.run, one)
         if one.exit_code:
-            sys.exit(one.exit_code)
+            sys.exit(one.exit_code if one.exit_code > 0 else 128 - one.exit_code)  # as a shell tells a signal
 
     def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
-        words, before = launch.command(run, job), sweep.status(run)
-        one = _begun(job, before.get("step"))
+        words, one = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
         if job.global_rank:
-            one.exit_code = _carry_out(words, None, received)
+            one.exit_code = _carry_out(words, None, received, self.run)
+            death.record(sweep, run, job, one.restart, one.exit_code)
             return one, "leave"
         sweep.begin(self.run, one)
-        log = sweep.log(self.run, one.number)
-        code = _carry_out(words, log, received)
+        log, name = sweep.log(self.run, one.number), f"{self.run}/{one.number:03d}"
+        code = _carry_out(words, log, received, name)
         now = sweep.status(run)
-        told = now if now.get("lease") != before.get("lease") else {}  # written in this try
+        told = now if now.get("try") == name else {}  # by this try, not by an earlier one or another job's
         if run.launch.launcher == "torchrun" and told.get("exit_code") is not None:
             code = told["exit_code"]  # a launcher has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
-        one.ended, one.exit_code, one.step = time.time(), code, now.get("step")
+        one.ended, one.exit_code, one.step = time.time(), code, told.get("step", one.step_before)
+        died = death.first(sweep, run, one.job, one.restart, log) if code != DONE else None
         if code != DONE:
-            one.reason = told.get("reason") or launch.last_words(log, run.verb)
+            one.reason = death.reason(code, told, log, run.verb, died)
         sweep.write(self.run, one)
         own = [other for other in sweep.tries(self.run) if other.job == one.job]
         if own[-1].number != one.number:  # this job's next life has begun: it decides
@@ -145,6 +151,9 @@ class Job(Checkpointable):
         following = after(own, stopped, sweep.is_cancelled(self.run), self.limit)
         if following == "failed" and stopped == "limit":
             one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
+            sweep.write(self.run, one)
+        elif following == "retry" and (died or code < 0):  # what was killed says nothing itself
+            one.reason += f"; try {futile(own) + 1} of {self.limit} follows" if futile(own) else "; another try follows"
             sweep.write(self.run, one)
         return one, following
 
@@ -177,10 +186,21 @@ def _begun(job: JobEnvironment, step: int | None) -> Try:
     )  # fmt: skip
 
 
-def _carry_out(words: list[str], log: Path | None, received: list[int]) -> int:
+def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
+    """The step that a try resumes from; None for commands without steps."""
+    status = sweep.status(run)
+    if "step" not in status:
+        return None
+    try:
+        return newest_step(sweep.output(run))
+    except (OSError, UserError):  # the store does not answer: the verb will say so
+        return int(status["step"])
+
+
+def _carry_out(words: list[str], log: Path | None, received: list[int], name: str) -> int:
     """The exit code of ``words`` as a child, to which the first signal received is passed on as SIGTERM."""
     with Path(log or os.devnull).open("ab") as output:
-        child = launch.start(words, output if log else None)
+        child = launch.start(words, output if log else None, name)
         told = False
         while True:
             with suppress(subprocess.TimeoutExpired):

@@ -17,6 +17,7 @@ from typing import IO
 from submitit import JobEnvironment
 
 from dira_scale.cluster.records import Run
+from dira_scale.runs.exit_codes import TRY
 
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
@@ -45,12 +46,12 @@ def command(run: Run, job: JobEnvironment) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *place, processes, *limits, *module]
 
 
-def start(words: list[str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
+def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Popen[bytes]:
     """Start a child in a session of its own, its output and errors to ``log`` (None: where ours go).
 
     SLURM sends SIGUSR1 and SIGUSR2 to every process of a job. torchrun, and a verb that does not handle them yet, would
     end at once: the child ignores them until it handles them, and the job passes them on as SIGTERM. If the job itself
-    is killed, the child gets SIGTERM, too.
+    is killed, the child gets SIGTERM, too. ``name``: of the try.
     """
     libc = ctypes.CDLL(None)
     heard = int(signal.SIGTERM)
@@ -62,7 +63,7 @@ def start(words: list[str], log: IO[bytes] | None) -> subprocess.Popen[bytes]:
             signal.signal(number, signal.SIG_DFL)
         libc.prctl(PDEATHSIG, heard)
 
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", TRY: name}
     return subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
         start_new_session=True, preexec_fn=prepare,
@@ -81,10 +82,15 @@ def restarts(environ: Mapping[str, str]) -> int:
 
 def last_words(log: Path, verb: str) -> str:
     """The line that says why a command ended: its own last message, else the last line that it printed."""
+    lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
+    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
+    return (own or lines or [""])[-1]
+
+
+def end_of(log: Path) -> str:
+    """What was printed last; empty if nothing was."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - 65_536))
-        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
-    return (own or lines or [""])[-1]
+        return file.read().decode(errors="replace")

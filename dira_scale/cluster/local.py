@@ -24,7 +24,7 @@ from dira_scale.cluster.config import SweepConfig
 from dira_scale.cluster.job import Job
 from dira_scale.cluster.living import is_alive, living
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.machine.hardware import Hardware
+from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 
 logger = logging.getLogger(__name__)
 
@@ -176,9 +176,8 @@ class Local:
     def _submit(self, run: Run, share: Share) -> int:
         """The id of the process that now looks after ``run``."""
         profile = self.config.profile(run.phase)
-        environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus)}
-        if profile.cpus_per_task < self.room.cores:  # otherwise each run would have a thread for every core
-            environment["OMP_NUM_THREADS"] = str(profile.cpus_per_task)
+        threads = str(min(profile.cpus_per_task, self.room.cores))  # otherwise each run would have one for every core
+        environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
         executor = Sessions(self.folder.path / "jobs", environment)
         job = executor.submit(Job(str(self.folder.path), run.id, profile.tries))
         now = time.time()

@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dira_scale.errors import UserError
 
 SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
 GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
+BROKE = ("FAILED", "OUT_OF_MEMORY")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 # Reasons of waiting jobs (squeue(1), JOB REASON CODES) that name what to do.
 HINTS = {
@@ -39,11 +40,13 @@ class JobState:
         state: SLURM's word, such as ``PENDING``; ``GONE``; ``UNKNOWN``.
         reason: why it waits, or is unknown.
         nodes: as SLURM writes them, ``n[1-2]``; empty before it starts.
+        measured: exit code and memory of one that broke, for a person to read; empty without accounting.
     """
 
     state: str
     reason: str = ""
     nodes: str = ""
+    measured: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,16 +71,18 @@ def ask(jobs: Collection[str]) -> Answer:
         found = dict(_rows(said(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
-    left = [job for job in jobs if job not in found]  # SLURM forgets jobs some minutes after their end
+    # SLURM forgets jobs some minutes after their end; of those that broke, accounting knows more.
+    left = [job for job in jobs if job not in found or found[job].state in BROKE]
     if not left:
         return Answer(found)
     try:
-        sacct = ["sacct", "--allocations", "--noheader", "--parsable2", f"--jobs={_arrays(left)}"]
-        ended = dict(_rows(said([*sacct, "--format=JobID,State"])))
+        sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
+        ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS"]))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(found, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
-    return Answer({job: one for job, one in ended.items() if one.state not in (*PENDING, *RUNNING)} | found)
+    ended = {job: one for job, one in ended.items() if one.state not in (*PENDING, *RUNNING)}
+    return Answer(found | {job: one for job, one in ended.items() if job in left})
 
 
 def cancel(jobs: Collection[str]) -> None:
@@ -118,13 +123,32 @@ def _arrays(jobs: Collection[str]) -> str:
 
 
 def _rows(text: str) -> Iterator[tuple[str, JobState]]:
-    """Of lines ``ID|STATE|REASON|NODES``, the last two of squeue alone."""
+    """Of squeue's lines ``ID|STATE|REASON|NODES``."""
     for line in text.splitlines():
         job, state, reason, nodes = (*line.split("|"), "", "")[:4]
-        state = state.split()[0]  # CANCELLED by 1000
         known = JobState(state, "" if reason == "None" else reason.lstrip("(").rstrip(")"), nodes)
         for task in expand(job):
             yield task, known
+
+
+def _accounted(text: str) -> dict[str, JobState]:
+    """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY``: of a job, and of its steps (``12_3.batch``), which have its memory."""
+    found: dict[str, JobState] = {}
+    codes: dict[str, str] = {}
+    memory: dict[str, float] = {}
+    for line in text.splitlines():
+        job, state, code, most = (*line.split("|"), "", "")[:4]
+        job, _, step = job.partition(".")
+        memory[job] = max(memory.get(job, 0.0), float(most.rstrip("M") or 0) * 2**20 / 1e9)
+        if not step or codes.get(job) in ("", "0:0"):
+            codes[job] = code
+        if not step:
+            found |= dict.fromkeys(expand(job), JobState(state.split()[0]))  # CANCELLED by 1000
+    for job, one in found.items():
+        if one.state in BROKE and codes.get(job):
+            most = f", {memory[job]:.1f} GB of memory" if memory[job] else ""
+            found[job] = replace(one, measured=f"exit code {codes[job]}{most}, says sacct")
+    return found
 
 
 def said(command: list[str], nothing: str = "") -> str:

@@ -4,7 +4,7 @@
 
     sweep.yaml              the sweep as last submitted, composed
     current.json            ids of its runs; others were recorded under earlier settings
-    submissions.jsonl       a row for each array of jobs
+    submissions.jsonl       a row for each array of jobs, before and after sbatch
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
                tries/000.json 000.log    one try: where, when, how it ended; what it printed
@@ -79,7 +79,8 @@ class Try:
         nodes: names of its nodes.
         began, ended: seconds since 1970.
         exit_code: the command's: 0 done, 2 bad input, 75 interrupted after a checkpoint, otherwise failed.
-        step_before, step: the run's step when the try began and ended; None for commands without steps.
+        step_before, step: the step that the try resumed from, and the last that it made; None for commands without
+            steps.
         reason: why it ended, in one line.
     """
 
@@ -109,6 +110,7 @@ class Submission:
         cluster: ``slurm``, or ``local``: ``job`` is the id of a process on ``host``.
         when: seconds since 1970.
         host: that submitted it.
+        token: by which a submission without an answer is found: ``job`` is empty then; without ``runs``, there is none.
     """
 
     cluster: str
@@ -116,6 +118,7 @@ class Submission:
     runs: list[str]
     when: float
     host: str = ""
+    token: str = ""
 
 
 class SweepFolder:
@@ -205,7 +208,10 @@ class SweepFolder:
         (self.path / run_id / "cancelled").unlink(missing_ok=True)
 
     def submitted(self, submission: Submission) -> None:
-        """Record jobs right after they were submitted: in one write, a line of its own even after one that was cut."""
+        """Record jobs right before and after they are submitted.
+
+        In one write, a line of its own even after one that was cut.
+        """
         row = f"{json.dumps(asdict(submission))}\n".encode()
         file = os.open(self.path / "submissions.jsonl", os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
         try:
@@ -218,7 +224,17 @@ class SweepFolder:
 
     @property
     def submissions(self) -> list[Submission]:
-        """All submissions, oldest first. A line that was cut as its writer died is left out."""
+        """All that were answered, oldest first."""
+        return [one for one in self._rows() if one.job]
+
+    @property
+    def unanswered(self) -> list[Submission]:
+        """Submissions of which it is not known whether SLURM has taken them."""
+        last = {one.token: one for one in self._rows() if one.token}
+        return [one for one in last.values() if one.runs and not one.job]
+
+    def _rows(self) -> list[Submission]:
+        """A line that was cut as its writer died is left out."""
         path = self.path / "submissions.jsonl"
         lines = path.read_text().splitlines() if path.is_file() else []
         return [Submission(**json.loads(line)) for line in lines if line.endswith("}")]

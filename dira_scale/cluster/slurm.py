@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -13,7 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError, JobPaths
+from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
 from dira_scale.cluster import queue
@@ -23,30 +24,35 @@ from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.cluster.refusals import check_hours, explain, longest_array
 from dira_scale.cluster.results import write_results
+from dira_scale.cluster.unanswered import is_lost, pickles
 from dira_scale.errors import UserError
 
 ENDLESS = 10**9  # requeues that submitit allows: our own rule (cluster.tries) decides
 
 
 class Arrays(SlurmExecutor):
-    """submitit's executor, which always submits an array, of one job too, and does not wait for ever."""
+    """submitit's executor, which always submits an array, of one job too, and does not wait for ever.
+
+    Attributes:
+        calls: files of the array's calls until it has a number; kept where it is not known whether it has one.
+    """
+
+    calls: Sequence[Path] = ()
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
-        folder = JobPaths.get_first_id_independent_folder(self.folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        pickles = [folder / f"{uuid.uuid4().hex}.pkl" for _ in delayed_submissions]
-        for delayed, path in zip(delayed_submissions, pickles, strict=True):
+        for delayed, path in zip(delayed_submissions, self.calls, strict=True):
             delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
             delayed.dump(path)
-        self.parameters["map_count"] = len(pickles)
+        self.parameters["map_count"] = len(self.calls)
         try:
             first = self._submit_command(self._submitit_command_str)
-        except Exception:
-            for path in pickles:
-                path.unlink()
+        except Exception as error:
+            if not lost(error):
+                for path in self.calls:
+                    path.unlink()
             raise
-        jobs: list[Any] = [SlurmJob(self.folder, f"{first.job_id}_{n}", [0]) for n in range(len(pickles))]
-        for job, path in zip(jobs, pickles, strict=True):
+        jobs: list[Any] = [SlurmJob(self.folder, f"{first.job_id}_{n}", [0]) for n in range(len(self.calls))]
+        for job, path in zip(jobs, self.calls, strict=True):
             job.paths.move_temporary_file(path, "submitted_pickle")
         return jobs
 
@@ -108,18 +114,33 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
     phases = list(dict.fromkeys(run.phase for run in runs))
     check_hours(config, phases)
     longest, jobs = longest_array(), dict(queued)
+    (folder.path / "jobs").mkdir(parents=True, exist_ok=True)
     for phase in phases:
         group, profile = [run for run in runs if run.phase == phase], config.profile(phase)
         for first in range(0, len(group), longest):
             part = group[first : first + longest]
             after = sorted({jobs[need] for run in part for need in run.needs if need in jobs})
             calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
-            job = _submit(folder, config, part[0], calls, after)
-            folder.submitted(Submission("slurm", job, [run.id for run in part], time.time(), socket.gethostname()))
+            ids, token = [run.id for run in part], uuid.uuid4().hex
+            asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
+            folder.submitted(asked)
+            try:
+                job = _submit(folder, config, part[0], calls, after, token)
+            except UserError as error:
+                if not lost(error.__cause__):
+                    folder.submitted(replace(asked, runs=[]))
+                raise
+            folder.submitted(replace(asked, job=job, when=time.time()))
             jobs |= {run.id: job for run in part}
     last = Run("results", "results", "sweep", [], "")
     small = replace(config.cluster, gpus_per_node=0, memory=None, cpus_per_task=1)
-    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), small)
+    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), uuid.uuid4().hex, small)
+
+
+def lost(error: BaseException | None) -> bool:
+    """Whether sbatch failed so that SLURM may have taken its jobs all the same."""
+    cause = error.__cause__ if error else None
+    return isinstance(cause, subprocess.CalledProcessError) and is_lost(str(error), cause.returncode)
 
 
 class _Results:
@@ -138,14 +159,19 @@ def _submit(
     like: Run,
     calls: Sequence[Callable[[], Any]],
     after: Sequence[str],
+    token: str,
     profile: Cluster | None = None,
 ) -> str:
-    """The number of an array of ``calls``."""
+    """The number of an array of ``calls``, whose comment ends with ``token``."""
     profile = profile or config.profile(like.phase)
     printed = StringIO()
     try:
         executor = Arrays(folder.path / "jobs", max_num_timeout=ENDLESS, python=python(profile))
-        executor.update_parameters(**parameters(config.sweep.name, like, profile, after))
+        executor.calls = pickles(folder, token, len(calls))
+        own = dict(profile.sbatch or {})
+        comment = f"{own.pop('comment', '')} {token}".strip()
+        given = parameters(config.sweep.name, like, replace(profile, sbatch=own or None), after)
+        executor.update_parameters(**given, comment=comment)
         with redirect_stderr(printed):  # sbatch's message, which the error has
             submitted = executor.submit_array(calls)
     except (FailedJobError, FailedSubmissionError) as error:

@@ -7,11 +7,13 @@
     interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can go on
     done
     failed       its last try failed, and nothing tries again
+    ended        its last try ended, and whether another follows is not known: SLURM does not answer
     blocked      a run that it needs will not be done
     cancelled    by ``sweep cancel``
     lost         its records say that it runs, but its job is gone and its lease shows no life
 
-Running a sweep again starts the runs that are missing, interrupted, failed, lost, or blocked by those.
+Running a sweep again starts the runs that are missing, interrupted, failed, lost, or blocked by those; not while SLURM
+does not answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,10 +21,10 @@ from dataclasses import dataclass
 
 from dira_scale.cluster.queue import GONE, PENDING, RUNNING, UNKNOWN, JobState, hint
 from dira_scale.cluster.records import Try, is_done
-from dira_scale.runs.exit_codes import INTERRUPTED
+from dira_scale.runs.exit_codes import BAD_INPUT, INTERRUPTED
 
 STATES = (
-    "running", "queued", "waiting", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
+    "running", "queued", "waiting", "ended", "done", "interrupted", "failed", "blocked", "cancelled", "lost", "missing",
 )  # fmt: skip
 HOPELESS = ("failed", "blocked", "cancelled", "lost")  # of a run that another needs, once no job is left
 BROKEN = {  # ends of a job that are its own fault
@@ -82,7 +84,7 @@ def _pending(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
     if unmet := _unmet(known):
         return "waiting", f"for {', '.join(unmet)}"
     before = f"after try {last.number}: {last.reason or _how(last)}" if last else ""
-    return "queued", "; ".join(filter(None, (hint(job.reason), before)))
+    return "queued", "; ".join(filter(None, (hint(job.reason).replace(" JOB", f" {known.id}"), before)))
 
 
 def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]:
@@ -106,7 +108,7 @@ def _unended(known: Known, job: JobState) -> tuple[str, str]:
     if job.state in STOPPED:
         return "interrupted", STOPPED[job.state]
     if job.state in BROKEN:
-        return "failed", BROKEN[job.state]
+        return "failed", f"{BROKEN[job.state]}{_measured(job)}"
     if known.beats:
         return "running", f"its job is {job.state.lower() or 'not recorded'}, but its lease shows life{_because(job)}"
     if job.state == UNKNOWN and known.beats is None:
@@ -119,9 +121,11 @@ def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
         unmet = _unmet(known)
         return ("blocked", f"by {', '.join(unmet)}") if unmet else ("missing", "what it needs is done now")
     reason = last.reason or _how(last)
+    if job.state == UNKNOWN and last.cluster == "slurm" and last.exit_code != BAD_INPUT:
+        return "ended", f"{reason}; whether it is queued again is not known: {job.reason}"
     if job.state == UNKNOWN:
         reason += f"; {job.reason}"
-    return ("interrupted" if last.exit_code == INTERRUPTED else "failed"), reason
+    return ("interrupted" if last.exit_code == INTERRUPTED else "failed"), f"{reason}{_measured(job)}"
 
 
 def _unmet(known: Known) -> list[str]:
@@ -138,6 +142,10 @@ def _how(last: Try) -> str:
     if last.exit_code == INTERRUPTED:
         return "interrupted"
     return "no end recorded" if last.exit_code is None else f"exit code {last.exit_code}"
+
+
+def _measured(job: JobState) -> str:
+    return f" ({job.measured})" if job.measured else ""
 
 
 def _because(job: JobState) -> str:

@@ -5,10 +5,11 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from dira_scale.cluster import unanswered
 from dira_scale.cluster.living import is_controlled, is_here, living
 from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try, is_done
@@ -78,11 +79,14 @@ def certain(folder: SweepFolder) -> dict[str, Standing]:
 
 
 def _survey(folder: SweepFolder) -> tuple[dict[str, Standing], Answer]:
+    unsure = unanswered.find(folder)
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
     jobs = last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
     asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
     answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
+    if unsure:
+        answer = replace(answer, complete=False, problem=unsure)
     found: dict[str, Standing] = {}
 
     def of(run_id: str) -> Standing:

@@ -27,7 +27,7 @@ def logs(cfg: DictConfig) -> int:
 
 
 def cancel(cfg: DictConfig) -> int:
-    """End runs, after a checkpoint; all of the sweep unless runs=… names some."""
+    """End runs, after a checkpoint; all that could still run unless runs=… names some."""
     from dira_scale.cluster.cancel import cancel as end
 
     ids = end(SweepFolder(Path(cfg.folder)), _patterns(cfg))

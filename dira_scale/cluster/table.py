@@ -59,14 +59,14 @@ def draw(found: Mapping[str, Standing], far: Mapping[str, Progress], width: int,
     trains = any(one.step is not None for one in far.values())
     figures = FIGURES[wide] if trains else ()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    for name in ("run", "state", *figures, *(("node", "tries", "reason") if wide else ("tries",))):
+    for name in ("run", "state", *figures, *(("job", "node", "tries", "reason") if wide else ("tries",))):
         right = name in (*figures, "tries")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or name == "state")
     for run_id, one in found.items():
         shown = _figures(far[run_id])
         cells = [run_id, one.state, *(shown[name] for name in figures)]
         tries = str(len(one.tries) or "")
-        table.add_row(*map(Text, [*cells, one.nodes, tries, one.reason] if wide else [*cells, tries]))
+        table.add_row(*map(Text, [*cells, one.job, one.nodes, tries, one.reason] if wide else [*cells, tries]))
     below = [Text(f"{run_id}: {one.reason}") for run_id, one in found.items() if one.reason and not wide]
     return Group(*above, table, *below)
 

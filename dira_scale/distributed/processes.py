@@ -28,6 +28,7 @@ from dira_scale.distributed.spinning import spin_less_when_crowded
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.errors import UserError
+from dira_scale.machine.hardware import CPUS_PER_TASK
 
 logger = logging.getLogger(__name__)
 
@@ -127,14 +128,18 @@ def leave(main: Callable[[], int]) -> int:
 
 
 def default_threads() -> int:
-    """The usable physical cores of this machine, divided among its processes; launchers would set 1."""
+    """The usable physical cores of this machine, divided among its processes; launchers would set 1.
+
+    At most as many as SLURM, or a sweep on this machine, gives a process.
+    """
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     cores = min(usable, psutil.cpu_count(logical=False) or usable)
     sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if "SLURM_CPUS_PER_TASK" in os.environ:  # srun may already have bound this process to its share
         cores = min(cores, int(os.environ["SLURM_CPUS_PER_TASK"]))
         sharing = sharing if "TORCHELASTIC_RUN_ID" in os.environ else 1  # the task is a launcher of several
-    return max(1, cores // sharing)
+    given = int(os.environ.get(CPUS_PER_TASK, cores))
+    return max(1, min(cores // sharing, given))
 
 
 def _keep_freed_memory() -> None:

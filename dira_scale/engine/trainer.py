@@ -65,6 +65,9 @@ class Trainer:
         self.state = RunState()
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is created
         self._resume()
+        if run is not None:  # where it stands, also if nothing is left to do
+            run.steps = self.total_steps()
+            run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
         self.log = MetricsLog(task, self.folder, self.state, run)
         self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
         self.scale = LossScale(world.precision == "fp16")

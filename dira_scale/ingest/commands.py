@@ -5,6 +5,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale.places.store import locate
+
 
 def shard(config: DictConfig) -> int:
     """Convert."""
@@ -12,6 +14,16 @@ def shard(config: DictConfig) -> int:
 
     convert(_plain(config.recipe), config.out, _workers(config), config.key_file, config.slice)
     return 0
+
+
+def check(config: DictConfig) -> None:
+    """Raises UserError for what :func:`shard` refuses before it reads anything."""
+    from dira_scale.ingest.naming import completed
+    from dira_scale.ingest.output import Slice
+    from dira_scale.ingest.recipe import Recipe
+
+    Slice.parse(config.slice)
+    Recipe.from_config(completed(_plain(config.recipe), locate(config.out, "out"))).check()
 
 
 def plan(config: DictConfig) -> int:

@@ -109,15 +109,25 @@ class Recipe:
 
     def make_source(self) -> Source:
         """An instance of ``_target_``. Raises UserError if there is no such class, or its arguments do not fit."""
-        target, factory = self.source["_target_"], self._source_class()
-        arguments = {key: value for key, value in self.source.items() if key != "_target_"}
-        try:
-            inspect.signature(factory).bind(**arguments)
-        except TypeError as error:
-            raise UserError(f"the recipe does not fit its source {target}: {error}") from error
+        factory, arguments = self._source_class(), self._arguments()
         source = factory(**arguments)
         _check_labels(source.label_names)
         return source
+
+    def check(self) -> None:
+        """Raises UserError for what :meth:`make_source` refuses before it reads anything."""
+        arguments = self._arguments()
+        if "images" in arguments and arguments["images"] is None:  # it makes them itself
+            self.make_source()
+
+    def _arguments(self) -> dict[str, Any]:
+        """Of the source. Raises UserError if it does not take them."""
+        arguments = {key: value for key, value in self.source.items() if key != "_target_"}
+        try:
+            inspect.signature(self._source_class()).bind(**arguments)
+        except TypeError as error:
+            raise UserError(f"the recipe does not fit its source {self.source['_target_']}: {error}") from error
+        return arguments
 
     def identity(self, hasher: Hasher) -> dict[str, Any]:
         """The part of a recipe that determines its dataset, ready for JSON.

@@ -12,6 +12,7 @@ import psutil
 BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # x86, x86 tiles, ARM, as /proc/cpuinfo names them
 ANSWER_SECONDS = 60  # for nvidia-smi; it takes several seconds if the driver must be loaded first
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (control groups, version 2)
+CPUS_PER_TASK = "DIRA_SCALE_CPUS_PER_TASK"  # set by a sweep on this machine: cores of a process
 
 
 @dataclass(frozen=True)

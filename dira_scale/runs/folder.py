@@ -21,6 +21,7 @@ from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint
 from dira_scale.runs.environment import environment
+from dira_scale.runs.exit_codes import TRY
 from dira_scale.runs.identity import differences, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
@@ -83,7 +84,7 @@ class RunFolder:
     ) -> None:
         """Write ``status.json``, for sweeps and people, as launchers swallow exit codes.
 
-        ``step`` and ``stage`` default to those of the last call.
+        ``step`` and ``stage`` default to those of the last call. A sweep's try has its name there (``try``).
         """
         self._write_pending()  # a status never stands beside rows that lack their end
         self._position = (
@@ -93,6 +94,7 @@ class RunFolder:
         row = {"state": state, "step": self._position[0], "steps": self.steps, "stage": self._position[1]}
         with self.optional_write("status.json"):
             row |= {"exit_code": exit_code, "reason": reason, "lease": self.lease.number}
+            row |= {"try": os.environ[TRY]} if TRY in os.environ else {}
             write_json(self.folder / "status.json", row, self.lease.check)  # again: flushing may take long
 
     def log(self, line: str) -> None:

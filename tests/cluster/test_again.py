@@ -99,6 +99,13 @@ def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submit
     assert carry_out(folder, "slurm", [SHARDS]) == 0 and submitted == [[SHARDS]]
 
 
+def test_watching_ends_with_the_reasons(tmp_path: Path, slurm: Slurm, caplog: pytest.LogCaptureFixture) -> None:
+    folder = made_up_sweep(tmp_path / "sweep", 1)
+    begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
+    assert watch._watch(folder, [folder.run(SHARDS)]) == 1
+    assert f"{SHARDS}: failed, no disk" in caplog.text
+
+
 def test_what_waits_without_a_job_is_missing_and_watching_ends(tmp_path: Path, slurm: Slurm) -> None:
     from rich.console import Console
 

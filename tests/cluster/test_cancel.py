@@ -65,11 +65,17 @@ def test_the_last_lines_of_a_huge_file(tmp_path: Path) -> None:
 def test_cancelling_marks_all_before_one_scancel(going: SweepFolder, slurm: Slurm) -> None:
     count = f"ls {going.path}/pretrain/*/cancelled | wc -l"
     (slurm.bin / "scancel").write_text(f'#!/bin/sh\n({count}; echo "$@") >> {slurm.calls_file}\n')
-    assert cancel(going, []) == [B, A, C]
-    assert slurm.calls[-2:] == ["3", "--quiet 6_[0,2]"]
-    assert [standings(going)[0][run].state for run in (A, B, C, D)] == ["cancelled"] * 3 + ["done"]
+    assert cancel(going, []) == [A, C]
+    assert slurm.calls[-2:] == ["2", "--quiet 6_[0,2]"]
+    assert [standings(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
     cancel(going, [C])  # again: in case that SLURM did not answer
     assert slurm.calls[-1] == "--quiet 6_[2]"
+
+
+def test_what_has_failed_is_cancelled_only_by_its_name(going: SweepFolder) -> None:
+    cancel(going, [])
+    assert retry(going, certain(going), []) == [B]
+    assert cancel(going, [B, D]) == [B] and going.is_cancelled(B)
 
 
 def test_marks_stay_where_slurm_does_not_answer(going: SweepFolder, slurm: Slurm) -> None:

@@ -37,6 +37,44 @@ def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
     check.check_runs(right)
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim.optimizer.lr=abc"], r"optim\.optimizer: .*'str' and 'float'"),
+        (["optim.optimizer.momentun=0.9"], r"unknown key optim\.optimizer\.momentun"),
+        (["optim.discriminator.lr=abc"], r"optim\.discriminator: "),
+        (["model.encoder=resnet51"], "resnet51"),
+        (["optim.warmup_epochs=900"], r"optim\.warmup_epochs=900 is not shorter than"),
+        (["data.batch=9"], r"data\.batch=9 is not divisible by 2 ranks"),
+    ],
+)
+def test_what_training_would_refuse_is_refused_before(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=rf"phase train, run x: .*{message}.*; nothing was started"):
+        check.check_runs([run("x", "data.shards=d", "data.batch=8", *words, launch=Launch(processes=2))])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["recipe=phantom_cxr", "recipe.size=16"], "size >= 64, not patients=400, size=16"),
+        (["recipe=phantom_ct", "recipe.patients=many"], "patients >= 1 .*not patients=many"),
+        (["recipe=phantom_cxr", "recipe.codec=jgp"], "did you mean 'jpg'"),
+        (["recipe=phantom_cxr", "slice=5/4"], "slice=5/4"),
+        (["recipe=folder", "recipe.images=/nowhere", "recipe.name=a", "recipe.splits={train: 2}"], "recipe.splits="),
+    ],
+)
+def test_what_sharding_would_refuse_is_refused_before(words: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=rf"phase data, run x: .*{message}.*; nothing was started"):
+        check.check_runs([Run("data", "x", "shard", [*words, "out=/s/data/x/output"], "")])
+
+
+def test_data_that_is_not_there_is_no_reason_to_refuse() -> None:
+    check.check_runs([
+        Run("data", "x", "shard", ["recipe=folder", "recipe.images=/nowhere", "recipe.name=a", "out=/s/x"], ""),
+        run("x", "data.shards=/nowhere", "model.weights=/nowhere/w.safetensors"),
+    ])  # fmt: skip
+
+
 def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
     monkeypatch.setattr(check, "_problem", lambda run: composed.append(run.name) or "")

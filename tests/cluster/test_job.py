@@ -46,6 +46,7 @@ def tries(*ended: tuple[int | None, int | None, int | None]) -> list[Try]:
         ([(1, 0, 5)], "ended", False, "leave"),
         ([(2, None, None)], "", False, "failed"),
         ([(2, None, None)], "preempted", False, "failed"),
+        ([(2, 5, None)], "", False, "retry"),
         ([(2, 5, 5)], "", False, "retry"),  # what has trained has good input: the node or the disk
         ([(1, None, None)], "", False, "retry"),
         ([(1, None, None)], "", True, "leave"),
@@ -117,6 +118,15 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
+def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
+    """Its log ends with whatever it printed last."""
+    run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
+    wait(submit(sweep, run, limit=3).done)
+    why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
+    follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
+    assert [(one.exit_code, one.reason) for one in sweep.tries(run.id)] == [(-9, f"{why}{text}") for text in follows]
+
+
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
@@ -147,6 +157,30 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
     wait(lambda: sweep.tries(run.id)[0].ended)
     (one,) = sweep.tries(run.id)
     assert (one.exit_code, one.reason) == (75, "asleep")
+
+
+def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
+    """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
+    run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
+    wait(submit(sweep, run, limit=2).done)
+    assert [(one.step_before, one.step) for one in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
+    assert sweep.status(run)["step"] == 6
+
+
+def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: SweepFolder) -> None:
+    """The second one takes the run over; the first one, which has to stop, made none of the steps that follow."""
+    run = counting(sweep, "run", "steps=900", "pause=0.02")
+    first = submit(sweep, run, limit=1)
+    wait(lambda: sweep.status(run).get("step", 0) > 2)
+    second = submit(sweep, run)
+    wait(first.done)
+    wait(lambda: sweep.status(run)["step"] > 20)
+    (task,) = psutil.Process(int(second.job_id)).children()
+    task.send_signal(signal.SIGUSR2)
+    wait(lambda: not task.is_running() or task.status() == psutil.STATUS_ZOMBIE)
+    one, two = sweep.tries(run.id)
+    assert one.reason.endswith("was taken over") and one.step is None
+    assert (two.exit_code, two.step) == (75, sweep.status(run)["step"])
 
 
 CONTROLLER = """#!/bin/sh
@@ -203,6 +237,15 @@ def test_slurms_controller_is_asked_until_it_is_back(
     one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
     assert (one.job, one.nodes, one.reason) == ("5_3", ["n1", "n2"], "no step 5")
     assert asked() == [SHOWN, REQUEUED, REQUEUED]
+
+
+@pytest.mark.usefixtures("task")
+def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
+    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
+) -> None:
+    controller(allowed="no")
+    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
+    assert one.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
 
 
 @pytest.mark.usefixtures("task")

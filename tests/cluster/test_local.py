@@ -90,6 +90,14 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert main(words) == 0 and len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
 
 
+def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
+    one = "name: tiny\nphases: {shards: {verb: shard, set: {recipe: phantom_cxr}}}\n"
+    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(one)
+    assert main([*words, "cluster.cpus_per_task=1"]) == 0
+    (file,) = tmp_path.glob("out/sweep/shards/*/output/starts")
+    assert file.read_text().split()[1:] == ["1", "1"]
+
+
 def test_a_sweep_file_has_its_own_name(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "own" / "sweep" / "copied.yaml").write_text(SWEEP)
     copied = [*(word for word in words if word != "sweep=tiny"), "sweep=copied", "dry_run=true"]

@@ -37,6 +37,19 @@ def test_one_squeue_and_one_sacct_answer_for_all(slurm: Slurm) -> None:
     assert "--jobs=12,13,14 " in slurm.calls[0] and "--jobs=12,13,14 " in slurm.calls[1]
 
 
+def test_accounting_says_how_a_job_broke(slurm: Slurm) -> None:
+    """squeue still knows the first; the memory is its steps'."""
+    slurm.says("squeue", {"7_0": "FAILED|NonZeroExitCode|n1", "7_1": "RUNNING|None|n2"})
+    slurm.says("sacct", {
+        "7_0": "FAILED|0:9|", "7_0.batch": "FAILED|0:9|2.50M", "7_0.0": "FAILED|9:0|61035.16M",
+        "7_1": "FAILED|1:0|", "7_2": "OUT_OF_MEMORY|0:125|", "7_3": "COMPLETED|0:0|",
+    })  # fmt: skip
+    answer = ask(["7_0", "7_1", "7_2", "7_3"])
+    assert answer.job("7_0") == JobState("FAILED", measured="exit code 0:9, 64.0 GB of memory, says sacct")
+    assert answer.job("7_1") == JobState("RUNNING", "", "n2")  # accounting has an earlier life
+    assert answer.job("7_2").measured == "exit code 0:125, says sacct" and not answer.job("7_3").measured
+
+
 def test_sacct_is_left_alone_where_squeue_knows_all_and_both_where_nothing_is_asked(slurm: Slurm) -> None:
     slurm.says("squeue", {"7_0": "PENDING|(ReqNodeNotAvail, UnavailableNodes:n3)|"})
     assert ask(["7_0"]).job("7_0").reason == "ReqNodeNotAvail, UnavailableNodes:n3"

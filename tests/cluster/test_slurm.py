@@ -195,5 +195,6 @@ def test_records_are_read_back(tools: Tools, tmp_path: Path) -> None:
     tools()
     folder = SweepFolder(tmp_path / "sweep")
     submit(folder, config(), [run("x")], {})
-    (line,) = (folder.path / "submissions.jsonl").read_text().splitlines()
-    assert json.loads(line)["host"] == os.uname().nodename
+    before, after = map(json.loads, (folder.path / "submissions.jsonl").read_text().splitlines())
+    assert after["host"] == os.uname().nodename and (before["job"], after["job"]) == ("", "100")
+    assert before["token"] == after["token"]

@@ -58,7 +58,7 @@ def test_the_table_has_counts_and_a_line_for_each_run(going: SweepFolder) -> Non
     assert lines[0] == "1 running, 2 queued, 1 done, 1 failed; 5 runs"
     assert lines[1].split("  ")[0] == "run" and lines[1].split()[-1] == "reason"
     (running,) = (line for line in lines if line.startswith(A))
-    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "n2", "1"]
+    assert running.split() == [A, "running", "25/100", "0.4", "80", "5", "min", "6_0", "n2", "1"]
     (failed,) = (line for line in lines if line.startswith(C))
     assert failed.rstrip().endswith("no [GPU] found")
 
@@ -76,7 +76,7 @@ def test_no_slurm_is_said_above_what_the_records_know(
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = printed(going)
     assert "squeue is not installed here" in lines[1]
-    assert [one.state for one in standings(going)[0].values()] == ["done", "interrupted", "queued", "running", "failed"]
+    assert [one.state for one in standings(going)[0].values()] == ["done", "ended", "queued", "running", "ended"]
 
 
 def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path: Path, slurm: Slurm) -> None:

@@ -141,6 +141,17 @@ def test_srun_says_how_many_threads_a_task_has(monkeypatch: pytest.MonkeyPatch) 
     assert default_threads() == 2
 
 
+def test_a_sweep_on_this_machine_says_how_many_threads_a_process_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher of several processes sets OMP_NUM_THREADS=1, which does not bound them."""
+    monkeypatch.setattr("psutil.cpu_count", lambda logical: 12)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    for processes, asked, threads in (("1", "3", 3), ("1", "64", 8), ("2", "3", 3), ("4", "3", 2)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+        monkeypatch.setenv("DIRA_SCALE_CPUS_PER_TASK", asked)
+        assert default_threads() == threads
+
+
 ENDS = """
 import atexit, sys
 import torch.distributed as dist

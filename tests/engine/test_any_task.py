@@ -74,8 +74,11 @@ def test_a_run_that_stops_in_any_stage_resumes_bit_for_bit(whole: Path, tmp_path
     try:
         assert train(str(tmp_path / "run"), "ddp", steps) == 0
         assert train(str(tmp_path / "run"), "ddp", STEPS) == 0
+        ended = status(tmp_path / "run")
+        assert train(str(tmp_path / "run"), "ddp", STEPS) == 0  # nothing is left to do
     finally:
         torch.set_num_threads(threads)
+    assert status(tmp_path / "run") == ended | {"lease": ended["lease"] + 1} and ended["stage"] == "all"
     ours, theirs = weights(tmp_path / "run"), weights(whole)
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert losses(tmp_path / "run", "val") == losses(whole, "val")

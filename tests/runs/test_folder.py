@@ -116,6 +116,12 @@ def test_the_last_row_is_written_when_the_disk_has_space_again(tmp_path: Path, m
     run.release()
 
 
+def test_the_status_names_the_try_that_a_sweep_has_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIRA_SCALE_TRY", "pretrain/a/003")
+    RunFolder(tmp_path, CONFIG).release()
+    assert json.loads((tmp_path / "status.json").read_text())["try"] == "pretrain/a/003"
+
+
 def test_leases_are_numbered_and_a_released_one_passes_on(tmp_path: Path) -> None:
     for number in (1, 2, 3):
         held = Lease(tmp_path)

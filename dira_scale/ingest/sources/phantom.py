@@ -9,7 +9,7 @@ from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.phantom.cxr.dataset import generate
+from dira_scale.phantom.cxr.dataset import check_sizes, generate
 from dira_scale.phantom.cxr.findings import MIXTURES
 from dira_scale.phantom.folder import Make, Run
 
@@ -50,6 +50,8 @@ class Phantom:
         if findings not in MIXTURES:
             raise UserError(f"recipe.findings={findings}{nearest(findings, MIXTURES)}: use {' or '.join(MIXTURES)}")
         self.made = images is None
+        if self.made:
+            check_sizes(patients, size)
         which = "" if findings == "all" else f"-{findings}"
         self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}{which}")
         self.patients, self.seed, self.size, self.attributes = patients, seed, size, attributes

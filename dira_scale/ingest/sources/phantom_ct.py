@@ -8,7 +8,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.ingest.sources.volumes import Volumes
-from dira_scale.phantom.ct.dataset import generate
+from dira_scale.phantom.ct.dataset import check_sizes, generate
 from dira_scale.phantom.ct.study import KINDS
 
 
@@ -38,6 +38,8 @@ class PhantomCT:
         if kind not in KINDS:
             raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")
         self.made = images is None
+        if self.made:
+            check_sizes(patients, size)
         self.root = Path(images or f"{folder}/{kind}-patients{patients}-size{size}-seed{seed}-{format}")
         self.patients, self.seed, self.size, self.kind, self.format = patients, seed, size, kind, format
         self.attributes = attributes

@@ -53,12 +53,17 @@ def generate(
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
             raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: use {' or '.join(known)}")
-    if patients < 1 or size < 32:
-        raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
+    check_sizes(patients, size)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
     return folder
+
+
+def check_sizes(patients: Any, size: Any) -> None:
+    """Raises UserError for numbers of which no phantoms can be made."""
+    if not (isinstance(patients, int) and isinstance(size, int)) or patients < 1 or size < 32:
+        raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
 
 
 def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, patient: int) -> None:

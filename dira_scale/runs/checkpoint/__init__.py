@@ -12,11 +12,12 @@ newest state says, and are corrected when a run resumes. No pickle is loaded, an
 the number of processes that wrote it.
 """
 
-from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, complete, find_folder, locate_folder, make_folder
+from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
 from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer, replicated
 from dira_scale.runs.checkpoint.writer import Checkpointer, NotSavedError
+from dira_scale.runs.complete import complete, find_folder, locate_folder
 
 __all__ = [
     "CheckpointTensor",

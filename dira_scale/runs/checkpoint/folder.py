@@ -10,39 +10,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from dira_scale.errors import UserError
 from dira_scale.places import store
 from dira_scale.places.atomic import sync_folder, write_atomic
-from dira_scale.places.store import as_os_error, is_local, locate
+from dira_scale.places.store import as_os_error, is_local
+from dira_scale.runs.complete import INDEX, complete, numbered
 from dira_scale.runs.lease import LeaseLostError
 
-INDEX = "index.json"
 ABSENT = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
-
-
-def locate_folder(run: Path, folder: str | None) -> Path:
-    """The folder of a run's checkpoints: ``run/checkpoints``, or the value of ``checkpoint.folder`` (a path or a URL).
-
-    Raises:
-        UserError: the kind of store is unknown, or its package is missing.
-    """
-    return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
-
-
-def find_folder(run: Path) -> Path:
-    """The folder of checkpoints of the run in folder ``run``, according to its own configuration.
-
-    Raises:
-        UserError: as :func:`locate_folder`.
-    """
-    path = run / "config.yaml"
-    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
-    return locate_folder(run, config.get("checkpoint", {}).get("folder"))
 
 
 def make_folder(folder: Path) -> None:
@@ -58,11 +35,6 @@ def as_user_error(folder: Path) -> Iterator[None]:
             yield
     except OSError as error:
         raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
-
-
-def complete(folder: Path) -> list[Path]:
-    """Checkpoints that were written completely, oldest first; not verified."""
-    return [path for path in _numbered(folder) if is_local(path) or (path / INDEX).exists()]
 
 
 def read_file(path: Path) -> bytes:
@@ -137,17 +109,11 @@ def clean_up(folder: Path, damaged: Iterable[str]) -> None:
     """
     with as_user_error(folder):
         whole = {path.name for path in complete(folder)}
-        for half in [*folder.glob("*.tmp"), *(path for path in _numbered(folder) if path.name not in whole)]:
+        for half in [*folder.glob("*.tmp"), *(path for path in numbered(folder) if path.name not in whole)]:
             with suppress(FileNotFoundError):  # its own process, about to end, removed it first
                 half.unlink() if half.is_file() else remove(half)
         for name in damaged:
             _move(folder / name, _unused_path(folder, f"{name}.damaged{{}}"))
-
-
-def _numbered(folder: Path) -> list[Path]:
-    if not folder.exists():
-        return []
-    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
 
 
 def _unused_path(folder: Path, name: str) -> Path:

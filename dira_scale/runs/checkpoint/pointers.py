@@ -7,7 +7,8 @@ from pathlib import Path
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.places.store import size_of
-from dira_scale.runs.checkpoint.folder import as_user_error, complete, find_folder, folder_name
+from dira_scale.runs.checkpoint.folder import as_user_error, folder_name
+from dira_scale.runs.complete import complete, find_folder
 
 LATEST, BEST = "LATEST", "BEST-"  # file names of the pointers; a stage's name follows the latter
 

@@ -11,7 +11,8 @@ from safetensors.torch import load as parse
 from torch import Tensor
 
 from dira_scale.errors import UserError
-from dira_scale.runs.checkpoint.folder import ABSENT, INDEX, as_user_error, complete, read_file
+from dira_scale.runs.checkpoint.folder import ABSENT, as_user_error, read_file
+from dira_scale.runs.complete import INDEX, complete
 
 FORMAT_VERSION = 2  # version 1, still read, had no checksum of the index itself
 

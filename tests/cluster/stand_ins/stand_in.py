@@ -20,7 +20,8 @@ def stand_in(output: str) -> int:
     orders = folder.parents[3] / "orders"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "starts").open("a") as file:
-        file.write(f"{time.time()} {os.environ.get('CUDA_VISIBLE_DEVICES')} {os.environ.get('OMP_NUM_THREADS')}\n")
+        given = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "DIRA_SCALE_CPUS_PER_TASK")]
+        file.write(" ".join(map(str, (time.time(), *given))) + "\n")
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     for key in ("data.shards", "run"):

@@ -1,0 +1,51 @@
+"""Which checkpoints of a run are complete, and where. Imports no torch: what looks after many runs is quick."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dira_scale.places.store import is_local, locate
+
+INDEX = "index.json"
+
+
+def locate_folder(run: Path, folder: str | None) -> Path:
+    """The folder of a run's checkpoints: ``run/checkpoints``, or the value of ``checkpoint.folder`` (a path or a URL).
+
+    Raises:
+        UserError: the kind of store is unknown, or its package is missing.
+    """
+    return run / "checkpoints" if folder is None else locate(folder, "checkpoint.folder")
+
+
+def find_folder(run: Path) -> Path:
+    """The folder of checkpoints of the run in folder ``run``, according to its own configuration.
+
+    Raises:
+        UserError: as :func:`locate_folder`.
+    """
+    path = run / "config.yaml"
+    config: dict[str, Any] = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    return locate_folder(run, config.get("checkpoint", {}).get("folder"))
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints that were written completely, oldest first; not verified."""
+    return [path for path in numbered(folder) if is_local(path) or (path / INDEX).exists()]
+
+
+def numbered(folder: Path) -> list[Path]:
+    """Folders of checkpoints, complete or not, oldest first."""
+    if not folder.exists():
+        return []
+    return sorted((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: path.name)
+
+
+def newest_step(run: Path) -> int:
+    """The step of the newest complete checkpoint, from which the run in folder ``run`` would resume; 0 without one.
+
+    Raises:
+        UserError, OSError: the disk or the store does not answer.
+    """
+    return max((int(path.name) for path in complete(find_folder(run))), default=0)
