@@ -52,7 +52,9 @@ def stats(config: DictConfig) -> int:
 
 def convert(config: DictConfig) -> int:
     """Convert a dataset to another codec, bit depth or size, or to FFCV's format."""
-    if config.to == "webdataset":
+    from dira_scale.curation.config import convert_to
+
+    if convert_to(config.to, config.out) == "webdataset":
         from dira_scale.curation.recode import recode
         from dira_scale.curation.recode_sample import Form
 
