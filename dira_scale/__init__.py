@@ -1,3 +1,18 @@
 """Distributed, large-scale, self-supervised pretraining on medical images."""
 
+import sys
+from itertools import pairwise
+
+from dira_scale.errors import interrupt_quietly
+
 __version__ = "0.1.0"
+
+
+def _as_command() -> None:
+    """Under ``python -m dira_scale.VERB``: Ctrl-C is answered in one line from this first import on."""
+    for flag, module in pairwise(sys.orig_argv):
+        if flag == "-m" and module.partition(".")[0] == __name__:
+            interrupt_quietly(module.rpartition(".")[2])
+
+
+_as_command()

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from dira_scale import __version__
-from dira_scale.errors import nearest
+from dira_scale.errors import interrupt_quietly, nearest
 
 VERBS = {
     "shard": "convert medical images into shards",
@@ -36,6 +36,7 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    interrupt_quietly(verb)
     sys.path.insert(0, str(Path.cwd()))  # as python -m does: methods and sources of your own are found here
     return int(import_module(f"dira_scale.{verb}").main(sys.argv[2:]))
 

@@ -1,7 +1,6 @@
 """The commands as functions for scripts and notebooks, with their keys as ``settings`` (docs/reference/api.md)."""
 
 import json
-import multiprocessing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.commands import shard as shard_verb
+from dira_scale.machine.workers import refuse_in_worker
 from dira_scale.runs.exit_codes import BAD_INPUT, FAILED
 from dira_scale.runs.reader import RunReader
 
@@ -55,6 +55,5 @@ def export(run: str | Path, settings: Settings = None) -> Path:
 
 
 def _composed(verb: str, keys: Mapping[str, Any], settings: Settings) -> DictConfig:
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a worker imports the user's script
-        raise UserError(f"{verb}: in a script, call dira_scale.api below `if __name__ == '__main__':`")
+    refuse_in_worker(verb)
     return compose(verb, [f"{key}={typed(value)}" for key, value in {**keys, **(settings or {})}.items()])

@@ -21,7 +21,7 @@ def doctor(config: DictConfig) -> None:
     from dira_scale.imaging.decoders import dicom_decoders
     from dira_scale.machine.hardware import hardware
     from dira_scale.machine.inventory import components
-    from dira_scale.machine.launch import launch_command
+    from dira_scale.machine.launch import as_typed, launch_command
     from dira_scale.machine.show import show
 
     if config.shards:
@@ -44,9 +44,9 @@ def doctor(config: DictConfig) -> None:
         told = {"hardware": asdict(machine), "software": described, "launch": command}
         print(json.dumps(told | {"experiments": [asdict(choice) for choice in choices]}, indent=1))
         return
-    show(machine, software, command, console)
+    show(machine, software, as_typed(command), console)
     if choices:
-        show_advice(config.shards, choices, command, console)
+        show_advice(config.shards, choices, as_typed(command), console)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Iterable
 from difflib import get_close_matches
+from types import TracebackType
 
 PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
@@ -28,6 +29,26 @@ def print_error(verb: str, problem: object) -> None:
     if local_rank():
         time.sleep(PAUSE)
     print(f"{verb}: {printable(str(problem))}", file=sys.stderr, flush=True)
+
+
+def interrupted(verb: str) -> int:
+    """Say in one line that Ctrl-C has ended ``verb``; its exit code, 75 (runs/exit_codes.py)."""
+    if local_rank() == 0:
+        kept = "; finished work is kept" if verb.startswith("shard") else ""
+        print(f"\n{verb}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
+    return 75
+
+
+def interrupt_quietly(verb: str) -> None:
+    """From now on, Ctrl-C ends this process with one line wherever it is, even while Python imports packages."""
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            interrupted(verb)
+        else:
+            sys.__excepthook__(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def local_rank() -> int:

@@ -30,7 +30,7 @@ def export(cfg: DictConfig) -> None:
     chosen = default_formats(network) if cfg.formats is None else cfg.formats
     exports = {name: FORMATS[name](network) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
-    loss = None if cfg.stage == LATEST else state["best"][stage]
+    loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
     sources, split = [], config["data"]["split"]
     for data in reader.datasets():
         if info := data.info:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dira_scale import __version__
 from dira_scale.config.compose import run_verb
-from dira_scale.places.atomic import write_atomic, write_json
+from dira_scale.places.atomic import as_user_error, write_atomic, write_json
 
 
 def probe(cfg: DictConfig) -> None:
@@ -21,11 +21,12 @@ def probe(cfg: DictConfig) -> None:
 
     result = compare(cfg)
     out = Path(cfg.out) if cfg.out else (Path(cfg.run) / "probe" if isinstance(cfg.run, str) else Path("out/probe"))
-    out.mkdir(parents=True, exist_ok=True)
     titled = tables(result.figures)
     about = {"dira_scale": __version__, "commit": environment()["commit"], "config": result.config}
     rows = {"compared": result.compared, "figures": as_json(result.figures)}
-    write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
+    with as_user_error(out, "out"):
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "probe.json", about | {"data": result.data, "notes": result.notes} | rows)
     console = Console()
     for title, cells in titled[: 1 + len(titled) // 2]:  # per-label tables of the linear probe only; probe.md has all
         console.print(rich_table(title, cells))
@@ -33,7 +34,8 @@ def probe(cfg: DictConfig) -> None:
         console.print(note, markup=False, highlight=False)
     intro = [f"dira_scale {__version__}, commit {about['commit']}. {note}" for note in result.notes[:1]]
     lines = ["# Probe", "", *intro, "", *(f"- {note}" for note in result.notes[1:]), ""]
-    write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)]))
+    with as_user_error(out, "out"):
+        write_atomic(out / "probe.md", "\n".join([*lines, *(markdown(title, cells) for title, cells in titled)]))
     console.print(f"probe.json and probe.md in {out}", markup=False, highlight=False)
 
 

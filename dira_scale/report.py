@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
-from dira_scale.places.atomic import write_atomic
+from dira_scale.places.atomic import as_user_error, write_atomic
 
 
 def report(config: DictConfig) -> None:
@@ -24,7 +24,9 @@ def report(config: DictConfig) -> None:
     out = Path(config.out or folder / "report.html")
     if not out.parent.is_dir():
         raise UserError(f"out={out}: no such folder: {out.parent}")
-    write_atomic(out, render(run, pretrain_defaults))
+    page = render(run, pretrain_defaults)
+    with as_user_error(out, "out"):
+        write_atomic(out, page)
     for text in run.missing:
         print(f"not in the report: {text}")
     print(f"report: {out.resolve()}")

@@ -26,20 +26,16 @@ HELP = "also: python -m dira_scale.shard SUBCOMMAND KEY=VALUE ... (SUBCOMMAND --
 def main(argv: list[str] | None = None) -> int:
     """The verb; the first word may be one of ``VERBS``."""
     words = list(sys.argv[1:] if argv is None else argv)
-    try:
-        if words and words[0] in VERBS:
-            return run_verb(f"shard_{words[0]}", VERBS[words[0]], words[1:])
-        if words and words[0].isalpha():
-            known = nearest(words[0], VERBS)
-            print(f"shard: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
-            return 2
-        if words in (["-h"], ["--help"]):
-            lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())
-            print("\n".join([HELP, *lines]) + "\n")
-        return run_verb("shard", ingest.shard, words)
-    except KeyboardInterrupt:
-        print("\ninterrupted; finished work is kept: run the same command again to continue")
-        return 75
+    if words and words[0] in VERBS:
+        return run_verb(f"shard_{words[0]}", VERBS[words[0]], words[1:])
+    if words and words[0].isalpha():
+        known = nearest(words[0], VERBS)
+        print(f"shard: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    if words in (["-h"], ["--help"]):
+        lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())
+        print("\n".join([HELP, *lines]) + "\n")
+    return run_verb("shard", ingest.shard, words)
 
 
 if __name__ == "__main__":

@@ -66,6 +66,17 @@ def test_mistakes_raise_the_verbs_message(sharded: ShardedDataset, tmp_path: Pat
     assert not (tmp_path / "run" / "status.json").exists()
 
 
+def test_a_dataset_without_labels_and_a_run_in_a_dataset_are_refused(images: Path, tmp_path: Path) -> None:
+    settings = {"recipe.images": images, "workers": 1, "recipe.burned_in": "keep"}
+    unlabelled = api.shard(tmp_path / "out", recipe="folder", settings=settings)
+    with pytest.raises(api.UserError, match=r"out has no labels: shard it again with recipe\.labels=… and another out"):
+        api.LabelledImages(unlabelled.root, "train")
+    before = sorted(unlabelled.root.rglob("*"))
+    with pytest.raises(api.UserError, match=r"run=.*out is a dataset: name a folder for the run"):
+        api.pretrain(unlabelled.root, unlabelled.root, settings=FEW)
+    assert sorted(unlabelled.root.rglob("*")) == before
+
+
 def test_a_script_that_its_workers_import_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """While a worker imports the script that started it, multiprocessing marks the worker's process."""
     monkeypatch.setattr(multiprocessing.current_process(), "_inheriting", True, raising=False)

@@ -17,7 +17,7 @@ from dira_scale.machine import hardware as looking
 from dira_scale.machine import inventory as software
 from dira_scale.machine.hardware import Gpu, Hardware, hardware
 from dira_scale.machine.inventory import Component
-from dira_scale.machine.launch import launch_command
+from dira_scale.machine.launch import as_typed, launch_command
 from dira_scale.machine.show import show
 
 LAPTOP = Hardware((), "a CPU", 6, 12, ("avx512_bf16",), 16.0, 10.0, 100.0)
@@ -90,12 +90,13 @@ def test_on_cpus_one_process() -> None:
     assert words[words.index("--num_processes") + 1] == "1"
     assert "--multi_gpu" not in words
     assert words[-2:] == ["-m", "dira_scale.pretrain"]
+    assert as_typed(words) == ["python", "-m", "dira_scale.pretrain"]
 
 
 def test_on_gpus_one_process_each() -> None:
     words = launch_command(cuda=8)
     assert words[words.index("--num_processes") + 1] == "8"
-    assert "--multi_gpu" in words
+    assert "--multi_gpu" in words and as_typed(words) == words
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="process groups over gloo are started on Linux only")
@@ -214,7 +215,7 @@ def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert said["software"] == [asdict(component) for component in found]
     assert doctor.main([]) == 0
     page = capsys.readouterr().out
-    assert all(component.name in page for component in found) and " ".join(said["launch"]) in page
+    assert all(component.name in page for component in found) and " ".join(as_typed(said["launch"])) in page
     assert doctor.main(["show=launch"]) == 0
     assert capsys.readouterr().out.split() == said["launch"]
     assert doctor.main(["show=al"]) == 2

@@ -1,6 +1,7 @@
 """Exported weights in plain timm and segmentation_models_pytorch, by the very code that the model card shows."""
 
 import copy
+import errno
 import re
 import shutil
 import sys
@@ -33,6 +34,7 @@ from dira_scale.models.encoder import build_encoder
 from dira_scale.models.formats import FILES, MONAI, TORCHVISION
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
+from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 from dira_scale.runs.reader import start_tensors
 
@@ -500,15 +502,33 @@ def test_mistakes_are_one_line_and_exit_code_2(trained, arguments, expected, cap
     assert not (trained.run / "export").exists()
 
 
-def test_a_run_without_a_best_checkpoint_names_the_other_way(trained, capsys):
+def test_of_a_run_without_a_best_checkpoint_the_newest_is_taken_and_said(trained, capsys):
     for pointer in (trained.run / "checkpoints").glob("BEST-*"):
         pointer.unlink()
+    assert main([f"run={trained.run}", "formats=timm"]) == 0
+    said = capsys.readouterr()
+    newest = int(checkpoint.latest(trained.run).name)
+    assert "no stage has a best checkpoint yet, so the newest is taken" in said.err and f"step {newest}:" in said.out
+    (trained.run / "checkpoints" / "LATEST").unlink()
     assert main([f"run={trained.run}"]) == 2
-    assert "stage=latest takes the newest" in capsys.readouterr().err
+    assert "this run has no checkpoint yet: run pretrain again" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(trained, capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dira_scale.models.formats.write_atomic", full)
+    assert main([f"run={trained.run}", "formats=timm"]) == 2
+    error = capsys.readouterr().err
+    where = trained.run / "export"
+    what = "cannot be written (No space left on device): free space there, or name another, out=…"
+    assert error == f"export: {where} {what}\n"
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
     (part,) = (trained.run / "checkpoints" / "000000005").glob("*.safetensors")
     part.write_bytes(part.read_bytes()[:-1])
     assert main([f"run={trained.run}"]) == 2
-    assert part.name in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert part.name in error and "take another with stage=… (" in error and "or run pretrain again" in error

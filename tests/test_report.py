@@ -1,5 +1,6 @@
 """The report of synthetic runs whose figures are known, whole, running, interrupted and barely begun."""
 
+import errno
 import json
 import os
 import re
@@ -386,6 +387,20 @@ def test_bad_input_is_one_line(run: Path, words: list[str], said: str, capsys: p
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_folder_that_may_not_be_written_to_is_one_line(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def denied(*_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(report, "write_atomic", denied)
+    assert report.main([f"run={run}"]) == 2
+    said = capsys.readouterr().err
+    assert said == f"report: {run}/report.html cannot be written (Permission denied): free space there, or name " \
+        "another, out=…\n"  # fmt: skip
 
 
 def test_smoothing_keeps_a_constant_and_a_short_series() -> None:

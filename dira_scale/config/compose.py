@@ -27,7 +27,7 @@ from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys
-from dira_scale.errors import UserError, print_error
+from dira_scale.errors import UserError, interrupted, print_error
 
 
 def compose(verb: str, argv: list[str]) -> DictConfig:
@@ -97,13 +97,18 @@ def places_of(verb: str, choices: Sequence[str], own: Sequence[Path]) -> dict[st
 
 
 def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list[str] | None) -> int:
-    """Compose the configuration and call ``function``; print a ``UserError`` as one line and return exit code 2."""
+    """Compose the configuration and call ``function``; returns the exit code.
+
+    A ``UserError`` is printed as one line (2), and so is Ctrl-C (75).
+    """
     logs.start(verb.replace("_", " "))
     try:
         return function(compose(verb, sys.argv[1:] if argv is None else argv)) or 0
     except UserError as error:
         print_error(verb.replace("_", " "), error)
         return 2
+    except KeyboardInterrupt:
+        return interrupted(verb.replace("_", " "))
 
 
 def check_words(verb: str, argv: list[str] | None) -> int:

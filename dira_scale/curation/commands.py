@@ -37,20 +37,24 @@ def stats(config: DictConfig) -> int:
     from dira_scale.curation.stats import Stats
     from dira_scale.curation.stats_page import print_table, render_dataset
     from dira_scale.data.manifest import ShardedDataset
-    from dira_scale.places.atomic import write_atomic
+    from dira_scale.places.atomic import as_user_error, write_atomic
 
     found = Stats(ShardedDataset.open(config.path))
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
     page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
     print_table(found)
-    write_atomic(page, render_dataset(found))
+    html = render_dataset(found)
+    with as_user_error(page, "page"):
+        write_atomic(page, html)
     print(f"page: {page.resolve()}")
     return 0
 
 
 def convert(config: DictConfig) -> int:
     """Convert a dataset to another codec, bit depth or size, or to FFCV's format."""
-    if config.to == "webdataset":
+    from dira_scale.curation.config import convert_to
+
+    if convert_to(config.to, config.out) == "webdataset":
         from dira_scale.curation.recode import recode
         from dira_scale.curation.recode_sample import Form
 

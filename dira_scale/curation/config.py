@@ -21,10 +21,15 @@ class Stats(Schema):
     page: str | None = place(None)
 
 
+def convert_to(to: str | None, out: str | None) -> str:
+    """What ``to=null`` stands for: FFCV's files lie beside the tars, so whoever names ``out`` means shards."""
+    return to or ("ffcv" if out is None else "webdataset")
+
+
 @dataclass
 class Convert(Schema):
     path: str = place()
-    to: str = one_of("ffcv", "webdataset")
+    to: str | None = one_of("ffcv", "webdataset", default=None)
     out: str | None = place(None)
     codec: str | None = one_of("png", "jpg", "jp2", "npy", default=None)
     bits: int | None = within(8, 16, None)
@@ -35,15 +40,16 @@ class Convert(Schema):
     def __post_init__(self) -> None:
         """Raises UserError for keys that do not go together."""
         super().__post_init__()
+        to = convert_to(self.to, self.out)
         form = {name: getattr(self, name) for name in ("codec", "bits", "max_side", "quality")}
         given = [f"{name}={value}" for name, value in form.items() if value is not None]
-        if self.to == "ffcv" and (self.out is not None or given):
+        if to == "ffcv" and (self.out is not None or given):
             word = given[0] if given else f"out={self.out}"
             raise UserError(f"{word} with to=ffcv: FFCV's files lie beside the tars, with the same images; "
                             "to=webdataset writes new shards")  # fmt: skip
-        if self.to == "webdataset" and self.out is None:
+        if to == "webdataset" and self.out is None:
             raise UserError("out must be given with to=webdataset: out=FOLDER of the new dataset")
-        if self.to == "webdataset" and not given:
+        if to == "webdataset" and not given:
             raise UserError(f"to=webdataset: say what to change, with {', '.join(form)}")
         if self.bits not in (None, 8, 16):
             raise UserError(f"bits={self.bits}: must be 8 or 16, or null")

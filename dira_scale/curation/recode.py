@@ -22,8 +22,8 @@ from dira_scale.data.manifest import MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE,
 from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
-from dira_scale.ingest.convert import counted, sample_counts
 from dira_scale.ingest.finish import discard, publish_dataset, states
+from dira_scale.ingest.outcome import counted, sample_counts
 from dira_scale.ingest.output import Slice, check_place, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Work, write_shards

@@ -137,5 +137,13 @@ def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, .
     for dataset in datasets:
         if split not in dataset.splits:
             have = ", ".join(dataset.splits)
-            raise UserError(f"{key}={split}: {dataset.root} has {have}{nearest(split, dataset.splits)}")
-    return tuple(int(np.size(d.rows(split))) for d in datasets)
+            advice = "; data.val_split=null trains without validation" if key == "data.val_split" else ""
+            raise UserError(f"{key}={split}: {dataset.root} has {have}{nearest(split, dataset.splits) or advice}")
+    sizes = tuple(int(np.size(d.rows(split))) for d in datasets)
+    if 0 in sizes:
+        where = f"{key}={split}: {datasets[sizes.index(0)].root} has no sample in split '{split}'"
+        if key == "data.val_split":
+            raise UserError(f"{where}; data.val_split=null trains without validation")
+        raise UserError(f"{where}. A patient's images are in one split: shard again with another out and "
+                        "recipe.splits='{train: 1, val: 0, test: 0}', which puts all in train")  # fmt: skip
+    return sizes

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.errors import UserError
 from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.resize import resize
 
@@ -18,12 +19,13 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
     """The 2D images of a split: ``(image, labels)``.
 
     ``image`` is float32 [C, H, W], stored values from ``low`` to ``high`` scaled to [0, 1], or what ``transform`` makes
-    of that; ``labels`` float32 [L] in the order of ``label_names``, NaN = unknown.
+    of that; ``labels`` float32 [L] in the order of ``label_names``: NaN = unknown, and
+    whatever else the table has, such as -1 = uncertain or grades.
 
     Args:
         size: resize images to squares of so many pixels; None: as stored, so their sizes may differ.
 
-    Raises ``UserError`` for volumes, or a split or dataset that does not exist.
+    Raises ``UserError`` for volumes, a dataset without labels, or a split or dataset that does not exist.
     """
 
     def __init__(
@@ -33,6 +35,8 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         self.dataset.require_images("LabelledImages")
         self.rows = self.dataset.rows(split)
         self.label_names = tuple(self.dataset.info.label_names)
+        if not self.label_names:
+            raise UserError(f"{path} has no labels: shard it again with recipe.labels=… and another out")
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,5 +1,6 @@
 """Precision: autocast over fp32 parameters, the same under every strategy; loss scaling for fp16."""
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from dira_scale.machine.hardware import cpu_bf16
 
+logger = logging.getLogger(__name__)
 AUTO = "auto"
 # The dtype of autocast; tf32 is fp32 as computed by tensor cores.
 PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -19,6 +21,8 @@ def choose(precision: str) -> str:
 
     A CPU without bfloat16 emulates it at a tenth of fp32's speed.
     """
+    if precision == "fp16" and not torch.cuda.is_available():
+        logger.warning("precision=fp16 on a CPU, which has no fp16: minutes a step; precision=auto takes what is fast")
     if precision != AUTO:
         return precision
     native = torch.cuda.get_device_capability() >= (8, 0) if torch.cuda.is_available() else bool(cpu_bf16())

@@ -1,7 +1,12 @@
 """Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 request a checkpoint and an orderly end; all ranks agree on the step."""
 
+import logging
+import select
 import signal
+import socket
+import threading
 import time
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -12,10 +17,14 @@ from dira_scale.distributed.collectives import new_group, world
 
 REPEAT_SECONDS = 2.0  # one Ctrl-C may arrive twice: from the terminal, and from the launcher, which forwards it
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+logger = logging.getLogger(__name__)
 
 
 class Signals:
-    """Remembers the first signal; another Ctrl-C, some time later, ends the process at once.
+    """Remembers the first signal and says so at once; another Ctrl-C, some time later, raises ``KeyboardInterrupt``.
+
+    Python runs a handler between two instructions of the main thread, so not before a long convolution has ended. When
+    a signal *arrived* is known from the pipe into which Python's own C handler writes, and a thread that reads it.
 
     Use as a context manager, and report inside it why the process ends: a launcher may meanwhile send a signal because
     another process died. On exit, the handlers from before :meth:`listen` are restored.
@@ -23,9 +32,12 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: int = 0
-        self._when = 0.0
+        self._when = 0.0  # the first signal arrived
+        self._unsaid = self._again = self._ended = False
         self._group: Any = None
         self._before: dict[signal.Signals, Any] = {}
+        self._lock = threading.RLock()  # a handler may interrupt another
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> "Signals":
         return self
@@ -33,11 +45,23 @@ class Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._thread is not None:
+            signal.set_wakeup_fd(self._wakeup_before)
+            self._ended = True
+            self._wake()
+            self._thread.join()
+            self._pipe.close()
+            self._arrivals.close()
 
     def listen(self) -> None:
         """Handle signals from now on. Collective."""
         # Its own CPU group: the query in each step must not wait for the device.
         self._group = new_group(backend="gloo") if world() > 1 else None
+        self._arrivals, self._pipe = socket.socketpair()
+        self._pipe.setblocking(False)
+        self._wakeup_before = signal.set_wakeup_fd(self._pipe.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._say, name="signals", daemon=True)
+        self._thread.start()
         self._before = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
 
     def agreed(self) -> str:
@@ -50,7 +74,40 @@ class Signals:
         return signal.Signals(number).name if number else ""
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received and time.monotonic() - self._when > REPEAT_SECONDS:
+        self._read()
+        if not self.received:  # another library has taken Python's pipe
+            self._note(number)
+        self._wake()  # what was read here, the thread is to say
+        if self._again:
+            self._again = False
             raise KeyboardInterrupt
+
+    def _say(self) -> None:
+        """In the thread: say that a signal has arrived, however long the main thread takes to handle it."""
+        waiting = select.poll()
+        waiting.register(self._arrivals, select.POLLIN)
+        while not self._ended:
+            waiting.poll()
+            self._read()
+            if self._unsaid:
+                self._unsaid = False
+                again = "; again ends without one" if self.received == signal.SIGINT else ""
+                name = signal.Signals(self.received).name
+                logger.info("%s: finishing this step, then a checkpoint%s", name, again)
+
+    def _read(self) -> None:
+        """Note the signals that have arrived, in whichever thread comes first."""
+        with self._lock, suppress(BlockingIOError):
+            for number in self._arrivals.recv(64, socket.MSG_DONTWAIT):
+                if number in STOP_SIGNALS:
+                    self._note(number)
+
+    def _note(self, number: int) -> None:
         if not self.received:
-            self.received, self._when = number, time.monotonic()
+            self.received, self._when, self._unsaid = number, time.monotonic(), True
+        elif number == signal.SIGINT and time.monotonic() - self._when > REPEAT_SECONDS:
+            self._again = True
+
+    def _wake(self) -> None:
+        with suppress(BlockingIOError):
+            self._pipe.send(b"\0")

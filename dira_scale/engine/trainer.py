@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from dira_scale.config.schema import Schema, at_least, one_of, place
-from dira_scale.distributed.control import broadcast_from_main
+from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.long_work import gather_beside_training
 from dira_scale.distributed.precision import AUTO, PRECISIONS, LossScale
 from dira_scale.distributed.processes import Parallel
@@ -62,9 +62,11 @@ class Trainer:
             gather_beside_training(),
             alive,
         )
-        self.state = RunState()
+        self.state, self.stored = RunState(), False  # whether there is a checkpoint to resume from
         self._optimizer_state: dict[str, Tensor] = {}  # restored, until the stage's optimizer is created
         self._resume()
+        if not self.stored:
+            raise_on_all(self._require_space)
         if run is not None:  # where it stands, also if nothing is left to do
             run.steps = self.total_steps()
             run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
@@ -215,10 +217,19 @@ class Trainer:
             if self.scale.enabled:
                 self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
+            if not self.stored:  # training that could never be resumed is not worth going on with
+                self.checkpointer.raise_if_not_saved(first=True)
+                self.stored = True
 
     def _stop_on_nan(self, stage: StageRun) -> None:
         """End on all ranks before anything that is not finite is written; each saves its part of the bad batch."""
         self.nan_stop.check_training(self.state.step, stage.guard, stage.loader, self._order_offset)
+
+    def _require_space(self) -> None:
+        """On the main process, before the first step: room for one checkpoint, which has at least all weights."""
+        if self.run is not None:
+            tensors = self.strategy.module.state_dict() | side_module_tensors(self.task.side_modules)
+            checkpoint.require_space(self.checkpointer.folder, sum(tensor.nbytes for tensor in tensors.values()))
 
     def _finish_writing(self) -> None:
         with self.log.clock.part("checkpoint"):
@@ -228,7 +239,7 @@ class Trainer:
     def checkpoint_pauses(self) -> str:
         """A line on how long training has paused for its checkpoints."""
         saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        return f"{saves} checkpoints, training paused for {seconds / max(1, saves):.2f} s each"
+        return f"{saves} checkpoint{'s' * (saves != 1)}, training paused for {seconds / max(1, saves):.2f} s each"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""
@@ -237,7 +248,7 @@ class Trainer:
         if name is None:
             return
         tensors, state = read(lambda: checkpoint.load(folder / name))
-        self.state = RunState(**state)
+        self.state, self.stored = RunState(**state), True
         self._optimizer_state = restore(tensors, self.strategy.module, self.task.side_modules)
         read(lambda: self._rewind_run(folder))
 

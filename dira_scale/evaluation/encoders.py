@@ -62,7 +62,9 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
             if size != (own := run.config["data"]["size"]) and timm.get_pretrained_cfg(encoder.name).fixed_input_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {own} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
-            group.members.append(which | {"checkpoint": "newest" if stage == LATEST else "lowest validation loss"})
+            group.members.append(
+                which | {"checkpoint": "newest" if stage == LATEST or not run.has_best else "lowest validation loss"}
+            )
         groups.append(group)
     _rename(groups, [Path(group.members[0]["run"]).resolve().name for group in groups])
     return groups

@@ -1,31 +1,25 @@
 """One complete conversion: what ``python -m dira_scale.shard`` does."""
 
-import shlex
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.naming import completed
+from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
 from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import FILLED
-from dira_scale.ingest.slices import EMPTY
 from dira_scale.ingest.writer import sharding, write_shards
 from dira_scale.places.store import locate
-
-PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
-REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 
 
 def convert(
@@ -62,7 +56,7 @@ def convert(
         raise UserError(
             f"sharding to {place} failed ({error}); finished shards are kept: fix this, then run the same command again"
         ) from error
-    _print_outcome(console, place, made, time.monotonic() - started)
+    print_outcome(console, place, made, time.monotonic() - started)
 
 
 def _make(
@@ -104,68 +98,3 @@ def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -
         console.print(f"still to do by other slices: {counted(len(missing), 'shard')}")
     when = "when all slices are done" if missing else "all shards are written"
     console.print(f"{when}: run the same command without slice=… to join them into the dataset")
-
-
-def _print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
-    size = sum(outcome.info.shards.values())
-    console.print(
-        f"{out}: {sample_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
-        f"{seconds:.0f} s"
-    )
-    if outcome.info.split_remark:
-        console.print(f"splits: as in {outcome.info.split_remark}")
-    if outcome.reasons:
-        console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
-        for reason, count in most_common(outcome.reasons):
-            console.print(f"  {count} x {reason}")
-    for warning in _warnings(outcome):
-        console.print(f"warning: {warning}", style="yellow")
-    if outcome.filled[0]:
-        volumes, slices = outcome.filled
-        console.print(f"filled in: {counted(slices, 'slice')} missing in {counted(volumes, 'volume')} "
-                      f"(attribute {FILLED})")  # fmt: skip
-    if outcome.absent:
-        console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
-    console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
-    if outcome.info.dims == 3:
-        console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
-                      "slices for it (docs/how-to/volumes.md)")  # fmt: skip
-    else:
-        phantoms = outcome.info.recipe["_target_"].startswith(PHANTOMS)
-        experiment = f"experiment={'phantom' if phantoms else 'small'}"
-        words = shlex.join([experiment, f"data.shards={out}", f"run=out/runs/{outcome.info.name}"])
-        console.print(f"next: python -m dira_scale.pretrain {words}")
-
-
-def _warnings(outcome: Outcome) -> Iterator[str]:
-    """What should be looked at before training: many refused images, an empty split."""
-    info = outcome.info
-    count = info.quarantined - outcome.reasons[EMPTY]
-    refused = count / max(1, count + sum(info.counts.values()))
-    if refused > REFUSED:
-        yield f"{refused:.0%} of the images were refused: see the reasons above, some name the key that decides"
-    if info.patients_in_two_splits:
-        yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
-               "test are then partly of patients that were trained on")  # fmt: skip
-    for split in ("train", "val"):
-        if not info.counts.get(split):
-            yield f"no image is in the split '{split}'" + (
-                "; set data.val_split=null, or shard with other recipe.splits" if split == "val" else ""
-            )
-
-
-def counted(count: int, noun: str) -> str:
-    """``1 shard``, ``2,000 shards``, ``2 series``."""
-    return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
-
-
-def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:
-    """The five most frequent reasons, and the count of all others."""
-    most = reasons.most_common(5)
-    rest = reasons.total() - sum(count for _, count in most)
-    return [*most, *([("other reasons", rest)] if rest else [])]
-
-
-def sample_counts(info: DatasetInfo) -> str:
-    """``train 80, val 10, test 10 samples``."""
-    return ", ".join(f"{split} {count}" for split, count in info.counts.items()) + " samples"

@@ -44,7 +44,7 @@ def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
     ``key_file`` defaults to ~/.config/dira_scale/hash_key (or below $XDG_CONFIG_HOME). If absent it is made, readable
     by its owner only. Keep it, but never beside the shards: another key gives other hashes and another split.
 
-    Raises UserError if the key in the environment or the file is shorter than 16 characters.
+    Raises UserError if the key in the environment or the file is shorter than 16 characters, or no file can be made.
     """
     if not secret:
         return PUBLIC_KEY, "the recipe (public images)"
@@ -52,17 +52,27 @@ def load_key(secret: bool, key_file: str | None = None) -> tuple[bytes, str]:
         return _long_enough(os.environ[ENVIRONMENT].encode(), f"${ENVIRONMENT}")
     config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
     path = Path(key_file) if key_file else config / "dira_scale" / "hash_key"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secrets.token_hex(32) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):  # if another process has just made it, use that one
-            os.link(new, path)  # complete from the first moment
-        new.unlink()
-    return _long_enough(path.read_bytes().strip(), str(path))
+    try:
+        if not path.exists():
+            _make_key(path)
+        return _long_enough(path.read_bytes().strip(), str(path))
+    except OSError as error:
+        raise UserError(
+            f"the key that hashes names cannot be kept in {path} ({error.strerror}): name a file with key_file=…, or "
+            f"set ${ENVIRONMENT}"
+        ) from error
+
+
+def _make_key(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(secrets.token_hex(32) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):  # if another process has just made it, use that one
+        os.link(new, path)  # complete from the first moment
+    new.unlink()
 
 
 def _long_enough(key: bytes, where: str) -> tuple[bytes, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dira_scale.ingest.convert import counted, most_common
+from dira_scale.ingest.outcome import counted, most_common
 from dira_scale.ingest.plan import ShardPlan
 from dira_scale.ingest.recipe import Recipe
 

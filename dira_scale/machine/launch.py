@@ -22,3 +22,8 @@ def launch_command(cuda: int | None = None) -> list[str]:
     before = ["env", "OMP_NUM_THREADS=1"] if processes > 1 else []
     words += ["--quiet"] if processes == 1 else []  # no launcher traceback when a run is stopped
     return [*before, *words, "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", *MODULE]
+
+
+def as_typed(command: list[str]) -> list[str]:
+    """What to type: one process needs no launcher."""
+    return command if "--multi_gpu" in command else ["python", *MODULE]

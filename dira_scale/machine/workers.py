@@ -6,11 +6,14 @@ They ignore Ctrl-C, which the parent handles, and exit when the parent is killed
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, TypeVar
+
+from dira_scale.errors import UserError, print_error
 
 R = TypeVar("R")
 CONTEXT = multiprocessing.get_context("forkserver")  # forking this process would copy locks held by its threads
@@ -22,6 +25,18 @@ def worker_pool(
     """``workers`` processes with the module ``preload`` imported, each calling ``prepare(*args)`` first."""
     CONTEXT.set_forkserver_preload([preload])
     return ProcessPoolExecutor(workers, CONTEXT, _start_worker, (dict(os.environ), prepare, args))
+
+
+def refuse_in_worker(verb: str) -> None:
+    """Raise UserError where a script without a guard calls ``verb`` while one of its own workers imports it.
+
+    The worker ends with that line, not with a traceback.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        sys.excepthook = lambda kind, error, trace: print_error(verb, error)
+        raise UserError(
+            "in a script, call dira_scale.api below `if __name__ == '__main__':`, as its workers import the script"
+        )
 
 
 def parallel_map(function: Callable[..., R], jobs: Iterable[tuple[Any, ...]], workers: int) -> Iterator[R]:

@@ -16,7 +16,7 @@ from dira_scale.errors import UserError
 from dira_scale.models.encoder import Encoder, timm_names
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
-from dira_scale.places.atomic import write_atomic
+from dira_scale.places.atomic import as_user_error, write_atomic
 
 # ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
@@ -241,12 +241,13 @@ def default_formats(network: Network) -> list[str]:
 def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str]:
     """Write ``files`` and the card ``README.md`` to ``out``; remove other formats' files, which the card does not
     describe, and return their names."""
-    out.mkdir(parents=True, exist_ok=True)
-    removed = [name for name in sorted(FILES - files.keys()) if (out / name).exists()]
-    for name in removed:
-        (out / name).unlink()
-    for name, content in (dict(files) | {"README.md": card.encode()}).items():
-        write_atomic(out / name, content)
+    with as_user_error(out, "out"):
+        out.mkdir(parents=True, exist_ok=True)
+        removed = [name for name in sorted(FILES - files.keys()) if (out / name).exists()]
+        for name in removed:
+            (out / name).unlink()
+        for name, content in (dict(files) | {"README.md": card.encode()}).items():
+            write_atomic(out / name, content)
     return removed
 
 

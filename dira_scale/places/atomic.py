@@ -3,10 +3,12 @@
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dira_scale.errors import UserError
 from dira_scale.places.store import as_os_error, is_local, upload
 
 
@@ -39,6 +41,16 @@ def write_atomic(path: Path, content: str | bytes, check: Callable[[], None] = l
 def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:
     """``value`` as indented JSON, by :func:`write_atomic`."""
     write_atomic(path, json.dumps(value, indent=1) + "\n", check)
+
+
+@contextmanager
+def as_user_error(path: Path, key: str) -> Iterator[None]:
+    """Turn a failing write of ``path`` inside, a command's product, into a ``UserError`` with what to do."""
+    try:
+        yield
+    except OSError as error:
+        what = error.strerror or str(error)
+        raise UserError(f"{path} cannot be written ({what}): free space there, or name another, {key}=…") from error
 
 
 def publish(written: Path, final: Path) -> None:

@@ -27,6 +27,8 @@ def read_table(
 ) -> Iterator[Row]:
     """The rows of a UTF-8 CSV with a header, one at a time; cells are separated as the header's.
 
+    Header and cells are stripped. A column is found in any case, and is then called as in ``columns``.
+
     Raises UserError if the file is absent or not UTF-8, lacks one of ``columns`` (``named_by`` says who needs them,
     ``advice`` what to do about a column), or has a line with more cells than the header.
     """
@@ -36,12 +38,14 @@ def read_table(
     with lines_of(path) as lines:
         reader, first_line = csv.reader(lines, delimiter=delimiter), 1  # of the row being read
         try:
-            present = next(reader, [])
+            present = [cell.strip() for cell in next(reader, [])]
             first_line = reader.line_num + 1
-            if twice := [column for column, count in Counter(filter(str.strip, present)).items() if count > 1]:
+            if twice := [column for column, count in Counter(filter(None, present)).items() if count > 1]:
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
-                if column not in present:
+                if (place := _place_of(column, present, columns)) is not None:
+                    present[place] = column
+                else:
                     known = nearest(column, present) or f"; it has {', '.join(present) or 'no header'}"
                     raise UserError(
                         f"{path} has " + brief(f"no column '{column}' ({named_by}){known}") + advice.get(column, "")
@@ -49,7 +53,8 @@ def read_table(
             for cells in reader:
                 lines.next_row()
                 first_line = reader.line_num + 1
-                if any(cell.strip() for cell in cells[len(present) :]):
+                cells = [cell.strip() for cell in cells]
+                if any(cells[len(present) :]):
                     raise UserError(f"{path}, line {reader.line_num}: more cells than the header has")
                 if cells:
                     cells += [""] * (len(present) - len(cells))
@@ -59,6 +64,15 @@ def read_table(
                             "iconv -f LATIN1 -t UTF-8)") from error  # fmt: skip
         except csv.Error as error:
             raise UserError(f"{path}, line {first_line}: {error}") from error
+
+
+def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int | None:
+    """Where ``column`` is: under its own name, or under the only one, not ``named`` too, of another case."""
+    if column in present:
+        return present.index(column)
+    wanted = column.strip().casefold()
+    alike = [n for n, other in enumerate(present) if other.casefold() == wanted and other not in named]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _delimiter(path: Path) -> str:

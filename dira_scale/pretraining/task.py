@@ -91,10 +91,13 @@ class PretrainTask:
 
         # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
         from dira_scale.data.inputs import Inputs
+        from dira_scale.data.manifest import INFO_FILE
         from dira_scale.runs.reader import start_tensors
 
         def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
             check_division(config, world.ranks)
+            if (Path(config.run) / INFO_FILE).exists():
+                raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
             batches = tuple(set(batches_of(config).values()))
             inputs = Inputs(
                 config.data, methods.views_of(cfg), config.seed, world.rank, world.ranks, batches, world.device,

@@ -1,6 +1,7 @@
 """Reads a run folder, finished or running. Needs no GPU and no process group, and writes nothing."""
 
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from dira_scale.runs.beat import has_stopped, seconds_without_beat
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
 Row = dict[str, Any]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,24 @@ class RunReader:
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
 
-        ``stage``: None means the last one that has a best checkpoint, ``latest`` the newest checkpoint.
+        ``stage``: None means the last one that has a best checkpoint, ``latest`` the newest checkpoint. Where nothing
+        was validated, None is the newest, too, which is said.
 
         Raises ``UserError`` if there is no such stage or checkpoint, or it is damaged.
         """
-        tensors, state = checkpoint.load(self._checkpoint(stage))
+        try:
+            tensors, state = checkpoint.load(self._checkpoint(stage))
+        except checkpoint.DamagedError as error:
+            raise UserError(
+                f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run pretrain again, "
+                "which goes on from the newest intact one"
+            ) from error
         return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
+
+    @property
+    def has_best(self) -> bool:
+        """Whether a stage has a best checkpoint: some step was validated."""
+        return bool(checkpoint.stages_with_best(self.folder))
 
     def remark_on(self, stage: str, step: int) -> str:
         """A sentence if ``stage``'s best checkpoint, of ``step``, is from before half of the way so far."""
@@ -125,7 +139,8 @@ class RunReader:
             raise UserError(f"stage={stage}: {self.folder} has {', '.join(known)}{nearest(stage, known)}")
         best = checkpoint.stages_with_best(self.folder)
         if stage is None and not best:
-            raise UserError(f"run={self.folder}: no stage has a best checkpoint yet; stage={LATEST} takes the newest")
+            logger.info("run=%s: no stage has a best checkpoint yet, so the newest is taken", self.folder)
+            return checkpoint.latest(self.folder)
         return checkpoint.best(self.folder, stage or best[-1])
 
     def _json(self, file: str, otherwise: Any) -> Any:

@@ -1,17 +1,21 @@
 """A mistake on the command line is named before torch is imported, which takes seconds."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from dira_scale.__main__ import VERBS
 from dira_scale.cluster.subcommands import SUBCOMMANDS
-from dira_scale.config.compose import check_words
+from dira_scale.config.compose import check_words, run_verb
 from dira_scale.shard import VERBS as SHARD_VERBS
 
 WITHOUT_TORCH = """
 import sys
+from pathlib import Path
 from importlib import import_module
 
 for words in (line.split() for line in sys.stdin):
@@ -63,3 +67,24 @@ def test_values_are_left_to_compose(words: list[str], capsys: pytest.CaptureFixt
     """Whether a value fits is known to the schemas, some of which import torch."""
     assert check_words("pretrain", words) == 0
     assert capsys.readouterr() == ("", "")
+
+
+def test_ctrl_c_is_one_line_in_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    def pressed(_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert run_verb("doctor", pressed, []) == run_verb("shard_audit", pressed, ["path=x"]) == 75
+    assert capsys.readouterr().err.split("\n") == [
+        "", "doctor: interrupted; run the same command again",
+        "", "shard audit: interrupted; finished work is kept; run the same command again", "",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_while_python_still_imports_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hydra.py").write_text("raise KeyboardInterrupt")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-m", "dira_scale.probe"], env=os.environ | {"PYTHONPATH": path}, capture_output=True,
+        text=True, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "\nprobe: interrupted; run the same command again\n")

@@ -327,6 +327,7 @@ def test_names_of_shards() -> None:
         (["max_side=200"], "has 15 images, png, 16 bits, at most 90 x 100 already"),
         (["codec=png", "bits=16"], "nothing to convert"),
         ([], "say what to change, with codec, bits, max_side, quality"),
+        (["to=null"], "to=webdataset: say what to change, with codec, bits, max_side, quality"),
         (["codec=jp2", "to=ffcv"], "codec=jp2 with to=ffcv"),
         (["codec=jp2", "out=null"], "out must be given with to=webdataset"),
         (["codec=jp2", "out={path}"], "the origin stays as it is"),

@@ -55,8 +55,11 @@ def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: A
         inputs([grey.root], loader="gpu")
     info = grey.root / "dataset.json"
     info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"train": 4, "val": 0}}))
-    with pytest.raises(UserError, match="no sample in split 'val'"):
+    with pytest.raises(UserError, match=r"no sample in split 'val'; data.val_split=null trains without validation"):
         inputs([grey.root], val_split="val")
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"counts": {"val": 0, "train": 4}}))
+    with pytest.raises(UserError, match=r"no sample in split 'val'\. .*recipe\.splits='{train: 1, val: 0, test: 0}'"):
+        inputs([grey.root], split="val")
 
 
 def test_a_run_that_will_keep_shards_in_a_cache_is_planned_without_one(

@@ -25,12 +25,12 @@ def threads() -> Iterator[None]:
 
 @pytest.mark.parametrize(("flags", "expected"), [((), "fp32"), (("avx512_bf16",), "bf16"), (("amx_bf16",), "bf16")])
 def test_on_a_cpu_its_instructions_decide(
-    flags: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch
+    flags: tuple[str, ...], expected: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(precision, "cpu_bf16", lambda: flags)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose("auto") == expected
-    assert choose("fp16") == "fp16"
+    assert choose("auto") == expected and not caplog.records
+    assert choose("fp16") == "fp16" and "precision=fp16 on a CPU" in caplog.text
 
 
 @pytest.mark.parametrize(

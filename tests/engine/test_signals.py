@@ -41,3 +41,41 @@ def test_a_signal_is_a_wish_during_training_and_does_not_silence_an_error(life: 
     """After the end, whatever it was, signals do what they did before."""
     with job([sys.executable, "-c", LIFE, life]) as process:
         assert (process.wait(120), process.printed()) == (-signal.SIGTERM, printed)
+
+
+# From the second Ctrl-C on, the main thread is in one long call of C, as in a convolution of a large network: Python
+# runs no handler before it has ended, which is later than the grace that a launcher's forwarded signal has.
+BUSY = """
+import ctypes, logging, os, signal, sys, threading, time
+from dira_scale.engine import signals as room
+
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+room.REPEAT_SECONDS = 2.0
+c, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)  # no signal interrupts the wait for a mutex
+
+def press_again():
+    time.sleep(float(sys.argv[1]))
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(3)
+    print("the call ends", flush=True)
+    c.pthread_mutex_unlock(mutex)
+
+with room.Signals() as signals:
+    signals.listen()
+    c.pthread_mutex_lock(mutex)
+    os.kill(os.getpid(), signal.SIGINT)
+    threading.Thread(target=press_again).start()
+    try:
+        c.pthread_mutex_lock(mutex)
+        print(signals.agreed())
+    except KeyboardInterrupt:
+        print("ended at once")
+"""
+
+
+@pytest.mark.parametrize(("seconds", "then"), [(0, "SIGINT"), (3, "ended at once")], ids=["forwarded", "pressed again"])
+def test_when_a_signal_arrives_counts_and_the_first_is_announced_at_once(seconds: float, then: str) -> None:
+    with job([sys.executable, "-c", BUSY, str(seconds)]) as process:
+        assert process.wait(120) == 0
+        announced = "SIGINT: finishing this step, then a checkpoint; again ends without one"
+        assert process.printed().splitlines() == [announced, "the call ends", then]

@@ -349,3 +349,14 @@ def test_volumes_name_the_key_that_makes_slices_of_them(
     assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
     assert "Shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_a_stack_of_few_slices_is_cut_but_is_no_volume(
+    tmp_path: Path, ingest: SimpleNamespace, shard: Callable[..., ShardedDataset]
+) -> None:
+    values = np.random.default_rng(0).integers(-900, 900, (40, 44, 5))
+    nifti(tmp_path / "images" / "thin.nii", values)
+    assert shard(tmp_path / "images").table.num_rows == 5
+    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"))
+    with pytest.raises(UserError, match=r"1 x fewer than 16 slices \(recipe\.min_side\)"):
+        convert(recipe, tmp_path / "volumes", workers=1)

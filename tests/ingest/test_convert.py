@@ -18,12 +18,13 @@ import pytest
 import webdataset
 import xxhash
 from PIL import Image
+from rich.console import Console
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
-from dira_scale.ingest import convert as conversion
+from dira_scale.ingest import outcome
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan_shards
@@ -147,7 +148,7 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     dataset = ShardedDataset.open(out)
     assert sum(dataset.info.counts.values()) == 24 - 5 and dataset.info.quarantined == 6
     said = capsys.readouterr().out
-    assert "quarantined: 6" in said and "warning: 24% of the images were refused" in said
+    assert "quarantined: 6" in said and "warning: 24% of the inputs were refused" in said
     assert not any(b"Doe_John" in content for content in ingest.contents(out).values())
     names = tmp_path / "shards.rejected.csv"
     assert "Doe_John.txt,list,no row" in names.read_text() and stat.S_IMODE(names.stat().st_mode) == 0o600
@@ -319,7 +320,7 @@ def test_places_that_cannot_be_meant_are_told_before_anything_is_listed(
 def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
 ) -> None:
-    """Six reasons, five of which are shown; and lists of one without their brackets."""
+    """Six reasons, all of which are shown; and lists of one without their brackets."""
     for number, size in enumerate((8, 12)):
         Image.fromarray(ingest.picture(0, size, 90)).save(png_folder / "images" / f"im0{number}.png")
     (png_folder / "images" / "im02.png").write_bytes(b"")
@@ -332,7 +333,7 @@ def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
     convert(config, tmp_path / "out", workers=1)
     said = capsys.readouterr().out
     counts = [int(count) for count in re.findall(r"^  (\d+) x ", said, re.MULTILINE)]
-    assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "x other reasons" in said
+    assert len(counts) == 6 and f"quarantined: {sum(counts)} " in said and "other reasons" not in said
     assert "attributes: no sample has view;" in said
 
 
@@ -340,7 +341,7 @@ def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
     ("counts", "quarantined", "said"),
     [
         ({"train": 90, "val": 10}, 11, []),
-        ({"train": 80, "val": 9}, 11, ["11% of the images were refused"]),
+        ({"train": 80, "val": 9}, 11, ["11% of the inputs were refused: see the reasons above"]),
         ({"train": 9}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
         ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
     ],
@@ -349,6 +350,36 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
     counts: dict[str, int], quarantined: int, said: list[str]
 ) -> None:
     info = SimpleNamespace(counts=counts, quarantined=quarantined, patients_in_two_splits=0)
-    outcome = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}))
-    found = list(conversion._warnings(outcome))
+    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}))
+    found = list(outcome._warnings(made))
     assert len(found) == len(said) and all(map(str.startswith, found, said))
+    assert not any("key that decides" in line for line in found)  # "blank" names none
+
+
+@pytest.mark.parametrize(
+    ("counts", "refused", "following"),
+    [
+        ({"train": 9, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n"),
+        ({"train": 9, "val": 0}, 0, "experiment=small data.shards=d run=out/runs/n data.val_split=null"),
+        ({"train": 0, "val": 17}, 0, None),
+        ({"train": 9, "val": 1}, 99, None),
+    ],
+)
+def test_the_next_command_works_or_is_not_proposed(
+    counts: dict[str, int], refused: int, following: str | None, capsys: pytest.CaptureFixture
+) -> None:
+    info = SimpleNamespace(
+        counts=counts, quarantined=refused, patients_in_two_splits=0, shards={"a": 1}, split_remark="", dims=2,
+        recipe={"_target_": "dira_scale.ingest.sources.folder.Folder"}, name="n",
+    )  # fmt: skip
+    made = outcome.Outcome(info, Counter({"blank": refused} if refused else {}), None, (0, 0), [])
+    outcome.print_outcome(Console(soft_wrap=True), Path("d"), made, 1.0)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next: ")] or [None]
+    assert line == (following and f"next: python -m dira_scale.pretrain {following}")
+
+
+def test_of_many_reasons_ten_are_shown_and_a_last_one_is_not_hidden() -> None:
+    eleven = Counter({f"reason {n}": 20 - n for n in range(11)})
+    assert outcome.most_common(eleven) == eleven.most_common()
+    twelve = eleven + Counter({"one more": 1})
+    assert outcome.most_common(twelve) == [*twelve.most_common(10), ("other reasons", 11)]

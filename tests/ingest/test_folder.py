@@ -177,6 +177,9 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (name it in recipe.label_columns" in said
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)
+    said = capsys.readouterr().out
+    assert "list.csv: zip has other values than 0 and 1" in said
+    assert """recipe.label_rules='{zip_0.5: {zip: "0.5"}}' makes a label of a grade""" in said
 
 
 def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -7,7 +7,7 @@ import pytest
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.boxes import read_boxes
-from dira_scale.ingest.sources.table_cells import flags_and_numbers
+from dira_scale.ingest.sources.table_cells import flags_and_numbers, number
 from dira_scale.places.tables import Row, read_table
 
 
@@ -25,6 +25,19 @@ def test_cells_are_separated_as_in_the_header(tmp_path: Path, delimiter: str) ->
     """A comma inside a cell of a table with semicolons, as Excel writes it in half of Europe, is the cell's."""
     (tmp_path / "x.csv").write_text(delimiter.join(["file", "kind"]) + "\n" + delimiter.join(["a.png", '"x, y; z"']))
     assert [row.cells for row in read_table(tmp_path / "x.csv", ["file"], "")] == [{"file": "a.png", "kind": "x, y; z"}]
+
+
+def test_spaces_around_cells_and_the_case_of_the_header_do_not_matter(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("File ; Patient;Effusion; a b \n a.png ;P 1;1 ; x\n")
+    (row,) = read_table(tmp_path / "x.csv", ["file", "patient", "Effusion "], "")
+    assert row.cells == {"file": "a.png", "patient": "P 1", "Effusion ": "1", "a b": "x"}
+    (tmp_path / "x.csv").write_text("File,FILE,kind\na,b,c\n")
+    with pytest.raises(UserError, match="no column 'file'"):  # either may be meant
+        next(read_table(tmp_path / "x.csv", ["file"], ""))
+    with pytest.raises(UserError, match=r"no column 'KIND'.*it has File, FILE, kind"):  # one column under two names
+        next(read_table(tmp_path / "x.csv", ["kind", "KIND"], ""))
+    (row,) = read_table(tmp_path / "x.csv", ["File"], "")
+    assert row.cells == {"File": "a", "FILE": "b", "kind": "c"}
 
 
 @pytest.mark.parametrize(
@@ -52,6 +65,9 @@ def test_flags_are_told_from_numbers() -> None:
     rows = [Row(n, {name: cells[name][n] for name in cells}) for n in range(4)]
     assert flags_and_numbers(rows, {"g"}) == (["a", "b"], ["c"])
     assert flags_and_numbers([], set()) == ([], [])
+    words = [Row(n, {"a": one, "b": other}) for n, (one, other) in enumerate([("Yes", "yes"), ("no", "maybe")])]
+    assert flags_and_numbers(words, set()) == (["a"], [])
+    assert [number(word, "") for word in ("YES", "no", "True", "false", "2")] == [1, 0, 1, 0, 2]
 
 
 def boxes(tmp_path: Path, line: str) -> list[tuple[str, Box]]:

@@ -74,7 +74,10 @@ class Series:
 def _check(dicom: DicomFile, settings: ReadSettings) -> None:
     kind = dicom.header.get("Modality") or settings.modality
     if kind != settings.modality and settings.modality in MODALITIES:
-        raise RejectedError("DICOM of another modality than recipe.modality")
+        raise RejectedError(
+            f"DICOM of another modality than recipe.modality={settings.modality}: name its own, which needs "
+            "recipe.volume.range=null unless it is CT"
+        )
     if settings.burned_in != "keep":
         check_header(dicom.header)
 

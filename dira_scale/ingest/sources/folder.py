@@ -50,7 +50,8 @@ class Folder:
         labels: CSV with a header. Its files and masks are relative to ``images`` or to the CSV's folder.
         boxes: CSV with the columns file, label, y, x, h, w (pixels; y, x is the upper left corner).
         columns: names of the CSV's columns for file, patient, study, split and mask; null = none.
-        label_columns: columns that are labels; null = every other column that holds only 0, 1, -1 or nothing.
+        label_columns: columns that are labels, numbers or yes and no; null = every other column that holds only 0, 1,
+            -1, yes, no or nothing.
         label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 if the column ``label`` is
             PNEUMONIA, NaN if it is empty, else 0.
         attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
@@ -182,12 +183,15 @@ class Folder:
         if guess:
             flags, others = flags_and_numbers(table(), {*named, *HEADER})
             self.numeric = tuple(flags)
-            found = brief(", ".join([*flags, *self.rules])) or "none of the columns: each has more than 0, 1 and -1"
+            found = brief(", ".join([*flags, *self.rules])) or (
+                "none of the columns: each has more than 0, 1, -1, yes and no; recipe.label_rules makes labels of "
+                "categories"
+            )
             self.guessed = f"{path.name}: labels are {found}"
             if others:
                 numbers = brief(", ".join(others))
                 self.guessed += f"; no labels: {numbers} (name it in recipe.label_columns if it is one)"
-        lines, mask = PathIndex[int](), self.columns.get("mask")
+        lines, mask, graded = PathIndex[int](), self.columns.get("mask"), dict[str, float]()
         for line, row in table():
             place = self._place(row[self.columns["file"]], path)
             file = resolve_links(place)
@@ -195,9 +199,18 @@ class Folder:
                 twice = brief(f"name the same file {file.name}: keep one")
                 raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
             labels = self._labels(row, f"{path}, line {line}")
+            graded_cells = zip(self.numeric, labels, strict=False)  # those of the rules follow
+            graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
             if mask and row[mask].strip():
                 self.no_inputs[resolve_links(self._place(row[mask], path))] = None
+        if graded and not guess:
+            name, value = next(iter(graded.items()))
+            self.guessed = (
+                f"{path.name}: {brief(', '.join(graded))} has other values than 0 and 1: kept as numbers, of which "
+                f"`probe` reads 0 and 1 alone. recipe.label_rules='{{{name}_{value:g}: {{{name}: \"{value:g}\"}}}}' "
+                "makes a label of a grade"
+            )
         if self.listed and not any(map(self._exists, self.listed)):
             raise self._no_file_exists(path)
 

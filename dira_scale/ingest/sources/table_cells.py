@@ -7,9 +7,11 @@ from dira_scale.errors import UserError
 from dira_scale.places.tables import Row
 from dira_scale.places.text import brief
 
+WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}  # in any case
+
 
 def number(cell: str, where: str) -> float:
-    """A cell's finite number, NaN if empty. Raises UserError naming ``where`` it is."""
+    """A cell's finite number (yes, true: 1; no, false: 0), NaN if empty. Raises UserError naming ``where`` it is."""
     value = _number(cell)
     if value is None:
         what = brief(f"'{cell}' is not a number; for categories use recipe.label_rules")
@@ -18,7 +20,7 @@ def number(cell: str, where: str) -> float:
 
 
 def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list[str], list[str]]:
-    """The columns (except ``taken``) whose cells are only 0, 1, -1 or empty; and those with other numbers too."""
+    """The columns (except ``taken``) whose cells are only 0, 1, -1, yes, no or empty; those with other numbers too."""
     kinds: dict[str, set[str]] = {}  # columns with only numbers so far
     for number, row in enumerate(rows):
         if number == 0:
@@ -36,8 +38,11 @@ def flags_and_numbers(rows: Iterable[Row], taken: Collection[str]) -> tuple[list
 
 def _number(cell: str) -> float | None:
     """NaN for an empty cell, None if it is not a finite number."""
+    word = cell.strip()
+    if word.casefold() in WORDS:
+        return WORDS[word.casefold()]
     try:
-        value = float(cell.strip() or "nan")
+        value = float(word or "nan")
     except ValueError:
         return None
     return None if math.isinf(value) else value

@@ -12,7 +12,7 @@ newest state says, and are corrected when a run resumes. No pickle is loaded, an
 the number of processes that wrote it.
 """
 
-from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder
+from dira_scale.runs.checkpoint.folder import as_user_error, clean_up, make_folder, require_space
 from dira_scale.runs.checkpoint.pointers import StoredCheckpoint, best, latest, stages_with_best, stored_checkpoints
 from dira_scale.runs.checkpoint.reading import DamagedError, find_latest, load, verify
 from dira_scale.runs.checkpoint.tensors import CheckpointTensor, names_of_writer, replicated
@@ -37,6 +37,7 @@ __all__ = [
     "make_folder",
     "names_of_writer",
     "replicated",
+    "require_space",
     "stages_with_best",
     "stored_checkpoints",
     "verify",

@@ -37,6 +37,15 @@ def as_user_error(folder: Path) -> Iterator[None]:
         raise UserError(f"checkpoint.folder={folder} cannot be used: {error}") from error
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Raise ``UserError`` if the disk of a local folder of checkpoints has less than ``size`` bytes free."""
+    if is_local(folder) and (free := shutil.disk_usage(folder).free) < size:
+        raise UserError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and a checkpoint of this run takes at least "
+            f"{size / 1e6:,.0f} MB: free some space, or name a folder on another disk, checkpoint.folder=…"
+        )
+
+
 def read_file(path: Path) -> bytes:
     """A file's content.
 

@@ -128,17 +128,16 @@ class Checkpointer:
         if self._failure is not None:  # no later wait() will raise it
             logger.warning("the newest checkpoint was not written: %r", self._failure)
 
-    def raise_if_not_saved(self) -> None:
-        """At the end of a run, make sure that its newest checkpoint was written.
+    def raise_if_not_saved(self, first: bool = False) -> None:
+        """Make sure that the newest checkpoint was written; ``first``: there is none before it to resume from.
 
         Raises:
             NotSavedError: on all ranks, if it could not be written.
         """
         self.wait()
         if self.failed:
-            raise NotSavedError(
-                f"{self.failed}. {self._remedy}, then run the same command again: it resumes from the one before"
-            )
+            follows = "starts again, as there is no other yet" if first else "resumes from the one before"
+            raise NotSavedError(f"{self.failed}. {self._remedy}, then run the same command again: it {follows}")
 
     def read_on_all(self, read: Callable[[], T]) -> T:
         """What ``read`` returns here, once all processes have read. Waits for slow disks and stores as long as all

@@ -1,0 +1,91 @@
+"""What a conversion tells at its end: counts, what was refused and why, and the command to go on with."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+
+from dira_scale.data.manifest import DatasetInfo
+from dira_scale.ingest.finish import Outcome
+from dira_scale.ingest.sample import FILLED
+from dira_scale.ingest.slices import EMPTY
+
+PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
+REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
+MOST = 0.5  # share from which training on what is left is not proposed
+REASONS = 10  # shown
+
+
+def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float) -> None:
+    """Print it all. ``next:`` is a command that works, or is left out."""
+    size = sum(outcome.info.shards.values())
+    console.print(
+        f"{out}: {sample_counts(outcome.info)}; {size / 1e6:.1f} MB in {counted(len(outcome.info.shards), 'shard')}; "
+        f"{seconds:.0f} s"
+    )
+    if outcome.info.split_remark:
+        console.print(f"splits: as in {outcome.info.split_remark}")
+    if outcome.reasons:
+        console.print(f"quarantined: {outcome.info.quarantined} (by name in {outcome.rejected_names})")
+        for reason, count in most_common(outcome.reasons):
+            console.print(f"  {count} x {reason}")
+    for warning in _warnings(outcome):
+        console.print(f"warning: {warning}", style="yellow")
+    if outcome.filled[0]:
+        volumes, slices = outcome.filled
+        console.print(f"filled in: {counted(slices, 'slice')} missing in {counted(volumes, 'volume')} "
+                      f"(attribute {FILLED})")  # fmt: skip
+    if outcome.absent:
+        console.print(f"attributes: no sample has {', '.join(outcome.absent)}; neither table nor headers have it")
+    console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")
+    if outcome.info.dims == 3:
+        console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
+                      "slices for it (docs/how-to/volumes.md)")  # fmt: skip
+    elif outcome.info.counts.get("train") and _refused(outcome) < MOST:
+        phantoms = outcome.info.recipe["_target_"].startswith(PHANTOMS)
+        words = [f"experiment={'phantom' if phantoms else 'small'}", f"data.shards={out}"]
+        words += [f"run=out/runs/{outcome.info.name}"] + ["data.val_split=null"] * (not outcome.info.counts.get("val"))
+        console.print(f"next: python -m dira_scale.pretrain {shlex.join(words)}")
+
+
+def _refused(outcome: Outcome) -> float:
+    """The share of the inputs that were refused; slices that show nothing do not count."""
+    count = outcome.info.quarantined - outcome.reasons[EMPTY]
+    return count / max(1, count + sum(outcome.info.counts.values()))
+
+
+def _warnings(outcome: Outcome) -> Iterator[str]:
+    """What should be looked at before training: many refused images, an empty split."""
+    info = outcome.info
+    if (refused := _refused(outcome)) > REFUSED:
+        named = any("recipe." in reason for reason in outcome.reasons)
+        decides = "; some name the key that decides" if named else ""
+        yield f"{refused:.0%} of the inputs were refused: see the reasons above{decides}"
+    if info.patients_in_two_splits:
+        yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
+               "test are then partly of patients that were trained on")  # fmt: skip
+    if not info.counts.get("train"):
+        yield ("no image is in the split 'train', as a patient's images are in one split: with another out and "
+               "recipe.splits='{train: 1, val: 0, test: 0}' all are in train")  # fmt: skip
+    if not info.counts.get("val"):
+        yield "no image is in the split 'val'; set data.val_split=null, or shard with other recipe.splits"
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 shard``, ``2,000 shards``, ``2 series``."""
+    return f"{count:,} {noun}{'' if count == 1 or noun.endswith('s') else 's'}"
+
+
+def most_common(reasons: Counter[str]) -> list[tuple[str, int]]:
+    """The ten most frequent reasons, and the count of all others if there are several."""
+    most = reasons.most_common(REASONS + 1)
+    if len(most) <= REASONS or len(reasons) == REASONS + 1:
+        return most
+    return [*most[:-1], ("other reasons", reasons.total() - sum(count for _, count in most[:-1]))]
+
+
+def sample_counts(info: DatasetInfo) -> str:
+    """``train 80, val 10, test 10 samples``."""
+    return ", ".join(f"{split} {count}" for split, count in info.counts.items()) + " samples"
