@@ -234,8 +234,8 @@ MUTATIONS = (
     Mutation(
         "resumed-a-step-too-late",
         "engine/trainer.py",
-        "self.state = RunState(**state)",
-        'self.state = RunState(**state | {"step": state["step"] + 1})',
+        "self.state, self.stored = RunState(**state), True",
+        'self.state, self.stored = RunState(**state | {"step": state["step"] + 1}), True',
         ("pretraining/test_stages.py",),
     ),
     Mutation(

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +17,8 @@ TIERS = {
     "system and not torture and not gpu": "make test-system",
     "not torture and not gpu": "make test-rest",
 }
+# They use one SLURM in turns: in processes of their own they would wait for each other.
+SLURM = tuple(f"tests/system/test_{name}.py" for name in ("sweeps", "jobs", "sweep_status", "dev_cluster"))
 NOTES = "dira_scale/make-test"  # in pytest's cache
 LACKING = "lacking"  # the mark of a test's report
 Report = pytest.TestReport
@@ -29,8 +32,21 @@ class Tier:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
-        """Whole runs first: a worker that begins one last would be the only one that works."""
-        items.sort(key=lambda item: "system" not in item.path.parts)
+        """SLURM, then whole runs first: a worker that begins them last would be the only one that works."""
+        items.sort(key=lambda item: (not item.nodeid.startswith(SLURM), "system" not in item.path.parts))
+
+    @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+    def pytest_xdist_make_scheduler(self, config: pytest.Config, log: Any) -> Any:
+        """A file's tests by one worker, as ``--dist loadfile`` does, and all of SLURM's by one, too."""
+        if config.getvalue("dist") != "loadfile":
+            return None
+        from xdist.scheduler import LoadFileScheduling
+
+        class Files(LoadFileScheduling):  # type: ignore[misc]
+            def _split_scope(self, nodeid: str) -> str:
+                return "slurm" if nodeid.startswith(SLURM) else str(super()._split_scope(nodeid))
+
+        return Files(config, log)
 
     @pytest.hookimpl(trylast=True)
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

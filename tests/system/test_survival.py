@@ -153,8 +153,8 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     small: Path, shards: Path, tmp_path: Path, name: str
 ) -> None:
     run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *SMALL, "checkpoint.every=1000")
-    # In the third step, in the midst of a stage: after the start, two rows of training and one of held-out images.
-    signalled, environment = killed_at(command, "os.rename:/status.json:5", by=signal.Signals[name])
+    # In the third step, in the midst of a stage: after the start, where it begins, two rows and one of held-out images.
+    signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.Signals[name])
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
     found = status(run)
