@@ -45,6 +45,8 @@ class DevCluster:
 
     def up(self) -> None:
         """Start the cluster, or those of its daemons that are not there."""
+        if self.folder.is_dir() and not (self.folder / "env").exists():  # a start that was killed before any daemon's
+            shutil.rmtree(self.folder)
         self._call("up", SLURM_DEV_PORT=str(_free_port()))
 
     def down(self) -> None:
