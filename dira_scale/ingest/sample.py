@@ -52,7 +52,7 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         if isinstance(image, Input):
             return image.read(recipe.reading)
         if recipe.dims == 3:
-            return _hounsfield(read_volume(image, recipe.reading), item, recipe)
+            return read_volume(image, recipe.reading)
         return read_image(image, recipe.bits, recipe.burned_in)
     except GeometryError as error:
         raise QuarantinedError("geometry", str(error)) from error
@@ -61,22 +61,6 @@ def read_input(item: Item, recipe: Recipe) -> GreyImage | Volume:
         if item.record.size is not None and isinstance(cause, OSError) and cause.errno in OUT_OF_REACH:
             raise OSError(cause.errno, cause.strerror, cause.filename or str(image)) from error
         raise QuarantinedError("decode", str(error)) from error
-
-
-def _hounsfield(volume: Volume, item: Item, recipe: Recipe) -> Volume:
-    """``volume``, unless a file without DICOM's header cannot be the CT for which the recipe takes it. Air is -1000 HU,
-    fat -100; what has neither is MR, or values from 0 on, which as HU would all be white."""
-    if (
-        recipe.modality == "CT"
-        and item.record.modality is None
-        and volume.scale * volume.voxels.min() >= -volume.offset
-    ):
-        raise QuarantinedError(
-            "check",
-            "no value is below 0, so these are not CT's Hounsfield units (recipe.modality=CT); of MR or others "
-            "(recipe.modality=MR, PT …) recipe.volume.range=null takes each volume's own range",
-        )
-    return volume
 
 
 def _check_as_listed(record: SourceRecord) -> None:

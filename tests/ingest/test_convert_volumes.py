@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.survey import survey_and_print
 from dira_scale.pixels.codecs import decode
@@ -86,20 +85,3 @@ def test_slices_that_are_filled_in_are_told(
     convert(config, tmp_path / "refused", workers=1)
     assert "filled in" not in capsys.readouterr().out
     assert ShardedDataset.open(tmp_path / "refused").table.num_rows == 1
-
-
-def test_mr_is_not_taken_for_ct(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace) -> None:
-    """A file without DICOM's header does not say what it is; its values do."""
-    values = np.abs(make.smooth((18, 24, 28))).astype(np.int16)
-    for number in range(3):
-        (tmp_path / "images").mkdir(exist_ok=True)
-        nibabel.Nifti1Image(values + np.int16(number), np.eye(4)).to_filename(tmp_path / f"images/{number}.nii")
-    with pytest.raises(
-        UserError, match=r"none of the 3 inputs is usable.*recipe.modality=MR.*recipe.volume.range=null"
-    ):
-        convert(ingest.recipe("volumes", images=str(tmp_path / "images")), tmp_path / "out", workers=1)
-    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"), modality="MR")
-    recipe["volume"]["range"] = None
-    convert(recipe, tmp_path / "out", workers=1)
-    sample = ShardedDataset.open(tmp_path / "out").table.to_pylist()[0]
-    assert values.min() <= sample["low"] < sample["high"] <= values.max() + 2

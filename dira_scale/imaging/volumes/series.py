@@ -74,10 +74,7 @@ class Series:
 def _check(dicom: DicomFile, settings: ReadSettings) -> None:
     kind = dicom.header.get("Modality") or settings.modality
     if kind != settings.modality and settings.modality in MODALITIES:
-        raise RejectedError(
-            f"DICOM of another modality than recipe.modality={settings.modality}: name its own, which needs "
-            "recipe.volume.range=null unless it is CT"
-        )
+        raise RejectedError("DICOM of another modality than recipe.modality")
     if settings.burned_in != "keep":
         check_header(dicom.header)
 
