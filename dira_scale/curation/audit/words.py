@@ -32,7 +32,7 @@ REASONS = """
     frame frames from gantry gap geometry give go grey grid grids gzip has have hdr header here hold image img
     impossible in indices infinite inflates instead integers irregular is it its jpeg json jsrt keep kind labels
     lacks large leave leaves length lengths less lettering lie lies like line lines list listed looks mask masks
-    may met metaimage millimetres missing modalities modality more most must name names nan negative neither
+    may met metaimage millimetres min missing modalities modality more most must name names nan negative neither
     nifti nii no none nor not npy npz nrrd number numbers numpy of offsets on one or order orientation
     orientations other out outline outside overlap pages pairs patient permissionerror pixel pixels place png
     position radiograph raw reaches read readings recipe recipe.burned_in recipe.dims recipe.modality
