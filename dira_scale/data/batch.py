@@ -81,7 +81,7 @@ class Batch:
         size, rest = divmod(len(self.index), n)
         assert rest == 0, f"{len(self.index)} samples cannot be cut into {n} equal micro-batches"
         if n == 1:
-            return [self]  # twenty slices are a millisecond of a step
+            return [self]  # nothing to cut: some twenty slices less in every step
         return [self._part(slice(i * size, (i + 1) * size)) for i in range(n)]
 
     def _part(self, samples: slice) -> Self:

@@ -20,7 +20,7 @@ def one_order(wanted: bool) -> Iterator[None]:
     """A backward pass within adds in one order, if ``wanted``: torch's fused attention then takes turns.
 
     torch's switch is for the whole process. An operation that has no such algorithm raises RuntimeError and names
-    itself; ``tests/engine/test_determinism.py`` lists those of our networks.
+    itself; ``tests/engine/test_determinism.py`` shows that our networks have none.
     """
     if not wanted:
         yield

@@ -61,6 +61,8 @@ class PlainEncoder(Encoder):
 def _averaged(features: Tensor, size: tuple[int, int]) -> Tensor:
     """Adaptive average pooling [b, C, h, w] -> [b, C, *size]. torch's own adds gradients in any order on a GPU."""
     (h, w), (height, width) = features.shape[2:], size
+    if (h, w) == size:
+        return features
     if h % height == 0 and w % width == 0:
         return features.unflatten(3, (width, w // width)).unflatten(2, (height, h // height)).mean((3, 5))
     rows, columns = _windows(h, height, features), _windows(w, width, features)
