@@ -31,9 +31,9 @@ CARRIED = {
 SHIM = "dira_scale_torchvision_ops"  # the set-up's hook, which a torchvision over a CPU torch needs
 
 
-def missing(packages: Iterable[str] = tuple(CARRIED)) -> list[str]:
+def missing() -> list[str]:
     """Those of ``CARRIED`` that this Python lacks."""
-    return [name for name in packages if importlib.util.find_spec(CARRIED[name]) is None]
+    return [name for name, module in CARRIED.items() if importlib.util.find_spec(module) is None]
 
 
 def pretended(folder: Path, packages: Iterable[str] = (*PRESENT, *CARRIED)) -> Path:
@@ -83,11 +83,9 @@ def tops(found: Distribution) -> set[str]:
             continue
         shared = len(path.parts) > 2 and not first.endswith((".dist-info", ".libs")) and not _is_package(found, first)
         tops.add(f"{first}/{path.parts[1]}" if shared else first)
-    if not any(
-        Path(str(found.locate_file(top))).exists() for top in tops
-    ):  # installed by setup.py, which lists sources
-        tops |= set((found.read_text("top_level.txt") or "").split())
-    return tops
+    if any(Path(str(found.locate_file(top))).exists() for top in tops):
+        return tops
+    return set((found.read_text("top_level.txt") or "").split())  # installed by setup.py, which lists sources
 
 
 def _is_package(found: Distribution, folder: str) -> bool:
