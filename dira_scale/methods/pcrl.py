@@ -26,7 +26,8 @@ from dira_scale.models import norm
 from dira_scale.models.heads import MLP
 from dira_scale.models.unet import UNet
 
-PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})  # re: 0.5 on images of ImageNet's variance, 0.0511
+# 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
+PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
 
 
 class PCRL(MoCo):
@@ -50,6 +51,8 @@ class PCRL(MoCo):
         alpha: of the distribution of λ; 1 is uniform.
         attention: ``channel`` (released code) or ``outer`` (paper).
         weights: of the terms.
+        target_scale: of what the decoder predicts and is compared with, for images in [0, 1]. A larger one makes the
+            decoder's last weights learn as much more slowly. The released code's 4.43 is that of normalised images.
 
     Raises ``UserError`` for settings outside their range.
     """
@@ -75,10 +78,11 @@ class PCRL(MoCo):
         alpha: float = 1.0,
         attention: str = "channel",
         weights: Mapping[str, float] = PAPER_WEIGHTS,
+        target_scale: float = 1.0,
     ) -> None:
         super().__init__(unet.encoder, views, dim, queue, temperature, momentum, batch_norm)
-        _check(views, type(self).orientations, alpha, attention, weights)
-        self.weights, self.alpha = dict(weights), alpha
+        _check(views, type(self).orientations, alpha, attention, weights, target_scale)
+        self.weights, self.alpha, self.target_scale = dict(weights), alpha, target_scale
         self.active = tuple(self.weights)
         channels = unet.encoder.channels[-1]
         self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
@@ -126,7 +130,7 @@ class PCRL(MoCo):
             for name, (pyramid, image, orientation) in branches.items()
         }
         errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
-        losses["re"] = torch.stack(list(errors.values())).sum()
+        losses["re"] = self.target_scale**2 * torch.stack(list(errors.values())).sum()
         monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
         (terms.restored, terms.target), terms.orientation = restored["ordinary"], first[0]
         return terms
@@ -137,8 +141,8 @@ class PCRL(MoCo):
 
     def decoded(self, pyramid: list[Tensor]) -> Tensor:
         """The decoder's image [b, 1, S, S] of ``pyramid``: linear, not bounded by [0, 1]; in the queue's precision."""
-        image: Tensor = self.head(self.decoder(pyramid))
-        return image.to(self.queue.dtype)
+        scaled: Tensor = self.head(self.decoder(pyramid))
+        return scaled.to(self.queue.dtype) / self.target_scale
 
     def unit(self, embeddings: Tensor) -> Tensor:
         """``embeddings`` [b, dim] of unit length, in the queue's precision."""
@@ -192,13 +196,16 @@ def blended(first: Sequence[Tensor], second: Sequence[Tensor], share: float) -> 
     return [blend(a, b, share) for a, b in zip(first, second, strict=True)]
 
 
-def _check(views: ViewSpec, orientations: int, alpha: float, attention: str, weights: Mapping[str, float]) -> None:
+def _check(
+    views: ViewSpec, orientations: int, alpha: float, attention: str, weights: Mapping[str, float], target_scale: float
+) -> None:
     if views.pair != "image":
         raise UserError(f"views.pair={views.pair}: PCRL mixes the two views of one image; use views.pair=image")
     if views.orientations < orientations:
         raise UserError(f"views.orientations={views.orientations}: PCRL needs {orientations} or more; use views=pcrl")
-    if not 0 < alpha < math.inf:
-        raise UserError(f"method.alpha: {alpha} must be above 0")
+    for name, value in {"alpha": alpha, "target_scale": target_scale}.items():
+        if not 0 < value < math.inf:
+            raise UserError(f"method.{name}: {value} must be a number above 0")
     if attention not in ATTENTIONS:
         known = f"{' or '.join(ATTENTIONS)}{nearest(attention, ATTENTIONS)}"
         raise UserError(f"method.attention={attention}: expected {known}")

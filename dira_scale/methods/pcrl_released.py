@@ -19,7 +19,9 @@ from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PCRL, blend, blended
 from dira_scale.models.unet import UNet
 
-RELEASED_WEIGHTS = MappingProxyType({"di": 1.0, "re": 19.58})  # re: 1 on images of ImageNet's variance, 0.0511
+RELEASED_WEIGHTS = MappingProxyType({"di": 1.0, "re": 1.0})
+# Targets are normalised: the root of the mean of 1 / deviation² over ImageNet's three, .229, .224 and .225.
+NORMALISED = 4.425
 MIXUP = 2**20  # added to a micro-batch's number: mixup and the shuffling of keys are different permutations
 
 
@@ -54,9 +56,10 @@ class PCRLReleased(PCRL):
         alpha: float = 1.0,
         attention: str = "channel",
         weights: Mapping[str, float] = RELEASED_WEIGHTS,
+        target_scale: float = NORMALISED,
     ) -> None:
         super().__init__(
-            unet, views, dim, queue, temperature, momentum, batch_norm, alpha, attention=attention, weights=weights
+            unet, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale
         )
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()))
@@ -94,7 +97,7 @@ class PCRLReleased(PCRL):
             ),
         }
         errors = {name: F.mse_loss(*pair) for name, pair in restored.items()}
-        losses["re"] = torch.stack(list(errors.values())).mean()
+        losses["re"] = self.target_scale**2 * torch.stack(list(errors.values())).mean()
         monitors |= {f"re_{name}": error.detach() for name, error in errors.items()}
         terms.restored, terms.target = restored["mixed"]
         return terms
@@ -150,7 +153,7 @@ def nce(ratios: Tensor) -> Tensor:
     r is exp(similarity / temperature) over its mean Z. The released code divides by n Z, with a noise probability of
     1 / n, n being the number of batches in an epoch; n cancels, but for its epsilon: 1e-5 n is added to K, which adds
     about that much to the loss (0.01 at 1,227 batches) and nothing to its gradient. It also cuts n Z to a whole number,
-    by 0.1 % at most.
+    by 1 / (n Z) at most.
     """
     positive, negatives = ratios[:, 0], ratios[:, 1:]
     count = negatives.shape[1]

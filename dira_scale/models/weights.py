@@ -26,10 +26,16 @@ def trained_encoder(config: Mapping[str, Any], tensors: Tensors) -> Encoder:
 
 
 def trained_unet(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) -> UNet:
-    """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there."""
+    """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there.
+
+    The head's output is an image on the scale of the input's, also where the method trained it on another
+    (``method.target_scale``).
+    """
     unet = UNet(encoder, config["model"]["decoder_channels"])
     _fill(unet.decoder, "method.decoder.", tensors)
     _fill(unet.head, "method.head.", tensors)
+    for parameter in unet.head.parameters():
+        parameter.data /= config["method"].get("target_scale", 1.0)
     return unet.eval()
 
 

@@ -153,7 +153,7 @@ def attended(method, features, orientation):
 def restored(method, maps):
     """The decoder's image [S, S] of one sample's maps."""
     levels = [torch.from_numpy(np.ascontiguousarray(each))[None] for each in maps]
-    return array(method.head(method.decoder(levels)))[0, 0]
+    return array(method.head(method.decoder(levels)))[0, 0] / method.target_scale
 
 
 def squared_error(image, target):

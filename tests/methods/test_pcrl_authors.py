@@ -14,7 +14,7 @@ augmentation (but for T and the cutout). Two details of theirs are set aside:
 
 * An epsilon of 1e-5 in the contrast, which counts n times, n being the number of batches in an epoch. In float64 n is
   1e-6 here; it has no other effect.
-* The normaliser n Z is kept in a buffer of integers, so its fraction is lost: with 1,227 batches at most 0.1 %. The
+* The normaliser n Z is kept in a buffer of integers, so its fraction is lost: at most 1 of n Z. The
   buffer has floating point here, but for one test.
 """
 
@@ -36,8 +36,8 @@ from dira_scale.data.distort import Distort
 from dira_scale.data.orientation import indicator, reorient
 from dira_scale.data.views import Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.methods.moco import permutation
-from dira_scale.methods.pcrl import blended
-from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased, exponentials, nce
+from dira_scale.methods.pcrl import PAPER_WEIGHTS, blended
+from dira_scale.methods.pcrl_released import MIXUP, NORMALISED, PCRLReleased, exponentials, nce
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
 
@@ -159,7 +159,8 @@ class Pair:
         unet.head = nn.Conv2d(16, channels, 3, padding=1)
         views = ViewSpec(size=size, orientations=1)
         weights = {"di": 1.0, "re": 1.0}
-        self.ours = PCRLReleased(unet, views, queue=KEYS, weights=weights).to(dtype).train()
+        # These images are of their scale already.
+        self.ours = PCRLReleased(unet, views, queue=KEYS, weights=weights, target_scale=1.0).to(dtype).train()
         self.load()
         self.ours_optimizer = torch.optim.SGD([p for p in self.ours.parameters() if p.requires_grad], **settings)
 
@@ -422,7 +423,8 @@ def test_cutout_is_the_authors_where_centres_are_equal(authors):
     assert compared > 30
 
 
-def test_the_weight_of_restoration_is_that_of_normalised_images():
+def test_the_scale_of_targets_is_that_of_normalised_images():
     """A grey error e in [0, 1] is e / σ in each normalised colour: 19.58 times the squared error on average."""
     deviations = torch.tensor([0.229, 0.224, 0.225], dtype=torch.float64)
-    assert (1 / deviations**2).mean().item() == pytest.approx(19.58, abs=0.005)
+    assert (1 / deviations**2).mean().item() == pytest.approx(NORMALISED**2, abs=0.005)
+    assert pytest.approx(PAPER_WEIGHTS["re"], abs=0.005) == 0.5 * NORMALISED**2

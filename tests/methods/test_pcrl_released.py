@@ -26,6 +26,7 @@ from methods.pcrl_parts import (
 
 from dira_scale.methods import pcrl_released
 from dira_scale.methods.moco import permutation
+from dira_scale.methods.pcrl import PCRL
 from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased, exponentials, nce
 
 ERRORS = ("ordinary", "hybrid", "mixed", "mixed_hybrid")
@@ -107,7 +108,7 @@ def assert_formulas(terms, contrast, errors):
     assert terms.losses["di"].item() == pytest.approx(contrast, rel=1e-9)
     for name, error in errors.items():
         assert terms.monitors[f"re_{name}"].item() == pytest.approx(error, rel=1e-9)
-    assert terms.losses["re"].item() == pytest.approx(sum(errors.values()) / 4, rel=1e-9)
+    assert terms.losses["re"].item() == pytest.approx(4.425**2 * sum(errors.values()) / 4, rel=1e-9)
 
 
 @pytest.mark.parametrize("attention", ["channel", "outer"])
@@ -420,8 +421,24 @@ def test_one_orientation_a_view_is_enough():
     assert torch.isfinite(method(orientations=1)(*batch(orientations=1)).losses["re"])
 
 
+@pytest.mark.parametrize("kind", [PCRL, PCRLReleased])
+def test_the_error_is_that_of_scaled_predictions_of_a_scaled_target(kind):
+    """Of two heads that restore the same image, the one on a scale of 4 has 16 times the loss, 4 times the gradient."""
+    plain, scaled = (build(kind, target_scale=scale) for scale in (1.0, 4.0))
+    with torch.no_grad():
+        for parameter in scaled.head.parameters():
+            parameter *= 4
+    whole = batch()
+    terms = [model(*whole) for model in (plain, scaled)]
+    assert torch.allclose(terms[0].restored, terms[1].restored, rtol=1e-12, atol=0)
+    assert terms[1].losses["re"].item() == pytest.approx(16 * terms[0].losses["re"].item(), rel=1e-12)
+    for each in terms:
+        each.losses["re"].backward()
+    assert torch.allclose(4 * plain.head.weight.grad, scaled.head.weight.grad, rtol=1e-9, atol=1e-15)
+
+
 def test_default_settings_are_the_released_codes():
-    assert method().weights == {"di": 1.0, "re": 19.58}
+    assert method().weights == {"di": 1.0, "re": 1.0} and method().target_scale == 4.425
     defaults = {name: p.default for name, p in inspect.signature(PCRLReleased).parameters.items()}
     assert defaults["momentum"] == 0.999 and defaults["queue"] == 16384 and defaults["dim"] == 128
     assert defaults["temperature"] == 0.2 and defaults["alpha"] == 1.0 and defaults["attention"] == "channel"
