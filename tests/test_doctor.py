@@ -121,6 +121,7 @@ def test_the_launch_command_starts_one_group_of_processes(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.glob("rank *")) == ["rank 0 of 2", "rank 1 of 2"]
 
 
+@pytest.mark.system
 def test_a_stopped_run_is_no_error_of_the_launchers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

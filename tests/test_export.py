@@ -188,7 +188,10 @@ def follow(card: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str
 LARGE = [pytest.param(name, marks=pytest.mark.torture) for name in ("resnet18", "convnext_atto")]
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_convnext", "regnetx_002", tiny_swin.NAME, *LARGE])
+@pytest.mark.parametrize(
+    "name",
+    ["test_resnet", "test_convnext", pytest.param("regnetx_002", marks=pytest.mark.system), tiny_swin.NAME, *LARGE],
+)
 def test_the_cards_code_computes_what_we_compute(name, exported, monkeypatch):
     trained = exported(name)
     theirs, method = follow(trained.card(), trained.run / "export", monkeypatch), trained.method
@@ -221,6 +224,7 @@ def test_a_transformers_card_computes_what_we_compute(exported, monkeypatch):
     torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["test_resnet", pytest.param("test_vit", marks=pytest.mark.system)])
 def test_onnx_computes_what_we_compute(name, exported, tmp_path, monkeypatch):
     """For one image, traced with two."""
@@ -278,6 +282,7 @@ def test_pcrls_restored_image_is_its_heads_output(form, onnx, tmp_path, monkeypa
             assert torch.equal(unet(theirs["image"]), restored)
 
 
+@pytest.mark.system
 def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
     trained = TrainedPCRL(tmp_path, FORMS[1], "resnet50")
     assert main([f"run={trained.run}", "formats=[smp,torchvision,monai]"]) == 0

@@ -95,6 +95,7 @@ def test_interrupted():
 """
 
 
+@pytest.mark.system
 def test_hours_of_tests_go_on_where_they_stopped(tmp_path: Path) -> None:
     """Not those that failed, nor where a file has changed; once all have passed, all run again."""
 
@@ -148,6 +149,7 @@ if "INSTALLED" in os.environ:
 FIRST, REST = ("not system and not torture and not gpu",), ("not torture and not gpu", "--rest")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("workers", [(), ("-p", "xdist.plugin", "-n", "2")], ids=["one", "xdist"])
 def test_make_test_and_the_rest_run_every_test_once(
     workers: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -150,7 +150,7 @@ def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pyt
     monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
 
 
-@pytest.mark.parametrize("succeeds", [True, False])
+@pytest.mark.parametrize("succeeds", [True, pytest.param(False, marks=pytest.mark.system)])
 def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
     succeeds: bool, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

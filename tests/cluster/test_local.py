@@ -106,6 +106,7 @@ def test_a_sweep_file_has_its_own_name(words: list[str], tmp_path: Path, capsys:
     assert main([*copied, "sweep.name=third"]) == 0
 
 
+@pytest.mark.system
 def test_what_failed_is_started_again_with_what_needs_it(words: list[str], tmp_path: Path) -> None:
     order = tmp_path / "out" / "orders" / "fail train-batch16"
     order.touch()

@@ -91,6 +91,7 @@ other.kill()
 """
 
 
+@pytest.mark.system
 @needs_libgomp
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads on one core never spin for long")
 def test_threads_wait_with_less_cpu_time_while_the_team_sleeps():

@@ -31,20 +31,28 @@ def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:
     assert found["steps"] == 3 and found["places"] == []
 
 
-def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for() -> None:
+NARROW = ["optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"]
+LARS = ["optim=lars_barlow", "optim.warmup_epochs=0", "model.bn_groups=1", "method.base.dim=64"]
+STEPS = {
+    "moco": (["di", "dir", "dira"], [*MOCO, "optim=adamw", "parallel.accumulate=2"]),
+    "barlow": (["dira"], ["method=dira_barlow", *LARS]),
+    "byol": (["dira"], ["method=dira_byol", *NARROW]),
+    "pcrl": (["pcrl"], PCRL),
+    "released pcrl": (["pcrl"], [*PCRL, "preset=released", "data.batch=16"]),
+}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("moco", "released pcrl"), pytest.param(("barlow", "byol", "pcrl"), marks=pytest.mark.system)],
+    ids=", ".join,
+)
+def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...]) -> None:
     """On a pretended device (pretended.py): what waits is found where it is planted, and in no method's steps, those at
     which the health monitors look among them."""
     pytest.importorskip("torch.utils.backend_registration", reason="this torch cannot pretend a device")
-    lars = ["optim=lars_barlow", "optim.warmup_epochs=0", "model.bn_groups=1"]
-    narrow = ["optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"]
     keys = [*SMALL, "data.size=32", "health.every=1"]
-    asked = {
-        "moco": (["di", "dir", "dira"], [*keys, *MOCO, "optim=adamw", "parallel.accumulate=2"]),
-        "barlow": (["dira"], [*keys, "method=dira_barlow", *lars, "method.base.dim=64"]),
-        "byol": (["dira"], [*keys, "method=dira_byol", *narrow]),
-        "pcrl": (["pcrl"], [*keys, *PCRL]),
-        "released pcrl": (["pcrl"], [*keys, *PCRL, "preset=released", "data.batch=16"]),
-    }
+    asked = {name: (stages, [*keys, *words]) for name, (stages, words) in STEPS.items() if name in names}
     script = str(Path(__file__).with_name("pretended.py"))
     found = json.loads(finish([sys.executable, script, json.dumps(asked)]).splitlines()[-1])
     planted = found.pop("planted")

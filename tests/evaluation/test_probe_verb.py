@@ -155,6 +155,7 @@ def test_runs_that_differ_in_their_seed_share_a_row(tmp_path: Path, shards: Path
     assert [found[name, "5", "knn", 1.0, "mean"]["encoders"] for name in ("moco", "other")] == [2, 1]
 
 
+@pytest.mark.system
 def test_rows_of_the_same_name_are_told_apart_by_their_paths(tmp_path: Path, shards: Path, capsys) -> None:
     runs = [train(tmp_path / name / "demo", seed=0) for name in "ab"]
     config = yaml.safe_load((runs[1] / "config.yaml").read_text()) | {"epoch_factor": 2.0}

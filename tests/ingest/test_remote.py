@@ -138,6 +138,7 @@ def test_a_slice_that_comes_late_does_no_harm(
     assert capsys.readouterr().out.count("is complete") == 1 and bucket.keys("late/") == list(joined[1])
 
 
+@pytest.mark.system
 def test_a_killed_conversion_into_a_store_goes_on(
     bucket: s3.Bucket, png_folder: Path, tmp_path: Path, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:

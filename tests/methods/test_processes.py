@@ -308,7 +308,11 @@ SOME_NAMES = {
 
 @pytest.mark.parametrize(
     ("worker", "ranks"),
-    [("dira", 2), ("pcrl", 2), *(pytest.param(name, 4, marks=pytest.mark.system) for name in SOME_NAMES)],
+    [
+        ("pcrl", 2),
+        pytest.param("dira", 2, marks=pytest.mark.system),
+        *(pytest.param(name, 4, marks=pytest.mark.system) for name in SOME_NAMES),
+    ],
 )
 def test_methods_on_several_processes_equal_one(worker, ranks, on_one_process, tmp_path):
     """Losses, monitors, gradients, momentum networks, queues and running statistics, on every base and for PCRL."""

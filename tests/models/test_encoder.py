@@ -175,7 +175,7 @@ def test_names_are_timms(name):
     [
         ("resnet81", 224, "did you mean 'resnet"),
         ("levit_128s", 224, "no feature pyramid"),
-        ("inception_v3", 224, "no feature pyramid"),
+        pytest.param("inception_v3", 224, "no feature pyramid", marks=pytest.mark.system),
         (
             "resnet18",
             33,

@@ -88,6 +88,7 @@ def test_collectives_of_pcrl_by_hand() -> None:
     assert Collective("gather", 8 * 3 * 128 * 4, 2) in step.collectives  # o, m and h of all images
 
 
+@pytest.mark.system
 def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
     """Twice through both encoders instead of once; four restorations instead of three."""
     released = "method._target_=dira_scale.methods.pcrl_released.PCRLReleased"
@@ -125,6 +126,7 @@ def test_memory_is_known_between_batches_whatever_the_monitors_take_of_them() ->
     assert few.activations < between.activations < many.activations
 
 
+@pytest.mark.system
 def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
     """One BatchNorm group over two processes: normalised by our own formula, which keeps fp32 copies."""
     keys = ["data.size=64", "precision=bf16", "model.encoder=test_resnet"]

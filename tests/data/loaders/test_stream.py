@@ -228,7 +228,9 @@ def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, serv
     loader = stream(far(server), order_of(local), cache, workers=2)
     with pytest.raises(MissingShardError, match=message):
         list(loader.iterate(0, 6))
-    assert server.asked["train-000002.tar"] == requests and not loader_threads()
+    # aiohttp asks once more, by itself, where the server closes a connection that it had used before.
+    assert server.asked["train-000002.tar"] - requests in ((0, 1) if fault == ("cut", 0) else (0,))
+    assert not loader_threads()
 
 
 def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cache, monkeypatch):

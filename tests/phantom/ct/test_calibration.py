@@ -30,6 +30,7 @@ def core(study: Study, value: int, rounds: int = 2) -> np.ndarray:
     return study.voxels[ndimage.binary_erosion(study.mask == value, iterations=rounds)]
 
 
+@pytest.mark.system
 def test_air_lungs_fat_and_muscle(thorax: Study) -> None:
     assert (thorax.voxels[:, :4] == -1000).all()
     lung = core(thorax, ORGAN)
@@ -40,6 +41,7 @@ def test_air_lungs_fat_and_muscle(thorax: Study) -> None:
     assert fat == pytest.approx(tissue.FAT, abs=12) and muscle == pytest.approx(tissue.MUSCLE, abs=12)
 
 
+@pytest.mark.system
 def test_windpipe_aorta_and_bone(thorax: Study, chest: Body) -> None:
     ways, great = chest.chest.ways, chest.chest.middle.great
     assert np.median(at(thorax, ways.ends[ways.radii[:, 0] > 8, 0])) < -970
@@ -51,6 +53,7 @@ def test_windpipe_aorta_and_bone(thorax: Study, chest: Body) -> None:
     assert len(spongy) > 0.03 * fine.voxels.size
 
 
+@pytest.mark.system
 def test_liver_spleen_and_kidneys(belly: Study, abdomen: Body) -> None:
     contrast = abdomen.trunk.contrast
     assert np.median(core(belly, ORGAN)) == pytest.approx(contrast.liver, abs=4)
@@ -68,6 +71,7 @@ def test_a_plain_scan_has_the_textbooks_values() -> None:
     assert (tissue.PLAIN.liver, tissue.PLAIN.blood, tissue.FAT, tissue.MUSCLE) == (57, 42, -100, 50)
 
 
+@pytest.mark.system
 def test_masks_lie_in_their_organs(thorax: Study, belly: Study, chest: Body, abdomen: Body) -> None:
     for study, (low, high) in ((thorax, (1.5e6, 9e6)), (belly, (0.6e6, 3e6))):  # mm3: lungs, liver
         volume = (study.mask > 0).sum() * np.prod(study.grid.spacing)
@@ -95,6 +99,7 @@ def test_the_noise_has_the_scanners_strength_and_correlation() -> None:
     assert neighbours["SOFT"] > 0.25 and neighbours["SHARP"] < neighbours["SOFT"]
 
 
+@pytest.mark.system
 def test_patients_differ_and_slices_are_means_of_thin_ones(chest: Body) -> None:
     other = body("thorax", 6)
     coarse = {"centre": (0, 0, -130), "shape": (20, 40, 40), "spacing": 9.0}

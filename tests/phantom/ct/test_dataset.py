@@ -51,6 +51,7 @@ def chests(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return dataset.generate(folder, PATIENTS, SEED, "thorax", "metaimage", SIZE)
 
 
+@pytest.mark.system
 def test_same_bytes_for_two_workers_and_for_several_threads(chests: Path, tmp_path: Path) -> None:
     code = "from dira_scale.ingest.sources.phantom import in_processes\n"
     code += "from dira_scale.phantom.ct.dataset import generate\n"

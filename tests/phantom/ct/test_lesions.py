@@ -10,7 +10,7 @@ from dira_scale.phantom.ct.grid import Grid
 from dira_scale.phantom.ct.study import FINDING, ORGAN, Body
 
 
-@pytest.mark.parametrize("kind", ["chest", "abdomen"])
+@pytest.mark.parametrize("kind", ["chest", pytest.param("abdomen", marks=pytest.mark.system)])
 def test_annotation_agrees_with_the_mask(kind: str, request: pytest.FixtureRequest) -> None:
     subject: Body = request.getfixturevalue(kind)
     assert len(subject.lesions) >= 3

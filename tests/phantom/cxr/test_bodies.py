@@ -27,6 +27,7 @@ def thumbnail(anatomy: Anatomy, study: int = 0) -> np.ndarray:
     return radiograph.take(anatomy, [], SIDE, rng).pixels.astype(np.float32)[None] / 4095
 
 
+@pytest.mark.system
 def test_no_two_patients_are_near_duplicates_for_the_audit() -> None:
     pictures = np.stack([thumbnail(patient(number)) for number in range(200)])
     assert near_twins(pictures, np.arange(len(pictures)), len(pictures)) == []
