@@ -419,7 +419,7 @@ def test_a_micro_batch_of_one_group_is_refused():
     ("settings", "message"),
     [
         ({"orientations": 1}, "views.orientations=1: PCRL needs 2 or more; use views=pcrl"),
-        ({"alpha": 0.0}, "method.alpha: 0.0 must be above 0"),
+        ({"alpha": 0.0}, "method.alpha: 0.0 must be a number above 0"),
         ({"alpha": math.inf}, "method.alpha: inf"),
         ({"alpha": math.nan}, "method.alpha: nan"),
         ({"attention": "chanel"}, "method.attention=chanel: expected channel or outer; did you mean 'channel'?"),
