@@ -167,6 +167,9 @@ class ShardCache:
                 if (descriptor := self.folder.open(shard.name)) is not None:
                     return descriptor
             elif not isinstance(claim, Claim):
+                if shard.name in self.failed:  # another thread gave up, and its claim, since we looked
+                    claim.close()
+                    continue
                 return self._filled(shard, claim)
             if (progress := self.folder.progress(shard.name)) != seen:
                 seen, since = progress, time.monotonic()

@@ -228,9 +228,27 @@ def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, serv
     loader = stream(far(server), order_of(local), cache, workers=2)
     with pytest.raises(MissingShardError, match=message):
         list(loader.iterate(0, 6))
-    # aiohttp asks once more, by itself, where the server closes a connection that it had used before.
-    assert server.asked["train-000002.tar"] - requests in ((0, 1) if fault == ("cut", 0) else (0,))
-    assert not loader_threads()
+    assert server.asked["train-000002.tar"] == requests and not loader_threads()
+
+
+def test_who_claims_a_shard_after_another_thread_gave_up_does_not_ask_again(cut_up, server, cache, monkeypatch):
+    """It looked before the other's attempts had failed, and has the claim after them."""
+    local = cut_up()
+    server.faults, server.forever = {"train-000002.tar": [404]}, True
+    loader = stream(far(server), order_of(local), cache)
+    shard, claim, calls = loader.shards.all[2], loader.cache.folder.claim, []
+
+    def late(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            with pytest.raises(MissingShardError):
+                loader.cache.ensure(shard)
+        return claim(*arguments)
+
+    monkeypatch.setattr(loader.cache.folder, "claim", late)
+    with pytest.raises(MissingShardError):
+        loader.cache.ensure(shard)
+    assert server.asked["train-000002.tar"] == 1 and len(calls) == 2
 
 
 def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cache, monkeypatch):
