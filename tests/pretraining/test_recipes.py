@@ -113,7 +113,7 @@ def test_pcrl_has_its_papers_figures_and_one_stage() -> None:
     assert (config.model.bn_groups, config.model.zero_init_residual) == (4, False)
     assert {k: v for k, v in config.method.items() if k not in ("_target_", "weights")} == {
         "queue": 16384, "dim": 128, "temperature": 0.2, "momentum": 0.99, "batch_norm": False, "alpha": 1.0,
-        "attention": "channel",
+        "attention": "channel", "target_scale": 1.0,
     }  # fmt: skip
     assert config.method["weights"] == {"di": 0.5, "re": pytest.approx(NORMALISED / 2, rel=1e-3)}
     sgd = {"_target_": "torch.optim.SGD", "lr": 1e-3, "momentum": 0.9, "weight_decay": 1e-4}
@@ -153,7 +153,8 @@ def test_preset_released_of_pcrl_is_the_codes() -> None:
         "method._target_": ("dira_scale.methods.pcrl.PCRL", "dira_scale.methods.pcrl_released.PCRLReleased"),
         "method.momentum": (0.99, 0.999),
         "method.weights.di": (0.5, 1.0),
-        "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), pytest.approx(NORMALISED, rel=1e-3)),
+        "method.weights.re": (pytest.approx(NORMALISED / 2, rel=1e-3), 1.0),
+        "method.target_scale": (1.0, pytest.approx(NORMALISED**0.5, rel=1e-3)),
         "stages.pcrl.patience": (30, None),
     }
 
