@@ -70,6 +70,18 @@ def test_a_page_is_good_to_read(browser: Tab, pages: dict[str, Path], name: str,
     assert complaints(browser) == []
 
 
+@pytest.mark.parametrize("name", ["report", "stats"])
+def test_a_click_shows_a_picture_larger_and_another_closes_it(browser: Tab, pages: dict[str, Path], name: str) -> None:
+    browser.show(pages[name], 1440, dark=False)
+    shown = "document.querySelector('.larger img').getBoundingClientRect().width"
+    small = browser.run(shown)
+    browser.run("document.querySelector('.larger a').click()")
+    assert browser.run(shown) > 1.5 * small
+    browser.run("document.elementFromPoint(innerWidth / 2, 300).click()")
+    assert browser.run(shown) == small
+    assert complaints(browser) == []
+
+
 def complaints(browser: Tab) -> list[Any]:
     """Errors, logged lines, and requests other than for the page itself and what it contains."""
     said = [event for event in browser.events if event["method"] in ("Runtime.exceptionThrown", "Log.entryAdded",

@@ -104,9 +104,9 @@ def page(folder: Path) -> Page:
 
 
 def test_the_page_asks_nothing_of_any_server(html: str) -> None:
-    addresses = Page(html).addresses
+    addresses, ids = Page(html).addresses, re.findall(r' id="([^"]*)"', html)
     assert addresses
-    assert all(address.startswith("data:image/") for address in addresses)
+    assert all(address.startswith("data:image/") or address[1:] in ids for address in addresses)
     assert not re.search(r"@import|url\((?!#)|<script|<link", html)  # clip paths are url(#…) of the page itself
 
 
@@ -121,7 +121,7 @@ def test_every_picture_and_curve_can_be_read(html: str) -> None:
     svgs = drawings(html)
     assert len(svgs) == 7  # total, di, re, ad, discriminator, top-1, rate
     assert all("optimizer step" in " ".join(svg.itertext()) for svg in svgs)
-    said = "Top-1 among the batch's own keys over optimizer steps; last value: train 0.75, val 0.75"
+    said = "Finding an image's other view (top-1) over optimizer steps; last value: train 0.75, val 0.75"
     assert svgs[5].get("aria-label") == said
     ids = re.findall(r' id="([^"]*)"', html)
     assert len(ids) == len({*ids}) and {*re.findall(r"(?:url\(|href=\")#([^\")]*)", html)} <= {*ids}
@@ -129,11 +129,12 @@ def test_every_picture_and_curve_can_be_read(html: str) -> None:
 
 def test_headlines_are_what_the_rows_say(html: str) -> None:
     text = Page(html).text
-    assert "Done … too early 150 steps, 15.0 epochs this recipe has been seen to learn in 1500 steps" in text
+    assert "Done … too few steps 150 steps, 15.0 epochs this experiment needed 1500 steps to learn" in text
     assert "1 min 30 s of computing; resumed 1 time" in text  # 30 train rows of 3 s
-    assert "0.25 × ✓ good restoration error, as a multiple of the best method that learns nothing" in text
-    assert "MSE 0.0050, against 0.0200 for Telea's inpainting" in text
+    assert "0.25 × ✓ good plain inpainting's error at restoring images" in text
+    assert "error 0.0050, against 0.0200 for Telea's inpainting of its zeroed pixels, the best of" in text
     assert "6.4 × chance ✓ good" in text  # 0.2 at step 40, held out, against 1/32
+    assert "found for 20 % of the held-out images, by chance for 3 %, at step 40 (stage di)" in text
     assert "19 × after stage dir, 24 × after stage dira" in text
     speeds = [r["images_per_second"] for r in metrics() if r["stage"] == "dira" and r["split"] == "train"]
     assert f"{median(speeds):.0f} images/s ≈ fair in the last stage, on 2 CPU cores" in text
@@ -152,7 +153,7 @@ def headline(run: RunContent, what: str) -> Headline:
         (0.0101, 1500, "fair"),
         (0.0199, 1500, "fair"),
         (0.0200, 1500, "poor"),
-        (0.03, 1499, "early"),
+        (0.03, 1499, "short"),
     ],
 )
 def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: float, steps: int, grade: str) -> None:
@@ -160,8 +161,11 @@ def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: flo
     run = read_run(finished)
     table = [r | {"mse": ours} if r["restorer"] == "restored" else r for r in run.restoration]
     run = replace(run, restoration=table, rows=[*run.rows[:-1], run.rows[-1] | {"step": steps}])
-    verdict = headline(run, "restoration error").verdict
-    assert verdict and verdict.grade.name == grade
+    found = headline(run, "restoring images")
+    assert found.verdict and found.verdict.grade.name == grade
+    worse = ("1.5 × worse", "than plain inpainting at restoring images")
+    better = (f"{ours / 0.02:.2f} ×", "plain inpainting's error at restoring images")
+    assert (found.figure, found.what) == (worse if ours == 0.03 else better)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +175,7 @@ def test_restoration_is_judged_by_half_of_teleas_error(finished: Path, ours: flo
         (4.9 / 32, 1 / 32, 150, "fair"),
         (2 / 32, 1 / 32, 150, "fair"),
         (1.9 / 32, 1 / 32, 150, "poor"),
-        (1.9 / 32, 1 / 32, None, "early"),  # 500 steps where the recipe names none
+        (1.9 / 32, 1 / 32, None, "short"),  # 500 steps where the experiment names none
         (1.0, 1 / 9, 1500, "open"),
     ],
 )
@@ -198,6 +202,28 @@ def test_collapse_is_told_by_spread_and_rank(finished: Path, spread: float, rank
     rows = [r for r in rows if r["step"] <= step]
     verdict = headline(replace(run, rows=rows), "effective rank").verdict
     assert verdict and verdict.grade.name == grade
+
+
+@pytest.mark.parametrize(("images", "judged"), [(33, "not judged"), (99, "not judged"), (100, None), (None, None)])
+def test_an_auc_of_few_images_is_called_noise(finished: Path, images: int | None, judged: str | None) -> None:
+    """None: the dataset cannot be read any more. A higher AUC than chance is no verdict in any case."""
+    run = read_run(finished)
+    [data] = run.datasets
+    info = replace(data.info, counts={"train": 320, "val": images}) if data.info and images else None
+    run = replace(run, rows=[*run.rows, run.rows[-1] | {"health/knn_auc": 0.54}], datasets=[replace(data, info=info)])
+    found = headline(run, "nearest neighbours")
+    assert (found.verdict and found.verdict.grade.word) == judged
+    assert ("noise" in (found.verdict.why if found.verdict else "")) == bool(judged)
+
+
+@pytest.mark.parametrize(("waited", "grade"), [(0.1, None), (1.0, "fair")])
+def test_speed_has_no_verdict_but_waiting_has(finished: Path, waited: float, grade: str | None) -> None:
+    """Of a second an image: neither 1 nor 1,000 images/s is good or bad by itself."""
+    run = read_run(finished)
+    rows = [r | {"images_per_second": 1.04, "time/data": waited, "time/step": 2.0} for r in run.rows]
+    found = headline(replace(run, rows=rows), "in the last stage")
+    assert found.figure == "1.0 images/s"
+    assert (found.verdict and found.verdict.grade.name) == grade
 
 
 def test_thresholds_are_those_of_the_runs_own_warnings() -> None:
@@ -362,7 +388,10 @@ def test_each_dataset_has_its_own_hash_once(run: Path) -> None:
 def test_one_row_and_a_validation_of_one_image_are_no_crash(run: Path) -> None:
     rows = [row(5, "di", "train", 1), row(5, "di", "val", 1) | {"chance": 1.0, "top1": 1.0}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    assert "training images, step 5" in page(run).text  # one image alone cannot be mistaken: not held-out evidence
+    text = page(run).text
+    assert (
+        "of the training images" in text and "at step 5 (stage di)" in text
+    )  # one image alone cannot be mistaken: not held-out evidence
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -457,6 +486,20 @@ def test_pcrls_errors_are_drawn_together(run: Path, errors: tuple[str, ...]) -> 
     assert all(word in words for word in ("ordinary", "hybrid", "pcrl"))
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_measured_once_is_a_figure_not_a_chart_of_a_dot(run: Path) -> None:
+    rows = [row(5, "di", "train", 1), row(5, "di", "val", 1), row(10, "di", "train", 1)]
+    rows[0] |= {"health/alignment": 1.25, "loss/discriminator": 0.5}
+    rows[1] |= {"loss/discriminator": 0.25}
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    found = read_run(run)
+    assert "Alignment" not in [title for title, *_ in health.monitor_plots(found)]
+    drawn = [title for title, _ in plots.curves(found)]
+    assert drawn and not any("discriminator" in title for title in drawn)
+    text = page(run).text.partition("Measured at one step only")[2]
+    assert "the discriminator's part training 0.5, held out 0.25 (step 5) Alignment views 1.25 (step 5)" in text
+
+
 def test_a_run_without_health_has_no_empty_section(html: str) -> None:
     text = Page(html).text
     assert "Health" not in text and "Warnings" not in text
@@ -467,7 +510,7 @@ def test_epochs_that_are_scaled_are_said(run: Path, html: str) -> None:
     assert "epoch_factor )" not in Page(html).text.partition("Configuration")[0]
     config = yaml.safe_load((run / "config.yaml").read_text())
     (run / "config.yaml").write_text(yaml.safe_dump(config | {"epoch_factor": 0.02}))
-    assert "every stage has 0.02 times the epochs that its recipe states ( epoch_factor )" in page(run).text
+    assert "every stage has 0.02 times the epochs that the experiment states ( epoch_factor )" in page(run).text
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -147,9 +147,9 @@ def _rehearsed(runs: Sequence[Run], profile: Cluster) -> str:
         "" if row.fits else ", MORE THAN THERE IS"
     )
     if not exists:
-        return (
-            f"{run.phase}: {memory}, {1000 * row.step:.0f} ms a step; hours and cost are unknown until its data exists"
-        )
+        step = 1000 * row.step
+        step_text = f"{step:.0f}" if step >= 10 else f"{step:.2g}"
+        return f"{run.phase}: {memory}, {step_text} ms a step; hours and cost are unknown until its data exists"
     total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
     first = f"{planned.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
     return f"{run.phase}: {memory}; {first}{total}"

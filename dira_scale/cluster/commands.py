@@ -62,7 +62,7 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     if problem:
         raise UserError(f"{problem}: what is queued already cannot be known; nothing was started")
     start = to_start(runs, now)
-    logger.info("%s: %d runs: %s", config.sweep.name, len(runs), _counted(now))
+    logger.info("%s: %s", config.sweep.name, _counted(now))
     if start:
         check_runs(start)
         for line in rehearse(config, start):
@@ -143,4 +143,9 @@ def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Ma
 
 
 def _counted(now: Mapping[str, str]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items())
+    """``7 runs: 5 done, 2 not started``; ``7 runs to start``."""
+    runs = f"{len(now)} run{'s' * (len(now) != 1)}"
+    counts = Counter("not started" if state == "missing" else state for state in now.values())
+    if [*counts] == ["not started"]:
+        return f"{runs} to start"
+    return f"{runs}: {', '.join(f'{count} {state}' for state, count in counts.items())}"

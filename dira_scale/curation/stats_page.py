@@ -12,11 +12,11 @@ from rich.table import Column, Table
 
 from dira_scale import __version__
 from dira_scale.curation.stats import LOOKED_AT, REJECTED, SHOWN, Stats, oddities
-from dira_scale.reporting.headlines import Grade, Headline, Verdict
 from dira_scale.reporting.page import template
 from dira_scale.reporting.plots import LINES, svg
+from dira_scale.reporting.verdict import Grade, Headline, Verdict
 
-TILE = 120  # pixels per side of a sampled image
+TILE = 320  # pixels per side of a sampled image, to be looked at larger
 
 
 def print_table(stats: Stats) -> None:

@@ -239,7 +239,8 @@ class Trainer:
     def checkpoint_pauses(self) -> str:
         """A line on how long training has paused for its checkpoints."""
         saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        return f"{saves} checkpoint{'s' * (saves != 1)}, training paused for {seconds / max(1, saves):.2f} s each"
+        each = " each" * (saves > 1)
+        return f"{saves} checkpoint{'s' * (saves != 1)}, training paused for {seconds / max(1, saves):.2f} s{each}"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""

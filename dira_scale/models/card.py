@@ -1,4 +1,4 @@
-"""The model card beside exported weights: data, training recipe, how to load them, limits."""
+"""The model card beside exported weights: data, training, how to load them, limits."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ class Card:
 
     def text(self) -> str:
         """The card in Markdown."""
-        sections = (self._front(), self._what(), self._data(), self._recipe(), self._loading(), self._limits())
+        sections = (self._front(), self._what(), self._data(), self._training(), self._loading(), self._limits())
         return "\n\n".join(sections) + "\n"
 
     def _front(self) -> str:
@@ -110,7 +110,7 @@ class Card:
             )
         return text
 
-    def _recipe(self) -> str:
+    def _training(self) -> str:
         config, data = self.config, self.config["data"]
         stages = [
             f"`{name}` ({' + '.join(stage['terms'])}, {stage['epochs'] * config['epoch_factor']:g} epochs)"
@@ -120,7 +120,7 @@ class Card:
         optimizer = config["optim"]["optimizer"]
         precision = config.get("precision_used", config["precision"])  # without the first: a run of version 0.1
         return (
-            f"## Recipe\n\n- method: `{config['method']['_target_']}`\n- stages of the run: {', '.join(stages)}\n"
+            f"## Training\n\n- method: `{config['method']['_target_']}`\n- stages of the run: {', '.join(stages)}\n"
             f"- views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, "
             f"optimizer `{optimizer['_target_']}` at {optimizer['lr']:g}, precision {precision}\n"
             "- everything else: `config.yaml` of the run"
@@ -150,8 +150,8 @@ class Card:
             "## Limits",
             "",
             "- A starting point for training, not a diagnostic device: nothing here was tested on patients.",
-            "- The loss above is of the pretraining objective. It says nothing about any task's accuracy; losses of "
-            "different stages cannot be compared.",
+            "- The loss of pretraining says nothing about any task's accuracy, and losses of different stages cannot "
+            "be compared.",
             f"- Learnt from the images above{origin}: not for other modalities, projections, scanners or ages.",
         ]
         if initial := [name for exported in self.exports.values() for name in exported.initial]:

@@ -6,8 +6,8 @@ from typing import Any
 from dira_scale.engine.task import StagePosition
 from dira_scale.pretraining.config import Pretrain
 
-# Evenly spread embeddings have a std ratio of 1 and an effective rank of tens. The small recipes fell to 0.15 and 4 at
-# worst, in their first few hundred steps. Collapse ends near 0 (one embedding for all) or, where a final BatchNorm
+# Evenly spread embeddings have a std ratio of 1 and an effective rank of tens. The small experiments fell to 0.15 and 4
+# at worst, in their first few hundred steps. Collapse ends near 0 (one embedding for all) or, where a final BatchNorm
 # prevents that, near rank 1 (a line): SimSiam at too high a rate kept 0.5, with a rank from 2.5 down to 1.9.
 COLLAPSED_STD, COLLAPSED_RANK = 0.1, 2.5
 # Untrained networks map all radiographs to nearly one embedding, so the first tenth of a stage is not judged.

@@ -135,7 +135,7 @@ class PretrainTask:
         ]
 
     def _too_short(self) -> list[str]:
-        """A line if the recipe is known to need more steps than are planned, as with few images."""
+        """A line if the experiment is known to need more steps than are planned, as with few images."""
         planned, enough, factor = (
             sum(plan.steps for plan in self.stages),
             self.config.enough_steps,

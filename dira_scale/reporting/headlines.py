@@ -1,50 +1,19 @@
 """The figures at the top of a page, each with a verdict where the project has a threshold to judge it by."""
 
-from dataclasses import dataclass
-from enum import Enum
-
 from dira_scale.reporting.content import RunContent
-from dira_scale.reporting.summary import RESTORERS, duration, throughput
+from dira_scale.reporting.summary import BASELINES, RESTORERS, duration, rate, throughput
+from dira_scale.reporting.verdict import Grade, Headline, Verdict
 
 # experiments.md: every base that was seen to learn had less than half of the best trivial restorer's error.
 RESTORES = 0.5
+WORSE = 1.05  # times the error: below it "1.0 × worse" would be read
 # methods.md: five times chance shows that a method learns. Below twice a run warns (health.md).
 LEARNS, AT_CHANCE = 5.0, 2.0
-ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here where its recipe names none
+ENOUGH_STEPS = 500  # before them no run is judged by its top-1 (health.md), nor here if its experiment names none
 # health.md: the normal spread of directions, and what a run warns of as collapse after a tenth of a stage.
 SPREAD, COLLAPSED_SPREAD, COLLAPSED_RANK, SETTLED = 0.15, 0.1, 2.5, 0.1
 WAITING = 0.1  # report.md: a larger share of time waiting for the loader needs more workers
-
-
-class Grade(Enum):
-    """Each has a word and a symbol beside its colour, for readers who cannot tell the colours apart."""
-
-    good = ("✓", "good")
-    fair = ("≈", "fair")
-    poor = ("✗", "poor")
-    early = ("…", "too early")
-    open = ("–", "not judged")
-
-    def __init__(self, symbol: str, word: str) -> None:
-        self.symbol, self.word = symbol, word
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A grade and the threshold or comparison that it is from."""
-
-    grade: Grade
-    why: str
-
-
-@dataclass(frozen=True)
-class Headline:
-    """One figure at the top of the page. ``verdict`` is None where there is no threshold for it."""
-
-    figure: str
-    what: str
-    detail: str
-    verdict: Verdict | None = None
+NOISE = 100  # health.md: with fewer held-out images the neighbours' AUC is noise
 
 
 def headlines(run: RunContent, warnings: int) -> list[Headline]:
@@ -69,7 +38,7 @@ def _state(run: RunContent, warnings: int) -> Headline:
     elif warnings:
         verdict = Verdict(Grade.fair, f"{warnings} warning{'s' * (warnings > 1)}, above")
     elif step < enough:
-        verdict = Verdict(Grade.early, f"this recipe has been seen to learn in {enough} steps; no warnings")
+        verdict = Verdict(_early(run), f"this experiment needed {enough} steps to learn; no warnings")
     else:
         verdict = Verdict(Grade.good, "no warnings")
     return Headline(
@@ -88,20 +57,23 @@ def _restoration(run: RunContent) -> Headline | None:
     by_name = {row["restorer"]: row for row in run.restoration if row["stage"] == stages[-1]}
     ours = by_name.pop("restored")
     best = min(by_name.values(), key=lambda row: row["mse"])
-    ratio = ours["mse"] / best["mse"]
+    ratio, than = ours["mse"] / best["mse"], BASELINES[best["restorer"]]
     grade = Grade.good if ratio <= RESTORES else Grade.fair if ratio < 1 else Grade.poor
-    why = f"good: at most {RESTORES:g} ×; poor: 1 × or more, no better than that method"
+    detail = (
+        f"restoring {ours['n']} held-out images after stage {stages[-1]}: mean squared error {ours['mse']:.4f}, "
+        f"against {best['mse']:.4f} for {RESTORERS[best['restorer']]}, the best of the methods that learn nothing"
+    )
+    if ratio < WORSE:
+        figure, what = f"{ratio:.2f} ×", f"{than}'s error at restoring images"
+    else:
+        figure, what = f"{_times(ratio)} worse", f"than {than} at restoring images"
     return Headline(
-        f"{ratio:.2f} ×",
-        "restoration error, as a multiple of the best method that learns nothing",
-        f"restoring {ours['n']} held-out images after stage {stages[-1]}: MSE {ours['mse']:.4f}, against "
-        f"{best['mse']:.4f} for {RESTORERS[best['restorer']]}",
-        _unless_early(run, grade, why),
+        figure, what, detail, _unless_early(run, grade, f"good: at most {RESTORES:g} × its error; poor: 1 × or more")
     )
 
 
 def _discrimination(run: RunContent) -> Headline | None:
-    """Top-1 among the batch's own keys; on held-out images where their batches have at least two.
+    """How often an image's other view is found; on held-out images where their batches have at least two.
 
     Judged after the last stage that has no term but discrimination, if there is one: the views of the others are cut
     out and shuffled, and even good runs distinguish them less well (experiments.md).
@@ -118,8 +90,8 @@ def _discrimination(run: RunContent) -> Headline | None:
     return Headline(
         f"{_times(row['top1'] / row['chance'])} chance",
         "finding an image's other view (top-1)",
-        f"top-1 {row['top1']:.2f} among the batch's own keys, where chance is {row['chance']:.2f}; "
-        f"{'held-out' if row['split'] == 'val' else 'training'} images, step {row['step']} (stage {row['stage']})"
+        f"found for {100 * row['top1']:.0f} % of the {'held-out' if row['split'] == 'val' else 'training'} images, by "
+        f"chance for {100 * row['chance']:.0f} %, at step {row['step']} (stage {row['stage']})"
         + f"; {', '.join(later)}, whose views are harder"
         * bool(later),
         _discrimination_verdict(run, row["top1"], row["chance"]),
@@ -159,40 +131,55 @@ def _neighbours(run: RunContent) -> Headline | None:
     rows = [row for row in run.rows if "health/knn_auc" in row]
     if not rows:
         return None
-    first, last = rows[0], rows[-1]
+    first, last, images = rows[0], rows[-1], _held_out_images(run)
+    noise = f"{images} held-out images: with fewer than about {NOISE} it is noise" if images < NOISE else ""
+    before = f"; at step {first['step']}: {first['health/knn_auc']:.2f}" if first is not last else ""
     return Headline(
         f"AUC {last['health/knn_auc']:.2f}",
         "nearest neighbours find the labels of held-out images, by the encoder's features",
-        f"mean over labels at step {last['step']}; at step {first['step']}: {first['health/knn_auc']:.2f}; chance: "
-        "0.50; with fewer than about 100 held-out images it is noise",
+        f"mean over labels at step {last['step']}{before}; chance: 0.50",
+        Verdict(Grade.open, noise) if noise else None,
     )
 
 
+def _held_out_images(run: RunContent) -> float:
+    """Those that a validation looks at; infinite if a dataset cannot be read any more."""
+    validate, split = run.config["validate"], run.config["data"]["val_split"]
+    most = validate["batch"] * validate["batches"] if validate["batches"] else float("inf")
+    counts = [data.info.counts.get(split, 0) if data.info else float("inf") for data in run.datasets]
+    return min(most, sum(counts))
+
+
 def _speed(run: RunContent) -> Headline | None:
+    """No threshold: what is fast depends on network and machine. Waiting for images is slow on any."""
     stages = throughput(run)
     if not stages:
         return None
     machine, gpus = run.environment, run.environment.get("gpus")
     where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
-    each = ", ".join(f"{t.stage} {t.images_per_second[1]:.0f}" for t in stages)
+    each = f"medians: {', '.join(f'{t.stage} {rate(t.images_per_second[1])}' for t in stages)}"
     waiting = stages[-1].share("data")
+    waits = f"waits for images {100 * waiting:.0f} % of the time"
     longest = f", in which its loader's threads mostly {stages[-1].bottleneck}" if stages[-1].bottleneck else ""
-    grade, advice = (Grade.fair, f"{longest}: more data.workers") if waiting > WAITING else (Grade.good, "")
-    why = f"waits for images {100 * waiting:.0f} % of the time{advice}; good: at most {100 * WAITING:.0f} %"
+    slowed = waiting > WAITING
     return Headline(
-        f"{stages[-1].images_per_second[1]:.0f} images/s",
+        f"{rate(stages[-1].images_per_second[1])} images/s",
         f"in the last stage{where}",
-        f"medians: {each}",
-        Verdict(grade, why),
+        each if slowed else f"{waits}; {each}",
+        Verdict(Grade.fair, f"{waits}{longest}: more data.workers") if slowed else None,
     )
 
 
 def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
-    """What is not good yet is not judged before the recipe's number of steps."""
+    """What is not good yet is not judged before the steps that the experiment needed to learn."""
     done, enough = run.rows[-1]["step"] if run.rows else 0, run.config.get("enough_steps") or ENOUGH_STEPS
     if grade is not Grade.good and done < enough:
-        return Verdict(Grade.early, f"{done} of about {enough} steps; {why}")
+        return Verdict(_early(run), f"{done} of about {enough} steps; {why}")
     return Verdict(grade, why)
+
+
+def _early(run: RunContent) -> Grade:
+    return Grade.short if run.status.get("state") == "done" else Grade.early
 
 
 def _times(multiple: float) -> str:

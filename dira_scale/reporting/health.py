@@ -1,13 +1,13 @@
 """The health monitors as curves: what each plot shows, what is normal, and which lines it draws."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.content import RunContent
-from dira_scale.reporting.plots import LEVEL, LINES, shade, svg
+from dira_scale.reporting.plots import LEVEL, LINES, at_one_step, is_single, shade, svg
 from dira_scale.runs.reader import Row
 
 TERM_GRADIENTS = "health/gradient/"
@@ -93,16 +93,30 @@ PLOTS = (
 
 
 def monitor_plots(run: RunContent) -> list[tuple[str, str, str]]:
-    """(title, what is normal, SVG) of every monitor that the run has values for."""
+    """(title, what is normal, SVG) of every monitor that the run has values for at several steps."""
     rows = _rows(run)
+    return [
+        (plot.title, plot.normal, _draw(run, rows, plot, lines))
+        for plot, lines in _monitors(rows) if not is_single(rows, lines)
+    ]  # fmt: skip
+
+
+def single_values(run: RunContent) -> list[tuple[str, str]]:
+    """(title, values) of the monitors that were measured at one step only."""
+    rows = _rows(run)
+    return [
+        (plot.title, at_one_step([(lines[key], row[key], row) for row in rows for key in lines if key in row]))
+        for plot, lines in _monitors(rows) if is_single(rows, lines)
+    ]  # fmt: skip
+
+
+def _monitors(rows: list[Row]) -> Iterator[tuple[MonitorPlot, dict[str, str]]]:
+    """Each plot with its lines that ``rows`` have."""
     keys = dict.fromkeys(key for row in rows for key in row)
-    drawn = []
+    terms = {key: key.removeprefix(TERM_GRADIENTS) for key in keys if key.startswith(TERM_GRADIENTS)}
     for plot in PLOTS:
-        terms = {key: key.removeprefix(TERM_GRADIENTS) for key in keys if key.startswith(TERM_GRADIENTS)}
-        lines = {key: label for key, label in (plot.lines or terms).items() if key in keys}
-        if lines:
-            drawn.append((plot.title, plot.normal, _draw(run, rows, plot, lines)))
-    return drawn
+        if lines := {key: label for key, label in (plot.lines or terms).items() if key in keys}:
+            yield plot, lines
 
 
 def _rows(run: RunContent) -> list[Row]:

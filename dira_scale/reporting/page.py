@@ -30,7 +30,8 @@ def render(run: RunContent, defaults: dict[str, Any]) -> str:
         queue=any("queue_fresh" in row for row in run.rows),
         warnings=warnings,
         health=health.monitor_plots(run),
-        curves=plots.curves(run) if run.rows else [],
+        curves=plots.curves(run),
+        single_values=[*plots.single_values(run), *health.single_values(run)],
         pictures={stage: _png(path) for stage, path in run.pictures.items()},
     )
 
@@ -44,7 +45,7 @@ def template(file: Path) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = summary.duration
+    environment.filters |= {"duration": summary.duration, "rate": summary.rate}
     return environment.get_template(file.name)
 
 

@@ -1,7 +1,7 @@
 """Curves of a run as SVG that stands in the page, so that the page's style sheet gives the colours of the dark mode."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from io import StringIO
 
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dira_scale.reporting.content import RunContent
+from dira_scale.runs.reader import Row
 
 COLOURS = {  # light mode's, by the names under which style.css has the dark mode's
     "plot-1": "#2563a8",
@@ -33,7 +34,7 @@ TITLES = {
     "loss/re": "Restoration",
     "loss/ad": "Adversary, the generator's part",
     "loss/discriminator": "Adversary, the discriminator's part",
-    "top1": "Top-1 among the batch's own keys",
+    "top1": "Finding an image's other view (top-1)",
     "lr": "Learning rate",
 }
 SIZE = (3.7, 2.4)  # inches of 96 CSS pixels: about as wide as a phone, so that a plot's text keeps its size everywhere
@@ -54,10 +55,32 @@ STYLE = {
 
 def curves(run: RunContent) -> list[tuple[str, str]]:
     """(title, SVG) of the losses, the top-1 and the learning rate, over optimizer steps."""
+    return [(_title(run, name), _curve(run, name)) for name in _names(run) if not is_single(run.rows, [name])]
+
+
+def single_values(run: RunContent) -> list[tuple[str, str]]:
+    """(title, values) of those that were measured at one step only, which no curve shows."""
+    labels = {"train": "training", "val": "held out"}
+    return [
+        (_title(run, name), at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
+        for name in _names(run) if is_single(run.rows, [name])
+    ]  # fmt: skip
+
+
+def is_single(rows: list[Row], names: Iterable[str]) -> bool:
+    """Whether ``rows`` have values of ``names`` at one step only: a chart of a dot tells less than its figure."""
+    return len({row["step"] for row in rows for name in names if name in row}) == 1
+
+
+def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
+    """``training 0.82, held out 0.79 (step 4)``, of (label, value, row) of one step."""
+    return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
+
+
+def _names(run: RunContent) -> list[str]:
     names = dict.fromkeys(name for row in run.rows for name in row if name == "loss" or name.startswith("loss/"))
     order = sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
-    wanted = [*order, *(name for name in ("top1", "lr") if any(name in row for row in run.rows))]
-    return [(_title(run, name), _curve(run, name)) for name in wanted]
+    return [*order, *(name for name in ("top1", "lr") if any(name in row for row in run.rows))]
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -106,10 +129,10 @@ def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:
     held_out = [row for row in run.select(stage, "val") if name in row]
     steps, values = [row["step"] for row in train], np.array([row[name] for row in train])
     if name == "lr":
-        axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=2.6)
+        axes.plot(steps, values, color=TRAIN, linewidth=1.4, marker=_dot(steps), markersize=3, clip_on=False)
         return
     axes.plot(steps, values, color=TRAIN, linewidth=0.7, alpha=0.3)
-    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=2.6)
+    axes.plot(steps, smooth(values), color=TRAIN, linewidth=1.6, marker=_dot(steps), markersize=3, clip_on=False)
     axes.plot(
         [row["step"] for row in held_out],
         [row[name] for row in held_out],

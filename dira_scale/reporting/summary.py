@@ -23,6 +23,7 @@ RESTORERS = {
     "telea": "Telea's inpainting of its zeroed pixels",
     "restored": "this model",
 }
+BASELINES = {"distorted": "the distorted input", "blur": "a plain blur", "telea": "plain inpainting"}  # in a headline
 
 
 @dataclass(frozen=True)
@@ -114,6 +115,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def rate(images_per_second: float) -> str:
+    """``0.4``, ``7.5``, ``120``."""
+    return f"{images_per_second:.{0 if images_per_second >= 10 else 1}f}"
 
 
 def _throughput(run: RunContent, stage: str) -> Throughput:
