@@ -32,10 +32,12 @@ def main(argv: list[str] | None = None) -> int:
         known = nearest(words[0], VERBS)
         print(f"shard: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
-    if words in (["-h"], ["--help"]):
-        lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())
-        print("\n".join([HELP, *lines]) + "\n")
-    return run_verb("shard", ingest.shard, words)
+    try:
+        return run_verb("shard", ingest.shard, words)
+    finally:  # --help ends by an exception
+        if words in (["-h"], ["--help"]):
+            lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())
+            print("\n".join(["", HELP, *lines]))
 
 
 if __name__ == "__main__":

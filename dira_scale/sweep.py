@@ -21,9 +21,6 @@ def main(argv: list[str] | None = None) -> int:
         known = nearest(words[0], SUBCOMMANDS)
         print(f"sweep: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         return 2
-    if words in (["-h"], ["--help"]):
-        lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in SUBCOMMANDS.items())
-        print("\n".join([HELP, *lines]) + "\n")
     from dira_scale.cluster import commands  # submitit
 
     try:
@@ -31,7 +28,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print_error("sweep", error)
         return 2
-    return run_verb("sweep", partial(commands.sweep, own, literal), own)
+    try:
+        return run_verb("sweep", partial(commands.sweep, own, literal), own)
+    finally:  # --help ends by an exception
+        if words in (["-h"], ["--help"]):
+            lines = (f"  {name:<8} {(run.__doc__ or '').splitlines()[0]}" for name, run in SUBCOMMANDS.items())
+            print("\n".join(["", HELP, *lines]))
 
 
 if __name__ == "__main__":

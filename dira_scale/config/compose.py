@@ -62,7 +62,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
             restore(config)
         if arguments.help:
             choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-            print(describe(verb, config, schema, places, root.first, choices, arguments.own))
+            print(describe(verb, config, schema, places, root, choices, arguments.own))
             raise SystemExit(0)
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))

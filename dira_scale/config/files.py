@@ -25,16 +25,18 @@ class Root:
 
     Attributes:
         schema: dotted path of the dataclass that the configuration is checked against (``_schema_``).
-        first: the keys that matter first, for ``--help`` (``_first_``).
+        example: what to type after the command, for ``--help`` (``_example_``).
+        first: the keys and groups that matter first, for ``--help`` (``_first_``).
     """
 
     schema: str
+    example: str
     first: tuple[str, ...]
 
-    KEYS = ("_schema_", "_first_")
+    KEYS = ("_schema_", "_example_", "_first_")
 
     @classmethod
     def read(cls, verb: str) -> "Root":
         """Read the metadata of one of the project's own root files."""
         content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{verb}.yaml").read_text())
-        return cls(content["_schema_"], tuple(content.get("_first_", ())))
+        return cls(content["_schema_"], content["_example_"], tuple(content.get("_first_", ())))

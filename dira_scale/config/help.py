@@ -1,4 +1,4 @@
-"""``--help``: the most important keys, then all keys, each with default, type, bounds and meaning."""
+"""``--help``: an example, the most important keys, then all keys, each with default, type, bounds and meaning."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.comments import comments
-from dira_scale.config.files import roots
+from dira_scale.config.files import Root, roots
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.schema import PLACE_WORDS, Places, kind
 
@@ -16,7 +16,7 @@ def describe(
     config: DictConfig,
     schema: type,
     places: Mapping[str, Places],
-    first: Sequence[str],
+    root: Root,
     choices: Mapping[str, str],
     own: list[Path],
 ) -> str:
@@ -24,31 +24,34 @@ def describe(
 
     Args:
         places: the keys that hold places.
-        first: the keys that matter first.
+        root: the command's example, and what matters first.
         choices: the option chosen in each group.
         own: folders given by ``--config-dir``.
     """
     meanings = comments(verb, choices, roots(own))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
+    groups = dict(_groups(choices, roots(own)))
     text = [
-        f"usage: python -m dira_scale.{verb.replace('_', ' ')} KEY=VALUE ...",
-        "(the grammar is Hydra's; paths are taken as typed; --cfg prints the configuration and stops; --config-dir DIR "
-        "adds your own groups)",
+        f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
+        "(KEY=VALUE in Hydra's grammar; paths are taken as typed; --cfg prints the configuration and stops; "
+        "--config-dir DIR adds a folder of your own groups, such as experiments)",
     ]
-    if first:
-        text += ["", "the keys that matter most:", *(line for key in first for line in lines.get(key, []))]
-    if groups := list(_groups(choices, roots(own))):
-        text += ["", "groups (GROUP=OPTION sets many keys at once):", *groups]
-    return "\n".join([*text, "", "all keys:" if first else "keys:", *_all(lines, meanings)])
+    if root.first:
+        most = (line for key in root.first for line in ([groups[key]] if key in groups else lines.get(key, [])))
+        text += ["", "what matters most:", *most]
+    if groups:
+        text += ["", "groups (GROUP=OPTION sets many keys at once):", *groups.values()]
+    return "\n".join([*text, "", "all keys:" if root.first else "keys:", *_all(lines, meanings)])
 
 
-def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[str]:
+def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    """Each group with its line."""
     for group in sorted(choices):
         if group.startswith("_"):  # chosen by another group
             continue
         options = sorted({file.stem for root in folders for file in (root / group).glob("*.yaml")})
         if options:
-            yield f"  {group}=  one of {', '.join(options)}"
+            yield group, f"  {group}=  one of {', '.join(options)}"
 
 
 def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """``--help``: what matters first, the options of groups, then every key with type, bounds and meaning."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from dira_scale.config.comments import of_file
-from dira_scale.config.compose import compose
+from dira_scale.config.compose import check_words, compose
 from dira_scale.config.files import Root, folder
 from dira_scale.config.keys import leaves
 
@@ -36,8 +38,7 @@ def test_help_says_what_every_key_is(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixture[str]) -> None:
     first, _, rest = helped(capsys, "pretrain").partition("all keys:")
-    lines = first.partition("the keys that matter most:")[2].partition("groups")[0].splitlines()
-    lines = first.partition("the keys that matter most:")[2].partition("groups")[0].splitlines()
+    lines = first.partition("what matters most:")[2].partition("groups")[0].splitlines()
     assert [line.strip().split("=")[0] for line in lines if line[2:3].strip()] == list(Root.read("pretrain").first)
     assert "  data.batch=256" in first and "  data.batch=256" in rest
 
@@ -46,7 +47,18 @@ def test_the_keys_that_matter_stand_before_all_others(capsys: pytest.CaptureFixt
 def test_what_comes_first_exists(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = helped(capsys, verb)
     assert all(text.count(f"\n  {key}=") == 2 for key in Root.read(verb).first)
-    assert "_schema_" not in text and "_first_" not in text
+    assert not any(key in text for key in Root.KEYS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_an_example_that_can_be_typed_comes_first(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"example: python -m dira_scale.{verb.replace('_', ' ')} "
+    first = helped(capsys, verb).splitlines()[0]
+    assert first.startswith(command)
+    words = shlex.split(first.removeprefix(command))
+    if verb.startswith("sweep_"):  # as sweep.py does
+        words = [re.sub("^sweep=", "name=", word) for word in words]
+    assert words and check_words(verb, words) == 0
 
 
 @pytest.mark.parametrize("verb", VERBS)
