@@ -78,9 +78,12 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     return config
 
 
-def defaults(verb: str) -> DictConfig:
-    """A verb's defaults from ``configs/``, neither resolved nor checked: imports no schema and thus no torch."""
-    return _plain(_hydra(verb, [], []))
+def defaults(verb: str, words: Sequence[str] = ()) -> DictConfig:
+    """A verb's defaults from ``configs/``, with ``words`` such as ``experiment=small``.
+
+    Neither resolved nor checked: imports no schema and thus no torch.
+    """
+    return _plain(_hydra(verb, words, []))
 
 
 def places_of(verb: str, choices: Sequence[str], own: Sequence[Path]) -> dict[str, Places]:

@@ -22,6 +22,7 @@ from typing import Literal
 import numpy as np
 
 from dira_scale.data import random
+from dira_scale.data.epochs import smaller_batch
 from dira_scale.errors import UserError
 
 ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
@@ -93,7 +94,7 @@ class Order:
         if self.remainder == "drop" and self._total < self.batch:
             raise UserError(
                 f"{self._total} samples do not fill one global batch of {self.batch}: use data.batch="
-                f"{2 ** (int(self._total).bit_length() - 1)} (the largest power of two, which divides most queues), or "
+                f"{smaller_batch(self._total)} (the largest power of two, which divides most queues), or "
                 "data.remainder=wrap"
             )
 

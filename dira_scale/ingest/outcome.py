@@ -7,12 +7,13 @@ from pathlib import Path
 
 from rich.console import Console
 
+from dira_scale.data.epochs import smaller_batch
 from dira_scale.data.manifest import DatasetInfo
 from dira_scale.ingest.finish import Outcome
+from dira_scale.ingest.following import batch_of, experiment_for, pretraining
 from dira_scale.ingest.sample import FILLED
 from dira_scale.ingest.slices import EMPTY
 
-PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
 REFUSED = 0.1  # share of refused images from which a conversion ends with a warning
 MOST = 0.5  # share from which training on what is left is not proposed
 REASONS = 10  # shown
@@ -43,11 +44,8 @@ def print_outcome(console: Console, out: Path, outcome: Outcome, seconds: float)
     if outcome.info.dims == 3:
         console.print("next: pretraining reads 2D images: recipe.slices=axial and another out store these volumes' "
                       "slices for it (docs/how-to/volumes.md)")  # fmt: skip
-    elif outcome.info.counts.get("train") and _refused(outcome) < MOST:
-        phantoms = outcome.info.recipe["_target_"].startswith(PHANTOMS)
-        words = [f"experiment={'phantom' if phantoms else 'small'}", f"data.shards={out}"]
-        words += [f"run=out/runs/{outcome.info.name}"] + ["data.val_split=null"] * (not outcome.info.counts.get("val"))
-        console.print(f"next: python -m dira_scale.pretrain {shlex.join(words)}")
+    elif _refused(outcome) < MOST and (command := pretraining(out, outcome.info)):
+        console.print(f"next: {command}")
 
 
 def _refused(outcome: Outcome) -> float:
@@ -66,7 +64,11 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
     if info.patients_in_two_splits:
         yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
                "test are then partly of patients that were trained on")  # fmt: skip
-    if not info.counts.get("train"):
+    images, batch = info.counts.get("train", 0), batch_of(experiment_for(info))
+    if info.dims == 2 and 0 < images < batch:
+        yield (f"{counted(images, 'image')} in the split 'train', fewer than a batch of {batch}: too few to learn "
+               f"from; data.batch={smaller_batch(images)} only tries whether all works")  # fmt: skip
+    if not images:
         yield ("no image is in the split 'train', as a patient's images are in one split: with another out and "
                "recipe.splits='{train: 1, val: 0, test: 0}' all are in train")  # fmt: skip
     if not info.counts.get("val"):

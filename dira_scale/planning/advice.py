@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from torch.utils.flop_counter import FlopCounterMode
 
 from dira_scale.config.compose import compose
+from dira_scale.data.epochs import longer, smaller_batch
 from dira_scale.distributed.precision import autocast, choose
 from dira_scale.machine.hardware import Hardware
 from dira_scale.planning import strategies
@@ -45,6 +46,7 @@ class Choice:
         hours: of these steps, without loading, validation and communication; None where it cannot be trained.
         memory: GB that a process needs at its peak.
         available: GB that it may use.
+        held_out: whether there are images to validate on.
     """
 
     experiment: str
@@ -58,6 +60,7 @@ class Choice:
     hours: float | None = None
     memory: float = 0.0
     available: float = 0.0
+    held_out: bool = True
 
     @property
     def problem(self) -> str:
@@ -78,9 +81,9 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
     if about.problem:
         return about
     plans = stage_plans(config, lambda batch: images // batch)
-    planned = sum(plan.steps for plan in plans)
-    if config.enough_steps and planned < config.enough_steps:
-        config.epoch_factor = float(f"{config.epoch_factor * config.enough_steps / planned:.2g}")
+    factor = longer(sum(plan.steps for plan in plans), config.enough_steps, config.epoch_factor)
+    if factor is not None:
+        config.epoch_factor = factor
         plans = stage_plans(config, lambda batch: images // batch)
     processes = max(n for n in process_counts(config) if n <= max(1, len(machine.gpus)))
     with one_rank_of(processes):
@@ -133,7 +136,8 @@ def recommend(choices: Sequence[Choice]) -> tuple[Choice | None, str]:
     if not full.problem and hours <= LONGEST and full.images >= FEWEST:
         return full, f"the full-size experiment fits and takes at most {duration(hours)}"
     if small.problem:
-        return None, f"{SMALL} {small.problem}; set data.batch=16 or 8"
+        batch = min(small.batch // 2, smaller_batch(small.images)) if small.images else 0
+        return None, f"{SMALL} {small.problem}" + f"; data.batch={batch} tries whether all works" * (batch > 1)
     why = full.problem or f"takes about {duration(hours)} here, more than {duration(LONGEST)}"
     if full.images < FEWEST:
         why = f"is for {FEWEST:,} images and more"

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -20,9 +21,9 @@ def advise(shards: str, machine: Hardware, console: Console) -> list[Choice]:
     """
     dataset = ShardedDataset.open(shards)
     dataset.require_images("pretrain")
-    images = len(dataset.rows("train"))
+    images, held_out = len(dataset.rows("train")), len(dataset.rows("val")) > 0
     named = track(EXPERIMENTS, "rehearsing the experiments", console=console, transient=True)
-    return [choice(name, images, machine) for name in named]
+    return [replace(choice(name, images, machine), held_out=held_out) for name in named]
 
 
 def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], console: Console) -> None:
@@ -50,6 +51,7 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
     factor = f" epoch_factor={best.epoch_factor:g}" if best.epoch_factor != 1 else ""
     run = f"out/runs/{Path(shards).name}"
     keys = f"experiment={best.experiment}{factor} data.shards={shlex.quote(shards)} run={shlex.quote(run)}"
+    keys += "" if best.held_out else " data.val_split=null"
     console.print(f"\n  {shlex.join(command)} {keys}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  because {why}", soft_wrap=True, highlight=False)
     console.print(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dira_scale.data.epochs import steps_of
 from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.pretraining.config import Pretrain
@@ -27,7 +28,7 @@ def stage_plans(config: Pretrain, steps_per_epoch: Callable[[int], int]) -> list
                 "stage has its own warm-up; use a shorter warm-up or a longer stage"
             )
         per_epoch = steps_per_epoch(batch)
-        steps = max(1, round(stage.epochs * config.epoch_factor * per_epoch))
+        steps = steps_of(stage.epochs * config.epoch_factor, per_epoch)
         plans.append(
             StagePlan(
                 name=name,

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from dira_scale import methods
 from dira_scale.data.batch import Batch
+from dira_scale.data.epochs import longer
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.data.loaders import Loader
 from dira_scale.distributed import processes
@@ -136,16 +137,13 @@ class PretrainTask:
 
     def _too_short(self) -> list[str]:
         """A line if the experiment is known to need more steps than are planned, as with few images."""
-        planned, enough, factor = (
-            sum(plan.steps for plan in self.stages),
-            self.config.enough_steps,
-            self.config.epoch_factor,
-        )
-        if enough is None or planned >= 0.9 * enough:
+        planned, enough = sum(plan.steps for plan in self.stages), self.config.enough_steps
+        factor = longer(planned, enough, self.config.epoch_factor)
+        if factor is None:
             return []
         return [
             f"few steps: {planned} are planned, and this experiment has been seen to learn in {enough}: "
-            f"epoch_factor={float(f'{factor * enough / planned:.2g}'):g} plans as many"
+            f"epoch_factor={factor:g} plans as many"
         ]
 
     def process_counts(self) -> list[int]:

@@ -342,14 +342,25 @@ def test_an_attribute_that_nobody_has_and_the_rest_of_the_reasons_are_told(
     [
         ({"train": 90, "val": 10}, 11, []),
         ({"train": 80, "val": 9}, 11, ["11% of the inputs were refused: see the reasons above"]),
-        ({"train": 9}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
+        ({"train": 32}, 0, ["no image is in the split 'val'; set data.val_split=null"]),
+        (
+            {"train": 31, "val": 1},
+            0,
+            [
+                "31 images in the split 'train', fewer than a batch of 32: too few to learn from; "
+                "data.batch=16 only tries"
+            ],
+        ),
         ({"train": 0, "val": 1}, 0, ["no image is in the split 'train'"]),
     ],
 )
 def test_what_should_be_looked_at_before_training_is_a_warning(
     counts: dict[str, int], quarantined: int, said: list[str]
 ) -> None:
-    info = SimpleNamespace(counts=counts, quarantined=quarantined, patients_in_two_splits=0)
+    info = SimpleNamespace(
+        counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
+        recipe={"_target_": "dira_scale.ingest.sources.folder.Folder"},
+    )  # fmt: skip
     made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}))
     found = list(outcome._warnings(made))
     assert len(found) == len(said) and all(map(str.startswith, found, said))
@@ -359,10 +370,13 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
 @pytest.mark.parametrize(
     ("counts", "refused", "following"),
     [
-        ({"train": 9, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n"),
-        ({"train": 9, "val": 0}, 0, "experiment=small data.shards=d run=out/runs/n data.val_split=null"),
+        # `small` needed 2,600 steps to learn: 28 epochs of 93. 109 images are 84 steps: 31 times as many are needed.
+        ({"train": 3000, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n"),
+        ({"train": 109, "val": 1}, 0, "experiment=small data.shards=d run=out/runs/n epoch_factor=31"),
+        ({"train": 3000, "val": 0}, 0, "experiment=small data.shards=d run=out/runs/n data.val_split=null"),
+        ({"train": 31, "val": 1}, 0, None),
         ({"train": 0, "val": 17}, 0, None),
-        ({"train": 9, "val": 1}, 99, None),
+        ({"train": 99, "val": 1}, 999, None),
     ],
 )
 def test_the_next_command_works_or_is_not_proposed(

@@ -1,22 +1,29 @@
 """The name and modality that a dataset has where its recipe leaves them null."""
 
 import json
+import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
+from dira_scale.config.compose import compose
 from dira_scale.curation.verify import verify
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest import convert as converting
 from dira_scale.ingest.convert import convert
+from dira_scale.ingest.following import pretraining
 from dira_scale.ingest.naming import completed, modality_of
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.repair import repair
+from dira_scale.pretraining.schedule import stage_plans
 
 UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
 
@@ -42,7 +49,8 @@ def test_one_s_own_images_are_named_after_the_folder_of_the_dataset(
     convert(config, out, workers=1)
     assert (info_of(out).name, info_of(out).modality) == ("ward 7", "unknown")
     assert json.loads((out / "croissant.json").read_text())["name"] == "ward 7"
-    assert "experiment=small" in (said := capsys.readouterr().out) and "'run=out/runs/ward 7'" in said
+    info = replace(info_of(out), counts={"train": 3000, "val": 1})
+    assert pretraining(out, info).endswith(f" experiment=small 'data.shards={out}' 'run=out/runs/ward 7'")
     convert(config | {"name": "films", "modality": "MG"}, tmp_path / "named", workers=1)
     assert (info_of(tmp_path / "named").name, info_of(tmp_path / "named").modality) == ("films", "MG")
     (tmp_path / "here").mkdir()
@@ -138,10 +146,17 @@ def test_volumes_must_have_a_modality(ingest: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(("recipe", "experiment"), [("phantom_cxr", "phantom"), ("folder", "small")])
 def test_the_next_command_names_the_experiment_of_the_recipe(
-    recipe: str, experiment: str, tmp_path: Path, images: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+    recipe: str, experiment: str, ingest: SimpleNamespace
 ) -> None:
-    keys = {"images": str(images)}
-    if recipe == "phantom_cxr":
-        keys = {"folder": str(tmp_path / "phantoms"), "patients": 2, "size": 64, "splits": {"train": 1.0}}
-    convert(ingest.recipe(recipe, **keys), tmp_path / "out", workers=1)
-    assert f"next: python -m dira_scale.pretrain experiment={experiment} data.shards=" in capsys.readouterr().out
+    made_by = ingest.recipe(recipe, **({"images": "i"} if recipe == "folder" else {}))
+    info: Any = SimpleNamespace(recipe=made_by, counts={"train": 3000, "val": 1}, name="n")
+    said = f"python -m dira_scale.pretrain experiment={experiment} data.shards=d run=out/runs/n"
+    assert pretraining(Path("d"), info) == said
+
+
+def test_the_steps_of_the_next_command_are_those_that_pretrain_plans() -> None:
+    """Which composes and checks the whole configuration: the proposal reads the experiment's file alone."""
+    info: Any = SimpleNamespace(recipe={"_target_": "x"}, counts={"train": 109, "val": 1}, name="n")
+    words = shlex.split(pretraining(Path("d"), info))[3:]
+    config: Any = OmegaConf.to_object(compose("pretrain", words))
+    assert sum(plan.steps for plan in stage_plans(config, lambda batch: 109 // batch)) == 2604  # 31 x 84

@@ -1,5 +1,6 @@
 """Which experiment the doctor recommends, its steps and time, against arithmetic by hand."""
 
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -28,7 +29,8 @@ def choices(images: int, hours: float, memory: float) -> list[Choice]:
         (30000, 200.0, 40.0, "small", "dira_moco takes about 8 days here, more than 7 days"),
         (30000, 100.0, 77.0, "small", "dira_moco needs 77.0 GB a process, 76.0 are free"),
         (9999, 100.0, 40.0, "small", "dira_moco is for 10,000 images and more"),
-        (20, 100.0, 40.0, None, "small needs 32 images, a batch; set data.batch=16"),
+        (20, 100.0, 40.0, None, "small needs 32 images, a batch; data.batch=16 tries whether all works"),
+        (7, 100.0, 40.0, None, "small needs 32 images, a batch; data.batch=4 tries whether all works"),
     ],
 )
 def test_the_full_size_experiment_is_recommended_where_it_fits(images, hours, memory, expected, why) -> None:
@@ -46,6 +48,14 @@ def test_the_command_can_be_typed() -> None:
     keys = "experiment=small epoch_factor=9.3 data.shards='out/shards/a b' run='out/runs/a b'"
     assert f"dira-scale pretrain {keys}" in said
     assert "30,000 training images" in said and "17,600" in said
+    assert "val_split" not in said
+
+
+def test_without_held_out_images_the_command_says_so() -> None:
+    text = StringIO()
+    found = [replace(one, held_out=False) for one in choices(30000, 200.0, 40.0)]
+    show_advice("out/shards/a", found, ["pretrain"], Console(file=text, width=200))
+    assert "run=out/runs/a data.val_split=null\n" in text.getvalue()
 
 
 def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,23 @@
+"""Steps of a number of epochs, and how many more epochs few images need. Pure arithmetic."""
+
+NEARLY = 0.9  # of the steps that an experiment needed to learn are enough
+
+
+def steps_of(epochs: float, per_epoch: int) -> int:
+    """Optimizer steps of a stage of ``epochs``, at least 1."""
+    return max(1, round(epochs * per_epoch))
+
+
+def longer(planned: int, enough: int | None, epoch_factor: float = 1.0) -> float | None:
+    """The ``epoch_factor`` that plans ``enough`` steps where ``epoch_factor`` plans ``planned``.
+
+    None if those suffice, or nobody has seen how many would (``enough`` is None).
+    """
+    if enough is None or planned >= NEARLY * enough:
+        return None
+    return float(f"{epoch_factor * enough / planned:.2g}")
+
+
+def smaller_batch(images: int) -> int:
+    """The largest power of two that ``images`` fill, which divides most queues."""
+    return 1 << (int(images).bit_length() - 1)

@@ -1,0 +1,47 @@
+"""The command that trains on a dataset, with what its number of images asks for."""
+
+import shlex
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from dira_scale.config.compose import defaults
+from dira_scale.data.epochs import longer, steps_of
+from dira_scale.data.manifest import DatasetInfo
+
+PHANTOMS = "dira_scale.ingest.sources.phantom"  # the sources with an experiment of their own
+
+
+def pretraining(out: Path, info: DatasetInfo) -> str:
+    """The command; empty if the images of train do not fill a batch, when it would be refused."""
+    experiment = experiment_for(info)
+    config, images = _settings(experiment), info.counts.get("train", 0)
+    per_epoch = images // config["data"]["batch"]
+    if not per_epoch:
+        return ""
+    planned = sum(steps_of(stage["epochs"], per_epoch) for stage in config["stages"].values())
+    factor = longer(planned, config["enough_steps"])
+    words = [f"experiment={experiment}", f"data.shards={out}", f"run=out/runs/{info.name}"]
+    if factor is not None:
+        words.append(f"epoch_factor={factor:g}")
+    if not info.counts.get("val"):
+        words.append("data.val_split=null")
+    return f"python -m dira_scale.pretrain {shlex.join(words)}"
+
+
+def experiment_for(info: DatasetInfo) -> str:
+    """The small one; phantoms have their own."""
+    return "phantom" if info.recipe["_target_"].startswith(PHANTOMS) else "small"
+
+
+def batch_of(experiment: str) -> int:
+    """Its global batch."""
+    return int(_settings(experiment)["data"]["batch"])
+
+
+@cache
+def _settings(experiment: str) -> dict[str, Any]:
+    config: Any = OmegaConf.to_container(defaults("pretrain", [f"experiment={experiment}"]))
+    return dict(config)
