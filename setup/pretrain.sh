@@ -48,7 +48,7 @@ The weights:  $PWD/$run/export
 
 Next: your own images
   .venv/bin/python -m dira_scale.shard recipe=folder recipe.images=IMAGES out=out/shards/mine
-  .venv/bin/python -m dira_scale.pretrain experiment=small data.shards=out/shards/mine run=out/runs/mine
-docs/how-to/sharding.md lists the images it reads; make doctor shows what would make this machine faster.
+  .venv/bin/python -m dira_scale.doctor shards=out/shards/mine
+The doctor ends with the command to train on them. docs/how-to/sharding.md lists the images that are read.
 END
 printf '\nFinished in %d min %02d s after the set-up.\n' $((SECONDS / 60)) $((SECONDS % 60))

@@ -1,6 +1,7 @@
 """Errors of Hydra, OmegaConf and PyYAML in one line: the key or file, what is wrong, what was expected."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -22,6 +23,8 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
     match cause:
         case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
+            if own := _own_file(arguments.words):
+                return own
             group, _, name = file.rpartition("/")
             options = cause.options or []
             known = f" There are: {', '.join(options)}" if options else ""
@@ -32,7 +35,7 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
             ConfigKeyError(parent_node=DictConfig() as node, full_key=str(key))
             | ConfigAttributeError(parent_node=DictConfig() as node, full_key=str(key))
         ):
-            return _unknown(key, node, arguments.words)
+            return _without_package(key, arguments) or _unknown(key, node, arguments.words)
         case ValidationError(full_key=str(key)) if key:
             expected = kind(schema, key) or (MAPPING if is_mapping(schema, key) else "")
             return f"{key}={_given(cause)}: expected {expected}" if expected else f"{key}: {_line(cause.msg or '')}"
@@ -47,6 +50,28 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
         case RecursionError():
             return "the configuration is nested too deeply, or an alias in it contains itself"
     return _line(str(cause))
+
+
+def _own_file(words: Sequence[str]) -> str:
+    """What to type for a GROUP=PATH that names a file, as files are chosen by a folder and a name; empty if none."""
+    for word in words:
+        group, value = key_of(word), word.partition("=")[2]
+        path = Path(value)
+        named = "." not in group and ("/" in value or path.suffix == ".yaml")
+        if named and (path.is_file() or path.with_suffix(".yaml").is_file()):
+            inside = path.parent.name == group
+            where = str(path.parent.parent) if inside else "FOLDER"
+            first = "" if inside else f"put the file into FOLDER/{group}, then "
+            return f"{word}: a file of your own is chosen by name: {first}--config-dir {where} {group}={path.stem}"
+    return ""
+
+
+def _without_package(key: str, arguments: Arguments) -> str:
+    """What an own file of a group lacks whose keys turn up below the group's name; empty if it is something else."""
+    chosen = {key_of(word): word.partition("=")[2] for word in arguments.words}
+    files = [folder / key / f"{chosen.get(key)}.yaml" for folder in arguments.own]
+    found = next((file for file in files if file.is_file()), None)
+    return f"{found}: the first line must be '# @package _global_' (docs/how-to/settings.md)" if found else ""
 
 
 def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:

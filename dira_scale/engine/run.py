@@ -112,7 +112,8 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
             run.status(ended, trainer.state.step, exit_code=code)
             report = f"next: python -m dira_scale.report {shlex.quote(f'run={folder}')}"
             advice = "the same command continues" if code else report
-            trainer.bar.print_line(trainer.checkpoint_pauses())
+            if pauses := trainer.checkpoint_pauses():
+                trainer.bar.print_line(pauses)
             trainer.bar.print_line(f"{folder}: {ended} at step {trainer.state.step}; {advice}")
         _leave(world, run)
         return code

@@ -237,10 +237,12 @@ class Trainer:
             self.world.wait()
 
     def checkpoint_pauses(self) -> str:
-        """A line on how long training has paused for its checkpoints."""
+        """A line on how long training has paused for its checkpoints; empty if none was written."""
         saves, seconds = self.checkpointer.saves, self.log.clock.total.get("checkpoint", 0.0)
-        each = " each" * (saves > 1)
-        return f"{saves} checkpoint{'s' * (saves != 1)}, training paused for {seconds / max(1, saves):.2f} s{each}"
+        if not saves:
+            return ""
+        count, each = ("1 checkpoint", "") if saves == 1 else (f"{saves} checkpoints", " each")
+        return f"{count}, training paused for {seconds / saves:.2f} s{each}"
 
     def _resume(self) -> None:
         """Resume from the newest complete checkpoint, as the main process finds it; clean up after a killed run."""

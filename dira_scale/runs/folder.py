@@ -153,7 +153,8 @@ class RunFolder:
         if before and (differing := differences(before, config)):
             shown = "; ".join(differing[:6])
             raise UserError(
-                f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=…"
+                f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=… "
+                "(docs/how-to/longer.md: to train longer)"
             )
 
 

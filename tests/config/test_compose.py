@@ -1,8 +1,10 @@
 """Configuration: the nearest key is named, types are checked, help says what a key is."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
@@ -106,3 +108,45 @@ def test_what_is_no_yaml_is_one_line_that_names_the_file(content: bytes, said: s
     with pytest.raises(UserError, match=said) as raised:
         compose("pretrain", ["--config-dir", str(tmp_path), "experiment=mine", SHARDS])
     assert "\n" not in str(raised.value)
+
+
+PAGE = folder("configs").parent / "docs" / "how-to" / "settings.md"
+
+
+def test_the_files_of_settings_md_do_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text()
+    names, contents = re.findall(r"`(my/\w+/\w+\.yaml)`", text), re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for name, content in zip(names, contents, strict=True):
+        Path(name).parent.mkdir(parents=True)
+        Path(name).write_text(content)
+    commands = {
+        verb: words.split() for verb, words in re.findall(r"dira_scale\.(\w+) (--config-dir .*?)(?:`|\n)", text)
+    }
+    trained = compose("pretrain", commands["pretrain"])
+    given = yaml.safe_load(contents[0])
+    assert (trained.run, trained.data.batch, trained.epoch_factor) == (given["run"], given["data"]["batch"], 46)
+    assert trained.data.size == compose("pretrain", ["experiment=small", SHARDS]).data.size != 224
+    assert compose("pretrain", [*commands["pretrain"], "data.batch=8"]).data.batch == 8
+    assert compose("plan", commands["plan"]).data.batch == given["data"]["batch"]
+    assert compose("shard", commands["shard"]).recipe.max_side == yaml.safe_load(contents[1])["max_side"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--config-dir", "my", "experiment=a"], "my/experiment/a.yaml: the first line must be '# @package _global_'"),
+        (["experiment=my/experiment/a.yaml"], "a file of your own is chosen by name: --config-dir my experiment=a"),
+        (["experiment=my/experiment/a"], "a file of your own is chosen by name: --config-dir my experiment=a"),
+        (["experiment=./b.yaml"], "put the file into FOLDER/experiment, then --config-dir FOLDER experiment=b"),
+    ],
+)
+def test_what_an_own_file_lacks_is_said(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my/experiment").mkdir(parents=True)
+    for file in ("my/experiment/a.yaml", "b.yaml"):
+        Path(file).write_text("data:\n  batch: 16\n")
+    with pytest.raises(UserError, match=re.escape(said)):
+        compose("pretrain", [*words, SHARDS])
