@@ -432,7 +432,7 @@ def test_the_card_says_what_when_and_under_which_terms(exported):
         "`di` (di, 2 epochs), `dira` (di + re + ad, 3 epochs)", "views of 64 pixels, global batch 8, seed 0",
     )  # fmt: skip
     assert [text for text in expected if text not in card] == []
-    assert "skipped" not in card
+    assert "skipped" not in card and "## Training" in card and "recipe" not in card.lower()
     assert "stage dira, step 5: encoder.safetensors, unet.safetensors and README.md" in trained.said
 
 
@@ -448,6 +448,7 @@ def test_a_stage_without_restoration_gives_no_decoder(trained):
 def test_latest_is_the_newest_checkpoint(trained):
     trained.save(step=9, stage=1, best=None)
     assert main([f"run={trained.run}", "stage=latest", f"out={trained.run}/newest"]) == 0
+    assert "loss above" not in (trained.run / "newest" / "README.md").read_text()  # it names none
     assert "Stage `dira`, step 9: the newest checkpoint, whatever its validation loss" in trained.card("newest")
 
 

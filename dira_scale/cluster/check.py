@@ -147,12 +147,17 @@ def _rehearsed(runs: Sequence[Run], profile: Cluster) -> str:
         "" if row.fits else ", MORE THAN THERE IS"
     )
     if not exists:
-        step = 1000 * row.step
-        step_text = f"{step:.0f}" if step >= 10 else f"{step:.2g}"
-        return f"{run.phase}: {memory}, {step_text} ms a step; hours and cost are unknown until its data exists"
+        return (
+            f"{run.phase}: {memory}, {milliseconds(row.step)} a step; hours and cost are unknown until its data exists"
+        )
     total = f"; {count} runs: {count * row.hours:,.1f} h, {count * row.price:,.0f}" if count > 1 else ""
     first = f"{planned.steps:,} steps of the first run: {row.hours:,.1f} h, cost {row.price:,.0f}"
     return f"{run.phase}: {memory}; {first}{total}"
+
+
+def milliseconds(seconds: float) -> str:
+    """``12 ms``, ``0.31 ms``."""
+    return f"{1000 * seconds:{'.0f' if seconds >= 0.01 else '.2g'}} ms"
 
 
 def _data_exists(run: Run) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from harness import TINY
 
 from dira_scale import plan
-from dira_scale.cluster import check
+from dira_scale.cluster import check, commands
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run
 from dira_scale.errors import UserError
@@ -122,6 +122,18 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     )
     later = run("a", *ONE_STAGE, "data.shards=/s/data/x/output", needs=("data/x",), launch=Launch(processes=2))
     (line,) = check.rehearse(config(plan=profile), [later])
-    assert line.endswith(f"{1000 * row['step']:.0f} ms a step; hours and cost are unknown until its data exists")
+    step = check.milliseconds(row["step"])
+    assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
     (line,) = check.rehearse(config(), [one])
     assert line == "train: no estimate of memory and hours: cluster.plan describes no GPU"
+
+
+def test_a_short_step_is_not_0_ms() -> None:
+    found = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
+    assert found == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
+
+
+def test_runs_are_counted_by_what_happens_to_them() -> None:
+    assert commands._counted({"a": "missing", "b": "missing"}) == "2 runs to start"
+    assert commands._counted({"a": "missing"}) == "1 run to start"
+    assert commands._counted({"a": "done", "b": "missing", "c": "done"}) == "3 runs: 2 done, 1 not started"
