@@ -62,7 +62,7 @@ class Phase(Schema):
     """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``.
 
     Attributes:
-        verb: the command.
+        command: what each run is: shard, pretrain, probe, export or bench.
         for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
         set: KEY: VALUE of every run.
         grid: KEY: [VALUES].
@@ -74,7 +74,7 @@ class Phase(Schema):
         list: [{KEY: VALUE, …}, …].
     """
 
-    verb: str = one_of(*VERBS)
+    command: str = one_of(*VERBS)
     for_each: Any = None
     set: dict[str, Any] | None = None
     grid: dict[str, Any] | None = None
@@ -99,8 +99,8 @@ class Phase(Schema):
         for key, values in (self.grid or {}).items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"grid.{key}={typed(values)}: expected a list of values; one value for all goes to set")
-        if self.slices and self.verb != "shard":
-            raise UserError(f"slices={self.slices}: only verb: shard has slices, not {self.verb}")
+        if self.slices and self.command != "shard":
+            raise UserError(f"slices={self.slices}: only command: shard has slices, not {self.command}")
 
 
 @dataclass

@@ -133,10 +133,12 @@ def _runs(
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
-    if phase.verb in READS_RUN and "run" not in {*values, *literal}:
+    if phase.command in READS_RUN and "run" not in {*values, *literal}:
         trained = [other for other in lineage if lineage[other].verb == "pretrain"]
         values |= {"run": f"{{{trained[0]}}}"} if len(trained) == 1 else {}
-    if (key := OUTPUT.get(phase.verb, "")) in {*values, *literal} or (phase.slices and "slice" in {*values, *literal}):
+    if (key := OUTPUT.get(phase.command, "")) in {*values, *literal} or (
+        phase.slices and "slice" in {*values, *literal}
+    ):
         raise UserError(
             f"phase {name}: {key if key in {*values, *literal} else 'slice'} is set by the sweep; leave it out"
         )
@@ -147,12 +149,12 @@ def _runs(
     told = {other: f"{{{other}/{_digest(run)}}}" for other, run in lineage.items()}
     identity = {key: resolved(value, told) for key, value in values.items()}
     identity |= {key: read(text) for key, text in literal.items()}
-    shown, digest = _varied(name, varied, lineage), digest_of(phase.verb, identity, varied)
+    shown, digest = _varied(name, varied, lineage), digest_of(phase.command, identity, varied)
     needs = sorted({lineage[other].id for other in {*(phase.for_each or []), *referred}})
     run = Run(
         phase=name,
         name=recorded.get((name, digest)) or name_of(digest, shown),
-        verb=phase.verb,
+        verb=phase.command,
         words=[],
         output="",
         needs=needs,
@@ -162,7 +164,7 @@ def _runs(
     run = replace(run, output=f"{run.id}/output")
     outputs = {other: str(folder / one.output) for other, one in lineage.items()}
     final = {key: resolved(value, outputs) for key, value in values.items()}
-    words = command(phase.verb, final, literal, str(folder / run.output), own)
+    words = command(phase.command, final, literal, str(folder / run.output), own)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
     slices = [
         replace(

@@ -23,7 +23,7 @@ def run(
 
 def config(**profile: object) -> SweepConfig:
     cluster = Cluster(executor="local", cpus_per_task=1, tries=1, **profile)  # type: ignore[arg-type]
-    return SweepConfig("x", False, False, Sweep("s", {"train": Phase(verb="pretrain")}), cluster)
+    return SweepConfig("x", False, False, Sweep("s", {"train": Phase(command="pretrain")}), cluster)
 
 
 def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:

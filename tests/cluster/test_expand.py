@@ -28,7 +28,7 @@ GRIDS = st.dictionaries(
 
 
 def phase(verb: str = "probe", **parts: Any) -> Phase:
-    return Phase(verb=verb, **{"set": {"data.shards": "d"}, **parts})
+    return Phase(command=verb, **{"set": {"data.shards": "d"}, **parts})
 
 
 def runs(literal: dict[str, dict[str, str]] | None = None, folder: Path = FOLDER, **phases: Phase) -> list[Run]:
@@ -196,7 +196,7 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
 
 
 def test_a_benchmark_has_flags() -> None:
-    one = Phase(verb="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
+    one = Phase(command="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
     first, _ = runs(bench=one)
     output = f"{FOLDER}/{first.output}"
     assert first.words == ["step", "--cases", "a", "b", "--cold", "--rounds", "1", "--json", f"{output}/step.json"]
@@ -234,17 +234,17 @@ def test_a_typed_phase_that_does_not_exist_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{verb: probe, grid: {k: []}}", r"sweep\.phases\.p\.grid\.k=\[\]: expected a list of values"),
-        ("{verb: probe, grid: {k: 3}}", r"grid\.k=3: expected a list of values; one value for all goes to set"),
-        ("{verb: prob}", r"sweep\.phases\.p\.verb=prob: must be one of .*did you mean 'probe'"),
-        ("{verb: probe, list: []}", r"list=\[\]: expected a list of mappings"),
-        ("{verb: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
-        ("{verb: probe, seeds: [a]}", r"seeds=\[a\]: expected a number"),
-        ("{verb: probe, slices: 2}", "slices=2: only verb: shard has slices, not probe"),
+        ("{command: probe, grid: {k: []}}", r"sweep\.phases\.p\.grid\.k=\[\]: expected a list of values"),
+        ("{command: probe, grid: {k: 3}}", r"grid\.k=3: expected a list of values; one value for all goes to set"),
+        ("{command: prob}", r"sweep\.phases\.p\.command=prob: must be one of .*did you mean 'probe'"),
+        ("{command: probe, list: []}", r"list=\[\]: expected a list of mappings"),
+        ("{command: probe, seeds: 0}", r"seeds=\[\]: expected a number of them, or a list of numbers"),
+        ("{command: probe, seeds: [a]}", r"seeds=\[a\]: expected a number"),
+        ("{command: probe, slices: 2}", "slices=2: only command: shard has slices, not probe"),
         ("[a]", r"sweep\.phases\.p=\[a\]: expected a mapping, NAME: VALUE"),
         ("3", r"sweep\.phases\.p=3: expected a mapping, NAME: VALUE"),
-        ("{verb: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
-        ("{verb: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
+        ("{command: probe, set: [a]}", r"sweep\.phases\.p\.set=\[a\]: expected a mapping, NAME: VALUE"),
+        ("{command: probe, gird: {}}", r"unknown key sweep\.phases\.p\.gird; did you mean 'sweep\.phases\.p\.grid'"),
     ],
 )
 def test_a_sweep_file_with_a_mistake_is_refused(text: str, message: str, tmp_path: Path) -> None:

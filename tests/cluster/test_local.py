@@ -25,9 +25,9 @@ SECONDS = 60  # bound on every wait
 SWEEP = """
 name: tiny
 phases:
-  shards: {verb: shard, set: {recipe: phantom_cxr}}
-  train: {verb: pretrain, for_each: shards, set: {data.shards: "{shards}"}, grid: {data.batch: [8, 16]}}
-  probe: {verb: probe, for_each: [train, shards], set: {data.shards: "{shards}"}}
+  shards: {command: shard, set: {recipe: phantom_cxr}}
+  train: {command: pretrain, for_each: shards, set: {data.shards: "{shards}"}, grid: {data.batch: [8, 16]}}
+  probe: {command: probe, for_each: [train, shards], set: {data.shards: "{shards}"}}
 """
 GPU = Gpu("H200", 141.0, "570", 9.0)
 QUICK = "import dira_scale.cluster.local as l, dira_scale.cluster.watch as w; l.LOOK = w.LOOK = 0.02"
@@ -91,7 +91,7 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
 
 
 def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
-    one = "name: tiny\nphases: {shards: {verb: shard, set: {recipe: phantom_cxr}}}\n"
+    one = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
     (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(one)
     assert main([*words, "cluster.cpus_per_task=1"]) == 0
     (file,) = tmp_path.glob("out/sweep/shards/*/output/starts")

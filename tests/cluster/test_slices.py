@@ -19,7 +19,7 @@ SWEEP = """
 name: sliced
 phases:
   shards:
-    verb: shard
+    command: shard
     slices: 2
     set: {recipe: folder, recipe.images: IMAGES, recipe.name: mine, recipe.shard_size: 3, recipe.min_side: 8,
       workers: 1}

@@ -27,7 +27,7 @@ Tools = Callable[..., Path]
 
 
 def config(phase: Phase | None = None, **profile: Any) -> SweepConfig:
-    sweep = Sweep(name="s", phases={"a": phase or Phase(verb="pretrain"), "b": Phase(verb="probe")})
+    sweep = Sweep(name="s", phases={"a": phase or Phase(command="pretrain"), "b": Phase(command="probe")})
     return SweepConfig(folder="x", dry_run=False, detach=False, sweep=sweep, cluster=Cluster(**PROFILE | profile))
 
 
@@ -84,7 +84,7 @@ def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
 
 
 def test_a_phase_has_its_own_values() -> None:
-    one = config(Phase(verb="pretrain", cluster={"hours": 7, "partition": "long"}))
+    one = config(Phase(command="pretrain", cluster={"hours": 7, "partition": "long"}))
     assert (one.profile("a").hours, one.profile("a-slices").partition, one.profile("b").hours) == (7.0, "long", 2.0)
     for wrong, message in (
         ({"hurs": 1}, r"phases\.a\.cluster\.hurs: no phase may set that; did you mean 'hours'"),
@@ -93,7 +93,7 @@ def test_a_phase_has_its_own_values() -> None:
         ({"executor": "local"}, r"cluster\.executor: no phase may set that"),
     ):
         with pytest.raises(UserError, match=message):
-            config(Phase(verb="pretrain", cluster=wrong)).profile("a")
+            config(Phase(command="pretrain", cluster=wrong)).profile("a")
 
 
 def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> None:
@@ -179,12 +179,12 @@ def test_a_profile_says_what_it_cannot_have() -> None:
         Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3600})
     Cluster(**PROFILE | {"hours": 1.0, "signal_delay": 3599})
     with pytest.raises(UserError, match=r"^sweep\.phases\.a\.cluster\.signal_delay=60: .* hours=0\.01 ends after 36 s"):
-        config(Phase(verb="pretrain", cluster={"hours": 0.01})).profile("a")
+        config(Phase(command="pretrain", cluster={"hours": 0.01})).profile("a")
 
 
 def test_what_only_slurm_can_do_is_refused_on_this_machine() -> None:
     local = Cluster(executor="local", cpus_per_task=1, tries=1)
-    sweep = Sweep("s", {"a": Phase(verb="pretrain", cluster={"parallel": 2})})
+    sweep = Sweep("s", {"a": Phase(command="pretrain", cluster={"parallel": 2})})
     with pytest.raises(UserError, match="detach=true: only SLURM has jobs"):
         SweepConfig("x", False, True, sweep, local)
     with pytest.raises(UserError, match=r"sweep\.phases\.a\.cluster\.parallel=2: .* set cluster\.parallel"):

@@ -61,7 +61,7 @@ def run() -> Run:
 
 def config(**profile: Any) -> SweepConfig:
     cluster = Cluster(executor="slurm", hours=2.0, signal_delay=60, cpus_per_task=4, tries=5, **profile)
-    return SweepConfig("x", False, False, Sweep("s", {"a": Phase(verb="pretrain")}), cluster)
+    return SweepConfig("x", False, False, Sweep("s", {"a": Phase(command="pretrain")}), cluster)
 
 
 TIMED_OUT = 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'

@@ -26,8 +26,8 @@ QUICK = "import dira_scale.cluster.watch as w; w.LOOK = 0.5"
 SWEEP = """
 name: counted
 phases:
-  first: {verb: pretrain, set: {experiment: small, data.shards: x}, grid: {steps: [40, 41, 42, 43]}}
-  second: {verb: pretrain, for_each: first, set: {experiment: small, data.shards: "{first}", steps: 30}, seeds: 2}
+  first: {command: pretrain, set: {experiment: small, data.shards: x}, grid: {steps: [40, 41, 42, 43]}}
+  second: {command: pretrain, for_each: first, set: {experiment: small, data.shards: "{first}", steps: 30}, seeds: 2}
 """
 RUNS, SECOND = 12, 30  # steps of a run of the second phase
 PROFILE = ["cluster=slurm", "cluster.hours=0.1", "cluster.signal_delay=5", "cluster.cpus_per_task=8"]  # a node a run
