@@ -13,6 +13,7 @@ from dira_scale.cluster.command import OUTPUT
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.records import Run
 from dira_scale.config.compose import compose
+from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
 
@@ -22,6 +23,7 @@ HELP_SECONDS = 120  # for a benchmark to say its flags
 GB = 1e9
 
 
+@shared_bases()
 def check_runs(runs: Sequence[Run]) -> None:
     """Find what any run's verb would refuse without data; of runs that differ only in seed and outputs, ask one.
 
@@ -37,9 +39,10 @@ def check_runs(runs: Sequence[Run]) -> None:
     if not rest:
         return
     cores = min(len(rest), len(os.sched_getaffinity(0)))
+    together = max(4, len(rest) // (2 * cores))  # neighbours have much in common, which a process computes once
     with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
         task = shown.add_task("", total=len(rest))
-        for run, problem in zip(rest, pool.imap(_problem, rest, chunksize=4), strict=True):
+        for run, problem in zip(rest, pool.imap(_problem, rest, chunksize=together), strict=True):
             _raise(run, problem)
             shown.advance(task)
 

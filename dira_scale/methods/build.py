@@ -30,16 +30,33 @@ def build(
     accumulate: int = 1,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Method:
-    """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train.
+    """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train ``batch``.
+
+    Collective: every process calls it, with the same random state. ``batch``: the global one.
+
+    Raises ``UserError`` naming the key, as :func:`network` and :func:`check_batch` do.
+    """
+    method = network(method_cfg, model_cfg, views, accumulate, tensors)
+    check_batch(method, batch, model_cfg.bn_groups, accumulate)
+    return method
+
+
+def network(
+    method_cfg: Any,
+    model_cfg: Any,
+    views: ViewSpec,
+    accumulate: int = 1,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Method:
+    """The method, whatever the batch.
 
     A method's constructor gets the arguments that it names: ``encoder``, ``unet`` (the encoder with a decoder),
     ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
-    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``. Collective: every
-    process calls it, with the same random state. If ``model.weights`` is a run folder, ``tensors`` are those of its
-    checkpoint; momentum networks start as copies of the loaded weights.
+    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global batch. If ``model.weights`` is a
+    run folder, ``tensors`` are those of its checkpoint; momentum networks start as copies of the loaded weights.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
-    missing argument, sizes that do not divide.
+    missing argument, BatchNorm groups that do not divide over the processes.
     """
     encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
     start = StartWeights(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
@@ -54,10 +71,14 @@ def build(
     method = _construct(_plain(method_cfg), "method", offered)
     if start and rank() == 0:
         print(start)
-    check_groups(batch, model_cfg.bn_groups)
     norm.convert(method, model_cfg.bn_groups, accumulate)
-    method.check(batch, accumulate)
     return method
+
+
+def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> None:
+    """Raise ``UserError`` if ``method`` cannot train this global batch, or it does not divide into BatchNorm groups."""
+    check_groups(batch, groups)
+    method.check(batch, accumulate)
 
 
 def views_of(cfg: DictConfig) -> ViewSpec:

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from harness import TINY
 
-from dira_scale import plan
+from dira_scale import methods, plan
 from dira_scale.cluster import check
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run
+from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
+from dira_scale.planning import refused
 
 ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
 
@@ -84,6 +86,26 @@ def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: 
         for n, need in enumerate(needs) for seed in range(4)
     ])  # fmt: skip
     assert composed == ["00"]
+
+
+def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = methods.network
+    monkeypatch.setattr(methods, "network", lambda *arguments: built.append(1) or build(*arguments))
+    words = ["data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
+    words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
+
+    def check_one(*more: str) -> None:
+        refused.check(compose("pretrain", [*words, *more]), 1)
+
+    check_one("data.batch=8")
+    check_one("data.batch=16", "optim.optimizer.lr=1")
+    for batch, key in ((20, r"method\.queue=96 is not a multiple of data\.batch=20"), (6, r"model\.bn_groups: .*=6 ")):
+        with pytest.raises(UserError, match=key):
+            check_one(f"data.batch={batch}")
+    assert built == [1]
+    check_one("data.batch=8", "data.size=64")
+    assert built == [1, 1]
 
 
 def test_a_benchmarks_flags_are_those_of_its_parser() -> None:
