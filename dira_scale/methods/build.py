@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.data.views import ViewSpec
@@ -83,6 +85,8 @@ def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> Non
 
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
+    with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
+        check_node(_plain(cfg.views), "views")
     try:
         views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
     except InstantiationException as error:
@@ -111,6 +115,7 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
                 f"; if another method's experiment set it, {_experiments(key, node['_target_'])}add ~{key}.{name}"
             )
             raise UserError(f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(choices)}{hint}")
+    check_values(target, given, key)
     arguments = {name: make() for name, make in offered.items() if name in parameters}
     if "base" in parameters and "base" in given:
         arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)
