@@ -82,13 +82,54 @@ def test_data_that_is_not_there_is_no_reason_to_refuse() -> None:
 
 def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    monkeypatch.setattr(check, "_problem", lambda run: composed.append(run.name) or "")
+    monkeypatch.setattr(check, "_problem", lambda run, _: composed.append(run.name) or "")
     needs = [f"data/{n}-0000000{n}" for n in range(3)]
     check.check_runs([
         run(f"{n}{seed}", f"data.shards=/s/{need}/output", f"seed={seed}", needs=(need,))
         for n, need in enumerate(needs) for seed in range(4)
     ])  # fmt: skip
     assert composed == ["00"]
+
+
+TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "model.encoder=test_resnet")
+
+
+def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
+    return Run("later", name, verb, [*words, f"run={reads}", "out=/s/later/x/output"], "", ["train/t"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "message"),
+    [
+        ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
+        ("probe", ["layer=6"], "layer=6: test_resnet has .* and last"),
+        ("probe", ["layer=[]"], r"layer=\[\]: name a level"),
+        ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
+        ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
+        ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
+        ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
+        ("export", ["formats=torchvision"], "torchvision has no network laid out as test_resnet"),
+    ],
+)
+def test_what_probe_and_export_would_refuse_of_a_run_is_refused_before_it_trains(
+    verb: str, words: list[str], message: str
+) -> None:
+    trained, data = run("t", *TRAINED), ["data.shards=d"] if verb == "probe" else []
+    with pytest.raises(UserError, match=rf"phase later, run x: .*{message}.*; nothing was started"):
+        check.check_runs([later(verb, *data, *words)], [trained])
+
+
+def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
+    trained = [run("a", *TRAINED), run("b", *TRAINED, "seed=1"), run("t", *TRAINED[:3], *TRAINED[4:])]
+    probes = [later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{one}/output", name=one) for one in "tab"]
+    check.check_runs(probes[:1], trained)
+    with pytest.raises(UserError, match="stage=dira: train/a has di, latest"):
+        check.check_runs(probes, trained)
+
+
+def test_nothing_is_said_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
+    check.check_runs([later("probe", "data.shards=d", "stage=any", reads="/nowhere")])
 
 
 def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
