@@ -93,7 +93,7 @@ def _with_dependents(
 def _submit(folder: SweepFolder, config: SweepConfig, start: Sequence[Run], now: Mapping[str, str]) -> None:
     again = {run.id for run in start}
     at_work = {run_id for run_id, state in now.items() if state in AT_WORK and run_id not in again}
-    queued = {run_id: one.job for one in folder.submissions for run_id in one.runs if run_id in at_work}
+    queued = {run_id: job for run_id, (job, _) in last_jobs(folder).items() if run_id in at_work}
     if start:
         submit(folder, config, start, queued)
     logger.info("%d runs submitted, %d were queued or running; state: %s", len(start), len(queued), folder.path)

@@ -101,14 +101,15 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     log, folder = tools(array=2), SweepFolder(tmp_path / "sweep")
     first = [run(str(n)) for n in range(3)]
     second = [run("p0", "b", ("a/0", "a/2"), "probe"), run("p1", "b", ("a/9",), "probe")]
-    submit(folder, config(), [*first, *second], {"a/9": "77", "a/8": "78"})
+    submit(folder, config(), [*first, *second], {"a/9": "77_4", "a/8": "78_0"})
     assert [(one.cluster, one.job, one.runs) for one in folder.submissions] == [
         ("slurm", "100", ["a/0", "a/1"]), ("slurm", "101", ["a/2"]), ("slurm", "102", ["b/p0", "b/p1"]),
     ]  # fmt: skip
     scripts = [options((log / str(n)).read_text()) for n in range(4)]
     assert [one["array"] for one in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
     after = [one.get("dependency") for one in scripts]
-    assert after == [None, None, "afterany:100:101:77", "afterany:100:101:102:77:78"]  # the last one: the results
+    assert after == [None, None, "afterany:77:100:101", "afterany:77:78:100:101:102"]  # the last one: the results
+    assert [one.get("kill-on-invalid-dep") for one in scripts] == [None, None, "yes", "yes"]
     calls = [
         pickle.loads((tmp_path / f"sweep/jobs/{task}_submitted.pkl").read_bytes()).function
         for task in ("100_1", "101_0")

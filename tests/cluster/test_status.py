@@ -96,6 +96,23 @@ def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm
     assert standings(folder)[0][A].reason == ""
 
 
+def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm) -> None:
+    """By a job that has had a node for over a minute, or has ended there, and has left neither log nor try."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    running = {"6_0": "RUNNING|None|n2|1:01", "6_1": "RUNNING|None|n2|0:59", "6_2": "RUNNING|None|n3|1-00:00:00"}
+    slurm.says("squeue", running)
+    slurm.says("sacct", {"6_3": "FAILED|0:53||n4|1"})
+    (folder.path / "jobs").mkdir()
+    (folder.path / "jobs" / "6_2_0_log.out").touch()
+    found = standings(folder)[0]
+    unseen = f"no log appeared: does %s see {folder.path}?"
+    assert [found[run_id].reason.partition(" Mount")[0] for run_id in (A, B, C, D)] == [
+        unseen % "n2", "starting", "starting", unseen % "n4",
+    ]  # fmt: skip
+    assert [found[run_id].state for run_id in (A, D)] == ["running", "failed"]
+
+
 def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
     folder = made_up_sweep(tmp_path / "sweep", 2)
     for run_id in (A, B):
