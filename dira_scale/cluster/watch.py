@@ -15,6 +15,7 @@ from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
 from dira_scale.cluster.status import AT_WORK, last_jobs, standings, states
+from dira_scale.cluster.usage import usage
 from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
@@ -137,8 +138,10 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     for line in write_results(folder.path):
         logger.info("%s", line)
     bad = [run_id for run_id, state in now.items() if state != "done"]
+    found = standings(folder := SweepFolder(folder.path))[0]
+    if used := usage(folder, {run.id: found[run.id] for run in runs if run.id in found}):
+        logger.info("%s", used)
     if bad:
-        found = standings(SweepFolder(folder.path))[0]
         for run_id in bad[:10]:
             why = found[run_id].reason if run_id in found else ""
             logger.error("%s: %s", run_id, ", ".join(filter(None, (now[run_id], why))))
