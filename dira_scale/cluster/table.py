@@ -22,6 +22,7 @@ FIGURES = ("step", "loss", "images/s", "to go")
 LAYOUTS = (
     ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
     ("run", "state", *FIGURES, "job", "node", "tries"),
+    ("run", "state", "step", "to go", "job", "node", "tries"),
     ("run", "state", "step", "to go", "tries"),
 )
 
