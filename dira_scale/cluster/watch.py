@@ -142,7 +142,7 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     if used := usage(folder, {run.id: found[run.id] for run in runs if run.id in found}):
         logger.info("%s", used)
     if bad:
-        for run_id in bad[:10]:
+        for run_id in sorted(bad, key=lambda run_id: now[run_id] == "blocked")[:10]:  # those that blocked them first
             why = found[run_id].reason if run_id in found else ""
             logger.error("%s: %s", run_id, ", ".join(filter(None, (now[run_id], why))))
         cancelled = Counter(now.values())["cancelled"]

@@ -5,10 +5,12 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run, SweepFolder
@@ -74,6 +76,15 @@ def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:
         "output": f"{tmp_path}/jobs/%A_%a_0_log.out",
     }  # fmt: skip
     assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m submitit.core._submit")
+
+
+def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/slurm.md").read_text()
+    (block,) = re.findall(r"```yaml\n(executor: slurm\n.*?)```", text, re.DOTALL)
+    profile = yaml.safe_load(block)
+    assert profile.keys() == {each.name for each in fields(Cluster)}
+    given = parameters("s", run("x", processes=4), Cluster(**profile))
+    assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
 
 
 def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
