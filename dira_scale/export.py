@@ -15,7 +15,7 @@ def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     from dira_scale.methods import method_class
     from dira_scale.models.card import Card, Source
-    from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export
+    from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export, trains_decoder
     from dira_scale.models.weights import trained_encoder, trained_unet
     from dira_scale.runs.reader import LATEST, RunReader
 
@@ -23,7 +23,7 @@ def export(cfg: DictConfig) -> None:
     reader = RunReader(run)
     (tensors, state, stage), config, stages = reader.load(cfg.stage), reader.config, reader.stages
     trained = list(stages)[: list(stages).index(stage) + 1]
-    decoder = any({"re", "ad"} & set(stages[name]["terms"]) for name in trained)
+    decoder = trains_decoder(stages[name] for name in trained)
     encoder, method = trained_encoder(config, tensors), method_class(config["method"])
     unet = trained_unet(config, encoder, tensors) if decoder else None
     network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"], method.bounded)

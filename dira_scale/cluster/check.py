@@ -12,7 +12,9 @@ from pathlib import Path
 from dira_scale.cluster.command import OUTPUT
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.records import Run
+from dira_scale.cluster.trained import about_networks, configurations, trained_by
 from dira_scale.config.compose import compose
+from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
 
@@ -22,24 +24,29 @@ HELP_SECONDS = 120  # for a benchmark to say its flags
 GB = 1e9
 
 
-def check_runs(runs: Sequence[Run]) -> None:
+@shared_bases()
+def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
     """Find what any run's verb would refuse without data; of runs that differ only in seed and outputs, ask one.
 
-    Data that a run finds only later (what a needed run makes) is not looked at.
+    Data that a run finds only later (what a needed run makes) is not looked at. ``everything``: more runs of the sweep,
+    which these may read.
 
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
-    distinct = list({_sort(run): run for run in reversed(runs)}.values())[::-1]
+    reads = {run.id: trained_by(run, [*runs, *everything]) for run in runs}
+    distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
     verbs = {run.verb: run for run in reversed(distinct)}
     for run in verbs.values():  # here first: what forked processes have not imported, each would import
-        _raise(run, _problem(run))
+        _raise(run, _problem(run, reads[run.id]))
     rest = [run for run in distinct if run not in verbs.values()]
     if not rest:
         return
     cores = min(len(rest), len(os.sched_getaffinity(0)))
+    together = max(4, len(rest) // (2 * cores))  # neighbours have much in common, which a process computes once
+    tasks = [(run, reads[run.id]) for run in rest]
     with multiprocessing.get_context("fork").Pool(cores) as pool, bar("checking", "configurations") as shown:
         task = shown.add_task("", total=len(rest))
-        for run, problem in zip(rest, pool.imap(_problem, rest, chunksize=4), strict=True):
+        for run, problem in zip(rest, pool.imap(_task, tasks, chunksize=together), strict=True):
             _raise(run, problem)
             shown.advance(task)
 
@@ -49,28 +56,32 @@ def _raise(run: Run, problem: str) -> None:
         raise UserError(f"phase {run.phase}, run {run.name}: {problem}; nothing was started")
 
 
-def _sort(run: Run) -> tuple[str, str, tuple[str, ...]]:
+def _task(task: tuple[Run, Sequence[Run]]) -> str:
+    return _problem(*task)
+
+
+def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
     """Equal for runs whose configurations are right or wrong together."""
     outputs = [re.escape(need) for need in run.needs]
     needed = re.compile("|".join(outputs)) if outputs else None
     kept = (word for word in run.words if not word.startswith((f"{OUTPUT.get(run.verb)}=", "slice=")))
     words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
-    return run.phase.partition("-")[0], run.verb, tuple(words)
+    return run.phase.partition("-")[0], run.verb, *words, *map(about_networks, reads)
 
 
-def _problem(run: Run) -> str:
-    """What is wrong with a run's words; empty if nothing is."""
+def _problem(run: Run, reads: Sequence[Run]) -> str:
+    """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
         if run.verb == "bench":
             _check_benchmark(run)
         else:
-            _check_words(run)
+            _check_words(run, reads)
     except UserError as error:
         return " ".join(str(error).split())
     return ""
 
 
-def _check_words(run: Run) -> None:
+def _check_words(run: Run, reads: Sequence[Run]) -> None:
     """As the verb itself would, except for data. A sweep that pretrains nothing does without torch."""
     cfg = compose(run.verb, run.words)
     if run.verb == "pretrain":
@@ -81,6 +92,10 @@ def _check_words(run: Run) -> None:
         from dira_scale.ingest import commands
 
         commands.check(cfg)
+    if run.verb in ("probe", "export") and (runs := configurations(cfg, reads)) is not None:
+        from dira_scale.evaluation import refused as later
+
+        (later.check_probe if run.verb == "probe" else later.check_export)(cfg, runs)
 
 
 def _check_benchmark(run: Run) -> None:

@@ -64,7 +64,7 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     start = to_start(runs, now)
     logger.info("%s: %s", config.sweep.name, _counted(now))
     if start:
-        check_runs(start)
+        check_runs(start, runs)
         for line in rehearse(config, start):
             print(line)
     if config.dry_run:

@@ -192,6 +192,13 @@ class OneSweep(Schema):
 @dataclass
 class Status(OneSweep):
     watch: float | None = above(0, None)
+    json: bool = MISSING
+
+    def __post_init__(self) -> None:
+        """Raises UserError for ``json`` with ``watch``: a program looks as often as it wants."""
+        super().__post_init__()
+        if self.json is True and self.watch is not None:
+            raise UserError("json=true: prints one look; leave out watch")
 
 
 @dataclass

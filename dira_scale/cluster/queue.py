@@ -10,6 +10,7 @@ from dira_scale.errors import UserError
 
 SECONDS = 60  # bound on every call: these commands may wait long for a controller or a database that is down
 GONE, UNKNOWN = "GONE", "UNKNOWN"  # neither squeue nor sacct know the job; they do not answer
+NO_NODES = re.compile("^None assigned$")  # sacct's words
 PENDING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
 BROKE = ("FAILED", "OUT_OF_MEMORY")
 RUNNING = ("RUNNING", "COMPLETING", "CONFIGURING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
@@ -41,12 +42,14 @@ class JobState:
         reason: why it waits, or is unknown.
         nodes: as SLURM writes them, ``n[1-2]``; empty before it starts.
         measured: exit code and memory of one that broke, for a person to read; empty without accounting.
+        seconds: for which it has had its nodes, as far as known.
     """
 
     state: str
     reason: str = ""
     nodes: str = ""
     measured: str = ""
+    seconds: int = 0
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,14 @@ def ask(jobs: Collection[str]) -> Answer:
     if not jobs:
         return Answer()
     try:
-        squeue = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={_arrays(jobs)}", "--format=%i|%T|%r|%N"]
+        squeue = [
+            "squeue",
+            "--noheader",
+            "--array",
+            "--states=all",
+            f"--jobs={_arrays(jobs)}",
+            "--format=%i|%T|%r|%N|%M",
+        ]
         found = dict(_rows(said(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
@@ -77,7 +87,7 @@ def ask(jobs: Collection[str]) -> Answer:
         return Answer(found)
     try:
         sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
-        ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS"]))
+        ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
         return Answer(found, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
@@ -123,27 +133,38 @@ def _arrays(jobs: Collection[str]) -> str:
 
 
 def _rows(text: str) -> Iterator[tuple[str, JobState]]:
-    """Of squeue's lines ``ID|STATE|REASON|NODES``."""
+    """Of squeue's lines ``ID|STATE|REASON|NODES|ELAPSED``."""
     for line in text.splitlines():
-        job, state, reason, nodes = (*line.split("|"), "", "")[:4]
-        known = JobState(state, "" if reason == "None" else reason.lstrip("(").rstrip(")"), nodes)
+        job, state, reason, nodes, elapsed = (*line.split("|"), "", "", "")[:5]
+        known = JobState(
+            state, "" if reason == "None" else reason.lstrip("(").rstrip(")"), nodes, seconds=_seconds(elapsed)
+        )
         for task in expand(job):
             yield task, known
 
 
+def _seconds(text: str) -> int:
+    """Of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
+    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    return 86400 * days + 3600 * hours + 60 * minutes + seconds
+
+
 def _accounted(text: str) -> dict[str, JobState]:
-    """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY``: of a job, and of its steps (``12_3.batch``), which have its memory."""
+    """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps (``12_3.batch``), which have
+    its memory."""
     found: dict[str, JobState] = {}
     codes: dict[str, str] = {}
     memory: dict[str, float] = {}
     for line in text.splitlines():
-        job, state, code, most = (*line.split("|"), "", "")[:4]
+        job, state, code, most, nodes, seconds = (*line.split("|"), "", "", "", "")[:6]
         job, _, step = job.partition(".")
         memory[job] = max(memory.get(job, 0.0), float(most.rstrip("M") or 0) * 2**20 / 1e9)
         if not step or codes.get(job) in ("", "0:0"):
             codes[job] = code
         if not step:
-            found |= dict.fromkeys(expand(job), JobState(state.split()[0]))  # CANCELLED by 1000
+            known = JobState(state.split()[0], nodes=NO_NODES.sub("", nodes), seconds=int(seconds or 0))
+            found |= dict.fromkeys(expand(job), known)  # CANCELLED by 1000
     for job, one in found.items():
         if one.state in BROKE and codes.get(job):
             most = f", {memory[job]:.1f} GB of memory" if memory[job] else ""

@@ -20,6 +20,7 @@ from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 from dira_scale.cluster import queue
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import Cluster, SweepConfig
+from dira_scale.cluster.dependencies import dependency
 from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.cluster.refusals import check_hours, explain, longest_array
@@ -60,8 +61,8 @@ class Arrays(SlurmExecutor):
         return ["timeout", str(queue.SECONDS), *super()._make_submission_command(submission_file_path)]
 
 
-def parameters(name: str, run: Run, profile: Cluster, after: Sequence[str] = ()) -> dict[str, Any]:
-    """What submitit makes sbatch's options from: jobs like ``run``, to begin once the arrays ``after`` have ended."""
+def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
+    """What submitit makes sbatch's options from: jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
     tasks = run.launch.processes if run.launch.launcher == "tasks" else 1
     given: dict[str, Any] = {
@@ -79,8 +80,8 @@ def parameters(name: str, run: Run, profile: Cluster, after: Sequence[str] = ())
         "mem": None if profile.memory is None else f"{round(1000 * profile.memory)}M",
         "array_parallelism": profile.parallel or ENDLESS,
         "setup": profile.setup,
-        "additional_parameters": profile.sbatch,
-        "dependency": f"afterany:{':'.join(after)}" if after else None,
+        "additional_parameters": (profile.sbatch or {}) | ({"kill-on-invalid-dep": "yes"} if after else {}),
+        "dependency": after or None,
         "stderr_to_stdout": True,
     }
     return {key: value for key, value in given.items() if value is not None}
@@ -100,11 +101,11 @@ def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str
 
 
 def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:
-    """Submit ``runs``, phase after phase, each to begin when the jobs that it needs have ended; last, the results.
+    """Submit ``runs``, phase after phase, each to begin when what it needs allows; last, the results.
 
     Args:
         runs: each after those that it needs.
-        queued: the array that a run is in, for those that are queued or running already.
+        queued: the task, ``12_3``, of those that are queued or running already.
 
     Raises:
         UserError: SLURM refuses. What was submitted before that, and only that, is recorded.
@@ -114,12 +115,13 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
     phases = list(dict.fromkeys(run.phase for run in runs))
     check_hours(config, phases)
     longest, jobs = longest_array(), dict(queued)
+    by_id, sizes = {run.id: run for run in runs}, dict[str, int]()
     (folder.path / "jobs").mkdir(parents=True, exist_ok=True)
     for phase in phases:
         group, profile = [run for run in runs if run.phase == phase], config.profile(phase)
         for first in range(0, len(group), longest):
             part = group[first : first + longest]
-            after = sorted({jobs[need] for run in part for need in run.needs if need in jobs})
+            after = dependency(part, by_id, jobs, sizes)
             calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             ids, token = [run.id for run in part], uuid.uuid4().hex
             asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
@@ -131,10 +133,13 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
                     folder.submitted(replace(asked, runs=[]))
                 raise
             folder.submitted(replace(asked, job=job, when=time.time()))
-            jobs |= {run.id: job for run in part}
+            jobs |= {run.id: f"{job}_{task}" for task, run in enumerate(part)}
+            sizes[job] = len(part)
     last = Run("results", "results", "sweep", [], "")
     small = replace(config.cluster, gpus_per_node=0, memory=None, cpus_per_task=1)
-    _submit(folder, config, last, [_Results(str(folder.path))], sorted(set(jobs.values())), uuid.uuid4().hex, small)
+    arrays = sorted({task.partition("_")[0] for task in jobs.values()}, key=int)
+    after = f"afterany:{':'.join(arrays)}"
+    _submit(folder, config, last, [_Results(str(folder.path))], after, uuid.uuid4().hex, small)
 
 
 def lost(error: BaseException | None) -> bool:
@@ -158,7 +163,7 @@ def _submit(
     config: SweepConfig,
     like: Run,
     calls: Sequence[Callable[[], Any]],
-    after: Sequence[str],
+    after: str,
     token: str,
     profile: Cluster | None = None,
 ) -> str:

@@ -52,6 +52,7 @@ class Known:
         needs: states of the runs that it needs, by their ids.
         job: its last one, None if it was never submitted; ``id`` is its id.
         beats: whether the lease that the last try has taken shows life; None without such a lease.
+        unseen: the sweep's folder, if the last job has begun there, and neither a log nor a try of it has appeared.
     """
 
     tries: Sequence[Try] = ()
@@ -60,6 +61,7 @@ class Known:
     id: str = ""
     job: JobState | None = None
     beats: bool | None = None
+    unseen: str = ""
 
 
 def state(known: Known) -> tuple[str, str]:
@@ -91,14 +93,17 @@ def _not_begun(known: Known, job: JobState, last: Try | None) -> tuple[str, str]
     """Its last job is over, or there is none, and has not begun a try."""
     if job.state == UNKNOWN:
         return "queued", f"when it was submitted; {job.reason}"
-    if job.state == GONE:
+    unmet = _unmet(known)
+    if known.unseen and not unmet:
+        return ("failed" if job.state in BROKEN else "lost"), _unseen(known, job)
+    if job.state == GONE and not unmet:
         return "lost", f"job {known.id} is gone before the run began{_because(job)}"
     if job.state in BROKEN:
         return "failed", f"{BROKEN[job.state]} before the run began: see the logs of job {known.id} in jobs/"
     if last is not None:
         return _ended(known, last, job)
-    if unmet := _unmet(known):
-        hopeless = [need for need in unmet if known.needs and known.needs[need] in HOPELESS]
+    if unmet:  # SLURM has ended a job that waited for them, if there was one
+        hopeless = unmet if known.id else [need for need in unmet if known.needs and known.needs[need] in HOPELESS]
         return ("blocked", f"by {', '.join(hopeless)}") if hopeless else ("waiting", f"for {', '.join(unmet)}")
     return "missing", STOPPED.get(job.state, "")
 
@@ -134,8 +139,13 @@ def _unmet(known: Known) -> list[str]:
 
 def _odd(known: Known, last: Try | None) -> str:
     if last is None or last.job != known.id:
-        return "starting"
+        return _unseen(known, known.job or JobState("")) if known.unseen else "starting"
     return "no sign of life from its process" if known.beats is False and last.ended is None else ""
+
+
+def _unseen(known: Known, job: JobState) -> str:
+    where = f"does {job.nodes or 'its node'} see {known.unseen}?"
+    return f"no log appeared: {where} Mount it there, or put the sweep on a disk that all nodes see (folder=…)"
 
 
 def _how(last: Try) -> str:

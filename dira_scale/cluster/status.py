@@ -11,13 +11,14 @@ from typing import Any
 
 from dira_scale.cluster import unanswered
 from dira_scale.cluster.living import is_controlled, is_here, living
-from dira_scale.cluster.queue import GONE, UNKNOWN, Answer, JobState, ask
+from dira_scale.cluster.queue import GONE, PENDING, RUNNING, UNKNOWN, Answer, JobState, ask
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try, is_done
 from dira_scale.cluster.state import Known, state
 from dira_scale.errors import UserError
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 
 AT_WORK = ("queued", "running", "waiting")
+PATIENCE = 60  # seconds after which what a node writes is seen on a shared disk
 TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of training is
 
 
@@ -97,7 +98,9 @@ def _survey(folder: SweepFolder) -> tuple[dict[str, Standing], Answer]:
             job = None if submission is None else _job(job_id, submission, answer, run_id in here)
             own = tries[run_id]
             beats = _beats(folder.output(run), own[-1]) if own and own[-1].ended is None else None
-            what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats))
+            begun = any(one.job == job_id for one in own)
+            unseen = str(folder.path) if job and not begun and _no_log(folder, job_id, job) else ""
+            what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats, unseen))
             if what == "missing" and controlled:
                 what, why = "waiting", "until the machine has room for it"
             elif what == "waiting" and not job_id and not controlled:
@@ -170,6 +173,12 @@ def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> Jo
     if not is_here(submission):
         return JobState(UNKNOWN, f"its process is on {submission.host}, and cannot be seen from here")
     return JobState("RUNNING" if lives else GONE)
+
+
+def _no_log(folder: SweepFolder, job_id: str, job: JobState) -> bool:
+    """Whether a job has had a node of SLURM's, long enough for a shared disk, and its log is not here."""
+    begun = bool(job.nodes) and (job.seconds > PATIENCE or job.state not in (*PENDING, *RUNNING))
+    return begun and not any((folder.path / "jobs").glob(f"{job_id}_*log*"))
 
 
 def _beats(output: Path, last: Try) -> bool | None:

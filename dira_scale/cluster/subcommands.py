@@ -1,5 +1,6 @@
 """``sweep status``, ``logs``, ``cancel``, ``retry``, ``results``: each works on the records of a sweep's folder."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +12,17 @@ from dira_scale.runs.exit_codes import DONE, FAILED
 
 
 def status(cfg: DictConfig) -> int:
-    """The state of each run, its step, loss, speed, time to go, node and tries; watch=5: every 5 seconds."""
-    from dira_scale.cluster.table import show
+    """State, step, loss, speed, time to go, node, tries; watch=5: every 5 seconds; json=true: for programs."""
+    folder = SweepFolder(Path(cfg.folder))
+    if cfg.json:
+        from dira_scale.cluster.report import report
 
-    found = show(SweepFolder(Path(cfg.folder)), Console(), cfg.watch)
+        found, content = report(folder)
+        print(json.dumps(content, indent=2))
+    else:
+        from dira_scale.cluster.table import show
+
+        found = show(folder, Console(), cfg.watch)
     return FAILED if any(one.state in ("failed", "blocked", "lost") for one in found.values()) else DONE
 
 

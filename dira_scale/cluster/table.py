@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from rich.console import Console, Group, RenderableType
@@ -14,9 +14,17 @@ from dira_scale.cluster.health import sick_nodes
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.state import STATES
 from dira_scale.cluster.status import AT_WORK, Progress, Standing, present, progress, standings
+from dira_scale.cluster.usage import Usage, usage
 
-NARROW = 110  # columns; in fewer, there are fewer figures, and the reasons are below the table
-FIGURES = {True: ("step", "loss", "images/s", "to go"), False: ("step", "to go")}
+WIDE = Console(width=10_000)  # measures what a table takes where there is room
+FIGURES = ("step", "loss", "images/s", "to go")
+# The first that fits is shown. What a layout lacks of job, node and reason is below its table, for each run in full.
+LAYOUTS = (
+    ("run", "state", *FIGURES, "job", "node", "tries", "reason"),
+    ("run", "state", *FIGURES, "job", "node", "tries"),
+    ("run", "state", "step", "to go", "job", "node", "tries"),
+    ("run", "state", "step", "to go", "tries"),
+)
 
 
 def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, Standing]:
@@ -44,31 +52,60 @@ def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Sta
     problem = f"what SLURM knows is not in here: {problem}" if problem else ""
     if earlier := len(everything) - len(found):
         problem = "; ".join(filter(None, [f"{earlier} runs of earlier settings are left out", problem]))
-    return found, draw(found, {run_id: progress(folder, one) for run_id, one in found.items()}, width, problem)
+    far = {run_id: progress(folder, one) for run_id, one in found.items()}
+    return found, draw(found, far, width, problem, usage(folder, found))
 
 
-def draw(found: Mapping[str, Standing], far: Mapping[str, Progress], width: int, problem: str = "") -> RenderableType:
-    """The picture for a terminal of ``width`` columns; ``problem``: what it does not show, and why."""
+def draw(
+    found: Mapping[str, Standing],
+    far: Mapping[str, Progress],
+    width: int,
+    problem: str = "",
+    used: Usage | None = None,
+) -> RenderableType:
+    """The picture for a terminal of ``width`` columns.
+
+    Args:
+        problem: what it does not show, and why.
+        used: by all runs, once they have ended.
+    """
     counts = Counter(one.state for one in found.values())
     above = [Text(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + f"; {len(found)} runs")]
     if problem:
         above.append(Text(problem))
     sick = sick_nodes({run_id: one.tries for run_id, one in found.items()})
     above += [Text(f"node {node} {why}") for node, why in sick.items()]
-    wide = width >= NARROW
+    rows = {run_id: _cells(one, far[run_id]) for run_id, one in found.items()}
     trains = any(one.step is not None for one in far.values())
-    figures = FIGURES[wide] if trains else ()
+    layouts = [[name for name in layout if trains or name not in FIGURES] for layout in LAYOUTS]
+    fitting = (
+        layout for layout in layouts if _table(layout, rows).__rich_measure__(WIDE, WIDE.options).maximum <= width
+    )
+    columns = next(fitting, layouts[-1])
+    below = [Text(f"{run_id}: {text}") for run_id, row in rows.items() if (text := _rest(row, columns))]
+    return Group(*above, _table(columns, rows), *below, *([Text(str(used))] if used else []))
+
+
+def _table(columns: Sequence[str], rows: Mapping[str, Mapping[str, str]]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="")
-    for name in ("run", "state", *figures, *(("job", "node", "tries", "reason") if wide else ("tries",))):
-        right = name in (*figures, "tries")
+    for name in columns:
+        right = name in (*FIGURES, "tries")
         table.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right or name == "state")
-    for run_id, one in found.items():
-        shown = _figures(far[run_id])
-        cells = [run_id, one.state, *(shown[name] for name in figures)]
-        tries = str(len(one.tries) or "")
-        table.add_row(*map(Text, [*cells, one.job, one.nodes, tries, one.reason] if wide else [*cells, tries]))
-    below = [Text(f"{run_id}: {one.reason}") for run_id, one in found.items() if one.reason and not wide]
-    return Group(*above, table, *below)
+    for row in rows.values():
+        table.add_row(*(Text(row[name]) for name in columns))
+    return table
+
+
+def _rest(row: Mapping[str, str], columns: Sequence[str]) -> str:
+    """What the columns lack."""
+    job = f"job {row['job']}" + (f" on {row['node']}" if row["node"] else "") if row["job"] else ""
+    lacking = ["" if "job" in columns else job, "" if "reason" in columns else row["reason"]]
+    return "; ".join(filter(None, lacking))
+
+
+def _cells(one: Standing, far: Progress) -> dict[str, str]:
+    about = {"run": one.run.id, "state": one.state, "job": one.job, "node": one.nodes, "reason": one.reason}
+    return about | {"tries": str(len(one.tries) or "")} | _figures(far)
 
 
 def _figures(far: Progress) -> dict[str, str]:

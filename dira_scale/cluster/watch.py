@@ -15,6 +15,7 @@ from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
 from dira_scale.cluster.status import AT_WORK, last_jobs, standings, states
+from dira_scale.cluster.usage import usage
 from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
 from dira_scale.runs.exit_codes import DONE, FAILED, INTERRUPTED
@@ -93,7 +94,7 @@ def _with_dependents(
 def _submit(folder: SweepFolder, config: SweepConfig, start: Sequence[Run], now: Mapping[str, str]) -> None:
     again = {run.id for run in start}
     at_work = {run_id for run_id, state in now.items() if state in AT_WORK and run_id not in again}
-    queued = {run_id: one.job for one in folder.submissions for run_id in one.runs if run_id in at_work}
+    queued = {run_id: job for run_id, (job, _) in last_jobs(folder).items() if run_id in at_work}
     if start:
         submit(folder, config, start, queued)
     logger.info("%d runs submitted, %d were queued or running; state: %s", len(start), len(queued), folder.path)
@@ -137,9 +138,11 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     for line in write_results(folder.path):
         logger.info("%s", line)
     bad = [run_id for run_id, state in now.items() if state != "done"]
+    found = standings(folder := SweepFolder(folder.path))[0]
+    if used := usage(folder, {run.id: found[run.id] for run in runs if run.id in found}):
+        logger.info("%s", used)
     if bad:
-        found = standings(SweepFolder(folder.path))[0]
-        for run_id in bad[:10]:
+        for run_id in sorted(bad, key=lambda run_id: now[run_id] == "blocked")[:10]:  # those that blocked them first
             why = found[run_id].reason if run_id in found else ""
             logger.error("%s: %s", run_id, ", ".join(filter(None, (now[run_id], why))))
         cancelled = Counter(now.values())["cancelled"]

@@ -8,6 +8,7 @@ only. Hydra's own entry point is not used: it would change the working directory
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from omegaconf.resolvers import oc
 from yaml import YAMLError
 
-from dira_scale.config import logs
+from dira_scale.config import logs, shared
 from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
@@ -175,9 +176,13 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
 
 def _hydra(verb: str, words: Sequence[str], own: Sequence[Path]) -> DictConfig:
     paths = ",".join(f"file://{path}" for path in roots(list(own))[1:])
-    with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
-        overrides = [f"hydra.searchpath=[{paths}]", *words]
-        return hydra_compose(config_name=verb, overrides=overrides, return_hydra_config=True)
+
+    def compose(words: Sequence[str]) -> DictConfig:
+        with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):
+            overrides = [f"hydra.searchpath=[{paths}]", *words]
+            return hydra_compose(config_name=verb, overrides=overrides, return_hydra_config=True)
+
+    return shared.composed((verb, paths), words, compose)
 
 
 def _plain(composed: DictConfig) -> DictConfig:
@@ -186,7 +191,7 @@ def _plain(composed: DictConfig) -> DictConfig:
 
 def _typed(composed: DictConfig, schema: type) -> DictConfig:
     try:
-        config = OmegaConf.merge(OmegaConf.structured(schema), _plain(composed))
+        config = OmegaConf.merge(_structured(schema), _plain(composed))
     except OmegaConfBaseException as error:
         if not error.full_key:  # OmegaConf does not say where a list is that must be a mapping
             for key, value in leaves(composed):
@@ -195,6 +200,9 @@ def _typed(composed: DictConfig, schema: type) -> DictConfig:
         raise
     assert isinstance(config, DictConfig)
     return config
+
+
+_structured = lru_cache(OmegaConf.structured)  # merge() copies it
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Where configuration files are, and a root file's metadata."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ class Root:
     KEYS = ("_schema_", "_example_", "_first_")
 
     @classmethod
+    @lru_cache
     def read(cls, verb: str) -> "Root":
         """Read the metadata of one of the project's own root files."""
         content: dict[str, Any] = yaml.safe_load((folder("configs") / f"{verb}.yaml").read_text())

@@ -1,5 +1,6 @@
 """Optimizers by ``_target_``, their parameter groups, schedules as pure functions of the step, and state by name."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +8,13 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from dira_scale.config.arguments import check_values
 from dira_scale.config.schema import Schema, above, at_least, one_of, within
 from dira_scale.errors import UserError, nearest
 
@@ -44,6 +46,7 @@ def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:
         if setting not in optimizer.defaults:
             known = f"{', '.join(optimizer.defaults)}{nearest(setting, list(optimizer.defaults))}"
             raise UserError(f"optim.one_dimensional.{setting}: {type(optimizer).__name__} has {known}")
+    check_values(type(optimizer), config.one_dimensional, "optim.one_dimensional")
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"] * batch / (config.reference_batch or batch)
         group["lr"] = group["initial_lr"]
@@ -56,13 +59,30 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
     Raises:
         UserError: the target or one of its arguments is wrong; names ``key``.
     """
+    name = config.get("_target_")
     try:
-        optimizer = instantiate(config, _partial_=True)(parameters)
+        target = get_object(str(name))
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{key}._target_: {name} cannot be imported: {reason}") from error
+    if inspect.isclass(target) and not issubclass(target, Optimizer):
+        raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
+    parameters_of = inspect.signature(target).parameters
+    known = [*parameters_of][1:]  # after what is to be trained
+    given = {setting: value for setting, value in config.items() if not setting.startswith("_")}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters_of.values()):
+        for setting in given:
+            if setting not in known:
+                hint = nearest(setting, known) or f"; ~{key}.{setting} takes it out"
+                raise UserError(f"{key}.{setting}: {target.__name__} has only {', '.join(known)}{hint}")
+    check_values(target, given, key)
+    try:
+        optimizer = instantiate(config, _partial_=True, _convert_="all")(parameters)
     except (InstantiationException, TypeError, ValueError) as error:
         reason = str(error).split(", set env var HYDRA")[0]
         raise UserError(f"{key}: {reason}") from error
     if not isinstance(optimizer, Optimizer):
-        raise UserError(f"{key}._target_: {config.get('_target_')} is not a torch.optim.Optimizer")
+        raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
     return optimizer
 
 

@@ -1,5 +1,6 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,7 +87,7 @@ def compare(cfg: DictConfig) -> Comparison:
     )
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     runs = read_runs(config["run"])
-    name, size = _architecture(cfg, runs)
+    name, size = architecture(cfg, [run.config for run in runs])
     dataset = ShardedDataset.open(cfg.data.shards)
     dataset.require_images("probing")
     rows = _rows(dataset, cfg.data)
@@ -134,14 +135,18 @@ def _features(
     return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
 
 
-def _architecture(cfg: DictConfig, runs: list[Any]) -> tuple[str, int]:
-    trained = runs[0].config["model"]["encoder"] if runs else None
+def architecture(cfg: DictConfig, runs: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
+    """Name and view size of the encoders to compare. ``runs``: their configurations, of one encoder and size.
+
+    Raises UserError if another encoder is asked for, or none, or the size is too small.
+    """
+    trained = runs[0]["model"]["encoder"] if runs else None
     name = cfg.model.encoder or trained
     if name is None:
         raise UserError("model.encoder must be given without a run: model.encoder=resnet18")
     if trained and name != trained:
         raise UserError(f"model.encoder={name}: the run has {trained}; leave it out, or probe {name} without a run")
-    size = cfg.data.size or (runs[0].config["data"]["size"] if runs else SIZE)
+    size = cfg.data.size or (runs[0]["data"]["size"] if runs else SIZE)
     if size < 2 * PIXELS:
         raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
     return name, size

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
 from dira_scale.data.views import ViewSpec
@@ -30,16 +32,33 @@ def build(
     accumulate: int = 1,
     tensors: Mapping[str, Tensor] | None = None,
 ) -> Method:
-    """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train.
+    """The method of ``configs/method/*.yaml`` on the network of ``configs/model/*.yaml``, ready to train ``batch``.
+
+    Collective: every process calls it, with the same random state. ``batch``: the global one.
+
+    Raises ``UserError`` naming the key, as :func:`network` and :func:`check_batch` do.
+    """
+    method = network(method_cfg, model_cfg, views, accumulate, tensors)
+    check_batch(method, batch, model_cfg.bn_groups, accumulate)
+    return method
+
+
+def network(
+    method_cfg: Any,
+    model_cfg: Any,
+    views: ViewSpec,
+    accumulate: int = 1,
+    tensors: Mapping[str, Tensor] | None = None,
+) -> Method:
+    """The method, whatever the batch.
 
     A method's constructor gets the arguments that it names: ``encoder``, ``unet`` (the encoder with a decoder),
     ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
-    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global ``batch``. Collective: every
-    process calls it, with the same random state. If ``model.weights`` is a run folder, ``tensors`` are those of its
-    checkpoint; momentum networks start as copies of the loaded weights.
+    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global batch. If ``model.weights`` is a
+    run folder, ``tensors`` are those of its checkpoint; momentum networks start as copies of the loaded weights.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
-    missing argument, sizes that do not divide.
+    missing argument, BatchNorm groups that do not divide over the processes.
     """
     encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
     start = StartWeights(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
@@ -54,14 +73,20 @@ def build(
     method = _construct(_plain(method_cfg), "method", offered)
     if start and rank() == 0:
         print(start)
-    check_groups(batch, model_cfg.bn_groups)
     norm.convert(method, model_cfg.bn_groups, accumulate)
-    method.check(batch, accumulate)
     return method
+
+
+def check_batch(method: Method, batch: int, groups: int, accumulate: int) -> None:
+    """Raise ``UserError`` if ``method`` cannot train this global batch, or it does not divide into BatchNorm groups."""
+    check_groups(batch, groups)
+    method.check(batch, accumulate)
 
 
 def views_of(cfg: DictConfig) -> ViewSpec:
     """The views of ``configs/views/*.yaml``; raises ``UserError`` if they are invalid."""
+    with suppress(ImportError, AttributeError, ValueError, TypeError, KeyError):  # told below
+        check_node(_plain(cfg.views), "views")
     try:
         views: ViewSpec = instantiate(cfg.views, size=cfg.data.size, _convert_="all")
     except InstantiationException as error:
@@ -90,6 +115,7 @@ def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[]
                 f"; if another method's experiment set it, {_experiments(key, node['_target_'])}add ~{key}.{name}"
             )
             raise UserError(f"{key}.{name}: {target.__name__} has no such setting, only {', '.join(choices)}{hint}")
+    check_values(target, given, key)
     arguments = {name: make() for name, make in offered.items() if name in parameters}
     if "base" in parameters and "base" in given:
         arguments["base"] = _construct(_plain(given.pop("base")), f"{key}.base", offered)

@@ -2,10 +2,11 @@
 
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import timm
 import torch
@@ -57,9 +58,9 @@ class Network:
         return ".sigmoid()" if self.bounded else ""
 
     def require_unet(self, format: str) -> UNet:
-        """The U-Net; ``UserError`` if there is none."""
-        if self.unet is None:
-            raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
+        """The U-Net; ``UserError`` if there is none, or none in this format."""
+        check(format, self.encoder, self.unet is not None)
+        assert self.unet is not None
         return self.unet
 
 
@@ -106,8 +107,6 @@ def to_timm(network: Network) -> Exported:
 def to_smp(network: Network) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
     unet = network.require_unet("smp")
-    if isinstance(network.encoder, PlainEncoder):
-        raise UserError(f"formats: smp has no U-Net over {network.name}; use dira_scale, with its light pyramid")
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
     code = f"""
         import segmentation_models_pytorch as smp
@@ -139,10 +138,7 @@ def to_dira_scale(network: Network) -> Exported:
 
 def to_torchvision(network: Network) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
-    if network.name not in TORCHVISION:
-        raise UserError(
-            f"formats: torchvision has no network laid out as {network.name}; it has {', '.join(TORCHVISION)}"
-        )
+    check("torchvision", network.encoder, network.unet is not None)
     encoder = network.encoder
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     code = f"""
@@ -163,10 +159,6 @@ def to_monai(network: Network) -> Exported:
     MONAI concatenates the skip before the upsampled features, smp after them: those input channels are swapped.
     """
     unet = network.require_unet("monai")
-    if network.name not in MONAI:
-        raise UserError(
-            f"formats: MONAI's FlexibleUNet has no encoder laid out as {network.name}; it has {', '.join(MONAI)}"
-        )
     state = {}
     for name, tensor in unet.state_dict().items():
         name = _smp_name(name).replace("encoder.model.", "encoder.")
@@ -230,6 +222,23 @@ FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
     | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx"}
 )  # all that the formats write
+
+
+def check(format: str, encoder: Encoder, decoder: bool) -> None:
+    """Raise ``UserError`` if ``format`` has no such network. ``decoder``: whether one was trained."""
+    if format in ("smp", "dira_scale", "monai") and not decoder:
+        raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
+    if format == "smp" and isinstance(encoder, PlainEncoder):
+        raise UserError(f"formats: smp has no U-Net over {encoder.name}; use dira_scale, with its light pyramid")
+    for library, known in (("torchvision", TORCHVISION), ("monai", MONAI)):
+        if format == library and encoder.name not in known:
+            what = "torchvision has no network" if format == "torchvision" else "MONAI's FlexibleUNet has no encoder"
+            raise UserError(f"formats: {what} laid out as {encoder.name}; it has {', '.join(known)}")
+
+
+def trains_decoder(stages: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether one of a run's ``stages`` trains the decoder: by restoring images."""
+    return any({"re", "ad"} & set(stage["terms"]) for stage in stages)
 
 
 def default_formats(network: Network) -> list[str]:

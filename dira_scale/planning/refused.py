@@ -1,30 +1,50 @@
 """What `pretrain` refuses before it looks at data: found without it, and without memory for tensors."""
 
+import json
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale import methods
 from dira_scale.engine import optim
-from dira_scale.methods import views_of
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.process_counts import check_division
-from dira_scale.pretraining.schedule import stage_plans
-from dira_scale.pretraining.task import build_method
+from dira_scale.pretraining.schedule import batches_of, stage_plans
+from dira_scale.pretraining.task import try_stages
 
 
 def check(cfg: DictConfig, ranks: int) -> None:
     """Build networks, and every stage with its optimizer, of ``cfg``, composed for `pretrain`, on ``ranks`` processes.
+
+    Configurations that differ in batches, rates and lengths alone share their networks.
 
     Raises UserError as `pretrain` would.
     """
     config: Any = OmegaConf.to_object(cfg)
     check_division(config, ranks)
     stage_plans(config, lambda _: 1)
-    without_weights = OmegaConf.merge(cfg, {"model": {"weights": None}})
-    assert isinstance(without_weights, DictConfig)
+    accumulate, batch = config.parallel.accumulate, next(iter(batches_of(config).values()))
+    plain: Any = OmegaConf.to_container(cfg)
+    model = plain["model"] | {"weights": None}
+    network = {"method": plain["method"], "model": model, "views": plain["views"], "data": {"size": config.data.size}}
     with suppress(RuntimeError), torch.device("meta"):  # of a user's own network that needs memory
-        build_method(config, without_weights, views_of(cfg))
-        adversary = Adversary(config.adversary.loss)
-        optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
+        method = _network(json.dumps(network), accumulate)
+        methods.check_batch(method, batch, config.model.bn_groups, accumulate)
+        try_stages(config, method)
+        judge = list(_adversary(config.adversary.loss).parameters())
+        optim.build(config.optim.discriminator, judge, "optim.discriminator")
+
+
+@lru_cache(maxsize=64)
+def _network(text: str, accumulate: int) -> methods.Method:
+    """The method that a configuration's part says, as JSON. Its tensors have no memory."""
+    cfg = OmegaConf.create(json.loads(text))
+    return methods.network(cfg.method, cfg.model, methods.views_of(cfg), accumulate)
+
+
+@lru_cache
+def _adversary(loss: str) -> Adversary:
+    return Adversary(loss)

@@ -214,19 +214,24 @@ def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary
 
 def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:
     """Build the method and try every stage with its optimizer, so that an error shows now, not hours later."""
-    batches, accumulate = batches_of(config), config.parallel.accumulate
-    method = methods.build(cfg.method, cfg.model, views, next(iter(batches.values())), accumulate, tensors)
-    for name, batch in batches.items():
+    batch, accumulate = next(iter(batches_of(config).values())), config.parallel.accumulate
+    method = methods.build(cfg.method, cfg.model, views, batch, accumulate, tensors)
+    try_stages(config, method)
+    return method
+
+
+def try_stages(config: Pretrain, method: Method) -> None:
+    """Raise UserError for a stage that cannot be trained as configured, with its batch and the optimizer."""
+    accumulate = config.parallel.accumulate
+    for name, batch in batches_of(config).items():
         try:
             method.enter_stage(config.stages[name].terms)
-            methods.check_groups(batch, config.model.bn_groups)
-            method.check(batch, accumulate)
+            methods.check_batch(method, batch, config.model.bn_groups, accumulate)
         except UserError as error:
             raise UserError(f"stage {name}: {error}") from error
         optimizer = optim.stage_optimizer(config.optim, method, batch)
         if config.parallel.strategy.startswith("zero"):
             parallel.refuse_layerwise(optimizer)
-    return method
 
 
 def _facts(config: Pretrain, inputs: "Inputs") -> dict[str, str]:

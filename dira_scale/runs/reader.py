@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,18 @@ class TrainingData:
     error: str = ""  # the complete message
 
 
+def stages_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The stages that a run of this configuration trains, in order."""
+    return {name: node for name, node in config["stages"].items() if node["epochs"] > 0}
+
+
+def check_stage(stage: str | None, stages: Iterable[str], run: object) -> None:
+    """Raise UserError if ``stage``, of which a checkpoint is asked for, is not one of a ``run``'s ``stages``."""
+    if stage not in (None, LATEST, *stages):
+        known = [*stages, LATEST]
+        raise UserError(f"stage={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
+
+
 class RunReader:
     """The run in ``folder``. Files that do not exist yet read as empty.
 
@@ -53,7 +65,7 @@ class RunReader:
     @property
     def stages(self) -> dict[str, Any]:
         """The stages that the run trains, in order."""
-        return {name: node for name, node in self.config["stages"].items() if node["epochs"] > 0}
+        return stages_of(self.config)
 
     def status(self) -> dict[str, Any]:
         """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
@@ -134,9 +146,7 @@ class RunReader:
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:
             return checkpoint.latest(self.folder)
-        if stage is not None and stage not in self.stages:
-            known = [*self.stages, LATEST]
-            raise UserError(f"stage={stage}: {self.folder} has {', '.join(known)}{nearest(stage, known)}")
+        check_stage(stage, self.stages, self.folder)
         best = checkpoint.stages_with_best(self.folder)
         if stage is None and not best:
             logger.info("run=%s: no stage has a best checkpoint yet, so the newest is taken", self.folder)

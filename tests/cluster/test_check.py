@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 from harness import TINY
 
-from dira_scale import plan
+from dira_scale import methods, plan
 from dira_scale.cluster import check, commands
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run
+from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
+from dira_scale.planning import refused
 
 ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
 
@@ -40,16 +42,19 @@ def test_the_first_wrong_run_is_named_with_its_phase_and_key() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optim.optimizer.lr=abc"], r"optim\.optimizer: .*'str' and 'float'"),
+        (["optim.optimizer.lr=abc"], r"run x: optim\.optimizer\.lr=abc: expected a number"),
         (["optim.optimizer.momentun=0.9"], r"unknown key optim\.optimizer\.momentun"),
-        (["optim.discriminator.lr=abc"], r"optim\.discriminator: "),
+        (["optim.discriminator.lr=abc"], r"run x: optim\.discriminator\.lr=abc: expected a number"),
+        (["optim.discriminator.betas=[0.5]"], r"run x: optim\.discriminator\.betas=\[0\.5\]: expected a list of 2"),
+        (["views.flip=abc"], r"run x: views\.flip=abc: expected a number"),
+        (["method.base.queue=abc"], r"run x: method\.base\.queue=abc: expected a whole number"),
         (["model.encoder=resnet51"], "resnet51"),
         (["optim.warmup_epochs=900"], r"optim\.warmup_epochs=900 is not shorter than"),
         (["data.batch=9"], r"data\.batch=9 is not divisible by 2 ranks"),
     ],
 )
 def test_what_training_would_refuse_is_refused_before(words: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=rf"phase train, run x: .*{message}.*; nothing was started"):
+    with pytest.raises(UserError, match=rf"phase train, .*{message}.*; nothing was started"):
         check.check_runs([run("x", "data.shards=d", "data.batch=8", *words, launch=Launch(processes=2))])
 
 
@@ -77,13 +82,74 @@ def test_data_that_is_not_there_is_no_reason_to_refuse() -> None:
 
 def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    monkeypatch.setattr(check, "_problem", lambda run: composed.append(run.name) or "")
+    monkeypatch.setattr(check, "_problem", lambda run, _: composed.append(run.name) or "")
     needs = [f"data/{n}-0000000{n}" for n in range(3)]
     check.check_runs([
         run(f"{n}{seed}", f"data.shards=/s/{need}/output", f"seed={seed}", needs=(need,))
         for n, need in enumerate(needs) for seed in range(4)
     ])  # fmt: skip
     assert composed == ["00"]
+
+
+TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "model.encoder=test_resnet")
+
+
+def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:
+    return Run("later", name, verb, [*words, f"run={reads}", "out=/s/later/x/output"], "", ["train/t"])
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "message"),
+    [
+        ("probe", ["stage=dirr"], "stage=dirr: train/t has di, latest; did you mean 'di'"),
+        ("probe", ["layer=6"], "layer=6: test_resnet has .* and last"),
+        ("probe", ["layer=[]"], r"layer=\[\]: name a level"),
+        ("probe", ["fractions=[1.5]"], r"fractions=\[1\.5\]: must be above 0 and at most 1"),
+        ("probe", ["model.encoder=resnet18"], "model.encoder=resnet18: the run has test_resnet"),
+        ("export", ["stage=dir"], "stage=dir: train/t has di, latest"),
+        ("export", ["formats=[timm,onyx]"], "formats=.*onyx.*did you mean 'onnx'"),
+        ("export", ["formats=smp"], "formats: smp needs a U-Net, and no stage up to this one trained a decoder"),
+        ("export", ["formats=torchvision"], "torchvision has no network laid out as test_resnet"),
+    ],
+)
+def test_what_probe_and_export_would_refuse_of_a_run_is_refused_before_it_trains(
+    verb: str, words: list[str], message: str
+) -> None:
+    trained, data = run("t", *TRAINED), ["data.shards=d"] if verb == "probe" else []
+    with pytest.raises(UserError, match=rf"phase later, run x: .*{message}.*; nothing was started"):
+        check.check_runs([later(verb, *data, *words)], [trained])
+
+
+def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
+    trained = [run("a", *TRAINED), run("b", *TRAINED, "seed=1"), run("t", *TRAINED[:3], *TRAINED[4:])]
+    probes = [later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{one}/output", name=one) for one in "tab"]
+    check.check_runs(probes[:1], trained)
+    with pytest.raises(UserError, match="stage=dira: train/a has di, latest"):
+        check.check_runs(probes, trained)
+
+
+def test_nothing_is_said_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
+    check.check_runs([later("probe", "data.shards=d", "stage=any", reads="/nowhere")])
+
+
+def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = methods.network
+    monkeypatch.setattr(methods, "network", lambda *arguments: built.append(1) or build(*arguments))
+    words = ["data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
+    words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
+
+    def check_one(*more: str) -> None:
+        refused.check(compose("pretrain", [*words, *more]), 1)
+
+    check_one("data.batch=8")
+    check_one("data.batch=16", "optim.optimizer.lr=1")
+    for batch, key in ((20, r"method\.queue=96 is not a multiple of data\.batch=20"), (6, r"model\.bn_groups: .*=6 ")):
+        with pytest.raises(UserError, match=key):
+            check_one(f"data.batch={batch}")
+    assert built == [1]
+    check_one("data.batch=8", "data.size=64")
+    assert built == [1, 1]
 
 
 def test_a_benchmarks_flags_are_those_of_its_parser() -> None:

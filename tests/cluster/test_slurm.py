@@ -5,10 +5,12 @@ import os
 import pickle
 import re
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run, SweepFolder
@@ -76,6 +78,15 @@ def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:
     assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m submitit.core._submit")
 
 
+def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
+    text = (Path(__file__).parents[2] / "docs/how-to/slurm.md").read_text()
+    (block,) = re.findall(r"```yaml\n(executor: slurm\n.*?)```", text, re.DOTALL)
+    profile = yaml.safe_load(block)
+    assert profile.keys() == {each.name for each in fields(Cluster)}
+    given = parameters("s", run("x", processes=4), Cluster(**profile))
+    assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
+
+
 def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
     given = parameters("s", run("x", nodes=2, processes=4, launcher="torchrun"), Cluster(**PROFILE))
     assert (given["ntasks_per_node"], given["cpus_per_task"], given["gpus_per_node"]) == (1, 16, 4)
@@ -101,14 +112,15 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     log, folder = tools(array=2), SweepFolder(tmp_path / "sweep")
     first = [run(str(n)) for n in range(3)]
     second = [run("p0", "b", ("a/0", "a/2"), "probe"), run("p1", "b", ("a/9",), "probe")]
-    submit(folder, config(), [*first, *second], {"a/9": "77", "a/8": "78"})
+    submit(folder, config(), [*first, *second], {"a/9": "77_4", "a/8": "78_0"})
     assert [(one.cluster, one.job, one.runs) for one in folder.submissions] == [
         ("slurm", "100", ["a/0", "a/1"]), ("slurm", "101", ["a/2"]), ("slurm", "102", ["b/p0", "b/p1"]),
     ]  # fmt: skip
     scripts = [options((log / str(n)).read_text()) for n in range(4)]
     assert [one["array"] for one in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
     after = [one.get("dependency") for one in scripts]
-    assert after == [None, None, "afterany:100:101:77", "afterany:100:101:102:77:78"]  # the last one: the results
+    assert after == [None, None, "afterany:77:100:101", "afterany:77:78:100:101:102"]  # the last one: the results
+    assert [one.get("kill-on-invalid-dep") for one in scripts] == [None, None, "yes", "yes"]
     calls = [
         pickle.loads((tmp_path / f"sweep/jobs/{task}_submitted.pkl").read_bytes()).function
         for task in ("100_1", "101_0")

@@ -12,6 +12,7 @@ import pytest
 from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep, train
 from rich.console import Console
 
+from dira_scale import sweep
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.cluster.status import progress, standings
 from dira_scale.cluster.table import duration, show
@@ -66,8 +67,47 @@ def test_the_table_has_counts_and_a_line_for_each_run(going: SweepFolder) -> Non
 def test_a_narrow_terminal_shows_every_run_and_reason_in_full(going: SweepFolder) -> None:
     lines = printed(going, 60)
     assert max(map(len, lines)) <= 60 and "images/s" not in lines[1]
-    assert sum(line.startswith("pretrain/lr") for line in lines) == 4 + 3  # in the table, and with a reason below it
-    assert f"{C}: no [GPU] found" in [line.rstrip() for line in lines]
+    assert sum(line.startswith("pretrain/lr") for line in lines) == 4 + 4  # in the table, and with job and reason below
+    assert f"{C}: job 6_2 on n1; no [GPU] found" in [line.rstrip() for line in lines]
+
+
+LONG = "experiment_dira_moco-lr0.03-size224-batch256-weight_decay0.0001-seed12-0a1b2c3d"
+REASON = f"{'a long reason ' * 9}with /a/path/{'x' * 90}/of/one/word"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_nothing_is_cut_at_any_width(going: SweepFolder, slurm: Slurm, width: int) -> None:
+    """Job, state, node and reason of every run are there in full, however a line is folded."""
+    going.add(Run("pretrain", LONG, "pretrain", [], f"pretrain/{LONG}/output"))
+    going.submitted(Submission("slurm", "1234567", [f"pretrain/{LONG}"], time.time(), "login"))
+    begin(going, f"pretrain/{LONG}", "1234567_0", "gpu-a100-017", exit_code=1, step=0, reason=REASON)
+    lines = printed(SweepFolder(going.path), width)
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    together, starts = "".join("".join(lines).split()), "".join(line.split(" ")[0] for line in lines)
+    for run_id, one in standings(SweepFolder(going.path))[0].items():
+        assert run_id in starts and "".join(one.reason.split()) in together
+        assert one.job in together and one.nodes in together
+        assert any(one.state in line.split() for line in lines)
+
+
+def test_json_has_every_run_and_the_counts(going: SweepFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert sweep.main(["status", f"folder={going.path}", "json=true"]) == 1  # one has failed
+    said = capsys.readouterr()
+    content = json.loads(said.out)
+    assert not said.err and content["problem"] == "" and content["usage"] is None
+    assert {state: count for state, count in content["counts"].items() if count} == {
+        "running": 1, "queued": 2, "done": 1, "failed": 1,
+    }  # fmt: skip
+    runs = {f"{one['phase']}/{one['name']}": one for one in content["runs"]}
+    assert list(runs) == [SHARDS, B, D, A, C]
+    assert {key: runs[A][key] for key in ("state", "reason", "job", "try", "node", "step", "steps", "folder")} == {
+        "state": "running", "reason": "", "job": "6_0", "try": 1, "node": "n2", "step": 25, "steps": 100,
+        "folder": str(going.path / A),
+    }  # fmt: skip
+    assert (runs[C]["state"], runs[C]["reason"]) == ("failed", "no [GPU] found")
+    assert (runs[D]["try"], runs[D]["node"], runs[D]["step"]) == (None, None, None)
+    assert sweep.main(["status", f"folder={going.path}", "json=true", "watch=5"]) == 2
+    assert "json=true: prints one look; leave out watch" in capsys.readouterr().err
 
 
 def test_no_slurm_is_said_above_what_the_records_know(
@@ -94,6 +134,23 @@ def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm
     train(folder, A, step=5, silent=300)
     slurm.says("squeue", {"6_0": "RUNNING|None|n2"})
     assert standings(folder)[0][A].reason == ""
+
+
+def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm) -> None:
+    """By a job that has had a node for over a minute, or has ended there, and has left neither log nor try."""
+    folder = made_up_sweep(tmp_path / "sweep", 4)
+    begin(folder, SHARDS, "5_0", exit_code=0)
+    running = {"6_0": "RUNNING|None|n2|1:01", "6_1": "RUNNING|None|n2|0:59", "6_2": "RUNNING|None|n3|1-00:00:00"}
+    slurm.says("squeue", running)
+    slurm.says("sacct", {"6_3": "FAILED|0:53||n4|1"})
+    (folder.path / "jobs").mkdir()
+    (folder.path / "jobs" / "6_2_0_log.out").touch()
+    found = standings(folder)[0]
+    unseen = f"no log appeared: does %s see {folder.path}?"
+    assert [found[run_id].reason.partition(" Mount")[0] for run_id in (A, B, C, D)] == [
+        unseen % "n2", "starting", "starting", unseen % "n4",
+    ]  # fmt: skip
+    assert [found[run_id].state for run_id in (A, D)] == ["running", "failed"]
 
 
 def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
@@ -128,6 +185,7 @@ def test_processes_of_this_machine_are_looked_at(tmp_path: Path) -> None:
 
 def test_two_calls_of_slurm_for_any_number_of_runs(tmp_path: Path, slurm: Slurm) -> None:
     folder = made_up_sweep(tmp_path / "sweep", 60)
+    slurm.says("squeue", {"5_0": "PENDING|Priority|"})  # the others are not in the queue any more
     assert len(printed(folder)) == 1 + 1 + 61
     assert len(slurm.calls) == 2
 

@@ -190,7 +190,7 @@ def test_rates_follow_the_schedule_but_for_a_fixed_one() -> None:
         (["optim.warmup_epochs=0.5"], r"warmup_epochs=0\.5 is not shorter than stages\.dira\.epochs=0\.4"),
         (["stages.dira.terms=[re,da]"], "stage dira: term 'da': DiRA has di, re, ad"),
         (["optim.discriminator.lr=-1"], r"optim\.discriminator: Invalid learning rate: -1"),
-        (["optim.discriminator._target_=torch.optim.Adm"], r"Error locating target 'torch\.optim\.Adm'$"),
+        (["optim.discriminator._target_=torch.optim.Adm"], r"_target_: torch\.optim\.Adm cannot be imported: .*Adm'$"),
         (["optim.warmup_epochs=nan"], r"optim\.warmup_epochs=nan"),
         (["optim.fixed_rate=[predictor]"], "no module is named 'predictor'"),
         (["views.target_flip=never"], "target_flip=never: expected with_input, released"),

@@ -1,0 +1,130 @@
+"""What a sweep has used once nothing of it is at work: tries, time on GPUs or cores, and the share that trained.
+
+GPU-hours are SLURM's accounting of all jobs of these runs, every requeued life of a job included: time on nodes times
+GPUs. Core-hours take their place where no job had a GPU. The efficiency is the share of the time of all tries of
+`pretrain` that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The rest is
+start-up, waiting for data, validation, checkpoints, and steps that were made again.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from dira_scale.cluster.queue import said
+from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.state import STATES
+from dira_scale.cluster.status import AT_WORK, Standing
+from dira_scale.errors import UserError
+
+
+@dataclass(frozen=True)
+class Usage:
+    """``None`` is unknown.
+
+    Attributes:
+        counts: runs by state.
+        tries, hours: of all runs, and their length.
+        gpu_hours, core_hours: by sacct.
+        unaccounted: why these are unknown.
+        efficiency: see above.
+    """
+
+    counts: Mapping[str, int]
+    tries: int
+    hours: float
+    gpu_hours: float | None
+    core_hours: float | None
+    unaccounted: str
+    efficiency: float | None
+
+    def __str__(self) -> str:
+        """One line."""
+        states = ", ".join(f"{count} {state}" for state, count in self.counts.items())
+        if self.gpu_hours is None or self.core_hours is None:
+            spent = f"GPU-hours unknown ({self.unaccounted})"
+        elif self.gpu_hours:
+            spent = f"{self.gpu_hours:,.2f} GPU-hours"
+        else:
+            spent = f"{self.core_hours:,.2f} core-hours, no GPU"
+        share = "unknown" if self.efficiency is None else f"{100 * self.efficiency:.0f} %"
+        tries = f"{self.tries} {'try' if self.tries == 1 else 'tries'} of {self.hours:,.2f} h together"
+        return f"{states}; {tries}; {spent}; efficiency {share}"
+
+
+def usage(folder: SweepFolder, found: Mapping[str, Standing]) -> Usage | None:
+    """What the runs ``found`` have used; None while one of them is at work. Asks sacct once."""
+    if any(one.state in AT_WORK for one in found.values()):
+        return None
+    counts = Counter(one.state for one in found.values())
+    seconds = {run_id: sum(_seconds(folder, one.run, of) for of in one.tries) for run_id, one in found.items()}
+    trained = [run_id for run_id, one in found.items() if one.run.verb == "pretrain" and one.tries]
+    steps = [_in_steps(folder, found[run_id]) for run_id in trained]
+    known = [one for one in steps if one is not None]
+    of = sum(seconds[run_id] for run_id in trained)
+    efficiency = sum(known) / of if known and len(known) == len(steps) and of else None
+    try:
+        gpus, cores, problem = *_accounted(folder, found), ""
+    except UserError as error:
+        gpus, cores, problem = None, None, str(error)
+    tries = sum(len(one.tries) for one in found.values())
+    by_state = {state: counts[state] for state in STATES if counts[state]}
+    return Usage(by_state, tries, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency)
+
+
+def _seconds(folder: SweepFolder, run: Run, one: Try) -> float:
+    """The length of a try; of one that was killed, until it printed or wrote last."""
+    if one.ended is not None:
+        return one.ended - one.began
+    files = [folder.log(run.id, one.number), folder.output(run) / "metrics.jsonl"]
+    last = max((file.stat().st_mtime for file in files if file.is_file()), default=one.began)
+    return max(0.0, min(last, time.time()) - one.began)
+
+
+def _in_steps(folder: SweepFolder, one: Standing) -> float | None:
+    """Seconds in optimizer steps, each counted once, as its last repetition; None if the records do not say."""
+    rows = {row["step"]: row for row in _training_rows(folder, one.run)}
+    if not all("time/step" in row for row in rows.values()) or (not rows and any(of.step for of in one.tries)):
+        return None
+    return float(sum(row["time/step"] for row in rows.values()))
+
+
+def _training_rows(folder: SweepFolder, run: Run) -> Iterator[Mapping[str, float]]:
+    path = folder.output(run) / "metrics.jsonl"
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        if line.endswith("}") and (row := json.loads(line)).get("split") == "train":
+            yield row
+
+
+def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[float, float]:
+    """GPU-hours and core-hours. Raises UserError where nothing counts them."""
+    jobs, elsewhere = _jobs(folder, found)
+    if not jobs:
+        raise UserError("only SLURM's accounting has them")
+    arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
+    rows = said([
+        "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays}",
+        "--format=JobID,ElapsedRaw,AllocTRES",
+    ]).splitlines()  # fmt: skip
+    own = [row for row in (line.split("|") for line in rows) if len(row) == 3 and row[0] in jobs]
+    if not own:
+        raise UserError("sacct has none of the jobs")
+    if elsewhere:
+        raise UserError("some runs were no jobs of SLURM's")
+    hours = {"gres/gpu": 0.0, "cpu": 0.0}
+    for _, elapsed, tres in own:
+        given = dict(part.split("=", 1) for part in tres.split(",") if "=" in part)
+        for kind in hours:
+            hours[kind] += int(elapsed or 0) * float(given.get(kind, 0)) / 3600
+    return hours["gres/gpu"], hours["cpu"]
+
+
+def _jobs(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[set[str], bool]:
+    """Every job of SLURM's of these runs, and whether they had others."""
+    rows = [
+        (one, task, run_id) for one in folder.submissions for task, run_id in enumerate(one.runs) if run_id in found
+    ]
+    return {f"{one.job}_{task}" for one, task, _ in rows if one.cluster == "slurm"}, any(
+        one.cluster != "slurm" for one, _, _ in rows
+    )

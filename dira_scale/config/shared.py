@@ -1,0 +1,55 @@
+"""Compositions that many command lines have in common: Hydra composes the groups once, and puts in each one's values.
+
+Of a sweep's hundreds of configurations a few differ in their choices of groups, the others in values only.
+"""
+
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl  # private: what Hydra itself applies values with
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+_bases: dict[object, bytes] | None = None  # None: every command line is composed on its own
+
+
+@contextmanager
+def shared_bases() -> Iterator[None]:
+    """Meanwhile, no file of a configuration changes: what was composed from the same choices is used again."""
+    global _bases
+    before, _bases = _bases, {} if _bases is None else _bases
+    try:
+        yield
+    finally:
+        _bases = before
+
+
+def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]], DictConfig]) -> DictConfig:
+    """``compose(words)``, from the base of those ``words`` that may choose groups where that has been composed.
+
+    ``key``: what else the composition depends on.
+    """
+    if _bases is None:
+        return compose(words)
+    values = [word for word in words if _is_value(word)]
+    choices = tuple(word for word in words if not _is_value(word))
+    try:
+        if (key, choices) not in _bases:
+            _bases[key, choices] = pickle.dumps(compose(choices))
+        parsed = OverridesParser.create().parse_overrides(values)
+        if any(override.is_sweep_override() for override in parsed):
+            return compose(words)
+        config: DictConfig = pickle.loads(_bases[key, choices])
+        ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
+    except (HydraException, OmegaConfBaseException):  # Hydra says what is wrong, with all the words
+        return compose(words)
+    return config
+
+
+def _is_value(word: str) -> bool:
+    """Whether a word sets a key within a group's node, and so chooses no group. Mappings may set the same key twice."""
+    key, _, value = word.partition("=")
+    return "." in key and "@" not in key and "/" not in key and not value.startswith("{")

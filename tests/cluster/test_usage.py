@@ -1,0 +1,97 @@
+"""What a sweep has used: sacct's hours, tries, and the share of their time in optimizer steps."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
+from rich.console import Console
+
+from dira_scale.cluster.records import SweepFolder, Try
+from dira_scale.cluster.status import standings
+from dira_scale.cluster.table import show
+from dira_scale.cluster.usage import Usage, usage
+
+A, B = "pretrain/lr0.1-seed0", "pretrain/lr0.01-seed0"
+GPU = "billing=8,cpu=8,gres/gpu=2,mem=64G,node=1"
+
+
+def rows(folder: SweepFolder, run_id: str, *of: tuple[int, float]) -> None:
+    """Training rows: step, seconds in steps."""
+    (output := folder.output(folder.run(run_id))).mkdir(parents=True)
+    written = [json.dumps({"step": step, "split": "train", "time/step": seconds}) for step, seconds in of]
+    written.insert(1, json.dumps({"step": of[0][0], "split": "val", "time/step": 1e9}))
+    (output / "metrics.jsonl").write_text("\n".join([*written, '{"step": 99, "spl']))
+
+
+def tried(folder: SweepFolder, run_id: str, job: str, seconds: float, code: int, step: int) -> None:
+    one = folder.begin(run_id, Try(0, "slurm", job, 0, ["n1"], 1000.0, step_before=0))
+    one.ended, one.exit_code, one.step = 1000.0 + seconds, code, step
+    folder.write(run_id, one)
+
+
+@pytest.fixture
+def ended(tmp_path: Path, slurm: Slurm) -> SweepFolder:
+    """One run done in two tries of 100 and 300 s, of which 250 s in steps, some made twice; one failed at once."""
+    folder = made_up_sweep(tmp_path / "sweep", 2)
+    tried(folder, SHARDS, "5_0", 3600, 0, 0)
+    tried(folder, A, "6_0", 100, 75, 20)
+    tried(folder, A, "6_0", 300, 0, 30)
+    rows(folder, A, (10, 60.0), (20, 70.0), (20, 90.0), (30, 100.0))
+    tried(folder, B, "6_1", 100, 2, 0)
+    slurm.says("sacct", {"5_0": "3600|cpu=8,mem=4G", "6_0": f"100|{GPU}", "6_1": f"360|{GPU}", "6_10": f"9|{GPU}"})
+    with (slurm.bin / "sacct.txt").open("a") as file:
+        file.write(f"6_0|1700|{GPU}\n")  # its second life
+    return folder
+
+
+def used(folder: SweepFolder) -> Usage:
+    found = usage(SweepFolder(folder.path), standings(SweepFolder(folder.path))[0])
+    assert found
+    return found
+
+
+def test_every_life_of_every_job_counts_and_every_step_once(ended: SweepFolder, slurm: Slurm) -> None:
+    one = used(ended)
+    assert one.counts == {"done": 2, "failed": 1} and one.tries == 4
+    assert one.hours == pytest.approx((3600 + 500) / 3600)
+    assert one.gpu_hours == pytest.approx(2 * (100 + 1700 + 360) / 3600)
+    assert one.core_hours == pytest.approx(8 * (3600 + 100 + 1700 + 360) / 3600)
+    assert one.efficiency == pytest.approx((60 + 90 + 100) / 500)
+    assert str(one) == "2 done, 1 failed; 4 tries of 1.14 h together; 1.20 GPU-hours; efficiency 50 %"
+    assert "--duplicates" in slurm.calls[-1] and "--jobs=5,6" in slurm.calls[-1]
+
+
+def test_cores_where_no_job_had_a_gpu(ended: SweepFolder, slurm: Slurm) -> None:
+    slurm.says("sacct", {"6_0": "1800|cpu=4,node=1", "6_1": "0|"})
+    assert "; 2.00 core-hours, no GPU; " in str(used(ended))
+
+
+def test_what_nothing_tells_is_unknown(ended: SweepFolder, slurm: Slurm) -> None:
+    slurm.says("sacct", error="accounting is disabled")
+    ended.output(ended.run(A)).joinpath("metrics.jsonl").unlink()
+    text = str(used(ended))
+    assert "GPU-hours unknown (sacct failed: accounting is disabled); efficiency unknown" in text
+    slurm.says("sacct")
+    assert "GPU-hours unknown (sacct has none of the jobs)" in str(used(ended))
+
+
+def test_it_ends_the_status_only_when_nothing_is_at_work(
+    ended: SweepFolder, slurm: Slurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(ended, Console(width=200), None)
+    assert capsys.readouterr().out.splitlines()[-1].startswith("2 done, 1 failed; 4 tries of 1.14 h together;")
+    (ended.path / B / "tries" / "000.json").unlink()
+    begin(ended, B, "6_1")
+    slurm.says("squeue", {"6_1": "RUNNING|None|n2"})
+    show(SweepFolder(ended.path), Console(width=200), None)
+    assert "efficiency" not in capsys.readouterr().out
+
+
+def test_a_killed_try_lasted_until_it_printed_last(ended: SweepFolder, slurm: Slurm) -> None:
+    one = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 500, step_before=0))
+    log = ended.log(B, one.number)
+    log.touch()
+    slurm.says("squeue", {"6_1": "NODE_FAIL|None|n2"})
+    assert used(ended).hours == pytest.approx((3600 + 500 + 500) / 3600, rel=1e-3)
