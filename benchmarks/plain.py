@@ -18,9 +18,7 @@ from dira_scale.data.distort import Distort
 from dira_scale.distributed.precision import choose
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
-from dira_scale.models.encoder import build_encoder
 from dira_scale.models.heads import Projector
-from dira_scale.models.unet import UNet
 from dira_scale.pretraining.config import Pretrain
 
 
@@ -30,7 +28,7 @@ class Network(nn.Module):
     def __init__(self, config: Pretrain) -> None:
         super().__init__()
         base = config.method["base"]
-        unet = UNet(build_encoder(config.model.encoder, size=config.data.size), config.model.decoder_channels)
+        unet = config.model.build_network(config.model.build_encoder(config.data.size))
         self.encoder, self.decoder, self.head = unet.encoder, unet.decoder, unet.head
         self.projector = Projector(self.encoder.channels[-1], base["dim"], base["batch_norm"])
         self.key_encoder = copy.deepcopy(self.encoder).requires_grad_(False)

@@ -42,7 +42,9 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     """Method and adversary, freshly drawn from the seed."""
     torch.manual_seed(config.seed)
     views = methods.views_of(composed)
-    return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(config.adversary.loss)
+    return methods.build(composed.method, composed.model, views, config.data.batch), Adversary(
+        config.adversary.loss, config.model.dimensions
+    )
 
 
 def task(config: Pretrain, world: World, method: Method, adversary: Adversary, images: "Images") -> PretrainTask:

@@ -15,20 +15,20 @@ def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
     from dira_scale.methods import method_class
     from dira_scale.models.card import Card, Source
-    from dira_scale.models.formats import FORMATS, Network, default_formats, replace_export, trains_decoder
-    from dira_scale.models.weights import trained_encoder, trained_unet
+    from dira_scale.models.formats import FORMATS, Trained, default_formats, replace_export, trains_decoder
+    from dira_scale.models.weights import trained_encoder, trained_network
     from dira_scale.runs.reader import LATEST, RunReader
 
     run, out = Path(cfg.run), Path(cfg.out or Path(cfg.run) / "export")
     reader = RunReader(run)
     (tensors, state, stage), config, stages = reader.load(cfg.stage), reader.config, reader.stages
-    trained = list(stages)[: list(stages).index(stage) + 1]
-    decoder = trains_decoder(stages[name] for name in trained)
+    done = list(stages)[: list(stages).index(stage) + 1]
+    decoder = trains_decoder(stages[name] for name in done)
     encoder, method = trained_encoder(config, tensors), method_class(config["method"])
-    unet = trained_unet(config, encoder, tensors) if decoder else None
-    network = Network(encoder, config["data"]["size"], unet, config["model"]["decoder_channels"], method.bounded)
-    chosen = default_formats(network) if cfg.formats is None else cfg.formats
-    exports = {name: FORMATS[name](network) for name in ([chosen] if isinstance(chosen, str) else chosen)}
+    network = trained_network(config, encoder, tensors) if decoder else None
+    trained = Trained.of(config, encoder, network, method.bounded)
+    chosen = default_formats(trained) if cfg.formats is None else cfg.formats
+    exports = {name: FORMATS[name](trained) for name in ([chosen] if isinstance(chosen, str) else chosen)}
     files = {name: content for exported in exports.values() for name, content in exported.files.items()}
     loss = None if cfg.stage == LATEST or not reader.has_best else state["best"][stage]
     sources, split = [], config["data"]["split"]

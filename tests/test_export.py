@@ -85,7 +85,7 @@ class Trained:
         (self.run / "checkpoints").mkdir(parents=True)
         (self.run / "config.yaml").write_text(yaml.safe_dump(self.config))
         torch.manual_seed(0)
-        self.method = build(method, SimpleNamespace(**model), ViewSpec(size=64), batch=8)
+        self.method = build(method, model, ViewSpec(size=64), batch=8)
         self.method.to(memory_format=torch.channels_last)
         self.best: dict[str, int] = {}
         if not large:

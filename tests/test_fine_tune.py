@@ -12,7 +12,7 @@ from torch import nn
 
 from dira_scale import api
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.formats import Network, to_monai, to_smp, to_timm
+from dira_scale.models.formats import Trained, to_monai, to_smp, to_timm
 from dira_scale.models.unet import UNet
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +45,7 @@ def exported(folder: Path, name: str) -> None:
     """What ``export`` writes, of a network with random weights."""
     torch.manual_seed(0)
     encoder = build_encoder(name, size=32)
-    network = Network(encoder, 32, UNet(encoder, CHANNELS), CHANNELS)
+    network = Trained(encoder, 32, UNet(encoder, CHANNELS), CHANNELS)
     for write in (to_timm, to_smp) if name == "resnet18" else (to_monai,):
         for file, content in write(network).files.items():
             (folder / file).write_bytes(content)

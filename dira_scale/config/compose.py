@@ -27,7 +27,7 @@ from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
-from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys
+from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.errors import UserError, interrupted, print_error
 
 
@@ -58,6 +58,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
         words, literal = withhold(arguments.words, places)
         composed = _hydra(verb, words, arguments.own)
         insert(composed, literal)
+        schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:
             restore(config)

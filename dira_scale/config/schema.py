@@ -12,12 +12,14 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
+from hydra.utils import get_class
 from omegaconf import MISSING
 
 from dira_scale.config.keys import typed
@@ -33,6 +35,7 @@ class Places(Enum):
 
 
 MAPPING = "a mapping, NAME: VALUE"
+TARGET = "_target_"  # of a node: the class that it configures
 PLACE_WORDS = {Places.ONE: "path", Places.SEVERAL: "path, or several"}
 Place = Annotated[str, Places.ONE]  # for arguments of a constructor named by ``_target_``
 
@@ -118,6 +121,37 @@ def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
             found[key] = each.metadata[Places]
         elif is_dataclass(hints[each.name]):
             found |= place_keys(hints[each.name], f"{key}.")
+    return found
+
+
+def specialised(schema: type, config: Mapping[Any, Any]) -> type:
+    """``schema`` with, for each node that chooses its own schema by ``_target_``, the class chosen in ``config``."""
+    chosen = {}
+    for name, hint in get_type_hints(schema).items():
+        if isinstance(hint, type) and is_dataclass(hint) and TARGET in (each.name for each in fields(hint)):
+            node = config.get(name)
+            if isinstance(node, Mapping) and node.get(TARGET):
+                chosen[name] = chosen_class(hint, f"{name}.{TARGET}", str(node[TARGET]))
+    return _with_fields(schema, tuple(chosen.items())) if chosen else schema
+
+
+def chosen_class(base: type, key: str, target: str) -> type:
+    """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
+    try:
+        found: type = get_class(target)
+    except Exception as error:  # whatever an import of the user's raises
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
+    if not issubclass(found, base):
+        raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
+    return found
+
+
+@cache
+def _with_fields(schema: type, classes: tuple[tuple[str, type], ...]) -> type:
+    new = [(name, kind, field(default_factory=kind)) for name, kind in classes]
+    found = make_dataclass(schema.__name__, new, bases=(schema,))
+    found.__module__ = schema.__module__
     return found
 
 

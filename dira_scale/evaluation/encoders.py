@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import DEPTH, Encoder, build_encoder
+from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
+from dira_scale.models.network import Encoder
 from dira_scale.models.weights import trained_encoder
 from dira_scale.runs.identity import identity
 from dira_scale.runs.reader import LATEST, RunReader, start_tensors
@@ -59,7 +59,7 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
         for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.config, tensors))
-            if size != (own := run.config["data"]["size"]) and timm.get_pretrained_cfg(encoder.name).fixed_input_size:
+            if size != (own := run.config["data"]["size"]) and encoder.fixed_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {own} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(
@@ -99,7 +99,7 @@ def random_group(name: str, size: int, count: int, seed: int) -> Group:
 
 def levels(layer: str | int | Sequence[str | int], encoder: Encoder) -> dict[str, int]:
     """Levels of the pyramid by their name in the table. Raises UserError for one that does not exist."""
-    available = [level for level in range(1, DEPTH + 1) if encoder.channels[level] > 0]
+    available = [level for level in range(1, len(encoder.channels)) if encoder.channels[level] > 0]
     if not layer:
         raise UserError("layer=[]: name a level, or several")
     by_name = {}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import global_average
+from dira_scale.models.network import Encoder
 from dira_scale.pixels import codecs
 from dira_scale.pixels.resize import resize
 

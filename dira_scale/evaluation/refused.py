@@ -10,7 +10,8 @@ from omegaconf import DictConfig
 from dira_scale.evaluation.comparison import architecture
 from dira_scale.evaluation.encoders import levels
 from dira_scale.models import formats
-from dira_scale.models.encoder import Encoder, build_encoder
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.runs.reader import LATEST, check_stage, stages_of
 
 Configurations = Mapping[str, Mapping[str, Any]]
@@ -39,6 +40,6 @@ def check_export(cfg: DictConfig, runs: Configurations) -> None:
 
 
 @lru_cache
-def _encoder(name: str, size: int) -> Encoder:
+def _encoder(name: str, size: int) -> TimmEncoder:
     with torch.device("meta"):
         return build_encoder(name, size=size)

@@ -24,21 +24,23 @@ class AdversaryConfig(Schema):
 
 
 class Adversary(nn.Module):
-    """D distinguishes clean patches from restored ones. fp32 throughout; images [b, 1, S, S] in [0, 1].
+    """D distinguishes clean patches from restored ones. fp32 throughout; images [b, 1, *size] in [0, 1].
 
     ``lsgan`` (Mao et al., ICCV 2017), the configuration's default: D's target score is 1 for clean and 0 for restored
     patches, the generator's 1. ``minimax``: the score's sigmoid is the probability D(x) of a clean patch; D ascends
     E log D(x) + E log(1 - D(x')) (paper, eq. 3), and the generator descends it.
 
+    ``dimensions``: of an image.
+
     Raises ``UserError`` for a loss that does not exist.
     """
 
-    def __init__(self, loss: str = "lsgan") -> None:
+    def __init__(self, loss: str = "lsgan", dimensions: int = 2) -> None:
         super().__init__()
         if loss not in LOSSES:
             raise UserError(f"adversary.loss={loss}: expected {' or '.join(LOSSES)}{nearest(loss, LOSSES)}")
         self.loss = loss
-        self.discriminator = Discriminator()
+        self.discriminator = Discriminator(dimensions)
 
     def generator_loss(self, restored: Tensor) -> Tensor:
         """Mean of (D(restored) - 1)^2, or of log(1 - D(restored)); gradient to ``restored`` and none to D."""
@@ -64,7 +66,7 @@ class Adversary(nn.Module):
         return torch.stack([patches.float().mean() for patches in correct]).mean()
 
     def _scores(self, images: Tensor, parameters: dict[str, Tensor] | None = None) -> Tensor:
-        """One score per patch, [b, 1, S/8, S/8], with ``parameters`` in place of D's own if given."""
+        """One score per patch, [b, 1, *size / 8], with ``parameters`` in place of D's own if given."""
         with torch.autocast(images.device.type, enabled=False):
             scores: Tensor = functional_call(self.discriminator, parameters or {}, (at_least_float32(images),))
             return scores

@@ -11,8 +11,8 @@ from dira_scale.distributed.collectives import gather, reduce_sum, world
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import at_least_float32, check_pair, matches
-from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import MLP
+from dira_scale.models.network import Encoder
 
 EPSILON = 1e-5  # added to the variances (BatchNorm's)
 

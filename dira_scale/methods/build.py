@@ -19,8 +19,9 @@ from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
-from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
+from dira_scale.models.network import Architecture, Encoder, Network, architecture
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.unet import UNet
 
 
@@ -36,14 +37,14 @@ def build(
 
     Collective: every process calls it, with the same random state. ``batch``: the global one.
 
-    Raises ``UserError`` naming the key, as :func:`network` and :func:`check_batch` do.
+    Raises ``UserError`` naming the key, as :func:`construct` and :func:`check_batch` do.
     """
-    method = network(method_cfg, model_cfg, views, accumulate, tensors)
-    check_batch(method, batch, model_cfg.bn_groups, accumulate)
+    method = construct(method_cfg, model_cfg, views, accumulate, tensors)
+    check_batch(method, batch, architecture(model_cfg).bn_groups, accumulate)
     return method
 
 
-def network(
+def construct(
     method_cfg: Any,
     model_cfg: Any,
     views: ViewSpec,
@@ -52,28 +53,29 @@ def network(
 ) -> Method:
     """The method, whatever the batch.
 
-    A method's constructor gets the arguments that it names: ``encoder``, ``unet`` (the encoder with a decoder),
-    ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments come
-    from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global batch. If ``model.weights`` is a
-    run folder, ``tensors`` are those of its checkpoint; momentum networks start as copies of the loaded weights.
+    A method's constructor gets the arguments that it names: ``encoder``, ``network`` (the encoder with a decoder and a
+    head), ``views``, and ``base``, the method of its own ``base`` node, built on the same encoder. All other arguments
+    come from its node. BatchNorm is converted to ``model.bn_groups`` groups of the global batch. If ``model.weights``
+    is a run folder, ``tensors`` are those of its checkpoint; momentum networks start as copies of the loaded weights.
 
     Raises ``UserError`` naming the key: a ``_target_`` that cannot be imported or is not a method, an unknown or
     missing argument, BatchNorm groups that do not divide over the processes.
     """
-    encoder = build_encoder(model_cfg.encoder, size=views.size, zero_init_residual=model_cfg.zero_init_residual)
-    start = StartWeights(Path(model_cfg.weights), encoder, tensors) if model_cfg.weights else None
+    model = architecture(model_cfg)
+    encoder = model.build_encoder(views.size)
+    start = _start(model, encoder, tensors)
 
-    def unet() -> UNet:
-        network = UNet(encoder, model_cfg.decoder_channels)
-        if start:
+    def network() -> Network:
+        network = model.build_network(encoder)
+        if start and isinstance(network, UNet):
             start.fill(network)
         return network
 
-    offered = {"encoder": lambda: encoder, "unet": unet, "views": lambda: views}
+    offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
     method = _construct(_plain(method_cfg), "method", offered)
     if start and rank() == 0:
         print(start)
-    norm.convert(method, model_cfg.bn_groups, accumulate)
+    norm.convert(method, model.bn_groups, accumulate)
     return method
 
 
@@ -101,6 +103,14 @@ def method_class(method_cfg: Any) -> type[Method]:
     except UserError:
         return Method
     return found if inspect.isclass(found) and issubclass(found, Method) else Method
+
+
+def _start(model: Architecture, encoder: Encoder, tensors: Mapping[str, Tensor] | None) -> StartWeights | None:
+    if model.weights is None:
+        return None
+    if not isinstance(encoder, TimmEncoder):
+        raise UserError(f"model.weights={model.weights}: only encoders of timm start from a file; use null")
+    return StartWeights(Path(model.weights), encoder, tensors)
 
 
 def _construct(node: dict[str, Any], key: str, offered: Mapping[str, Callable[[], Any]]) -> Method:

@@ -11,7 +11,7 @@ from dira_scale.data.batch import Batch
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.restoration import RESTORATION_LOSSES
-from dira_scale.models.unet import UNet
+from dira_scale.models.network import Network
 
 PAPER_WEIGHTS = MappingProxyType({"di": 1.0, "re": 10.0, "ad": 0.001})
 RESTORED_VIEWS = MappingProxyType({"first": 1, "both": 2})
@@ -37,7 +37,7 @@ class DiRA(Method):
     def __init__(
         self,
         base: Method,
-        unet: UNet,
+        network: Network,
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         restoration: str = "mse",
         restore: str = "first",
@@ -59,9 +59,9 @@ class DiRA(Method):
                 f"method.restore={restore}: {type(base).__name__} learns from one view only; "
                 "use method.restore=first, or a base with two such as simsiam"
             )
-        assert unet.encoder is base.encoder, "the decoder belongs to the base's encoder"
+        assert network.encoder is base.encoder, "the decoder belongs to the base's encoder"
         self.base, base.key = base, "method.base"
-        self.decoder, self.head = unet.decoder, unet.head
+        self.decoder, self.head = network.decoder, network.head
         self.restoration_loss = RESTORATION_LOSSES[restoration]
         self.restored_views = RESTORED_VIEWS[restore]
 

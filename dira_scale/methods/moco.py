@@ -15,9 +15,9 @@ from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, top1
 from dira_scale.models import norm
-from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import MLP, Projector
 from dira_scale.models.momentum import ema_update
+from dira_scale.models.network import Encoder
 
 NEVER = 2**30  # steps
 

@@ -24,7 +24,7 @@ from dira_scale.methods.pairs import top1
 from dira_scale.methods.transform_attention import ATTENTIONS
 from dira_scale.models import norm
 from dira_scale.models.heads import MLP
-from dira_scale.models.unet import UNet
+from dira_scale.models.network import Network
 
 # 0.5 each; re on images that are divided by ImageNet's deviations: on [0, 1], 19.58 times as much.
 PAPER_WEIGHTS = MappingProxyType({"di": 0.5, "re": 9.79})
@@ -68,7 +68,7 @@ class PCRL(MoCo):
 
     def __init__(
         self,
-        unet: UNet,
+        network: Network,
         views: ViewSpec,
         dim: int = 128,
         queue: int = 16384,
@@ -80,15 +80,15 @@ class PCRL(MoCo):
         weights: Mapping[str, float] = PAPER_WEIGHTS,
         target_scale: float = 1.0,
     ) -> None:
-        super().__init__(unet.encoder, views, dim, queue, temperature, momentum, batch_norm)
+        super().__init__(network.encoder, views, dim, queue, temperature, momentum, batch_norm)
         _check(views, type(self).orientations, alpha, attention, weights, target_scale)
         self.weights, self.alpha, self.target_scale = dict(weights), alpha, target_scale
         self.active = tuple(self.weights)
-        channels = unet.encoder.channels[-1]
+        channels = network.encoder.channels[-1]
         self.projector = MLP(channels, dim, dim, batch_norm=batch_norm)
         self.key_projector = copy.deepcopy(self.projector).requires_grad_(False)
-        self.decoder, self.head = unet.decoder, unet.head
-        self.attention = ATTENTIONS[attention](channels)
+        self.decoder, self.head = network.decoder, network.head
+        self.attention = ATTENTIONS[attention](channels, network.encoder.dimensions)
         self.seed = torch.initial_seed()  # of λ: the run's
 
     def check(self, batch: int, accumulate: int) -> None:

@@ -17,7 +17,7 @@ from dira_scale.distributed.collectives import exchange, gather, reduce_mean, wo
 from dira_scale.methods.method import Terms
 from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PCRL, blend, blended
-from dira_scale.models.unet import UNet
+from dira_scale.models.network import Network
 
 RELEASED_WEIGHTS = MappingProxyType({"di": 1.0, "re": 1.0})
 # Targets are normalised: the root of the mean of 1 / deviation² over ImageNet's three, .229, .224 and .225.
@@ -46,7 +46,7 @@ class PCRLReleased(PCRL):
 
     def __init__(
         self,
-        unet: UNet,
+        network: Network,
         views: ViewSpec,
         dim: int = 128,
         queue: int = 16384,
@@ -59,7 +59,7 @@ class PCRLReleased(PCRL):
         target_scale: float = NORMALISED,
     ) -> None:
         super().__init__(
-            unet, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale
+            network, views, dim, queue, temperature, momentum, batch_norm, alpha, attention, weights, target_scale
         )
         # Mean of exp(similarity / temperature) over the first training batch and the queue; 0: not yet known.
         self.register_buffer("normaliser", torch.zeros(()))

@@ -9,8 +9,8 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.method import Method, Terms
 from dira_scale.methods.pairs import check_pair, matches, negative_cosine
-from dira_scale.models.encoder import Encoder
 from dira_scale.models.heads import MLP
+from dira_scale.models.network import Encoder
 
 
 class SimSiam(Method):

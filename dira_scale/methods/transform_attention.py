@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dira_scale.data.orientation import INDICATOR
 from dira_scale.models.heads import global_average
+from dira_scale.models.network import CONVOLUTIONS
 
 HIDDEN = 256  # width between indicator and channels (released code; not in the paper)
 
@@ -19,16 +20,16 @@ HIDDEN = 256  # width between indicator and channels (released code; not in the 
 class ChannelAttention(nn.Module):
     """F · sigmoid(FC(ReLU(FC(vec T)))) per channel: the released code's, "more stable" by its README.
 
-    Shapes: features [b, C, H, W], indicator float32 [b, 6] -> [b, C, H, W].
+    Shapes: features [b, C, *size], indicator float32 [b, 6] -> [b, C, *size].
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
         self.embedding = _embedding(channels)
 
     def forward(self, features: Tensor, indicator: Tensor) -> Tensor:
         weights: Tensor = self.embedding(indicator.to(features.dtype)).sigmoid()
-        return features * weights.to(features.dtype)[:, :, None, None]
+        return _weighted(features, weights)
 
 
 class OuterAttention(nn.Module):
@@ -38,24 +39,29 @@ class OuterAttention(nn.Module):
     Shapes as of ``ChannelAttention``.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dimensions: int) -> None:
         super().__init__()
         self.embedding = _embedding(channels)
         self.mix = nn.Linear(channels * channels, channels, bias=False)
-        self.convolution = nn.Conv2d(channels, channels, kernel_size=3, padding=1)
+        self.convolution = CONVOLUTIONS[dimensions](channels, channels, kernel_size=3, padding=1)
 
     def forward(self, features: Tensor, indicator: Tensor) -> Tensor:
         pooled = global_average(features)
         embedded = self.embedding(indicator.to(features.dtype))
         outer = torch.einsum("bi,bj->bij", embedded.to(pooled.dtype), pooled)
         weights = self.mix(outer.flatten(1)).relu().sigmoid()
-        attended: Tensor = self.convolution(features * weights.to(features.dtype)[:, :, None, None])
+        attended: Tensor = self.convolution(_weighted(features, weights))
         return attended
 
 
-ATTENTIONS: Mapping[str, Callable[[int], nn.Module]] = MappingProxyType(
+ATTENTIONS: Mapping[str, Callable[[int, int], nn.Module]] = MappingProxyType(
     {"channel": ChannelAttention, "outer": OuterAttention}
 )
+
+
+def _weighted(features: Tensor, weights: Tensor) -> Tensor:
+    """[b, C, *size] · [b, C]."""
+    return features * weights.to(features.dtype).view(*weights.shape, *(features.dim() - 2) * [1])
 
 
 def _embedding(channels: int) -> nn.Sequential:

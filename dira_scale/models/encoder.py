@@ -1,17 +1,14 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
-from dataclasses import dataclass
 
 import timm
 import torch
-from omegaconf import MISSING
 from timm.layers import DropPath
 from torch import nn
 
-from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.errors import UserError, nearest
-from dira_scale.models.pyramid import DEPTH, Encoder, HierarchicalEncoder
+from dira_scale.models.pyramid import DEPTH, HierarchicalEncoder, TimmEncoder
 from dira_scale.models.vit import PlainEncoder
 
 # What timm's and smp's constructors and forward passes raise for an unsuitable backbone or size.
@@ -20,18 +17,9 @@ _UNSUITABLE = (
 )  # fmt: skip
 
 
-@dataclass
-class Model(Schema):
-    encoder: str = MISSING
-    weights: str | None = place(None)
-    decoder_channels: list[int] = at_least(1)
-    bn_groups: int = at_least(1)
-    zero_init_residual: bool = MISSING
-
-
 def build_encoder(
     name: str, in_channels: int = 3, size: int | None = None, zero_init_residual: bool = False
-) -> Encoder:
+) -> TimmEncoder:
     """The timm backbone ``name`` as a feature pyramid for views of ``size`` pixels (None: timm's own), random weights.
 
     A network with a single resolution (a plain ViT) gets a light pyramid, :mod:`dira_scale.models.vit`.
@@ -73,13 +61,13 @@ def build_encoder(
     return encoder
 
 
-def timm_entries(encoder: Encoder) -> list[str]:
+def timm_entries(encoder: TimmEncoder) -> list[str]:
     """Names in ``timm.create_model(name, num_classes=0).state_dict()``, including those that the pyramid omits."""
     with torch.device("meta"):
         return list(timm.create_model(encoder.name, num_classes=0, **encoder.arguments).state_dict())
 
 
-def timm_names(encoder: Encoder) -> dict[str, str]:
+def timm_names(encoder: TimmEncoder) -> dict[str, str]:
     """Name in ``encoder.state_dict()`` -> name in ``timm.create_model(name, num_classes=0).state_dict()``.
 
     A pyramid keeps timm's names except for the dots of nested stages (``stages.0`` is ``stages_0``). Entries that timm
@@ -91,14 +79,14 @@ def timm_names(encoder: Encoder) -> dict[str, str]:
     return {name: by_dotted[name.removeprefix(prefix).replace("_", ".")] for name in backbone}
 
 
-def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> Encoder:
+def _construct(name: str, in_channels: int, arguments: dict[str, int]) -> TimmEncoder:
     with torch.device("meta"):
         reductions = {stage["reduction"] for stage in timm.create_model(name, num_classes=0, **arguments).feature_info}
     kind = PlainEncoder if len(reductions) == 1 else HierarchicalEncoder
     return kind(name, in_channels, arguments)
 
 
-def _disable_randomness(encoder: Encoder) -> None:
+def _disable_randomness(encoder: TimmEncoder) -> None:
     """Turn off stochastic depth and dropout."""
     for layer in encoder.modules():
         if isinstance(layer, DropPath):
@@ -107,7 +95,7 @@ def _disable_randomness(encoder: Encoder) -> None:
             layer.p = 0.0
 
 
-def _check_pyramid(encoder: Encoder, in_channels: int, size: int) -> None:
+def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     """Raise unless views of this size give the maps that a decoder expects, by a forward pass on the meta device."""
     maps = copy.deepcopy(encoder).to("meta").eval()(torch.empty(1, in_channels, size, size, device="meta"))
     shapes = [tuple(features.shape) for features in maps]
@@ -119,7 +107,7 @@ def _check_pyramid(encoder: Encoder, in_channels: int, size: int) -> None:
         raise ValueError(f"its maps are {shapes} instead of {expected}")
 
 
-def _zero_norms(encoder: Encoder) -> list[nn.modules.batchnorm._BatchNorm]:
+def _zero_norms(encoder: TimmEncoder) -> list[nn.modules.batchnorm._BatchNorm]:
     """The last BatchNorm of every residual block: the only ones that timm starts at 0."""
     norms = [layer for layer in encoder.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     # On the meta device (dira_scale.plan) there are no values: take all of them.

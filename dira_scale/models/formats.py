@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -14,7 +14,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import Encoder, timm_names
+from dira_scale.models.encoder import timm_names
+from dira_scale.models.network import Encoder, Network
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
 from dira_scale.places.atomic import as_user_error, write_atomic
@@ -31,17 +33,24 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 
 @dataclass(frozen=True)
-class Network:
+class Trained:
     """What to export: an encoder for views of ``size`` pixels, and its U-Net if a decoder was trained.
 
     ``bounded``: restored images are the U-Net's output through a sigmoid, or that itself.
     """
 
-    encoder: Encoder
+    encoder: TimmEncoder
     size: int
     unet: UNet | None = None
     decoder_channels: Sequence[int] = ()
     bounded: bool = True
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], encoder: Encoder, network: Network | None, bounded: bool) -> Self:
+        """Of a run's ``config``. Raises ``UserError`` for a network that no format knows."""
+        if not (isinstance(encoder, TimmEncoder) and isinstance(network, UNet | None)):
+            raise UserError(f"run: its network, {config['model']['_target_']}, has no format to be exported to")
+        return cls(encoder, config["data"]["size"], network, config["model"]["decoder_channels"], bounded)
 
     @property
     def name(self) -> str:
@@ -73,7 +82,7 @@ class Exported:
     initial: list[str] = field(default_factory=list)  # untrained entries
 
 
-def to_timm(network: Network) -> Exported:
+def to_timm(network: Trained) -> Exported:
     """``encoder.safetensors``: the state of ``timm.create_model(NAME, num_classes=0)``.
 
     Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
@@ -104,7 +113,7 @@ def to_timm(network: Network) -> Exported:
     return Exported({"encoder.safetensors": _bytes(model.state_dict())}, dedent(code).strip(), initial)
 
 
-def to_smp(network: Network) -> Exported:
+def to_smp(network: Trained) -> Exported:
     """``unet.safetensors``: the state of ``smp.Unet("tu-NAME")``, without a sigmoid."""
     unet = network.require_unet("smp")
     state = {_smp_name(name): tensor for name, tensor in unet.state_dict().items()}
@@ -120,7 +129,7 @@ def to_smp(network: Network) -> Exported:
     return Exported({"unet.safetensors": _bytes(state)}, dedent(code).strip())
 
 
-def to_dira_scale(network: Network) -> Exported:
+def to_dira_scale(network: Trained) -> Exported:
     """``dira_scale_unet.safetensors``: our own U-Net, for encoders that no other library has a U-Net for."""
     unet = network.require_unet("dira_scale")
     code = f"""
@@ -136,7 +145,7 @@ def to_dira_scale(network: Network) -> Exported:
     return Exported({"dira_scale_unet.safetensors": _bytes(unet.state_dict())}, dedent(code).strip())
 
 
-def to_torchvision(network: Network) -> Exported:
+def to_torchvision(network: Trained) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
     check("torchvision", network.encoder, network.unet is not None)
     encoder = network.encoder
@@ -153,7 +162,7 @@ def to_torchvision(network: Network) -> Exported:
     return Exported({"torchvision.safetensors": _bytes(state)}, dedent(code).strip())
 
 
-def to_monai(network: Network) -> Exported:
+def to_monai(network: Trained) -> Exported:
     """``monai_unet.safetensors``: the state of MONAI's ``FlexibleUNet`` over a bottleneck ResNet.
 
     MONAI concatenates the skip before the upsampled features, smp after them: those input channels are swapped.
@@ -189,7 +198,7 @@ def to_monai(network: Network) -> Exported:
     return Exported({"monai_unet.safetensors": _bytes(state)}, dedent(code).strip())
 
 
-def to_onnx(network: Network) -> Exported:
+def to_onnx(network: Trained) -> Exported:
     """``encoder.onnx``: a grey image [b, 1, S, S] to the last map; with a decoder also ``unet.onnx``, to logits, or to
     the restored image if no sigmoid follows.
 
@@ -209,7 +218,7 @@ def to_onnx(network: Network) -> Exported:
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
 
 
-FORMATS: Mapping[str, Callable[[Network], Exported]] = {
+FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
     "timm": to_timm,
     "smp": to_smp,
     "dira_scale": to_dira_scale,
@@ -224,7 +233,7 @@ FILES = frozenset(
 )  # all that the formats write
 
 
-def check(format: str, encoder: Encoder, decoder: bool) -> None:
+def check(format: str, encoder: TimmEncoder, decoder: bool) -> None:
     """Raise ``UserError`` if ``format`` has no such network. ``decoder``: whether one was trained."""
     if format in ("smp", "dira_scale", "monai") and not decoder:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
@@ -241,7 +250,7 @@ def trains_decoder(stages: Iterable[Mapping[str, Any]]) -> bool:
     return any({"re", "ad"} & set(stage["terms"]) for stage in stages)
 
 
-def default_formats(network: Network) -> list[str]:
+def default_formats(network: Trained) -> list[str]:
     """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net."""
     unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
     return ["timm", unet] if network.unet is not None else ["timm"]

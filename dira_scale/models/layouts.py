@@ -11,7 +11,7 @@ from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.models.encoder import Encoder, timm_entries, timm_names
+from dira_scale.models.encoder import TimmEncoder, timm_entries, timm_names
 from dira_scale.models.stored import read_tensors
 from dira_scale.models.translations import TRANSLATIONS, translate
 from dira_scale.models.unet import UNet
@@ -34,7 +34,7 @@ class StartWeights:
     and resamples position embeddings for another image size and relative position biases for another window.
     """
 
-    def __init__(self, path: Path, encoder: Encoder, tensors: Mapping[str, Tensor] | None = None) -> None:
+    def __init__(self, path: Path, encoder: TimmEncoder, tensors: Mapping[str, Tensor] | None = None) -> None:
         """Read ``path`` and fill ``encoder``. For a run folder, ``tensors`` are those of its checkpoint.
 
         Raises ``UserError`` naming the file if it is missing, not plain tensors, or of another network.
@@ -75,7 +75,7 @@ class StartWeights:
         loaded = ", ".join(self.loaded)
         return f"model.weights: {self.path}: {loaded} loaded; {len(unused)} other entries not used{listed}"
 
-    def _find(self, encoder: Encoder) -> tuple[str, str, dict[str, str]]:
+    def _find(self, encoder: TimmEncoder) -> tuple[str, str, dict[str, str]]:
         """The layout, the prefix, and the file's entry for each of the encoder's entries."""
         by_timm_name = timm_names(encoder)
         own, entries = {name: name for name in encoder.state_dict()}, timm_entries(encoder)
@@ -160,7 +160,7 @@ def _is_count(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
 
-def _adapted(path: Path, key: str, tensor: Tensor, name: str, encoder: Encoder) -> Tensor:
+def _adapted(path: Path, key: str, tensor: Tensor, name: str, encoder: TimmEncoder) -> Tensor:
     """The file's ``tensor`` at ``key``, in the shape of the encoder's entry ``name``."""
     entry = encoder.state_dict()[name]
     tensor, expected = tensor.to(entry.dtype), entry.shape

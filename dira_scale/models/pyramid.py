@@ -1,45 +1,38 @@
-"""The interface of encoders: a feature pyramid over a timm backbone."""
+"""A feature pyramid over a timm backbone."""
 
-from typing import Any
+from typing import Any, ClassVar
 
-import torch
+import timm
 from segmentation_models_pytorch.encoders import TimmUniversalEncoder
-from torch import Tensor, nn
+from torch import Tensor
+
+from dira_scale.models.network import Encoder
 
 DEPTH = 5  # halvings from the image to the last feature map
 
 
-class Encoder(nn.Module):
-    """[b, 1 or C, H, W] -> its pyramid: the image itself, then features at 1/2, 1/4, … 1/32, finest first.
+class TimmEncoder(Encoder):
+    """[b, 1 or C, H, W] -> the image itself, then features at 1/2, 1/4, … 1/32.
 
-    A single channel is expanded to the stem's C channels, without copying unless ``channels_last``. State entries under
-    ``model.`` are timm's.
+    State entries under ``model.`` are timm's.
 
     Attributes:
-        channels_last: whether the stem gets an image that is channels last in memory. An expanded one has no layout of
-            its own, so a convolution takes its weights': those of a sharded module are always contiguous.
         name: timm's name of the backbone.
         arguments: for ``timm.create_model`` beside the name (``img_size`` for networks of a fixed size).
-        channels: the pyramid's channel counts, the image's first; 0 at 1/2 if the stem starts at 1/4.
+        channels: 0 at 1/2 if the stem starts at 1/4.
     """
 
+    dimensions: ClassVar[int] = 2
     name: str
     arguments: dict[str, int]
     model: Any
-    channels_last = False
-    _in_channels: int
 
     @property
-    def channels(self) -> list[int]:
-        raise NotImplementedError
-
-    def _expanded(self, x: Tensor) -> Tensor:
-        """[b, 1 or C, H, W] -> [b, C, H, W]."""
-        x = x.expand(-1, self._in_channels, -1, -1)
-        return x.contiguous(memory_format=torch.channels_last) if self.channels_last else x
+    def fixed_size(self) -> bool:
+        return bool(timm.get_pretrained_cfg(self.name).fixed_input_size)
 
 
-class HierarchicalEncoder(Encoder, TimmUniversalEncoder):
+class HierarchicalEncoder(TimmEncoder, TimmUniversalEncoder):
     """A backbone that halves its maps step by step (ResNet, ConvNeXt, Swin, …), as in ``smp.Unet("tu-NAME")``."""
 
     out_channels: list[int]

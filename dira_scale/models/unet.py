@@ -1,16 +1,22 @@
 """The 2D U-Net of DiRA: a timm encoder, segmentation_models_pytorch's decoder and a one-channel head."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
+from omegaconf import MISSING
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
-from torch import Tensor, nn
+from torch import nn
 
+from dira_scale.config.schema import at_least
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import DEPTH, Encoder
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.network import Architecture, Encoder, Network
+from dira_scale.models.pyramid import DEPTH, TimmEncoder
 
 
-class UNet(nn.Module):
+class UNet(Network):
     """[b, 1 or 3, H, W] -> logits [b, 1, H, W].
 
     Every decoder block doubles the resolution (nearest), concatenates the skip and applies Conv3x3-BN-ReLU twice;
@@ -20,7 +26,7 @@ class UNet(nn.Module):
     Raises ``UserError`` when ``decoder_channels`` is not one count per halving of the encoder.
     """
 
-    def __init__(self, encoder: Encoder, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)) -> None:
+    def __init__(self, encoder: TimmEncoder, decoder_channels: Sequence[int] = (256, 128, 64, 32, 16)) -> None:
         super().__init__()
         if len(decoder_channels) != DEPTH:
             raise UserError(f"model.decoder_channels: {list(decoder_channels)} must be {DEPTH} counts, coarsest first")
@@ -30,6 +36,24 @@ class UNet(nn.Module):
         initialize_decoder(self.decoder)
         initialize_head(self.head)
 
-    def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.decoder(self.encoder(x)))
-        return logits
+
+@dataclass
+class TimmUNet(Architecture):
+    """A timm backbone and, over it, the U-Net's decoder (``configs/model/unet.yaml``)."""
+
+    encoder: str = MISSING
+    decoder_channels: list[int] = at_least(1)
+    zero_init_residual: bool = MISSING
+
+    dimensions: ClassVar[int] = 2
+
+    @property
+    def name(self) -> str:
+        return self.encoder
+
+    def build_encoder(self, size: int) -> TimmEncoder:
+        return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
+
+    def build_network(self, encoder: Encoder) -> UNet:
+        assert isinstance(encoder, TimmEncoder)
+        return UNet(encoder, self.decoder_channels)

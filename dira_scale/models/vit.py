@@ -7,12 +7,12 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from dira_scale.models.pyramid import Encoder
+from dira_scale.models.pyramid import TimmEncoder
 
 STRIDES = (4, 8, 16, 32)
 
 
-class PlainEncoder(Encoder):
+class PlainEncoder(TimmEncoder):
     """Patch tokens of four depths as maps at 1/4, 1/8, 1/16 and 1/32; nothing at 1/2.
 
     Which block feeds which map follows UNETR (Hatamizadeh et al., WACV 2022: finer maps from earlier blocks, here after

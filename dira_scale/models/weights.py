@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import Encoder, build_encoder
-from dira_scale.models.unet import UNet
+from dira_scale.models.network import Encoder, Network, architecture
 
 Tensors = Mapping[str, Tensor]
 
@@ -20,23 +19,23 @@ def trained_encoder(config: Mapping[str, Any], tensors: Tensors) -> Encoder:
 
     Raises ``UserError`` if the method keeps its encoder elsewhere.
     """
-    encoder = build_encoder(config["model"]["encoder"], size=config["data"]["size"])
+    encoder = architecture(config["model"]).build_encoder(config["data"]["size"])
     _fill(encoder, _encoder_prefix(tensors), tensors)
     return encoder.eval()
 
 
-def trained_unet(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) -> UNet:
+def trained_network(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) -> Network:
     """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there.
 
     The head's output is an image on the scale of the input's, also where the method trained it on another
     (``method.target_scale``).
     """
-    unet = UNet(encoder, config["model"]["decoder_channels"])
-    _fill(unet.decoder, "method.decoder.", tensors)
-    _fill(unet.head, "method.head.", tensors)
-    for parameter in unet.head.parameters():
+    network = architecture(config["model"]).build_network(encoder)
+    _fill(network.decoder, "method.decoder.", tensors)
+    _fill(network.head, "method.head.", tensors)
+    for parameter in network.head.parameters():
         parameter.data /= config["method"].get("target_scale", 1.0)
-    return unet.eval()
+    return network.eval()
 
 
 def _encoder_prefix(tensors: Tensors) -> str:
@@ -51,6 +50,6 @@ def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
     for name in module.state_dict():
         if prefix + name not in tensors:
             raise UserError(
-                f"the checkpoint has no {prefix}{name}: a method must name its U-Net's parts encoder, decoder and head"
+                f"the checkpoint has no {prefix}{name}: a method must name its network encoder, decoder and head"
             )
     module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})

@@ -47,7 +47,7 @@ class Networks:
         model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
         with torch.device("meta"):
             self.method = methods.build(cfg.method, model, self.views, batch, config.parallel.accumulate)
-            self.adversary = Adversary(config.adversary.loss)
+            self.adversary = Adversary(config.adversary.loss, config.model.dimensions)
         self._channels_last = config.parallel.channels_last
         for module in (self.method, self.adversary):
             module._apply(self._without_memory)

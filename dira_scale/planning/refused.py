@@ -34,7 +34,7 @@ def check(cfg: DictConfig, ranks: int) -> None:
         method = _network(json.dumps(network), accumulate)
         methods.check_batch(method, batch, config.model.bn_groups, accumulate)
         try_stages(config, method)
-        judge = list(_adversary(config.adversary.loss).parameters())
+        judge = list(_adversary(config.adversary.loss, config.model.dimensions).parameters())
         optim.build(config.optim.discriminator, judge, "optim.discriminator")
 
 
@@ -42,9 +42,9 @@ def check(cfg: DictConfig, ranks: int) -> None:
 def _network(text: str, accumulate: int) -> methods.Method:
     """The method that a configuration's part says, as JSON. Its tensors have no memory."""
     cfg = OmegaConf.create(json.loads(text))
-    return methods.network(cfg.method, cfg.model, methods.views_of(cfg), accumulate)
+    return methods.construct(cfg.method, cfg.model, methods.views_of(cfg), accumulate)
 
 
 @lru_cache
-def _adversary(loss: str) -> Adversary:
-    return Adversary(loss)
+def _adversary(loss: str, dimensions: int) -> Adversary:
+    return Adversary(loss, dimensions)

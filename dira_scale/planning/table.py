@@ -18,7 +18,7 @@ WIDTH = 108  # columns of the table where the output is not a terminal
 def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[Estimate], console: Console) -> None:
     """Print networks and stages, then the table of strategies, then notes on the figures."""
     ranks, stage, name = plain.ranks, plain.stages[plain.heaviest], plain.heaviest
-    console.print(f"\n[bold]{config.model.encoder}[/], views of {config.data.size} pixels, {config.precision}\n")
+    console.print(f"\n[bold]{config.model.name}[/], views of {config.data.size} pixels, {config.precision}\n")
     console.print(_stages(config, plain))
     nodes = f"{machine.nodes} node{'s' * (machine.nodes > 1)} of {machine.gpus} GPU{'s' * (machine.gpus > 1)}"
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")

@@ -11,7 +11,7 @@ from dira_scale.engine.optim import Optim
 from dira_scale.engine.trainer import Training
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import AdversaryConfig
-from dira_scale.models.encoder import Model
+from dira_scale.models.network import Architecture
 from dira_scale.pretraining.monitors import HealthConfig
 from dira_scale.pretraining.stages import Stage
 from dira_scale.pretraining.validation import Validate
@@ -27,7 +27,7 @@ class Pretrain(Training):
     epoch_factor: float = above(0)
     enough_steps: int | None = at_least(1, None)
     data: Data = field(default_factory=Data)
-    model: Model = field(default_factory=Model)
+    model: Architecture = field(default_factory=Architecture)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
     stages: dict[str, Stage] = MISSING

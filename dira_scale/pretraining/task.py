@@ -112,7 +112,7 @@ class PretrainTask:
         preflight.check_alike(cfg, _facts(config, inputs))
         torch.manual_seed(config.seed)
         method = build_method(config, cfg, inputs.views, tensors)
-        adversary = on_device(Adversary(config.adversary.loss), config, world)
+        adversary = on_device(Adversary(config.adversary.loss, config.model.dimensions), config, world)
         return cls(config, world, method, adversary, stages, inputs)
 
     def identity(self) -> dict[str, Any]:

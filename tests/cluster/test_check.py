@@ -134,8 +134,8 @@ def test_nothing_is_said_of_a_run_that_is_elsewhere_and_not_there_yet() -> None:
 
 def test_networks_are_built_once_and_asked_about_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     built = []
-    build = methods.network
-    monkeypatch.setattr(methods, "network", lambda *arguments: built.append(1) or build(*arguments))
+    build = methods.construct
+    monkeypatch.setattr(methods, "construct", lambda *arguments: built.append(1) or build(*arguments))
     words = ["data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "method.queue=96"]
     words += ["model.encoder=test_resnet", "data.size=96", "model.bn_groups=4"]
 

@@ -16,7 +16,7 @@ CHANNELS = (1, 8, 16)
 class Encoder(nn.Module):
     """Two strided convolutions."""
 
-    channels = CHANNELS
+    channels, dimensions = CHANNELS, 2
 
     def __init__(self, batch_norm=False):
         super().__init__()

@@ -169,7 +169,7 @@ def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(ex
         (["method.base.queue=100"], 16, "set method.base.queue=96"),
         (["model.bn_groups=3", "method.base.queue=64"], 16, "model.bn_groups: data.batch=16 does not divide into 3"),
         (["model.bn_groups=16"], 16, "possible: 1, 2, 4, 8"),
-        (["model.bn_groups=0"], 16, "model.bn_groups: 0 must be at least 1"),
+        (["model.bn_groups=0"], 16, "model.bn_groups=0: must be at least 1"),
         (["model.encoder=resnet19"], 16, "model.encoder: timm"),
         (["method.restore=both"], 16, "method.restore=both: MoCo learns from one view only"),
         (["method.restoration=l2"], 16, "method.restoration=l2: expected mse or l1"),

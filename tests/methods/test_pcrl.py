@@ -119,7 +119,7 @@ def test_maps_are_mixed_at_every_level():
 @pytest.mark.parametrize(("kind", "plain"), [(ChannelAttention, channel_attended), (OuterAttention, outer_attended)])
 def test_attention_is_its_formula(kind, plain):
     torch.manual_seed(0)
-    attention, features = kind(8).double(), torch.randn(16, 8, 3, 3, dtype=torch.float64)
+    attention, features = kind(8, 2).double(), torch.randn(16, 8, 3, 3, dtype=torch.float64)
     orientations = torch.tensor(ALL, dtype=torch.uint8)
     result = attention(features, indicator(orientations))
     assert len({tuple(vector(o)) for o in ALL}) == 16
@@ -131,7 +131,7 @@ def test_attention_is_its_formula(kind, plain):
 @pytest.mark.parametrize("kind", [ChannelAttention, OuterAttention])
 def test_attention_works_under_autocast(kind):
     torch.manual_seed(0)
-    attention, features = kind(8), torch.randn(16, 8, 3, 3)
+    attention, features = kind(8, 2), torch.randn(16, 8, 3, 3)
     orientations = torch.tensor(ALL, dtype=torch.uint8)
     exact = attention(features, indicator(orientations))
     with torch.autocast("cpu", torch.bfloat16):

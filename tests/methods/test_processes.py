@@ -183,9 +183,13 @@ def built(node, groups, views, encoder="test_resnet", accumulate=1):
     from dira_scale.methods import build
 
     torch.manual_seed(0)
-    model = SimpleNamespace(
-        encoder=encoder, weights=None, decoder_channels=(8,) * 5, bn_groups=groups, zero_init_residual=False
-    )
+    model = {
+        "encoder": encoder,
+        "weights": None,
+        "decoder_channels": (8,) * 5,
+        "bn_groups": groups,
+        "zero_init_residual": False,
+    }
     # In float32 rounding grows to 1e-2 of a gradient within two steps.
     return build(node, model, views, 16, accumulate).double().train()
 

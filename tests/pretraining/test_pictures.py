@@ -69,9 +69,13 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
 ) -> None:
     """In training's own forward pass; the restored image is that of the method's error."""
     views = ViewSpec(size=SIZE, orientations=2, **CUT, **geometry)
-    model = SimpleNamespace(
-        encoder="test_resnet", weights=None, decoder_channels=(8,) * 5, bn_groups=1, zero_init_residual=False
-    )
+    model = {
+        "encoder": "test_resnet",
+        "weights": None,
+        "decoder_channels": (8,) * 5,
+        "bn_groups": 1,
+        "zero_init_residual": False,
+    }
     torch.manual_seed(0)
     method = build({"_target_": f"dira_scale.methods.{form}", "dim": 8, "queue": 64}, model, views, COUNT).eval()
     held_out: Any = HeldOut(views)

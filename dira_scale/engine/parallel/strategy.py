@@ -12,7 +12,7 @@ from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
-from dira_scale.models.pyramid import Encoder
+from dira_scale.models.network import Encoder
 
 
 class Strategy:

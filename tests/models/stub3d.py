@@ -1,0 +1,68 @@
+"""A tiny network in three dimensions, as somebody would write their own: nothing else of ours knows it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, cat, nn
+
+from dira_scale.config.schema import at_least
+from dira_scale.models.network import Architecture, Encoder, Network
+
+TARGET = f"{__name__}.Tiny3D"
+
+
+class TinyEncoder(Encoder):
+    """[b, 1, D, H, W] -> maps at 1, 1/2 and 1/4."""
+
+    dimensions: ClassVar[int] = 3
+    name = "tiny3d"
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self._in_channels = 1
+        self.levels = nn.ModuleList(
+            nn.Sequential(nn.Conv3d(before, after, 3, stride=2, padding=1), nn.BatchNorm3d(after), nn.ReLU())
+            for before, after in ((1, width), (width, 2 * width))
+        )
+        self._channels = [1, width, 2 * width]
+
+    @property
+    def channels(self) -> list[int]:
+        return self._channels
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = [self._expanded(x)]
+        for level in self.levels:
+            maps.append(level(maps[-1]))
+        return maps
+
+
+class TinyDecoder(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose3d(2 * width, width, 2, stride=2)
+        self.last = nn.ConvTranspose3d(2 * width, width, 2, stride=2)
+
+    def forward(self, pyramid: list[Tensor]) -> Tensor:
+        found: Tensor = self.last(cat([self.up(pyramid[-1]), pyramid[-2]], dim=1))
+        return found
+
+
+class TinyNetwork(Network):
+    def __init__(self, encoder: TinyEncoder, width: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.head = encoder, TinyDecoder(width), nn.Conv3d(width, 1, 1)
+
+
+@dataclass
+class Tiny3D(Architecture):
+    width: int = at_least(1)
+
+    dimensions: ClassVar[int] = 3
+
+    def build_encoder(self, size: int) -> TinyEncoder:
+        return TinyEncoder(self.width)
+
+    def build_network(self, encoder: Encoder) -> TinyNetwork:
+        assert isinstance(encoder, TinyEncoder)
+        return TinyNetwork(encoder, self.width)

@@ -1,0 +1,84 @@
+"""Networks as a configuration names them, in two dimensions and, with a stub of the tests, in three."""
+
+import pytest
+import torch
+from models.stub3d import TARGET
+from omegaconf import OmegaConf
+
+from dira_scale import methods
+from dira_scale.config.compose import compose
+from dira_scale.data.batch import Batch
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.adversary import Adversary
+from dira_scale.methods.transform_attention import ATTENTIONS
+from dira_scale.models.network import architecture
+from dira_scale.models.unet import TimmUNet
+from dira_scale.runs.identity import run_name
+
+SIZE, COUNT = 16, 4
+STUB = {"_target_": TARGET, "width": 8, "weights": None, "bn_groups": 2}
+WORDS = {
+    "dira_moco": ["method.base.queue=8"],
+    "dira_simsiam": ["method.base.dim=16", "method.base.bottleneck=8"],
+    "dira_barlow": ["method.base.dim=16"],
+    "dira_byol": ["method.base.dim=16", "method.base.hidden=16"],
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_methods_learn_from_volumes_through_a_network_that_nobody_else_knows(name: str) -> None:
+    """Losses of all terms, and a gradient for every parameter that is trained."""
+    cfg = compose("pretrain", [f"method={name}", *WORDS[name], "data.shards=any"])
+    method = methods.build(cfg.method, STUB, ViewSpec(size=SIZE), batch=COUNT).train()
+    adversary = Adversary(dimensions=3)
+    generator = torch.Generator().manual_seed(0)
+    clean, distorted = (
+        tuple(torch.rand(COUNT, 1, SIZE, SIZE, SIZE, generator=generator) for _ in range(2)) for _ in range(2)
+    )
+    terms = method(clean, distorted, Batch((), (), torch.arange(COUNT), torch.zeros(0), torch.zeros(0), 0, 0))
+    assert terms.restored is not None and terms.restored.shape == terms.target.shape
+    assert terms.restored.shape[1:] == (1, SIZE, SIZE, SIZE)
+    terms.losses["ad"] = adversary.generator_loss(terms.restored)
+    sum(terms.losses.values()).backward()  # type: ignore[union-attr]
+    assert set(terms.losses) == {"di", "re", "ad"}
+    assert [key for key, p in method.named_parameters() if p.requires_grad and p.grad is None] == []
+    method.after_step()
+
+
+@pytest.mark.parametrize("kind", ATTENTIONS)
+def test_pcrls_attention_weights_the_channels_of_maps_of_any_dimension(kind: str) -> None:
+    indicator, maps = torch.ones(2, 6), torch.rand(2, 8, 3, 3)
+    for dimensions, features in ((2, maps), (3, maps[..., None])):
+        torch.manual_seed(0)
+        assert ATTENTIONS[kind](8, dimensions)(features, indicator).shape == features.shape
+
+
+def test_a_configuration_has_the_keys_of_the_network_that_it_names() -> None:
+    words = ["data.shards=any", "stages.di.epochs=1"]
+    config = compose("pretrain", words)
+    assert isinstance(OmegaConf.to_object(config).model, TimmUNet)  # type: ignore[union-attr]
+    stub = compose("pretrain", [*words, f"model._target_={TARGET}", "+model.width=8", *REMOVED])
+    assert architecture(stub.model).dimensions == 3 and stub.model.width == 8
+    for given, message in (
+        ([f"model._target_={TARGET}"], "unknown key model.encoder"),
+        (["model.width=8"], "unknown key model.width"),
+        (["model._target_=os.path"], "model._target_: os.path"),
+        ([f"model._target_={TARGET}", "+model.width=0", *REMOVED], "model.width=0: must be at least 1"),
+        ([f"model._target_={TARGET}", "+model.width=wide", *REMOVED], "model.width=wide: expected int, at least 1"),
+    ):
+        with pytest.raises(UserError, match=f"^{message}"):
+            compose("pretrain", [*words, *given])
+
+
+REMOVED = ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
+
+
+def test_a_configuration_from_before_there_were_others_is_of_the_same_network_and_name() -> None:
+    config = OmegaConf.to_container(compose("pretrain", ["data.shards=any"]))
+    assert isinstance(config, dict)
+    before = config | {"model": {key: value for key, value in config["model"].items() if key != "_target_"}}
+    assert run_name(before) == run_name(config)
+    assert architecture(before["model"]) == architecture(config["model"])
+    config["model"]["_target_"] = TARGET
+    assert run_name(before) != run_name(config)
