@@ -19,13 +19,16 @@ from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
 from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
 
+AUTO = "auto"  # of recipe.volume.range
+HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
     name: str  # empty only where nothing is stored
-    modality: str | None  # None: as the inputs' headers say; volumes must have one
+    modality: str | None  # None: as the inputs' headers say; those of volumes must (``naming.with_modality``)
     licence: str
     secret: bool
     archive: str | None
@@ -53,6 +56,8 @@ class Recipe:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
             raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
+        if given["range"] == AUTO:
+            given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
         slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
         whole = config["dims"] == 3 and slices is None
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
@@ -75,9 +80,6 @@ class Recipe:
         if self.slices and self.dims != 3:
             raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
-        if self.dims == 3 and not self.modality:
-            raise UserError("recipe.modality=null with recipe.dims=3: name the volumes' modality, such as CT or MR; it "
-                            "decides what their values mean")  # fmt: skip
         _ = self.reading  # validates its own keys
         whole = self.dims == 3 and self.slices is None
         if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
@@ -102,7 +104,8 @@ class Recipe:
     @property
     def reading(self) -> ReadSettings:
         """The settings for reading an input."""
-        volume, modality = self.volume, self.modality or ""
+        modality = self.modality or ("CT" if self.dims == 3 else "")  # of volumes, until the listing tells it
+        volume = self.volume
         if self.slices:
             volume = replace(volume, range=self.slices.range_of(modality, volume.range))
         return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume)

@@ -35,7 +35,11 @@ class QuarantinedError(Exception):
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
     """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
-    image = read_input(item, recipe)
+    return sample_of(item, read_input(item, recipe), recipe)
+
+
+def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
+    """Of an input that was read. Raises QuarantinedError."""
     if isinstance(image, Volume):
         return _volume(item, image, recipe)
     _check(image.pixels.shape, item.record.boxes, recipe)
