@@ -107,9 +107,14 @@ def compare(cfg: DictConfig) -> Comparison:
     scores: list[list[Any]] = [[] for _ in compared]
     for i, parts in track(steps, "probes", transient=True):
         scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k))
-    found = [f for (of, _), own in zip(compared, scores, strict=True) for f in figures(of, own, task.names, labelled)]
+    found = [
+        f
+        for (of, _), own in zip(compared, scores, strict=True)
+        for f in figures(of, own, task.names, labelled, task.classes)
+    ]
     about = {
         "name": dataset.info.name, "hash": dataset.hash, "size": size, "labels": list(task.names), "left_out": left_out,
+        "classes": list(task.classes),
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
@@ -170,15 +175,16 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
 
 def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
     """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
-    names = dataset.info.label_names
+    names, flags = dataset.info.label_names, dataset.info.flags
     if not names:
         raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
     for name in labels or []:
         if name not in names:
             raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
-    chosen = list(labels or names)
-    columns = [names.index(name) for name in chosen]
-    values = {part: dataset.labels(rows[part])[:, columns] for part in PARTS}
+    own = [names.index(name) for name in labels or names]
+    columns = [column for number in own for column, flag in enumerate(flags) if flag.number == number]
+    chosen = [flags[column].name for column in columns]
+    values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
     values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
     left_out = {}
     for i, name in enumerate(chosen):
@@ -186,12 +192,17 @@ def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask,
         if single:
             left_out[name] = f"one class only in {', '.join(single)}"
     kept = [i for i, name in enumerate(chosen) if name not in left_out]
-    if not kept or (labels and left_out):
+    lost = [name for name in labels or [] if not any(names[flags[columns[i]].number] == name for i in kept)]
+    if not kept or lost:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
     patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    task = ProbeTask(tuple(chosen[i] for i in kept), {part: v[:, kept] for part, v in values.items()}, patients)
-    return task, left_out
+    classes: dict[str, list[int]] = {}
+    for column, i in enumerate(kept):
+        if flags[columns[i]].value is not None:
+            classes.setdefault(names[flags[columns[i]].number], []).append(column)
+    found = {part: v[:, kept] for part, v in values.items()}
+    return ProbeTask(tuple(chosen[i] for i in kept), found, patients, classes), left_out
 
 
 def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfig) -> list[str]:
@@ -205,6 +216,11 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
     if (count := about["images"]["test"]) < FEW:
         notes.append(
             f"Only {count} test images: figures far apart, even 100.0, may be chance; compare on {FEW} or more."
+        )
+    if about["classes"]:
+        notes.append(
+            f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
+            "the share of test images whose class gets the highest score. An order of the classes is not used."
         )
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")

@@ -17,7 +17,7 @@ from dira_scale.ingest.naming import completed, with_modality
 from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
 from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
-from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.recipe import Recipe, classes_of
 from dira_scale.ingest.writer import sharding, write_shards
 from dira_scale.places.store import locate
 
@@ -88,7 +88,7 @@ def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     """The plan for all images that the recipe's source lists. Raises UserError."""
     source = recipe.make_source()
     try:
-        return plan_shards(source.records(workers), recipe, hasher, source.label_names)
+        return plan_shards(source.records(workers), recipe, hasher, source.label_names, classes_of(source))
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error
 

@@ -19,6 +19,7 @@ from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
 from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
 
+LATER = ("class_columns", "patient_pattern")
 AUTO = "auto"  # of recipe.volume.range
 HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
 
@@ -69,7 +70,7 @@ class Recipe:
             "bits": config["bits"] or (16 if whole else 8),
         }
         source = {k: v for k, v in config.items() if k not in own}
-        for name in ("attributes", "label_columns"):
+        for name in ("attributes", "label_columns", "class_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
                 source[name] = [source[name]]
         return cls(**values, source=source)
@@ -115,6 +116,8 @@ class Recipe:
         factory, arguments = self._source_class(), self._arguments()
         source = factory(**arguments)
         _check_labels(source.label_names)
+        for names in classes_of(source).values():
+            _check_labels(names)
         return source
 
     def check(self) -> None:
@@ -144,6 +147,9 @@ class Recipe:
             del own["slices"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
+        for name in LATER:  # as before there were these keys
+            if source.get(name) is None:
+                source.pop(name, None)
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
         return own | source | {"hash_key": hasher.key_id}
@@ -163,6 +169,11 @@ class Recipe:
         if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # recipes are untrusted
             raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
         return cast(type[Source], found)
+
+
+def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
+    """The class names of each label that is the number of a class."""
+    return getattr(source, "classes", {})
 
 
 def _places(source: type[Source]) -> Set[str]:
