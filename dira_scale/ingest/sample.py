@@ -129,7 +129,7 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
 def _check(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) -> None:
     depth, height, width = (1, *shape)[-3:]
     if min(height, width) < recipe.min_side:
-        raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels")
+        raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels (recipe.min_side)")
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
     if any(min(b.d, b.h, b.w) <= 0 for b in boxes):

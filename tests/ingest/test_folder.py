@@ -15,6 +15,7 @@ from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import header
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
+from dira_scale.ingest.sources.mask_names import is_mask
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}
 
@@ -157,6 +158,26 @@ def test_rows_that_repeat_another_word_for_word_count_once(png_folder: Path, cap
     table.write_text("\n".join([*lines, lines[3], lines[3], lines[7].replace(",", " ,")]) + "\n")
     assert repr(listed(Folder(**given(png_folder)))) == repr(once)
     assert "labels.csv: repeated rows, each counted once: 3" in capsys.readouterr().out
+
+
+MASKS = ("nodule_mask/0.png", "Masks/0.png", "0_seg.png", "a/labelsTr/0.png", "0-mask.nii.gz")
+
+
+def test_masks_among_the_images_are_pointed_at(
+    tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    assert all(map(is_mask, MASKS)) and not any(
+        map(is_mask, ("unmasked/0.png", "0.seg.png", "masked/1.png", "segment.png"))
+    )
+    for name in ("0.png", *MASKS[:3]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(ingest.picture(0)).save(tmp_path / name)
+    assert len(listed(Folder(str(tmp_path)))) == 4
+    said = capsys.readouterr().out
+    assert "warning: 3 of the inputs are masks by their names, " in said and "recipe.columns.mask" in said
+    table = ingest.csv(tmp_path / "x.csv", [{"file": "0.png", "patient": "P", "mask": "nodule_mask/0.png"}])
+    listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    assert "masks by their names" not in capsys.readouterr().out
 
 
 def given(folder: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.boxes import read_boxes
 from dira_scale.ingest.sources.classes import Classes, Given
+from dira_scale.ingest.sources.mask_names import with_note
 from dira_scale.ingest.sources.patient_pattern import UNMATCHED, PatientPattern
 from dira_scale.ingest.sources.table_cells import flags_and_numbers, number
 from dira_scale.machine.progress import bar
@@ -112,6 +113,9 @@ class Folder:
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed files (missing ones are rejected on reading) and files without a row."""
+        return with_note(self._all(workers))
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
         for note in self.notes:
             print(note)
         with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:

@@ -57,7 +57,7 @@ class Volumes(Folder):
         """The CSV's findings by file or folder."""
         return PathIndex()
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
         """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
         for note in self.notes:
             print(note)
