@@ -21,7 +21,7 @@ from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "shards" / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=48 ",

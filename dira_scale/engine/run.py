@@ -183,8 +183,11 @@ def _record_error(
 def _summary(trainer: Trainer) -> list[str]:
     """What is trained, on what data, on what machine."""
     config, world, task = trainer.config, trainer.world, trainer.task
+    first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"
+    if trainer.state.step >= trainer.total_steps():  # called again when it was done
+        return [first]
     return [
-        f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}",
+        first,
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",

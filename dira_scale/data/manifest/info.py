@@ -84,6 +84,11 @@ class DatasetInfo:
         try:
             text = fetch(path)
         except FileNotFoundError as error:
+            if not is_local(path) and "http" in path.fs.protocol:  # type: ignore[attr-defined]
+                raise DatasetError(
+                    f"no sharded dataset at {path.parent}: the server has no {path.name} there (HTTP 404): check the "
+                    "address, which is that of the dataset's folder"
+                ) from error
             folder, words = path.parent, ["recipe=…", f"out={path.parent}"]
             if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
                 words = ["recipe=folder", f"recipe.images={folder}", f"out=out/shards/{folder.name}"]
