@@ -1,17 +1,17 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from dira_scale.config.schema import Schema, above, at_least, place, places
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
+from dira_scale.evaluation.config import PIXELS
 from dira_scale.evaluation.encoders import (
     Group,
     levels,
@@ -21,46 +21,12 @@ from dira_scale.evaluation.encoders import (
     trained_groups,
     weights_group,
 )
-from dira_scale.evaluation.features import PIXELS, Images, features
+from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_table import Features, Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask, nested_draws
 
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 SIZE = 224  # of images, without a run that has a view size
-
-
-@dataclass
-class ProbeData(Schema):
-    shards: str = place()
-    split: str = MISSING
-    val_split: str = MISSING
-    test_split: str = MISSING
-    size: int | None = at_least(2 * PIXELS, None)
-    workers: int = at_least(1)
-
-
-@dataclass
-class ProbeModel(Schema):
-    encoder: str | None = None
-
-
-@dataclass
-class Probe(Schema):
-    run: Any = places(None)
-    init: str | None = place(None)
-    out: str | None = place(None)
-    seed: int = at_least(0)
-    stage: str | None = None
-    layer: Any = MISSING
-    labels: list[str] | None = None
-    fractions: list[float] = above(0, at_most=1)
-    draws: int = at_least(1)
-    random_encoders: int = at_least(1)
-    c: list[float] = above(0)
-    k: int = at_least(1)
-    batch: int = at_least(1)
-    data: ProbeData = field(default_factory=ProbeData)
-    model: ProbeModel = field(default_factory=ProbeModel)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
 """The encoder: a timm backbone as a feature pyramid, randomly initialised."""
 
 import copy
-from dataclasses import dataclass
 
 import timm
 import torch
-from omegaconf import MISSING
 from timm.layers import DropPath
 from torch import nn
 
-from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.errors import UserError, nearest
 from dira_scale.models.pyramid import DEPTH, Encoder, HierarchicalEncoder
 from dira_scale.models.vit import PlainEncoder
@@ -18,15 +15,6 @@ from dira_scale.models.vit import PlainEncoder
 _UNSUITABLE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, AssertionError, TypeError, IndexError, KeyError
 )  # fmt: skip
-
-
-@dataclass
-class Model(Schema):
-    encoder: str = MISSING
-    weights: str | None = place(None)
-    decoder_channels: list[int] = at_least(1)
-    bn_groups: int = at_least(1)
-    zero_init_residual: bool = MISSING
 
 
 def build_encoder(
