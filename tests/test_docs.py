@@ -21,7 +21,7 @@ from ingest.sources.conftest import Here
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "shards" / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 BLOCK = re.compile(r"<!-- run(: system)? -->\n```bash\n(.*?)```", re.DOTALL)
 SMALLER = {
     "recipe.patients=2 recipe.size=64 ": "recipe.patients=1 recipe.size=48 ",
@@ -110,7 +110,9 @@ def test_commands_are_understood(
         assert capsys.readouterr().out, line
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *ROOT.glob("*/README.md")], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", document.read_text())
     local = [link for link in links if not re.match(r"https?:", link)]
