@@ -1,6 +1,10 @@
 """Distributed, large-scale, self-supervised pretraining on medical images."""
 
 import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036  (a package that is missing would be named first)
+    raise SystemExit(f"dira_scale needs Python 3.11 or newer; {sys.executable} is {sys.version.split()[0]}")
+
 from itertools import pairwise
 
 from dira_scale.errors import interrupt_quietly

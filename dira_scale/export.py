@@ -9,10 +9,12 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
+from dira_scale.runs.config_file import config_file
 
 
 def export(cfg: DictConfig) -> None:
     """Write the files of ``formats`` and the card ``README.md`` to ``out``; remove other formats' files there."""
+    config_file(Path(cfg.run))
     from dira_scale.methods import method_class
     from dira_scale.models.card import Card, Source
     from dira_scale.models.formats import FORMATS, Trained, default_formats, replace_export, trains_decoder
@@ -44,9 +46,7 @@ def export(cfg: DictConfig) -> None:
     if cfg.stage is None and (remark := reader.remark_on(stage, state["step"])):
         print(remark)
     if removed:
-        print(
-            f"removed, from an earlier export: {', '.join(removed)}; name all formats in one command to have them all"
-        )
+        print(f"removed, from an earlier export: {', '.join(removed)}; one command with all formats keeps them all")
     print(f"stage {stage}, step {state['step']}: {', '.join(files)} and README.md in {out}")
 
 

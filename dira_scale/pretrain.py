@@ -23,9 +23,15 @@ def pretrain(cfg: DictConfig) -> int:
     return run_task(config, cfg, lambda world: PretrainTask.build(config, cfg, world))
 
 
+def _look(cfg: DictConfig) -> None:
+    from dira_scale.data.present import check_present
+
+    check_present(OmegaConf.to_container(cfg.data, resolve=True)["shards"])  # type: ignore[call-overload,index]
+
+
 def main(argv: list[str] | None = None) -> int:
     """The verb; each of several processes exits through here."""
-    if code := check_words("pretrain", argv):
+    if code := check_words("pretrain", argv, _look):
         return code
     from dira_scale.distributed.processes import leave
 

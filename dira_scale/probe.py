@@ -10,11 +10,16 @@ from rich.console import Console
 
 from dira_scale import __version__
 from dira_scale.config.compose import run_verb
+from dira_scale.data.present import check_present
 from dira_scale.places.atomic import as_user_error, write_atomic, write_json
+from dira_scale.runs.config_file import config_file
 
 
 def probe(cfg: DictConfig) -> None:
     """Print the table; write ``probe.json`` and ``probe.md`` to ``out``."""
+    for run in [cfg.run] if isinstance(cfg.run, str) else cfg.run or []:
+        config_file(Path(run))
+    check_present(cfg.data.shards)
     from dira_scale.evaluation.comparison import compare
     from dira_scale.evaluation.probe_table import as_json, markdown, rich_table, tables
     from dira_scale.runs.environment import environment

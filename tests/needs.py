@@ -11,6 +11,7 @@ EXTRAS = {  # of the set-up, and the modules that each must bring
     "deepspeed": ("deepspeed", "transformers"),
     "dali": ("nvidia.dali",),
     "ffcv": ("ffcv",),
+    "excel": ("openpyxl",),
     "docs": ("mkdocs", "mkdocstrings"),
 }
 

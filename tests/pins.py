@@ -57,10 +57,11 @@ DATASETS = {
               "recipe.boxes=inputs/dicom/boxes.csv", STUDIES, "recipe.attributes=[sex,age,view]", "recipe.codec=jp2",
               "recipe.bits=16", "recipe.max_side=96", "recipe.modality=CXR"],
     "volumes": ["recipe=volumes", "recipe.images=inputs/drawn/volumes", "recipe.labels=inputs/drawn/volumes.csv",
-                "recipe.boxes=inputs/drawn/blocks.csv", SPLITS, "recipe.label_columns=[nodule]"],
+                "recipe.boxes=inputs/drawn/blocks.csv", SPLITS, "recipe.label_columns=[nodule]",
+                "recipe.modality=CT"],
     "metaimage": ["recipe=volumes", "recipe.images=inputs/metaimage/images", STUDIES, "recipe.codec=npy",
                   "recipe.labels=inputs/metaimage/labels.csv", "recipe.boxes=inputs/metaimage/boxes.csv",
-                  "recipe.volume={spacing: [5, 10, 10], clip: [-160, 240], crop: body}"],
+                  "recipe.volume={spacing: [5, 10, 10], clip: [-160, 240], crop: body}", "recipe.modality=CT"],
 }  # fmt: skip
 
 # Runs of thirty steps, three an epoch; of DiRA's stages each has ten and ends within an epoch.
@@ -187,7 +188,7 @@ def of_run(run: Path) -> Pins:
     yield f"{run} rows", " ".join(f"{row['split']}-{row['step']}" for row in rows)
     for row in rows:
         for key, value in row.items():
-            if not key.startswith("time/") and key not in ("images_per_second", "lease"):
+            if not key.startswith(("time/", "loader/")) and key not in ("images_per_second", "lease"):
                 yield f"{run} {row['split']} {row['step']} {key}", repr(value)
     tensors, state = checkpoint.load(checkpoint.latest(run))
     yield from ((f"{run} state {key}", repr(value)) for key, value in state.items())

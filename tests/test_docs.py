@@ -112,7 +112,9 @@ def test_commands_are_understood(
         assert capsys.readouterr().out, line
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "document", [*DOCUMENTS, *ROOT.glob("*/README.md")], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)", document.read_text())
     local = [link for link in links if not re.match(r"https?:", link)]

@@ -24,16 +24,19 @@ import yaml
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
+from dira_scale import models
 from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.export import main
 from dira_scale.methods import build
+from dira_scale.methods.adversary import LOSSES
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
-from dira_scale.models.formats import FILES, MONAI, TORCHVISION
+from dira_scale.models.formats import FILES, FORMATS, MONAI, TORCHVISION
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.unet import UNet
+from dira_scale.pretraining.config import AdversaryConfig
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, replicated
 from dira_scale.runs.reader import start_tensors
@@ -538,3 +541,10 @@ def test_a_damaged_checkpoint_is_refused_by_name(trained, capsys):
     assert main([f"run={trained.run}"]) == 2
     error = capsys.readouterr().err
     assert part.name in error and "take another with stage=… (" in error and "or run pretrain again" in error
+
+
+def test_the_schemas_names_are_those_of_the_formats_and_losses() -> None:
+    """The schemas have names of their own, as they are read where torch is not imported."""
+    assert tuple(FORMATS) == models.config.FORMATS
+    (rule,) = AdversaryConfig.__dataclass_fields__["loss"].metadata.values()
+    assert rule.options == LOSSES

@@ -34,3 +34,11 @@ def test_modules_in_the_current_folder_are_found_as_by_python_m(
 def test_an_unknown_verb_names_the_nearest(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert dira_scale(monkeypatch, "pretrian") == 2
     assert "did you mean 'pretrain'" in capsys.readouterr().err
+
+
+def test_an_old_python_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before any package is imported, which it may lack."""
+    monkeypatch.setattr(sys, "version_info", (3, 10, 13))
+    source = Path(__main__.__file__).with_name("__init__.py").read_text()
+    with pytest.raises(SystemExit, match=r"^dira_scale needs Python 3\.11 or newer; .* is "):
+        exec(compile(source, "__init__.py", "exec"), {"__name__": "dira_scale"})

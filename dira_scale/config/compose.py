@@ -116,13 +116,12 @@ def run_verb(verb: str, function: Callable[[DictConfig], int | None], argv: list
         return interrupted(verb.replace("_", " "))
 
 
-def check_words(verb: str, argv: list[str] | None) -> int:
-    """Look at the command line before torch is imported, which takes seconds: 0, or 2 after printing what is wrong.
-
-    Finds unknown keys, options and flags, and missing keys. Values are checked by :func:`compose`.
+def check_words(verb: str, argv: list[str] | None, look: Callable[[DictConfig], None]) -> int:
+    """Compose the configuration and ``look`` at it, before torch is imported, which takes seconds: 0, or 2 after
+    printing what is wrong. ``--help`` and ``--cfg`` print and exit.
     """
     try:
-        _check_keys(verb, Arguments.parse(sys.argv[1:] if argv is None else argv))
+        look(compose(verb, sys.argv[1:] if argv is None else argv))
     except UserError as error:
         print_error(verb.replace("_", " "), error)
         return 2

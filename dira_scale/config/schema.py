@@ -11,6 +11,7 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 """
 
 import math
+import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
@@ -19,7 +20,6 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from hydra.utils import get_class
 from omegaconf import MISSING
 
 from dira_scale.config.keys import typed
@@ -138,11 +138,11 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 def chosen_class(base: type, key: str, target: str) -> type:
     """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
     try:
-        found: type = get_class(target)
+        found = pkgutil.resolve_name(target)
     except Exception as error:  # whatever an import of the user's raises
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
-    if not issubclass(found, base):
+    if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return found
 

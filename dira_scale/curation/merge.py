@@ -31,6 +31,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     for dataset in datasets[1:]:
         if dataset.info.dims != first.dims:
             raise UserError(f"{datasets[0].root} is {first.dims}D, but {dataset.root} is {dataset.info.dims}D")
+    classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
     tables = [_relabelled(with_relative_shards(one, one.table, place), one.info, labels) for one in datasets]
     whole = pa.concat_tables(tables)
@@ -47,6 +48,7 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     like = replace(
         first,
         label_names=labels,
+        classes=classes,
         modality=_joined(dataset.info.modality for dataset in datasets),
         codec=_joined(dataset.info.codec for dataset in datasets),
         licence=_joined(dataset.info.licence for dataset in datasets),
@@ -56,6 +58,25 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     if left_out:
         print(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
     return info
+
+
+def _same_classes(datasets: Sequence[ShardedDataset]) -> dict[str, list[str]]:
+    """The class names of all labels that have any. Raises UserError if they differ: numbers would change meaning."""
+    first: dict[str, ShardedDataset] = {}
+    for dataset in datasets:
+        for label in dataset.info.label_names:
+            other = first.setdefault(label, dataset)
+            here, there = (one.info.classes.get(label) for one in (dataset, other))
+            if here != there:
+                raise UserError(
+                    f"label {label} has {_told(there)} in {other.root}, but {_told(here)} in {dataset.root}: shard one "
+                    f"of them again with recipe.class_columns='{{{label}: [{', '.join(here or there or [])}]}}'"
+                )
+    return {label: one.info.classes[label] for label, one in first.items() if label in one.info.classes}
+
+
+def _told(classes: list[str] | None) -> str:
+    return f"the classes {', '.join(classes)}" if classes else "no classes"
 
 
 def _relabelled(table: pa.Table, info: DatasetInfo, labels: list[str]) -> pa.Table:

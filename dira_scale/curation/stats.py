@@ -37,13 +37,14 @@ class SplitStats:
 
 @dataclass(frozen=True)
 class LabelStats:
-    """Counts of a label's values in a split: 0 and 1, CheXpert's -1 (uncertain), grades; and of unknown ones."""
+    """Counts of a label's values in a split: 0 and 1, CheXpert's -1 (uncertain), grades, classes; and of unknown."""
 
     name: str
     split: str
     values: dict[float, int]
     unknown: int
-    graded: bool  # some split has values other than -1, 0 and 1
+    graded: bool  # some split has values other than -1, 0 and 1, or these are classes
+    classes: tuple[str, ...] = ()  # their names
 
     @property
     def positive(self) -> int:
@@ -54,14 +55,18 @@ class LabelStats:
         return sum(self.values.values())
 
     def __str__(self) -> str:
-        """``254 of 704 (36.1 %)``; for grades, the count of each."""
-        texts = [f"{value:g}: {count}" for value, count in self.values.items()][:10]
+        """``254 of 704 (36.1 %)``; for grades and classes, the count of each."""
+        texts = [f"{self._word(value)}: {count}" for value, count in self.values.items()][:10]
         if not self.graded and self.known:
             texts = [f"{self.positive} of {self.known} ({self.positive / self.known:.1%})".replace("%", " %")]
             texts += [f"{self.values[-1]} uncertain"] if -1 in self.values else []
         elif len(self.values) > 10:
             texts.append("…")
         return ", ".join([*texts, *([f"{self.unknown} unknown"] if self.unknown else [])])
+
+    def _word(self, value: float) -> str:
+        known = 0 <= value < len(self.classes) and value == int(value)
+        return self.classes[int(value)] if known else f"{value:g}"
 
 
 class Stats:
@@ -93,12 +98,13 @@ class Stats:
         rows = {split: self.dataset.rows(split) for split in self.info.counts}
         found: dict[str, list[LabelStats]] = {}
         for name, column in zip(self.info.label_names, columns, strict=True):
-            graded = bool(set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
+            classes = tuple(self.info.classes.get(name, ()))
+            graded = bool(classes or set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
             found[name] = []
             for split, mine in rows.items():
                 known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
                 values = dict(zip(known.tolist(), counts.tolist(), strict=True))
-                found[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded))
+                found[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded, classes))
         return found
 
     @cached_property

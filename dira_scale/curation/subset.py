@@ -65,7 +65,8 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
                 [*map(str, options)],
             )
         elif name in info.label_names:
-            number = info.label_names.index(name)
+            number, classes = info.label_names.index(name), info.classes.get(name, [])
+            options = [classes.index(str(one)) if str(one) in classes else one for one in options]
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
             raise UserError(f"where.{name}: no such attribute or label{nearest(name, known)}; use {', '.join(known)}")

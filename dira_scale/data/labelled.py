@@ -10,26 +10,38 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.pixels.codecs import decode
 from dira_scale.pixels.resize import resize
 
 
 class LabelledImages(Dataset[tuple[Any, Tensor]]):
-    """The 2D images of a split: ``(image, labels)``.
+    """The 2D images of a split: ``(image, labels)``, or ``(image, class)`` with a ``label`` of several classes.
 
     ``image`` is float32 [C, H, W], stored values from ``low`` to ``high`` scaled to [0, 1], or what ``transform`` makes
     of that; ``labels`` float32 [L] in the order of ``label_names``: NaN = unknown, and
-    whatever else the table has, such as -1 = uncertain or grades.
+    whatever else the table has, such as -1 = uncertain or grades; of a label of classes the number of the class.
+    ``class`` is that number alone, int64, from 0 in the order of ``classes``, their names; where it is unknown
+    ``UNKNOWN``, which torch's ``cross_entropy`` ignores.
 
     Args:
         size: resize images to squares of so many pixels; None: as stored, so their sizes may differ.
+        label: a label of classes (``recipe.class_columns``). None: all labels as numbers, or, if there is only one and
+            it has classes, that one.
 
-    Raises ``UserError`` for volumes, a dataset without labels, or a split or dataset that does not exist.
+    Raises ``UserError`` for volumes, a dataset without labels or without this label of classes, or a split or dataset
+    that does not exist.
     """
 
+    UNKNOWN = -100
+
     def __init__(
-        self, path: str | Path, split: str, size: int | None = None, transform: Callable[[Tensor], Any] | None = None
+        self,
+        path: str | Path,
+        split: str,
+        size: int | None = None,
+        transform: Callable[[Tensor], Any] | None = None,
+        label: str | None = None,
     ) -> None:
         self.dataset, self.size, self.transform = ShardedDataset.open(path), size, transform
         self.dataset.require_images("LabelledImages")
@@ -37,6 +49,12 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         self.label_names = tuple(self.dataset.info.label_names)
         if not self.label_names:
             raise UserError(f"{path} has no labels: shard it again with recipe.labels=… and another out")
+        classes = self.dataset.info.classes
+        if label is not None and label not in classes:
+            has = f"it has {', '.join(classes)}{nearest(label, classes)}" if classes else "none of its labels has any"
+            raise UserError(f"{path} has no label of classes '{label}' (recipe.class_columns): {has}")
+        self.label = label or (self.label_names[0] if self.label_names == tuple(classes)[:1] else None)
+        self.classes = tuple(classes[self.label]) if self.label else ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,4 +69,6 @@ class LabelledImages(Dataset[tuple[Any, Tensor]]):
         low, high = (self.dataset.cell(name, row) for name in ("low", "high"))
         image = torch.from_numpy((np.float32(pixels) - low) / (high - low)).clamp_(0, 1)
         labels = torch.from_numpy(self.dataset.labels(np.array([row]))[0])
+        if self.label:
+            labels = labels[self.label_names.index(self.label)].nan_to_num(self.UNKNOWN).long()
         return (image if self.transform is None else self.transform(image)), labels

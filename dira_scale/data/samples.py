@@ -75,15 +75,16 @@ class Samples:
         return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
-        """Labels float32 [b, L], NaN = unknown; None unless all datasets have the same labels."""
-        names = {tuple(dataset.info.label_names) for dataset in self.datasets}
+        """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown; None unless all datasets have
+        the same."""
+        names = {tuple(flag.name for flag in dataset.info.flags) for dataset in self.datasets}
         if names == {()} or len(names) > 1:
             return None
         dataset, row = self.locate(index)
         values = np.empty((len(index), len(names.pop())), np.float32)
         for d, part in enumerate(self.datasets):
             own = dataset == d
-            values[own] = part.labels(row[own])
+            values[own] = part.flags(row[own])
         return values
 
     def patients(self) -> np.ndarray:

@@ -10,7 +10,7 @@ import psutil
 import torch
 import yaml
 
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.config import Parallel
 from dira_scale.errors import UserError
 from dira_scale.machine.inventory import install_command
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dira_scale.distributed.config import AUTO
 from dira_scale.machine.hardware import cpu_bf16
 
 logger = logging.getLogger(__name__)
-AUTO = "auto"
-# The dtype of autocast; tf32 is fp32 as computed by tensor cores.
-PRECISIONS = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def choose(precision: str) -> str:
@@ -31,7 +30,7 @@ def choose(precision: str) -> str:
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """16-bit operations where they are safe, over fp32 parameters."""
-    dtype = PRECISIONS[precision]
+    dtype = AUTOCAST.get(precision)
     return torch.autocast(device.type, dtype) if dtype is not None else nullcontext()
 
 

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import timedelta
 
 import psutil
@@ -16,10 +15,9 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
-from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, at_least, one_of
 from dira_scale.distributed.collectives import set_timeout, world
+from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.deepspeed import plugin
 from dira_scale.distributed.precision import choose, set_fp32
 from dira_scale.distributed.rendezvous import meet
@@ -27,33 +25,11 @@ from dira_scale.distributed.slurm import set_launch_variables
 from dira_scale.distributed.spinning import spin_less_when_crowded
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
-from dira_scale.errors import UserError
 from dira_scale.machine.hardware import CPUS_PER_TASK
 
 logger = logging.getLogger(__name__)
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-
-
-@dataclass
-class Parallel(Schema):
-    strategy: str = one_of("ddp", "fsdp2", "zero1", "zero2", "zero3")
-    accumulate: int = at_least(1)
-    threads: int | None = at_least(1, None)
-    checkpoint_activations: bool = MISSING
-    channels_last: bool = MISSING
-    compile: bool = MISSING
-    offload: bool = MISSING
-    timeout: int = at_least(1)
-
-    def __post_init__(self) -> None:
-        """Raises UserError for an option that the strategy does not support."""
-        super().__post_init__()
-        zero = self.strategy.startswith("zero")
-        if self.compile is True and zero:
-            raise UserError(f"compile=true is untested with {self.strategy}; use parallel=ddp or fsdp2")
-        if self.offload is True and not zero:
-            raise UserError(f"offload=true: {self.strategy} has no offloading; use parallel=zero1, zero2 or zero3")
 
 
 def start(parallel: Parallel, precision: str) -> World:

@@ -3,32 +3,18 @@
 import inspect
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
-from omegaconf import MISSING
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from dira_scale.config.arguments import check_values
-from dira_scale.config.schema import Schema, above, at_least, one_of, within
+from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError, nearest
-
-
-@dataclass
-class Optim(Schema):
-    optimizer: dict[str, Any] = MISSING
-    one_dimensional: dict[str, Any] = MISSING
-    fixed_rate: list[str] = MISSING
-    reference_batch: int | None = at_least(1, None)
-    schedule: str = one_of("cosine_epoch", "cosine", "constant")
-    warmup_epochs: float = at_least(0)
-    end: float = within(0, 1)
-    clip: float | None = above(0, None)
 
 
 def stage_optimizer(config: Optim, module: nn.Module, batch: int) -> Optimizer:

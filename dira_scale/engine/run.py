@@ -17,15 +17,17 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.distributed import processes
+from dira_scale.distributed.config import AUTO
 from dira_scale.distributed.control import AgreedError, broadcast_from_main, check_equal, raise_on_all
-from dira_scale.distributed.precision import AUTO, set_fp32
+from dira_scale.distributed.precision import set_fp32
 from dira_scale.distributed.rendezvous import is_connection_lost
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.distributed.world import World
 from dira_scale.engine import preflight
+from dira_scale.engine.config import Training
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.task import Task
-from dira_scale.engine.trainer import Trainer, Training
+from dira_scale.engine.trainer import Trainer
 from dira_scale.errors import UserError, local_rank
 from dira_scale.runs import checkpoint
 from dira_scale.runs.errors import RunEndedError
@@ -184,8 +186,11 @@ def _record_error(
 def _summary(trainer: Trainer) -> list[str]:
     """What is trained, on what data, on what machine."""
     config, world, task = trainer.config, trainer.world, trainer.task
+    first = f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}"
+    if trainer.state.step >= trainer.total_steps():  # called again when it was done
+        return [first]
     return [
-        f"run {config.run}, from step {trainer.state.step} of {trainer.total_steps()}",
+        first,
         *task.summary(trainer.strategy.module),
         f"machine: {world.ranks} process(es) of {torch.get_num_threads()} thread(s) on {world.device}, "
         f"{world.precision}; this run fits {', '.join(map(str, task.process_counts()))} processes",

@@ -1,19 +1,18 @@
 """The training loop: stages, steps, validation, checkpoints."""
 
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
-from dira_scale.config.schema import Schema, at_least, one_of, place
 from dira_scale.distributed.control import broadcast_from_main, raise_on_all
 from dira_scale.distributed.long_work import gather_beside_training
-from dira_scale.distributed.precision import AUTO, PRECISIONS, LossScale
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import parallel
+from dira_scale.engine.config import Training
 from dira_scale.engine.metrics_log import MetricsLog
 from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
@@ -23,22 +22,7 @@ from dira_scale.engine.state import RunState, restore, side_module_tensors
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
-from dira_scale.runs.checkpoint.writer import CheckpointConfig
 from dira_scale.runs.folder import RunFolder
-
-
-@dataclass
-class Training(Schema):
-    """The configuration keys that every task has."""
-
-    run: str = place()
-    seed: int = at_least(0)
-    steps: int | None = at_least(1, None)
-    precision: str = one_of(AUTO, *PRECISIONS)
-    parallel: Parallel = field(default_factory=Parallel)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    watchdog: float = at_least(1)
-    log_every: int = at_least(1)
 
 
 class Trainer:

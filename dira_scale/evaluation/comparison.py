@@ -1,18 +1,18 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
-from dira_scale.config.schema import Schema, above, at_least, place, places
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
+from dira_scale.evaluation.config import PIXELS
 from dira_scale.evaluation.encoders import (
     Group,
     levels,
@@ -22,46 +22,12 @@ from dira_scale.evaluation.encoders import (
     trained_groups,
     weights_group,
 )
-from dira_scale.evaluation.features import PIXELS, Images, features
+from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_table import Features, Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask, nested_draws
 
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 SIZE = 224  # of images, without a run that has a view size
-
-
-@dataclass
-class ProbeData(Schema):
-    shards: str = place()
-    split: str = MISSING
-    val_split: str = MISSING
-    test_split: str = MISSING
-    size: int | None = at_least(2 * PIXELS, None)
-    workers: int = at_least(1)
-
-
-@dataclass
-class ProbeModel(Schema):
-    encoder: str | None = None
-
-
-@dataclass
-class Probe(Schema):
-    run: Any = places(None)
-    init: str | None = place(None)
-    out: str | None = place(None)
-    seed: int = at_least(0)
-    stage: str | None = None
-    layer: Any = MISSING
-    labels: list[str] | None = None
-    fractions: list[float] = above(0, at_most=1)
-    draws: int = at_least(1)
-    random_encoders: int = at_least(1)
-    c: list[float] = above(0)
-    k: int = at_least(1)
-    batch: int = at_least(1)
-    data: ProbeData = field(default_factory=ProbeData)
-    model: ProbeModel = field(default_factory=ProbeModel)
 
 
 @dataclass(frozen=True)
@@ -108,9 +74,14 @@ def compare(cfg: DictConfig) -> Comparison:
     scores: list[list[Any]] = [[] for _ in compared]
     for i, parts in track(steps, "probes", transient=True):
         scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k))
-    found = [f for (of, _), own in zip(compared, scores, strict=True) for f in figures(of, own, task.names, labelled)]
+    found = [
+        f
+        for (of, _), own in zip(compared, scores, strict=True)
+        for f in figures(of, own, task.names, labelled, task.classes)
+    ]
     about = {
         "name": dataset.info.name, "hash": dataset.hash, "size": size, "labels": list(task.names), "left_out": left_out,
+        "classes": list(task.classes),
         "images": {part: len(rows[part]) for part in PARTS},
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
@@ -175,15 +146,16 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
 
 def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask, dict[str, str]]:
     """What to probe, and the labels left out with the reason. Raises UserError if no label is left."""
-    names = dataset.info.label_names
+    names, flags = dataset.info.label_names, dataset.info.flags
     if not names:
         raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=…, or probe another dataset")
     for name in labels or []:
         if name not in names:
             raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
-    chosen = list(labels or names)
-    columns = [names.index(name) for name in chosen]
-    values = {part: dataset.labels(rows[part])[:, columns] for part in PARTS}
+    own = [names.index(name) for name in labels or names]
+    columns = [column for number in own for column, flag in enumerate(flags) if flag.number == number]
+    chosen = [flags[column].name for column in columns]
+    values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
     values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
     left_out = {}
     for i, name in enumerate(chosen):
@@ -191,12 +163,17 @@ def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask,
         if single:
             left_out[name] = f"one class only in {', '.join(single)}"
     kept = [i for i, name in enumerate(chosen) if name not in left_out]
-    if not kept or (labels and left_out):
+    lost = [name for name in labels or [] if not any(names[flags[columns[i]].number] == name for i in kept)]
+    if not kept or lost:
         reasons = "; ".join(f"{name}: {why}" for name, why in left_out.items())
         raise UserError(f"{dataset.root}: a label needs known positives and negatives in every part ({reasons})")
     patients = {part: dataset.column("patient")[rows[part]].astype(str) for part in PARTS}
-    task = ProbeTask(tuple(chosen[i] for i in kept), {part: v[:, kept] for part, v in values.items()}, patients)
-    return task, left_out
+    classes: dict[str, list[int]] = {}
+    for column, i in enumerate(kept):
+        if flags[columns[i]].value is not None:
+            classes.setdefault(names[flags[columns[i]].number], []).append(column)
+    found = {part: v[:, kept] for part, v in values.items()}
+    return ProbeTask(tuple(chosen[i] for i in kept), found, patients, classes), left_out
 
 
 def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfig) -> list[str]:
@@ -210,6 +187,11 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
     if (count := about["images"]["test"]) < FEW:
         notes.append(
             f"Only {count} test images: figures far apart, even 100.0, may be chance; compare on {FEW} or more."
+        )
+    if about["classes"]:
+        notes.append(
+            f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
+            "the share of test images whose class gets the highest score. An order of the classes is not used."
         )
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")

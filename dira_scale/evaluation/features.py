@@ -11,12 +11,11 @@ from torch import Tensor
 
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError
+from dira_scale.evaluation.config import PIXELS
 from dira_scale.models.heads import global_average
 from dira_scale.models.network import Encoder
 from dira_scale.pixels import codecs
 from dira_scale.pixels.resize import resize
-
-PIXELS = 16  # the side to which raw pixels are averaged: 256 features, a strong baseline on small radiograph sets
 
 
 class Images:

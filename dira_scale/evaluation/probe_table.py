@@ -1,7 +1,8 @@
 """The probe's figures: mean, spread and n, for the terminal, ``probe.md`` and ``probe.json``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ class Figure:
     """Area under the ROC curve in percent. ``sd`` (ddof 1) is over encoders if there are several, else over draws.
 
     ``values`` [encoders][draws]; ``images``: mean number of labelled images; ``unfinished``: number of fits in which
-    L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part.
+    L-BFGS did not converge; ``c`` [encoders][draws]: chosen on the validation part; ``accuracy``: of a label of
+    classes, in percent, over encoders and draws.
     """
 
     encoder: str
@@ -47,17 +49,29 @@ class Figure:
     values: list[list[float]]
     c: list[list[float]] | None = None
     unfinished: int = 0
+    accuracy: float | None = None
 
     def text(self) -> str:
         """``71.3 ± 1.2``, in percent."""
         spread = "" if self.sd is None else f" ± {self.sd:.1f}"
         return "–" if np.isnan(self.auc) else f"{self.auc:.1f}{spread}"
 
+    def right(self) -> str:
+        """``63.2``, the accuracy in percent."""
+        return "–" if self.accuracy is None or np.isnan(self.accuracy) else f"{self.accuracy:.1f}"
+
 
 def figures(
-    of: Features, scores: list[dict[tuple[str, float], list[Score]]], labels: Sequence[str], images: dict[float, float]
+    of: Features,
+    scores: list[dict[tuple[str, float], list[Score]]],
+    labels: Sequence[str],
+    images: dict[float, float],
+    classes: Mapping[str, Sequence[int]] = MappingProxyType({}),
 ) -> list[Figure]:
     """A figure for each probe, fraction and label, and for the mean over labels. ``scores``: one dict per encoder.
+
+    Of a label of ``classes`` (their places in ``labels``) there are figures for the mean over its classes, which counts
+    as one label in the mean over labels, and for each class.
 
     A draw whose labelled images have only one class of a label does not count for that label, for any encoder.
     """
@@ -65,12 +79,15 @@ def figures(
     for probe, fraction in scores[0]:
         members = [member[probe, fraction] for member in scores]
         auc = 100 * np.array([[score.auc for score in draws] for draws in members])  # [encoders, draws, L]
-        known = ~np.isnan(auc)
-        total = np.where(known, auc, 0).sum(-1)
-        mean = np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
+        each = {label: _mean(auc[..., list(columns)]) for label, columns in classes.items()}
+        alone = [auc[..., i] for i in range(len(labels)) if not any(i in columns for columns in classes.values())]
+        mean = _mean(np.stack([*alone, *each.values()], axis=-1))
         own = (of.encoder, of.kind, of.layer, of.width, probe, fraction, images[fraction])
         unfinished = sum(score.unfinished for draws in members for score in draws)
         found.append(replace(_figure(own, MEAN, mean), unfinished=unfinished))
+        for label, over_classes in each.items():
+            right = 100 * float(np.mean([score.accuracy[label] for draws in members for score in draws]))
+            found.append(replace(_figure(own, label, over_classes), accuracy=right))
         for i, label in enumerate(labels):
             figure = _figure(own, label, auc[..., i])
             if probe == "linear":
@@ -79,6 +96,13 @@ def figures(
                 figure = replace(figure, c=c)
             found.append(figure)
     return found
+
+
+def _mean(auc: np.ndarray) -> np.ndarray:
+    """Over the last axis, of what is known there."""
+    known = ~np.isnan(auc)
+    total = np.where(known, auc, 0).sum(-1)
+    return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
 
 
 def _figure(own: tuple[str, str, str, int, str, float, float], label: str, values: np.ndarray) -> Figure:
@@ -95,6 +119,7 @@ def _figure(own: tuple[str, str, str, int, str, float, float], label: str, value
 def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
     """Titles and cells, header first: the mean over labels by fraction, then a table per fraction with all labels."""
     probes, labels = (list(dict.fromkeys(getattr(f, key) for f in found)) for key in ("probe", "label"))
+    several = [figure for figure in found if figure.accuracy is not None]  # labels of classes
     fractions = sorted({figure.fraction for figure in found}, reverse=True)
     cells = {(f.encoder, f.layer, f.probe, f.fraction, f.label): f for f in found}
     rows = list(dict.fromkeys((f.encoder, f.layer) for f in found))
@@ -104,13 +129,19 @@ def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
     for row in rows:
         line = [cells[*row, probe, fraction, MEAN] for probe in probes for fraction in fractions]
         body.append([*row, str(line[0].encoders), *(figure.text() for figure in line)])
-    made = [("mean AUC of " + (f"{len(labels) - 1} labels" if len(labels) > 2 else labels[-1]), [head, *body])]
+    alone = [label for label in labels[1:] if not any(label.startswith(f"{of.label}: ") for of in several)]
+    made = [("mean AUC of " + (f"{len(alone)} labels" if len(alone) > 1 else alone[0]), [head, *body])]
     if len(labels) == 2:  # the mean and the single label are the same
         return made
     for probe in probes:
         for fraction in fractions:
             columns = ["label", *(f"{encoder} {layer}".strip() for encoder, layer in rows)]
-            lines = [[label, *(cells[*row, probe, fraction, label].text() for row in rows)] for label in labels[1:]]
+            lines = []
+            for label in labels[1:]:
+                line = [cells[*row, probe, fraction, label] for row in rows]
+                lines.append([label, *(figure.text() for figure in line)])
+                if line[0].accuracy is not None:
+                    lines.append([f"{label}: accuracy", *(figure.right() for figure in line)])
             made.append((f"{probe} @ {shares[fraction]}", [columns, *lines]))
     return made
 

@@ -4,8 +4,8 @@ Every encoder gets the same :class:`ProbeTask`: the same images, the same draws 
 """
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
@@ -21,21 +21,25 @@ Parts = dict[str, np.ndarray]  # an array for each of PARTS
 
 @dataclass(frozen=True)
 class ProbeTask:
-    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), and ``patients`` [n]."""
+    """Images by part: ``labels`` [n, L], 0, 1 or NaN (unknown), and ``patients`` [n]. ``classes``: the columns of each
+    label of several classes, one against the rest."""
 
     names: tuple[str, ...]
     labels: Parts
     patients: Parts
+    classes: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Score:
     """For one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels have
-    only one class; the chosen C [L] (linear); the number of fits that did not converge."""
+    only one class; the chosen C [L] (linear); the number of fits that did not converge; for each of ``task.classes``
+    the share of its test images whose class has the highest score."""
 
     auc: np.ndarray
     c: np.ndarray | None = None
     unfinished: int = 0
+    accuracy: Mapping[str, float] = field(default_factory=dict)
 
 
 def nested_draws(
@@ -71,6 +75,7 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
     on ties; there is no refit with the validation images.
     """
     auc, chosen, unfinished = np.full(len(task.names), np.nan), np.full(len(task.names), np.nan), 0
+    on_test = np.full(task.labels["test"].shape, np.nan)
     for label in range(len(task.names)):
         truth = task.labels["train"][drawn, label]
         known = ~np.isnan(truth)
@@ -86,9 +91,9 @@ def linear_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, grid: Sequ
             unfinished += int(model.n_iter_[0] >= ITERATIONS)
             on_val = _auc(model.decision_function(features["val"]), task.labels["val"][:, label])
             if on_val > best:
-                scores = model.decision_function(features["test"])
-                best, chosen[label], auc[label] = on_val, c, _auc(scores, task.labels["test"][:, label])
-    return Score(auc, chosen, unfinished)
+                on_test[:, label] = model.decision_function(features["test"])
+                best, chosen[label], auc[label] = on_val, c, _auc(on_test[:, label], task.labels["test"][:, label])
+    return Score(auc, chosen, unfinished, _accuracy(on_test, task))
 
 
 def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Score:
@@ -99,7 +104,7 @@ def knn_probe(features: Parts, task: ProbeTask, drawn: np.ndarray, k: int) -> Sc
     for label, truth in enumerate(task.labels["test"].T):
         if len(np.unique(labels[~np.isnan(labels[:, label]), label])) == 2:
             auc[label] = _auc(scores[:, label], truth)
-    return Score(auc)
+    return Score(auc, accuracy=_accuracy(scores, task))
 
 
 def probe(
@@ -115,6 +120,18 @@ def probe(
             ("knn", lambda f, t, d: knn_probe(f, t, d, k)),
         )
     }
+
+
+def _accuracy(scores: np.ndarray, task: ProbeTask) -> dict[str, float]:
+    """``scores`` [n, L] of the test part; a class without any is never the answer. NaN if none has scores."""
+    found = {}
+    for label, columns in task.classes.items():
+        truth, own = task.labels["test"][:, columns], scores[:, columns]
+        known = ~np.isnan(truth[:, 0])
+        answers = np.where(np.isnan(own), -np.inf, own).argmax(1)
+        right = truth[np.arange(len(truth)), answers] == 1
+        found[label] = float("nan") if np.isnan(own).all() else float(right[known].mean())
+    return found
 
 
 def _auc(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -13,11 +13,11 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
-from dira_scale.ingest.naming import completed
+from dira_scale.ingest.naming import completed, with_modality
 from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
 from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
-from dira_scale.ingest.recipe import Recipe
+from dira_scale.ingest.recipe import Recipe, classes_of
 from dira_scale.ingest.writer import sharding, write_shards
 from dira_scale.places.store import locate
 
@@ -35,14 +35,16 @@ def convert(
     console = Console(soft_wrap=True, highlight=False)
     part, place = Slice.parse(share), locate(out, "out")
     try:
-        recipe = Recipe.from_config(completed(config, place))
+        config = completed(config, place)
+        recipe = Recipe.from_config(config)
         hasher, key_from = hasher_of(recipe, key_file)
-        identity = recipe.identity(hasher)
-        made: ShardedDataset | Outcome | None = finished(place, identity)
+        made: ShardedDataset | Outcome | None = finished(place, recipe.identity(hasher))
         if made is None:  # check before an hour of listing
             check_place(place, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
         planned = planned_from(recipe, hasher, workers)
+        recipe = Recipe.from_config(with_modality(config, planned))
+        identity = recipe.identity(hasher)
         started = time.monotonic()
         made = made or _make(place, planned, recipe, identity, part, workers)
         if made is None:
@@ -86,7 +88,7 @@ def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
     """The plan for all images that the recipe's source lists. Raises UserError."""
     source = recipe.make_source()
     try:
-        return plan_shards(source.records(workers), recipe, hasher, source.label_names)
+        return plan_shards(source.records(workers), recipe, hasher, source.label_names, classes_of(source))
     except OSError as error:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error
 

@@ -5,7 +5,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ class Outcome:
     rejected_names: Path | None
     filled: tuple[int, int]  # volumes with interpolated slices, and the number of these slices
     absent: list[str]  # attributes of the recipe that no sample has
+    noted: Counter[str] = field(default_factory=Counter)  # what is odd about inputs that were taken
 
 
 def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any], scratch: Path) -> Outcome:
@@ -43,7 +44,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     Raises UserError if no input was usable, and leaves nothing behind, so that the corrected command can start.
     """
     counts: Counter[str] = Counter()
-    sizes, checksums, reasons = {}, {}, Counter[str]()
+    sizes, checksums, reasons, noted = {}, {}, Counter[str](), Counter[str]()
     filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
     names = _RejectedNames(_names_file(out), plan)
@@ -59,6 +60,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
             filled.update((input_of(row["key"])[0], int(row["attributes"][FILLED])) for row in lacking)
             kept.update(*(row["attributes"] for row in state["rows"]))
             reasons.update(entry["reason"] for entry in state["rejected"])
+            noted.update(state.get("noted", []))
             manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
             quarantine.add(state["rejected"])
             names.add(state["rejected"])
@@ -73,6 +75,7 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
         dims=2 if recipe.slices else recipe.dims,
         codec=recipe.codec,
         label_names=list(plan.label_names),
+        classes=plan.classes,
         counts=dict(counts),
         quarantined=reasons.total(),
         shards=sizes,
@@ -86,7 +89,8 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     )
     publish_dataset(out, scratch, info)
     absent = [name for name in recipe.source.get("attributes") or () if name not in kept]
-    return Outcome(info, reasons, names.path if reasons else None, (len(filled), sum(filled.values())), absent)
+    filled_in = len(filled), sum(filled.values())
+    return Outcome(info, reasons, names.path if reasons else None, filled_in, absent, noted)
 
 
 def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:

@@ -2,14 +2,19 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from dira_scale.data.manifest import INFO_FILE
+from dira_scale.errors import UserError
+from dira_scale.imaging.volumes.series import MODALITIES as VOLUMES
 from dira_scale.ingest.output import PARTIAL, PLAN_FILE
+from dira_scale.ingest.plan import Item
 from dira_scale.places.store import as_os_error, is_local
+from dira_scale.places.text import brief
 
 UNKNOWN = "unknown"
 # Those of DICOM (PS3.3 C.7.3.1.1.1) that are images. A header may hold any text, so other values are not published.
@@ -23,7 +28,7 @@ def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """The keys ``recipe``; name and modality, if null, are those of the dataset at ``out``, finished or begun.
 
     Thus a dataset that was moved, or made when these had other defaults, is still that of its recipe. A new one is
-    named after its folder. Its modality stays null: that of its inputs (:func:`modality_of`).
+    named after its folder. Its modality stays null: that of its inputs (:func:`modality_of`, :func:`with_modality`).
 
     Raises OSError.
     """
@@ -36,6 +41,35 @@ def modality_of(found: Iterable[str | None]) -> str:
     """The modalities of all inputs, each once: ``DX``, ``CR, DX``, ``DX, unknown``."""
     names = {kind if kind in MODALITIES else UNKNOWN for kind in found}
     return ", ".join(sorted(names, key=lambda name: (name == UNKNOWN, name))) or UNKNOWN
+
+
+def with_modality(recipe: Mapping[str, Any], plan: Iterable[Item]) -> dict[str, Any]:
+    """The keys ``recipe`` of volumes; a modality that is null becomes the one that the DICOM headers of all say.
+
+    It decides what the values mean, so it is never guessed from them. Raises UserError where a volume has no header
+    that says it, or they say several.
+    """
+    if recipe["modality"] or recipe["dims"] != 3:
+        return dict(recipe)
+    found, first = Counter[str](), dict[str, str]()
+    for record in (item.record for item in plan if item.record.rejected is None):
+        found[record.modality or UNKNOWN] += 1
+        first.setdefault(record.modality or UNKNOWN, record.name)
+    told = [kind for kind in VOLUMES if kind in found] or sorted(MODALITIES & found.keys())  # others: doses, masks
+    if not found:  # which is told when nothing is left to store
+        return {**recipe, "modality": "CT"}
+    if UNKNOWN in found:
+        others = f" and of {found[UNKNOWN] - 1} more" if found[UNKNOWN] > 1 else ""
+        said = f"no DICOM header says what the values of {brief(first[UNKNOWN])}{others} are"
+    elif len(told) == 1:
+        return {**recipe, "modality": told[0]}
+    else:
+        each = ", ".join(f"{kind} ({found[kind]} x)" for kind in told) or "none that is known"
+        said = f"the DICOM headers say {each}"
+    raise UserError(
+        f"recipe.modality must be given: {said}. recipe.modality=CT takes the values as Hounsfield units; "
+        "recipe.modality=MR (PT …) scales each volume to its own 0.5 and 99.5 percentiles"
+    )
 
 
 def _stored(out: Path) -> dict[str, str]:

@@ -61,6 +61,8 @@ def _warnings(outcome: Outcome) -> Iterator[str]:
         named = any("recipe." in reason for reason in outcome.reasons)
         decides = "; some name the key that decides" if named else ""
         yield f"{refused:.0%} of the inputs were refused: see the reasons above{decides}"
+    for what, count in outcome.noted.items():
+        yield f"{count} x {what}"
     if info.patients_in_two_splits:
         yield (f"the lists have {counted(info.patients_in_two_splits, 'patient')} in two splits: figures on val and "
                "test are then partly of patients that were trained on")  # fmt: skip

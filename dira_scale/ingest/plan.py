@@ -9,6 +9,7 @@ import pickle
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from dira_scale.data.manifest.checks import SPLIT
@@ -88,14 +89,25 @@ class ShardPlan:
     Attributes:
         shards: file name -> positions of its items in the plan.
         label_names: names of the labels.
+        classes: the class names of each label that is the number of a class.
         hash: identity of everything planned; changes if the source does. It is published with the dataset, so it
             covers names only as keyed hashes, and no paths of this machine.
     """
 
-    def __init__(self, table: sqlite3.Connection, shards: dict[str, range], label_names: Sequence[str], hasher: Hasher):
+    def __init__(
+        self,
+        table: sqlite3.Connection,
+        shards: dict[str, range],
+        hasher: Hasher,
+        label_names: Sequence[str],
+        classes: Mapping[str, Sequence[str]],
+    ):
         self._table, self._hasher = table, hasher
         self.shards, self.label_names = shards, tuple(label_names)
+        self.classes = {label: list(names) for label, names in classes.items()}
         digest = hashlib.sha256(json.dumps(self.label_names).encode())
+        if classes:
+            digest.update(json.dumps(self.classes).encode())
         for item in self:
             r = item.record
             content = [r.labels, r.boxes, coarse(r.attributes), r.mask is not None, r.size, r.rejected]
@@ -131,7 +143,11 @@ class ShardPlan:
 
 
 def plan_shards(
-    records: Iterable[SourceRecord], recipe: Recipe, hasher: Hasher, label_names: Sequence[str] = ()
+    records: Iterable[SourceRecord],
+    recipe: Recipe,
+    hasher: Hasher,
+    label_names: Sequence[str] = (),
+    classes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> ShardPlan:
     """Hash, split and order the records; samples of a split are sorted by key, hence shuffled.
 
@@ -147,7 +163,7 @@ def plan_shards(
         _fill(table, records, hasher)
         table.executescript(NAME_PATIENTS)
         draw_splits(table, recipe, hasher)
-        return ShardPlan(table, _order(table, recipe), label_names, hasher)
+        return ShardPlan(table, _order(table, recipe), hasher, label_names, classes)
     except sqlite3.OperationalError as error:
         raise UserError(
             f"the plan cannot be written to the temporary folder ({error}): free space, or set TMPDIR"

@@ -19,13 +19,17 @@ from dira_scale.ingest.sources.base import Source
 from dira_scale.ingest.sources.split_lists import checksums, split_lists
 from dira_scale.pixels.codecs import CODECS, VOLUME_CODECS
 
+LATER = ("class_columns", "patient_pattern")
+AUTO = "auto"  # of recipe.volume.range
+HOUNSFIELD = (-1000, 1000)  # of CT, from air to bone
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The keys common to all recipes; ``source`` holds the rest, the arguments of its source's constructor."""
 
     name: str  # empty only where nothing is stored
-    modality: str | None  # None: as the inputs' headers say; volumes must have one
+    modality: str | None  # None: as the inputs' headers say; those of volumes must (``naming.with_modality``)
     licence: str
     secret: bool
     archive: str | None
@@ -53,6 +57,8 @@ class Recipe:
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
         if given.keys() != keys:
             raise UserError(f"recipe.volume: expected the keys {', '.join(sorted(keys))}, got {', '.join(given)}")
+        if given["range"] == AUTO:
+            given["range"] = HOUNSFIELD if config["modality"] in (None, "CT") else None
         slices = SliceSettings.from_keys(*(config[name] for name in ("slices", "every", "window")))
         whole = config["dims"] == 3 and slices is None
         values = {field.name: config[field.name] for field in dataclasses.fields(cls) if field.name != "source"}
@@ -64,7 +70,7 @@ class Recipe:
             "bits": config["bits"] or (16 if whole else 8),
         }
         source = {k: v for k, v in config.items() if k not in own}
-        for name in ("attributes", "label_columns"):
+        for name in ("attributes", "label_columns", "class_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
                 source[name] = [source[name]]
         return cls(**values, source=source)
@@ -75,9 +81,6 @@ class Recipe:
         if self.slices and self.dims != 3:
             raise UserError(f"recipe.slices={self.slices.plane} with recipe.dims={self.dims}: only volumes have "
                             "slices, those of recipe=volumes for example; leave it null for images")  # fmt: skip
-        if self.dims == 3 and not self.modality:
-            raise UserError("recipe.modality=null with recipe.dims=3: name the volumes' modality, such as CT or MR; it "
-                            "decides what their values mean")  # fmt: skip
         _ = self.reading  # validates its own keys
         whole = self.dims == 3 and self.slices is None
         if (whole and self.codec not in VOLUME_CODECS) or (not whole and self.codec == "b2nd"):
@@ -102,7 +105,8 @@ class Recipe:
     @property
     def reading(self) -> ReadSettings:
         """The settings for reading an input."""
-        volume, modality = self.volume, self.modality or ""
+        modality = self.modality or ("CT" if self.dims == 3 else "")  # of volumes, until the listing tells it
+        volume = self.volume
         if self.slices:
             volume = replace(volume, range=self.slices.range_of(modality, volume.range))
         return ReadSettings(self.dims, modality, self.bits, self.burned_in, volume)
@@ -112,6 +116,8 @@ class Recipe:
         factory, arguments = self._source_class(), self._arguments()
         source = factory(**arguments)
         _check_labels(source.label_names)
+        for names in classes_of(source).values():
+            _check_labels(names)
         return source
 
     def check(self) -> None:
@@ -141,6 +147,9 @@ class Recipe:
             del own["slices"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
+        for name in LATER:  # as before there were these keys
+            if source.get(name) is None:
+                source.pop(name, None)
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
         return own | source | {"hash_key": hasher.key_id}
@@ -160,6 +169,11 @@ class Recipe:
         if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # recipes are untrusted
             raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
         return cast(type[Source], found)
+
+
+def classes_of(source: Source) -> Mapping[str, Sequence[str]]:
+    """The class names of each label that is the number of a class."""
+    return getattr(source, "classes", {})
 
 
 def _places(source: type[Source]) -> Set[str]:

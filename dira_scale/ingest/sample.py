@@ -35,7 +35,11 @@ class QuarantinedError(Exception):
 
 def make_sample(item: Item, recipe: Recipe) -> Sample:
     """Raises QuarantinedError; OSError for a listed file that cannot be reached now."""
-    image = read_input(item, recipe)
+    return sample_of(item, read_input(item, recipe), recipe)
+
+
+def sample_of(item: Item, image: GreyImage | Volume, recipe: Recipe) -> Sample:
+    """Of an input that was read. Raises QuarantinedError."""
     if isinstance(image, Volume):
         return _volume(item, image, recipe)
     _check(image.pixels.shape, item.record.boxes, recipe)
@@ -125,7 +129,7 @@ def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:
 def _check(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) -> None:
     depth, height, width = (1, *shape)[-3:]
     if min(height, width) < recipe.min_side:
-        raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels")
+        raise QuarantinedError("check", f"shorter side is below {recipe.min_side} pixels (recipe.min_side)")
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
     if any(min(b.d, b.h, b.w) <= 0 for b in boxes):

@@ -4,15 +4,26 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dira_scale.data.tar import Sample
+from dira_scale.imaging.grey import GreyImage
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.slices import Slice, axial_slices, with_square_pixels
+from dira_scale.imaging.volumes.values import may_be_hounsfield
 from dira_scale.ingest.plan import Item, slice_key
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import FILLED, QuarantinedError, make_picture, make_sample, prepared, read_input
+from dira_scale.ingest.sample import FILLED, QuarantinedError, make_picture, prepared, read_input, sample_of
 
 EMPTY = "a slice without tissue"
+NO_HOUNSFIELD = (
+    "values that are hardly Hounsfield units, none below 0 or all within 100, as which recipe.modality=CT takes them"
+)
 SLICE, POSITION = "slice", "position"  # attributes of a slice
+
+
+class Noted(NamedTuple):
+    """What is odd about an input that is taken all the same."""
+
+    what: str
 
 
 class Refused(NamedTuple):
@@ -23,21 +34,23 @@ class Refused(NamedTuple):
     reason: str
 
 
-def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused]:
+def make_samples(item: Item, recipe: Recipe) -> Iterator[Sample | Refused | Noted]:
     """The input's samples, one after another. Raises OSError for a listed file that cannot be reached now."""
     try:
+        image = read_input(item, recipe)
+        if isinstance(image, Volume) and recipe.modality == "CT" and not may_be_hounsfield(image):
+            yield Noted(NO_HOUNSFIELD)
         if recipe.slices is None:
-            yield make_sample(item, recipe)
+            yield sample_of(item, image, recipe)
         else:
-            yield from _slices(item, recipe)
+            yield from _slices(item, image, recipe)
     except QuarantinedError as rejection:
         yield Refused(item.key, rejection.stage, rejection.reason)
 
 
-def _slices(item: Item, recipe: Recipe) -> Iterator[Sample | Refused]:
+def _slices(item: Item, source: GreyImage | Volume, recipe: Recipe) -> Iterator[Sample | Refused]:
     """Raises QuarantinedError before the first slice, never after it."""
     assert recipe.slices is not None
-    source = read_input(item, recipe)
     assert isinstance(source, Volume)
     if source.voxels.ndim == 4:
         raise QuarantinedError("check", "a volume of several channels: slices have one")

@@ -19,9 +19,10 @@ from rich.console import Console
 from dira_scale.data.tar import add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import hasher_of, planned_from
+from dira_scale.ingest.naming import with_modality
 from dira_scale.ingest.plan import Item, ShardPlan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.slices import Refused, make_samples
+from dira_scale.ingest.slices import Noted, Refused, make_samples
 from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.survey_report import EDGE, Survey, Trial, report
 from dira_scale.machine.workers import worker_pool
@@ -100,7 +101,7 @@ def _warm(_: int) -> None:
 
 def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
     started = time.monotonic()
-    count, rejected = 0, ""
+    count, rejected, odd = 0, "", ""
     shape: tuple[int, ...] = ()
     with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.USTAR_FORMAT) as tar:
         try:
@@ -108,12 +109,15 @@ def _try(item: Item, recipe: Recipe, labels: tuple[str, ...]) -> Trial:
                 if isinstance(made, Refused):
                     rejected = f"{made.stage}: {made.reason}"
                     continue
+                if isinstance(made, Noted):
+                    odd = made.what
+                    continue
                 row, count = add_to_tar(tar, made, labels), count + 1
                 shape = (row["depth"], row["height"], row["width"]) if row["affine"] else (row["height"], row["width"])
         except OSError as error:
             rejected = f"cannot be read now ({error.strerror})"
         size = tar.offset
-    return Trial(time.monotonic() - started, size, count, shape, "" if count else rejected)
+    return Trial(time.monotonic() - started, size, count, shape, "" if count else rejected, odd)
 
 
 def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | None, count: int) -> Survey:
@@ -124,6 +128,7 @@ def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | No
     hasher, _ = hasher_of(recipe, key_file)
     started = time.monotonic()
     planned = planned_from(recipe, hasher, workers)
+    recipe = Recipe.from_config(with_modality(config, planned))
     listing = time.monotonic() - started
     found = survey(planned, recipe, workers, count)
     Console(soft_wrap=True, highlight=False).print("\n".join(report(found, planned, recipe, workers, listing)))

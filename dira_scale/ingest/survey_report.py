@@ -22,6 +22,7 @@ class Trial(NamedTuple):
     samples: int  # 1, or the slices of a volume
     shape: tuple[int, ...]  # as stored
     rejected: str
+    odd: str = ""
 
 
 @dataclass
@@ -94,6 +95,8 @@ def _odd(found: Survey, recipe: Recipe) -> list[str]:
                      f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
     refused = Counter(trial.rejected for trial in found.trials if trial.rejected)
     lines += [f"{count} of {len(found.trials)} tried are rejected, {why}" for why, count in most_common(refused)]
+    odd = Counter(trial.odd for trial in found.trials if trial.odd)
+    lines += [f"{count} of {len(found.trials)} tried: {what}" for what, count in odd.items()]
     return lines
 
 

@@ -19,7 +19,7 @@ from dira_scale.data.tar import Sample, add_to_tar
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Plan
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.slices import Refused, make_samples
+from dira_scale.ingest.slices import Noted, Refused, make_samples
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import CONTEXT, worker_pool
 
@@ -31,12 +31,13 @@ class Shard(NamedTuple):
     xxh3: str  # of the whole file, hex
     rows: list[dict[str, Any]]  # of the manifest
     rejected: list[dict[str, str]]  # of the quarantine
+    noted: list[str]  # what is odd about accepted inputs, once for each
 
 
 class Work(NamedTuple):
     """How the items of a plan become samples."""
 
-    make: Callable[[Any], Iterator[Sample | Refused]]  # of one item; picklable
+    make: Callable[[Any], Iterator[Sample | Refused | Noted]]  # of one item; picklable
     mixed: bool = False  # manifest rows in random order; else in that of the items
     doing: str = "sharding"
     kind: str = "images"
@@ -107,7 +108,7 @@ def _write(scratch: Path, name: str, items: list[Any], work: Work, labels: tuple
 
 def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str, ...]) -> Shard | None:
     """Write one shard to ``part``, skipping unusable items. None if stopped early."""
-    rows, rejected = [], []
+    rows, rejected, noted = [], [], []
     with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for item in items:
             if _worker and _worker.stop.is_set():
@@ -115,6 +116,8 @@ def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str
             for made in work.make(item):
                 if isinstance(made, Refused):
                     rejected.append(made._asdict())
+                elif isinstance(made, Noted):
+                    noted.append(made.what)
                 else:
                     rows.append(add_to_tar(tar, made, label_names) | {"shard": part.name})
             if _worker:
@@ -123,7 +126,7 @@ def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str
     if work.mixed:
         rows.sort(key=itemgetter("xxh3", "key"))
     with part.open("rb") as written:
-        return Shard(part.stat().st_size, checksum(written), rows, rejected)
+        return Shard(part.stat().st_size, checksum(written), rows, rejected, noted)
 
 
 class _Worker(NamedTuple):

@@ -3,24 +3,16 @@
 It is separate from the method: the training loop gives it its own optimizer and step.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from dira_scale.config.schema import Schema, one_of
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.pairs import at_least_float32
 from dira_scale.models.discriminator import Discriminator
 
 LOSSES = ("lsgan", "minimax")
-
-
-@dataclass
-class AdversaryConfig(Schema):
-    loss: str = one_of(*LOSSES)
 
 
 class Adversary(nn.Module):

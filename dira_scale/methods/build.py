@@ -19,8 +19,9 @@ from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
 from dira_scale.methods.method import Method
 from dira_scale.models import norm
+from dira_scale.models.architecture import Architecture, architecture
 from dira_scale.models.layouts import StartWeights
-from dira_scale.models.network import Architecture, Encoder, Network, architecture
+from dira_scale.models.network import Encoder, Network
 from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.unet import UNet
 

@@ -1,10 +1,11 @@
-"""The schema of ``configs/export.yaml``."""
+"""The schema of ``configs/export.yaml``, apart from the formats: reading it needs no torch."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from dira_scale.config.schema import Schema, one_of, place
-from dira_scale.models.formats import FORMATS
+
+FORMATS = ("timm", "smp", "dira_scale", "torchvision", "monai", "onnx")  # those of ``formats.py``
 
 
 @dataclass

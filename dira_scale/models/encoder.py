@@ -44,10 +44,13 @@ def build_encoder(
         _check_pyramid(encoder, in_channels, size)
     except _UNSUITABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
-        other_size = f"set data.size to a multiple of {2**DEPTH}, or " if size % 2**DEPTH else ""
+        below, step = size // 2**DEPTH * 2**DEPTH, 2**DEPTH
+        advice = "use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+        if size != below:  # no other network would do
+            advice = f"set data.size={below} or {below + step}" if below else f"set data.size={step}"
         raise UserError(
             f"model.encoder: '{name}' has no feature pyramid down to 1/{2**DEPTH} for views of {size} pixels "
-            f"({reason}); {other_size}use one that has, such as resnet50, convnext_tiny or vit_small_patch16_224"
+            f"({reason}); {advice}"
         ) from error
     zero_norms = _zero_norms(encoder)
     if zero_init_residual and not zero_norms:

@@ -1,18 +1,13 @@
 """The 2D U-Net of DiRA: a timm encoder, segmentation_models_pytorch's decoder and a one-channel head."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
-from omegaconf import MISSING
 from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
 from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
 from torch import nn
 
-from dira_scale.config.schema import at_least
 from dira_scale.errors import UserError
-from dira_scale.models.encoder import build_encoder
-from dira_scale.models.network import Architecture, Encoder, Network
+from dira_scale.models.network import Network
 from dira_scale.models.pyramid import DEPTH, TimmEncoder
 
 
@@ -35,25 +30,3 @@ class UNet(Network):
         self.head = nn.Conv2d(decoder_channels[-1], 1, kernel_size=3, padding=1)
         initialize_decoder(self.decoder)
         initialize_head(self.head)
-
-
-@dataclass
-class TimmUNet(Architecture):
-    """A timm backbone and, over it, the U-Net's decoder (``configs/model/unet.yaml``)."""
-
-    encoder: str = MISSING
-    decoder_channels: list[int] = at_least(1)
-    zero_init_residual: bool = MISSING
-
-    dimensions: ClassVar[int] = 2
-
-    @property
-    def name(self) -> str:
-        return self.encoder
-
-    def build_encoder(self, size: int) -> TimmEncoder:
-        return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
-
-    def build_network(self, encoder: Encoder) -> UNet:
-        assert isinstance(encoder, TimmEncoder)
-        return UNet(encoder, self.decoder_channels)

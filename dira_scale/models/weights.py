@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
-from dira_scale.models.network import Encoder, Network, architecture
+from dira_scale.models.architecture import architecture
+from dira_scale.models.network import Encoder, Network
 
 Tensors = Mapping[str, Tensor]
 

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
+from dira_scale.places.excel import open_table
 from dira_scale.places.store import open_file
 from dira_scale.places.text import LONGEST, brief, lines_of
 
@@ -76,7 +77,7 @@ def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int 
 
 
 def _delimiter(path: Path) -> str:
-    with open_file(path) as file:
+    with open_table(path) as file:
         return _most_frequent(file.readline(LONGEST).decode(errors="replace"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dira_scale.places.store import open_file
+from dira_scale.places.excel import open_table
 
 LONGEST = 2**20  # characters in a row: more is not a table, or one made to exhaust memory
 
@@ -39,7 +39,7 @@ class Lines(Iterator[str]):
 @contextmanager
 def lines_of(path: Path) -> Iterator[Lines]:
     """The lines of ``path``, read lazily. Raises OSError; iterating may raise UnicodeDecodeError."""
-    with open_file(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
+    with open_table(path) as binary, io.TextIOWrapper(binary, "utf-8-sig", newline="") as text:
         yield Lines(text)
 
 

@@ -2,9 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from dira_scale.distributed.precision import AUTO
-from dira_scale.planning.cluster import Machine
+from dira_scale.config.schema import Schema, above, at_least, place
+from dira_scale.distributed.config import AUTO
 from dira_scale.pretraining.config import Pretrain
+
+
+@dataclass
+class Machine(Schema):
+    nodes: int = at_least(1)
+    gpus: int = at_least(1)
+    memory: float = above(0)
+    tflops: float = above(0)
+    images_per_second: float | None = above(0, None)
+    within: float = above(0)
+    between: float = above(0)
+    latency: float = at_least(0)
+    price: float = at_least(0)
+    images: int = at_least(1)
+    json: str | None = place(None)
 
 
 @dataclass

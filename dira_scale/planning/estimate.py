@@ -9,7 +9,8 @@ from omegaconf import DictConfig
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
-from dira_scale.planning.cluster import Cluster, Machine
+from dira_scale.planning.cluster import Cluster
+from dira_scale.planning.config import Machine
 from dira_scale.planning.network import Networks, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.scaling import Job

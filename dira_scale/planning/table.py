@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dira_scale.planning.cluster import Machine
+from dira_scale.planning.config import Machine
 from dira_scale.planning.estimate import GB, Estimate, Rehearsals, flops_per_second
 from dira_scale.planning.strategies import FLOAT
 from dira_scale.pretraining.config import Pretrain

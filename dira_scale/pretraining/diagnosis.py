@@ -25,7 +25,7 @@ DISCRIMINATOR_WINS, GENERATOR_LOSES = 0.99, {"lsgan": 0.8, "minimax": -0.1}
 DWARFED, NEGLIGIBLE = 5000.0, 0.01
 # Below this, most negatives are from an encoder that has since changed: no longer a consistent dictionary. (The
 # released code's last stage, with a batch of 16 and a queue of 65,536, keeps 0.24.) In a stage's first half the queue
-# may still be filling.
+# may still be filling, and a run of a few steps is a trial.
 FRESH, FILLED = 0.2, 0.5
 # A trainer that waits for more than a tenth of its time is limited by its loader: said after half a minute of waiting.
 STARVED, WAITED = 0.1, 30.0
@@ -126,7 +126,7 @@ class Diagnosis:
 
     def _queue(self, row: Mapping[str, Any], position: StagePosition) -> str:
         fresh = row["queue_fresh"]
-        if position.fraction < FILLED or fresh >= FRESH:
+        if position.fraction < FILLED or position.done < ENOUGH or fresh >= FRESH:
             return ""
         return (
             f"only {fresh:.0%} of the queue is younger than the key encoder's drift: "

@@ -5,13 +5,11 @@ quality of restoration. Values stay on the device until the next logged row.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dira_scale.config.schema import Schema, at_least
 from dira_scale.distributed.collectives import rank, reduce_mean, reduce_sum, world
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Terms
@@ -20,11 +18,6 @@ from dira_scale.models.heads import global_average
 from dira_scale.pretraining.objective import PretrainLosses
 
 IMAGES = 512  # of the global batch at most: limits the eigenvalue problem and the table of distances
-
-
-@dataclass
-class HealthConfig(Schema):
-    every: int = at_least(1)
 
 
 class Monitors:

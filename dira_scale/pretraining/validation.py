@@ -3,12 +3,10 @@
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dira_scale.config.schema import Schema, at_least
 from dira_scale.data.batch import Batch
 from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.distributed.collectives import gather, world
@@ -18,15 +16,6 @@ from dira_scale.models.heads import global_average
 from dira_scale.pretraining.objective import Objective
 
 IMAGES = 4096  # for the nearest neighbours of a validation, approximately: limits the table of similarities
-
-
-@dataclass
-class Validate(Schema):
-    every: int = at_least(1)
-    batch: int = at_least(1)
-    batches: int | None = at_least(1, None)
-    pictures: int = at_least(1)
-    restored: int = at_least(2)
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.worker
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
-         "model._target_": "dira_scale.models.unet.TimmUNet"}  # fmt: skip
+         "model._target_": "dira_scale.models.architecture.TimmUNet"}  # fmt: skip
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:

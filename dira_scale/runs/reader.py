@@ -15,6 +15,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
+from dira_scale.runs.config_file import config_file
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
@@ -56,11 +57,8 @@ class RunReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        path = folder / "config.yaml"
-        if not path.is_file():
-            raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that pretrain wrote")
         self.folder = folder
-        self.config: dict[str, Any] = yaml.safe_load(path.read_text())
+        self.config: dict[str, Any] = yaml.safe_load(config_file(folder).read_text())
 
     @property
     def stages(self) -> dict[str, Any]:

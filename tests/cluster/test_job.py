@@ -178,9 +178,9 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     (task,) = psutil.Process(int(second.job_id)).children()
     task.send_signal(signal.SIGUSR2)
     wait(lambda: not task.is_running() or task.status() == psutil.STATUS_ZOMBIE)
-    one, two = sweep.tries(run.id)
+    one, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
     assert one.reason.endswith("was taken over") and one.step is None
-    assert (two.exit_code, two.step) == (75, sweep.status(run)["step"])
+    assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
 
 
 CONTROLLER = """#!/bin/sh

@@ -58,7 +58,7 @@ def test_an_example_that_can_be_typed_comes_first(verb: str, capsys: pytest.Capt
     words = shlex.split(first.removeprefix(command))
     if verb.startswith("sweep_"):  # as sweep.py does
         words = [re.sub("^sweep=", "name=", word) for word in words]
-    assert words and check_words(verb, words) == 0
+    assert words and check_words(verb, words, lambda config: None) == 0
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -49,24 +49,41 @@ def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
     ],
 )
 def test_what_is_no_key_is_named_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_words("pretrain", words) == 2
+    assert check_words("pretrain", words, lambda config: None) == 2
     told = capsys.readouterr()
     assert told.err.startswith(said) and told.err.count("\n") == 1 and not told.out
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["--cfg"],
-        ["data.shards=a (b), c"],
-        *(["data.shards=a", word] for word in ("data.batch=3", "data.batch=none", "~method.base")),
-    ],
-)
-def test_values_are_left_to_compose(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Whether a value fits is known to the schemas, some of which import torch."""
-    assert check_words("pretrain", words) == 0
-    assert capsys.readouterr() == ("", "")
+QUICK = [  # and what is said
+    ("pretrain experiment=small data.shards=nowhere run=y data.batch=ten", "data.batch=ten: expected int"),
+    ("pretrain experiment=small data.shards=nowhere run=y data.batch=0", "data.batch=0: must be at least 1"),
+    ("pretrain experiment=small data.shards=nowhere run=y", "no sharded dataset at nowhere"),
+    ("pretrain experiment=small data.shards=[nowhere] run=y", "no sharded dataset at nowhere"),
+    ("probe data.shards=x data.workers=ten", "data.workers=ten: expected int"),
+    ("probe data.shards=nowhere model.encoder=resnet18", "no sharded dataset at nowhere"),
+    ("export run=nowhere", "run=nowhere is not a run folder"),
+    ("export run=nowhere formats=tim", "formats=tim"),
+    ("plan experiment=small data.batch=ten", "data.batch=ten: expected int"),
+]
+
+
+def test_wrong_values_and_what_is_not_there_are_told_without_torch() -> None:
+    script = WITHOUT_TORCH.replace(', "nosuch=1"', "")
+    done = subprocess.run(
+        [sys.executable, "-c", script], input="\n".join(words for words, _ in QUICK), capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for line, (_, said) in zip(done.stderr.splitlines(), QUICK, strict=True):
+        assert said in line
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "probe", "export", "plan"])
+def test_help_needs_no_torch(verb: str) -> None:
+    run = f"import sys; from dira_scale.{verb} import main\ntry: main(['--help'])"
+    script = f"{run}\nfinally: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and "KEY=VALUE" in done.stdout, done.stderr
 
 
 def test_ctrl_c_is_one_line_in_every_verb(capsys: pytest.CaptureFixture[str]) -> None:

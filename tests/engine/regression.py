@@ -14,13 +14,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from dira_scale.distributed.collectives import reduce_mean
-from dira_scale.distributed.processes import Parallel, leave
+from dira_scale.distributed.config import Parallel
+from dira_scale.distributed.processes import leave
 from dira_scale.distributed.world import World
-from dira_scale.engine.optim import Optim
+from dira_scale.engine.config import Optim, Training
 from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
-from dira_scale.engine.trainer import Training
-from dira_scale.runs.checkpoint.writer import CheckpointConfig
+from dira_scale.runs.config import CheckpointConfig
 
 BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
 TRUE = torch.arange(1.0, FEATURES + 1), 0.5

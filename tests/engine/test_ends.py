@@ -13,12 +13,13 @@ from engine.regression import Regression
 from harness import status
 from omegaconf import OmegaConf
 
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.config import Parallel
+from dira_scale.engine.config import Training
 from dira_scale.engine.run import run_task
-from dira_scale.engine.trainer import Trainer, Training
+from dira_scale.engine.trainer import Trainer
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import folder, writer
-from dira_scale.runs.checkpoint.writer import CheckpointConfig
+from dira_scale.runs.config import CheckpointConfig
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dira_scale.engine import optim
-from dira_scale.engine.optim import Optim
+from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError
 
 

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from sklearn.linear_model import LogisticRegression
+from sklearn.multiclass import OneVsRestClassifier
 
 from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
 from dira_scale.evaluation.probes import (
@@ -182,3 +184,50 @@ def test_the_same_seed_gives_the_same_figures() -> None:
     first, second = (probe(features, task(labels), draws, GRID, 5) for _ in range(2))
     for key, scores in first.items():
         assert [s.auc.tolist() for s in scores] == [s.auc.tolist() for s in second[key]]
+
+
+def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> None:
+    """Against scikit-learn's own classifier of several classes, with the same C for all; neighbours by their votes."""
+    rng = np.random.default_rng(3)
+    truth = {part: rng.integers(0, 3, 90) for part in PARTS}
+    features = {part: rng.normal(size=(90, 6)) + 1.2 * np.eye(6)[truth[part]] for part in PARTS}
+    labels = {part: np.eye(3)[truth[part]] for part in PARTS}
+    labels["test"][:5] = np.nan  # unknown
+    own = ProbeTask(
+        ("g: a", "g: b", "g: c"), labels, {part: np.arange(90).astype(str) for part in PARTS}, {"g": [0, 1, 2]}
+    )
+    score = linear_probe(features, own, np.arange(90), [0.1])
+    reference = OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=1000)).fit(features["train"], truth["train"])
+    assert score.accuracy["g"] == reference.score(features["test"][5:], truth["test"][5:])
+    scores = reference.decision_function(features["test"][5:])
+    for n in range(3):
+        assert score.auc[n] == pytest.approx(pairs(scores[:, n], labels["test"][5:, n]), abs=1e-3)
+    near = knn_probe(standardise(features), own, np.arange(90), k=1).accuracy["g"]
+    ready = standardise(features)
+    unit = {part: values / np.linalg.norm(values, axis=1, keepdims=True) for part, values in ready.items()}
+    nearest = truth["train"][(unit["test"][5:] @ unit["train"].T).argmax(1)]
+    assert near == (nearest == truth["test"][5:]).mean()
+
+    of = Features("net", "run", "last", 6, [{}])
+    found = {f.label: f for f in figures(of, [{("linear", 1.0): [score]}], own.names, {1.0: 90.0}, own.classes)}
+    assert list(found) == [MEAN, "g", "g: a", "g: b", "g: c"]
+    assert found["g"].auc == pytest.approx(100 * score.auc.mean()) == found[MEAN].auc
+    assert found["g"].accuracy == pytest.approx(100 * score.accuracy["g"]) and found["g: a"].accuracy is None
+    (title, _), (_, lines) = tables(list(found.values()))
+    assert title == "mean AUC of g" and [line[0] for line in lines] == [
+        "label",
+        "g",
+        "g: accuracy",
+        "g: a",
+        "g: b",
+        "g: c",
+    ]
+
+
+def test_a_label_of_classes_counts_once_in_the_mean() -> None:
+    score = Score(np.array([0.9, 0.5, 0.6, 0.7]), accuracy={"g": 0.5})
+    of = Features("net", "run", "last", 6, [{}])
+    names = ("a", "g: x", "g: y", "g: z")
+    found = figures(of, [{("knn", 1.0): [score]}], names, {1.0: 4.0}, {"g": [1, 2, 3]})
+    assert found[0].auc == pytest.approx(100 * (0.9 + 0.6) / 2)
+    assert tables(found)[0][0] == "mean AUC of 2 labels"

@@ -22,6 +22,7 @@ LOSSLESS = ("1.2", "1.2.1", "1.2.1.99", "1.2.2", "1.2.4.57", "1.2.4.70", "1.2.4.
 
 NO_IMAGE = "DICOM without an image, or cut short before it"
 BITS = "DICOM of other than 8 or 16 bits a pixel"
+ONE_BIT = "DICOM of 1 bit a pixel: a mask, no image"
 UNKNOWN = "DICOM in a coding that cannot be read here"
 # Which files are no image that can be read, and the reason.
 REFUSED = {
@@ -33,11 +34,15 @@ REFUSED = {
         NO_IMAGE,
     ),
     **dict.fromkeys(
-        ["liver_1frame", "liver_expb_1frame", "rtdose", "rtdose_1frame", "rtdose_expb", "rtdose_expb_1frame",
+        ["rtdose", "rtdose_1frame", "rtdose_expb", "rtdose_expb_1frame",
          "rtdose_rle", "rtdose_rle_1frame", "SC_rgb_rle_32bit", "SC_rgb_rle_32bit_2frame", "SC_rgb_32bit",
-         "SC_rgb_32bit_2frame", "SC_rgb_expb_32bit", "liver", "liver_deflate", "liver_j2k", "liver_nonbyte_aligned",
-         "liver_nonbyte_aligned_deflate", "liver_nonbyte_aligned_j2k", "liver_rle"],
+         "SC_rgb_32bit_2frame", "SC_rgb_expb_32bit"],
         BITS,
+    ),
+    **dict.fromkeys(
+        ["liver_1frame", "liver_expb_1frame", "liver", "liver_deflate", "liver_j2k", "liver_nonbyte_aligned",
+         "liver_nonbyte_aligned_deflate", "liver_nonbyte_aligned_j2k", "liver_rle"],
+        ONE_BIT,
     ),
     "MR_truncated": "damaged or cut short",
     "JPEG2000-embedded-sequence-delimiter": "damaged or cut short",  # its fragments end in the midst of the stream

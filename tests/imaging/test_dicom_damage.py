@@ -160,6 +160,18 @@ def test_what_follows_too_few_pixels_is_not_taken_for_pixels(tmp_path: Path, ing
         read_image(path, 8)
 
 
+def test_a_small_segmentation_is_not_called_broken(tmp_path: Path, ingest: SimpleNamespace) -> None:
+    """A frame of 16 x 16 pixels of 1 bit has 32 bytes, fewer than any frame of 8 bits that is compressed."""
+    bits = np.packbits(np.random.default_rng(0).integers(0, 2, (8, 16, 16), np.uint8), bitorder="little")
+    path = ingest.dicom(tmp_path / "seg.dcm", PIXELS, NumberOfFrames="8", Rows=16, Columns=16, BitsAllocated=1,
+                        BitsStored=1, HighBit=0, PixelData=bits.tobytes(), Modality="SEG")  # fmt: skip
+    reason = "DICOM of 1 bit a pixel: a mask, no image"
+    (record,) = Folder(str(tmp_path)).records(1)  # not one for each frame
+    assert record.rejected == reason
+    with path.open("rb") as file, pytest.raises(RejectedError, match=reason):
+        DicomFile(file)
+
+
 def test_a_number_of_frames_that_lies_makes_no_inputs(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """Each would be opened, refused and counted by itself, for a minute and more."""
     path = ingest.dicom(tmp_path / "x.dcm", PIXELS, NumberOfFrames="65536")

@@ -126,6 +126,7 @@ def here() -> Iterator[None]:
 def words(sandbox: Path, out: str, dims: int, **keys: str) -> list[str]:
     """Of the command line."""
     recipe, keys = "folder" if dims == 2 else "volumes", {"images": str(sandbox / "inputs")} | keys
+    keys = keys if dims == 2 else {"modality": "CT"} | keys
     return [f"recipe={recipe}", f"out={sandbox / out}", "workers=2",
             "recipe.splits={train: 1, val: 0, test: 0}", "recipe.shard_size=40",
             *(f"recipe.{key}={value}" for key, value in keys.items())]  # fmt: skip

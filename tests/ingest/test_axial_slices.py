@@ -92,7 +92,7 @@ def shard(tmp_path: Path, ingest: SimpleNamespace) -> Callable[..., ShardedDatas
 
 
 def axial(ingest: SimpleNamespace, images: Path, **keys: Any) -> dict[str, Any]:
-    keys = {"slices": "axial", "splits": ALL} | keys
+    keys = {"slices": "axial", "splits": ALL, "modality": "CT"} | keys
     return ingest.recipe("volumes", images=str(images), **keys)  # type: ignore[no-any-return]
 
 
@@ -311,7 +311,7 @@ def test_several_channels_go_to_quarantine(tmp_path: Path, make: SimpleNamespace
         ("volumes", {"slices": "axial", "window": [40, 0]}, r"recipe.window=\[40, 0\]: the width, 0, must be above 0"),
         ("volumes", {"slices": "axial", "window": ["a", 1]}, r"recipe.window=\['a', 1\]: use"),
         ("volumes", {"slices": "axial", "window": "lung", "modality": "MR"}, "recipe.window with recipe.modality=MR"),
-        ("volumes", {"slices": "axial", "modality": "MR"}, r"recipe.volume.range=\[-1000, 1000\] .*range=null"),
+        ("lits", {"slices": "axial", "modality": "MR"}, r"recipe.volume.range=\[-1000, 1000\] .*range=null"),
         (
             "volumes",
             {"slices": "axial", "codec": "b2nd"},
@@ -344,7 +344,11 @@ def test_volumes_name_the_key_that_makes_slices_of_them(
     tmp_path: Path, make: SimpleNamespace, ingest, capsys: pytest.CaptureFixture
 ) -> None:
     nifti(tmp_path / "images/0.nii", body(make))
-    convert(ingest.recipe("volumes", images=str(tmp_path / "images"), splits=ALL), tmp_path / "out", workers=1)
+    convert(
+        ingest.recipe("volumes", images=str(tmp_path / "images"), splits=ALL, modality="CT"),
+        tmp_path / "out",
+        workers=1,
+    )
     assert "recipe.slices=axial" in capsys.readouterr().out
     assert pretrain([*WORDS, f"data.shards={tmp_path / 'out'}", f"run={tmp_path / 'other'}"]) == 2
     assert "Shard the volumes again with recipe.slices=axial" in capsys.readouterr().err
@@ -357,6 +361,6 @@ def test_a_stack_of_few_slices_is_cut_but_is_no_volume(
     values = np.random.default_rng(0).integers(-900, 900, (40, 44, 5))
     nifti(tmp_path / "images" / "thin.nii", values)
     assert shard(tmp_path / "images").table.num_rows == 5
-    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"))
+    recipe = ingest.recipe("volumes", images=str(tmp_path / "images"), modality="CT")
     with pytest.raises(UserError, match=r"1 x fewer than 16 slices \(recipe\.min_side\)"):
         convert(recipe, tmp_path / "volumes", workers=1)

@@ -138,7 +138,7 @@ def test_bad_inputs_go_to_quarantine_and_every_good_one_is_kept(
     convert(ingest.recipe("folder", **ingest.source_of(png_folder)), out, workers=1)
     quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
     assert sorted((entry["stage"], entry["reason"]) for entry in quarantine) == [
-        ("check", "shorter side is below 32 pixels"),
+        ("check", "shorter side is below 32 pixels (recipe.min_side)"),
         ("decode", "damaged or cut short (OSError in PNG decoding)"),
         ("decode", "the file is empty"),
         ("list", "no row in the CSV of labels"),
@@ -361,7 +361,7 @@ def test_what_should_be_looked_at_before_training_is_a_warning(
         counts=counts, quarantined=quarantined, patients_in_two_splits=0, dims=2,
         recipe={"_target_": "dira_scale.ingest.sources.folder.Folder"},
     )  # fmt: skip
-    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}))
+    made = SimpleNamespace(info=info, reasons=Counter({"blank": quarantined}), noted=Counter())
     found = list(outcome._warnings(made))
     assert len(found) == len(said) and all(map(str.startswith, found, said))
     assert not any("key that decides" in line for line in found)  # "blank" names none

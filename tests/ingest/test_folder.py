@@ -4,6 +4,7 @@ import math
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.dicom import header
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
+from dira_scale.ingest.sources.mask_names import is_mask
 
 COLUMNS = {"file": "file", "patient": "patient", "mask": "mask"}
 
@@ -144,9 +146,82 @@ def test_what_is_named_must_be_there(png_folder: Path, arguments: dict, words: s
 
 def test_a_file_listed_twice_is_an_error_that_names_the_lines(png_folder: Path) -> None:
     table = png_folder / "labels.csv"
-    table.write_text(table.read_text() + table.read_text().splitlines()[3] + "\n")
-    with pytest.raises(UserError, match=r"lines 4 and 26 name the same file im02\.png"):
+    line = table.read_text().splitlines()[3]
+    table.write_text(f"{table.read_text()}{line.replace('P2', 'P3')}\n")
+    with pytest.raises(UserError, match=r"lines 4 and 26 name the same file im02\.png and differ: keep one"):
         Folder(str(png_folder / "images"), str(table), columns=COLUMNS)
+
+
+def test_rows_that_repeat_another_word_for_word_count_once(png_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    table, once = png_folder / "labels.csv", listed(Folder(**given(png_folder)))
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([*lines, lines[3], lines[3], lines[7].replace(",", " ,")]) + "\n")
+    assert repr(listed(Folder(**given(png_folder)))) == repr(once)
+    assert "labels.csv: repeated rows, each counted once: 3" in capsys.readouterr().out
+
+
+MASKS = ("nodule_mask/0.png", "Masks/0.png", "0_seg.png", "a/labelsTr/0.png", "0-mask.nii.gz")
+
+
+def test_masks_among_the_images_are_pointed_at(
+    tmp_path: Path, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    assert all(map(is_mask, MASKS)) and not any(
+        map(is_mask, ("unmasked/0.png", "0.seg.png", "masked/1.png", "segment.png"))
+    )
+    for name in ("0.png", *MASKS[:3]):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(ingest.picture(0)).save(tmp_path / name)
+    assert len(listed(Folder(str(tmp_path)))) == 4
+    said = capsys.readouterr().out
+    assert "warning: 3 of the inputs are masks by their names, " in said and "recipe.columns.mask" in said
+    table = ingest.csv(tmp_path / "x.csv", [{"file": "0.png", "patient": "P", "mask": "nodule_mask/0.png"}])
+    listed(Folder(str(tmp_path), str(table), columns=COLUMNS))  # the others have no row
+    assert "masks by their names" not in capsys.readouterr().out
+
+
+def given(folder: Path) -> dict[str, Any]:
+    return {"images": str(folder / "images"), "labels": str(folder / "labels.csv"), "columns": COLUMNS}
+
+
+NAMED = ("P-01_a.png", "deep/P-01_b.png", "P-02.png", "other.png")
+
+
+@pytest.mark.parametrize("pattern", [r"(P-[0-9]+)", r"^(?:.*/)?(P-\d\d)", r"(deep/)?(?P<patient>P-..)"])
+def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, pattern: str) -> None:
+    """Of DICOM too, whose header names another; what does not match is rejected by name."""
+    for number, name in enumerate(NAMED):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(ingest.picture(number)).save(tmp_path / name)
+    ingest.dicom(tmp_path / "P-02.dcm", np.zeros((40, 40), np.uint16))
+    records = listed(Folder(str(tmp_path), patient_pattern=pattern))
+    patients = {name: (record.patient, record.rejected) for name, record in records.items()}
+    assert patients.pop("other.png")[1] == "recipe.patient_pattern does not match its path"
+    one, two = ("P-01", None), ("P-02", None)
+    assert patients == {"P-01_a.png": one, "deep/P-01_b.png": one, "P-02.png": two, "P-02.dcm": two}
+    assert records["P-02.dcm"].study
+
+
+@pytest.mark.parametrize(
+    "pattern, words",
+    [
+        ("P-[0-9]+", "it has no groups; put the part that is the patient between"),
+        ("(P)-([0-9]+)", "it has 2 groups"),
+        ("(P-", r"recipe.patient_pattern=\(P-: no regular expression \(missing \)"),
+        (7, "recipe.patient_pattern=7: no regular expression"),
+    ],
+)
+def test_a_pattern_without_a_patient_is_one_error(tmp_path: Path, pattern: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        Folder(str(tmp_path), patient_pattern=pattern)
+
+
+def test_a_pattern_and_a_column_of_patients_exclude_each_other(png_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"recipe\.patient_pattern and recipe.columns.patient=patient both name"):
+        Folder(**given(png_folder), patient_pattern="(im0)")
+    own = given(png_folder) | {"columns": {"file": "file", "mask": "mask"}}
+    records = listed(Folder(**own, patient_pattern="im(.)"))
+    assert {record.patient for record in records.values()} == {"0", "1", "2"}
 
 
 def test_masks_and_lists_among_the_images_are_no_inputs(tmp_path: Path) -> None:
@@ -174,12 +249,12 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     assert source.label_names == ("nodule", "mass")
     listed(source)
     said = capsys.readouterr().out
-    assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (name it in recipe.label_columns" in said
+    assert "list.csv: labels are nodule, mass; no labels: mrn, birth, zip (recipe.class_columns takes a grade" in said
     named = Folder(str(png_folder / "images"), str(table), columns=columns, label_columns=["zip"])
     assert listed(named)["im00.png"].labels == (0.5,)
     said = capsys.readouterr().out
     assert "list.csv: zip has other values than 0 and 1" in said
-    assert """recipe.label_rules='{zip_0.5: {zip: "0.5"}}' makes a label of a grade""" in said
+    assert "Of grades or classes: recipe.class_columns=[zip] instead of label_columns" in said
 
 
 def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -21,8 +22,8 @@ from dira_scale.ingest import convert as converting
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.following import pretraining
 from dira_scale.ingest.naming import completed, modality_of
-from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.repair import repair
+from dira_scale.ingest.survey import survey_and_print
 from dira_scale.pretraining.schedule import stage_plans
 
 UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
@@ -139,9 +140,60 @@ def test_modalities_are_joined_in_one_order() -> None:
     assert modality_of(["DX", None, "CR", "DX"]) == modality_of(["CR", "DX", None]) == "CR, DX, unknown"
 
 
-def test_volumes_must_have_a_modality(ingest: SimpleNamespace) -> None:
-    with pytest.raises(UserError, match=r"recipe\.modality=null with recipe\.dims=3: name the volumes' modality"):
-        Recipe.from_config(ingest.recipe("volumes", images="x", modality=None))
+def test_volumes_whose_headers_do_not_say_it_must_be_given_a_modality(tmp_path: Path, make: SimpleNamespace,
+                                                                      ingest: SimpleNamespace) -> None:  # fmt: skip
+    """MR as NIfTI was taken for CT. With DICOM that says CT beside it, the recipe still has to."""
+    (tmp_path / "images").mkdir()
+    values, config = np.abs(make.smooth((18, 40, 36))), ingest.recipe("volumes", images=str(tmp_path / "images"))
+    for name in "ab":
+        nibabel.Nifti1Image(values.astype(np.int16), np.eye(4)).to_filename(tmp_path / f"images/{name}.nii")
+    asked = "recipe.modality must be given: no DICOM header says .* of [ab].nii and of 1 more are. recipe.modality=CT"
+    for attempt in (convert, survey_and_print):
+        with pytest.raises(UserError, match=asked):
+            attempt(config, *[tmp_path / "out"] * (attempt is convert), workers=1, key_file=None,
+                    **{"count": 1} if attempt is survey_and_print else {})  # fmt: skip
+    make.series(tmp_path / "images/ct", make.smooth((18, 40, 36)))
+    with pytest.raises(UserError, match=asked):
+        convert(config, tmp_path / "out", workers=1)
+    assert not (tmp_path / "out").exists()
+    convert(config | {"modality": "MR"}, tmp_path / "out", workers=1)  # each volume has its own range
+    row = ShardedDataset.open(tmp_path / "out").table.to_pylist()[0]
+    assert 0 < row["low"] < row["high"] < values.max()
+
+
+def test_headers_of_volumes_say_the_modality(tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace,
+                                             capsys: pytest.CaptureFixture) -> None:  # fmt: skip
+    """The dataset is the same as with ``recipe.modality``; with volumes of two, one has to be chosen."""
+    images, values = tmp_path / "images", make.smooth((18, 40, 36))
+    make.series(images / "ct", values, SeriesInstanceUID="1.1", PatientID="A")
+    make.series(images / "dose", values[:2], SeriesInstanceUID="1.2", PatientID="A", Modality="RTDOSE")
+    config = ingest.recipe("volumes", images=str(images))
+    for out, modality in (("told", None), ("given", "CT")):
+        convert(config | {"modality": modality, "name": "x"}, tmp_path / out, workers=1)
+    assert ingest.contents(tmp_path / "told") == ingest.contents(tmp_path / "given")
+    assert info_of(tmp_path / "told").modality == "CT"
+    convert(config | {"name": "x"}, tmp_path / "told", workers=1)
+    assert "told is complete" in capsys.readouterr().out
+    make.series(images / "mr", values, SeriesInstanceUID="1.3", PatientID="B", Modality="MR")
+    with pytest.raises(UserError, match=r"recipe.modality must be given: the DICOM headers say CT \(1 x\), MR \(1 x\)"):
+        convert(config, tmp_path / "both", workers=1)
+
+
+def test_values_that_are_hardly_hounsfield_units_are_counted(
+    tmp_path: Path, make: SimpleNamespace, ingest: SimpleNamespace, capsys: pytest.CaptureFixture
+) -> None:
+    """Told, not refused: CT that was clipped at 0, or that holds one tissue, is CT."""
+    (tmp_path / "images").mkdir()
+    values = make.smooth((18, 40, 36))
+    assert values.min() < 0
+    for name, own in (("ct", values), ("clipped", values.clip(0)), ("between", values.clip(-1, 50))):
+        nibabel.Nifti1Image(own.astype(np.int16), np.eye(4)).to_filename(tmp_path / f"images/{name}.nii")
+    for slices in (None, "axial"):
+        config = ingest.recipe("volumes", images=str(tmp_path / "images"), modality="CT", slices=slices)
+        convert(config, tmp_path / f"out{slices}", workers=1)
+        assert "warning: 2 x values that are hardly Hounsfield units" in capsys.readouterr().out
+    survey_and_print(config, workers=1, key_file=None, count=3)
+    assert "odd       2 of 3 tried: values that are hardly Hounsfield units" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("recipe", "experiment"), [("phantom_cxr", "phantom"), ("folder", "small")])

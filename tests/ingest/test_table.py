@@ -1,8 +1,11 @@
 """CSV files as people save them: odd encodings, commas at the end, cells that are no numbers."""
 
+import sys
+from datetime import date, datetime
 from pathlib import Path
 
 import pytest
+from needs import need_extra
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
@@ -80,3 +83,47 @@ def test_boxes_are_finite_rectangles(tmp_path: Path) -> None:
     for sides in ("nan,1,1,1", "inf,1,1,1", ",1,1,1", "-1,1,1,1", "1,1,0,1", "1,1,1,-2", "1,1,1,", "1,1,x,1"):
         with pytest.raises(UserError, match=r"boxes\.csv, line 3"):
             boxes(tmp_path, f"b.png,n,{sides}")
+
+
+def sheets(path: Path, **cells: list[list[object]]) -> Path:
+    need_extra("excel")
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, rows in cells.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
+    rows = [["File", "age", "note", "seen", "ill"], [], ["a.png", 41, "x, \"y\"\nz", date(2024, 1, 31), True],
+            ["b.png", 2.5, None, datetime(2024, 1, 31, 8, 30), "no"]]  # fmt: skip
+    path = sheets(tmp_path / "x.xlsx", empty=[], labels=rows)
+    assert list(read_table(path, ["file", "ill"], "")) == [
+        Row(3, {"file": "a.png", "age": "41", "note": 'x, "y" z', "seen": "2024-01-31", "ill": "True"}),
+        Row(4, {"file": "b.png", "age": "2.5", "note": "", "seen": "2024-01-31 08:30:00", "ill": "no"}),
+    ]
+    with pytest.raises(UserError, match=r"x.xlsx has no column 'seem' .*; did you mean 'seen'"):
+        next(read_table(path, ["seem"], ""))
+    with pytest.raises(UserError, match=r"x.xlsx has 2 sheets with cells \(a, b\): keep one, or save"):
+        next(read_table(sheets(tmp_path / "x.xlsx", a=rows, b=[[1]]), ["file"], ""))
+    (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(UserError, match=r"x.xlsx: no Excel table, or damaged \(BadZipFile\): save the table as CSV"):
+        next(read_table(tmp_path / "x.xlsx", ["file"], ""))
+
+
+def test_other_spreadsheets_are_to_be_saved_as_csv(tmp_path: Path) -> None:
+    (tmp_path / "x.xls").write_bytes(b"")
+    with pytest.raises(UserError, match=r"x.xls: .xls cannot be read: save the table as CSV .UTF-8., or as .xlsx"):
+        next(read_table(tmp_path / "x.xls", ["file"], ""))
+
+
+def test_without_openpyxl_one_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "y.xlsx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"pip install 'dira_scale\[excel\]', or save the table as CSV"):
+        next(read_table(tmp_path / "y.xlsx", ["file"], ""))

@@ -6,7 +6,8 @@ from typing import ClassVar
 from torch import Tensor, cat, nn
 
 from dira_scale.config.schema import at_least
-from dira_scale.models.network import Architecture, Encoder, Network
+from dira_scale.models.architecture import Architecture
+from dira_scale.models.network import Encoder, Network
 
 TARGET = f"{__name__}.Tiny3D"
 

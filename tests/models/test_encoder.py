@@ -179,7 +179,7 @@ def test_names_are_timms(name):
         (
             "resnet18",
             33,
-            "set data.size to a multiple of 32, or use one",
+            "; set data.size=32 or 64",
         ),
         ("vit_small_patch14_dinov2", 96, "do not divide into patches of 14"),
     ],

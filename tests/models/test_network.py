@@ -12,8 +12,7 @@ from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.transform_attention import ATTENTIONS
-from dira_scale.models.network import architecture
-from dira_scale.models.unet import TimmUNet
+from dira_scale.models.architecture import TimmUNet, architecture
 from dira_scale.runs.identity import run_name
 
 SIZE, COUNT = 16, 4

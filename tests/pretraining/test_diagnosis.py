@@ -61,7 +61,8 @@ def test_rows_of_another_kind_between_two_looks_do_not_hide_an_onset() -> None:
         ("collapse", StagePosition("di", 1000, 99)),
         ("chance", StagePosition("di", 10_000, 2_499)),
         ("chance", StagePosition("di", 500, 499)),  # late in the stage, and yet no time to learn
-        ("queue", StagePosition("di", 1000, 499)),  # it may still be filling
+        ("queue", StagePosition("di", 1002, 500)),  # it may still be filling
+        ("queue", StagePosition("di", 3, 3)),  # a trial
     ],
 )
 def test_the_beginning_is_not_judged(kind: str, early: StagePosition) -> None:

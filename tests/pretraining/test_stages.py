@@ -15,6 +15,7 @@ from PIL import Image
 
 from dira_scale.config.compose import compose
 from dira_scale.data.order import Order
+from dira_scale.engine.run import _summary
 from dira_scale.engine.stage import StageRun
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan
@@ -208,3 +209,10 @@ def test_what_a_later_stage_cannot_train_is_refused_before_the_first_step(
     assert len(printed.splitlines()) == 1
     assert re.search(message, printed), printed
     assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_a_run_that_is_done_is_not_told_that_its_steps_are_few() -> None:
+    trainer = SimpleNamespace(
+        config=SimpleNamespace(run="r"), world=None, task=None, state=SimpleNamespace(step=84), total_steps=lambda: 84
+    )
+    assert _summary(trainer) == ["run r, from step 84 of 84"]  # type: ignore[arg-type]

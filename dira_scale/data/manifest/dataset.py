@@ -140,6 +140,18 @@ class ShardedDataset:
         """Labels float32 [n, L] of ``rows``; NaN = unknown, columns in the order of ``info.label_names``."""
         return self.index.records["labels"][rows]
 
+    def flags(self, rows: np.ndarray) -> np.ndarray:
+        """Labels as yes and no, float32 [n, F] in the order of ``info.flags``; NaN = unknown, -1 = uncertain."""
+        labels = self.labels(rows)
+        if not self.info.classes:
+            return labels
+        columns = []
+        for flag in self.info.flags:
+            column = labels[:, flag.number]
+            known = np.where(np.isnan(column), np.nan, column == flag.value)
+            columns.append(column if flag.value is None else known.astype(np.float32))
+        return np.stack(columns, axis=1)
+
     def shape(self, row: int) -> tuple[int, ...]:
         """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""
         height, width, channels = (int(self.column(name)[row]) for name in ("height", "width", "channels"))

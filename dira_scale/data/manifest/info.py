@@ -4,12 +4,20 @@ import json
 import shlex
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dira_scale.data.manifest.checks import SHARD, SPLIT, is_shown
 from dira_scale.data.manifest.schema import FORMAT_VERSION, DatasetError
 from dira_scale.places.store import is_local
 from dira_scale.places.streams import fetch
+
+
+class Flag(NamedTuple):
+    """A label as yes and no."""
+
+    name: str
+    number: int  # of the label in ``label_names``
+    value: int | None  # of a label of classes: the class that is yes, all others are no
 
 
 @dataclass(frozen=True)
@@ -31,11 +39,26 @@ class DatasetInfo:
     betons: dict[str, int] = field(default_factory=dict)  # the same samples in FFCV's format, if made: name -> bytes
     plan_hash: str = ""  # of the plan: names (as keyed hashes), splits, labels
     checksums: dict[str, str] = field(default_factory=dict)  # file name -> 64-bit xxHash3 of the whole shard, hex
+    classes: dict[str, list[str]] = field(default_factory=dict)  # of labels that are the number of a class: its names
     patients_in_two_splits: int = 0  # more than 0 only if published lists have it so (recipe.lists)
     format_version: int = FORMAT_VERSION
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+        content = asdict(self)
+        if not self.classes:  # as before there were any
+            del content["classes"]
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+
+    @property
+    def flags(self) -> list["Flag"]:
+        """The labels as yes and no, those of classes with a flag for each class."""
+        found = []
+        for number, name in enumerate(self.label_names):
+            if own := self.classes.get(name):
+                found += [Flag(f"{name}: {one}", number, value) for value, one in enumerate(own)]
+            else:
+                found.append(Flag(name, number, None))
+        return found
 
     @property
     def published_lists(self) -> str:
@@ -61,6 +84,11 @@ class DatasetInfo:
         try:
             text = fetch(path)
         except FileNotFoundError as error:
+            if not is_local(path) and "http" in path.fs.protocol:  # type: ignore[attr-defined]
+                raise DatasetError(
+                    f"no sharded dataset at {path.parent}: the server has no {path.name} there (HTTP 404): check the "
+                    "address, which is that of the dataset's folder"
+                ) from error
             folder, words = path.parent, ["recipe=…", f"out={path.parent}"]
             if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
                 words = ["recipe=folder", f"recipe.images={folder}", f"out=out/shards/{folder.name}"]
@@ -105,7 +133,12 @@ class DatasetInfo:
             return f"split {invalid[0][:60]!r}"
         if not isinstance(self.label_names, list) or not all(isinstance(label, str) for label in self.label_names):
             return "label_names"
-        for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *self.counts):
+        if not isinstance(self.classes, dict) or not self.classes.keys() <= set(self.label_names):
+            return "classes"
+        if not all(isinstance(own, list) and all(isinstance(one, str) for one in own) for own in self.classes.values()):
+            return "classes"
+        named = [one for own in self.classes.values() for one in own]
+        for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *named, *self.counts):
             if not is_shown(text):
                 return "text"
         if not isinstance(self.recipe, dict):

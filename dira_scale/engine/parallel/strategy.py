@@ -5,7 +5,7 @@ import torch._dynamo
 import torch._functorch.config
 from torch import Tensor, nn
 
-from dira_scale.distributed.processes import Parallel
+from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.world import World
 from dira_scale.engine.parallel.fsdp2 import FullyShardedModel
 from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel

@@ -11,7 +11,7 @@ from pydicom.pixels import apply_color_lut, as_pixel_options, get_decoder
 from pydicom.uid import UID_dictionary
 
 from dira_scale.imaging.dicom.codestream import PLUGINS
-from dira_scale.imaging.dicom.header import count_frames, read_elements
+from dira_scale.imaging.dicom.header import ONE_BIT, count_frames, read_elements
 from dira_scale.imaging.dicom.values import find_padding, modality_values
 from dira_scale.imaging.grey import check_size, luminance
 from dira_scale.imaging.rejection import RejectedError, rejects
@@ -172,6 +172,8 @@ class DicomFile:
                  3: ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")}  # fmt: skip
         if photometric not in known.get(samples, ()):
             raise RejectedError("DICOM in colours of a kind that cannot be read here")
+        if header.BitsAllocated not in self.BITS and header.BitsAllocated == 1:
+            raise RejectedError(ONE_BIT)
         if header.BitsAllocated not in self.BITS:
             raise RejectedError(f"DICOM of other than {' or '.join(map(str, self.BITS))} bits a pixel")
         if not self.syntax.is_transfer_syntax or not self.syntax.is_encapsulated:

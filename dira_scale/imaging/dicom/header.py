@@ -24,7 +24,8 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of dam
 
 MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
 MAX_FRAMES = 2**16
-MIN_FRAME = 64  # bytes: the size of the RLE header alone
+MIN_FRAME = 64  # bytes: the size of the RLE header alone; but 16 x 16 pixels of 1 bit have 32
+ONE_BIT = "DICOM of 1 bit a pixel: a mask, no image"
 HEADER = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",
@@ -49,10 +50,12 @@ def is_dicom(file: BinaryIO) -> bool:
 def read_header(file: BinaryIO) -> dict[str, str]:
     """The elements of ``HEADER`` that are present and not blank, ``modality``, and ``frames``, if there are several.
 
-    Raises RejectedError.
+    Raises RejectedError, also for pixels of 1 bit: each frame would be an input that is refused later.
     """
     with rejects("DICOM header is damaged ({})"):
-        header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames"])
+        header, rest = read_elements(file, [*HEADER.values(), "Modality", "NumberOfFrames", "BitsAllocated"])
+        if header.get("BitsAllocated") == 1:
+            raise RejectedError(ONE_BIT)
         values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
         found = {name: str(value).strip() for name, value in values.items() if value is not None}
         if (frames := count_frames(header, rest)) > 1:
@@ -74,7 +77,8 @@ def count_frames(header: Dataset, rest: BinaryIO) -> int:
         raise RejectedError(f"DICOM that says it has none or more than {MAX_FRAMES} frames")
     here = rest.tell()
     left = rest.seek(0, io.SEEK_END) - rest.seek(here)
-    if frames > 1 and frames * MIN_FRAME > left:
+    least = 1 if header.get("BitsAllocated") == 1 else MIN_FRAME
+    if frames > 1 and frames * least > left:
         raise RejectedError("DICOM that claims more frames than its length can hold")
     return frames
 

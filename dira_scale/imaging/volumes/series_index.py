@@ -27,7 +27,7 @@ GEOMETRY_AND_IDENTITY = (
 class Head(NamedTuple):
     """What is known of a DICOM file without its pixels."""
 
-    header: Mapping[str, str]  # the values of ``HEADER``
+    header: Mapping[str, str]  # the values of ``HEADER``, and modality
     series: str
     instance: str
     plane: Plane | None
@@ -42,13 +42,13 @@ def head_of(path: Path) -> Head | None:
         if not is_dicom(file):
             return None
         with rejects("DICOM header is damaged ({})"):
-            header, _ = read_elements(file, [*HEADER.values(), *PARTS, *GEOMETRY_AND_IDENTITY])
+            header, _ = read_elements(file, [*HEADER.values(), "Modality", *PARTS, *GEOMETRY_AND_IDENTITY])
 
             def text(tag: str) -> str:
                 return str(header.get(tag) or "").strip()
 
             return Head(
-                {name: text(tag) for name, tag in HEADER.items() if text(tag)},
+                {name: text(tag) for name, tag in {**HEADER, "modality": "Modality"}.items() if text(tag)},
                 text("SeriesInstanceUID"),
                 text("SOPInstanceUID"),
                 plane_of(header),

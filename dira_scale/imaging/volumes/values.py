@@ -64,6 +64,12 @@ def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, floa
     return _rounded(values, float(low), scale), scale, float(low)
 
 
+def may_be_hounsfield(volume: Volume) -> bool:
+    """Whether some value is below 0 and they span 100 or more, as those of CT's air, fat and tissue do."""
+    low, high = (volume.scale * int(value) + volume.offset for value in (volume.voxels.min(), volume.voxels.max()))
+    return low < 0 and high - low >= 100
+
+
 def rescale(values: np.ndarray, slope: float, offset: float) -> np.ndarray:
     """slope * values + offset; exact integers if all three are integers and fit 32 bits."""
     if (slope, offset) == (1, 0):

@@ -69,6 +69,7 @@ class Source(Protocol):
 
     label_names: Sequence[str]
 
+    # ``classes`` (column -> names) of an instance says which labels are the number of a class, from 0.
     # ``takes_lists = True`` on a class says that its argument ``lists`` is a folder of published lists, one per split
     # (``split_lists.py``), and that a record's ``split`` is then final: neither divided, nor refused for its patient.
 

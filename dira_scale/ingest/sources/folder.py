@@ -18,8 +18,11 @@ from dira_scale.imaging.dicom import HEADER, header_of
 from dira_scale.imaging.files import size_of
 from dira_scale.imaging.read import Frame
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.ingest.sources.base import Input, SourceRecord
 from dira_scale.ingest.sources.boxes import read_boxes
+from dira_scale.ingest.sources.classes import Classes, Given
+from dira_scale.ingest.sources.mask_names import with_note
+from dira_scale.ingest.sources.patient_pattern import UNMATCHED, PatientPattern
 from dira_scale.ingest.sources.table_cells import flags_and_numbers, number
 from dira_scale.machine.progress import bar
 from dira_scale.places.path_index import PathIndex
@@ -54,14 +57,18 @@ class Folder:
             -1, yes, no or nothing.
         label_rules: more labels from categories: ``{pneumonia: {label: PNEUMONIA}}`` is 1 if the column ``label`` is
             PNEUMONIA, NaN if it is empty, else 0.
+        class_columns: columns of several classes, such as a diagnosis or a grade: ``[stage]``, or, to give them an
+            order, ``{stage: [early, late]}``; the label is the class's number.
+        patient_pattern: a regular expression whose group is the patient, for the file's path below ``images``; files
+            that do not match are rejected. Not with a patient column.
         attributes: any of sex, age, view, manufacturer: from the column of that name, else from the DICOM header.
 
     Without a patient column, patient and study come from the DICOM header; other images count as their own patients.
     With one, rows without a patient go to quarantine.
 
     Raises:
-        UserError: a file, folder or column does not exist; columns are named, but no CSV; two rows name one file; a
-            label is not a number.
+        UserError: a file, folder or column does not exist; columns are named, but no CSV; two rows of one file differ;
+            a label is not a number; the pattern has no group, or there is a patient column, too.
     """
 
     def __init__(
@@ -72,10 +79,12 @@ class Folder:
         columns: Mapping[str, str | None] | None = None,
         label_columns: Sequence[str] | None = None,
         label_rules: Mapping[str, Mapping[str, str]] | None = None,
+        class_columns: Given = None,
+        patient_pattern: str | None = None,
         attributes: Sequence[str] = (),
     ):
         self.root = folder_at(images)
-        of_csv = {"label_columns": label_columns, "label_rules": label_rules}
+        of_csv = {"label_columns": label_columns, "label_rules": label_rules, "class_columns": class_columns}
         of_csv |= {f"columns.{name}": (columns or {}).get(name) for name in ("study", "split", "mask")}
         if not labels and (named := [name for name, value in of_csv.items() if value]):
             raise UserError(f"recipe.labels must be given: recipe.{named[0]} names columns of it")
@@ -83,24 +92,32 @@ class Folder:
         self.columns = {name: column for name, column in (columns or {}).items() if column} if labels else {}
         if unknown := self.columns.keys() - set(COLUMNS):
             raise UserError(f"recipe.columns: unknown key '{unknown.pop()}', use {', '.join(COLUMNS)}")
+        self.pattern = PatientPattern(patient_pattern) if patient_pattern else None
+        if self.pattern and (column := self.columns.get("patient")):
+            raise UserError(f"recipe.patient_pattern and recipe.columns.patient={column} both name the patients: set "
+                            "one of them to null")  # fmt: skip
         self.attributes, self.rules = attributes, label_rules or {}
-        self.numeric, self.guessed = tuple(label_columns or ()), ""
+        self.numeric, self.notes = tuple(label_columns or ()), list[str]()  # printed with the listing
         self.stored = PathIndex[int]()  # in a store: the existing files and their sizes
         if not is_local(self.root):
             self.stored.update(objects_below(self.root))
-        self.listed = PathIndex[Listed]()
+        self.listed, self.class_labels = PathIndex[Listed](), Classes(None, (), "")
         self.no_inputs = PathIndex[None]()  # masks and tables among the images
         if self.csv:
-            self._index(self.csv, guess=label_columns is None)
-        self.label_names = (*self.numeric, *self.rules)
+            self._index(self.csv, label_columns is None, class_columns)
+        self.classes = self.class_labels.names
+        self.label_names = (*self.numeric, *self.rules, *self.classes)
         self.boxes = PathIndex[list[Box]]()
         if boxes:
             self._index_boxes(resolve_links(locate(boxes, "recipe.boxes")))
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed files (missing ones are rejected on reading) and files without a row."""
-        if self.guessed:
-            print(self.guessed)
+        return with_note(self._all(workers))
+
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
+        for note in self.notes:
+            print(note)
         with bar("listing", "files") as shown, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:
             warnings.simplefilter("ignore")  # pydicom's warnings quote values
             task = shown.add_task("", total=None)
@@ -146,7 +163,9 @@ class Folder:
         if record.rejected:
             return record
         if not cells.get("patient"):
-            cells["patient"] = header.get("patient")
+            cells["patient"] = self._matched(record) if self.pattern else header.get("patient")
+            if self.pattern and not cells["patient"]:
+                return replace(record, rejected=UNMATCHED)
             cells["study"] = cells.get("study") or header.get("study")
         mask = cells.get("mask")
         attributes = {name: row.get(name) or header.get(name, "") for name in self.attributes}
@@ -160,57 +179,74 @@ class Folder:
             attributes={name: value for name, value in attributes.items() if value},
         )
 
+    def _matched(self, record: SourceRecord) -> str | None:
+        """The patient by ``recipe.patient_pattern``; of a series, by its first slice."""
+        assert self.pattern is not None
+        of_series = isinstance(record.image, Input)
+        first = record.image.paths[0] if isinstance(record.image, Input) else record.image
+        return self.pattern.patient(self._name(first, first) if of_series else record.name)
+
     def _labels(self, row: Mapping[str, str], where: str) -> tuple[float, ...]:
         plain = [number(row[column], f"{where}, {column}") for column in self.numeric]
         for rule in self.rules.values():
             cells = {column: row[column].strip() for column in rule}
             known = all(cells.values())
             plain.append(float(cells == dict(rule)) if known else math.nan)
+        plain += [self.class_labels.number(column, row[column], f"{where}, {column}") for column in self.classes]
         return tuple(plain)
 
-    def _index(self, path: Path, guess: bool) -> None:
+    def _index(self, path: Path, guess: bool, classes: Given) -> None:
         ruled = [column for rule in self.rules.values() for column in rule]
-        named = [*self.columns.values(), *self.numeric, *ruled]
+        named = [*self.columns.values(), *self.numeric, *ruled, *(classes or ())]
+        if both := set(self.numeric) & set(classes or ()):
+            raise UserError(f"recipe.label_columns and recipe.class_columns both have {min(both)}: name it in one")
         advice = {
             column: f"; recipe.columns.{key}=COLUMN names it"
             + f", recipe.columns.{key}=null if there is none" * (key != "file")
             for key, column in self.columns.items()
         }
-        table = partial(read_table, path, named, "recipe.columns, label_columns or label_rules", advice)
+        table = partial(read_table, path, named, "recipe.columns, label_columns, label_rules or class_columns", advice)
         if "file" not in self.columns:
             raise UserError(f"recipe.columns.file must name the column of {path} with the file names")
         self.no_inputs[path] = None
+        self.class_labels = Classes(classes, table(), path)
+        self.classes = self.class_labels.names
         if guess:
             flags, others = flags_and_numbers(table(), {*named, *HEADER})
             self.numeric = tuple(flags)
-            found = brief(", ".join([*flags, *self.rules])) or (
-                "none of the columns: each has more than 0, 1, -1, yes and no; recipe.label_rules makes labels of "
-                "categories"
+            found = brief(", ".join([*flags, *self.rules, *self.classes])) or (
+                "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
+                "several classes"
             )
-            self.guessed = f"{path.name}: labels are {found}"
+            note = f"{path.name}: labels are {found}"
             if others:
                 numbers = brief(", ".join(others))
-                self.guessed += f"; no labels: {numbers} (name it in recipe.label_columns if it is one)"
-        lines, mask, graded = PathIndex[int](), self.columns.get("mask"), dict[str, float]()
+                note += f"; no labels: {numbers} (recipe.class_columns takes a grade, label_columns a measure)"
+            self.notes.append(note)
+        lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
             place = self._place(row[self.columns["file"]], path)
             file = resolve_links(place)
+            if file in lines and self.listed[file].row == row:
+                repeated += 1
+                continue
             if file in lines:
-                twice = brief(f"name the same file {file.name}: keep one")
+                twice = brief(f"name the same file {file.name} and differ: keep one")
                 raise UserError(f"{path}: lines {lines[file]} and {line} {twice}")
             labels = self._labels(row, f"{path}, line {line}")
-            graded_cells = zip(self.numeric, labels, strict=False)  # those of the rules follow
+            graded_cells = zip(self.numeric, labels, strict=False)  # those of rules and classes follow
             graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
             self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
             if mask and row[mask].strip():
                 self.no_inputs[resolve_links(self._place(row[mask], path))] = None
         if graded and not guess:
-            name, value = next(iter(graded.items()))
-            self.guessed = (
-                f"{path.name}: {brief(', '.join(graded))} has other values than 0 and 1: kept as numbers, of which "
-                f"`probe` reads 0 and 1 alone. recipe.label_rules='{{{name}_{value:g}: {{{name}: \"{value:g}\"}}}}' "
-                "makes a label of a grade"
+            names = brief(",".join(graded))
+            self.notes.append(
+                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, of which `probe` reads 0 and 1 "
+                f"alone. Of grades or classes: recipe.class_columns=[{names}] instead of label_columns"
             )
+        if repeated:
+            self.notes.append(f"{path.name}: repeated rows, each counted once: {repeated}")
         if self.listed and not any(map(self._exists, self.listed)):
             raise self._no_file_exists(path)
 

@@ -31,8 +31,10 @@ class Msd:
             content = json.loads(self.list.read_bytes())
             self.training = [(self._place(pair["image"]), self._place(pair["label"])) for pair in content["training"]]
             self.test = [self._place(image) for image in content["test"]]
-        except (ValueError, KeyError, TypeError) as error:
+            channels = {str(name) for name in content.get("modality", {}).values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
+        self.modality = ("CT" if channels == {"CT"} else "MR") if channels else None  # MR: "MRI", "T2", "FLAIR" …
 
     def records(self, workers: int) -> Iterator[SourceRecord]:
         """Listed volumes, rejected if missing or repeated, and unlisted files beside them, rejected.
@@ -44,11 +46,13 @@ class Msd:
     def _records(self) -> Iterator[SourceRecord]:
         listed = {path for path, _ in self.training} | set(self.test)
         for path, mask in self.training:
-            yield SourceRecord(self._name(path), path, self._name(path), mask=mask, split="training")
+            yield SourceRecord(
+                self._name(path), path, self._name(path), mask=mask, split="training", modality=self.modality
+            )
         folders = {path.parent for path in listed}
         for path in self.test:
             if path.parent.is_dir():
-                yield SourceRecord(self._name(path), path, self._name(path), split="test")
+                yield SourceRecord(self._name(path), path, self._name(path), split="test", modality=self.modality)
         for folder in sorted(filter(Path.is_dir, folders)):
             for path in files_ending(folder, ".nii", ".nii.gz"):
                 if path not in listed:

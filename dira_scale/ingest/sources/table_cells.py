@@ -7,14 +7,14 @@ from dira_scale.errors import UserError
 from dira_scale.places.tables import Row
 from dira_scale.places.text import brief
 
-WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0}  # in any case
+WORDS = {"yes": 1.0, "no": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}  # in any case
 
 
 def number(cell: str, where: str) -> float:
-    """A cell's finite number (yes, true: 1; no, false: 0), NaN if empty. Raises UserError naming ``where`` it is."""
+    """A cell's finite number (a word of ``WORDS``: 1 or 0), NaN if empty. Raises UserError naming ``where`` it is."""
     value = _number(cell)
     if value is None:
-        what = brief(f"'{cell}' is not a number; for categories use recipe.label_rules")
+        what = brief(f"'{cell}' is not a number; recipe.class_columns takes several classes")
         raise UserError(f"{where}: {what}")
     return value
 

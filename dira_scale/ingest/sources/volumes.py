@@ -57,10 +57,10 @@ class Volumes(Folder):
         """The CSV's findings by file or folder."""
         return PathIndex()
 
-    def records(self, workers: int) -> Iterator[SourceRecord]:
+    def _all(self, workers: int) -> Iterator[SourceRecord]:
         """Single-file volumes as they are found, then the series. Raises OSError as ``Folder.records``."""
-        if self.guessed:
-            print(self.guessed)
+        for note in self.notes:
+            print(note)
         index, met = SeriesIndex(), PathIndex[None]()  # rows of the CSV
         columns = (TextColumn("listing"), TextColumn("{task.completed} files"), TimeElapsedColumn())
         with Progress(*columns) as bar, warnings.catch_warnings(), ThreadPoolExecutor(4 * workers) as pool:

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from dira_scale.config.schema import Schema, at_least, place
 from dira_scale.distributed.control import AgreedError
 from dira_scale.distributed.long_work import Gather, LongWork, gather_alone
 from dira_scale.distributed.timings import TIMINGS
@@ -29,13 +28,6 @@ from dira_scale.runs.lease import LeaseLostError
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class CheckpointConfig(Schema):
-    every: int = at_least(1)
-    keep: int = at_least(1)
-    folder: str | None = place(None)
 
 
 class NotSavedError(RunEndedError):

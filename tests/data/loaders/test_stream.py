@@ -532,7 +532,11 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"), [(404, "no sharded dataset at http"), (500, "dataset.json cannot be read")]
+    ("fault", "message"),
+    [
+        (404, r"no sharded dataset at http.* \(HTTP 404\): check the address, [^=]*$"),
+        (500, "dataset.json cannot be read"),
+    ],
 )
 def test_a_dataset_that_is_not_there(cut_up, server, fault, message):
     cut_up()

@@ -100,6 +100,7 @@ def test_the_decathlon_arrives(tmp_path: Path, shards: Callable, channels: int) 
     made = miniatures_3d.msd(tmp_path / "Task05", channels)
     dataset = shards("msd", images=tmp_path / "Task05")
     assert dataset.splits()["unlabelled"] == 1 and sum(dataset.splits().values()) == 4
+    assert dataset.dataset.info.modality == "MR" and dataset.dataset.info.recipe["volume"]["range"] is None
     for name, (volume, mask) in made.items():
         np.testing.assert_array_equal(dataset.pixels(name), volume)
         if mask is None:
@@ -110,6 +111,14 @@ def test_the_decathlon_arrives(tmp_path: Path, shards: Callable, channels: int) 
         "prostate_99": "the file cannot be read (FileNotFoundError)",
         "imagesTr/prostate_50.nii.gz": "not in dataset.json",
     }
+
+
+def test_the_decathlon_says_which_tasks_are_ct(tmp_path: Path, shards: Callable) -> None:
+    miniatures_3d.msd(tmp_path / "Task03")
+    content = json.loads((tmp_path / "Task03/dataset.json").read_text())
+    write_text(tmp_path / "Task03/dataset.json", json.dumps(content | {"modality": {"0": "CT"}}))
+    info = shards("msd", images=tmp_path / "Task03").dataset.info
+    assert info.modality == "CT" and info.recipe["volume"]["range"] == [-1000, 1000]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,9 @@ def test_the_real_hippocampi(tmp_path: Path, real: Callable[[str], Path], shards
     wrong.unlink()
     wrong.symlink_to(source / "unpaired" / "hippocampus_010.nii.gz")
     pairs = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in [*names, odd]]
-    write_text(tmp_path / "Task04" / "dataset.json", json.dumps({"training": pairs, "test": []}))
+    write_text(
+        tmp_path / "Task04" / "dataset.json", json.dumps({"modality": {"0": "MRI"}, "training": pairs, "test": []})
+    )
     dataset = shards("msd", images=tmp_path / "Task04")
     assert len(dataset) == 19
     for name in names[1:]:

@@ -278,6 +278,17 @@ def test_a_link_to_nothing_is_counted(tmp_path: Path) -> None:
     assert len(found) == 3 and all("the file cannot be read" in (record.rejected or "") for record in found)
 
 
+def test_patients_of_volumes_are_read_from_paths(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.series(tmp_path / "S07/ct", make.smooth((5, 8, 8)), SeriesInstanceUID="1.1", PatientID="X")
+    nifti(tmp_path / "S08_t1.nii", make.smooth((8, 8, 5)))
+    make.series(tmp_path / "other", make.smooth((5, 8, 8)), SeriesInstanceUID="1.2", PatientID="X")
+    records = listed(tmp_path, patient_pattern="(S[0-9]+)")
+    assert {name: record.patient for name, record in records.items()} == {
+        "S07/ct 1.1": "S07", "S08_t1.nii": "S08", "other 1.2": None,
+    }  # fmt: skip
+    assert records["other 1.2"].rejected == "recipe.patient_pattern does not match its path"
+
+
 def test_two_patients_under_one_uid_are_two_volumes(tmp_path: Path, make: SimpleNamespace) -> None:
     """As in an archive whose pseudonymisation gave everybody the same SeriesInstanceUID."""
     values = make.smooth((6, 20, 24))

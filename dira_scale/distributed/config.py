@@ -1,0 +1,32 @@
+"""The schema of ``parallel.*`` and the names of precisions, apart from what uses them: reading these needs no torch."""
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.errors import UserError
+
+AUTO = "auto"
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")  # tf32 is fp32 as computed by tensor cores
+
+
+@dataclass
+class Parallel(Schema):
+    strategy: str = one_of("ddp", "fsdp2", "zero1", "zero2", "zero3")
+    accumulate: int = at_least(1)
+    threads: int | None = at_least(1, None)
+    checkpoint_activations: bool = MISSING
+    channels_last: bool = MISSING
+    compile: bool = MISSING
+    offload: bool = MISSING
+    timeout: int = at_least(1)
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an option that the strategy does not support."""
+        super().__post_init__()
+        zero = self.strategy.startswith("zero")
+        if self.compile is True and zero:
+            raise UserError(f"compile=true is untested with {self.strategy}; use parallel=ddp or fsdp2")
+        if self.offload is True and not zero:
+            raise UserError(f"offload=true: {self.strategy} has no offloading; use parallel=zero1, zero2 or zero3")

@@ -1,0 +1,36 @@
+"""The keys that every task has, and those of optimizers, apart from what uses them: reading these needs no torch."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, within
+from dira_scale.distributed.config import AUTO, PRECISIONS, Parallel
+from dira_scale.runs.config import CheckpointConfig
+
+
+@dataclass
+class Training(Schema):
+    """The configuration keys that every task has."""
+
+    run: str = place()
+    seed: int = at_least(0)
+    steps: int | None = at_least(1, None)
+    precision: str = one_of(AUTO, *PRECISIONS)
+    parallel: Parallel = field(default_factory=Parallel)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    watchdog: float = at_least(1)
+    log_every: int = at_least(1)
+
+
+@dataclass
+class Optim(Schema):
+    optimizer: dict[str, Any] = MISSING
+    one_dimensional: dict[str, Any] = MISSING
+    fixed_rate: list[str] = MISSING
+    reference_batch: int | None = at_least(1, None)
+    schedule: str = one_of("cosine_epoch", "cosine", "constant")
+    warmup_epochs: float = at_least(0)
+    end: float = within(0, 1)
+    clip: float | None = above(0, None)

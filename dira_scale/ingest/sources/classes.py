@@ -1,0 +1,66 @@
+"""Columns of several classes, such as a diagnosis or a grade: a label is then the number of its class."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+
+from dira_scale.errors import UserError, nearest
+from dira_scale.places.tables import Row
+from dira_scale.places.text import brief
+
+MOST = 100  # classes of a column: more is a measurement, a date or free text
+KEY = "recipe.class_columns"
+Given = Sequence[str] | Mapping[str, Sequence[object] | None] | None
+
+
+class Classes:
+    """The classes of each column: those given, else all values of the table in ascending order, whole numbers by value
+    and text by letter. Cells are compared in any case.
+
+    Raises UserError for fewer than two classes, more than ``MOST``, or a class given twice.
+    """
+
+    def __init__(self, given: Given, rows: Iterable[Row], table: object):
+        columns = given if isinstance(given, Mapping) else dict.fromkeys(given or ())
+        found = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
+        for row in rows if found else ():
+            for column, values in found.items():
+                if (cell := row.cells[column].strip()) and len(values) <= MOST:
+                    values.setdefault(_key(cell), cell)
+        self.names = dict[str, tuple[str, ...]]()
+        for column, names in columns.items():
+            own = [str(name).strip() for name in names or ()] or _ascending(found[column])
+            if len(own) > MOST:
+                raise UserError(f"{table}: column {brief(column)} has more than {MOST} values: {KEY} takes classes, "
+                                "such as a diagnosis or a grade")  # fmt: skip
+            if len(own) < 2 or len({_key(name) for name in own}) < len(own):
+                what = f"has {brief(', '.join(own)) or 'no value'}: "
+                raise UserError(f"{table}: column {brief(column)} {what}two different classes or more are needed; "
+                                f"{KEY}='{{{brief(column)}: [first, second, third]}}' lists them")  # fmt: skip
+            self.names[column] = tuple(own)
+        self._numbers = {column: {_key(name): n for n, name in enumerate(own)} for column, own in self.names.items()}
+
+    def number(self, column: str, cell: str, where: str) -> float:
+        """Of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is, for another."""
+        known = self._numbers[column]
+        if cell.strip() and _key(cell) not in known:
+            names = self.names[column]
+            hint = nearest(cell, names) or f": use {', '.join(names)}"
+            raise UserError(f"{where}: " + brief(f"'{cell}' is no class of {KEY}{hint}"))
+        return float(known[_key(cell)]) if cell.strip() else math.nan
+
+
+def _ascending(values: Mapping[str, str]) -> list[str]:
+    if all(_whole(key) for key in values):
+        return sorted(values, key=int)
+    return [values[key] for key in sorted(values)]
+
+
+def _key(cell: str) -> str:
+    """Equal for cells of one class: ``1`` and ``1.0``, ``TB`` and ``tb``."""
+    word = cell.strip().casefold()
+    start, _, zeros = word.partition(".")
+    return str(int(start)) if _whole(start) and not zeros.strip("0") else word
+
+
+def _whole(word: str) -> bool:
+    return word.removeprefix("-").isdecimal() and word.isascii()

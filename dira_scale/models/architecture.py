@@ -1,0 +1,91 @@
+"""``model.*``: which network, and its settings. Reading them needs no torch.
+
+``model._target_`` names an architecture, ours or yours, which builds the network.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from dira_scale.config.schema import TARGET, Schema, at_least, chosen_class, place
+from dira_scale.errors import UserError
+
+if TYPE_CHECKING:
+    from dira_scale.models.network import Encoder, Network
+
+
+@dataclass
+class Architecture(Schema):
+    """A network's configuration, ``configs/model/*.yaml``. A subclass adds its own keys, and builds from them.
+
+    Encoder and decoder are built apart: what only discriminates has no decoder.
+    """
+
+    _target_: str = MISSING
+    weights: str | None = place(None)
+    bn_groups: int = at_least(1)
+
+    dimensions: ClassVar[int]
+
+    @property
+    def name(self) -> str:
+        """What tables call the network."""
+        return type(self).__name__
+
+    def build_encoder(self, size: int) -> "Encoder":
+        """For views of ``size`` pixels a side, with random weights. Raises ``UserError`` naming the key."""
+        raise NotImplementedError
+
+    def build_network(self, encoder: "Encoder") -> "Network":
+        """``encoder`` with a decoder and head of random weights. Raises ``UserError`` naming the key."""
+        raise NotImplementedError
+
+
+@dataclass
+class TimmUNet(Architecture):
+    """A timm backbone and, over it, the U-Net's decoder (``configs/model/unet.yaml``)."""
+
+    encoder: str = MISSING
+    decoder_channels: list[int] = at_least(1)
+    zero_init_residual: bool = MISSING
+
+    dimensions: ClassVar[int] = 2
+
+    @property
+    def name(self) -> str:
+        return self.encoder
+
+    def build_encoder(self, size: int) -> "Encoder":
+        from dira_scale.models.encoder import build_encoder
+
+        return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
+
+    def build_network(self, encoder: "Encoder") -> "Network":
+        from dira_scale.models.pyramid import TimmEncoder
+        from dira_scale.models.unet import UNet
+
+        assert isinstance(encoder, TimmEncoder)
+        return UNet(encoder, self.decoder_channels)
+
+
+EARLIER = "dira_scale.models.architecture.TimmUNet"  # the architecture of runs from before there were others
+
+
+def architecture(config: Mapping[Any, Any]) -> Architecture:
+    """The object of a ``model`` node: of a composed configuration, or of a run's, which may lack later keys.
+
+    Raises ``UserError`` if ``_target_`` names no architecture, or one with other keys.
+    """
+    given: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else dict(config)
+    kind = chosen_class(Architecture, f"model.{TARGET}", given.setdefault(TARGET, EARLIER))
+    known = [each.name for each in fields(kind)]
+    if unknown := [name for name in given if name not in known]:
+        raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
+    try:
+        found = kind(**given)
+    except UserError as error:
+        raise UserError(f"model.{error}") from error
+    assert isinstance(found, Architecture)
+    return found
