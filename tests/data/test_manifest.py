@@ -180,3 +180,9 @@ def test_what_a_later_field_of_the_description_is_when_absent(dataset: Path) -> 
 def test_an_unknown_split_names_the_known(dataset: Path) -> None:
     with pytest.raises(DatasetError, match="no split 'test', only train, val"):
         ShardedDataset.open(dataset).rows("test")
+
+
+def test_a_runs_folder_is_no_dataset_and_is_called_what_it_is(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="is a run's folder, not a sharded dataset"):
+        ShardedDataset.open(tmp_path)

@@ -90,6 +90,8 @@ class DatasetInfo:
                     "address, which is that of the dataset's folder"
                 ) from error
             folder, words = path.parent, ["recipe=…", f"out={path.parent}"]
+            if (folder / "checkpoints").is_dir():
+                raise DatasetError(f"{folder} is a run's folder, not a sharded dataset: name the latter") from error
             if is_local(folder) and folder.is_dir() and any(folder.iterdir()):  # perhaps of images
                 words = ["recipe=folder", f"recipe.images={folder}", f"out=out/shards/{folder.name}"]
             command = " ".join(word if "…" in word else shlex.quote(word) for word in words)

@@ -212,12 +212,14 @@ class Folder:
         self.class_labels = Classes(classes, table(), path)
         self.classes = self.class_labels.names
         if guess:
-            flags, others = flags_and_numbers(table(), {*named, *HEADER})
+            taken = {*named, *HEADER}
+            flags, others = flags_and_numbers(table(), taken)
             self.numeric = tuple(flags)
-            found = brief(", ".join([*flags, *self.rules, *self.classes])) or (
-                "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
-                "several classes"
-            )
+            none = "none of the columns: each has more than 0, 1, -1, yes and no; recipe.class_columns names those of "
+            none += "several classes"
+            if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
+                none = "none: the table has no further columns"
+            found = brief(", ".join([*flags, *self.rules, *self.classes])) or none
             note = f"{path.name}: labels are {found}"
             if others:
                 numbers = brief(", ".join(others))
