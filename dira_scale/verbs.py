@@ -39,7 +39,7 @@ class Verb:
     parts: bool = False
     execution: tuple[str, ...] = ()
     check: str = ""
-    results: str = "dira_scale.cluster.figures:from_json"
+    results: str = "dira_scale.cluster.results:from_json"
     headline: str = ""
 
 
@@ -51,11 +51,11 @@ _ROWS = (
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
                     "data.helper", "data.cache", "data.cache_size", "validate.pictures", "validate.restored", "health",
                     "watchdog", "enough_steps"),
-         check="dira_scale.planning.refused:check", results="dira_scale.cluster.figures:training",
+         check="dira_scale.planning.refused:check", results="dira_scale.cluster.results:training",
          headline="[^/]*/val/loss"),
     Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
          reads_run=True, execution=("data.workers",), check="dira_scale.evaluation.refused:check_probe",
-         results="dira_scale.cluster.figures:probing", headline="auc/.*/mean$"),
+         results="dira_scale.cluster.results:probing", headline="auc/.*/mean$"),
     Verb("sweep", "start many runs of these, here or on SLURM", output="folder"),
     Verb("export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
          check="dira_scale.evaluation.refused:check_export"),

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -20,13 +20,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from dira_scale.cluster.figures import is_number
 from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
 from dira_scale.verbs import VERBS
 
 UNIQUE = ("phase", "run", "verb")
+# Of a row of metrics.jsonl: where it stands, and what says how it was computed.
+NOT_A_RESULT = ("step", "epoch", "stage", "split", "lease", "lr", "warnings")
+HOW = ("time/", "loader/")
+Figures = Iterator[tuple[str, float]]
 
 
 def write_results(path: Path) -> list[str]:
@@ -75,9 +78,57 @@ def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, A
         yield own | {"metric": metric, "value": value} | shared
 
 
+def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
+    lines = (output / "metrics.jsonl").read_text().splitlines()
+    last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
+    figures = (
+        (f"{stage}/{split}/{key}", value)
+        for (stage, split), row in last.items()
+        for key, value in row.items()
+        if key not in NOT_A_RESULT and not key.startswith(HOW) and _is_number(value)
+    )
+    # The C loader, where PyYAML has it: Python's own takes 30 ms a run.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return figures, yaml.load((output / "config.yaml").read_text(), loader)
+
+
+def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
+    content = json.loads((output / "probe.json").read_text())
+    names: dict[str, set[str]] = {}
+    for one in content["figures"]:
+        names.setdefault(one["kind"], set()).add(one["encoder"])
+
+    def metric(one: Mapping[str, Any]) -> str:
+        kind = one["kind"] if len(names[one["kind"]]) == 1 else f"{one['kind']}:{one['encoder']}"
+        return "/".join(["auc", kind, one["layer"], one["probe"], f"{one['fraction']:g}", one["label"]])
+
+    figures = ((metric(one), one["auc"]) for one in content["figures"] if one["auc"] is not None)
+    return figures, content["config"]
+
+
+def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+    """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
+    files = sorted(output.glob("*.json"))
+    return (figure for file in files for figure in _numbers(json.loads(file.read_text()), file.stem)), {}
+
+
+def _numbers(value: Any, name: str) -> Figures:
+    if _is_number(value):
+        yield name, value
+    inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
+    for key, one in enumerate(value) if isinstance(value, list) else inner:
+        yield from _numbers(one, f"{name}/{key}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def _column(values: list[Any]) -> pa.Array:
     """With the values' own type if they share one, otherwise as text."""
-    kinds = {float if is_number(value) else type(value) for value in values if value is not None}
+    kinds = {float if _is_number(value) else type(value) for value in values if value is not None}
     if kinds <= {float}:
         whole = all(isinstance(value, int) for value in values if value is not None)
         return pa.array(values, pa.int64() if whole and kinds else pa.float64())
