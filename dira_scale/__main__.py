@@ -6,25 +6,14 @@ from pathlib import Path
 
 from dira_scale import __version__
 from dira_scale.errors import interrupt_quietly, nearest
-
-VERBS = {
-    "shard": "convert medical images into shards",
-    "plan": "estimate memory, traffic, hours and cost of a run before it starts",
-    "pretrain": "self-supervised pretraining",
-    "probe": "test frozen features against random ones and raw pixels",
-    "sweep": "start many runs of these, here or on SLURM",
-    "export": "write weights that plain timm and smp load",
-    "report": "write an HTML page about a run",
-    "doctor": "show what this machine has and lacks",
-    "bench": "measure speed on this machine against baselines",
-}
+from dira_scale.verbs import VERBS
 
 
 def main() -> int:
     """Run the verb named by the first word; without one, list them."""
     if len(sys.argv) < 2 or sys.argv[1] in ("-h", "--help"):
         print("usage: dira-scale COMMAND KEY=VALUE ...   (dira-scale COMMAND --help; dira-scale --version)\n")
-        print("\n".join(f"  {name:<10} {line}" for name, line in VERBS.items()))
+        print("\n".join(f"  {verb.name:<10} {verb.help}" for verb in VERBS.values()))
         return 0
     if sys.argv[1] == "--version":
         print(f"dira_scale {__version__}")

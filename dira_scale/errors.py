@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from types import TracebackType
 
+from dira_scale.verbs import VERBS
+
 PAUSE = 30.0  # seconds within which a launcher notices that the first process has exited and ends the others
 
 
@@ -34,7 +36,8 @@ def print_error(verb: str, problem: object) -> None:
 def interrupted(verb: str) -> int:
     """Say in one line that Ctrl-C has ended ``verb``; its exit code, 75 (runs/exit_codes.py)."""
     if local_rank() == 0:
-        kept = "; finished work is kept" if verb.startswith("shard") else ""
+        known = VERBS.get(verb.partition(" ")[0])  # of its subcommands too
+        kept = "; finished work is kept" if known and known.parts else ""
         print(f"\n{verb}: interrupted{kept}; run the same command again", file=sys.stderr, flush=True)
     return 75
 

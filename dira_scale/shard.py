@@ -9,6 +9,7 @@ from dira_scale.config.compose import run_verb
 from dira_scale.curation import commands as curation
 from dira_scale.errors import nearest
 from dira_scale.ingest import commands as ingest
+from dira_scale.ingest.commands import shard
 
 VERBS: dict[str, Callable[[DictConfig], int]] = {
     "plan": ingest.plan,
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"shard: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(VERBS)}", file=sys.stderr)
         return 2
     try:
-        return run_verb("shard", ingest.shard, words)
+        return run_verb("shard", shard, words)
     finally:  # --help ends by an exception
         if words in (["-h"], ["--help"]):
             lines = (f"  {name:<8} {(function.__doc__ or '').splitlines()[0]}" for name, function in VERBS.items())

@@ -4,12 +4,12 @@ import logging
 import multiprocessing
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import Any
 
-from dira_scale.cluster.command import OUTPUT
+from dira_scale.cluster import benchmark
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.records import Run
 from dira_scale.cluster.trained import about_networks, configurations, trained_by
@@ -17,10 +17,10 @@ from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
 from dira_scale.machine.progress import bar
+from dira_scale.verbs import VERBS
 
 logger = logging.getLogger(__name__)
 
-HELP_SECONDS = 120  # for a benchmark to say its flags
 GB = 1e9
 
 
@@ -64,7 +64,7 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
     """Equal for runs whose configurations are right or wrong together."""
     outputs = [re.escape(need) for need in run.needs]
     needed = re.compile("|".join(outputs)) if outputs else None
-    kept = (word for word in run.words if not word.startswith((f"{OUTPUT.get(run.verb)}=", "slice=")))
+    kept = (word for word in run.words if not word.startswith((f"{VERBS[run.verb].output}=", "slice=")))
     words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
     return run.phase.partition("-")[0], run.verb, *words, *map(about_networks, reads)
 
@@ -72,8 +72,8 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
 def _problem(run: Run, reads: Sequence[Run]) -> str:
     """What is wrong with a run's words; empty if nothing is. ``reads``: runs of this sweep that it reads."""
     try:
-        if run.verb == "bench":
-            _check_benchmark(run)
+        if VERBS[run.verb].flags:
+            benchmark.check(run.words)
         else:
             _check_words(run, reads)
     except UserError as error:
@@ -82,34 +82,17 @@ def _problem(run: Run, reads: Sequence[Run]) -> str:
 
 
 def _check_words(run: Run, reads: Sequence[Run]) -> None:
-    """As the verb itself would, except for data. A sweep that pretrains nothing does without torch."""
-    cfg = compose(run.verb, run.words)
-    if run.verb == "pretrain":
-        from dira_scale.planning import refused
-
-        refused.check(cfg, run.launch.nodes * run.launch.processes)
-    if run.verb == "shard":
-        from dira_scale.ingest import commands
-
-        commands.check(cfg)
-    if run.verb in ("probe", "export") and (runs := configurations(cfg, reads)) is not None:
-        from dira_scale.evaluation import refused as later
-
-        (later.check_probe if run.verb == "probe" else later.check_export)(cfg, runs)
-
-
-def _check_benchmark(run: Run) -> None:
-    """A benchmark's parser says which flags there are."""
-    name, *words = run.words
-    if not name:
-        raise UserError("benchmark must be given: set: {benchmark: NAME}; python -m dira_scale.bench lists them")
-    command = [sys.executable, "-m", "dira_scale.bench", name, "--help"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=HELP_SECONDS)
-    if said.returncode:
-        raise UserError(said.stderr.strip().removeprefix("bench: "))
-    for word in words:
-        if word.startswith("--") and not re.search(rf"{re.escape(word)}\b", said.stdout):
-            raise UserError(f"benchmark {name} has no flag {word}: {' '.join(command[2:])} lists them")
+    """As the verb itself would, except for data. A sweep that trains nothing does without torch."""
+    verb = VERBS[run.verb]
+    asked: list[Any] = [compose(run.verb, run.words)]
+    if verb.trains:
+        asked.append(run.launch.nodes * run.launch.processes)
+    if verb.reads_run:
+        if (runs := configurations(asked[0], reads)) is None:
+            return
+        asked.append(runs)
+    if verb.check:
+        resolve_name(verb.check)(*asked)
 
 
 def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
@@ -119,25 +102,26 @@ def check_machines(config: SweepConfig, runs: Sequence[Run]) -> None:
         where = f"sweep.phases.{run.phase.partition('-')[0]}"
         if profile.executor == "local" and run.launch.nodes > 1:
             raise UserError(f"{where}.nodes={run.launch.nodes}: executor local has one machine; use cluster=slurm")
-        if run.verb != "pretrain" and run.launch.nodes * run.launch.processes > 1:
-            raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for pretrain")
+        if not VERBS[run.verb].trains and run.launch.nodes * run.launch.processes > 1:
+            able = " and ".join(verb.name for verb in VERBS.values() if verb.trains)
+            raise UserError(f"{where}: {run.verb} runs as one process; nodes and processes are for {able}")
 
 
 def gpus_of(run: Run, profile: Cluster) -> int:
     """GPUs of a run on each of its nodes, where there are any."""
     if profile.gpus_per_node is not None:
         return profile.gpus_per_node
-    return run.launch.processes if run.verb in ("pretrain", "probe", "bench") else 0
+    return run.launch.processes if VERBS[run.verb].gpu else 0
 
 
 def rehearse(config: SweepConfig, runs: Sequence[Run]) -> list[str]:
-    """A line about the first pretraining run of each phase: memory, and hours and cost of it and of all of the phase.
+    """A line about the first run of each phase that trains: memory, and hours and cost of it and of all of the phase.
 
     Raises UserError if ``plan`` refuses its configuration.
     """
     phases: dict[str, list[Run]] = {}
     for run in runs:
-        if run.verb == "pretrain":
+        if VERBS[run.verb].trains:
             phases.setdefault(run.phase, []).append(run)
     return [_rehearsed(group, config.profile(phase)) for phase, group in phases.items()]
 

@@ -11,20 +11,11 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from dira_scale.cluster import benchmark
 from dira_scale.config.keys import typed
 from dira_scale.config.words import as_words, places_in, written
-from dira_scale.runs.identity import EXECUTION
+from dira_scale.verbs import VERBS
 
-OUTPUT = {"shard": "out", "pretrain": "run", "probe": "out", "export": "out"}  # the key that the sweep sets
-# Keys that do not change a run's result, unless the sweep varies them: not in its name. `data.shards` says which data,
-# where pretraining's own identity has the data's hashes; a run of other `steps` is another result.
-NOT_IN_NAME = {
-    "shard": ("workers",),
-    "pretrain": tuple(key for key in EXECUTION if key not in ("data.shards", "steps")),
-    "probe": ("data.workers",),
-}
-BENCH_FOLDER = ("gpu", "scaling")  # benchmarks with --out FOLDER; the others have --json FILE, but for this one:
-BENCH_SILENT = ("randomness",)
 REFERENCE = re.compile(r"(?<!\$)\{([a-z]\w*)\}", re.ASCII)  # ${KEY} is an interpolation
 DIGEST = 8  # hexadecimal digits
 LABEL = 64  # characters of a name before its hash
@@ -37,13 +28,13 @@ def command(
 
     Local places are absolute, so that the words mean the same when they are run from another folder.
     """
-    if verb == "bench":
-        return _bench_words({**values, **literal}, output)
+    if VERBS[verb].flags:
+        return benchmark.words({**values, **literal}, output)
     places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, own)
     values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
     folders = [word for folder in own for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(verb, values, own), *typed, f"{OUTPUT[verb]}={output}"]
+    return [*folders, *as_words(verb, values, own), *typed, f"{VERBS[verb].output}={output}"]
 
 
 def _absolute(value: Any) -> Any:
@@ -61,19 +52,6 @@ def _absolute_text(text: str) -> str:
     """The same of a place as typed."""
     several = read(text)
     return written(_absolute(several)) if isinstance(several, list | dict) else str(_absolute(text))
-
-
-def _bench_words(values: Mapping[str, Any], output: str) -> list[str]:
-    """``benchmark: step, cases: [a, b], cold: true`` as ``step --cases a b --cold --json …/step.json``."""
-    flags = dict(values)
-    name = str(flags.pop("benchmark", ""))
-    words = [name]
-    for key, value in flags.items():
-        several = value if isinstance(value, list) else [value]
-        words += [f"--{key.replace('_', '-')}", *([] if value is True else map(str, several))]
-    if name not in BENCH_SILENT:
-        words += ["--out", output] if name in BENCH_FOLDER else ["--json", f"{output}/{name}.json"]
-    return words
 
 
 def references(value: Any) -> set[str]:
@@ -127,8 +105,8 @@ def _canonical(value: Any) -> Any:
 
 
 def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of a command that its name is computed from."""
-    left_out = NOT_IN_NAME.get(verb, ())
+    """The part of a command that its name is computed from: without what has no effect, unless the sweep varies it."""
+    left_out = VERBS[verb].execution
     return {
         key: identity[key]
         for key in identity

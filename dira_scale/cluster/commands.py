@@ -24,6 +24,7 @@ from dira_scale.config.overrides import Arguments, key_of
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic
 from dira_scale.runs.exit_codes import DONE
+from dira_scale.verbs import VERBS
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def record(folder: SweepFolder, cfg: DictConfig, runs: Sequence[Run], start: Seq
     write_atomic(folder.path / RECORD, OmegaConf.to_yaml(cfg))
     for run in start:
         folder.add(run)
-        if run.verb == "bench":  # the other commands make it
+        if VERBS[run.verb].flags:  # the other commands make it
             folder.output(run).mkdir(parents=True, exist_ok=True)
     for run in runs:  # one that stays may vary in another key than before
         before = folder.run(run.id)

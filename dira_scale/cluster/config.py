@@ -11,8 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from dira_scale.config.keys import typed
 from dira_scale.config.schema import Schema, above, at_least, kind, one_of, place
 from dira_scale.errors import UserError, nearest
+from dira_scale.verbs import VERBS
 
-VERBS = ("shard", "pretrain", "probe", "export", "bench")
 # Keys of `configs/sweep.yaml`: no phase has such a name, since PHASE.KEY=VALUE must not be a key of the sweep's own.
 OWN = ("sweep", "cluster", "folder", "dry_run", "detach")
 IN_FOLDER = ("lock", "jobs")  # beside the folders of the phases
@@ -62,7 +62,7 @@ class Phase(Schema):
     """Runs of one command: ``list`` x ``grid`` x ``seeds``, for each run of the phases in ``for_each``.
 
     Attributes:
-        command: what each run is: shard, pretrain, probe, export or bench.
+        command: what each run is: the name of a verb that may be in sweeps.
         for_each: a phase or a list of phases. ``"{NAME}"`` in a value is the output of the phase's run.
         set: KEY: VALUE of every run.
         grid: KEY: [VALUES].
@@ -74,7 +74,7 @@ class Phase(Schema):
         list: [{KEY: VALUE, …}, …].
     """
 
-    command: str = one_of(*VERBS)
+    command: str = one_of(*(verb.name for verb in VERBS.values() if verb.in_sweeps))
     for_each: Any = None
     set: dict[str, Any] | None = None
     grid: dict[str, Any] | None = None
@@ -99,8 +99,9 @@ class Phase(Schema):
         for key, values in (self.grid or {}).items():
             if not isinstance(values, list) or not values:
                 raise UserError(f"grid.{key}={typed(values)}: expected a list of values; one value for all goes to set")
-        if self.slices and self.command != "shard":
-            raise UserError(f"slices={self.slices}: only command: shard has slices, not {self.command}")
+        if self.slices and not VERBS[self.command].parts:
+            able = " and ".join(verb.name for verb in VERBS.values() if verb.parts and verb.in_sweeps)
+            raise UserError(f"slices={self.slices}: only command: {able} has slices, not {self.command}")
 
 
 @dataclass

@@ -11,13 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from dira_scale.cluster.command import DIGEST, OUTPUT, command, digest_of, name_of, read, references, resolved
+from dira_scale.cluster.command import DIGEST, command, digest_of, name_of, read, references, resolved
 from dira_scale.cluster.config import Phase, Sweep
 from dira_scale.cluster.records import Launch, Run
 from dira_scale.config.words import written
 from dira_scale.errors import UserError, nearest
-
-READS_RUN = ("probe", "export")  # their run=… is the pretraining run that they are for, unless it is set
+from dira_scale.verbs import VERBS
 
 
 @dataclass(frozen=True)
@@ -133,15 +132,13 @@ def _runs(
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
-    if phase.command in READS_RUN and "run" not in {*values, *literal}:
-        trained = [other for other in lineage if lineage[other].verb == "pretrain"]
+    verb = VERBS[phase.command]
+    if verb.reads_run and "run" not in {*values, *literal}:
+        trained = [other for other in lineage if VERBS[lineage[other].verb].trains]
         values |= {"run": f"{{{trained[0]}}}"} if len(trained) == 1 else {}
-    if (key := OUTPUT.get(phase.command, "")) in {*values, *literal} or (
-        phase.slices and "slice" in {*values, *literal}
-    ):
-        raise UserError(
-            f"phase {name}: {key if key in {*values, *literal} else 'slice'} is set by the sweep; leave it out"
-        )
+    for key in (verb.output, "slice") if phase.slices else (verb.output,):
+        if key in {*values, *literal}:
+            raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
     referred = {found for value in values.values() for found in references(value)}
     if unknown := sorted(referred - lineage.keys()):
         raise UserError(f"phase {name}: '{{{unknown[0]}}}' is no phase that it needs: add it to for_each")

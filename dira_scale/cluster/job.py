@@ -36,6 +36,7 @@ from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
+from dira_scale.verbs import VERBS
 
 logger = logging.getLogger(__name__)
 
@@ -147,7 +148,7 @@ class Job(Checkpointable):
         own = [other for other in sweep.tries(self.run) if other.job == one.job]
         if own[-1].number != one.number:  # this job's next life has begun: it decides
             return one, "leave"
-        stopped = _stopped(job, received, resumes=run.verb == "shard")
+        stopped = _stopped(job, received, resumes=VERBS[run.verb].parts)
         following = after(own, stopped, sweep.is_cancelled(self.run), self.limit)
         if following == "failed" and stopped == "limit":
             one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"

@@ -13,6 +13,7 @@ import json
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ import yaml
 from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.summary import markdown
 from dira_scale.places.atomic import write_atomic
+from dira_scale.verbs import VERBS
 
 UNIQUE = ("phase", "run", "verb")
 # Of a row of metrics.jsonl: where it stands, and what says how it was computed.
@@ -68,7 +70,7 @@ def write_results(path: Path) -> list[str]:
 
 def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, Any]]:
     """A row for each figure of a run."""
-    figures, config = READERS.get(run.verb, _from_json)(output)
+    figures, config = resolve_name(VERBS[run.verb].results)(output)
     command = shlex.join(["python", "-m", f"dira_scale.{run.verb}", *run.words])
     own = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
     shared = {"command": command, "config": json.dumps(config)}
@@ -76,7 +78,7 @@ def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, A
         yield own | {"metric": metric, "value": value} | shared
 
 
-def _training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """The last row of each stage and split: ``STAGE/SPLIT/loss``."""
     lines = (output / "metrics.jsonl").read_text().splitlines()
     last = {(row["stage"], row["split"]): row for row in map(json.loads, lines)}
@@ -91,7 +93,7 @@ def _training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     return figures, yaml.load((output / "config.yaml").read_text(), loader)
 
 
-def _probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
     content = json.loads((output / "probe.json").read_text())
     names: dict[str, set[str]] = {}
@@ -106,13 +108,10 @@ def _probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     return figures, content["config"]
 
 
-def _from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
+def from_json(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """Every number in the JSON files that another command has left: ``FILE/KEY/KEY``."""
     files = sorted(output.glob("*.json"))
     return (figure for file in files for figure in _numbers(json.loads(file.read_text()), file.stem)), {}
-
-
-READERS = {"pretrain": _training, "probe": _probing}
 
 
 def _numbers(value: Any, name: str) -> Figures:

@@ -1,8 +1,11 @@
 """The page of a sweep's results: for each phase, means over seeds."""
 
+import re
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 from typing import Any
+
+from dira_scale.verbs import VERBS
 
 Row = Mapping[str, Any]
 
@@ -12,21 +15,21 @@ def markdown(name: str, about: Sequence[str], rows: Sequence[Row], varied: Seque
 
     Args:
         about: lines above the tables.
-        rows: figures of runs: ``phase, run, metric, value`` and the keys that vary.
+        rows: figures of runs: ``phase, run, verb, metric, value`` and the keys that vary.
         varied: those keys; one whose last part is ``seed`` tells repetitions apart.
     """
     lines = [f"# {name}", "", *about, "± is the standard deviation (n - 1) over seeds.", ""]
     for phase in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == phase and is_headline(row["metric"])]
+        own = [row for row in rows if row["phase"] == phase and is_headline(row)]
         if own:
             lines += [f"## {phase}", "", *_table(own, varied), ""]
     return "\n".join(lines)
 
 
-def is_headline(metric: str) -> bool:
-    """Whether a figure is one to compare runs by: a validation loss, or an AUC that is a mean over labels."""
-    first, _, rest = metric.partition("/")
-    return rest.startswith("val/loss") or (first == "auc" and metric.endswith("/mean"))
+def is_headline(row: Row) -> bool:
+    """Whether a row has a figure to compare runs by."""
+    pattern = VERBS[row["verb"]].headline
+    return bool(pattern and re.match(pattern, row["metric"]))
 
 
 def _table(rows: Sequence[Row], varied: Sequence[str]) -> list[str]:

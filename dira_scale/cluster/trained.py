@@ -1,4 +1,4 @@
-"""The pretraining runs that a probe or an export of a sweep reads, and their configurations before they have run."""
+"""The runs that others of a sweep read, and their configurations before they have trained."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.cluster.records import Run
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
+from dira_scale.verbs import VERBS
 
 NETWORK = ("stages.", "model.", "data.size=")  # keys that say what is trained, beside choices of groups
 
 
 def trained_by(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The pretraining runs among ``runs`` whose output is named in the words of ``run``."""
-    folders = {word.removeprefix("run="): one for one in runs if one.verb == "pretrain" for word in one.words}
+    """The runs among ``runs`` that train and whose output is named in the words of ``run``."""
+    folders = {folder: one for one in runs if VERBS[one.verb].trains and (folder := _output(one))}
     return [one for folder, one in folders.items() if any(folder in word for word in run.words if "run=" in word)]
 
 
@@ -37,12 +38,12 @@ def configurations(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Any] | Non
     """
     from dira_scale.runs.reader import RunReader
 
-    own = {folder: one for one in runs for folder in [word[4:] for word in one.words if word.startswith("run=")]}
+    own = {_output(one): one for one in runs}
     named = [cfg.run] if isinstance(cfg.run, str) else [*(cfg.run or [])]
     found: dict[str, Any] = {}
     for folder in named:
         if folder in own:
-            found[own[folder].id] = _composed(about_networks(own[folder]))
+            found[own[folder].id] = _composed(own[folder].verb, about_networks(own[folder]))
             continue
         try:
             found[folder] = RunReader(Path(folder)).config
@@ -52,5 +53,10 @@ def configurations(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Any] | Non
 
 
 @lru_cache
-def _composed(words: tuple[str, ...]) -> Any:
-    return OmegaConf.to_container(compose("pretrain", [*words, "data.shards=any"]))
+def _composed(verb: str, words: tuple[str, ...]) -> Any:
+    return OmegaConf.to_container(compose(verb, [*words, "data.shards=any"]))
+
+
+def _output(run: Run) -> str:
+    key = f"{VERBS[run.verb].output}="
+    return next((word.removeprefix(key) for word in run.words if word.startswith(key)), "")

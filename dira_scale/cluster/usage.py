@@ -2,8 +2,8 @@
 
 GPU-hours are SLURM's accounting of all jobs of these runs, every requeued life of a job included: time on nodes times
 GPUs. Core-hours take their place where no job had a GPU. The efficiency is the share of the time of all tries of
-`pretrain` that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The rest is
-start-up, waiting for data, validation, checkpoints, and steps that were made again.
+commands that train that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The
+rest is start-up, waiting for data, validation, checkpoints, and steps that were made again.
 """
 
 import json
@@ -17,6 +17,7 @@ from dira_scale.cluster.records import Run, SweepFolder, Try
 from dira_scale.cluster.state import STATES
 from dira_scale.cluster.status import AT_WORK, Standing
 from dira_scale.errors import UserError
+from dira_scale.verbs import VERBS
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def usage(folder: SweepFolder, found: Mapping[str, Standing]) -> Usage | None:
         return None
     counts = Counter(one.state for one in found.values())
     seconds = {run_id: sum(_seconds(folder, one.run, of) for of in one.tries) for run_id, one in found.items()}
-    trained = [run_id for run_id, one in found.items() if one.run.verb == "pretrain" and one.tries]
+    trained = [run_id for run_id, one in found.items() if VERBS[one.run.verb].trains and one.tries]
     steps = [_in_steps(folder, found[run_id]) for run_id in trained]
     known = [one for one in steps if one is not None]
     of = sum(seconds[run_id] for run_id in trained)

@@ -4,11 +4,12 @@ import hashlib
 import json
 from typing import Any
 
+from dira_scale.verbs import VERBS
+
 # Keys that may change between two calls on one run: how and where it is computed. All others are its identity.
-# (`data.shards` may move; `datasets`, which has their content and weights, may not change.)
-EXECUTION = ("run", "steps", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
-             "data.helper", "data.cache", "data.cache_size", "data.shards", "precision_used", "enough_steps",
-             "validate.pictures", "validate.restored", "health", "watchdog")  # fmt: skip
+# (A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
+# `precision_used` is recorded by the run.)
+EXECUTION = (*VERBS["pretrain"].execution, "steps", "data.shards", "precision_used")
 # Keys added to the identity later, with the value that all earlier runs had. At that value they are left out: names
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)

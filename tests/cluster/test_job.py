@@ -16,8 +16,9 @@ from submitit.helpers import environment_variables
 from dira_scale.cluster import requeue
 from dira_scale.cluster.job import Job, _stopped, after, futile
 from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.verbs import VERBS, Verb
 
-VERBS = Path(__file__).parent / "verbs"
+FOLDER = Path(__file__).parent / "verbs"
 SECONDS = 60
 
 
@@ -85,7 +86,7 @@ def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
 def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> submitit.Job[None]:
     executor = submitit.LocalExecutor(sweep.path / "jobs")
     executor.update_parameters(timeout_min=5)
-    path = f"{VERBS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     with environment_variables(PYTHONPATH=path):
         return executor.submit(Job(str(sweep.path), run.id, limit))
 
@@ -217,7 +218,8 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
     told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
     for name, value in (told | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("PYTHONPATH", f"{VERBS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setitem(VERBS, "counting", Verb("counting", ""))
     monkeypatch.setattr("dira_scale.cluster.job.SIGNALS", ())
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from dira_scale.__main__ import VERBS
 from dira_scale.cluster.subcommands import SUBCOMMANDS
 from dira_scale.config.compose import check_words, run_verb
 from dira_scale.shard import VERBS as SHARD_VERBS
+from dira_scale.verbs import VERBS
 
 WITHOUT_TORCH = """
 import sys

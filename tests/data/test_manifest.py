@@ -184,5 +184,5 @@ def test_an_unknown_split_names_the_known(dataset: Path) -> None:
 
 def test_a_runs_folder_is_no_dataset_and_is_called_what_it_is(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="is a run's folder, not a sharded dataset"):
+    with pytest.raises(DatasetError, match="is a run's folder, not a sharded dataset"):
         ShardedDataset.open(tmp_path)

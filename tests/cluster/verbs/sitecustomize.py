@@ -3,5 +3,7 @@
 from pathlib import Path
 
 import dira_scale
+from dira_scale.verbs import VERBS, Verb
 
 dira_scale.__path__.append(str(Path(__file__).parent))
+VERBS |= {file.stem: Verb(file.stem, "") for file in Path(__file__).parent.glob("*ing.py")}

@@ -1,0 +1,66 @@
+"""The commands, a row each: all that is true of one command and that the rest of the package needs to know of it.
+
+Imports nothing of the package: functions are named, ``module:function``, and imported by who calls them
+(``pkgutil.resolve_name``). How to add a command: docs/explanation/architecture.md.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What is typed after ``dira-scale``; to users, a command.
+
+    Attributes:
+        name: also of its module beside this one, and of its file in ``configs/``.
+        help: its line in ``dira-scale --help``.
+        output: the key that says where it writes; empty if it has none.
+        flags: takes ``--flag VALUE``, not ``KEY=VALUE``.
+        in_sweeps: may be the command of a sweep's phase.
+        gpu: computes on a GPU where there is one.
+        trains: makes steps, and resumes at one; alone may have several processes.
+        reads_run: its key ``run`` names what another command has trained.
+        parts: keeps the finished parts of its output when it is stopped, and makes one of N parts by ``slice=n/N``.
+        execution: keys and sections that say how it is computed, without effect on the result.
+        check: the function that refuses, before there is data, what the command would. It gets the configuration; then
+            the number of processes if the command trains, then the configurations by name of the runs it reads.
+        results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
+        headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
+    """
+
+    name: str
+    help: str
+    output: str = ""
+    flags: bool = False
+    in_sweeps: bool = False
+    gpu: bool = False
+    trains: bool = False
+    reads_run: bool = False
+    parts: bool = False
+    execution: tuple[str, ...] = ()
+    check: str = ""
+    results: str = "dira_scale.cluster.results:from_json"
+    headline: str = ""
+
+
+_ROWS = (
+    Verb("shard", "convert medical images into shards", output="out", in_sweeps=True, parts=True,
+         execution=("workers",), check="dira_scale.ingest.commands:check"),
+    Verb("plan", "estimate memory, traffic, hours and cost of a run before it starts", output="plan.json"),
+    Verb("pretrain", "self-supervised pretraining", output="run", in_sweeps=True, gpu=True, trains=True,
+         execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
+                    "data.helper", "data.cache", "data.cache_size", "validate.pictures", "validate.restored", "health",
+                    "watchdog", "enough_steps"),
+         check="dira_scale.planning.refused:check", results="dira_scale.cluster.results:training",
+         headline="[^/]*/val/loss"),
+    Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
+         reads_run=True, execution=("data.workers",), check="dira_scale.evaluation.refused:check_probe",
+         results="dira_scale.cluster.results:probing", headline="auc/.*/mean$"),
+    Verb("sweep", "start many runs of these, here or on SLURM", output="folder"),
+    Verb("export", "write weights that plain timm and smp load", output="out", in_sweeps=True, reads_run=True,
+         check="dira_scale.evaluation.refused:check_export"),
+    Verb("report", "write an HTML page about a run", output="out", reads_run=True),
+    Verb("doctor", "show what this machine has and lacks"),
+    Verb("bench", "measure speed on this machine against baselines", flags=True, in_sweeps=True, gpu=True),
+)  # fmt: skip
+VERBS = {verb.name: verb for verb in _ROWS}
