@@ -5,8 +5,7 @@ import pyarrow as pa
 import pytest
 
 from dira_scale.curation.subset import Part, _fold, _of_patients
-from dira_scale.curation.subset import drawn as drawn_patients
-from dira_scale.evaluation.probes import nested_draws
+from dira_scale.data.selection import drawn, nested_draws
 
 # 24 rows of 9 patients of 1 to 5 rows, out of order.
 PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]
@@ -37,7 +36,7 @@ def held_out(folds: int, fold: int, seed: int) -> list[int]:
     ],
 )
 def test_golden_order_of_patients(seed, names):
-    assert drawn_patients(PATIENTS, seed) == names
+    assert drawn(PATIENTS, seed) == names
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from dira_scale.data.selection import nested_draws
 from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
 from dira_scale.evaluation.probes import (
     PARTS,
@@ -16,7 +17,6 @@ from dira_scale.evaluation.probes import (
     Score,
     knn_probe,
     linear_probe,
-    nested_draws,
     probe,
     standardise,
 )
