@@ -85,8 +85,8 @@ def stratified(
         seen = np.maximum.accumulate(of_patient[_balanced(of_patient, min(len(order), len(names)))])
         enough = 1 + int(np.flatnonzero((seen == of_patient.any(0)).all(1))[0])
         raise UserError(
-            f"data.fraction={fraction:g}: {count} of {len(order)} patients cannot keep a positive of every label: none "
-            f"would have '{names[lost[0]]}'; use {math.ceil(1e4 * enough / len(order)) / 1e4:g} or more"
+            f"data.fraction={fraction:g}: {count} of {len(order)} patients cannot have a positive of every label: "
+            f"'{names[lost[0]]}' would have none; use {math.ceil(1e4 * enough / len(order)) / 1e4:g} or more"
         )
     return np.isin(member, balanced)
 
@@ -176,7 +176,8 @@ def select(
             parts.append(first + own)
             shares.append(weight)
         else:
-            has = _with_positives(dataset, split, positive[own], negatives)
+            where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
+            has = _with_positives(dataset, where, positive[own], negatives)
             count = max(1, round(weight * int(has.sum())))
             parts += [first + own[has], first + own[~has]]
             shares += [count / int(has.sum()), negatives * count / int((~has).sum())]
@@ -185,7 +186,7 @@ def select(
     return Selection(np.concatenate(parts), first, tuple(map(len, parts)), tuple(shares), keys.strip())
 
 
-def _with_positives(dataset: "ShardedDataset", split: str, positive: np.ndarray, negatives: int) -> np.ndarray:
+def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
     """Mask of the positive samples."""
     has = np.asarray(positive.any(1))
     place, whole = f"data.negatives={negatives}: {dataset.root}", "use data.negatives=null, or another dataset"
@@ -193,5 +194,5 @@ def _with_positives(dataset: "ShardedDataset", split: str, positive: np.ndarray,
         raise UserError(f"{place} has no labels: shard it again with recipe.labels=… and another out, or {whole}")
     if not has.any() or has.all():
         missing = "negative (a sample without a positive label)" if has.any() else "positive"
-        raise UserError(f"{place} has no {missing} in split '{split}'; {whole}")
+        raise UserError(f"{place} has no {missing} in {where}; {whole}")
     return has
