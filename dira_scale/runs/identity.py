@@ -39,6 +39,8 @@ def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """
     old, new = identity(before), identity(now)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if any(key == "datasets" or key.startswith("data.") for key in keys):
+        keys = [key for key in keys if key != "selection"]  # follows from these
     return [
         f"{key}: {HASHES[key]}"
         if key in HASHES

@@ -51,6 +51,7 @@ def test_golden_order_of_patients(seed, names):
     [
         (0.01, 0, [2, 3, 4, 11, 18, 23]),
         (0.01, 1, [2, 3, 4, 11, 18, 23]),
+        (0.2, 0, [2, 3, 4, 9, 11, 16, 18, 23]),  # exactly four of twenty
         (0.3, 0, [2, 3, 4, 5, 9, 11, 14, 15, 16, 18, 19, 21, 23]),
         (0.3, 1, [2, 3, 4, 8, 11, 12, 13, 18, 20, 22, 23]),
         (0.6, 0, [2, 3, 4, 5, 8, 9, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23]),
@@ -268,6 +269,9 @@ def test_of_each_dataset_its_own_share(labelled):
     assert samples == sorted(selection.samples)
     assert {sample ^ 1 for sample in samples} == set(samples)  # a patient's images have the numbers 2 n and 2 n + 1
     assert len(POSITIVE & set(samples)) == 3 and 20 in samples and 80 in samples
+    both = order_of(select(datasets, "train", [1.0, 1.0], 1.0, 0, 1))
+    every_tenth = {sample for sample in epoch_of(both, 0) if sample % 10 == 0}
+    assert every_tenth == set(range(0, 120, 10)) and len(set(epoch_of(both, 0))) == 24
 
 
 def test_what_is_selected_is_identity(labelled):

@@ -84,7 +84,7 @@ def test_the_name_of_a_run_on_all_rows_is_that_of_before_they_could_be_chosen() 
     now = CONFIG | {"data": CONFIG["data"] | everything}
     assert identity(now) == identity(CONFIG) and run_name(now) == run_name(CONFIG) == "4c6c9ca2d006"
     some = CONFIG | {"data": CONFIG["data"] | everything | {"fraction": 0.5, "negatives": 2}}
-    assert differences(CONFIG, some) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
+    assert differences(CONFIG, some | {"selection": "ab"}) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
 
 
 def test_identity_leaves_out_execution_only() -> None:
