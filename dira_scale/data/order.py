@@ -14,12 +14,12 @@ Then
 The default, blocks of one sample, is a full shuffle; larger blocks keep reads sequential for disks or object stores
 that need it.
 
-A :class:`~dira_scale.data.selection.Selection` changes only the last line of this arithmetic. ``sizes`` are then those
-of its parts, and row r of part p is the sample ``samples[sum(sizes[:p]) + r]``. With N negatives for each positive a
-dataset of P positives and M negatives has two parts, mixed as two datasets are: the positives fill P slots of a cycle
-and the negatives N * P, which is a weight of N * P / M. So cycle c holds every positive, and of the negatives those
-with the numbers c * N * P to (c + 1) * N * P - 1 of an endless repetition of their fixed shuffle: each cycle others,
-and none twice before all were used.
+A :class:`~dira_scale.data.selection.Selection` (a list, of 8 bytes a chosen sample) changes only the end of this:
+``sizes`` are those of its parts, and row r of part p is the sample ``samples[sum(sizes[:p]) + r]``. With N negatives
+for each positive a dataset of P positives and M negatives has two parts, mixed as two datasets are: the positives fill
+P slots of a cycle and the negatives N * P, which is a weight of N * P / M. So cycle c holds every positive, and of the
+negatives those with the numbers c * N * P to (c + 1) * N * P - 1 of an endless repetition of their fixed shuffle: each
+cycle others, and none twice before all were used.
 """
 
 from dataclasses import dataclass
