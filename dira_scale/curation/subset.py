@@ -1,7 +1,5 @@
 """Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
-import hashlib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import pyarrow.compute as pc
 
 from dira_scale.curation.linked import empty_place, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
+from dira_scale.data.selection import fold_of, fraction_of_samples
 from dira_scale.errors import UserError, nearest
 
 
@@ -75,28 +74,13 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
     return table
 
 
-def drawn(patients: list[str], seed: int) -> list[str]:
-    """The distinct patients in a random order determined only by their names and ``seed``."""
-    return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
-
-
 def _of_patients(table: pa.Table, part: Part) -> pa.Array:
-    """Mask of whole patients of each of ``splits``, in an order drawn by ``seed``, up to ``fraction`` of its samples.
-
-    With the same seed a smaller fraction is a subset of a larger one. Other splits are kept completely.
-    """
+    """Mask of ``fraction`` of the samples of each of ``splits``. Other splits are kept completely."""
     keep = ~np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
     people = table["patient"].to_numpy(zero_copy_only=False)
     for split in part.splits:
         rows = pc.equal(table["split"], split).to_numpy()
-        samples = Counter(people[rows].tolist())
-        chosen, count = set(), 0
-        for patient in drawn(list(samples), part.seed):
-            if count >= part.fraction * rows.sum():
-                break
-            chosen.add(patient)
-            count += samples[patient]
-        keep |= rows & np.isin(people, list(chosen))
+        keep[rows] = fraction_of_samples(people[rows], part.fraction, part.seed)
     return pa.array(keep)
 
 
@@ -104,15 +88,12 @@ def _fold(table: pa.Table, part: Part) -> pa.Table:
     """Deal the patients of ``splits`` into folds: one becomes val, the others train. Other splits are kept, except a
     train or val that is not in ``splits``, whose patients would mix with the folds'."""
     assert part.folds is not None
-    inside = np.isin(table["split"].to_numpy(zero_copy_only=False), part.splits)
-    people = table["patient"].to_numpy(zero_copy_only=False)
-    order = drawn(people[inside].tolist(), part.seed)
-    if len(order) < part.folds:
-        raise UserError(f"folds={part.folds}: only {len(order)} patients in {', '.join(part.splits)}")
-    mine = set(order[part.fold :: part.folds])
-    splits = table["split"].to_pylist()
-    new = [("val" if person in mine else "train") if here else split
-           for split, person, here in zip(splits, people, inside, strict=True)]  # fmt: skip
+    splits = table["split"].to_numpy(zero_copy_only=False)
+    inside = np.isin(splits, part.splits)
+    people = table["patient"].to_numpy(zero_copy_only=False)[inside]
+    if (count := len(set(people.tolist()))) < part.folds:
+        raise UserError(f"folds={part.folds}: only {count} patients in {', '.join(part.splits)}")
+    new = splits.copy()
+    new[inside] = np.where(fold_of(people, part.folds, part.fold, part.seed), "val", "train")
     table = table.set_column(table.schema.get_field_index("split"), "split", pa.array(new, pa.string()))
-    outside = pa.array(inside | ~np.isin(splits, ["train", "val"]))
-    return table.filter(outside)
+    return table.filter(pa.array(inside | ~np.isin(splits, ["train", "val"])))

@@ -13,6 +13,9 @@ class Data(Schema):
     shards: Any = places()
     split: str = MISSING
     val_split: str | None = None
+    fraction: float = above(0, at_most=1)
+    fraction_seed: int = at_least(0)
+    negatives: int | None = at_least(1, None)
     size: int = at_least(1)
     batch: int = at_least(1)
     lanes: int | None = at_least(1, None)

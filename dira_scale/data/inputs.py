@@ -13,6 +13,7 @@ from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
+from dira_scale.data.selection import select
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import is_local, locate
@@ -53,16 +54,20 @@ class Inputs:
             dataset.require_images("pretraining")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
+        sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
+        selection = select(self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives)
+        content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
         self.order = Order(
-            sizes=_sizes(self.datasets, data.split, "data.split"),
+            sizes=selection.sizes if selection else sizes,
             seed=seed,
             batch=data.batch,
-            weights=tuple(paths.values()),
+            weights=selection.weights if selection else weights,
             lanes=data.lanes,
             block=data.block,
             window=data.window,
             remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
-            identity=",".join([data.split, *(d.hash for d in self.datasets)]),
+            identity=",".join(content),
+            selection=selection,
         )
         self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
         for batch, order in self.orders.items():
@@ -92,10 +97,11 @@ class Inputs:
         return HeldOutBatches(self._loader(self.loader_choice, self.data.val_split, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
-        """The data's part of a run's identity beyond the configuration: content, weights, order and views."""
+        """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""
         weights = _paths(self.data.shards).values()
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
-        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION}
+        selection = {"selection": self.order.selection.identity} if self.order.selection else {}
+        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION} | selection
 
     def _loader(
         self,

@@ -13,6 +13,13 @@ Then
 
 The default, blocks of one sample, is a full shuffle; larger blocks keep reads sequential for disks or object stores
 that need it.
+
+A :class:`~dira_scale.data.selection.Selection` (a list, of 8 bytes a chosen sample) changes only the end of this:
+``sizes`` are those of its parts, and row r of part p is the sample ``samples[sum(sizes[:p]) + r]``. With N negatives
+for each positive a dataset of P positives and M negatives has two parts, mixed as two datasets are: the positives fill
+P slots of a cycle and the negatives N * P, which is a weight of N * P / M. So cycle c holds every positive, and of the
+negatives those with the numbers c * N * P to (c + 1) * N * P - 1 of an endless repetition of their fixed shuffle: each
+cycle others, and none twice before all were used.
 """
 
 from dataclasses import dataclass
@@ -23,6 +30,7 @@ import numpy as np
 
 from dira_scale.data import random
 from dira_scale.data.epochs import smaller_batch
+from dira_scale.data.selection import Selection
 from dira_scale.errors import UserError
 
 ORDER_VERSION = 1  # part of every key: raise it when the arithmetic below changes the order
@@ -34,7 +42,8 @@ class Positions:
 
     Attributes:
         epoch: which epoch the step belongs to.
-        index: int64 [b], samples counted over all datasets: row r of dataset d is ``sum(sizes[:d]) + r``.
+        index: int64 [b], samples counted over the whole splits of all datasets: row r of dataset d is the number of
+            rows of the datasets before d, plus r.
         occurrence: int64 [b], how often the sample came earlier in the epoch (> 0 only with wrapping or weights > 1).
     """
 
@@ -57,6 +66,7 @@ class Order:
         block, window: see above; in samples and in blocks.
         remainder: ``drop`` leaves N mod B slots to the next epoch; ``wrap`` borrows from it to fill the last batch.
         identity: names the content (dataset hashes, split, selection); it determines the order.
+        selection: which samples, where not all: its parts take the place of the datasets above. None: all.
 
     Raises UserError where sizes, batch and lanes do not fit, with numbers that do.
     """
@@ -70,6 +80,7 @@ class Order:
     window: int = 1
     remainder: Literal["drop", "wrap"] = "drop"
     identity: str = ""
+    selection: Selection | None = None
 
     def __post_init__(self) -> None:
         if min(self.batch, self.block, self.window, self._lanes) < 1:
@@ -91,21 +102,27 @@ class Order:
                 f"dataset {empty[0]} of the mixture contributes no sample to an epoch "
                 f"({self.sizes[empty[0]]} rows): raise its weight or leave it out"
             )
-        if self.remainder == "drop" and self._total < self.batch:
+        if self.remainder == "drop" and self.epoch_size < self.batch:
+            keys = f" that {self.selection.keys} leaves" if self.selection else ""
             raise UserError(
-                f"{self._total} samples do not fill one global batch of {self.batch}: use data.batch="
-                f"{smaller_batch(self._total)} (the largest power of two, which divides most queues), or "
+                f"{self.epoch_size} samples{keys} do not fill one global batch of {self.batch}: use data.batch="
+                f"{smaller_batch(self.epoch_size)} (the largest power of two, which divides most queues), or "
                 "data.remainder=wrap"
             )
 
     @property
     def steps_per_epoch(self) -> int:
-        return self._total // self.batch if self.remainder == "drop" else -(-self._total // self.batch)
+        return self.epoch_size // self.batch if self.remainder == "drop" else -(-self.epoch_size // self.batch)
+
+    @property
+    def split_size(self) -> int:
+        """Samples of the whole splits, selected or not."""
+        return sum(self.sizes) if self.selection is None else self.selection.of
 
     @property
     def dropped(self) -> int:
         """Slots that an epoch leaves to the next."""
-        return max(0, self._total - self._used)
+        return max(0, self.epoch_size - self._used)
 
     def admissible_worlds(self) -> list[int]:
         """The numbers of ranks that divide the lanes."""
@@ -152,18 +169,19 @@ class Order:
     def _rows(self, epoch: int, position: np.ndarray) -> Positions:
         """From positions in an epoch to rows: each dataset's slots form an endless sequence of its rows."""
         start = epoch * self._used
-        cycle, slot = np.divmod(start + position, self._total)
+        cycle, slot = np.divmod(start + position, self.epoch_size)
         sizes, slots = np.array(self.sizes, np.int64), np.array(self._slots, np.int64)
         first_slot = np.cumsum(slots) - slots
         dataset = np.searchsorted(first_slot, slot, side="right") - 1
         turn = cycle * slots[dataset] + slot - first_slot[dataset]
-        start_cycle, start_slot = divmod(start, self._total)
+        start_cycle, start_slot = divmod(start, self.epoch_size)
         first_turn = start_cycle * slots + np.clip(start_slot - first_slot, 0, slots)
         occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
         for d in np.flatnonzero(slots != sizes):  # part of a dataset must be a random part, not its first rows
             own = dataset == d
             row[own] = random.permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
-        return Positions(epoch, (np.cumsum(sizes) - sizes)[dataset] + row, occurrence)
+        index = (np.cumsum(sizes) - sizes)[dataset] + row
+        return Positions(epoch, index if self.selection is None else self.selection.samples[index], occurrence)
 
     def _key(self, purpose: str, number: int) -> int:
         return random.key(ORDER_VERSION, self.identity, self.seed, purpose, number)
@@ -178,7 +196,8 @@ class Order:
         return tuple(round(weight * size) for weight, size in zip(weights, self.sizes, strict=True))
 
     @cached_property
-    def _total(self) -> int:
+    def epoch_size(self) -> int:
+        """Slots of an epoch, of which the last ones may be dropped."""
         return sum(self._slots)
 
     @property

@@ -59,7 +59,7 @@ class Requests:
         world: int = 1,
         fixed_epoch: int | None = None,
     ) -> None:
-        size = order.size if isinstance(order, EvalOrder) else sum(order.sizes)
+        size = order.size if isinstance(order, EvalOrder) else order.split_size
         assert len(samples) == size, "order of other data"
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch

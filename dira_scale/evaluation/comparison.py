@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.selection import nested_draws
 from dira_scale.errors import UserError, nearest
 from dira_scale.evaluation import probes
 from dira_scale.evaluation.config import PIXELS
@@ -24,7 +25,7 @@ from dira_scale.evaluation.encoders import (
 )
 from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_table import Features, Figure, figures
-from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask, nested_draws
+from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
 
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 SIZE = 224  # of images, without a run that has a view size

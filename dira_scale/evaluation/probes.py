@@ -42,24 +42,6 @@ class Score:
     accuracy: Mapping[str, float] = field(default_factory=dict)
 
 
-def nested_draws(
-    patients: np.ndarray, fractions: Sequence[float], draws: int, seed: int
-) -> dict[float, list[np.ndarray]]:
-    """For each fraction, ``draws`` sets of image indices: all images of a share of the ``patients`` [n].
-
-    A draw's patients at a smaller fraction are a subset of those at a larger one. Fraction 1 has a single draw.
-    """
-    unique, member = np.unique(patients, return_inverse=True)
-    sets: dict[float, list[np.ndarray]] = {fraction: [] for fraction in fractions}
-    for draw in range(draws):
-        rank = np.empty(len(unique), np.int64)
-        rank[np.random.default_rng([seed, draw]).permutation(len(unique))] = np.arange(len(unique))
-        for fraction in fractions:
-            if fraction < 1 or draw == 0:
-                sets[fraction].append(np.flatnonzero(rank[member] < max(1, round(fraction * len(unique)))))
-    return sets
-
-
 def standardise(features: Parts) -> Parts:
     """Mean 0 and standard deviation 1 over all train images, labelled or not; constant features become 0."""
     mean, deviation = features["train"].mean(0, dtype=np.float64), features["train"].std(0, dtype=np.float64)

@@ -20,7 +20,7 @@ IN_USE = 4
 
 
 def planned_inputs(config: Pretrain, views: ViewSpec, ranks: int) -> tuple[int, float]:
-    """Training images, and bytes of GPU memory that the loader needs per image of a rank's batch.
+    """Training images of an epoch, and bytes of GPU memory that the loader needs per image of a rank's batch.
 
     The machine that plans needs no DALI and no cache: ``data.loader=auto`` counts as it does on a GPU machine after its
     set-up.
@@ -28,7 +28,7 @@ def planned_inputs(config: Pretrain, views: ViewSpec, ranks: int) -> tuple[int, 
     batches = tuple(set(batches_of(config).values()))
     here = replace(config.data, loader="cpu", helper=False, cache=None, cache_size=None, missing="stop")
     inputs = Inputs(here, views, config.seed, 0, ranks, batches)
-    return sum(inputs.order.sizes), decoding_bytes(config.data, inputs.datasets, views)
+    return inputs.order.epoch_size, decoding_bytes(config.data, inputs.datasets, views)
 
 
 def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSpec) -> float:

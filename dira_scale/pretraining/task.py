@@ -127,8 +127,11 @@ class PretrainTask:
         stages = ", ".join(
             f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * (len(orders) > 1) for plan in self.stages
         )
+        images = f"{sum(order.sizes)} images"
+        if order.selection:
+            images = f"{sum(order.sizes)} of {order.split_size} images ({order.selection.keys})"
         return [
-            f"data: {sum(order.sizes)} images, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            f"data: {images}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
             f"{self.inputs.loader_choice}, {self.inputs.workers} thread(s)"
             + " in a process of its own" * self.config.data.helper,
             f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
@@ -241,6 +244,8 @@ def _facts(config: Pretrain, inputs: "Inputs") -> dict[str, str]:
         f"the content of dataset {i + 1} of data.shards": dataset.hash[:digits]
         for i, dataset in enumerate(inputs.datasets)
     }
+    if inputs.order.selection is not None:
+        facts["the rows that data.fraction and data.negatives choose"] = inputs.order.selection.identity[:digits]
     if config.model.weights is not None and Path(config.model.weights).is_file():
         with Path(config.model.weights).open("rb") as file:
             facts["the file model.weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:digits]

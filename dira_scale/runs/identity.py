@@ -14,7 +14,13 @@ EXECUTION = (*VERBS["pretrain"].execution, "steps", "data.shards", "precision_us
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
-         "model._target_": "dira_scale.models.architecture.TimmUNet"}  # fmt: skip
+         "model._target_": "dira_scale.models.architecture.TimmUNet",
+         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None}  # fmt: skip
+
+HASHES = {
+    "datasets": "other images, labels or weights in data.shards",
+    "selection": "data.fraction and data.negatives choose other rows: other patients or labels in data.shards",
+}
 
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
@@ -31,13 +37,15 @@ def run_name(config: dict[str, Any]) -> str:
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """``key: old value -> new value`` for each key by which the identities of two configurations differ.
 
-    ``datasets`` holds content hashes, which say nothing to a reader: a sentence instead.
+    ``datasets`` and ``selection`` hold hashes, which say nothing to a reader: a sentence instead.
     """
     old, new = identity(before), identity(now)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    if any(key == "datasets" or key.startswith("data.") for key in keys):
+        keys = [key for key in keys if key != "selection"]  # follows from these
     return [
-        "datasets: other images, labels or weights in data.shards"
-        if key == "datasets"  # hashes
+        f"{key}: {HASHES[key]}"
+        if key in HASHES
         else f"{key}: {old.get(key, LATER.get(key))} -> {new.get(key, LATER.get(key))}"
         for key in keys
     ]

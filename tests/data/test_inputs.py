@@ -36,6 +36,7 @@ def test_other_shards_are_refused_by_key(shards: object) -> None:
 def inputs(shards: list[Path], **keys: Any) -> Inputs:
     """With the first dataset's only split to train on."""
     rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
+    rest |= {"fraction": 1.0, "fraction_seed": 0}
     data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
     return Inputs(data, ViewSpec(size=data.size), seed=0, rank=0, ranks=1)
 
@@ -44,6 +45,35 @@ def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: 
     dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
     expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 2}
     assert inputs([dataset.root]).identity() == expected
+
+
+def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: Any, radiograph: Any) -> None:
+    """Image 0 is negative and 1 to 7 are positive: of six patients it is one, as labels keep their shares."""
+    dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(8)])
+    everything, some = inputs([dataset.root]), inputs([dataset.root], fraction=0.75, fraction_seed=3, negatives=1)
+    content = some.identity()
+    assert some.order.identity == f"{everything.order.identity},{content.pop('selection')}"
+    assert content == everything.identity()
+    seen = list(some.train(2).iterate(0, some.steps_per_epoch(2)))
+    index = np.concatenate([batch.index for batch in seen]).tolist()
+    assert len(index) == 10 and index.count(0) == 5 and len(set(index)) == 6
+    assert [row[0] for batch in seen for row in batch.labels.tolist()] == index  # under the samples' own numbers
+    assert planned(dataset, "data.fraction=0.75", "data.negatives=1") == 10 and planned(dataset) == 8
+    for words, said in (
+        ({"fraction": 0.0}, "fraction=0.0: must be above 0 and at most 1"),
+        ({"fraction": 1.5}, "fraction=1.5: must be above 0 and at most 1"),
+        ({"negatives": 0}, "negatives=0: must be at least 1, or null"),
+        ({"fraction": 0.5, "negatives": 1}, r"no negative .* in split 'train' at data\.fraction=0\.5; use data\.neg"),
+        ({"fraction": 0.1, "batch": 4}, r"1 samples that data\.fraction=0\.1 leaves do not fill one global batch of 4"),
+    ):
+        with pytest.raises(UserError, match=said):
+            inputs([dataset.root], **words)
+
+
+def planned(dataset: ShardedDataset, *words: str) -> int:
+    more = [f"data.shards={dataset.root}", "data.batch=2", "data.val_split=null", "data.loader=cpu"]
+    cfg = compose("plan", ["experiment=small", *more, *words])
+    return planned_inputs(OmegaConf.to_object(cfg), views_of(cfg), 1)[0]
 
 
 def test_what_cannot_be_read_is_refused_at_once(make_dataset: Any, radiograph: Any) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
 
+from dira_scale.data.selection import nested_draws
 from dira_scale.evaluation.probe_table import MEAN, Features, as_json, figures, markdown, rich_table, tables
 from dira_scale.evaluation.probes import (
     PARTS,
@@ -18,7 +19,6 @@ from dira_scale.evaluation.probes import (
     Score,
     knn_probe,
     linear_probe,
-    nested_draws,
     probe,
     standardise,
 )

@@ -73,6 +73,18 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
 def test_other_data_is_named_without_hashes() -> None:
     found = differences({"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]})
     assert found == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
+    (found,) = differences({"selection": "ab"}, {"selection": "cd"})
+    assert found == (
+        "selection: data.fraction and data.negatives choose other rows: other patients or labels in data.shards"
+    )
+
+
+def test_the_name_of_a_run_on_all_rows_is_that_of_before_they_could_be_chosen() -> None:
+    everything = {"fraction": 1.0, "fraction_seed": 0, "negatives": None}
+    now = CONFIG | {"data": CONFIG["data"] | everything}
+    assert identity(now) == identity(CONFIG) and run_name(now) == run_name(CONFIG) == "4c6c9ca2d006"
+    some = CONFIG | {"data": CONFIG["data"] | everything | {"fraction": 0.5, "negatives": 2}}
+    assert differences(CONFIG, some | {"selection": "ab"}) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
 
 
 def test_identity_leaves_out_execution_only() -> None:

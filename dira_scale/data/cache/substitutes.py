@@ -27,6 +27,10 @@ class Substitutes:
         self.order, self.shards, self.cache, self.seed = order, shards, cache, seed
         self._told: set[int] = set()
         self._samples = shards.samples
+        self._selected: np.ndarray | None = None  # bool [n]; None: all
+        if isinstance(order, Order) and order.selection is not None:
+            self._selected = np.zeros(order.split_size, bool)
+            self._selected[order.selection.samples] = True
 
     def batch_at(self, step: int, rank: int = 0, world: int = 1) -> Positions:
         """As the order's; raises UserError where all shards of this process's part of the batch are missing."""
@@ -50,6 +54,8 @@ class Substitutes:
         found = np.empty_like(index)
         for i, (which, row) in enumerate(draws):
             members = self.shards.members(int(there[int(which * len(there))]))
+            if self._selected is not None:
+                members = members[self._selected[members]]
             found[i] = members[int(row * len(members))]
         return found
 

@@ -33,6 +33,7 @@ from dira_scale.data.loaders.stream import StreamLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
+from dira_scale.data.selection import Selection
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.places.retry import PATIENCE
@@ -427,6 +428,17 @@ def test_skipping_replaces_deterministically_and_counts(cut_up, server, cache, c
         path.unlink()
     with pytest.raises(UserError, match="all shards of step 0 are missing"):
         next(stream(far(server), order, replace(skipping, folder=str(tmp_path / "none"))).iterate(0, 1))
+
+
+def test_what_takes_the_place_of_a_missing_shard_is_chosen_too(cut_up, server, cache):
+    local = cut_up()
+    (local.root / "train-000002.tar").unlink()
+    chosen = np.arange(0, sum(local.info.counts.values()), 2)
+    selection = Selection(chosen, 2 * len(chosen), (len(chosen),), (1.0,), "data.fraction=0.5")
+    order = Order((len(chosen),), seed=1, batch=6, lanes=1, block=EACH // 2, selection=selection)
+    loader = stream(far(server), order, replace(cache, missing="skip"))
+    shown = np.concatenate([batch.index.numpy() for batch in loader.iterate(0, 8)])
+    assert set(shown) == set(chosen[chosen // EACH != 2]) and loader.seconds()["skipped"] > 0
 
 
 def test_shards_of_another_disk_are_staged_and_those_of_the_same_are_read_in_place(cut_up, tmp_path):

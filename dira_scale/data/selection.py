@@ -1,0 +1,198 @@
+"""Which rows of a split are used: by patient, label, fraction and seed. Every rule of the package is here.
+
+    fraction_of_samples   ``shard subset fraction=``: patients in a drawn order, up to a share of the samples
+    fold_of               ``shard subset folds=``: patients dealt out
+    nested_draws          ``probe fractions=``: several draws of a share of the patients
+    stratified            ``data.fraction``: a share of the patients in which every label keeps its share
+    select                ``data.fraction`` and ``data.negatives`` of pretraining's data, for the order
+
+Patients stay whole, and with one seed a smaller fraction is a subset of a larger one.
+"""
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dira_scale.errors import UserError
+
+if TYPE_CHECKING:  # an order is made where no shards are, hence no pyarrow
+    from dira_scale.data.manifest import ShardedDataset
+
+
+def drawn(patients: Sequence[str], seed: int) -> list[str]:
+    """The distinct patients in a random order determined only by their names and ``seed``."""
+    return sorted(set(patients), key=lambda patient: hashlib.sha256(f"{seed} {patient}".encode()).digest())
+
+
+def fraction_of_samples(patients: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Mask of the first ``drawn`` patients that together have ``fraction`` of the samples; ``patients`` [n]."""
+    samples = Counter(patients.tolist())
+    chosen, count = set(), 0
+    for patient in drawn(list(samples), seed):
+        if count >= fraction * len(patients):
+            break
+        chosen.add(patient)
+        count += samples[patient]
+    return np.isin(patients, list(chosen))
+
+
+def fold_of(patients: np.ndarray, folds: int, fold: int, seed: int) -> np.ndarray:
+    """Mask of the samples whose patients are in ``fold``: every ``folds``-th one in the order ``drawn``."""
+    return np.isin(patients, drawn(patients.tolist(), seed)[fold::folds])
+
+
+def nested_draws(
+    patients: np.ndarray, fractions: Sequence[float], draws: int, seed: int
+) -> dict[float, list[np.ndarray]]:
+    """For each fraction, ``draws`` sets of image indices: all images of a share of the ``patients`` [n].
+
+    A draw's patients at a smaller fraction are a subset of those at a larger one. Fraction 1 has a single draw.
+    """
+    unique, member = np.unique(patients, return_inverse=True)
+    sets: dict[float, list[np.ndarray]] = {fraction: [] for fraction in fractions}
+    for draw in range(draws):
+        rank = np.empty(len(unique), np.int64)
+        rank[np.random.default_rng([seed, draw]).permutation(len(unique))] = np.arange(len(unique))
+        for fraction in fractions:
+            if fraction < 1 or draw == 0:
+                sets[fraction].append(np.flatnonzero(rank[member] < max(1, round(fraction * len(unique)))))
+    return sets
+
+
+def stratified(
+    patients: np.ndarray, positive: np.ndarray, names: Sequence[str], fraction: float, seed: int
+) -> np.ndarray:
+    """Mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
+
+    ``positive``: bool [n, S], one column for each of ``names``: a label, or a class of a label of classes. A patient is
+    positive if a sample is. A label that has a positive keeps one, however rare it is.
+
+    Raises UserError, which names a label, if the fraction is too small for that.
+    """
+    order = drawn(patients.tolist(), seed)
+    rank = {patient: i for i, patient in enumerate(order)}
+    member = np.array([rank[patient] for patient in patients.tolist()])
+    of_patient = np.zeros((len(order), positive.shape[1]), bool)
+    np.logical_or.at(of_patient, member, positive)
+    count = max(1, round(fraction * len(order)))
+    balanced = _balanced(of_patient, count)
+    if lost := np.flatnonzero(of_patient.any(0) & ~of_patient[balanced].any(0)).tolist():
+        seen = np.maximum.accumulate(of_patient[_balanced(of_patient, min(len(order), len(names)))])
+        enough = 1 + int(np.flatnonzero((seen == of_patient.any(0)).all(1))[0])
+        raise UserError(
+            f"data.fraction={fraction:g}: {count} of {len(order)} patients cannot have a positive of every label: "
+            f"'{names[lost[0]]}' would have none; use {math.ceil(1e4 * enough / len(order)) / 1e4:g} or more"
+        )
+    return np.isin(member, balanced)
+
+
+def _balanced(positive: np.ndarray, count: int) -> np.ndarray:
+    """The first ``count`` rows of ``positive`` [P, S] in an order whose every beginning has all columns' shares.
+
+    It begins with rows that together have every column: each time one that adds most. Then each row is the one after
+    which the columns' counts are nearest to their shares, by the sum of squares; rows without any positive count as a
+    column, too. That is iterative stratification (Sechidis et al., "On the stratification of multi-label data", ECML
+    PKDD 2011), of beginnings instead of folds. Among equal rows the first is taken. Counts stay within about one row.
+    """
+    columns = np.concatenate([positive, ~positive.any(1, keepdims=True)], 1)
+    alike, first, member, size = np.unique(columns, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    if len(alike) == 1:  # without labels
+        return np.arange(count)
+    queues = np.argsort(member, kind="stable")  # group after group of rows that are alike
+    start, taken = np.cumsum(size) - size, np.zeros_like(size)
+    # Whole numbers, so exact, in floats, whose products are fast: counts times the number of rows.
+    groups, total, held = alike.astype(float), columns.sum(0).astype(float), np.zeros(columns.shape[1])
+    missing, chosen = positive.any(0), np.empty(count, np.int64)
+    for i in range(count):
+        adds = alike[:, :-1][:, missing].sum(1)
+        left = taken < size
+        group = np.flatnonzero(left & (adds == adds[left].max()))
+        over = held * len(columns) - (i + 1) * total
+        cost = groups[group] @ (2 * over + len(columns))
+        group = group[cost == cost.min()]
+        behind = (i + 1) * size[group] - len(columns) * taken[group]
+        group = group[behind == behind.max()]
+        best = group[np.argmin(first[group])]
+        chosen[i] = queues[start[best] + taken[best]]
+        taken[best] += 1
+        held += groups[best]
+        missing &= ~alike[best, :-1]
+    return chosen
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """The samples that an order covers, in parts that it mixes.
+
+    Attributes:
+        samples: int64, part after part; counted over the whole splits of all datasets, of which there are ``of``.
+        sizes, weights: of the parts; as of an order's datasets.
+        keys: that made it, as a user writes them.
+    """
+
+    samples: np.ndarray
+    of: int
+    sizes: tuple[int, ...]
+    weights: tuple[float, ...]
+    keys: str
+
+    @property
+    def identity(self) -> str:
+        """A hash of what is selected: a dataset's hash does not tell its patients and labels."""
+        return hashlib.sha256(f"{self.sizes} {self.of}".encode() + self.samples.tobytes()).hexdigest()
+
+
+def select(
+    datasets: Sequence["ShardedDataset"],
+    split: str,
+    weights: Sequence[float],
+    fraction: float,
+    seed: int,
+    negatives: int | None,
+) -> Selection | None:
+    """What ``data.fraction`` and ``data.negatives`` leave of the ``split`` of each dataset; None if that is all.
+
+    With ``negatives`` a dataset has two parts: its positives, and as many slots of negatives for each of theirs. A
+    positive is a sample of which any label is above 0; unknown and uncertain are none.
+
+    Raises UserError, naming key and dataset, where there are no labels, positives or negatives, or a label is lost.
+    """
+    if fraction == 1 and negatives is None:
+        return None
+    parts: list[np.ndarray] = []
+    shares: list[float] = []
+    first = 0
+    for dataset, weight in zip(datasets, weights, strict=True):
+        rows, names = dataset.rows(split), [flag.name for flag in dataset.info.flags]
+        positive, own = dataset.flags(rows) > 0, np.arange(len(rows))
+        if fraction < 1:
+            own = own[stratified(dataset.column("patient")[rows], positive, names, fraction, seed)]
+        if negatives is None:
+            parts.append(first + own)
+            shares.append(weight)
+        else:
+            where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
+            has = _with_positives(dataset, where, positive[own], negatives)
+            count = max(1, round(weight * int(has.sum())))
+            parts += [first + own[has], first + own[~has]]
+            shares += [count / int(has.sum()), negatives * count / int((~has).sum())]
+        first += len(rows)
+    keys = f"data.fraction={fraction:g}" * (fraction < 1) + f" data.negatives={negatives}" * (negatives is not None)
+    return Selection(np.concatenate(parts), first, tuple(map(len, parts)), tuple(shares), keys.strip())
+
+
+def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
+    """Mask of the positive samples."""
+    has = np.asarray(positive.any(1))
+    place, whole = f"data.negatives={negatives}: {dataset.root}", "use data.negatives=null, or another dataset"
+    if not positive.shape[1]:
+        raise UserError(f"{place} has no labels: shard it again with recipe.labels=… and another out, or {whole}")
+    if not has.any() or has.all():
+        missing = "negative (a sample without a positive label)" if has.any() else "positive"
+        raise UserError(f"{place} has no {missing} in {where}; {whole}")
+    return has

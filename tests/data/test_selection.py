@@ -1,0 +1,320 @@
+"""Which rows are used: those of earlier versions, row by row, and the rules' promises."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from dira_scale.curation.subset import Part, _fold, _of_patients
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import Order
+from dira_scale.data.selection import Selection, drawn, nested_draws, select, stratified
+from dira_scale.errors import UserError
+
+# 24 rows of 9 patients of 1 to 5 rows, out of order.
+PATIENTS = [f"p{number}" for number in (4, 0, 7, 7, 2, 8, 1, 4, 3, 5, 0, 6, 3, 3, 8, 8, 5, 1, 2, 8, 3, 8, 3, 6)]
+SPLITS = ["test" if patient in ("p2", "p6") else "train" for patient in PATIENTS]
+TABLE = pa.table({"split": SPLITS, "patient": PATIENTS})
+
+
+def part(**keys) -> Part:
+    return Part(**{"fraction": 1.0, "seed": 0, "splits": ("train",), "where": {}, "folds": None, "fold": 0} | keys)
+
+
+def in_fraction(fraction: float, seed: int) -> list[int]:
+    kept = _of_patients(TABLE, part(fraction=fraction, seed=seed)).to_numpy(zero_copy_only=False)
+    return np.flatnonzero(kept).tolist()
+
+
+def held_out(folds: int, fold: int, seed: int) -> list[int]:
+    """Rows of the fold that is val."""
+    table = _fold(TABLE.append_column("row", [range(len(TABLE))]), part(folds=folds, fold=fold, seed=seed))
+    return table.filter(pa.compute.equal(table["split"], "val"))["row"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("seed", "names"),
+    [
+        (0, ["p7", "p5", "p8", "p2", "p3", "p6", "p1", "p0", "p4"]),
+        (1, ["p7", "p3", "p2", "p5", "p8", "p0", "p6", "p1", "p4"]),
+    ],
+)
+def test_golden_order_of_patients(seed, names):
+    assert drawn(PATIENTS, seed) == names
+
+
+@pytest.mark.parametrize(
+    ("fraction", "seed", "rows"),
+    [
+        (0.01, 0, [2, 3, 4, 11, 18, 23]),
+        (0.01, 1, [2, 3, 4, 11, 18, 23]),
+        (0.2, 0, [2, 3, 4, 9, 11, 16, 18, 23]),  # exactly four of twenty
+        (0.3, 0, [2, 3, 4, 5, 9, 11, 14, 15, 16, 18, 19, 21, 23]),
+        (0.3, 1, [2, 3, 4, 8, 11, 12, 13, 18, 20, 22, 23]),
+        (0.6, 0, [2, 3, 4, 5, 8, 9, 11, 12, 13, 14, 15, 16, 18, 19, 20, 21, 22, 23]),
+    ],
+)
+def test_golden_fraction_of_samples(fraction, seed, rows):
+    """Of `shard subset`; the test split is kept whole."""
+    assert in_fraction(fraction, seed) == rows
+
+
+@pytest.mark.parametrize(
+    ("fold", "seed", "rows"),
+    [
+        (0, 0, [0, 2, 3, 7, 8, 12, 13, 20, 22]),
+        (1, 0, [6, 9, 16, 17]),
+        (2, 0, [1, 5, 10, 14, 15, 19, 21]),
+        (0, 1, [0, 2, 3, 5, 7, 14, 15, 19, 21]),
+        (1, 1, [1, 8, 10, 12, 13, 20, 22]),
+        (2, 1, [6, 9, 16, 17]),
+    ],
+)
+def test_golden_folds(fold, seed, rows):
+    assert held_out(3, fold, seed) == rows
+
+
+@pytest.mark.parametrize(
+    ("fraction", "seed", "draws"),
+    [
+        (0.5, 0, [[0, 4, 7, 9, 11, 16, 18, 23], [2, 3, 6, 8, 11, 12, 13, 17, 20, 22, 23]]),
+        (0.1, 0, [[0, 7], [6, 17]]),
+        (0.5, 7, [[1, 2, 3, 5, 6, 10, 14, 15, 17, 19, 21], [1, 6, 8, 10, 11, 12, 13, 17, 20, 22, 23]]),
+        (0.1, 7, [[5, 14, 15, 19, 21], [11, 23]]),
+    ],
+)
+def test_golden_draws(fraction, seed, draws):
+    """Of `probe`."""
+    found = nested_draws(np.array(PATIENTS), (1.0, 0.5, 0.1), 2, seed)
+    assert [rows.tolist() for rows in found[fraction]] == draws
+
+
+FRACTIONS = (0.1, 0.25, 0.4, 0.5, 0.75, 0.9, 1.0)
+
+
+def table(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Up to nine patients with one to three samples each, and one to three labels of their samples."""
+    rng = np.random.default_rng(seed)
+    count, labels = rng.integers(3, 10), rng.integers(1, 4)
+    patients = np.repeat([f"p{number}" for number in range(count)], rng.integers(1, 4, count)).astype(object)
+    rng.shuffle(patients)
+    return patients, rng.random((len(patients), labels)) < rng.uniform(0.05, 0.5, labels)
+
+
+def by_patient(patients: np.ndarray, positive: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    names = np.unique(patients)
+    return names, np.array([positive[patients == name].any(0) for name in names])
+
+
+def farthest(positive: np.ndarray, rows: np.ndarray) -> float:
+    """Patients by which a label is off its share, of the label that is off most."""
+    return np.abs(positive[rows].sum(0) - len(rows) * positive.mean(0)).max()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_label_keeps_its_share_or_one_positive(seed):
+    """Against all sets of as many patients: none of those that keep every label is nearer by a patient."""
+    patients, positive = table(seed)
+    names, of_patient = by_patient(patients, positive)
+    labels = [f"label {number}" for number in range(positive.shape[1])]
+    present, before = of_patient.any(0), np.zeros(len(patients), bool)
+    for fraction in FRACTIONS:
+        count = max(1, round(fraction * len(names)))
+        possible = [list(rows) for rows in combinations(range(len(names)), count)
+                    if (of_patient[list(rows)].any(0) == present).all()]  # fmt: skip
+        if not possible:
+            with pytest.raises(
+                UserError, match=r"data.fraction=.* have a positive of every label: 'label \d' would have none; use"
+            ):
+                stratified(patients, positive, labels, fraction, seed)
+            continue
+        kept = stratified(patients, positive, labels, fraction, seed)
+        chosen = np.flatnonzero(np.isin(names, patients[kept]))
+        assert len(chosen) == count and (kept == np.isin(patients, names[chosen])).all()  # whole patients
+        assert (kept >= before).all()  # nested
+        assert (of_patient[chosen].any(0) == present).all()
+        assert farthest(of_patient, chosen) < 1 + min(farthest(of_patient, rows) for rows in possible)
+        before = kept
+    assert before.all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_keep_their_shares_to_a_patient(seed):
+    """Also among many: a random draw is off by ten."""
+    rng = np.random.default_rng(seed)
+    patients = np.array([f"p{number}" for number in range(1000)], object)
+    positive = np.eye(5, dtype=bool)[rng.choice(5, 1000, p=[0.6, 0.2, 0.1, 0.08, 0.02])]
+    rows = {fraction: np.flatnonzero(stratified(patients, positive, list("abcde"), fraction, seed))
+            for fraction in FRACTIONS}  # fmt: skip
+    assert max(farthest(positive, chosen) for chosen in rows.values()) < 1
+    other = np.flatnonzero(stratified(patients, positive, list("abcde"), 0.1, seed + 100))
+    assert 0 < len(set(other) & set(rows[0.1])) < 40  # another seed, other patients
+
+
+def test_the_choice_depends_on_names_alone():
+    """Not on the order of rows; without labels it is the beginning of the order drawn."""
+    patients, positive = table(3)
+    kept = set(patients[stratified(patients, positive, ["a", "b", "c"], 0.5, 0)])
+    turned = patients[::-1], positive[::-1]
+    assert set(turned[0][stratified(*turned, ["a", "b", "c"], 0.5, 0)]) == kept
+    unlabelled = stratified(np.array(PATIENTS, object), np.zeros((24, 0), bool), [], 0.5, 0)
+    assert set(np.array(PATIENTS)[unlabelled]) == set(drawn(PATIENTS, 0)[:4])
+
+
+def test_too_small_a_fraction_names_the_label_and_one_that_works():
+    patients = np.array([f"p{number}" for number in range(300)], object)
+    positive = np.zeros((300, 3), bool)
+    positive[[7, 8, 9], [0, 1, 2]] = True
+    labels = ["Nodule", "Mass", "Hernia"]
+    with pytest.raises(UserError) as caught:
+        stratified(patients, positive, labels, 0.005, 0)
+    assert str(caught.value) == (
+        "data.fraction=0.005: 2 of 300 patients cannot have a positive of every label: 'Hernia' would have none; "
+        "use 0.01 or more"
+    )
+    assert positive[stratified(patients, positive, labels, 0.01, 0)].any(0).all()
+
+
+@pytest.fixture
+def labelled(make_dataset):
+    """Of 30 patients with two images each; every tenth image has label a, one also b; the others have 0, -1 or NaN."""
+
+    def make(name: str = "toy", labels: int = 2, value: float | None = None) -> ShardedDataset:
+        made = make_dataset([np.zeros((8, 8), np.uint8)] * 60, name=name, label_names=["a", "b"][:labels])
+        values = [[[0.0, -1.0, np.nan][i % 3], 0.0] if i % 10 else [1.0, float(i == 20)] for i in range(60)]
+        values = [(row if value is None else [value, value])[:labels] for row in values]
+        table = made.table
+        for column, new in (("labels", values), ("patient", [f"p{i // 2}" for i in range(60)])):
+            field = table.schema.field(column)
+            table = table.set_column(table.schema.get_field_index(column), field, pa.array(new, field.type))
+        pq.write_table(table, made.root / "manifest.parquet")
+        return ShardedDataset.open(made.root)
+
+    return make
+
+
+def order_of(selection: Selection, **options) -> Order:
+    return Order(selection.sizes, weights=selection.weights, selection=selection, **{"seed": 0, "batch": 4} | options)
+
+
+def epoch_of(order: Order, epoch: int) -> list[int]:
+    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
+    return np.concatenate([order.batch_at(step).index for step in steps]).tolist()
+
+
+POSITIVE = set(range(0, 60, 10))
+
+
+@pytest.mark.parametrize("options", [{}, {"lanes": 4, "block": 2, "window": 3}])
+def test_an_epoch_has_all_positives_and_other_negatives(labelled, options):
+    """6 positives, 54 negatives, 3 for each: 24 samples an epoch, and each negative once in three epochs."""
+    order = order_of(select([labelled()], "train", [1.0], 1.0, 0, 3), **options)
+    assert order.steps_per_epoch == 6
+    for first in (0, 3):
+        epochs = [epoch_of(order, first + i) for i in range(3)]
+        assert all(set(epoch) >= POSITIVE and len(epoch) == len(set(epoch)) == 24 for epoch in epochs)
+        negatives = [sample for epoch in epochs for sample in epoch if sample not in POSITIVE]
+        assert sorted(negatives) == sorted(set(range(60)) - POSITIVE)
+    drawn_first = sorted(set(epoch_of(order, 0)) - POSITIVE)
+    assert drawn_first != sorted(set(range(60)) - POSITIVE)[:18]  # a random part
+    assert drawn_first != sorted(set(epoch_of(replace(order, seed=1), 0)) - POSITIVE)
+
+
+@pytest.mark.parametrize("negatives", [1, 2, 4, 20])
+def test_none_comes_again_before_all_others_whatever_an_epoch_drops(labelled, negatives):
+    order = order_of(select([labelled()], "train", [1.0], 1.0, 0, negatives), batch=8)
+    positive, counts = np.isin(np.arange(60), list(POSITIVE)), np.zeros(60, int)
+    for epoch in range(20):
+        counts += np.bincount(epoch_of(order, epoch), minlength=60)
+        assert np.ptp(counts[positive]) <= 1 and np.ptp(counts[~positive]) <= 1
+        slots = (epoch + 1) * order.steps_per_epoch * 8  # of the endless sequence, so far
+        assert counts[positive].sum() == 6 * (slots // order.epoch_size) + min(6, slots % order.epoch_size)
+
+
+def test_repetitions_within_an_epoch_get_views_of_their_own(labelled):
+    """120 slots of 54 negatives."""
+    order = order_of(select([labelled()], "train", [1.0], 1.0, 0, 20), batch=6)
+    parts = [order.batch_at(step) for step in range(order.steps_per_epoch)]
+    pairs = [pair for part in parts for pair in zip(part.index.tolist(), part.occurrence.tolist(), strict=True)]
+    assert len(set(pairs)) == len(pairs) == 126 and max(occurrence for _, occurrence in pairs) == 2
+
+
+def test_ranks_and_a_resume_within_an_epoch_see_the_same(labelled):
+    """A mixture, of which the second dataset gives half as many."""
+    datasets = [labelled("one"), labelled("two")]
+
+    def made() -> Order:
+        return order_of(select(datasets, "train", [1.0, 0.5], 0.5, 1, 2), batch=4)
+
+    order = made()
+    assert 1 < order.steps_per_epoch < 7
+    for step in range(3 * order.steps_per_epoch):
+        whole = order.batch_at(step)
+        for world in (1, 2, 4):
+            parts = [made().batch_at(step, rank, world) for rank in range(world)]
+            np.testing.assert_array_equal(np.concatenate([part.index for part in parts]), whole.index)
+            np.testing.assert_array_equal(np.concatenate([part.occurrence for part in parts]), whole.occurrence)
+
+
+def test_of_each_dataset_its_own_share(labelled):
+    """With the weights that they have, of whole patients, and under every sample's own number."""
+    datasets = [labelled("one"), labelled("two")]
+    selection = select(datasets, "train", [1.0, 0.5], 0.5, 0, None)
+    order = order_of(selection, batch=3)
+    assert (selection.sizes, selection.of, order.epoch_size) == ((30, 30), 120, 45)
+    samples = sorted({sample for epoch in range(2) for sample in epoch_of(order, epoch)})
+    assert samples == sorted(selection.samples)
+    assert {sample ^ 1 for sample in samples} == set(samples)  # a patient's images have the numbers 2 n and 2 n + 1
+    assert len(POSITIVE & set(samples)) == 3 and 20 in samples and 80 in samples
+    both = order_of(select(datasets, "train", [1.0, 1.0], 1.0, 0, 1))
+    every_tenth = {sample for sample in epoch_of(both, 0) if sample % 10 == 0}
+    assert every_tenth == set(range(0, 120, 10)) and len(set(epoch_of(both, 0))) == 24
+
+
+def test_what_is_selected_is_identity(labelled):
+    one, two = labelled("one"), labelled("two")
+    first = select([one], "train", [1.0], 0.5, 0, None)
+    assert first.identity == select([two], "train", [1.0], 0.5, 0, None).identity
+    for others in ((0.5, 1, None), (0.4, 0, None), (0.5, 0, 1), (0.5, 0, 2)):
+        assert select([one], "train", [1.0], *others).identity != first.identity
+    assert select([one], "train", [1.0], 1.0, 5, None) is None  # all: nothing is added to a run's identity
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"labels": 0}, r"data.negatives=2: .*toy has no labels: shard it again with recipe.labels=… and another out"),
+        ({"value": 0.0}, r"data.negatives=2: .*toy has no positive in split 'train'; use data.negatives=null"),
+        ({"value": 1.0}, r"has no negative \(a sample without a positive label\) in split 'train'; use data"),
+    ],
+)
+def test_negatives_need_labels_positives_and_negatives(labelled, change, said):
+    with pytest.raises(UserError, match=said):
+        select([labelled(**change)], "train", [1.0], 1.0, 0, 2)
+
+
+def test_too_few_samples_for_a_batch_name_the_keys(labelled):
+    selection = select([labelled()], "train", [1.0], 0.1, 0, 2)
+    with pytest.raises(UserError, match=r"samples that data.fraction=0.1 data.negatives=2 leaves do not fill one glob"):
+        order_of(selection, batch=32)
+
+
+def test_classes_are_chosen_by_class_and_know_no_negatives(make_dataset):
+    """Numbers of classes are no flags: the second class is not a positive of which the first is the negative."""
+    made = make_dataset([np.zeros((8, 8), np.uint8)] * 60, label_names=["grade"])
+    grades = [0.0] * 24 + [1.0] * 24 + [2.0] * 12
+    table = made.table
+    for column, new in (("labels", [[grade] for grade in grades]), ("patient", [f"p{i}" for i in range(60)])):
+        field = table.schema.field(column)
+        table = table.set_column(table.schema.get_field_index(column), field, pa.array(new, field.type))
+    pq.write_table(table, made.root / "manifest.parquet")
+    info = replace(made.info, classes={"grade": ["none", "mild", "severe"]})
+    (made.root / "dataset.json").write_text(info.to_json())
+    dataset = ShardedDataset.open(made.root)
+    chosen = select([dataset], "train", [1.0], 0.5, 0, None)
+    assert np.bincount(np.array(grades, int)[chosen.samples]).tolist() == [12, 12, 6]
+    with pytest.raises(UserError, match="no negative"):
+        select([dataset], "train", [1.0], 1.0, 0, 2)
