@@ -10,6 +10,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from dira_scale.cluster.queue import said
@@ -94,8 +95,9 @@ def _in_steps(folder: SweepFolder, one: Standing) -> float | None:
 def _training_rows(folder: SweepFolder, run: Run) -> Iterator[Mapping[str, float]]:
     path = folder.output(run) / "metrics.jsonl"
     for line in path.read_text().splitlines() if path.is_file() else []:
-        if line.endswith("}") and (row := json.loads(line)).get("split") == "train":
-            yield row
+        with suppress(ValueError):  # a row that was cut while it was written
+            if (row := json.loads(line)).get("split") == "train":
+                yield row
 
 
 def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[float, float]:

@@ -23,7 +23,7 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
     match cause:
         case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
-            if own := _own_file(arguments.words):
+            if own := _own_file(file, arguments.words):
                 return own
             group, _, name = file.rpartition("/")
             options = cause.options or []
@@ -52,12 +52,13 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
     return _line(str(cause))
 
 
-def _own_file(words: Sequence[str]) -> str:
-    """What to type for a GROUP=PATH that names a file, as files are chosen by a folder and a name; empty if none."""
+def _own_file(missing: str, words: Sequence[str]) -> str:
+    """What to type for the GROUP=PATH that is ``missing`` and names a file, as files are chosen by a folder and a name;
+    empty if it names none."""
     for word in words:
         group, value = key_of(word), word.partition("=")[2]
         path = Path(value)
-        named = "." not in group and ("/" in value or path.suffix == ".yaml")
+        named = missing == f"{group}/{value}" and path.name and ("/" in value or path.suffix == ".yaml")
         if named and (path.is_file() or path.with_suffix(".yaml").is_file()):
             inside = path.parent.name == group
             where = str(path.parent.parent) if inside else "FOLDER"

@@ -9,9 +9,7 @@ from contextlib import contextmanager
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # private: what Hydra itself applies values with
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 _bases: dict[object, bytes] | None = None  # None: every command line is composed on its own
 
@@ -32,7 +30,7 @@ def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]
 
     ``key``: what else the composition depends on.
     """
-    if _bases is None:
+    if _bases is None or any("={" in word and not _dotted(word) for word in words):  # sets what values set, too
         return compose(words)
     values = [word for word in words if _is_value(word)]
     choices = tuple(word for word in words if not _is_value(word))
@@ -44,7 +42,7 @@ def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]
             return compose(words)
         config: DictConfig = pickle.loads(_bases[key, choices])
         ConfigLoaderImpl._apply_overrides_to_config(parsed, config)
-    except (HydraException, OmegaConfBaseException):  # Hydra says what is wrong, with all the words
+    except Exception:  # Hydra says what is wrong, with all the words; or what is private has changed
         return compose(words)
     return config
 
@@ -52,4 +50,8 @@ def composed(key: object, words: Sequence[str], compose: Callable[[Sequence[str]
 def _is_value(word: str) -> bool:
     """Whether a word sets a key within a group's node, and so chooses no group. Mappings may set the same key twice."""
     key, _, value = word.partition("=")
-    return "." in key and "@" not in key and "/" not in key and not value.startswith("{")
+    return _dotted(word) and "@" not in key and "/" not in key and not value.startswith("{")
+
+
+def _dotted(word: str) -> bool:
+    return "." in word.partition("=")[0] and not word.startswith("hydra.")

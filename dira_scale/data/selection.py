@@ -158,7 +158,7 @@ def select(
     """What ``data.fraction`` and ``data.negatives`` leave of the ``split`` of each dataset; None if that is all.
 
     With ``negatives`` a dataset has two parts: its positives, and as many slots of negatives for each of theirs. A
-    positive is a sample of which any label is above 0; unknown and uncertain are none.
+    positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none.
 
     Raises UserError, naming key and dataset, where there are no labels, positives or negatives, or a label is lost.
     """
@@ -176,6 +176,8 @@ def select(
             parts.append(first + own)
             shares.append(weight)
         else:
+            flags = [number for number, flag in enumerate(dataset.info.flags) if flag.value is None]
+            positive = positive[:, flags]  # labels of classes do not count: none is the others' negative
             where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
             has = _with_positives(dataset, where, positive[own], negatives)
             count = max(1, round(weight * int(has.sum())))

@@ -20,6 +20,7 @@ from dira_scale.evaluation.encoders import (
     make_names_unique,
     random_group,
     read_runs,
+    timm_name,
     trained_groups,
     weights_group,
 )
@@ -112,7 +113,7 @@ def architecture(cfg: DictConfig, runs: Sequence[Mapping[str, Any]]) -> tuple[st
 
     Raises UserError if another encoder is asked for, or none, or the size is too small.
     """
-    trained = runs[0]["model"]["encoder"] if runs else None
+    trained = timm_name(runs[0]) if runs else None
     name = cfg.model.encoder or trained
     if name is None:
         raise UserError("model.encoder must be given without a run: model.encoder=resnet18")

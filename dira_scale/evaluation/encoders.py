@@ -1,7 +1,7 @@
 """The encoders that a probe compares: from runs, from a file of weights, and random ones."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from dira_scale.errors import UserError
+from dira_scale.models.architecture import TimmUNet, architecture
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder
@@ -36,12 +37,20 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     for one in runs:
         if folders.count(one.folder.resolve()) > 1:
             raise UserError(f"run: {one.folder} is named twice")
-    for key, of in (("model.encoder", lambda c: c["model"]["encoder"]), ("data.size", lambda c: c["data"]["size"])):
+    for key, of in (("model.encoder", timm_name), ("data.size", lambda c: c["data"]["size"])):
         values = {of(one.config): one.folder for one in runs}
         if len(values) > 1:
             listed = " and ".join(f"{value} in {folder}" for value, folder in values.items())
             raise UserError(f"run: {key} is {listed}; a table has one random baseline: probe them in two calls")
     return runs
+
+
+def timm_name(config: Mapping[str, Any]) -> str:
+    """The backbone of a run. Raises UserError for a network that is not ours: no random one of its kind is known."""
+    model = architecture(config["model"])
+    if type(model) is not TimmUNet:
+        raise UserError(f"run: its network is {type(model).__name__}; only encoders of timm can be probed and exported")
+    return model.encoder
 
 
 def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> list[Group]:

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 
 from dira_scale.evaluation.comparison import architecture
-from dira_scale.evaluation.encoders import levels
+from dira_scale.evaluation.encoders import levels, timm_name
 from dira_scale.models import formats
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.pyramid import TimmEncoder
@@ -34,7 +34,7 @@ def check_export(cfg: DictConfig, runs: Configurations) -> None:
         check_stage(cfg.stage, stages, name)
         until = len(stages) if cfg.stage in (None, LATEST) else [*stages].index(cfg.stage) + 1
         decoder = formats.trains_decoder([*stages.values()][:until])
-        encoder = _encoder(config["model"]["encoder"], config["data"]["size"])
+        encoder = _encoder(timm_name(config), config["data"]["size"])
         for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
             formats.check(format, encoder, decoder)
 

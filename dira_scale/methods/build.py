@@ -64,16 +64,16 @@ def construct(
     """
     model = architecture(model_cfg)
     encoder = model.build_encoder(views.size)
-    start = _start(model, encoder, tensors)
+    start, node = _start(model, encoder, tensors), _plain(method_cfg)
 
     def network() -> Network:
         network = model.build_network(encoder)
         if start and isinstance(network, UNet):
-            start.fill(network)
+            start.fill(network, node.get("target_scale", 1.0))
         return network
 
     offered = {"encoder": lambda: encoder, "network": network, "views": lambda: views}
-    method = _construct(_plain(method_cfg), "method", offered)
+    method = _construct(node, "method", offered)
     if start and rank() == 0:
         print(start)
     norm.convert(method, model.bn_groups, accumulate)

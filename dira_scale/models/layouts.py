@@ -50,8 +50,10 @@ class StartWeights:
         behind = f" behind '{prefix}'" if prefix else ""
         self.loaded.append(f"encoder ({layout} names{behind})")
 
-    def fill(self, unet: UNet) -> None:
+    def fill(self, unet: UNet, scale: float = 1.0) -> None:
         """Load decoder and one-channel head too, if the file has them; ``UserError`` for a decoder of other sizes.
+
+        ``scale``: of what the head is to predict (``method.target_scale``); that of the file is 1.
 
         A decoder with more entries than ours (smp's with attention) is a different one, and ignored.
         """
@@ -68,6 +70,8 @@ class StartWeights:
             weight = self._stored.get(f"{head}weight")
             if weight is not None and weight.shape == unet.head.weight.shape:
                 self._load("head", unet.head, {name: head + name for name in ("weight", "bias")})
+                for parameter in unet.head.parameters():
+                    parameter.data *= scale
 
     def __str__(self) -> str:
         unused = [name for name in self._stored if name not in self._used and not _is_count(name)]

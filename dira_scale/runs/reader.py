@@ -158,11 +158,13 @@ class RunReader:
 
 def start_tensors(path: Path) -> dict[str, Tensor] | None:
     """The start weights, if ``model.weights`` is a run folder: the best of the last stage that has a best checkpoint,
-    else the newest. None if it is not a folder."""
+    else the newest. None if it is not a folder. The head predicts images, whatever ``method.target_scale`` was."""
     if not path.is_dir():
         return None
     stages = checkpoint.stages_with_best(path)
-    return checkpoint.load(checkpoint.best(path, stages[-1]) if stages else checkpoint.latest(path))[0]
+    tensors = checkpoint.load(checkpoint.best(path, stages[-1]) if stages else checkpoint.latest(path))[0]
+    scale = RunReader(path).config["method"].get("target_scale", 1.0)
+    return {name: tensor / scale if name.startswith("method.head.") else tensor for name, tensor in tensors.items()}
 
 
 def _training_data(path: str, digest: str) -> TrainingData:

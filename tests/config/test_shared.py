@@ -60,3 +60,9 @@ def test_mistakes_read_the_same(word: str) -> None:
     alone = said()
     with shared.shared_bases():
         assert said() == alone
+
+
+def test_a_mapping_and_a_value_of_the_same_key_are_applied_as_typed() -> None:
+    words = ["data.shards=d", "optim.optimizer.lr=0.3", "optim={optimizer:{lr:0.1}}"]
+    with shared.shared_bases():
+        assert compose("pretrain", words).optim.optimizer.lr == compose("pretrain", words).optim.optimizer.lr == 0.1

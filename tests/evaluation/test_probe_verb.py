@@ -15,7 +15,10 @@ import yaml
 from safetensors.torch import save_file
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo
+from dira_scale.errors import UserError
+from dira_scale.evaluation.encoders import timm_name
 from dira_scale.evaluation.features import Images, features
+from dira_scale.models.architecture import TimmUNet
 from dira_scale.models.encoder import build_encoder
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
@@ -235,3 +238,13 @@ def test_patients_in_two_parts_are_refused(tmp_path: Path, run: Path, capsys) ->
     cut = write(tmp_path / "cut", patient=lambda i: i % 50)
     assert main([f"run={run}", f"data.shards={cut}"]) == 2
     assert "data.split=train and data.val_split=val" in (error := capsys.readouterr().err) and "share 24" in error
+
+
+def test_a_network_of_ones_own_is_refused_in_a_line() -> None:
+    for target in ("models.stub3d.Tiny3D", "evaluation.test_probe_verb.Changed"):
+        with pytest.raises(UserError, match="only encoders of timm can be probed"):
+            timm_name({"model": {"_target_": target}})
+
+
+class Changed(TimmUNet):
+    """Of the same keys, and perhaps another encoder: plain timm's would be a wrong baseline."""

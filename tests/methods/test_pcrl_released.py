@@ -23,11 +23,15 @@ from methods.pcrl_parts import (
     turned,
     unit,
 )
+from safetensors.torch import save_file
 
-from dira_scale.methods import pcrl_released
+from dira_scale.data.views import ViewSpec
+from dira_scale.methods import construct, pcrl_released
 from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PCRL
 from dira_scale.methods.pcrl_released import MIXUP, PCRLReleased, exponentials, nce
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.unet import UNet
 
 ERRORS = ("ordinary", "hybrid", "mixed", "mixed_hybrid")
 
@@ -444,3 +448,15 @@ def test_default_settings_are_the_released_codes():
     defaults = {name: p.default for name, p in inspect.signature(PCRLReleased).parameters.items()}
     assert defaults["momentum"] == 0.999 and defaults["queue"] == 16384 and defaults["dim"] == 128
     assert defaults["temperature"] == 0.2 and defaults["alpha"] == 1.0 and defaults["attention"] == "channel"
+
+
+def test_a_head_that_started_elsewhere_predicts_the_same_image(tmp_path):
+    """Weights of files and runs predict images; a head on another scale gets them multiplied."""
+    torch.manual_seed(0)
+    given = UNet(build_encoder("test_resnet", size=32), (8,) * 5)
+    save_file(given.state_dict(), tmp_path / "unet.safetensors")
+    node = {"_target_": "dira_scale.methods.pcrl_released.PCRLReleased", "dim": 8, "queue": 96, "target_scale": 4.0}
+    model = {"encoder": "test_resnet", "weights": str(tmp_path / "unet.safetensors"), "decoder_channels": [8] * 5}
+    method = construct(node, model | {"bn_groups": 1}, ViewSpec(size=32, orientations=1))
+    torch.testing.assert_close(method.head.weight, 4 * given.head.weight, rtol=0, atol=0)
+    torch.testing.assert_close(method.encoder.state_dict(), given.encoder.state_dict(), rtol=0, atol=0)
