@@ -1,6 +1,6 @@
 """Take a part of a dataset: some of its patients, samples of some kinds, or one of k folds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from dira_scale.curation.linked import empty_place, print_summary, with_relative
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.selection import fold_of, fraction_of_samples
 from dira_scale.errors import UserError, nearest
+from dira_scale.ingest.sources.classes import key_of
+from dira_scale.places.text import brief
 
 
 @dataclass(frozen=True)
@@ -64,14 +66,24 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
                 [*map(str, options)],
             )
         elif name in info.label_names:
-            number, classes = info.label_names.index(name), info.classes.get(name, [])
-            options = [classes.index(str(one)) if str(one) in classes else one for one in options]
+            number = info.label_names.index(name)
+            if classes := info.classes.get(name):
+                options = [_class(name, one, classes) for one in options]
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
             raise UserError(f"where.{name}: no such attribute or label{nearest(name, known)}; use {', '.join(known)}")
         keep = pa.array([value in options for value in values])
         table = table.filter(keep)
     return table
+
+
+def _class(label: str, wanted: object, classes: Sequence[str]) -> int:
+    """The number of the class that is ``wanted``, by its name as tables have it: in any case, ``2.0`` for ``2``."""
+    numbers = {key_of(one): number for number, one in enumerate(classes)}
+    if (key := key_of(str(wanted))) not in numbers:
+        hint = nearest(str(wanted), classes)
+        raise UserError(f"where.{label}: " + brief(f"no class '{wanted}'{hint}; use {', '.join(classes)}"))
+    return numbers[key]
 
 
 def _of_patients(table: pa.Table, part: Part) -> pa.Array:

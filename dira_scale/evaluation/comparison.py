@@ -193,7 +193,8 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
     if about["classes"]:
         notes.append(
             f"{', '.join(about['classes'])}: each class against all others, and the mean over classes; accuracy is "
-            "the share of test images whose class gets the highest score. An order of the classes is not used."
+            "the share of test images whose class gets the highest score, without images of classes left out; it "
+            "needs two classes. An order of the classes is not used."
         )
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")

@@ -34,7 +34,7 @@ class ProbeTask:
 class Score:
     """For one encoder, probe and draw: area under the ROC curve [L] on the test part, NaN where the drawn labels have
     only one class; the chosen C [L] (linear); the number of fits that did not converge; for each of ``task.classes``
-    the share of its test images whose class has the highest score."""
+    the share of its test images, of those classes, whose class has the highest score."""
 
     auc: np.ndarray
     c: np.ndarray | None = None
@@ -105,14 +105,16 @@ def probe(
 
 
 def _accuracy(scores: np.ndarray, task: ProbeTask) -> dict[str, float]:
-    """``scores`` [n, L] of the test part; a class without any is never the answer. NaN if none has scores."""
+    """``scores`` [n, L] of the test part; a class without any is never the answer. Images of a class that is left
+    out do not count. NaN if fewer than two classes have scores: the answer is then given."""
     found = {}
     for label, columns in task.classes.items():
         truth, own = task.labels["test"][:, columns], scores[:, columns]
-        known = ~np.isnan(truth[:, 0])
+        known = (truth == 1).any(1)
         answers = np.where(np.isnan(own), -np.inf, own).argmax(1)
         right = truth[np.arange(len(truth)), answers] == 1
-        found[label] = float("nan") if np.isnan(own).all() else float(right[known].mean())
+        scored = (~np.isnan(own).all(0)).sum()
+        found[label] = float(right[known].mean()) if scored > 1 and known.any() else float("nan")
     return found
 
 

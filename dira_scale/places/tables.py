@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from dira_scale.errors import UserError, nearest
-from dira_scale.places.excel import open_table
+from dira_scale.places.excel import SUFFIX, open_table
 from dira_scale.places.store import open_file
 from dira_scale.places.text import LONGEST, brief, lines_of
 
@@ -77,6 +77,8 @@ def _place_of(column: str, present: Sequence[str], named: Sequence[str]) -> int 
 
 
 def _delimiter(path: Path) -> str:
+    if path.suffix.lower() == SUFFIX:
+        return ","  # whatever the header's cells contain
     with open_table(path) as file:
         return _most_frequent(file.readline(LONGEST).decode(errors="replace"))
 

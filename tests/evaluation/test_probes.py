@@ -17,6 +17,7 @@ from dira_scale.evaluation.probes import (
     Parts,
     ProbeTask,
     Score,
+    _accuracy,
     knn_probe,
     linear_probe,
     probe,
@@ -222,6 +223,20 @@ def test_classes_are_scored_one_against_the_rest_and_by_the_highest_score() -> N
         "g: b",
         "g: c",
     ]
+
+
+def test_accuracy_is_of_images_of_the_kept_classes() -> None:
+    """Six test images, two of a class that is left out; of the others three get their own class."""
+    truth = np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 0], [0, 0], [np.nan, np.nan]])
+    scores = np.array([[2, 1], [1, 2], [1, 2], [0, 3], [1, 0], [0, 1], [1, 0]], float)
+
+    def accuracy(scores: np.ndarray, columns: list[int]) -> float:
+        own = ProbeTask(("g: a", "g: b"), {"test": truth}, {}, {"g": columns})
+        return _accuracy(scores, own)["g"]
+
+    assert accuracy(scores, [0, 1]) == 3 / 4
+    assert np.isnan(accuracy(scores, [0]))  # the answer is given
+    assert np.isnan(accuracy(np.where([True, False], scores, np.nan), [0, 1]))
 
 
 def test_a_label_of_classes_counts_once_in_the_mean() -> None:

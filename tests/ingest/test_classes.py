@@ -1,16 +1,19 @@
 """Columns of several classes, from the table to the probe."""
 
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import yaml
 from PIL import Image
 
 from dira_scale.curation.merge import merge
 from dira_scale.curation.stats import Stats
-from dira_scale.curation.subset import Part, subset
+from dira_scale.curation.subset import Part, _filtered, subset
 from dira_scale.data.labelled import LabelledImages
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.schema import DatasetError
@@ -75,6 +78,31 @@ def test_classes_in_an_order_of_one_s_own() -> None:
 def test_columns_that_are_no_classes_are_refused(given: object, cells: list[str], words: str) -> None:
     with pytest.raises(UserError, match=f"^x.csv: column {words}" if words.startswith("kind") else words):
         Classes(given, rows(kind=cells), "x.csv")  # type: ignore[arg-type]
+
+
+def test_yes_and_no_that_yaml_reads_as_truth_values_are_refused() -> None:
+    given = yaml.safe_load("{finding: [no, yes, unsure]}")
+    with pytest.raises(UserError, match=r"^recipe.class_columns.finding: unquoted yes, no.*: quote yes and no, as"):
+        Classes(given, rows(finding=["no", "yes"]), "x.csv")
+    given = yaml.safe_load("{finding: ['no', 'yes', unsure]}")
+    assert Classes(given, [], "x.csv").names == {"finding": ("no", "yes", "unsure")}
+
+
+def test_a_subset_by_class_means_its_name_never_its_number() -> None:
+    info = SimpleNamespace(label_names=["grade", "kind"], classes={"grade": ["1", "2", "3", "4"], "kind": [*KINDS]})
+    labels = [[0.0, 2.0], [1.0, 1.0], [2.0, 0.0], [3.0, math.nan]]
+    table = pa.table({"attributes": [None] * 4, "labels": labels, "n": range(4)})
+    for where, kept in (
+        ({"grade": 2}, [1]), ({"grade": 2.0}, [1]), ({"grade": [" 4", "1"]}, [0, 3]), ({"kind": "tb"}, [0]),
+        ({"kind": ["NORMAL", "pneumonia"]}, [1, 2]),
+    ):  # fmt: skip
+        assert _filtered(table, info, where)["n"].to_pylist() == kept  # type: ignore[arg-type]
+    for name, value, words in (
+        ("grade", 0, "where.grade: no class '0'; use 1, 2, 3, 4"), ("grade", 2.5, "where.grade: no class '2.5'"),
+        ("kind", "pneumona", "no class 'pneumona'; did you mean 'Pneumonia'"), ("kind", 1, "where.kind: no class '1'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            _filtered(table, info, {name: value})  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """CSV files as people save them: odd encodings, commas at the end, cells that are no numbers."""
 
+import re
 import sys
 from datetime import date, datetime
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from needs import need_extra
@@ -11,6 +13,7 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box
 from dira_scale.ingest.sources.boxes import read_boxes
 from dira_scale.ingest.sources.table_cells import flags_and_numbers, number
+from dira_scale.places import excel
 from dira_scale.places.tables import Row, read_table
 
 
@@ -114,6 +117,62 @@ def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
     (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04 no zip")
     with pytest.raises(UserError, match=r"x.xlsx: no Excel table, or damaged \(BadZipFile\): save the table as CSV"):
         next(read_table(tmp_path / "x.xlsx", ["file"], ""))
+
+
+def test_a_number_keeps_the_zeros_that_excel_shows(tmp_path: Path) -> None:
+    path = sheets(tmp_path / "x.xlsx", a=[["file", "one", "two", "three", "plain"], ["a.png", 42, -42.0, 4.5, 42]])
+    import openpyxl
+
+    book = openpyxl.load_workbook(path)
+    for column in "BCD":
+        book["a"][f"{column}2"].number_format = "000000"
+    book.save(path)
+    (row,) = read_table(path, ["file"], "")
+    assert list(row.cells.values()) == ["a.png", "000042", "-000042", "4.5", "42"]
+
+
+def test_a_formula_without_its_result_is_refused(tmp_path: Path) -> None:
+    path = sheets(tmp_path / "x.xlsx", a=[["file", "sum"], ["a.png", "=1+1"]])
+    with pytest.raises(UserError, match=r"x.xlsx: sheet a, cell B2: a formula without its result: open the file in Ex"):
+        next(read_table(path, ["file"], ""))
+    for stored in ('<c r="B2"><f>1+1</f><v>2</v></c>', '<c r="B2" t="str"><f>1+1</f><v></v></c>'):  # as Excel has it
+        with ZipFile(path) as archive:
+            parts = {name: archive.read(name).decode() for name in archive.namelist()}
+        with ZipFile(tmp_path / "y.xlsx", "w") as archive:
+            for name, text in parts.items():
+                archive.writestr(name, re.sub(r'<c r="B2".*?</c>', stored, text))
+        (row,) = read_table(tmp_path / "y.xlsx", ["file"], "")
+        assert row.cells["sum"] == ("2" if ">2<" in stored else "")
+        (tmp_path / "y.xlsx").unlink()
+
+
+def test_what_lies_far_outside_an_excel_table_costs_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = sheets(tmp_path / "x.xlsx", a=[["file"], ["a.png"]])
+    import openpyxl
+
+    book = openpyxl.load_workbook(path)
+    book["a"].cell(900, 700).number_format = "0.00"
+    book.save(path)
+    with monkeypatch.context() as bounds:
+        bounds.setattr(excel, "CELLS", 900)  # of 630,000 in the rectangle
+        assert [row.cells for row in read_table(path, ["file"], "")] == [{"file": "a.png"}]
+    for name, most in (("ROWS", 899), ("CELLS", 600)):
+        excel._as_csv.cache_clear()
+        with (
+            monkeypatch.context() as bounds,
+            pytest.raises(
+                UserError,
+                match=r"sheet a has 702 cells and more up to row 900: .* delete what lies outside the table, or",
+            ),
+        ):
+            bounds.setattr(excel, name, most)
+            next(read_table(path, ["file"], ""))
+    excel._as_csv.cache_clear()
+
+
+def test_delimiters_in_the_header_of_an_excel_table_are_text(tmp_path: Path) -> None:
+    path = sheets(tmp_path / "x.xlsx", a=[["file", "a;b;c;d"], ["a.png", "x"]])
+    assert [row.cells for row in read_table(path, ["file"], "")] == [{"file": "a.png", "a;b;c;d": "x"}]
 
 
 def test_other_spreadsheets_are_to_be_saved_as_csv(tmp_path: Path) -> None:

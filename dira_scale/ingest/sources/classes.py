@@ -25,28 +25,31 @@ class Classes:
         for row in rows if found else ():
             for column, values in found.items():
                 if (cell := row.cells[column].strip()) and len(values) <= MOST:
-                    values.setdefault(_key(cell), cell)
+                    values.setdefault(key_of(cell), cell)
         self.names = dict[str, tuple[str, ...]]()
         for column, names in columns.items():
+            if any(isinstance(name, bool) for name in names or ()):
+                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are no text in YAML: "
+                                "quote yes and no, as in ['no', 'yes']")  # fmt: skip
             own = [str(name).strip() for name in names or ()] or _ascending(found[column])
             if len(own) > MOST:
                 raise UserError(f"{table}: column {brief(column)} has more than {MOST} values: {KEY} takes classes, "
                                 "such as a diagnosis or a grade")  # fmt: skip
-            if len(own) < 2 or len({_key(name) for name in own}) < len(own):
+            if len(own) < 2 or len({key_of(name) for name in own}) < len(own):
                 what = f"has {brief(', '.join(own)) or 'no value'}: "
                 raise UserError(f"{table}: column {brief(column)} {what}two different classes or more are needed; "
                                 f"{KEY}='{{{brief(column)}: [first, second, third]}}' lists them")  # fmt: skip
             self.names[column] = tuple(own)
-        self._numbers = {column: {_key(name): n for n, name in enumerate(own)} for column, own in self.names.items()}
+        self._numbers = {column: {key_of(name): n for n, name in enumerate(own)} for column, own in self.names.items()}
 
     def number(self, column: str, cell: str, where: str) -> float:
         """Of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is, for another."""
         known = self._numbers[column]
-        if cell.strip() and _key(cell) not in known:
+        if cell.strip() and key_of(cell) not in known:
             names = self.names[column]
             hint = nearest(cell, names) or f": use {', '.join(names)}"
             raise UserError(f"{where}: " + brief(f"'{cell}' is no class of {KEY}{hint}"))
-        return float(known[_key(cell)]) if cell.strip() else math.nan
+        return float(known[key_of(cell)]) if cell.strip() else math.nan
 
 
 def _ascending(values: Mapping[str, str]) -> list[str]:
@@ -55,7 +58,7 @@ def _ascending(values: Mapping[str, str]) -> list[str]:
     return [values[key] for key in sorted(values)]
 
 
-def _key(cell: str) -> str:
+def key_of(cell: str) -> str:
     """Equal for cells of one class: ``1`` and ``1.0``, ``TB`` and ``tb``."""
     word = cell.strip().casefold()
     start, _, zeros = word.partition(".")
