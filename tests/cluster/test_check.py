@@ -170,6 +170,7 @@ def test_machines_that_cannot_carry_out_a_run() -> None:
         check.check_machines(config(), [run("x", verb="probe", launch=Launch(processes=2))])
 
 
+@pytest.mark.system
 def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     """On the profile's GPU, for as many steps as the run has; hours are unknown while data is to be made yet."""
     profile = {"memory": 1.0, "tflops": 0.001, "price": 3.0}

@@ -126,7 +126,7 @@ def largest(run: Path, reference: Path) -> str:
 @pytest.mark.parametrize(
     "strategy",
     [
-        "fsdp2",
+        pytest.param("fsdp2", marks=pytest.mark.system),
         *(pytest.param(name, marks=pytest.mark.torture) for name in ("zero1", "zero2", "zero3")),
     ],
 )
