@@ -5,11 +5,11 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-# Test files in parallel; system tests start first (tests/tiers.py). Tests wait for processes, kills and SLURM, so there
-# are half as many workers again as cores, and for system tests three a core.
+# Test files in parallel on all cores; system tests start first (tests/tiers.py). Those wait more than they compute, for
+# processes, kills and SLURM, so two of them share a core.
 FILES := --dist loadfile --no-loadscope-reorder
-PARALLEL := -n $(shell echo $$(((3 * $$(nproc) + 1) / 2))) --maxprocesses 8 $(FILES)
-SHARED := -n $(shell echo $$((3 * $$(nproc)))) --maxprocesses 8 $(FILES)
+PARALLEL := -n auto --maxprocesses 8 $(FILES)
+SHARED := -n $(shell echo $$((2 * $$(nproc)))) --maxprocesses 8 $(FILES)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-test pretrain test lint types unit test-system test-rest torture gpu-wheels gpu-check doctor \

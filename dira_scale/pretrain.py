@@ -3,6 +3,7 @@
 torch is imported inside the functions: a typing mistake is named within a second.
 """
 
+import os
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,8 @@ def pretrain(cfg: DictConfig) -> int:
 
 
 def _look(cfg: DictConfig) -> None:
+    if any(int(os.environ.get(name) or 1) > 1 for name in ("WORLD_SIZE", "SLURM_NTASKS")):
+        return  # what only one of several processes lacks is told when they have met: the others would wait for it
     from dira_scale.data.present import check_present
 
     check_present(OmegaConf.to_container(cfg.data, resolve=True)["shards"])  # type: ignore[call-overload,index]

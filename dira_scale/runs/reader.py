@@ -163,7 +163,7 @@ def start_tensors(path: Path) -> dict[str, Tensor] | None:
         return None
     stages = checkpoint.stages_with_best(path)
     tensors = checkpoint.load(checkpoint.best(path, stages[-1]) if stages else checkpoint.latest(path))[0]
-    scale = RunReader(path).config["method"].get("target_scale", 1.0)
+    scale = RunReader(path).config.get("method", {}).get("target_scale", 1.0)
     return {name: tensor / scale if name.startswith("method.head.") else tensor for name, tensor in tensors.items()}
 
 
