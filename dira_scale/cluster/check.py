@@ -12,7 +12,7 @@ from typing import Any
 from dira_scale.cluster import benchmark
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.records import Run
-from dira_scale.cluster.trained import about_networks, configurations, trained_by
+from dira_scale.cluster.trained import about_networks, configurations, outputs, read_by
 from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
@@ -33,7 +33,8 @@ def check_runs(runs: Sequence[Run], everything: Sequence[Run] = ()) -> None:
 
     Raises UserError for the first one that is wrong; names phase, run and key.
     """
-    reads = {run.id: trained_by(run, [*runs, *everything]) for run in runs}
+    trained = outputs([*runs, *everything])
+    reads = {run.id: read_by(run, trained) for run in runs}
     distinct = list({_sort(run, reads[run.id]): run for run in reversed(runs)}.values())[::-1]
     verbs = {run.verb: run for run in reversed(distinct)}
     for run in verbs.values():  # here first: what forked processes have not imported, each would import

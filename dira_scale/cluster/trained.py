@@ -1,6 +1,6 @@
 """The runs that others of a sweep read, and their configurations before they have trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,17 @@ from dira_scale.verbs import VERBS
 NETWORK = ("stages.", "model.", "data.size=")  # keys that say what is trained, beside choices of groups
 
 
-def trained_by(run: Run, runs: Sequence[Run]) -> list[Run]:
-    """The runs among ``runs`` that train and whose output is named in the words of ``run``."""
-    folders = {folder: one for one in runs if VERBS[one.verb].trains and (folder := _output(one))}
-    return [one for folder, one in folders.items() if any(folder in word for word in run.words if "run=" in word)]
+def outputs(runs: Sequence[Run]) -> dict[str, Run]:
+    """The runs that train, by the folders where they do."""
+    return {folder: one for one in runs if VERBS[one.verb].trains and (folder := _output(one))}
+
+
+def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
+    """The runs among ``trained``, which :func:`outputs` gives, that are named in the words of ``run``."""
+    named = [word.removeprefix("run=") for word in run.words if word.startswith("run=")]
+    if one := [trained[folder] for folder in named if folder in trained]:
+        return one
+    return [run for folder, run in trained.items() if any(folder in several for several in named)]  # run=[…, …]
 
 
 def about_networks(run: Run) -> tuple[str, ...]:

@@ -11,11 +11,11 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 """
 
 import math
-import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
@@ -137,14 +137,22 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 
 def chosen_class(base: type, key: str, target: str) -> type:
     """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
-    try:
-        found = pkgutil.resolve_name(target)
-    except Exception as error:  # whatever an import of the user's raises
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
+    found = imported(key, target)
     if not (isinstance(found, type) and issubclass(found, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
     return found
+
+
+def imported(key: str, target: object) -> Any:
+    """What ``key``, a ``_target_``, names. Raises UserError if it cannot be imported."""
+    module, _, name = str(target).rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a module of the user's raises
+        reason = " ".join(str(error).split()) if module else "expected PACKAGE.MODULE.NAME"
+        raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
 
 
 @cache

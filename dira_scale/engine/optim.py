@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from dira_scale.config.arguments import check_values
+from dira_scale.config.schema import imported
 from dira_scale.engine.config import Optim
 from dira_scale.errors import UserError, nearest
 
@@ -46,11 +47,7 @@ def build(config: dict[str, Any], parameters: Sequence[Any], key: str) -> Optimi
         UserError: the target or one of its arguments is wrong; names ``key``.
     """
     name = config.get("_target_")
-    try:
-        target = get_object(str(name))
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{key}._target_: {name} cannot be imported: {reason}") from error
+    target = imported(f"{key}._target_", name)
     if inspect.isclass(target) and not issubclass(target, Optimizer):
         raise UserError(f"{key}._target_: {name} is not a torch.optim.Optimizer")
     parameters_of = inspect.signature(target).parameters

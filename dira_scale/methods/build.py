@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from dira_scale.config.arguments import check_node, check_values
 from dira_scale.config.compose import compose
 from dira_scale.config.files import folder
+from dira_scale.config.schema import imported
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import rank
 from dira_scale.errors import UserError, nearest
@@ -153,11 +154,7 @@ def _experiments(key: str, target: str) -> str:
 def _target(node: dict[str, Any], key: str) -> Any:
     if "_target_" not in node:
         raise UserError(f"{key}._target_ is missing: name the method's class, such as dira_scale.methods.moco.MoCo")
-    try:
-        return get_object(node["_target_"])
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error.__cause__ or error).split())
-        raise UserError(f"{key}._target_: {node['_target_']} cannot be imported: {reason}") from error
+    return imported(f"{key}._target_", node["_target_"])
 
 
 def _plain(node: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from dira_scale.config.schema import imported
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.loaders import Loader
 from dira_scale.data.manifest import ShardedDataset
@@ -130,10 +131,7 @@ def _own(node: dict[str, Any]) -> LoaderChoice:
     target = node.get("_target_")
     if target is None:
         raise UserError(f"data.loader._target_ is missing: expected {OWN}")
-    try:
-        _imported(str(target))
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"data.loader._target_: {target} cannot be imported: {error}") from error
+    imported("data.loader._target_", target)
     settings = {key: value for key, value in node.items() if key != "_target_"}
     return LoaderChoice(target, "data.loader._target_", str(target), settings)
 
