@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "pixels": FOUNDATION,
     "data": FOUNDATION | {"pixels"},
     "distributed": FOUNDATION,
-    "models": FOUNDATION | {"data", "distributed"},
+    "models": FOUNDATION | {"data", "distributed", "runs"},
     "runs": FOUNDATION | {"data", "distributed"},
     "methods": FOUNDATION | {"data", "distributed", "models"},
     "engine": FOUNDATION | {"distributed", "models", "runs"},

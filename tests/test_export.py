@@ -299,7 +299,8 @@ def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
 
 
 def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, monkeypatch):
-    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": {"_target_": "nowhere.DiRA"}}))
+    method = trained.config["method"] | {"_target_": "nowhere.DiRA"}
+    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": method}))
     assert main([f"run={trained.run}"]) == 0
     assert "unet(image).sigmoid()" in trained.card()
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.engine import optim
+from dira_scale.runs.description import Description, Tensors
 from dira_scale.runs.folder import RunFolder
 
 
@@ -143,6 +144,8 @@ class Task(Protocol):
         optim: optimizer, groups, schedule and clipping of the module.
         monitor_every: steps between two calls of ``monitor``.
         validate_every: epochs between two calls of ``validate``; None without held-out samples.
+        tensors: names of the module's tensors in checkpoints. A side module's begin with its own name.
+        unit: what throughput counts, such as images.
     """
 
     monitor_every: int
@@ -160,8 +163,18 @@ class Task(Protocol):
     @property
     def optim(self) -> optim.Optim: ...
 
+    @property
+    def tensors(self) -> Tensors: ...
+
+    @property
+    def unit(self) -> str: ...
+
     def identity(self) -> dict[str, Any]:
         """What identifies the run beside its configuration: the content of its data."""
+        ...
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        """What readers must know of the run, whose recorded configuration is ``config``. Called on the main process."""
         ...
 
     def summary(self, module: nn.Module) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,12 +26,14 @@ from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
 from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.description import UNIT, describe, tensors_of
 from dira_scale.pretraining.diagnosis import Diagnosis
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
 from dira_scale.pretraining.process_counts import check_division, process_counts
 from dira_scale.pretraining.schedule import batches_of, stage_plans
 from dira_scale.pretraining.validation import first_broken, validation_losses
+from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -75,7 +77,9 @@ class PretrainTask:
         self.objective = Objective(method.weights, adversary, method.views, world)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
         self.diagnosis = Diagnosis(config)
-        self.monitor_every = config.health.every
+        self.monitor_every, self.unit = config.health.every, UNIT
+        decoder = any(restores(plan.terms) for plan in stages)
+        self.tensors = tensors_of(config.method, decoder, method.state_dict())
         validate = config.validate
         self.held_out: HeldOutBatches | None = None
         if inputs is not None:
@@ -118,6 +122,12 @@ class PretrainTask:
     def identity(self) -> dict[str, Any]:
         assert self.inputs is not None
         return self.inputs.identity()
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        assert self.inputs is not None
+        described, opened = describe(config), self.inputs.datasets
+        datasets = (each.known(now.info) for each, now in zip(described.data.datasets, opened, strict=True))
+        return replace(described, data=replace(described.data, datasets=tuple(datasets)), tensors=self.tensors)
 
     def summary(self, module: nn.Module) -> list[str]:
         assert self.inputs is not None
