@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from pprint import pformat
 from textwrap import dedent
 
 import timm
@@ -229,7 +228,7 @@ def to_plain(network: Trained) -> Exported:
         from dira_scale.models.architecture import architecture
         from safetensors.torch import load_file
 
-        model = architecture({pformat(dict(network.run.network.architecture) | {"weights": None}, compact=True)})
+        model = architecture({dict(network.run.network.architecture) | {"weights": None}})
         encoder = model.build_encoder({network.size}).eval()
         encoder.load_state_dict(load_file("plain_encoder.safetensors"))
         pyramid = encoder(image)
