@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import webdataset
 import xxhash
+from needs import real_data
 from PIL import Image
 from rich.console import Console
 
@@ -238,9 +239,7 @@ REAL = {
 )
 def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None:
     folder, table, counts = REAL[name]
-    root = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / folder
-    if not root.is_dir():
-        pytest.skip(f"{root} is absent: DIRA_SCALE_DATA names the folder of real images")
+    root = real_data(folder)
     convert(ingest.recipe(name, images=str(root / "images"), labels=str(root / table)), tmp_path / "out", workers=2)
     dataset = ShardedDataset.open(tmp_path / "out")
     assert dataset.info.quarantined == 0

@@ -1,6 +1,5 @@
 """A recipe run as the verb does it, and its samples by the names that their source gave them."""
 
-import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -94,16 +93,3 @@ def shards(
         return Shards(out)
 
     return run
-
-
-def real_data(folder: str) -> Path:
-    """A folder of real images; without them the test is skipped."""
-    root = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data")) / folder
-    if not root.is_dir():
-        pytest.skip(f"{root} is absent: DIRA_SCALE_DATA names the folder of real images")
-    return root
-
-
-@pytest.fixture
-def real() -> Callable[[str], Path]:
-    return real_data

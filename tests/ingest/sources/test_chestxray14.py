@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ingest.conftest import recipe
 from ingest.sources import miniatures
+from needs import real_data
 from PIL import Image
 
 from dira_scale.data.manifest import ShardedDataset
@@ -124,9 +125,9 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.system  # the layout's own tests are of the default tier
-def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 112,120 lines, as if the images were there: counts as published, and every line against a plain reading."""
-    lists = real("chestxray14_lists")
+    lists = real_data("chestxray14_lists")
     for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
         miniatures.unpacked(lists / f"{name}.gz", tmp_path / name)
     with (tmp_path / "Data_Entry_2017_v2020.csv").open() as file:
@@ -162,16 +163,16 @@ def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch
 
 
 @pytest.mark.data
-def test_the_real_images(tmp_path: Path, real: Callable[[str], Path], shards: Callable) -> None:
+def test_the_real_images(tmp_path: Path, shards: Callable) -> None:
     """The twelve originals at hand, with the tables cut to three patients."""
-    lists = real("chestxray14_lists")
+    lists = real_data("chestxray14_lists")
     for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
         path = miniatures.unpacked(lists / f"{name}.gz", tmp_path / "cxr" / name)
         head, *lines = path.read_text().splitlines()
         path.write_text(
             "\n".join([head, *(line for line in lines if line[:8] in ("00000001", "00000002", "00000003"))])
         )
-    (tmp_path / "cxr" / "images").symlink_to(real("chestxray14_nih12_1024") / "images")
+    (tmp_path / "cxr" / "images").symlink_to(real_data("chestxray14_nih12_1024") / "images")
     dataset = shards("chestxray14", images=tmp_path / "cxr")
     paths = sorted((tmp_path / "cxr" / "images").iterdir())
     assert len(dataset) == len(paths) == 12

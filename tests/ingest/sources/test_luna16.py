@@ -12,6 +12,7 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from ingest.sources import miniatures_3d
 from ingest.sources.miniatures import write_text
+from needs import real_data
 from upath import UPath
 
 from dira_scale.ingest.recipe import Recipe
@@ -146,9 +147,9 @@ def test_values_that_are_not_all_there(scans: dict[str, sitk.Image], tmp_path: P
 
 
 @pytest.mark.data
-def test_the_real_annotations(tmp_path: Path, real: Callable[[str], Path]) -> None:
+def test_the_real_annotations(tmp_path: Path) -> None:
     """All 888 series and 1,186 nodules, on headers made for them: every box's middle is where the list says."""
-    lists = real("luna16_lists")
+    lists = real_data("luna16_lists")
     write_text(tmp_path / "annotations.csv", (lists / "annotations.csv").read_text())
     with (lists / "annotations.csv").open() as file:
         plain = [(row["seriesuid"], *(float(row[k]) for k in ("coordX", "coordY", "coordZ", "diameter_mm")))

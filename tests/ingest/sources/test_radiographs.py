@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from ingest.sources import miniatures
+from needs import real_data
 from PIL import Image
 
 from dira_scale.imaging.grey import GreyImage
@@ -53,9 +54,9 @@ def test_runs_by_hand() -> None:
 
 
 @pytest.mark.data
-def test_real_images_in_the_original_layout(tmp_path: Path, real: Callable[[str], Path], shards: Callable) -> None:
+def test_real_images_in_the_original_layout(tmp_path: Path, shards: Callable) -> None:
     """Every tenth of Shenzhen's that have masks, at 256 pixels, under the names and in the folders of the originals."""
-    source, china = real("shenzhen_256"), tmp_path / "china"
+    source, china = real_data("shenzhen_256"), tmp_path / "china"
     for folder in ("CXR_png", "mask"):
         (china / folder).mkdir(parents=True)
     paths = sorted((source / "images").iterdir())[::10]

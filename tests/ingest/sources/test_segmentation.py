@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ingest.sources import miniatures_3d
 from ingest.sources.miniatures import write_text
+from needs import real_data
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.sources.lidc_vois import LidcVois
@@ -50,9 +51,9 @@ def test_the_decathlon_says_which_tasks_are_ct(tmp_path: Path, shards: Callable)
 
 
 @pytest.mark.data
-def test_the_real_hippocampi(tmp_path: Path, real: Callable[[str], Path], shards: Callable) -> None:
+def test_the_real_hippocampi(tmp_path: Path, shards: Callable) -> None:
     """Twenty of the 130 pairs, and the folder's odd ones: an image whose mask is missing, a mask of another size."""
-    source = real("msd_hippocampus")
+    source = real_data("msd_hippocampus")
     names = sorted(path.name for path in (source / "images").iterdir())[:20]
     odd = "hippocampus_118.nii.gz"
     for folder, kept in (("imagesTr", "images"), ("labelsTr", "labels")):
@@ -86,9 +87,9 @@ def test_the_real_hippocampi(tmp_path: Path, real: Callable[[str], Path], shards
 
 
 @pytest.mark.data
-def test_the_real_cut_outs(tmp_path: Path, real: Callable[[str], Path], shards: Callable) -> None:
+def test_the_real_cut_outs(tmp_path: Path, shards: Callable) -> None:
     """The whole table; the volumes and masks of its first forty lines."""
-    source = real("lidc_vois")
+    source = real_data("lidc_vois")
     records = list(LidcVois(str(source)).records(2))
     assert len(records) == 996 and len({record.patient for record in records}) == 551
     gone = {record.name for record in records if record.rejected}
