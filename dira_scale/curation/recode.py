@@ -18,11 +18,10 @@ from rich.console import Console
 from dira_scale import __version__
 from dira_scale.curation.recode_plan import RecodePlan, check, described, identity, planned
 from dira_scale.curation.recode_sample import Form, recoded
-from dira_scale.data.manifest import MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.writer import TableWriter
+from dira_scale.data.manifest import QUARANTINE_FILE, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
-from dira_scale.ingest.finish import discard, publish_dataset, states
+from dira_scale.ingest.finish import discard, joined, publish_dataset
 from dira_scale.ingest.outcome import counted, sample_counts
 from dira_scale.ingest.output import Slice, check_place, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
@@ -103,18 +102,12 @@ def _finish(
     """Join the shards' states and the origin's quarantine into the tables. Raises UserError if no sample is left."""
     counts, damaged = Counter(dict.fromkeys(origin.info.counts, 0)), list[Damaged]()
     sizes, checksums = {}, {}
-    with (
-        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
-        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
-    ):
-        with open_file(origin.root / QUARANTINE_FILE) as file:
-            quarantine.add(pq.read_table(file).to_pylist())
-        for shard, state in states(out, plan, recipe):
-            sizes[shard], checksums[shard] = state["size"], state["xxh3"]
-            counts.update(row["split"] for row in state["rows"])
-            damaged += [Damaged(shard, entry["source"], entry["reason"]) for entry in state["rejected"]]
-            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
-            quarantine.add(state["rejected"])
+    with open_file(origin.root / QUARANTINE_FILE) as file:
+        rejected = pq.read_table(file).to_pylist()
+    for shard, state in joined(out, plan, recipe, scratch, rejected):
+        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+        counts.update(row["split"] for row in state["rows"])
+        damaged += [Damaged(shard, entry["source"], entry["reason"]) for entry in state["rejected"]]
     if not counts.total():
         discard(out, plan, scratch)
         raise UserError(f"none of the {len(damaged)} images of path={origin.root} can be converted, the first because: "

@@ -8,7 +8,7 @@ import numpy as np
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, Window, store
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes.body import SKIN
 from dira_scale.imaging.volumes.resample import resample
 
@@ -36,16 +36,14 @@ class Slice(NamedTuple):
     empty: bool
 
 
-def with_square_pixels(
-    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+def with_square_pixels(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
     """The volume at the finer of its two spacings within a slice, so that slices are not distorted.
 
     Raises RejectedError if the result would be too large.
     """
     z, y, x = volume.spacing
     if abs(y - x) <= SQUARE * min(y, x):
-        return volume, mask, boxes
+        return Annotated(volume, mask, boxes)
     return resample(volume, mask, boxes, (z, min(y, x), min(y, x)))
 
 
