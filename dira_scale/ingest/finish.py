@@ -19,7 +19,7 @@ from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.naming import modality_of
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
-from dira_scale.ingest.plan import Plan, ShardPlan, input_of
+from dira_scale.ingest.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
@@ -97,7 +97,7 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     remove(scratch)
 
 
-def discard(out: Path, plan: Plan, scratch: Path) -> None:
+def discard(out: Path, plan: PlannedShards, scratch: Path) -> None:
     """Remove every shard, as none has a sample."""
     with as_os_error(out):
         for shard in plan.shards:
@@ -117,7 +117,7 @@ def _modality(plan: ShardPlan, quarantine: Path) -> str:
 
 
 def joined(
-    out: Path, plan: Plan, identity: dict[str, Any], scratch: Path, rejected: Sequence[dict[str, Any]] = ()
+    out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path, rejected: Sequence[dict[str, Any]] = ()
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The state of each finished shard, whose rows are added to the tables in ``scratch``; the quarantine begins with
     those ``rejected`` before. Raises UserError for a shard made from another plan or recipe."""

@@ -14,7 +14,7 @@ from ingest.sources.conftest import Here
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.output import Slice
+from dira_scale.ingest.output import Share
 
 
 def test_slices_joined_are_byte_identical_to_one_machine(
@@ -53,7 +53,7 @@ def test_slices_at_once_in_processes_of_their_own(
 def test_every_shard_is_of_one_slice() -> None:
     shards = SimpleNamespace(shards={f"train-{n:06d}.tar": range(0) for n in range(10)})
     for of in (1, 3, 10, 16):
-        parts = [Slice(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
+        parts = [Share(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
         assert sorted(chain(*parts)) == list(shards.shards) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 

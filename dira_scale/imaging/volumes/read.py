@@ -15,7 +15,7 @@ from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid, turn
 from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
 from dira_scale.imaging.volumes.nifti import GZIP, is_nifti, open_nifti
 from dira_scale.imaging.volumes.nrrd import open_nrrd
-from dira_scale.imaging.volumes.raw import Raw
+from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.regrid import stack_of
 from dira_scale.imaging.volumes.series import Series
 from dira_scale.imaging.volumes.slice_position import pixels_to_voxels
@@ -100,7 +100,7 @@ def _are_mask_values(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
 
 
-def _raw(file: BinaryIO, path: Path) -> Raw:
+def _raw(file: BinaryIO, path: Path) -> RawVolume:
     """Detect the format by the file's first bytes, never by its name."""
     if is_numpy(file):
         return _array(file)
@@ -117,10 +117,10 @@ def _raw(file: BinaryIO, path: Path) -> Raw:
     raise RejectedError("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
 
 
-def _array(file: BinaryIO) -> Raw:
+def _array(file: BinaryIO) -> RawVolume:
     """NumPy files have no geometry: voxels of 1 mm, z towards the head, y to the back, x to the left."""
     array = open_array(file)
     if len(array.shape) not in (3, 4):
         raise RejectedError("an array of other than three axes, or four with the channels first")
     z, y, x = array.shape[-3:]
-    return Raw(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)
+    return RawVolume(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage, Window, store
+from dira_scale.imaging.grey import GreyImage, GreyWindow, store
 from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes.body import SKIN
 from dira_scale.imaging.volumes.resample import resample
@@ -54,7 +54,7 @@ def axial_slices(
 
     ``low`` and ``high`` of the volume are the window: the values that become black and white in ``bits`` bits.
     """
-    window = Window(volume.low, volume.high, 1)
+    window = GreyWindow(volume.low, volume.high, 1)
     skin = (SKIN - volume.offset) / volume.scale
     floor = skin if modality == "CT" else volume.low + FAINT * (volume.high - volume.low)
     depth, height, width = volume.shape
