@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -40,6 +41,7 @@ from dira_scale.models.unet import UNet
 from dira_scale.pretraining.config import AdversaryConfig
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.runs.description import read_description
 from dira_scale.runs.reader import start_tensors
 
 CHANNELS = [32, 16, 16, 8, 8]
@@ -255,6 +257,21 @@ def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, m
     torch.testing.assert_close(theirs["pooled"], pooled, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["restored"], logits.sigmoid(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(theirs["restored_by_monai"], logits.sigmoid(), rtol=1e-5, atol=1e-5)
+
+
+def test_what_the_run_has_recorded_of_its_data_stands_in_the_card_when_they_are_gone(trained, capsys):
+    described = read_description(trained.run)
+    shards = Path(trained.config["data"]["shards"])
+    (dataset,) = described.data.datasets
+    known = dataset.known(ShardedDataset.open(shards).info)
+    recorded = replace(described, data=replace(described.data, datasets=(known,)))
+    (trained.run / "description.json").write_text(recorded.to_json())
+    assert main([f"run={trained.run}"]) == 0
+    before = trained.card()
+    shutil.rmtree(shards)
+    assert main([f"run={trained.run}"]) == 0
+    assert trained.card() == before and "CC-BY-9.9" in before
+    assert "not in the card" not in capsys.readouterr().out
 
 
 def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsys):

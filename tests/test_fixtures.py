@@ -6,6 +6,7 @@ what that commit saw of them. A failure here is a user whose data or run can no 
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import timm
 import tiny_resnet
 import torch
+import yaml
 from fixtures import seen
 from fixtures.make import RUNS, STOPPED, go_on
 from harness import finish, losses, rows, status, weights
@@ -25,6 +27,7 @@ from dira_scale.data.beton import Reader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.export import main as export
 from dira_scale.report import main as report
+from dira_scale.runs.description import derived, read_description
 from dira_scale.shard import main as shard
 
 FROZEN = Path(__file__).parent / "fixtures"
@@ -97,6 +100,9 @@ def test_a_run_goes_on_to_the_end_that_it_had(folder: Path, tmp_path: Path, name
         torch.set_num_threads(threads)
     assert len(before) == STOPPED[name] and rows(run)[: len(before)] == before
     check_end(run, name)
+    written, config = read_description(run), yaml.safe_load((run / "config.yaml").read_text())
+    assert written == replace(derived("pretrain", config), data=written.data)  # as of a run from before
+    assert [(of.name, of.licence, of.modality) for of in written.data.datasets] == [("radiographs", "none", "CXR")]
     assert report([f"run={run}"]) == 0
     assert name in (run / "report.html").read_text()
 
