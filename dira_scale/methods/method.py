@@ -20,7 +20,9 @@ class Terms:
     # view first.
     restored: Tensor | None = None
     target: Tensor | None = None  # for ``restored``
-    orientation: Tensor | None = None  # uint8 [b, 3]: how the target is turned, if it is (``data.orientation``)
+    orientation: Tensor | None = (
+        None  # uint8 [b, 3]: how the target is turned, if it is (``data.geometry.orientation``)
+    )
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
     # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
     # In training the loop keeps only the encoder's output of them, in ``features``.

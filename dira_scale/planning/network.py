@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
 
 from dira_scale import methods
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import CHANNELS_LAST, Batch
 from dira_scale.data.views import Distortion, draw
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
@@ -58,28 +58,27 @@ class Networks:
 
     def batch(self, images: int) -> Batch:
         """A rank's part of a step's batch, as the loader returns it."""
-        drawn = draw(self.views, 0, 0, np.arange(images), np.zeros(images, np.int64), 0, *2 * (np.full(images, 256),))[
-            1
-        ]
+        stored = [np.full(images, side) for side in self.views.crop.least or self.views.sides]
+        drawn = draw(self.views, 0, 0, np.arange(images), np.zeros(images, np.int64), 0, *stored)[1]
         parameters = (getattr(drawn, field.name) for field in fields(Distortion))
         distortion = Distortion(*map(self.mode.from_tensor, parameters))
         with self.mode:
-            size, count = self.views.size, self.views.count
+            sides, count = self.views.sides, self.views.count
             return Batch(
-                views=tuple(torch.empty(images, 1, size, size, dtype=torch.uint8) for _ in range(count)),
+                views=tuple(torch.empty(images, 1, *sides, dtype=torch.uint8) for _ in range(count)),
                 distortions=(distortion,) * count,
                 index=torch.empty(images, dtype=torch.int64),
                 low=torch.empty(images, count),
                 high=torch.empty(images, count),
                 step=0,
                 epoch=0,
-                flips=tuple(torch.empty(images, dtype=torch.bool) for _ in range(count)),
+                flips=tuple(torch.empty(images, len(sides), dtype=torch.bool) for _ in range(count)),
             )
 
     def _without_memory(self, tensor: Tensor) -> Tensor:
-        layout = torch.channels_last if self._channels_last and tensor.ndim == 4 else torch.contiguous_format
+        layout = CHANNELS_LAST.get(tensor.ndim) if self._channels_last else None
         with self.mode:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
+            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout or torch.contiguous_format)
 
 
 def size(tensors: Any) -> int:

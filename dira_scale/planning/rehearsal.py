@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dira_scale.data import distort
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import BatchedDistort
 from dira_scale.distributed.precision import LossScale
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim
@@ -105,7 +105,7 @@ def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int
     with networks.mode:
         task = _Task(config, world, method, adversary, [stage])
         task.monitor_every = 1
-        task.objective.distort = BatchedDistort(networks.views)
+        task.objective.distort = distort.build(networks.views, batched=True)
 
         def make(module: nn.Module) -> Optimizer:
             return _with_states(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)

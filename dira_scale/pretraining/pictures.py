@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.held_out import HeldOutBatches
-from dira_scale.data.orientation import reorient
 from dira_scale.engine.task import StagePlan
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
