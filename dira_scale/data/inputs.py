@@ -31,8 +31,8 @@ class Inputs:
         loader_choice: the loader that reads the data, and why.
 
     Raises:
-        UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data, ranks
-            that do not divide the lanes …) and what would work.
+        UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data,
+            ranks that do not divide the lanes …) and what would work.
     """
 
     def __init__(

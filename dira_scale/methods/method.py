@@ -16,7 +16,7 @@ class Terms:
     """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
-    # Each [b, 1, S, S], ``restored`` with gradient, ``target`` in [0, 1]; with v restored views [v·b, 1, S, S], first
+    # Each [b, 1, *size], ``restored`` with gradient, ``target`` in [0, 1]; with v restored views [v·b, 1, *size], first
     # view first.
     restored: Tensor | None = None
     target: Tensor | None = None  # for ``restored``
@@ -72,7 +72,7 @@ class Method(nn.Module):
         self.active = tuple(terms)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        """``clean`` and ``distorted``: each view of ``batch``, [b, 1, S, S] in [0, 1]."""
+        """``clean`` and ``distorted``: each view of ``batch``, [b, 1, *size] in [0, 1]."""
         raise NotImplementedError
 
     def after_step(self) -> None:

@@ -24,6 +24,7 @@ from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.models.network import moved
 from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.diagnosis import Diagnosis
@@ -211,8 +212,8 @@ class PretrainTask:
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
     """``adversary`` on the training device, in the images' memory format."""
-    layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-    return adversary.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+    moved(adversary, world.device, config.parallel.channels_last)
+    return adversary
 
 
 def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:

@@ -34,7 +34,7 @@ def numbers(dims: int) -> tuple[str, ...]:
 
 
 def record_type(labels: int, dims: int = 2) -> np.dtype:
-    """A row's record: of images 64 bytes, of volumes 72, and 4 for each label. ``shard`` and ``codec`` are numbers of
+    """A row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are numbers of
     words."""
     places = [(name, np.int64) for name in ("offset", "size", "mask_offset", "mask_size")]
     sides = [(name, np.int32) for name in ("shard", *SIDES[dims])]
