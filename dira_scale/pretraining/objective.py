@@ -1,17 +1,16 @@
 """The loss of a stage on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data import distort
 from dira_scale.data.batch import Batch, per_sample
+from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Losses
-from dira_scale.engine.watchdog import alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 
@@ -38,11 +37,11 @@ class Forward(nn.Module):
         return terms
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PretrainLosses(Losses):
     """``carried``: clean and restored images for the adversary, in stages that train it."""
 
-    outputs: Terms | None = None  # of the method, for the monitors
+    outputs: Terms  # of the method, for the monitors
 
 
 class Objective:
@@ -50,11 +49,19 @@ class Objective:
 
     Args:
         weights: of the terms in the total loss.
+        distort: makes the module that distorts.
     """
 
-    def __init__(self, weights: Mapping[str, float], adversary: Adversary, views: ViewSpec, world: World) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        adversary: Adversary,
+        views: ViewSpec,
+        world: World,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+    ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
-        self.distort, self.target_flip, self.axes = distort.build(views), views.target_flip, views.crop.axes
+        self.distort, self.target_flip, self.axes = distort(views), views.target_flip, views.crop.axes
         self.distort.to(world.device)
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
@@ -66,11 +73,10 @@ class Objective:
             losses["ad"] = self.adversary.generator_loss(outputs.restored)
             carried = outputs.target, outputs.restored.detach()
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
-        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs)
+        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs=outputs)
 
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """Run the method on a batch on the device."""
-        alive()
         with self.world.autocast():
             terms: Terms = model(self.clean(batch), distorted, batch)
         return terms

@@ -4,11 +4,14 @@ from dira_scale.data.distort.plane import BatchedDistort, Distort
 from dira_scale.data.distort.volume import DistortVolumes
 from dira_scale.data.views import ViewSpec
 
-__all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build"]
+__all__ = ["BatchedDistort", "Distort", "DistortVolumes", "build", "build_batched"]
 
 
-def build(views: ViewSpec, batched: bool = False) -> Distort | DistortVolumes:
-    """The module for these views; ``batched``: all samples at once also on a CPU."""
-    if views.dimensions == 3:
-        return DistortVolumes()
-    return BatchedDistort(views) if batched else Distort(views)
+def build(views: ViewSpec) -> Distort | DistortVolumes:
+    """The module for these views."""
+    return Distort(views) if views.dimensions == 2 else DistortVolumes()
+
+
+def build_batched(views: ViewSpec) -> Distort | DistortVolumes:
+    """The same, which distorts all samples at once also on a CPU."""
+    return BatchedDistort(views) if views.dimensions == 2 else DistortVolumes()
