@@ -35,8 +35,8 @@ class Architecture(Schema):
         """What tables call the network."""
         return type(self).__name__
 
-    def build_encoder(self, size: int) -> "Encoder":
-        """For views of ``size`` pixels a side, with random weights. Raises ``UserError`` naming the key."""
+    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
+        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key."""
         raise NotImplementedError
 
     def build_network(self, encoder: "Encoder") -> "Network":
@@ -59,9 +59,10 @@ class TimmUNet(Architecture):
     def name(self) -> str:
         return self.encoder
 
-    def build_encoder(self, size: int) -> "Encoder":
+    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
         from dira_scale.models.encoder import build_encoder
 
+        assert isinstance(size, int), "planes have one"
         return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
 
     def build_network(self, encoder: "Encoder") -> "Network":

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from dira_scale import methods
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -23,6 +23,7 @@ from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.description import UNIT, describe, tensors_of
 from dira_scale.pretraining.diagnosis import Diagnosis
@@ -65,7 +66,7 @@ class Pretraining:
         world: World,
         method: Method,
         adversary: Adversary,
-        distort: Callable[[ViewSpec], Distort] = Distort,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
     ) -> None:
         self.config, self.module, self.optim = config, method, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
@@ -188,8 +189,8 @@ class PretrainTask(Pretraining):
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
     """``adversary`` on the training device, in the images' memory format."""
-    layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-    return adversary.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+    moved(adversary, world.device, config.parallel.channels_last)
+    return adversary
 
 
 def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:
