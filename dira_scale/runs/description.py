@@ -238,8 +238,12 @@ def read_description(run: Path) -> Description:
     """
     path = run / FILE
     if not path.is_file():
-        config: Any = yaml.safe_load(config_file(run).read_text())
-        return derived(EARLIER, config)
+        try:
+            return derived(EARLIER, yaml.safe_load(config_file(run).read_text()))
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"{run / 'config.yaml'} is not of a run of {EARLIER}: {error!r}; restore the file"
+            ) from error
     try:
         content = json.loads(path.read_text())
         if isinstance(content, dict) and content.get("format") not in (None, FORMAT):

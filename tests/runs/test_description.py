@@ -147,6 +147,13 @@ def test_a_description_that_is_cut_is_named(tmp_path: Path) -> None:
         RunReader(run)
 
 
+def test_a_configuration_that_describes_no_run_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("seed: 0\n")
+    with pytest.raises(UserError) as error:
+        read_description(tmp_path)
+    assert str(error.value) == f"{tmp_path}/config.yaml is not of a run of pretrain: KeyError('data'); restore the file"
+
+
 def test_a_made_up_runs_report_is_the_same_with_and_without_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

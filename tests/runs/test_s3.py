@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import s3
 import torch
+from omegaconf import OmegaConf
 
+from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.runs import checkpoint
 from dira_scale.runs.checkpoint import Checkpointer
@@ -23,7 +25,8 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[s3.Bucket]:
 
 
 def config(url: str) -> dict[str, Any]:
-    return {"checkpoint": {"folder": url}, "stages": {"di": {"epochs": 1}}}
+    content: Any = OmegaConf.to_container(compose("pretrain", ["data.shards=any", f"checkpoint.folder={url}"]))
+    return dict(content)
 
 
 def test_a_mistyped_bucket_is_one_clear_line_and_not_made(bucket: s3.Bucket, tmp_path: Path) -> None:
