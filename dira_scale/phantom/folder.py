@@ -77,11 +77,11 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
     """The number of patients of a finished folder, else 0. Raises UserError for other settings."""
     for name in ("phantom.json", "settings.json"):
         if (folder / name).exists():
-            found = OMITTED | json.loads((folder / name).read_text())
+            settings = OMITTED | json.loads((folder / name).read_text())
             for key, value in {**OMITTED, **settings}.items():
-                if found.get(key) != value:
+                if settings.get(key) != value:
                     raise UserError(
-                        f"{folder} holds phantoms made with {key}={found.get(key)}, not {value}: "
+                        f"{folder} holds phantoms made with {key}={settings.get(key)}, not {value}: "
                         "use another folder, or remove this one"
                     )
     if not (folder / "phantom.json").exists():

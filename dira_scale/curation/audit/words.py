@@ -68,9 +68,9 @@ def _croissant(dataset: ShardedDataset) -> dict[str, Any]:
 
 def _attributes(dataset: ShardedDataset) -> dict[str, set[str]]:
     """The stored attributes, with their values."""
-    found: dict[str, set[str]] = {}
+    values: dict[str, set[str]] = {}
     for chunk in dataset.table["attributes"].chunks:
         pairs = pa.table({"name": chunk.keys, "value": chunk.items}).group_by(["name", "value"]).aggregate([])
         for pair in pairs.to_pylist():
-            found.setdefault(pair["name"], set()).add(pair["value"])
-    return found
+            values.setdefault(pair["name"], set()).add(pair["value"])
+    return values

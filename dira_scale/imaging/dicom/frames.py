@@ -111,8 +111,8 @@ class DicomFile:
         flat.update(self.header)
         flat.set_original_encoding(*self.header.original_encoding)
         shared = (self.header.get("SharedFunctionalGroupsSequence") or [])[:1]
-        own = (self.header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
-        for group in [*shared, *own]:
+        per_frame = (self.header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
+        for group in [*shared, *per_frame]:
             for macro in MACROS:
                 for item in (group.get(macro) or [])[:1]:
                     flat.update(item)

@@ -57,10 +57,10 @@ def read_header(file: BinaryIO) -> dict[str, str]:
         if header.get("BitsAllocated") == 1:
             raise RejectedError(ONE_BIT)
         values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
-        found = {name: str(value).strip() for name, value in values.items() if value is not None}
+        known = {name: str(value).strip() for name, value in values.items() if value is not None}
         if (frames := count_frames(header, rest)) > 1:
-            found["frames"] = str(frames)
-    return {name: value for name, value in found.items() if value}
+            known["frames"] = str(frames)
+    return {name: value for name, value in known.items() if value}
 
 
 def header_of(path: Path) -> dict[str, str]:

@@ -77,8 +77,8 @@ class NlmTuberculosis:
         path = self.root / "ClinicalReadings" / f"{stem}.txt"
         if not self.attributes or not path.is_file():
             return {}
-        found = reading(path.read_bytes().decode("utf-8", "replace"))
-        return {name: found[name] for name in self.attributes if name in found}
+        known = reading(path.read_bytes().decode("utf-8", "replace"))
+        return {name: known[name] for name in self.attributes if name in known}
 
 
 def reading(text: str) -> dict[str, str]:

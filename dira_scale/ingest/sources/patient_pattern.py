@@ -24,5 +24,5 @@ class PatientPattern:
 
     def patient(self, path: str) -> str | None:
         """Of the file at ``path``, relative to ``recipe.images``, with / between folders; None where it finds none."""
-        found = self._pattern.search(path)
-        return (found[self._group] or None) if found else None
+        match = self._pattern.search(path)
+        return (match[self._group] or None) if match else None

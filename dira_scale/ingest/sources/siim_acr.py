@@ -73,21 +73,21 @@ class SiimAcr:
             if not name:
                 raise table_error(self.table, "no ImageId", line)
             regions[name] += [runs] if runs not in ("", "-1") else []
-        found = set()
+        seen = set()
         for path in files_ending(self.root, ".dcm"):
             name = path.stem
-            if name in found:
+            if name in seen:
                 yield SourceRecord(
                     path.relative_to(self.root).as_posix(), path, rejected="a file of this UID was met before"
                 )
                 continue
-            found.add(name)
+            seen.add(name)
             if name not in regions:
                 yield SourceRecord(name, path, rejected="no line in the table")
             else:
                 labels = (float(bool(regions[name])),)
                 yield SourceRecord(name, path, labels=labels, mask=Runs(tuple(regions[name])))
-        for name in regions.keys() - found:
+        for name in regions.keys() - seen:
             yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
     def _described(self, record: SourceRecord) -> SourceRecord:

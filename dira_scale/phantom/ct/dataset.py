@@ -80,7 +80,7 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
             _write_volume(folder / file, study.voxels, study)
         mask = f"masks/{name[0]}_{name[1]}{FORMATS[format] or FORMATS['nifti']}"
         _write_volume(folder / mask, study.mask, study)
-        present = {found.kind for found in study.found}
+        present = {annotation.kind for annotation in study.annotations}
         row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": dicom.series_uid(key)}
         row |= {label: int(label in present) for label in KINDS[kind]}
         row |= {
@@ -89,8 +89,8 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
             "age": anatomy.age + number,
             "mask": mask,
         }
-        boxes = [[found.kind, *found.box] for found in study.found]
-        nodules = [[round(v, 6) for v in (*found.centre, found.diameter)] for found in study.found]
+        boxes = [[annotation.kind, *annotation.box] for annotation in study.annotations]
+        nodules = [[round(v, 6) for v in (*a.centre, a.diameter)] for a in study.annotations]
         rows.append({"row": row, "boxes": boxes, "annotations": nodules})
     save_record(folder, patient, rows)
 
@@ -119,9 +119,11 @@ def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
 def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
     rows = [record["row"] for record in records]
     boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    found = ((record["row"]["seriesuid"], *one) for record in records for one in record["annotations"])
+    annotations = (
+        (record["row"]["seriesuid"], *annotation) for record in records for annotation in record["annotations"]
+    )
     return {
         "labels.csv": as_csv(list(rows[0]), (row.values() for row in rows)),
         "boxes.csv": as_csv(("file", "label", "z", "y", "x", "d", "h", "w"), boxes),
-        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), found),
+        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), annotations),
     }

@@ -1,7 +1,6 @@
 """Smooth random fields independent of the voxel grid: cubic B-splines over a periodic lattice."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
