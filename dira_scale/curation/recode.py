@@ -142,6 +142,6 @@ def _print_outcome(console: Console, out: Path, origin: ShardedDataset, outcome:
         if len(damaged) > SHOWN:
             console.print(f"  … and {len(damaged) - SHOWN} more")
         console.print(
-            f"to have them: mend {origin.root} (shard repair, or an intact copy), delete {out}, convert again"
+            f"to include them, repair {origin.root} (shard repair, or an intact copy), delete {out}, convert again"
         )
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")

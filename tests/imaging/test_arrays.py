@@ -43,7 +43,7 @@ def npy(shape: str, content: bytes) -> bytes:
     [
         (npy("40, 30", b"\0" * 100), "ends before"),
         (npy("400000, 300000", b"\0" * 100), "more than"),
-        (npy("40", bytes(80)), "no image"),
+        (npy("40", bytes(80)), "not an image"),
         (b"\x93NUMPY\x01\x00\xff\xff{", "something else"),
         (b"\x93NUMPY\x09\x00", "not a NumPy"),
         (b"PK\x03\x04 and no archive", "damaged"),

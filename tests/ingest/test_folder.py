@@ -207,8 +207,8 @@ def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, p
     [
         ("P-[0-9]+", "it has no groups; put the part that is the patient between"),
         ("(P)-([0-9]+)", "it has 2 groups"),
-        ("(P-", r"recipe.patient_pattern=\(P-: no regular expression \(missing \)"),
-        (7, "recipe.patient_pattern=7: no regular expression"),
+        ("(P-", r"recipe.patient_pattern=\(P-: not a regular expression \(missing \)"),
+        (7, "recipe.patient_pattern=7: not a regular expression"),
     ],
 )
 def test_a_pattern_without_a_patient_is_one_error(tmp_path: Path, pattern: str, words: str) -> None:

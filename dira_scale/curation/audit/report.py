@@ -81,7 +81,7 @@ def _conclusion(report: AuditReport) -> str:
         return "the audit FAILED"
     if report.leaks is None:
         compared = "patients" if report.twins is None else "patients and near-duplicates"
-        return f"the audit found no harm in {compared}; whether identifying values are there was not looked at"
+        return f"the audit found no harm in {compared}; identifying values were not searched for"
     return "the audit found nothing that must not be there"
 
 

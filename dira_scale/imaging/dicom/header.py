@@ -25,7 +25,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of dam
 MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
 MAX_FRAMES = 2**16
 MIN_FRAME = 64  # bytes: the size of the RLE header alone; but 16 x 16 pixels of 1 bit have 32
-ONE_BIT = "DICOM of 1 bit a pixel: a mask, no image"
+ONE_BIT = "DICOM of 1 bit a pixel: a mask, not an image"
 HEADER = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",

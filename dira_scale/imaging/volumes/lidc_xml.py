@@ -47,8 +47,8 @@ def nodules_in(path: Path, matrices: Mapping[str, Sequence[np.ndarray]]) -> list
     """All outlines of nodules of 3 mm and more; smaller nodules have only a point, non-nodules no outline.
 
     An outline runs through the first pixels outside the nodule. Without ``inclusion`` it encloses a hole.
-    ``matrices``, by the slice's SOP Instance UID: from (column, row, 1) to the voxel's x, y and z, one for each position
-    in the volume to which the slice's outlines apply.
+    ``matrices``, by the slice's SOP Instance UID: from (column, row, 1) to the voxel's x, y and z, one for each
+    position in the volume to which the slice's outlines apply.
     Raises RejectedError, also for an outline on an unknown slice.
     """
     nodules = []

@@ -105,7 +105,7 @@ def stack_of(grid: Grid) -> Stack:
     """
     x, y, z = grid.affine[:3, :3].T
     if abs(x @ y) > RIGHT_ANGLE * np.linalg.norm(x) * np.linalg.norm(y):
-        raise GeometryError("pixels of a slice that are no rectangles (sheared rows and columns)")
+        raise GeometryError("pixels of a slice are not rectangles (sheared rows and columns)")
     down = y - (y @ x) / (x @ x) * x
     normal = np.cross(x, down)
     normal *= (z @ normal) / (normal @ normal)

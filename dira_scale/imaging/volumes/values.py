@@ -29,7 +29,7 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
     if isinstance(geometry, Stack) and settings.volume.irregular == "refuse":
         raise GeometryError(
             "slices that are shifted against each other (gantry tilt) or at uneven distances "
-            "(recipe.volume.irregular=resample takes them)"
+            "(recipe.volume.irregular=resample accepts them)"
         )
     grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)
@@ -44,7 +44,7 @@ def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: 
 def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, float]:
     """int16 of the same shape, scale and offset (value = scale * stored + offset). Raises RejectedError."""
     if values.dtype.kind not in "biuf":
-        raise RejectedError("values that are colours, complex or no numbers")
+        raise RejectedError("values that are colours, complex or not numbers")
     low, high = values.min(), values.max()  # NaN and infinity propagate into these
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RejectedError("values that are NaN or infinite")

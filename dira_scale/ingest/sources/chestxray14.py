@@ -73,12 +73,12 @@ class ChestXray14:
             name = path.name
             if name in seen:
                 again = path.relative_to(self.root).as_posix()
-                yield SourceRecord(again, path, rejected="an image of this name was met before")
+                yield SourceRecord(again, path, rejected="a duplicate image of this name")
                 continue
             seen.add(name)
             yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
         for name in entries.keys() - seen:
-            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
     def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:

@@ -29,7 +29,7 @@ class Classes:
         self.names = dict[str, tuple[str, ...]]()
         for column, names in columns.items():
             if any(isinstance(name, bool) for name in names or ()):
-                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are no text in YAML: "
+                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are not text in YAML: "
                                 "quote yes and no, as in ['no', 'yes']")  # fmt: skip
             classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
             if len(classes) > MOST:
@@ -50,7 +50,7 @@ class Classes:
         if cell.strip() and key_of(cell) not in known:
             names = self.names[column]
             hint = nearest(cell, names) or f": use {', '.join(names)}"
-            raise UserError(f"{where}: " + brief(f"'{cell}' is no class of {KEY}{hint}"))
+            raise UserError(f"{where}: " + brief(f"'{cell}' is not a class of {KEY}{hint}"))
         return float(known[key_of(cell)]) if cell.strip() else math.nan
 
 

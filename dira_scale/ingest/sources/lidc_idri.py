@@ -103,7 +103,7 @@ class LidcIdri:
             if reading is None:
                 raise RejectedError("no readings of this series: a radiograph, or its XML file is missing")
             if heads[0] is None or len(slices) < len(files):
-                raise RejectedError("slices without position, or twice the same")
+                raise RejectedError("slices without position, or duplicate slices")
             rows, columns = map(int, heads[0].shape)
             order, geometry = place_slices(list(slices.values()), (rows, columns))
             grid = (geometry.grid if isinstance(geometry, Stack) else geometry).turned()

@@ -79,7 +79,7 @@ class Scans:
             for path in files_ending(root / fold, ".mhd"):
                 uid, name = path.stem, path.relative_to(root).as_posix()
                 if uid in self.by_uid:
-                    self.rejected.append(SourceRecord(name, path, rejected="a scan of this UID was met before"))
+                    self.rejected.append(SourceRecord(name, path, rejected="a duplicate scan of this UID"))
                     continue
                 try:
                     self.by_uid[uid] = ScanFiles(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))

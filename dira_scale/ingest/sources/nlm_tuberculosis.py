@@ -66,7 +66,7 @@ class NlmTuberculosis:
         stem = path.name[: -len(".png")]
         name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
         if not name:
-            return SourceRecord(path.name, path, rejected="a file name that is none of the dataset's")
+            return SourceRecord(path.name, path, rejected="not a file name of the dataset")
         parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
         mask: PaintedMask | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
         return with_size(

@@ -15,7 +15,7 @@ class PatientPattern:
         try:
             self._pattern = re.compile(text)
         except (re.error, TypeError) as error:
-            raise UserError(f"{KEY}={text}: no regular expression ({error})") from error
+            raise UserError(f"{KEY}={text}: not a regular expression ({error})") from error
         named, count = GROUP in self._pattern.groupindex, self._pattern.groups
         if not named and count != 1:
             raise UserError(f"{KEY}={text}: it has {count or 'no'} groups; put the part that is the patient between "

@@ -61,7 +61,7 @@ def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[Sou
         if record.name in met:
             path = _paths(record)[0].relative_to(root).as_posix()
             name = next(name for n in count(1) if (name := path if n == 1 else f"{path} {n}") not in met)
-            record = replace(record, name=name, rejected="one of this name was met before")
+            record = replace(record, name=name, rejected="a duplicate of this name")
         met.add(record.name)
         yield record
 

@@ -287,7 +287,7 @@ BROKEN = {
     "nifti cut short": (nifti()[:-20], "ends before"),
     "nifti.gz cut short": (gzip.compress(nifti())[:-30], "damaged or cut short"),
     "nifti.gz with a wrong sum": (gzip.compress(nifti())[:-8] + bytes(8), "damaged or cut short"),
-    "nifti header only": (nifti()[:200], "damaged or no NIfTI"),
+    "nifti header only": (nifti()[:200], "damaged or missing NIfTI"),
     "nifti in two files": (nifti(lambda b: b.__setitem__(slice(344, 348), b"ni1\0")), "two files"),
     "nifti of absurd size": (nifti(set_at(42, "h", 32767, 32767, 32767)), "more than"),
     "nifti that claims more than it has": (nifti(set_at(42, "h", 700, 600, 500)), "ends before"),

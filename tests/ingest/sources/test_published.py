@@ -87,7 +87,7 @@ def test_records_keep_their_order_over_threads() -> None:
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """A copied folder, two releases side by side, a line written twice: the first counts, the others have a reason."""
-    met = "one of this name was met before"
+    met = "a duplicate of this name"
     scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
     for uid in scans:
         miniatures_3d.readings(tmp_path / "lidc" / f"{uid}.xml", uid, [[]])
