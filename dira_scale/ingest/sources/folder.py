@@ -146,12 +146,7 @@ class Folder:
         if "frames" not in header or record.rejected:
             return [record]
         if record.mask or record.boxes:
-            return [
-                replace(
-                    record,
-                    rejected="a mask or boxes for DICOM with several frames: the table does not say for which frame",
-                )
-            ]
+            return [replace(record, rejected="a mask or a box for DICOM frames does not say for which frame")]
         frames = range(int(header["frames"]))
         return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
 

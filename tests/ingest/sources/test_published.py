@@ -128,7 +128,7 @@ def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> 
     planned = plan_shards(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
     told = {item.record.name: item.record.rejected for item in planned}
     assert {name for name, reason in told.items() if reason is None} == set(taken)
-    assert {name: reason for name, reason in told.items() if reason and "met before" in reason} == again
+    assert {name: reason for name, reason in told.items() if reason and "a duplicate" in reason} == again
 
 
 def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:
