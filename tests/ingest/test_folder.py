@@ -254,7 +254,7 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     assert listed(named)["im00.png"].labels == (0.5,)
     said = capsys.readouterr().out
     assert "list.csv: zip has other values than 0 and 1" in said
-    assert "Of grades or classes: recipe.class_columns=[zip] instead of label_columns" in said
+    assert "For grades or classes use recipe.class_columns=[zip] instead of label_columns" in said
 
 
 def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -146,7 +146,7 @@ class Folder:
         if "frames" not in header or record.rejected:
             return [record]
         if record.mask or record.boxes:
-            return [replace(record, rejected="a mask or a box for DICOM frames does not say for which frame")]
+            return [replace(record, rejected="a mask or boxes for DICOM frames: does not say for which frame")]
         frames = range(int(header["frames"]))
         return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
 
@@ -244,8 +244,8 @@ class Folder:
         if graded and not guess:
             names = brief(",".join(graded))
             self.notes.append(
-                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, of which `probe` reads 0 and 1 "
-                f"alone. Of grades or classes: recipe.class_columns=[{names}] instead of label_columns"
+                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, but `probe` reads only 0 and 1. "
+                f"For grades or classes use recipe.class_columns=[{names}] instead of label_columns"
             )
         if repeated:
             self.notes.append(f"{path.name}: repeated rows, each counted once: {repeated}")

@@ -27,9 +27,10 @@ from dira_scale.phantom.ct.files import write_metaimage, write_nifti
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record
+from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record
 
 VERSION = 2  # of the drawing; raise it when voxels change
+SMALLEST = 32  # rows and columns
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
 SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # share of studies with the lung kernel
 STUDIES = (0.6, 0.25, 0.15)  # shares of patients with one, two, three
@@ -53,17 +54,11 @@ def generate(
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
             raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: use {' or '.join(known)}")
-    check_sizes(patients, size)
+    check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
     return folder
-
-
-def check_sizes(patients: Any, size: Any) -> None:
-    """Raises UserError for numbers of which no phantoms can be made."""
-    if not (isinstance(patients, int) and isinstance(size, int)) or patients < 1 or size < 32:
-        raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
 
 
 def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, patient: int) -> None:
