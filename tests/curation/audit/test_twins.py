@@ -162,7 +162,7 @@ def test_hashes_of_two_keys_or_archives_prove_nothing(
     ("report", "said"),
     [
         (AuditReport(), "the audit found no harm in patients; identifying values were not searched for"),
-        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; whether identifying values"),
+        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; identifying values"),
         (AuditReport(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
     ],
 )
