@@ -34,13 +34,13 @@ def check_export(cfg: DictConfig, runs: Descriptions) -> None:
     for name, run in runs.items():
         check_stage(cfg.stage, run, name)
         decoder = run.trains_decoder(None if cfg.stage == LATEST else cfg.stage)
-        encoder = _encoder(json.dumps(run.network.architecture), run.input.size[0])
+        encoder = _encoder(json.dumps(run.network.architecture), run.input.sides)
         for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
             formats.check(format, encoder, decoder)
 
 
 @lru_cache
-def _encoder(model: str, size: int) -> Encoder:
+def _encoder(model: str, size: int | tuple[int, ...]) -> Encoder:
     """Of the node ``model`` as JSON. Its tensors have no memory."""
     with torch.device("meta"):
         return architecture(json.loads(model)).build_encoder(size)

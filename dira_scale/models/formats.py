@@ -229,7 +229,7 @@ def to_plain(network: Trained) -> Exported:
         from safetensors.torch import load_file
 
         model = architecture({dict(network.run.network.architecture) | {"weights": None}})
-        encoder = model.build_encoder({network.size}).eval()
+        encoder = model.build_encoder({network.run.input.sides}).eval()
         encoder.load_state_dict(load_file("plain_encoder.safetensors"))
         pyramid = encoder(image)
     """

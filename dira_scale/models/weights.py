@@ -19,7 +19,7 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     """
     if run.tensors.encoder is None:
         raise UserError(f"run: {run.title} has no encoder")
-    encoder = architecture(run.network.architecture).build_encoder(run.input.size[0])
+    encoder = architecture(run.network.architecture).build_encoder(run.input.sides)
     _fill(encoder, run.tensors.encoder, tensors)
     return encoder.eval()
 

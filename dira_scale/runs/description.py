@@ -64,6 +64,11 @@ class Input:
     mean: tuple[float, ...] = ()
     deviation: tuple[float, ...] = ()
 
+    @property
+    def sides(self) -> int | tuple[int, ...]:
+        """One number where all sides are equal, as an architecture takes it."""
+        return self.size[0] if len({*self.size}) == 1 else self.size
+
 
 @dataclass(frozen=True)
 class Dataset:
