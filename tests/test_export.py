@@ -31,7 +31,7 @@ from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.export import main
-from dira_scale.methods import build
+from dira_scale.methods import build, views_of
 from dira_scale.methods.adversary import LOSSES
 from dira_scale.models import norm
 from dira_scale.models.encoder import build_encoder
@@ -274,13 +274,17 @@ def test_what_the_run_has_recorded_of_its_data_stands_in_the_card_when_they_are_
     assert "not in the card" not in capsys.readouterr().out
 
 
+SIDES = "data.size=[16,16,16]"
+
+
 def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsys):
     """Of volumes: all that is known of it is its configuration. Its BatchNorm is plain."""
-    words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.size=16", "data.batch=4"]
+    words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.batch=4", SIDES]
+    words += [f"views.{part}.p=0" for part in ("blur", "cutout", "inverse_cutout", "shuffle")]
     words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
     words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
     cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
-    run, method = tmp_path / "demo", build(cfg.method, cfg.model, ViewSpec(size=16), batch=4)
+    run, method = tmp_path / "demo", build(cfg.method, cfg.model, views_of(cfg), batch=4)
     (run / "checkpoints").mkdir(parents=True)
     (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
     for tensor in method.state_dict().values():
