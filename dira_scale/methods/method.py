@@ -42,6 +42,7 @@ class Method(nn.Module):
     gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns
     bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
+    momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec
     weights: dict[str, float]

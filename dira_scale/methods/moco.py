@@ -43,6 +43,7 @@ class MoCo(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    momentum_encoder = "key_encoder"
     queue: Tensor
     queue_pointer: Tensor
     queue_age: Tensor

@@ -28,6 +28,7 @@ class Architecture(Schema):
     bn_groups: int = at_least(1)
 
     dimensions: ClassVar[int]
+    channels: ClassVar[int] = 1  # that its first layer takes; an image of one channel is repeated
 
     @property
     def name(self) -> str:
@@ -52,6 +53,7 @@ class TimmUNet(Architecture):
     zero_init_residual: bool = MISSING
 
     dimensions: ClassVar[int] = 2
+    channels: ClassVar[int] = 3
 
     @property
     def name(self) -> str:
