@@ -23,6 +23,7 @@ def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
          *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]
     )  # fmt: skip
     assert code == 0
+    assert json.loads((run / "description.json").read_text())["input"]["size"] == [16, 16, 12]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["split"] == "train"]
     assert len(trained) == 6 and all(np.isfinite(row["loss"]) for row in trained)
