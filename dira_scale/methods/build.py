@@ -109,11 +109,11 @@ def method_class(method_cfg: Any) -> type[Method]:
 
 
 def _check_dimensions(model: Architecture, views: ViewSpec) -> None:
-    side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
     if model.dimensions == views.dimensions:
         return
-    advice = f"volumes: give three, as [{side},{side},{side}]" if model.dimensions == 3 else f"images: give one, {side}"
-    raise UserError(f"data.size={given} has sides of {views.dimensions} axes, and {model.name} takes {advice}")
+    side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
+    one, three = f"images: give one side, as data.size={side}", f"volumes: give three, as data.size={[side] * 3}"
+    raise UserError(f"data.size={given}: {model.name} takes {one if model.dimensions == 2 else three}")
 
 
 def _start(model: Architecture, encoder: Encoder, tensors: Mapping[str, Tensor] | None) -> StartWeights | None:

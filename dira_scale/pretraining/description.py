@@ -59,7 +59,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         trained="pretrained without labels",
         training=_training(config, stages),
         network=Network(model, network.name, network.dimensions, network.channels, network.weights),
-        input=Input(tuple(size) if isinstance(size, list) else network.dimensions * (size,)),
+        input=Input(network.dimensions * (size,) if isinstance(size, int) else tuple(size)),
         data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
         stages=stages,
         terms=_terms(method, stages),

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import xxhash
+from models.stub3d import TARGET
 
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.data.manifest.writer import TableWriter
@@ -15,8 +16,10 @@ from dira_scale.pixels import codecs
 
 NONE: dict[str, Any] = {"cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
 NONE |= {"blur": Blur(p=0)}
-# The same on a command line.
-WORDS = [f"views.{name}.p=0" for name in NONE]
+# DiRA with MoCo on the tests' own network, with such views.
+WORDS = ["method=dira_moco", "method.base.queue=16", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
+         *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
+         *(f"views.{name}.p=0" for name in NONE)]  # fmt: skip
 
 
 def spec(*size: int, **more: Any) -> ViewSpec:

@@ -47,6 +47,18 @@ def test_methods_learn_from_volumes_through_a_network_that_nobody_else_knows(nam
     method.after_step()
 
 
+def test_views_and_network_have_the_same_dimensions() -> None:
+    cfg = compose("pretrain", ["data.shards=any"])
+    with pytest.raises(
+        UserError, match=r"^data.size=16: Tiny3D takes volumes: give three, as data.size=\[16, 16, 16\]$"
+    ):
+        methods.build(cfg.method, STUB, ViewSpec(size=SIZE), batch=COUNT)
+    with pytest.raises(
+        UserError, match=r"^data.size=\[16, 16, 16\]: resnet50 takes images: give one side, as data.size=16"
+    ):
+        methods.build(cfg.method, cfg.model, VIEWS, batch=COUNT)
+
+
 @pytest.mark.parametrize("kind", ATTENTIONS)
 def test_pcrls_attention_weights_the_channels_of_maps_of_any_dimension(kind: str) -> None:
     indicator, maps = torch.ones(2, 6), torch.rand(2, 8, 3, 3)

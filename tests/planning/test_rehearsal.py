@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from data.volumes import WORDS
 from engine.regression import BATCH, FEATURES, STAGES, Regression, Shapes
 from harness import TINY
 from omegaconf import OmegaConf
@@ -50,6 +51,21 @@ def test_a_small_network_by_hand() -> None:
     assert ledger.live_bytes[seen - 1].others == hidden + out + scalar  # while the sum computes
     assert ledger.live_bytes[-1].gradients == 4 * (100 * 50 + 50 * 20)
     assert ledger.flops == 2 * 8 * (2 * 100 * 50 + 3 * 50 * 20)  # the images need no gradient
+
+
+def test_a_step_on_volumes() -> None:
+    """On the tests' own network: with twice the depth, twice the multiplications of its convolutions."""
+
+    def forward(depth: int) -> float:
+        words = [*WORDS, "data.shards=none", f"data.size=[{depth},16,16]", "data.batch=4", "precision=fp32"]
+        cfg = compose("pretrain", words)
+        config: Any = OmegaConf.to_object(cfg)
+        fake = fake_pretraining(config, cfg)
+        views = fake.batch(4).views
+        assert [view.shape for view in views] == 2 * [(4, 1, depth, 16, 16)]
+        return rehearse(fake, fake.stages[0], 4).forward
+
+    assert 1.5 < forward(32) / forward(16) <= 2
 
 
 def test_operations_are_those_of_torchs_counter() -> None:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from data.volumes import WORDS, make, random_volumes
-from models.stub3d import TARGET
 from PIL import Image
 
 from dira_scale.pretrain import main
@@ -19,13 +18,12 @@ def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
     """All stages, validation, monitors, pictures and the table of restorations."""
     shards, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "run"
     code = main(
-        ["method=dira_moco", "method.base.queue=16", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
-         *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")), *WORDS,
-         f"data.shards={shards.root}", "data.size=[16,16,12]", "data.batch=4", "data.workers=1", f"run={run}",
+        [*WORDS, f"data.shards={shards.root}", "data.size=[16,16,12]", "data.batch=4", "data.workers=1", f"run={run}",
          "precision=fp32", "parallel.threads=1", "validate.batch=2", "log_every=1", "health.every=1",
          *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]
     )  # fmt: skip
     assert code == 0
+    assert json.loads((run / "description.json").read_text())["input"]["size"] == [16, 16, 12]
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     trained = [row for row in rows if row["split"] == "train"]
     assert len(trained) == 6 and all(np.isfinite(row["loss"]) for row in trained)

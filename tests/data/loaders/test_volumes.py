@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from data.volumes import WORDS, make, plain_view, random_volumes, spec
-from models.stub3d import TARGET
+from needs import need_extra
 from torch import nn
 
 from dira_scale import methods
@@ -41,7 +41,7 @@ def dataset(tmp_path: Path) -> ShardedDataset:
 def load(
     dataset: ShardedDataset, views: ViewSpec = SPEC, name: str = "cpu", steps: int = 3, **more: Any
 ) -> list[Batch]:
-    choice: LoaderChoice = choose("cpu") if name == "cpu" else choose("cpu").in_helper()
+    choice: LoaderChoice = choose("cpu").in_helper() if name == "helper" else choose(name)
     arguments = {"datasets": [dataset], "split": "train", "order": ORDER, "views": views, "seed": 3} | more
     loader = choice.build(**arguments)
     return list(loader.iterate(0, steps))
@@ -86,6 +86,7 @@ def test_crops_of_other_sizes_are_resized_with_one_rounding(tmp_path: Path, code
 def test_order_and_views_are_the_same_for_all_threads_and_ranks(dataset: ShardedDataset) -> None:
     expected = load(dataset, masks=True)
     same_batches(load(dataset, masks=True, workers=2), expected)
+    same_batches(load(dataset, masks=True, name="stream"), expected)
     for rank in range(2):
         for batch, same in zip(load(dataset, rank=rank, world=2), expected, strict=True):
             part = slice(2 * rank, 2 * rank + 2)
@@ -150,6 +151,16 @@ def test_what_does_not_fit_is_refused_in_one_line(dataset: ShardedDataset, make_
         Samples([dataset, images], "train")
 
 
+@pytest.mark.parametrize("name", ["dali", "ffcv"])
+def test_loaders_of_images_say_so(dataset: ShardedDataset, name: str) -> None:
+    if name == "dali":
+        need_extra("dali")
+    with pytest.raises(
+        UserError, match=f"^data.loader={name} reads images, and these shards hold volumes: use data.lo"
+    ):
+        load(dataset, name=name)
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -170,10 +181,8 @@ def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], mes
 def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dataset: ShardedDataset) -> None:
     """Two steps of all terms on the stub of a network; released targets are the crops before mirroring."""
     views = replace(spec(16, 16, 16), target_flip="released")
-    size = [f"data.size={list(views.sides)}", "data.shards=any", "method.base.queue=8", *WORDS]
-    cfg = compose("pretrain", ["method=dira_moco", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
-                               *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
-                               "views.target_flip=released", *size])  # fmt: skip
+    words = ["data.shards=any", f"data.size={list(views.sides)}", "views.target_flip=released"]
+    cfg = compose("pretrain", [*WORDS, *words])
     assert methods.views_of(cfg).sides == views.sides
     method = methods.build(cfg.method, cfg.model, methods.views_of(cfg), batch=BATCH).train()
     world = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
