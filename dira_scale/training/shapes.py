@@ -52,4 +52,5 @@ class ViewShapes:
             labels=None if self.labels is None else torch.empty(samples, self.labels),
             mask=torch.empty(samples, count, size, size, dtype=torch.uint8) if self.mask else None,
             flips=tuple(torch.empty(samples, dtype=torch.bool) for _ in range(count)),
+            images=torch.empty(samples, count, dtype=torch.int64),
         )

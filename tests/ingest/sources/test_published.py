@@ -15,8 +15,9 @@ from dira_scale.imaging.boxes import Box, clip_box
 from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import Item, plan_shards
+from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.published import in_threads, with_size
 from dira_scale.places.tables import Line, cell_number, read_columns, read_names
