@@ -10,7 +10,7 @@ from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes import prepare
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
@@ -58,17 +58,15 @@ def shrunk(
     return image, mask, boxes
 
 
-def prepared(
-    item: Item, source: Volume, recipe: Recipe
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:  # fmt: skip
+def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
     """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
     check_shape(source.shape, item.record.boxes, recipe)
     try:
-        volume, mask, boxes = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
+        made = prepare(source, mask_of(item, source), item.record.boxes, recipe.volume)
     except RejectedError as error:
         raise QuarantinedError("geometry", str(error)) from error
-    check_shape(volume.shape, (), recipe)
-    return volume, mask, boxes
+    check_shape(made.volume.shape, (), recipe)
+    return made
 
 
 def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:

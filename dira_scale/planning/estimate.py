@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
-from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.config import Machine
+from dira_scale.planning.links import Links
 from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
-from dira_scale.planning.scaling import Job
+from dira_scale.planning.scaling import Workload
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import StepTimes
 from dira_scale.pretraining.config import Pretrain
@@ -145,8 +145,8 @@ def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
 
 def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
     """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide."""
-    job = Job(
-        Cluster(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
+    job = Workload(
+        Links(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
         StepTimes(forward=step.forward / speed, backward=step.backward / speed),
         strategies.traffic(strategy, step, accumulate),
         own=lambda ranks: step.collectives,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 from scipy.optimize import brentq
 
-from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.ledger import Collective
+from dira_scale.planning.links import Links
 from dira_scale.planning.strategies import Traffic
 from dira_scale.planning.timeline import StepTimes
 
@@ -15,7 +15,7 @@ UNCOUNTED = StepTimes(forward=1 / 3, backward=2 / 3)
 
 
 @dataclass(frozen=True)
-class Job:
+class Workload:
     """The work of one GPU, and its traffic with the others.
 
     Attributes:
@@ -24,7 +24,7 @@ class Job:
         own: the method's blocking collectives, by the number of GPUs.
     """
 
-    cluster: Cluster
+    cluster: Links
     alone: StepTimes
     traffic: Traffic
     own: Callable[[int], Sequence[Collective]] = lambda ranks: ()
@@ -52,10 +52,10 @@ class Job:
         """Throughput per GPU on ``many`` relative to ``few``."""
         return self.seconds(few) / self.seconds(many)
 
-    def fitted(self, seconds: float, ranks: int) -> "Job":
+    def fitted(self, seconds: float, ranks: int) -> "Workload":
         """The same job with its arithmetic scaled so that a step on ``ranks`` GPUs takes ``seconds``."""
 
-        def with_arithmetic(total: float) -> Job:
+        def with_arithmetic(total: float) -> Workload:
             factor = total / (self.alone.forward + self.alone.backward)
             forward, backward = factor * self.alone.forward, factor * self.alone.backward
             return replace(self, alone=replace(self.alone, forward=forward, backward=backward))
@@ -72,7 +72,7 @@ class Published:
     many: int
     efficiency: float
     seconds: float  # of a step on few
-    job: Job
+    job: Workload
 
     def simulated(self, jitter: float) -> float:
         """The simulated ``efficiency``."""
@@ -85,12 +85,12 @@ class Published:
 
 
 # 8 H100 per node: NVLink 450 GB/s one way, 400 Gb/s of RDMA per GPU; about 80 % of each is reached.
-GRAND_TETON = Cluster(per_node=8, within=360e9, between=320e9, latency=1e-5)
+GRAND_TETON = Links(per_node=8, within=360e9, between=320e9, latency=1e-5)
 # FSDP2 of Llama 3.1 8B: gathers bf16 parameters, scatters fp32 gradients, layer by layer; 2 x 8,192 tokens per GPU.
-LLAMA = Job(GRAND_TETON, UNCOUNTED, Traffic(reduced=0, ahead=2 * 8.03e9, behind=6 * 8.03e9, after=0, messages=33))
+LLAMA = Workload(GRAND_TETON, UNCOUNTED, Traffic(reduced=0, ahead=2 * 8.03e9, behind=6 * 8.03e9, after=0, messages=33))
 # 8 A100 per node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images per GPU.
-RESNET = Job(
-    Cluster(8, within=240e9, between=240e9, latency=1e-5),
+RESNET = Workload(
+    Links(8, within=240e9, between=240e9, latency=1e-5),
     UNCOUNTED,
     Traffic(reduced=4 * 25.6e6, ahead=0, behind=0, after=0, messages=4),
 )

@@ -2,27 +2,27 @@ from dataclasses import replace
 
 import pytest
 
-from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.ledger import Collective
-from dira_scale.planning.scaling import LLAMA, PUBLISHED, UNCOUNTED, Job
+from dira_scale.planning.links import Links
+from dira_scale.planning.scaling import LLAMA, PUBLISHED, UNCOUNTED, Workload
 from dira_scale.planning.strategies import Traffic
 from dira_scale.planning.timeline import slowest
 
-FAST = Cluster(per_node=8, within=1e12, between=1e12, latency=0.0)
+FAST = Links(per_node=8, within=1e12, between=1e12, latency=0.0)
 
 
 def test_a_job_by_hand() -> None:
     """Two replicas, gradients in two messages over a link so slow that half of the backward pass does not hide them."""
-    cluster = Cluster(per_node=2, within=100.0, between=1.0, latency=0.5)
+    cluster = Links(per_node=2, within=100.0, between=1.0, latency=0.5)
     moved = Traffic(reduced=200.0, ahead=0, behind=0, after=0, messages=2)
-    job = Job(cluster, replace(UNCOUNTED, forward=1, backward=2), moved, lambda n: [Collective("gather", 100, n)])
+    job = Workload(cluster, replace(UNCOUNTED, forward=1, backward=2), moved, lambda n: [Collective("gather", 100, n)])
     messages = 2 * (2 * (100 / 2 / 100 + 0.5))  # two all-reduces of 100 bytes
     assert job.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 2.0 / 2)
     assert job.seconds(1) == 3.0
 
 
 def test_stragglers_alone() -> None:
-    job = Job(FAST, replace(UNCOUNTED, jitter=0.02), Traffic(0, 0, 0, 0, messages=1))
+    job = Workload(FAST, replace(UNCOUNTED, jitter=0.02), Traffic(0, 0, 0, 0, messages=1))
     assert job.efficiency(8, 128) == pytest.approx((1 + 0.02 * slowest(8)) / (1 + 0.02 * slowest(128)))
 
 
