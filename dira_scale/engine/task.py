@@ -17,7 +17,7 @@ from dira_scale.engine import optim
 from dira_scale.runs.folder import RunFolder
 
 
-class Batch(Protocol):
+class TaskBatch(Protocol):
     """One rank's samples of a step."""
 
     def split(self, n: int) -> Sequence[Self]:
@@ -29,7 +29,7 @@ class Batch(Protocol):
         ...
 
 
-class Loader(Protocol):
+class TaskLoader(Protocol):
     """Batches by step."""
 
     def seconds(self) -> Mapping[str, float]:
@@ -186,7 +186,7 @@ class TaskData(Protocol):
         """What identifies the run beside its configuration: the content of its data."""
         ...
 
-    def loader(self, stage: StagePlan) -> Loader:
+    def loader(self, stage: StagePlan) -> TaskLoader:
         """Training batches of this rank."""
         ...
 

@@ -16,7 +16,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore  # private; im
 from dira_scale import methods
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Batch, StagePlan, StepTask
+from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.task import Pretraining
@@ -65,9 +65,9 @@ class FakeTask:
         with mode:
             return cls(make(world), stages, shapes, mode, world)
 
-    def batch(self, samples: int) -> Batch:
+    def batch(self, samples: int) -> TaskBatch:
         """A rank's part of a step's batch, as the loader returns it."""
-        batch: Batch = _fake(self.shapes.batch(samples), self.mode)
+        batch: TaskBatch = _fake(self.shapes.batch(samples), self.mode)
         return batch
 
     def ever_trained(self) -> list[nn.Parameter]:

@@ -115,7 +115,7 @@ def pretended(value: Any, mode: FakeTensorMode) -> Any:
 def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
     """The waits of a first step of each stage, on batches that lie on the host."""
     composed, config = synthetic.configuration("parallel.channels_last=false", "precision=bf16", *overrides)
-    mode, found = FakeTensorMode(), []
+    mode, actual = FakeTensorMode(), []
     method, adversary = synthetic.networks(composed, config)
     views = method.views
     alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
@@ -140,13 +140,13 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
         batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
         with mode, Waits() as waits:
             step(number, batch)
-        found += waits.found
-    return found
+        actual += waits.found
+    return actual
 
 
 def planted(device: torch.device) -> dict[str, list[str]]:
     """Waits that must be found, and what only looks like one."""
-    mode, found = FakeTensorMode(), {}
+    mode, actual = FakeTensorMode(), {}
     host = mode.from_tensor(torch.zeros(4))
     index = mode.from_tensor(torch.zeros(2, dtype=torch.long))
     there, index_there = host.to(device), index.to(device)
@@ -168,12 +168,12 @@ def planted(device: torch.device) -> dict[str, list[str]]:
     for name, run in cases.items():
         with mode, Waits() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
             run()
-        found[name] = waits.found
-    return found
+        actual[name] = waits.found
+    return actual
 
 
 if __name__ == "__main__":
     there = pretend()
     asked: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
-    found = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
-    print(json.dumps(found | {"planted": planted(there)}))
+    actual = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
+    print(json.dumps(actual | {"planted": planted(there)}))

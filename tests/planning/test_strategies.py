@@ -93,6 +93,6 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
     def peak(images: int) -> float:
         return memory("ddp", 4, STEP.at(images, doubled)).peak
 
-    found = largest(peak, 10_000)
-    assert peak(found) <= 10_000 < peak(found + 1)
+    actual = largest(peak, 10_000)
+    assert peak(actual) <= 10_000 < peak(actual + 1)
     assert largest(peak, 100) == 0 and largest(peak, peak(1)) == 1

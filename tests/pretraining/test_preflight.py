@@ -137,8 +137,8 @@ def _whole(batch: int, lanes: int, groups: int, accumulate: int, ranks: int) -> 
     group = [sample * groups // batch for sample in range(batch)]
     parts_of_group = [{p for p, g in zip(part, group, strict=True) if g == i} for i in range(groups)]
     groups_of_part = [{g for p, g in zip(part, group, strict=True) if p == i} for i in range(parts)]
-    nested = all(len(found) == 1 for found in parts_of_group)
-    spanning = accumulate == 1 and all(len(found) == 1 for found in groups_of_part)
+    nested = all(len(actual) == 1 for actual in parts_of_group)
+    spanning = accumulate == 1 and all(len(actual) == 1 for actual in groups_of_part)
     return nested or spanning
 
 

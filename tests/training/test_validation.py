@@ -10,7 +10,7 @@ from engine.regression import STAGES, Regression, Samples, samples
 from torch import Tensor, nn
 
 from dira_scale.planning.network import fake_world
-from dira_scale.training.validation import Validation
+from dira_scale.training.validation import HeldOutValidation
 
 
 class Batches:
@@ -24,7 +24,7 @@ class Batches:
 
 
 class Largest:
-    """A figure of all samples at once."""
+    """A score of all samples at once."""
 
     def __init__(self) -> None:
         self.seen: list[Tensor] = []
@@ -36,11 +36,11 @@ class Largest:
         return {"largest": float(torch.cat(self.seen).max())}
 
 
-def test_means_weigh_samples_and_figures_see_all_that_count() -> None:
+def test_means_weigh_samples_and_scores_see_all_that_count() -> None:
     task, held_out = Regression(fake_world("fp32")), Batches()
-    validation = Validation(1, held_out, task.losses, torch.device("cpu"), [Largest])
+    validation = HeldOutValidation(1, held_out, task.losses, torch.device("cpu"), [Largest])
     x, y = (torch.cat([getattr(part, name) for part in held_out.parts[:2]]) for name in "xy")
-    for _ in range(2):  # figures begin anew
+    for _ in range(2):  # scores begin anew
         means = validation.means(STAGES[0], task.module.train())
         assert means["loss"] == pytest.approx(float((task.module(x)[:, 0] - y).detach().square().mean()), rel=1e-6)
         assert means["largest"] == float(y.max())
@@ -57,7 +57,7 @@ def test_the_first_batch_whose_loss_is_not_finite_is_given_as_loaded_and_all_are
 
     held_out.parts[1].x[0] = math.inf
     held_out.parts[2].x[0] = math.nan
-    found = Validation(1, held_out, losses, torch.device("cpu")).first_broken(STAGES[0], task.module)
-    assert found is not None and found[0] is held_out.parts[1]
-    assert found[1].keys() == {"loss", "loss/square"} and not math.isfinite(found[1]["loss"])
+    broken = HeldOutValidation(1, held_out, losses, torch.device("cpu")).first_broken(STAGES[0], task.module)
+    assert broken is not None and broken[0] is held_out.parts[1]
+    assert broken[1].keys() == {"loss", "loss/square"} and not math.isfinite(broken[1]["loss"])
     assert modes == [False] * 3
