@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import StagePlan
+from dira_scale.planning.network import fake
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")
@@ -101,17 +101,6 @@ def moved(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> nn.M
     return module
 
 
-def pretended(value: Any, mode: FakeTensorMode) -> Any:
-    """A batch with its tensors pretended, where they lie."""
-    if isinstance(value, Tensor):
-        return mode.from_tensor(value)
-    if isinstance(value, tuple):
-        return tuple(pretended(part, mode) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: pretended(getattr(value, f.name), mode) for f in fields(value)})
-    return value
-
-
 def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
     """The waits of a first step of each stage, on batches that lie on the host."""
     composed, config = synthetic.configuration("parallel.channels_last=false", "precision=bf16", *overrides)
@@ -137,7 +126,7 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
             model = StageModel(task.objective.world, method, prepare, make, {})
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
             step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
-        batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
+        batch = fake(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
         with mode, Waits() as waits:
             step(number, batch)
         actual += waits.found
