@@ -82,7 +82,7 @@ def check_shape(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) 
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
     if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
-        raise QuarantinedError("check", "a box without extent, or of a place outside of the image")
+        raise QuarantinedError("check", "a box without extent, or outside the image")
     if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
         b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
     ):
