@@ -26,10 +26,10 @@ from rich.console import Console
 from benchmarks.backends import BACKENDS, make_shards, open_all
 from benchmarks.scaling.measured import Measured, gloo, keys, measure
 from benchmarks.scaling.plot import draw
+from benchmarks.scaling.published import PUBLISHED
 from benchmarks.scaling.simulated import GPUS, gpus, here, simulate
 from benchmarks.scaling.tables import tell_measured, tell_published, tell_simulated
 from dira_scale.data.views import ViewSpec
-from dira_scale.planning.scaling import PUBLISHED
 from dira_scale.runs.environment import environment
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.backends import keys_of
 from benchmarks.scaling.processes import BYTES, alone, run, torchrun
-from dira_scale.planning.cluster import Cluster
+from dira_scale.planning.links import Links
 
 IMAGES = 16  # of a process
 WARM = 3  # steps not counted
@@ -69,7 +69,7 @@ def deviation(values: Sequence[float]) -> float:
     return 1.4826 * statistics.median(abs(value - middle) for value in values) / middle
 
 
-def gloo(processes: int, out: Path) -> Cluster:
+def gloo(processes: int, out: Path) -> Links:
     """This machine as a cluster of one node, from two sizes of all-reduce."""
     file = out / f"link{processes}.json"
     run([torchrun(processes, "link", str(file))], out, processes)
@@ -77,4 +77,4 @@ def gloo(processes: int, out: Path) -> Cluster:
     latency = small / (2 * (processes - 1))
     sent = 2 * (processes - 1) / processes * (BYTES[1] - BYTES[0])
     speed = sent / max(large - small, 1e-9)
-    return Cluster(per_node=processes, within=speed, between=speed, latency=latency)
+    return Links(per_node=processes, within=speed, between=speed, latency=latency)

@@ -11,7 +11,8 @@ import xxhash
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, GreyWindow, store
-from dira_scale.ingest.sample import QuarantinedError, encoded, shrunk
+from dira_scale.ingest.reading import QuarantinedError
+from dira_scale.ingest.sample import encoded, shrunk
 from dira_scale.ingest.slices import Refused
 from dira_scale.pixels.codecs import DecodeError, decode, encode
 from dira_scale.places.store import read_ranges

@@ -46,7 +46,7 @@ def start(parallel: Parallel, precision: str) -> World:
     precision = choose(precision)
     set_fp32(precision)
     cuda, zero = torch.cuda.is_available(), parallel.strategy.startswith("zero")
-    if cuda:  # what torch's deterministic algorithms ask for (engine/determinism.py), before cuBLAS is first used
+    if cuda:  # what torch's deterministic algorithms ask for (engine/step.py), before cuBLAS is first used
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     else:

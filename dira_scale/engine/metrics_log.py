@@ -3,14 +3,16 @@
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dira_scale.engine.means import Clock, Means
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.state import RunState
 from dira_scale.engine.task import StagePlan, StagePosition, Task
-from dira_scale.engine.tensorboard import TensorBoard
 from dira_scale.runs.folder import RunFolder
+
+if TYPE_CHECKING:  # imported with the first row: a step is benchmarked where it is not installed
+    from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
 
@@ -83,3 +85,30 @@ class MetricsLog:
     def _done(self) -> int:
         """Steps of the stage so far."""
         return self.state.step - self.state.stage_start
+
+
+class TensorBoard:
+    """Writes a metrics row's numbers as scalars ``split/key``; drops what a killed run wrote after ``step``."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self._folder, self._purge = str(folder), step + 1
+        self._writer: SummaryWriter | None = None
+
+    def add(self, step: int, row: dict[str, Any]) -> None:
+        """Write every number of ``row``. After an ``OSError``, such as a full disk, the next call starts a new file."""
+        try:
+            if self._writer is None:
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._writer = SummaryWriter(self._folder, purge_step=self._purge)
+            for key, value in row.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{row['split']}/{key}", value, step)
+        except OSError:
+            self._writer, self._purge = None, step
+            raise
+
+    def close(self) -> None:
+        """Flush to the disk."""
+        if self._writer is not None:
+            self._writer.close()

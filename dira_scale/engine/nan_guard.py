@@ -27,7 +27,7 @@ class NotFiniteError(RunEndedError):
 
 
 @dataclass(frozen=True)
-class Finding:
+class NotFinite:
     """The first step with a value that is not finite, the same on every rank."""
 
     step: int  # optimizer steps of the run before it
@@ -84,7 +84,7 @@ class NaNGuard:
         """Masking all gradients costs nothing on a GPU, but 1-2 % of a step on a CPU, where checking first is free."""
         return self.device.type != "cpu" or bool(self._broken)
 
-    def read(self) -> Finding | None:
+    def read(self) -> NotFinite | None:
         """The first bad step so far over all ranks, if any. Collective; waits for the device."""
         if not self._first:
             return None
@@ -99,7 +99,7 @@ class NaNGuard:
         cause = next(part for group in self._first if (part := {n: broken[n] for n in group if broken[n]}))
         terms = {name: ranks for name, ranks in cause.items() if name != "loss"} or cause
         losses = [dict(zip(names, row, strict=True)) for row in values.tolist()]
-        return Finding(step, terms, losses)
+        return NotFinite(step, terms, losses)
 
     def _note(self, step: int, values: dict[str, Tensor]) -> Tensor:
         """Record ``values``; returns, on the device, whether all of them are finite."""

@@ -13,7 +13,7 @@ from dira_scale.distributed.collectives import gather
 from dira_scale.distributed.control import gather_objects
 from dira_scale.distributed.world import World
 from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, nonfinite_names
-from dira_scale.engine.task import Loader, StagePlan, TaskData, Validation
+from dira_scale.engine.task import StagePlan, TaskData, TaskLoader, Validation
 from dira_scale.runs import checkpoint
 from dira_scale.runs.exit_codes import FAILED
 from dira_scale.runs.folder import RunFolder
@@ -34,7 +34,7 @@ class NaNStop:
     ) -> None:
         self.world, self.data, self.checkpointer, self.folder, self.run = world, data, checkpointer, folder, run
 
-    def check_training(self, step: int, guard: NaNGuard, loader: Loader, offset: int) -> None:
+    def check_training(self, step: int, guard: NaNGuard, loader: TaskLoader, offset: int) -> None:
         """Check what ``guard`` has recorded up to ``step``; ``loader`` is ``offset`` steps ahead of the run."""
         finding = guard.read()
         if finding is None:

@@ -12,7 +12,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, Strategy
 from dira_scale.engine.state import RunState
 from dira_scale.engine.step import Step
-from dira_scale.engine.task import Loader, StagePlan, Task
+from dira_scale.engine.task import StagePlan, Task, TaskLoader
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class StageRun:
 
     plan: StagePlan
     model: StageModel
-    loader: Loader
+    loader: TaskLoader
     guard: NaNGuard
     step: Step
 

@@ -1,18 +1,19 @@
 """One optimizer step: forward and backward passes of the micro-batches, the module's step, the side modules' steps."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from dira_scale.distributed.precision import LossScale
-from dira_scale.engine.determinism import adds_in_any_order, one_order
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
-from dira_scale.engine.task import Batch, SideModule, StagePlan, StepTask
+from dira_scale.engine.task import SideModule, StagePlan, StepTask, TaskBatch
 from dira_scale.engine.watchdog import alive
 from dira_scale.models.norm import commit_statistics
 
@@ -46,7 +47,7 @@ class Step:
         self.seed, self.accumulate, self.device = seed, accumulate, device
         self.unordered = adds_in_any_order(model.module, device)
 
-    def __call__(self, step: int, batch: Batch) -> None:
+    def __call__(self, step: int, batch: TaskBatch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
         task, model, last = self.task, self.model, self.accumulate - 1
         carried: list[Any] = []
@@ -108,3 +109,29 @@ def _mix_seed(*words: int) -> int:
     """A 63-bit seed from integers."""
     digest = hashlib.blake2b(repr(words).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
+
+
+def adds_in_any_order(module: nn.Module, device: torch.device) -> bool:
+    """Whether the backward pass of ``module`` adds in another order each time: fused attention's does, on a GPU.
+
+    Convolutions do not: ``distributed.processes.start`` selects cuDNN's deterministic algorithms.
+    """
+    return device.type == "cuda" and any(getattr(part, "fused_attn", False) for part in module.modules())
+
+
+@contextmanager
+def one_order(wanted: bool) -> Iterator[None]:
+    """A backward pass within adds in one order, if ``wanted``: torch's fused attention then takes turns.
+
+    torch's switch is for the whole process. An operation that has no such algorithm raises RuntimeError and names
+    itself; ``tests/engine/test_determinism.py`` shows that our networks have none.
+    """
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)

@@ -18,7 +18,7 @@ from dira_scale.runs.description import Description, Tensors
 from dira_scale.runs.folder import RunFolder
 
 
-class Batch(Protocol):
+class TaskBatch(Protocol):
     """One rank's samples of a step."""
 
     def split(self, n: int) -> Sequence[Self]:
@@ -30,7 +30,7 @@ class Batch(Protocol):
         ...
 
 
-class Loader(Protocol):
+class TaskLoader(Protocol):
     """Batches by step."""
 
     def seconds(self) -> Mapping[str, float]:
@@ -187,7 +187,7 @@ class TaskData(Protocol):
         """What identifies the run beside its configuration: the content of its data."""
         ...
 
-    def loader(self, stage: StagePlan) -> Loader:
+    def loader(self, stage: StagePlan) -> TaskLoader:
         """Training batches of this rank."""
         ...
 

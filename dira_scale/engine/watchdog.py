@@ -68,8 +68,8 @@ class Watchdog:
             with self._stacks.open("w") as file:
                 faulthandler.dump_traceback(file, all_threads=True)
             time.sleep(TIMINGS.linger)
-            found = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
-            silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in found]
+            written = {path.name for path in self._stacks.parent.glob("rank-*.txt")}
+            silent = [str(r) for r in range(world()) if f"rank-{r}.txt" not in written]
             lacking = f"; nothing yet from rank {', '.join(silent)}: stopped, gone, or slower" if silent else ""
             text = f"no step for {self.seconds:g} s (watchdog={self.seconds:g}). Where every process stood: "
             self._report(f"{text}{self._stacks.parent}{lacking}")

@@ -10,8 +10,9 @@ from dira_scale.imaging.volume import Volume
 from dira_scale.imaging.volumes.slices import Slice, axial_slices, with_square_pixels
 from dira_scale.imaging.volumes.values import may_be_hounsfield
 from dira_scale.ingest.plan import Item, slice_key
+from dira_scale.ingest.reading import QuarantinedError, read_input
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import FILLED, QuarantinedError, make_picture, prepared, read_input, sample_of
+from dira_scale.ingest.sample import FILLED, make_picture, prepared, sample_of
 
 EMPTY = "a slice without tissue"
 NO_HOUNSFIELD = (

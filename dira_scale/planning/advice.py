@@ -39,7 +39,7 @@ class Choice:
 
     Attributes:
         size: pixels of a view.
-        epoch_factor: that plans as many steps as the experiment has been seen to learn in; 1 without such a figure.
+        epoch_factor: that plans as many steps as the experiment needed to learn; 1 without such a figure.
         processes: among which the batch is divided.
         steps: of all stages, if none ends early.
         hours: of these steps, without loading, validation and communication; None where it cannot be trained.

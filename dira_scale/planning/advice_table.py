@@ -33,16 +33,11 @@ def show_advice(shards: str, choices: Sequence[Choice], command: Sequence[str], 
     for name in ("  experiment=", "pixels", "encoder", "batch", "epoch_factor", "steps", "time", "GB", ""):
         left = name in ("  experiment=", "encoder", "")
         table.add_column(name, justify="left" if left else "right", no_wrap=name != "")
-    for one in choices:
-        known = one.hours is not None
-        figures = (
-            (f"{one.epoch_factor:g}", f"{one.steps:,}", duration(one.hours or 0), f"{one.memory:.1f}")
-            if known
-            else 4 * ("–",)
-        )
-        table.add_row(
-            f"  {one.experiment}", str(one.size), one.encoder, str(one.batch), *figures, f"[yellow]{one.problem}[/]"
-        )
+    for row in choices:
+        figures = [f"{row.epoch_factor:g}", f"{row.steps:,}", duration(row.hours or 0), f"{row.memory:.1f}"]
+        known = figures if row.hours is not None else ["–"] * 4
+        problem = f"[yellow]{row.problem}[/]"
+        table.add_row(f"  {row.experiment}", str(row.size), row.encoder, str(row.batch), *known, problem)
     console.print(table)
     best, why = recommend(choices)
     if best is None:

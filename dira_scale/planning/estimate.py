@@ -9,13 +9,12 @@ from omegaconf import DictConfig
 from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
-from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.config import Machine
+from dira_scale.planning.links import Links
 from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
-from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
-from dira_scale.planning.timeline import StepTimes
+from dira_scale.planning.timeline import StepTimes, Workload
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.training.schedule import stage_plans
 
@@ -145,13 +144,13 @@ def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
 
 def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
     """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide."""
-    job = Job(
-        Cluster(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
+    work = Workload(
+        Links(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
         StepTimes(forward=step.forward / speed, backward=step.backward / speed),
         strategies.traffic(strategy, step, accumulate),
-        own=lambda ranks: step.collectives,
+        messages=lambda ranks: step.collectives,
     )
-    return job.seconds(ranks)
+    return work.seconds(ranks)
 
 
 def method_traffic(step: Rehearsal) -> list[float]:

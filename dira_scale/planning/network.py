@@ -17,7 +17,7 @@ from dira_scale import methods
 from dira_scale.data import distort
 from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.distributed.world import World
-from dira_scale.engine.task import Batch, StagePlan, StepTask
+from dira_scale.engine.task import StagePlan, StepTask, TaskBatch
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.task import Pretraining
@@ -66,9 +66,9 @@ class FakeTask:
         with mode:
             return cls(make(world), stages, shapes, mode, world)
 
-    def batch(self, samples: int) -> Batch:
+    def batch(self, samples: int) -> TaskBatch:
         """A rank's part of a step's batch, as the loader returns it."""
-        batch: Batch = _fake(self.shapes.batch(samples), self.mode)
+        batch: TaskBatch = fake(self.shapes.batch(samples), self.mode)
         return batch
 
     def ever_trained(self) -> list[nn.Parameter]:
@@ -109,14 +109,14 @@ def fake_world(precision: str) -> World:
     return World(accelerator, precision)
 
 
-def _fake(value: Any, mode: FakeTensorMode) -> Any:
-    """A batch with its tensors faked."""
+def fake(value: Any, mode: FakeTensorMode) -> Any:
+    """A batch, or a part of it, with its tensors faked where they are."""
     if isinstance(value, Tensor):
         return mode.from_tensor(value)
     if isinstance(value, tuple):
-        return tuple(_fake(part, mode) for part in value)
+        return tuple(fake(part, mode) for part in value)
     if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _fake(getattr(value, field.name), mode) for field in fields(value)})
+        return replace(value, **{field.name: fake(getattr(value, field.name), mode) for field in fields(value)})
     return value
 
 

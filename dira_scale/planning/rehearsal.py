@@ -18,7 +18,7 @@ from dira_scale.planning.ledger import Collective, Ledger, LiveBytes
 from dira_scale.planning.network import FakeTask, size, trained
 
 
-class Block(NamedTuple):
+class NetworkBlock(NamedTuple):
     """One of the blocks that ``fsdp2`` shards and activation checkpointing recomputes."""
 
     size: int  # bytes of its parameters
@@ -58,7 +58,7 @@ class Rehearsal:
     forward: int
     backward: int
     collectives: list[Collective]
-    blocks: list[Block]
+    blocks: list[NetworkBlock]
 
     @property
     def resting(self) -> int:
@@ -126,7 +126,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         forward=task.forward,
         backward=ledger.flops - task.forward - task.monitoring,
         collectives=ledger.collectives,
-        blocks=[Block(size(c.block.parameters()), c.with_gradient, c.without_gradient) for c in passes],
+        blocks=[NetworkBlock(size(c.block.parameters()), c.with_gradient, c.without_gradient) for c in passes],
     )
 
 

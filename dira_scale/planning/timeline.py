@@ -1,9 +1,14 @@
 """How long a step of many processes takes: arithmetic of the slowest, and the communication that it does not hide."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import ndtr
+
+from dira_scale.planning.ledger import Collective
+from dira_scale.planning.links import Links
+from dira_scale.planning.strategies import Traffic
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,41 @@ class StepTimes:
     def exposed(self) -> float:
         """Seconds of ``ahead`` and ``behind`` that arithmetic does not hide."""
         return exposed(self.forward, self.ahead, self.buckets) + exposed(self.backward, self.behind, self.buckets)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The work of one GPU, and its traffic with the others.
+
+    Attributes:
+        alone: a step on one GPU.
+        traffic: of parameters and gradients; arithmetic may hide it.
+        messages: the method's blocking collectives, by the number of GPUs.
+    """
+
+    links: Links
+    alone: StepTimes
+    traffic: Traffic
+    messages: Callable[[int], Sequence[Collective]] = lambda ranks: ()
+
+    def step(self, ranks: int) -> StepTimes:
+        """A step on ``ranks`` GPUs."""
+        traffic, gather, reduce = self.traffic, self.links.gather, self.links.all_reduce
+
+        def total(count: float, collective: Callable[[float, int], float]) -> float:
+            return traffic.messages * collective(count / traffic.messages, ranks) if count else 0.0
+
+        return replace(
+            self.alone,
+            blocking=sum(map(self.links.seconds, self.messages(ranks))) + total(traffic.after, gather),
+            ahead=total(traffic.ahead, gather),
+            behind=total(traffic.behind, gather) + total(traffic.reduced, reduce),
+            buckets=traffic.messages,
+        )
+
+    def seconds(self, ranks: int) -> float:
+        """Seconds per step on ``ranks`` GPUs."""
+        return self.step(ranks).seconds(ranks)
 
 
 def exposed(compute: float, communication: float, buckets: int) -> float:

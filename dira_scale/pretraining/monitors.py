@@ -123,9 +123,9 @@ def _first(x: Tensor) -> Tensor:
     # The same operations for any number (slices of all rows would be none): the planner compares batches by moments.
     count = min(world() * len(x), IMAGES)
     start = min(rank() * len(x), count)
-    own = min(len(x), count - start)
+    local = min(len(x), count - start)
     rows = x.new_zeros(count, x.shape[1])
-    rows.narrow(0, start, own).copy_(x.narrow(0, 0, own))
+    rows.narrow(0, start, local).copy_(x.narrow(0, 0, local))
     return reduce_sum(rows)
 
 

@@ -33,7 +33,7 @@ from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses,
 from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.schedule import batches_of, few_steps, process_counts, stage_plans
-from dira_scale.training.validation import Validation
+from dira_scale.training.validation import HeldOutValidation
 
 if TYPE_CHECKING:
     from dira_scale.training.inputs import Inputs
@@ -113,10 +113,10 @@ class PretrainTask(Pretraining):
         self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNIT
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
-        self.validation: Validation | None = None
+        self.validation: HeldOutValidation | None = None
         if held_out is not None:
-            figures = [partial(NeighbourAUC, validate.batch)]
-            self.validation = Validation(validate.every, held_out, self.losses, world.device, figures)
+            scores = [partial(NeighbourAUC, validate.batch)]
+            self.validation = HeldOutValidation(validate.every, held_out, self.losses, world.device, scores)
 
     @classmethod
     def build(cls, config: Pretrain, cfg: DictConfig, world: World) -> "PretrainTask":

@@ -6,15 +6,15 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from dira_scale.data import batch as data
+from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
-from dira_scale.engine.task import Batch
+from dira_scale.engine.task import TaskBatch
 
 
 class Shapes(Protocol):
     """A task's data by the shapes and types of its tensors."""
 
-    def batch(self, samples: int) -> Batch:
+    def batch(self, samples: int) -> TaskBatch:
         """A rank's batch as its loader would return it, of arbitrary values."""
         ...
 
@@ -35,13 +35,13 @@ class ViewShapes:
     labels: int | None = None
     mask: bool = False
 
-    def batch(self, samples: int) -> data.Batch:
+    def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
         size, count, index = self.views.sides, self.views.count, np.arange(samples)
         stored = [np.full(samples, side) for side in self.views.crop.least or size]
         drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]
         image = samples, self.channels, *size
-        return data.Batch(
+        return Batch(
             views=tuple(torch.empty(image, dtype=self.dtype) for _ in range(count)),
             distortions=(drawn,) * count,
             index=torch.empty(samples, dtype=torch.int64),
@@ -52,4 +52,5 @@ class ViewShapes:
             labels=None if self.labels is None else torch.empty(samples, self.labels),
             mask=torch.empty(samples, count, *size, dtype=torch.uint8) if self.mask else None,
             flips=tuple(torch.empty(samples, len(size), dtype=torch.bool) for _ in range(count)),
+            images=torch.empty(samples, count, dtype=torch.int64),
         )

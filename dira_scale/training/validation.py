@@ -1,4 +1,4 @@
-"""Held-out samples: means of their losses, figures over all of them, the first with a loss that is not finite."""
+"""Held-out samples: means of their losses, scores of all of them, the first with a loss that is not finite."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from dira_scale.engine.means import Means
-from dira_scale.engine.task import Batch, Losses, StagePlan
+from dira_scale.engine.task import Losses, StagePlan, TaskBatch
 from dira_scale.engine.watchdog import alive
 
 
@@ -21,7 +21,7 @@ class HeldOut(Protocol):
         ...
 
 
-class Figure(Protocol):
+class Score(Protocol):
     """What is computed of all held-out samples at once, such as an area under a curve."""
 
     def add(self, batch: Any, losses: Any, count: int) -> None:
@@ -33,13 +33,13 @@ class Figure(Protocol):
         ...
 
 
-class Validation:
+class HeldOutValidation:
     """A task's :class:`dira_scale.engine.task.Validation`. Nothing here changes the module.
 
     Args:
         every: epochs between two validations.
         losses: the task's, of a batch on ``device``, as in training.
-        figures: created anew for each validation.
+        scores: created anew for each validation.
     """
 
     def __init__(
@@ -48,37 +48,35 @@ class Validation:
         held_out: HeldOut,
         losses: Callable[[StagePlan, nn.Module, Any], Losses],
         device: torch.device,
-        figures: Sequence[Callable[[], Figure]] = (),
+        scores: Sequence[Callable[[], Score]] = (),
     ) -> None:
-        self.every, self.held_out, self.losses, self.device, self.figures = every, held_out, losses, device, figures
+        self.every, self.held_out, self.losses, self.device, self.scores = every, held_out, losses, device, scores
 
     @torch.no_grad()
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
-        """Losses, monitors and figures of ``stage`` over the held-out split; equal on all ranks."""
-        means, figures = Means(), [make() for make in self.figures]
+        """Losses, monitors and scores of ``stage`` over the held-out split; equal on all ranks."""
+        means, scores = Means(), [make() for make in self.scores]
         for _, batch, losses, count in self._passes(stage, module):
             means.add(losses.values() | dict(losses.monitors), count)
-            for figure in figures:
-                figure.add(batch, losses, count)
-        found: dict[str, float] = {}
-        for figure in figures:
-            found |= figure.values()
-        return means.take() | found
+            for score in scores:
+                score.add(batch, losses, count)
+        values = {name: value for score in scores for name, value in score.values().items()}
+        return means.take() | values
 
     @torch.no_grad()
-    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Batch, dict[str, float]] | None:
+    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[TaskBatch, dict[str, float]] | None:
         """This process's first held-out batch with a loss that is not finite, as loaded, and its losses.
 
         Collective if the module is sharded, so every process goes through all of its batches.
         """
-        first: tuple[Batch, dict[str, float]] | None = None
+        first: tuple[TaskBatch, dict[str, float]] | None = None
         for stored, _, losses, _ in self._passes(stage, module):
             values = {name: float(loss) for name, loss in losses.values().items()}
             if first is None and not all(map(math.isfinite, values.values())):
                 first = stored, values
         return first
 
-    def _passes(self, stage: StagePlan, module: nn.Module) -> Iterator[tuple[Batch, Batch, Losses, int]]:
+    def _passes(self, stage: StagePlan, module: nn.Module) -> Iterator[tuple[TaskBatch, TaskBatch, Losses, int]]:
         """Each batch as loaded and on the device, its losses, and how many of its samples count."""
         with evaluating(module):
             for stored, count in self.held_out.batches():

@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,6 +33,7 @@ from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel
 from dira_scale.engine.step import Step
 from dira_scale.engine.task import StagePlan
+from dira_scale.planning.network import fake
 
 ROOT = Path(__file__).parents[2] / "dira_scale"
 COPIES, ASSIGNMENTS = ("_to_copy", "copy_"), ("index_put_", "index_put", "_index_put_impl_")
@@ -101,21 +101,10 @@ def moved(module: nn.Module, mode: FakeTensorMode, device: torch.device) -> nn.M
     return module
 
 
-def pretended(value: Any, mode: FakeTensorMode) -> Any:
-    """A batch with its tensors pretended, where they lie."""
-    if isinstance(value, Tensor):
-        return mode.from_tensor(value)
-    if isinstance(value, tuple):
-        return tuple(pretended(part, mode) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{f.name: pretended(getattr(value, f.name), mode) for f in fields(value)})
-    return value
-
-
 def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[str]:
     """The waits of a first step of each stage, on batches that lie on the host."""
     composed, config = synthetic.configuration("parallel.channels_last=false", "precision=bf16", *overrides)
-    mode, found = FakeTensorMode(), []
+    mode, actual = FakeTensorMode(), []
     method, adversary = synthetic.networks(composed, config)
     views = method.views
     alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
@@ -137,16 +126,16 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
             model = StageModel(task.objective.world, method, prepare, make, {})
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
             step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
-        batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
+        batch = fake(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
         with mode, Waits() as waits:
             step(number, batch)
-        found += waits.found
-    return found
+        actual += waits.found
+    return actual
 
 
 def planted(device: torch.device) -> dict[str, list[str]]:
     """Waits that must be found, and what only looks like one."""
-    mode, found = FakeTensorMode(), {}
+    mode, actual = FakeTensorMode(), {}
     host = mode.from_tensor(torch.zeros(4))
     index = mode.from_tensor(torch.zeros(2, dtype=torch.long))
     there, index_there = host.to(device), index.to(device)
@@ -168,12 +157,12 @@ def planted(device: torch.device) -> dict[str, list[str]]:
     for name, run in cases.items():
         with mode, Waits() as waits, suppress(DataDependentOutputException, DynamicOutputShapeException):
             run()
-        found[name] = waits.found
-    return found
+        actual[name] = waits.found
+    return actual
 
 
 if __name__ == "__main__":
     there = pretend()
     asked: dict[str, tuple[list[str], list[str]]] = json.loads(sys.argv[1])
-    found = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
-    print(json.dumps(found | {"planted": planted(there)}))
+    actual = {name: steps(there, stages, *words) for name, (stages, words) in asked.items()}
+    print(json.dumps(actual | {"planted": planted(there)}))

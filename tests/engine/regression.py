@@ -21,7 +21,7 @@ from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
 from dira_scale.runs.config import CheckpointConfig
 from dira_scale.runs.description import Data, Description, Input, Metric, Network, Output, Stage, Tensors, Term
-from dira_scale.training.validation import Validation
+from dira_scale.training.validation import HeldOutValidation
 
 BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
 TRUE = torch.arange(1.0, FEATURES + 1), 0.5
@@ -110,7 +110,7 @@ class Regression:
 
     def __init__(self, world: World) -> None:
         self.data = Numbers(world)
-        self.validation = Validation(1, self.data, self.losses, world.device)
+        self.validation = HeldOutValidation(1, self.data, self.losses, world.device)
         torch.manual_seed(0)
         self.module = nn.Linear(FEATURES, 1)
         self.optim = Optim(

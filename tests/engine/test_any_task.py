@@ -48,11 +48,11 @@ def by_hand() -> dict[str, torch.Tensor]:
 
 
 def test_both_stages_take_the_steps_of_gradient_descent(whole: Path) -> None:
-    found = weights(whole)
+    actual = weights(whole)
     for name, expected in by_hand().items():
-        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found["line.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found["scale.weight"], torch.tensor([[3.0]]), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(actual[name], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual["line.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(actual["scale.weight"], torch.tensor([[3.0]]), rtol=1e-3, atol=1e-3)
 
 
 def test_rows_pictures_warnings_and_the_best_checkpoint(whole: Path) -> None:
@@ -61,8 +61,8 @@ def test_rows_pictures_warnings_and_the_best_checkpoint(whole: Path) -> None:
     assert [row["stage"] for row in trained] == ["weights"] * 3 + ["all"] * 6
     assert all({"loss", "loss/square", "lr", "gradient_norm", "looked"} <= row.keys() for row in trained)
     assert [row["warnings"] for row in trained if "warnings" in row] == [["all is well in all"]]
-    found = [row["loss"] for row in held_out]
-    assert found[-1] < 1e-3 * found[0] and len(found) == 4 + 8  # each epoch, and the end of each stage
+    actual = [row["loss"] for row in held_out]
+    assert actual[-1] < 1e-3 * actual[0] and len(actual) == 4 + 8  # each epoch, and the end of each stage
     best = checkpoint.load(checkpoint.best(whole, "all"))[1]
     assert best["best"]["all"] == min(row["loss"] for row in held_out if row["stage"] == "all")
     assert {path.name for path in whole.glob("*.txt")} == {"weights.txt", "all.txt", "log.txt"}
@@ -101,6 +101,6 @@ def test_two_processes_learn_what_one_does(
     for name in ("line.weight", "line.bias", "scale.weight"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
     for stage, name in ((stage, f"{stage.name}.txt") for stage in STAGES):  # written of the gathered module
-        found, expected = (torch.tensor(json.loads((folder / name).read_text())) for folder in (run, whole))
-        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-        assert stage is STAGES[0] or torch.allclose(found, ours["line.weight"])
+        actual, expected = (torch.tensor(json.loads((folder / name).read_text())) for folder in (run, whole))
+        torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-6)
+        assert stage is STAGES[0] or torch.allclose(actual, ours["line.weight"])

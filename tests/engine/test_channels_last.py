@@ -27,9 +27,9 @@ NETWORK = "MoCo ResNet-50"
 def test_maps_have_the_layout_that_is_configured(strategy: str, wanted: bool) -> None:
     require_strategy(strategy)
     printed = finish([sys.executable, __file__, strategy, str(wanted).lower()])
-    found: dict[str, list[bool]] = json.loads(printed.splitlines()[-1])
-    assert len(found["base.encoder"]) > 10 and len(found["base.key_encoder"]) > 10 and len(found["decoder"]) > 10
-    other = {part: layouts.count(not wanted) for part, layouts in found.items() if (not wanted) in layouts}
+    actual: dict[str, list[bool]] = json.loads(printed.splitlines()[-1])
+    assert len(actual["base.encoder"]) > 10 and len(actual["base.key_encoder"]) > 10 and len(actual["decoder"]) > 10
+    other = {part: layouts.count(not wanted) for part, layouts in actual.items() if (not wanted) in layouts}
     assert other == {}
 
 
@@ -37,13 +37,13 @@ def layouts(strategy: str, channels_last: str) -> dict[str, list[bool]]:
     """By network: of every map that a layer without parts returns, whether it is channels last."""
     keys = f"parallel={strategy}", f"parallel.channels_last={channels_last}", "data.batch=4", "data.size=64"
     loop = Ours(*synthetic.configuration(*NETWORKS[NETWORK], *TINY[NETWORK], "model.bn_groups=2", *keys))
-    found: dict[str, list[bool]] = {}
+    actual: dict[str, list[bool]] = {}
 
     def note(part: str) -> Any:
         def hook(_: nn.Module, inputs: Any, output: Any) -> None:
             for x in tree_leaves(output):
                 if isinstance(x, Tensor) and x.dim() == 4 and x.shape[1] > 1 and x.shape[2] > 1:
-                    found.setdefault(part, []).append(x.is_contiguous(memory_format=torch.channels_last))
+                    actual.setdefault(part, []).append(x.is_contiguous(memory_format=torch.channels_last))
 
         return hook
 
@@ -52,7 +52,7 @@ def layouts(strategy: str, channels_last: str) -> dict[str, list[bool]]:
         if part and not list(module.children()):
             module.register_forward_hook(note(part))
     loop.step(0)
-    return found
+    return actual
 
 
 if __name__ == "__main__":

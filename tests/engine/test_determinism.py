@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks import synthetic
-from dira_scale.engine.determinism import adds_in_any_order, one_order
+from dira_scale.engine.step import adds_in_any_order, one_order
 from dira_scale.models.vit import _averaged
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
@@ -58,9 +58,9 @@ def test_a_backward_pass_with_attention_has_only_operations_that_a_gpu_can_do_in
     network.enter_stage(list(network.weights))
     terms = network(images, images, batch)
     total = sum(loss for loss in terms.losses.values())
-    with Operations() as found:
+    with Operations() as operations:
         total.backward()
-    assert "native_layer_norm_backward" in found.seen and found.seen & REFUSED == set()
+    assert "native_layer_norm_backward" in operations.seen and operations.seen & REFUSED == set()
 
 
 def test_convolutions_alone_and_cpus_need_nothing() -> None:
@@ -102,10 +102,10 @@ def test_means_are_those_of_torchs_adaptive_pooling(
 ) -> None:
     features = torch.rand(2, 3, *sides, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
     expected = F.adaptive_avg_pool2d(features.double(), size)
-    found = _averaged(features, size)
+    actual = _averaged(features, size)
     with Operations() as operations:
-        found.sum().backward()
+        actual.sum().backward()
     assert operations.seen and operations.seen & REFUSED == set()
-    assert found.dtype == dtype
+    assert actual.dtype == dtype
     tolerance = 1e-12 if dtype == torch.float64 else 1.2e-2  # bfloat16's last bit, three times
-    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=0)
+    torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=0)

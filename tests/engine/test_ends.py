@@ -65,8 +65,8 @@ def test_training_ends_at_the_first_checkpoint_that_is_refused_but_not_at_a_late
 
     monkeypatch.setattr(writer, "write_atomic", full(1))
     assert start(tmp_path / "first") == 1
-    found = status(tmp_path / "first")
-    assert found["step"] < 41 and "starts again, as there is no other yet" in found["reason"]
+    actual = status(tmp_path / "first")
+    assert actual["step"] < 41 and "starts again, as there is no other yet" in actual["reason"]
     written.clear()
     monkeypatch.setattr(writer, "write_atomic", full(3))
     assert start(tmp_path / "later") == 0 and len(written) > 4
@@ -85,8 +85,8 @@ def test_a_second_ctrl_c_is_one_line_and_an_interrupted_run(
 
     caplog.set_level(logging.ERROR)
     assert start(tmp_path, set_progress=interrupt) == 75
-    found = status(tmp_path)
-    assert (found["state"], found["step"], found["exit_code"]) == ("interrupted", step, 75)
+    actual = status(tmp_path)
+    assert (actual["state"], actual["step"], actual["exit_code"]) == ("interrupted", step, 75)
     (line,) = (record.getMessage() for record in caplog.records)
     assert line.endswith(f"interrupted at step {step}, without a checkpoint of it; the same command {follows}")
     assert "Traceback" not in (tmp_path / "log.txt").read_text()

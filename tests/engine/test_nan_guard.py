@@ -55,10 +55,10 @@ def test_the_first_term_is_named_and_its_gradients_cleared(value: float) -> None
     assert all(p.grad.eq(0).all() for p in network.parameters())
     a_step(guard, network, 6, di=math.nan, re=math.nan)
     assert all(p.grad.eq(0).all() for p in network.parameters())  # from then on
-    found = guard.read()
-    assert found is not None and (found.step, found.terms) == (5, {"loss/re": [0]})
-    assert found.losses[0]["loss/di"] == 1.0 and not math.isfinite(found.losses[0]["loss/re"])
-    assert str(found) == "step 6: loss/re is not finite"
+    actual = guard.read()
+    assert actual is not None and (actual.step, actual.terms) == (5, {"loss/re": [0]})
+    assert actual.losses[0]["loss/di"] == 1.0 and not math.isfinite(actual.losses[0]["loss/re"])
+    assert str(actual) == "step 6: loss/re is not finite"
 
 
 @pytest.mark.parametrize("value", BAD)
@@ -68,10 +68,10 @@ def test_a_gradient_that_is_no_number_under_a_loss_that_is_one(value: float) -> 
     a_step(guard, network, 1, di=0.5, hook=value)
     a_step(guard, network, 2)
     assert all(p.grad.eq(0).all() for p in network.parameters())
-    found = guard.read()
-    assert found is not None and (found.step, found.terms) == (1, {"gradient": [0]})
-    assert found.losses[0]["loss/di"] == 0.5  # of that step, not of the last
-    assert "though every loss is finite" in str(found)
+    actual = guard.read()
+    assert actual is not None and (actual.step, actual.terms) == (1, {"gradient": [0]})
+    assert actual.losses[0]["loss/di"] == 0.5  # of that step, not of the last
+    assert "though every loss is finite" in str(actual)
 
 
 def test_one_weight_in_a_great_many_is_found() -> None:

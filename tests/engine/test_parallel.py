@@ -136,15 +136,15 @@ def ended(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_lars_on_parts_of_layers_is_lars_on_layers(ended: list[dict[str, Any]]) -> None:
     """fsdp2: norms of DTensors are those of whole layers, which the processes do not divide."""
     expected = after_lars(cut=False)
-    for found in ended:
-        for name, tensor in found["lars"].items():
+    for tensors in ended:
+        for name, tensor in tensors["lars"].items():
             torch.testing.assert_close(tensor, expected[name].data, rtol=1e-6, atol=1e-8, msg=f"{name}: {{}}".format)
 
 
 def test_gradients_are_averaged_over_ranks(ended: list[dict[str, Any]]) -> None:
     """The discriminator's; of 1 … n it is (n + 1) / 2."""
-    for found in ended:
-        assert found["averaged"].tolist() == [[(len(ended) + 1) / 2] * 2]
+    for tensors in ended:
+        assert tensors["averaged"].tolist() == [[(len(ended) + 1) / 2] * 2]
 
 
 if __name__ == "__main__":

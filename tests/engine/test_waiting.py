@@ -27,8 +27,8 @@ def test_a_step_does_not_wait_for_the_gpu(groups: int, precision: str) -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     keys = ["optim=sgd_moco", "data.size=64", "health.every=100", f"model.bn_groups={groups}", f"precision={precision}"]
-    found = steady.waits([*MOCO, *SMALL, *keys])
-    assert found["steps"] == 3 and found["places"] == []
+    actual = steady.waits([*MOCO, *SMALL, *keys])
+    assert actual["steps"] == 3 and actual["places"] == []
 
 
 NARROW = ["optim=sgd_simsiam", "method.base.dim=16", "method.base.hidden=16"]
@@ -54,7 +54,7 @@ def test_a_step_asks_for_nothing_that_a_gpu_would_wait_for(names: tuple[str, ...
     keys = [*SMALL, "data.size=32", "health.every=1"]
     asked = {name: (stages, [*keys, *words]) for name, (stages, words) in STEPS.items() if name in names}
     script = str(Path(__file__).with_name("pretended.py"))
-    found = json.loads(finish([sys.executable, script, json.dumps(asked)]).splitlines()[-1])
-    planted = found.pop("planted")
+    actual = json.loads(finish([sys.executable, script, json.dumps(asked)]).splitlines()[-1])
+    planted = actual.pop("planted")
     assert [case for case, waits in planted.items() if case.startswith("fine") == bool(waits)] == []
-    assert found == {name: [] for name in asked}
+    assert actual == {name: [] for name in asked}

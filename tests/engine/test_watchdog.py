@@ -38,11 +38,11 @@ with Watchdog(folder, lease.number, seconds=2):
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, tuple[Path, Forked | Started]]]:
     """What each process of this file is given as its folder, and the process."""
     with ExitStack() as ending:
-        found = {}
+        actual = {}
         for name, script in (("run", RUN), ("ghost", RUN), ("store", SAVE)):
             folder = tmp_path_factory.mktemp(name)
-            found[name] = folder, ending.enter_context(job([sys.executable, "-c", script, str(folder), name]))
-        yield found
+            actual[name] = folder, ending.enter_context(job([sys.executable, "-c", script, str(folder), name]))
+        yield actual
 
 
 def test_it_lets_a_run_that_moves_on_alone_and_ends_one_that_stands_still_with_its_stacks(started) -> None:

@@ -16,8 +16,9 @@ from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.deidentify import Hasher
 from dira_scale.ingest.plan import plan_shards
+from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sample import make_sample
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.places import store
 

@@ -53,22 +53,22 @@ def test_the_command_can_be_typed() -> None:
 
 def test_without_held_out_images_the_command_says_so() -> None:
     text = StringIO()
-    found = [replace(one, held_out=False) for one in choices(30000, 200.0, 40.0)]
-    show_advice("out/shards/a", found, ["pretrain"], Console(file=text, width=200))
+    actual = [replace(single, held_out=False) for single in choices(30000, 200.0, 40.0)]
+    show_advice("out/shards/a", actual, ["pretrain"], Console(file=text, width=200))
     assert "run=out/runs/a data.val_split=null\n" in text.getvalue()
 
 
 def test_steps_and_time_are_those_of_the_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     """10 steps an epoch, 40 epochs; 3,900 steps are enough: 9.8 times as many epochs."""
     monkeypatch.setattr(advice, "operations_per_second", lambda *_: 1e9)
-    one, two = choice("small_pcrl", 320, LAPTOP), choice("small_pcrl", 320, TWO_GPUS)
-    assert (one.epoch_factor, one.steps, one.processes) == (9.8, 3920, 1)
+    single, two = choice("small_pcrl", 320, LAPTOP), choice("small_pcrl", 320, TWO_GPUS)
+    assert (single.epoch_factor, single.steps, single.processes) == (9.8, 3920, 1)
     assert (two.steps, two.processes) == (3920, 2)
-    assert one.hours and two.hours == pytest.approx(one.hours / 2, rel=0.01)
+    assert single.hours and two.hours == pytest.approx(single.hours / 2, rel=0.01)
     # PCRL passes an image through encoder and decoder several times: more than the encoder's forward and backward pass
     # (0.22 GFLOP at 32 pixels), less than twenty of them.
-    assert 0.22 < one.hours * 3600 / 3920 / 32 < 4.4
-    assert not one.problem and one.available == pytest.approx(10.0 * 2**30 / 1e9)
+    assert 0.22 < single.hours * 3600 / 3920 / 32 < 4.4
+    assert not single.problem and single.available == pytest.approx(10.0 * 2**30 / 1e9)
     assert choice("small_pcrl", 31, LAPTOP).problem == "needs 32 images, a batch"
 
 

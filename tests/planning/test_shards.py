@@ -24,5 +24,5 @@ def test_by_hand(loader: str, codecs: list[str], counted: bool) -> None:
         kinds=lambda split: [Kind(codec, 1, 8) for codec in codecs],
     )
     data = SimpleNamespace(loader=loader, prefetch=2, split="train")
-    found = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))
-    assert found == (pytest.approx(2 * 800 + 6 * 2 * 2 * 64**2) if counted else 0)
+    actual = decoding_bytes(data, [dataset], ViewSpec(size=64, scale=(0.2, 1.0)))
+    assert actual == (pytest.approx(2 * 800 + 6 * 2 * 2 * 64**2) if counted else 0)

@@ -6,7 +6,7 @@ import pytest
 
 from dira_scale.planning.estimate import largest
 from dira_scale.planning.ledger import LiveBytes
-from dira_scale.planning.rehearsal import Block, Rehearsal
+from dira_scale.planning.rehearsal import NetworkBlock, Rehearsal
 from dira_scale.planning.strategies import DEEPSPEED_BUCKET, STRATEGIES, memory, traffic
 
 # 100 bytes are trained (60 of them in a block that two views pass), 40 follow (30 in a block that one view passes).
@@ -23,7 +23,7 @@ STEP = Rehearsal(
     forward=0,
     backward=0,
     collectives=[],
-    blocks=[Block(60, learning=2, looking=0), Block(30, learning=0, looking=1)],
+    blocks=[NetworkBlock(60, learning=2, looking=0), NetworkBlock(30, learning=0, looking=1)],
 )
 
 
@@ -93,6 +93,6 @@ def test_the_largest_batch_is_the_last_that_fits() -> None:
     def peak(images: int) -> float:
         return memory("ddp", 4, STEP.at(images, doubled)).peak
 
-    found = largest(peak, 10_000)
-    assert peak(found) <= 10_000 < peak(found + 1)
+    actual = largest(peak, 10_000)
+    assert peak(actual) <= 10_000 < peak(actual + 1)
     assert largest(peak, 100) == 0 and largest(peak, peak(1)) == 1

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from dira_scale.planning.timeline import StepTimes, exposed, slowest
+from dira_scale.planning.ledger import Collective
+from dira_scale.planning.links import Links
+from dira_scale.planning.strategies import Traffic
+from dira_scale.planning.timeline import StepTimes, Workload, exposed, slowest
 
 
 def queue(compute: float, communication: float, buckets: int) -> float:
@@ -37,3 +40,19 @@ def test_a_step_against_processes_played_through() -> None:
 def test_a_slow_loader_sets_the_pace() -> None:
     assert StepTimes(forward=1.0, backward=2.0, loader=5.0).seconds(8) == 5.0
     assert StepTimes(forward=1.0, backward=2.0, loader=2.0).seconds(8) == 3.0
+
+
+def test_a_step_by_hand() -> None:
+    """Two replicas, gradients in two messages over a link so slow that half of the backward pass does not hide them."""
+    links = Links(per_node=2, within=100.0, between=1.0, latency=0.5)
+    moved = Traffic(reduced=200.0, ahead=0, behind=0, after=0, messages=2)
+    work = Workload(links, StepTimes(forward=1, backward=2), moved, lambda n: [Collective("gather", 100, n)])
+    messages = 2 * (2 * (100 / 2 / 100 + 0.5))  # two all-reduces of 100 bytes
+    assert work.seconds(2) == pytest.approx(3.0 + (100 / 2 / 100 + 0.5) + messages - 2.0 / 2)
+    assert work.seconds(1) == 3.0
+
+
+def test_stragglers_alone() -> None:
+    links = Links(per_node=8, within=1e12, between=1e12, latency=0.0)
+    work = Workload(links, StepTimes(forward=1, backward=2, jitter=0.02), Traffic(0, 0, 0, 0, messages=1))
+    assert work.seconds(8) / work.seconds(128) == pytest.approx((1 + 0.02 * slowest(8)) / (1 + 0.02 * slowest(128)))

@@ -144,22 +144,22 @@ def few(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """What is seen where spread is measured among the first six images of the batch."""
     with monkeypatch.context() as patch:
         patch.setattr(monitors_module, "IMAGES", 6)
-        found = look(images()[4 * dist.get_rank() :][:4] if dist.is_initialized() else images())
-    return {name: found[name] for name in ("health/std", "health/rank", "health/features_rank", "health/alignment")}
+        actual = look(images()[4 * dist.get_rank() :][:4] if dist.is_initialized() else images())
+    return {name: actual[name] for name in ("health/std", "health/rank", "health/features_rank", "health/alignment")}
 
 
 def test_two_processes_see_what_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected, whole = look(images()), images().double()
     assert expected["health/gradient/di"] == pytest.approx(float((2.0 * 2 * whole / 8).norm()), rel=1e-5)
     together([[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)])
-    found = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
+    actual = [json.loads((tmp_path / f"{rank}").read_text()) for rank in range(2)]
     of_six = few(monkeypatch)
     assert of_six["health/std"] != pytest.approx(expected["health/std"], rel=1e-3)
-    assert [one.pop("few") for one in found] == [pytest.approx(of_six, rel=1e-5)] * 2
-    mean = {name: (found[0][name] + found[1][name]) / 2 for name in expected}  # over ranks, as rows are
+    assert [single.pop("few") for single in actual] == [pytest.approx(of_six, rel=1e-5)] * 2
+    mean = {name: (actual[0][name] + actual[1][name]) / 2 for name in expected}  # over ranks, as rows are
     assert mean == pytest.approx(expected, rel=1e-5)
     of_all = {name: value for name, value in expected.items() if name != "health/psnr"}
-    assert {name: found[0][name] for name in of_all} == pytest.approx(of_all, rel=1e-5)  # of the global batch
+    assert {name: actual[0][name] for name in of_all} == pytest.approx(of_all, rel=1e-5)  # of the global batch
 
 
 def test_the_pull_is_of_the_global_batch_however_many_micro_batches_share_it() -> None:
@@ -168,9 +168,9 @@ def test_the_pull_is_of_the_global_batch_however_many_micro_batches_share_it() -
 
 
 def test_of_a_single_image_there_is_no_spread_and_every_figure_is_a_number() -> None:
-    found = look(images()[:1])
-    assert found.keys() == {"health/gradient/di", "health/psnr"}
-    assert all(math.isfinite(value) for value in found.values())
+    actual = look(images()[:1])
+    assert actual.keys() == {"health/gradient/di", "health/psnr"}
+    assert all(math.isfinite(value) for value in actual.values())
 
 
 if __name__ == "__main__":

@@ -80,16 +80,16 @@ def test_pcrls_clean_and_distorted_images_differ_only_where_something_was_cut_ou
     method = build({"_target_": f"dira_scale.methods.{form}", "dim": 8, "queue": 64}, model, views, COUNT).eval()
     held_out: Any = HeldOut(views)
     with torch.no_grad():
-        [found] = _restorations(objective_of(views), method, held_out, ["di", "re"])
+        [actual] = _restorations(objective_of(views), method, held_out, ["di", "re"])
         objective, batch = objective_of(views), held_out.batch.to("cpu")
         monitors = objective(method, batch, ["di", "re"]).monitors
-    assert (found.hole.flatten(1).sum(1) > 0).all() and found.hole.float().mean() < 0.3
-    assert (found.distorted[found.hole] == 0).all()
-    torch.testing.assert_close(found.distorted[~found.hole], found.clean[~found.hole], rtol=0, atol=1e-5)
-    error = (found.restored - found.clean).square().mean()
+    assert (actual.hole.flatten(1).sum(1) > 0).all() and actual.hole.float().mean() < 0.3
+    assert (actual.distorted[actual.hole] == 0).all()
+    torch.testing.assert_close(actual.distorted[~actual.hole], actual.clean[~actual.hole], rtol=0, atol=1e-5)
+    error = (actual.restored - actual.clean).square().mean()
     torch.testing.assert_close(error, monitors["re_ordinary" if form == "pcrl.PCRL" else "re_mixed"])
     upright = objective.clean(batch)[0]
-    turned = {int(i) for i in range(COUNT) if not torch.equal(found.clean[i], upright[i])}
+    turned = {int(i) for i in range(COUNT) if not torch.equal(actual.clean[i], upright[i])}
     assert bool(turned) == (form == "pcrl.PCRL")  # the released form restores its second pass's images
 
 

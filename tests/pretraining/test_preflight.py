@@ -1,4 +1,4 @@
-"""Start-up checks: launcher against configuration, what divides (held against brute force), what differs."""
+"""Start-up checks: launcher against configuration, what differs between processes."""
 
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,6 @@ from dira_scale.distributed import control, launcher
 from dira_scale.engine import preflight
 from dira_scale.errors import UserError
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.training.schedule import check_division, process_counts
 
 
 @cache
@@ -125,52 +124,6 @@ def test_fewer_gpus_than_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     with pytest.raises(UserError, match=r"4 processes on .* torch sees 2 GPU\(s\): .*--nproc_per_node 2"):
         check_launch(config())
-
-
-def _whole(batch: int, lanes: int, groups: int, accumulate: int, ranks: int) -> bool:
-    """Deal the samples out, one by one: does each process get whole lanes, and each micro-batch whole groups or, with
-    one micro-batch a step, each group whole micro-batches?"""
-    parts = ranks * accumulate
-    if batch % parts or lanes % ranks:
-        return False
-    part = [sample * parts // batch for sample in range(batch)]
-    group = [sample * groups // batch for sample in range(batch)]
-    parts_of_group = [{p for p, g in zip(part, group, strict=True) if g == i} for i in range(groups)]
-    groups_of_part = [{g for p, g in zip(part, group, strict=True) if p == i} for i in range(parts)]
-    nested = all(len(found) == 1 for found in parts_of_group)
-    spanning = accumulate == 1 and all(len(found) == 1 for found in groups_of_part)
-    return nested or spanning
-
-
-@pytest.mark.parametrize("accumulate", [1, 2, 3])
-@pytest.mark.parametrize("groups", [1, 2, 4, 6])
-def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate: int) -> None:
-    for batch, lanes in ((24, None), (24, 8), (36, 12), (16, 4)):
-        made = config(f"data.batch={batch}", f"data.lanes={lanes or 'null'}", f"parallel.accumulate={accumulate}")
-        made.model.bn_groups = groups
-        if batch % groups:
-            continue  # refused elsewhere, for any number of processes
-        expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
-        assert process_counts(made) == expected, (batch, lanes)
-
-
-def test_what_does_not_divide_is_one_message_with_what_would() -> None:
-    made = config("data.batch=24", "data.lanes=8", "model.bn_groups=4")
-    with pytest.raises(UserError) as caught:
-        check_division(made, 5)
-    assert str(caught.value) == (
-        "data.batch=24 is not divisible by 5 ranks x parallel.accumulate=1; data.lanes=8 is not divisible by 5 ranks; "
-        "model.bn_groups=4 BatchNorm groups cannot be divided among 5 ranks x parallel.accumulate=1; "
-        "numbers of processes that fit: 1, 2, 4, 8"
-    )
-    with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):
-        check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
-    check_division(made, 8)
-
-
-def test_every_stage_must_divide() -> None:
-    with pytest.raises(UserError, match=r"data.batch=18 is not divisible by 4 ranks .* that fit: 1, 2, 6$"):
-        check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
 
 
 def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -142,11 +142,11 @@ def test_preset_paper_of_pcrl_is_its_attention_and_its_targets() -> None:
 
 
 def test_preset_released_of_pcrl_is_the_codes() -> None:
-    found = _differences("preset=released", "pcrl")
-    skipped = [key for key in found if key.startswith(("stages.dir.", "stages.dira."))]
+    actual = _differences("preset=released", "pcrl")
+    skipped = [key for key in actual if key.startswith(("stages.dir.", "stages.dira."))]
     config = composed("experiment=pcrl", "preset=released")
     assert config.stages["dir"].epochs == config.stages["dira"].epochs == config.stages["di"].epochs == 0
-    assert {key: pair for key, pair in found.items() if key not in skipped} == {
+    assert {key: pair for key, pair in actual.items() if key not in skipped} == {
         "data.batch": (256, 64),
         "views.target_flip": ("with_input", "released"),
         "views.orientations": (2, 1),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
-from dira_scale.engine.nan_guard import Finding
+from dira_scale.engine.nan_guard import NotFinite
 from dira_scale.training.broken_batch import save_batch
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def test_the_batch_is_saved_as_it_was_with_its_images_names(tmp_path: Path) -> N
     views = tuple((torch.arange(2048).view(2, 1, 32, 32) + i).to(torch.uint16) for i in range(2))
     batch = Batch(views, tuple(drawn), torch.from_numpy(index), torch.zeros(2, 2), torch.full((2, 2), 4096.0), 7, 0)
     datasets = [stub("a", ["x0", "x1"], [1, 0]), stub("b", ["y0", "y1", "y2"], [0, 2])]
-    finding = Finding(7, {"loss/re": [1]}, [{"loss/re": 1.5}, {"loss/re": math.nan}])
+    finding = NotFinite(7, {"loss/re": [1]}, [{"loss/re": 1.5}, {"loss/re": math.nan}])
     save_batch(tmp_path / "deep", batch, datasets, "train", finding.row(1))
     tensors, row = (
         load_file(tmp_path / "deep" / "batch.safetensors"),
@@ -47,7 +47,7 @@ def test_the_views_of_a_saved_batch_are_seen_as_the_guide_says(tmp_path: Path, m
     none = draw(ViewSpec(size=32), 0, 0, np.array([1, 0]), np.zeros(2), 0, np.full(2, 40), np.full(2, 40))[1]
     batch = Batch((views,), (none,), torch.tensor([1, 0]), torch.zeros(2, 1), torch.full((2, 1), 255.0), 7, 0)
     folder = tmp_path / "out/runs/demo/nan/step-000000008/rank-0"
-    save_batch(folder, batch, [stub("a", ["x0", "x1"], [0, 1])], "train", Finding(7, {"loss/re": [0]}, [{}]).row(0))
+    save_batch(folder, batch, [stub("a", ["x0", "x1"], [0, 1])], "train", NotFinite(7, {"loss/re": [0]}, [{}]).row(0))
     monkeypatch.chdir(tmp_path)
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "how-to" / "health.md").read_text(), re.DOTALL)
     exec(code, {})

@@ -15,8 +15,9 @@ from upath import UPath
 from dira_scale.errors import UserError
 from dira_scale.ingest.convert import convert
 from dira_scale.ingest.plan import Item
+from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sample import make_sample
 
 
 @pytest.mark.parametrize("name", [name for name, layout in LAYOUTS.items() if layout.rows])

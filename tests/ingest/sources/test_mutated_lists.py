@@ -10,8 +10,9 @@ from ingest.sources.layouts import config, made
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item
+from dira_scale.ingest.reading import QuarantinedError
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
+from dira_scale.ingest.sample import make_sample
 
 ODD = (
     b"",

@@ -7,7 +7,7 @@ from dira_scale.planning.ledger import Collective
 
 
 @dataclass(frozen=True)
-class Cluster:
+class Links:
     """Nodes of equal GPUs. Bandwidths are one-way, as collectives reach them in practice.
 
     Attributes:

@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 from scipy.optimize import minimize_scalar
 
 
@@ -49,24 +48,3 @@ class Failures:
     def young(self) -> float:
         """sqrt(2 d M) (Young, Commun. ACM 17, 1974)."""
         return math.sqrt(2 * self.save * self.mtbf)
-
-    def daly(self) -> float:
-        """Daly's higher-order estimate (ibid., eq. 37)."""
-        if self.save >= 2 * self.mtbf:
-            return self.mtbf
-        ratio = self.save / (2 * self.mtbf)
-        return self.young() * (1 + math.sqrt(ratio) / 3 + ratio / 9) - self.save
-
-    def simulated(self, interval: float, intervals: int, seed: int) -> float:
-        """The goodput of ``intervals`` intervals, simulated failure by failure."""
-        random = np.random.default_rng(seed)
-        clock, failure = 0.0, random.exponential(self.mtbf)
-        for _ in range(intervals):
-            need = interval + self.save
-            while failure < clock + need:  # back to the checkpoint
-                clock, failure = failure, failure + random.exponential(self.mtbf)
-                while failure < clock + self.restart:
-                    clock, failure = failure, failure + random.exponential(self.mtbf)
-                clock += self.restart
-            clock += need
-        return interval * intervals / clock

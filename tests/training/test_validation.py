@@ -1,0 +1,63 @@
+"""Validation of any task: here of a line through held-out numbers, batches of unequal weight."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from engine.regression import STAGES, Regression, Samples, samples
+from torch import Tensor, nn
+
+from dira_scale.planning.network import fake_world
+from dira_scale.training.validation import HeldOutValidation
+
+
+class Batches:
+    """Of 4, 6 and 4 numbers; the last batch is another rank's, and does not count."""
+
+    def __init__(self) -> None:
+        self.parts = [samples(seed, count) for seed, count in enumerate((4, 6, 4))]
+
+    def batches(self) -> Iterator[tuple[Samples, int]]:
+        yield from zip(self.parts, (4, 6, 0), strict=True)
+
+
+class Largest:
+    """A score of all samples at once."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def add(self, batch: Samples, losses: Any, count: int) -> None:
+        self.seen.append(batch.y[:count])
+
+    def values(self) -> dict[str, float]:
+        return {"largest": float(torch.cat(self.seen).max())}
+
+
+def test_means_weigh_samples_and_scores_see_all_that_count() -> None:
+    task, held_out = Regression(fake_world("fp32")), Batches()
+    validation = HeldOutValidation(1, held_out, task.losses, torch.device("cpu"), [Largest])
+    x, y = (torch.cat([getattr(part, name) for part in held_out.parts[:2]]) for name in "xy")
+    for _ in range(2):  # scores begin anew
+        means = validation.means(STAGES[0], task.module.train())
+        assert means["loss"] == pytest.approx(float((task.module(x)[:, 0] - y).detach().square().mean()), rel=1e-6)
+        assert means["largest"] == float(y.max())
+    assert task.module.training and all(p.grad is None for p in task.module.parameters())
+    assert validation.first_broken(STAGES[0], task.module) is None
+
+
+def test_the_first_batch_whose_loss_is_not_finite_is_given_as_loaded_and_all_are_gone_through() -> None:
+    task, held_out, modes = Regression(fake_world("fp32")), Batches(), list[bool]()
+
+    def losses(stage: Any, module: nn.Module, batch: Samples) -> Any:
+        modes.append(module.training)
+        return task.losses(stage, module, batch)
+
+    held_out.parts[1].x[0] = math.inf
+    held_out.parts[2].x[0] = math.nan
+    broken = HeldOutValidation(1, held_out, losses, torch.device("cpu")).first_broken(STAGES[0], task.module)
+    assert broken is not None and broken[0] is held_out.parts[1]
+    assert broken[1].keys() == {"loss", "loss/square"} and not math.isfinite(broken[1]["loss"])
+    assert modes == [False] * 3
