@@ -22,7 +22,7 @@ class StatsConfig(Schema):
 
 
 def convert_to(to: str | None, out: str | None) -> str:
-    """What ``to=null`` stands for: FFCV's files lie beside the tars, so whoever names ``out`` means shards."""
+    """What ``to=null`` stands for: FFCV's files lie beside the tars, so a given ``out`` means shards."""
     return to or ("ffcv" if out is None else "webdataset")
 
 

@@ -37,7 +37,7 @@ class Head(NamedTuple):
 
 
 def head_of(path: Path) -> Head | None:
-    """None for what is no DICOM file. Raises RejectedError."""
+    """None for a file that is not DICOM. Raises RejectedError."""
     with opened_for_header(path) as file:
         if not is_dicom(file):
             return None
