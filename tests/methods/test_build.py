@@ -103,7 +103,7 @@ def remembered(monkeypatch):
 
 
 @pytest.fixture
-def own(tmp_path, monkeypatch):
+def autoencoder(tmp_path, monkeypatch):
     """The node of the documentation's own method, importable."""
     code = re.search(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.S)
     (tmp_path / "own_methods.py").write_text(code[1] + "\n\ndef function(views): ...\n")
@@ -111,9 +111,9 @@ def own(tmp_path, monkeypatch):
     return {"_target_": "own_methods.Autoencoder", "power": 1.0}
 
 
-def test_an_own_method_plugs_in_by_its_target(own):
+def test_an_own_method_plugs_in_by_its_target(autoencoder):
     model = config(*SMALL).model
-    method = build(own, model, ViewSpec(count=1, size=64), batch=8)
+    method = build(autoencoder, model, ViewSpec(count=1, size=64), batch=8)
     assert method.power == 1.0 and norm.groups(method) == 4
     clean, distorted = (torch.rand(8, 1, 64, 64),), (torch.rand(8, 1, 64, 64),)
     terms = method(clean, distorted, None)
@@ -135,8 +135,8 @@ def test_an_own_method_plugs_in_by_its_target(own):
         ({"queue": 3}, "only power; if another method's experiment set it, add ~method.queue"),
     ],
 )
-def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
-    node = {key: value for key, value in (own | change).items() if value is not None}
+def test_mistakes_in_an_own_method_name_their_key(autoencoder, change, expected):
+    node = {key: value for key, value in (autoencoder | change).items() if value is not None}
     if node["_target_"] == "own_methods.function":
         node = {"_target_": node["_target_"]}
     with pytest.raises(UserError) as raised:
@@ -146,16 +146,16 @@ def test_mistakes_in_an_own_method_name_their_key(own, change, expected):
 
 @pytest.mark.usefixtures("remembered")
 @pytest.mark.parametrize(
-    ("experiment", "method", "own"),
+    ("experiment", "method", "named"),
     [
         ("small", "dira_simsiam", "experiment=dira_simsiam or experiment=small_simsiam"),
         ("small_simsiam", "dira_moco", "experiment=dira_moco or experiment=phantom or experiment=small"),
         ("small", "simsiam", "experiment=simsiam"),
     ],
 )
-def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(experiment, method, own):
+def test_of_a_setting_of_another_method_the_methods_own_experiments_are_named(experiment, method, named):
     cfg = composed("pretrain", [f"experiment={experiment}", f"method={method}", "data.shards=any"])
-    with pytest.raises(UserError, match=f"has no such setting, .* set it, use {own}, or add ~method.base"):
+    with pytest.raises(UserError, match=f"has no such setting, .* set it, use {named}, or add ~method.base"):
         build(cfg.method, cfg.model, SPEC, batch=8)
 
 

@@ -46,7 +46,12 @@ def test_two_processes_say_it_once(shards: Path, tmp_path: Path, key: str, messa
     [
         ("NO", "fp16", 1, "accelerate's own configuration has mixed_precision=fp16, ours has precision=fp32"),
         ("FSDP", "no", 2, "accelerate's own configuration has use_fsdp=true, ours has parallel.strategy=ddp"),
-        ("MULTI_CPU", "no", 2, "accelerate launch was asked for 2 processes and started one"),
+        (
+            "MULTI_CPU",
+            "no",
+            2,
+            "accelerate launch was asked for 2 processes and started one",
+        ),
     ],
 )
 def test_accelerates_file_and_our_configuration(
