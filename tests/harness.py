@@ -80,6 +80,11 @@ def together(commands: list[list[str]]) -> None:
             assert process.wait(SECONDS) == 0, process.printed()
 
 
+def said(printed: str) -> list[str]:
+    """The lines that a run which is refused or fails ends with."""
+    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
+
+
 def status(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "status.json").read_text())
     return content

@@ -42,8 +42,8 @@ def trained_network(config: Mapping[str, Any], encoder: Encoder, tensors: Tensor
 def _encoder_prefix(tensors: Tensors) -> str:
     """``method.encoder.``, or ``method.base.encoder.`` if a method wraps another."""
     for name in tensors:
-        if found := re.match(r"method\.(base\.)*encoder\.", name):
-            return found[0]
+        if match := re.match(r"method\.(base\.)*encoder\.", name):
+            return match[0]
     raise UserError("the checkpoint's method has no `encoder` (or `base.encoder`, if it wraps another): name it so")
 
 

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import finish, pretrain
+from harness import finish, pretrain, said
 
 pytestmark = pytest.mark.system
 
@@ -17,11 +17,6 @@ num_machines: 1
 num_processes: {processes}
 machine_rank: 0
 """
-
-
-def said(printed: str) -> list[str]:
-    """The lines that a run which is refused ends with."""
-    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import Forked, Started
-from harness import SECONDS, SMALL, assert_equal_runs, finish, pretrain, status
+from harness import SECONDS, SMALL, assert_equal_runs, finish, pretrain, said, status
 from needs import skip_without
 from system import slurm
 from system.faults import killed_at
@@ -40,11 +40,6 @@ def by_hand(pair: list[Node], *commands: list[str]) -> Processes:
 def ends(processes: Processes) -> list[tuple[int, str]]:
     """Exit code and output of each, in bounded time."""
     return [(process.wait(SECONDS), process.printed()) for process in processes]
-
-
-def said(printed: str) -> list[str]:
-    """The lines that a verb ends with."""
-    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
 
 
 def torchrun(i: int) -> list[str]:

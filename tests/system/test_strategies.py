@@ -126,14 +126,20 @@ def largest(run: Path, reference: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    "strategy",
+    ("strategy", "saver"),
     [
-        pytest.param("fsdp2", marks=pytest.mark.system),
-        *(pytest.param(name, marks=pytest.mark.torture) for name in ("zero1", "zero2", "zero3")),
+        pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
+        pytest.param("zero1", "offload", marks=pytest.mark.system),
+        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("fsdp2", "zero1", "zero2", "zero3")),
+        pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
+        *(pytest.param(name, "offload", marks=pytest.mark.torture) for name in ("zero2", "zero3")),
     ],
 )
-def test_a_sharded_run_is_the_plain_run(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", ranks=2))
+def test_a_sharded_run_is_the_plain_run_whatever_saves_memory(
+    strategy: str, saver: str, shards: Path, plain, tmp_path: Path
+) -> None:
+    saving = [f"parallel.{saver}=true"] if saver else []
+    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", *saving, ranks=2))
     assert_one_algorithm(tmp_path / "run", plain("moco"))
 
 
@@ -256,21 +262,6 @@ def test_every_strategy_on_every_base_in_float64(
     assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "saver"),
-    [
-        pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
-        pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
-        pytest.param("zero1", "offload", marks=pytest.mark.system),
-        pytest.param("zero2", "offload", marks=pytest.mark.torture),
-        pytest.param("zero3", "offload", marks=pytest.mark.torture),
-    ],
-)
-def test_memory_savers_change_nothing(strategy: str, saver: str, shards: Path, plain, tmp_path: Path) -> None:
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", f"parallel.{saver}=true", ranks=2))
-    assert_one_algorithm(tmp_path / "run", plain("moco"))
-
-
 @pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero1", "zero2", "zero3"], "zero2"))
 def test_accumulation_and_clipping_are_the_same_everywhere(strategy: str, shards: Path, tmp_path: Path) -> None:
     """Restoration alone: MoCo's key shuffle acts within a micro-batch. The norm to clip to is below the usual one."""
@@ -341,18 +332,29 @@ def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path
 # Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
 HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2"]
 HALVED += ["health.every=1"]
+ZERO3 = ["parallel=zero3", "stages.di.epochs=1", "stages.dir.epochs=2", "stages.dira.epochs=1"]  # 2, 4, 2 steps
+MONITORS = {"top1", "chance", "queue_fresh", "gradient_norm", "re_ordinary", "re_hybrid"}
+MONITORS |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", "rank", "features_rank", "psnr")}
 
 
-@pytest.mark.parametrize("form", tiers(["pcrl", "released"], "pcrl"))
-def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> None:
-    for name, stops in (("unbroken", [[]]), ("broken", [["steps=2"], []])):
-        for stop in stops:
-            finish(command(tmp_path / name, shards, form, *HALVED, *stop, ranks=2))
-    assert status(tmp_path / "broken")["step"] == 4
-    told = {"top1", "chance", "queue_fresh", "gradient_norm", "re_ordinary", "re_hybrid"}
-    told |= {"re_momentum"} if form == "pcrl" else {"re_mixed", "re_mixed_hybrid"}
-    told |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", "rank", "features_rank", "psnr")}
-    assert all(told <= row.keys() and row["health/gradient/re"] > 0 for row in rows(tmp_path / "broken"))
+@pytest.mark.parametrize(
+    ("base", "words", "stop", "steps", "monitors"),
+    [
+        pytest.param("moco", ZERO3, 5, 8, set(), marks=pytest.mark.system),
+        pytest.param("pcrl", HALVED, 2, 4, MONITORS | {"re_momentum"}, marks=pytest.mark.system),
+        pytest.param("released", HALVED, 2, 4, MONITORS | {"re_mixed", "re_mixed_hybrid"}, marks=pytest.mark.torture),
+    ],
+    ids=["moco", "pcrl", "released"],
+)
+def test_a_run_of_two_processes_goes_on_bit_for_bit(
+    base: str, words: list[str], stop: int, steps: int, monitors: set[str], shards: Path, tmp_path: Path
+) -> None:
+    for name, stops in (("unbroken", [[]]), ("broken", [[f"steps={stop}"], []])):
+        for last in stops:
+            finish(command(tmp_path / name, shards, base, *words, *last, ranks=2))
+    assert status(tmp_path / "broken")["step"] == steps
+    for row in rows(tmp_path / "broken"):
+        assert monitors <= row.keys() and (not monitors or row["health/gradient/re"] > 0)
     assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
 
 
@@ -395,18 +397,6 @@ def test_compiled_blocks_compute_the_same(strategy: str, shards: Path, plain, tm
     compiled = command(tmp_path / "run", shards, "moco", f"parallel={strategy}", "parallel.compile=true", ranks=2)
     finish(compiled, seconds=1500)
     assert_one_algorithm(tmp_path / "run", plain("moco"))
-
-
-@pytest.mark.system
-def test_a_sharded_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    short = ["parallel=zero3", "stages.di.epochs=1", "stages.dir.epochs=2", "stages.dira.epochs=1"]  # 2, 4, 2 steps
-    for name, stops in (("unbroken", [[]]), ("broken", [["steps=5"], []])):
-        for stop in stops:
-            finish(command(tmp_path / name, shards, "moco", *short, *stop, ranks=2))
-    assert status(tmp_path / "broken")["step"] == 8
-    ours, theirs = weights(tmp_path / "broken"), weights(tmp_path / "unbroken")
-    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.torture), "zero3"])

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -13,7 +12,7 @@ import psutil
 import pytest
 import torch
 from forked import Forked
-from harness import EACH, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, status, weights
+from harness import EACH, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, said, status, weights
 from system.faults import SECONDS, Job, cut, flip, killed_at, small_disk
 
 from dira_scale.runs import checkpoint
@@ -84,7 +83,7 @@ def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path,
         job.wait_until((run / "checkpoints" / "LATEST").exists)
         job.rank(1).kill()
         assert job.end() != 0
-        told = [line for line in job.printed.splitlines() if re.match(r"pretrain: (?!warning: )", line)]
+        told = said(job.printed)
         assert len(told) == 1 and "lost the other processes" in told[0], job.printed
         assert job.processes() == []
     assert status(run)["state"] == "failed" and "lost the other processes" in status(run)["reason"]
@@ -297,7 +296,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
                 if job.ends_within(1):
                     break
             assert job.end() == 1, job.printed
-            told = [line for line in job.printed.splitlines() if re.match(r"pretrain: (?!warning: )", line)]
+            told = said(job.printed)
             assert len(told) == 1, job.printed
             assert "of step 6 could not be written" in told[0] and "Free some space" in told[0]
             disk.free(job)
@@ -305,10 +304,9 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, 
         assert_equal_runs(run, unbroken)
 
 
-# Pretraining on a disk that hangs from the writing of the second checkpoint on; training waits for that meanwhile.
+# A disk that hangs from the writing of the second checkpoint on; training waits for that meanwhile.
 HANGING = """
-import sys, time
-from dira_scale import pretrain
+import time
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs import folder
 from dira_scale.runs.checkpoint import writer
@@ -324,40 +322,33 @@ def hangs_too(path, text):
     append(path, text)
 
 writer.write_atomic, folder.append = hangs, hangs_too
-raise SystemExit(pretrain.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.system
 def test_a_disk_that_hangs_altogether_ends_the_run_once_it_is_said(shards: Path, tmp_path: Path) -> None:
-    run, script = tmp_path / "run", tmp_path / "hanging.py"
-    script.write_text(HANGING)
-    command = pretrain(run, shards, *EACH)
-    where = command.index("dira_scale.pretrain")
-    with Job([*command[: where - 1], str(script), *command[where + 1 :]], run, PYTHONPATH=str(Path.cwd())) as job:
+    run = tmp_path / "run"
+    with Job(pretrain(run, shards, *EACH), run, before=HANGING) as job:
         assert job.end() == 1, job.printed
-    said = "pretrain: the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs. "
-    assert said in job.printed and job.printed.index(said) < job.printed.index("in hangs_too")
+    line = "pretrain: the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs. "
+    assert line in job.printed and job.printed.index(line) < job.printed.index("in hangs_too")
 
 
-# DiRA, and a disk that gives a checkpoint of the main process slowly.
+# A disk that gives a checkpoint of the main process slowly.
 SLOW = """
-import os, time
+import time
 from dira_scale.distributed.collectives import rank
-from dira_scale.methods.dira import DiRA
 from dira_scale.runs.checkpoint import reading
 
-read_file = reading.read_file
+read_file, slow = reading.read_file, []
 
 def slowly(path):
-    if rank() == 0 and os.environ.pop("SLOW", ""):
+    if rank() == 0 and not slow:
+        slow.append(path)
         time.sleep(40)
     return read_file(path)
 
 reading.read_file = slowly
-
-class Slow(DiRA):
-    pass
 """
 
 
@@ -366,13 +357,9 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
     shards: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    (tmp_path / "slow.py").write_text(SLOW)
-    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    for steps, slow in ((2, ""), (3, "yes")):
-        keys = [*EACH, "method._target_=slow.Slow", "parallel.timeout=25", f"steps={steps}"]
-        with Job(pretrain(run, shards, *keys, ranks=2), run, PYTHONPATH=path, SLOW=slow) as job:
-            assert job.end() == 0, job.printed
-    assert "from step 2 of 3" in job.printed
+    for steps, before in ((2, ""), (3, SLOW)):
+        printed = finish(pretrain(run, shards, *EACH, "parallel.timeout=25", f"steps={steps}", ranks=2), before=before)
+    assert "from step 2 of 3" in printed
 
 
 # A process that stops itself when the second stage begins: then it is not about to write, its checkpoint is complete.
