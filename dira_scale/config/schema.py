@@ -54,6 +54,12 @@ def at_least(low: float, default: Any = MISSING) -> Any:
     return _ruled(Rule(f"at least {low:g}", lambda value: low <= value < math.inf), default)
 
 
+def whole(low: int, default: Any = MISSING) -> Any:
+    """A whole number of at least ``low``, or a list of them, for a field of type Any: schemas have no such union."""
+    text = f"a whole number of at least {low}, or a list of them"
+    return _ruled(Rule(text, lambda value: type(value) is int and value >= low), default)
+
+
 def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
     """A finite number above ``low`` and at most ``at_most``, or a list of them."""
     text = f"above {low:g}" + (f" and at most {at_most:g}" if at_most is not None else "")
@@ -197,7 +203,7 @@ def kind(schema: type, key: str) -> str:
             hint, rule = get_type_hints(hint)[name], found.metadata.get(Rule)
             text = _words(hint, found.metadata.get(Places))
             if rule is not None:
-                text = rule.text if rule.options else f"{text}, {rule.text}"
+                text = f"{text}, {rule.text}" if text and not rule.options else rule.text
         else:
             return ""
     return text

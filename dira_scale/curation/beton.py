@@ -28,7 +28,7 @@ from dira_scale.data.beton import (
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.tar import BLOCK, member_at
 from dira_scale.errors import UserError
-from dira_scale.pixels.codecs import decode
+from dira_scale.pixels.codecs import DecodeError, decode
 from dira_scale.places.atomic import sync_folder, write_atomic
 from dira_scale.places.store import is_local
 
@@ -115,7 +115,11 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
     if dataset.column("codec")[row] == "jpg":
         image = (JPEG, height, width, payload)
     else:
-        pixels = decode(payload, dataset.column("codec")[row], dataset.shape(row))
+        try:
+            pixels = decode(payload, dataset.column("codec")[row], dataset.shape(row))
+        except DecodeError as error:
+            key = dataset.column("key")[row]
+            raise UserError(f"sample {key} of {dataset.root} is damaged: shard verify lists all damage") from error
         colour = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, -1)
         image = (RAW, height, width, colour.tobytes())
     return {
@@ -132,10 +136,10 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
 def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
     """KEY.json, which follows the image."""
     shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
-    place = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
+    start = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
     with dataset.file(shard).open("rb") as file:
         try:
-            member = member_at(file, place, dataset.info.shards[shard])
+            member = member_at(file, start, dataset.info.shards[shard])
         except tarfile.TarError as error:
             raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
         if member is None or member.name != name:

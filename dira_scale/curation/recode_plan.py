@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.curation.recode_sample import QUALITY, Form, Stored
+from dira_scale.curation.recode_sample import QUALITY, Form, StoredSample
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
 from dira_scale.errors import UserError
@@ -19,7 +19,7 @@ from dira_scale.places.store import is_local, open_file
 
 
 class RecodePlan:
-    """Which samples of a dataset make which shard of the new one; a ``Plan`` of :mod:`dira_scale.ingest.plan`.
+    """Which samples of a dataset make which shard of the new one; a ``PlannedShards`` of :mod:`dira_scale.ingest.plan`.
 
     Attributes:
         shards: file name -> rows of the origin's manifest, in its order.
@@ -38,10 +38,10 @@ class RecodePlan:
         rows = np.split(order, ends[:-1])
         self.shards = dict(zip(own_names(list(origin.info.shards)), rows, strict=True))
 
-    def items(self, shard: str) -> list[Stored]:
+    def items(self, shard: str) -> list[StoredSample]:
         """The samples of one shard."""
         rows = self._origin.table.take(self.shards[shard]).to_pylist()
-        return [Stored(self._origin.file(row["shard"]), row) for row in rows]
+        return [StoredSample(self._origin.file(row["shard"]), row) for row in rows]
 
 
 def own_names(shards: Sequence[str]) -> list[str]:
@@ -96,9 +96,9 @@ def pixels_of(origin: ShardedDataset) -> dict[str, list[Any]]:
 
 def described(origin: ShardedDataset) -> str:
     """``764 images, png, 16 bits, at most 1024 x 900``."""
-    found = {name: " and ".join(map(str, values)) for name, values in pixels_of(origin).items() if name != "largest"}
+    texts = {name: " and ".join(map(str, values)) for name, values in pixels_of(origin).items() if name != "largest"}
     height, width = pixels_of(origin)["largest"]
-    return f"{counted(len(origin.table), 'image')}, {found['codec']}, {found['bits']} bits, at most {height} x {width}"
+    return f"{counted(len(origin.table), 'image')}, {texts['codec']}, {texts['bits']} bits, at most {height} x {width}"
 
 
 def planned(origin: ShardedDataset, form: Form) -> str:

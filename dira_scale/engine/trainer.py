@@ -18,7 +18,7 @@ from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.stage import StageRun, begin_stage
-from dira_scale.engine.state import RunState, restore, side_module_tensors
+from dira_scale.engine.state import RunState, restore, side_module_tensors, stored
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
@@ -55,7 +55,7 @@ class Trainer:
             run.steps = self.total_steps()
             run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
         self.log = MetricsLog(task, self.folder, self.state, run)
-        self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
+        self.nan_stop = NaNStop(world, task.data, self.checkpointer, self.folder, run)
         self.scale = LossScale(world.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
             self.scale.value, self.scale.finite_steps = self.state.loss_scale, self.state.loss_scale_sound
@@ -170,24 +170,20 @@ class Trainer:
 
     def validate(self, stage: StageRun) -> bool:
         """Write a row of held-out losses; returns whether the loss is the stage's lowest so far."""
-        if self.task.validate_every is None:
+        validation = self.task.validation
+        if validation is None:
             return False
         self._stop_on_nan(stage)
         with self.log.clock.part("validate"):
-            row = self.task.validate(stage.plan, stage.model.module)
-        self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module)
+            row = validation.means(stage.plan, stage.model.module)
+        self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
-        state, name = self.state, stage.plan.name
-        improved = row["loss"] < state.best.get(name, float("inf"))
-        state.stale = 0 if improved else state.stale + self.task.validate_every
-        if improved:
-            state.best[name], state.best_step[name] = row["loss"], state.step
-        return improved
+        return self.state.improve(stage.plan.name, row["loss"], validation.every)
 
     def _due_validation(self, stage: StageRun, last: int) -> bool:
         done = self.state.step - self.state.stage_start
-        every = (self.task.validate_every or 1) * stage.plan.per_epoch
-        return done % every == 0 or self.state.step == last
+        every = self.task.validation.every if self.task.validation else 1
+        return done % (every * stage.plan.per_epoch) == 0 or self.state.step == last
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -196,8 +192,9 @@ class Trainer:
         self._stop_on_nan(stage)
         with self.log.clock.part("checkpoint"):
             side_modules = side_module_tensors(self.task.side_modules)
-            self.nan_stop.check_tensors(self.state.step, stage.model.local_tensors() | side_modules)
-            pieces = stage.model.pieces() | checkpoint.replicated(side_modules)
+            names = self.task.tensors
+            self.nan_stop.check_tensors(self.state.step, stored(stage.model.local_tensors(), names) | side_modules)
+            pieces = stored(stage.model.pieces(), names) | checkpoint.replicated(side_modules)
             if self.scale.enabled:
                 self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
@@ -236,7 +233,7 @@ class Trainer:
             return
         tensors, state = read(lambda: checkpoint.load(folder / name))
         self.state, self.stored = RunState(**state), True
-        self._optimizer_state = restore(tensors, self.strategy.module, self.task.side_modules)
+        self._optimizer_state = restore(tensors, self.strategy.module, self.task)
         read(lambda: self._rewind_run(folder))
 
     def _choose_checkpoint(self, folder: Path) -> str | None:

@@ -8,7 +8,7 @@ import PIL.Image
 from PIL import ImageOps
 
 from dira_scale.imaging.arrays import is_numpy, open_array
-from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, luminance, own_range, store
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, own_range, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
@@ -34,7 +34,7 @@ def read_raster(file: BinaryIO, bits: int) -> GreyImage:
 def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
     """8 bits use the full range of the type, anything wider the image's own."""
     if values.dtype == np.uint8:
-        return store(values, Window(0, 255, 1), bits, inverted=inverted)
+        return store(values, GreyWindow(0, 255, 1), bits, inverted=inverted)
     window = own_range(values)  # NaN and infinity propagate into it
     if not np.isfinite(window.high - window.low):
         raise RejectedError("values that are NaN or infinite")
@@ -48,7 +48,7 @@ def _array(file: BinaryIO) -> np.ndarray:
     array = open_array(file)
     colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
     if len(array.shape) != 2 and not colours:
-        raise RejectedError("an array that is no image: give [H, W], or [H, W, 3] of 8 or 16 bits")
+        raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
     check_size(*array.shape[:2])
     return luminance(array.values()) if colours else array.values()
 
@@ -76,7 +76,7 @@ def _load(file: BinaryIO) -> tuple[Any, str]:
             kind, pages = "TIFF, white is 0" if picture.tag_v2.get(PHOTOMETRIC) == 0 else kind, picture.n_frames
     check_size(picture.height, picture.width)
     if pages > 1:
-        raise RejectedError("TIFF with several pages (recipe.dims=3 takes them as a volume)")
+        raise RejectedError("TIFF with several pages (recipe.dims=3 reads them as a volume)")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
         if picture.format == "JPEG" and picture.mode == "RGB":
             picture.draft("L", picture.size)  # decodes only the luma channel

@@ -1,19 +1,20 @@
 """What ``data.shards`` adds to a plan: how many images, and the GPU memory of the loader that decodes there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from dira_scale.data.config import Data
-from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders.build import AUTO
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.data.views import ViewSpec
 from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import batches_of
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import batches_of
 
 # Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
 IN_USE = 4
@@ -47,4 +48,4 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
     pixel = column("channels").max() * column("bits").max() / 8  # bytes
     decoded = pixel * np.mean(column("height") * column("width"))
     crop = decoded * sum(views.scale) / 2
-    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * views.count * pixel * views.size**2)
+    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * views.count * pixel * math.prod(views.sides))

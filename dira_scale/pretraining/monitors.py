@@ -34,7 +34,6 @@ class Monitors:
             gradients: also measure the terms' gradient norms, which differentiates the losses once more.
         """
         outputs = losses.outputs
-        assert outputs is not None
         measured: dict[str, Tensor] = {}
         with torch.autocast(losses.total.device.type, enabled=False):
             measured |= self._gradient_norms(losses.terms, outputs.features, scale) if gradients else {}
@@ -76,9 +75,9 @@ class Monitors:
     def _restoration(self, terms: Terms) -> dict[str, Tensor]:
         if terms.restored is None or terms.target is None:
             return {}
-        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=(1, 2, 3))
+        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=tuple(range(1, terms.target.dim())))
         measured = {"psnr": -10 * errors.clamp(min=1e-10).log10().mean()}
-        if min(terms.target.shape[-2:]) > 2 * ssim.RADIUS:
+        if min(terms.target.shape[2:]) > 2 * ssim.RADIUS:
             measured["ssim"] = ssim.ssim(terms.restored, terms.target).mean()
         return measured
 

@@ -1,17 +1,16 @@
 """The loss of a stage on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch, per_sample
-from dira_scale.data.distort import Distort, rotate
+from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Losses
-from dira_scale.engine.watchdog import alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 
@@ -38,11 +37,11 @@ class Forward(nn.Module):
         return terms
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PretrainLosses(Losses):
     """``carried``: clean and restored images for the adversary, in stages that train it."""
 
-    outputs: Terms | None = None  # of the method, for the monitors
+    outputs: Terms  # of the method, for the monitors
 
 
 class Objective:
@@ -50,11 +49,20 @@ class Objective:
 
     Args:
         weights: of the terms in the total loss.
+        distort: makes the module that distorts.
     """
 
-    def __init__(self, weights: Mapping[str, float], adversary: Adversary, views: ViewSpec, world: World) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        adversary: Adversary,
+        views: ViewSpec,
+        world: World,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
+    ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
-        self.distort, self.target_flip = Distort(views).to(world.device), views.target_flip
+        self.distort, self.target_flip, self.axes = distort(views), views.target_flip, views.crop.axes
+        self.distort.to(world.device)
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
@@ -65,28 +73,30 @@ class Objective:
             losses["ad"] = self.adversary.generator_loss(outputs.restored)
             carried = outputs.target, outputs.restored.detach()
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
-        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs)
+        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs=outputs)
 
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """Run the method on a batch on the device."""
-        alive()
         with self.world.autocast():
             terms: Terms = model(self.clean(batch), distorted, batch)
         return terms
 
     def clean(self, batch: Batch) -> tuple[Tensor, ...]:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
-        if self.target_flip == "with_input" and self.distort.rotates:
-            pairs = zip(batch.views, batch.distortions, strict=True)
-            return tuple(rotate(view, parameters.rotation) for view, parameters in pairs)
-        return self.upright(batch.views, batch)
+        if self.target_flip != "with_input":
+            return self.upright(batch.views, batch)
+        pairs = zip(batch.views, batch.distortions, strict=True)
+        return tuple(self.distort.turned(view, parameters) for view, parameters in pairs)
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """``views`` in the orientation of the restoration target: flipped back if ``views.target_flip`` requires it."""
         if self.target_flip == "with_input":
             return views
-        pairs = zip(views, batch.flips, strict=True)
-        return tuple(torch.where(per_sample(flip, view), view.flip(-1), view) for view, flip in pairs)
+        for axis in self.axes:
+            flips = (flip[:, axis] for flip in batch.flips)
+            pairs = zip(views, flips, strict=True)
+            views = tuple(torch.where(per_sample(flip, view), view.flip(axis), view) for view, flip in pairs)
+        return views
 
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`)."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pydicom
 import pytest
+from imaging.volumes.conftest import sequence
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import RLELossless
@@ -68,7 +69,7 @@ def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path, ingest:
     box = {"file": "a.dcm", "label": "x", "y": 1, "x": 1, "h": 2, "w": 2}
     boxes = ingest.csv(tmp_path / "boxes.csv", [box])
     (record,) = Folder(str(tmp_path / "images"), boxes=str(boxes)).records(1)
-    assert record.rejected == "a mask or boxes for DICOM with several frames: of which is not told"
+    assert record.rejected == "a mask or boxes for DICOM frames: does not say for which frame"
 
 
 @pytest.mark.parametrize("frames", ["70000", "-1", "1A"])
@@ -89,13 +90,7 @@ def test_functional_groups_give_each_frame_its_own_values_and_place(tmp_path: Pa
     path = several(tmp_path / "x.dcm", ingest)
 
     def group(**macros: dict[str, object]) -> Dataset:
-        item = Dataset()
-        for name, elements in macros.items():
-            inner = Dataset()
-            for keyword, value in elements.items():
-                setattr(inner, keyword, value)
-            setattr(item, name, [inner])
-        return item
+        return sequence(**{name: sequence(**elements) for name, elements in macros.items()})[0]
 
     header = pydicom.dcmread(path)
     header.SharedFunctionalGroupsSequence = [

@@ -108,7 +108,7 @@ def test_first_view_is_restored_towards_its_clean_self(dira):
 
 def test_default_weights_are_the_papers(dira):
     assert dira.weights == {"di": 1, "re": 10, "ad": 0.001}
-    with pytest.raises(UserError, match="method.weights: needs di, re and ad, got di, rec"):
+    with pytest.raises(UserError, match=r"method\.weights: needs di, re and ad, got di, rec"):
         DiRA(dira.base, UNet(dira.base.encoder), weights={"di": 1, "rec": 2})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from dira_scale.curation.audit.harvest import harvest
 from dira_scale.curation.audit.leaks import find_leaks
 from dira_scale.curation.audit.patients import shared_patients
-from dira_scale.curation.audit.report import Report, TwinImage, TwinPair, print_report
+from dira_scale.curation.audit.report import AuditReport, TwinImage, TwinPair, print_report
 from dira_scale.curation.audit.thumbnails import thumbnails
 from dira_scale.curation.audit.twins import exact_twins, near_twins
 from dira_scale.curation.audit.values import Values
@@ -29,10 +29,10 @@ def audit(
         raise UserError(f"workers={workers}: must be an integer of at least 1, or null for all cores")
     if tables and not source:
         raise UserError("tables=… needs a source: name its folder with source=…")
-    datasets = [ShardedDataset.open(place) for place in (path, *against)]
+    datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
         raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
-    report = Report(patients=shared_patients(datasets))
+    report = AuditReport(patients=shared_patients(datasets))
     with tempfile.TemporaryDirectory(prefix="dira_scale-audit-") as scratch:  # mode 0700: it holds identities
         try:
             if source:
@@ -47,7 +47,7 @@ def audit(
 
 
 def _leaks(
-    report: Report, dataset: ShardedDataset, source: str, tables: Sequence[str], scratch: Path, workers: int
+    report: AuditReport, dataset: ShardedDataset, source: str, tables: Sequence[str], scratch: Path, workers: int
 ) -> None:  # fmt: skip
     values = Values(scratch, own_words(dataset))
     values.add(harvest(source, tables, workers))
@@ -66,10 +66,10 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
             *(dataset.table[name].to_pylist() for name in ("split", "key", "patient", "shard", "codec")), strict=True
         )
     ]
-    own = datasets[0].table.num_rows
+    count = datasets[0].table.num_rows
     _, group = np.unique([f"{i.dataset} {i.split} {i.patient}" for i in images], return_inverse=True)
-    exact = [t for t in exact_twins(datasets) if t.one < own and group[t.one] != group[t.other]]
-    near = near_twins(thumbnails(datasets, scratch, workers), group, own, workers)
-    known = {(twins.one, twins.other) for twins in exact}
-    found = exact + [twins for twins in near if (twins.one, twins.other) not in known]
-    return [TwinPair(images[one], images[other], alike, how) for one, other, alike, how in found]
+    exact = [t for t in exact_twins(datasets) if t.image < count and group[t.image] != group[t.other]]
+    near = near_twins(thumbnails(datasets, scratch, workers), group, count, workers)
+    known = {(twins.image, twins.other) for twins in exact}
+    pairs = exact + [twins for twins in near if (twins.image, twins.other) not in known]
+    return [TwinPair(images[image], images[other], alike, how) for image, other, alike, how in pairs]

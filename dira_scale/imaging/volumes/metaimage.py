@@ -13,7 +13,7 @@ from dira_scale.imaging.arrays import inflated, read_values
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw, data_file
+from dira_scale.imaging.volumes.raw import RawVolume, data_file
 
 MAX_HEADER = 2**16
 TYPES = {
@@ -29,7 +29,7 @@ def is_metaimage(start: bytes) -> bool:
     return words in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
-def open_metaimage(file: BinaryIO, path: Path) -> Raw:
+def open_metaimage(file: BinaryIO, path: Path) -> RawVolume:
     """Raises RejectedError, also if the header names a data file outside its own folder."""
     with rejects("damaged MetaImage header ({})"):
         keys = _header(file)
@@ -40,7 +40,7 @@ def open_metaimage(file: BinaryIO, path: Path) -> Raw:
         big = "true" in (keys.get("BinaryDataByteOrderMSB", "") + keys.get("ElementByteOrderMSB", "")).lower()
         dtype = np.dtype((">" if big else "<") + TYPES[keys["ElementType"]])
         compressed = keys.get("CompressedData", "False").lower() == "true"
-        skipped, place = int(keys.get("HeaderSize", "0")), keys["ElementDataFile"]
+        skipped, data = int(keys.get("HeaderSize", "0")), keys["ElementDataFile"]
         if keys.get("BinaryData", "True").lower() != "true" or min(x, y, z, channels) < 0:
             raise RejectedError("MetaImage of values in text, or of negative size")
         grid = Grid((z, y, x), _affine(keys))
@@ -54,12 +54,12 @@ def open_metaimage(file: BinaryIO, path: Path) -> Raw:
         return array[..., 0] if channels == 1 else np.moveaxis(array, -1, 0)
 
     def load() -> np.ndarray:
-        if place in ("LOCAL", "Local", "local"):
+        if data in ("LOCAL", "Local", "local"):
             return values(file)
-        with opened(data_file(path, place)) as source:
+        with opened(data_file(path, data)) as source:
             return values(source)
 
-    return Raw(grid, load)
+    return RawVolume(grid, load)
 
 
 def _header(file: BinaryIO) -> dict[str, str]:

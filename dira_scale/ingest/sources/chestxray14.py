@@ -23,7 +23,7 @@ COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patien
 OLDEST = 120  # years; the first release gives some patients 148 to 414
 
 
-class Entry(NamedTuple):
+class TableEntry(NamedTuple):
     """The table's line for an image."""
 
     labels: tuple[float, ...]
@@ -68,19 +68,19 @@ class ChestXray14:
         entries = dict(self._entries())
         splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
         boxes = self._boxes()
-        found = set()
+        seen = set()
         for path in files_ending(self.root, ".png"):
             name = path.name
-            if name in found:
+            if name in seen:
                 again = path.relative_to(self.root).as_posix()
-                yield SourceRecord(again, path, rejected="an image of this name was met before")
+                yield SourceRecord(again, path, rejected="a duplicate image of this name")
                 continue
-            found.add(name)
+            seen.add(name)
             yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
-        for name in entries.keys() - found:
-            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
+        for name in entries.keys() - seen:
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
-    def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
+    def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:
             lists = "lists of recipe.lists" if self.given else "official lists"
             return SourceRecord(
@@ -97,7 +97,7 @@ class ChestXray14:
             attributes={name: known[name] for name in self.attributes if known.get(name)},
         )
 
-    def _entries(self) -> Iterator[tuple[str, Entry]]:
+    def _entries(self) -> Iterator[tuple[str, TableEntry]]:
         seen: set[str] = set()
         for line in read_columns(self.table, COLUMNS):
             name, findings, patient, age, sex, view = line.cells
@@ -109,7 +109,7 @@ class ChestXray14:
                 what = f"a second line for {name}: keep one" if name else "no image name"
                 raise table_error(self.table, what, line)
             seen.add(name)
-            yield name, Entry(labels, patient, _age(age), sex, view)
+            yield name, TableEntry(labels, patient, _age(age), sex, view)
 
     def _official_splits(self) -> dict[str, str]:
         splits = {name: split for split, path in self.lists.items() for name in read_names(path)}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.anatomy import State
+from dira_scale.phantom.anatomy import StudyState
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -67,7 +67,7 @@ class Lungs:
     solid: Map  # mm of tissue replacing air
     emptied: Map  # share of lung tissue lost (1 = free air)
 
-    def place(self, finding: Finding) -> tuple[float, float]:
+    def position(self, finding: Finding) -> tuple[float, float]:
         """(x, y) in mm of a finding's centre."""
         y = finding.down * (self.chest.dome(finding.side)[0][1] - self.chest.dome(finding.side)[1][1])
         inner, outer = float(self.chest.medial(np.array(y))) + 12, float(self.chest.lateral(np.array(y)))
@@ -113,7 +113,7 @@ MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], 
 }
 
 
-def prepare(finding: Finding, state: State) -> State:
+def prepare(finding: Finding, state: StudyState) -> StudyState:
     """The chest's state changed by the finding."""
     s, (right, left) = finding.severity, state.domes
     match finding.label:

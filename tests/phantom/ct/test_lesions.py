@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from phantom.ct.subjects import QUIET, scan
 
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.study import FINDING, ORGAN, Body
 
 
@@ -19,7 +19,7 @@ def test_annotation_agrees_with_the_mask(kind: str, request: pytest.FixtureReque
         spacing = lesion.diameter / 20
         study = scan(alone, lesion.middle, (44, 44, 44), spacing)
         marked = np.argwhere(study.mask == FINDING)
-        (found,) = study.found
+        (found,) = study.annotations
         diameter = (6 * len(marked) * spacing**3 / np.pi) ** (1 / 3)
         edge = 1.0 / lesion.diameter  # a fading edge of 1 mm moves the outline of small ones
         assert diameter == pytest.approx(found.diameter, rel=0.02 + 0.2 * edge)
@@ -49,7 +49,7 @@ def test_without_its_finding_the_place_is_organ(kind: str, request: pytest.Fixtu
 def test_one_smaller_than_a_voxel_still_has_one(chest: Body) -> None:
     small = min(chest.lesions, key=lambda lesion: lesion.diameter)
     study = scan(replace(chest, lesions=[small]), (0, 0, -130), (24, 30, 30), 13.0)
-    (found,) = study.found
+    (found,) = study.annotations
     at = tuple(np.rint(study.grid.index(found.centre)).astype(int))
     assert study.mask[at] == FINDING
     z, y, x, d, h, w = found.box
@@ -58,7 +58,7 @@ def test_one_smaller_than_a_voxel_still_has_one(chest: Body) -> None:
 
 def test_the_scan_of_a_part_is_a_part_of_the_scan(chest: Body) -> None:
     whole, part = (
-        chest.scan(Grid.around((60, 10, -140), shape, (3.0, 3.0, 3.0)), np.zeros(3), QUIET, 0)
+        chest.scan(ScanGrid.around((60, 10, -140), shape, (3.0, 3.0, 3.0)), np.zeros(3), QUIET, 0)
         for shape in ((30, 40, 40), (10, 20, 20))
     )
     np.testing.assert_allclose(part.voxels, whole.voxels[10:20, 10:30, 10:30], atol=1)

@@ -1,0 +1,172 @@
+"""The distortion of images.
+
+Parameters come from ``views.draw``; nothing is drawn here. On a CPU one sample after another, each with its own
+operations only. On a GPU all samples together, without a loop or device synchronisation: a rectangle is the outer
+product of a row and a column indicator, so one batched product paints all of them.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dira_scale.data.batch import per_sample
+from dira_scale.data.distort import image as distort_image
+from dira_scale.data.distort.intensity import jitter
+from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
+
+_REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
+
+
+class Distort(nn.Module):
+    """Rotation, brightness and contrast, then blur, then (``corrupt``) cutout, inverse cutout or patch shuffling.
+
+    Brightness multiplies; contrast multiplies the distance from the image's mean; each is clipped to [0, 1] right away
+    (torchvision's formulas for grey images, on which hue and saturation have no effect). The blur is a Gaussian with
+    mirrored edges (edge pixels not repeated). Both patches of a swap are read from the image before all swaps; later
+    writes overwrite earlier ones. Flips are geometry and already applied by the loader.
+
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format.
+    """
+
+    blur_taps: Tensor
+
+    def __init__(self, views: ViewSpec):
+        super().__init__()
+        size = views.sides[0]
+        reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
+        self.rotates = views.rotation > 0
+        self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            channels_last = x.is_contiguous(memory_format=torch.channels_last)
+            x = self.turned(x, params)
+            distort = self.one_by_one if x.device.type == "cpu" else self.at_once
+            x = distort(x.float(), params, corrupt)
+            return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def turned(self, x: Tensor, params: Distortion) -> Tensor:
+        """``x`` where the distorted view has it: rotated, if views are."""
+        return rotate(x, params.rotation) if self.rotates else x
+
+    def one_by_one(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
+        """A loop over samples, for CPUs: each stays in the cache, and costs only what its parameters ask for."""
+        distorted = torch.empty_like(x, memory_format=torch.contiguous_format)
+        samples = zip(
+            x.detach().contiguous().numpy(),
+            distorted.numpy(),
+            _rows(params.brightness, params.contrast, params.contrast_first),
+            self._half_kernels(params.sigma).numpy(),
+            _rows(params.branch, params.boxes, params.n_boxes, params.swaps),
+            strict=True,
+        )
+        for image, result, intensity, half_kernel, patches in samples:
+            distort_image.blur(distort_image.jitter(image, *intensity), half_kernel, result)
+            if corrupt:
+                distort_image.corrupt(result, *patches)
+        return distorted
+
+    def at_once(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
+        """The same, batched: reads no parameter on the host."""
+        x = self._blur(jitter(x, params), params.sigma)
+        return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
+
+    def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """K x K^T with a matrix K [S, S] per sample: both passes of a separable filter, including edges."""
+        with _ieee_products():
+            kernel = torch.einsum("bt,tij->bij", self._half_kernels(sigma), self.blur_taps)[:, None]
+            return kernel @ x @ kernel.mT
+
+    def _half_kernels(self, sigma: Tensor) -> Tensor:
+        """One half of each sample's kernel, from its centre outwards: [b, reach + 1]."""
+        distance = torch.arange(len(self.blur_taps), device=sigma.device, dtype=sigma.dtype)
+        weight = torch.exp(-0.5 * (distance / sigma.clamp_min(1e-3)[:, None]) ** 2)  # sigma 0: exactly (1, 0, 0, ...)
+        return weight / (2 * weight.sum(1, keepdim=True) - 1)
+
+
+def rotate(x: Tensor, degrees: Tensor) -> Tensor:
+    """``x`` [b, C, S, S] rotated anticlockwise about its centre by ``degrees`` [b]; bilinear, 0 beyond the edges."""
+    size = x.shape[-1]
+    angle = torch.deg2rad(degrees)
+    cos, sin = per_sample(angle.cos(), x)[:, 0], per_sample(angle.sin(), x)[:, 0]
+    # Of an output pixel's coordinates those of the input, from -1 to 1, y downwards. Not affine_grid, whose matrix
+    # product is in 16 bits under autocast: pixels off.
+    place = (2 * torch.arange(size, device=x.device) + 1) / size - 1
+    across, down = place[None, None, :], place[None, :, None]
+    grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
+    return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:
+    """Of each sample its values, as Python's numbers and lists."""
+    return zip(*(column.tolist() for column in columns), strict=True)
+
+
+class BatchedDistort(Distort):
+    """Distorts all samples at once also on a CPU, as on a GPU: where parameters have no values, or as a reference."""
+
+    one_by_one = Distort.at_once
+
+
+@contextmanager
+def _ieee_products() -> Iterator[None]:
+    """Keeps a GPU from rounding pixels to tf32's 11 bits, which it would do even where nothing is blurred."""
+    allowed = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = allowed
+
+
+def _mirrored_shifts(size: int, reach: int) -> Tensor:
+    """[reach + 1, S, S]: matrix t sums the pixels at distance t on both sides, mirrored at the edges."""
+    place = torch.arange(size)
+    shifts = torch.zeros(reach + 1, size, size)
+    for t in range(reach + 1):
+        for source in {place - t, place + t} if t else {place}:
+            mirrored = (source.abs() - (size - 1)).abs().neg() + size - 1
+            shifts[t].index_put_((place, mirrored), torch.ones(()), accumulate=True)
+    return shifts
+
+
+def _cutout(x: Tensor, params: Distortion) -> Tensor:
+    """Zero inside the boxes, or outside for inverse cutout; other branches have empty boxes."""
+    rows, columns = _rectangles(x.shape[-1], *params.boxes.unbind(-1))
+    inside = (rows.mT @ columns > 0)[:, None]
+    return x * (inside == per_sample(params.branch == INVERSE_CUTOUT, x))
+
+
+def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
+    """Compute for every pixel its source, then gather.
+
+    Write k of a sample's 2 n ordered writes adds 2^k to its pixels, so the largest power in a pixel's sum is its last
+    write; sums of 2 n <= 20 powers are exact in float32.
+    """
+    size = x.shape[-1]
+    assert 2 * swaps.shape[1] <= 23
+    h, w, y1, x1, y2, x2 = swaps.repeat_interleave(2, 1).long().unbind(-1)
+    second = torch.arange(h.shape[1], device=x.device) % 2 == 1
+    rows, columns = _rectangles(size, torch.where(second, y2, y1), torch.where(second, x2, x1), h, w)
+    power = 2.0 ** torch.arange(h.shape[1], device=x.device)
+    shown = torch.frexp(rows.mT @ (columns * power[:, None])).exponent.flatten(1)  # 0 = no write, k + 1 = write k
+    offset = ((y2 - y1) * size + x2 - x1) * torch.where(second, -1, 1)  # from the patch written to the one read
+    offset = torch.cat((torch.zeros_like(offset[:, :1]), offset), 1)
+    source = torch.arange(size * size, device=x.device) + offset.gather(1, shown.long())
+    return x.flatten(2).gather(2, source[:, None].expand(-1, x.shape[1], -1)).view(x.shape)
+
+
+def _rectangles(size: int, y: Tensor, x: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Row and column indicators, float32 [b, n, S] each, of n rectangles per sample; arguments are [b, n]."""
+    place = torch.arange(size, device=y.device)
+    rows, columns = (
+        ((place >= start[..., None]) & (place < (start + extent)[..., None])).float()
+        for start, extent in ((y, h), (x, w))
+    )
+    return rows, columns

@@ -1,0 +1,58 @@
+"""Saves a batch with a loss or gradient that is not finite, for inspection."""
+
+import math
+from bisect import bisect_right
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.places.atomic import write_json
+
+
+def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
+    """Write ``batch.safetensors`` (views as loaded, distortion parameters, index) and ``batch.json``.
+
+    Args:
+        batch: this rank's part, as the loader returned it.
+        datasets, split: what ``batch.index`` refers to.
+        row: further entries of the JSON; its ``losses`` may be non-finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"index": batch.index, "low": batch.low, "high": batch.high}
+    tensors |= {} if batch.labels is None else {"labels": batch.labels}
+    for i, (view, distortion) in enumerate(zip(batch.views, batch.distortions, strict=True)):
+        tensors[f"views.{i}"] = view
+        tensors |= {f"distortions.{i}.{f.name}": getattr(distortion, f.name) for f in fields(distortion)}
+    tensors |= {f"flips.{i}": flip for i, flip in enumerate(batch.flips)}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "batch.safetensors")
+    # JSON has no NaN and infinity: written as strings.
+    losses = {name: value if math.isfinite(value) else str(value) for name, value in row["losses"].items()}
+    images = _images(batch.index if batch.images is None else batch.images, datasets, split)
+    write_json(folder / "batch.json", row | {"losses": losses, "images": images})
+
+
+def _images(shown: Tensor, datasets: list[ShardedDataset], split: str) -> list[dict[str, Any]]:
+    """Dataset and key of each sample's image; with ``views``, the keys by view, where these are not all that image's.
+
+    ``shown`` [b] or [b, V] counts over all datasets.
+    """
+    parts = [dataset.rows(split) for dataset in datasets]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def key(image: int) -> dict[str, Any]:
+        number = bisect_right(ends, image)
+        row = int(parts[number][image - ends[number]])  # counted from the dataset's end
+        return {"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)}
+
+    def named(images: list[int]) -> dict[str, Any]:
+        first, *others = rows = [key(image) for image in images]
+        same = all(row["key"] == first["key"] for row in others)
+        return first if same else first | {"views": [row["key"] for row in rows]}
+
+    return [named(sample) for sample in shown.view(len(shown), -1).tolist()]

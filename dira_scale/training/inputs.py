@@ -1,0 +1,200 @@
+"""From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+
+from dira_scale.data.batch import Batch
+from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.config import Data
+from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders.build import LoaderChoice, choose
+from dira_scale.data.manifest import INFO_FILE, ShardedDataset
+from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
+from dira_scale.data.selection import select
+from dira_scale.data.views import VIEWS_VERSION, ViewSpec
+from dira_scale.distributed.processes import default_threads
+from dira_scale.distributed.world import World
+from dira_scale.engine.preflight import DIGITS
+from dira_scale.engine.task import StagePlan
+from dira_scale.errors import UserError, nearest
+from dira_scale.places.store import is_local, locate
+from dira_scale.training.broken_batch import save_batch
+from dira_scale.training.config import StagedTraining
+from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
+from dira_scale.training.schedule import batches_of, check_division
+
+
+class Inputs:
+    """A run's training and validation data (see :class:`dira_scale.engine.task.TaskData`).
+
+    Args:
+        batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
+        device: where the batches are wanted.
+        cores: this process's share of the machine, for ``data.workers=null``.
+
+    Attributes:
+        loader_choice: the loader that reads the data, and why.
+
+    Raises:
+        UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data,
+            ranks that do not divide the lanes …) and what would work.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        views: ViewSpec,
+        seed: int,
+        rank: int,
+        ranks: int,
+        batches: tuple[int, ...] = (),
+        device: torch.device | str = "cpu",
+        cores: int = 1,
+    ) -> None:
+        paths = _paths(data.shards)
+        self.data, self.views, self.seed, self.device = data, views, seed, torch.device(device)
+        self.workers = data.workers or default_workers(self.device, cores)
+        self.datasets = [_opened(path) for path in paths]
+        for dataset in self.datasets:
+            dataset.require(views.dimensions, "pretraining")
+        cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
+        self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
+        sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
+        selection = select(self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives)
+        content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
+        self.order = Order(
+            sizes=selection.sizes if selection else sizes,
+            seed=seed,
+            batch=data.batch,
+            weights=selection.weights if selection else weights,
+            lanes=data.lanes,
+            block=data.block,
+            window=data.window,
+            remainder=cast(Literal["drop", "wrap"], data.remainder),  # Order refuses others
+            identity=",".join(content),
+            selection=selection,
+        )
+        self.orders = {batch: replace(self.order, batch=batch) for batch in batches or (data.batch,)}
+        for batch, order in self.orders.items():
+            if ranks not in order.admissible_worlds():
+                possible = ", ".join(map(str, order.admissible_worlds()))
+                raise UserError(f"{ranks} ranks do not divide data.lanes={data.lanes or batch}; use {possible}")
+        self.rank, self.ranks = rank, ranks
+        self.train(next(iter(self.orders)))  # fails before a run folder exists if the loader cannot read the data
+        self.held_out(data.batch, None)
+
+    @classmethod
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World) -> "Inputs":
+        """The data of a run of ``config``, on one of the processes of ``world``. Raises UserError as the constructor,
+        and if the stages do not divide among the processes, or the run's folder is a dataset."""
+        check_division(config, world.ranks)
+        if (Path(config.run) / INFO_FILE).exists():
+            raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
+        batches = tuple(set(batches_of(config).values()))
+        cores = default_threads()
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores)
+
+    def loader(self, stage: StagePlan) -> Loader:
+        return self.train(stage.batch)
+
+    def train(self, batch: int) -> Loader:
+        """This rank's part of training batches of ``batch`` samples."""
+        choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
+        return self._loader(choice, self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+
+    def steps_per_epoch(self, batch: int) -> int:
+        """Batches of ``batch`` samples per epoch."""
+        return self.orders[batch].steps_per_epoch
+
+    def held_out(self, batch: int, limit: int | None, rank: int = 0, ranks: int = 1) -> HeldOutBatches | None:
+        """This rank's share of at most ``limit`` held-out batches; None if ``data.val_split`` is null."""
+        if self.data.val_split is None:
+            return None
+        size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
+        batches = EvalOrder(size, batch).steps
+        order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
+        return HeldOutBatches(self._loader(self.loader_choice, self.data.val_split, order, fixed_epoch=0), order)
+
+    def identity(self) -> dict[str, Any]:
+        """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""
+        weights = _paths(self.data.shards).values()
+        datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
+        selection = {"selection": self.order.selection.identity} if self.order.selection else {}
+        return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION} | selection
+
+    def facts(self) -> dict[str, str]:
+        """What all processes must read alike, by its name in messages."""
+        facts = {f"the content of dataset {i} of data.shards": d.hash[:DIGITS] for i, d in enumerate(self.datasets, 1)}
+        if self.order.selection is not None:
+            facts["the rows that data.fraction and data.negatives choose"] = self.order.selection.identity[:DIGITS]
+        return facts
+
+    def summary(self, stage: StagePlan) -> list[str]:
+        """Lines to print at the start; ``stage`` is the first."""
+        order = self.orders[stage.batch]
+        images = f"{sum(order.sizes)} images"
+        if order.selection:
+            images = f"{sum(order.sizes)} of {order.split_size} images ({order.selection.keys})"
+        return [
+            f"data: {images}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper,
+        ]
+
+    def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:
+        split = self.data.val_split if held_out else self.data.split
+        save_batch(folder, batch, self.datasets, str(split), row)
+
+    def _loader(
+        self,
+        choice: LoaderChoice,
+        split: str,
+        order: Order | EvalOrder,
+        rank: int = 0,
+        world: int = 1,
+        fixed_epoch: int | None = None,
+    ) -> Loader:
+        return choice.build(
+            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
+            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device,
+        )  # fmt: skip
+
+
+def default_workers(device: torch.device, cores: int) -> int:
+    """Decoding threads of a process that has ``cores`` to itself: on a GPU machine all but the one that launches the
+    steps; on a CPU, where training wants the cores too, at most two."""
+    return max(1, cores - 1) if device.type == "cuda" else max(1, min(2, cores))
+
+
+def _opened(path: str) -> ShardedDataset:
+    """The dataset; shards in a store are checked when they are fetched: one question for each would take long."""
+    return ShardedDataset.open(path, check_shards=is_local(locate(path, "data.shards")))
+
+
+def _paths(shards: Any) -> dict[str, float]:
+    if isinstance(shards, str):
+        return {shards: 1.0}
+    if isinstance(shards, list):
+        return dict.fromkeys(shards, 1.0)
+    if isinstance(shards, dict) and all(isinstance(w, int | float) and w > 0 for w in shards.values()):
+        return {path: float(weight) for path, weight in shards.items()}
+    raise UserError(f"data.shards={shards}: give a folder, a list of folders, or {{folder: weight > 0}}")
+
+
+def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, ...]:
+    for dataset in datasets:
+        if split not in dataset.splits:
+            have = ", ".join(dataset.splits)
+            advice = "; data.val_split=null trains without validation" if key == "data.val_split" else ""
+            raise UserError(f"{key}={split}: {dataset.root} has {have}{nearest(split, dataset.splits) or advice}")
+    sizes = tuple(int(np.size(d.rows(split))) for d in datasets)
+    if 0 in sizes:
+        where = f"{key}={split}: {datasets[sizes.index(0)].root} has no sample in split '{split}'"
+        if key == "data.val_split":
+            raise UserError(f"{where}; data.val_split=null trains without validation")
+        raise UserError(f"{where}. A patient's images are in one split: shard again with another out and "
+                        "recipe.splits='{train: 1, val: 0, test: 0}', which puts all in train")  # fmt: skip
+    return sizes
