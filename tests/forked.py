@@ -101,8 +101,8 @@ class Forked:
         os.close(handle)
         port = _free_port() if ranks > 1 else 0
         for rank in range(ranks):
-            place = _place(rank, ranks, port) if ranks > 1 else {}
-            request = {"words": words, "environment": environment | place, "folder": str(Path.cwd())}
+            told = _place(rank, ranks, port) if ranks > 1 else {}
+            request = {"words": words, "environment": environment | told, "folder": str(Path.cwd())}
             self.pids.append(self.server.fork(**request, output=self.output, before=before))
         self.pid = self.pids[0]
 

@@ -56,11 +56,11 @@ def _tell(answers: TextIO, **what: int) -> None:
 
 
 def _ended() -> list[tuple[int, int]]:
-    found = []
+    ended = []
     with suppress(ChildProcessError):
         while (end := os.waitpid(-1, os.WNOHANG))[0]:
-            found.append(end)
-    return found
+            ended.append(end)
+    return ended
 
 
 def _fork(request: dict[str, Any], requests: socket.socket) -> int:

@@ -33,6 +33,12 @@ TINY = [
     "stages.dir.epochs=0.5",
     "stages.dira.epochs=0.5",
 ]  # 40 training images: 5 steps an epoch, 2 a stage
+SMALL = "model.encoder=test_resnet"  # a tenth of the computation, and of a checkpoint's bytes, of TINY's network
+# Of a step in each stage, in which rounding grows slowly.
+CALM = ["optim=sgd_moco", "optim.optimizer.lr=1e-3", "data.size=64", "data.batch=16", "validate.batch=5"]
+CALM += ["method.base.temperature=0.5", "method.base.momentum=0.9", "optim.discriminator._target_=torch.optim.SGD"]
+CALM += ["~optim.discriminator.betas", "+optim.discriminator.momentum=0.9"]
+EACH = [SMALL, "checkpoint.every=1", "checkpoint.keep=9"]  # a checkpoint of each step
 
 
 def pretrain(run: Path, shards: Path, *overrides: str, ranks: int = 1) -> list[str]:
@@ -74,14 +80,19 @@ def together(commands: list[list[str]]) -> None:
             assert process.wait(SECONDS) == 0, process.printed()
 
 
+def said(printed: str) -> list[str]:
+    """The lines that a run which is refused or fails ends with."""
+    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
+
+
 def status(run: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((run / "status.json").read_text())
     return content
 
 
 def rows(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["split"] == split]
+    content = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in content if row["split"] == split]
 
 
 def losses(run: Path, split: str = "train") -> list[dict[str, float]]:
@@ -102,23 +113,23 @@ def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float
     start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
     ours, theirs = weights(run), weights(reference)
     assert ours.keys() == theirs.keys()
-    found = {}
+    apart = {}
     for name, tensor in theirs.items():
         assert ours[name].shape == tensor.shape and ours[name].dtype == tensor.dtype, name
         if not name.startswith("optim.") and tensor.is_floating_point():
-            found[name] = tuple(float(x.norm()) for x in (ours[name] - tensor, tensor - start[name], tensor))
-    return found
+            apart[name] = tuple(float(x.norm()) for x in (ours[name] - tensor, tensor - start[name], tensor))
+    return apart
 
 
 def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 2e-7) -> None:
     """No tensor ended farther from the reference's than ``share`` of the way that this had gone, or than what rounding
     makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most that move the first is the larger."""
-    found = distances(run, reference)
-    rounding = {name: still * length + zero for name, (_, _, length) in found.items()}
-    for name, (error, moved, _) in found.items():
+    apart = distances(run, reference)
+    rounding = {name: still * length + zero for name, (_, _, length) in apart.items()}
+    for name, (error, moved, _) in apart.items():
         assert error <= share * moved + rounding[name], f"{name}: {error:.1e} of {moved:.1e}"
-    trained = [name for name, (_, moved, _) in found.items() if moved > 0]
-    judged = [name for name in trained if share * found[name][1] > rounding[name]]
+    trained = [name for name, (_, moved, _) in apart.items() if moved > 0]
+    judged = [name for name in trained if share * apart[name][1] > rounding[name]]
     assert len(judged) > 0.85 * len(trained) > 0, f"{len(judged)} of {len(trained)} tensors went anywhere"
 
 

@@ -179,7 +179,7 @@ MUTATIONS = (
         "methods/pcrl_released.py",
         "reorient(x2, orientation2)",
         "reorient(x2, orientation1)",
-        ("methods/test_pcrl_released.py",),
+        ("methods/test_pcrl.py",),
     ),
     Mutation(
         "generator-step-reaches-the-discriminator",

@@ -543,9 +543,9 @@ def test_weights_that_it_started_from_come_along_with_their_terms(trained):
 
 def test_the_front_matter_names_what_was_learnt_from(exported):
     trained = exported("test_resnet")
-    found = front(trained.card())
-    assert found["license_name"] == "CC-BY-9.9"
-    assert found["tags"] == ["medical-imaging", "self-supervised", "cxr"]
+    header = front(trained.card())
+    assert header["license_name"] == "CC-BY-9.9"
+    assert header["tags"] == ["medical-imaging", "self-supervised", "cxr"]
     assert "radiograph" not in trained.card()
 
 

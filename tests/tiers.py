@@ -109,8 +109,8 @@ class Rest:
     def pytest_xdist_node_collection_finished(self, ids: Sequence[str]) -> None:
         self._compare(ids)
 
-    def _compare(self, found: Sequence[str]) -> None:
-        if self.all and (lost := sorted(self.lacking.difference(found))):
+    def _compare(self, collected: Sequence[str]) -> None:
+        if self.all and (lost := sorted(self.lacking.difference(collected))):
             raise pytest.UsageError(f"--rest: `make test` skipped what is not here any more: {', '.join(lost)}")
 
 

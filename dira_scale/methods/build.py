@@ -102,10 +102,10 @@ def views_of(cfg: DictConfig) -> ViewSpec:
 def method_class(method_cfg: Any) -> type[Method]:
     """The class of ``configs/method/*.yaml``; ``Method`` itself, with its defaults, if it cannot be imported here."""
     try:
-        found = _target(_plain(method_cfg), "method")
+        target = _target(_plain(method_cfg), "method")
     except UserError:
         return Method
-    return found if inspect.isclass(found) and issubclass(found, Method) else Method
+    return target if inspect.isclass(target) and issubclass(target, Method) else Method
 
 
 def _check_dimensions(model: Architecture, views: ViewSpec) -> None:

@@ -110,9 +110,9 @@ class MoCo(Method):
         keys, first = self._keys(distorted[1], batch.step)
         if self.training:
             self._waiting.append(keys.view(world(), len(queries), 1, -1))
-        own = keys[first : first + len(queries)]
-        losses = {"di": info_nce(queries, own, self.queue, self.temperature)}
-        pair = queries.detach(), own
+        positives = keys[first : first + len(queries)]
+        losses = {"di": info_nce(queries, positives, self.queue, self.temperature)}
+        pair = queries.detach(), positives
         monitors = top1(queries.detach(), keys, first) | {"queue_fresh": self._fresh()}
         return Terms(losses, monitors=monitors, pyramids=(pyramid,), embeddings=pair)
 

@@ -112,9 +112,9 @@ class PCRL(MoCo):
 
         queries, keys = self.unit(self.projector(ordinary[-1])), self.unit(keys)
         with torch.no_grad():
-            own = torch.stack([queries.detach(), keys, self.unit(self.projector(hybrid[-1]))], dim=1)
+            new = torch.stack([queries.detach(), keys, self.unit(self.projector(hybrid[-1]))], dim=1)
         losses = {"di": info_nce(queries, keys, self.queue, self.temperature)} if "di" in self.active else {}
-        monitors = self.enqueue(own, queries.detach(), key=1)
+        monitors = self.enqueue(new, queries.detach(), key=1)
         terms = Terms(losses, monitors=monitors, pyramids=(ordinary,), embeddings=(queries.detach(), keys))
         if "re" not in self.active:
             return terms
@@ -157,17 +157,17 @@ class PCRL(MoCo):
             return 0.5
         return float(np.random.Generator(np.random.Philox([step, draw, self.seed])).beta(self.alpha, self.alpha))
 
-    def enqueue(self, own: Tensor, queries: Tensor, key: int) -> dict[str, Tensor]:
-        """Keep ``own`` [b, n, dim] for the queue, of all processes in training, and return MoCo's monitors.
+    def enqueue(self, keys: Tensor, queries: Tensor, key: int) -> dict[str, Tensor]:
+        """Keep ``keys`` [b, n, dim] for the queue, of all processes in training, and return MoCo's monitors.
 
         Args:
             key: which of the n is the query's key.
         """
         first = 0
         if self.training:
-            first, own = rank() * len(own), gather(own)
-            self._waiting.append(own.unflatten(0, (world(), -1)))
-        return top1(queries, own[:, key], first) | {"queue_fresh": self._fresh()}
+            first, keys = rank() * len(keys), gather(keys)
+            self._waiting.append(keys.unflatten(0, (world(), -1)))
+        return top1(queries, keys[:, key], first) | {"queue_fresh": self._fresh()}
 
     @torch.no_grad()
     def momentum_features(self, images: Tensor, step: int) -> tuple[list[Tensor], Tensor]:

@@ -87,8 +87,8 @@ def architecture(config: Mapping[Any, Any]) -> Architecture:
     if unknown := [name for name in given if name not in known]:
         raise UserError(f"model.{unknown[0]}: {kind.__name__} has no such setting, only {', '.join(known)}")
     try:
-        found = kind(**given)
+        built = kind(**given)
     except UserError as error:
         raise UserError(f"model.{error}") from error
-    assert isinstance(found, Architecture)
-    return found
+    assert isinstance(built, Architecture)
+    return built

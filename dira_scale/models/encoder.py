@@ -104,9 +104,9 @@ def _check_pyramid(encoder: TimmEncoder, in_channels: int, size: int) -> None:
     shapes = [tuple(features.shape) for features in maps]
     expected = [(1, count, size >> level, size >> level) for level, count in enumerate(encoder.channels)]
     if shapes != expected:
-        found, wanted = ([shape[-1] for shape in sizes] for sizes in (shapes, expected))
-        if found != wanted:
-            raise ValueError(f"its maps have {found} pixels instead of {wanted}")
+        actual, wanted = ([shape[-1] for shape in sizes] for sizes in (shapes, expected))
+        if actual != wanted:
+            raise ValueError(f"its maps have {actual} pixels instead of {wanted}")
         raise ValueError(f"its maps are {shapes} instead of {expected}")
 
 

@@ -126,4 +126,4 @@ def test_stays_in_float32_under_autocast(adversary):
     expected = adversary.generator_loss(images(0)), adversary.discriminator_loss(images(0), images(1))
     with torch.autocast("cpu", torch.bfloat16):
         inside = adversary.generator_loss(images(0)), adversary.discriminator_loss(images(0), images(1))
-    assert all(torch.equal(one, other) for one, other in zip(expected, inside, strict=True))
+    assert all(torch.equal(outside, under) for outside, under in zip(expected, inside, strict=True))

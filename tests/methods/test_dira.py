@@ -5,30 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from methods.tiny import BASES
+from methods.tiny import dira as build
 
-from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.methods.barlow import BarlowTwins
-from dira_scale.methods.byol import BYOL
 from dira_scale.methods.dira import DiRA
-from dira_scale.methods.moco import MoCo
 from dira_scale.methods.restoration import RESTORATION_LOSSES
-from dira_scale.methods.simsiam import SimSiam
-from dira_scale.models.encoder import build_encoder
 from dira_scale.models.unet import UNet
-
-BASES = {
-    "moco": lambda encoder: MoCo(encoder, ViewSpec(size=64), dim=8, queue=16),
-    "simsiam": lambda encoder: SimSiam(encoder, ViewSpec(size=64), dim=8, bottleneck=4),
-    "barlow": lambda encoder: BarlowTwins(encoder, ViewSpec(size=64), dim=8),
-    "byol": lambda encoder: BYOL(encoder, ViewSpec(size=64), hidden=8, dim=8),
-}
-
-
-def build(base="moco", **options):
-    torch.manual_seed(0)
-    encoder = build_encoder("test_resnet")
-    return DiRA(BASES[base](encoder), UNet(encoder, (16, 16, 8, 8, 8)), **options).train()
 
 
 @pytest.fixture
@@ -125,7 +108,7 @@ def test_first_view_is_restored_towards_its_clean_self(dira):
 
 def test_default_weights_are_the_papers(dira):
     assert dira.weights == {"di": 1, "re": 10, "ad": 0.001}
-    with pytest.raises(UserError, match=r"method\.weights"):
+    with pytest.raises(UserError, match=r"method\.weights: needs di, re and ad, got di, rec"):
         DiRA(dira.base, UNet(dira.base.encoder), weights={"di": 1, "rec": 2})
 
 

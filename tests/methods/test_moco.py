@@ -1,48 +1,16 @@
 """MoCo on one process, against plain formulas and a list for a queue; several processes: test_processes.py."""
 
 import math
-from types import SimpleNamespace
 
 import lightly.loss
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from methods.tiny import forward, method, views
 
-from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods import moco
 from dira_scale.methods.moco import MoCo, info_nce
-from dira_scale.models import norm
-
-
-class Tiny(nn.Module):
-    """An encoder of one convolution."""
-
-    channels = (1, 6)
-
-    def __init__(self, batch_norm=False):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 6, 3, stride=2)
-        self.norm = nn.BatchNorm2d(6) if batch_norm else nn.Identity()
-
-    def forward(self, x):
-        return [x, self.norm(self.stem(x))]
-
-
-def method(groups=1, **kwargs):
-    torch.manual_seed(0)
-    settings = {"dim": 5, "queue": 24, "temperature": 0.2, "momentum": 0.9} | kwargs
-    return norm.convert(MoCo(Tiny(batch_norm=groups > 1), ViewSpec(size=64), **settings), groups).train()
-
-
-def views(count=8, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(count, 1, 12, 12, generator=generator) for _ in range(2))
-
-
-def forward(model, images, step=0):
-    return model(images, images, SimpleNamespace(step=step))
 
 
 def unit(*shape):
@@ -94,7 +62,7 @@ def test_info_nce_stays_in_float32_under_autocast():
 
 
 def test_forward_is_the_formula_on_its_own_embeddings():
-    model, images = method(), views()
+    model, images = method(MoCo, groups=1), views()
     terms = forward(model, images)
     q = F.normalize(model.projector(model.encoder(images[0])[-1]), dim=1)
     k = F.normalize(model.key_projector(model.key_encoder(images[1])[-1]), dim=1)
@@ -106,7 +74,7 @@ def test_forward_is_the_formula_on_its_own_embeddings():
 
 
 def test_projector_pools_and_applies_two_layers():
-    projector, features = method().projector, torch.rand(3, 6, 4, 4)
+    projector, features = method(MoCo, groups=1).projector, torch.rand(3, 6, 4, 4)
     first, _, second = projector.layers
     pooled = features.flatten(2).mean(2)
     expected = (pooled @ first.weight.T + first.bias).clamp(min=0) @ second.weight.T + second.bias
@@ -114,7 +82,7 @@ def test_projector_pools_and_applies_two_layers():
 
 
 def test_gradients_stop_at_keys_and_queue():
-    model = method()
+    model = method(MoCo, groups=1)
     first, second = (view.requires_grad_() for view in views())
     forward(model, (first, second)).losses["di"].backward()
     assert first.grad.abs().sum() > 0 and second.grad is None
@@ -126,7 +94,7 @@ def test_gradients_stop_at_keys_and_queue():
 
 def test_queue_is_a_list_that_forgets_its_oldest():
     """Three slots of 8; five steps, the third and fourth of two micro-batches."""
-    model = method()
+    model = method(MoCo, groups=1)
     expected = list(model.queue.clone())
     slot = 0
     for step in range(5):
@@ -149,21 +117,21 @@ def test_queue_is_a_list_that_forgets_its_oldest():
 
 def test_share_of_the_queue_that_is_fresh():
     """Momentum 0.5: keys of the last two steps count, 8 of 24 slots each; random ones never; looking ages none."""
-    model, shares = method(momentum=0.5), []
+    model, shares = method(MoCo, groups=1, momentum=0.5), []
     for step in range(5):
         for _ in range(2):
             shares.append(forward(model.eval(), views()).monitors["queue_fresh"].item())
         forward(model.train(), views(), step)
         model.after_step()
     assert shares[::2] == shares[1::2] == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 2 / 3])
-    frozen = method(momentum=1.0)
+    frozen = method(MoCo, groups=1, momentum=1.0)
     forward(frozen, views())
     frozen.after_step()
     assert forward(frozen, views()).monitors["queue_fresh"].item() == pytest.approx(1 / 3)
 
 
 def test_momentum_encoder_follows_only_after_the_step():
-    model, images = method(), views()
+    model, images = method(MoCo, groups=1), views()
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
     key = {n: p.clone() for n, p in model.named_parameters() if n.startswith("key_")}
     forward(model, images).losses["di"].backward()
@@ -177,29 +145,26 @@ def test_momentum_encoder_follows_only_after_the_step():
 
 
 def test_momentum_moves_parameters_not_buffers():
-    model = method(groups=2)
+    model = method(MoCo, groups=2)
     model.encoder.norm.running_mean += 3
     forward(model, views())
     model.after_step()
     assert (model.key_encoder.norm.running_mean == 0).all()
 
 
-def test_evaluation_changes_nothing():
-    model = method(groups=2).eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
+def test_keys_of_an_evaluation_do_not_enter_the_queue():
+    model = method(MoCo).eval()
     forward(model, views())
-    norm.commit_statistics(model)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     with pytest.raises(AssertionError, match="training"):
         model.after_step()
     model.train()
     forward(model, views())
     model.after_step()
-    assert model.queue_pointer == 8  # the evaluation's keys are not in it
+    assert model.queue_pointer == 8
 
 
 def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):
-    model, seen = method(groups=2), []
+    model, seen = method(MoCo, groups=2), []
     # An embedding that is the image's own number.
     monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
     numbers = torch.arange(16.0).view(16, 1, 1, 1).expand(16, 1, 2, 2)
@@ -212,7 +177,7 @@ def test_keys_are_shuffled_by_the_step_and_put_back(monkeypatch):
 
 @pytest.mark.parametrize("training", [True, False])
 def test_keys_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
-    model, seen = method(groups=1 if training else 2).train(training), []
+    model, seen = method(MoCo, groups=1 if training else 2).train(training), []
     monkeypatch.setattr(model, "_embed", lambda x: (seen.append(x[:, 0, 0, 0].tolist()), x[:, 0, :1, 0])[1])
     model._keys(torch.arange(16.0).view(16, 1, 1, 1), 0)
     assert seen == [list(range(16))]
@@ -220,7 +185,7 @@ def test_keys_stay_in_order_where_nothing_is_to_hide(training, monkeypatch):
 
 def test_shuffled_keys_are_those_of_permuted_groups():
     """Two BatchNorm groups of four: each key must be what its own group of the shuffled batch gives."""
-    model, (_, images) = method(groups=2), views()
+    model, (_, images) = method(MoCo, groups=2), views()
     keys, _ = model._keys(images, step=7)
     order = torch.tensor(moco.permutation(8, 7, 0))
     for group in order.chunk(2):
@@ -230,37 +195,7 @@ def test_shuffled_keys_are_those_of_permuted_groups():
         torch.testing.assert_close(keys[group], expected)
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({"queue": 0}, "queue"),
-        ({"temperature": 0}, "temperature"),
-        ({"momentum": 1.5}, "momentum"),
-        ({"dim": 0}, "dim"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings, expected):
-    with pytest.raises(UserError, match=expected):
-        method(**settings)
-
-
-def test_one_view_is_refused():
-    with pytest.raises(UserError, match="MoCo needs 2 views"):
-        MoCo(Tiny(), ViewSpec(count=1, size=64))
-
-
 def test_queue_that_the_batch_does_not_divide_is_refused_with_one_that_would_do():
-    method().check(batch=12, accumulate=1)
+    method(MoCo, groups=1).check(batch=12, accumulate=1)
     with pytest.raises(UserError, match=r"set method\.queue=20"):
-        method().check(batch=10, accumulate=1)
-
-
-def test_a_stage_freezes_what_it_does_not_train():
-    model = method()
-    model.enter_stage([])
-    assert not any(p.requires_grad for p in model.projector.parameters())
-    assert all(p.requires_grad for p in model.encoder.parameters())
-    model.enter_stage(["di"])
-    assert all(p.requires_grad for p in model.projector.parameters())
-    with pytest.raises(UserError, match="did you mean 'di'"):
-        model.enter_stage(["dis"])
+        method(MoCo, groups=1).check(batch=10, accumulate=1)

@@ -68,50 +68,15 @@ def exchanges():
     return seen
 
 
-class Tiny(nn.Module):
-    """An encoder of one convolution, without BatchNorm: the keys of a batch do not depend on how it is cut."""
-
-    channels = (1, 6)
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Conv2d(1, 6, 3)
-
-    def forward(self, x):
-        return [x, self.stem(x)]
-
-
-def queues():
-    """MoCo's queue after two steps, by the number of micro-batches."""
-    from dira_scale.data.views import ViewSpec
-    from dira_scale.methods.moco import MoCo
-
-    results = {}
-    for accumulate in (1, 2, 4):
-        torch.manual_seed(0)
-        method = MoCo(Tiny(), ViewSpec(size=64), dim=5, queue=24).train()
-        for step in range(2):
-            images = own_part(torch.rand(16, 1, 8, 8, generator=torch.Generator().manual_seed(step)))
-            for micro in images.chunk(accumulate):
-                method((micro, micro), (micro, micro), SimpleNamespace(step=step))
-            method.after_step()
-        results[accumulate] = method.queue
-    return results
-
-
 # Base, its settings, BatchNorm groups, and DiRA's own settings. Of 1 group all processes share statistics, of 2 some.
 METHODS = {
     "moco, 4 groups": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 4, {}),
     "simsiam": ("simsiam.SimSiam", {"dim": 8, "bottleneck": 4}, 1, {"restore": "both"}),
     "barlow": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 2, {"restoration": "l1"}),
     "byol": ("byol.BYOL", {"hidden": 8, "dim": 8, "momentum": 0.9}, 4, {}),
-}
-SHARED = {
     "moco, 1 group": ("moco.MoCo", {"dim": 8, "queue": 48, "momentum": 0.9, "batch_norm": True}, 1, {}),
     "barlow, 1 group": ("barlow.BarlowTwins", {"dim": 8, "scale": 0.1}, 1, {}),
 }
-
-
 # PCRL's form, BatchNorm groups.
 PCRLS = {
     "pcrl, 1 group": ("pcrl.PCRL", 1),
@@ -121,12 +86,12 @@ PCRLS = {
 }
 
 
-def dira(methods=METHODS):
+def dira():
     """Two training steps, and an evaluation in which each process has its own batch, for every base."""
     from dira_scale.data.views import ViewSpec
 
     results = {}
-    for name, (target, settings, groups, options) in methods.items():
+    for name, (target, settings, groups, options) in METHODS.items():
         base = {"_target_": f"dira_scale.methods.{target}"} | settings
         node = {"_target_": "dira_scale.methods.dira.DiRA", "base": base} | options
         method = built(node, groups, ViewSpec(size=32))
@@ -139,9 +104,9 @@ def adversary():
     from dira_scale.methods.adversary import Adversary
 
     torch.manual_seed(0)
-    found = Adversary()
-    found.discriminator = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1))
-    return found.double()
+    adversary = Adversary()
+    adversary.discriminator = nn.Sequential(nn.Conv2d(1, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1))
+    return adversary.double()
 
 
 def pcrl():
@@ -169,8 +134,8 @@ def micro_batches():
         method = built(node, 4, ViewSpec(size=32, orientations=2), "test_convnext", accumulate)
         clean, distorted, drawn = batch_of(16, 0)
         for i in range(accumulate):
-            own = [[x.chunk(accumulate)[i] for x in views] for views in (clean, distorted, drawn)]
-            terms = method(tuple(own[0]), tuple(own[1]), facts(0, own[2]))
+            parts = [[x.chunk(accumulate)[i] for x in views] for views in (clean, distorted, drawn)]
+            terms = method(tuple(parts[0]), tuple(parts[1]), facts(0, parts[2]))
             (sum(method.weights[name] * loss for name, loss in terms.losses.items()) / accumulate).backward()
         seen = {name: mean(p.grad) for name, p in method.named_parameters() if p.requires_grad}
         method.after_step()
@@ -217,8 +182,8 @@ def two_steps(method, adversary=None):
     with torch.no_grad():
         for number in range(rank(), 2, world()):
             terms = method(*evaluation_batch(number))
-            own = terms.losses | terms.monitors
-            seen |= {f"eval/{number}/{name}": value for name, value in own.items()}
+            values = terms.losses | terms.monitors
+            seen |= {f"eval/{number}/{name}": value for name, value in values.items()}
     return seen
 
 
@@ -283,17 +248,11 @@ def test_rows_that_are_exchanged_are_those_that_are_gathered(ranks, tmp_path):
         assert len(seen) == 9 and all(seen.values()), seen
 
 
-def test_queue_is_in_the_global_batchs_order_however_it_is_cut(tmp_path):
-    (expected, *cut), parts = queues().values(), launch("queues", 2, tmp_path)
-    for queue in (*cut, *(queue for part in parts for queue in part.values())):
-        torch.testing.assert_close(queue, expected)
-
-
 def test_pcrls_step_does_not_depend_on_micro_batches(tmp_path):
     (expected, cut), parts = micro_batches().values(), launch("micro_batches", 2, tmp_path)
-    for found in (cut, *(found for part in parts for found in part.values())):
-        assert found.keys() == expected.keys()
-        for name, value in found.items():
+    for state in (cut, *(state for part in parts for state in part.values())):
+        assert state.keys() == expected.keys()
+        for name, value in state.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-10, msg=f"{name}: ".__add__)
 
 
@@ -305,7 +264,6 @@ def on_one_process():
 
 SOME_NAMES = {
     "dira": {"0/di", "1/re", "1/ad", "1/top1"},
-    "shared": {"0/di", "1/re", "1/ad", "1/top1"},
     "pcrl": {"0/di", "1/re", "1/top1", "1/re_hybrid", "1/queue_fresh", "state/queue", "eval/1/di"},
 }
 
@@ -333,9 +291,7 @@ def test_methods_on_several_processes_equal_one(worker, ranks, on_one_process, t
 WORK = {
     "batch_norms": batch_norms,
     "exchanges": exchanges,
-    "queues": queues,
     "dira": dira,
-    "shared": lambda: dira(SHARED),
     "pcrl": pcrl,
     "micro_batches": micro_batches,
 }

@@ -1,11 +1,11 @@
 """SimSiam, Barlow Twins and BYOL on one process, against plain formulas in float64 and lightly's losses."""
 
 import math
-from types import SimpleNamespace
 
 import lightly.loss
 import pytest
 import torch
+from methods.tiny import forward, method, views
 from torch import nn
 
 from dira_scale.data.views import ViewSpec
@@ -14,41 +14,12 @@ from dira_scale.methods.barlow import BarlowTwins, cross_correlation, redundancy
 from dira_scale.methods.byol import BYOL
 from dira_scale.methods.pairs import matches, negative_cosine
 from dira_scale.methods.simsiam import SimSiam
-from dira_scale.models import norm
 
-SETTINGS = {SimSiam: {"dim": 5, "bottleneck": 3}, BarlowTwins: {"dim": 5}, BYOL: {"hidden": 7, "dim": 5}}
-METHODS = pytest.mark.parametrize("kind", SETTINGS)
-
-
-class Tiny(nn.Module):
-    """An encoder of one convolution."""
-
-    channels = (1, 6)
-
-    def __init__(self):
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(1, 6, 3, stride=2), nn.BatchNorm2d(6))
-
-    def forward(self, x):
-        return [x, self.stem(x)]
-
-
-def method(kind, groups=2, **kwargs):
-    torch.manual_seed(0)
-    return norm.convert(kind(Tiny(), ViewSpec(size=64), **SETTINGS[kind] | kwargs), groups).train()
-
-
-def views(count=8, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(count, 1, 12, 12, generator=generator) for _ in range(2))
+METHODS = pytest.mark.parametrize("kind", [SimSiam, BarlowTwins, BYOL])
 
 
 def doubles(tensors):
     return tuple(tensor.double() for tensor in tensors)
-
-
-def forward(model, images):
-    return model(images, images, SimpleNamespace(step=0))
 
 
 def cosine(a, b):
@@ -241,15 +212,6 @@ def test_gradients_reach_both_views_and_all_that_is_trained(kind):
         assert parameter.requires_grad == (parameter.grad is not None) == ("target" not in name), name
 
 
-@METHODS
-def test_evaluation_changes_nothing(kind):
-    model = method(kind).eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    forward(model, views())
-    norm.commit_statistics(model)
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-
-
 def test_target_network_follows_after_the_step_by_the_cosine():
     """momentum at the start, the middle and the end: 0.9, 0.95, 1; parameters only, not BatchNorm's statistics."""
     model, images = method(BYOL, momentum=0.9), views()
@@ -270,37 +232,3 @@ def test_target_network_follows_after_the_step_by_the_cosine():
     assert math.isclose(method(BYOL).current_momentum, 0.996)
     with pytest.raises(AssertionError, match="training"):
         model.eval().after_step()
-
-
-@METHODS
-def test_a_stage_freezes_what_it_does_not_train(kind):
-    model = method(kind)
-    heads = [head for name in ("projector", "predictor") if (head := getattr(model, name, None))]
-    model.enter_stage([])
-    assert not any(p.requires_grad for head in heads for p in head.parameters())
-    assert all(p.requires_grad for p in model.encoder.parameters())
-    model.enter_stage(["di"])
-    assert all(p.requires_grad for head in heads for p in head.parameters())
-
-
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        (SimSiam, {"dim": 0}, "dim"),
-        (SimSiam, {"bottleneck": 0}, "bottleneck"),
-        (BarlowTwins, {"dim": 0}, "dim"),
-        (BarlowTwins, {"off_diagonal": -1}, "off_diagonal"),
-        (BarlowTwins, {"scale": 0}, "scale"),
-        (BYOL, {"hidden": 0}, "hidden"),
-        (BYOL, {"momentum": 1.1}, "momentum"),
-    ],
-)
-def test_settings_out_of_range_are_refused(kind, settings, message):
-    with pytest.raises(UserError, match=message):
-        method(kind, **settings)
-
-
-@METHODS
-def test_one_view_is_refused(kind):
-    with pytest.raises(UserError, match="needs 2 views"):
-        kind(Tiny(), ViewSpec(count=1, size=64))

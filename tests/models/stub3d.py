@@ -45,8 +45,8 @@ class TinyDecoder(nn.Module):
         self.last = nn.ConvTranspose3d(2 * width, width, 2, stride=2)
 
     def forward(self, pyramid: list[Tensor]) -> Tensor:
-        found: Tensor = self.last(cat([self.up(pyramid[-1]), pyramid[-2]], dim=1))
-        return found
+        result: Tensor = self.last(cat([self.up(pyramid[-1]), pyramid[-2]], dim=1))
+        return result
 
 
 class TinyNetwork(Network):

@@ -60,8 +60,8 @@ def test_random_initialisation_is_torchvisions():
 def test_one_channel_equals_three_equal_ones():
     encoder = build_encoder("resnet18").eval()
     grey = torch.rand(2, 1, 64, 64)
-    for one, three in zip(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)), strict=True):
-        torch.testing.assert_close(one, three)
+    for ours, theirs in zip(encoder(grey), encoder(grey.repeat(1, 3, 1, 1)), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 # Where the size does more than make maps smaller: positions, windows, and pyramids that end at one pixel.
@@ -142,8 +142,8 @@ def test_a_plain_transformers_last_map_is_its_normed_patch_tokens_without_class_
 def test_patch_sizes(patch, channels):
     names = {14: "eva02_tiny_patch14_224", 16: "deit_tiny_distilled_patch16_224"}
     names |= dict.fromkeys((8, 32), "vit_tiny_patch16_224")
-    own = {} if patch in (14, 16) else {"patch_size": patch}
-    encoder = PlainEncoder(names[patch], 3, {"img_size": 224} | own | SHORT)
+    extra = {} if patch in (14, 16) else {"patch_size": patch}
+    encoder = PlainEncoder(names[patch], 3, {"img_size": 224} | extra | SHORT)
     assert encoder.channels == channels
     with torch.no_grad():
         maps = encoder.eval()(torch.rand(1, 1, 224, 224))

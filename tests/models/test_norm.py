@@ -41,8 +41,8 @@ def gradients(layer, x):
 def test_one_group_is_torchs_batch_norm(dims):
     plain, ours = pair(dims=dims)
     for _ in range(3):
-        for one, other in zip(gradients(plain, images(dims=dims)), gradients(ours, images(dims=dims)), strict=True):
-            assert torch.equal(one, other)
+        for theirs, mine in zip(gradients(plain, images(dims=dims)), gradients(ours, images(dims=dims)), strict=True):
+            assert torch.equal(theirs, mine)
         norm.commit_statistics(ours)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, rtol=1e-14, atol=0)
@@ -66,8 +66,8 @@ def test_groups_are_batch_norms_of_contiguous_parts(groups):
         outputs.append((part - mean.view(1, -1, 1, 1)) / (var.view(1, -1, 1, 1) + 1e-5).sqrt())
     y_ref = torch.cat(outputs) * plain.weight.view(1, -1, 1, 1) + plain.bias.view(1, -1, 1, 1)
     (y_ref * torch.linspace(-1, 2, y.numel(), dtype=y.dtype).view(y.shape)).sum().backward()
-    for one, other in ((y, y_ref), (grad, x_ref.grad), (weight, plain.weight.grad), (bias, plain.bias.grad)):
-        torch.testing.assert_close(one, other)
+    for actual, expected in ((y, y_ref), (grad, x_ref.grad), (weight, plain.weight.grad), (bias, plain.bias.grad)):
+        torch.testing.assert_close(actual, expected)
     torch.testing.assert_close(ours.running_mean, 0.1 * torch.stack(means).mean(0))
     torch.testing.assert_close(ours.running_var, 0.9 + 0.1 * torch.stack(variances).mean(0))
 

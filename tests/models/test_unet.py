@@ -24,6 +24,18 @@ def test_parameter_counts_of_the_paper():
     assert count(discriminator) == 1_554_433
 
 
+def test_the_papers_network_is_the_authors():
+    """Shapes and names; the latter but for what model.weights translates (tests/models/test_layouts.py)."""
+    with torch.device("meta"):
+        ours, theirs = UNet(build_encoder("resnet50")), smp.Unet("resnet50", encoder_weights=None)
+    renamed = {"encoder.model.": "encoder.", "head.": "segmentation_head.0."}
+    shapes = {}
+    for name, value in ours.state_dict().items():
+        old = next((old for old in renamed if name.startswith(old)), "")
+        shapes[renamed.get(old, "") + name.removeprefix(old)] = value.shape
+    assert shapes == {name: value.shape for name, value in theirs.state_dict().items()}
+
+
 def test_equals_segmentation_models_pytorch_from_the_same_weights():
     unet = UNet(build_encoder("resnet18"), decoder_channels=(32, 24, 16, 8, 8)).eval()
     peer = smp.Unet("tu-resnet18", encoder_weights=None, decoder_channels=(32, 24, 16, 8, 8)).eval()

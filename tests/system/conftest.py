@@ -8,7 +8,7 @@ from pathlib import Path
 import dev_cluster as slurm
 import numpy as np
 import pytest
-from harness import SECONDS, job
+from harness import EACH, SECONDS, finish, job, pretrain
 from needs import skip_without
 from PIL import Image
 
@@ -31,6 +31,22 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with job([sys.executable, "-m", "dira_scale.shard", *arguments, *rest, "workers=1"], **key) as process:
         assert process.wait(SECONDS) == 0, process.printed()
     return out
+
+
+@pytest.fixture(scope="session")
+def unbroken(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process without a break: three stages of two steps, and all their checkpoints."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(pretrain(run, shards, *EACH))
+    return run
+
+
+@pytest.fixture(scope="session")
+def unbroken_pair(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of two processes."""
+    run = tmp_path_factory.mktemp("unbroken_pair") / "run"
+    finish(pretrain(run, shards, *EACH, ranks=2))
+    return run
 
 
 @pytest.fixture(scope="session")

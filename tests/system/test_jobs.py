@@ -5,7 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 from dev_cluster import DevCluster
-from harness import assert_equal_runs, finish, losses, pretrain, rows
+from harness import CALM, EACH, assert_equal_runs, finish, losses, pretrain, rows
 from system.jobs import Jobs, several
 
 from dira_scale.cluster.records import Run
@@ -43,8 +43,8 @@ def test_what_fails_is_tried_again_until_it_has_failed_thrice_without_a_new_step
     for job in ids:
         jobs.end(job)
     tries = jobs.tries(failing)
-    assert [(one.exit_code, one.step, one.restart) for one in tries] == [(1, 4, i) for i in range(4)], jobs.told()
-    assert {one.reason for one in tries} == {"no step 5"}
+    assert [(each.exit_code, each.step, each.restart) for each in tries] == [(1, 4, i) for i in range(4)], jobs.told()
+    assert {each.reason for each in tries} == {"no step 5"}
     (only,) = jobs.tries(bad)
     assert (only.exit_code, only.reason) == (2, "no step 1")
 
@@ -94,7 +94,7 @@ def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
     jobs.wait(lambda: jobs.step(run) > 3)
     jobs.client("sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     jobs.end(job)
-    assert [one.exit_code for one in jobs.tries(run)] == [75, 0], jobs.told()
+    assert [each.exit_code for each in jobs.tries(run)] == [75, 0], jobs.told()
     assert lines(jobs, run) == list(range(1, 61))
 
 
@@ -107,31 +107,13 @@ def test_a_sick_node_is_excluded_from_the_next_try(jobs: Jobs) -> None:
     job = jobs.submit(run, exclude="n3,n4")
     jobs.end(job)
     tries = jobs.tries(run)
-    assert [(one.nodes, one.exit_code) for one in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
-
-
-# Where rounding grows slowly: see test_two_processes_learn_the_same_as_one.
-CALM = [
-    "optim=sgd_moco",
-    "optim.optimizer.lr=1e-3",
-    "method.base.temperature=0.5",
-    "method.base.momentum=0.9",
-    "data.batch=16",
-]
-CALM += [
-    "data.size=64",
-    "validate.batch=5",
-    "optim.discriminator._target_=torch.optim.SGD",
-    "~optim.discriminator.betas",
-]
-CALM += ["+optim.discriminator.momentum=0.9"]
-SMALL = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=9"]
+    assert [(each.nodes, each.exit_code) for each in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
 
 
 def training(jobs: Jobs, shards: Path, name: str, *words: str, launcher: str = "tasks", nodes: int = 1) -> Run:
     """DiRA on tiny images; on two nodes, two processes each."""
     output = f"train/{name}/output"
-    command = pretrain(jobs.folder / output, shards, *SMALL, *words)
+    command = pretrain(jobs.folder / output, shards, *EACH, *words)
     launch = several(nodes, 2 if nodes > 1 else 1, launcher)
     return Run("train", name, "pretrain", command[command.index("dira_scale.pretrain") + 1 :], output, launch=launch)
 
@@ -166,8 +148,8 @@ def test_two_tasks_on_each_of_two_nodes_learn_what_four_processes_of_one_machine
     """Bit for bit, and but for rounding what a single process does, in a step of each stage."""
     run = training(jobs, shards, launcher, *CALM, launcher=launcher, nodes=2)
     job = jobs.submit(run)
-    finish(pretrain(tmp_path / "four", shards, *SMALL, *CALM, ranks=4))
-    finish(pretrain(tmp_path / "one", shards, *SMALL, *CALM))
+    finish(pretrain(tmp_path / "four", shards, *EACH, *CALM, ranks=4))
+    finish(pretrain(tmp_path / "one", shards, *EACH, *CALM))
     jobs.end(job)
     (only,) = jobs.tries(run)
     assert (only.exit_code, only.step, len(only.nodes)) == (0, 3, 2), jobs.told()
@@ -186,7 +168,7 @@ def test_four_processes_on_two_nodes_are_preempted_and_go_on(
     job = jobs.submit(run)
     jobs.wait(lambda: jobs.step(run) > 2)
     jobs.client("scancel", "--signal=USR2", job)
-    finish(pretrain(tmp_path / "four", shards, *SMALL, "epoch_factor=4", "checkpoint.every=10", ranks=4))
+    finish(pretrain(tmp_path / "four", shards, *EACH, "epoch_factor=4", "checkpoint.every=10", ranks=4))
     jobs.end(job)
     first, second = jobs.tries(run)
     assert (first.exit_code, second.exit_code, second.restart, second.step) == (75, 0, 1, 30), jobs.told()

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import finish, pretrain
+from harness import finish, pretrain, said
 
 pytestmark = pytest.mark.system
 
@@ -17,11 +17,6 @@ num_machines: 1
 num_processes: {processes}
 machine_rank: 0
 """
-
-
-def said(printed: str) -> list[str]:
-    """The lines that a run which is refused ends with."""
-    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +41,12 @@ def test_two_processes_say_it_once(shards: Path, tmp_path: Path, key: str, messa
     [
         ("NO", "fp16", 1, "accelerate's own configuration has mixed_precision=fp16, ours has precision=fp32"),
         ("FSDP", "no", 2, "accelerate's own configuration has use_fsdp=true, ours has parallel.strategy=ddp"),
-        ("MULTI_CPU", "no", 2, "accelerate launch was asked for 2 processes and started one"),
+        (
+            "MULTI_CPU",
+            "no",
+            2,
+            "accelerate launch was asked for 2 processes and started one",
+        ),
     ],
 )
 def test_accelerates_file_and_our_configuration(

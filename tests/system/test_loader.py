@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness import assert_equal_runs, pretrain
+from harness import SMALL, assert_equal_runs, pretrain
 from unpacked import unpack
 
 from dira_scale.data.batch import Batch
@@ -16,7 +16,6 @@ from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.pretrain import main
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-SMALL = "model.encoder=test_resnet"
 
 
 class Named:
@@ -44,13 +43,13 @@ def threads() -> Iterator[None]:
 
 
 def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Path) -> None:
-    own = f"data.loader={{_target_: {__name__}.Named, name: ours}}"
+    loader = f"data.loader={{_target_: {__name__}.Named, name: ours}}"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(pretrain(whole, shards, SMALL, own, "steps=3")[3:]) == 0
+    assert main(pretrain(whole, shards, SMALL, loader, "steps=3")[3:]) == 0
     trained = [step for name, step in Named.noted if name == "ours"]
     assert {0, 1, 2} <= set(trained)
     assert main(pretrain(parts, shards, SMALL, "steps=2")[3:]) == 0
-    assert main(pretrain(parts, shards, SMALL, own, "steps=3")[3:]) == 0
+    assert main(pretrain(parts, shards, SMALL, loader, "steps=3")[3:]) == 0
     assert_equal_runs(parts, whole)
     runs = [json.loads((run / "environment.json").read_text())["run"] for run in (whole, parts)]
     assert runs[0] == runs[1]

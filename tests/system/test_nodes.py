@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from forked import Forked, Started
-from harness import SECONDS, assert_equal_runs, finish, pretrain, status
+from harness import SECONDS, SMALL, assert_equal_runs, finish, pretrain, said, status
 from needs import skip_without
 from system import slurm
 from system.faults import killed_at
@@ -19,7 +19,6 @@ from system.nodes import Node, missing, nodes
 PORT = "29500"
 TIMEOUT = 15  # parallel.timeout where something is to fail
 NOBODY = 4  # the same where no process is to find another: however slow the machine, there is nothing to wait for
-SMALL = "model.encoder=test_resnet"  # for runs to their end: a tenth of the computation and of the bytes
 SHIFT = "import time, runpy, sys; real = time.time; time.time = lambda: real() + {hours} * 3600; "
 Processes = Sequence[Forked | Started]
 
@@ -29,14 +28,6 @@ def pair() -> Iterator[list[Node]]:
     skip_without("netns", missing())
     with nodes(2) as made:
         yield made
-
-
-@pytest.fixture(scope="module")
-def one_node(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that two processes of one machine make."""
-    run = tmp_path_factory.mktemp("one_node") / "run"
-    finish(pretrain(run, shards, SMALL, ranks=2))
-    return run
 
 
 def by_hand(pair: list[Node], *commands: list[str]) -> Processes:
@@ -51,20 +42,15 @@ def ends(processes: Processes) -> list[tuple[int, str]]:
     return [(process.wait(SECONDS), process.printed()) for process in processes]
 
 
-def said(printed: str) -> list[str]:
-    """The lines that a verb ends with."""
-    return [line for line in printed.splitlines() if line.startswith("pretrain: ") and "warning: " not in line]
-
-
 def torchrun(i: int) -> list[str]:
-    place = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
-    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *place]
+    rendezvous = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
+    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *rendezvous]
 
 
 def accelerate(i: int) -> list[str]:
-    place = [f"--machine_rank={i}", "--main_process_ip=node-a", f"--main_process_port={PORT}"]
+    rendezvous = [f"--machine_rank={i}", "--main_process_ip=node-a", f"--main_process_port={PORT}"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    return [*launch, "--num_machines=2", "--num_processes=2", *place]
+    return [*launch, "--num_machines=2", "--num_processes=2", *rendezvous]
 
 
 def srun_by_hand(i: int) -> list[str]:
@@ -80,22 +66,22 @@ def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> No
     meet = "from dira_scale.distributed.rendezvous import meet\nmeet(12)"
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [sys.executable, "-c", meet]))
     assert code_a == code_b == 1
-    found = re.search(r"UserError: rank (\d) on node-[ab] does not reach rank (\d) on node-[ab] at .*", printed_a)
-    assert found and found[1] != found[2] and found[0] in printed_b
-    assert "within 6 s: no answer; open the ports between the nodes in the firewall" in found[0]
+    match = re.search(r"UserError: rank (\d) on node-[ab] does not reach rank (\d) on node-[ab] at .*", printed_a)
+    assert match and match[1] != match[2] and match[0] in printed_b
+    assert "within 6 s: no answer; open the ports between the nodes in the firewall" in match[0]
 
 
 @pytest.mark.system
 @pytest.mark.parametrize("launcher", [torchrun, accelerate, srun_by_hand])
 def test_two_nodes_learn_bit_for_bit_what_one_does(
-    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
+    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path, launcher: Callable[[int], list[str]]
 ) -> None:
     run = tmp_path / "run"
     rest = pretrain(run, shards, SMALL)[1:]
     processes = [node.start([*launcher(i), *rest]) for i, node in enumerate(pair)]
     for code, printed in ends(processes):
         assert code == 0, printed
-    assert_equal_runs(run, one_node)
+    assert_equal_runs(run, unbroken_pair)
 
 
 @pytest.mark.system
@@ -121,7 +107,7 @@ def test_two_launchers_that_lose_a_rank_come_together_again(pair: list[Node], sh
 
 @pytest.mark.system
 def test_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
-    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path
+    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path
 ) -> None:
     skip_without("slurm", slurm.missing())
     run = tmp_path / "run"
@@ -133,13 +119,13 @@ def test_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
         sbatch = ["sbatch", "--wait", "--ntasks=3", f"--output={tmp_path / 'printed'}", wrapped]
         code, printed = ends([pair[0].start(sbatch, environment)])[0]
         assert code == 2, printed
-    assert_equal_runs(run, one_node)
+    assert_equal_runs(run, unbroken_pair)
     assert "this SLURM job has 3 tasks, and its script starts one process" in (tmp_path / "printed").read_text()
 
 
 @pytest.mark.system
 def test_clocks_three_hours_apart_change_nothing(
-    pair: list[Node], one_node: Path, shards: Path, tmp_path: Path
+    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     command = pretrain(run, shards, SMALL)
@@ -147,7 +133,7 @@ def test_clocks_three_hours_apart_change_nothing(
     shifted = [sys.executable, "-c", SHIFT.format(hours=3) + module, *command[2:]]
     for code, printed in ends(by_hand(pair, command, shifted)):
         assert code == 0, printed
-    assert_equal_runs(run, one_node)
+    assert_equal_runs(run, unbroken_pair)
 
 
 HOLD = """
@@ -255,12 +241,12 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 node-b\n{pair[0].address} node-a\n")
     command = pretrain(tmp_path / "run", shards, SMALL, f"parallel.timeout={TIMEOUT}")
-    own = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
-    for code, printed in ends(by_hand(pair, command, own)):
+    resolving = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
+    for code, printed in ends(by_hand(pair, command, resolving)):
         assert code == 2
         (line,) = said(printed)
-        assert "node-b resolves its own name to 127.0.1.1, which no other machine can reach" in line
-    mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *own, "steps=1"]
+        assert "node-b resolves its resolving name to 127.0.1.1, which no other machine can reach" in line
+    mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *resolving, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
         assert code == 0, printed
 
@@ -285,7 +271,7 @@ def test_what_differs_between_nodes_is_named_once(pair: list[Node], shards: Path
 
 
 @pytest.mark.system
-def test_what_one_node_lacks_is_said_by_the_main_one(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+def test_what_unbroken_pair_lacks_is_said_by_the_main_one(pair: list[Node], shards: Path, tmp_path: Path) -> None:
     here, there = pretrain(tmp_path / "run", shards), pretrain(tmp_path / "run", tmp_path / "nowhere")
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, here, there))
     assert (code_a, code_b) == (2, 2)

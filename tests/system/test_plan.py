@@ -28,8 +28,8 @@ def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, in
     out, run = tmp_path / "found.json", tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("measured.py")), str(out), *TINY, *KEYS, *keys]
     finish([*command, f"data.shards={shards}", f"run={run}"])
-    found: dict[str, dict[str, int]] = json.loads(out.read_text())
-    return found
+    stages: dict[str, dict[str, int]] = json.loads(out.read_text())
+    return stages
 
 
 def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
@@ -39,16 +39,16 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     fake = fake_pretraining(config, cfg)
     if config.parallel.checkpoint_activations:
         checkpoint_activations(fake.task.module)
-    found = {}
+    stages = {}
     for stage in fake.stages:
         step = rehearse(fake, stage, config.data.batch, config.parallel.accumulate, foreach)
-        found[",".join(stage.terms)] = {
+        stages[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,
             "buffers": step.buffers,
             "optimizer": step.optimizer,
             "step": max(moment.gradients + moment.others for moment in [*step.live_in_passes, *step.live_in_update]),
         }
-    return found
+    return stages
 
 
 RECOMPUTED = "parallel.checkpoint_activations=true"
@@ -77,14 +77,14 @@ MORE = [
 def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, shards: Path) -> None:
     real, expected = measured(tmp_path, shards, *keys), planned(*keys)
     assert real.keys() == expected.keys()
-    for stage, found in real.items():
+    for stage, sizes in real.items():
         for exact in ("parameters", "buffers", "optimizer"):
-            assert expected[stage][exact] == found[exact], (stage, exact)
-        error = expected[stage]["step"] / found["step"] - 1
+            assert expected[stage][exact] == sizes[exact], (stage, exact)
+        error = expected[stage]["step"] / sizes["step"] - 1
         megabytes = {
             "planned": expected[stage]["step"],
-            "measured": found["step"],
-            "with kernels": found["with kernels"],
+            "measured": sizes["step"],
+            "with kernels": sizes["with kernels"],
         }
         told = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items())
         print(f"{stage}: {told}, {error:+.1%}")
@@ -97,9 +97,9 @@ def test_planned_memory_is_what_a_gpu_takes(keys: list[str], tmp_path: Path, sha
     """torch.cuda.max_memory_allocated of a step, which cuDNN's workspaces are part of."""
     assert torch.cuda.is_available()
     real, expected = measured(tmp_path, shards, *keys), planned(*keys, foreach=True)
-    for stage, found in real.items():
+    for stage, sizes in real.items():
         whole = sum(expected[stage][part] for part in ("parameters", "buffers", "optimizer", "step"))
-        assert 0.8 < whole / found["peak"] < 1.1, (stage, whole, found["peak"])
+        assert 0.8 < whole / sizes["peak"] < 1.1, (stage, whole, sizes["peak"])
 
 
 SIZES = [key for key in TINY if not key.startswith(("validate", "log_every"))]
@@ -112,12 +112,12 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     keys += ["model.encoder=test_resnet"]
     assert plan.main([*SIZES, *keys, "stages.dira.epochs=0"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "p.json").read_text())
-    assert [row["strategy"] for row in found["rows"]] == 2 * ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+    figures = json.loads((tmp_path / "p.json").read_text())
+    assert [row["strategy"] for row in figures["rows"]] == 2 * ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
     assert all(text in printed for text in ("▸ ddp", "fsdp2", "zero3", "recomputing")) and "…" not in printed
-    kept, recomputing = found["rows"][0], found["rows"][5]
+    kept, recomputing = figures["rows"][0], figures["rows"][5]
     assert recomputing["step"] > kept["step"] and recomputing["largest"] > kept["largest"] > 8
-    assert kept["price"] == pytest.approx(kept["hours"] * 2 * found["machine"]["price"])
+    assert kept["price"] == pytest.approx(kept["hours"] * 2 * figures["machine"]["price"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import s3
 import torch
-from harness import finish, losses, pretrain, status, weights
+from harness import EACH, finish, losses, pretrain, status, weights
 
 from dira_scale.export import main
 
@@ -19,13 +19,11 @@ def export(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run / "export").glob("*.safetensors")}
 
 
-def test_a_run_goes_on_from_s3_when_its_machine_is_gone(shards: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_from_s3_when_its_machine_is_gone(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     """Another folder goes on, and ends bit for bit as a run that kept all on its disk; export reads it."""
-    disk, gone, again = (tmp_path / name / "run" for name in ("disk", "gone", "again"))
-    keys = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=2"]  # a small network: a slow server
-    finish(pretrain(disk, shards, *keys))
+    gone, again = (tmp_path / name / "run" for name in ("gone", "again"))
     with s3.bucket() as bucket:
-        stored = [*keys, f"checkpoint.folder={bucket.url}/runs/mine"]
+        stored = [*EACH, "checkpoint.keep=2", f"checkpoint.folder={bucket.url}/runs/mine"]
         finish(pretrain(gone, shards, *stored, "steps=4"))
         assert not (gone / "checkpoints").exists()
         best = {bucket.content(key).decode() for key in bucket.keys("runs/mine/BEST-")}
@@ -39,9 +37,9 @@ def test_a_run_goes_on_from_s3_when_its_machine_is_gone(shards: Path, tmp_path: 
 
         finish(pretrain(again, shards, *stored))
         assert status(again)["state"] == "done" and status(again)["step"] == 6
-        ours, theirs = weights(again), weights(disk)
+        ours, theirs = weights(again), weights(unbroken)
         assert ours.keys() == theirs.keys()
         assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
-        assert losses(again) == losses(disk)[4:]
+        assert losses(again) == losses(unbroken)[4:]
         exported = export(again)
-        assert len(exported) == 2 and exported == export(disk)
+        assert len(exported) == 2 and exported == export(unbroken)

@@ -107,7 +107,7 @@ def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: f
 
 def largest(run: Path, reference: Path) -> str:
     """The largest differences, of tensors that went farther than rounding goes (docs/evidence/strategies.md)."""
-    found, said = distances(run, reference), []
+    apart, said = distances(run, reference), []
     for what, mine in (("generator", False), ("adversary", True)):
         pairs = [
             (ours[term], theirs[term])
@@ -117,21 +117,29 @@ def largest(run: Path, reference: Path) -> str:
         ]
         said.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
     for what, mine in (("weights", False), ("discriminator's", True)):
-        own = [(name, *figures) for name, figures in found.items() if name.startswith("discriminator.") == mine]
-        judged = [(error / moved, name) for name, error, moved, length in own if MOVED * moved > STILL * length + 2e-7]
+        entries = [(name, *figures) for name, figures in apart.items() if name.startswith("discriminator.") == mine]
+        judged = [
+            (error / moved, name) for name, error, moved, length in entries if MOVED * moved > STILL * length + 2e-7
+        ]
         said.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
     return "; ".join(said)
 
 
 @pytest.mark.parametrize(
-    "strategy",
+    ("strategy", "saver"),
     [
-        pytest.param("fsdp2", marks=pytest.mark.system),
-        *(pytest.param(name, marks=pytest.mark.torture) for name in ("zero1", "zero2", "zero3")),
+        pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
+        pytest.param("zero1", "offload", marks=pytest.mark.system),
+        *(pytest.param(name, "", marks=pytest.mark.torture) for name in ("fsdp2", "zero1", "zero2", "zero3")),
+        pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
+        *(pytest.param(name, "offload", marks=pytest.mark.torture) for name in ("zero2", "zero3")),
     ],
 )
-def test_a_sharded_run_is_the_plain_run(strategy: str, shards: Path, plain, tmp_path: Path) -> None:
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", ranks=2))
+def test_a_sharded_run_is_the_plain_run_whatever_saves_memory(
+    strategy: str, saver: str, shards: Path, plain, tmp_path: Path
+) -> None:
+    saving = [f"parallel.{saver}=true"] if saver else []
+    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", *saving, ranks=2))
     assert_one_algorithm(tmp_path / "run", plain("moco"))
 
 
@@ -145,8 +153,8 @@ def held(strategy: str, ranks: int) -> dict[str, int]:
     """Bytes that a process keeps between steps: ``all``, of them the ``method``'s and the ``optimizer``'s states."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     printed = finish([*launch, str(Path(__file__).with_name("held.py")), strategy])
-    found: dict[str, int] = json.loads(printed.split("HELD ")[1].splitlines()[0])
-    return found
+    sizes: dict[str, int] = json.loads(printed.split("HELD ")[1].splitlines()[0])
+    return sizes
 
 
 def promised(strategy: str, ranks: int) -> dict[str, float]:
@@ -201,11 +209,11 @@ def documented(ranks: int) -> dict[str, float]:
 def test_what_a_process_keeps_falls_as_the_strategy_promises(ranks: int) -> None:
     """Parameters, optimizer states and everything; the documented table is what is measured."""
     for strategy, told in documented(ranks).items():
-        found = held(strategy, ranks)
-        print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in found.items()})
+        sizes = held(strategy, ranks)
+        print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in sizes.items()})
         for part, size in promised(strategy, ranks).items():
-            assert found[part] == pytest.approx(size, rel=0.03), (strategy, part)
-        assert found["all"] / 1e6 == pytest.approx(told, abs=1), strategy
+            assert sizes[part] == pytest.approx(size, rel=0.03), (strategy, part)
+        assert sizes["all"] / 1e6 == pytest.approx(told, abs=1), strategy
 
 
 @pytest.mark.torture
@@ -223,11 +231,11 @@ def test_every_strategy_on_every_base(
     """
     run, reference = tmp_path / "run", plain(base)
     finish(command(run, shards, base, f"parallel={strategy}", ranks=ranks))
-    found = distances(run, reference)
-    statistics = {name for name in found if name.rpartition(".")[2] in ("running_mean", "running_var")}
+    apart = distances(run, reference)
+    statistics = {name for name in apart if name.rpartition(".")[2] in ("running_mean", "running_var")}
     print(f"\n{strategy} {ranks} {base}: {largest(run, reference)}")
-    for part in (statistics, {name for name in found if name not in statistics and not name.endswith("queue")}):
-        error, moved, _ = (math.hypot(*values) for values in zip(*(found[name] for name in part), strict=True))
+    for part in (statistics, {name for name in apart if name not in statistics and not name.endswith("queue")}):
+        error, moved, _ = (math.hypot(*values) for values in zip(*(apart[name] for name in part), strict=True))
         print(f"together {error / moved:.3%} of {len(part)}")
         assert error <= TOGETHER * moved
     assert_losses_agree(run, reference, LOSS, COSINE)
@@ -252,21 +260,6 @@ def test_every_strategy_on_every_base_in_float64(
     assert weights(run)["method.head.weight"].dtype == torch.float64
     assert_losses_agree(run, reference, EXACT, EXACT)
     assert_moved_alike(run, reference, share=1e-6, still=STILL * 2**-29, zero=1e-15)
-
-
-@pytest.mark.parametrize(
-    ("strategy", "saver"),
-    [
-        pytest.param("fsdp2", "checkpoint_activations", marks=pytest.mark.system),
-        pytest.param("zero3", "checkpoint_activations", marks=pytest.mark.torture),
-        pytest.param("zero1", "offload", marks=pytest.mark.system),
-        pytest.param("zero2", "offload", marks=pytest.mark.torture),
-        pytest.param("zero3", "offload", marks=pytest.mark.torture),
-    ],
-)
-def test_memory_savers_change_nothing(strategy: str, saver: str, shards: Path, plain, tmp_path: Path) -> None:
-    finish(command(tmp_path / "run", shards, "moco", f"parallel={strategy}", f"parallel.{saver}=true", ranks=2))
-    assert_one_algorithm(tmp_path / "run", plain("moco"))
 
 
 @pytest.mark.parametrize("strategy", tiers(["ddp", "fsdp2", "zero1", "zero2", "zero3"], "zero2"))
@@ -339,18 +332,29 @@ def test_pcrl_goes_on_under_another_strategy(shards: Path, plain, tmp_path: Path
 # Maps of the momentum encoder go from process to process in bf16, and keys wait for a step's second micro-batch.
 HALVED = ["precision=bf16", "model.bn_groups=4", "parallel.accumulate=2", "stages.dir.epochs=2"]
 HALVED += ["health.every=1"]
+ZERO3 = ["parallel=zero3", "stages.di.epochs=1", "stages.dir.epochs=2", "stages.dira.epochs=1"]  # 2, 4, 2 steps
+MONITORS = {"top1", "chance", "queue_fresh", "gradient_norm", "re_ordinary", "re_hybrid"}
+MONITORS |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", "rank", "features_rank", "psnr")}
 
 
-@pytest.mark.parametrize("form", tiers(["pcrl", "released"], "pcrl"))
-def test_pcrl_goes_on_bit_for_bit(form: str, shards: Path, tmp_path: Path) -> None:
-    for name, stops in (("unbroken", [[]]), ("broken", [["steps=2"], []])):
-        for stop in stops:
-            finish(command(tmp_path / name, shards, form, *HALVED, *stop, ranks=2))
-    assert status(tmp_path / "broken")["step"] == 4
-    told = {"top1", "chance", "queue_fresh", "gradient_norm", "re_ordinary", "re_hybrid"}
-    told |= {"re_momentum"} if form == "pcrl" else {"re_mixed", "re_mixed_hybrid"}
-    told |= {f"health/{name}" for name in ("gradient/di", "gradient/re", "std", "rank", "features_rank", "psnr")}
-    assert all(told <= row.keys() and row["health/gradient/re"] > 0 for row in rows(tmp_path / "broken"))
+@pytest.mark.parametrize(
+    ("base", "words", "stop", "steps", "monitors"),
+    [
+        pytest.param("moco", ZERO3, 5, 8, set(), marks=pytest.mark.system),
+        pytest.param("pcrl", HALVED, 2, 4, MONITORS | {"re_momentum"}, marks=pytest.mark.system),
+        pytest.param("released", HALVED, 2, 4, MONITORS | {"re_mixed", "re_mixed_hybrid"}, marks=pytest.mark.torture),
+    ],
+    ids=["moco", "pcrl", "released"],
+)
+def test_a_run_of_two_processes_goes_on_bit_for_bit(
+    base: str, words: list[str], stop: int, steps: int, monitors: set[str], shards: Path, tmp_path: Path
+) -> None:
+    for name, stops in (("unbroken", [[]]), ("broken", [[f"steps={stop}"], []])):
+        for last in stops:
+            finish(command(tmp_path / name, shards, base, *words, *last, ranks=2))
+    assert status(tmp_path / "broken")["step"] == steps
+    for row in rows(tmp_path / "broken"):
+        assert monitors <= row.keys() and (not monitors or row["health/gradient/re"] > 0)
     assert_equal_runs(tmp_path / "broken", tmp_path / "unbroken")
 
 
@@ -393,18 +397,6 @@ def test_compiled_blocks_compute_the_same(strategy: str, shards: Path, plain, tm
     compiled = command(tmp_path / "run", shards, "moco", f"parallel={strategy}", "parallel.compile=true", ranks=2)
     finish(compiled, seconds=1500)
     assert_one_algorithm(tmp_path / "run", plain("moco"))
-
-
-@pytest.mark.system
-def test_a_sharded_run_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    short = ["parallel=zero3", "stages.di.epochs=1", "stages.dir.epochs=2", "stages.dira.epochs=1"]  # 2, 4, 2 steps
-    for name, stops in (("unbroken", [[]]), ("broken", [["steps=5"], []])):
-        for stop in stops:
-            finish(command(tmp_path / name, shards, "moco", *short, *stop, ranks=2))
-    assert status(tmp_path / "broken")["step"] == 8
-    ours, theirs = weights(tmp_path / "broken"), weights(tmp_path / "unbroken")
-    assert [name for name in theirs if not torch.equal(ours[name], theirs[name])] == []
-    assert losses(tmp_path / "broken") == losses(tmp_path / "unbroken")
 
 
 @pytest.mark.parametrize("strategy", [pytest.param("zero1", marks=pytest.mark.torture), "zero3"])

@@ -3,7 +3,6 @@
 import hashlib
 import os
 import random
-import re
 import shutil
 import signal
 import socket
@@ -13,13 +12,11 @@ import psutil
 import pytest
 import torch
 from forked import Forked
-from harness import SECONDS, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, status, weights
-from system.faults import Job, cut, flip, killed_at, small_disk
+from harness import EACH, assert_equal_runs, assert_moved_alike, finish, losses, pretrain, rows, said, status, weights
+from system.faults import SECONDS, Job, cut, flip, killed_at, small_disk
 
 from dira_scale.runs import checkpoint
 
-# A checkpoint of 20 MB in every step, of which a small network's six take seconds.
-SMALL = ["model.encoder=test_resnet", "checkpoint.every=1", "checkpoint.keep=9"]
 # What the writing of a checkpoint does, in this order: a kill comes before the COUNTth of each.
 WRITING = [
     "os.mkdir:.tmp", "os.rename:.safetensors", "os.rename:/index.json", "os.rename:/00000000{step}",
@@ -27,36 +24,28 @@ WRITING = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="session")
-def small(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run of one process: three stages of two steps."""
-    run = tmp_path_factory.mktemp("small") / "run"
-    finish(pretrain(run, shards, *SMALL))
-    return run
-
-
 def test_a_run_killed_three_times_while_saving_goes_on_to_the_same_weights(
-    small: Path, shards: Path, tmp_path: Path
+    unbroken: Path, shards: Path, tmp_path: Path
 ) -> None:
     """With a part written under no name yet; with all parts and the index; with a checkpoint that LATEST lacks."""
     run, reached = tmp_path / "run", []
     for moment in ("os.rename:.safetensors:2", "os.rename:/000000003:1", "os.rename:/LATEST:2"):
-        command, environment = killed_at(pretrain(run, shards, *SMALL), moment)
+        command, environment = killed_at(pretrain(run, shards, *EACH), moment)
         with Job(command, run, **environment) as job:
             assert job.end() == -signal.SIGKILL, job.printed
         assert status(run)["state"] == "running"
         reached.append(len(checkpoint.complete(run / "checkpoints")))
     assert reached == [1, 2, 4]
-    finish(pretrain(run, shards, *SMALL))
+    finish(pretrain(run, shards, *EACH))
     assert not list((run / "checkpoints").glob("*.tmp"))
-    assert_equal_runs(run, small)
+    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.torture
 @pytest.mark.timeout(3 * 3600)
-def test_fifty_kills_at_random_moments(small: Path, shards: Path, tmp_path: Path) -> None:
+def test_fifty_kills_at_random_moments(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     generator, run, kills = random.Random(0), tmp_path / "run", 0
-    command = pretrain(run, shards, *SMALL)
+    command = pretrain(run, shards, *EACH)
     while kills < 50:
         if generator.random() < 0.5:
             moment = generator.choice(WRITING).format(step=generator.randint(1, 6)) + f":{generator.randint(1, 3)}"
@@ -69,16 +58,16 @@ def test_fifty_kills_at_random_moments(small: Path, shards: Path, tmp_path: Path
                 job.kill()
         kills += killed
         if not killed:  # it got to the end: that is to be right, and then from the start again
-            assert_equal_runs(run, small)
+            assert_equal_runs(run, unbroken)
             shutil.rmtree(run)
     finish(command)
-    assert_equal_runs(run, small)
+    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system
 def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path: Path) -> None:
     """Three, because with two the order in which gradients are added cannot show."""
-    settings = [*SMALL, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
+    settings = [*EACH, "data.batch=12", "method.base.queue=60", "model.bn_groups=3", "data.lanes=12"]
     finish(pretrain(tmp_path / "unbroken", shards, *settings, ranks=3))
     killed = pretrain(tmp_path / "killed", shards, *settings, ranks=3)
     with Job(killed, tmp_path / "killed") as job:
@@ -90,11 +79,11 @@ def test_three_processes_killed_go_on_to_the_same_weights(shards: Path, tmp_path
 
 def test_when_one_process_is_killed_the_others_end_and_say_so_once(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run) as job:
+    with Job(pretrain(run, shards, *EACH, "epoch_factor=50", ranks=2), run) as job:
         job.wait_until((run / "checkpoints" / "LATEST").exists)
         job.rank(1).kill()
         assert job.end() != 0
-        told = [line for line in job.printed.splitlines() if re.match(r"pretrain: (?!warning: )", line)]
+        told = said(job.printed)
         assert len(told) == 1 and "lost the other processes" in told[0], job.printed
         assert job.processes() == []
     assert status(run)["state"] == "failed" and "lost the other processes" in status(run)["reason"]
@@ -106,63 +95,55 @@ def dies(step: int, rank: int, lease: int) -> str:
     return f"os.rename:{step:09d}.{lease}.tmp/part-{lease}-{rank:05d}-of-00002.safetensors:1"
 
 
-@pytest.fixture(scope="session")
-def small_of_two(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same of two processes."""
-    run = tmp_path_factory.mktemp("small_of_two") / "run"
-    finish(pretrain(run, shards, *SMALL, ranks=2))
-    return run
-
-
 @pytest.mark.system
-def test_under_elastic_launch_training_goes_on_by_itself(small_of_two: Path, shards: Path, tmp_path: Path) -> None:
+def test_under_elastic_launch_training_goes_on_by_itself(unbroken_pair: Path, shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     moments = dies(step=3, rank=1, lease=1), dies(step=5, rank=0, lease=2)
-    command, environment = killed_at(pretrain(run, shards, *SMALL, ranks=2), *moments)
+    command, environment = killed_at(pretrain(run, shards, *EACH, ranks=2), *moments)
     command.insert(command.index("--standalone"), "--max-restarts=2")
     with Job(command, run, **environment) as job:
         assert job.end() == 0, job.printed
         assert "from step 2 of 6" in job.printed and "from step 4 of 6" in job.printed
     assert status(run)["lease"] == 3
-    assert_equal_runs(run, small_of_two)
+    assert_equal_runs(run, unbroken_pair)
 
 
 @pytest.mark.system
-def test_under_elastic_launch_of_two_machines_all_meet_again(small_of_two: Path, shards: Path, tmp_path: Path) -> None:
+def test_under_elastic_launch_of_two_machines_all_meet_again(unbroken_pair: Path, shards: Path, tmp_path: Path) -> None:
     """Two agents, of which one counts a restart that the other may not count: first the main process's, then the
     other. Its eight processes start afresh, which takes most of its time."""
     run = tmp_path / "run"
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        place = [f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}", "--local-addr=127.0.0.1"]
-    agent = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", *place, "--max-restarts=2", "--nproc_per_node=1"]
+        address = [f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}", "--local-addr=127.0.0.1"]
+    agent = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", *address, "--max-restarts=2", "--nproc_per_node=1"]
     moments = dies(step=3, rank=0, lease=1), dies(step=5, rank=1, lease=2)
-    command, environment = killed_at(pretrain(run, shards, *SMALL, ranks=2), *moments)
+    command, environment = killed_at(pretrain(run, shards, *EACH, ranks=2), *moments)
     where = command.index("--standalone")
     command[where : where + 2] = agent
-    with Job(command, run, **environment) as one, Job(command, run, **environment) as other:
-        codes, printed = (one.end(), other.end()), one.printed + other.printed
+    with Job(command, run, **environment) as first, Job(command, run, **environment) as second:
+        codes, printed = (first.end(), second.end()), first.printed + second.printed
         assert codes == (0, 0) and "from step 2 of 6" in printed and "from step 4 of 6" in printed, printed
     assert status(run)["lease"] == 3
-    assert_equal_runs(run, small_of_two)
+    assert_equal_runs(run, unbroken_pair)
 
 
 @pytest.mark.parametrize(
     "name", ["SIGTERM", *(pytest.param(n, marks=pytest.mark.system) for n in ("SIGINT", "SIGUSR1", "SIGUSR2"))]
 )
 def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
-    small: Path, shards: Path, tmp_path: Path, name: str
+    unbroken: Path, shards: Path, tmp_path: Path, name: str
 ) -> None:
-    run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *SMALL, "checkpoint.every=1000")
+    run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000")
     # In the third step, in the midst of a stage: after the start, where it begins, two rows and one of held-out images.
     signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.Signals[name])
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
-    found = status(run)
-    assert (found["state"], found["exit_code"], found["step"]) == ("interrupted", 75, 3)
+    ended = status(run)
+    assert (ended["state"], ended["exit_code"], ended["step"]) == ("interrupted", 75, 3)
     assert f"{name}: checkpoint written at step 3" in job.printed
     assert checkpoint.latest(run).name == "000000003"
     finish(command)
-    assert_equal_runs(run, small)
+    assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system
@@ -171,7 +152,7 @@ def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the
     shards: Path, tmp_path: Path, whom: str
 ) -> None:
     run = tmp_path / "run"
-    with Job(pretrain(run, shards, *SMALL, "epoch_factor=50", ranks=2), run, fresh=True) as job:
+    with Job(pretrain(run, shards, *EACH, "epoch_factor=50", ranks=2), run, fresh=True) as job:
         job.rows(2)
         (job.rank(1) if whom == "one rank" else psutil.Process(job.process.pid)).terminate()
         job.end()
@@ -220,7 +201,7 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     run = tmp_path / "run"
     (tmp_path / "stuck.py").write_text(SOON + STUCK)
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    command = pretrain(run, shards, *SMALL, "method._target_=stuck.Stuck", "watchdog=40", ranks=2)
+    command = pretrain(run, shards, *EACH, "method._target_=stuck.Stuck", "watchdog=40", ranks=2)
     with Job(command, run, fresh=True, PYTHONPATH=path) as job:  # their launcher ends all with the first
         assert job.end() != 0
     assert job.printed.count("no step for 8 s (watchdog=8)") == 1, job.printed
@@ -237,7 +218,7 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
         pretrain(
             run,
             shards,
-            *SMALL,
+            *EACH,
             "epoch_factor=50",
             "watchdog=40",
             "data.batch=12",
@@ -259,30 +240,30 @@ def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_p
 
 
 def test_damaged_checkpoints_are_passed_over_on_the_way_to_the_same_weights(
-    small: Path, shards: Path, tmp_path: Path
+    unbroken: Path, shards: Path, tmp_path: Path
 ) -> None:
     """The newest is cut short, a bit of the one before is another, so is one in the index of the third."""
     run = tmp_path / "run"
-    shutil.copytree(small, run)
+    shutil.copytree(unbroken, run)
     parts = {step: run / "checkpoints" / f"{step:09d}" for step in range(1, 7)}
     cut(next(parts[6].glob("*.safetensors")))
     part = next(parts[5].glob("*.safetensors"))
     flip(part, part.stat().st_size // 2)
     index = parts[4] / "index.json"
     flip(index, index.read_bytes().index(b'"stage_start": ') + len('"stage_start": '))
-    finish(pretrain(run, shards, *SMALL))
+    finish(pretrain(run, shards, *EACH))
     log = (run / "log.txt").read_text()
     for step, file in ((6, ".safetensors: cut short"), (5, ".safetensors: cut short or changed"), (4, "index.json")):
         assert f"refused {step:09d}: {parts[step]}" in log and file in log
     assert {path.name for path in (run / "checkpoints").glob("*.damaged")} == {f"{s:09d}.damaged" for s in (4, 5, 6)}
-    assert_equal_runs(run, small)
+    assert_equal_runs(run, unbroken)
 
 
-def test_a_full_disk_ends_no_run(small: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_full_disk_ends_no_run(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     """All of the run folder lies on it. Checkpoints are missed with a warning, rows and status come later."""
     with small_disk(tmp_path / "disk", 512) as disk:
         run = disk.folder / "run"
-        with Job(pretrain(run, shards, *SMALL, "log_every=1"), run) as job:
+        with Job(pretrain(run, shards, *EACH, "log_every=1"), run) as job:
             job.rows(1)
             job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
             job.process.send_signal(signal.SIGSTOP)  # the rest of the run is not over before the disk is full
@@ -300,14 +281,14 @@ def test_a_full_disk_ends_no_run(small: Path, shards: Path, tmp_path: Path) -> N
         assert warned in (run / "log.txt").read_text() and warned in job.printed
         assert status(run)["state"] == "done" and [row["step"] for row in rows(run)] == [1, 2, 3, 4, 5, 6]
         assert not list((run / "checkpoints").glob("*.tmp")) and not list(run.glob(".*.tmp"))
-        assert_equal_runs(run, small)
+        assert_equal_runs(run, unbroken)
 
 
 @pytest.mark.system
-def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", 512) as disk:
         run = disk.folder / "run"
-        with Job(pretrain(run, shards, *SMALL), run) as job:
+        with Job(pretrain(run, shards, *EACH), run) as job:
             job.rows(1)
             job.wait_until(lambda: (run / "checkpoints" / "LATEST").exists())
             for _ in range(SECONDS):
@@ -315,18 +296,17 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_it_lacks(small: Path, sha
                 if job.ends_within(1):
                     break
             assert job.end() == 1, job.printed
-            told = [line for line in job.printed.splitlines() if re.match(r"pretrain: (?!warning: )", line)]
+            told = said(job.printed)
             assert len(told) == 1, job.printed
             assert "of step 6 could not be written" in told[0] and "Free some space" in told[0]
             disk.free(job)
-        finish(pretrain(run, shards, *SMALL))
-        assert_equal_runs(run, small)
+        finish(pretrain(run, shards, *EACH))
+        assert_equal_runs(run, unbroken)
 
 
-# Pretraining on a disk that hangs from the writing of the second checkpoint on; training waits for that meanwhile.
+# A disk that hangs from the writing of the second checkpoint on; training waits for that meanwhile.
 HANGING = """
-import sys, time
-from dira_scale import pretrain
+import time
 from dira_scale.distributed.timings import TIMINGS
 from dira_scale.runs import folder
 from dira_scale.runs.checkpoint import writer
@@ -342,40 +322,33 @@ def hangs_too(path, text):
     append(path, text)
 
 writer.write_atomic, folder.append = hangs, hangs_too
-raise SystemExit(pretrain.main(sys.argv[1:]))
 """
 
 
 @pytest.mark.system
 def test_a_disk_that_hangs_altogether_ends_the_run_once_it_is_said(shards: Path, tmp_path: Path) -> None:
-    run, script = tmp_path / "run", tmp_path / "hanging.py"
-    script.write_text(HANGING)
-    command = pretrain(run, shards, *SMALL)
-    where = command.index("dira_scale.pretrain")
-    with Job([*command[: where - 1], str(script), *command[where + 1 :]], run, PYTHONPATH=str(Path.cwd())) as job:
+    run = tmp_path / "run"
+    with Job(pretrain(run, shards, *EACH), run, before=HANGING) as job:
         assert job.end() == 1, job.printed
-    said = "pretrain: the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs. "
-    assert said in job.printed and job.printed.index(said) < job.printed.index("in hangs_too")
+    line = "pretrain: the checkpoint of step 2 is not written by rank(s) 0 after 5 s: the disk or store hangs. "
+    assert line in job.printed and job.printed.index(line) < job.printed.index("in hangs_too")
 
 
-# DiRA, and a disk that gives a checkpoint of the main process slowly.
+# A disk that gives a checkpoint of the main process slowly.
 SLOW = """
-import os, time
+import time
 from dira_scale.distributed.collectives import rank
-from dira_scale.methods.dira import DiRA
 from dira_scale.runs.checkpoint import reading
 
-read_file = reading.read_file
+read_file, slow = reading.read_file, []
 
 def slowly(path):
-    if rank() == 0 and os.environ.pop("SLOW", ""):
+    if rank() == 0 and not slow:
+        slow.append(path)
         time.sleep(40)
     return read_file(path)
 
 reading.read_file = slowly
-
-class Slow(DiRA):
-    pass
 """
 
 
@@ -384,13 +357,9 @@ def test_a_checkpoint_may_take_longer_to_be_read_than_processes_wait_for_each_ot
     shards: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    (tmp_path / "slow.py").write_text(SLOW)
-    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    for steps, slow in ((2, ""), (3, "yes")):
-        keys = [*SMALL, "method._target_=slow.Slow", "parallel.timeout=25", f"steps={steps}"]
-        with Job(pretrain(run, shards, *keys, ranks=2), run, PYTHONPATH=path, SLOW=slow) as job:
-            assert job.end() == 0, job.printed
-    assert "from step 2 of 3" in job.printed
+    for steps, before in ((2, ""), (3, SLOW)):
+        printed = finish(pretrain(run, shards, *EACH, "parallel.timeout=25", f"steps={steps}", ranks=2), before=before)
+    assert "from step 2 of 3" in printed
 
 
 # A process that stops itself when the second stage begins: then it is not about to write, its checkpoint is complete.
@@ -407,25 +376,25 @@ Step.__call__ = stops
 
 
 @pytest.mark.system
-def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_ghost_writes_nothing(unbroken: Path, shards: Path, tmp_path: Path) -> None:
     """Stopped for so long that another takes the run over and finishes it, then it continues."""
     run = tmp_path / "run"
     soon = "from dira_scale.distributed.timings import TIMINGS; TIMINGS.beat, TIMINGS.dead_after = 0.2, 4"
-    with Job(pretrain(run, shards, *SMALL), run, before=soon + STOPS) as ghost:
+    with Job(pretrain(run, shards, *EACH), run, before=soon + STOPS) as ghost:
         ghost.wait_until(lambda: any(process.status() == psutil.STATUS_STOPPED for process in ghost.processes()))
-        finish(pretrain(run, shards, *SMALL), before=soon)  # waits until the beat has stood still
+        finish(pretrain(run, shards, *EACH), before=soon)  # waits until the beat has stood still
         before = contents(run)
         ghost.process.send_signal(signal.SIGCONT)
         assert ghost.end() == 1
     assert "was taken over by another process (lease 2); this one (lease 1) stops" in ghost.printed
     assert contents(run) == before
-    assert_equal_runs(run, small)
+    assert_equal_runs(run, unbroken)
 
 
 def contents(run: Path) -> dict[str, str]:
     """Every file by its hash, but the ghost's own: its lease, its curves, what it has not renamed yet."""
-    own = {run / "leases" / "000001.json", min((run / "tensorboard").iterdir(), key=lambda p: p.name)}
-    files = (path for path in run.rglob("*") if path.is_file() and path not in own and path.suffix != ".tmp")
+    left_out = {run / "leases" / "000001.json", min((run / "tensorboard").iterdir(), key=lambda p: p.name)}
+    files = (path for path in run.rglob("*") if path.is_file() and path not in left_out and path.suffix != ".tmp")
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -473,5 +442,5 @@ def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_
     for ours, theirs in zip(losses(tmp_path / "many"), losses(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 2e-6, in the last step
     assert_moved_alike(tmp_path / "many", tmp_path / "one", share=0.02, still=1e-7)  # measured: 0.8 %
-    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
-    assert torch.equal(one["method.base.queue_pointer"], many["method.base.queue_pointer"])
+    single, many = weights(tmp_path / "single"), weights(tmp_path / "many")
+    assert torch.equal(single["method.base.queue_pointer"], many["method.base.queue_pointer"])

@@ -1,0 +1,65 @@
+"""What holds for every base of DiRA: MoCo, SimSiam, Barlow Twins and BYOL, on one process."""
+
+import pytest
+import torch
+from methods.tiny import SETTINGS, Tiny, forward, method, views
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+from dira_scale.methods.barlow import BarlowTwins
+from dira_scale.methods.byol import BYOL
+from dira_scale.methods.moco import MoCo
+from dira_scale.methods.simsiam import SimSiam
+from dira_scale.models import norm
+
+KINDS = pytest.mark.parametrize("kind", SETTINGS)
+
+
+@KINDS
+def test_evaluation_changes_nothing(kind):
+    model = method(kind).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    forward(model, views())
+    norm.commit_statistics(model)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@KINDS
+def test_a_stage_freezes_what_it_does_not_train(kind):
+    model = method(kind)
+    heads = [head for name in ("projector", "predictor") if (head := getattr(model, name, None))]
+    model.enter_stage([])
+    assert not any(p.requires_grad for head in heads for p in head.parameters())
+    assert all(p.requires_grad for p in model.encoder.parameters())
+    model.enter_stage(["di"])
+    assert all(p.requires_grad for head in heads for p in head.parameters())
+    with pytest.raises(UserError, match="did you mean 'di'"):
+        model.enter_stage(["dis"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (MoCo, {"queue": 0}),
+        (MoCo, {"temperature": 0}),
+        (MoCo, {"momentum": 1.5}),
+        (MoCo, {"dim": 0}),
+        (SimSiam, {"dim": 0}),
+        (SimSiam, {"bottleneck": 0}),
+        (BarlowTwins, {"dim": 0}),
+        (BarlowTwins, {"off_diagonal": -1}),
+        (BarlowTwins, {"scale": 0}),
+        (BYOL, {"hidden": 0}),
+        (BYOL, {"momentum": 1.1}),
+    ],
+)
+def test_settings_out_of_range_are_refused(kind, settings):
+    (name,) = settings
+    with pytest.raises(UserError, match=name):
+        method(kind, **settings)
+
+
+@KINDS
+def test_one_view_is_refused(kind):
+    with pytest.raises(UserError, match="needs 2 views"):
+        kind(Tiny(), ViewSpec(count=1, size=64))

@@ -1,0 +1,64 @@
+"""A tiny encoder and views for the tests of methods, and every base of DiRA over a network of timm's."""
+
+from types import SimpleNamespace
+
+import torch
+from torch import nn
+
+from dira_scale.data.views import ViewSpec
+from dira_scale.methods.barlow import BarlowTwins
+from dira_scale.methods.byol import BYOL
+from dira_scale.methods.dira import DiRA
+from dira_scale.methods.moco import MoCo
+from dira_scale.methods.simsiam import SimSiam
+from dira_scale.models import norm
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.unet import UNet
+
+SIZED = ViewSpec(size=64)
+BASES = {
+    "moco": lambda encoder: MoCo(encoder, SIZED, dim=8, queue=16, batch_norm=True),
+    "simsiam": lambda encoder: SimSiam(encoder, SIZED, dim=8, bottleneck=4),
+    "barlow": lambda encoder: BarlowTwins(encoder, SIZED, dim=8, scale=0.024),
+    "byol": lambda encoder: BYOL(encoder, SIZED, hidden=8, dim=8),
+}
+SETTINGS = {
+    MoCo: {"dim": 5, "queue": 24, "temperature": 0.2, "momentum": 0.9},
+    SimSiam: {"dim": 5, "bottleneck": 3},
+    BarlowTwins: {"dim": 5},
+    BYOL: {"hidden": 7, "dim": 5},
+}
+
+
+class Tiny(nn.Module):
+    """An encoder of one convolution."""
+
+    channels = (1, 6)
+
+    def __init__(self, batch_norm=True):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 6, 3, stride=2)
+        self.norm = nn.BatchNorm2d(6) if batch_norm else nn.Identity()
+
+    def forward(self, x):
+        return [x, self.norm(self.stem(x))]
+
+
+def method(kind, groups=2, **settings):
+    torch.manual_seed(0)
+    return norm.convert(kind(Tiny(batch_norm=groups > 1), SIZED, **SETTINGS[kind] | settings), groups).train()
+
+
+def dira(base="moco", **options):
+    torch.manual_seed(0)
+    encoder = build_encoder("test_resnet")
+    return DiRA(BASES[base](encoder), UNet(encoder, (8, 8, 8, 8, 8)), **options).train()
+
+
+def views(count=8, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.rand(count, 1, 12, 12, generator=generator) for _ in range(2))
+
+
+def forward(model, images, step=0):
+    return model(images, images, SimpleNamespace(step=step))
