@@ -233,6 +233,10 @@ class SweepFolder:
         last = {one.token: one for one in self._rows() if one.token}
         return [one for one in last.values() if one.runs and not one.job]
 
+    def array(self, token: str) -> list[str]:
+        """The runs of the array that was submitted with ``token``."""
+        return next(one.runs for one in self._rows() if one.token == token)
+
     def _rows(self) -> list[Submission]:
         """A line that was cut as its writer died is left out."""
         path = self.path / "submissions.jsonl"

@@ -1,14 +1,11 @@
 """What a job asks of SLURM about itself: whether it is being preempted, and to be started again."""
 
 import logging
-import os
 import re
 import subprocess
 import time
 
-from submitit import JobEnvironment
-
-from dira_scale.cluster import launch
+from dira_scale.cluster.task import Task, restarts
 
 logger = logging.getLogger(__name__)
 
@@ -20,38 +17,38 @@ class NotRequeuedError(Exception):
     """SLURM does not start this job again."""
 
 
-def in_grace_time(job: JobEnvironment) -> bool:
+def in_grace_time(task: Task) -> bool:
     """Whether a preemption has begun, of which SIGTERM tells as it does of a cancel.
 
     A job that ends by itself within the grace time is not requeued: SLURM requeues those that it has to kill.
     """
     try:
-        shown = _shown(job)
+        shown = _shown(task)
     except NotRequeuedError as error:
-        logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
+        logger.warning("whether SLURM preempts job %s is unknown: %s", task.job, error)
         return False
     return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
 
 
-def requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
+def requeue(task: Task, sick: dict[str, str]) -> None:
     """Have SLURM start this job again, not on sick nodes.
 
     Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
 
     Raises NotRequeuedError.
     """
-    found = re.search(r"\bRestarts=(\d+)", _shown(job))
-    if found is None or int(found[1]) != launch.restarts(os.environ):
+    found = re.search(r"\bRestarts=(\d+)", _shown(task))
+    if found is None or int(found[1]) != restarts():
         raise NotRequeuedError("SLURM has restarted the job")
-    _scontrol("requeue", job.job_id)
+    _scontrol("requeue", task.job)
     for node, why in sick.items():
         logger.warning("%s is excluded: it %s", node, why)
     if sick:  # only now: SLURM changes this of pending jobs only
-        _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(sick)}")
+        _scontrol("update", f"JobId={task.job}", f"ExcNodeList={','.join(sick)}")
 
 
-def _shown(job: JobEnvironment) -> str:
-    return _scontrol("show", "job", "--oneliner", job.job_id)
+def _shown(task: Task) -> str:
+    return _scontrol("show", "job", "--oneliner", task.job)
 
 
 def _scontrol(*words: str) -> str:
@@ -69,7 +66,8 @@ def _scontrol(*words: str) -> str:
         else:
             if not done.returncode:
                 return done.stdout
-            problem, waits = done.stderr.strip(), "contact" in done.stderr
+            # A requeue's SIGTERM reaches this command, too.
+            problem, waits = done.stderr.strip(), "contact" in done.stderr or done.returncode < 0
         if not waits or time.monotonic() > deadline:
             raise NotRequeuedError(f"scontrol {' '.join(words)}: {problem}")
         time.sleep(1)

@@ -4,21 +4,27 @@ GPU-hours are SLURM's accounting of all jobs of these runs, every requeued life 
 GPUs. Core-hours take their place where no job had a GPU. The efficiency is the share of the time of all tries of
 commands that train that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The
 rest is start-up, waiting for data, validation, checkpoints, and steps that were made again.
+
+What has been read and asked once is kept in the sweep's ``usage.json``, until there is another try.
 """
 
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from dira_scale.cluster.queue import said
 from dira_scale.cluster.records import Run, SweepFolder, Try
 from dira_scale.cluster.state import STATES
 from dira_scale.cluster.status import AT_WORK, Standing
 from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_json
 from dira_scale.verbs import VERBS
+
+SETTLED = 60  # seconds after the last end in which accounting may still lag behind
 
 
 @dataclass(frozen=True)
@@ -55,33 +61,65 @@ class Usage:
         return f"{states}; {tries}; {spent}; efficiency {share}"
 
 
-def usage(folder: SweepFolder, found: Mapping[str, Standing]) -> Usage | None:
-    """What the runs ``found`` have used; None while one of them is at work. Asks sacct once."""
-    if any(one.state in AT_WORK for one in found.values()):
+def usage(folder: SweepFolder, runs: Mapping[str, Standing]) -> Usage | None:
+    """What ``runs`` have used; None while one of them is at work. Reads metrics and asks sacct once for each try."""
+    if any(run.state in AT_WORK for run in runs.values()):
         return None
-    counts = Counter(one.state for one in found.values())
-    seconds = {run_id: sum(_seconds(folder, one.run, of) for of in one.tries) for run_id, one in found.items()}
-    trained = [run_id for run_id, one in found.items() if VERBS[one.run.verb].trains and one.tries]
-    steps = [_in_steps(folder, found[run_id]) for run_id in trained]
-    known = [one for one in steps if one is not None]
-    of = sum(seconds[run_id] for run_id in trained)
-    efficiency = sum(known) / of if known and len(known) == len(steps) and of else None
+    cache = _Cache(folder)
+    counts = Counter(run.state for run in runs.values())
+    ends = {run_id: [_end(folder, run.run, one) for one in run.tries] for run_id, run in runs.items()}
+    seconds = {run_id: sum(end - one.began for end, one in zip(ends[run_id], run.tries, strict=True))
+               for run_id, run in runs.items()}  # fmt: skip
+    tries = {run_id: [(one.number, one.ended) for one in run.tries] for run_id, run in runs.items()}
+    trained = [run_id for run_id, run in runs.items() if VERBS[run.run.verb].trains and run.tries]
+    in_steps = [cache.get(run_id, tries[run_id], lambda r=runs[run_id]: _in_steps(folder, r)) for run_id in trained]
+    total = sum(seconds[run_id] for run_id in trained)
+    efficiency = sum(in_steps) / total if in_steps and total and None not in in_steps else None
+    settled = max((end for each in ends.values() for end in each), default=0.0) < time.time() - SETTLED
     try:
-        gpus, cores, problem = *_accounted(folder, found), ""
+        hours = cache.get("sacct", tries, lambda: _accounted(folder, runs), keep=settled)
+        gpus, cores, problem = *hours, ""
     except UserError as error:
         gpus, cores, problem = None, None, str(error)
-    tries = sum(len(one.tries) for one in found.values())
+    cache.write()
     by_state = {state: counts[state] for state in STATES if counts[state]}
-    return Usage(by_state, tries, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency)
+    count = sum(len(run.tries) for run in runs.values())
+    return Usage(by_state, count, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency)
 
 
-def _seconds(folder: SweepFolder, run: Run, one: Try) -> float:
-    """The length of a try; of one that was killed, until it printed or wrote last."""
+class _Cache:
+    """Values by name, each with what it was computed from, in the sweep's folder."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self.path = folder.path / "usage.json"
+        self.kept: dict[str, Any] = {}
+        with suppress(OSError, ValueError):
+            self.kept = json.loads(self.path.read_text())
+        self.changed = False
+
+    def get(self, name: str, source: object, compute: Callable[[], Any], keep: bool = True) -> Any:
+        """The value of ``name`` as kept, if it was computed from an equal ``source``."""
+        source = json.loads(json.dumps(source))
+        if (entry := self.kept.get(name)) and entry["source"] == source:
+            return entry["value"]
+        value = compute()
+        if keep:
+            self.kept[name], self.changed = {"source": source, "value": value}, True
+        return value
+
+    def write(self) -> None:
+        with suppress(OSError):  # somebody who may only look
+            if self.changed:
+                write_json(self.path, self.kept)
+
+
+def _end(folder: SweepFolder, run: Run, one: Try) -> float:
+    """When a try ended; one that was killed, when it printed or wrote last."""
     if one.ended is not None:
-        return one.ended - one.began
+        return one.ended
     files = [folder.log(run.id, one.number), folder.output(run) / "metrics.jsonl"]
     last = max((file.stat().st_mtime for file in files if file.is_file()), default=one.began)
-    return max(0.0, min(last, time.time()) - one.began)
+    return max(one.began, min(last, time.time()))
 
 
 def _in_steps(folder: SweepFolder, one: Standing) -> float | None:

@@ -95,3 +95,25 @@ def test_a_killed_try_lasted_until_it_printed_last(ended: SweepFolder, slurm: Sl
     log.touch()
     slurm.says("squeue", {"6_1": "NODE_FAIL|None|n2"})
     assert used(ended).hours == pytest.approx((3600 + 500 + 500) / 3600, rel=1e-3)
+
+
+def test_what_has_ended_is_read_and_asked_about_once(ended: SweepFolder, slurm: Slurm) -> None:
+    """Until there is another try."""
+    first, asked = used(ended), len([call for call in slurm.calls if "--allocations" in call])
+    metrics = ended.output(ended.run(A)) / "metrics.jsonl"
+    metrics.write_text("")
+    slurm.says("sacct", error="accounting is disabled")
+    assert used(ended) == first
+    assert len([call for call in slurm.calls if "--allocations" in call]) == asked == 1
+    tried(ended, A, "6_0", 100, 0, 30)
+    again = used(ended)
+    assert again.gpu_hours is None and again.efficiency is None
+
+
+def test_accounting_that_may_lag_behind_is_asked_again(ended: SweepFolder, slurm: Slurm) -> None:
+    one = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 9, step_before=0))
+    one.ended, one.exit_code = time.time(), 1
+    ended.write(B, one)
+    before = used(ended).gpu_hours
+    slurm.says("sacct", {"6_1": f"3600|{GPU}"})
+    assert used(ended).gpu_hours == 2.0 != before
