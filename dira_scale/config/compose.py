@@ -26,7 +26,7 @@ from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
+from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.errors import UserError, interrupted, print_error
 
@@ -55,9 +55,7 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     schema = get_class(root.schema)
     try:
         places = _places(verb, schema, arguments)
-        words, literal = withhold(arguments.words, places)
-        composed = _hydra(verb, words, arguments.own)
-        insert(composed, literal)
+        composed = _hydra(verb, quote(arguments.words, places), arguments.own)
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:
@@ -166,7 +164,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
         if not inside and not arguments.help:
             continue
         chosen = [w for w in arguments.words if w not in inside or key_of(w) == f"{node}._target_"]
-        target = OmegaConf.select(_hydra(verb, withhold(chosen, places)[0], arguments.own), f"{node}._target_")
+        target = OmegaConf.select(_hydra(verb, quote(chosen, places), arguments.own), f"{node}._target_")
         try:
             places |= {f"{node}.{name}": kind for name, kind in place_arguments(get_class(target)).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
