@@ -43,7 +43,7 @@ WARM_UP = 3  # steps
 READY, TOOK = "turns: ready", "turns: took "  # in front of what a process answers, among the trainer's lines
 
 
-class Turns(synthetic.Images):
+class ServedTurns(synthetic.SyntheticImages):
     """Yields batches when standard input has a number of steps, and writes the seconds that they took."""
 
     batches: list[Batch]
@@ -66,7 +66,7 @@ def serve(keys: Sequence[str]) -> None:
         composed, config = synthetic.configuration(*CASE.overrides(), *rare, *keys)
         world = start(config.parallel, config.precision)
         method, adversary = synthetic.networks(composed, config)
-        turns = Turns(ViewSpec(size=CASE.size))
+        turns = ServedTurns(ViewSpec(size=CASE.size))
         turns.batches = [synthetic.batch(turns.views, CASE.batch, step, world.device) for step in range(BATCHES)]
         content: Any = OmegaConf.to_container(composed)
         run = RunFolder(Path(folder), content)

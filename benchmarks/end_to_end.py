@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 
 from benchmarks import synthetic
 from benchmarks.backends import BACKENDS, make_shards, open_all
-from benchmarks.overlap import Turns, text
+from benchmarks.overlap import LoaderTurns, text
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.engine.signals import Signals
@@ -47,7 +47,7 @@ GPU = ("experiment=dira_moco", "model.bn_groups=1")
 def measure(
     shards: Path, rounds: int, steps: int, keys: Sequence[str], loaders: Sequence[str] = tuple(BACKENDS)
 ) -> dict[str, Any]:
-    """``Turns.figures`` of these loaders, with ``device``, ``batch`` and ``size``.
+    """``LoaderTurns.figures`` of these loaders, with ``device``, ``batch`` and ``size``.
 
     Raises UserError if none of them can read the shards.
     """
@@ -58,7 +58,7 @@ def measure(
     views, wait = ViewSpec(size=config.data.size), synthetic.wait(world.device)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         opened, reasons = open_all(loaders, given, views, world.device, CORES, Path(folder))
-        turns = Turns(views, opened, config.data.prefetch, steps, rounds, wait)
+        turns = LoaderTurns(views, opened, config.data.prefetch, steps, rounds, wait)
         composed, config = synthetic.configuration(*given, f"run={folder}/run", f"steps={turns.length + 1}")
         content: Any = OmegaConf.to_container(composed)
         method, adversary = synthetic.networks(composed, config)

@@ -12,7 +12,7 @@ from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
 
 
-class Turns(synthetic.Images):
+class LoaderTurns(synthetic.SyntheticImages):
     """Hands the trainer batches from memory and from each loader in turns, and reads each loader alone in between.
 
     Args:

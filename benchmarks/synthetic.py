@@ -47,7 +47,9 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     )
 
 
-def task(config: Pretrain, world: World, method: Method, adversary: Adversary, images: "Images") -> PretrainTask:
+def task(
+    config: Pretrain, world: World, method: Method, adversary: Adversary, images: "SyntheticImages"
+) -> PretrainTask:
     """Pretraining on ``images`` in the place of its data."""
     stages = stage_plans(config, images.steps_per_epoch)
     adversary = on_device(adversary, config, world)
@@ -79,7 +81,7 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
     )
 
 
-class Images:
+class SyntheticImages:
     """Stands where the task has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
 
     def __init__(self, views: ViewSpec) -> None:
@@ -94,5 +96,5 @@ class Images:
     def held_out(self, *_: object) -> None:
         return None
 
-    def train(self, batch: int) -> "Images":
+    def train(self, batch: int) -> "SyntheticImages":
         return self

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loader.settings import Setting, speeds
+from benchmarks.loader.settings import LoaderSetting, speeds
 from dira_scale.curation.recode import recode
 from dira_scale.curation.recode_sample import Form
 from dira_scale.curation.subset import Part, subset
@@ -25,7 +25,7 @@ FASTER = 1.05  # times as fast: worth another copy
 VISIBLE = 40.0  # dB: above it, no difference is seen in a view
 
 
-def compare_forms(dataset: ShardedDataset, best: Setting, rounds: int, seconds: float, console: Console) -> str:
+def compare_forms(dataset: ShardedDataset, best: LoaderSetting, rounds: int, seconds: float, console: Console) -> str:
     """Print a table of forms; returns the command that makes the fastest without a visible loss, if it is faster."""
     with tempfile.TemporaryDirectory() as folder:
         made = _made(dataset, best.size, Path(folder))

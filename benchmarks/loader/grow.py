@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.loader import synthetic
 from benchmarks.loader.contenders import ours
 from benchmarks.loader.goals import Goal
-from benchmarks.loader.inputs import CASES, Inputs
+from benchmarks.loader.inputs import CASES, LoaderInputs
 from benchmarks.loader.turns import Spread, rates, take_turns
 
 SIZES = [(10**4, 10), (10**5, 10), (10**6, 10), (10**6, 100), (10**6, 1000), (10**6, 10**4), (10**7, 1000)]
@@ -22,7 +22,7 @@ SECONDS = 600  # bound on the wait for a process
 CASE = CASES["jpg8-512"]
 
 
-def threads(inputs: Inputs, rounds: int, seconds: float) -> dict[str, list[float]]:
+def threads(inputs: LoaderInputs, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Images/s of the cpu loader with 1, 2, 4 … threads up to the cores."""
     numbers = sorted({1, 2, *(2**i for i in range(8) if 2**i <= inputs.workers), inputs.workers})
     runs = {str(n): ours.loader("cpu", replace(inputs, workers=n))[0].run for n in numbers}

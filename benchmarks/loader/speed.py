@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.loader import pagecache
 from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
-from benchmarks.loader.inputs import Inputs
+from benchmarks.loader.inputs import LoaderInputs
 from benchmarks.loader.turns import core_ms, exhaust, rates, take_turns
 from dira_scale.data.loaders.build import LOADERS
 from dira_scale.errors import UserError
 
-Offer = Callable[[Inputs], list[Contender]]
+Offer = Callable[[LoaderInputs], list[Contender]]
 # Those with processes first, so that these start while the machine is quiet.
 OFFERS: dict[str, Offer] = {
     "files": baselines.files,
@@ -52,7 +52,7 @@ class Result:
     warm_only: str = ""
 
 
-def gather(inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
+def gather(inputs: LoaderInputs) -> tuple[list[Contender], dict[str, str]]:
     """All contenders of a case; and the reasons of those that have none."""
     found: list[Contender] = []
     left_out = {}
@@ -64,7 +64,7 @@ def gather(inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
     return found, left_out
 
 
-def measure(inputs: Inputs, rounds: int, seconds: float, cold: bool) -> Result:
+def measure(inputs: LoaderInputs, rounds: int, seconds: float, cold: bool) -> Result:
     """All contenders in turns, from the page cache; then, if asked for, from the disk."""
     contenders, left_out = gather(inputs)
     sizes = inputs.dataset.column("size")
@@ -79,7 +79,7 @@ def measure(inputs: Inputs, rounds: int, seconds: float, cold: bool) -> Result:
     return Result(str(inputs.case), kilobytes, rates(paces), core_ms(paces), kinds, left_out, **from_disk)
 
 
-def _cold(contenders: list[Contender], inputs: Inputs, rounds: int) -> dict[str, Any]:
+def _cold(contenders: list[Contender], inputs: LoaderInputs, rounds: int) -> dict[str, Any]:
     """``Result.cold``: one pass over all images, its start included, as only the first pass is cold."""
     shards = [inputs.dataset.file(shard) for shard in inputs.dataset.info.shards]
     files = [*shards, *inputs.files, *inputs.originals]

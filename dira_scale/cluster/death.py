@@ -42,7 +42,7 @@ class Death:
 
 def killed(code: int) -> str:
     """Of a negative exit code: ``killed by SIGKILL``."""
-    known = {int(one): one.name for one in signal.Signals}
+    known = {int(number): number.name for number in signal.Signals}
     return f"killed by {known.get(-code, f'signal {-code}')}"
 
 
@@ -61,9 +61,9 @@ def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> De
     files = _folder(sweep, run).glob(f"{job}.{restart}.rank*")
     deaths = [Death(**json.loads(file.read_text())) for file in files]
     if run.launch.launcher == "torchrun" or run.launch.processes > 1:
-        found = ROOT.findall(launch.end_of(log))
-        deaths += [Death(int(rank), host, int(code), time.time()) for host, rank, code in found[-1:]]
-    return min(deaths, key=lambda one: one.when, default=None)
+        roots = ROOT.findall(launch.end_of(log))
+        deaths += [Death(int(rank), host, int(code), time.time()) for host, rank, code in roots[-1:]]
+    return min(deaths, key=lambda death: death.when, default=None)
 
 
 def reason(code: int, told: Mapping[str, object], log: Path, verb: str, died: Death | None) -> str:

@@ -29,14 +29,14 @@ def dependency(part: Sequence[Run], runs: Mapping[str, Run], jobs: Mapping[str, 
 
 def _all_needs(run: Run, runs: Mapping[str, Run]) -> set[str]:
     """Ids of the runs that have to be done before ``run``, one after another."""
-    found: set[str] = set()
+    needed: set[str] = set()
     waiting = [*run.needs]
     while waiting:
         need = waiting.pop()
-        if need not in found:
-            found.add(need)
+        if need not in needed:
+            needed.add(need)
             waiting += runs[need].needs if need in runs else []
-    return found
+    return needed
 
 
 def _together(tasks: set[str], sizes: Mapping[str, int]) -> list[str]:

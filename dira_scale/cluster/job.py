@@ -60,7 +60,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
         return "done"
     if cancelled:
         return "leave"
-    if last.exit_code == BAD_INPUT and not any(one.step or one.step_before for one in tries):
+    if last.exit_code == BAD_INPUT and not any(attempt.step or attempt.step_before for attempt in tries):
         return "failed"
     if stopped == "limit":
         return "requeue" if without_step(tries) < limit else "failed"
@@ -74,19 +74,19 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
 def futile(tries: Sequence[Try]) -> int:
     """How many of the last tries have failed in a row without a new step; interruptions do not count."""
     best, count = 0, 0
-    for one in tries:
-        if (one.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
-            best, count = one.step_before or 0, 0
-        if (one.step or 0) > best:
-            best, count = one.step or 0, 0
-        elif one.exit_code == BAD_INPUT or failed(one, last=one is tries[-1]):
+    for attempt in tries:
+        if (attempt.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
+            best, count = attempt.step_before or 0, 0
+        if (attempt.step or 0) > best:
+            best, count = attempt.step or 0, 0
+        elif attempt.exit_code == BAD_INPUT or failed(attempt, last=attempt is tries[-1]):
             count += 1
     return count
 
 
 def without_step(tries: Sequence[Try]) -> int:
     """How many of the last tries have made no new step, however they ended."""
-    made = [(one.step or 0) > (one.step_before or 0) for one in tries]
+    made = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
     return len(made) - max((n for n, new in enumerate(made, 1) if new), default=0)
 
 
@@ -127,13 +127,13 @@ class Job:
     def _try(self, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
         sweep, run, task = self.sweep, self.run, self.task
-        words, one = launch.command(run, task), _begun(task, _resumed_step(sweep, run))
+        words, attempt = launch.command(run, task), _begun(task, _resumed_step(sweep, run))
         if task.rank:
-            one.exit_code = _carry_out(words, None, received, run.id)
-            death.record(sweep, run, task, one.restart, one.exit_code)
-            return one, "leave"
-        sweep.begin(run.id, one)
-        log, name = sweep.log(run.id, one.number), f"{run.id}/{one.number:03d}"
+            attempt.exit_code = _carry_out(words, None, received, run.id)
+            death.record(sweep, run, task, attempt.restart, attempt.exit_code)
+            return attempt, "leave"
+        sweep.begin(run.id, attempt)
+        log, name = sweep.log(run.id, attempt.number), f"{run.id}/{attempt.number:03d}"
         code = _carry_out(words, log, received, name)
         now = sweep.status(run)
         told = now if now.get("try") == name else {}  # by this try, not by an earlier one or another job's
@@ -141,23 +141,24 @@ class Job:
             code = told["exit_code"]  # a launcher has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
-        one.ended, one.exit_code, one.step = time.time(), code, told.get("step", one.step_before)
-        died = death.first(sweep, run, one.job, one.restart, log) if code != DONE else None
+        attempt.ended, attempt.exit_code, attempt.step = time.time(), code, told.get("step", attempt.step_before)
+        died = death.first(sweep, run, attempt.job, attempt.restart, log) if code != DONE else None
         if code != DONE:
-            one.reason = death.reason(code, told, log, run.verb, died)
-        sweep.write(run.id, one)
-        own = [other for other in sweep.tries(run.id) if other.job == one.job]
-        if own[-1].number != one.number:  # this job's next life has begun: it decides
-            return one, "leave"
+            attempt.reason = death.reason(code, told, log, run.verb, died)
+        sweep.write(run.id, attempt)
+        tries = [other for other in sweep.tries(run.id) if other.job == attempt.job]
+        if tries[-1].number != attempt.number:  # this job's next life has begun: it decides
+            return attempt, "leave"
         stopped = _stopped(task, received, resumes=VERBS[run.verb].parts)
-        following = after(own, stopped, sweep.is_cancelled(run.id), self.limit)
+        following = after(tries, stopped, sweep.is_cancelled(run.id), self.limit)
         if following == "failed" and stopped == "limit":
-            one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
-            sweep.write(run.id, one)
+            attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
+            sweep.write(run.id, attempt)
         elif following == "retry" and (died or code < 0):  # what was killed says nothing itself
-            one.reason += f"; try {futile(own) + 1} of {self.limit} follows" if futile(own) else "; another try follows"
-            sweep.write(run.id, one)
-        return one, following
+            count = futile(tries)
+            attempt.reason += f"; try {count + 1} of {self.limit} follows" if count else "; another try follows"
+            sweep.write(run.id, attempt)
+        return attempt, following
 
 
 def _listen() -> list[int]:
@@ -175,9 +176,9 @@ def _refused(sweep: SweepFolder, run: Run, task: Task) -> bool:
         return True
     lacking = [needed for needed in run.needs if not is_done(sweep.tries(needed))]
     if lacking and task.rank == 0:
-        one = sweep.begin(run.id, _begun(task, None))
-        one.ended, one.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
-        sweep.write(run.id, one)
+        attempt = sweep.begin(run.id, _begun(task, None))
+        attempt.ended, attempt.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
+        sweep.write(run.id, attempt)
     return bool(lacking)
 
 

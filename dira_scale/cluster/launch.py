@@ -71,8 +71,8 @@ def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Pope
 def last_words(log: Path, verb: str) -> str:
     """The line that says why a command ended: its own last message, else the last line that it printed."""
     lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
-    return (own or lines or [""])[-1]
+    messages = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
+    return (messages or lines or [""])[-1]
 
 
 def end_of(log: Path) -> str:

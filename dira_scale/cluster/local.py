@@ -76,8 +76,8 @@ class Room:
         share = Share(tuple(free[:wanted]), cores, memory)
         if self.parallel is None:
             others = self.taken.values()
-            fits = sum(one.cores for one in others) + cores <= self.cores
-            fits = fits and sum(one.memory for one in others) + memory <= self.memory
+            fits = sum(other.cores for other in others) + cores <= self.cores
+            fits = fits and sum(other.memory for other in others) + memory <= self.memory
         else:
             fits = len(self.taken) < self.parallel
         if self.taken and (not fits or len(free) < wanted):

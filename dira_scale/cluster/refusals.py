@@ -44,9 +44,9 @@ def explain(error: subprocess.SubprocessError, phase: str, profile: Cluster) -> 
 
 def longest_array() -> int:
     """Jobs that an array may have on this cluster."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
-    assert found, "scontrol show config names MaxArraySize"
-    return int(found[1])
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
+    assert match, "scontrol show config names MaxArraySize"
+    return int(match[1])
 
 
 def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:

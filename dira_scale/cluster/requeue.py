@@ -37,12 +37,12 @@ def requeue(task: Task, sick: dict[str, str]) -> None:
 
     Raises NotRequeuedError.
     """
-    found = re.search(r"\bRestarts=(\d+)", _shown(task))
-    if found is None or int(found[1]) != restarts():
+    match = re.search(r"\bRestarts=(\d+)", _shown(task))
+    if match is None or int(match[1]) != restarts():
         raise NotRequeuedError("SLURM has restarted the job")
     _scontrol("requeue", task.job)
     for node, why in sick.items():
-        logger.warning("%s is excluded: it %s", node, why)
+        logger.warning("%s is excluded: %s", node, why)
     if sick:  # only now: SLURM changes this of pending jobs only
         _scontrol("update", f"JobId={task.job}", f"ExcNodeList={','.join(sick)}")
 

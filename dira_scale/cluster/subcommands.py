@@ -17,13 +17,14 @@ def status(cfg: DictConfig) -> int:
     if cfg.json:
         from dira_scale.cluster.report import report
 
-        found, content = report(folder)
+        statuses, content = report(folder)
         print(json.dumps(content, indent=2))
     else:
         from dira_scale.cluster.table import show
 
-        found = show(folder, Console(), cfg.watch)
-    return FAILED if any(one.state in ("failed", "blocked", "lost") for one in found.values()) else DONE
+        statuses = show(folder, Console(), cfg.watch)
+    states = {status.state for status in statuses.values()}
+    return FAILED if states & {"failed", "blocked", "lost"} else DONE
 
 
 def logs(cfg: DictConfig) -> int:

@@ -13,7 +13,7 @@ from rich.text import Text
 from dira_scale.cluster.health import sick_nodes
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.state import STATES
-from dira_scale.cluster.status import AT_WORK, Progress, Standing, present, progress, standings
+from dira_scale.cluster.status import AT_WORK, Progress, RunStatus, present, progress, read_statuses
 from dira_scale.cluster.usage import Usage, usage
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
@@ -27,37 +27,37 @@ LAYOUTS = (
 )
 
 
-def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, Standing]:
+def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, RunStatus]:
     """Print the status; with ``watch``, again after so many seconds each, until nothing runs or Ctrl-C.
 
     Raises UserError if there is no sweep in ``folder``.
     """
-    found, picture = _look(folder, console.width, watch is not None)
+    statuses, picture = _look(folder, console.width, watch is not None)
     if watch is None or not console.is_terminal:
         console.print(picture)
     else:
         with suppress(KeyboardInterrupt), Live(picture, console=console, auto_refresh=False) as live:
-            while any(one.state in AT_WORK for one in found.values()):
+            while any(status.state in AT_WORK for status in statuses.values()):
                 time.sleep(watch)
-                found, picture = _look(SweepFolder(folder.path), console.width, True)
+                statuses, picture = _look(SweepFolder(folder.path), console.width, True)
                 live.update(picture, refresh=True)
-    return found
+    return statuses
 
 
-def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Standing], RenderableType]:
-    everything, problem = standings(folder)
-    found = present(folder, everything)
+def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, RunStatus], RenderableType]:
+    everything, problem = read_statuses(folder)
+    statuses = present(folder, everything)
     if watched:  # a long table is cut at the bottom
-        found = dict(sorted(found.items(), key=lambda item: STATES.index(item[1].state)))
-    problem = f"what SLURM knows is not in here: {problem}" if problem else ""
-    if earlier := len(everything) - len(found):
+        statuses = dict(sorted(statuses.items(), key=lambda item: STATES.index(item[1].state)))
+    problem = f"SLURM did not answer: {problem}" if problem else ""
+    if earlier := len(everything) - len(statuses):
         problem = "; ".join(filter(None, [f"{earlier} runs of earlier settings are left out", problem]))
-    far = {run_id: progress(folder, one) for run_id, one in found.items()}
-    return found, draw(found, far, width, problem, usage(folder, found))
+    far = {run_id: progress(folder, status) for run_id, status in statuses.items()}
+    return statuses, draw(statuses, far, width, problem, usage(folder, statuses))
 
 
 def draw(
-    found: Mapping[str, Standing],
+    statuses: Mapping[str, RunStatus],
     far: Mapping[str, Progress],
     width: int,
     problem: str = "",
@@ -69,14 +69,15 @@ def draw(
         problem: what it does not show, and why.
         used: by all runs, once they have ended.
     """
-    counts = Counter(one.state for one in found.values())
-    above = [Text(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + f"; {len(found)} runs")]
+    counts = Counter(status.state for status in statuses.values())
+    counted = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    above = [Text(f"{counted}; {len(statuses)} runs")]
     if problem:
         above.append(Text(problem))
-    sick = sick_nodes({run_id: one.tries for run_id, one in found.items()})
+    sick = sick_nodes({run_id: status.tries for run_id, status in statuses.items()})
     above += [Text(f"node {node} {why}") for node, why in sick.items()]
-    rows = {run_id: _cells(one, far[run_id]) for run_id, one in found.items()}
-    trains = any(one.step is not None for one in far.values())
+    rows = {run_id: _cells(status, far[run_id]) for run_id, status in statuses.items()}
+    trains = any(made.step is not None for made in far.values())
     layouts = [[name for name in layout if trains or name not in FIGURES] for layout in LAYOUTS]
     fitting = (
         layout for layout in layouts if _table(layout, rows).__rich_measure__(WIDE, WIDE.options).maximum <= width
@@ -103,9 +104,9 @@ def _rest(row: Mapping[str, str], columns: Sequence[str]) -> str:
     return "; ".join(filter(None, lacking))
 
 
-def _cells(one: Standing, far: Progress) -> dict[str, str]:
-    about = {"run": one.run.id, "state": one.state, "job": one.job, "node": one.nodes, "reason": one.reason}
-    return about | {"tries": str(len(one.tries) or "")} | _figures(far)
+def _cells(status: RunStatus, far: Progress) -> dict[str, str]:
+    about = {"run": status.run.id, "state": status.state, "job": status.job, "node": status.nodes}
+    return about | {"reason": status.reason, "tries": str(len(status.tries) or "")} | _figures(far)
 
 
 def _figures(far: Progress) -> dict[str, str]:

@@ -30,18 +30,18 @@ def find(folder: SweepFolder) -> str:
     try:
         jobs = _jobs((folder.path / "submissions.jsonl").stat().st_uid)
     except UserError as error:
-        return f"{error}; what it has taken of an earlier submission is not known"
+        return f"{error}; whether it accepted an earlier submission is unknown"
     problem = ""
-    for one in asked:
-        age = time.time() - one.when
-        if one.token in jobs:
-            _record(folder, replace(one, job=jobs[one.token]))
+    for submission in asked:
+        age = time.time() - submission.when
+        if submission.token in jobs:
+            _record(folder, replace(submission, job=jobs[submission.token]))
         elif age > SETTLED:
-            _record(folder, replace(one, runs=[]))
+            _record(folder, replace(submission, runs=[]))
         else:
             problem = (
-                f"sbatch was called {age:.0f} s ago, and its answer is not known: SLURM may still take these "
-                f"jobs, which is certain in {SETTLED - age:.0f} s"
+                f"sbatch was called {age:.0f} s ago, and did not answer: SLURM may still accept these "
+                f"jobs; known in {SETTLED - age:.0f} s"
             )
     return problem
 

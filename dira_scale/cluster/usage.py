@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dira_scale.cluster.queue import said
 from dira_scale.cluster.records import Run, SweepFolder, Try
 from dira_scale.cluster.state import STATES
-from dira_scale.cluster.status import AT_WORK, Standing
+from dira_scale.cluster.status import AT_WORK, RunStatus
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_json
 from dira_scale.verbs import VERBS
@@ -61,24 +62,24 @@ class Usage:
         return f"{states}; {tries}; {spent}; efficiency {share}"
 
 
-def usage(folder: SweepFolder, runs: Mapping[str, Standing]) -> Usage | None:
+def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
     """What ``runs`` have used; None while one of them is at work. Reads metrics and asks sacct once for each try."""
     if any(run.state in AT_WORK for run in runs.values()):
         return None
     cache = _Cache(folder)
     counts = Counter(run.state for run in runs.values())
-    ends = {run_id: [_end(folder, run.run, one) for one in run.tries] for run_id, run in runs.items()}
-    seconds = {run_id: sum(end - one.began for end, one in zip(ends[run_id], run.tries, strict=True))
+    ends = {run_id: [_end(folder, run.run, attempt) for attempt in run.tries] for run_id, run in runs.items()}
+    seconds = {run_id: sum(end - attempt.began for end, attempt in zip(ends[run_id], run.tries, strict=True))
                for run_id, run in runs.items()}  # fmt: skip
-    tries = {run_id: [(one.number, one.ended) for one in run.tries] for run_id, run in runs.items()}
+    tries = {run_id: [(attempt.number, attempt.ended) for attempt in run.tries] for run_id, run in runs.items()}
     trained = [run_id for run_id, run in runs.items() if VERBS[run.run.verb].trains and run.tries]
-    in_steps = [cache.get(run_id, tries[run_id], lambda r=runs[run_id]: _in_steps(folder, r)) for run_id in trained]
+    in_steps = [cache.get(run_id, tries[run_id], partial(_in_steps, folder, runs[run_id])) for run_id in trained]
     total = sum(seconds[run_id] for run_id in trained)
     efficiency = sum(in_steps) / total if in_steps and total and None not in in_steps else None
     settled = max((end for each in ends.values() for end in each), default=0.0) < time.time() - SETTLED
     try:
-        hours = cache.get("sacct", tries, lambda: _accounted(folder, runs), keep=settled)
-        gpus, cores, problem = *hours, ""
+        gpus, cores = cache.get("sacct", tries, partial(_accounted, folder, runs), keep=settled)
+        problem = ""
     except UserError as error:
         gpus, cores, problem = None, None, str(error)
     cache.write()
@@ -113,19 +114,21 @@ class _Cache:
                 write_json(self.path, self.kept)
 
 
-def _end(folder: SweepFolder, run: Run, one: Try) -> float:
+def _end(folder: SweepFolder, run: Run, attempt: Try) -> float:
     """When a try ended; one that was killed, when it printed or wrote last."""
-    if one.ended is not None:
-        return one.ended
-    files = [folder.log(run.id, one.number), folder.output(run) / "metrics.jsonl"]
-    last = max((file.stat().st_mtime for file in files if file.is_file()), default=one.began)
-    return max(one.began, min(last, time.time()))
+    if attempt.ended is not None:
+        return attempt.ended
+    files = [folder.log(run.id, attempt.number), folder.output(run) / "metrics.jsonl"]
+    last = max((file.stat().st_mtime for file in files if file.is_file()), default=attempt.began)
+    return max(attempt.began, min(last, time.time()))
 
 
-def _in_steps(folder: SweepFolder, one: Standing) -> float | None:
+def _in_steps(folder: SweepFolder, status: RunStatus) -> float | None:
     """Seconds in optimizer steps, each counted once, as its last repetition; None if the records do not say."""
-    rows = {row["step"]: row for row in _training_rows(folder, one.run)}
-    if not all("time/step" in row for row in rows.values()) or (not rows and any(of.step for of in one.tries)):
+    rows = {row["step"]: row for row in _training_rows(folder, status.run)}
+    if not all("time/step" in row for row in rows.values()) or (
+        not rows and any(attempt.step for attempt in status.tries)
+    ):
         return None
     return float(sum(row["time/step"] for row in rows.values()))
 
@@ -138,9 +141,9 @@ def _training_rows(folder: SweepFolder, run: Run) -> Iterator[Mapping[str, float
                 yield row
 
 
-def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[float, float]:
+def _accounted(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[float, float]:
     """GPU-hours and core-hours. Raises UserError where nothing counts them."""
-    jobs, elsewhere = _jobs(folder, found)
+    jobs, elsewhere = _jobs(folder, statuses)
     if not jobs:
         raise UserError("only SLURM's accounting has them")
     arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
@@ -148,24 +151,26 @@ def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[floa
         "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays}",
         "--format=JobID,ElapsedRaw,AllocTRES",
     ]).splitlines()  # fmt: skip
-    own = [row for row in (line.split("|") for line in rows) if len(row) == 3 and row[0] in jobs]
-    if not own:
+    counted = [row for row in (line.split("|") for line in rows) if len(row) == 3 and row[0] in jobs]
+    if not counted:
         raise UserError("sacct has none of the jobs")
     if elsewhere:
         raise UserError("some runs were no jobs of SLURM's")
     hours = {"gres/gpu": 0.0, "cpu": 0.0}
-    for _, elapsed, tres in own:
+    for _, elapsed, tres in counted:
         given = dict(part.split("=", 1) for part in tres.split(",") if "=" in part)
         for kind in hours:
             hours[kind] += int(elapsed or 0) * float(given.get(kind, 0)) / 3600
     return hours["gres/gpu"], hours["cpu"]
 
 
-def _jobs(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[set[str], bool]:
+def _jobs(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[set[str], bool]:
     """Every job of SLURM's of these runs, and whether they had others."""
-    rows = [
-        (one, task, run_id) for one in folder.submissions for task, run_id in enumerate(one.runs) if run_id in found
-    ]
-    return {f"{one.job}_{task}" for one, task, _ in rows if one.cluster == "slurm"}, any(
-        one.cluster != "slurm" for one, _, _ in rows
-    )
+    jobs, elsewhere = set[str](), False
+    for submission in folder.submissions:
+        tasks = [task for task, run_id in enumerate(submission.runs) if run_id in statuses]
+        if submission.cluster == "slurm":
+            jobs |= {f"{submission.job}_{task}" for task in tasks}
+        else:
+            elsewhere = elsewhere or bool(tasks)
+    return jobs, elsewhere

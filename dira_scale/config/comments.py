@@ -9,12 +9,12 @@ from yaml import CollectionNode, MappingNode, Node, ScalarNode
 
 def comments(verb: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
     """Comments by dotted key, from the verb's own file and the options chosen in its groups."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for root in roots:
-        found |= of_file(root / f"{verb}.yaml")
+        meanings |= of_file(root / f"{verb}.yaml")
         for group, option in choices.items():
-            found = of_file(root / group / f"{option}.yaml", f"{group.replace('/', '.')}.") | found
-    return found
+            meanings = of_file(root / group / f"{option}.yaml", f"{group.replace('/', '.')}.") | meanings
+    return meanings
 
 
 def of_file(file: Path, prefix: str = "") -> dict[str, str]:
@@ -23,13 +23,13 @@ def of_file(file: Path, prefix: str = "") -> dict[str, str]:
     if not file.is_file():
         return {}
     text = file.read_text()
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for option in (yaml.safe_load(text) or {}).get("defaults", []):
         name, _, node = option.partition("@") if isinstance(option, str) else ("", "", "")
         if name and name != "_self_":
-            found |= of_file(file.parent / f"{name}.yaml", f"{prefix}{node}." if node else prefix)
+            meanings |= of_file(file.parent / f"{name}.yaml", f"{prefix}{node}." if node else prefix)
     root = yaml.compose(text, yaml.SafeLoader)
-    return found | dict(_of_mapping(root, text.splitlines(), prefix)) if isinstance(root, MappingNode) else found
+    return meanings | dict(_of_mapping(root, text.splitlines(), prefix)) if isinstance(root, MappingNode) else meanings
 
 
 def _of_mapping(mapping: MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
@@ -43,12 +43,12 @@ def _of_mapping(mapping: MappingNode, lines: list[str], prefix: str) -> Iterator
 
 def _above(key: Node, lines: list[str]) -> list[str]:
     """Comment lines directly above a key; with a blank line between, they belong to the file."""
-    found: list[str] = []
+    above: list[str] = []
     for line in reversed(lines[: key.start_mark.line]):
         if not line.lstrip().startswith("#"):
             break
-        found.insert(0, line.lstrip().lstrip("#").strip())
-    return found
+        above.insert(0, line.lstrip().lstrip("#").strip())
+    return above
 
 
 def _behind(key: Node, value: Node, lines: list[str]) -> str:

@@ -18,7 +18,7 @@ def describe(
     places: Mapping[str, Places],
     root: Root,
     choices: Mapping[str, str],
-    own: list[Path],
+    config_dirs: list[Path],
 ) -> str:
     """The text of ``--help`` for a composed configuration.
 
@@ -28,9 +28,9 @@ def describe(
         choices: the option chosen in each group.
         own: folders given by ``--config-dir``.
     """
-    meanings = comments(verb, choices, roots(own))
+    meanings = comments(verb, choices, roots(config_dirs))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
-    groups = dict(_groups(choices, roots(own)))
+    groups = dict(_groups(choices, roots(config_dirs)))
     text = [
         f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
         "(KEY=VALUE in Hydra's grammar; paths are taken as typed; --cfg prints the configuration and stops; "
@@ -56,14 +56,14 @@ def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[tup
 
 def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterator[str]:
     shown: set[str] = set()
-    for key, own in lines.items():
+    for key, text in lines.items():
         names = key.split(".")
         for depth in range(1, len(names)):  # a node's meaning comes before its first key
             node = ".".join(names[:depth])
             if node in meanings and node not in shown:
                 shown.add(node)
                 yield f"  {node}: {meanings[node]}"
-        yield from own
+        yield from text
 
 
 def _key(key: str, value: object, schema: type, places: Mapping[str, Places], meanings: Mapping[str, str]) -> list[str]:

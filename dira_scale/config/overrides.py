@@ -24,7 +24,7 @@ class Arguments:
     """``own``: the folders of ``--config-dir``. ``words``: KEY=VALUE, ``+KEY=VALUE`` or ``~KEY``."""
 
     words: list[str] = field(default_factory=list)
-    own: list[Path] = field(default_factory=list)
+    config_dirs: list[Path] = field(default_factory=list)
     help: bool = False
     show: bool = False
 
@@ -35,7 +35,7 @@ class Arguments:
         words = iter(argv)
         for word in words:
             if word == "--config-dir":
-                arguments.own.append(_existing(next(words, "")))
+                arguments.config_dirs.append(_existing(next(words, "")))
             elif word in ("--help", "-h"):
                 arguments.help = True
             elif word == "--cfg":
@@ -124,7 +124,7 @@ def restore(config: DictConfig) -> None:
     """Put back each ``${`` of a quoted path, escaped, so that it is never read as an interpolation."""
     for key, value in leaves(config):
         if isinstance(value, str) and OPENING in value:
-            typed = re.sub(rf"(\\*){OPENING}", lambda found: found[1] * 2 + r"\${", value)
+            typed = re.sub(rf"(\\*){OPENING}", lambda match: match[1] * 2 + r"\${", value)
             OmegaConf.update(config, key, typed)
 
 
@@ -142,15 +142,15 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, dict):
         return {_expanded(name): weight for name, weight in value.items()}
     if isinstance(value, list):
-        return [_expanded(one) for one in value]
+        return [_expanded(item) for item in value]
     return _home(value) if isinstance(value, str) else value
 
 
 def _escaped(value: Any) -> Any:
     """``value`` as OmegaConf must be given it to read it as it is: ``${`` in it is no interpolation. Keys never are."""
     if isinstance(value, dict | list):
-        return value if isinstance(value, dict) else [_escaped(one) for one in value]
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
+        return value if isinstance(value, dict) else [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def _home(path: str) -> str:

@@ -104,7 +104,7 @@ class Schema:
             if rule is None or value is None or value == MISSING:
                 continue
             values = value if isinstance(value, list | tuple) else [value]
-            wrong = [one for one in values if not rule.holds(one)]
+            wrong = [item for item in values if not rule.holds(item)]
             if wrong or not values:
                 or_null = ", or null" if each.default is None else ""
                 hint = nearest(str(wrong[0]), rule.options) if wrong else ""
@@ -113,15 +113,15 @@ class Schema:
 
 def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
     """The dotted keys of a schema that hold places, and how."""
-    found: dict[str, Places] = {}
+    keys: dict[str, Places] = {}
     hints = get_type_hints(schema)
     for each in fields(schema):
         key = f"{prefix}{each.name}"
         if Places in each.metadata:
-            found[key] = each.metadata[Places]
+            keys[key] = each.metadata[Places]
         elif is_dataclass(hints[each.name]):
-            found |= place_keys(hints[each.name], f"{key}.")
-    return found
+            keys |= place_keys(hints[each.name], f"{key}.")
+    return keys
 
 
 def specialised(schema: type, config: Mapping[Any, Any]) -> type:
@@ -137,10 +137,10 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 
 def chosen_class(base: type, key: str, target: str) -> type:
     """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
-    found = imported(key, target)
-    if not (isinstance(found, type) and issubclass(found, base)):
+    chosen = imported(key, target)
+    if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
-    return found
+    return chosen
 
 
 def imported(key: str, target: object) -> Any:
@@ -158,9 +158,9 @@ def imported(key: str, target: object) -> Any:
 @cache
 def _with_fields(schema: type, classes: tuple[tuple[str, type], ...]) -> type:
     new = [(name, kind, field(default_factory=kind)) for name, kind in classes]
-    found = make_dataclass(schema.__name__, new, bases=(schema,))
-    found.__module__ = schema.__module__
-    return found
+    extended = make_dataclass(schema.__name__, new, bases=(schema,))
+    extended.__module__ = schema.__module__
+    return extended
 
 
 def place_arguments(constructor: Any) -> dict[str, Places]:
@@ -177,10 +177,10 @@ def place_arguments(constructor: Any) -> dict[str, Places]:
 def _places_of(hint: Any) -> Places | None:
     if hint is Path or (get_origin(hint) is Annotated and Places.ONE in hint.__metadata__):
         return Places.ONE
-    found = {_places_of(part) for part in get_args(hint)} - {None}
-    if not found:
+    kinds = {_places_of(part) for part in get_args(hint)} - {None}
+    if not kinds:
         return None
-    return Places.ONE if get_origin(hint) in (Union, UnionType) and found == {Places.ONE} else Places.SEVERAL
+    return Places.ONE if get_origin(hint) in (Union, UnionType) and kinds == {Places.ONE} else Places.SEVERAL
 
 
 def kind(schema: type, key: str) -> str:
@@ -191,11 +191,11 @@ def kind(schema: type, key: str) -> str:
         if get_origin(hint) in (dict, Mapping):
             hint, text = get_args(hint)[1], ""
         elif is_dataclass(hint):
-            found = {each.name: each for each in fields(hint)}.get(name)
-            if found is None:
+            declared = {each.name: each for each in fields(hint)}.get(name)
+            if declared is None:
                 return ""
-            hint, rule = get_type_hints(hint)[name], found.metadata.get(Rule)
-            text = _words(hint, found.metadata.get(Places))
+            hint, rule = get_type_hints(hint)[name], declared.metadata.get(Rule)
+            text = _words(hint, declared.metadata.get(Places))
             if rule is not None:
                 text = rule.text if rule.options else f"{text}, {rule.text}"
         else:
@@ -212,7 +212,7 @@ def is_mapping(schema: type, key: str) -> bool:
         else:
             hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(is_dataclass(one) or get_origin(one) in (dict, Mapping) for one in kinds)
+    return any(is_dataclass(part) or get_origin(part) in (dict, Mapping) for part in kinds)
 
 
 def _words(hint: Any, places: Places | None) -> str:

@@ -50,9 +50,9 @@ class Recorder:
         return {"wait": self.waited}
 
 
-def turns_of(rounds: int, **loaders: Recorder) -> tuple[overlap.Turns, list[int]]:
+def turns_of(rounds: int, **loaders: Recorder) -> tuple[overlap.LoaderTurns, list[int]]:
     waits: list[int] = []
-    return overlap.Turns(ViewSpec(size=32), loaders, 1, 3, rounds, lambda: waits.append(0)), waits  # type: ignore[arg-type]
+    return overlap.LoaderTurns(ViewSpec(size=32), loaders, 1, 3, rounds, lambda: waits.append(0)), waits  # type: ignore[arg-type]
 
 
 def test_turns_share_no_batch_and_warm_up_untimed(monkeypatch: pytest.MonkeyPatch) -> None:

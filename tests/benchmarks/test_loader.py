@@ -15,7 +15,7 @@ from benchmarks.loader import pagecache, synthetic, turns
 from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.goals import CPU, DECODING, DISTORTED, FILES, RELEASED, Goal, from_peers, goals
-from benchmarks.loader.inputs import CASES, VIEWS, Inputs, prepare, sixteen_bits
+from benchmarks.loader.inputs import CASES, VIEWS, LoaderInputs, prepare, sixteen_bits
 from benchmarks.loader.opened import opening
 from benchmarks.loader.speed import Result
 from benchmarks.loader.tables import case_rows
@@ -41,7 +41,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def inputs(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> LoaderInputs:
     return prepare(CASES["jpg8-512"], originals, tmp_path_factory.mktemp("case"), 1, IMAGES)
 
 
@@ -56,7 +56,7 @@ def pictures(contender: Contender, batches: int = 1) -> list[np.ndarray]:
         contender.close()
 
 
-def expected(inputs: Inputs) -> np.ndarray:
+def expected(inputs: LoaderInputs) -> np.ndarray:
     """By the cpu loader, in the order of the rows."""
     built = ours.choose("cpu").build(
         datasets=[inputs.dataset], split="train", order=EvalOrder(IMAGES, IMAGES), views=VIEWS, seed=0, fixed_epoch=0
@@ -69,7 +69,7 @@ def close_to(found: np.ndarray, wanted: np.ndarray) -> bool:
     return bool(found.shape == wanted.shape and np.abs(found.astype(float) - wanted).mean() < 1.0)
 
 
-def test_files_and_threads_take_our_crops(inputs: Inputs) -> None:
+def test_files_and_threads_take_our_crops(inputs: LoaderInputs) -> None:
     plain, released, original = baselines.files(inputs)
     wanted = expected(inputs)
     assert close_to(pictures(plain)[0], wanted)
@@ -84,7 +84,7 @@ def test_files_and_threads_take_our_crops(inputs: Inputs) -> None:
         assert views.min() >= 0 and views.max() <= 1 and views.std() > 0.05
 
 
-def test_webdataset_takes_our_crops(inputs: Inputs) -> None:
+def test_webdataset_takes_our_crops(inputs: LoaderInputs) -> None:
     """Shards are drawn at random, with replacement: each picture is that of one of the rows."""
     (contender,) = baselines.tars(inputs)
     wanted = expected(inputs)
@@ -113,7 +113,7 @@ def test_dicom_files_give_our_crops(originals: list[Path], tmp_path: Path) -> No
 
 
 @pytest.mark.system  # importing FFCV takes seconds
-def test_ffcv_makes_two_views(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffcv_makes_two_views(inputs: LoaderInputs, monkeypatch: pytest.MonkeyPatch) -> None:
     need_extra("ffcv")
     from ffcv.pipeline.compiler import Compiler
 

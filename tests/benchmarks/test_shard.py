@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.shard import memory as measured
-from benchmarks.shard.speed import Case, Mark, decode_and_encode, pace, recipe_of
+from benchmarks.shard.speed import Mark, ShardCase, decode_and_encode, pace, recipe_of
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
 from dira_scale.ingest.plan import plan_shards
@@ -21,7 +21,7 @@ def test_the_bare_loop_makes_what_the_writer_stores(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 60000, (64, 50)).astype(np.uint16)).save(path)
     for codec, bits in (("png", 16), ("jpg", 8), ("jp2", 16)):
-        recipe = recipe_of(Case("png", codec, bits, 1))
+        recipe = recipe_of(ShardCase("png", codec, bits, 1))
         items = plan_shards([SourceRecord("x", path)], recipe, Hasher(PUBLIC_KEY)).items("train-000000.tar")
         shard = write_shard(tmp_path / "train-000000.tar", items, sharding(recipe), ())
         assert shard is not None and shard.rows[0]["size"] == decode_and_encode(path, recipe)

@@ -33,7 +33,7 @@ def test_loops_that_differ_are_not_compared() -> None:
 
 def test_both_loops_compute_the_same(tmp_path: Path) -> None:
     """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""
-    row = step.measure(step.Case("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
+    row = step.measure(step.StepCase("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
     assert row["case"] == "test_resnet-32" and row["bare_images_per_second"] > 0
     assert row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
     json.dumps(row)

@@ -207,14 +207,14 @@ def test_a_benchmark_has_flags() -> None:
     [
         ({"a": phase(for_each="b")}, r"phases\.a\.for_each=b: no such phase. There are: a"),
         ({"a": phase(for_each="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
-        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is no phase that it needs"),
-        ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is no phase that it needs: add it to for_each"),
+        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is not a phase that it needs"),
+        ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is not a phase that it needs: add it to for_each"),
         ({"a": phase(set={"out": "x", "data.shards": "d"})}, "out is set by the sweep"),
         ({"a": phase("shard", set={"slice": "1/2"}, slices=2)}, "slice is set by the sweep"),
         ({"a": phase(grid={"k": [1, 1]})}, "two equal runs: k=1"),
         ({"a": phase(), "b": phase(for_each="a", set={"data.shards": "d"}, seeds=2)}, None),
         ({"a": phase(seeds=2), "b": phase(for_each="a")}, "phase b: two equal runs"),
-        ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: which one counts"),
+        ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: keep one"),
         ({"a": phase(list=[{"k": 1}], grid={"k": [2]})}, "k is in list and in grid"),
     ],
 )

@@ -12,7 +12,7 @@ from dira_scale.cluster.cancel import cancel
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.status import certain, standings
+from dira_scale.cluster.status import certain, read_statuses
 from dira_scale.errors import UserError
 
 ID = "a/x"
@@ -108,7 +108,7 @@ def test_nothing_is_started_until_slurm_can_no_longer_take_it(
         submit(sweep, config(), [run()], {})
     with pytest.raises(UserError, match=r"SLURM may still take these jobs, .* nothing was started"):
         certain(SweepFolder(sweep.path))
-    assert standings(SweepFolder(sweep.path))[0][ID].state == "missing"
+    assert read_statuses(SweepFolder(sweep.path))[0][ID].state == "missing"
     monkeypatch.setattr(unanswered, "SETTLED", 0)
     assert certain(SweepFolder(sweep.path))[ID].state == "missing" and sweep.unanswered == []
 

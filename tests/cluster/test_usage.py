@@ -9,7 +9,7 @@ from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 from rich.console import Console
 
 from dira_scale.cluster.records import SweepFolder, Try
-from dira_scale.cluster.status import standings
+from dira_scale.cluster.status import read_statuses
 from dira_scale.cluster.table import show
 from dira_scale.cluster.usage import Usage, usage
 
@@ -47,7 +47,7 @@ def ended(tmp_path: Path, slurm: Slurm) -> SweepFolder:
 
 
 def used(folder: SweepFolder) -> Usage:
-    found = usage(SweepFolder(folder.path), standings(SweepFolder(folder.path))[0])
+    found = usage(SweepFolder(folder.path), read_statuses(SweepFolder(folder.path))[0])
     assert found
     return found
 

@@ -175,7 +175,7 @@ def test_the_controller_is_killed_in_mid_sweep(
         counted.wait(lambda: saved(own_dev_cluster) > counted.tries(held[-1])[0].began)
         own_dev_cluster.kill("slurmctld", by)
         counted.release(held[0])
-        counted.wait(lambda: counted.tries(held[0])[-1].ended and "watching goes on" in process.printed())
+        counted.wait(lambda: counted.tries(held[0])[-1].ended and "still watching" in process.printed())
         own_dev_cluster.up()
         counted.release(held[1])
         assert process.wait(SECONDS) == 0, process.printed() + counted.told()
