@@ -71,10 +71,10 @@ def measure(
             run.release()
     if ended != "done":
         raise KeyboardInterrupt
-    found = turns.figures(config.data.batch)
-    rows = {name: found["loaders"].get(name, {"left_out": reasons.get(name)}) for name in loaders}
+    result = turns.figures(config.data.batch)
+    rows = {name: result["loaders"].get(name, {"left_out": reasons.get(name)}) for name in loaders}
     about = {"device": world.device.type, "batch": config.data.batch, "size": config.data.size}
-    return about | found | {"loaders": rows}
+    return about | result | {"loaders": rows}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
             shards = asked.shards or make_shards(Path(folder), 24, 512 if torch.cuda.is_available() else 256)
-        found = measure(shards, asked.rounds, asked.steps, asked.keys, asked.loaders)
-    print(text(found))
-    rows = found["loaders"].items()
+        result = measure(shards, asked.rounds, asked.steps, asked.keys, asked.loaders)
+    print(text(result))
+    rows = result["loaders"].items()
     if below := [name for name, row in rows if row.get("ratio", GOAL) < GOAL]:
         print(f"below the goal of {GOAL} of the slower: {', '.join(below)}")
     if asked.json:
-        write_json(asked.json, {"environment": environment(), "keys": list(asked.keys), "goal": GOAL} | found)
+        write_json(asked.json, {"environment": environment(), "keys": list(asked.keys), "goal": GOAL} | result)
 
 
 if __name__ == "__main__":

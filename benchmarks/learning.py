@@ -96,11 +96,11 @@ def collect(case: StudyRun) -> dict[str, float]:
     """Held-out top-1 and chance, restoration errors, and training images a second, of a finished run."""
     rows = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
     held_out, speeds = [r for r in rows if r["split"] == "val"], [r["images_per_second"] for r in rows if "lr" in r]
-    found = {"top1": held_out[-1]["top1"], "chance": held_out[-1]["chance"]}
-    found["images_per_second"] = statistics.harmonic_mean(speeds)
+    result = {"top1": held_out[-1]["top1"], "chance": held_out[-1]["chance"]}
+    result["images_per_second"] = statistics.harmonic_mean(speeds)
     restored = case.run / "pictures" / "restoration.json"
     last = json.loads(restored.read_text()) if restored.exists() else []
-    return found | {f"mse_{row['restorer']}": row["mse"] for row in last if row["stage"] == held_out[-1]["stage"]}
+    return result | {f"mse_{row['restorer']}": row["mse"] for row in last if row["stage"] == held_out[-1]["stage"]}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def arm_row(name: str, cases: Sequence[StudyRun]) -> dict[str, Any]:
-    found = [collect(case) for case in cases]
+    result = [collect(case) for case in cases]
     row: dict[str, Any] = {"encoder": name, "seeds": [case.seed for case in cases]}
-    return row | {key: spread([each[key] for each in found]) for key in found[0]}
+    return row | {key: spread([each[key] for each in result]) for key in result[0]}
 
 
 def probed(out: Path, seeds: int) -> dict[str, dict[str, Any]]:

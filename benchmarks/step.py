@@ -139,10 +139,10 @@ def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> di
         raise KeyboardInterrupt
     check_losses(*turns.first, AGREE[world.precision])
     about = {"case": case.name, "batch": case.batch, "device": world.device.type}
-    found = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
-    speeds = {"images_per_second": case.batch / found["seconds"]}
-    speeds |= {"bare_images_per_second": case.batch / found["bare_seconds"]}
-    return about | speeds | found
+    result = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
+    speeds = {"images_per_second": case.batch / result["seconds"]}
+    speeds |= {"bare_images_per_second": case.batch / result["bare_seconds"]}
+    return about | speeds | result
 
 
 def check_losses(ours: dict[str, float], theirs: dict[str, float], tolerance: float) -> None:

@@ -53,8 +53,8 @@ def make(path: Path, runs: int, finished: bool = False) -> SweepFolder:
         _write(path / run.id / "run.json", asdict(run))
         for number, exit_code in enumerate((75, None if i % 2 and not finished else 0)):
             ended = None if exit_code is None else now
-            one = Try(number, "slurm", f"12_{i}", 0, [f"n{i % 8}"], now - 900, ended, exit_code, 0, 10)
-            _write(path / run.id / "tries" / f"{number:03d}.json", asdict(one))
+            attempt = Try(number, "slurm", f"12_{i}", 0, [f"n{i % 8}"], now - 900, ended, exit_code, 0, 10)
+            _write(path / run.id / "tries" / f"{number:03d}.json", asdict(attempt))
         output = folder.output(run)
         _write(output / "leases" / "000002.json", {"number": 2})
         _write(output / "status.json", {"state": "running", "step": ROWS, "steps": 2 * ROWS, "lease": 2})
@@ -127,16 +127,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(f"| runs | {' | '.join(f'{part}, s' for part in PARTS)} |\n|{'---|' * (1 + len(PARTS))}")
-    found = []
+    result = []
     prepare(1)  # imports
     for runs in options.runs:
-        found.append(one := prepare(runs) | measure(runs))
-        print(f"| {runs:,} | {' | '.join(f'{one[part]:.2f}' for part in PARTS)} |", flush=True)
-    largest = found[-1]
+        result.append(row := prepare(runs) | measure(runs))
+        print(f"| {runs:,} | {' | '.join(f'{row[part]:.2f}' for part in PARTS)} |", flush=True)
+    largest = result[-1]
     met = "met" if max(largest["status"], largest["finished"]) * 1000 / max(1000, largest["runs"]) < GOAL else "missed"
     print(f"\ngoal: a status of 1,000 runs in under {GOAL:.0f} s: {met}")
     if options.json:
-        write_json(options.json, {"environment": environment(), "sweeps": found})
+        write_json(options.json, {"environment": environment(), "sweeps": result})
 
 
 if __name__ == "__main__":

@@ -80,8 +80,8 @@ def status(run: Path) -> dict[str, Any]:
 
 
 def rows(run: Path, split: str = "train") -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [row for row in found if row["split"] == split]
+    result = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [row for row in result if row["split"] == split]
 
 
 def losses(run: Path, split: str = "train") -> list[dict[str, float]]:
@@ -102,23 +102,23 @@ def distances(run: Path, reference: Path) -> dict[str, tuple[float, float, float
     start, _ = checkpoint.load(reference / "checkpoints" / "000000001")
     ours, theirs = weights(run), weights(reference)
     assert ours.keys() == theirs.keys()
-    found = {}
+    result = {}
     for name, tensor in theirs.items():
         assert ours[name].shape == tensor.shape and ours[name].dtype == tensor.dtype, name
         if not name.startswith("optim.") and tensor.is_floating_point():
-            found[name] = tuple(float(x.norm()) for x in (ours[name] - tensor, tensor - start[name], tensor))
-    return found
+            result[name] = tuple(float(x.norm()) for x in (ours[name] - tensor, tensor - start[name], tensor))
+    return result
 
 
 def assert_moved_alike(run: Path, reference: Path, share: float, still: float, zero: float = 2e-7) -> None:
     """No tensor ended farther from the reference's than ``share`` of the way that this had gone, or than what rounding
     makes of one that goes nowhere: ``still`` of its length, or ``zero``. Of most that move the first is the larger."""
-    found = distances(run, reference)
-    rounding = {name: still * length + zero for name, (_, _, length) in found.items()}
-    for name, (error, moved, _) in found.items():
+    result = distances(run, reference)
+    rounding = {name: still * length + zero for name, (_, _, length) in result.items()}
+    for name, (error, moved, _) in result.items():
         assert error <= share * moved + rounding[name], f"{name}: {error:.1e} of {moved:.1e}"
-    trained = [name for name, (_, moved, _) in found.items() if moved > 0]
-    judged = [name for name in trained if share * found[name][1] > rounding[name]]
+    trained = [name for name, (_, moved, _) in result.items() if moved > 0]
+    judged = [name for name in trained if share * result[name][1] > rounding[name]]
     assert len(judged) > 0.85 * len(trained) > 0, f"{len(judged)} of {len(trained)} tensors went anywhere"
 
 

@@ -161,9 +161,9 @@ def test_make_test_and_the_rest_run_every_test_once(
 
     def names(*flags: str) -> dict[str, str]:
         said = pytest_in(tmp_path, *workers, "-m", *flags)
-        found = re.findall(r"^\S+::(\S+) ([A-Z]+)", said, re.MULTILINE)  # without xdist
-        found += [words[::-1] for words in re.findall(r"^\[gw\d\] \[ *\d+%\] ([A-Z]+) \S+::(\S+)", said, re.MULTILINE)]
-        return dict(found) or {"error": said}
+        result = re.findall(r"^\S+::(\S+) ([A-Z]+)", said, re.MULTILINE)  # without xdist
+        result += [words[::-1] for words in re.findall(r"^\[gw\d\] \[ *\d+%\] ([A-Z]+) \S+::(\S+)", said, re.MULTILINE)]
+        return dict(result) or {"error": said}
 
     assert "run it first" in names(*REST)["error"]
     first = names(*FIRST)

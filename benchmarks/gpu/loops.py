@@ -130,11 +130,11 @@ def loopback() -> bool:
 def named(*networks: nn.Module | None) -> dict[str, list[nn.Module]]:
     """The networks' modules by the parts of a step; a wrapped method's encoder is its wrapper's."""
     parts = {"query": QUERY, "key": KEY, "decoder": DECODER}
-    found: dict[str, list[nn.Module]] = {}
+    result: dict[str, list[nn.Module]] = {}
     for part, names in parts.items():
         modules = {getattr(network, name, None) for network in networks for name in names}
-        found[part] = [module for module in modules if isinstance(module, nn.Module)]
-    return found
+        result[part] = [module for module in modules if isinstance(module, nn.Module)]
+    return result
 
 
 def images(config: Pretrain, device: torch.device) -> list[Batch]:

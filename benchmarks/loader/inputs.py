@@ -81,17 +81,17 @@ class LoaderInputs:
 
 def radiographs(folder: Path, images: int) -> tuple[list[Path], str]:
     """``images`` PNGs of 8 bits in ``folder``, and what they are, in words."""
-    place = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
-    found = sorted(place.glob("*.png"))[:images]
+    given = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
+    result = sorted(given.glob("*.png"))[:images]
     folder.mkdir(parents=True)
-    if found:
-        what = f"{len(found)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
-        contents = [path.read_bytes() for path in found]
+    if result:
+        what = f"{len(result)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
+        contents = [path.read_bytes() for path in result]
     else:
         patients = min(4, images)
         drawn = sorted(generate(folder.parent / "phantoms", patients, size=SIDE).glob("dicom/*/*/*.dcm"))[:images]
         contents = [codecs.encode(read_image(path, 8).pixels, "png") for path in drawn]
-        what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {place} (DIRA_SCALE_DATA names it)"
+        what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {given} (DIRA_SCALE_DATA names it)"
     paths = [folder / f"{number:05d}.png" for number in range(images)]
     for number, path in enumerate(paths):
         path.write_bytes(contents[number % len(contents)])

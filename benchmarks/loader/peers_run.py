@@ -100,12 +100,12 @@ def main() -> None:
         for run in runs.values():
             for batches in (LEAD, LEAD + BATCHES):
                 assert _count(run(batches)) == batches
-        found: dict[str, list[Pace]] = {peer: [] for peer in runs}
+        result: dict[str, list[Pace]] = {peer: [] for peer in runs}
         for _ in range(rounds):
             for peer, run in runs.items():
-                found[peer].append(pace(run, batch, BATCHES))
+                result[peer].append(pace(run, batch, BATCHES))
         plain.close()
-    print(json.dumps({"speeds": rates(found), "core_ms": core_ms(found)}))
+    print(json.dumps({"speeds": rates(result), "core_ms": core_ms(result)}))
 
 
 def _count(batches: Iterable[Any]) -> int:

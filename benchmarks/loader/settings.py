@@ -53,5 +53,5 @@ def speeds(pairs: list[tuple[LoaderSetting, ShardedDataset]], rounds: int, secon
     """Images/s of each pair, round by round."""
     loaders = [setting.build(dataset) for setting, dataset in pairs]
     runs = {str(i): lambda batches, loader=loader: loader.iterate(0, batches) for i, loader in enumerate(loaders)}
-    found = rates(take_turns(runs, BATCH, rounds, seconds))
-    return [found[str(i)] for i in range(len(pairs))]
+    result = rates(take_turns(runs, BATCH, rounds, seconds))
+    return [result[str(i)] for i in range(len(pairs))]

@@ -29,11 +29,11 @@ def step_of(arguments: Sequence[str], processes: int, images: int) -> Rehearsal:
         return rehearse(config, Networks(config, cfg), config.stages[STAGE], images)
 
 
-def here(found: Measured, cluster: Cluster) -> float:
+def here(result: Measured, cluster: Cluster) -> float:
     """Seconds of the step that was measured, simulated from the runs apart and from gloo's all-reduce."""
-    step = step_of(keys(found.processes), found.processes, IMAGES)
-    alone = arithmetic(step, found.apart, found.jitter)
-    return Job(cluster, alone, traffic("ddp", step, 1), own=lambda ranks: step.collectives).seconds(found.processes)
+    step = step_of(keys(result.processes), result.processes, IMAGES)
+    alone = arithmetic(step, result.apart, result.jitter)
+    return Job(cluster, alone, traffic("ddp", step, 1), own=lambda ranks: step.collectives).seconds(result.processes)
 
 
 def arithmetic(step: Rehearsal, seconds: float, jitter: float) -> timeline.StepTimes:

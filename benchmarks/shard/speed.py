@@ -110,8 +110,8 @@ class ShardPace(NamedTuple):
 def pace(marks: Iterable[Mark]) -> ShardPace:
     """From the marks of one run."""
     processor, images, rate = 0.0, 0, 0.0
-    for _, own in groupby(sorted(marks), key=lambda mark: mark.process):
-        first, *others = sorted(own, key=lambda mark: mark.wall)
+    for _, ours in groupby(sorted(marks), key=lambda mark: mark.process):
+        first, *others = sorted(ours, key=lambda mark: mark.wall)
         if others:
             done = sum(mark.images for mark in others)
             images += done
@@ -148,12 +148,12 @@ def speed(case: ShardCase, inputs: list[Path], processes: int, rounds: int) -> d
     recipe = recipe_of(case)
     paths = [inputs[n % len(inputs)] for n in range(case.count * processes)]
     turns = [(bare_loop(recipe, paths, processes), writer(recipe, paths, processes)) for _ in range(rounds)]
-    shares = [bare.processor / own.processor for bare, own in turns]
+    shares = [bare.processor / ours.processor for bare, ours in turns]
     return asdict(case) | {
         "processes": processes,
         "limit": statistics.median(bare.rate for bare, _ in turns),
-        "writer": statistics.median(own.rate for _, own in turns),
-        "processor_ms": statistics.median(1000 * own.processor for _, own in turns),
+        "writer": statistics.median(ours.rate for _, ours in turns),
+        "processor_ms": statistics.median(1000 * ours.processor for _, ours in turns),
         "share": statistics.median(shares),
         "shares": shares,
     }

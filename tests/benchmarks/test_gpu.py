@@ -47,8 +47,8 @@ def test_the_peak_is_that_of_the_very_device(device: str, figures: tuple[float |
 
 def row(rung: str, kind: str, seconds: float, losses: list[float], **rest: Any) -> dict[str, Any]:
     steps = [{"loss": loss, "loss/di": 0.001} for loss in losses]
-    found = {"network": "N", "rung": rung, "kind": kind, "authors": False, "alike": True, "seconds_per_step": seconds}
-    return found | {"images_per_second": 10 / seconds, "losses": steps, "batch": 256} | rest
+    actual = {"network": "N", "rung": rung, "kind": kind, "authors": False, "alike": True, "seconds_per_step": seconds}
+    return actual | {"images_per_second": 10 / seconds, "losses": steps, "batch": 256} | rest
 
 
 def test_tflops_share_and_speed_up_by_hand() -> None:
@@ -265,10 +265,10 @@ def test_each_part_of_a_step_gets_its_own_time_forward_and_backward() -> None:
         (score + features).sum().backward()
         time.sleep(0.005)
         optimizer.step()
-    found = split.milliseconds()
+    actual = split.milliseconds()
     expected = {"query": 15, "key": 20, "decoder": 120, "discriminator": 480, "optimizer": 640, "rest": 5}
-    assert list(found) == list(expected) == list(PARTS)
-    short = {name: (found[name], least) for name, least in expected.items() if found[name] < least}
+    assert list(actual) == list(expected) == list(PARTS)
+    short = {name: (actual[name], least) for name, least in expected.items() if actual[name] < least}
     assert short == {}  # of time in the wrong part, another part would lack as much
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in modules.values())
 
@@ -355,10 +355,10 @@ def test_tests_run_file_by_file_and_what_cannot_be_is_named(tmp_path: Path, monk
     (tests / "test_other.py").write_text("def test_a(): assert 0\n")
     assert checks.main([str(tmp_path), str(tmp_path / "logs"), "--tests", str(tests)]) == 1
     rows = {row["file"]: row for row in json.loads((tmp_path / "gpu.json").read_text())["tests"]}
-    found = {name.removeprefix("test_").removesuffix(".py"): row["state"] for name, row in rows.items()}
-    assert [name for name, state in found.items() if state == "skipped"] == ["lacks", "process_lacks"]
-    assert [name for name, state in found.items() if state == "failed"] == ["both", "handled", "mistaken"]
-    assert len(found) == 6 and found["fine"] == "passed"
+    actual = {name.removeprefix("test_").removesuffix(".py"): row["state"] for name, row in rows.items()}
+    assert [name for name, state in actual.items() if state == "skipped"] == ["lacks", "process_lacks"]
+    assert [name for name, state in actual.items() if state == "failed"] == ["both", "handled", "mistaken"]
+    assert len(actual) == 6 and actual["fine"] == "passed"
     assert (rows["test_fine.py"]["tests"], rows["test_fine.py"]["skipped"]) == (2, 1)
     assert rows["test_both.py"]["broken"] == 2
     assert rows["test_lacks.py"]["why"] == "no-such-package is missing (1 of 1 tests)"
@@ -389,8 +389,8 @@ subprocess.run(sleep, start_new_session=True)
 
 def living(mark: Path) -> list[int]:
     """Processes that have ``mark`` as their last word."""
-    found = psutil.process_iter(["cmdline"])
-    return [process.pid for process in found if (process.info["cmdline"] or [""])[-1] == str(mark)]
+    actual = psutil.process_iter(["cmdline"])
+    return [process.pid for process in actual if (process.info["cmdline"] or [""])[-1] == str(mark)]
 
 
 def assert_dies(mark: Path) -> None:
@@ -461,20 +461,20 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
 @pytest.mark.system
 def test_loaders_feed_a_tiny_step(tmp_path: Path) -> None:
     assert loaders.main([str(tmp_path), "--rehearse"]) == 0
-    found = json.loads((tmp_path / "gpu.json").read_text())["loaders"]
-    assert list(found["loaders"]) == ["cpu", "helper", "dali"] and found["step"] > 0
-    assert all(found["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
-    png, jpg = found["authors"]["loaders"].items()
-    assert (png[0], jpg[0]) == ("authors, PNG of 128", "authors, JPG of 64") and found["authors"]["step"] > 0
-    for row in (found["loaders"]["cpu"], png[1], jpg[1]):
+    actual = json.loads((tmp_path / "gpu.json").read_text())["loaders"]
+    assert list(actual["loaders"]) == ["cpu", "helper", "dali"] and actual["step"] > 0
+    assert all(actual["loaders"][name]["both"] > 0 for name in ("cpu", "helper"))
+    png, jpg = actual["authors"]["loaders"].items()
+    assert (png[0], jpg[0]) == ("authors, PNG of 128", "authors, JPG of 64") and actual["authors"]["step"] > 0
+    for row in (actual["loaders"]["cpu"], png[1], jpg[1]):
         assert row["times_authors"] == row["both"] / png[1]["both"]
 
 
 def test_our_loaders_are_divided_by_the_authors_code_as_a_whole() -> None:
     ours = {"cpu": {"both": 900.0}, "helper": {"broken": "x"}, "dali": {"left_out": "y"}}
     theirs = {"png": {"both": 300.0}, "jpg": {"both": 450.0}}
-    found = loaders.relate({"loaders": ours, "authors": {"loaders": theirs}})
-    assert [row.get("times_authors") for row in found["loaders"].values()] == [3.0, None, None]
+    actual = loaders.relate({"loaders": ours, "authors": {"loaders": theirs}})
+    assert [row.get("times_authors") for row in actual["loaders"].values()] == [3.0, None, None]
     assert [row["times_authors"] for row in theirs.values()] == [1.0, 1.5]
     theirs["png"] = {"left_out": "/dev/shm is small"}
     again = loaders.relate({"loaders": {"cpu": {"both": 900.0}}, "authors": {"loaders": theirs}})

@@ -40,13 +40,13 @@ def test_memory_counts_all_processes(tmp_path: Path) -> None:
     finally:
         os.killpg(process.pid, 9)
         process.wait()
-    found = measured.memory(tmp_path, 40, 1)
-    assert found["records"] == 40 and found["peak_mb"] > 100
+    result = measured.memory(tmp_path, 40, 1)
+    assert result["records"] == 40 and result["peak_mb"] > 100
     assert sum(ShardedDataset.open(tmp_path / "out40").info.counts.values()) == 40
 
 
 def test_the_pace_is_from_each_workers_first_mark_on() -> None:
     """One worker does 4 images in 2 s of its processor and 4 s of the clock, another one does 2 in 1 s of both."""
-    one = [Mark(1, 4, 10.0, 100.0), Mark(1, 2, 11.0, 102.0), Mark(1, 2, 12.0, 104.0)]
+    item = [Mark(1, 4, 10.0, 100.0), Mark(1, 2, 11.0, 102.0), Mark(1, 2, 12.0, 104.0)]
     other, idle = [Mark(2, 9, 5.0, 100.5), Mark(2, 2, 6.0, 101.5)], [Mark(3, 4, 1.0, 1.0)]
-    assert pace([*other, *reversed(one), *idle]) == (3.0 / 6, 4 / 4 + 2 / 1)
+    assert pace([*other, *reversed(item), *idle]) == (3.0 / 6, 4 / 4 + 2 / 1)

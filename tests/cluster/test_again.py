@@ -28,13 +28,13 @@ def config(executor: str) -> SweepConfig:
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The runs of each submission."""
-    found: list[list[str]] = []
+    result: list[list[str]] = []
 
     def submit(folder: SweepFolder, config: SweepConfig, runs: list[Run], queued: Any) -> None:
-        found.append([run.id for run in runs])
+        result.append([run.id for run in runs])
 
     monkeypatch.setattr(watch, "submit", submit)
-    return found
+    return result
 
 
 def carry_out(folder: SweepFolder, executor: str, start: list[str], prepared: list[str] | None = None) -> int:
@@ -92,9 +92,9 @@ def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submit
     folder = made_up_sweep(tmp_path / "sweep", 1)
     begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
     slurm.says("sacct", error="Slurm accounting storage is disabled")
-    found, problem = read_statuses(folder)
-    assert found[SHARDS].state == "failed" and "accounting storage" in problem
-    assert states(folder, [found[SHARDS].run]) == ({SHARDS: "failed"}, "")
+    result, problem = read_statuses(folder)
+    assert result[SHARDS].state == "failed" and "accounting storage" in problem
+    assert states(folder, [result[SHARDS].run]) == ({SHARDS: "failed"}, "")
     assert certain(folder)[SHARDS].state == "failed"
     assert carry_out(folder, "slurm", [SHARDS]) == 0 and submitted == [[SHARDS]]
 
@@ -113,7 +113,7 @@ def test_what_waits_without_a_job_is_missing_and_watching_ends(tmp_path: Path, s
     folder.add(Run("shards", "tiny", "shard", [], "shards/tiny/output"))
     folder.add(Run("probe", "one", "probe", [], "probe/one/output", ["shards/tiny", "shards/removed"]))
     console = Console(force_terminal=True, width=80, file=(tmp_path / "shown").open("w"))
-    found = show(folder, console, watch=0.01)
-    assert {one.state for one in found.values()} == {"missing"}
+    result = show(folder, console, watch=0.01)
+    assert {one.state for one in result.values()} == {"missing"}
     with in_control(folder):
         assert {one.state for one in read_statuses(folder)[0].values()} == {"waiting"}

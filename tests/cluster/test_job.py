@@ -110,12 +110,14 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
     for job in jobs:
         ends(job)
-    (one,) = sweep.tries(good.id)
-    assert (one.cluster, one.exit_code, one.step, one.reason) == ("local", 0, 3, "")
-    assert [(one.exit_code, one.step, one.reason) for one in sweep.tries(failing.id)] == [(1, 4, "no step 5")] * 3
-    assert [(one.exit_code, one.reason) for one in sweep.tries(bad.id)] == [(2, "no step 1")]
-    (one,) = sweep.tries(blocked.id)
-    assert one.ended and (one.exit_code, one.reason) == (None, "blocked: count/bad not done")
+    (attempt,) = sweep.tries(good.id)
+    assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
+    assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
+        (1, 4, "no step 5")
+    ] * 3
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(bad.id)] == [(2, "no step 1")]
+    (attempt,) = sweep.tries(blocked.id)
+    assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
     assert sweep.tries(cancelled.id) == []
     ends(submit(sweep, good))
     assert len(sweep.tries(good.id)) == 1  # it is done
@@ -127,7 +129,9 @@ def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> No
     ends(submit(sweep, run, limit=3))
     why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
     follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
-    assert [(one.exit_code, one.reason) for one in sweep.tries(run.id)] == [(-9, f"{why}{text}") for text in follows]
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [
+        (-9, f"{why}{text}") for text in follows
+    ]
 
 
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
@@ -136,11 +140,11 @@ def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: Swe
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     job.send_signal(signal.SIGUSR2)
     ends(job)
-    (one,) = sweep.tries(run.id)
-    assert (one.exit_code, one.step) == (75, sweep.status(run)["step"])
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
 
     job = submit(sweep, run)
-    wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (one.step or 0))
+    wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (attempt.step or 0))
     job.kill()
     wait(lambda: sweep.status(run)["state"] == "interrupted")
     assert sweep.tries(run.id)[1].ended is None
@@ -155,15 +159,15 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
     child.send_signal(signal.SIGUSR2)  # as SLURM does: to every process
     job.send_signal(signal.SIGUSR2)
     wait(lambda: sweep.tries(run.id)[0].ended)
-    (one,) = sweep.tries(run.id)
-    assert (one.exit_code, one.reason) == (75, "asleep")
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.reason) == (75, "asleep")
 
 
 def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
     """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
     run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
     ends(submit(sweep, run, limit=2))
-    assert [(one.step_before, one.step) for one in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
+    assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
     assert sweep.status(run)["step"] == 6
 
 
@@ -177,8 +181,8 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     wait(lambda: sweep.status(run)["step"] > 20)
     second.send_signal(signal.SIGUSR2)
     ends(second)
-    one, two = sweep.tries(run.id)
-    assert one.reason.endswith("was taken over") and one.step is None
+    attempt, two = sweep.tries(run.id)
+    assert attempt.reason.endswith("was taken over") and attempt.step is None
     assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
 
 
@@ -232,8 +236,8 @@ def test_slurms_controller_is_asked_until_it_is_back(
     sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
 ) -> None:
     asked = controller()
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert (one.job, one.nodes, one.reason) == ("5_3", ["n1", "n2"], "no step 5")
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert (attempt.job, attempt.nodes, attempt.reason) == ("5_3", ["n1", "n2"], "no step 5")
     assert asked() == [SHOWN, REQUEUED, REQUEUED]
 
 
@@ -242,8 +246,8 @@ def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
     sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
 ) -> None:
     controller(allowed="no")
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
-    assert one.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
+    assert attempt.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
 
 
 @pytest.mark.usefixtures("task")
@@ -262,8 +266,8 @@ def test_why_a_job_is_not_requeued_is_recorded(
     calls: int,
 ) -> None:
     asked = controller(**answer)
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert one.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert attempt.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
 
 
 @pytest.mark.usefixtures("task")

@@ -57,7 +57,7 @@ def starts(tmp_path: Path) -> dict[str, int]:
 
 def exit_codes(tmp_path: Path) -> dict[str, list[int | None]]:
     folder = SweepFolder(tmp_path / "out" / "sweep")
-    return {run_id: [one.exit_code for one in folder.tries(run_id)] for run_id in folder.runs}
+    return {run_id: [item.exit_code for item in folder.tries(run_id)] for run_id in folder.runs}
 
 
 @contextmanager
@@ -84,15 +84,15 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
     folder = SweepFolder(tmp_path / "out" / "sweep")
     for run in folder.runs.values():  # the stand-ins would end with 2 if what they read was not there
-        (one,) = folder.tries(run.id)
-        assert one.exit_code == 0 and all(folder.tries(need)[0].ended <= one.began for need in run.needs)  # type: ignore[operator]
+        (item,) = folder.tries(run.id)
+        assert item.exit_code == 0 and all(folder.tries(need)[0].ended <= item.began for need in run.needs)  # type: ignore[operator]
         assert json.loads((folder.path / run.id / "run.json").read_text())["varied"] == run.varied
     assert main(words) == 0 and len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
 
 
 def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
-    one = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
-    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(one)
+    item = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
+    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(item)
     assert main([*words, "cluster.cpus_per_task=1"]) == 0
     (file,) = tmp_path.glob("out/sweep/shards/*/output/starts")
     assert file.read_text().split()[1:] == ["1", "1"]

@@ -94,8 +94,8 @@ def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
 
 
 def test_a_phase_has_its_own_values() -> None:
-    one = config(Phase(command="pretrain", cluster={"hours": 7, "partition": "long"}))
-    assert (one.profile("a").hours, one.profile("a-slices").partition, one.profile("b").hours) == (7.0, "long", 2.0)
+    item = config(Phase(command="pretrain", cluster={"hours": 7, "partition": "long"}))
+    assert (item.profile("a").hours, item.profile("a-slices").partition, item.profile("b").hours) == (7.0, "long", 2.0)
     for wrong, message in (
         ({"hurs": 1}, r"phases\.a\.cluster\.hurs: no phase may set that; did you mean 'hours'"),
         ({"hours": "x"}, r"phases\.a\.cluster\.hours=x: expected float or null, above 0"),
@@ -112,15 +112,15 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     first = [run(str(n)) for n in range(3)]
     second = [run("p0", "b", ("a/0", "a/2"), "probe"), run("p1", "b", ("a/9",), "probe")]
     submit(folder, config(), [*first, *second], {"a/9": "77_4", "a/8": "78_0"})
-    assert [(one.cluster, one.job, one.runs) for one in folder.submissions] == [
+    assert [(item.cluster, item.job, item.runs) for item in folder.submissions] == [
         ("slurm", "100", ["a/0", "a/1"]), ("slurm", "101", ["a/2"]), ("slurm", "102", ["b/p0", "b/p1"]),
     ]  # fmt: skip
     texts = [(log / str(n)).read_text() for n in range(4)]
     scripts = [given(text) for text in texts]
-    assert [one["array"] for one in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
-    after = [one.get("dependency") for one in scripts]
+    assert [item["array"] for item in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
+    after = [item.get("dependency") for item in scripts]
     assert after == [None, None, "afterany:77:100:101", "afterany:77:78:100:101:102"]  # the last one: the results
-    assert [one.get("kill-on-invalid-dep") for one in scripts] == [None, None, "yes", "yes"]
+    assert [item.get("kill-on-invalid-dep") for item in scripts] == [None, None, "yes", "yes"]
     for text, ids in zip(texts, (["a/0", "a/1"], ["a/2"], ["b/p0", "b/p1"]), strict=False):
         *_, token = command = text.splitlines()[-1].split()
         assert command[-5:-1] == ["dira_scale.cluster.job", "slurm", str(folder.path), "5"]
@@ -151,7 +151,7 @@ def test_what_was_submitted_before_a_refusal_is_recorded(tools: Tools, tmp_path:
     folder = SweepFolder(tmp_path / "sweep")
     with pytest.raises(UserError, match="phase b: sbatch failed"):
         submit(folder, config(), [run("x"), run("y", "b", ("a/x",), "probe")], {})
-    assert [one.runs for one in folder.submissions] == [["a/x"]]
+    assert [item.runs for item in folder.submissions] == [["a/x"]]
 
 
 def test_an_answer_is_not_waited_for_for_ever(tools: Tools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ def test_a_profile_says_what_it_cannot_have() -> None:
 def test_what_only_slurm_can_do_is_refused_on_this_machine() -> None:
     local = Cluster(executor="local", cpus_per_task=1, tries=1)
     sweep = Sweep("s", {"a": Phase(command="pretrain", cluster={"parallel": 2})})
-    with pytest.raises(UserError, match="detach=true: only SLURM has jobs"):
+    with pytest.raises(UserError, match="detach=true: only SLURM jobs run without this process"):
         SweepConfig("x", False, True, sweep, local)
     with pytest.raises(UserError, match=r"sweep\.phases\.a\.cluster\.parallel=2: .* set cluster\.parallel"):
         SweepConfig("x", False, False, sweep, local).profile("a")

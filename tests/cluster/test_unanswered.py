@@ -84,8 +84,8 @@ def test_what_slurm_has_taken_is_found_by_the_next_look(
     with pytest.raises(UserError if answer == TIMED_OUT else KeyboardInterrupt):
         submit(sweep, config(sbatch={"comment": "project 7"}), [run()], {})
     assert sweep.submissions == []
-    found = certain(SweepFolder(sweep.path))[ID]  # as `sweep` and `retry` look
-    assert (found.state, found.job) == ("queued", "100_0")
+    result = certain(SweepFolder(sweep.path))[ID]  # as `sweep` and `retry` look
+    assert (result.state, result.job) == ("queued", "100_0")
     (recorded,) = sweep.submissions
     assert (recorded.job, recorded.runs) == ("100", [ID]) and sweep.unanswered == []
     assert sweep.array(recorded.token) == [ID]  # where the job looks for its run
@@ -106,7 +106,7 @@ def test_nothing_is_started_until_slurm_can_no_longer_take_it(
     tools(takes=False, answer=TIMED_OUT)
     with pytest.raises(UserError):
         submit(sweep, config(), [run()], {})
-    with pytest.raises(UserError, match=r"SLURM may still take these jobs, .* nothing was started"):
+    with pytest.raises(UserError, match=r"SLURM may still accept these jobs; .* nothing was started"):
         certain(SweepFolder(sweep.path))
     assert read_statuses(SweepFolder(sweep.path))[0][ID].state == "missing"
     monkeypatch.setattr(unanswered, "SETTLED", 0)

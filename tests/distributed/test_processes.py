@@ -191,8 +191,8 @@ def test_one_of_several_processes_ends_without_pythons_own_end(
 
 @pytest.fixture
 def rank_one_of_two(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    for name, value in place.items():
+    path = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in path.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 

@@ -78,16 +78,16 @@ class Job:
 
     def processes(self) -> list[psutil.Process]:
         """Everything that trains in this run's folder, launchers included; these may start sessions of their own."""
-        found = []
+        result = []
         for pid in self.process.alive():
             with suppress(psutil.NoSuchProcess):
-                found.append(psutil.Process(pid))
+                result.append(psutil.Process(pid))
         for process in psutil.process_iter():
             with suppress(psutil.Error):
-                known = process in found or process.status() == psutil.STATUS_ZOMBIE
+                known = process in result or process.status() == psutil.STATUS_ZOMBIE
                 if not known and f"run={self.run}" in process.cmdline():
-                    found.append(process)
-        return found
+                    result.append(process)
+        return result
 
     def rank(self, number: int) -> psutil.Process:
         """The process of one rank."""

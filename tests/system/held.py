@@ -23,13 +23,13 @@ SETTINGS = ["experiment=small", "precision=fp32", "data.shards=none", "parallel.
 
 def storages(tensors: list[Tensor]) -> dict[int, int]:
     """Size of each piece of memory that the tensors lie in, by its address."""
-    found = {}
+    result = {}
     for tensor in tensors:
         part = getattr(tensor, "_local_tensor", tensor)
         if part.numel():
             storage = part.untyped_storage()
-            found[storage.data_ptr()] = storage.nbytes()
-    return found
+            result[storage.data_ptr()] = storage.nbytes()
+    return result
 
 
 def alive() -> dict[int, int]:

@@ -20,7 +20,7 @@ from dira_scale.engine.trainer import Trainer
 from dira_scale.pretrain import main
 
 CONVOLUTION = "convolution"  # in the names of those operations
-found: dict[str, dict[str, int]] = {}
+result: dict[str, dict[str, int]] = {}
 take = Step.__call__
 
 
@@ -32,7 +32,7 @@ def measured(self: Any, step: int, batch: Batch) -> None:
         take(self, step, batch)
     peak, with_kernels = largest(profiler)
     states = [s for p in self.model.optimizer.state.values() for s in p.values() if torch.is_tensor(s)]
-    found[",".join(self.stage.terms)] = {
+    result[",".join(self.stage.terms)] = {
         "parameters": size(self.model.module.parameters()),
         "buffers": size([*self.model.module.buffers(), *self.task.objective.distort.buffers()]),
         "optimizer": size(states),
@@ -56,15 +56,15 @@ def largest(profiler: profile) -> tuple[int, int]:
         waiting += [(child, convolution) for child in event.children]
     events.sort(key=lambda event: event[0])
     made: dict[int, int] = {}
-    own: set[int] = set()
-    for i, (_, place, more, convolution) in enumerate(events):
+    mine: set[int] = set()
+    for i, (_, path, more, convolution) in enumerate(events):
         if more > 0:
-            made[place] = i
-        elif convolution is not None and (first := made.pop(place, None)) is not None:
-            own |= {first, i} if events[first][3] == convolution else set()
+            made[path] = i
+        elif convolution is not None and (first := made.pop(path, None)) is not None:
+            mine |= {first, i} if events[first][3] == convolution else set()
     live = kernels = peak = whole = 0
     for i, (_, _, more, _) in enumerate(events):
-        live, kernels = live + (more if i not in own else 0), kernels + (more if i in own else 0)
+        live, kernels = live + (more if i not in mine else 0), kernels + (more if i in mine else 0)
         peak, whole = max(peak, live), max(whole, live + kernels)
     return peak, whole
 
@@ -78,5 +78,5 @@ if __name__ == "__main__":
     Step.__call__ = measured  # type: ignore[method-assign]
     Trainer.save = lambda self, stage: None  # type: ignore[method-assign]  # nobody goes on from here
     code = main(sys.argv[2:])
-    Path(sys.argv[1]).write_text(json.dumps(found))
+    Path(sys.argv[1]).write_text(json.dumps(result))
     raise SystemExit(code)

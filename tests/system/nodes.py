@@ -44,8 +44,8 @@ class Node:
             return Forked(words, given | told, move)
         files = "for file in hosts nsswitch.conf; do mount --bind $1/$file /etc/$file || exit; done"
         inside = f'hostname "$0" && {files} && shift && exec "$@"'
-        own = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
-        return Started(["nsenter", f"--net=/run/netns/{self.namespace}", *own, str(self.etc), *command], given)
+        mine = ["unshare", "--uts", "--mount", "--propagation", "private", "sh", "-c", inside, self.name]
+        return Started(["nsenter", f"--net=/run/netns/{self.namespace}", *mine, str(self.etc), *command], given)
 
     def link(self, up: bool) -> None:
         """Plug the cable in or pull it: packets vanish, nobody is told."""

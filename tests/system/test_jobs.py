@@ -43,8 +43,8 @@ def test_what_fails_is_tried_again_until_it_has_failed_thrice_without_a_new_step
     for job in ids:
         jobs.end(job)
     tries = jobs.tries(failing)
-    assert [(one.exit_code, one.step, one.restart) for one in tries] == [(1, 4, i) for i in range(4)], jobs.told()
-    assert {one.reason for one in tries} == {"no step 5"}
+    assert [(item.exit_code, item.step, item.restart) for item in tries] == [(1, 4, i) for i in range(4)], jobs.told()
+    assert {item.reason for item in tries} == {"no step 5"}
     (only,) = jobs.tries(bad)
     assert (only.exit_code, only.reason) == (2, "no step 1")
 
@@ -94,7 +94,7 @@ def test_a_preempted_job_goes_on_after_the_urgent_one(jobs: Jobs) -> None:
     jobs.wait(lambda: jobs.step(run) > 3)
     jobs.client("sbatch", "-p", "urgent", "-w", "n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
     jobs.end(job)
-    assert [one.exit_code for one in jobs.tries(run)] == [75, 0], jobs.told()
+    assert [item.exit_code for item in jobs.tries(run)] == [75, 0], jobs.told()
     assert lines(jobs, run) == list(range(1, 61))
 
 
@@ -107,7 +107,7 @@ def test_a_sick_node_is_excluded_from_the_next_try(jobs: Jobs) -> None:
     job = jobs.submit(run, exclude="n3,n4")
     jobs.end(job)
     tries = jobs.tries(run)
-    assert [(one.nodes, one.exit_code) for one in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
+    assert [(item.nodes, item.exit_code) for item in tries] == [(["n1"], 1), (["n1"], 1), (["n2"], 0)], jobs.told()
 
 
 # Where rounding grows slowly: see test_two_processes_learn_the_same_as_one.

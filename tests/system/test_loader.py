@@ -44,13 +44,13 @@ def threads() -> Iterator[None]:
 
 
 def test_a_run_is_trained_and_resumed_with_any_loader(shards: Path, tmp_path: Path) -> None:
-    own = f"data.loader={{_target_: {__name__}.Named, name: ours}}"
+    mine = f"data.loader={{_target_: {__name__}.Named, name: ours}}"
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert main(pretrain(whole, shards, SMALL, own, "steps=3")[3:]) == 0
+    assert main(pretrain(whole, shards, SMALL, mine, "steps=3")[3:]) == 0
     trained = [step for name, step in Named.noted if name == "ours"]
     assert {0, 1, 2} <= set(trained)
     assert main(pretrain(parts, shards, SMALL, "steps=2")[3:]) == 0
-    assert main(pretrain(parts, shards, SMALL, own, "steps=3")[3:]) == 0
+    assert main(pretrain(parts, shards, SMALL, mine, "steps=3")[3:]) == 0
     assert_equal_runs(parts, whole)
     runs = [json.loads((run / "environment.json").read_text())["run"] for run in (whole, parts)]
     assert runs[0] == runs[1]

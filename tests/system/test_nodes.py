@@ -55,14 +55,14 @@ def said(printed: str) -> list[str]:
 
 
 def torchrun(i: int) -> list[str]:
-    place = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
-    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *place]
+    address = [f"--node_rank={i}", "--master_addr=node-a", f"--master_port={PORT}"]
+    return [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", *address]
 
 
 def accelerate(i: int) -> list[str]:
-    place = [f"--machine_rank={i}", "--main_process_ip=node-a", f"--main_process_port={PORT}"]
+    address = [f"--machine_rank={i}", "--main_process_ip=node-a", f"--main_process_port={PORT}"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
-    return [*launch, "--num_machines=2", "--num_processes=2", *place]
+    return [*launch, "--num_machines=2", "--num_processes=2", *address]
 
 
 def srun_by_hand(i: int) -> list[str]:
@@ -78,9 +78,9 @@ def test_nodes_that_cannot_reach_each_other_say_so_alike(pair: list[Node]) -> No
     meet = "from dira_scale.distributed.rendezvous import meet\nmeet(12)"
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, [sys.executable, "-c", meet]))
     assert code_a == code_b == 1
-    found = re.search(r"UserError: rank (\d) on node-[ab] does not reach rank (\d) on node-[ab] at .*", printed_a)
-    assert found and found[1] != found[2] and found[0] in printed_b
-    assert "within 6 s: no answer; open the ports between the nodes in the firewall" in found[0]
+    result = re.search(r"UserError: rank (\d) on node-[ab] does not reach rank (\d) on node-[ab] at .*", printed_a)
+    assert result and result[1] != result[2] and result[0] in printed_b
+    assert "within 6 s: no answer; open the ports between the nodes in the firewall" in result[0]
 
 
 @pytest.mark.system
@@ -235,12 +235,12 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     hosts = tmp_path / "hosts"
     hosts.write_text(f"127.0.0.1 localhost\n127.0.1.1 node-b\n{pair[0].address} node-a\n")
     command = pretrain(tmp_path / "run", shards, SMALL, f"parallel.timeout={TIMEOUT}")
-    own = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
-    for code, printed in ends(by_hand(pair, command, own)):
+    mine = ["sh", "-c", f'mount --bind {hosts} /etc/hosts && exec "$@"', "sh", *command]
+    for code, printed in ends(by_hand(pair, command, mine)):
         assert code == 2
         (line,) = said(printed)
         assert "node-b resolves its own name to 127.0.1.1, which no other machine can reach" in line
-    mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *own, "steps=1"]
+    mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *mine, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
         assert code == 0, printed
 

@@ -23,11 +23,11 @@ NO_TORCH = (
 def named() -> list[str]:
     """The versions in pyproject.toml, newest first."""
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
-    found = [line.rpartition(" ")[2] for line in lines if re.search(r":: 3\.\d+$", line)]
-    return sorted(found, key=lambda version: int(version.partition(".")[2]), reverse=True)
+    versions = [line.rpartition(" ")[2] for line in lines if re.search(r":: 3\.\d+$", line)]
+    return sorted(versions, key=lambda version: int(version.partition(".")[2]), reverse=True)
 
 
-def found(version: str) -> Path | None:
+def interpreter(version: str) -> Path | None:
     """A Python of this version with ``venv``: in PATH, or among pyenv's."""
     pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser() / "versions"
     in_path = shutil.which(f"python{version}")
@@ -44,7 +44,7 @@ def found(version: str) -> Path | None:
 @pytest.mark.system
 @pytest.mark.timeout(900)
 def test_the_newest_python_sets_up_and_trains(tmp_path: Path) -> None:
-    version, python = next(((v, p) for v in named() if (p := found(v))), ("", Path()))
+    version, python = next(((v, p) for v in named() if (p := interpreter(v))), ("", Path()))
     if version in ("", f"{sys.version_info.major}.{sys.version_info.minor}"):
         pytest.skip(f"the newest Python here of {', '.join(named())} is the one that runs these tests")
     if not (ROOT / ".git").exists():

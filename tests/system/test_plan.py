@@ -29,8 +29,8 @@ def measured(tmp_path: Path, shards: Path, *keys: str) -> dict[str, dict[str, in
     out, run = tmp_path / "found.json", tmp_path / "run"
     command = [sys.executable, str(Path(__file__).with_name("measured.py")), str(out), *TINY, *KEYS, *keys]
     finish([*command, f"data.shards={shards}", f"run={run}"])
-    found: dict[str, dict[str, int]] = json.loads(out.read_text())
-    return found
+    result: dict[str, dict[str, int]] = json.loads(out.read_text())
+    return result
 
 
 def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
@@ -40,16 +40,16 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     networks = Networks(config, cfg)
     if config.parallel.checkpoint_activations:
         checkpoint_activations(networks.method)
-    found = {}
+    result = {}
     for stage in stage_plans(config, lambda batch: 1):
         step = rehearse(config, networks, stage, config.data.batch, foreach=foreach)
-        found[",".join(stage.terms)] = {
+        result[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,
             "buffers": step.buffers,
             "optimizer": step.optimizer,
             "step": max(moment.gradients + moment.others for moment in [*step.live_in_passes, *step.live_in_update]),
         }
-    return found
+    return result
 
 
 RECOMPUTED = "parallel.checkpoint_activations=true"
@@ -78,14 +78,14 @@ MORE = [
 def test_planned_memory_is_what_a_run_takes(keys: list[str], tmp_path: Path, shards: Path) -> None:
     real, expected = measured(tmp_path, shards, *keys), planned(*keys)
     assert real.keys() == expected.keys()
-    for stage, found in real.items():
+    for stage, result in real.items():
         for exact in ("parameters", "buffers", "optimizer"):
-            assert expected[stage][exact] == found[exact], (stage, exact)
-        error = expected[stage]["step"] / found["step"] - 1
+            assert expected[stage][exact] == result[exact], (stage, exact)
+        error = expected[stage]["step"] / result["step"] - 1
         megabytes = {
             "planned": expected[stage]["step"],
-            "measured": found["step"],
-            "with kernels": found["with kernels"],
+            "measured": result["step"],
+            "with kernels": result["with kernels"],
         }
         told = ", ".join(f"{what} {size / 1e6:.1f} MB" for what, size in megabytes.items())
         print(f"{stage}: {told}, {error:+.1%}")
@@ -98,9 +98,9 @@ def test_planned_memory_is_what_a_gpu_takes(keys: list[str], tmp_path: Path, sha
     """torch.cuda.max_memory_allocated of a step, which cuDNN's workspaces are part of."""
     assert torch.cuda.is_available()
     real, expected = measured(tmp_path, shards, *keys), planned(*keys, foreach=True)
-    for stage, found in real.items():
+    for stage, result in real.items():
         whole = sum(expected[stage][part] for part in ("parameters", "buffers", "optimizer", "step"))
-        assert 0.8 < whole / found["peak"] < 1.1, (stage, whole, found["peak"])
+        assert 0.8 < whole / result["peak"] < 1.1, (stage, whole, result["peak"])
 
 
 SIZES = [key for key in TINY if not key.startswith(("validate", "log_every"))]
@@ -113,12 +113,12 @@ def test_the_verb_prints_every_strategy_and_writes_its_figures(
     keys += ["model.encoder=test_resnet"]
     assert plan.main([*SIZES, *keys, "stages.dira.epochs=0"]) == 0
     printed = capsys.readouterr().out
-    found = json.loads((tmp_path / "p.json").read_text())
-    assert [row["strategy"] for row in found["rows"]] == 2 * ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
+    result = json.loads((tmp_path / "p.json").read_text())
+    assert [row["strategy"] for row in result["rows"]] == 2 * ["ddp", "fsdp2", "zero1", "zero2", "zero3"]
     assert all(text in printed for text in ("▸ ddp", "fsdp2", "zero3", "recomputing")) and "…" not in printed
-    kept, recomputing = found["rows"][0], found["rows"][5]
+    kept, recomputing = result["rows"][0], result["rows"][5]
     assert recomputing["step"] > kept["step"] and recomputing["largest"] > kept["largest"] > 8
-    assert kept["price"] == pytest.approx(kept["hours"] * 2 * found["machine"]["price"])
+    assert kept["price"] == pytest.approx(kept["hours"] * 2 * result["machine"]["price"])
 
 
 @pytest.mark.parametrize(

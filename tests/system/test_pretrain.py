@@ -78,13 +78,13 @@ def test_two_processes_learn_the_same_as_one(shards: Path, tmp_path: Path) -> No
         for ours, theirs in zip(losses(tmp_path / "2", split), losses(tmp_path / "1", split), strict=True):
             assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 1e-7, 1e-7, 2e-5
     assert_moved_alike(tmp_path / "2", tmp_path / "1", share=0.02, still=1e-7, zero=1e-9)
-    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
-    gradients = [name for name in one if name.endswith("momentum_buffer")]
+    item, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    gradients = [name for name in item if name.endswith("momentum_buffer")]
     # A bias before BatchNorm has no gradient but rounding's.
-    assert sum(one[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
+    assert sum(item[name].norm() > 1e-4 for name in gradients) > 0.9 * len(gradients)
     for name in gradients:
-        error = (two[name] - one[name]).norm()
-        assert error <= 0.02 * one[name].norm() + 1e-5, name
+        error = (two[name] - item[name]).norm()
+        assert error <= 0.02 * item[name].norm() + 1e-5, name
 
 
 @pytest.mark.system

@@ -39,8 +39,8 @@ def images(step: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(step)
     coarse = torch.rand(BATCH, 1, 4, 4, generator=generator)
     clean = F.interpolate(coarse, size=SIZE, mode="bilinear")
-    one, two = (clean + 0.3 * torch.rand(clean.shape, generator=generator) for _ in range(2))
-    return one, two
+    item, two = (clean + 0.3 * torch.rand(clean.shape, generator=generator) for _ in range(2))
+    return item, two
 
 
 def train(overrides: list[str]) -> dict[str, Tensor]:
@@ -68,9 +68,9 @@ def train(overrides: list[str]) -> dict[str, Tensor]:
         model.step()
         commit_statistics(model.module)
         model.module.after_step()
-    found = {name.removeprefix("method."): part.whole() for name, part in model.pieces().items()}
+    result = {name.removeprefix("method."): part.whole() for name, part in model.pieces().items()}
     world_.end()
-    return found | {"losses": torch.stack(losses)}
+    return result | {"losses": torch.stack(losses)}
 
 
 def fresh() -> MoCo:
@@ -91,7 +91,7 @@ def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> 
         return torch.cat([F.normalize(projector(encoder(part)[-1]), dim=1) for part in parts])
 
     for step in range(STEPS):
-        one, two = images(step)
+        item, two = images(step)
         latest = torch.empty(BATCH, MOCO["dim"])
         optimizer.zero_grad()
         for micro in range(accumulate):
@@ -99,7 +99,7 @@ def formula(ranks: int, accumulate: int, groups: int, shuffled: bool = True) -> 
             order = torch.from_numpy(permutation(len(rows), step, micro)) if shuffled else torch.arange(len(rows))
             with torch.no_grad():
                 latest[rows[order]] = embed(moco.key_encoder, moco.key_projector, two[rows[order]])
-            queries, keys = embed(moco.encoder, moco.projector, one[rows]), latest[rows]
+            queries, keys = embed(moco.encoder, moco.projector, item[rows]), latest[rows]
             similar = torch.cat([(queries * keys).sum(1, keepdim=True), queries @ moco.queue.T], dim=1)
             loss = F.cross_entropy(similar / MOCO["temperature"], torch.zeros(len(rows), dtype=torch.long))
             (loss / accumulate).backward()
@@ -136,13 +136,13 @@ def test_two_processes_compute_the_formula(
     keys = [f"parallel={strategy}", f"parallel.accumulate={accumulate}", f"model.bn_groups={groups}"]
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))  # of the harness
     finish([*launch, str(tmp_path / "found.pt"), *keys])
-    found, expected = torch.load(tmp_path / "found.pt"), formula(2, accumulate, groups)
+    result, expected = torch.load(tmp_path / "found.pt"), formula(2, accumulate, groups)
     unshuffled, start = formula(2, accumulate, groups, shuffled=False), fresh().state_dict()
-    torch.testing.assert_close(found["losses"], expected["losses"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(result["losses"], expected["losses"], rtol=1e-5, atol=0)
     assert (unshuffled["losses"] - expected["losses"]).abs().min() > 1e-4 * expected["losses"].max()
     for name in expected.keys() - {"losses"}:
         value = expected[name]
-        error, other, moved = ((x - value).norm() for x in (found[name], unshuffled[name], start[name]))
+        error, other, moved = ((x - value).norm() for x in (result[name], unshuffled[name], start[name]))
         print(f"{name}: {error / moved:.1e} of {moved:.1e}; without the shuffle {other / moved:.1e}")
         bound = 0.002 * moved + 1e-7 * value.norm()  # the latter is how a momentum network's small steps are stored
         assert error < bound < 0.1 * other, name

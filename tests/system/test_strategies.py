@@ -107,7 +107,7 @@ def assert_losses_agree(run: Path, reference: Path, relative: float, absolute: f
 
 def largest(run: Path, reference: Path) -> str:
     """The largest differences, of tensors that went farther than rounding goes (docs/evidence/strategies.md)."""
-    found, said = distances(run, reference), []
+    result, said = distances(run, reference), []
     for what, mine in (("generator", False), ("adversary", True)):
         pairs = [
             (ours[term], theirs[term])
@@ -117,8 +117,10 @@ def largest(run: Path, reference: Path) -> str:
         ]
         said.append(f"{what} {max((abs(a - b) / max(abs(b), COSINE / LOSS) for a, b in pairs), default=0):.1e}")
     for what, mine in (("weights", False), ("discriminator's", True)):
-        own = [(name, *figures) for name, figures in found.items() if name.startswith("discriminator.") == mine]
-        judged = [(error / moved, name) for name, error, moved, length in own if MOVED * moved > STILL * length + 2e-7]
+        custom = [(name, *figures) for name, figures in result.items() if name.startswith("discriminator.") == mine]
+        judged = [
+            (error / moved, name) for name, error, moved, length in custom if MOVED * moved > STILL * length + 2e-7
+        ]
         said.append("{} {:.2%} ({})".format(what, *max(judged, default=(0, "none moved"))))
     return "; ".join(said)
 
@@ -145,8 +147,8 @@ def held(strategy: str, ranks: int) -> dict[str, int]:
     """Bytes that a process keeps between steps: ``all``, of them the ``method``'s and the ``optimizer``'s states."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     printed = finish([*launch, str(Path(__file__).with_name("held.py")), strategy])
-    found: dict[str, int] = json.loads(printed.split("HELD ")[1].splitlines()[0])
-    return found
+    result: dict[str, int] = json.loads(printed.split("HELD ")[1].splitlines()[0])
+    return result
 
 
 def promised(strategy: str, ranks: int) -> dict[str, float]:
@@ -201,11 +203,11 @@ def documented(ranks: int) -> dict[str, float]:
 def test_what_a_process_keeps_falls_as_the_strategy_promises(ranks: int) -> None:
     """Parameters, optimizer states and everything; the documented table is what is measured."""
     for strategy, told in documented(ranks).items():
-        found = held(strategy, ranks)
-        print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in found.items()})
+        result = held(strategy, ranks)
+        print(strategy, ranks, {part: f"{size / 1e6:.1f}" for part, size in result.items()})
         for part, size in promised(strategy, ranks).items():
-            assert found[part] == pytest.approx(size, rel=0.03), (strategy, part)
-        assert found["all"] / 1e6 == pytest.approx(told, abs=1), strategy
+            assert result[part] == pytest.approx(size, rel=0.03), (strategy, part)
+        assert result["all"] / 1e6 == pytest.approx(told, abs=1), strategy
 
 
 @pytest.mark.torture
@@ -223,11 +225,11 @@ def test_every_strategy_on_every_base(
     """
     run, reference = tmp_path / "run", plain(base)
     finish(command(run, shards, base, f"parallel={strategy}", ranks=ranks))
-    found = distances(run, reference)
-    statistics = {name for name in found if name.rpartition(".")[2] in ("running_mean", "running_var")}
+    result = distances(run, reference)
+    statistics = {name for name in result if name.rpartition(".")[2] in ("running_mean", "running_var")}
     print(f"\n{strategy} {ranks} {base}: {largest(run, reference)}")
-    for part in (statistics, {name for name in found if name not in statistics and not name.endswith("queue")}):
-        error, moved, _ = (math.hypot(*values) for values in zip(*(found[name] for name in part), strict=True))
+    for part in (statistics, {name for name in result if name not in statistics and not name.endswith("queue")}):
+        error, moved, _ = (math.hypot(*values) for values in zip(*(result[name] for name in part), strict=True))
         print(f"together {error / moved:.3%} of {len(part)}")
         assert error <= TOGETHER * moved
     assert_losses_agree(run, reference, LOSS, COSINE)

@@ -133,14 +133,14 @@ def test_under_elastic_launch_of_two_machines_all_meet_again(small_of_two: Path,
     other. Its eight processes start afresh, which takes most of its time."""
     run = tmp_path / "run"
     with socket.create_server(("127.0.0.1", 0)) as probe:
-        place = [f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}", "--local-addr=127.0.0.1"]
-    agent = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", *place, "--max-restarts=2", "--nproc_per_node=1"]
+        location = [f"--rdzv-endpoint=127.0.0.1:{probe.getsockname()[1]}", "--local-addr=127.0.0.1"]
+    agent = ["--nnodes=2", "--rdzv-backend=c10d", "--rdzv-id=two", *location, "--max-restarts=2", "--nproc_per_node=1"]
     moments = dies(step=3, rank=0, lease=1), dies(step=5, rank=1, lease=2)
     command, environment = killed_at(pretrain(run, shards, *SMALL, ranks=2), *moments)
     where = command.index("--standalone")
     command[where : where + 2] = agent
-    with Job(command, run, **environment) as one, Job(command, run, **environment) as other:
-        codes, printed = (one.end(), other.end()), one.printed + other.printed
+    with Job(command, run, **environment) as item, Job(command, run, **environment) as other:
+        codes, printed = (item.end(), other.end()), item.printed + other.printed
         assert codes == (0, 0) and "from step 2 of 6" in printed and "from step 4 of 6" in printed, printed
     assert status(run)["lease"] == 3
     assert_equal_runs(run, small_of_two)
@@ -157,8 +157,8 @@ def test_a_signal_writes_a_checkpoint_says_so_and_ends_with_75(
     signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.Signals[name])
     with Job(signalled, run, **environment) as job:
         assert job.end() == 75, job.printed
-    found = status(run)
-    assert (found["state"], found["exit_code"], found["step"]) == ("interrupted", 75, 3)
+    result = status(run)
+    assert (result["state"], result["exit_code"], result["step"]) == ("interrupted", 75, 3)
     assert f"{name}: checkpoint written at step 3" in job.printed
     assert checkpoint.latest(run).name == "000000003"
     finish(command)
@@ -424,8 +424,8 @@ def test_a_ghost_writes_nothing(small: Path, shards: Path, tmp_path: Path) -> No
 
 def contents(run: Path) -> dict[str, str]:
     """Every file by its hash, but the ghost's own: its lease, its curves, what it has not renamed yet."""
-    own = {run / "leases" / "000001.json", min((run / "tensorboard").iterdir(), key=lambda p: p.name)}
-    files = (path for path in run.rglob("*") if path.is_file() and path not in own and path.suffix != ".tmp")
+    mine = {run / "leases" / "000001.json", min((run / "tensorboard").iterdir(), key=lambda p: p.name)}
+    files = (path for path in run.rglob("*") if path.is_file() and path not in mine and path.suffix != ".tmp")
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
@@ -473,5 +473,5 @@ def test_a_run_that_goes_on_with_4_2_3_and_1_processes_sees_the_same_and_learns_
     for ours, theirs in zip(losses(tmp_path / "many"), losses(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)  # measured: 2e-6, in the last step
     assert_moved_alike(tmp_path / "many", tmp_path / "one", share=0.02, still=1e-7)  # measured: 0.8 %
-    one, many = weights(tmp_path / "one"), weights(tmp_path / "many")
-    assert torch.equal(one["method.base.queue_pointer"], many["method.base.queue_pointer"])
+    item, many = weights(tmp_path / "one"), weights(tmp_path / "many")
+    assert torch.equal(item["method.base.queue_pointer"], many["method.base.queue_pointer"])

@@ -32,19 +32,19 @@ def test_states_of_real_jobs_outlive_the_controller(own_dev_cluster: DevCluster,
     def until(**expected: str) -> Mapping[str, RunStatus]:
         deadline = time.monotonic() + SECONDS
         while True:
-            found, _ = read_statuses(SweepFolder(folder.path))
-            states = {run_id.partition("/")[2]: one.state for run_id, one in found.items()}
+            result, _ = read_statuses(SweepFolder(folder.path))
+            states = {run_id.partition("/")[2]: item.state for run_id, item in result.items()}
             if states == expected:
-                return found
-            assert time.monotonic() < deadline, {run_id: (one.state, one.reason) for run_id, one in found.items()}
+                return result
+            assert time.monotonic() < deadline, {run_id: (item.state, item.reason) for run_id, item in result.items()}
             time.sleep(0.2)
 
     begun = until(begins="running", waits="queued", fails="queued", never="queued")
     assert begun["bench/begins"].nodes == "n1"
     assert "cluster.hours is more than its partition allows" in begun["bench/never"].reason
     own_dev_cluster.kill("slurmctld", signal.SIGTERM)
-    found, problem = read_statuses(SweepFolder(folder.path))
-    assert "squeue failed" in problem and {one.state for one in found.values()} == {"queued"}
+    result, problem = read_statuses(SweepFolder(folder.path))
+    assert "squeue failed" in problem and {item.state for item in result.values()} == {"queued"}
     own_dev_cluster.up()
     until(begins="running", waits="queued", fails="queued", never="queued")
     cancel(folder, ["begins", "waits", "never"])

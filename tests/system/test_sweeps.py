@@ -40,8 +40,8 @@ class Counted(Jobs):
 
     @property
     def words(self) -> list[str]:
-        own = self.folder.parent / "own"
-        return [f"folder={self.folder}", "--config-dir", str(own), "sweep=counted", *PROFILE]
+        mine = self.folder.parent / "own"
+        return [f"folder={self.folder}", "--config-dir", str(mine), "sweep=counted", *PROFILE]
 
     @property
     def runs(self) -> list[Run]:
@@ -82,7 +82,7 @@ class Counted(Jobs):
             steps = run.varied["first.steps"] if run.phase == "first" else SECOND
             lines = (self.sweep.output(run) / "steps").read_text().split()
             assert lines == [str(step) for step in range(1, steps + 1)], f"{run.id}: {lines}\n{self.told()}"
-            done = [one for one in self.tries(run) if one.exit_code == 0]
+            done = [item for item in self.tries(run) if item.exit_code == 0]
             assert len(done) == 1, self.told()
             for need in run.needs:
                 assert self.sweep.tries(need)[-1].ended <= self.tries(run)[0].began
@@ -126,7 +126,7 @@ def test_twelve_runs_on_four_nodes_with_a_requeue_and_a_lost_node(
         own_dev_cluster.up()
         counted.release(lost)
         assert process.wait(SECONDS) == 0, process.printed() + counted.told()
-    codes = {run.id: [one.exit_code for one in counted.tries(run)] for run in counted.runs}
+    codes = {run.id: [item.exit_code for item in counted.tries(run)] for run in counted.runs}
     assert codes.pop(requeued.id) == [75, 0] and codes.pop(lost.id) == [1, 0], counted.told()
     assert set(map(tuple, codes.values())) == {(0,)}
     first, second = counted.tries(lost)
@@ -192,7 +192,7 @@ def test_the_controlling_process_is_killed_and_started_again(counted: Counted) -
         process.send_signal(signal.SIGKILL)
         process.wait(SECONDS)
     submitted = counted.sweep.submissions
-    assert {run for one in submitted for run in one.runs} == {run.id for run in counted.runs}
+    assert {run for item in submitted for run in item.runs} == {run.id for run in counted.runs}
     with counted.controlling() as process:
         counted.wait(lambda: "0 runs submitted, 12 were queued or running" in process.printed())
         process.send_signal(signal.SIGKILL)

@@ -24,10 +24,10 @@ def files(inputs: LoaderInputs) -> list[Contender]:
         raise UserError("the released code reads PNG and JPEG of 8 bits")
     require("torchvision", "bench")
     plain = Files(inputs.files, "L", Crops(inputs.boxes, inputs.flips))
-    found = {"files, PIL": plain, "files, released": Files(inputs.files, "RGB", ReleasedTransforms())}
+    result = {"files, PIL": plain, "files, released": Files(inputs.files, "RGB", ReleasedTransforms())}
     if inputs.case.codec == "jpg":
-        found["original PNGs, released"] = Files(inputs.originals, "RGB", ReleasedTransforms())
-    return [_contender(name, Workers(dataset, inputs.workers, inputs.batch)) for name, dataset in found.items()]
+        result["original PNGs, released"] = Files(inputs.originals, "RGB", ReleasedTransforms())
+    return [_contender(name, Workers(dataset, inputs.workers, inputs.batch)) for name, dataset in result.items()]
 
 
 def tars(inputs: LoaderInputs) -> list[Contender]:
@@ -55,11 +55,11 @@ class Tars(IterableDataset[torch.Tensor]):
         import webdataset
 
         worker: Any = torch.utils.data.get_worker_info()
-        own = len(range(worker.id, self.batches.value, worker.num_workers))
+        mine = len(range(worker.id, self.batches.value, worker.num_workers))
         pipeline = webdataset.WebDataset(self.shards, resampled=True, shardshuffle=False).decode("pill")
         samples = pipeline.to_tuple("__key__", self.suffix)
         views = (self.crops(image, self.rows[key.rpartition("/")[2]]) for key, image in samples)
-        for _ in range(own):
+        for _ in range(mine):
             yield torch.stack(list(itertools.islice(views, self.batch)))
 
 

@@ -31,10 +31,10 @@ def loader(name: str, inputs: LoaderInputs) -> list[Contender]:
     def run(batches: int) -> Iterator[Sequence[Any]]:
         return (batch.views for batch in built.iterate(0, batches))
 
-    found = [Contender(f"ours: {name}", "ours", run)]
+    results = [Contender(f"ours: {name}", "ours", run)]
     if name == "cpu" and inputs.case.bits == 8:
-        found.append(Contender("ours: cpu, distorted", "ours", distorted(built, inputs.workers)))
-    return found
+        results.append(Contender("ours: cpu, distorted", "ours", distorted(built, inputs.workers)))
+    return results
 
 
 def distorted(built: Loader, workers: int) -> Callable[[int], Iterator[Sequence[Any]]]:
