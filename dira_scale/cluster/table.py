@@ -1,9 +1,11 @@
-"""The status of a sweep as a table: counts, and a line for each run."""
+"""The status of a sweep as a table, with counts and a line for each run, and as JSON for programs."""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -123,3 +125,40 @@ def duration(seconds: float) -> str:
         if seconds / size < below:
             return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.1f} d"
+
+
+def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:
+    """The runs that the sweep has now, by id, and what is known of them, ready for JSON.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    everything, problem = read_statuses(folder)
+    statuses = present(folder, everything)
+    counts, used = Counter(status.state for status in statuses.values()), usage(folder, statuses)
+    return statuses, {
+        "folder": str(folder.path),
+        "problem": problem,
+        "counts": {state: counts[state] for state in STATES},
+        "runs": [_as_json(folder, status) for status in statuses.values()],
+        "sick_nodes": sick_nodes({run_id: status.tries for run_id, status in statuses.items()}),
+        "usage": asdict(used) if used else None,
+    }
+
+
+def _as_json(folder: SweepFolder, status: RunStatus) -> dict[str, Any]:
+    far = progress(folder, status)
+    return {
+        "phase": status.run.phase,
+        "name": status.run.name,
+        "state": status.state,
+        "reason": status.reason,
+        "job": status.job or None,
+        "try": len(status.tries) or None,
+        "node": status.nodes or None,
+        "step": far.step,
+        "steps": far.steps,
+        "loss": far.loss,
+        "images_per_second": far.images_per_second,
+        "seconds_to_go": far.to_go,
+        "folder": str(folder.path / status.run.id),
+    }

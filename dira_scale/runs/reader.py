@@ -15,7 +15,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
-from dira_scale.runs.config_file import config_file
+from dira_scale.runs.complete import config_file
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 

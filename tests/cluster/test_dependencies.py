@@ -2,8 +2,8 @@
 
 import pytest
 
-from dira_scale.cluster.dependencies import dependency
 from dira_scale.cluster.records import Run
+from dira_scale.cluster.slurm import dependency
 
 
 def run(name: str, *needs: str) -> Run:
