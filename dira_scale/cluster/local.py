@@ -1,6 +1,6 @@
 """A sweep on this machine: a loop in the controlling process starts as many runs at once as fit.
 
-The jobs are in sessions of their own. Where the controlling process dies, they go on, and the next one finds them by
+The jobs are in sessions of their own. If the controlling process dies, they continue, and the next one finds them by
 host, process id and the time when they were started.
 """
 
@@ -13,8 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import NamedTemporaryFile
+from uuid import uuid4
 
 import psutil
 
@@ -37,12 +36,13 @@ def start(folder: SweepFolder, run_id: str, limit: int, environment: Mapping[str
     jobs = folder.path / "jobs"
     jobs.mkdir(exist_ok=True)
     words = [sys.executable, "-u", "-m", "dira_scale.cluster.job", "local", str(folder.path), str(limit), run_id]
-    with NamedTemporaryFile(dir=jobs, delete=False) as log:
+    log = jobs / uuid4().hex  # until there is a process id
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            words, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            words, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             start_new_session=True,
         )  # fmt: skip
-    Path(log.name).replace(jobs / f"{process.pid}_0_log.out")
+    log.replace(jobs / f"{process.pid}_0_log.out")
     return process.pid
 
 

@@ -5,6 +5,8 @@
     sweep.yaml              the sweep as last submitted, composed
     current.json            ids of its runs; others were recorded under earlier settings
     submissions.jsonl       a row for each array of jobs, before and after sbatch
+    jobs/                   the scripts for sbatch; what each job printed before and after its run
+    usage.json              what the sweep has used, once nothing of it is at work
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
                tries/000.json 000.log    one try: where, when, how it ended; what it printed

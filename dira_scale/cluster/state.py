@@ -4,7 +4,7 @@
     waiting      runs that it needs are not done yet
     queued       its job waits for nodes
     running
-    interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can go on
+    interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can continue
     done
     failed       its last try failed, and nothing tries again
     ended        its last try ended, and whether another follows is not known: SLURM does not answer

@@ -147,7 +147,7 @@ def _expanded(value: Any) -> Any:
 
 
 def _escaped(value: Any) -> Any:
-    """``value`` as OmegaConf must be given it to read it as it is: ``${`` in it is no interpolation. Keys never are."""
+    """``value`` so that OmegaConf reads it as it is: ``${`` in it is not an interpolation. Keys never are."""
     if isinstance(value, dict | list):
         return value if isinstance(value, dict) else [_escaped(item) for item in value]
     return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value

@@ -136,7 +136,7 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 
 
 def chosen_class(base: type, key: str, target: str) -> type:
-    """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
+    """The class that ``key``, a ``_target_``, names; UserError if it is not a schema derived from ``base``."""
     chosen = imported(key, target)
     if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")

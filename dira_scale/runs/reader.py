@@ -122,7 +122,7 @@ class RunReader:
         except checkpoint.DamagedError as error:
             raise UserError(
                 f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run pretrain again, "
-                "which goes on from the newest intact one"
+                "which continues from the newest intact one"
             ) from error
         return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
 

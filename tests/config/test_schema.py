@@ -20,7 +20,7 @@ from dira_scale.config.schema import (
     constructed,
     kind,
     one_of,
-    path,
+    place,
     place_arguments,
     place_keys,
     places,
@@ -33,7 +33,7 @@ VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))
 
 @dataclass
 class Inner(Schema):
-    folder: str | None = path(None)
+    folder: str | None = place(None)
     share: float = within(0, 1)
 
 
