@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from benchmarks import synthetic
-from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.shard import main as shard
+from dira_scale.training.inputs import Inputs
 
 BACKENDS = {
     "cpu": ("data.loader=cpu",),

@@ -12,11 +12,12 @@ from dira_scale.config.compose import compose
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.distributed.world import World
+from dira_scale.engine.task import StagePlan
 from dira_scale.methods import Method
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import stage_plans
 from dira_scale.pretraining.task import PretrainTask, on_device
+from dira_scale.training.schedule import stage_plans
 
 NEVER = 10**6  # steps
 # One long stage of all three terms, without validation or checkpoints.
@@ -82,7 +83,7 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
 
 
 class SyntheticImages:
-    """Stands where the task has its ``Inputs`` and its loader; :meth:`iterate` is the benchmark's own."""
+    """Stands where the task has its data and its loader; :meth:`iterate` is the benchmark's own."""
 
     def __init__(self, views: ViewSpec) -> None:
         self.views = views
@@ -96,5 +97,5 @@ class SyntheticImages:
     def held_out(self, *_: object) -> None:
         return None
 
-    def train(self, batch: int) -> "SyntheticImages":
+    def loader(self, stage: StagePlan) -> "SyntheticImages":
         return self

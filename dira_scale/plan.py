@@ -25,8 +25,7 @@ def plan(cfg: DictConfig) -> None:
     from dira_scale.planning.shards import planned_inputs
     from dira_scale.planning.strategies import STRATEGIES
     from dira_scale.planning.table import WIDTH, as_json, show
-    from dira_scale.pretraining.process_counts import check_division
-    from dira_scale.pretraining.schedule import batches_of
+    from dira_scale.training.schedule import batches_of, check_division
 
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Plan)

@@ -4,8 +4,11 @@ runs the test (tests/tiers.py)."""
 import os
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
+
+REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[2] / "shared" / "data"))  # real images
 
 EXTRAS = {  # of the set-up, and the modules that each must bring
     "deepspeed": ("deepspeed", "transformers"),
@@ -39,6 +42,13 @@ def need_extra(extra: str) -> None:
     """Skip, or fail, where a module of one of ``EXTRAS`` is missing."""
     missing = [module for module in EXTRAS[extra] if not installed(module)]
     skip_without(extra, f"{', '.join(missing)} not installed: python3 setup/install.py {extra}" if missing else "")
+
+
+def real_data(folder: str = "") -> Path:
+    """A folder of real images; without them the test is skipped."""
+    if not (REAL / folder).is_dir():
+        pytest.skip(f"{REAL / folder} is absent: DIRA_SCALE_DATA names the folder of real images")
+    return REAL / folder
 
 
 def need_program(program: str, package: str) -> None:

@@ -27,9 +27,12 @@ MAY_IMPORT = {
     "methods": FOUNDATION | {"data", "distributed", "models"},
     "engine": FOUNDATION | {"distributed", "models", "runs"},
     "ingest": FOUNDATION | {"pixels", "data", "imaging", "phantom"},
-    "pretraining": FOUNDATION | {"data", "distributed", "models", "runs", "metrics", "methods", "engine"},
-    "evaluation": FOUNDATION | {"pixels", "data", "distributed", "models", "runs", "metrics", "methods", "engine"},
-    "planning": FOUNDATION | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "pretraining"},
+    "training": FOUNDATION | {"data", "distributed", "engine"},
+    "pretraining": FOUNDATION | {"data", "distributed", "models", "runs", "metrics", "methods", "engine", "training"},
+    "evaluation": FOUNDATION
+    | {"pixels", "data", "distributed", "models", "runs", "metrics", "methods", "engine", "training"},
+    "planning": FOUNDATION
+    | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"},
     "reporting": FOUNDATION | {"runs"},
     "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},

@@ -13,7 +13,7 @@ from dira_scale.planning import timeline
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.goodput import Failures
 from dira_scale.planning.ledger import Collective
-from dira_scale.planning.network import Networks, one_rank_of
+from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import traffic
@@ -26,7 +26,9 @@ def step_of(arguments: Sequence[str], processes: int, images: int) -> Rehearsal:
     cfg = compose("plan", list(arguments))
     config: Any = OmegaConf.to_object(cfg)
     with one_rank_of(processes):
-        return rehearse(config, Networks(config, cfg), config.stages[STAGE], images)
+        fake = fake_pretraining(config, cfg)
+        stage = next(plan for plan in fake.stages if plan.name == STAGE)
+        return rehearse(fake, stage, images, config.parallel.accumulate)
 
 
 def here(result: Measured, cluster: Cluster) -> float:

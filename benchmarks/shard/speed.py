@@ -25,7 +25,7 @@ from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.phantom import in_processes
-from dira_scale.ingest.writer import Shard, sharding, write_shards
+from dira_scale.ingest.writer import WrittenShard, sharding, write_shards
 from dira_scale.machine.workers import worker_pool
 from dira_scale.phantom.cxr.dataset import generate
 from dira_scale.pixels.codecs import encode
@@ -130,7 +130,7 @@ def bare_loop(recipe: Recipe, paths: list[Path], processes: int) -> ShardPace:
         return pace(pool.map(_bare, paths, repeat(recipe)))
 
 
-def _note(folder: Path, name: str, part: Path, shard: Shard) -> None:
+def _note(folder: Path, name: str, part: Path, shard: WrittenShard) -> None:
     (folder / f"{name}.json").write_text(json.dumps(Mark.now(len(shard.rows))))
 
 

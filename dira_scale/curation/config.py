@@ -16,7 +16,7 @@ class Verify(Schema):
 
 
 @dataclass
-class Stats(Schema):
+class StatsConfig(Schema):
     path: str = place()
     page: str | None = place(None)
 

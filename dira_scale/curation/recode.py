@@ -18,15 +18,14 @@ from rich.console import Console
 from dira_scale import __version__
 from dira_scale.curation.recode_plan import RecodePlan, check, described, identity, planned
 from dira_scale.curation.recode_sample import Form, recoded
-from dira_scale.data.manifest import MANIFEST_FILE, QUARANTINE, QUARANTINE_FILE, SCHEMA, DatasetInfo, ShardedDataset
-from dira_scale.data.manifest.writer import TableWriter
+from dira_scale.data.manifest import QUARANTINE_FILE, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
-from dira_scale.ingest.finish import discard, publish_dataset, states
+from dira_scale.ingest.finish import discard, joined, publish_dataset
 from dira_scale.ingest.outcome import counted, sample_counts
-from dira_scale.ingest.output import Slice, check_place, finished, made_of, publish_shard, unfinished
+from dira_scale.ingest.output import Share, check_place, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
-from dira_scale.ingest.writer import Work, write_shards
+from dira_scale.ingest.writer import Conversion, write_shards
 from dira_scale.places.store import locate, open_file
 
 SHOWN = 5  # damaged samples that are printed individually
@@ -40,7 +39,7 @@ class Damaged(NamedTuple):
     reason: str
 
 
-class Outcome(NamedTuple):
+class Recoded(NamedTuple):
     """The result of a conversion."""
 
     info: DatasetInfo
@@ -62,7 +61,7 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
     started = time.monotonic()
     try:
         plan = RecodePlan(origin)
-        made: ShardedDataset | Outcome | None = finished(place, recipe)
+        made: ShardedDataset | Recoded | None = finished(place, recipe)
         if made is None:
             check_place(place, None)
             console.print(f"{origin.root}: {described(origin)}; {planned(origin, form)}")
@@ -72,7 +71,7 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
             f"converting to {place} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
-    if isinstance(made, Outcome):
+    if isinstance(made, Recoded):
         return _print_outcome(console, place, origin, made, time.monotonic() - started)
     if made.info.plan_hash != plan.hash:
         raise UserError(f"path={path} has changed since out={out} was made (its labels, boxes or splits): choose "
@@ -83,14 +82,14 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
 
 def _make(
     out: Path, plan: RecodePlan, origin: ShardedDataset, recipe: dict[str, Any], form: Form, workers: int
-) -> ShardedDataset | Outcome:
+) -> ShardedDataset | Recoded:
     """Write the missing shards and join all. The dataset, if others finished it first."""
-    with claimed(out, recipe, plan, Slice()) as scratch:
+    with claimed(out, recipe, plan, Share()) as scratch:
         if made := finished(out, recipe):  # by another process, while we looked
             return made
         todo = unfinished(out, plan.shards)
         done = sum(len(plan.shards[shard]) for shard in set(plan.shards) - set(todo))
-        work = Work(partial(recoded, form=form), doing="converting")
+        work = Conversion(partial(recoded, form=form), doing="converting")
         write_shards(todo, plan, work, workers, scratch, partial(publish_shard, out, made_of(plan, recipe)), done)
         if made := finished(out, recipe):  # by another machine: stores have no locks
             return made
@@ -99,22 +98,16 @@ def _make(
 
 def _finish(
     out: Path, plan: RecodePlan, origin: ShardedDataset, recipe: dict[str, Any], form: Form, scratch: Path
-) -> Outcome:
+) -> Recoded:
     """Join the shards' states and the origin's quarantine into the tables. Raises UserError if no sample is left."""
     counts, damaged = Counter(dict.fromkeys(origin.info.counts, 0)), list[Damaged]()
     sizes, checksums = {}, {}
-    with (
-        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
-        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
-    ):
-        with open_file(origin.root / QUARANTINE_FILE) as file:
-            quarantine.add(pq.read_table(file).to_pylist())
-        for shard, state in states(out, plan, recipe):
-            sizes[shard], checksums[shard] = state["size"], state["xxh3"]
-            counts.update(row["split"] for row in state["rows"])
-            damaged += [Damaged(shard, entry["source"], entry["reason"]) for entry in state["rejected"]]
-            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
-            quarantine.add(state["rejected"])
+    with open_file(origin.root / QUARANTINE_FILE) as file:
+        rejected = pq.read_table(file).to_pylist()
+    for shard, state in joined(out, plan, recipe, scratch, rejected):
+        sizes[shard], checksums[shard] = state["size"], state["xxh3"]
+        counts.update(row["split"] for row in state["rows"])
+        damaged += [Damaged(shard, entry["source"], entry["reason"]) for entry in state["rejected"]]
     if not counts.total():
         discard(out, plan, scratch)
         raise UserError(f"none of the {len(damaged)} images of path={origin.root} can be converted, the first because: "
@@ -133,10 +126,10 @@ def _finish(
         tool_version=__version__,
     )
     publish_dataset(out, scratch, info)
-    return Outcome(info, damaged)
+    return Recoded(info, damaged)
 
 
-def _print_outcome(console: Console, out: Path, origin: ShardedDataset, outcome: Outcome, seconds: float) -> None:
+def _print_outcome(console: Console, out: Path, origin: ShardedDataset, outcome: Recoded, seconds: float) -> None:
     info, damaged = outcome
     size, before = (sum(one.shards.values()) / 1e6 for one in (info, origin.info))
     shards = counted(len(info.shards), "shard")

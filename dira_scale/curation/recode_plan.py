@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.curation.recode_sample import QUALITY, Form, Stored
+from dira_scale.curation.recode_sample import QUALITY, Form, StoredSample
 from dira_scale.data.checksum import checksum
 from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
 from dira_scale.errors import UserError
@@ -19,7 +19,7 @@ from dira_scale.places.store import is_local, open_file
 
 
 class RecodePlan:
-    """Which samples of a dataset make which shard of the new one; a ``Plan`` of :mod:`dira_scale.ingest.plan`.
+    """Which samples of a dataset make which shard of the new one; a ``PlannedShards`` of :mod:`dira_scale.ingest.plan`.
 
     Attributes:
         shards: file name -> rows of the origin's manifest, in its order.
@@ -38,10 +38,10 @@ class RecodePlan:
         rows = np.split(order, ends[:-1])
         self.shards = dict(zip(own_names(list(origin.info.shards)), rows, strict=True))
 
-    def items(self, shard: str) -> list[Stored]:
+    def items(self, shard: str) -> list[StoredSample]:
         """The samples of one shard."""
         rows = self._origin.table.take(self.shards[shard]).to_pylist()
-        return [Stored(self._origin.file(row["shard"]), row) for row in rows]
+        return [StoredSample(self._origin.file(row["shard"]), row) for row in rows]
 
 
 def own_names(shards: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ import xxhash
 
 from dira_scale.data.tar import Sample
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage, Window, store
+from dira_scale.imaging.grey import GreyImage, GreyWindow, store
 from dira_scale.ingest.sample import QuarantinedError, encoded, shrunk
 from dira_scale.ingest.slices import Refused
 from dira_scale.pixels.codecs import DecodeError, decode, encode
@@ -47,14 +47,14 @@ class Form:
         )
 
 
-class Stored(NamedTuple):
+class StoredSample(NamedTuple):
     """A sample of a dataset: its manifest row, and the shard that the row points into."""
 
     file: Path
     row: dict[str, Any]
 
 
-def recoded(stored: Stored, form: Form) -> Iterator[Sample | Refused]:
+def recoded(stored: StoredSample, form: Form) -> Iterator[Sample | Refused]:
     """The sample in its new form, or why it has none: its bytes are damaged, or the codec cannot hold it.
 
     Raises OSError for a shard that cannot be read now.
@@ -65,7 +65,7 @@ def recoded(stored: Stored, form: Form) -> Iterator[Sample | Refused]:
         yield Refused(stored.row["key"], rejection.stage, rejection.reason)
 
 
-def _recoded(stored: Stored, form: Form) -> Sample:
+def _recoded(stored: StoredSample, form: Form) -> Sample:
     row = stored.row | {"attributes": dict(stored.row["attributes"] or ())}
     payload, mask = _read(stored)
     if xxhash.xxh3_64_hexdigest(payload) != row["xxh3"]:
@@ -77,7 +77,7 @@ def _recoded(stored: Stored, form: Form) -> Sample:
     pixels = _decoded(payload, row["codec"], shape, "decode")
     image = GreyImage(pixels, row["low"], row["high"], row["spacing"] and tuple(row["spacing"]))
     if form.bits not in (None, row["bits"]):
-        image = store(pixels, Window(image.low, image.high, 1), form.bits, image.spacing)
+        image = store(pixels, GreyWindow(image.low, image.high, 1), form.bits, image.spacing)
     image, values, boxes = shrunk(image, values, tuple(Box(**box) for box in row["boxes"] or ()), form.max_side)
     codec = form.codec_of(row["codec"])
     payload = encoded(image.pixels, codec, form.quality or QUALITY)
@@ -95,7 +95,7 @@ def _recoded(stored: Stored, form: Form) -> Sample:
     return Sample(row, payload, None if values is None else encode(np.ascontiguousarray(values), "png"))
 
 
-def _read(stored: Stored) -> tuple[bytes, bytes | None]:
+def _read(stored: StoredSample) -> tuple[bytes, bytes | None]:
     """The encoded image and mask."""
     places = [
         (stored.row[offset], stored.row[size]) for offset, size in (("offset", "size"), ("mask_offset", "mask_size"))

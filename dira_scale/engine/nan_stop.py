@@ -13,7 +13,7 @@ from dira_scale.distributed.collectives import gather
 from dira_scale.distributed.control import gather_objects
 from dira_scale.distributed.world import World
 from dira_scale.engine.nan_guard import NaNGuard, NotFiniteError, nonfinite_names
-from dira_scale.engine.task import Loader, StagePlan, Task
+from dira_scale.engine.task import Loader, StagePlan, TaskData, Validation
 from dira_scale.runs import checkpoint
 from dira_scale.runs.exit_codes import FAILED
 from dira_scale.runs.folder import RunFolder
@@ -30,9 +30,9 @@ class NaNStop:
     """
 
     def __init__(
-        self, world: World, task: Task, checkpointer: checkpoint.Checkpointer, folder: Path, run: RunFolder | None
+        self, world: World, data: TaskData, checkpointer: checkpoint.Checkpointer, folder: Path, run: RunFolder | None
     ) -> None:
-        self.world, self.task, self.checkpointer, self.folder, self.run = world, task, checkpointer, folder, run
+        self.world, self.data, self.checkpointer, self.folder, self.run = world, data, checkpointer, folder, run
 
     def check_training(self, step: int, guard: NaNGuard, loader: Loader, offset: int) -> None:
         """Check what ``guard`` has recorded up to ``step``; ``loader`` is ``offset`` steps ahead of the run."""
@@ -44,24 +44,21 @@ class NaNStop:
         folder = self._save(f"step-{finding.step + 1:09d}", batch, False, finding.row(self.world.rank))
         self.fail(step, f"{finding}; its images: {folder}/rank-{finding.ranks[0]}/batch.json")
 
-    def check_held_out(self, step: int, row: dict[str, float], stage: StagePlan, module: nn.Module) -> None:
+    def check_held_out(
+        self, step: int, row: dict[str, float], stage: StagePlan, module: nn.Module, validation: Validation
+    ) -> None:
         """Check the means over the held-out samples after ``step``, the same on all processes."""
         broken = [name for name, value in row.items() if not math.isfinite(value)]
         if not broken:
             return
         terms = [name for name in broken if name.startswith("loss/")] or broken
         message = f"step {step}: {', '.join(terms)} of held-out images is not finite"
-        bad = self.task.first_broken(stage, module)
+        bad = validation.first_broken(stage, module)
         ranks = gather(torch.tensor([bad is not None], device=self.world.device)).nonzero()[:, 0].tolist()
         if bad is not None:
             batch, losses = bad
-            own_row = {
-                "step": step,
-                "rank": self.world.rank,
-                "broken": dict.fromkeys(terms, ranks),
-                "losses": losses,
-            }
-            self._save(f"held-out-{step:09d}", batch, True, own_row)
+            broken_on = {"step": step, "rank": self.world.rank, "broken": dict.fromkeys(terms, ranks)}
+            self._save(f"held-out-{step:09d}", batch, True, broken_on | {"losses": losses})
         if ranks:
             message += f"; its images: {self.folder}/nan/held-out-{step:09d}/rank-{ranks[0]}/batch.json"
         self.fail(step, message)
@@ -100,5 +97,5 @@ class NaNStop:
     def _save(self, name: str, batch: Any, held_out: bool, row: dict[str, Any]) -> Path:
         """Save this process's part of the batch; returns the folder of all parts."""
         folder = self.folder / "nan" / name
-        self.task.save_batch(folder / f"rank-{self.world.rank}", batch, held_out, row)
+        self.data.save_batch(folder / f"rank-{self.world.rank}", batch, held_out, row)
         return folder

@@ -98,7 +98,7 @@ def _train(config: Training, cfg: DictConfig, task: Task, world: World, signals:
     folder, trainer = Path(config.run), None
     content: Any = OmegaConf.to_container(cfg, resolve=True)
     used = {"precision_used": world.precision}
-    run = raise_on_all(lambda: RunFolder(folder, content | task.identity() | used) if world.main else None)
+    run = raise_on_all(lambda: RunFolder(folder, content | task.data.identity() | used) if world.main else None)
     try:
         lease = broadcast_from_main(run.lease.path.name if run else "")
         raise_on_all(lambda: preflight.check_shared(folder, lease))

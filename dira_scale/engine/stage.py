@@ -56,11 +56,12 @@ def begin_stage(
     world: World,
 ) -> StageRun:
     """Create the stage, with a new optimizer that starts from ``state`` unless that is empty. Collective."""
-    loader = task.loader(plan)
+    loader = task.data.loader(plan)
     model = strategy.begin(
         lambda module: task.prepare(plan, module),
         lambda module: optim.stage_optimizer(task.optim, module, plan.batch),
         state,
     )
     guard = NaNGuard(world.device)
-    return StageRun(plan, model, loader, guard, Step(task, plan, model, guard, scale, means, seed, accumulate))
+    step = Step(task, plan, model, guard, scale, means, seed, accumulate, world.device)
+    return StageRun(plan, model, loader, guard, step)

@@ -1,5 +1,6 @@
 """What a checkpoint contains beside the module: the run's state and the side modules."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,6 +25,15 @@ class RunState:
     stale: int = 0  # epochs since the stage's lowest validation loss
     loss_scale: float | None = None  # of fp16
     loss_scale_sound: int = 0  # steps since it last changed
+
+    def improve(self, stage: str, loss: float, epochs: int) -> bool:
+        """Note the validation loss of this step, ``epochs`` after the one before; returns whether it is the stage's
+        lowest so far."""
+        improved = loss < self.best.get(stage, math.inf)
+        self.stale = 0 if improved else self.stale + epochs
+        if improved:
+            self.best[stage], self.best_step[stage] = loss, self.step
+        return improved
 
 
 def side_module_tensors(side_modules: Sequence[SideModule]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from dira_scale.engine.determinism import adds_in_any_order, one_order
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import GRADIENT, NaNGuard
 from dira_scale.engine.parallel.model import StageModel, average_gradients
-from dira_scale.engine.task import Batch, SideModule, StagePlan, Task
+from dira_scale.engine.task import Batch, SideModule, StagePlan, StepTask
 from dira_scale.engine.watchdog import alive
 from dira_scale.models.norm import commit_statistics
 
@@ -27,11 +27,12 @@ class Step:
         means: collects losses and monitors.
         seed: of the run.
         accumulate: micro-batches per step.
+        device: on which it computes.
     """
 
     def __init__(
         self,
-        task: Task,
+        task: StepTask,
         stage: StagePlan,
         model: StageModel,
         guard: NaNGuard,
@@ -39,18 +40,20 @@ class Step:
         means: Means,
         seed: int,
         accumulate: int,
+        device: torch.device,
     ) -> None:
         self.task, self.stage, self.model, self.guard, self.scale, self.means = task, stage, model, guard, scale, means
-        self.seed, self.accumulate = seed, accumulate
-        self.unordered = adds_in_any_order(model.module, guard.device)
+        self.seed, self.accumulate, self.device = seed, accumulate, device
+        self.unordered = adds_in_any_order(model.module, device)
 
     def __call__(self, step: int, batch: Batch) -> None:
         """Take step number ``step`` (from 0) on this rank's ``batch``."""
         task, model, last = self.task, self.model, self.accumulate - 1
         carried: list[Any] = []
         monitors: dict[str, Tensor] = {}
-        for i, micro in enumerate(batch.to(self.guard.device).split(self.accumulate)):
+        for i, stored in enumerate(batch.split(self.accumulate)):
             alive()
+            micro = stored.to(self.device)  # one at a time: in floating point it takes four times the memory
             torch.manual_seed(_mix_seed(self.seed, step, i))  # drop-path etc. depends on the step alone
             with model.accumulating(i == last):
                 losses = task.losses(self.stage, model.wrapped, micro)

@@ -20,10 +20,12 @@ from dira_scale.runs.folder import RunFolder
 class Batch(Protocol):
     """One rank's samples of a step."""
 
-    def to(self, device: torch.device) -> Self: ...
-
     def split(self, n: int) -> Sequence[Self]:
-        """``n`` equal micro-batches, in order."""
+        """``n`` equal micro-batches, in order, as stored."""
+        ...
+
+    def to(self, device: torch.device) -> Self:
+        """As the task computes with it: on the device, and in floating point."""
         ...
 
 
@@ -127,32 +129,24 @@ class StagePosition:
         return self.done / self.steps
 
 
-class Task(Protocol):
-    """What is trained. Every process has one and calls all of its methods in the same order.
-
-    Whoever builds it calls ``preflight.check_alike`` before the first collective. ``validate``, ``finish`` and
-    ``first_broken`` call ``watchdog.alive`` for every batch; a step does so itself.
+class StepTask(Protocol):
+    """What an optimizer step needs of a task; the planner rehearses this part, which has no data.
 
     Strategies may shard ``module``, copy it, or gather it elsewhere. So methods get the module to work on as an
     argument, and must not keep it.
 
     Attributes:
         module: unsharded, on the CPU, in its initial state.
-        stages: the stages to train, in order.
         side_modules: small modules beside it.
         optim: optimizer, groups, schedule and clipping of the module.
         monitor_every: steps between two calls of ``monitor``.
-        validate_every: epochs between two calls of ``validate``; None without held-out samples.
     """
 
-    monitor_every: int
-    validate_every: int | None
+    @property
+    def monitor_every(self) -> int: ...
 
     @property
     def module(self) -> nn.Module: ...
-
-    @property
-    def stages(self) -> Sequence[StagePlan]: ...
 
     @property
     def side_modules(self) -> Sequence[SideModule]: ...
@@ -160,27 +154,11 @@ class Task(Protocol):
     @property
     def optim(self) -> optim.Optim: ...
 
-    def identity(self) -> dict[str, Any]:
-        """What identifies the run beside its configuration: the content of its data."""
-        ...
-
-    def summary(self, module: nn.Module) -> list[str]:
-        """Lines to print at the start: what is trained, on what data."""
-        ...
-
-    def process_counts(self) -> list[int]:
-        """The numbers of processes among which every stage can be divided."""
-        ...
-
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         """Set ``requires_grad`` for ``stage``. Returns what training calls: ``module``, or a wrapper around it.
 
         Its output is a tensor, or a dataclass whose fields with gradient are tensors or dicts of tensors.
         """
-        ...
-
-    def loader(self, stage: StagePlan) -> Loader:
-        """Training batches of this rank."""
         ...
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Any) -> Losses:
@@ -200,12 +178,71 @@ class Task(Protocol):
         """Called after every optimizer step: momentum networks, queues."""
         ...
 
-    def set_progress(self, module: nn.Module, share: float) -> None:
-        """Called before every step: ``share`` of the stage is done, 0 to 1."""
+
+class TaskData(Protocol):
+    """What a task trains on."""
+
+    def identity(self) -> dict[str, Any]:
+        """What identifies the run beside its configuration: the content of its data."""
         ...
 
-    def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
+    def loader(self, stage: StagePlan) -> Loader:
+        """Training batches of this rank."""
+        ...
+
+    def save_batch(self, folder: Path, batch: Any, held_out: bool, row: dict[str, Any]) -> None:
+        """Write a batch with a bad loss or gradient for inspection, and ``row`` beside it as ``batch.json``."""
+        ...
+
+
+class Validation(Protocol):
+    """Held-out samples (``dira_scale.training.validation`` has one for any task). Calls ``watchdog.alive`` for every
+    batch."""
+
+    @property
+    def every(self) -> int:
+        """Epochs between two validations."""
+        ...
+
+    def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
         """Means over the held-out samples, the same on all ranks; ``loss`` decides which checkpoint is best."""
+        ...
+
+    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Any, dict[str, float]] | None:
+        """This rank's first held-out batch with a loss that is not finite, as loaded, and its losses."""
+        ...
+
+
+class Task(StepTask, Protocol):
+    """What is trained. Every process has one and calls all of its methods in the same order.
+
+    Whoever builds it calls ``preflight.check_alike`` before the first collective. ``finish`` calls ``watchdog.alive``
+    for every batch; a step does so itself.
+
+    Attributes:
+        stages: the stages to train, in order.
+        validation: None without held-out samples.
+    """
+
+    @property
+    def stages(self) -> Sequence[StagePlan]: ...
+
+    @property
+    def data(self) -> TaskData: ...
+
+    @property
+    def validation(self) -> Validation | None: ...
+
+    def summary(self, module: nn.Module) -> list[str]:
+        """Lines to print at the start: what is trained, on what data."""
+        ...
+
+    def process_counts(self) -> list[int]:
+        """The numbers of processes among which every stage can be divided."""
+        ...
+
+    def set_progress(self, module: nn.Module, share: float) -> None:
+        """Called before every step: ``share`` of the stage is done, 0 to 1."""
         ...
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
@@ -218,12 +255,4 @@ class Task(Protocol):
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         """Warnings about problems that begin with this row of metrics."""
-        ...
-
-    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Any, dict[str, float]] | None:
-        """This rank's first held-out batch with a loss that is not finite, as loaded, and its losses."""
-        ...
-
-    def save_batch(self, folder: Path, batch: Any, held_out: bool, row: dict[str, Any]) -> None:
-        """Write a batch with a bad loss or gradient for inspection, and ``row`` beside it as ``batch.json``."""
         ...

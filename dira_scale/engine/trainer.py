@@ -55,7 +55,7 @@ class Trainer:
             run.steps = self.total_steps()
             run.status("running", self.state.step, task.stages[min(self.state.stage, len(task.stages) - 1)].name)
         self.log = MetricsLog(task, self.folder, self.state, run)
-        self.nan_stop = NaNStop(world, task, self.checkpointer, self.folder, run)
+        self.nan_stop = NaNStop(world, task.data, self.checkpointer, self.folder, run)
         self.scale = LossScale(world.precision == "fp16")
         if self.scale.enabled and self.state.loss_scale is not None:
             self.scale.value, self.scale.finite_steps = self.state.loss_scale, self.state.loss_scale_sound
@@ -170,24 +170,20 @@ class Trainer:
 
     def validate(self, stage: StageRun) -> bool:
         """Write a row of held-out losses; returns whether the loss is the stage's lowest so far."""
-        if self.task.validate_every is None:
+        validation = self.task.validation
+        if validation is None:
             return False
         self._stop_on_nan(stage)
         with self.log.clock.part("validate"):
-            row = self.task.validate(stage.plan, stage.model.module)
-        self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module)
+            row = validation.means(stage.plan, stage.model.module)
+        self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
-        state, name = self.state, stage.plan.name
-        improved = row["loss"] < state.best.get(name, float("inf"))
-        state.stale = 0 if improved else state.stale + self.task.validate_every
-        if improved:
-            state.best[name], state.best_step[name] = row["loss"], state.step
-        return improved
+        return self.state.improve(stage.plan.name, row["loss"], validation.every)
 
     def _due_validation(self, stage: StageRun, last: int) -> bool:
         done = self.state.step - self.state.stage_start
-        every = (self.task.validate_every or 1) * stage.plan.per_epoch
-        return done % every == 0 or self.state.step == last
+        every = self.task.validation.every if self.task.validation else 1
+        return done % (every * stage.plan.per_epoch) == 0 or self.state.step == last
 
     # ------------------------------------------------------------------ checkpoints
 

@@ -12,7 +12,7 @@ MAX_PIXELS = 2**26  # 67 million; large mammograms have 30. More is a damaged he
 FLAT = "all pixels are equal"
 
 
-class Window(NamedTuple):
+class GreyWindow(NamedTuple):
     """The source values displayed as black and white, and the difference between adjacent values."""
 
     low: float
@@ -48,9 +48,9 @@ def check_size(height: int, width: int) -> None:
         raise RejectedError("no pixels")
 
 
-def own_range(values: np.ndarray, step: float = 1) -> Window:
+def own_range(values: np.ndarray, step: float = 1) -> GreyWindow:
     """From the smallest to the largest of ``values``."""
-    return Window(float(values.min()), float(values.max()), step)
+    return GreyWindow(float(values.min()), float(values.max()), step)
 
 
 def luminance(colours: np.ndarray) -> np.ndarray:
@@ -60,7 +60,11 @@ def luminance(colours: np.ndarray) -> np.ndarray:
 
 
 def store(
-    values: np.ndarray, window: Window, bits: int, spacing: tuple[float, float] | None = None, inverted: bool = False
+    values: np.ndarray,
+    window: GreyWindow,
+    bits: int,
+    spacing: tuple[float, float] | None = None,
+    inverted: bool = False,
 ) -> GreyImage:
     """Clip to the window, count its steps from 0, and store them in 8 or 16 bits."""
     low, high, step = window

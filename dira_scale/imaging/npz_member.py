@@ -12,7 +12,7 @@ import numpy as np
 import PIL.Image
 
 from dira_scale.imaging.arrays import ArrayFile, open_array
-from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, store
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.places.store import open_file
@@ -36,7 +36,7 @@ class Member:
             pixels = np.asarray(mapped_array(self.path, self.array)[self.index])
         check_size(*pixels.shape[:2])
         grey = pixels if pixels.ndim == 2 else np.asarray(PIL.Image.fromarray(pixels).convert("L"))
-        image = store(grey, Window(0, 255, 1), settings.bits)
+        image = store(grey, GreyWindow(0, 255, 1), settings.bits)
         if image.flat:
             raise RejectedError(FLAT)
         return image

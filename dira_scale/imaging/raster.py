@@ -8,7 +8,7 @@ import PIL.Image
 from PIL import ImageOps
 
 from dira_scale.imaging.arrays import is_numpy, open_array
-from dira_scale.imaging.grey import FLAT, GreyImage, Window, check_size, luminance, own_range, store
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, check_size, luminance, own_range, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 logging.getLogger("PIL").setLevel(logging.CRITICAL)  # it logs values of damaged headers
@@ -34,7 +34,7 @@ def read_raster(file: BinaryIO, bits: int) -> GreyImage:
 def _store(values: np.ndarray, bits: int, inverted: bool = False) -> GreyImage:
     """8 bits use the full range of the type, anything wider the image's own."""
     if values.dtype == np.uint8:
-        return store(values, Window(0, 255, 1), bits, inverted=inverted)
+        return store(values, GreyWindow(0, 255, 1), bits, inverted=inverted)
     window = own_range(values)  # NaN and infinity propagate into it
     if not np.isfinite(window.high - window.low):
         raise RejectedError("values that are NaN or infinite")

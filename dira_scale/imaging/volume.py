@@ -1,8 +1,11 @@
 """A volume as stored: integers, their position in the patient, and the values of black and white."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+
+from dira_scale.imaging.boxes import Box
 
 MAX_VOXELS = 2**31  # 1,600 slices of 1,150 x 1,150. More is a damaged header or a decompression bomb.
 
@@ -38,3 +41,11 @@ class Volume:
         """Z, Y, X."""
         z, y, x = self.voxels.shape[-3:]
         return z, y, x
+
+
+class Annotated(NamedTuple):
+    """A volume with its mask, uint8 [Z, Y, X], and the boxes of its findings, in voxels."""
+
+    volume: Volume
+    mask: np.ndarray | None
+    boxes: tuple[Box, ...]

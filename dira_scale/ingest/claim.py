@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dira_scale.errors import UserError
-from dira_scale.ingest.output import PARTIAL, PLAN_FILE, Slice, differences
-from dira_scale.ingest.plan import Plan
+from dira_scale.ingest.output import PARTIAL, PLAN_FILE, Share, differences
+from dira_scale.ingest.plan import PlannedShards
 from dira_scale.places.atomic import write_json
 from dira_scale.places.store import as_os_error, is_local, remove
 
 
 @contextlib.contextmanager
-def claimed(out: Path, identity: dict[str, Any], plan: Plan, share: Slice) -> Iterator[Path]:
+def claimed(out: Path, identity: dict[str, Any], plan: PlannedShards, share: Share) -> Iterator[Path]:
     """Lock ``out``, or a slice of its shards, for this process. An unfinished dataset there must have the same recipe
     and inputs. Yields this machine's folder for unfinished shards.
 
@@ -64,7 +64,7 @@ def _temporary_folder(out: Path) -> Path:
     return folder
 
 
-def _check_same_plan(out: Path, identity: dict[str, Any], plan: Plan) -> None:
+def _check_same_plan(out: Path, identity: dict[str, Any], plan: PlannedShards) -> None:
     state = out / PARTIAL / PLAN_FILE
     with as_os_error(state):
         if not state.exists():

@@ -19,10 +19,10 @@ def shard(config: DictConfig) -> int:
 def check(config: DictConfig) -> None:
     """Raises UserError for what :func:`shard` refuses before it reads anything."""
     from dira_scale.ingest.naming import completed
-    from dira_scale.ingest.output import Slice
+    from dira_scale.ingest.output import Share
     from dira_scale.ingest.recipe import Recipe
 
-    Slice.parse(config.slice)
+    Share.parse(config.slice)
     Recipe.from_config(completed(_plain(config.recipe), locate(config.out, "out"))).check()
 
 

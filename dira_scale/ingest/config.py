@@ -7,7 +7,7 @@ from dira_scale.config.schema import Schema, at_least, constructed, place
 
 
 @dataclass
-class Conversion(Schema):
+class RecipeConfig(Schema):
     """Keys common to all. The recipe is open: its source has its own arguments."""
 
     out: str | None = place(None)
@@ -18,15 +18,15 @@ class Conversion(Schema):
 
 
 @dataclass
-class Shard(Conversion):
+class ShardConfig(RecipeConfig):
     out: str = place()
 
 
 @dataclass
-class Survey(Conversion):
+class PlanConfig(RecipeConfig):
     sample: int = at_least(1)
 
 
 @dataclass
-class Repair(Conversion):
+class RepairConfig(RecipeConfig):
     path: str = place()

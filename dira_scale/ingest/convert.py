@@ -15,7 +15,7 @@ from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.naming import completed, with_modality
 from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
-from dira_scale.ingest.output import Slice, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
+from dira_scale.ingest.output import Share, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe, classes_of
 from dira_scale.ingest.writer import sharding, write_shards
@@ -33,7 +33,7 @@ def convert(
     Raises UserError if the recipe, its source or the content of ``out`` is unsuitable, or the disk or store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
-    part, place = Slice.parse(share), locate(out, "out")
+    part, place = Share.parse(share), locate(out, "out")
     try:
         config = completed(config, place)
         recipe = Recipe.from_config(config)
@@ -62,7 +62,7 @@ def convert(
 
 
 def _make(
-    out: Path, planned: ShardPlan, recipe: Recipe, identity: dict[str, Any], part: Slice, workers: int
+    out: Path, planned: ShardPlan, recipe: Recipe, identity: dict[str, Any], part: Share, workers: int
 ) -> ShardedDataset | Outcome | None:
     """Write the shards of ``part``; if that is all of them, join them. The dataset, if others finished it first."""
     with claimed(out, identity, planned, part) as scratch:
@@ -93,7 +93,7 @@ def planned_from(recipe: Recipe, hasher: Hasher, workers: int) -> ShardPlan:
         raise UserError(f"listing the images failed ({error}): fix this, then run the same command again") from error
 
 
-def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Slice) -> None:
+def _print_slice(console: Console, out: Path, planned: ShardPlan, part: Share) -> None:
     mine, missing = part.shards(planned), unfinished(out, planned.shards)
     console.print(f"{out}: slice {part} is done, {len(mine)} of {len(planned.shards)} shards")
     if missing:

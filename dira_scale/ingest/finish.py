@@ -4,7 +4,7 @@ import csv
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dira_scale.data.manifest.writer import TableWriter
 from dira_scale.errors import UserError
 from dira_scale.ingest.naming import modality_of
 from dira_scale.ingest.output import PARTIAL, made_of, state_file
-from dira_scale.ingest.plan import Plan, ShardPlan, input_of
+from dira_scale.ingest.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.ingest.recipe import Recipe, identity_hash
 from dira_scale.ingest.sample import FILLED
 from dira_scale.places.atomic import publish
@@ -48,12 +48,8 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
     filled = dict[str, int]()  # by volume that lacked slices
     kept = set[str]()  # attributes that some sample has
     names = _RejectedNames(_names_file(out), plan)
-    with (
-        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
-        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
-        names,
-    ):
-        for shard, state in states(out, plan, identity):
+    with names:
+        for shard, state in joined(out, plan, identity, scratch):
             sizes[shard], checksums[shard] = state["size"], state["xxh3"]
             counts[shard.rpartition("-")[0]] += len(state["rows"])
             lacking = (row for row in state["rows"] if FILLED in row["attributes"])
@@ -61,8 +57,6 @@ def finish(out: Path, plan: ShardPlan, recipe: Recipe, identity: dict[str, Any],
             kept.update(*(row["attributes"] for row in state["rows"]))
             reasons.update(entry["reason"] for entry in state["rejected"])
             noted.update(state.get("noted", []))
-            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
-            quarantine.add(state["rejected"])
             names.add(state["rejected"])
     if not counts.total():
         discard(out, plan, scratch)
@@ -103,7 +97,7 @@ def publish_dataset(out: Path, scratch: Path, info: DatasetInfo) -> None:
     remove(scratch)
 
 
-def discard(out: Path, plan: Plan, scratch: Path) -> None:
+def discard(out: Path, plan: PlannedShards, scratch: Path) -> None:
     """Remove every shard, as none has a sample."""
     with as_os_error(out):
         for shard in plan.shards:
@@ -122,17 +116,27 @@ def _modality(plan: ShardPlan, quarantine: Path) -> str:
     return modality_of(item.record.modality for item in plan if item.key not in refused)
 
 
-def states(out: Path, plan: Plan, identity: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The state of each finished shard. Raises UserError for one made from another plan or recipe."""
+def joined(
+    out: Path, plan: PlannedShards, identity: dict[str, Any], scratch: Path, rejected: Sequence[dict[str, Any]] = ()
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The state of each finished shard, whose rows are added to the tables in ``scratch``; the quarantine begins with
+    those ``rejected`` before. Raises UserError for a shard made from another plan or recipe."""
     expected = made_of(plan, identity)
-    for shard in plan.shards:
-        path = state_file(out, shard)
-        with as_os_error(path):
-            state = json.loads(path.read_text())
-        if state.get("made_of") != expected:  # two slices started at once with different images or recipes
-            raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and {path}, "
-                            "then run the same command again")  # fmt: skip
-        yield shard, state
+    with (
+        TableWriter(scratch / MANIFEST_FILE, SCHEMA) as manifest,
+        TableWriter(scratch / QUARANTINE_FILE, QUARANTINE) as quarantine,
+    ):
+        quarantine.add(list(rejected))
+        for shard in plan.shards:
+            path = state_file(out, shard)
+            with as_os_error(path):
+                state = json.loads(path.read_text())
+            if state.get("made_of") != expected:  # two slices started at once with different images or recipes
+                raise UserError(f"out={out}: {shard} was made from other images or another recipe: delete it and "
+                                f"{path}, then run the same command again")  # fmt: skip
+            manifest.add([row | {"attributes": list(row["attributes"].items())} for row in state["rows"]])
+            quarantine.add(state["rejected"])
+            yield shard, state
 
 
 class _RejectedNames:

@@ -26,9 +26,9 @@ import pyarrow.parquet as pq
 
 from dira_scale.data.manifest import INFO_FILE, MANIFEST_FILE, QUARANTINE_FILE, DatasetError, ShardedDataset
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Plan, ShardPlan, input_of
+from dira_scale.ingest.plan import PlannedShards, ShardPlan, input_of
 from dira_scale.ingest.recipe import identity_hash
-from dira_scale.ingest.writer import Shard
+from dira_scale.ingest.writer import WrittenShard
 from dira_scale.places.atomic import publish, write_json
 from dira_scale.places.store import as_os_error, is_local, locate, open_file
 
@@ -36,14 +36,14 @@ PARTIAL = ".partial"
 PLAN_FILE = "plan.json"
 
 
-class Slice(NamedTuple):
+class Share(NamedTuple):
     """The shards that one process writes: every ``of``-th."""
 
     number: int = 1  # from 1
     of: int = 1
 
     @classmethod
-    def parse(cls, text: str | None) -> "Slice":
+    def parse(cls, text: str | None) -> "Share":
         """Parse ``3/16``; null means all. Raises UserError."""
         number, slash, of = (text or "1/1").partition("/")
         if not (slash and number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -53,7 +53,7 @@ class Slice(NamedTuple):
     def __str__(self) -> str:
         return f"{self.number}/{self.of}"
 
-    def shards(self, plan: Plan) -> list[str]:
+    def shards(self, plan: PlannedShards) -> list[str]:
         """The shards of this slice."""
         return list(plan.shards)[self.number - 1 :: self.of]
 
@@ -70,7 +70,7 @@ def unfinished(out: Path, shards: Iterable[str]) -> list[str]:
     return [shard for shard in shards if state_file(out, shard).name not in there]
 
 
-def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: Shard) -> None:
+def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: WrittenShard) -> None:
     """Publish a written shard, then its state, which marks it as finished.
 
     Without locks, another machine may have finished the dataset in the meantime; then this shard is dropped.
@@ -82,7 +82,7 @@ def publish_shard(out: Path, made_of: str, name: str, part: Path, shard: Shard) 
     write_json(state_file(out, name), {"made_of": made_of, **shard._asdict()})
 
 
-def made_of(plan: Plan, identity: dict[str, Any]) -> str:
+def made_of(plan: PlannedShards, identity: dict[str, Any]) -> str:
     """Identifies the plan and recipe that a shard was made from."""
     return f"{plan.hash} {identity_hash(identity)}"
 

@@ -65,7 +65,7 @@ def input_of(key: str) -> tuple[str, str]:
     return start, str(int(index)) if index else ""
 
 
-class Plan(Protocol):
+class PlannedShards(Protocol):
     """Which inputs make which shard: what writing, claiming and finishing a dataset need to know."""
 
     @property

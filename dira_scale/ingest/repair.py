@@ -14,9 +14,9 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.convert import hasher_of, planned_from
 from dira_scale.ingest.naming import completed
-from dira_scale.ingest.output import PARTIAL, Slice, check_unchanged, differences
+from dira_scale.ingest.output import PARTIAL, Share, check_unchanged, differences
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.writer import Shard, sharding, write_shards
+from dira_scale.ingest.writer import WrittenShard, sharding, write_shards
 from dira_scale.machine.progress import bar
 from dira_scale.places.atomic import publish
 from dira_scale.places.store import as_os_error, locate, remove
@@ -51,7 +51,7 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         planned = planned_from(recipe, hasher, workers)
         check_unchanged(dataset, planned)
         remove_leftovers(place)  # leftovers of a late slice may be from other images
-        with claimed(place, identity, planned, Slice()) as scratch:
+        with claimed(place, identity, planned, Share()) as scratch:
             done = partial(_republish, place, dataset.info.checksums)
             write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
             remove(place / PARTIAL)
@@ -85,7 +85,7 @@ def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
         return {shard: reason for shard, reason in zip(info.shards, found, strict=True) if reason}
 
 
-def _republish(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: Shard) -> None:
+def _republish(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: WrittenShard) -> None:
     if shard.xxh3 != checksums[name]:
         raise UserError(
             f"{name} came out different: an image or mask was replaced by one of the same size, or another version of "

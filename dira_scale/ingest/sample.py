@@ -13,7 +13,7 @@ from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.grey import GreyImage, resize, shrink
 from dira_scale.imaging.read import read_image, read_mask
 from dira_scale.imaging.rejection import OUT_OF_REACH, GeometryError, RejectedError
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.plan import Item
@@ -101,17 +101,15 @@ def shrunk(
     return image, mask, boxes
 
 
-def prepared(
-    item: Item, source: Volume, recipe: Recipe
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:  # fmt: skip
+def prepared(item: Item, source: Volume, recipe: Recipe) -> Annotated:
     """3D: crop, clip and resample per ``recipe.volume``, with mask and boxes. Raises QuarantinedError."""
     _check(source.shape, item.record.boxes, recipe)
     try:
-        volume, mask, boxes = prepare(source, _mask(item, source), item.record.boxes, recipe.volume)
+        made = prepare(source, _mask(item, source), item.record.boxes, recipe.volume)
     except RejectedError as error:
         raise QuarantinedError("geometry", str(error)) from error
-    _check(volume.shape, (), recipe)
-    return volume, mask, boxes
+    _check(made.volume.shape, (), recipe)
+    return made
 
 
 def _volume(item: Item, source: Volume, recipe: Recipe) -> Sample:

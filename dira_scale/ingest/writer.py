@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 from dira_scale.data.checksum import checksum
 from dira_scale.data.tar import Sample, add_to_tar
 from dira_scale.errors import UserError
-from dira_scale.ingest.plan import Plan
+from dira_scale.ingest.plan import PlannedShards
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.slices import Noted, Refused, make_samples
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import CONTEXT, worker_pool
 
 
-class Shard(NamedTuple):
+class WrittenShard(NamedTuple):
     """A written shard."""
 
     size: int  # bytes
@@ -34,7 +34,7 @@ class Shard(NamedTuple):
     noted: list[str]  # what is odd about accepted inputs, once for each
 
 
-class Work(NamedTuple):
+class Conversion(NamedTuple):
     """How the items of a plan become samples."""
 
     make: Callable[[Any], Iterator[Sample | Refused | Noted]]  # of one item; picklable
@@ -43,18 +43,24 @@ class Work(NamedTuple):
     kind: str = "images"
 
 
-Done = Callable[[str, Path, Shard], None]  # called with a written shard: its name, the file, its content
+Done = Callable[[str, Path, WrittenShard], None]  # called with a written shard: its name, the file, its content
 
 
-def sharding(recipe: Recipe) -> Work:
+def sharding(recipe: Recipe) -> Conversion:
     """Inputs to samples as the recipe says. Slices are mixed, as consecutive rows are the batches of validation; the
     tar keeps a volume's order."""
     kind = "volumes" if recipe.dims == 3 else "images"
-    return Work(partial(make_samples, recipe=recipe), mixed=recipe.slices is not None, kind=kind)
+    return Conversion(partial(make_samples, recipe=recipe), mixed=recipe.slices is not None, kind=kind)
 
 
 def write_shards(
-    shards: Sequence[str], plan: Plan, work: Work, workers: int, scratch: Path, done: Done, before: int = 0
+    shards: Sequence[str],
+    plan: PlannedShards,
+    work: Conversion,
+    workers: int,
+    scratch: Path,
+    done: Done,
+    before: int = 0,
 ) -> None:
     """Write ``shards`` to the folder ``scratch``; the workers call ``done`` (picklable) for each.
 
@@ -97,7 +103,7 @@ def write_shards(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _write(scratch: Path, name: str, items: list[Any], work: Work, labels: tuple[str, ...], done: Done) -> None:
+def _write(scratch: Path, name: str, items: list[Any], work: Conversion, labels: tuple[str, ...], done: Done) -> None:
     part = scratch / name
     try:
         if shard := write_shard(part, items, work, labels):
@@ -106,7 +112,7 @@ def _write(scratch: Path, name: str, items: list[Any], work: Work, labels: tuple
         part.unlink(missing_ok=True)  # free the space if the disk is full
 
 
-def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str, ...]) -> Shard | None:
+def write_shard(part: Path, items: list[Any], work: Conversion, label_names: tuple[str, ...]) -> WrittenShard | None:
     """Write one shard to ``part``, skipping unusable items. None if stopped early."""
     rows, rejected, noted = [], [], []
     with part.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -126,7 +132,7 @@ def write_shard(part: Path, items: list[Any], work: Work, label_names: tuple[str
     if work.mixed:
         rows.sort(key=itemgetter("xxh3", "key"))
     with part.open("rb") as written:
-        return Shard(part.stat().st_size, checksum(written), rows, rejected, noted)
+        return WrittenShard(part.stat().st_size, checksum(written), rows, rejected, noted)
 
 
 class _Worker(NamedTuple):

@@ -73,7 +73,7 @@ def _normal(rng: np.random.Generator, mean: float, deviation: float) -> float:
 
 
 @dataclass(frozen=True)
-class State:
+class StudyState:
     """How a study's breath and findings change the anatomy."""
 
     domes: tuple[float, float] = (0.0, 0.0)  # mm by which the (right, left) dome is higher
@@ -84,7 +84,7 @@ class State:
     pruned: float = 0.0  # share of the peripheral vessels that are lost
     shrug: float = 0.0  # mm by which the shoulders are raised
 
-    def change(self, **values: Any) -> "State":
+    def change(self, **values: Any) -> "StudyState":
         """A copy with some values replaced."""
         return replace(self, **values)
 
@@ -92,7 +92,7 @@ class State:
 class Chest:
     """The surfaces of one patient in one study, as functions of height y (mm below the apices)."""
 
-    def __init__(self, anatomy: Anatomy, state: State) -> None:
+    def __init__(self, anatomy: Anatomy, state: StudyState) -> None:
         self.anatomy, self.state = anatomy, state
         self.width = anatomy.width * state.widened
         self.heart = anatomy.heart * state.heart

@@ -21,10 +21,9 @@ from dira_scale.distributed.precision import autocast, choose
 from dira_scale.machine.hardware import Hardware
 from dira_scale.planning import strategies
 from dira_scale.planning.estimate import USABLE
-from dira_scale.planning.network import Networks, one_rank_of
+from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import rehearse
-from dira_scale.pretraining.process_counts import process_counts
-from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.training.schedule import process_counts, stage_plans
 
 FULL, SMALL = "dira_moco", "small"  # those that may be recommended
 EXPERIMENTS = (SMALL, "small_pcrl", FULL, "pcrl")
@@ -87,8 +86,8 @@ def choice(experiment: str, images: int, machine: Hardware) -> Choice:
         plans = stage_plans(config, lambda batch: images // batch)
     processes = max(n for n in process_counts(config) if n <= max(1, len(machine.gpus)))
     with one_rank_of(processes):
-        networks = Networks(config, cfg)
-        steps = [rehearse(config, networks, plan, plan.batch // processes, bool(machine.gpus)) for plan in plans]
+        fake, accumulate = fake_pretraining(config, cfg), config.parallel.accumulate
+        steps = [rehearse(fake, plan, plan.batch // processes, accumulate, bool(machine.gpus)) for plan in plans]
     operations = sum(plan.steps * (step.forward + step.backward) for plan, step in zip(plans, steps, strict=True))
     speed = operations_per_second(about.encoder, about.size, about.batch // processes, precision)
     gpu = machine.gpus[0].memory_gib if machine.gpus else None

@@ -9,8 +9,7 @@ from dira_scale.methods import views_of
 from dira_scale.planning.config import Plan
 from dira_scale.planning.estimate import Estimate, estimate, rehearse_all
 from dira_scale.planning.shards import planned_inputs
-from dira_scale.pretraining.process_counts import check_division
-from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.training.schedule import check_division, stage_plans
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
 from dira_scale.planning.cluster import Cluster
 from dira_scale.planning.config import Machine
-from dira_scale.planning.network import Networks, one_rank_of
+from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.scaling import Job
 from dira_scale.planning.strategies import Memory
 from dira_scale.planning.timeline import StepTimes
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.training.schedule import stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
 GB = 1e9
@@ -71,20 +71,19 @@ def rehearse_all(
 ) -> Rehearsals:
     """Rehearse a step of every stage as rank 0 of ``ranks``, and one more; call ``done`` after each."""
 
-    def one(plan: StagePlan, images: int) -> Rehearsal:
-        rehearsed = rehearse(config, networks, plan, images)
+    def rehearsed(plan: StagePlan, images: int) -> Rehearsal:
+        rehearsal = rehearse(fake, plan, images, config.parallel.accumulate)
         done()
-        return rehearsed
+        return rehearsal
 
-    plans = stage_plans(config, lambda batch: 1)
     with one_rank_of(ranks):
-        networks = Networks(config, cfg)
+        fake = fake_pretraining(config, cfg)
         if checkpointing:
-            checkpoint_activations(networks.method)
-        stages = {plan.name: one(plan, plan.batch // ranks) for plan in plans}
-        rehearsed = Rehearsals(ranks, stages, next(iter(stages.values())))
-        heaviest = next(plan for plan in plans if plan.name == rehearsed.heaviest)
-        return replace(rehearsed, doubled=one(heaviest, 2 * stages[heaviest.name].images))
+            checkpoint_activations(fake.task.module)
+        stages = {plan.name: rehearsed(plan, plan.batch // ranks) for plan in fake.stages}
+        heaviest = Rehearsals(ranks, stages, next(iter(stages.values()))).heaviest
+        plan = next(plan for plan in fake.stages if plan.name == heaviest)
+        return Rehearsals(ranks, stages, rehearsed(plan, 2 * stages[heaviest].images))
 
 
 def estimate(

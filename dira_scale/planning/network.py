@@ -1,11 +1,11 @@
-"""The networks of a configuration, built without memory, as one rank of many sees them."""
+"""Tasks without memory: tensors have shapes but no values, as one rank of many sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields, is_dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
@@ -14,11 +14,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
 
 from dira_scale import methods
-from dira_scale.data.batch import Batch
-from dira_scale.data.views import Distortion, draw
+from dira_scale.data.distort import BatchedDistort
+from dira_scale.distributed.world import World
+from dira_scale.engine.task import Batch, StagePlan, StepTask
 from dira_scale.methods.adversary import Adversary
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import batches_of
+from dira_scale.pretraining.task import Pretraining
+from dira_scale.training.schedule import batches_of, stage_plans
+from dira_scale.training.shapes import Shapes, ViewShapes
 
 
 @contextmanager
@@ -34,55 +37,90 @@ def one_rank_of(ranks: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class Networks:
-    """Method and adversary of a configuration as tensors with shapes but no memory.
+@dataclass(frozen=True)
+class FakeTask:
+    """A task whose tensors have no memory. Their device reads "cpu", because autocast does not support meta tensors.
 
-    Their device reads "cpu", because autocast does not support meta tensors.
+    Attributes:
+        task: any; a rehearsal calls no more of it than :class:`StepTask`.
+        stages: all that it trains.
+        shapes: of its data.
+        mode: in which its tensors were made.
+        buffers: that it keeps on the device beside its modules.
     """
 
-    def __init__(self, config: Pretrain, cfg: DictConfig) -> None:
-        self.mode = FakeTensorMode()
-        self.views = methods.views_of(cfg)
-        batch = next(iter(batches_of(config).values()))
-        model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
-        with torch.device("meta"):
-            self.method = methods.build(cfg.method, model, self.views, batch, config.parallel.accumulate)
-            self.adversary = Adversary(config.adversary.loss, config.model.dimensions)
-        self._channels_last = config.parallel.channels_last
-        for module in (self.method, self.adversary):
-            module._apply(self._without_memory)
-        self.method.train()
-        terms = {term for name in batches_of(config) for term in config.stages[name].terms}
-        self.method.enter_stage([term for term in self.method.weights if term in terms])
-        self.ever_trained = trained(self.method)
+    task: StepTask
+    stages: Sequence[StagePlan]
+    shapes: Shapes
+    mode: FakeTensorMode
+    world: World
+    buffers: Sequence[Tensor] = ()
 
-    def batch(self, images: int) -> Batch:
+    @classmethod
+    def of(
+        cls, make: Callable[[World], StepTask], stages: Sequence[StagePlan], shapes: Shapes, precision: str = "fp32"
+    ) -> "FakeTask":
+        """Of a task that ``make`` builds on a process of its own."""
+        mode, world = FakeTensorMode(), fake_world(precision)
+        with mode:
+            return cls(make(world), stages, shapes, mode, world)
+
+    def batch(self, samples: int) -> Batch:
         """A rank's part of a step's batch, as the loader returns it."""
-        drawn = draw(self.views, 0, 0, np.arange(images), np.zeros(images, np.int64), 0, *2 * (np.full(images, 256),))[
-            1
-        ]
-        parameters = (getattr(drawn, field.name) for field in fields(Distortion))
-        distortion = Distortion(*map(self.mode.from_tensor, parameters))
-        with self.mode:
-            size, count = self.views.size, self.views.count
-            return Batch(
-                views=tuple(torch.empty(images, 1, size, size, dtype=torch.uint8) for _ in range(count)),
-                distortions=(distortion,) * count,
-                index=torch.empty(images, dtype=torch.int64),
-                low=torch.empty(images, count),
-                high=torch.empty(images, count),
-                step=0,
-                epoch=0,
-                flips=tuple(torch.empty(images, dtype=torch.bool) for _ in range(count)),
-            )
+        batch: Batch = _fake(self.shapes.batch(samples), self.mode)
+        return batch
 
-    def _without_memory(self, tensor: Tensor) -> Tensor:
-        layout = torch.channels_last if self._channels_last and tensor.ndim == 4 else torch.contiguous_format
-        with self.mode:
+    def ever_trained(self) -> list[nn.Parameter]:
+        """Parameters that any stage trains."""
+        module, names = self.task.module, dict[nn.Parameter, None]()
+        for stage in self.stages:
+            self.task.prepare(stage, module)
+            names |= dict.fromkeys(trained(module))
+        return list(names)
+
+
+def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
+    """The task of ``pretrain``, with 8-bit grey images."""
+    mode, world, views = FakeTensorMode(), fake_world(config.precision), methods.views_of(cfg)
+    batch = next(iter(batches_of(config).values()))
+    model = OmegaConf.merge(cfg.model, {"weights": None})  # initial values do not matter here
+    with torch.device("meta"):
+        method = methods.build(cfg.method, model, views, batch, config.parallel.accumulate)
+        adversary = Adversary(config.adversary.loss, config.model.dimensions)
+
+    def without_memory(tensor: Tensor) -> Tensor:
+        channels_last = config.parallel.channels_last and tensor.ndim == 4
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        with mode:
             return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
 
+    for module in (method, adversary):
+        module._apply(without_memory)
+    method.train()
+    with mode:
+        task = Pretraining(config, world, method, adversary, BatchedDistort)  # as on a GPU
+    stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
+    return FakeTask(task, stages, ViewShapes(views), mode, world, buffers)
 
-def size(tensors: Any) -> int:
+
+def fake_world(precision: str) -> World:
+    """A process on its own."""
+    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
+    return World(accelerator, precision)
+
+
+def _fake(value: Any, mode: FakeTensorMode) -> Any:
+    """A batch with its tensors faked."""
+    if isinstance(value, Tensor):
+        return mode.from_tensor(value)
+    if isinstance(value, tuple):
+        return tuple(_fake(part, mode) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _fake(getattr(value, field.name), mode) for field in fields(value)})
+    return value
+
+
+def size(tensors: Iterable[Tensor]) -> int:
     """Bytes of distinct tensors."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

@@ -11,9 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale import methods
 from dira_scale.engine import optim
 from dira_scale.methods.adversary import Adversary
-from dira_scale.pretraining.process_counts import check_division
-from dira_scale.pretraining.schedule import batches_of, stage_plans
 from dira_scale.pretraining.task import try_stages
+from dira_scale.training.schedule import batches_of, check_division, stage_plans
 
 
 def check(cfg: DictConfig, ranks: int) -> None:

@@ -1,28 +1,21 @@
 """The engine's own optimizer step of a stage, run on tensors without memory: counts bytes, FLOPs and messages."""
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dira_scale.data.batch import Batch
-from dira_scale.data.distort import BatchedDistort
 from dira_scale.distributed.precision import LossScale
-from dira_scale.distributed.world import World
 from dira_scale.engine import optim
 from dira_scale.engine.means import Means
 from dira_scale.engine.nan_guard import NaNGuard
 from dira_scale.engine.parallel import StageModel, blocks
 from dira_scale.engine.step import Step
-from dira_scale.engine.task import StagePlan
+from dira_scale.engine.task import Losses, StagePlan, StepTask
 from dira_scale.planning.ledger import Collective, Ledger, LiveBytes
-from dira_scale.planning.network import Networks, size, trained
-from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.objective import PretrainLosses
-from dira_scale.pretraining.task import PretrainTask
+from dira_scale.planning.network import FakeTask, size, trained
 
 
 class Block(NamedTuple):
@@ -92,43 +85,42 @@ class Rehearsal:
         )
 
 
-def rehearse(config: Pretrain, networks: Networks, stage: StagePlan, images: int, foreach: bool = True) -> Rehearsal:
-    """Run a step of ``stage`` on a rank's ``images`` in ``parallel.accumulate`` micro-batches.
+def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1, foreach: bool = True) -> Rehearsal:
+    """Run a step of ``stage`` on a rank's ``samples`` in ``accumulate`` micro-batches.
 
-    The step includes the health monitors, as that takes the most memory. ``foreach``: the optimizer updates all
+    The step includes the task's monitors, as that takes the most memory. ``foreach``: the optimizer updates all
     parameters at once, with temporaries of their size, as torch does on GPUs but not on CPUs.
     """
-    method, adversary, accumulate = networks.method, networks.adversary, config.parallel.accumulate
-    accelerator: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
-    world = World(accelerator, config.precision)
-    passes = [_PassCounter(block) for block in blocks(method)]
-    with networks.mode:
-        task = _Task(config, world, method, adversary, [stage])
-        task.monitor_every = 1
-        task.objective.distort = BatchedDistort(networks.views)
+    module, world = fake.task.module, fake.world
+    ever_trained, batch = fake.ever_trained(), fake.batch(samples)
+    passes = [_PassCounter(block) for block in blocks(module)]
+    with fake.mode:
+        task = _CountedTask(fake.task)
 
         def make(module: nn.Module) -> Optimizer:
-            return _with_states(optim.stage_optimizer(config.optim, module, config.data.batch), foreach)
+            return _with_states(optim.stage_optimizer(task.optim, module, stage.batch), foreach)
 
-        model = _Model(world, method, lambda module: task.prepare(stage, module), make, {})
-        discriminator_optimizer = _with_states(task.side_modules[0].optimizer, foreach)
-        batch, buffers = networks.batch(images), [*method.buffers(), *task.objective.distort.buffers()]
-        ledger = model.ledger = task.ledger = Ledger(trained(method))
-        ledger.ignore([*method.parameters(), *buffers, *adversary.parameters()])
-        ledger.ignore([*_states(model.optimizer), *_states(discriminator_optimizer)])
-        step = Step(task, stage, model, _Guard(world.device), LossScale(False), Means(), config.seed, accumulate)
+        model = _Model(world, module, lambda module: task.prepare(stage, module), make, {})
+        beside: list[Tensor] = []
+        for side in task.side_modules:
+            beside += [*side.module.parameters(), *_states(_with_states(side.optimizer, foreach))]
+        buffers = [*module.buffers(), *fake.buffers]
+        ledger = model.ledger = task.ledger = Ledger(trained(module))
+        ledger.ignore([*module.parameters(), *buffers, *beside, *_states(model.optimizer)])
+        guard, scale = _Guard(world.device), LossScale(False)
+        step = Step(task, stage, model, guard, scale, Means(), 0, accumulate, world.device)
         with ledger:
             step(0, batch)
     for counter in passes:
         counter.close()
     return Rehearsal(
-        images=images,
+        images=samples,
         trained=size(ledger.watched),
-        idle=size(networks.ever_trained) - size(ledger.watched),
-        momentum=size(method.parameters()) - size(networks.ever_trained),
+        idle=size(ever_trained) - size(ledger.watched),
+        momentum=size(module.parameters()) - size(ever_trained),
         buffers=size(buffers),
         optimizer=size(_states(model.optimizer)),
-        adversary=size(adversary.parameters()) + size(_states(discriminator_optimizer)),
+        adversary=size(beside),
         live_in_passes=ledger.live_bytes[: model.update_start] + ledger.live_bytes[model.update_end :],
         live_in_update=ledger.live_bytes[model.update_start : model.update_end],
         forward=task.forward,
@@ -153,25 +145,35 @@ class _Model(StageModel):
         self.update_end = len(self.ledger.live_bytes)
 
 
-class _Task(PretrainTask):
-    """Pretraining that counts the FLOPs of forward passes and of monitors; the rest are backward passes."""
+class _CountedTask:
+    """A task that counts the FLOPs of forward passes and of monitors; the rest are backward passes."""
 
     ledger: Ledger
     forward = monitoring = 0
+    monitor_every = 1
 
-    def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
+    def __init__(self, task: StepTask) -> None:
+        self.task, self.module, self.side_modules, self.optim = task, task.module, task.side_modules, task.optim
+
+    def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
+        return self.task.prepare(stage, module)
+
+    def losses(self, stage: StagePlan, model: nn.Module, micro: Any) -> Losses:
         before = self.ledger.flops
-        losses = super().losses(stage, model, micro)
+        losses = self.task.losses(stage, model, micro)
         self.forward += self.ledger.flops - before
         return losses
 
-    def monitor(self, losses: PretrainLosses, scale: float, differentiable: bool) -> dict[str, Tensor]:
+    def monitor(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
         """Counts the memory of monitoring, but not its FLOPs and messages: they occur once in hundreds of steps."""
         flops, sent = self.ledger.flops, len(self.ledger.collectives)
-        monitors = super().monitor(losses, scale, differentiable)
+        monitors = self.task.monitor(losses, scale, differentiable)
         self.monitoring += self.ledger.flops - flops
         del self.ledger.collectives[sent:]
         return monitors
+
+    def after_step(self, module: nn.Module) -> None:
+        self.task.after_step(module)
 
 
 class _Guard(NaNGuard):

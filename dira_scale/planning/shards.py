@@ -6,14 +6,14 @@ from dataclasses import replace
 import numpy as np
 
 from dira_scale.data.config import Data
-from dira_scale.data.inputs import Inputs
 from dira_scale.data.loaders.build import AUTO
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.data.views import ViewSpec
 from dira_scale.pixels.codecs import DECODED_ON_GPU
 from dira_scale.pretraining.config import Pretrain
-from dira_scale.pretraining.schedule import batches_of
+from dira_scale.training.inputs import Inputs
+from dira_scale.training.schedule import batches_of
 
 # Batches of views beside those made ahead: being made, its copy out of DALI's memory, on the way, in the step.
 IN_USE = 4

@@ -5,12 +5,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, one_of
-from dira_scale.data.config import Data
-from dira_scale.engine.config import Optim, Training
-from dira_scale.errors import UserError
+from dira_scale.config.schema import Schema, at_least, one_of
+from dira_scale.engine.config import Optim
 from dira_scale.models.architecture import Architecture
-from dira_scale.pretraining.stages import Stage
+from dira_scale.training.config import StagedTraining, Validate
 
 
 @dataclass
@@ -19,10 +17,7 @@ class AdversaryConfig(Schema):
 
 
 @dataclass
-class Validate(Schema):
-    every: int = at_least(1)
-    batch: int = at_least(1)
-    batches: int | None = at_least(1, None)
+class PretrainValidate(Validate):
     pictures: int = at_least(1)
     restored: int = at_least(2)
 
@@ -38,21 +33,15 @@ class PretrainOptim(Optim):
 
 
 @dataclass
-class Pretrain(Training):
-    epoch_factor: float = above(0)
-    enough_steps: int | None = at_least(1, None)
-    data: Data = field(default_factory=Data)
+class Pretrain(StagedTraining):
     model: Architecture = field(default_factory=Architecture)
     method: dict[str, Any] = MISSING
     views: dict[str, Any] = MISSING
-    stages: dict[str, Stage] = MISSING
     optim: PretrainOptim = field(default_factory=PretrainOptim)
     adversary: AdversaryConfig = field(default_factory=AdversaryConfig)
-    validate: Validate = field(default_factory=Validate)
+    validate: PretrainValidate = field(default_factory=PretrainValidate)
     health: HealthConfig = field(default_factory=HealthConfig)
 
-    def __post_init__(self) -> None:
-        """Raises UserError if no stage is trained."""
-        super().__post_init__()
-        if not any(stage.epochs for stage in self.stages.values()):
-            raise UserError("stages: all of them have 0 epochs, so nothing would be trained")
+    @property
+    def bn_groups(self) -> int:
+        return self.model.bn_groups

@@ -34,7 +34,6 @@ class Monitors:
             gradients: also measure the terms' gradient norms, which differentiates the losses once more.
         """
         outputs = losses.outputs
-        assert outputs is not None
         measured: dict[str, Tensor] = {}
         with torch.autocast(losses.total.device.type, enabled=False):
             measured |= self._gradient_norms(losses.terms, outputs.features, scale) if gradients else {}

@@ -1,6 +1,6 @@
 """The loss of a stage on one micro-batch: L = Σ λ·L_term (DiRA, equation 4)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,6 @@ from dira_scale.data.distort import Distort, rotate
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Losses
-from dira_scale.engine.watchdog import alive
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method, Terms
 
@@ -38,11 +37,11 @@ class Forward(nn.Module):
         return terms
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PretrainLosses(Losses):
     """``carried``: clean and restored images for the adversary, in stages that train it."""
 
-    outputs: Terms | None = None  # of the method, for the monitors
+    outputs: Terms  # of the method, for the monitors
 
 
 class Objective:
@@ -50,11 +49,19 @@ class Objective:
 
     Args:
         weights: of the terms in the total loss.
+        distort: makes the module that distorts.
     """
 
-    def __init__(self, weights: Mapping[str, float], adversary: Adversary, views: ViewSpec, world: World) -> None:
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        adversary: Adversary,
+        views: ViewSpec,
+        world: World,
+        distort: Callable[[ViewSpec], Distort] = Distort,
+    ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
-        self.distort, self.target_flip = Distort(views).to(world.device), views.target_flip
+        self.distort, self.target_flip = distort(views).to(world.device), views.target_flip
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
@@ -65,11 +72,10 @@ class Objective:
             losses["ad"] = self.adversary.generator_loss(outputs.restored)
             carried = outputs.target, outputs.restored.detach()
         weighted = [self.weights[term] * loss.float() for term, loss in losses.items()]
-        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs)
+        return PretrainLosses(torch.stack(weighted).sum(), losses, outputs.monitors, carried, outputs=outputs)
 
     def forward(self, model: nn.Module, batch: Batch, distorted: tuple[Tensor, ...]) -> Terms:
         """Run the method on a batch on the device."""
-        alive()
         with self.world.autocast():
             terms: Terms = model(self.clean(batch), distorted, batch)
         return terms

@@ -11,13 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dira_scale.data.held_out import HeldOutBatches
 from dira_scale.data.orientation import reorient
 from dira_scale.engine.task import StagePlan
+from dira_scale.engine.watchdog import alive
 from dira_scale.metrics.restoration import RestorationTable
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.pretraining.objective import Objective
-from dira_scale.pretraining.validation import evaluating
+from dira_scale.training.held_out import HeldOutBatches
+from dira_scale.training.validation import evaluating
 
 GAP = 4  # pixels between pictures
 
@@ -45,6 +46,7 @@ def _restorations(
     objective: Objective, method: nn.Module, held_out: HeldOutBatches, terms: Sequence[str]
 ) -> Iterator[Restoration]:
     for stored, _ in held_out.batches():
+        alive()
         batch = stored.to(objective.world.device)
         distorted = objective.distorted(batch, terms)
         outputs = objective.forward(method, batch, distorted)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +14,8 @@ from torch.optim import Optimizer
 
 from dira_scale import methods
 from dira_scale.data.batch import Batch
-from dira_scale.data.epochs import longer
-from dira_scale.data.held_out import HeldOutBatches
-from dira_scale.data.loaders import Loader
-from dira_scale.distributed import processes
+from dira_scale.data.distort import Distort
+from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
 from dira_scale.engine import optim, parallel, preflight
@@ -24,18 +23,17 @@ from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
-from dira_scale.pretraining.broken_batch import save_batch
 from dira_scale.pretraining.config import Pretrain
 from dira_scale.pretraining.diagnosis import Diagnosis
 from dira_scale.pretraining.monitors import Monitors
+from dira_scale.pretraining.neighbours import NeighbourAUC
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
-from dira_scale.pretraining.process_counts import check_division, process_counts
-from dira_scale.pretraining.schedule import batches_of, stage_plans
-from dira_scale.pretraining.validation import first_broken, validation_losses
 from dira_scale.runs.folder import RunFolder
+from dira_scale.training.schedule import batches_of, few_steps, process_counts, stage_plans
+from dira_scale.training.validation import Validation
 
 if TYPE_CHECKING:
-    from dira_scale.data.inputs import Inputs
+    from dira_scale.training.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,13 @@ class DiscriminatorTraining:
         return None if carried is None else self.module.discriminator_loss(*carried)
 
 
-class PretrainTask:
-    """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+class Pretraining:
+    """A method's step with the adversary beside it (see :class:`dira_scale.engine.task.StepTask`).
 
     Args:
         method: unsharded, on the CPU.
         adversary: on the device.
-        stages: the stages to train.
-        inputs: None if no batches are loaded (in a rehearsal).
+        distort: makes the module that distorts the views.
     """
 
     def __init__(
@@ -66,100 +63,19 @@ class PretrainTask:
         world: World,
         method: Method,
         adversary: Adversary,
-        stages: list[StagePlan],
-        inputs: "Inputs | None" = None,
+        distort: Callable[[ViewSpec], Distort] = Distort,
     ) -> None:
-        self.config, self.inputs, self.module, self.stages, self.optim = config, inputs, method, stages, config.optim
+        self.config, self.module, self.optim = config, method, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
         self.side_modules = [DiscriminatorTraining(adversary, judge)]
-        self.objective = Objective(method.weights, adversary, method.views, world)
+        self.objective = Objective(method.weights, adversary, method.views, world, distort)
         self.monitors = Monitors(method.weights, adversary, config.parallel.accumulate)
-        self.diagnosis = Diagnosis(config)
         self.monitor_every = config.health.every
-        validate = config.validate
-        self.held_out: HeldOutBatches | None = None
-        if inputs is not None:
-            self.held_out = inputs.held_out(validate.batch, validate.batches, world.rank, world.ranks)
-        self.validate_every = validate.every if self.held_out is not None else None
-
-    @classmethod
-    def build(cls, config: Pretrain, cfg: DictConfig, world: World) -> "PretrainTask":
-        """Open the data, build the method, check every stage. Collective.
-
-        Raises:
-            UserError: on all processes; names the wrong key, dataset or process.
-        """
-
-        # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
-        from dira_scale.data.inputs import Inputs
-        from dira_scale.data.manifest import INFO_FILE
-        from dira_scale.runs.reader import start_tensors
-
-        def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
-            check_division(config, world.ranks)
-            if (Path(config.run) / INFO_FILE).exists():
-                raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
-            batches = tuple(set(batches_of(config).values()))
-            inputs = Inputs(
-                config.data, methods.views_of(cfg), config.seed, world.rank, world.ranks, batches, world.device,
-                processes.default_threads(),
-            )  # fmt: skip
-            weights = config.model.weights
-            stages = stage_plans(config, inputs.steps_per_epoch)
-            return inputs, stages, start_tensors(Path(weights)) if weights else None
-
-        inputs, stages, tensors = raise_on_all(opened)
-        preflight.check_alike(cfg, _facts(config, inputs))
-        torch.manual_seed(config.seed)
-        method = build_method(config, cfg, inputs.views, tensors)
-        adversary = on_device(Adversary(config.adversary.loss, config.model.dimensions), config, world)
-        return cls(config, world, method, adversary, stages, inputs)
-
-    def identity(self) -> dict[str, Any]:
-        assert self.inputs is not None
-        return self.inputs.identity()
-
-    def summary(self, module: nn.Module) -> list[str]:
-        assert self.inputs is not None
-        orders = self.inputs.orders
-        order = orders[self.stages[0].batch]
-        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
-        stages = ", ".join(
-            f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * (len(orders) > 1) for plan in self.stages
-        )
-        images = f"{sum(order.sizes)} images"
-        if order.selection:
-            images = f"{sum(order.sizes)} of {order.split_size} images ({order.selection.keys})"
-        return [
-            f"data: {images}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
-            f"{self.inputs.loader_choice}, {self.inputs.workers} thread(s)"
-            + " in a process of its own" * self.config.data.helper,
-            f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
-            *self._too_short(),
-        ]
-
-    def _too_short(self) -> list[str]:
-        """A line if the experiment is known to need more steps than are planned, as with few images."""
-        planned, enough = sum(plan.steps for plan in self.stages), self.config.enough_steps
-        factor = longer(planned, enough, self.config.epoch_factor)
-        if factor is None:
-            return []
-        return [
-            f"few steps: {planned} are planned, and this experiment has been seen to learn in {enough}: "
-            f"epoch_factor={factor:g} plans as many"
-        ]
-
-    def process_counts(self) -> list[int]:
-        return process_counts(self.config)
 
     def prepare(self, stage: StagePlan, module: nn.Module) -> nn.Module:
         assert isinstance(module, Method)
         module.enter_stage(stage.terms)
         return Forward(module)
-
-    def loader(self, stage: StagePlan) -> Loader:
-        assert self.inputs is not None
-        return self.inputs.train(stage.batch)
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Batch) -> PretrainLosses:
         return self.objective(model, micro, stage.terms)
@@ -171,24 +87,84 @@ class PretrainTask:
         assert isinstance(module, Method)
         module.after_step()
 
+
+class PretrainTask(Pretraining):
+    """A method, built and checked, on its data (see :class:`dira_scale.engine.task.Task`).
+
+    Args:
+        stages: the stages to train.
+    """
+
+    def __init__(
+        self,
+        config: Pretrain,
+        world: World,
+        method: Method,
+        adversary: Adversary,
+        stages: list[StagePlan],
+        data: "Inputs",
+    ) -> None:
+        super().__init__(config, world, method, adversary)
+        self.stages, self.data, self.diagnosis = stages, data, Diagnosis(config)
+        validate = config.validate
+        held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
+        self.validation: Validation | None = None
+        if held_out is not None:
+            figures = [partial(NeighbourAUC, validate.batch)]
+            self.validation = Validation(validate.every, held_out, self.losses, world.device, figures)
+
+    @classmethod
+    def build(cls, config: Pretrain, cfg: DictConfig, world: World) -> "PretrainTask":
+        """Open the data, build the method, check every stage. Collective.
+
+        Raises:
+            UserError: on all processes; names the wrong key, dataset or process.
+        """
+
+        # Here, as a step is benchmarked and rehearsed where no shards are, hence no pyarrow.
+        from dira_scale.runs.reader import start_tensors
+        from dira_scale.training.inputs import Inputs
+
+        def opened() -> tuple[Inputs, list[StagePlan], dict[str, Tensor] | None]:
+            data = Inputs.of(config, methods.views_of(cfg), world)
+            weights = config.model.weights
+            stages = stage_plans(config, data.steps_per_epoch)
+            return data, stages, start_tensors(Path(weights)) if weights else None
+
+        data, stages, tensors = raise_on_all(opened)
+        preflight.check_alike(cfg, data.facts() | _weights_fact(config))
+        torch.manual_seed(config.seed)
+        method = build_method(config, cfg, data.views, tensors)
+        adversary = on_device(Adversary(config.adversary.loss, config.model.dimensions), config, world)
+        return cls(config, world, method, adversary, stages, data)
+
+    def summary(self, module: nn.Module) -> list[str]:
+        parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
+        several = len({plan.batch for plan in self.stages}) > 1
+        stages = ", ".join(f"{plan.name} {plan.steps}" + f" of {plan.batch} images" * several for plan in self.stages)
+        return [
+            *self.data.summary(self.stages[0]),
+            f"method: {parameters:.1f} M parameters; steps by stage: {stages}",
+            *few_steps(self.config, self.stages),
+        ]
+
+    def process_counts(self) -> list[int]:
+        return process_counts(self.config)
+
     def set_progress(self, module: nn.Module, share: float) -> None:
         assert isinstance(module, Method)
         module.progress = share
-
-    def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
-        assert self.held_out is not None
-        return validation_losses(self.objective, module, self.held_out, stage.terms)
 
     def finish(self, stage: StagePlan, run: RunFolder | None, unsharded: Callable[[], nn.Module]) -> None:
         """Write pictures and restoration table at the end of the stage, once, on the main process."""
         if not restores(stage.terms):
             return
         method, validate = unsharded(), self.config.validate
-        if run is None or self.held_out is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
+        if run is None or (run.folder / "pictures" / f"{stage.name}.png").exists():
             return
-        assert self.inputs is not None
-        held_out = self.inputs.held_out(validate.batch, -(-validate.restored // validate.batch))
-        assert held_out is not None
+        held_out = self.data.held_out(validate.batch, -(-validate.restored // validate.batch))
+        if held_out is None:
+            return
         method = method.to(self.objective.world.device)
         run.lease.check()
         with run.optional_write("pictures"):
@@ -198,15 +174,6 @@ class PretrainTask:
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return self.diagnosis.warnings(row, position)
-
-    def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Batch, dict[str, float]] | None:
-        assert self.held_out is not None
-        return first_broken(self.objective, module, self.held_out, stage.terms)
-
-    def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:
-        assert self.inputs is not None
-        split = self.inputs.data.val_split if held_out else self.inputs.data.split
-        save_batch(folder, batch, self.inputs.datasets, str(split), row)
 
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
@@ -237,16 +204,10 @@ def try_stages(config: Pretrain, method: Method) -> None:
             parallel.refuse_layerwise(optimizer)
 
 
-def _facts(config: Pretrain, inputs: "Inputs") -> dict[str, str]:
-    """What must be the same on all processes beside the configuration, keyed by its name in messages."""
-    digits = preflight.DIGITS
-    facts = {
-        f"the content of dataset {i + 1} of data.shards": dataset.hash[:digits]
-        for i, dataset in enumerate(inputs.datasets)
-    }
-    if inputs.order.selection is not None:
-        facts["the rows that data.fraction and data.negatives choose"] = inputs.order.selection.identity[:digits]
-    if config.model.weights is not None and Path(config.model.weights).is_file():
-        with Path(config.model.weights).open("rb") as file:
-            facts["the file model.weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:digits]
-    return facts
+def _weights_fact(config: Pretrain) -> dict[str, str]:
+    """What the file ``model.weights`` contains, which must be the same on all processes."""
+    if config.model.weights is None or not Path(config.model.weights).is_file():
+        return {}
+    with Path(config.model.weights).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"the file model.weights": digest[: preflight.DIGITS]}

@@ -136,7 +136,7 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
         with mode:
             model = StageModel(task.objective.world, method, prepare, make, {})
             guard, scale = NaNGuard(device), LossScale(config.precision == "fp16")
-            step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate)
+            step = Step(task, plan, model, guard, scale, Means(), config.seed, config.parallel.accumulate, device)
         batch = pretended(synthetic.batch(views, config.data.batch, number, torch.device("cpu")), mode)
         with mode, Waits() as waits:
             step(number, batch)

@@ -4,7 +4,7 @@ y = w·x + b on fixed numbers, in two stages: first the weights alone, then all.
 """
 
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
-from dira_scale.distributed.collectives import reduce_mean
 from dira_scale.distributed.config import Parallel
 from dira_scale.distributed.processes import leave
 from dira_scale.distributed.world import World
@@ -21,6 +20,7 @@ from dira_scale.engine.config import Optim, Training
 from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
 from dira_scale.runs.config import CheckpointConfig
+from dira_scale.training.validation import Validation
 
 BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
 TRUE = torch.arange(1.0, FEATURES + 1), 0.5
@@ -48,11 +48,17 @@ def samples(seed: int, count: int) -> Samples:
     return Samples(x, x @ TRUE[0] + TRUE[1])
 
 
-class Loader:
-    """This rank's rows of each step's batch, the same batch for any number of ranks."""
+@dataclass(frozen=True)
+class Numbers:
+    """The data, and its loader: this rank's rows of each step's batch, the same batch for any number of ranks."""
 
-    def __init__(self, world: World) -> None:
-        self.world = world
+    world: World
+
+    def identity(self) -> dict[str, Any]:
+        return {"samples": "0 to 7"}
+
+    def loader(self, stage: StagePlan) -> "Numbers":
+        return self
 
     def seconds(self) -> dict[str, float]:
         return {"wait": 0.0}
@@ -60,6 +66,21 @@ class Loader:
     def iterate(self, start_step: int, stop_step: int) -> Generator[Samples, None, None]:
         for step in range(start_step, stop_step):
             yield samples(step % EPOCH, BATCH).split(self.world.ranks)[self.world.rank]
+
+    def save_batch(self, folder: Path, batch: Samples, held_out: bool, row: dict[str, Any]) -> None:
+        folder.mkdir(parents=True)
+        torch.save(batch.x, folder / "x.pt")
+
+    def batches(self) -> Iterator[tuple[Samples, int]]:
+        """The held-out ones, of which each rank has all."""
+        yield samples(1000, 64), 64
+
+
+class Shapes:
+    """Of the data, for the planner."""
+
+    def batch(self, count: int) -> Samples:
+        return Samples(torch.empty(count, FEATURES), torch.empty(count))
 
 
 class Scale:
@@ -83,10 +104,10 @@ class Regression:
 
     stages = STAGES
     monitor_every = 4
-    validate_every = 1
 
     def __init__(self, world: World) -> None:
-        self.world = world
+        self.data = Numbers(world)
+        self.validation = Validation(1, self.data, self.losses, world.device)
         torch.manual_seed(0)
         self.module = nn.Linear(FEATURES, 1)
         self.optim = Optim(
@@ -100,9 +121,6 @@ class Regression:
         self.shares: list[float] = []
         self.side_modules = [Scale()]
 
-    def identity(self) -> dict[str, Any]:
-        return {"samples": "0 to 7"}
-
     def summary(self, module: nn.Module) -> list[str]:
         return [f"a line through {FEATURES} dimensions"]
 
@@ -113,9 +131,6 @@ class Regression:
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(name in stage.terms)
         return module
-
-    def loader(self, stage: StagePlan) -> Loader:
-        return Loader(self.world)
 
     def losses(self, stage: StagePlan, model: nn.Module, micro: Samples) -> Losses:
         square = (model(micro.x)[:, 0] - micro.y).square().mean()
@@ -131,11 +146,6 @@ class Regression:
     def set_progress(self, module: nn.Module, share: float) -> None:
         self.shares.append(share)
 
-    @torch.no_grad()
-    def validate(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
-        held_out = samples(1000, 64)
-        return {"loss": float(reduce_mean((module(held_out.x)[:, 0] - held_out.y).square().mean()))}
-
     def finish(self, stage: StagePlan, run: Any, unsharded: Callable[[], nn.Module]) -> None:
         whole = unsharded()
         if run is not None:
@@ -143,13 +153,6 @@ class Regression:
 
     def diagnose(self, row: Mapping[str, Any], position: StagePosition) -> list[str]:
         return [f"all is well in {position.stage}"] if (position.stage, position.done) == ("all", 10) else []
-
-    def first_broken(self, stage: StagePlan, module: nn.Module) -> None:
-        return None
-
-    def save_batch(self, folder: Path, batch: Samples, held_out: bool, row: dict[str, Any]) -> None:
-        folder.mkdir(parents=True)
-        torch.save(batch.x, folder / "x.pt")
 
 
 def train(run: str, strategy: str, steps: int, accumulate: int = 1, precision: str = "fp32") -> int:

@@ -1,6 +1,5 @@
 """Pixels that may show a name: what headers say, and lettering drawn into real and made-up images."""
 
-import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ import cv2
 import matplotlib
 import numpy as np
 import pytest
+from needs import real_data
 from PIL import Image, ImageDraw, ImageFont
 from unpacked import unpack
 
@@ -18,7 +18,6 @@ from dira_scale.imaging.lettering import count_strokes
 from dira_scale.imaging.read import read_image
 from dira_scale.imaging.rejection import RejectedError
 
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TEXTS = ("SMITH^JOHN", "DOE, JANE  12/03/1951", "ID 00123456 M 67Y", "Garcia Lopez, Maria", "1951-03-12 14:22:07")
 FONTS = ("hershey", "dejavu", "pillow")
 CLOCKS = {  # real images of the folder in which a time of day is burned in, found by this very check and looked at
@@ -143,18 +142,17 @@ def real_sets(count: int | None) -> Iterator[tuple[str, list[tuple[str, np.ndarr
         "chestxray14_nih12_1024": "**/*.png", "chestxray14_nih1000_64": "images/*.png", "dicom_lungmask_ct": "*.dcm",
     }  # fmt: skip
     for folder, pattern in patterns.items():
-        paths = sorted((REAL / folder).glob(pattern))
+        paths = sorted(real_data(folder).glob(pattern))
         paths = paths[:: max(1, len(paths) // count)] if count else paths
         yield folder, [(path.stem, read_image(path, 8, "keep").pixels) for path in paths]
 
 
 def head_slices(folder: Path) -> list[tuple[str, np.ndarray]]:
-    unpack(REAL / "dicom_ct_series_ge" / "GE_28slices.tar.xz", folder)
+    unpack(real_data("dicom_ct_series_ge") / "GE_28slices.tar.xz", folder)
     return [(path.stem, read_image(path, 8, "keep").pixels) for path in sorted(folder.rglob("*.dcm"))]
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
 @pytest.mark.parametrize("count", [10, pytest.param(None, marks=pytest.mark.torture)])
 def test_real_images_are_not_taken_for_lettering(tmp_path: Path, count: int | None) -> None:
     """None but those in which a time of day is burned in."""
@@ -167,7 +165,6 @@ def test_real_images_are_not_taken_for_lettering(tmp_path: Path, count: int | No
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
 @pytest.mark.parametrize(
     "count",
     [

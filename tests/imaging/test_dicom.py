@@ -13,7 +13,6 @@ from dira_scale.imaging.read import read_image
 from dira_scale.imaging.rejection import RejectedError
 
 NOISE = np.random.default_rng(0).integers(100, 4000, (40, 36)).astype(np.uint16)
-SCREEN = "1.2.840.10008.5.1.4.1.1.7"  # Secondary Capture
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -117,23 +116,6 @@ def test_a_table_of_modality_values_stands_before_a_slope(tmp_path: Path, ingest
 def test_an_image_of_padding_alone_is_refused(tmp_path: Path, ingest: SimpleNamespace) -> None:
     with pytest.raises(RejectedError, match="all pixels are equal"):
         read_image(ingest.dicom(tmp_path / "x.dcm", np.zeros((40, 40), np.uint16), PixelPaddingValue=0), 8)
-
-
-@pytest.mark.parametrize(
-    "tags, reason",
-    [
-        ({"BurnedInAnnotation": "YES"}, "text is burned in"),
-        ({"SOPClassUID": SCREEN}, "secondary capture"),
-        ({"SOPClassUID": SCREEN + ".2"}, "secondary capture"),
-    ],
-)
-def test_pixels_that_may_show_a_name_are_refused_unless_asked_for(
-    tmp_path: Path, ingest: SimpleNamespace, tags: dict[str, str], reason: str
-) -> None:
-    path = ingest.dicom(tmp_path / "x.dcm", NOISE, **tags)
-    with pytest.raises(RejectedError, match=reason):
-        read_image(path, 8)
-    assert read_image(path, 8, burned_in="keep").pixels.shape == NOISE.shape
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Every DICOM file that pydicom ships, and those of the folder of real images, against SimpleITK's own decoders."""
 
 import io
-import os
 import warnings
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK
+from needs import real_data
 from PIL import Image
 from pydicom.pixels import pixel_array
 
@@ -17,7 +17,6 @@ from dira_scale.imaging.dicom.codestream import PLUGINS
 from dira_scale.imaging.rejection import RejectedError
 
 SHIPPED = Path(pydicom.__file__).parent / "data" / "test_files"
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data"))
 LOSSLESS = ("1.2", "1.2.1", "1.2.1.99", "1.2.2", "1.2.4.57", "1.2.4.70", "1.2.4.80", "1.2.4.90", "1.2.5")
 
 NO_IMAGE = "DICOM without an image, or cut short before it"
@@ -127,19 +126,15 @@ def test_what_simpleitk_takes_seconds_for() -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("folder", ["dicom_cornerstone_ct", "dicom_pydicom_data", "dicom_lungmask_ct"])
 def test_real_files(folder: str) -> None:
-    if not (REAL / folder).is_dir():
-        pytest.skip(f"{REAL / folder} is absent: DIRA_SCALE_DATA names the folder of real images")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for path in dicom_files(REAL / folder, "*.dcm"):
+        for path in dicom_files(real_data(folder), "*.dcm"):
             check(path)
 
 
 @pytest.mark.data
 def test_nine_codings_of_one_slice_are_one_picture() -> None:
-    folder = REAL / "dicom_cornerstone_ct"
-    if not folder.is_dir():
-        pytest.skip(f"{folder} is absent: DIRA_SCALE_DATA names the folder of real images")
+    folder = real_data("dicom_cornerstone_ct")
     pictures = []
     for coding in LOSSLESS:
         (path,) = folder.glob(f"CTImage*_1.2.840.10008.{coding}.dcm")

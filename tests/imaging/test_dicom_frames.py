@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pydicom
 import pytest
+from imaging.volumes.conftest import sequence
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import RLELossless
@@ -89,13 +90,7 @@ def test_functional_groups_give_each_frame_its_own_values_and_place(tmp_path: Pa
     path = several(tmp_path / "x.dcm", ingest)
 
     def group(**macros: dict[str, object]) -> Dataset:
-        item = Dataset()
-        for name, elements in macros.items():
-            inner = Dataset()
-            for keyword, value in elements.items():
-                setattr(inner, keyword, value)
-            setattr(item, name, [inner])
-        return item
+        return sequence(**{name: sequence(**elements) for name, elements in macros.items()})[0]
 
     header = pydicom.dcmread(path)
     header.SharedFunctionalGroupsSequence = [

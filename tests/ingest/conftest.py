@@ -1,8 +1,11 @@
 """Small folders of images, made with Pillow and pydicom alone."""
 
 import csv
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -127,6 +130,21 @@ def ingest() -> SimpleNamespace:
         picture=picture, dicom=write_dicom, csv=write_csv, recipe=recipe, identity=IDENTITY, contents=contents,
         source_of=source_of, pngs=pngs, hash_key=HASH_KEY,
     )  # fmt: skip
+
+
+HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """By another process, as long as this lasts."""
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, file], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout and holder.stdout.readline()
+        yield
+    finally:
+        holder.kill()
+        holder.wait(30)
 
 
 @pytest.fixture

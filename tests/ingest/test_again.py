@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import psutil
 import pytest
 from forked import Forked, Started
 from harness import job
+from ingest.conftest import locked
 from ingest.sources.conftest import Here
 from PIL import Image
 
@@ -186,9 +186,6 @@ def test_unfinished_work_is_only_gone_on_with_on_the_same_inputs(
     assert ShardedDataset.open(out)
 
 
-HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
-
-
 def test_another_process_or_a_foreign_folder_is_refused(
     png_folder: Path, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:  # fmt: skip
@@ -198,17 +195,8 @@ def test_another_process_or_a_foreign_folder_is_refused(
         convert(config, tmp_path / "home", workers=1)
     out = tmp_path / "out" / ".partial"
     out.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, out / "lock"],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert holder.stdout and holder.stdout.readline()
-        with pytest.raises(UserError, match="another process is writing"):
-            convert(config, tmp_path / "out", workers=1)
-    finally:
-        holder.kill()
-        holder.wait()
+    with locked(out / "lock"), pytest.raises(UserError, match="another process is writing"):
+        convert(config, tmp_path / "out", workers=1)
 
 
 def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
@@ -222,16 +210,9 @@ def test_a_finished_dataset_is_swept_but_not_under_the_hands_of_another_process(
     (out / ".partial").mkdir()
     (out / ".partial" / "train-000000.tar").write_bytes(b"at work")
     (out / ".partial" / "plan.json").write_text('{"recipe": {}, "plan": "of other images"}')
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, out / ".partial" / "lock"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )  # fmt: skip
-    try:
-        assert holder.stdout and holder.stdout.readline()
+    with locked(out / ".partial" / "lock"):
         convert(config, out, workers=1)
         assert (out / ".partial" / "train-000000.tar").read_bytes() == b"at work"
-    finally:
-        holder.kill()
-        holder.wait(30)
     shard = next(out.glob("train-*.tar"))
     shard.write_bytes(shard.read_bytes()[:-1] + b"x")
     assert repair(config, out, workers=1) == [shard.name]  # whatever else was planned there

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
-import pydicom
 import pytest
 import webdataset
 import xxhash
+from needs import real_data
 from PIL import Image
 from rich.console import Console
 
@@ -208,31 +208,6 @@ def test_nothing_usable_is_an_error_and_the_mended_command_works(
     assert (tmp_path / "out" / "manifest.parquet").exists()
 
 
-def test_nothing_that_identifies_leaves(tmp_path: Path, ingest: SimpleNamespace) -> None:
-    for number in range(7):
-        pixels = np.random.default_rng(number).integers(0, 4096, (40, 40)).astype(np.uint16)
-        person = f"{ingest.identity['PatientID']}-{number}"
-        path = tmp_path / "images" / f"Quillfeather_{number}" / "scan.dcm"
-        ingest.dicom(
-            path, pixels, PatientID=person, PatientAge="093Y", PatientSex="F", ViewPosition="PA", Manufacturer="GE"
-        )
-    header = pydicom.dcmread(path)  # the last one cannot be read, and why not is told with care
-    header.file_meta.TransferSyntaxUID = "1.2.7741903.55018822"
-    header.save_as(path, implicit_vr=False, little_endian=True)
-    out = tmp_path / "out"
-    config = ingest.recipe("folder", images=str(tmp_path / "images"), attributes=["sex", "age", "manufacturer"])
-    convert(config, out, workers=1)
-    dataset = ShardedDataset.open(out)
-    assert dict(dataset.table["attributes"][0].as_py()) == {"age": "90", "manufacturer": "ge", "sex": "F"}
-    assert dataset.info.quarantined == 1
-    for table in out.glob("*.parquet"):  # as plain text
-        pq.write_table(pq.read_table(table), out / f"plain.{table.name}", compression="none", use_dictionary=False)
-    values = {part for value in ingest.identity.values() for part in re.split(r"[\^ ]", value)} - {"Saint"}
-    for name, content in ingest.contents(out).items():
-        for value in (*values, "scan.dcm", "093Y", "7741903", "55018822", "Osbertina", str(tmp_path)):
-            assert value.encode() not in content, (name, value)
-
-
 def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, ingest: SimpleNamespace) -> None:
     pixels = np.random.default_rng(0).integers(0, 4096, (40, 40)).astype(np.uint16)
     for number, text in enumerate(("NO", "YES", "YES")):
@@ -241,13 +216,6 @@ def test_burned_in_text_is_kept_only_where_the_recipe_says_so(tmp_path: Path, in
         config = ingest.recipe("folder", images=str(tmp_path / "images"), burned_in=burned_in)
         convert(config, tmp_path / burned_in, workers=1)
         assert sum(ShardedDataset.open(tmp_path / burned_in).info.counts.values()) == stored
-
-
-def test_workers_do_not_matter(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    config = ingest.recipe("folder", shard_size=3, codec="jp2", **ingest.source_of(png_folder))
-    convert(config, tmp_path / "one", workers=1)
-    convert(config, tmp_path / "two", workers=2)
-    assert ingest.contents(tmp_path / "one") == ingest.contents(tmp_path / "two")
 
 
 def test_croissant_names_what_is_there(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:
@@ -271,9 +239,7 @@ REAL = {
 )
 def test_real_images(tmp_path: Path, ingest: SimpleNamespace, name: str) -> None:
     folder, table, counts = REAL[name]
-    root = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / folder
-    if not root.is_dir():
-        pytest.skip(f"{root} is absent: DIRA_SCALE_DATA names the folder of real images")
+    root = real_data(folder)
     convert(ingest.recipe(name, images=str(root / "images"), labels=str(root / table)), tmp_path / "out", workers=2)
     dataset = ShardedDataset.open(tmp_path / "out")
     assert dataset.info.quarantined == 0

@@ -74,7 +74,7 @@ def elements(secrets: Secrets, count: int) -> Iterator[tuple[int, str, object]]:
 
 
 def stuff(path: Path, secrets: Secrets, ingest: SimpleNamespace, coding: str) -> None:
-    ingest.dicom(path, PICTURE, PatientID=secrets.text(), WindowCenter=2048, WindowWidth=4096)
+    ingest.dicom(path, PICTURE, PatientID=secrets.text(), PatientAge="093Y", WindowCenter=2048, WindowWidth=4096)
     ds = pydicom.dcmread(path)
     ds.SpecificCharacterSet = "ISO_IR 192"
     for tag, vr, value in elements(secrets, 8):
@@ -176,4 +176,6 @@ def test_nothing_but_the_picture_leaves(tmp_path: Path, ingest: SimpleNamespace,
     stored = [decode(dataset.read(row), "png") for row in range(dataset.table.num_rows)]
     assert sum(pixels.max() > 255 and np.array_equal(pixels, PICTURE) for pixels in stored) >= len(codings) - 1
     assert dataset.info.quarantined >= 3
-    assert len(secrets.given) > 300 and not traces(tmp_path / "out", [*secrets.given, str(tmp_path)])
+    assert {dict(pairs).get("age") for pairs in dataset.table["attributes"].to_pylist()} == {None, "90"}
+    kept = [*secrets.given, *ingest.identity.values(), "093Y", str(tmp_path)]
+    assert len(secrets.given) > 300 and not traces(tmp_path / "out", kept)

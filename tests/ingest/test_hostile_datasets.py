@@ -1,9 +1,16 @@
-"""Datasets and tables of others are data only: one clear error or a correct reading, and nothing outside is read."""
+"""Datasets and shards of others are data only: one clear error or a correct reading, and nothing outside is read.
 
+``verify`` names every odd shard, also where manifest and checksums fit it. Nothing is written but what a command says
+that it writes; none takes more memory than a shard has bytes.
+"""
+
+import contextlib
 import json
 import math
 import os
 import shutil
+import stat
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,28 +20,56 @@ from unittest.mock import MagicMock
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
+from ingest.mutants.tars import PAYLOAD, tars
+from ingest.sandbox import listing
 
 from dira_scale.curation import stats_page
+from dira_scale.curation.audit.audit import audit
+from dira_scale.curation.beton import to_beton
 from dira_scale.curation.merge import merge
 from dira_scale.curation.stats import Stats
 from dira_scale.curation.stats_page import print_table, render_dataset
 from dira_scale.curation.subset import Part, subset
 from dira_scale.curation.verify import print_damages, verify_shard
-from dira_scale.data.manifest import ShardedDataset
-from dira_scale.errors import UserError
+from dira_scale.data.manifest import DatasetError, ShardedDataset
+from dira_scale.errors import UserError, printable
 from dira_scale.ingest.convert import convert
 from dira_scale.reporting.plots import svg
 
-SECRET = b"Quillfeather's letter"
+SECRET = b"Drumwhistle's letter"
+PART = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace) -> Path:
+    """Two datasets of somebody else; beside them a file of ours."""
+    folder = tmp_path_factory.mktemp("made")
+    source = ingest.source_of(ingest.pngs(folder / "source"))
+    recipes = {
+        "theirs": ingest.recipe("folder", **source, splits={"train": 0.5, "val": 0.5}),
+        "other": ingest.recipe("folder", images=str(folder / "source/masks"), min_side=8, archive="another"),
+    }
+    for name, config in recipes.items():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DIRA_SCALE_HASH_KEY", f"the key of {name}, which is long enough")
+            convert(config, folder / "sets" / name, workers=1)
+    (folder / "sets" / "ours").mkdir()
+    (folder / "sets" / "ours" / "letter").write_bytes(SECRET * 1000)
+    return folder / "sets"
 
 
 @pytest.fixture
-def theirs(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> Path:
-    """A dataset as it comes from somebody else, to be spoilt; beside it a file that is none of it."""
-    config = ingest.recipe("folder", **ingest.source_of(png_folder), splits={"train": 0.5, "val": 0.5})
-    convert(config, tmp_path / "theirs", workers=1)
-    (tmp_path / "secret").write_bytes(SECRET * 1000)
-    return tmp_path / "theirs"
+def theirs(sets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """One of them, to be spoilt."""
+    monkeypatch.setattr(stats_page, "svg", undrawn)
+    return Path(shutil.copytree(sets, tmp_path / "sets")) / "theirs"
+
+
+def undrawn(label: str, draw: Callable[[Any], None]) -> str:
+    """What is to be drawn is computed; drawing it is most of a page's time."""
+    draw(MagicMock())
+    return "<svg></svg>"
 
 
 def info(folder: Path, **keys: Any) -> None:
@@ -64,14 +99,18 @@ def renamed_shard(folder: Path, to: str) -> None:
     column(folder, "shard", lambda name: to if name == first else name)
 
 
-def use(folder: Path, scratch: Path) -> dict[str, str]:
-    """Whatever can be done with a dataset: what each gave, or its one line of error."""
+def works(folder: Path, scratch: Path) -> dict[str, Callable[[], object]]:
+    """All that is done with a dataset."""
     scratch.mkdir(parents=True, exist_ok=True)
 
+    def read() -> int:
+        dataset = ShardedDataset.open(folder)
+        return sum(len(dataset.read(row)) for row in range(dataset.table.num_rows))
+
     def stats() -> str:
-        found = Stats(ShardedDataset.open(folder))
-        print_table(found)
-        return render_dataset(found)
+        counted = Stats(ShardedDataset.open(folder))
+        print_table(counted)
+        return render_dataset(counted)
 
     def verified() -> str:
         dataset = ShardedDataset.open(folder, check_shards=False)
@@ -79,28 +118,35 @@ def use(folder: Path, scratch: Path) -> dict[str, str]:
         print_damages(folder, damages)
         return f"{len(damages)} damages"
 
-    part = Part(fraction=0.5, seed=0, splits=("train",), where={}, folds=None, fold=0)
-    works = {
-        "open": lambda: str(len(ShardedDataset.open(folder).read(0))),
+    return {
+        "read": read,
         "verify": verified,
         "stats": stats,
-        "subset": lambda: str(subset(folder, scratch / "part", part).counts),
-        "merge": lambda: str(merge([folder, folder.with_name("other")], scratch / "sum", "sum").counts),
+        "subset": lambda: subset(folder, scratch / "part", PART).counts,
+        "merge": lambda: merge([folder, folder.with_name("other")], scratch / "sum", "sum").counts,
+        "audit": lambda: audit(str(folder), str(folder.with_name("ours")), [], [], False, 1),
+        "beton": lambda: to_beton(folder),
     }
+
+
+def use(folder: Path, scratch: Path) -> dict[str, str]:
+    """What each work but the last two gave, or its one line of error."""
     outcomes = {}
-    for name, work in works.items():
+    for name, work in list(works(folder, scratch).items())[:-2]:
         try:
-            outcomes[name] = work()
+            outcomes[name] = str(work())
         except UserError as error:
             assert "\n" not in str(error) and len(str(error)) < 1000, error
             outcomes[name] = f"error: {error}"
     return outcomes
 
 
-def undrawn(label: str, draw: Callable[[Any], None]) -> str:
-    """What is to be drawn is computed; drawing it is most of a page's time."""
-    draw(MagicMock())
-    return "<svg></svg>"
+def elsewhere(folder: Path, *but: Path) -> dict[bytes, tuple]:
+    """All files in ``folder``, but for those whose paths begin so."""
+    return {
+        path: state for path, state in listing(folder).items()
+        if not stat.S_ISDIR(state[0]) and not any(path.startswith(str(prefix).encode()) for prefix in but)
+    }  # fmt: skip
 
 
 TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=file:///etc/passwd]x[/link]", "=1+1",
@@ -108,8 +154,8 @@ TEXTS = ["<script>alert(1)</script>", "\x1b[2J\x1b]0;owned\x07", "[/bold][link=f
 # What no image hangs on is read as it is: the page reports that a spacing is NaN.
 HARMLESS = {"spacing no number", "ages that are no ages", "quarantine of other columns"}
 SPOILT: dict[str, Callable[[Path], None]] = {
-    "shard above": lambda f: renamed_shard(f, "../secret"),
-    "shard by its whole path": lambda f: renamed_shard(f, str(f.with_name("secret"))),
+    "shard above": lambda f: renamed_shard(f, "../ours/letter"),
+    "shard by its whole path": lambda f: renamed_shard(f, str(f.with_name("ours") / "letter")),
     "shard of the system": lambda f: renamed_shard(f, "/etc/passwd"),
     "shard without end": lambda f: renamed_shard(f, "/dev/zero"),
     "shard is a folder": lambda f: renamed_shard(f, "."),
@@ -117,7 +163,7 @@ SPOILT: dict[str, Callable[[Path], None]] = {
     "shard of no name": lambda f: renamed_shard(f, ""),
     "shard with a NUL": lambda f: renamed_shard(f, "a\0b"),
     "shard of a long name": lambda f: renamed_shard(f, "n" * 5000),
-    "shard that only the manifest names": lambda f: column(f, "shard", lambda _: "../secret"),
+    "shard that only the manifest names": lambda f: column(f, "shard", lambda _: "../ours/letter"),
     "offset behind the end": lambda f: column(f, "offset", lambda _: 2**40),
     "offset below zero": lambda f: column(f, "offset", lambda _: -512),
     "size of a petabyte": lambda f: column(f, "size", lambda _: 2**50),
@@ -173,15 +219,9 @@ def texts(folder: Path, text: str) -> None:
 
 
 def test_datasets_of_others_are_data_only(
-    theirs: Path,
-    tmp_path: Path,
-    ingest: SimpleNamespace,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(theirs, tmp_path / "whole")
-    other = ingest.recipe("folder", images=str(tmp_path / "source" / "masks"), min_side=8, archive="another")
-    convert(other, tmp_path / "other", workers=1)
     whole = use(theirs, tmp_path / "scratch" / "whole")
     assert not any(outcome.startswith("error") for outcome in whole.values()) and whole["verify"] == "0 damages"
     failed, pages = {}, list[str]()
@@ -190,15 +230,14 @@ def test_datasets_of_others_are_data_only(
         shutil.copytree(tmp_path / "whole", theirs)
         spoil(theirs)
         monkeypatch.setattr(stats_page, "svg", svg if what in HARMLESS else undrawn)
-        before = {path: path.lstat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if "scratch" not in path.parts}
+        before, scratch = listing(tmp_path / "sets"), tmp_path / "scratch" / str(number)
         capsys.readouterr()
         try:
-            outcomes = use(theirs, tmp_path / "scratch" / str(number))
+            outcomes = use(theirs, scratch)
         except Exception as error:  # all are told at the end
             failed[what] = repr(error)[:300]
             continue
-        after = {path: path.lstat().st_mtime_ns for path in sorted(tmp_path.rglob("*")) if "scratch" not in path.parts}
-        assert after == before, what
+        assert listing(tmp_path / "sets") == before, what
         shown = capsys.readouterr().out
         if "\x1b[2J" in shown or "\x07" in shown:
             failed[what] = "control characters reach the terminal"
@@ -211,6 +250,63 @@ def test_datasets_of_others_are_data_only(
             and all(not outcome.startswith("error") for outcome in outcomes.values())
             and outcomes["verify"] == "0 damages"
         ):
-            failed[what] = f"went unnoticed: {outcomes['open']}"
+            failed[what] = f"went unnoticed: {outcomes['read']}"
     assert not failed, "\n".join(f"{what}: {error}" for what, error in failed.items())
     assert any("&lt;script&gt;alert" in page for page in pages)  # it was read, and shown
+
+
+def exchanged(folder: Path, change: Callable[[bytes], bytes]) -> str:
+    """Change the first shard, and what ``dataset.json`` says of it; its name."""
+    said = json.loads((folder / "dataset.json").read_text())
+    shard = next(iter(said["shards"]))
+    content = change((folder / shard).read_bytes())
+    (folder / shard).write_bytes(content)
+    sums = said["checksums"] | {shard: xxhash.xxh3_64_hexdigest(content)}
+    info(folder, shards=said["shards"] | {shard: len(content)}, checksums=sums)
+    return shard
+
+
+def test_verify_notices_each_odd_tar(theirs: Path, tmp_path: Path) -> None:
+    whole = {path: path.read_bytes() for path in theirs.iterdir()}
+    before, unnoticed = elsewhere(tmp_path, theirs), []
+    for name, change in tars(theirs.with_name("ours") / "letter").items():
+        for path, content in whole.items():
+            path.write_bytes(content)
+        try:
+            if not verify_shard(theirs, exchanged(theirs, change)):
+                unnoticed.append(name)
+        except DatasetError as error:
+            assert "samples outside shard" in str(error)
+    assert not unnoticed and elsewhere(tmp_path, theirs) == before
+
+
+FEW = ("a link, and a file through it", "a size below zero", "a JSON of 8 GiB", "a sample twice")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in FEW else pytest.param(name, marks=pytest.mark.torture) for name in tars(Path("/ours/letter"))],
+)
+def test_a_shard_of_somebody_else(name: str, theirs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scratch, letter = tmp_path / "scratch", theirs.with_name("ours") / "letter"
+    shard = exchanged(theirs, tars(letter)[name])
+    names = {path.name for path in theirs.iterdir()}
+    with contextlib.suppress(DatasetError):  # where the manifest points behind the shard's end
+        assert print_damages(theirs, verify_shard(theirs, shard)) == 1
+    before = elsewhere(tmp_path, theirs, scratch)
+    for what, work in works(theirs, scratch).items():
+        tracemalloc.start()
+        try:
+            work()
+        except UserError as error:
+            assert len(printable(str(error))) < 1000
+        finally:
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+        assert peak < 2**26, f"{what} took {peak} bytes"
+    assert elsewhere(tmp_path, theirs, scratch) == before and letter.read_bytes() == SECRET * 1000
+    assert {path.name for path in theirs.iterdir()} <= names | {"train.beton", "val.beton"}
+    for path in scratch.rglob("*"):
+        assert not path.is_symlink() and (path.is_dir() or PAYLOAD not in path.read_bytes())
+    shown = capsys.readouterr().out
+    assert "\x1b[2J" not in shown and "\x07" not in shown

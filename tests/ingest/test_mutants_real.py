@@ -1,6 +1,5 @@
 """Damaged copies of real files among the whole ones: DICOM of many syntaxes, PNG, JPEG; NIfTI, NRRD, MetaImage."""
 
-import os
 import random
 import shutil
 from pathlib import Path
@@ -10,14 +9,11 @@ import pytest
 import SimpleITK
 from ingest import mutants
 from ingest.sandbox import convert_good, paths_of, survived
+from needs import REAL, real_data
 
 from dira_scale.ingest.sources.base import SourceRecord
 
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data"))
-pytestmark = [
-    pytest.mark.data,
-    pytest.mark.skipif(not REAL.is_dir(), reason=f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images"),
-]
+pytestmark = pytest.mark.data
 SAMPLES = {  # by dimensions: how many of each
     2: {"dicom_cornerstone_ct/*.dcm": 99, "dicom_pydicom_data/*.dcm": 99, "dicom_lungmask_ct/*.dcm": 1,
         "chestxray14_nih12_1024/**/*.png": 1, "chestxray14_nih1000_64/images/*.png": 3, "shenzhen_256/images/*.png": 2,
@@ -28,7 +24,7 @@ SAMPLES = {  # by dimensions: how many of each
 
 
 def sampled(dims: int) -> list[Path]:
-    found = []
+    found, _ = [], real_data()
     for pattern, count in SAMPLES[dims].items():
         paths = sorted(REAL.glob(pattern))
         assert paths, f"{REAL / pattern} is absent"

@@ -24,7 +24,7 @@ from dira_scale.ingest.following import pretraining
 from dira_scale.ingest.naming import completed, modality_of
 from dira_scale.ingest.repair import repair
 from dira_scale.ingest.survey import survey_and_print
-from dira_scale.pretraining.schedule import stage_plans
+from dira_scale.training.schedule import stage_plans
 
 UNNAMED = {"name": None, "splits": {"train": 1.0}, "min_side": 1}
 

@@ -1,21 +1,20 @@
 """Several machines share the shards: each does a slice, a last call joins them."""
 
-import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from harness import together
+from ingest.conftest import locked
 from ingest.sources.conftest import Here
 
 from dira_scale.errors import UserError
 from dira_scale.ingest import writer
 from dira_scale.ingest.convert import convert
-from dira_scale.ingest.output import Slice
-
-HOLD = "import fcntl, sys; f = open(sys.argv[1], 'w'); fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); input()"
+from dira_scale.ingest.output import Share
 
 
 def test_slices_joined_are_byte_identical_to_one_machine(
@@ -54,7 +53,7 @@ def test_slices_at_once_in_processes_of_their_own(
 def test_every_shard_is_of_one_slice() -> None:
     shards = SimpleNamespace(shards={f"train-{n:06d}.tar": range(0) for n in range(10)})
     for of in (1, 3, 10, 16):
-        parts = [Slice(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
+        parts = [Share(number, of).shards(shards) for number in range(1, of + 1)]  # type: ignore[arg-type]
         assert sorted(chain(*parts)) == list(shards.shards) and max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
@@ -77,19 +76,8 @@ def test_what_another_process_writes_is_left_to_it(
 ) -> None:
     out, config = tmp_path / "out", ingest.recipe("folder", **ingest.source_of(png_folder))
     (out / held).parent.mkdir(parents=True)
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLD, out / held], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )  # fmt: skip
-    try:
-        assert holder.stdout and holder.stdout.readline()
-        if words is None:
-            convert(config, out, workers=1, share=mine)
-        else:
-            with pytest.raises(UserError, match=words):
-                convert(config, out, workers=1, share=mine)
-    finally:
-        holder.kill()
-        holder.wait()
+    with locked(out / held), pytest.raises(UserError, match=words) if words else nullcontext():
+        convert(config, out, workers=1, share=mine)
 
 
 def test_slices_of_another_archive_are_refused(png_folder: Path, tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from engine.regression import BATCH, FEATURES, STAGES, Regression, Shapes
 from harness import TINY
 from omegaconf import OmegaConf
 from torch import nn
@@ -13,9 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.engine.task import StagePlan
 from dira_scale.planning.ledger import Collective, Ledger
-from dira_scale.planning.network import Networks, one_rank_of
+from dira_scale.planning.network import FakeTask, fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.pretraining.config import Pretrain
 
@@ -26,12 +26,11 @@ def rehearsed(*keys: str, ranks: int = 1, stage: str = "di", images: int = 0) ->
     config: Any = OmegaConf.to_object(cfg)
     assert isinstance(config, Pretrain)
     with one_rank_of(ranks):
-        networks = Networks(config, cfg)
+        fake = fake_pretraining(config, cfg)
         if config.parallel.checkpoint_activations:
-            checkpoint_activations(networks.method)
-        terms = tuple(config.stages[stage].terms)
-        plan = StagePlan(stage, config.data.batch, steps=1, per_epoch=1, terms=terms)
-        return rehearse(config, networks, plan, images or config.data.batch // ranks, foreach=False)
+            checkpoint_activations(fake.task.module)
+        plan = next(plan for plan in fake.stages if plan.name == stage)
+        return rehearse(fake, plan, images or config.data.batch // ranks, config.parallel.accumulate, foreach=False)
 
 
 def test_a_small_network_by_hand() -> None:
@@ -75,7 +74,7 @@ def test_collectives_of_moco_by_hand() -> None:
 
 
 NARROW = "model.encoder=test_resnet"  # where no count is compared, for its time
-PCRL = ("method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "data.size=32")
+PCRL = ("method=pcrl", "views=pcrl", "~method.base", "method.queue=64", "data.size=32", "stages.dira.epochs=0")
 
 
 def test_collectives_of_pcrl_by_hand() -> None:
@@ -101,7 +100,7 @@ def test_the_released_pcrls_two_passes_take_more_than_the_papers_one() -> None:
 def test_optimizer_states_by_hand() -> None:
     """AdamW: two live_bytes and a count; SGD with momentum, LARS: one."""
     adam = rehearsed("data.size=64", "optim=adamw", images=16)
-    sgd, lars = (rehearsed(f"optim={name}", "model.encoder=test_resnet") for name in ("sgd_moco", "lars_byol"))
+    sgd, lars = (rehearsed(f"optim={name}", "optim.warmup_epochs=0", NARROW) for name in ("sgd_moco", "lars_byol"))
     tensors = (adam.optimizer - 2 * adam.trained) / 4
     assert tensors == 65  # parameters: 20 convolutions and 40 of BatchNorm in a ResNet-18, five in the projector
     assert sgd.optimizer == sgd.trained == lars.optimizer
@@ -133,3 +132,18 @@ def test_statistics_over_ranks_take_more_memory_than_on_one() -> None:
     alone, shared = (rehearsed(*keys, f"model.bn_groups={groups}", ranks=2, images=32) for groups in (2, 1))
     assert shared.activations > 1.1 * alone.activations
     assert sum(c.kind == "gather" for c in shared.collectives) > sum(c.kind == "gather" for c in alone.collectives)
+
+
+def test_any_task_is_rehearsed_a_linear_regression_by_hand() -> None:
+    """y = w·x + b on 16 rows of five numbers, 8 a micro-batch; then the side module, a factor, on 8 numbers twice."""
+    fake = FakeTask.of(Regression, STAGES, Shapes())
+    weights, everything = (rehearse(fake, stage, BATCH, accumulate=2) for stage in STAGES)
+    product = 2 * BATCH * FEATURES
+    assert weights.forward == everything.forward == weights.backward == product  # the numbers need no gradient
+    assert everything.backward == product + 2 * (2 * BATCH)
+    assert (weights.trained, weights.idle, weights.momentum, weights.buffers) == (4 * FEATURES, 4, 0, 0)
+    assert (everything.trained, everything.idle) == (4 * FEATURES + 4, 0)
+    assert [step.optimizer for step in (weights, everything)] == [4 * FEATURES, 4 * FEATURES + 4]  # momentum
+    assert weights.adversary == everything.adversary == 4
+    assert max(live.gradients for live in everything.live_in_passes) == everything.trained
+    assert weights.collectives == [] and weights.blocks == []

@@ -138,8 +138,20 @@ def stepping(rate: float) -> tuple[Step, nn.Module, list[float], Any]:
     optimizer = torch.optim.SGD(module.parameters(), lr=rate)
     model = StageModel(WORLD, module, lambda module: module, lambda module: optimizer, {})
     plan, guard = StagePlan("di", 2, 1, 1), NaNGuard(torch.device("cpu"))
-    step = Step(task, plan, model, guard, LossScale(False), Means(), seed=3, accumulate=2)
-    return step, module, drawn, SimpleNamespace(to=lambda device: SimpleNamespace(split=lambda n: [None] * n))
+    step = Step(task, plan, model, guard, LossScale(False), Means(), 3, 2, torch.device("cpu"))
+    return step, module, drawn, SimpleNamespace(split=lambda n: [SimpleNamespace(to=lambda device: None)] * n)
+
+
+def test_only_a_micro_batch_at_a_time_becomes_floating_point() -> None:
+    step, _, drawn, _ = stepping(rate=0.0)
+    moved: list[tuple[int, int]] = []  # samples, and the forward passes before
+
+    def parts(n: int) -> list[SimpleNamespace]:
+        rows = torch.zeros(8, dtype=torch.uint8).chunk(n)
+        return [SimpleNamespace(to=lambda device, x=x: moved.append((len(x), len(drawn)))) for x in rows]
+
+    step(1, SimpleNamespace(split=parts))  # type: ignore[arg-type]
+    assert moved == [(4, 0), (4, 1)]
 
 
 def test_random_numbers_are_those_of_the_step_whatever_came_before() -> None:

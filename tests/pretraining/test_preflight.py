@@ -14,8 +14,8 @@ from dira_scale.config.compose import compose
 from dira_scale.distributed import control, launcher
 from dira_scale.engine import preflight
 from dira_scale.errors import UserError
-from dira_scale.pretraining import process_counts
 from dira_scale.pretraining.config import Pretrain
+from dira_scale.training.schedule import check_division, process_counts
 
 
 @cache
@@ -151,26 +151,26 @@ def test_the_processes_that_fit_are_those_of_brute_force(groups: int, accumulate
         if batch % groups:
             continue  # refused elsewhere, for any number of processes
         expected = [n for n in range(1, batch + 1) if _whole(batch, lanes or batch, groups, accumulate, n)]
-        assert process_counts.process_counts(made) == expected, (batch, lanes)
+        assert process_counts(made) == expected, (batch, lanes)
 
 
 def test_what_does_not_divide_is_one_message_with_what_would() -> None:
     made = config("data.batch=24", "data.lanes=8", "model.bn_groups=4")
     with pytest.raises(UserError) as caught:
-        process_counts.check_division(made, 5)
+        check_division(made, 5)
     assert str(caught.value) == (
         "data.batch=24 is not divisible by 5 ranks x parallel.accumulate=1; data.lanes=8 is not divisible by 5 ranks; "
         "model.bn_groups=4 BatchNorm groups cannot be divided among 5 ranks x parallel.accumulate=1; "
         "numbers of processes that fit: 1, 2, 4, 8"
     )
     with pytest.raises(UserError, match=r"data.batch=25 .*no number of processes fits, change one of these keys"):
-        process_counts.check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
-    process_counts.check_division(made, 8)
+        check_division(config("data.batch=25", "parallel.accumulate=2", "model.bn_groups=1"), 1)
+    check_division(made, 8)
 
 
 def test_every_stage_must_divide() -> None:
     with pytest.raises(UserError, match=r"data.batch=18 is not divisible by 4 ranks .* that fit: 1, 2, 6$"):
-        process_counts.check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
+        check_division(config("data.batch=24", "stages.dira.batch=18", "model.bn_groups=2"), 4)
 
 
 def test_a_run_folder_that_other_machines_do_not_see(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,10 +22,9 @@ from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError
 from dira_scale.methods.moco import MoCo
 from dira_scale.pretrain import main
-from dira_scale.pretraining.schedule import stage_plans
-from dira_scale.pretraining.task import PretrainTask
 from dira_scale.runs import checkpoint
 from dira_scale.shard import main as shard
+from dira_scale.training.schedule import few_steps, stage_plans
 
 IMAGES = 75_312  # of ChestX-ray14 that the paper trains on
 
@@ -44,19 +43,19 @@ def plans(*overrides: str) -> dict[str, StagePlan]:
     [(109, 1.0, "few steps: 84 are planned"), (109, 31, ""), (3000, 1.0, ""), (3000, 0.5, "epoch_factor=1 plans")],
 )
 def test_a_run_too_short_for_its_recipe_says_so(images: int, factor: float, said: str) -> None:
-    """`small` has been seen to learn in 2,600 steps: 28 epochs of 93."""
+    """`small` needed 2,600 steps to learn: 28 epochs of 93."""
     config = composed("experiment=small", f"epoch_factor={factor}")
     planned = stage_plans(config, lambda batch: images // batch)
-    lines = PretrainTask._too_short(SimpleNamespace(config=config, stages=planned))  # type: ignore[arg-type]
+    lines = few_steps(config, planned)
     assert [said in line for line in lines] == [True] * bool(said)
     if images == 109 and said:
-        assert lines[0].endswith("has been seen to learn in 2600: epoch_factor=31 plans as many")
+        assert lines[0].endswith("needed 2600 to learn: epoch_factor=31 plans as many")
 
 
 def test_a_large_factor_is_written_as_a_plain_number() -> None:
     config = composed("experiment=small", "stages.di.epochs=0", "stages.dira.epochs=0")
     planned = stage_plans(config, lambda batch: 1)
-    (line,) = PretrainTask._too_short(SimpleNamespace(config=config, stages=planned))  # type: ignore[arg-type]
+    (line,) = few_steps(config, planned)
     assert "12 are planned" in line and "epoch_factor=220 plans" in line  # 2600 / 12 = 216.7
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dira_scale import pretrain
 from dira_scale.data.batch import Batch
-from dira_scale.pretraining import validation
+from dira_scale.pretraining import neighbours
 from dira_scale.pretraining.task import PretrainTask
 
 to, init = Batch.to, PretrainTask.__init__
@@ -43,7 +43,7 @@ def batch_to(self: Batch, device: torch.device | str) -> Batch:
     return replace(batch, views=views, distortions=distortions)
 
 
-def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: Any, stages: Any, inputs: Any) -> None:
+def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: Any, stages: Any, data: Any) -> None:
     """From here on float64; what was made before, weights above all, was made as ever."""
     torch.set_default_dtype(torch.float64)
     Tensor.float, nn.Module.float = Tensor.double, nn.Module.double  # type: ignore[method-assign, assignment]
@@ -53,11 +53,11 @@ def task(self: PretrainTask, config: Any, world: Any, method: Any, adversary: An
         for name, module in list(sys.modules.items()):
             if name.startswith("deepspeed.") and hasattr(module, "torch"):
                 module.torch = Doubles("torch")
-    init(self, config, world, method.double(), adversary.double(), stages, inputs)
+    init(self, config, world, method.double(), adversary.double(), stages, data)
 
 
 if __name__ == "__main__":
     Batch.to = batch_to  # type: ignore[method-assign, assignment]
     PretrainTask.__init__ = task  # type: ignore[method-assign]
-    validation._knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
+    neighbours.knn_auc = lambda features, labels: math.nan  # the scores' type is numpy's
     raise SystemExit(pretrain.main(sys.argv[1:]))

@@ -13,10 +13,10 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
 from dira_scale.config.compose import compose
-from dira_scale.data.inputs import Inputs
 from dira_scale.data.views import ViewSpec
 from dira_scale.pretrain import main
 from dira_scale.runs import checkpoint
+from dira_scale.training.inputs import Inputs
 
 # DiRA, spoilt where the environment says: WHAT at a step of the order on a rank. It notes which images it had then.
 SPOILT = """

@@ -13,9 +13,8 @@ from omegaconf import OmegaConf
 from dira_scale import plan
 from dira_scale.config.compose import compose
 from dira_scale.engine.parallel import checkpoint_activations
-from dira_scale.planning.network import Networks
+from dira_scale.planning.network import fake_pretraining
 from dira_scale.planning.rehearsal import rehearse
-from dira_scale.pretraining.schedule import stage_plans
 
 KEYS = ["data.val_split=null", "health.every=1", "data.size=64"]
 KEYS += ["stages.di.epochs=1", "stages.dir.epochs=0", "stages.dira.epochs=1"]  # two steps or more of each
@@ -37,12 +36,12 @@ def planned(*keys: str, foreach: bool = False) -> dict[str, dict[str, float]]:
     """The same bytes, rehearsed."""
     cfg = compose("pretrain", [*TINY, *KEYS, *keys, "data.shards=none"])
     config: Any = OmegaConf.to_object(cfg)
-    networks = Networks(config, cfg)
+    fake = fake_pretraining(config, cfg)
     if config.parallel.checkpoint_activations:
-        checkpoint_activations(networks.method)
+        checkpoint_activations(fake.task.module)
     result = {}
-    for stage in stage_plans(config, lambda batch: 1):
-        step = rehearse(config, networks, stage, config.data.batch, foreach=foreach)
+    for stage in fake.stages:
+        step = rehearse(fake, stage, config.data.batch, config.parallel.accumulate, foreach)
         result[",".join(stage.terms)] = {
             "parameters": step.trained + step.idle + step.momentum,
             "buffers": step.buffers,

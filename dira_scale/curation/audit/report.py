@@ -47,7 +47,7 @@ class TwinPair:
 
 
 @dataclass
-class Report:
+class AuditReport:
     """All findings; ``leaks`` is None if no source was named."""
 
     leaks: SearchResult | None = None
@@ -63,7 +63,7 @@ class Report:
         return found or any(pair.harm for pair in self.twins or ())
 
 
-def print_report(report: Report, place: Path) -> int:
+def print_report(report: AuditReport, place: Path) -> int:
     """Print it, and write the full findings beside the dataset at ``place``; returns 1 for harm, else 0."""
     console = Console(soft_wrap=True, highlight=False, width=WIDTH)
     _print_leaks(report, console)
@@ -76,7 +76,7 @@ def print_report(report: Report, place: Path) -> int:
     return 1 if report.failed else 0
 
 
-def _conclusion(report: Report) -> str:
+def _conclusion(report: AuditReport) -> str:
     if report.failed:
         return "the audit FAILED"
     if report.leaks is None:
@@ -90,7 +90,7 @@ def mask(value: str) -> str:
     return f"{value[: min(2, len(value) // 2)]}… ({len(value)})"
 
 
-def _print_leaks(report: Report, console: Console) -> None:
+def _print_leaks(report: AuditReport, console: Console) -> None:
     if report.leaks is None:
         console.print("identifying values: not searched; name their source with source=FOLDER (and tables=[CSV])")
         return
@@ -169,7 +169,7 @@ def _print_twins(twins: list[TwinPair], console: Console) -> None:
                   f"pairs are listed from {SAME} on")  # fmt: skip
 
 
-def _full_rows(report: Report) -> list[list[str]]:
+def _full_rows(report: AuditReport) -> list[list[str]]:
     rows = [["leak", *hit] for hit in (report.leaks.hits if report.leaks else ())]
     rows += [["not searched", "", "", "", kind, text] for kind, text in report.not_searched]
     rows += [["shared patient", *shared.splits, "", "", key] for shared in report.patients.shared

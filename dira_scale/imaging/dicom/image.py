@@ -7,7 +7,7 @@ import numpy as np
 from dira_scale.imaging.burned_in import check_header
 from dira_scale.imaging.dicom.frames import Decoded, DicomFile
 from dira_scale.imaging.dicom.values import spacing, windowed
-from dira_scale.imaging.grey import FLAT, GreyImage, Window, store
+from dira_scale.imaging.grey import FLAT, GreyImage, GreyWindow, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 
 
@@ -26,7 +26,7 @@ def read_dicom(file: BinaryIO, bits: int, burned_in: str = "refuse", number: int
 
 def _image(frame: Decoded, bits: int) -> GreyImage:
     if frame.top is not None:
-        image = store(frame.values, Window(0, frame.top, 1), bits, spacing(frame.header))
+        image = store(frame.values, GreyWindow(0, frame.top, 1), bits, spacing(frame.header))
         if image.flat:
             raise RejectedError(FLAT)
         return image

@@ -8,7 +8,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 
-from dira_scale.imaging.grey import Window, own_range
+from dira_scale.imaging.grey import GreyWindow, own_range
 
 
 def find_padding(header: Dataset, stored: np.ndarray) -> np.ndarray:
@@ -50,18 +50,18 @@ def _scaled(stored: np.ndarray, slope: int, intercept: int) -> np.ndarray:
 
 def windowed(
     header: Dataset, values: np.ndarray, step: float, inside: np.ndarray
-) -> Iterator[tuple[np.ndarray, Window]]:  # fmt: skip
+) -> Iterator[tuple[np.ndarray, GreyWindow]]:  # fmt: skip
     """Values and their black and white points: by the file's first window, then by the image's own range."""
     center, width = first_number(header.get("WindowCenter")), first_number(header.get("WindowWidth"))
     if center is not None and width is not None:
         function = str(header.get("VOILUTFunction") or "LINEAR").strip()
         if function == "LINEAR" and width > 1:
-            yield values, Window(center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2, step)
+            yield values, GreyWindow(center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2, step)
         elif function == "LINEAR_EXACT" and width > 0:
-            yield values, Window(center - width / 2, center + width / 2, step)
+            yield values, GreyWindow(center - width / 2, center + width / 2, step)
         elif function == "SIGMOID" and width > 0:  # 1 / (1 + exp(-x)) without overflow
             # The curve's slope at the centre is 1 / width, so a source step is one stored step there.
-            yield 0.5 + 0.5 * np.tanh(2 * (values - center) / width), Window(0, 1, step / width)
+            yield 0.5 + 0.5 * np.tanh(2 * (values - center) / width), GreyWindow(0, 1, step / width)
     elif header.get("VOILUTSequence"):
         mapped, table = _through_table(header, "VOILUTSequence", np.rint(values).astype(np.int64))
         yield mapped, own_range(table)  # 12-bit tables that claim 16 bits are common, so use their own range

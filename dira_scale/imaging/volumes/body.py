@@ -6,23 +6,21 @@ import numpy as np
 import scipy.ndimage
 
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volume import Annotated, Volume
 
 SKIN = -500  # HU, halfway between air and tissue
 MARGIN = 10.0  # mm
 COARSE = 3.0  # mm; the body is sought in every n-th voxel: ten times faster, and the margin covers the error
 
 
-def crop_to_body(
-    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
     """The block around the largest connected part above -500 HU, with a margin of 10 mm.
 
     It is enlarged to include all boxes and mask voxels. A volume without such a part is unchanged.
     """
     found = _body(volume)
     if found is None:
-        return volume, mask, boxes
+        return Annotated(volume, mask, boxes)
     first, last = found
     if mask is not None and mask.any():
         edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
@@ -36,7 +34,7 @@ def crop_to_body(
     z, y, x = (slice(a, b) for a, b in zip(first.tolist(), last.tolist(), strict=True))
     affine = volume.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ first[::-1]
-    return (
+    return Annotated(
         replace(volume, voxels=volume.voxels[..., z, y, x], affine=affine),
         None if mask is None else mask[z, y, x],
         tuple(b._replace(z=b.z - z.start, y=b.y - y.start, x=b.x - x.start) for b in boxes),

@@ -13,7 +13,7 @@ from dira_scale.imaging.arrays import inflated, read_values
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw, data_file
+from dira_scale.imaging.volumes.raw import RawVolume, data_file
 
 MAX_HEADER = 2**16
 TYPES = {
@@ -29,7 +29,7 @@ def is_metaimage(start: bytes) -> bool:
     return words in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType")
 
 
-def open_metaimage(file: BinaryIO, path: Path) -> Raw:
+def open_metaimage(file: BinaryIO, path: Path) -> RawVolume:
     """Raises RejectedError, also if the header names a data file outside its own folder."""
     with rejects("damaged MetaImage header ({})"):
         keys = _header(file)
@@ -59,7 +59,7 @@ def open_metaimage(file: BinaryIO, path: Path) -> Raw:
         with opened(data_file(path, place)) as source:
             return values(source)
 
-    return Raw(grid, load)
+    return RawVolume(grid, load)
 
 
 def _header(file: BinaryIO) -> dict[str, str]:

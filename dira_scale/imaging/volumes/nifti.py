@@ -10,7 +10,7 @@ import numpy as np
 from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import Grid
-from dira_scale.imaging.volumes.raw import Raw
+from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.values import rescale
 
 if TYPE_CHECKING:  # imported where a header is read: images need no nibabel
@@ -28,7 +28,7 @@ def is_nifti(start: bytes) -> bool:
     return any(int.from_bytes(start[:4], order) in KINDS for order in ORDERS)
 
 
-def open_nifti(file: BinaryIO) -> Raw:
+def open_nifti(file: BinaryIO) -> RawVolume:
     """Raises RejectedError. Channels are the fourth axis (or the fifth, NIfTI's place for vectors)."""
     import nibabel
 
@@ -68,7 +68,7 @@ def open_nifti(file: BinaryIO) -> Raw:
         values = read_values(file, dtype, (channels, *grid.shape))
         return rescale(values[0] if channels == 1 else values, *scaling)
 
-    return Raw(grid, load)
+    return RawVolume(grid, load)
 
 
 def _vectors(sides: list[int]) -> list[int]:

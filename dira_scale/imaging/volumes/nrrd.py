@@ -11,7 +11,7 @@ from dira_scale.imaging.arrays import read_values
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import GeometryError, RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw, data_file
+from dira_scale.imaging.volumes.raw import RawVolume, data_file
 
 MAX_HEADER, MAX_SKIPPED = 2**16, 2**24
 TYPES = {
@@ -32,7 +32,7 @@ SPACES = {
 }  # fmt: skip
 
 
-def open_nrrd(file: BinaryIO, path: Path) -> Raw:
+def open_nrrd(file: BinaryIO, path: Path) -> RawVolume:
     """Raises RejectedError. With four axes, the one without a direction in space holds the channels."""
     with rejects("damaged NRRD header ({})"):
         keys = _header(file)
@@ -72,7 +72,7 @@ def open_nrrd(file: BinaryIO, path: Path) -> Raw:
         with opened(data_file(path, place)) as source:
             return values(source)
 
-    return Raw(grid, load)
+    return RawVolume(grid, load)
 
 
 def _header(file: BinaryIO) -> dict[str, str]:

@@ -7,15 +7,13 @@ import numpy as np
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import VolumeSettings
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes.body import crop_to_body
 from dira_scale.imaging.volumes.resample import resample
 from dira_scale.imaging.volumes.values import FLAT
 
 
-def prepare(
-    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], settings: VolumeSettings
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+def prepare(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], settings: VolumeSettings) -> Annotated:
     """Crop, clip and resample, in this order; mask [Z, Y, X] and boxes follow.
 
     Cropping comes first: it needs the air that clipping may remove, and saves resampling it. Clipping comes before
@@ -29,7 +27,7 @@ def prepare(
         volume = _clip(volume, *settings.clip)
     if settings.spacing is not None:
         volume, mask, boxes = resample(volume, mask, boxes, settings.spacing)
-    return volume, mask, boxes
+    return Annotated(volume, mask, boxes)
 
 
 def _clip(volume: Volume, low: float, high: float) -> Volume:

@@ -10,7 +10,7 @@ from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.volumes.geometry import Grid
 
 
-class Raw(NamedTuple):
+class RawVolume(NamedTuple):
     """A volume as in its file, which must still be open for ``load()``.
 
     Attributes:

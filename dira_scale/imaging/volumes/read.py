@@ -6,7 +6,7 @@ from typing import BinaryIO
 import numpy as np
 
 from dira_scale.imaging.arrays import is_numpy, open_array
-from dira_scale.imaging.dicom import is_dicom
+from dira_scale.imaging.dicom import is_dicom, read_segments
 from dira_scale.imaging.files import opened
 from dira_scale.imaging.rejection import RejectedError
 from dira_scale.imaging.settings import ReadSettings
@@ -15,12 +15,14 @@ from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid, turn
 from dira_scale.imaging.volumes.metaimage import is_metaimage, open_metaimage
 from dira_scale.imaging.volumes.nifti import GZIP, is_nifti, open_nifti
 from dira_scale.imaging.volumes.nrrd import open_nrrd
-from dira_scale.imaging.volumes.raw import Raw
+from dira_scale.imaging.volumes.raw import RawVolume
 from dira_scale.imaging.volumes.regrid import stack_of
-from dira_scale.imaging.volumes.segments import read_segment_mask
 from dira_scale.imaging.volumes.series import Series
+from dira_scale.imaging.volumes.slice_position import pixels_to_voxels
 from dira_scale.imaging.volumes.tiff import TIFF, open_tiff
 from dira_scale.imaging.volumes.values import to_volume
+
+TOLERANCE = 0.1  # voxels by which a segmentation's pixels may be off: headers are rounded
 
 
 def read_volume(path: Path, settings: ReadSettings) -> Volume:
@@ -44,7 +46,7 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     """
     with opened(path) as file:
         if is_dicom(file):
-            return read_segment_mask(file, volume)
+            return _segment_mask(file, volume)
         raw = _raw(file, path)
         grid, values = raw.grid.check(), raw.load()
     if values.ndim != 3:
@@ -58,6 +60,30 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     if not grid.turned().same_as(Grid(volume.shape, volume.affine)):
         raise RejectedError("the mask's grid is not the volume's")
     return np.ascontiguousarray(turn(values, grid.affine)[0])
+
+
+def _segment_mask(file: BinaryIO, volume: Volume) -> np.ndarray:
+    """uint8 [Z, Y, X]: each voxel's segment number; slices without a frame are 0.
+
+    Raises RejectedError, also if frames are not on the voxel grid (e.g. slices were straightened), segments overlap,
+    or slices of the series are missing.
+    """
+    if volume.filled:
+        raise RejectedError("a DICOM segmentation of a series that lacks slices: these would have no mask")
+    mask, grid = np.zeros(volume.shape, np.uint8), Grid(volume.shape, volume.affine)
+    for plane, segment, inside in read_segments(file):
+        matrix = pixels_to_voxels(plane, grid)
+        whole = np.rint(matrix).astype(int)
+        off = np.abs(matrix - whole) @ [inside.shape[1] - 1, inside.shape[0] - 1, 1]  # at the far corner
+        rows, columns = np.nonzero(inside)
+        x, y, z = whole @ [columns, rows, np.ones_like(rows)]
+        outside = [(line < 0).any() or (line >= side).any() for line, side in zip((z, y, x), mask.shape, strict=True)]
+        if off.max() > TOLERANCE or any(outside) or (np.abs(whole[:, :2]).sum(axis=0) != 1).any():
+            raise RejectedError("the mask's grid is not the volume's")
+        if ((mask[z, y, x] != 0) & (mask[z, y, x] != segment)).any():
+            raise RejectedError("segments that overlap: a mask has one value a voxel")
+        mask[z, y, x] = segment
+    return mask
 
 
 def grid_of(path: Path) -> tuple[Grid, Grid]:
@@ -74,7 +100,7 @@ def _are_mask_values(values: np.ndarray) -> bool:
     return values.dtype.kind != "f" or bool((values == np.rint(values)).all())
 
 
-def _raw(file: BinaryIO, path: Path) -> Raw:
+def _raw(file: BinaryIO, path: Path) -> RawVolume:
     """Detect the format by the file's first bytes, never by its name."""
     if is_numpy(file):
         return _array(file)
@@ -91,10 +117,10 @@ def _raw(file: BinaryIO, path: Path) -> Raw:
     raise RejectedError("not a NIfTI, MetaImage, NRRD, TIFF or NumPy file, nor DICOM")
 
 
-def _array(file: BinaryIO) -> Raw:
+def _array(file: BinaryIO) -> RawVolume:
     """NumPy files have no geometry: voxels of 1 mm, z towards the head, y to the back, x to the left."""
     array = open_array(file)
     if len(array.shape) not in (3, 4):
         raise RejectedError("an array of other than three axes, or four with the channels first")
     z, y, x = array.shape[-3:]
-    return Raw(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)
+    return RawVolume(Grid((z, y, x), LPS_TO_RAS.copy()), array.values)

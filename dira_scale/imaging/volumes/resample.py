@@ -8,21 +8,21 @@ import scipy.sparse
 
 from dira_scale.imaging.boxes import Box
 from dira_scale.imaging.rejection import RejectedError
-from dira_scale.imaging.volume import MAX_VOXELS, Volume
+from dira_scale.imaging.volume import MAX_VOXELS, Annotated, Volume
 
 INT16 = np.iinfo(np.int16)
 
 
 def resample(
     volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...], spacing: tuple[float, float, float]
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+) -> Annotated:
     """Resample to exactly ``spacing`` (z, y, x in mm), with the nearest number of voxels, around the same centre.
 
     Linear, after a Gaussian of sigma (factor - 1) / 2 voxels along axes that shrink by that factor; nearest neighbour
     for the mask. Raises RejectedError if the result would be too large.
     """
     if np.allclose(volume.spacing, spacing, rtol=1e-4):
-        return volume, mask, boxes
+        return Annotated(volume, mask, boxes)
     factors = np.array(spacing) / volume.spacing  # source voxels per new voxel
     shape = np.maximum(1, np.rint(volume.shape / factors).astype(int))
     if np.prod(shape, dtype=object) > MAX_VOXELS:
@@ -34,7 +34,7 @@ def resample(
     to_source = np.diag([*factors[::-1], 1.0])
     to_source[:3, 3] = [axis[0] for axis in at[::-1]]
     moved = tuple(_scaled(box, factors, edges) for box in boxes)
-    return (
+    return Annotated(
         replace(volume, voxels=voxels, affine=volume.affine @ to_source),
         None if mask is None else nearest(mask, *at),
         moved,

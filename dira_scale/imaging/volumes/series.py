@@ -44,7 +44,7 @@ class Series:
 
         OSError and MemoryError are not the files' fault.
         """
-        slices = _Slices()
+        slices = _DecodedSlices()
         paths = self.paths
         for path in paths:
             with opened(path) as file:
@@ -79,7 +79,7 @@ def _check(dicom: DicomFile, settings: ReadSettings) -> None:
         check_header(dicom.header)
 
 
-class _Slices:
+class _DecodedSlices:
     """Decoded frames in one array, whose type widens as needed."""
 
     def __init__(self) -> None:

@@ -76,7 +76,7 @@ class FoundSeries(NamedTuple):
 
 
 @dataclass
-class _Slices:
+class _ListedSlices:
     """Compact, as there are millions: numbers in arrays, repeated values shared."""
 
     header: Mapping[str, str]
@@ -95,14 +95,14 @@ class SeriesIndex:
     """
 
     def __init__(self) -> None:
-        self._series: dict[tuple[str, str, str, str], _Slices] = {}
+        self._series: dict[tuple[str, str, str, str], _ListedSlices] = {}
         self._shared: dict[Any, Any] = {}
 
     def add(self, path: Path, size: int, head: Head) -> None:
         scout = "scout" if "LOCALIZER" in head.parts[-1].upper() else ""
         alone = str(path) if head.frames or not head.series else ""
         whose = " ".join(head.header.get(name, "") for name in ("patient", "study"))
-        slices = self._series.setdefault((head.series, scout, alone, whose), _Slices(head.header))
+        slices = self._series.setdefault((head.series, scout, alone, whose), _ListedSlices(head.header))
         slices.instances.append(hash(head.instance or str(path)))
         place: tuple[Any, ...] = ()
         if head.plane:
@@ -136,12 +136,14 @@ class SeriesIndex:
                 yield _found_series(slices, members, what, reason, missing)
 
 
-def _found_series(slices: _Slices, members: list[int], what: str, reason: str | None, missing: int = 0) -> FoundSeries:
+def _found_series(
+    slices: _ListedSlices, members: list[int], what: str, reason: str | None, missing: int = 0
+) -> FoundSeries:
     paths = tuple(slices.folders[i] / slices.names[i] for i in members)
     return FoundSeries(what, slices.header, paths, sum(slices.sizes[i] for i in members), reason, missing)
 
 
-def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
+def _parts(slices: _ListedSlices, members: list[int]) -> dict[str, list[int]]:
     """Split slices at equal positions by the first of PARTS that separates them; unsplit if none does or need be."""
     positions = np.round(np.array(slices.positions).reshape(-1, 3), 2)
     if len(np.unique(positions[members], axis=0)) < len(members):
@@ -154,7 +156,7 @@ def _parts(slices: _Slices, members: list[int]) -> dict[str, list[int]]:
     return {"": members}
 
 
-def _along_normal(slices: _Slices, members: list[int]) -> tuple[list[int], int]:
+def _along_normal(slices: _ListedSlices, members: list[int]) -> tuple[list[int], int]:
     """``members`` sorted along the normal, and the number missing between them.
 
     Raises RejectedError if, by their headers, these slices do not form a volume.

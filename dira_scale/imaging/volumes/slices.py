@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dira_scale.imaging.boxes import Box
-from dira_scale.imaging.grey import GreyImage, Window, store
-from dira_scale.imaging.volume import Volume
+from dira_scale.imaging.grey import GreyImage, GreyWindow, store
+from dira_scale.imaging.volume import Annotated, Volume
 from dira_scale.imaging.volumes.body import SKIN
 from dira_scale.imaging.volumes.resample import resample
 
@@ -36,16 +36,14 @@ class Slice(NamedTuple):
     empty: bool
 
 
-def with_square_pixels(
-    volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
-) -> tuple[Volume, np.ndarray | None, tuple[Box, ...]]:
+def with_square_pixels(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]) -> Annotated:
     """The volume at the finer of its two spacings within a slice, so that slices are not distorted.
 
     Raises RejectedError if the result would be too large.
     """
     z, y, x = volume.spacing
     if abs(y - x) <= SQUARE * min(y, x):
-        return volume, mask, boxes
+        return Annotated(volume, mask, boxes)
     return resample(volume, mask, boxes, (z, min(y, x), min(y, x)))
 
 
@@ -56,7 +54,7 @@ def axial_slices(
 
     ``low`` and ``high`` of the volume are the window: the values that become black and white in ``bits`` bits.
     """
-    window = Window(volume.low, volume.high, 1)
+    window = GreyWindow(volume.low, volume.high, 1)
     skin = (SKIN - volume.offset) / volume.scale
     floor = skin if modality == "CT" else volume.low + FAINT * (volume.high - volume.low)
     depth, height, width = volume.shape

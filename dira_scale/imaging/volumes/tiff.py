@@ -8,14 +8,14 @@ import PIL.Image
 
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.volumes.geometry import LPS_TO_RAS, Grid
-from dira_scale.imaging.volumes.raw import Raw
+from dira_scale.imaging.volumes.raw import RawVolume
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MAX_RATIO = 4096  # pixels per byte: more than any lossless TIFF codec reaches (LZW: 2,700 on zeros)
 MODES = ("L", "I;16", "I;16B", "I", "F")  # grey of 8, 16 and 32 bits, float
 
 
-def open_tiff(file: BinaryIO) -> Raw:
+def open_tiff(file: BinaryIO) -> RawVolume:
     """All pages, which must agree in size and mode; 1 mm voxels, as TIFF's resolution is for printing.
 
     Raises RejectedError.
@@ -44,4 +44,4 @@ def open_tiff(file: BinaryIO) -> Raw:
         assert values is not None
         return values
 
-    return Raw(grid, load)
+    return RawVolume(grid, load)

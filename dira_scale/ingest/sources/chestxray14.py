@@ -23,7 +23,7 @@ COLUMNS = ("Image Index", "Finding Labels", "Patient ID", "Patient Age", "Patien
 OLDEST = 120  # years; the first release gives some patients 148 to 414
 
 
-class Entry(NamedTuple):
+class TableEntry(NamedTuple):
     """The table's line for an image."""
 
     labels: tuple[float, ...]
@@ -80,7 +80,7 @@ class ChestXray14:
         for name in entries.keys() - found:
             yield SourceRecord(name, self.root / name, rejected="listed, but not there")
 
-    def _record(self, path: Path, entry: Entry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
+    def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:
             lists = "lists of recipe.lists" if self.given else "official lists"
             return SourceRecord(
@@ -97,7 +97,7 @@ class ChestXray14:
             attributes={name: known[name] for name in self.attributes if known.get(name)},
         )
 
-    def _entries(self) -> Iterator[tuple[str, Entry]]:
+    def _entries(self) -> Iterator[tuple[str, TableEntry]]:
         seen: set[str] = set()
         for line in read_columns(self.table, COLUMNS):
             name, findings, patient, age, sex, view = line.cells
@@ -109,7 +109,7 @@ class ChestXray14:
                 what = f"a second line for {name}: keep one" if name else "no image name"
                 raise table_error(self.table, what, line)
             seen.add(name)
-            yield name, Entry(labels, patient, _age(age), sex, view)
+            yield name, TableEntry(labels, patient, _age(age), sex, view)
 
     def _official_splits(self) -> dict[str, str]:
         splits = {name: split for split, path in self.lists.items() for name in read_names(path)}

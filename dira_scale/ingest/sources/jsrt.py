@@ -12,7 +12,7 @@ import PIL.Image
 from dira_scale.config.schema import Place
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
-from dira_scale.imaging.grey import GreyImage, Window, store
+from dira_scale.imaging.grey import GreyImage, GreyWindow, store
 from dira_scale.imaging.rejection import RejectedError, rejects
 from dira_scale.imaging.settings import ReadSettings
 from dira_scale.imaging.volume import Volume
@@ -31,7 +31,7 @@ STRUCTURES = {
 
 
 @dataclass(frozen=True)
-class Raw:
+class Film:
     """A headerless file of 2048 x 2048 big-endian 16-bit values, 12 bits used; 0 is white."""
 
     path: Path
@@ -49,7 +49,7 @@ class Raw:
         values = np.frombuffer(content, ">u2").reshape(SIDE, SIDE)
         if values.max() > 4095:
             raise RejectedError("values beyond 12 bits: not a JSRT image")
-        return store(values, Window(0, 4095, 1), settings.bits, (SPACING, SPACING), inverted=True)
+        return store(values, GreyWindow(0, 4095, 1), settings.bits, (SPACING, SPACING), inverted=True)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Jsrt:
             known, labels, boxes = line
             attributes = {n: known[n] for n in self.attributes if known.get(n)}
             yield SourceRecord(
-                name, Raw(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes
+                name, Film(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes
             )
         for name in lines:
             yield SourceRecord(name, self.root / name, rejected="listed, but not there")

@@ -20,7 +20,7 @@ FOLDS = tuple(f"subset{n}" for n in range(10))
 
 
 @dataclass(frozen=True)
-class Scan:
+class ScanFiles:
     """A scan's header file, its fold, and the bytes of its two files."""
 
     path: Path
@@ -70,7 +70,7 @@ class Scans:
     """The scans of the existing folds by series UID, which is the file name."""
 
     def __init__(self, root: Path):
-        self.found: dict[str, Scan] = {}
+        self.found: dict[str, ScanFiles] = {}
         self.rejected: list[SourceRecord] = []
         folds = [fold for fold in FOLDS if (root / fold).is_dir()]
         if not folds:
@@ -82,7 +82,7 @@ class Scans:
                     self.rejected.append(SourceRecord(name, path, rejected="a scan of this UID was met before"))
                     continue
                 try:
-                    self.found[uid] = Scan(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))
+                    self.found[uid] = ScanFiles(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))
                 except RejectedError as error:
                     self.rejected.append(SourceRecord(name, path, rejected=str(error)))
 

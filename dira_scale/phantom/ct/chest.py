@@ -16,7 +16,7 @@ THINNEST = 1.8  # mm: smallest radius of an artery with a visible bronchus
 BRONCHUS = 0.72  # radius of a bronchus's lumen relative to its artery's
 
 
-class Chest:
+class Thorax:
     """Lungs, airways and mediastinum of one study."""
 
     def __init__(self, trunk: Trunk) -> None:

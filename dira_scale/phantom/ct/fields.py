@@ -12,14 +12,16 @@ GAIN = (151 / 315) ** -1.5  # a cubic B-spline keeps 151/315 of white noise's va
 
 
 @dataclass(frozen=True)
-class Field:
+class RandomField:
     """A random function of position: mean 0, standard deviation 1, structures of about ``pitch`` mm."""
 
     lattice: Array  # [n, n, n]; axes z, y, x
     pitch: tuple[float, float, float]  # mm in z, y, x
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, pitch: float | tuple[float, float, float], nodes: int = 64) -> "Field":
+    def draw(
+        cls, rng: np.random.Generator, pitch: float | tuple[float, float, float], nodes: int = 64
+    ) -> "RandomField":
         pitch = pitch if isinstance(pitch, tuple) else (pitch, pitch, pitch)
         return cls(rng.standard_normal((nodes,) * 3, np.float32) * np.float32(GAIN), pitch)
 

@@ -10,11 +10,11 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.folder import write
 
 
-def write_nifti(path: Path, voxels: np.ndarray, grid: Grid) -> None:
+def write_nifti(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
     """[Z, Y, X] as ``.nii.gz``, reproducible byte for byte."""
     image = nibabel.Nifti1Image(voxels.transpose(2, 1, 0), grid.affine)
     image.header.set_xyzt_units("mm", "sec")
@@ -23,7 +23,7 @@ def write_nifti(path: Path, voxels: np.ndarray, grid: Grid) -> None:
     write(path, gzip.compress(image.to_bytes(), 1, mtime=0))
 
 
-def write_metaimage(path: Path, voxels: np.ndarray, grid: Grid) -> None:
+def write_metaimage(path: Path, voxels: np.ndarray, grid: ScanGrid) -> None:
     """[Z, Y, X] as ``.mhd`` with a ``.raw`` beside it, as in LUNA16; the header is written last."""
     image = SimpleITK.GetImageFromArray(voxels)
     image.SetSpacing(grid.spacing[::-1])

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
-class Grid:
+class ScanGrid:
     """An axial volume without tilt.
 
     Attributes:
@@ -23,7 +23,7 @@ class Grid:
     @classmethod
     def around(
         cls, centre: NDArray | tuple[float, float, float], shape: tuple[int, int, int], spacing: tuple[float, ...]
-    ) -> "Grid":
+    ) -> "ScanGrid":
         """The grid centred at ``centre`` (x, y, z)."""
         half = [(n - 1) / 2 * s for n, s in zip(shape[::-1], spacing[::-1], strict=True)]
         x, y, z = (round(float(c - h), 4) for c, h in zip(centre, half, strict=True))

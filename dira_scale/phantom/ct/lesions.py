@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dira_scale.phantom.ct.belly import Belly
-from dira_scale.phantom.ct.chest import PLEURA, Chest
-from dira_scale.phantom.ct.fields import Field
+from dira_scale.phantom.ct.chest import PLEURA, Thorax
+from dira_scale.phantom.ct.fields import RandomField
 from dira_scale.phantom.ct.slab import Slab
 from dira_scale.phantom.ct.solids import Array, ramp
 from dira_scale.phantom.ct.trunk import Points, Trunk
@@ -38,7 +38,7 @@ class Lesion:
     density: float  # HU; for a metastasis, below the enhanced liver
     core: float  # HU of a part-solid nodule's core; of a metastasis's rim, above the enhanced liver (0: none)
     growth: float  # of the radius between studies
-    lobes: Field
+    lobes: RandomField
     spikes: Tubes | None = None
     middle: tuple[float, float, float] = (0.0, 0.0, 0.0)  # x, y, z as drawn: set by `measured`
     diameter: float = 0.0  # of the ball of the same volume
@@ -101,7 +101,7 @@ def _block_of(values: Array, slab: Slab, near: Slab) -> Array:
     return values[tuple(slice(f, f + len(part)) for f, part in zip(first, near.lines, strict=True))]
 
 
-def nodules(chest: Chest, rng: np.random.Generator) -> list[Lesion]:
+def nodules(chest: Thorax, rng: np.random.Generator) -> list[Lesion]:
     """0 to 6 nodules: in the parenchyma, on the pleura, or on a vessel."""
     found: list[Lesion] = []
     count = int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))
@@ -115,7 +115,7 @@ def nodules(chest: Chest, rng: np.random.Generator) -> list[Lesion]:
     return [m for lesion in found if (m := lesion.measured(chest.trunk, chest.lungs))]
 
 
-def _spot(chest: Chest, radius: float, place: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
+def _spot(chest: Thorax, radius: float, place: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """A nodule's position in the straight frame; None if the chest has no such place."""
     trunk = chest.trunk
     points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
@@ -142,7 +142,7 @@ def _nodule(kind: str, spot: NDArray, radius: float, rng: np.random.Generator) -
         ends = np.stack([spot + 0.8 * radius * out, spot + radius * rng.uniform(1.35, 1.9, (14, 1)) * out], 1)
         spikes = Tubes(ends, np.tile([0.9, 0.35], (14, 1)))
     stretch, growth = rng.uniform(0.85, 1.18, 3), float(np.clip(rng.normal(1.06, 0.1), 0.85, 1.4))
-    lobes = Field.draw(rng, max(radius * 0.8, 2.0), 16)
+    lobes = RandomField.draw(rng, max(radius * 0.8, 2.0), 16)
     return Lesion(kind, spot, radius, stretch, density, core, growth, lobes, spikes)
 
 
@@ -162,7 +162,7 @@ def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:
         density = 6.0 if kind == "cyst" else -darker
         core = 12.0 if rim and kind != "cyst" else 0.0
         stretch, growth = rng.uniform(0.85, 1.2, 3), float(np.clip(rng.normal(1.08, 0.12), 0.8, 1.4))
-        lobes = Field.draw(rng, radius * (1.4 if kind == "cyst" else 0.8), 16)
+        lobes = RandomField.draw(rng, radius * (1.4 if kind == "cyst" else 0.8), 16)
         lesion = Lesion(kind, spot, radius, stretch, density, core, growth, lobes)
         if _apart(lesion, found):
             found.append(lesion)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft
 
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.solids import Array
 
 SLICES = (0.7, 1.0, 1.25, 2.0, 2.5, 3.0, 5.0)  # mm between slices
@@ -39,11 +39,11 @@ class Scanner:
             return cls("SHARP", 0.9, 30 * dose / thickness**0.5, 0.62)
         return cls("SOFT", 1.25, 12.5 * dose / thickness**0.5, 0.36)
 
-    def blur(self, grid: Grid) -> float:
+    def blur(self, grid: ScanGrid) -> float:
         """Width of a blurred edge on this grid in mm."""
         return max(self.edge, grid.spacing[1])
 
-    def cuts(self, grid: Grid) -> int:
+    def cuts(self, grid: ScanGrid) -> int:
         """The number of thin slices averaged into one slice."""
         return max(1, int(np.ceil(grid.spacing[0] / max(1.5, 0.8 * self.blur(grid)) - 1e-6)))
 
@@ -54,7 +54,7 @@ class Noise:
     Filtered back projection gives noise power that rises with frequency and falls with the kernel's roll-off.
     """
 
-    def __init__(self, scanner: Scanner, grid: Grid, seed: int) -> None:
+    def __init__(self, scanner: Scanner, grid: ScanGrid, seed: int) -> None:
         self.scanner, self.seed = scanner, seed
         (_, rows, columns), (_, dy, dx) = grid.shape, grid.spacing
         f = np.hypot(fft.fftfreq(rows, dy)[:, None], fft.rfftfreq(columns, dx)[None, :])

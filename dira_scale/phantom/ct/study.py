@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.phantom.anatomy import Anatomy, State
+from dira_scale.phantom.anatomy import Anatomy, StudyState
 from dira_scale.phantom.ct import lesions as lesions_
 from dira_scale.phantom.ct import tissue
 from dira_scale.phantom.ct.belly import Belly
-from dira_scale.phantom.ct.chest import Chest
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.chest import Thorax
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.lesions import Lesion
 from dira_scale.phantom.ct.scanner import FIELD, SLICE_SHARE, SLICES, Noise, Scanner, stored
 from dira_scale.phantom.ct.skeleton import Skeleton
@@ -38,7 +38,7 @@ class Study:
 
     voxels: NDArray[np.int16]  # HU [Z, Y, X]
     mask: NDArray[np.uint8]  # 0, ORGAN, FINDING
-    grid: Grid
+    grid: ScanGrid
     found: tuple[Annotation, ...]
     scanner: Scanner
     enhanced: bool  # with contrast medium
@@ -49,19 +49,19 @@ class Patient:
 
     def __init__(self, anatomy: Anatomy, kind: str, seed: int) -> None:
         self.anatomy, self.kind = anatomy, kind
-        rng, trunk = np.random.default_rng(seed), Trunk(anatomy, State(), tissue.PLAIN)
+        rng, trunk = np.random.default_rng(seed), Trunk(anatomy, StudyState(), tissue.PLAIN)
         thorax = kind == "thorax"
-        self.lesions = lesions_.nodules(Chest(trunk), rng) if thorax else lesions_.lesions(Belly(trunk), rng)
+        self.lesions = lesions_.nodules(Thorax(trunk), rng) if thorax else lesions_.lesions(Belly(trunk), rng)
 
     def body(self, study: int, rng: np.random.Generator) -> "Body":
         """The body in one study: depth of breath, contrast phase, growth of lesions."""
         breath = float(rng.gamma(2.0, 4.0))
-        state = State(domes=(breath, breath + float(rng.normal(0, 2))), heart=1 + 0.002 * breath)
+        state = StudyState(domes=(breath, breath + float(rng.normal(0, 2))), heart=1 + 0.002 * breath)
         plain, arterial = (0.6, 1.0) if self.kind == "thorax" else (0.2, 0.2)
         chance = rng.random()
         contrast = tissue.PLAIN if chance < plain else tissue.ARTERIAL if chance < arterial else tissue.VENOUS
         trunk = Trunk(self.anatomy, state, contrast)
-        chest, belly = Chest(trunk), Belly(trunk)
+        chest, belly = Thorax(trunk), Belly(trunk)
         organ = chest.lungs if self.kind == "thorax" else belly.liver
         grown = (replace(one, radius=one.radius * one.growth**study) for one in self.lesions)
         return Body(
@@ -75,12 +75,12 @@ class Body:
 
     kind: str
     trunk: Trunk
-    chest: Chest
+    chest: Thorax
     belly: Belly
     skeleton: Skeleton
     lesions: list[Lesion]
 
-    def field(self, size: int, rng: np.random.Generator) -> tuple[Grid, NDArray[np.float64]]:
+    def field(self, size: int, rng: np.random.Generator) -> tuple[ScanGrid, NDArray[np.float64]]:
         """The grid [slices, size, size] of a typical scan, and the position (x, y, z) of the trunk's origin.
 
         Slices are not thinner than a pixel, so that a small size gives a small volume.
@@ -98,9 +98,9 @@ class Body:
         placed = np.array([rng.normal(0, 5), rng.uniform(-180, -130), rng.uniform(-900, 900)])
         centre = placed + np.array([0, float(middle.front + middle.back) / 2 + rng.normal(8, 5), (top + bottom) / 2])
         shape = (max(int((top - bottom) / apart), 4), size, size)
-        return Grid.around(centre, shape, (apart, pixel, pixel)), placed
+        return ScanGrid.around(centre, shape, (apart, pixel, pixel)), placed
 
-    def scan(self, grid: Grid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
+    def scan(self, grid: ScanGrid, placed: NDArray, scanner: Scanner, seed: int) -> Study:
         """Scan ``grid`` of the trunk with its origin at ``placed``."""
         cuts, noise = scanner.cuts(grid), Noise(scanner, grid, seed)
         voxels, mask = np.empty(grid.shape, np.int16), np.empty(grid.shape, np.uint8)
@@ -145,7 +145,7 @@ class Body:
                 lesion.paint(inner, organ, trunk)
         self.skeleton.paint(slab)
 
-    def _annotation(self, lesion: Lesion, grid: Grid, placed: NDArray) -> Annotation | None:
+    def _annotation(self, lesion: Lesion, grid: ScanGrid, placed: NDArray) -> Annotation | None:
         """Its annotation; None if its middle is outside the grid."""
         x, y, z = (float(v) for v in np.asarray(lesion.middle) + placed)
         index = grid.index((x, y, z))

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import PchipInterpolator
 
-from dira_scale.phantom.anatomy import Anatomy, Chest, State
+from dira_scale.phantom.anatomy import Anatomy, Chest, StudyState
 from dira_scale.phantom.ct import tissue
-from dira_scale.phantom.ct.fields import Field
+from dira_scale.phantom.ct.fields import RandomField
 from dira_scale.phantom.ct.slab import Lines, Slab
 from dira_scale.phantom.ct.solids import Array, difference, ellipsoid, intersection, oval, ramp, union
 from dira_scale.phantom.ct.tissue import Contrast
@@ -55,14 +55,14 @@ class Points:
 class Trunk:
     """One patient in one study (one breath, one contrast phase)."""
 
-    def __init__(self, anatomy: Anatomy, state: State, contrast: Contrast) -> None:
+    def __init__(self, anatomy: Anatomy, state: StudyState, contrast: Contrast) -> None:
         self.anatomy, self.state, self.contrast = anatomy, state, contrast
         self.chest = Chest(anatomy, state)
         rng = np.random.default_rng(anatomy.seed)
-        self.bends = Field.draw(rng, 85.0, 16), Field.draw(rng, 85.0, 16)
-        self.bump = Field.draw(rng, 26.0, 32)  # makes surfaces uneven
-        self.patchy = Field.draw(rng, 11.0)
-        self.grain = Field.draw(rng, 3.6)
+        self.bends = RandomField.draw(rng, 85.0, 16), RandomField.draw(rng, 85.0, 16)
+        self.bump = RandomField.draw(rng, 26.0, 32)  # makes surfaces uneven
+        self.patchy = RandomField.draw(rng, 11.0)
+        self.grain = RandomField.draw(rng, 3.6)
         self._tables = self._outlines()
 
     @cached_property

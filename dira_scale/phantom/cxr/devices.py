@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -54,7 +54,7 @@ def _attached(view: View, rng: np.random.Generator) -> list["Painter"]:
 
 def _wires(view: View, radius: float, density: float, *lines: NDArray) -> Map:
     """Smooth wires through control points [M, 3] each (mm)."""
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     for points in lines:
         path = curve(np.asarray(points, float)[None], 12 * len(points))
         layer.add(path, np.full(path.shape[:2], radius))
@@ -80,7 +80,7 @@ def _pacemaker(chest: Torso, view: View, rng: np.random.Generator) -> Map:
 
 def _sternal_wires(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     """Five to seven twisted loops along the sternum; on some, clips beside the heart."""
-    unit, middle, layer = chest.anatomy.height / 206, rng.normal(0, 4), Tubes(view)
+    unit, middle, layer = chest.anatomy.height / 206, rng.normal(0, 4), TubeLayer(view)
     t = np.linspace(0, 2 * np.pi, 40)
     for y in np.linspace(38, 170, int(rng.integers(5, 8))) * unit + rng.normal(0, 3, 1):
         wide, high, tilt = 9 + rng.normal(0, 1.5), 3 + rng.uniform(0, 2.5), rng.normal(0, 0.2)
@@ -101,7 +101,7 @@ def _valve(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     across, along = radius * np.cos(t), radius * tilt * np.sin(t)
     ring = np.stack([across * np.cos(turn) - along * np.sin(turn), across * np.sin(turn) + along * np.cos(turn)], -1)
     centre = np.array([x, chest.anatomy.height + y])
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     layer.add(np.concatenate([ring + centre, np.full((48, 1), 15.0)], -1)[None], np.full((1, 48), 1.1))
     return layer.thickness() * np.float32(STEEL)
 
@@ -122,7 +122,7 @@ def _rods(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     numbers = np.arange(first, first + int(rng.integers(3, 6)))
     y = chest.vertebra(numbers)
     x, lines = chest.midline(y), []
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     for side in (-1, 1):
         rod = np.stack([x + 14 * side, y, np.full_like(y, -85)], -1)
         lines.append(rod)
@@ -137,7 +137,7 @@ def _clips(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     side = 1 if rng.random() < 0.5 else -1
     count = int(rng.integers(3, 9))
     start = np.array([side * spot[0] if spot[0] > 0 else spot[0], *spot[1:]]) + rng.normal(0, 13, (count, 3))
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     layer.add(np.stack([start, start + rng.normal(0, 3.2, (count, 3))], 1), np.full((count, 2), 0.9))
     return layer.thickness() * np.float32(STEEL)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.anatomy import State
+from dira_scale.phantom.anatomy import StudyState
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -113,7 +113,7 @@ MIXTURES: dict[str, tuple[tuple[str, ...], Callable[[np.random.Generator, int], 
 }
 
 
-def prepare(finding: Finding, state: State) -> State:
+def prepare(finding: Finding, state: StudyState) -> StudyState:
     """The chest's state changed by the finding."""
     s, (right, left) = finding.severity, state.domes
     match finding.label:

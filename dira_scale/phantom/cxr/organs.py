@@ -3,7 +3,7 @@
 import numpy as np
 
 from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -71,7 +71,7 @@ def airways(chest: Torso, view: View) -> Map:
     right = [[-3 - pushed, carina - 4], [-10, carina + 10], [-19, carina + 24], [-28, carina + 38], [-33, carina + 52]]
     left = [[-3 - pushed, carina - 4], [9, carina + 8], [22, carina + 18], [34, carina + 27], [40, carina + 38]]
     points = np.array([trachea, *([[x, y, -16] for x, y in bronchus] for bronchus in (right, left))])
-    tubes = Tubes(view)
+    tubes = TubeLayer(view)
     radii = np.array([[9, 9, 9.5, 9.5, 9], [7, 7, 6.5, 5, 1.5], [6.5, 6, 5.5, 4, 1.5]])
     tubes.add(curve(points), curve(radii))
     return tubes.thickness()
@@ -97,6 +97,6 @@ def calcium(chest: Torso, view: View) -> Map:
     angle = np.linspace(-0.35, 0.4, 24) * np.pi * chest.build.calcified
     arch, radius = float(chest.vertebra(chest.build.arch)), chest.anatomy.aorta
     x = 15 + 9 * chest.build.unfolded + (radius + 9) * np.cos(angle)
-    tubes = Tubes(view)
+    tubes = TubeLayer(view)
     tubes.add(np.stack([x, arch + (radius + 6) * np.sin(angle), 0 * x - 15], -1)[None], np.full((1, 24), 0.8), flat=3.0)
     return tubes.thickness() * np.float32(0.5)

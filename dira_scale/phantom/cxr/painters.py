@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dira_scale.phantom.cxr.findings import DIFFUSE, Finding, Lungs
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.phantom.cxr.projection import grain
 from dira_scale.phantom.cxr.view import Map
 
@@ -120,7 +120,7 @@ def _infiltration(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 def _atelectasis(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     (x, top, _), (_, rise, _) = lungs.chest.dome(f.side)
-    layer = Tubes(lungs.view)
+    layer = TubeLayer(lungs.view)
     for number in range(1 + int(2 * f.severity)):  # plates above the raised dome
         length = rng.uniform(45, 80)
         s = np.linspace(-0.5, 0.5, 9)
@@ -137,7 +137,7 @@ def _edema(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
     for side in (-1, 1):  # batwing pattern
         area = np.maximum(area, _blob(lungs, side * 58, hilum + 12, 74, 92, 1.0))
     cloudy = np.clip(0.75 + 0.25 * grain(lungs.view.size, rng), 0, 1.3)
-    layer = Tubes(lungs.view)
+    layer = TubeLayer(lungs.view)
     for side in (-1, 1):  # Kerley B lines
         y = np.sort(rng.uniform(0.72, 0.98, 7)) * lungs.chest.anatomy.height
         outer = lungs.chest.lateral(y) - 2

@@ -59,7 +59,7 @@ def _slope(values: Map) -> Map:
     return slope
 
 
-class Tubes:
+class TubeLayer:
     """A layer of swept tubes whose union is taken (overlaps inside one layer do not add up)."""
 
     def __init__(self, view: View) -> None:

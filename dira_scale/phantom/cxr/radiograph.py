@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dira_scale.phantom.anatomy import Anatomy, State
+from dira_scale.phantom.anatomy import Anatomy, StudyState
 from dira_scale.phantom.cxr import organs, projection
 from dira_scale.phantom.cxr.devices import Implant, shadows
 from dira_scale.phantom.cxr.findings import Finding, Lungs, prepare
 from dira_scale.phantom.cxr.painters import paint
-from dira_scale.phantom.cxr.primitives import Tubes
+from dira_scale.phantom.cxr.primitives import TubeLayer
 from dira_scale.phantom.cxr.projection import BONE, FAT, LUNG, SOFT, Exposure
 from dira_scale.phantom.cxr.skeleton import bones
 from dira_scale.phantom.cxr.soft import body
@@ -54,7 +54,7 @@ def take(
     return Radiograph(pixels, inside, [(label, box) for label, box in boxes if box], view)
 
 
-def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, State, Exposure]:
+def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, StudyState, Exposure]:
     """Most are taken standing, PA; the rest supine, AP: less breath, less precise positioning."""
     lying = rng.random() < 0.3
     care = 1.8 if lying else 1.0
@@ -68,7 +68,7 @@ def _pose(anatomy: Anatomy, size: int, rng: np.random.Generator) -> tuple[View, 
         shift=(float(rng.normal(0, 6 * care)), float(anatomy.height * 0.6 + rng.normal(0, 8))),
         front=not lying,
     )
-    state = State(
+    state = StudyState(
         domes=(breath, breath + float(rng.normal(0, 3))),
         heart=1 + 0.002 * breath,
         shrug=float(rng.normal(0, 4) + (8 if lying else 0)),
@@ -113,7 +113,7 @@ def _marker(view: View, rng: np.random.Generator) -> Map | float:
     if side < 0:
         letter = [leg, [(0, -1), (1.3, -0.5), (0, 0)], [(0, 0), (0.4, 0.5), (0.9, 1)]]  # R
     points = np.array([[(corner[0] + 9 * x, corner[1] + 9 * y, 60) for x, y in stroke] for stroke in letter])
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     layer.add(points, np.full(points.shape[:2], 1.6))
     return np.minimum(layer.thickness(), 1) * np.float32(LEAD)
 

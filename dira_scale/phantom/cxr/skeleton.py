@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from dira_scale.phantom.anatomy import RIB_ENDS
 from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -46,7 +46,7 @@ def ribs(chest: Torso, view: View, rng: np.random.Generator) -> Map:
                 cartilage.append((points, radius * speckled))
     total = np.zeros((view.size, view.size), np.float32)
     for where, tubes in arcs.items():
-        layer = Tubes(view)
+        layer = TubeLayer(view)
         layer.add(np.stack([t[0] for t in tubes]), np.stack([t[1] for t in tubes]), flat=0.6, core=0.25, wall=0.8)
         if where == "front" and cartilage:
             layer.add(np.stack([t[0] for t in cartilage]), np.stack([t[1] for t in cartilage]), flat=0.5)
@@ -86,7 +86,7 @@ def shoulders(chest: Torso, view: View) -> Map:
     )
     borders = curve(np.array([[1.6] * 4, [4.5, 4.2, 3.6, 3.0], [2.6, 3.4, 4.4, 2.0], [1.6] * 4]))
     arm = curve(np.array([[[w + 50, 4, -20], [w + 60, 85, -20], [w + 75, 170, -20], [w + 92, 260, -20]]]))
-    layer, plate = Tubes(view), np.zeros((view.size, view.size), np.float32)
+    layer, plate = TubeLayer(view), np.zeros((view.size, view.size), np.float32)
     layer.add(_both(clavicle[None]), np.stack([thick, thick]), core=0.36, wall=0.76)
     moved = np.array([out, down - lift, 0])
     layer.add(_both(scapula + moved), np.concatenate([borders, borders]), flat=0.65, core=0.5)
@@ -145,6 +145,6 @@ def _processes(chest: Torso, view: View) -> Map:
     x, y = shift + pedicle * ends[..., 0] + ends[..., 1], level + ends[..., 2]
     points = np.stack([x, y, np.full_like(x, -70)], -1).reshape(-1, 2, 3)
     radius = np.tile([[3.4, 2.8], [3.4, 3.4], [3.4, 3.4], [3.8, 2.6], [3.8, 2.6]], (len(number), 1))
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     layer.add(curve(points, 8), curve(radius, 8), flat=0.9)
     return layer.thickness() * np.float32(0.3)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dira_scale.phantom.anatomy import TAIL, Anatomy, Chest, State
+from dira_scale.phantom.anatomy import TAIL, Anatomy, Chest, StudyState
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Build:
 class Torso(Chest):
     """A chest with the build of its patient."""
 
-    def __init__(self, anatomy: Anatomy, state: State) -> None:
+    def __init__(self, anatomy: Anatomy, state: StudyState) -> None:
         super().__init__(anatomy, state)
         self.build = Build.draw(anatomy)
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import Tubes
+from dira_scale.phantom.cxr.primitives import TubeLayer
 from dira_scale.phantom.cxr.torso import Torso
 from dira_scale.phantom.cxr.view import Map, View
 
@@ -16,7 +16,7 @@ MURRAY = 2 ** (-1 / 3)  # radius of each of two equal daughters (Murray 1926: th
 
 def vessels(chest: Torso, view: View, rng: np.random.Generator) -> Map:
     """Thickness of blood in the pulmonary vessels, mm, [size, size]; not yet clipped to the aerated lung."""
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     hilum = float(chest.vertebra(6.2))
     unit = chest.anatomy.height / 206
     calibre = chest.state.vessels

@@ -14,7 +14,7 @@ from PIL import Image
 from dira_scale.curation.audit import twins
 from dira_scale.curation.audit.leaks import SearchResult
 from dira_scale.curation.audit.patients import shared_patients
-from dira_scale.curation.audit.report import Report, print_report
+from dira_scale.curation.audit.report import AuditReport, print_report
 from dira_scale.curation.audit.twins import SAME, compare, near_twins
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.ingest.convert import convert
@@ -161,13 +161,13 @@ def test_hashes_of_two_keys_or_archives_prove_nothing(
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        (Report(), "the audit found no harm in patients; whether identifying values are there was not looked at"),
-        (Report(twins=[]), "the audit found no harm in patients and near-duplicates; whether identifying values"),
-        (Report(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
+        (AuditReport(), "the audit found no harm in patients; whether identifying values are there was not looked at"),
+        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; whether identifying values"),
+        (AuditReport(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
     ],
 )
 def test_what_was_not_searched_is_not_called_absent(
-    report: Report, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    report: AuditReport, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert print_report(report, tmp_path / "ds") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith(said)

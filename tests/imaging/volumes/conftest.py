@@ -76,7 +76,26 @@ def settings(modality: str = "CT", burned_in: str = "refuse", **volume: Any) -> 
     return ReadSettings(3, modality, 16, burned_in, VolumeSettings(**(keys | volume)))
 
 
+def change(path: Path, **tags: Any) -> Path:
+    """Set elements of a file."""
+    ds = pydicom.dcmread(path)
+    for tag, value in tags.items():
+        setattr(ds, tag, value)
+    ds.save_as(path)
+    return path
+
+
+def sequence(**tags: Any) -> list[Dataset]:
+    """A sequence of one item."""
+    item = Dataset()
+    for tag, value in tags.items():
+        setattr(item, tag, value)
+    return [item]
+
+
 @pytest.fixture
 def make() -> SimpleNamespace:
     """The helpers of this file."""
-    return SimpleNamespace(smooth=smooth, slice=dicom_slice, series=dicom_series, settings=settings)
+    return SimpleNamespace(
+        smooth=smooth, slice=dicom_slice, series=dicom_series, settings=settings, change=change
+    )  # fmt: skip

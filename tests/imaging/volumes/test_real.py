@@ -1,7 +1,6 @@
 """Real series and volumes: what other readers make of them, and what a look at them must show."""
 
 import csv
-import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from needs import real_data
 from nibabel.affines import apply_affine
 from scipy.ndimage import map_coordinates
 from unpacked import unpack
@@ -20,13 +20,6 @@ from dira_scale.imaging.volumes import prepare, read_volume, read_volume_mask
 from dira_scale.imaging.volumes.series import Series
 
 pytestmark = pytest.mark.data
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data"))
-
-
-def real(folder: str) -> Path:
-    if not (REAL / folder).is_dir():
-        pytest.skip(f"{REAL / folder} is absent: DIRA_SCALE_DATA names the folder of real images")
-    return REAL / folder
 
 
 def assert_same_as(volume: Volume, image: nibabel.Nifti1Image) -> None:
@@ -42,7 +35,7 @@ def assert_same_as(volume: Volume, image: nibabel.Nifti1Image) -> None:
 def tilted(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """GE's head CT: 28 slices, gantry tilt of 18.5 degrees, 4 mm apart, then 7, with one step of 1.08 between."""
     folder = tmp_path_factory.mktemp("ge")
-    unpack(real("dicom_ct_series_ge") / "GE_28slices.tar.xz", folder)
+    unpack(real_data("dicom_ct_series_ge") / "GE_28slices.tar.xz", folder)
     return sorted(folder.rglob("*.dcm"))
 
 
@@ -75,7 +68,7 @@ def test_a_tilted_uneven_head(tilted: list[Path], make: SimpleNamespace) -> None
 
 
 def test_a_chest_of_two_slices(make: SimpleNamespace) -> None:
-    folder = real("dicom_lungmask_ct")
+    folder = real_data("dicom_lungmask_ct")
     volume = Series.of(folder, ["1.dcm", "0.dcm"]).read(make.settings())
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(folder / "0.dcm"), str(folder / "1.dcm")])
@@ -85,7 +78,7 @@ def test_a_chest_of_two_slices(make: SimpleNamespace) -> None:
 
 
 def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespace) -> None:
-    for path in sorted(real("dicom_cornerstone_ct").glob("*.dcm")):
+    for path in sorted(real_data("dicom_cornerstone_ct").glob("*.dcm")):
         if path.name.startswith("CT0012"):  # an enhanced CT of two frames
             assert read_volume(path, make.settings()).shape == (2, 512, 512)
         else:
@@ -95,13 +88,13 @@ def test_one_slice_is_no_volume_and_an_enhanced_file_is_one(make: SimpleNamespac
 
 @pytest.mark.parametrize("name", ["CT_AVM", "CT_pitch", "MR_Gd", "fernando_t2", "fernando_t1_seg_gif"])
 def test_assorted_volumes(make: SimpleNamespace, name: str) -> None:
-    path = real("volumes_misc") / f"{name}.nii.gz"
+    path = real_data("volumes_misc") / f"{name}.nii.gz"
     assert_same_as(read_volume(path, make.settings("MR", range=None)), nibabel.load(path))
 
 
 def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     """The liver stays the liver: at another spacing, in a crop, its own HU and place."""
-    folder = real("totalsegmentator_ct") / "tests/reference_files"
+    folder = real_data("totalsegmentator_ct") / "tests/reference_files"
     path = folder / "example_ct_sm.nii.gz"
     volume = read_volume(path, make.settings())
     assert_same_as(volume, nibabel.load(path))
@@ -122,7 +115,7 @@ def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
 
 
 def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
-    folder = real("msd_hippocampus")
+    folder = real_data("msd_hippocampus")
     paths = sorted((folder / "images").glob("*.nii.gz"))
     for path in paths[::10]:
         volume = read_volume(path, make.settings("MR", range=None))
@@ -135,7 +128,7 @@ def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
 
 
 def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
-    folder = real("lidc_vois")
+    folder = real_data("lidc_vois")
     with (folder / "metadata.csv").open(newline="") as file:
         assert len(list(csv.DictReader(file))) == 996
     paths = sorted((folder / "image").glob("*.nii.gz"))[::40]
@@ -150,7 +143,7 @@ def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
 
 
 def test_tumours_in_nrrd(make: SimpleNamespace) -> None:
-    for path in sorted((real("pyradiomics_nrrd") / "data").glob("*_image.nrrd")):
+    for path in sorted((real_data("pyradiomics_nrrd") / "data").glob("*_image.nrrd")):
         volume = read_volume(path, make.settings("MR", range=None))
         image = sitk.ReadImage(path)
         left, back, head = image.TransformIndexToPhysicalPoint((3, 4, 5))

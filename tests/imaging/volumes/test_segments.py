@@ -1,7 +1,6 @@
 """DICOM segmentations as masks: voxel by voxel beside the series that they were drawn on, and real ones."""
 
 import io
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+from imaging.volumes.conftest import sequence
+from needs import real_data
 from pydicom.data import get_testdata_file
-from pydicom.dataset import Dataset
 
 from dira_scale.imaging.dicom import read_segments
 from dira_scale.imaging.rejection import RejectedError
@@ -25,14 +25,6 @@ from dira_scale.pixels.codecs import decode
 
 SHAPE = (9, 23, 27)  # no slice is a whole number of bytes
 CORNER, STEP = np.array([-20.0, -30, 40]), np.array([0, 0, 2.0])
-REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data")) / "dicom_pydicom_data"
-
-
-def item(**tags: Any) -> list[Dataset]:
-    inner = Dataset()
-    for tag, value in tags.items():
-        setattr(inner, tag, value)
-    return [inner]
 
 
 def segmentation(
@@ -52,14 +44,14 @@ def segmentation(
     if kind == "FRACTIONAL":
         ds.SegmentationFractionalType, ds.MaximumFractionalValue = "PROBABILITY", 200
     orientation = [round(float(v), 8) for axis in turn for v in axis]
-    ds.SharedFunctionalGroupsSequence = item(
-        PixelMeasuresSequence=item(PixelSpacing=[0.8, 0.7], SliceThickness=2),
-        PlaneOrientationSequence=item(ImageOrientationPatient=orientation),
+    ds.SharedFunctionalGroupsSequence = sequence(
+        PixelMeasuresSequence=sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
+        PlaneOrientationSequence=sequence(ImageOrientationPatient=orientation),
     )
     ds.PerFrameFunctionalGroupsSequence = [
-        item(
-            PlanePositionSequence=item(ImagePositionPatient=[round(float(v), 6) for v in position]),
-            SegmentIdentificationSequence=item(ReferencedSegmentNumber=segment),
+        sequence(
+            PlanePositionSequence=sequence(ImagePositionPatient=[round(float(v), 6) for v in position]),
+            SegmentIdentificationSequence=sequence(ReferencedSegmentNumber=segment),
         )[0]
         for segment, position, _ in frames
     ]
@@ -216,15 +208,11 @@ def test_a_real_liver() -> None:
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["liver.dcm", "liver_nonbyte_aligned.dcm"])
 def test_real_livers(name: str) -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
-    by_pydicom(REAL / name)
+    by_pydicom(real_data("dicom_pydicom_data") / name)
 
 
 @pytest.mark.data
 @pytest.mark.parametrize("name", ["liver_rle.dcm", "liver_j2k.dcm", "liver_deflate.dcm"])
 def test_real_livers_in_other_codings(name: str) -> None:
-    if not REAL.is_dir():
-        pytest.skip(f"{REAL} is absent: DIRA_SCALE_DATA names the folder of real images")
     with pytest.raises(RejectedError, match="coding that cannot be read here"):
-        list(read_segments(io.BytesIO((REAL / name).read_bytes())))
+        list(read_segments(io.BytesIO((real_data("dicom_pydicom_data") / name).read_bytes())))

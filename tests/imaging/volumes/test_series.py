@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from imaging.volumes.conftest import change, sequence
 from nibabel.affines import apply_affine
-from pydicom.dataset import Dataset
 from scipy.ndimage import map_coordinates
 
 from dira_scale.imaging.rejection import GeometryError, RejectedError
@@ -86,9 +86,7 @@ def test_each_slice_has_its_own_rescaling(tmp_path: Path, make: SimpleNamespace)
     paths = make.series(tmp_path, stored, Modality="")
     slopes = [0.5, 0.25, 1.75, 2.0, 0.125]
     for path, slope in zip(paths, slopes, strict=True):
-        ds = pydicom.dcmread(path)
-        ds.RescaleSlope, ds.RescaleIntercept = slope, 3
-        ds.save_as(path)
+        change(path, RescaleSlope=slope, RescaleIntercept=3)
     expected = stored * np.array(slopes)[:, None, None] + 3
     volume = series(paths).read(make.settings("PT", range=None))
     restored = volume.voxels * volume.scale + volume.offset
@@ -118,13 +116,6 @@ def test_padding_becomes_the_smallest_real_value(tmp_path: Path, make: SimpleNam
 
 
 # -- what is wrong with a series
-
-
-def change(path: Path, **tags: Any) -> None:
-    ds = pydicom.dcmread(path)
-    for tag, value in tags.items():
-        setattr(ds, tag, value)
-    ds.save_as(path)
 
 
 BROKEN: dict[str, Callable[[list[Path]], Any]] = {
@@ -251,21 +242,14 @@ def test_rounded_headers_are_regular(tmp_path: Path, make: SimpleNamespace) -> N
 def enhanced(path: Path, values: np.ndarray, order: list[int]) -> Path:
     """An enhanced CT whose frames stand in ``order``; what they share and what is their own in functional groups."""
     ds = pydicom.dcmread(path)
-
-    def item(**tags: Any) -> list[Dataset]:
-        inner = Dataset()
-        for tag, value in tags.items():
-            setattr(inner, tag, value)
-        return [inner]
-
-    ds.SharedFunctionalGroupsSequence = item(
-        PixelMeasuresSequence=item(PixelSpacing=[0.8, 0.7], SliceThickness=2),
-        PlaneOrientationSequence=item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
+    ds.SharedFunctionalGroupsSequence = sequence(
+        PixelMeasuresSequence=sequence(PixelSpacing=[0.8, 0.7], SliceThickness=2),
+        PlaneOrientationSequence=sequence(ImageOrientationPatient=[1, 0, 0, 0, 1, 0]),
     )
     ds.PerFrameFunctionalGroupsSequence = [
-        item(
-            PlanePositionSequence=item(ImagePositionPatient=[-20, -30, 40 + 2 * k]),
-            PixelValueTransformationSequence=item(RescaleSlope=2 if k % 2 else 1, RescaleIntercept=-k),
+        sequence(
+            PlanePositionSequence=sequence(ImagePositionPatient=[-20, -30, 40 + 2 * k]),
+            PixelValueTransformationSequence=sequence(RescaleSlope=2 if k % 2 else 1, RescaleIntercept=-k),
         )[0]
         for k in order
     ]

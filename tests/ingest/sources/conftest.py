@@ -1,6 +1,5 @@
 """A recipe run as the verb does it, and its samples by the names that their source gave them."""
 
-import os
 import pickle
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,8 +26,6 @@ class Shards:
         self.rows = {row["key"]: (number, row) for number, row in enumerate(self.dataset.table.to_pylist())}
         self._hash = Hasher(PUBLIC_KEY, self.dataset.info.recipe["archive"])
         self.label_names = self.dataset.info.label_names
-        archive = self.dataset.info.recipe.get("archive")
-        self.hasher = Hasher(PUBLIC_KEY, archive) if archive else Hasher(PUBLIC_KEY)
         quarantine = pq.read_table(out / "quarantine.parquet").to_pylist()
         self._reasons = {row["source"]: row["reason"] for row in quarantine}
 
@@ -77,13 +74,18 @@ class Here(ThreadPoolExecutor):
 
 
 @pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> type[Shards]:
+    monkeypatch.delenv("DIRA_SCALE_HASH_KEY")  # of public images no matter; a recipe that takes it would fail
+    monkeypatch.setattr(writer, "worker_pool", Here)
+    return Shards
+
+
+@pytest.fixture
 def shards(
-    tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+    tmp_path_factory: pytest.TempPathFactory, ingest: SimpleNamespace, opened: type[Shards]
 ) -> Callable[..., Shards]:
     """``shards(recipe, images=…, KEY=…)``: converted, then opened."""
     made = tmp_path_factory.mktemp("shards")  # not in ``tmp_path``, which may be the folder of images
-    monkeypatch.delenv("DIRA_SCALE_HASH_KEY")  # of public images no matter; a recipe that takes it would fail below
-    monkeypatch.setattr(writer, "worker_pool", Here)
 
     def run(name: str, **keys: Any) -> Shards:
         out = made / f"{name}{len(list(made.glob('*')))}"
@@ -91,16 +93,3 @@ def shards(
         return Shards(out)
 
     return run
-
-
-def real_data(folder: str) -> Path:
-    """A folder of real images; without them the test is skipped."""
-    root = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[4] / "shared" / "data")) / folder
-    if not root.is_dir():
-        pytest.skip(f"{root} is absent: DIRA_SCALE_DATA names the folder of real images")
-    return root
-
-
-@pytest.fixture
-def real() -> Callable[[str], Path]:
-    return real_data

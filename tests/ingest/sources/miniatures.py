@@ -1,12 +1,18 @@
-"""Published datasets, made small: the layout, names and quirks of each, with contents that are easy to check."""
+"""Published datasets, made small: the layout, names and quirks of each, with contents that are easy to check.
+
+Each returns what must be stored, by record: pixels, and the mask or None.
+"""
 
 import gzip
+import io
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
+
+Stored = dict[str, tuple[np.ndarray, np.ndarray | None]]
 
 
 def picture(seed: int, height: int = 48, width: int = 40) -> np.ndarray:
@@ -30,7 +36,7 @@ def write_text(path: Path, *lines: str, end: str = "\n", encoding: str = "utf-8"
     return path
 
 
-def chestxray14(root: Path) -> dict[str, np.ndarray]:
+def chestxray14(root: Path) -> Stored:
     """Six images of four patients in two of the twelve folders; the header splits two cells in two by its commas."""
     header = (
         "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
@@ -56,15 +62,15 @@ def chestxray14(root: Path) -> dict[str, np.ndarray]:
         "00000003_000.png,Infiltrate,10.5,20.25,30,40",
         "00000003_000.png,Hernia,0,0,64,80.5",
     )
-    places = {"1_000": "001", "1_001": "001", "2_000": "001", "3_000": "012", "4_000": "012", "5_000": "012"}
+    folders = {"1_000": "001", "1_001": "001", "2_000": "001", "3_000": "012", "4_000": "012", "5_000": "012"}
     made = {}
-    for n, (stem, folder) in enumerate([*places.items(), ("9_000", "012")]):
+    for n, (stem, folder) in enumerate([*folders.items(), ("9_000", "012")]):
         name = f"0000000{stem}.png"
-        made[name] = write_png(root / f"images_{folder}" / "images" / name, picture(n, 96, 80))
-    return made
+        made[name] = write_png(root / f"images_{folder}" / "images" / name, picture(n, 96, 80)), None
+    return dict(list(made.items())[:5])
 
 
-def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> dict[str, np.ndarray]:
+def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> Stored:
     """Five films: uncertain and empty labels, a lateral one, an unknown sex, an age of 0, odd views."""
     labels = (
         "No Finding,Enlarged Cardiomediastinum,Cardiomegaly,Lung Opacity,Lung Lesion,Edema,Consolidation,Pneumonia,"
@@ -94,13 +100,13 @@ def chexpert(root: Path, form: str = "CheXpert-v1.0-small") -> dict[str, np.ndar
     made = {}
     for n, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
-        made[name] = picture(n, 39, 32)
-        Image.fromarray(made[name]).save(root / name, quality=95)
-    return made
+        Image.fromarray(picture(n, 39, 32)).save(root / name, quality=95)
+        made[name] = np.asarray(Image.open(io.BytesIO((root / name).read_bytes()))), None
+    return dict(list(made.items())[:4])
 
 
-def siim_acr(root: Path, ingest: SimpleNamespace) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Four secondary captures, not square; run lengths written pixel by pixel: image and mask by UID."""
+def siim_acr(root: Path, ingest: SimpleNamespace) -> Stored:
+    """Four secondary captures, not square; run lengths written pixel by pixel."""
     shape, made = (60, 50), {}
     square, ring, corner = np.zeros((3, *shape), bool)
     square[10:20, 5:30] = True
@@ -117,7 +123,8 @@ def siim_acr(root: Path, ingest: SimpleNamespace) -> dict[str, tuple[np.ndarray,
             path, pixels, SOPClassUID=sop, PatientID=f"P{n}", PatientSex="F", PatientAge="051Y", ViewPosition="PA",
             StudyInstanceUID=f"1.3.{n}",
         )  # fmt: skip
-        made[uid] = (pixels, np.any([np.zeros(shape, bool), *regions], axis=0))
+        levels = (pixels.astype(float) - pixels.min()) / np.ptp(pixels)
+        made[uid] = np.rint(255 * levels), np.any([np.zeros(shape, bool), *regions], axis=0) * np.uint8(255)
         rows += [f"{uid}, {_runs(region)}" for region in regions] or [f"{uid}, -1"]
     ingest.dicom(root / "dicom-images-test" / "1.2.276.4" / "1" / "1.2.276.4.dcm", pixels)
     rows = [rows[1], *rows[:1], *rows[2:], "1.2.276.5, -1"]  # lines of one image apart; one file is not there
@@ -141,16 +148,18 @@ def _runs(region: np.ndarray) -> str:
     return " ".join(map(str, told + ([gap, length] if length else [])))
 
 
-def montgomery(root: Path) -> dict[str, np.ndarray]:
+def montgomery(root: Path) -> Stored:
     """Three images with masks of either lung, one of them without its right one; readings with odd blanks."""
     made = {}
     for n, stem in enumerate(("MCUCXR_0001_0", "MCUCXR_0108_1", "MCUCXR_0200_1")):
-        made[stem] = write_png(root / "CXR_png" / f"{stem}.png", picture(n, 56, 64))
+        pixels, lungs = write_png(root / "CXR_png" / f"{stem}.png", picture(n, 56, 64)), np.zeros((56, 64), np.uint8)
         for side, columns in (("left", slice(34, 50)), ("right", slice(10, 30))):
             mask = np.zeros((56, 64), np.uint8)
             mask[10 + n : 40, columns] = 255
+            lungs |= mask
             if (side, n) != ("right", 2):
                 write_png(root / "ManualMask" / f"{side}Mask" / f"{stem}.png", mask)
+        made[f"{stem}.png"] = pixels, lungs if n < 2 else None  # half a mask is none
     readings = root / "ClinicalReadings"
     write_text(readings / "MCUCXR_0001_0.txt", "Patient's Sex: F ", "Patient's Age: 027Y", "normal", end="\r\n")
     write_text(readings / "MCUCXR_0108_1.txt", "Patient's Sex: M", "Patient's Age: 092Y", "cavitary, for 3 years")
@@ -158,7 +167,7 @@ def montgomery(root: Path) -> dict[str, np.ndarray]:
     return made
 
 
-def shenzhen(root: Path) -> dict[str, np.ndarray]:
+def shenzhen(root: Path) -> Stored:
     """Four images, one as a palette, one of a baby; masks for two of them."""
     made = {}
     readings = {
@@ -168,25 +177,28 @@ def shenzhen(root: Path) -> dict[str, np.ndarray]:
         "CHNCXR_0400_1": "male 16month\nTB",
     }
     for n, (stem, text) in enumerate(readings.items()):
-        made[stem] = picture(n, 50, 44)
+        pixels = picture(n, 50, 44)
         write_text(root / "ClinicalReadings" / f"{stem}.txt", text)
-        image = Image.fromarray(made[stem])
+        image = Image.fromarray(pixels)
         (root / "CXR_png").mkdir(exist_ok=True)
         (image.convert("P") if n == 0 else image).save(root / "CXR_png" / f"{stem}.png")
-        if n < 2:
-            write_png(root / "mask" / f"{stem}_mask.png", (made[stem] > 120).astype(np.uint8) * 255)
+        mask = (pixels > 120).astype(np.uint8) * 255 if n < 2 else None
+        if mask is not None:
+            write_png(root / "mask" / f"{stem}_mask.png", mask)
+        made[f"{stem}.png"] = pixels, mask
     return made
 
 
-def jsrt(root: Path) -> dict[str, np.ndarray]:
+def jsrt(root: Path) -> Stored:
     """Two films with a nodule (one near the edge), one without, one of another size; values as in the raw files."""
     images, made = root / "JSRT", {}
     y, x = np.mgrid[:2048, :2048]
     for n, name in enumerate(("JPCLN001", "JPCLN154", "JPCNN001")):
-        made[name] = (x + 3 * y + 500 * n) % 4096
+        values = (x + 3 * y + 500 * n) % 4096
+        made[f"{name}.IMG"] = 4095 - values, None
         folder = images / ("Nodule154images" if "CLN" in name else "NonNodule93images")
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.IMG").write_bytes(made[name].astype(">u2").tobytes())
+        (folder / f"{name}.IMG").write_bytes(values.astype(">u2").tobytes())
     (images / "NonNodule93images" / "JPCNN002.IMG").write_bytes(b"\0" * 1000)
     (images / "NonNodule93images" / "JPCNN099.IMG").write_bytes(b"\0" * 1000)
     clinical = images / "Clinical_Information"
@@ -203,19 +215,22 @@ def jsrt(root: Path) -> dict[str, np.ndarray]:
         "JPCNN003.IMG\t40\tmale\tnon-nodule",
         end="\r\n",
     )
+    drawn = np.zeros((1024, 1024), np.uint8)
     for fold, name in (("fold1", "JPCLN001"), ("fold2", "JPCNN001")):
         for n, structure in enumerate(("left lung", "right lung", "heart", "left clavicle", "right clavicle")):
             mask = np.zeros((1024, 1024), np.uint8)
             mask[100 + 50 * n : 400 + 50 * n, 200 + 80 * n : 500 + 80 * n] = 255
+            drawn[mask > 0] = (1, 1, 2, 3, 3)[n]
             path = root / "SCR" / "scratch" / fold / "masks" / structure / f"{name}.gif"
             path.parent.mkdir(parents=True, exist_ok=True)
             if (name, structure) != ("JPCNN001", "heart"):
                 Image.fromarray(mask).save(path)
+    made["JPCLN001.IMG"] = made["JPCLN001.IMG"][0], np.kron(drawn, np.ones((2, 2), np.uint8))
     return made
 
 
-def medmnist(path: Path, colours: bool = False, classes: int = 2) -> dict[str, np.ndarray]:
-    """An archive as the set's own: deflated, with 12, 5 and 6 images of 28 pixels."""
+def medmnist(root: Path, colours: bool = False, classes: int = 2) -> Stored:
+    """An archive ``set.npz`` as the set's own: deflated, with 12, 5 and 6 images of 28 pixels."""
     rng = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", 12), ("val", 5), ("test", 6)):
@@ -223,8 +238,10 @@ def medmnist(path: Path, colours: bool = False, classes: int = 2) -> dict[str, n
         arrays[f"{split}_images"] = rng.integers(0, 256, shape, dtype=np.uint8)
         labels = rng.integers(0, 2, (count, 14)) if classes == 14 else np.arange(count)[:, None] % classes
         arrays[f"{split}_labels"] = labels.astype(np.uint8)
-    np.savez_compressed(path, **arrays)
-    return arrays
+    root.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(root / "set.npz", **arrays)
+    splits = {split: arrays[f"{split}_images"] for split in ("train", "val", "test")}
+    return {f"set/{split}/{n}": (image, None) for split, images in splits.items() for n, image in enumerate(images)}
 
 
 def unpacked(source: Path, target: Path) -> Path:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import nibabel as nib
 import numpy as np
 import SimpleITK as sitk  # noqa: N813
-from ingest.sources.miniatures import write_text
+from ingest.sources.miniatures import Stored, write_text
 
 
 def body(seed: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -36,8 +36,8 @@ def write_nifti(path: Path, values: np.ndarray, axes: str = "RAS") -> np.ndarray
     return axial(image)
 
 
-def luna16(root: Path) -> dict[str, tuple[np.ndarray, sitk.Image]]:
-    """Four scans in three folds, one of them turned by half; values in axial order, and as ITK sees them.
+def luna16(root: Path) -> Stored:
+    """Four scans in three folds, one of them turned by half, with values in axial order.
 
     Nodules are single bright voxels; one lies on the top slice, one is of a scan that is not there.
     """
@@ -51,8 +51,8 @@ def luna16(root: Path) -> dict[str, tuple[np.ndarray, sitk.Image]]:
     lines, made = ["1.3.6.99,1,2,3,5.5"], {}
     for n, (uid, (fold, (right, down), spacing)) in enumerate(scans.items()):
         values = body(n, (40, 48, 56))
-        for place, _ in nodules.get(uid, ()):
-            values[place] = 3000
+        for voxel, _ in nodules.get(uid, ()):
+            values[voxel] = 3000
         image = sitk.GetImageFromArray(values)
         image.SetSpacing(spacing)
         image.SetOrigin((-120.5, -90.25, -300.0))
@@ -62,7 +62,7 @@ def luna16(root: Path) -> dict[str, tuple[np.ndarray, sitk.Image]]:
         for (z, y, x), diameter in nodules.get(uid, ()):
             point = image.TransformIndexToPhysicalPoint((x, y, z))
             lines.append(",".join(map(str, [uid, *point, diameter])))
-        made[uid] = (values[:, ::down, ::right], image)
+        made[uid] = np.clip(values[:, ::down, ::right], -1024, 3071), None
     write_text(root / "annotations.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm", *lines)
     shutil.copy(root / "subset5" / "1.3.6.3.mhd", root / "subset9" / "1.3.6.5.mhd")  # its .raw is missing
     shutil.copy(root / "subset5" / "1.3.6.3.mhd", root / "subset9" / "1.3.6.1.mhd")  # again
@@ -134,43 +134,46 @@ def readings(path: Path, series: str, readers: list[list[tuple[int | None, list[
     return write_text(path, f"{text}{head}{sessions}</LidcReadMessage>")
 
 
-def lits(root: Path) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+def lits(root: Path) -> Stored:
     """Volumes on both sides of each border between splits, in batches, in two orientations; one without a mask."""
-    made: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    made: Stored = {}
     for n in (0, 99, 100, 114, 115, 129, 130, 7):
         folder, axes = root / f"Training Batch {1 + n // 100}", ("LAS", "RAS")[n % 2]
         volume = write_nifti(folder / f"volume-{n}.nii", body(n, (40, 36, 33)), axes)
         liver = np.zeros((40, 36, 33), np.uint8)
         liver[8:25, 5:20, 3:30], liver[12:15, 9:12, 10:20] = 1, 2
         mask = None if n == 7 else write_nifti(folder / f"segmentation-{n}.nii", liver, axes)
-        made[f"volume-{n}"] = (volume, mask)
+        if n not in (130, 7):
+            made[f"volume-{n}"] = np.clip(volume, -1024, 3071), mask
     volume = write_nifti(root / "LITS-Challenge-Test-Data" / "test-volume-3.nii", body(200, (40, 36, 33)), "LAS")
-    made["test-volume-3"] = (volume, None)
+    made["test-volume-3"] = np.clip(volume, -1024, 3071), None
     write_text(root / "readme.txt", "no volume")
     return made
 
 
-def brats(root: Path) -> dict[str, dict[str, np.ndarray]]:
-    """Patients of 2018, sorted by grade, and of 2020, one of whom has the mask of another name; axial, by modality."""
-    made = {}
-    places = ["HGG/Brats18_TCIA01_1_1", "LGG/Brats18_2013_0_1", "BraTS20_Training_355", "HGG/Brats18_incomplete"]
-    for n, place in enumerate(places):
-        name, packed = Path(place).name, ".nii" if "20_" in place else ".nii.gz"
-        made[name] = {}
+def brats(root: Path, modalities: tuple[str, ...] = ("flair",)) -> Stored:
+    """Patients of 2018, sorted by grade, and of 2020, one of whom has the mask of another name; of ``modalities``."""
+    made: Stored = {}
+    folders = ["HGG/Brats18_TCIA01_1_1", "LGG/Brats18_2013_0_1", "BraTS20_Training_355", "HGG/Brats18_incomplete"]
+    for n, folder in enumerate(folders):
+        name, packed = Path(folder).name, ".nii" if "20_" in folder else ".nii.gz"
+        read = {}
         for m, modality in enumerate(("flair", "t1", "t1ce", "t2")):
             values = np.abs(body(10 * n + m, (36, 38, 34)))
-            made[name][modality] = write_nifti(root / place / f"{name}_{modality}{packed}", values, "LPS")
+            read[modality] = write_nifti(root / folder / f"{name}_{modality}{packed}", values, "LPS")
         tumour = np.zeros((36, 38, 34), np.uint8)
         tumour[10:20, 12:22, 9:19], tumour[13:16, 15:18, 12:16], tumour[14, 16, 13] = 2, 4, 1
         mask = "W39_1998.09.19_Segm" if "355" in name else f"{name}_seg"
         if "incomplete" not in name:
-            made[name]["seg"] = write_nifti(root / place / f"{mask}{packed}", tumour, "LPS")
+            drawn = write_nifti(root / folder / f"{mask}{packed}", tumour, "LPS")
+            channels = [read[modality] for modality in modalities]
+            made[name] = np.stack(channels) if len(channels) > 1 else channels[0], drawn
     return made
 
 
-def msd(root: Path, channels: int = 1) -> dict[str, tuple[np.ndarray, np.ndarray | None]]:
+def msd(root: Path, channels: int = 1) -> Stored:
     """Three volumes with masks, one without; hidden copies; a listed file that is missing, one that is not listed."""
-    made: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    made: Stored = {}
     training = []
     for n in (1, 4, 17):
         name = f"prostate_{n:02d}.nii.gz"

@@ -1,4 +1,4 @@
-"""ChestX-ray14: the miniature whole, and the real lists line by line."""
+"""ChestX-ray14: published lists, ages, and the real lists line by line."""
 
 import csv
 import hashlib
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from ingest.conftest import recipe
 from ingest.sources import miniatures
+from needs import real_data
 from PIL import Image
 
 from dira_scale.data.manifest import ShardedDataset
@@ -21,60 +22,6 @@ from dira_scale.ingest.deidentify import coarse
 from dira_scale.ingest.sources import chestxray14
 from dira_scale.ingest.sources.chestxray14 import FINDINGS, ChestXray14
 from dira_scale.shard import main
-
-
-def test_the_layout_arrives(tmp_path: Path, shards: Callable) -> None:
-    made = miniatures.chestxray14(tmp_path / "cxr")
-    dataset = shards("chestxray14", images=tmp_path / "cxr", max_side=48)
-    assert len(dataset) == 5 and dataset.label_names == list(FINDINGS)
-    found = {name: {k for k, v in dataset.labels(name).items() if v == 1} for name in list(made)[:5]}
-    assert found == {
-        "00000001_000.png": {"Cardiomegaly"},
-        "00000001_001.png": {"Cardiomegaly", "Emphysema"},
-        "00000002_000.png": set(),
-        "00000003_000.png": {"Hernia", "Pleural_Thickening", "Infiltration"},
-        "00000004_000.png": set(),
-    }
-    assert {dataset.row(name)["split"] for name in ("00000003_000.png", "00000004_000.png")} == {"test"}
-    one, other = (dataset.row(f"00000001_00{n}.png") for n in (0, 1))
-    assert one["patient"] == other["patient"] and one["split"] == other["split"] != "test"
-    halves = [("Infiltration", 0, 10.125, 5.25, 1, 20, 15), ("Hernia", 0, 0, 0, 1, 40.25, 32)]  # 96 x 80 -> 48 x 40
-    assert dataset.boxes("00000003_000.png") == halves
-    assert [dataset.attributes(name) for name in list(made)[1:5]] == [
-        {"age": "58", "sex": "M", "view": "PA"},
-        {"sex": "F", "view": "AP"},  # 414 years are none
-        {"age": "81", "sex": "F", "view": "PA"},
-        {"age": "90", "sex": "M", "view": "AP"},
-    ]
-    assert dataset.rejected("00000005_000.png", "00000006_000.png", "00000009_000.png") == {
-        "00000005_000.png": "not in the official lists",
-        "00000006_000.png": "listed, but not there",
-        "00000009_000.png": "not in the table of findings",
-    }
-    whole = shards("chestxray14", images=tmp_path / "cxr")
-    for name in list(made)[:5]:
-        np.testing.assert_array_equal(whole.pixels(name), made[name])
-
-
-@pytest.mark.parametrize(
-    "file, old, new, words",
-    [
-        ("Data_Entry_2017_v2020.csv", "", None, "holds no Data_Entry_2017_v2020.csv and no Data_Entry_2017.csv: give"),
-        ("test_list.txt", "", None, "holds no test_list.txt"),
-        ("Data_Entry_2017_v2020.csv", "Patient ID", "Patient", r"no column 'Patient ID'.*did you mean 'Patient"),
-        ("Data_Entry_2017_v2020.csv", "Mass", "Masses", "line 7: 'Masses' is not one of the 14 findings; did you mean"),
-        ("Data_Entry_2017_v2020.csv", "00000004_000", "00000003_000", "line 6: a second line for 00000003_000.png"),
-        ("BBox_List_2017.csv", "20.25", "twenty", "BBox_List_2017.csv, line 2: 'twenty' is not a number"),
-        ("BBox_List_2017.csv", "h]", "height]", r"no column 'h\]'"),
-        ("test_list.txt", "00000004_000", "00000001_000", "00000001_000.png is in both official lists"),
-    ],
-)
-def test_lists_that_are_wrong_are_named(tmp_path: Path, file: str, old: str, new: str | None, words: str) -> None:
-    miniatures.chestxray14(tmp_path)
-    text = (tmp_path / file).read_text()
-    (tmp_path / file).unlink() if new is None else (tmp_path / file).write_text(text.replace(old, new))
-    with pytest.raises(UserError, match=words):
-        list(ChestXray14(str(tmp_path)).records(1))
 
 
 def published(folder: Path, **lists: list[str]) -> Path:
@@ -170,7 +117,7 @@ def test_an_age_is_years_or_none(tmp_path: Path, age: str, kept: str | None) -> 
 
 def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
     made = miniatures.chestxray14(tmp_path)
-    miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"])
+    miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"][0])
     records = {record.name: record.rejected for record in ChestXray14(str(tmp_path)).records(1)}
     assert records["00000001_000.png"] is None
     assert records["images_005/images/00000001_000.png"] == "an image of this name was met before"
@@ -178,9 +125,9 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
 
 @pytest.mark.data
 @pytest.mark.system  # the layout's own tests are of the default tier
-def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_real_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All 112,120 lines, as if the images were there: counts as published, and every line against a plain reading."""
-    lists = real("chestxray14_lists")
+    lists = real_data("chestxray14_lists")
     for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
         miniatures.unpacked(lists / f"{name}.gz", tmp_path / name)
     with (tmp_path / "Data_Entry_2017_v2020.csv").open() as file:
@@ -216,16 +163,16 @@ def test_the_real_lists(tmp_path: Path, real: Callable[[str], Path], monkeypatch
 
 
 @pytest.mark.data
-def test_the_real_images(tmp_path: Path, real: Callable[[str], Path], shards: Callable) -> None:
+def test_the_real_images(tmp_path: Path, shards: Callable) -> None:
     """The twelve originals at hand, with the tables cut to three patients."""
-    lists = real("chestxray14_lists")
+    lists = real_data("chestxray14_lists")
     for name in ("Data_Entry_2017_v2020.csv", "BBox_List_2017.csv", "train_val_list.txt", "test_list.txt"):
         path = miniatures.unpacked(lists / f"{name}.gz", tmp_path / "cxr" / name)
         head, *lines = path.read_text().splitlines()
         path.write_text(
             "\n".join([head, *(line for line in lines if line[:8] in ("00000001", "00000002", "00000003"))])
         )
-    (tmp_path / "cxr" / "images").symlink_to(real("chestxray14_nih12_1024") / "images")
+    (tmp_path / "cxr" / "images").symlink_to(real_data("chestxray14_nih12_1024") / "images")
     dataset = shards("chestxray14", images=tmp_path / "cxr")
     paths = sorted((tmp_path / "cxr" / "images").iterdir())
     assert len(dataset) == len(paths) == 12

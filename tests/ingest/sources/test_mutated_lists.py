@@ -2,19 +2,18 @@
 
 import random
 import re
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from ingest.sources import miniatures, miniatures_3d
+from ingest.sources.layouts import config, made
 
 from dira_scale.errors import UserError
 from dira_scale.ingest.plan import Item
 from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sample import QuarantinedError, make_sample
 
-ODD = [
+ODD = (
     b"",
     b",",
     b"\n",
@@ -28,7 +27,7 @@ ODD = [
     b"<",
     b"{",
     b"[]",
-]
+)
 LISTS = {
     "chestxray14": ("*.csv", "*.txt"),
     "chexpert": ("*.csv",),
@@ -57,37 +56,18 @@ def mutated(content: bytes, rng: random.Random) -> bytes:
     return bytes(changed)
 
 
-@pytest.fixture
-def make(tmp_path: Path, ingest: SimpleNamespace) -> Callable[[str], Path]:
-    def made(name: str) -> Path:
-        match name:
-            case "siim_acr":
-                miniatures.siim_acr(tmp_path, ingest)
-            case "lidc_idri":
-                miniatures_3d.lidc_idri(tmp_path, ingest)
-                for n in (1, 2):
-                    outline = (f"1.3.6.10{n}.2", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
-                    miniatures_3d.readings(tmp_path / f"{n}.xml", f"1.3.6.10{n}", [[(3, [outline])], [(4, [outline])]])
-            case "luna16_candidates":
-                miniatures_3d.luna16(tmp_path)
-                lines = ("1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1")
-                header = "seriesuid,coordX,coordY,coordZ,class"
-                miniatures.write_text(tmp_path / "candidates_V2.csv", header, *lines)
-            case _:
-                getattr(miniatures, name, getattr(miniatures_3d, name, None))(tmp_path)  # type: ignore[misc]
-        return tmp_path
-
-    return made
+def prepared(name: str, root: Path, ingest: SimpleNamespace) -> tuple[Recipe, list[Path]]:
+    """The recipe of a miniature in ``root``, and its lists."""
+    made(name, root, ingest)
+    return Recipe.from_config(config(name, root, ingest)), sorted(p for form in LISTS[name] for p in root.glob(form))
 
 
 @pytest.mark.parametrize("count", [12, pytest.param(500, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", LISTS)
 def test_mutated_lists_give_records_or_one_line(
-    name: str, count: int, make: Callable, ingest: SimpleNamespace
+    name: str, count: int, tmp_path: Path, ingest: SimpleNamespace
 ) -> None:  # fmt: skip
-    root = make(name)
-    recipe = Recipe.from_config(ingest.recipe(name, images=str(root)))
-    files = sorted(path for pattern in LISTS[name] for path in root.glob(pattern))
+    recipe, files = prepared(name, tmp_path, ingest)
     assert files and list(recipe.make_source().records(1))
     rng = random.Random(name)
     for number in range(count):
@@ -107,12 +87,10 @@ NAME = "Quillfeather-7741903"
 
 @pytest.mark.parametrize("count", [4, pytest.param(100, marks=pytest.mark.torture)])
 @pytest.mark.parametrize("name", LISTS)
-def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, make: Callable, ingest: SimpleNamespace) -> None:
+def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, tmp_path: Path, ingest: SimpleNamespace) -> None:
     """Reasons go out with the dataset: a patient's name in any cell, or in the name of a file, stays where it is."""
-    root = make(name)
-    recipe, reasons = Recipe.from_config(ingest.recipe(name, images=str(root))), set[str]()
-    lists = sorted(path for pattern in LISTS[name] for path in root.glob(pattern))
-    for path in sorted(path for path in root.rglob("*.*") if path.is_file() and path not in lists)[:3]:
+    (recipe, lists), reasons = prepared(name, tmp_path, ingest), set[str]()
+    for path in sorted(path for path in tmp_path.rglob("*.*") if path.is_file() and path not in lists)[:3]:
         path.with_name(f"{NAME}_0{path.suffix}").write_bytes(path.read_bytes())
     rng = random.Random(name)
     for number in range(count):
@@ -135,4 +113,4 @@ def test_no_reason_quotes_a_list_or_a_name(name: str, count: int, make: Callable
     assert reasons
     for reason in reasons:
         assert not any(part.lower() in reason.lower() for part in NAME.split("-"))
-        assert not any(path.name in reason for path in root.rglob("*.*") if path.name != "dataset.json")
+        assert not any(path.name in reason for path in tmp_path.rglob("*.*") if path.name != "dataset.json")

@@ -12,12 +12,11 @@ from upath import UPath
 
 from dira_scale.errors import UserError
 from dira_scale.imaging.boxes import Box, clip_box
-from dira_scale.imaging.volumes.channels import Channels
 from dira_scale.ingest.deidentify import PUBLIC_KEY, Hasher
-from dira_scale.ingest.plan import Item, plan_shards
+from dira_scale.ingest.plan import plan_shards
 from dira_scale.ingest.recipe import Recipe
-from dira_scale.ingest.sample import QuarantinedError, make_sample
 from dira_scale.ingest.sources.base import SourceRecord
+from dira_scale.ingest.sources.brats import Channels
 from dira_scale.ingest.sources.published import in_threads, with_size
 from dira_scale.places.tables import Line, cell_number, read_columns, read_names
 
@@ -158,65 +157,3 @@ def test_boxes_are_cut_to_the_image() -> None:
     box = Box("a", y=-3, x=5, h=10, w=10, z=8.5, d=4)
     assert clip_box(box, (10, 20, 12)) == Box("a", y=0, x=5, h=7, w=7, z=8.5, d=1.5)
     assert clip_box(Box("a", 1, 1, 2, 2), (4, 4)) == Box("a", 1, 1, 2, 2)
-
-
-def stored(folder: Path, prefix: str) -> str:
-    """A copy of ``folder`` in a store, of fsspec's kind in memory; its URL."""
-    root = UPath(f"memory://{prefix}")
-    for path in folder.rglob("*"):
-        if path.is_file():
-            place = root / path.relative_to(folder).as_posix()
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(path.read_bytes())
-    return str(root)
-
-
-def told(recipe: Recipe) -> dict[str, tuple]:
-    """All that a record says but for where its files lie, and the sample that becomes of it."""
-    found = {}
-    for r in recipe.make_source().records(2):
-        read: object = None
-        if r.rejected is None:
-            try:
-                read = make_sample(Item("key", "patient", "study", "split", r), recipe)
-            except QuarantinedError as error:
-                read = error
-        said = repr((r.patient, r.study, r.labels, r.boxes, r.split, r.attributes))  # NaN is not equal to NaN
-        found[r.name] = (said, r.size, r.rejected, repr(read))
-    return found
-
-
-@pytest.mark.parametrize(
-    "name, keys",
-    [
-        ("chestxray14", {}),
-        ("chexpert", {}),
-        ("siim_acr", {}),
-        ("montgomery", {}),
-        ("jsrt", {}),
-        ("luna16", {}),
-        ("luna16_candidates", {"negatives": None, "patch": [8, 8, 8]}),
-        ("lidc_idri", {}),
-        ("lits", {}),
-        ("brats", {"modalities": ["t1", "t2"]}),
-        ("msd", {}),
-    ],
-)
-def test_a_store_gives_what_a_folder_gives(name: str, keys: dict, tmp_path: Path, ingest: SimpleNamespace) -> None:
-    folder = tmp_path / "folder"
-    match name:
-        case "siim_acr" | "lidc_idri":
-            getattr(miniatures if name == "siim_acr" else miniatures_3d, name)(folder, ingest)
-        case "luna16_candidates":
-            miniatures_3d.luna16(folder)
-            lines = ("1.3.6.1,-100,-80,-280,0", "1.3.6.2,-130,-100,-250,1")
-            miniatures.write_text(folder / "candidates_V2.csv", "seriesuid,coordX,coordY,coordZ,class", *lines)
-        case _:
-            getattr(miniatures, name, None) and getattr(miniatures, name)(folder)
-            getattr(miniatures_3d, name, None) and getattr(miniatures_3d, name)(folder)
-    if name == "lidc_idri":
-        outline = ("1.3.6.101.3", True, miniatures_3d.walk(slice(3, 8), slice(4, 9)))
-        miniatures_3d.readings(folder / "1.xml", "1.3.6.101", [[(3, [outline])], [(4, [outline])]])
-    here = told(Recipe.from_config(ingest.recipe(name, images=str(folder), **keys)))
-    there = told(Recipe.from_config(ingest.recipe(name, images=stored(folder, f"{name}-{id(keys)}"), **keys)))
-    assert there == here and any(rejected is None for _, _, rejected, _ in here.values())

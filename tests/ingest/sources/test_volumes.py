@@ -11,6 +11,7 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
+from imaging.volumes.conftest import change
 from nibabel.affines import apply_affine
 
 from dira_scale.errors import UserError
@@ -36,13 +37,6 @@ def read(record: SourceRecord, make: SimpleNamespace) -> Any:
 def only(records: dict[str, SourceRecord]) -> SourceRecord:
     (record,) = records.values()
     return record
-
-
-def change(path: Path, **tags: Any) -> None:
-    ds = pydicom.dcmread(path)
-    for tag, value in tags.items():
-        setattr(ds, tag, value)
-    ds.save_as(path)
 
 
 def nifti(path: Path, values: np.ndarray, affine: np.ndarray | None = None) -> Path:

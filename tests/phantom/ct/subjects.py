@@ -3,7 +3,7 @@
 import numpy as np
 
 from dira_scale.phantom.anatomy import Anatomy
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import Body, Patient, Study
 
@@ -17,4 +17,4 @@ def body(kind: str, seed: int) -> Body:
 
 def scan(subject: Body, centre: tuple[float, float, float], shape: tuple[int, int, int], spacing: float) -> Study:
     """Without noise, the trunk's origin at the world's."""
-    return subject.scan(Grid.around(centre, shape, (spacing,) * 3), np.zeros(3), QUIET, 0)
+    return subject.scan(ScanGrid.around(centre, shape, (spacing,) * 3), np.zeros(3), QUIET, 0)

@@ -6,7 +6,7 @@ from phantom.ct.subjects import QUIET, body, scan
 from scipy import ndimage
 
 from dira_scale.phantom.ct import tissue
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.scanner import Noise, Scanner
 from dira_scale.phantom.ct.study import FINDING, ORGAN, Body, Study
 
@@ -85,7 +85,7 @@ def test_masks_lie_in_their_organs(thorax: Study, belly: Study, chest: Body, abd
 
 
 def test_the_noise_has_the_scanners_strength_and_correlation() -> None:
-    grid = Grid.around((0, 0, 0), (12, 256, 256), (1.0, 0.7, 0.7))
+    grid = ScanGrid.around((0, 0, 0), (12, 256, 256), (1.0, 0.7, 0.7))
     neighbours = {}
     for scanner in (Scanner("SOFT", 1.2, 12.0, 0.36), Scanner("SHARP", 0.9, 40.0, 0.62)):
         noise, flat = Noise(scanner, grid, 3), np.full((256, 256), -450.0, np.float32)
@@ -105,7 +105,7 @@ def test_patients_differ_and_slices_are_means_of_thin_ones(chest: Body) -> None:
     coarse = {"centre": (0, 0, -130), "shape": (20, 40, 40), "spacing": 9.0}
     assert (scan(chest, **coarse).voxels != scan(other, **coarse).voxels).mean() > 0.5
     thin, thick = (
-        chest.scan(Grid.around((20, 10, -130), (slices, 60, 60), (apart, 1.25, 1.25)), np.zeros(3), QUIET, 0)
+        chest.scan(ScanGrid.around((20, 10, -130), (slices, 60, 60), (apart, 1.25, 1.25)), np.zeros(3), QUIET, 0)
         for slices, apart in ((7, 10 / 7), (1, 10.0))
     )
     assert thick.scanner.cuts(thick.grid) == 7

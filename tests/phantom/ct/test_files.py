@@ -13,7 +13,7 @@ from pydicom.uid import UID, CTImageStorage
 
 from dira_scale.phantom.ct import dicom
 from dira_scale.phantom.ct.files import write_metaimage, write_nifti
-from dira_scale.phantom.ct.grid import Grid
+from dira_scale.phantom.ct.grid import ScanGrid
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import Study
 from dira_scale.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
@@ -31,7 +31,7 @@ PRESENT = """PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTi
 @pytest.fixture(scope="module")
 def study() -> Study:
     rng = np.random.default_rng(0)
-    grid = Grid((9, 40, 36), (2.5, 0.8203, 0.8203), (-151.4062, -302.1719, -1187.25))
+    grid = ScanGrid((9, 40, 36), (2.5, 0.8203, 0.8203), (-151.4062, -302.1719, -1187.25))
     voxels = rng.integers(-1024, 3072, grid.shape).astype(np.int16)
     mask = rng.integers(0, 3, grid.shape).astype(np.uint8)
     return Study(voxels, mask, grid, (), Scanner("SOFT", 1.2, 10, 0.4), True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dira_scale.phantom.ct.fields import Field
+from dira_scale.phantom.ct.fields import RandomField
 from dira_scale.phantom.ct.slab import FAR, Slab
 from dira_scale.phantom.ct.solids import difference, ellipsoid, facing, intersection, oval, union
 from dira_scale.phantom.ct.tubes import Tubes, as_tubes, tree
@@ -47,7 +47,7 @@ def test_blends_are_minimum_and_maximum_away_from_the_seam() -> None:
 
 
 def test_field_is_the_same_on_lines_and_at_points_and_standardised() -> None:
-    field = Field.draw(np.random.default_rng(2), (5.0, 4.0, 3.0), 32)
+    field = RandomField.draw(np.random.default_rng(2), (5.0, 4.0, 3.0), 32)
     z, y, x = np.linspace(-70, 90, 37), np.linspace(-50, 10, 40), np.linspace(0, 200, 60)
     points = np.stack(np.meshgrid(z, y, x, indexing="ij")[::-1], -1)
     np.testing.assert_allclose(field.on(z, y, x), field.at(points), atol=2e-5)

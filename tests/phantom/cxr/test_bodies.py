@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from dira_scale.curation.audit.twins import compare, near_twins
-from dira_scale.phantom.anatomy import PAIRS_OF_RIBS, Anatomy, State
+from dira_scale.phantom.anatomy import PAIRS_OF_RIBS, Anatomy, StudyState
 from dira_scale.phantom.cxr import devices, radiograph, skeleton
 from dira_scale.phantom.cxr.torso import Build, Torso
 from dira_scale.phantom.cxr.view import View
@@ -45,18 +45,18 @@ def test_the_number_of_ribs_varies_and_is_drawn() -> None:
     anatomy = replace(patient(0), scoliosis=0.0)
     view = View(256, shift=(0.0, 0.8 * anatomy.height))
     eleven, twelve = (
-        skeleton.ribs(Torso(replace(anatomy, ribs=n), State()), view, np.random.default_rng(0)) for n in (11, 12)
+        skeleton.ribs(Torso(replace(anatomy, ribs=n), StudyState()), view, np.random.default_rng(0)) for n in (11, 12)
     )
     added = twelve > eleven + 0.3
     _, count = ndimage.label(ndimage.binary_dilation(added))
-    lowest = view.project(np.array([0, float(Torso(anatomy, State()).vertebra(11)), -60]))[0]
+    lowest = view.project(np.array([0, float(Torso(anatomy, StudyState()).vertebra(11)), -60]))[0]
     assert count == 2 and np.argwhere(added)[:, 0].min() > lowest  # one on each side, below the eleventh pair
 
 
 def test_the_spine_of_a_scoliosis_is_bent_and_the_ribs_start_at_it() -> None:
     anatomy = patient(0)
     view = View(128, shift=(0.0, 0.6 * anatomy.height))
-    bent, straight = (Torso(replace(anatomy, scoliosis=mm), State()) for mm in (18.0, 0.0))
+    bent, straight = (Torso(replace(anatomy, scoliosis=mm), StudyState()) for mm in (18.0, 0.0))
     y = np.linspace(0, anatomy.height, 50)
     assert np.ptp(bent.midline(y)) > 12 and np.ptp(straight.midline(y)) == 0
     spines = [skeleton.spine(chest, view) for chest in (bent, straight)]
@@ -84,7 +84,7 @@ def test_an_implant_is_seen_at_the_same_place_in_every_study(kind: str) -> None:
     anatomy = patient(2)
     view = View(192, shift=(0.0, 0.6 * anatomy.height))
     implant = devices.Implant(kind, seed=5)
-    chest, breath = Torso(anatomy, State()), Torso(anatomy, State(domes=(12.0, 12.0), shrug=6.0))
+    chest, breath = Torso(anatomy, StudyState()), Torso(anatomy, StudyState(domes=(12.0, 12.0), shrug=6.0))
     first, second = (devices.IMPLANTS[kind][1](c, view, np.random.default_rng(implant.seed)) for c in (chest, breath))
     assert first.max() > 0.2
     np.testing.assert_array_equal(first, second)

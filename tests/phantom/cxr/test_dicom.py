@@ -13,57 +13,14 @@ from dira_scale.phantom.cxr.view import View
 from dira_scale.phantom.dicom import IDENTIFYING, SYNTAXES, Identity
 
 # PS3.3 table A.26-1 and the modules it names: type 1 (a value) and type 2 (present, may be empty), in short.
-REQUIRED = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "PresentationIntentType",
-    "ImageType",
-    "PatientOrientation",
-    "AnatomicRegionSequence",
-    "ImageLaterality",
-    "PixelIntensityRelationship",
-    "PixelIntensityRelationshipSign",
-    "RescaleIntercept",
-    "RescaleSlope",
-    "RescaleType",
-    "PresentationLUTShape",
-    "LossyImageCompression",
-    "BurnedInAnnotation",
-    "DetectorType",
-    "ImagerPixelSpacing",
-    "WindowCenter",
-    "WindowWidth",
-    "SamplesPerPixel",
-    "PhotometricInterpretation",
-    "Rows",
-    "Columns",
-    "BitsAllocated",
-    "BitsStored",
-    "HighBit",
-    "PixelRepresentation",
-    "PixelData",
-    "InstanceNumber",
-)
-PRESENT = (
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "ReferringPhysicianName",
-    "StudyID",
-    "AccessionNumber",
-    "SeriesNumber",
-    "AcquisitionContextSequence",
-    "ViewPosition",
-    "Manufacturer",
-    "PositionerType",
-    "KVP",
-)
+REQUIRED = """SOPClassUID SOPInstanceUID StudyInstanceUID SeriesInstanceUID Modality PresentationIntentType
+    ImageType PatientOrientation AnatomicRegionSequence ImageLaterality PixelIntensityRelationship
+    PixelIntensityRelationshipSign RescaleIntercept RescaleSlope RescaleType PresentationLUTShape
+    LossyImageCompression BurnedInAnnotation DetectorType ImagerPixelSpacing WindowCenter WindowWidth
+    SamplesPerPixel PhotometricInterpretation Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
+    PixelData InstanceNumber""".split()  # noqa: SIM905
+PRESENT = """PatientName PatientID PatientBirthDate PatientSex StudyDate StudyTime ReferringPhysicianName StudyID
+    AccessionNumber SeriesNumber AcquisitionContextSequence ViewPosition Manufacturer PositionerType KVP""".split()  # noqa: SIM905
 
 
 def made(seed: int, syntax: UID | None = None, monkeypatch: pytest.MonkeyPatch | None = None) -> tuple:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dira_scale.phantom.anatomy import Anatomy, State
+from dira_scale.phantom.anatomy import Anatomy, StudyState
 from dira_scale.phantom.cxr import radiograph
 from dira_scale.phantom.cxr.findings import DIFFUSE, LABELS, Finding, draw
 from dira_scale.phantom.cxr.projection import Exposure
@@ -24,7 +24,7 @@ def take(anatomy: Anatomy, monkeypatch: pytest.MonkeyPatch):
     """Pictures that differ by their findings alone: one pose, hardly any noise, no local equalisation."""
     view = View(256, shift=(0.0, 0.6 * anatomy.height))
     plain = Exposure(photons=1e10, scatter=0.0, equalise=0.0, detail=0.0)
-    monkeypatch.setattr(radiograph, "_pose", lambda *_: (view, State(), plain))
+    monkeypatch.setattr(radiograph, "_pose", lambda *_: (view, StudyState(), plain))
     monkeypatch.setattr(radiograph, "_collimator", lambda *_: None)
     monkeypatch.setattr(radiograph, "_marker", lambda *_: 0.0)
     return lambda *findings: radiograph.take(anatomy, list(findings), 256, np.random.default_rng(0))

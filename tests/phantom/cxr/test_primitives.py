@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dira_scale.phantom.curve import curve
-from dira_scale.phantom.cxr.primitives import Tubes, ellipsoid, upsample
+from dira_scale.phantom.cxr.primitives import TubeLayer, ellipsoid, upsample
 from dira_scale.phantom.cxr.view import View
 
 FAR = 1e7  # mm to the source: parallel rays, so that the brute force stays simple
@@ -48,7 +48,7 @@ def test_tube_is_as_thick_as_a_marched_cylinder(tilt: float) -> None:
         offset = points - ends[0]
         return np.square(offset - (offset @ axis)[..., None] * axis).sum(-1) <= radius**2
 
-    layer = Tubes(view)
+    layer = TubeLayer(view)
     layer.add(np.linspace(*ends, 20)[None], np.full((1, 20), radius))
     got, expected = layer.thickness()[:, 16:48], march(view, inside)[:, 16:48]
     assert expected.max() > 15
@@ -58,7 +58,7 @@ def test_tube_is_as_thick_as_a_marched_cylinder(tilt: float) -> None:
 
 def test_shell_of_a_tube_lacks_its_marrow() -> None:
     view, line = View(64, field=64, shift=(0, 0), source=FAR), np.linspace([-40.0, 0, 0], [40.0, 0, 0], 12)[None]
-    whole, shell = Tubes(view), Tubes(view)
+    whole, shell = TubeLayer(view), TubeLayer(view)
     whole.add(line, np.full((1, 12), 10.0))
     shell.add(line, np.full((1, 12), 10.0), core=0.0, wall=0.8)
     middle, rim = slice(30, 34), slice(23, 24)
@@ -70,7 +70,7 @@ def test_shell_of_a_tube_lacks_its_marrow() -> None:
 def test_tubes_of_one_layer_unite() -> None:
     view = View(64, field=64, shift=(0, 0), source=FAR)
     line = np.linspace([-40.0, 0, 0], [40.0, 0, 0], 12)[None]
-    once, twice = Tubes(view), Tubes(view)
+    once, twice = TubeLayer(view), TubeLayer(view)
     once.add(line, np.full((1, 12), 6.0))
     for _ in range(2):
         twice.add(line, np.full((1, 12), 6.0))

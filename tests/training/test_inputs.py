@@ -11,12 +11,12 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.data.config import Data
-from dira_scale.data.inputs import Inputs, _paths
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of
 from dira_scale.planning.shards import planned_inputs
+from dira_scale.training.inputs import Inputs, _paths
 
 
 @pytest.mark.parametrize(

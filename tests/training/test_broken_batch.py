@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from dira_scale.data.batch import Batch
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.engine.nan_guard import Finding
-from dira_scale.pretraining.broken_batch import save_batch
+from dira_scale.training.broken_batch import save_batch
 
 ROOT = Path(__file__).parents[2]
 

@@ -4,20 +4,18 @@ import math
 from bisect import bisect_right
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.manifest import ShardedDataset
 from dira_scale.places.atomic import write_json
 
-if TYPE_CHECKING:  # a step needs no shards, hence no pyarrow
-    from dira_scale.data.manifest import ShardedDataset
 
-
-def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", split: str, row: dict[str, Any]) -> None:
+def save_batch(folder: Path, batch: Batch, datasets: list[ShardedDataset], split: str, row: dict[str, Any]) -> None:
     """Write ``batch.safetensors`` (views as loaded, distortion parameters, index) and ``batch.json``.
 
     Args:
@@ -39,22 +37,22 @@ def save_batch(folder: Path, batch: Batch, datasets: "list[ShardedDataset]", spl
     write_json(folder / "batch.json", row | {"losses": losses, "images": images})
 
 
-def _images(shown: Tensor, datasets: "list[ShardedDataset]", split: str) -> list[dict[str, Any]]:
+def _images(shown: Tensor, datasets: list[ShardedDataset], split: str) -> list[dict[str, Any]]:
     """Dataset and key of each sample's image; with ``views``, the keys by view, where these are not all that image's.
 
     ``shown`` [b] or [b, V] counts over all datasets.
     """
-    rows = [dataset.rows(split) for dataset in datasets]
-    ends = np.cumsum([len(part) for part in rows]).tolist()
+    parts = [dataset.rows(split) for dataset in datasets]
+    ends = np.cumsum([len(part) for part in parts]).tolist()
 
     def key(image: int) -> dict[str, Any]:
         number = bisect_right(ends, image)
-        row = int(rows[number][image - ends[number]])  # counted from the dataset's end
+        row = int(parts[number][image - ends[number]])  # counted from the dataset's end
         return {"dataset": datasets[number].info.name, "key": datasets[number].cell("key", row)}
 
     def named(images: list[int]) -> dict[str, Any]:
-        found = [key(image) for image in images]
-        keys = [one["key"] for one in found]
-        return found[0] if len(set(keys)) == 1 else found[0] | {"views": keys}
+        first, *others = rows = [key(image) for image in images]
+        same = all(row["key"] == first["key"] for row in others)
+        return first if same else first | {"views": [row["key"] for row in rows]}
 
     return [named(sample) for sample in shown.view(len(shown), -1).tolist()]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dira_scale.data.held_out import DistributedEvalOrder
+from dira_scale.training.held_out import DistributedEvalOrder
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5, 8])

@@ -1,26 +1,35 @@
 """From the configuration's ``data.*`` to loaders: opens and checks datasets, makes the order and held-out batches."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 
+from dira_scale.data.batch import Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
-from dira_scale.data.held_out import DistributedEvalOrder, HeldOutBatches
 from dira_scale.data.loaders import Loader
 from dira_scale.data.loaders.build import LoaderChoice, choose
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
 from dira_scale.data.selection import select
 from dira_scale.data.views import VIEWS_VERSION, ViewSpec
+from dira_scale.distributed.processes import default_threads
+from dira_scale.distributed.world import World
+from dira_scale.engine.preflight import DIGITS
+from dira_scale.engine.task import StagePlan
 from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import is_local, locate
+from dira_scale.training.broken_batch import save_batch
+from dira_scale.training.config import StagedTraining
+from dira_scale.training.held_out import DistributedEvalOrder, HeldOutBatches
+from dira_scale.training.schedule import batches_of, check_division
 
 
 class Inputs:
-    """A run's training and validation data.
+    """A run's training and validation data (see :class:`dira_scale.engine.task.TaskData`).
 
     Args:
         batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
@@ -78,6 +87,20 @@ class Inputs:
         self.train(next(iter(self.orders)))  # fails before a run folder exists if the loader cannot read the data
         self.held_out(data.batch, None)
 
+    @classmethod
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World) -> "Inputs":
+        """The data of a run of ``config``, on one of the processes of ``world``. Raises UserError as the constructor,
+        and if the stages do not divide among the processes, or the run's folder is a dataset."""
+        check_division(config, world.ranks)
+        if (Path(config.run) / INFO_FILE).exists():
+            raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
+        batches = tuple(set(batches_of(config).values()))
+        cores = default_threads()
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores)
+
+    def loader(self, stage: StagePlan) -> Loader:
+        return self.train(stage.batch)
+
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
         choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
@@ -102,6 +125,28 @@ class Inputs:
         datasets = [{"hash": d.hash, "weight": w} for d, w in zip(self.datasets, weights, strict=True)]
         selection = {"selection": self.order.selection.identity} if self.order.selection else {}
         return {"datasets": datasets, "order_version": ORDER_VERSION, "views_version": VIEWS_VERSION} | selection
+
+    def facts(self) -> dict[str, str]:
+        """What all processes must read alike, by its name in messages."""
+        facts = {f"the content of dataset {i} of data.shards": d.hash[:DIGITS] for i, d in enumerate(self.datasets, 1)}
+        if self.order.selection is not None:
+            facts["the rows that data.fraction and data.negatives choose"] = self.order.selection.identity[:DIGITS]
+        return facts
+
+    def summary(self, stage: StagePlan) -> list[str]:
+        """Lines to print at the start; ``stage`` is the first."""
+        order = self.orders[stage.batch]
+        images = f"{sum(order.sizes)} images"
+        if order.selection:
+            images = f"{sum(order.sizes)} of {order.split_size} images ({order.selection.keys})"
+        return [
+            f"data: {images}, {order.steps_per_epoch} steps an epoch, {order.dropped} dropped in turn",
+            f"{self.loader_choice}, {self.workers} thread(s)" + " in a process of its own" * self.data.helper,
+        ]
+
+    def save_batch(self, folder: Path, batch: Batch, held_out: bool, row: dict[str, Any]) -> None:
+        split = self.data.val_split if held_out else self.data.split
+        save_batch(folder, batch, self.datasets, str(split), row)
 
     def _loader(
         self,

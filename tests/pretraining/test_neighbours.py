@@ -1,6 +1,6 @@
 """Neighbours at a validation: all processes' images, however unequally dealt, are asked once.
 
-Run by pytest this file starts itself once per process: ``test_evaluation.py RANK FOLDER``.
+Run by pytest this file starts itself once per process: ``test_neighbours.py RANK FOLDER``.
 """
 
 import os
@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from harness import together
 
-from dira_scale.pretraining.validation import _knn_auc
+from dira_scale.pretraining.neighbours import knn_auc
 
 WAIT = 120  # seconds
 
@@ -27,7 +27,7 @@ def images() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_two_processes_ask_as_one_does(tmp_path: Path) -> None:
-    expected = _knn_auc(*images())
+    expected = knn_auc(*images())
     assert 0.4 < expected < 1.0
     together([[sys.executable, __file__, str(rank), str(tmp_path)] for rank in range(2)])
     assert [float((tmp_path / f"{rank}").read_text()) for rank in range(2)] == pytest.approx([expected] * 2, abs=1e-9)
@@ -38,6 +38,6 @@ if __name__ == "__main__":
     limit = timedelta(seconds=WAIT)
     dist.init_process_group("gloo", f"file://{folder}/store", rank=rank, world_size=2, timeout=limit)
     features, labels = (x[:31] if rank == 0 else x[31:] for x in images())
-    (folder / f"{rank}").write_text(repr(_knn_auc(features, labels)))
+    (folder / f"{rank}").write_text(repr(knn_auc(features, labels)))
     dist.destroy_process_group()
     os._exit(0)  # a Python that ends while a thread of gloo's still holds a tensor may abort (pytorch#179291)

@@ -1,0 +1,88 @@
+"""Batch and length of every stage, from the configuration and the size of the data. Pure arithmetic."""
+
+from collections.abc import Callable, Sequence
+
+from dira_scale.data.epochs import longer, steps_of
+from dira_scale.engine.task import StagePlan
+from dira_scale.errors import UserError
+from dira_scale.training.config import StagedTraining
+
+
+def batches_of(config: StagedTraining) -> dict[str, int]:
+    """The global batch of every stage that is trained."""
+    return {name: stage.batch or config.data.batch for name, stage in config.stages.items() if stage.epochs > 0}
+
+
+def stage_plans(config: StagedTraining, steps_per_epoch: Callable[[int], int]) -> list[StagePlan]:
+    """A plan for every stage that is trained; ``steps_per_epoch`` gives the steps per epoch at a batch size.
+
+    Raises:
+        UserError: the warm-up is as long as a stage, or longer.
+    """
+    plans: list[StagePlan] = []
+    for name, batch in batches_of(config).items():
+        stage, warmup = config.stages[name], config.optim.warmup_epochs
+        if warmup and warmup >= stage.epochs:
+            raise UserError(
+                f"optim.warmup_epochs={warmup:g} is not shorter than stages.{name}.epochs={stage.epochs:g}: every "
+                "stage has its own warm-up; use a shorter warm-up or a longer stage"
+            )
+        per_epoch = steps_per_epoch(batch)
+        steps = steps_of(stage.epochs * config.epoch_factor, per_epoch)
+        plans.append(
+            StagePlan(
+                name=name,
+                batch=batch,
+                steps=steps,
+                per_epoch=per_epoch,
+                terms=tuple(stage.terms),
+                warmup=min(steps - 1, round(warmup * config.epoch_factor * per_epoch)),
+                patience=stage.patience,
+            )
+        )
+    return plans
+
+
+def few_steps(config: StagedTraining, plans: Sequence[StagePlan]) -> list[str]:
+    """A line if the experiment is known to need more steps than are planned, as with few images."""
+    planned, enough = sum(plan.steps for plan in plans), config.enough_steps
+    factor = longer(planned, enough, config.epoch_factor)
+    if factor is None:
+        return []
+    return [
+        f"few steps: {planned} are planned, and this experiment needed {enough} to learn: "
+        f"epoch_factor={factor:g} plans as many"
+    ]
+
+
+def check_division(config: StagedTraining, ranks: int) -> None:
+    """Raise ``UserError`` if batch, lanes or BatchNorm groups of a stage do not divide among ``ranks`` processes."""
+    for batch in sorted(set(batches_of(config).values())):
+        if problems := _problems(config, batch, ranks):
+            counts = ", ".join(map(str, process_counts(config)))
+            advice = (
+                f"numbers of processes that fit: {counts}"
+                if counts
+                else "no number of processes fits, change one of these keys"
+            )
+            raise UserError(f"{'; '.join(problems)}; {advice}")
+
+
+def process_counts(config: StagedTraining) -> list[int]:
+    """The numbers of processes among which every stage can be divided."""
+    batches = set(batches_of(config).values())
+    return [n for n in range(1, min(batches) + 1) if not any(_problems(config, batch, n) for batch in batches)]
+
+
+def _problems(config: StagedTraining, batch: int, ranks: int) -> list[str]:
+    accumulate, groups, lanes = config.parallel.accumulate, config.bn_groups, config.data.lanes or batch
+    parts = ranks * accumulate
+    over = f"{ranks} ranks x parallel.accumulate={accumulate}"
+    problems = []
+    if batch % parts:
+        problems.append(f"data.batch={batch} is not divisible by {over}")
+    if lanes % ranks:
+        problems.append(f"data.lanes={lanes} is not divisible by {ranks} ranks")
+    if groups > 0 and groups % parts and not (accumulate == 1 and ranks % groups == 0):
+        problems.append(f"model.bn_groups={groups} BatchNorm groups cannot be divided among {over}")
+    return problems

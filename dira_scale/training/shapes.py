@@ -1,0 +1,55 @@
+"""What a loader would return, described by shapes: enough to rehearse a task's step without its data."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from dira_scale.data import batch as data
+from dira_scale.data.views import ViewSpec, draw
+from dira_scale.engine.task import Batch
+
+
+class Shapes(Protocol):
+    """A task's data by the shapes and types of its tensors."""
+
+    def batch(self, samples: int) -> Batch:
+        """A rank's batch as its loader would return it, of arbitrary values."""
+        ...
+
+
+@dataclass(frozen=True)
+class ViewShapes:
+    """Views of images in sharded datasets.
+
+    Attributes:
+        dtype: of the stored pixels.
+        labels: how many each sample has; None: the batch has none.
+        mask: whether the batch has masks.
+    """
+
+    views: ViewSpec
+    channels: int = 1
+    dtype: torch.dtype = torch.uint8
+    labels: int | None = None
+    mask: bool = False
+
+    def batch(self, samples: int) -> data.Batch:
+        """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
+        size, count, ones = self.views.size, self.views.count, np.full(samples, 256)
+        index = np.arange(samples)
+        drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, ones, ones)[1]
+        image = samples, self.channels, size, size
+        return data.Batch(
+            views=tuple(torch.empty(image, dtype=self.dtype) for _ in range(count)),
+            distortions=(drawn,) * count,
+            index=torch.empty(samples, dtype=torch.int64),
+            low=torch.empty(samples, count),
+            high=torch.empty(samples, count),
+            step=0,
+            epoch=0,
+            labels=None if self.labels is None else torch.empty(samples, self.labels),
+            mask=torch.empty(samples, count, size, size, dtype=torch.uint8) if self.mask else None,
+            flips=tuple(torch.empty(samples, dtype=torch.bool) for _ in range(count)),
+        )
