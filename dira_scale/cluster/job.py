@@ -32,7 +32,7 @@ from pathlib import Path
 from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
-from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
+from dira_scale.cluster.requeue import in_grace_time, requeue
 from dira_scale.cluster.task import Task, restarts, this_task
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
@@ -117,7 +117,7 @@ class Job:
         if following in ("requeue", "retry") and self.task.on_slurm:
             try:
                 requeue(self.task, sick_nodes(_phase(self.sweep, self.run)))
-            except NotRequeuedError as error:
+            except UserError as error:
                 reason = FOLLOWS.sub("", ended.reason)  # none does
                 ended.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
                 self.sweep.write(self.run.id, ended)

@@ -15,11 +15,11 @@ from typing import IO
 
 from dira_scale.cluster.records import Run
 from dira_scale.cluster.task import Task, restarts
+from dira_scale.distributed.slurm import PORTS
 from dira_scale.runs.exit_codes import TRY
 
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
-PORTS = range(10_000, 30_000)  # below Linux's ports for outgoing connections
 PDEATHSIG = 1  # of prctl(2)
 
 

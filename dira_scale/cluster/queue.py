@@ -183,9 +183,10 @@ def said(command: list[str], nothing: str = "") -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=whole)
     except FileNotFoundError as error:
-        raise UserError(f"{name} is not installed here; call this on a login node of the cluster") from error
+        raise UserError(f"{name} is not installed here: use a login node, or bind it into the container") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{name} has not answered within {SECONDS} s; is SLURM's controller up (`sinfo`)?") from error
     if done.returncode and not (nothing and nothing in done.stderr):
-        raise UserError(f"{name} failed: {' '.join(done.stderr.split())}")
+        why = " ".join(done.stderr.split()) or (f"ended by signal {-done.returncode}" if done.returncode < 0 else "")
+        raise UserError(f"{name} failed: {why}")
     return done.stdout

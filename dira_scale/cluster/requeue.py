@@ -2,19 +2,16 @@
 
 import logging
 import re
-import subprocess
 import time
 
+from dira_scale.cluster.queue import said
 from dira_scale.cluster.task import Task, restarts
+from dira_scale.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-SECONDS = 60  # bound on every call of SLURM
-PATIENCE = 120  # seconds for its controller to come back
-
-
-class NotRequeuedError(Exception):
-    """SLURM does not start this job again."""
+PATIENCE = 120  # seconds for SLURM's controller to come back
+TRANSIENT = ("contact", "has not answered", "by signal")  # a requeue's SIGTERM reaches scontrol, too
 
 
 def in_grace_time(task: Task) -> bool:
@@ -24,7 +21,7 @@ def in_grace_time(task: Task) -> bool:
     """
     try:
         shown = _shown(task)
-    except NotRequeuedError as error:
+    except UserError as error:
         logger.warning("whether SLURM preempts job %s is unknown: %s", task.job, error)
         return False
     return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
@@ -35,11 +32,11 @@ def requeue(task: Task, sick: dict[str, str]) -> None:
 
     Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
 
-    Raises NotRequeuedError.
+    Raises UserError if SLURM does not start it again.
     """
     match = re.search(r"\bRestarts=(\d+)", _shown(task))
     if match is None or int(match[1]) != restarts():
-        raise NotRequeuedError("SLURM has restarted the job")
+        raise UserError("SLURM has restarted the job")
     _scontrol("requeue", task.job)
     for node, why in sick.items():
         logger.warning("%s is excluded: %s", node, why)
@@ -52,22 +49,12 @@ def _shown(task: Task) -> str:
 
 
 def _scontrol(*words: str) -> str:
-    """What scontrol prints; a controller that is being restarted is waited for. Raises NotRequeuedError."""
+    """What scontrol prints; a controller that is being restarted is waited for. Raises UserError."""
     deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            done = subprocess.run(["scontrol", *words], capture_output=True, text=True, timeout=SECONDS, check=False)
-        except FileNotFoundError as error:
-            raise NotRequeuedError(
-                "there is no scontrol here; a container must have it (docs/how-to/slurm.md)"
-            ) from error
-        except subprocess.TimeoutExpired:
-            problem, waits = f"no answer within {SECONDS} s", True
-        else:
-            if not done.returncode:
-                return done.stdout
-            # A requeue's SIGTERM reaches this command, too.
-            problem, waits = done.stderr.strip(), "contact" in done.stderr or done.returncode < 0
-        if not waits or time.monotonic() > deadline:
-            raise NotRequeuedError(f"scontrol {' '.join(words)}: {problem}")
+            return said(["scontrol", *words])
+        except UserError as error:
+            if not any(text in str(error) for text in TRANSIENT) or time.monotonic() > deadline:
+                raise
         time.sleep(1)

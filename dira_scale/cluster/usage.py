@@ -11,14 +11,12 @@ What has been read and asked once is kept in the sweep's ``usage.json``, until t
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from dira_scale.cluster.queue import said
-from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.state import STATES
 from dira_scale.cluster.status import AT_WORK, RunStatus
 from dira_scale.errors import UserError
@@ -63,64 +61,51 @@ class Usage:
 
 
 def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
-    """What ``runs`` have used; None while one of them is at work. Reads metrics and asks sacct once for each try."""
+    """What ``runs`` have used; None while one of them is at work."""
     if any(run.state in AT_WORK for run in runs.values()):
         return None
-    cache = _Cache(folder)
+    path = folder.path / "usage.json"
+    of = {run_id: [run.state, *([attempt.number, attempt.ended] for attempt in run.tries)]
+          for run_id, run in runs.items()}  # fmt: skip
+    with suppress(OSError, ValueError):
+        if (kept := json.loads(path.read_text()))["of"] == of:
+            return Usage(**kept["usage"])
+    used, last = _usage(folder, runs)
+    if not used.unaccounted and last < time.time() - SETTLED:
+        with suppress(OSError):  # somebody who may only look
+            write_json(path, {"of": of, "usage": asdict(used)})
+    return used
+
+
+def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, float]:
+    """The same, read and asked; and when the last try ended."""
     counts = Counter(run.state for run in runs.values())
-    ends = {run_id: [_end(folder, run.run, attempt) for attempt in run.tries] for run_id, run in runs.items()}
-    seconds = {run_id: sum(end - attempt.began for end, attempt in zip(ends[run_id], run.tries, strict=True))
-               for run_id, run in runs.items()}  # fmt: skip
-    tries = {run_id: [(attempt.number, attempt.ended) for attempt in run.tries] for run_id, run in runs.items()}
+    spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
+    seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}
     trained = [run_id for run_id, run in runs.items() if VERBS[run.run.verb].trains and run.tries]
-    in_steps = [cache.get(run_id, tries[run_id], partial(_in_steps, folder, runs[run_id])) for run_id in trained]
+    in_steps = [_in_steps(folder, runs[run_id]) for run_id in trained]
+    known = [each for each in in_steps if each is not None]
     total = sum(seconds[run_id] for run_id in trained)
-    efficiency = sum(in_steps) / total if in_steps and total and None not in in_steps else None
-    settled = max((end for each in ends.values() for end in each), default=0.0) < time.time() - SETTLED
+    efficiency = sum(known) / total if known and len(known) == len(in_steps) and total else None
     try:
-        gpus, cores = cache.get("sacct", tries, partial(_accounted, folder, runs), keep=settled)
-        problem = ""
+        gpus, cores, problem = *_accounted(folder, runs), ""
     except UserError as error:
         gpus, cores, problem = None, None, str(error)
-    cache.write()
     by_state = {state: counts[state] for state in STATES if counts[state]}
-    count = sum(len(run.tries) for run in runs.values())
-    return Usage(by_state, count, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency)
+    count = sum(map(len, spans.values()))
+    last = max((end for each in spans.values() for _, end in each), default=0.0)
+    return Usage(by_state, count, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency), last
 
 
-class _Cache:
-    """Values by name, each with what it was computed from, in the sweep's folder."""
-
-    def __init__(self, folder: SweepFolder) -> None:
-        self.path = folder.path / "usage.json"
-        self.kept: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            self.kept = json.loads(self.path.read_text())
-        self.changed = False
-
-    def get(self, name: str, source: object, compute: Callable[[], Any], keep: bool = True) -> Any:
-        """The value of ``name`` as kept, if it was computed from an equal ``source``."""
-        source = json.loads(json.dumps(source))
-        if (entry := self.kept.get(name)) and entry["source"] == source:
-            return entry["value"]
-        value = compute()
-        if keep:
-            self.kept[name], self.changed = {"source": source, "value": value}, True
-        return value
-
-    def write(self) -> None:
-        with suppress(OSError):  # somebody who may only look
-            if self.changed:
-                write_json(self.path, self.kept)
-
-
-def _end(folder: SweepFolder, run: Run, attempt: Try) -> float:
-    """When a try ended; one that was killed, when it printed or wrote last."""
-    if attempt.ended is not None:
-        return attempt.ended
-    files = [folder.log(run.id, attempt.number), folder.output(run) / "metrics.jsonl"]
-    last = max((file.stat().st_mtime for file in files if file.is_file()), default=attempt.began)
-    return max(attempt.began, min(last, time.time()))
+def _spans(folder: SweepFolder, status: RunStatus) -> list[tuple[float, float]]:
+    """When each try began and ended; one that was killed ended when it printed or wrote last."""
+    spans = []
+    for attempt in status.tries:
+        files = [folder.log(status.run.id, attempt.number), folder.output(status.run) / "metrics.jsonl"]
+        last = max((file.stat().st_mtime for file in files if file.is_file()), default=attempt.began)
+        ended = max(attempt.began, min(last, time.time())) if attempt.ended is None else attempt.ended
+        spans.append((attempt.began, ended))
+    return spans
 
 
 def _in_steps(folder: SweepFolder, status: RunStatus) -> float | None:

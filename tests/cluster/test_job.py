@@ -17,6 +17,7 @@ from dira_scale.cluster.living import is_alive
 from dira_scale.cluster.local import start
 from dira_scale.cluster.records import Run, SweepFolder, Try
 from dira_scale.cluster.task import this_task
+from dira_scale.errors import UserError
 from dira_scale.verbs import VERBS, Verb
 
 FOLDER = Path(__file__).parent / "verbs"
@@ -254,7 +255,7 @@ def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
 @pytest.mark.parametrize(
     ("answer", "problem", "calls"),
     [
-        ({"allowed": "no"}, "scontrol requeue 5_3: Requested operation is presently disabled", 3),
+        ({"allowed": "no"}, "scontrol failed: Requested operation is presently disabled", 3),
         ({"restarts": 1}, "SLURM has restarted the job", 1),  # its second life is not to be ended
     ],
 )
@@ -289,15 +290,15 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
 
 
 @pytest.mark.usefixtures("task")
-@pytest.mark.parametrize(("scontrol", "told"), [(None, "there is no scontrol here"), ("sleep 60", "no answer within")])
+@pytest.mark.parametrize(("scontrol", "told"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
 def test_an_scontrol_that_is_not_there_or_hangs_is_told(
     scontrol: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requeue, "SECONDS", 0.2)
+    monkeypatch.setattr("dira_scale.cluster.queue.SECONDS", 0.2)
     monkeypatch.setattr(requeue, "PATIENCE", 0)
     if scontrol:
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(requeue.NotRequeuedError, match=told):
+    with pytest.raises(UserError, match=told):
         requeue.requeue(this_task("slurm"), {})
