@@ -30,6 +30,9 @@ from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_onl
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.errors import UserError, interrupted, print_error
 
+# What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
+
 
 def compose(verb: str, argv: list[str]) -> DictConfig:
     """The configuration of ``verb`` with the overrides in ``argv``, resolved and checked.
@@ -72,8 +75,8 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
             OmegaConf.resolve(config)
         restore(config)
         expand_home(config, places)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
-        raise UserError(explain(error, schema, arguments)) from error  # ValueError: experiment=null and the like
+    except MISTAKES as error:
+        raise UserError(explain(error, schema, arguments)) from error
     check(config)
     return config
 
@@ -95,7 +98,7 @@ def places_of(verb: str, choices: Sequence[str], config_dirs: Sequence[Path]) ->
     schema = get_class(Root.read(verb).schema)
     try:
         return _places(verb, schema, arguments)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
+    except MISTAKES as error:
         raise UserError(explain(error, schema, arguments)) from error
 
 
@@ -135,7 +138,7 @@ def _check_keys(verb: str, arguments: Arguments) -> None:
     except (ConfigCompositionException, MissingConfigException) as error:
         if isinstance(error.__cause__ or error, ConfigKeyError | ConfigAttributeError | MissingConfigException):
             raise UserError(explain(error, Schema, arguments)) from error
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError):
+    except MISTAKES:
         return  # compose() explains it
 
 

@@ -12,7 +12,7 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
@@ -185,34 +185,32 @@ def _places_of(hint: Any) -> Places | None:
 
 def kind(schema: type, key: str) -> str:
     """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty if the schema leaves it open."""
-    hint: Any = schema
-    text = ""
-    for name in key.split("."):
-        if get_origin(hint) in (dict, Mapping):
-            hint, text = get_args(hint)[1], ""
-        elif is_dataclass(hint):
-            declared = {each.name: each for each in fields(hint)}.get(name)
-            if declared is None:
-                return ""
-            hint, rule = get_type_hints(hint)[name], declared.metadata.get(Rule)
-            text = _words(hint, declared.metadata.get(Places))
-            if rule is not None:
-                text = rule.text if rule.options else f"{text}, {rule.text}"
-        else:
-            return ""
-    return text
+    hint, declared = _declared(schema, key)
+    if declared is None:
+        return ""
+    text, rule = _words(hint, declared.metadata.get(Places)), declared.metadata.get(Rule)
+    return text if rule is None else rule.text if rule.options else f"{text}, {rule.text}"
 
 
 def is_mapping(schema: type, key: str) -> bool:
     """Whether a dotted key must have keys of its own."""
-    hint: Any = schema
-    for name in key.split("."):
-        if get_origin(hint) in (dict, Mapping):
-            hint = get_args(hint)[1]
-        else:
-            hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    hint, _ = _declared(schema, key)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     return any(is_dataclass(part) or get_origin(part) in (dict, Mapping) for part in kinds)
+
+
+def _declared(schema: type, key: str) -> tuple[Any, Field[Any] | None]:
+    """The type of a dotted key, None if the schema leaves it open, and the field that declares it, if one does."""
+    hint: Any = schema
+    declared = None
+    for name in key.split("."):
+        if get_origin(hint) in (dict, Mapping):
+            hint, declared = get_args(hint)[1], None
+        else:
+            known = {each.name: each for each in fields(hint)} if is_dataclass(hint) else {}
+            declared = known.get(name)
+            hint = get_type_hints(hint)[name] if declared else None
+    return hint, declared
 
 
 def _words(hint: Any, places: Places | None) -> str:
