@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from dira_scale.config.compose import defaults, run_verb
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import as_user_error, write_atomic
+from dira_scale.verbs import VERBS
 
 
 def report(config: DictConfig) -> None:
@@ -20,11 +21,12 @@ def report(config: DictConfig) -> None:
 
     folder = Path(config.run)
     run = read_run(folder)
-    pretrain_defaults: Any = OmegaConf.to_container(defaults("pretrain"))
+    verb = run.description.verb
+    verb_defaults: Any = OmegaConf.to_container(defaults(verb)) if verb in VERBS else {}
     out = Path(config.out or folder / "report.html")
     if not out.parent.is_dir():
         raise UserError(f"out={out}: no such folder: {out.parent}")
-    page = render(run, pretrain_defaults)
+    page = render(run, verb_defaults)
     with as_user_error(out, "out"):
         write_atomic(out, page)
     for text in run.missing:

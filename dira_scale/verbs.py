@@ -23,7 +23,9 @@ class Verb:
         parts: keeps the finished parts of its output when it is stopped, and makes one of N parts by ``slice=n/N``.
         execution: keys and sections that say how it is computed, without effect on the result.
         check: the function that refuses, before there is data, what the command would. It gets the configuration; then
-            the number of processes if the command trains, then the configurations by name of the runs it reads.
+            the number of processes if the command trains, then the descriptions by name of the runs it reads.
+        describe: the function that describes a run that the command trains, from its configuration alone.
+        described: keys and sections that decide what of this description a command that reads the run may refuse.
         results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
         headline: regular expression of the figures by which a sweep's runs are compared; empty: none.
     """
@@ -39,6 +41,8 @@ class Verb:
     parts: bool = False
     execution: tuple[str, ...] = ()
     check: str = ""
+    describe: str = ""
+    described: tuple[str, ...] = ()
     results: str = "dira_scale.cluster.results:from_json"
     headline: str = ""
 
@@ -51,7 +55,8 @@ _ROWS = (
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
                     "data.helper", "data.cache", "data.cache_size", "validate.pictures", "validate.restored", "health",
                     "watchdog", "enough_steps"),
-         check="dira_scale.planning.refused:check", results="dira_scale.cluster.results:training",
+         check="dira_scale.planning.refused:check", describe="dira_scale.pretraining.description:describe",
+         described=("stages", "model", "data.size"), results="dira_scale.cluster.results:training",
          headline="[^/]*/val/loss"),
     Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,
          reads_run=True, execution=("data.workers",), check="dira_scale.evaluation.refused:check_probe",

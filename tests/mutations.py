@@ -55,7 +55,7 @@ MUTATIONS = (
     ),
     Mutation(
         "view-without-the-epoch",
-        "data/views.py",
+        "data/views/draw.py",
         "return random.uniform(seed, epoch, index,",
         "return random.uniform(seed, 0, index,",
         ("data/test_views.py",),

@@ -151,7 +151,8 @@ def drawn_views() -> Pins:
         for drawn in views.draw(spec, seed, epoch, samples, samples % 3, view, heights, widths):
             for field in fields(drawn):
                 name = f"view {size} {target} seed {seed} epoch {epoch} view {view} {field.name}"
-                yield name, described(getattr(drawn, field.name))
+                value = getattr(drawn, field.name)
+                yield name, described(value[:, 1] if field.name == "flip" else value)  # left and right
 
 
 def datasets() -> Pins:

@@ -21,6 +21,7 @@ import tiny_swin
 import torch
 import torchvision
 import yaml
+from models.stub3d import TARGET
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
@@ -256,6 +257,36 @@ def test_every_format_of_the_papers_network_computes_what_we_compute(tmp_path, m
     torch.testing.assert_close(theirs["restored_by_monai"], logits.sigmoid(), rtol=1e-5, atol=1e-5)
 
 
+def test_a_network_of_ones_own_is_exported_as_it_is(tmp_path, monkeypatch, capsys):
+    """Of volumes: all that is known of it is its configuration. Its BatchNorm is plain."""
+    words = ["method=dira_simsiam", "method.base.dim=16", "method.base.bottleneck=8", "data.size=16", "data.batch=4"]
+    words += [f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2"]
+    words += ["~model.encoder", "~model.decoder_channels", "~model.zero_init_residual"]
+    cfg = compose("pretrain", [f"data.shards={dataset(tmp_path / 'shards').root}", *words])
+    run, method = tmp_path / "demo", build(cfg.method, cfg.model, ViewSpec(size=16), batch=4)
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    for tensor in method.state_dict().values():
+        tensor.copy_(torch.rand(tensor.shape) + 0.5)
+    writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
+    writer.save(5, replicated({f"method.{k}": v for k, v in method.state_dict().items()}), {"stage": 1, "best": {}}, {})
+    writer.wait()
+    assert main([f"run={run}"]) == 0
+    card = (run / "export" / "README.md").read_text()
+    assert "library_name: pytorch" in card and "`Tiny3D` encoder" in card and "three channels" not in card
+    theirs = follow(card, run / "export", monkeypatch)
+    with torch.no_grad():
+        pyramid = method.eval().encoder(theirs["image"])
+        restored = torch.sigmoid(method.head(method.decoder(pyramid)))
+    torch.testing.assert_close(theirs["pyramid"][-1], pyramid[-1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(theirs["output"], restored, rtol=1e-6, atol=1e-6)
+    for name in sorted({*FORMATS} - {"plain"}):
+        assert main([f"run={run}", f"formats={name}"]) == 2
+        assert (
+            f"formats: {name} has no encoder such as tiny3d, which is not timm's; use plain" in capsys.readouterr().err
+        )
+
+
 FORMS = ["pcrl.PCRL", "pcrl_released.PCRLReleased"]
 
 
@@ -299,7 +330,8 @@ def test_pcrl_over_resnet50_in_torchvision_and_monai(tmp_path, monkeypatch):
 
 
 def test_a_method_that_cannot_be_imported_here_is_exported_as_dira_is(trained, monkeypatch):
-    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": {"_target_": "nowhere.DiRA"}}))
+    method = trained.config["method"] | {"_target_": "nowhere.DiRA"}
+    (trained.run / "config.yaml").write_text(yaml.safe_dump(trained.config | {"method": method}))
     assert main([f"run={trained.run}"]) == 0
     assert "unet(image).sigmoid()" in trained.card()
 

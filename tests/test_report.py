@@ -185,7 +185,7 @@ def test_discrimination_is_judged_by_five_times_chance(
     """After `di`; what the harder views of the later stages give is told beside it. The run has 150 steps."""
     run = read_run(finished)
     rows = [r | {"top1": top1, "chance": chance} if r["stage"] == "di" else r for r in run.rows]
-    found = headline(replace(run, rows=rows, config=run.config | {"enough_steps": enough}), "other view")
+    found = headline(replace(run, rows=rows, description=replace(run.description, enough_steps=enough)), "other view")
     assert found.verdict and found.verdict.grade.name == grade
     assert "stage di" in found.detail and "24 × after stage dira, whose views are harder" in found.detail
 
@@ -209,8 +209,8 @@ def test_an_auc_of_few_images_is_called_noise(finished: Path, images: int | None
     """None: the dataset cannot be read any more. A higher AUC than chance is no verdict in any case."""
     run = read_run(finished)
     [data] = run.datasets
-    info = replace(data.info, counts={"train": 320, "val": images}) if data.info and images else None
-    run = replace(run, rows=[*run.rows, run.rows[-1] | {"health/knn_auc": 0.54}], datasets=[replace(data, info=info)])
+    known = replace(data.known, samples={"train": 320, "val": images} if images else None)
+    run = replace(run, rows=[*run.rows, run.rows[-1] | {"health/knn_auc": 0.54}], datasets=[replace(data, known=known)])
     found = headline(run, "nearest neighbours")
     assert (found.verdict and found.verdict.grade.word) == judged
     assert ("noise" in (found.verdict.why if found.verdict else "")) == bool(judged)

@@ -18,6 +18,7 @@ from dira_scale.curation.subset import Part, subset
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
+from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.crops import fill
 
 SAMPLES = 48  # images that are stored anew
@@ -86,6 +87,7 @@ def _view(dataset: ShardedDataset, row: int, box: np.ndarray, size: int) -> np.n
     """A crop in [0, 1]."""
     view = np.empty((int(dataset.column("channels")[row]), size, size), np.uint16)
     y, x, h, w = map(float, box)
-    fill(dataset.read(row), dataset.cell("codec", row), [(y, x, h, w)], [False], [view], dataset.shape(row))
+    crop = Crop((y, x, h, w), (False, False))
+    fill(dataset.read(row), dataset.cell("codec", row), [crop], [view], dataset.shape(row))
     low, high = (float(dataset.column(name)[row]) for name in ("low", "high"))
     return (view - low) / (high - low)

@@ -143,7 +143,7 @@ def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
         for epoch in range(EPOCHS)
     ]
     boxes = np.concatenate([np.stack([geometry.box for geometry in epoch], 1) for epoch in drawn])
-    flips = np.concatenate([np.stack([geometry.flip for geometry in epoch], 1) for epoch in drawn])
+    flips = np.concatenate([np.stack([geometry.flip[:, 1] for geometry in epoch], 1) for epoch in drawn])
     return boxes, flips
 
 

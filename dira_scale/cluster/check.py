@@ -12,7 +12,7 @@ from typing import Any
 from dira_scale.cluster import benchmark
 from dira_scale.cluster.config import Cluster, SweepConfig
 from dira_scale.cluster.records import Run
-from dira_scale.cluster.trained import about_networks, configurations, outputs, read_by
+from dira_scale.cluster.trained import describing, descriptions, outputs, read_by
 from dira_scale.config.compose import compose
 from dira_scale.config.shared import shared_bases
 from dira_scale.errors import UserError
@@ -67,7 +67,7 @@ def _sort(run: Run, reads: Sequence[Run]) -> tuple[object, ...]:
     needed = re.compile("|".join(outputs)) if outputs else None
     kept = (word for word in run.words if not word.startswith((f"{VERBS[run.verb].output}=", "slice=")))
     words = (re.sub(r"^seed=\d+$", "seed=0", needed.sub("", word) if needed else word) for word in kept)
-    return run.phase.partition("-")[0], run.verb, *words, *map(about_networks, reads)
+    return run.phase.partition("-")[0], run.verb, *words, *map(describing, reads)
 
 
 def _problem(run: Run, reads: Sequence[Run]) -> str:
@@ -89,7 +89,7 @@ def _check_words(run: Run, reads: Sequence[Run]) -> None:
     if verb.trains:
         asked.append(run.launch.nodes * run.launch.processes)
     if verb.reads_run:
-        if (runs := configurations(asked[0], reads)) is None:
+        if (runs := descriptions(asked[0], reads)) is None:
             return
         asked.append(runs)
     if verb.check:

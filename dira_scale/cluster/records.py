@@ -25,9 +25,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import DONE
+from dira_scale.verbs import VERBS
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,14 @@ class SweepFolder:
         write_json(folder / "run.json", asdict(run))
 
     def run(self, run_id: str) -> Run:
-        """The run recorded under this id."""
-        content = json.loads((self.path / run_id / "run.json").read_text())
+        """The run recorded under this id. Raises UserError if this version does not know its command."""
+        path = self.path / run_id / "run.json"
+        content = json.loads(path.read_text())
+        if content["verb"] not in VERBS:
+            raise UserError(
+                f"{path}: verb: there is no command {content['verb']}{nearest(content['verb'], list(VERBS))}; use the "
+                "version of dira_scale that started the sweep"
+            )
         return Run(**content | {"launch": Launch(**content["launch"])})
 
     @cached_property

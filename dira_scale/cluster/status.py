@@ -46,6 +46,7 @@ class Progress:
     """How far a run that trains is; None where it is not known, or for a command without steps.
 
     Attributes:
+        images_per_second: or of what the run's task counts.
         to_go: seconds, at the speed of the current try.
     """
 
@@ -135,7 +136,8 @@ def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
     step, steps, last = status.get("step"), status.get("steps"), run_status.tries[-1]
     speed = (step - (last.step_before or 0)) / max(1e-9, time.time() - last.began) if step else 0.0
     to_go = (steps - step) / speed if run_status.state == "running" and steps and step and speed > 0 else None
-    return Progress(step, steps, row.get("loss"), row.get("images_per_second"), to_go)
+    rate = next((value for key, value in row.items() if key.endswith("_per_second")), None)
+    return Progress(step, steps, row.get("loss"), rate, to_go)
 
 
 def _depths(folder: SweepFolder) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""The runs that others of a sweep read, and their configurations before they have trained."""
+"""The runs that others of a sweep read, and their descriptions before they have trained."""
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -8,11 +8,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from dira_scale.cluster.records import Run
-from dira_scale.config.compose import compose
+from dira_scale.config.compose import compose, defaults
 from dira_scale.errors import UserError
+from dira_scale.runs.description import Description, derived, read_description
 from dira_scale.verbs import VERBS
-
-NETWORK = ("stages.", "model.", "data.size=")  # keys that say what is trained, beside choices of groups
 
 
 def outputs(runs: Sequence[Run]) -> dict[str, Run]:
@@ -28,40 +27,48 @@ def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
     return [run for folder, run in trained.items() if any(folder in several for several in named)]  # run=[…, …]
 
 
-def about_networks(run: Run) -> tuple[str, ...]:
-    """The words that decide stages and network: runs that share them are probed and exported alike."""
-    words = (word for word in run.words if not word.startswith(("run=", "seed=", "steps=")))
-    return tuple(
-        word
-        for word in words
-        if "." not in word.partition("=")[0] or word.lstrip("+~").startswith(NETWORK) or "=" not in word
-    )
+def describing(run: Run) -> tuple[str, ...]:
+    """The words that decide what others read of a run's description, choices of groups among them: runs that share
+    them are probed and exported alike."""
+    verb = VERBS[run.verb]
+
+    def decides(key: str) -> bool:
+        return key.partition(".")[0] in verb.described or key in verb.described
+
+    words = (word for word in run.words if not word.startswith((f"{verb.output}=", "seed=", "steps=")))
+    return tuple(word for word in words if "." not in _key(word) or decides(_key(word)) or "=" not in word)
 
 
-def configurations(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The configurations of the runs that ``cfg`` reads, by name; None where one is of another place and not there yet.
+def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description] | None:
+    """The descriptions of the runs that ``cfg`` reads, by name; None where one is of another place and not there yet.
 
     ``runs``: those of the sweep that it may read.
     """
-    from dira_scale.runs.reader import RunReader
-
     own = {_output(one): one for one in runs}
     named = [cfg.run] if isinstance(cfg.run, str) else [*(cfg.run or [])]
-    found: dict[str, Any] = {}
+    found: dict[str, Description] = {}
     for folder in named:
         if folder in own:
-            found[own[folder].id] = _composed(own[folder].verb, about_networks(own[folder]))
+            found[own[folder].id] = _described(own[folder].verb, describing(own[folder]))
             continue
         try:
-            found[folder] = RunReader(Path(folder)).config
+            found[folder] = read_description(Path(folder))
         except (UserError, OSError):
             return None
     return found
 
 
 @lru_cache
-def _composed(verb: str, words: tuple[str, ...]) -> Any:
-    return OmegaConf.to_container(compose(verb, [*words, "data.shards=any"]))
+def _described(verb: str, words: tuple[str, ...]) -> Description:
+    """With anything for the other keys that the verb requires, such as its data."""
+    given = {_key(word) for word in words}
+    required = [f"{key}=any" for key in sorted(OmegaConf.missing_keys(defaults(verb))) if key not in given]
+    config: Any = OmegaConf.to_container(compose(verb, [*words, *required]))
+    return derived(verb, config)
+
+
+def _key(word: str) -> str:
+    return word.lstrip("+~").partition("=")[0]
 
 
 def _output(run: Run) -> str:

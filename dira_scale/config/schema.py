@@ -54,6 +54,12 @@ def at_least(low: float, default: Any = MISSING) -> Any:
     return _ruled(Rule(f"at least {low:g}", lambda value: low <= value < math.inf), default)
 
 
+def whole(low: int, default: Any = MISSING) -> Any:
+    """A whole number of at least ``low``, or a list of them, for a field of type Any: schemas have no such union."""
+    text = f"a whole number of at least {low}, or a list of them"
+    return _ruled(Rule(text, lambda value: type(value) is int and value >= low), default)
+
+
 def above(low: float, default: Any = MISSING, at_most: float | None = None) -> Any:
     """A finite number above ``low`` and at most ``at_most``, or a list of them."""
     text = f"above {low:g}" + (f" and at most {at_most:g}" if at_most is not None else "")
@@ -189,7 +195,7 @@ def kind(schema: type, key: str) -> str:
     if declared is None:
         return ""
     text, rule = _words(hint, declared.metadata.get(Places)), declared.metadata.get(Rule)
-    return text if rule is None else rule.text if rule.options else f"{text}, {rule.text}"
+    return text if rule is None else f"{text}, {rule.text}" if text and not rule.options else rule.text
 
 
 def is_mapping(schema: type, key: str) -> bool:

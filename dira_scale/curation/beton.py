@@ -136,10 +136,10 @@ def _values(dataset: ShardedDataset, row: int) -> dict[str, Any]:
 def _sidecar(dataset: ShardedDataset, row: int) -> bytes:
     """KEY.json, which follows the image."""
     shard, name = dataset.column("shard")[row], f"{dataset.column('key')[row]}.json"
-    place = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
+    start = int(dataset.column("offset")[row]) + -(-int(dataset.column("size")[row]) // BLOCK) * BLOCK
     with dataset.file(shard).open("rb") as file:
         try:
-            member = member_at(file, place, dataset.info.shards[shard])
+            member = member_at(file, start, dataset.info.shards[shard])
         except tarfile.TarError as error:
             raise UserError(f"shard {dataset.file(shard)} is damaged ({error}): shard again") from error
         if member is None or member.name != name:

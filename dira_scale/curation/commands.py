@@ -39,11 +39,11 @@ def stats(config: DictConfig) -> int:
     from dira_scale.data.manifest import ShardedDataset
     from dira_scale.places.atomic import as_user_error, write_atomic
 
-    found = Stats(ShardedDataset.open(config.path))
+    stats = Stats(ShardedDataset.open(config.path))
     beside = Path(config.path) if "://" not in config.path else Path(config.path.rstrip("/").rpartition("/")[2])
     page = Path(config.page) if config.page else beside.with_name(f"{beside.name}.stats.html")
-    print_table(found)
-    html = render_dataset(found)
+    print_table(stats)
+    html = render_dataset(stats)
     with as_user_error(page, "page"):
         write_atomic(page, html)
     print(f"page: {page.resolve()}")

@@ -21,12 +21,12 @@ from dira_scale.ingest.recipe import identity_hash
 from dira_scale.places.store import is_local, locate
 
 
-def empty_place(out: str | Path) -> Path:
-    """``out`` as an empty place. Raises UserError if it is not empty."""
-    place = locate(out, "out")
-    if place.exists() and any(place.iterdir()):
+def empty_folder(out: str | Path) -> Path:
+    """``out`` as an empty folder. Raises UserError if it is not empty."""
+    folder = locate(out, "out")
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(f"out={out} is not empty: choose another folder")
-    return place
+    return folder
 
 
 def with_relative_shards(dataset: ShardedDataset, table: pa.Table, out: Path) -> pa.Table:
@@ -70,7 +70,7 @@ def write(
         counts={entry["values"]: entry["counts"] for entry in splits},
         quarantined=0,  # counted in the source datasets
         shards={shard: sizes[shard] for shard in used},
-        checksums={shard: found for shard in used if (found := sums[shard])},
+        checksums={shard: checksum for shard in used if (checksum := sums[shard])},
         recipe=how,
         recipe_hash=identity_hash(how),
         plan_hash="",

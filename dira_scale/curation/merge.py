@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from dira_scale.curation.linked import empty_place, print_summary, with_relative_shards, write
+from dira_scale.curation.linked import empty_folder, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import SCHEMA, DatasetInfo, ShardedDataset
 from dira_scale.errors import UserError
 
@@ -26,14 +26,14 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
     """
     if len(paths) < 2:
         raise UserError(f"paths={list(map(str, paths))}: give at least two datasets: paths=[A,B]")
-    place, datasets = empty_place(out), [ShardedDataset.open(path) for path in paths]
+    folder, datasets = empty_folder(out), [ShardedDataset.open(path) for path in paths]
     first = datasets[0].info
     for dataset in datasets[1:]:
         if dataset.info.dims != first.dims:
             raise UserError(f"{datasets[0].root} is {first.dims}D, but {dataset.root} is {dataset.info.dims}D")
     classes = _same_classes(datasets)
     labels = list(dict.fromkeys(label for dataset in datasets for label in dataset.info.label_names))
-    tables = [_relabelled(with_relative_shards(one, one.table, place), one.info, labels) for one in datasets]
+    tables = [_relabelled(with_relative_shards(each, each.table, folder), each.info, labels) for each in datasets]
     whole = pa.concat_tables(tables)
     if twice := [key for key, count in Counter(whole["key"].to_pylist()).items() if count > 1]:
         raise UserError(
@@ -53,8 +53,8 @@ def merge(paths: Sequence[str | Path], out: str | Path, name: str) -> DatasetInf
         codec=_joined(dataset.info.codec for dataset in datasets),
         licence=_joined(dataset.info.licence for dataset in datasets),
     )
-    info = write(place, like, name, how, table, datasets)
-    print_summary(place, info)
+    info = write(folder, like, name, how, table, datasets)
+    print_summary(folder, info)
     if left_out:
         print(f"left out: {left_out} samples of patients in a more guarded split of another dataset")
     return info
@@ -66,13 +66,13 @@ def _same_classes(datasets: Sequence[ShardedDataset]) -> dict[str, list[str]]:
     for dataset in datasets:
         for label in dataset.info.label_names:
             other = first.setdefault(label, dataset)
-            here, there = (one.info.classes.get(label) for one in (dataset, other))
+            here, there = (each.info.classes.get(label) for each in (dataset, other))
             if here != there:
                 raise UserError(
                     f"label {label} has {_told(there)} in {other.root}, but {_told(here)} in {dataset.root}: shard one "
                     f"of them again with recipe.class_columns='{{{label}: [{', '.join(here or there or [])}]}}'"
                 )
-    return {label: one.info.classes[label] for label, one in first.items() if label in one.info.classes}
+    return {label: each.info.classes[label] for label, each in first.items() if label in each.info.classes}
 
 
 def _told(classes: list[str] | None) -> str:

@@ -23,7 +23,7 @@ from dira_scale.errors import UserError
 from dira_scale.ingest.claim import claimed, remove_leftovers
 from dira_scale.ingest.finish import discard, joined, publish_dataset
 from dira_scale.ingest.outcome import counted, sample_counts
-from dira_scale.ingest.output import Share, check_place, finished, made_of, publish_shard, unfinished
+from dira_scale.ingest.output import Share, check_output, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.recipe import identity_hash
 from dira_scale.ingest.writer import Conversion, write_shards
 from dira_scale.places.store import locate, open_file
@@ -55,29 +55,29 @@ def recode(path: str | Path, out: str | Path, form: Form, workers: int) -> None:
     store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
-    place, origin = locate(out, "out"), ShardedDataset.open(path)
-    check(origin, form, place)
+    folder, origin = locate(out, "out"), ShardedDataset.open(path)
+    check(origin, form, folder)
     recipe = identity(origin, form)
     started = time.monotonic()
     try:
         plan = RecodePlan(origin)
-        made: ShardedDataset | Recoded | None = finished(place, recipe)
+        made: ShardedDataset | Recoded | None = finished(folder, recipe)
         if made is None:
-            check_place(place, None)
+            check_output(folder, None)
             console.print(f"{origin.root}: {described(origin)}; {planned(origin, form)}")
-            made = _make(place, plan, origin, recipe, form, workers)
+            made = _make(folder, plan, origin, recipe, form, workers)
     except OSError as error:
         raise UserError(
-            f"converting to {place} failed ({error}); finished shards are kept: fix this, then run the same command "
+            f"converting to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
             "again"
         ) from error
     if isinstance(made, Recoded):
-        return _print_outcome(console, place, origin, made, time.monotonic() - started)
+        return _print_outcome(console, folder, origin, made, time.monotonic() - started)
     if made.info.plan_hash != plan.hash:
         raise UserError(f"path={path} has changed since out={out} was made (its labels, boxes or splits): choose "
                         f"another out, or delete {out} to remake it")  # fmt: skip
-    remove_leftovers(place)
-    console.print(f"{place} is complete: {sample_counts(made.info)}")
+    remove_leftovers(folder)
+    console.print(f"{folder} is complete: {sample_counts(made.info)}")
 
 
 def _make(
@@ -131,7 +131,7 @@ def _finish(
 
 def _print_outcome(console: Console, out: Path, origin: ShardedDataset, outcome: Recoded, seconds: float) -> None:
     info, damaged = outcome
-    size, before = (sum(one.shards.values()) / 1e6 for one in (info, origin.info))
+    size, before = (sum(dataset.shards.values()) / 1e6 for dataset in (info, origin.info))
     shards = counted(len(info.shards), "shard")
     console.print(f"{out}: {sample_counts(info)}; {size:.1f} MB in {shards}, {before:.1f} MB before; {seconds:.0f} s")
     if damaged:
@@ -142,6 +142,6 @@ def _print_outcome(console: Console, out: Path, origin: ShardedDataset, outcome:
         if len(damaged) > SHOWN:
             console.print(f"  … and {len(damaged) - SHOWN} more")
         console.print(
-            f"to have them: mend {origin.root} (shard repair, or an intact copy), delete {out}, convert again"
+            f"to include them, repair {origin.root} (shard repair, or an intact copy), delete {out}, convert again"
         )
     console.print(f"look: python -m dira_scale.shard stats {shlex.quote(f'path={out}')}")

@@ -96,9 +96,9 @@ def pixels_of(origin: ShardedDataset) -> dict[str, list[Any]]:
 
 def described(origin: ShardedDataset) -> str:
     """``764 images, png, 16 bits, at most 1024 x 900``."""
-    found = {name: " and ".join(map(str, values)) for name, values in pixels_of(origin).items() if name != "largest"}
+    texts = {name: " and ".join(map(str, values)) for name, values in pixels_of(origin).items() if name != "largest"}
     height, width = pixels_of(origin)["largest"]
-    return f"{counted(len(origin.table), 'image')}, {found['codec']}, {found['bits']} bits, at most {height} x {width}"
+    return f"{counted(len(origin.table), 'image')}, {texts['codec']}, {texts['bits']} bits, at most {height} x {width}"
 
 
 def planned(origin: ShardedDataset, form: Form) -> str:

@@ -97,10 +97,10 @@ def _recoded(stored: StoredSample, form: Form) -> Sample:
 
 def _read(stored: StoredSample) -> tuple[bytes, bytes | None]:
     """The encoded image and mask."""
-    places = [
+    ranges = [
         (stored.row[offset], stored.row[size]) for offset, size in (("offset", "size"), ("mask_offset", "mask_size"))
     ]
-    image, *mask = read_ranges(stored.file, [(start, start + size) for start, size in places if size is not None])
+    image, *mask = read_ranges(stored.file, [(start, start + size) for start, size in ranges if size is not None])
     return image, mask[0] if mask else None
 
 

@@ -96,16 +96,16 @@ class Stats:
         """By label name, one per split."""
         columns = self.dataset.labels(np.arange(self.dataset.table.num_rows)).T
         rows = {split: self.dataset.rows(split) for split in self.info.counts}
-        found: dict[str, list[LabelStats]] = {}
+        result: dict[str, list[LabelStats]] = {}
         for name, column in zip(self.info.label_names, columns, strict=True):
             classes = tuple(self.info.classes.get(name, ()))
             graded = bool(classes or set(np.unique(column[~np.isnan(column)])) - {-1, 0, 1})
-            found[name] = []
+            result[name] = []
             for split, mine in rows.items():
                 known, counts = np.unique(column[mine][~np.isnan(column[mine])], return_counts=True)
                 values = dict(zip(known.tolist(), counts.tolist(), strict=True))
-                found[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded, classes))
-        return found
+                result[name].append(LabelStats(name, split, values, len(mine) - sum(values.values()), graded, classes))
+        return result
 
     @cached_property
     def shared_patients(self) -> int:
@@ -121,15 +121,15 @@ class Stats:
     @cached_property
     def attributes(self) -> dict[str, list[tuple[str, int]]]:
         """Counts of each attribute's values, most frequent first; ages by decade. Not a slice's place in its volume."""
-        found: dict[str, Counter[str]] = {}
+        result: dict[str, Counter[str]] = {}
         for row in self.dataset.table["attributes"].to_pylist():
             for name, value in row or ():
                 if name in (SLICE, POSITION):
                     continue
                 texts = f"{int(value) // 10 * 10}s" if name == "age" and value.isdecimal() else value
-                found.setdefault(name, Counter())[texts] += 1
+                result.setdefault(name, Counter())[texts] += 1
         return {
-            name: sorted(values.items()) if name == "age" else values.most_common() for name, values in found.items()
+            name: sorted(values.items()) if name == "age" else values.most_common() for name, values in result.items()
         }
 
     @cached_property
@@ -226,8 +226,8 @@ def oddities(stats: Stats) -> list[str]:
 
 def _by_splits(stats: Stats, what: str, is_odd: Callable[[LabelStats], object]) -> list[str]:
     """A line for each set of splits in which labels are odd: ``what``, the splits, the names of these labels."""
-    found: dict[str, list[str]] = {}
+    result: dict[str, list[str]] = {}
     for name, labels in stats.labels.items():
         if splits := ", ".join(label.split for label in labels if is_odd(label)):
-            found.setdefault(splits, []).append(name)
-    return [f"{what} {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}" for splits, names in found.items()]
+            result.setdefault(splits, []).append(name)
+    return [f"{what} {splits}: label{'s' * (len(names) > 1)} {', '.join(names)}" for splits, names in result.items()]

@@ -95,10 +95,10 @@ def tile(stats: Stats, row: int) -> np.ndarray:
     picture = PIL.Image.fromarray((stats.picture(row) * 255).astype(np.uint8))
     fit = TILE / max(picture.size)
     picture = picture.resize(tuple(max(1, round(side * fit)) for side in picture.size), PIL.Image.Resampling.BILINEAR)
-    found = np.zeros((TILE, TILE), np.uint8)
+    canvas = np.zeros((TILE, TILE), np.uint8)
     top, left = (TILE - picture.height) // 2, (TILE - picture.width) // 2
-    found[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
-    return found
+    canvas[top : top + picture.height, left : left + picture.width] = np.asarray(picture)
+    return canvas
 
 
 def _address(picture: np.ndarray) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dira_scale.curation.linked import empty_place, print_summary, with_relative_shards, write
+from dira_scale.curation.linked import empty_folder, print_summary, with_relative_shards, write
 from dira_scale.data.manifest import DatasetInfo, ShardedDataset
 from dira_scale.data.selection import fold_of, fraction_of_samples
 from dira_scale.errors import UserError, nearest
@@ -31,7 +31,7 @@ class Part:
 
 def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
     """Write the part of the dataset at ``path`` to ``out``. Raises UserError if a key does not fit the dataset."""
-    place, dataset = empty_place(out), ShardedDataset.open(path)
+    folder, dataset = empty_folder(out), ShardedDataset.open(path)
     for split in part.splits:
         dataset.rows(split)  # raises if there is none
     table = _filtered(dataset.table, dataset.info, part.where)
@@ -45,8 +45,8 @@ def subset(path: str | Path, out: str | Path, part: Part) -> DatasetInfo:
     how |= {"folds": part.folds, "fold": part.fold} if part.folds else {}
     if dataset.info.published_lists and not part.folds:  # they still decide the splits
         how["lists"] = dataset.info.recipe["lists"]
-    info = write(place, dataset.info, dataset.info.name, how, with_relative_shards(dataset, table, place), [dataset])
-    print_summary(place, info)
+    info = write(folder, dataset.info, dataset.info.name, how, with_relative_shards(dataset, table, folder), [dataset])
+    print_summary(folder, info)
     return info
 
 
@@ -68,7 +68,7 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
         elif name in info.label_names:
             number = info.label_names.index(name)
             if classes := info.classes.get(name):
-                options = [_class(name, one, classes) for one in options]
+                options = [_class(name, option, classes) for option in options]
             values = [row[number] for row in table["labels"].to_pylist()]
         else:
             raise UserError(f"where.{name}: no such attribute or label{nearest(name, known)}; use {', '.join(known)}")
@@ -79,7 +79,7 @@ def _filtered(table: pa.Table, info: DatasetInfo, where: Mapping[str, Any]) -> p
 
 def _class(label: str, wanted: object, classes: Sequence[str]) -> int:
     """The number of the class that is ``wanted``, by its name as tables have it: in any case, ``2.0`` for ``2``."""
-    numbers = {key_of(one): number for number, one in enumerate(classes)}
+    numbers = {key_of(name): number for number, name in enumerate(classes)}
     if (key := key_of(str(wanted))) not in numbers:
         hint = nearest(str(wanted), classes)
         raise UserError(f"where.{label}: " + brief(f"no class '{wanted}'{hint}; use {', '.join(classes)}"))

@@ -38,7 +38,7 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
     """
     dataset = ShardedDataset.open(path, check_shards=False)
     shards = list(dataset.info.shards)
-    found: dict[str, list[Damage]] = {}
+    result: dict[str, list[Damage]] = {}
     with (
         bar("verifying", "samples") as shown,
         worker_pool(min(workers, len(shards)), __name__) as pool,
@@ -47,9 +47,9 @@ def verify(path: str | Path, workers: int) -> list[Damage]:
         waiting = {pool.submit(verify_shard, path, shard): shard for shard in shards}
         for done in as_completed(waiting):
             shard = waiting[done]
-            found[shard] = done.result()
+            result[shard] = done.result()
             shown.advance(task, len(rows_of(dataset, shard)))
-    return [damage for shard in shards for damage in found[shard]]
+    return [damage for shard in shards for damage in result[shard]]
 
 
 def print_damages(path: str | Path, damages: list[Damage]) -> int:
@@ -127,14 +127,14 @@ def _shape(row: dict[str, Any], channels: int) -> tuple[int, ...]:
 def _members(shard: str, rows: list[dict[str, Any]], stream: Any) -> Iterator[Damage]:
     """Check the tar: the manifest's samples in the order of ``rows``, each with its image, JSON and mask."""
     try:
-        found = list(members(stream))
+        result = list(members(stream))
     except tarfile.TarError as error:
         yield Damage(shard, "", f"not a readable tar ({type(error).__name__})")
         return
-    if not all(member.isreg() for member in found):
+    if not all(member.isreg() for member in result):
         yield Damage(shard, "", "the tar holds members other than plain files")
         return
-    named = [(member.name.partition("."), member.offset_data) for member in found]
+    named = [(member.name.partition("."), member.offset_data) for member in result]
     there = [
         (key, [(kind, offset) for (_, _, kind), offset in files])
         for key, files in groupby(named, key=lambda member: member[0][0])

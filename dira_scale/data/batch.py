@@ -22,9 +22,9 @@ class Batch:
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
-        mask: uint8 [b, V, S, S], the images' masks cropped and flipped with the views, 255 where there is none; None
+        mask: uint8 [b, V, *size], the images' masks cropped and flipped with the views, 255 where there is none; None
             unless asked for.
-        flips: per view bool [b]: which samples are mirrored.
+        flips: per view bool [b, n]: along which axes samples are mirrored.
         images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from dira_scale.config.schema import Schema, above, at_least, one_of, place, places
+from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Data(Schema):
     fraction: float = above(0, at_most=1)
     fraction_seed: int = at_least(0)
     negatives: int | None = at_least(1, None)
-    size: int = at_least(1)
+    size: Any = whole(1)
     batch: int = at_least(1)
     lanes: int | None = at_least(1, None)
     block: int = at_least(1)

@@ -65,7 +65,7 @@ class DaliViews:
                 last = np.maximum.reduce([box[:, :2] + box[:, 2:] for box in boxes])
                 regions = self._decode([payloads[image] for image in images.tolist()], first, last)
                 for view, box in zip(views, boxes, strict=True):
-                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], request.geometries[view].flip)
+                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], request.geometries[view].flip[:, 1])
                     made[view] = self._stored_values(pixels, images)
             done = self.stream.record_event() if self.stream else None
         return tuple(made[view] for view in range(len(request.images))), done

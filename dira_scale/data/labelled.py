@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.errors import UserError, nearest
 from dira_scale.pixels.codecs import decode
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.planes import resize
 
 
 class LabelledImages(Dataset[tuple[Any, Tensor]]):

@@ -62,6 +62,16 @@ def uniform(
     return words.reshape(len(index), 4 * len(draw))[:, :n] * 2.0**-32
 
 
+def between(u: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Numbers from ``low`` to ``high`` by ``u``, uniform in [0, 1)."""
+    return low + (high - low) * u
+
+
+def integers(u: np.ndarray, low: int, high: int | np.ndarray) -> np.ndarray:
+    """Integers from ``low`` to ``high``, inclusive, by ``u``, uniform in [0, 1)."""
+    return low + (u * (high - low + 1)).astype(np.int64)
+
+
 def key(*parts: object) -> int:
     """A 64-bit key from all parts: the start of the SHA-256 of their ``repr``."""
     return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "little")

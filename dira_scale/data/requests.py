@@ -46,7 +46,7 @@ class Requests:
     Attributes:
         together: of how many steps ``between`` draws the views at once.
 
-    Raises UserError when the datasets are not what the order was made for.
+    Raises UserError when the datasets do not have the views' dimensions, or a volume is smaller than a crop.
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Requests:
     ) -> None:
         size = order.size if isinstance(order, EvalOrder) else order.split_size
         assert len(samples) == size, "order of other data"
+        samples.require_views(views)
         self.samples, self.order, self.views, self.seed = samples, order, views, seed
         self.rank, self.world, self.fixed_epoch = rank, world, fixed_epoch
         self.together = max(1, TOGETHER * world // order.batch)
@@ -85,7 +86,7 @@ class Requests:
         epoch = np.repeat(epochs, [len(part.index) for part in parts])
         images = [self._shown(epoch, index, occurrence, view) for view in range(self.views.count)]
         drawn = [
-            draw(self.views, self.seed, epoch, index, occurrence, view, *self._sides(shown))
+            draw(self.views, self.seed, epoch, index, occurrence, view, *self.samples.sides(shown))
             for view, shown in enumerate(images)
         ]
         first = 0
@@ -105,23 +106,19 @@ class Requests:
         shown[several] = self._patients.other(index, number)
         return shown
 
-    def _sides(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.samples.column("height", images), self.samples.column("width", images)
-
     def empty_views(self, request: Request, pinned: bool) -> tuple[Tensor, ...]:
-        """Per view an uninitialised tensor [b, C, S, S] of the stored type, to be filled."""
-        shape = len(request), self.samples.channels, self.views.size, self.views.size
+        """Per view an uninitialised tensor [b, C, *size] of the stored type, to be filled."""
+        shape = len(request), self.samples.channels, *self.views.sides
         return tuple(torch.empty(shape, dtype=self.samples.dtype, pin_memory=pinned) for _ in range(self.views.count))
 
     def empty_mask(self, request: Request) -> Tensor:
-        """An uninitialised tensor [b, V, S, S] for ``masks.fill_masks``."""
-        size = self.views.size
-        return torch.empty((len(request), self.views.count, size, size), dtype=torch.uint8)
+        """An uninitialised tensor [b, V, *size] for ``masks.fill_masks``."""
+        return torch.empty((len(request), self.views.count, *self.views.sides), dtype=torch.uint8)
 
     def batch(self, request: Request, views: tuple[Tensor, ...], mask: Tensor | None = None) -> Batch:
         """The batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
 
-        ``mask``: uint8 [b, V, S, S], if masks were asked for.
+        ``mask``: uint8 [b, V, *size], if masks were asked for.
         """
         low, high = (
             torch.from_numpy(np.stack([self.samples.column(name, images) for images in request.images], 1))

@@ -2,15 +2,22 @@
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from time import perf_counter
 
 import numpy as np
 import torch
 import xxhash
 
 from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.index import SIDES
+from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.codecs import DecodeError
+from dira_scale.pixels.arena import Allocate, Arena
+from dira_scale.pixels.boxes import Crop
+from dira_scale.pixels.codecs import MASK_CODECS, DecodeError, decode
+from dira_scale.pixels.crops import fill
+
+_PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
 
 class Samples:
@@ -22,18 +29,18 @@ class Samples:
         datasets, split: the arguments.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
-        channels: of every image.
-        dtype: of the stored pixels; uint16 if any image has 16 bits.
+        dimensions: of every sample: 2 for images, 3 for volumes.
+        channels: of every sample.
+        dtype: of the stored pixels: of images uint8, or uint16 if any has 16 bits; of volumes int16.
         stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
             makes; a cache may stand before the dataset.
 
-    Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
+    Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
     def __init__(self, datasets: Sequence[ShardedDataset], split: str) -> None:
         self.datasets, self.split = list(datasets), split
-        for dataset in datasets:
-            dataset.require_images("this loader")
+        self.dimensions = self._only_dimensions()
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
         self._ends = np.cumsum(self.sizes)
@@ -43,7 +50,7 @@ class Samples:
                 raise UserError(f"{dataset.root} has no sample in split '{split}': {dataset.info.counts}")
         self.channels = self._only_channels(split)
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
-        self.dtype = torch.uint8 if deepest == 8 else torch.uint16
+        self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
         self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
 
     def __len__(self) -> int:
@@ -67,6 +74,10 @@ class Samples:
             own = dataset == d
             values[own] = column[row[own]]
         return values
+
+    def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        """For each axis the extent [b] of samples ``index`` [b], in pixels: height, width; depth, height, width."""
+        return tuple(self.column(name, index) for name in SIDES[self.dimensions])
 
     def words(self, name: str, index: np.ndarray) -> list[str]:
         """The manifest's column ``name`` of text that repeats (``codec``, ``shard``), [b]."""
@@ -103,11 +114,27 @@ class Samples:
         return names[codes[row]]
 
     def shape(self, sample: int) -> tuple[int, ...]:
-        """[H, W] or [H, W, C] of one image, as its payload must have it."""
+        """Of one image or volume, as its payload must have it: [H, W] or [H, W, C], [Z, Y, X] or [C, Z, Y, X]."""
         dataset, row = self._place(sample)
         return self.datasets[dataset].shape(row)
 
-    def read(self, sample: int, new: Allocate = np.empty) -> memoryview:
+    def read(self, sample: int, crops: Sequence[Crop], views: Sequence[np.ndarray]) -> tuple[float, float, float]:
+        """Write crops of one image or volume into their views [C, *size]; returns the seconds of reading, of decoding
+        and of resampling.
+
+        Raises UserError, as :meth:`damaged`, where a payload is not what the manifest says.
+        """
+        began = perf_counter()
+        _PAYLOAD.reset()
+        payload = self.payload(sample, _PAYLOAD.empty)
+        codec, shape = self.codec(sample), self.shape(sample)
+        read = perf_counter() - began
+        try:
+            return read, *fill(payload, codec, crops, views, shape)
+        except DecodeError as error:
+            raise self.damaged(sample, error) from error
+
+    def payload(self, sample: int, new: Allocate = np.empty) -> memoryview:
         """The encoded image, in memory that ``new`` makes.
 
         Raises UserError, as :meth:`damaged`, unless its checksum is the manifest's.
@@ -121,10 +148,29 @@ class Samples:
             raise self.damaged(sample, DecodeError("checksum differs from the manifest's"))
         return payload
 
-    def read_mask(self, sample: int) -> bytes | None:
-        """The encoded mask; None without one."""
+    def mask(self, sample: int) -> np.ndarray | None:
+        """The values of the mask, [*sides]; None without one. Raises UserError, as :meth:`damaged`."""
         dataset, row = self._place(sample)
-        return self.datasets[dataset].read_mask(row)
+        payload = self.datasets[dataset].read_mask(row)
+        try:
+            return None if payload is None else decode(payload, MASK_CODECS[self.dimensions])
+        except DecodeError as error:
+            raise self.damaged(sample, error) from error
+
+    def require_views(self, views: ViewSpec) -> None:
+        """Raise UserError if the views have other dimensions, or a sample, which it names, is smaller than a crop."""
+        for dataset in self.datasets:
+            dataset.require(views.dimensions, "this loader")
+        if (least := views.crop.least) is None:
+            return
+        sides = np.stack(self.sides(np.arange(len(self))), 1)
+        if (small := np.flatnonzero((sides < least).any(1))).size:
+            number, row = self._place(int(small[0]))
+            dataset, (crop, size) = self.datasets[number], (" x ".join(map(str, x)) for x in (least, sides[small[0]]))
+            raise UserError(
+                f"{dataset.root}: sample {dataset.cell('key', row)} has {size} voxels, fewer than a crop of {crop}, as "
+                f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or views.crops"
+            )
 
     def damaged(self, sample: int, cause: Exception) -> UserError:
         """The error that says where a sample lies that cannot be read."""
@@ -142,6 +188,11 @@ class Samples:
     def _place(self, sample: int) -> tuple[int, int]:
         dataset = bisect_right(self._ends_list, sample)
         return dataset, int(self.rows[dataset][sample - self._ends_list[dataset] + self.sizes[dataset]])
+
+    def _only_dimensions(self) -> int:
+        for dataset in self.datasets:
+            dataset.require(self.datasets[0].info.dims, f"a mixture with {self.datasets[0].root}")
+        return self.datasets[0].info.dims
 
     def _only_channels(self, split: str) -> int:
         channels: dict[int, object] = {}

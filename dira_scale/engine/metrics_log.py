@@ -47,16 +47,16 @@ class MetricsLog:
         self.clock.add("data", passed.pop("wait"))
         values, seconds = self.means.take(), self.clock.take()
         steps, self._last = self.state.step - self._last, self.state.step
-        images = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
+        rate = steps * self.stage.batch / max(1e-9, seconds["step"] + seconds.get("data", 0.0))
         row: dict[str, Any] = values | {f"time/{part}": value for part, value in seconds.items()}
         row |= {f"loader/{part}": value for part, value in passed.items()}
-        row |= {"lr": lr, "images_per_second": images, "split": "train"}
+        row |= {"lr": lr, f"{self.task.unit}_per_second": rate, "split": "train"}
         position = StagePosition(self.stage.name, self.stage.steps, self._done)
         warnings = warnings + self.task.diagnose(row, position)
         self.add(row | ({"warnings": warnings} if warnings else {}))
         for text in warnings:
             self.warn(text)
-        self.bar.note(f"loss {values['loss']:.3f}  {images:.0f} images/s")
+        self.bar.note(f"loss {values['loss']:.3f}  {rate:.0f} {self.task.unit}/s")
 
     def add(self, row: dict[str, Any]) -> None:
         """Write ``row``, which names its ``split``."""

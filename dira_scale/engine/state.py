@@ -1,14 +1,18 @@
 """What a checkpoint contains beside the module: the run's state and the side modules."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from torch import Tensor, nn
 
 from dira_scale.engine import optim
 from dira_scale.engine.parallel.model import MODULE, OPTIMIZER
-from dira_scale.engine.task import SideModule
+from dira_scale.engine.task import SideModule, Task
+from dira_scale.runs.description import Tensors
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -45,16 +49,24 @@ def side_module_tensors(side_modules: Sequence[SideModule]) -> dict[str, Tensor]
     return tensors
 
 
-def restore(tensors: dict[str, Tensor], module: nn.Module, side_modules: Sequence[SideModule]) -> dict[str, Tensor]:
+def stored(tensors: Mapping[str, T], names: Tensors) -> dict[str, T]:
+    """A stage model's ``tensors`` by their names in a checkpoint."""
+    prefixes = {MODULE: names.module, OPTIMIZER: names.optimizer}
+    parts = ((name.partition("."), tensor) for name, tensor in tensors.items())
+    return {f"{prefixes[prefix]}.{rest}": tensor for (prefix, _, rest), tensor in parts}
+
+
+def restore(tensors: dict[str, Tensor], module: nn.Module, task: Task) -> dict[str, Tensor]:
     """Load a checkpoint's tensors, except those of the module's optimizer, which are returned.
 
     That optimizer is created with each stage, over the parameters that the stage trains.
     """
-    module.load_state_dict(_under(f"{MODULE}.", tensors))
-    for side in side_modules:
+    module.load_state_dict(_under(f"{task.tensors.module}.", tensors))
+    for side in task.side_modules:
         side.module.load_state_dict(_under(f"{side.name}.", tensors))
         optim.load_by_name(side.optimizer, side.module, f"optim.{side.name}", tensors)
-    return {name: tensor for name, tensor in tensors.items() if name.startswith(f"{OPTIMIZER}.")}
+    states = _under(f"{task.tensors.optimizer}.", tensors)
+    return {f"{OPTIMIZER}.{name}": tensor for name, tensor in states.items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

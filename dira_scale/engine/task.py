@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dira_scale.engine import optim
+from dira_scale.runs.description import Description, Tensors
 from dira_scale.runs.folder import RunFolder
 
 
@@ -222,6 +223,8 @@ class Task(StepTask, Protocol):
     Attributes:
         stages: the stages to train, in order.
         validation: None without held-out samples.
+        tensors: names of the module's tensors in checkpoints. A side module's begin with its own name.
+        unit: what throughput counts, such as images.
     """
 
     @property
@@ -232,6 +235,16 @@ class Task(StepTask, Protocol):
 
     @property
     def validation(self) -> Validation | None: ...
+
+    @property
+    def tensors(self) -> Tensors: ...
+
+    @property
+    def unit(self) -> str: ...
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        """What readers must know of the run, whose recorded configuration is ``config``. Called on the main process."""
+        ...
 
     def summary(self, module: nn.Module) -> list[str]:
         """Lines to print at the start: what is trained, on what data."""

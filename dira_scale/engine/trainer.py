@@ -18,7 +18,7 @@ from dira_scale.engine.nan_stop import NaNStop
 from dira_scale.engine.progress import Bar
 from dira_scale.engine.signals import Signals
 from dira_scale.engine.stage import StageRun, begin_stage
-from dira_scale.engine.state import RunState, restore, side_module_tensors
+from dira_scale.engine.state import RunState, restore, side_module_tensors, stored
 from dira_scale.engine.task import StagePlan, Task
 from dira_scale.engine.watchdog import Watchdog, alive
 from dira_scale.runs import checkpoint, lease
@@ -192,8 +192,9 @@ class Trainer:
         self._stop_on_nan(stage)
         with self.log.clock.part("checkpoint"):
             side_modules = side_module_tensors(self.task.side_modules)
-            self.nan_stop.check_tensors(self.state.step, stage.model.local_tensors() | side_modules)
-            pieces = stage.model.pieces() | checkpoint.replicated(side_modules)
+            names = self.task.tensors
+            self.nan_stop.check_tensors(self.state.step, stored(stage.model.local_tensors(), names) | side_modules)
+            pieces = stored(stage.model.pieces(), names) | checkpoint.replicated(side_modules)
             if self.scale.enabled:
                 self.state.loss_scale, self.state.loss_scale_sound = self.scale.value, self.scale.finite_steps
             self.checkpointer.save(self.state.step, pieces, asdict(self.state), self.state.best_step)
@@ -232,7 +233,7 @@ class Trainer:
             return
         tensors, state = read(lambda: checkpoint.load(folder / name))
         self.state, self.stored = RunState(**state), True
-        self._optimizer_state = restore(tensors, self.strategy.module, self.task.side_modules)
+        self._optimizer_state = restore(tensors, self.strategy.module, self.task)
         read(lambda: self._rewind_run(folder))
 
     def _choose_checkpoint(self, folder: Path) -> str | None:

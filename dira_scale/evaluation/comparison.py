@@ -1,7 +1,7 @@
 """The probe's comparison: opens data and encoders, checks that they match, and scores each encoder."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,13 +20,14 @@ from dira_scale.evaluation.encoders import (
     make_names_unique,
     random_group,
     read_runs,
-    timm_name,
     trained_groups,
     weights_group,
 )
 from dira_scale.evaluation.features import Images, features
 from dira_scale.evaluation.probe_table import Features, Figure, figures
 from dira_scale.evaluation.probes import PARTS, Parts, ProbeTask
+from dira_scale.models.architecture import EARLIER, Architecture, TimmUNet, architecture
+from dira_scale.runs.description import Description
 
 FEW = 100  # test images below which a figure says little: an AUC of .8 has a standard deviation of about .05 at 100
 SIZE = 224  # of images, without a run that has a view size
@@ -55,7 +56,7 @@ def compare(cfg: DictConfig) -> Comparison:
     )
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     runs = read_runs(config["run"])
-    name, size = architecture(cfg, [run.config for run in runs])
+    model, size = compared_network(cfg, [run.description for run in runs])
     dataset = ShardedDataset.open(cfg.data.shards)
     dataset.require_images("probing")
     rows = _rows(dataset, cfg.data)
@@ -63,8 +64,8 @@ def compare(cfg: DictConfig) -> Comparison:
     images = {part: Images(dataset, rows[part], size, cfg.data.workers) for part in PARTS}
     draws = nested_draws(task.patients["train"], fractions, cfg.draws, cfg.seed)
 
-    groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, name, size)] if cfg.init else [])
-    groups.append(random_group(name, size, cfg.random_encoders, cfg.seed))
+    groups = trained_groups(runs, cfg.stage, size) + ([weights_group(cfg.init, model, size)] if cfg.init else [])
+    groups.append(random_group(model, size, cfg.random_encoders, cfg.seed))
     make_names_unique(groups)
     layers = levels(config["layer"], groups[0].encoders[0])
     encoders = [encoder for group in groups for encoder in group.encoders]
@@ -88,7 +89,7 @@ def compare(cfg: DictConfig) -> Comparison:
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
     }  # fmt: skip
-    notes = _notes(name, about, found, cfg)
+    notes = _notes(model.name, about, found, cfg)
     return Comparison(found, [vars(of) for of, _ in compared], about, config, notes)
 
 
@@ -108,21 +109,28 @@ def _features(
     return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
 
 
-def architecture(cfg: DictConfig, runs: Sequence[Mapping[str, Any]]) -> tuple[str, int]:
-    """Name and view size of the encoders to compare. ``runs``: their configurations, of one encoder and size.
+def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int]:
+    """The architecture whose encoders are compared, and their view size. ``runs``: of one encoder and size.
 
-    Raises UserError if another encoder is asked for, or none, or the size is too small.
+    Raises UserError if another encoder is asked for, or none, or one of volumes, or the size is too small.
     """
-    trained = timm_name(runs[0]) if runs else None
-    name = cfg.model.encoder or trained
-    if name is None:
+    name, trained = cfg.model.encoder, runs[0].network if runs else None
+    if trained is None and name is None:
         raise UserError("model.encoder must be given without a run: model.encoder=resnet18")
-    if trained and name != trained:
-        raise UserError(f"model.encoder={name}: the run has {trained}; leave it out, or probe {name} without a run")
-    size = cfg.data.size or (runs[0]["data"]["size"] if runs else SIZE)
+    if trained and name not in (None, trained.name):
+        raise UserError(
+            f"model.encoder={name}: the run has {trained.name}; leave it out, or probe {name} without a run"
+        )
+    if trained and trained.dimensions != 2:
+        raise UserError(f"run: {trained.name} has {trained.dimensions} dimensions; only networks of images are probed")
+    timm = {"_target_": EARLIER, "encoder": name, "decoder_channels": [1], "weights": None, "bn_groups": 1}
+    model = architecture(trained.architecture if trained else timm | {"zero_init_residual": False})
+    if type(model) is TimmUNet:  # random ones are initialised as torchvision's, whatever the run was
+        model = replace(model, zero_init_residual=False)
+    size = cfg.data.size or (runs[0].input.size[0] if runs else SIZE)
     if size < 2 * PIXELS:
         raise UserError(f"data.size={size}: must be at least {2 * PIXELS}")
-    return name, size
+    return model, size
 
 
 def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:

@@ -1,7 +1,7 @@
 """The encoders that a probe compares: from runs, from a file of weights, and random ones."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ from typing import Any
 import torch
 
 from dira_scale.errors import UserError
-from dira_scale.models.architecture import TimmUNet, architecture
-from dira_scale.models.encoder import build_encoder
+from dira_scale.models.architecture import Architecture
 from dira_scale.models.layouts import StartWeights
 from dira_scale.models.network import Encoder
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.weights import trained_encoder
+from dira_scale.runs.description import Description
 from dira_scale.runs.identity import identity
 from dira_scale.runs.reader import LATEST, RunReader, start_tensors
 
@@ -37,20 +38,17 @@ def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     for one in runs:
         if folders.count(one.folder.resolve()) > 1:
             raise UserError(f"run: {one.folder} is named twice")
-    for key, of in (("model.encoder", timm_name), ("data.size", lambda c: c["data"]["size"])):
-        values = {of(one.config): one.folder for one in runs}
+    differing: tuple[tuple[str, Callable[[Description], Any]], ...] = (
+        ("model._target_", lambda run: run.network.architecture.get("_target_")),
+        ("model.encoder", lambda run: run.network.name),
+        ("data.size", lambda run: run.input.size[0]),
+    )
+    for key, of in differing:
+        values = {of(one.description): one.folder for one in runs}
         if len(values) > 1:
             listed = " and ".join(f"{value} in {folder}" for value, folder in values.items())
             raise UserError(f"run: {key} is {listed}; a table has one random baseline: probe them in two calls")
     return runs
-
-
-def timm_name(config: Mapping[str, Any]) -> str:
-    """The backbone of a run. Raises UserError for a network that is not ours: no random one of its kind is known."""
-    model = architecture(config["model"])
-    if type(model) is not TimmUNet:
-        raise UserError(f"run: its network is {type(model).__name__}; only encoders of timm can be probed and exported")
-    return model.encoder
 
 
 def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> list[Group]:
@@ -60,15 +58,15 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
     """
     by_configuration: dict[str, list[RunReader]] = {}
     for run in runs:
-        without = {key: value for key, value in identity(run.config).items() if key != "seed"}
+        without = identity(run.config, (*run.description.execution, "seed"))
         by_configuration.setdefault(repr(sorted(without.items(), key=lambda item: item[0])), []).append(run)
     groups = []
     for members in by_configuration.values():
         group = Group(_common_name([run.folder.resolve().name for run in members]), "run")
         for run in members:
             tensors, state, at = run.load(stage)
-            group.encoders.append(encoder := trained_encoder(run.config, tensors))
-            if size != (own := run.config["data"]["size"]) and encoder.fixed_size:
+            group.encoders.append(encoder := trained_encoder(run.description, tensors))
+            if size != (own := run.description.input.size[0]) and encoder.fixed_size:
                 raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {own} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(
@@ -84,15 +82,17 @@ def make_names_unique(groups: Sequence[Group]) -> None:
     _rename(groups, [str(group.members[0].get("run") or group.members[0].get("init", group.name)) for group in groups])
 
 
-def weights_group(path: str, name: str, size: int) -> Group:
-    """The encoder ``name`` with the weights of a file in any layout that pretraining accepts."""
-    encoder = build_encoder(name, size=size)
+def weights_group(path: str, model: Architecture, size: int) -> Group:
+    """The encoder of ``model`` with the weights of a file in any layout that pretraining accepts."""
+    encoder = model.build_encoder(size)
+    if not isinstance(encoder, TimmEncoder):
+        raise UserError(f"init={path}: only encoders of timm are read from a file, not {encoder.name}; use null")
     start = StartWeights(Path(path), encoder, start_tensors(Path(path)))
     return Group(Path(path).name, "init", [encoder], [{"init": path, "loaded": start.loaded}])
 
 
-def random_group(name: str, size: int, count: int, seed: int) -> Group:
-    """``count`` encoders at their initialisation, seeded ``seed``, ``seed + 1`` …
+def random_group(model: Architecture, size: int, count: int, seed: int) -> Group:
+    """``count`` encoders of ``model`` at their initialisation, seeded ``seed``, ``seed + 1`` …
 
     Their BatchNorms keep mean 0 and variance 1: with statistics of the data, the deeper levels get worse (ResNet-18 on
     phantoms: 66 instead of 72 % mean AUC at level 5), and the baseline should be the strong one.
@@ -101,7 +101,7 @@ def random_group(name: str, size: int, count: int, seed: int) -> Group:
     with torch.random.fork_rng(devices=[]):
         for member in range(seed, seed + count):
             torch.manual_seed(member)
-            group.encoders.append(build_encoder(name, size=size))
+            group.encoders.append(model.build_encoder(size))
             group.members.append({"seed": member})
     return group
 

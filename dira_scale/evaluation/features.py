@@ -14,8 +14,8 @@ from dira_scale.errors import UserError
 from dira_scale.evaluation.config import PIXELS
 from dira_scale.models.heads import global_average
 from dira_scale.models.network import Encoder
-from dira_scale.pixels import codecs
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.codecs import DecodeError
+from dira_scale.pixels.planes import decode_crops, resize
 
 
 class Images:
@@ -38,11 +38,11 @@ class Images:
         height, width = float(column("height")[row]), float(column("width")[row])
         try:
             if xxhash.xxh3_64_hexdigest(payload) != column("xxh3")[row]:
-                raise codecs.DecodeError("checksum differs from the manifest's")
+                raise DecodeError("checksum differs from the manifest's")
             whole = (0.0, 0.0, height, width)
             codec, shape = column("codec")[row], self.dataset.shape(row)
-            ((pixels, box),) = codecs.decode_crops(payload, codec, [whole], self.size, shape)
-        except codecs.DecodeError as error:
+            ((pixels, box),) = decode_crops(payload, codec, [whole], self.size, shape)
+        except DecodeError as error:
             raise UserError(
                 f"{self.dataset.root}: sample {column('key')[row]} in shard {column('shard')[row]} cannot be read: "
                 f"{error}; copy the shard again from its origin, or shard again"

@@ -1,45 +1,46 @@
-"""What `probe` and `export` refuse of a run before it has trained: found from its configuration, without weights."""
+"""What `probe` and `export` refuse of a run before it has trained: found from its description, without weights."""
 
+import json
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
-from dira_scale.evaluation.comparison import architecture
-from dira_scale.evaluation.encoders import levels, timm_name
+from dira_scale.evaluation.comparison import compared_network
+from dira_scale.evaluation.encoders import levels
 from dira_scale.models import formats
-from dira_scale.models.encoder import build_encoder
-from dira_scale.models.pyramid import TimmEncoder
-from dira_scale.runs.reader import LATEST, check_stage, stages_of
+from dira_scale.models.architecture import architecture
+from dira_scale.models.network import Encoder
+from dira_scale.runs.description import Description
+from dira_scale.runs.reader import LATEST, check_stage
 
-Configurations = Mapping[str, Mapping[str, Any]]
+Descriptions = Mapping[str, Description]
 
 
-def check_probe(cfg: DictConfig, runs: Configurations) -> None:
-    """Look at stage, encoder, size and levels. ``runs``: the configurations of those that it reads, by their names.
+def check_probe(cfg: DictConfig, runs: Descriptions) -> None:
+    """Look at stage, encoder, size and levels. ``runs``: those that it reads, by their names.
 
     Raises UserError as `probe` would.
     """
-    for name, config in runs.items():
-        check_stage(cfg.stage, stages_of(config), name)
-    levels(cfg.layer, _encoder(*architecture(cfg, [*runs.values()])))
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+    model, size = compared_network(cfg, [*runs.values()])
+    levels(cfg.layer, _encoder(json.dumps(vars(model)), size))
 
 
-def check_export(cfg: DictConfig, runs: Configurations) -> None:
+def check_export(cfg: DictConfig, runs: Descriptions) -> None:
     """Look at stage and formats. Raises UserError as `export` would."""
-    for name, config in runs.items():
-        stages = stages_of(config)
-        check_stage(cfg.stage, stages, name)
-        until = len(stages) if cfg.stage in (None, LATEST) else [*stages].index(cfg.stage) + 1
-        decoder = formats.trains_decoder([*stages.values()][:until])
-        encoder = _encoder(timm_name(config), config["data"]["size"])
+    for name, run in runs.items():
+        check_stage(cfg.stage, run, name)
+        decoder = run.trains_decoder(None if cfg.stage == LATEST else cfg.stage)
+        encoder = _encoder(json.dumps(run.network.architecture), run.input.size[0])
         for format in [cfg.formats] if isinstance(cfg.formats, str) else cfg.formats or []:
             formats.check(format, encoder, decoder)
 
 
 @lru_cache
-def _encoder(name: str, size: int) -> TimmEncoder:
+def _encoder(model: str, size: int) -> Encoder:
+    """Of the node ``model`` as JSON. Its tensors have no memory."""
     with torch.device("meta"):
-        return build_encoder(name, size=size)
+        return architecture(json.loads(model)).build_encoder(size)

@@ -64,11 +64,11 @@ def open_array(file: BinaryIO) -> ArrayFile:
             raise RejectedError("not a NumPy file")
         length = int.from_bytes(file.read(2 if major == 1 else 4), "little")
         text = file.read(min(length, 2**16)).decode("latin-1")
-        found = HEADER.fullmatch(text)
-        if found is None:
-            raise RejectedError("a NumPy file of something else than whole or floating numbers")
-        shape = tuple(int(side) for side in found["shape"].replace(" ", "").split(",") if side)
-        return ArrayFile(file, np.dtype(found["type"]), shape, found["fortran"] == "True")
+        match = HEADER.fullmatch(text)
+        if match is None:
+            raise RejectedError("a NumPy file of values other than integers or floats")
+        shape = tuple(int(side) for side in match["shape"].replace(" ", "").split(",") if side)
+        return ArrayFile(file, np.dtype(match["type"]), shape, match["fortran"] == "True")
 
 
 def read_values(file: BinaryIO, dtype: np.dtype, shape: tuple[int, ...], order: str = "C") -> np.ndarray:
@@ -102,7 +102,7 @@ def _finish(stream: BinaryIO) -> None:
     while part := stream.read(rest + 1):
         rest -= len(part)
         if rest < 0:
-            raise RejectedError("compressed data that go on behind the values")
+            raise RejectedError("compressed data continue after the values")
 
 
 def inflated(file: BinaryIO) -> BinaryIO:

@@ -27,11 +27,11 @@ def check_header(header: Dataset) -> None:
     many machines write NO regardless of what they draw.
     """
     if str(header.get("BurnedInAnnotation") or "").strip().upper() == "YES":
-        raise RejectedError("DICOM says that text is burned in (recipe.burned_in=keep takes it)")
+        raise RejectedError("DICOM says that text is burned in (recipe.burned_in=keep accepts it)")
     if kind := TEXT_CLASSES.get(str(header.get("SOPClassUID"))):
-        raise RejectedError(f"DICOM {kind}, which may show names (recipe.burned_in=keep takes it)")
+        raise RejectedError(f"DICOM {kind}, which may show names (recipe.burned_in=keep accepts it)")
     if "SCREEN" in str(header.get("ImageType") or "").upper():  # as in DERIVED\\SECONDARY\\SCREEN SAVE
-        raise RejectedError("DICOM screen shot, which may show names (recipe.burned_in=keep takes it)")
+        raise RejectedError("DICOM screen shot, which may show names (recipe.burned_in=keep accepts it)")
 
 
 def check_pixels(image: GreyImage) -> None:
@@ -40,4 +40,4 @@ def check_pixels(image: GreyImage) -> None:
     if pixels.dtype != np.uint8:
         pixels = cv2.convertScaleAbs(pixels, alpha=255 / image.high)
     if count_strokes(pixels) >= STROKES:
-        raise RejectedError("what looks like lettering is in the pixels (recipe.burned_in=tagged or keep takes it)")
+        raise RejectedError("the pixels seem to contain lettering (recipe.burned_in=tagged or keep accepts it)")

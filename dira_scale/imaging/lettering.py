@@ -35,15 +35,15 @@ class Piece(NamedTuple):
 
 def count_strokes(pixels: np.ndarray) -> int:
     """The number of strokes in the longest row of lettering in uint8 [H, W]; 0 if there is none."""
-    found = 0.0
+    longest = 0.0
     while max(pixels.shape) > LARGEST and min(pixels.shape) >= 2 * NARROWEST:
         pixels = _halved(pixels)
     while max(pixels.shape) >= SMALLEST and min(pixels.shape) >= NARROWEST:
         for bright in (True, False):
             rows = (row for band in _bands(_pieces(pixels, bright)) for row in _rows(band))
-            found = max([found, *(sum(piece.strokes for piece in row) for row in rows if _is_written(row))])
+            longest = max([longest, *(sum(piece.strokes for piece in row) for row in rows if _is_written(row))])
         pixels = _halved(pixels)
-    return int(found)
+    return int(longest)
 
 
 def _halved(pixels: np.ndarray) -> np.ndarray:
@@ -63,9 +63,9 @@ def _pieces(pixels: np.ndarray, bright: bool) -> list[Piece]:
     pieces = []
     for number in np.flatnonzero(letters):
         left, top, width, height = (int(side) for side in boxes[number][:4])
-        place = np.s_[top : top + height, left : left + width]
-        inked = labels[place] == number
-        values = np.sort(pixels[place][inked]).astype(int)
+        window = np.s_[top : top + height, left : left + width]
+        inked = labels[window] == number
+        values = np.sort(pixels[window][inked]).astype(int)
         value = int(values[int((0.9 if bright else 0.1) * len(values))])
         even = float(np.mean(abs(values - value) <= NEAR))
         strokes = float(np.median((np.diff(inked.astype(np.int8), axis=1, prepend=0) == 1).sum(1)))

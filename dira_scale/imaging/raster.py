@@ -48,7 +48,7 @@ def _array(file: BinaryIO) -> np.ndarray:
     array = open_array(file)
     colours = array.shape[2:] == (3,) and array.dtype in (np.uint8, np.uint16)
     if len(array.shape) != 2 and not colours:
-        raise RejectedError("an array that is no image: give [H, W], or [H, W, 3] of 8 or 16 bits")
+        raise RejectedError("not an image array: give [H, W], or [H, W, 3] of 8 or 16 bits")
     check_size(*array.shape[:2])
     return luminance(array.values()) if colours else array.values()
 
@@ -76,7 +76,7 @@ def _load(file: BinaryIO) -> tuple[Any, str]:
             kind, pages = "TIFF, white is 0" if picture.tag_v2.get(PHOTOMETRIC) == 0 else kind, picture.n_frames
     check_size(picture.height, picture.width)
     if pages > 1:
-        raise RejectedError("TIFF with several pages (recipe.dims=3 takes them as a volume)")
+        raise RejectedError("TIFF with several pages (recipe.dims=3 reads them as a volume)")
     with rejects(f"damaged or cut short ({{}} in {picture.format} decoding)"):
         if picture.format == "JPEG" and picture.mode == "RGB":
             picture.draft("L", picture.size)  # decodes only the luma channel

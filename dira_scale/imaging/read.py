@@ -60,7 +60,7 @@ class Frame:
     def read(self, settings: ReadSettings) -> GreyImage:
         """Raises as ``read_image``."""
         if settings.dims == 3:
-            raise RejectedError("a frame of a DICOM file is no volume (recipe=volumes takes such files whole)")
+            raise RejectedError("a frame of a DICOM file is not a volume (recipe=volumes reads such files whole)")
         return read_image(self.path, settings.bits, settings.burned_in, self.number)
 
 

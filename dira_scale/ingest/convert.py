@@ -15,7 +15,7 @@ from dira_scale.ingest.deidentify import Hasher, load_key
 from dira_scale.ingest.finish import Outcome, finish
 from dira_scale.ingest.naming import completed, with_modality
 from dira_scale.ingest.outcome import counted, print_outcome, sample_counts
-from dira_scale.ingest.output import Share, check_place, check_unchanged, finished, made_of, publish_shard, unfinished
+from dira_scale.ingest.output import Share, check_output, check_unchanged, finished, made_of, publish_shard, unfinished
 from dira_scale.ingest.plan import ShardPlan, plan_shards
 from dira_scale.ingest.recipe import Recipe, classes_of
 from dira_scale.ingest.writer import sharding, write_shards
@@ -33,32 +33,33 @@ def convert(
     Raises UserError if the recipe, its source or the content of ``out`` is unsuitable, or the disk or store fails.
     """
     console = Console(soft_wrap=True, highlight=False)
-    part, place = Share.parse(share), locate(out, "out")
+    part, folder = Share.parse(share), locate(out, "out")
     try:
-        config = completed(config, place)
+        config = completed(config, folder)
         recipe = Recipe.from_config(config)
         hasher, key_from = hasher_of(recipe, key_file)
-        made: ShardedDataset | Outcome | None = finished(place, recipe.identity(hasher))
+        made: ShardedDataset | Outcome | None = finished(folder, recipe.identity(hasher))
         if made is None:  # check before an hour of listing
-            check_place(place, recipe.source.get("images"))
+            check_output(folder, recipe.source.get("images"))
         console.print(f"{recipe.name}: listing the images; names are hashed with the key from {key_from}")
         planned = planned_from(recipe, hasher, workers)
         recipe = Recipe.from_config(with_modality(config, planned))
         identity = recipe.identity(hasher)
         started = time.monotonic()
-        made = made or _make(place, planned, recipe, identity, part, workers)
+        made = made or _make(folder, planned, recipe, identity, part, workers)
         if made is None:
-            return _print_slice(console, place, planned, part)
+            return _print_slice(console, folder, planned, part)
         if isinstance(made, ShardedDataset):
             check_unchanged(made, planned)
-            remove_leftovers(place)
-            console.print(f"{place} is complete: {sample_counts(made.info)}")
+            remove_leftovers(folder)
+            console.print(f"{folder} is complete: {sample_counts(made.info)}")
             return
     except OSError as error:
         raise UserError(
-            f"sharding to {place} failed ({error}); finished shards are kept: fix this, then run the same command again"
+            f"sharding to {folder} failed ({error}); finished shards are kept: fix this, then run the same command "
+            "again"
         ) from error
-    print_outcome(console, place, made, time.monotonic() - started)
+    print_outcome(console, folder, made, time.monotonic() - started)
 
 
 def _make(

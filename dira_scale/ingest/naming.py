@@ -37,9 +37,9 @@ def completed(recipe: Mapping[str, Any], out: Path) -> dict[str, Any]:
     return {**recipe, "name": name, "modality": recipe.get("modality") or stored.get("modality")}
 
 
-def modality_of(found: Iterable[str | None]) -> str:
+def modality_of(modalities: Iterable[str | None]) -> str:
     """The modalities of all inputs, each once: ``DX``, ``CR, DX``, ``DX, unknown``."""
-    names = {kind if kind in MODALITIES else UNKNOWN for kind in found}
+    names = {kind if kind in MODALITIES else UNKNOWN for kind in modalities}
     return ", ".join(sorted(names, key=lambda name: (name == UNKNOWN, name))) or UNKNOWN
 
 
@@ -51,20 +51,20 @@ def with_modality(recipe: Mapping[str, Any], plan: Iterable[Item]) -> dict[str, 
     """
     if recipe["modality"] or recipe["dims"] != 3:
         return dict(recipe)
-    found, first = Counter[str](), dict[str, str]()
+    counts, first = Counter[str](), dict[str, str]()
     for record in (item.record for item in plan if item.record.rejected is None):
-        found[record.modality or UNKNOWN] += 1
+        counts[record.modality or UNKNOWN] += 1
         first.setdefault(record.modality or UNKNOWN, record.name)
-    told = [kind for kind in VOLUMES if kind in found] or sorted(MODALITIES & found.keys())  # others: doses, masks
-    if not found:  # which is told when nothing is left to store
+    told = [kind for kind in VOLUMES if kind in counts] or sorted(MODALITIES & counts.keys())  # others: doses, masks
+    if not counts:  # which is told when nothing is left to store
         return {**recipe, "modality": "CT"}
-    if UNKNOWN in found:
-        others = f" and of {found[UNKNOWN] - 1} more" if found[UNKNOWN] > 1 else ""
+    if UNKNOWN in counts:
+        others = f" and of {counts[UNKNOWN] - 1} more" if counts[UNKNOWN] > 1 else ""
         said = f"no DICOM header says what the values of {brief(first[UNKNOWN])}{others} are"
     elif len(told) == 1:
         return {**recipe, "modality": told[0]}
     else:
-        each = ", ".join(f"{kind} ({found[kind]} x)" for kind in told) or "none that is known"
+        each = ", ".join(f"{kind} ({counts[kind]} x)" for kind in told) or "none that is known"
         said = f"the DICOM headers say {each}"
     raise UserError(
         f"recipe.modality must be given: {said}. recipe.modality=CT takes the values as Hounsfield units; "

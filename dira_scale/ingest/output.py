@@ -112,7 +112,7 @@ def finished(out: Path, identity: dict[str, Any]) -> ShardedDataset | None:
     return dataset
 
 
-def check_place(out: Path, images: Any) -> None:
+def check_output(out: Path, images: Any) -> None:
     """Raises UserError if ``out`` is inside the images' folder or not writable."""
     if not is_local(out):
         return

@@ -129,11 +129,11 @@ class ShardPlan:
         ((position,),) = self._table.execute("SELECT position FROM item JOIN place USING (number) WHERE key = ?", [key])
         return next(self._items(range(position, position + 1)))
 
-    def _items(self, places: range) -> Iterator[Item]:
+    def _items(self, positions: range) -> Iterator[Item]:
         rows = self._table.execute(
             "SELECT key, patient, split, content FROM place JOIN item USING (number) JOIN record USING (number) "
             "WHERE position >= ? AND position < ? ORDER BY position",
-            [places.start, places.stop],
+            [positions.start, positions.stop],
         )
         for key, patient, split, content in rows:
             record: SourceRecord = pickle.loads(content)

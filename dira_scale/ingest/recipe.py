@@ -50,8 +50,8 @@ class Recipe:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Recipe":
         """Raises UserError if a key is missing or a value invalid."""
-        own = [*(field.name for field in dataclasses.fields(cls) if field.name != "source"), "every", "window"]
-        if missing := [name for name in (*own, "_target_") if name not in config]:
+        common = [*(field.name for field in dataclasses.fields(cls) if field.name != "source"), "every", "window"]
+        if missing := [name for name in (*common, "_target_") if name not in config]:
             raise UserError(f"the recipe lacks {', '.join(missing)}")
         keys = {field.name for field in dataclasses.fields(VolumeSettings)}
         given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config["volume"].items()}
@@ -69,7 +69,7 @@ class Recipe:
             "codec": config["codec"] or ("b2nd" if whole else "png"),
             "bits": config["bits"] or (16 if whole else 8),
         }
-        source = {k: v for k, v in config.items() if k not in own}
+        source = {k: v for k, v in config.items() if k not in common}
         for name in ("attributes", "label_columns", "class_columns"):
             if isinstance(source.get(name), str):  # a list of one may be typed without its brackets
                 source[name] = [source[name]]
@@ -141,10 +141,10 @@ class Recipe:
         It is published with the dataset, so it omits arguments that the source annotates as places; published lists
         are named by their checksums. Raises UserError if there is no such source, or no such list.
         """
-        own = dataclasses.asdict(self)
-        del own["source"]
+        common = dataclasses.asdict(self)
+        del common["source"]
         if self.slices is None:  # as before there were slices
-            del own["slices"]
+            del common["slices"]
         places = _places(self._source_class())
         source = {key: value for key, value in self.source.items() if key not in places}
         for name in LATER:  # as before there were these keys
@@ -152,7 +152,7 @@ class Recipe:
                 source.pop(name, None)
         if self.listed:
             source["lists"] = checksums(split_lists(self.source["lists"]))
-        return own | source | {"hash_key": hasher.key_id}
+        return common | source | {"hash_key": hasher.key_id}
 
     @property
     def listed(self) -> bool:
@@ -163,12 +163,12 @@ class Recipe:
         target = str(self.source["_target_"])
         module, _, name = target.rpartition(".")
         try:
-            found = getattr(import_module(module), name)
+            source = getattr(import_module(module), name)
         except (ImportError, AttributeError, ValueError, TypeError) as error:
             raise UserError(f"recipe._target_={target}: {error}") from error
-        if not (inspect.isclass(found) and callable(getattr(found, "records", None))):  # recipes are untrusted
+        if not (inspect.isclass(source) and callable(getattr(source, "records", None))):  # recipes are untrusted
             raise UserError(f"recipe._target_={target} is not a source: name a class with the method records")
-        return cast(type[Source], found)
+        return cast(type[Source], source)
 
 
 def classes_of(source: Source) -> Mapping[str, Sequence[str]]:

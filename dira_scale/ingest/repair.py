@@ -31,64 +31,66 @@ def repair(config: Mapping[str, Any], path: str | Path, workers: int, key_file: 
         UserError: another recipe or source, or libraries that no longer produce the same bytes.
     """
     console = Console(soft_wrap=True, highlight=False)
-    place = locate(path, "path")
-    dataset = ShardedDataset.open(place, check_shards=False)
+    folder = locate(path, "path")
+    dataset = ShardedDataset.open(folder, check_shards=False)
     if "converted_from" in dataset.info.recipe:
-        raise UserError(f"path={place} was converted from another dataset, not made from its source: delete it, and "
+        raise UserError(f"path={folder} was converted from another dataset, not made from its source: delete it, and "
                         "run shard convert again")  # fmt: skip
-    recipe = Recipe.from_config(completed(config, place))
+    recipe = Recipe.from_config(completed(config, folder))
     hasher, _ = hasher_of(recipe, key_file)
     identity = recipe.identity(hasher)
     if different := differences(dataset.info.recipe, identity):
-        raise UserError(f"path={place} holds the shards of another recipe ({different}): use the recipe that made it")
+        raise UserError(f"path={folder} holds the shards of another recipe ({different}): use the recipe that made it")
     try:
-        broken = find_broken(place, dataset.info, workers)
+        broken = find_broken(folder, dataset.info, workers)
         if not broken:
-            console.print(f"{place} is intact: {len(dataset.info.shards)} shards, every checksum matches")
+            console.print(f"{folder} is intact: {len(dataset.info.shards)} shards, every checksum matches")
             return []
         for shard, reason in broken.items():
             console.print(f"{shard}: {reason}")
         planned = planned_from(recipe, hasher, workers)
         check_unchanged(dataset, planned)
-        remove_leftovers(place)  # leftovers of a late slice may be from other images
-        with claimed(place, identity, planned, Share()) as scratch:
-            done = partial(_republish, place, dataset.info.checksums)
+        remove_leftovers(folder)  # leftovers of a late slice may be from other images
+        with claimed(folder, identity, planned, Share()) as scratch:
+            done = partial(_republish, folder, dataset.info.checksums)
             write_shards(list(broken), planned, sharding(recipe), workers, scratch, done)
-            remove(place / PARTIAL)
+            remove(folder / PARTIAL)
             remove(scratch)
     except OSError as error:
-        raise UserError(f"repairing {place} failed ({error}): fix this, then run the same command again") from error
-    console.print(f"{place} is repaired: {len(broken)} of {len(dataset.info.shards)} shards were rewritten")
+        raise UserError(f"repairing {folder} failed ({error}): fix this, then run the same command again") from error
+    console.print(f"{folder} is repaired: {len(broken)} of {len(dataset.info.shards)} shards were rewritten")
     return list(broken)
 
 
-def find_broken(place: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
+def find_broken(folder: Path, info: DatasetInfo, workers: int) -> dict[str, str]:
     """The damaged shards, and what is wrong with each.
 
     Raises:
         UserError: the dataset points into shards of other datasets, which can only be repaired there.
     """
     if elsewhere := next((shard for shard in info.checksums if "/" in shard), None):
-        raise UserError(f"{place} has no shards of its own but points to {elsewhere}: repair the dataset that has them")
+        raise UserError(
+            f"{folder} has no shards of its own but points to {elsewhere}: repair the dataset that has them"
+        )
 
     def look(shard: str) -> str:
-        with as_os_error(place):
-            if not (place / shard).exists():
+        with as_os_error(folder):
+            if not (folder / shard).exists():
                 return "missing"
-            if (size := (place / shard).stat().st_size) != info.shards[shard]:
+            if (size := (folder / shard).stat().st_size) != info.shards[shard]:
                 return f"{size} bytes instead of {info.shards[shard]}"
-            with (place / shard).open("rb") as file:
+            with (folder / shard).open("rb") as file:
                 return "" if checksum(file) == info.checksums[shard] else "another checksum"
 
     with bar("looking at", "shards") as shown, ThreadPoolExecutor(workers) as pool:
-        found = shown.track(pool.map(look, info.shards), total=len(info.shards))
-        return {shard: reason for shard, reason in zip(info.shards, found, strict=True) if reason}
+        reasons = shown.track(pool.map(look, info.shards), total=len(info.shards))
+        return {shard: reason for shard, reason in zip(info.shards, reasons, strict=True) if reason}
 
 
-def _republish(place: Path, checksums: Mapping[str, str], name: str, part: Path, shard: WrittenShard) -> None:
+def _republish(folder: Path, checksums: Mapping[str, str], name: str, part: Path, shard: WrittenShard) -> None:
     if shard.xxh3 != checksums[name]:
         raise UserError(
             f"{name} came out different: an image or mask was replaced by one of the same size, or another version of "
-            f"a library encodes differently; remake {place}"
+            f"a library encodes differently; remake {folder}"
         )
-    publish(part, place / name)
+    publish(part, folder / name)

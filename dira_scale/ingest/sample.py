@@ -78,10 +78,10 @@ def _check_as_listed(record: SourceRecord) -> None:
 
 
 def make_picture(
-    item: Item, source: GreyImage, mask: np.ndarray | None, found: tuple[Box, ...], recipe: Recipe
+    item: Item, source: GreyImage, mask: np.ndarray | None, source_boxes: tuple[Box, ...], recipe: Recipe
 ) -> Sample:
-    """2D: shrink to ``max_side``, with mask and the boxes ``found``. Raises QuarantinedError."""
-    image, mask, boxes = shrunk(source, mask, found, recipe.max_side)
+    """2D: shrink to ``max_side``, with mask and the boxes ``source_boxes``. Raises QuarantinedError."""
+    image, mask, boxes = shrunk(source, mask, source_boxes, recipe.max_side)
     height, width = image.pixels.shape
     payload = encoded(image.pixels, recipe.codec, recipe.quality)
     shape = {"channels": 1, "depth": 1, "height": height, "width": width, "bits": recipe.bits, "affine": None}
@@ -90,12 +90,12 @@ def make_picture(
 
 
 def shrunk(
-    source: GreyImage, mask: np.ndarray | None, found: tuple[Box, ...], max_side: int | None
+    source: GreyImage, mask: np.ndarray | None, source_boxes: tuple[Box, ...], max_side: int | None
 ) -> tuple[GreyImage, np.ndarray | None, tuple[Box, ...]]:
     """The image with the longer side reduced to ``max_side``, its mask (nearest neighbour) and its boxes likewise."""
     image = shrink(source, max_side)
     scale_y, scale_x = (new / old for new, old in zip(image.pixels.shape, source.pixels.shape, strict=True))
-    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in found)
+    boxes = tuple(b._replace(y=b.y * scale_y, x=b.x * scale_x, h=b.h * scale_y, w=b.w * scale_x) for b in source_boxes)
     if mask is not None and max_side is not None and max(mask.shape) > max_side:
         mask = resize(mask, max_side / max(mask.shape), PIL.Image.Resampling.NEAREST)
     return image, mask, boxes
@@ -131,7 +131,7 @@ def _check(shape: tuple[int, ...], boxes: tuple[Box, ...], recipe: Recipe) -> No
     if len(shape) > 2 and depth < recipe.min_side and recipe.slices is None:
         raise QuarantinedError("check", f"fewer than {recipe.min_side} slices (recipe.min_side)")
     if any(min(b.d, b.h, b.w) <= 0 for b in boxes):
-        raise QuarantinedError("check", "a box without extent, or of a place outside of the image")
+        raise QuarantinedError("check", "a box without extent, or outside the image")
     if any(min(b.z, b.y, b.x) < -1 for b in boxes) or any(
         b.z + b.d > depth + 1 or b.y + b.h > height + 1 or b.x + b.w > width + 1 for b in boxes
     ):

@@ -15,7 +15,7 @@ from dira_scale.ingest.sample import FILLED, QuarantinedError, make_picture, pre
 
 EMPTY = "a slice without tissue"
 NO_HOUNSFIELD = (
-    "values that are hardly Hounsfield units, none below 0 or all within 100, as which recipe.modality=CT takes them"
+    "values that are hardly Hounsfield units (none below 0, or all within 100), as recipe.modality=CT reads them"
 )
 SLICE, POSITION = "slice", "position"  # attributes of a slice
 

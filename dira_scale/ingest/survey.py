@@ -30,36 +30,36 @@ from dira_scale.machine.workers import worker_pool
 
 def survey(planned: ShardPlan, recipe: Recipe, workers: int, count: int, seed: int = 0) -> Survey:
     """Survey the plan, look for copies, and try to convert ``count`` random inputs."""
-    found, dice = Survey(), random.Random(seed)
+    result, dice = Survey(), random.Random(seed)
     table = sqlite3.connect("")  # an unnamed file on disk
     table.execute("CREATE TABLE file (size INT, record BLOB)")
     table.execute("CREATE TABLE person (split TEXT, patient TEXT, UNIQUE (split, patient) ON CONFLICT IGNORE)")
     drawn: list[Item] = []
     for item in planned:
         record = item.record
-        found.kinds[_kind(record)] += 1
-        found.size += record.size or 0
+        result.kinds[_kind(record)] += 1
+        result.size += record.size or 0
         if record.rejected is not None:
-            found.rejected[record.rejected] += 1
+            result.rejected[record.rejected] += 1
             continue
-        found.samples[item.split] += 1
-        found.unknown_patients += not (record.patient or record.study)
-        found.masks += record.mask is not None
-        found.gaps += [record.missing] if record.missing else []
+        result.samples[item.split] += 1
+        result.unknown_patients += not (record.patient or record.study)
+        result.masks += record.mask is not None
+        result.gaps += [record.missing] if record.missing else []
         table.execute("INSERT INTO person VALUES (?, ?)", [item.split, item.patient])
         table.execute("INSERT INTO file VALUES (?, ?)", [record.size, pickle.dumps(record)])
-        seen = found.samples.total()
+        seen = result.samples.total()
         if len(drawn) < count:
             drawn.append(item)
-        elif (place := dice.randrange(seen)) < count:
-            drawn[place] = item
-    found.patients.update(dict(table.execute("SELECT split, count(*) FROM person GROUP BY split")))
-    ((found.cut_patients,),) = table.execute("SELECT count(*) - count(DISTINCT patient) FROM person")
-    _look(table, found, workers)
+        elif (index := dice.randrange(seen)) < count:
+            drawn[index] = item
+    result.patients.update(dict(table.execute("SELECT split, count(*) FROM person GROUP BY split")))
+    ((result.cut_patients,),) = table.execute("SELECT count(*) - count(DISTINCT patient) FROM person")
+    _look(table, result, workers)
     with worker_pool(workers, __name__) as pool:
         list(pool.map(_warm, range(workers)))
-        found.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(planned.label_names)))
-    return found
+        result.trials = list(pool.map(_try, drawn, repeat(recipe), repeat(planned.label_names)))
+    return result
 
 
 def _kind(record: SourceRecord) -> str:
@@ -68,7 +68,7 @@ def _kind(record: SourceRecord) -> str:
     return "".join(record.image.suffixes[-2:]).lower() if record.image.suffix == ".gz" else record.image.suffix.lower()
 
 
-def _look(table: sqlite3.Connection, found: Survey, workers: int) -> None:
+def _look(table: sqlite3.Connection, result: Survey, workers: int) -> None:
     """Count copies (same size, same first and last bytes) and missing masks; local files only."""
     table.execute("CREATE INDEX file_size ON file (size)")
     table.execute("CREATE TABLE mark (size INT, mark TEXT)")
@@ -77,11 +77,11 @@ def _look(table: sqlite3.Connection, found: Survey, workers: int) -> None:
         while chunk := rows.fetchmany(1024):
             marks = pool.map(_mark, [pickle.loads(record) for *_, record in chunk], [same > 1 for _, same, _ in chunk])
             for (size, *_), (mark, absent) in zip(chunk, marks, strict=True):
-                found.absent_masks += absent
+                result.absent_masks += absent
                 if mark:
                     table.execute("INSERT INTO mark VALUES (?, ?)", [size, mark])
     query = "SELECT coalesce(sum(n - 1), 0) FROM (SELECT count(*) AS n FROM mark GROUP BY size, mark)"
-    ((found.copies,),) = table.execute(query)
+    ((result.copies,),) = table.execute(query)
 
 
 def _mark(record: SourceRecord, alike: bool) -> tuple[str, bool]:
@@ -130,6 +130,6 @@ def survey_and_print(config: Mapping[str, Any], workers: int, key_file: str | No
     planned = planned_from(recipe, hasher, workers)
     recipe = Recipe.from_config(with_modality(config, planned))
     listing = time.monotonic() - started
-    found = survey(planned, recipe, workers, count)
-    Console(soft_wrap=True, highlight=False).print("\n".join(report(found, planned, recipe, workers, listing)))
-    return found
+    result = survey(planned, recipe, workers, count)
+    Console(soft_wrap=True, highlight=False).print("\n".join(report(result, planned, recipe, workers, listing)))
+    return result

@@ -43,19 +43,19 @@ class Survey:
     trials: list[Trial] = field(default_factory=list)
 
 
-def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, listing: float) -> list[str]:
+def report(result: Survey, planned: ShardPlan, recipe: Recipe, workers: int, listing: float) -> list[str]:
     """The report's lines; ``listing`` is its time in seconds."""
     kinds = ", ".join(
         counted(count, kind) if kind.isalpha() else f"{count:,} {kind or 'without an ending'}"
-        for kind, count in found.kinds.most_common()
+        for kind, count in result.kinds.most_common()
     )
-    lines = [f"inputs    {len(planned):,} ({kinds}), {_bytes(found.size)}; listed in {_time(listing)}"]
-    for split, count in found.samples.items():
-        lines.append(f"split     {split}: {counted(count, 'input')} of {counted(found.patients[split], 'patient')}")
-    lines += [f"odd       {line}" for line in _odd(found, recipe)] or ["odd       nothing"]
-    good = [trial for trial in found.trials if not trial.rejected]
+    lines = [f"inputs    {len(planned):,} ({kinds}), {_bytes(result.size)}; listed in {_time(listing)}"]
+    for split, count in result.samples.items():
+        lines.append(f"split     {split}: {counted(count, 'input')} of {counted(result.patients[split], 'patient')}")
+    lines += [f"odd       {line}" for line in _odd(result, recipe)] or ["odd       nothing"]
+    good = [trial for trial in result.trials if not trial.rejected]
     if good:
-        total, tried = found.samples.total(), found.trials
+        total, tried = result.samples.total(), result.trials
         samples = sum(trial.samples for trial in tried) / len(tried)
         size = _estimate([trial.size for trial in tried], total)
         seconds = _estimate([trial.seconds for trial in tried], total)
@@ -76,27 +76,27 @@ def report(found: Survey, planned: ShardPlan, recipe: Recipe, workers: int, list
     return lines
 
 
-def _odd(found: Survey, recipe: Recipe) -> list[str]:
-    lines = [f"{count:,} rejected when listed: {reason}" for reason, count in most_common(found.rejected)]
-    if found.copies:
-        copies = "1 copy" if found.copies == 1 else f"{found.copies:,} copies"
+def _odd(result: Survey, recipe: Recipe) -> list[str]:
+    lines = [f"{count:,} rejected when listed: {reason}" for reason, count in most_common(result.rejected)]
+    if result.copies:
+        copies = "1 copy" if result.copies == 1 else f"{result.copies:,} copies"
         lines.append(f"{copies} of other inputs (of one size, and the same first and last {EDGE} bytes)")
-    if found.unknown_patients and found.unknown_patients < found.samples.total():
-        lines.append(f"{found.unknown_patients:,} without patient and study: each counts as its own patient")
-    if found.cut_patients:
-        lines.append(f"{counted(found.cut_patients, 'patient')} in two splits, as the lists of recipe.lists have it")
-    if 0 < found.masks < found.samples.total():
-        lines.append(f"{found.samples.total() - found.masks:,} without a mask, {found.masks:,} with one")
-    if found.absent_masks:
-        lines.append(f"missing: {counted(found.absent_masks, 'mask')} that the source names")
-    if found.gaps:
+    if result.unknown_patients and result.unknown_patients < result.samples.total():
+        lines.append(f"{result.unknown_patients:,} without patient and study: each counts as its own patient")
+    if result.cut_patients:
+        lines.append(f"{counted(result.cut_patients, 'patient')} in two splits, as the lists of recipe.lists have it")
+    if 0 < result.masks < result.samples.total():
+        lines.append(f"{result.samples.total() - result.masks:,} without a mask, {result.masks:,} with one")
+    if result.absent_masks:
+        lines.append(f"missing: {counted(result.absent_masks, 'mask')} that the source names")
+    if result.gaps:
         taken = "to be interpolated" if recipe.volume.irregular == "resample" else "to be rejected"
-        lines.append(f"{counted(sum(found.gaps), 'slice')} missing in {counted(len(found.gaps), 'volume')}, {taken} "
+        lines.append(f"{counted(sum(result.gaps), 'slice')} missing in {counted(len(result.gaps), 'volume')}, {taken} "
                      f"(recipe.volume.irregular={recipe.volume.irregular})")  # fmt: skip
-    refused = Counter(trial.rejected for trial in found.trials if trial.rejected)
-    lines += [f"{count} of {len(found.trials)} tried are rejected, {why}" for why, count in most_common(refused)]
-    odd = Counter(trial.odd for trial in found.trials if trial.odd)
-    lines += [f"{count} of {len(found.trials)} tried: {what}" for what, count in odd.items()]
+    refused = Counter(trial.rejected for trial in result.trials if trial.rejected)
+    lines += [f"{count} of {len(result.trials)} tried are rejected, {why}" for why, count in most_common(refused)]
+    odd = Counter(trial.odd for trial in result.trials if trial.odd)
+    lines += [f"{count} of {len(result.trials)} tried: {what}" for what, count in odd.items()]
     return lines
 
 

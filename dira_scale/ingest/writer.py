@@ -95,8 +95,8 @@ def write_shards(
                     shown.update(task, completed=before + count.value, speed=text)
     except (BrokenProcessPool, MemoryError) as error:
         raise UserError(
-            "a worker process died, of what stands above, or else out of memory; finished shards are kept: run it "
-            "again, with fewer workers if memory was short"
+            "a worker process died (see above; else it ran out of memory); finished shards are kept: run the same "
+            "command again, with fewer workers if memory was short"
         ) from error
     finally:
         stop.set()

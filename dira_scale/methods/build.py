@@ -64,6 +64,7 @@ def construct(
     missing argument, BatchNorm groups that do not divide over the processes.
     """
     model = architecture(model_cfg)
+    _check_dimensions(model, views)
     encoder = model.build_encoder(views.size)
     start, node = _start(model, encoder, tensors), _plain(method_cfg)
 
@@ -105,6 +106,14 @@ def method_class(method_cfg: Any) -> type[Method]:
     except UserError:
         return Method
     return found if inspect.isclass(found) and issubclass(found, Method) else Method
+
+
+def _check_dimensions(model: Architecture, views: ViewSpec) -> None:
+    side, given = views.sides[0], views.size if views.dimensions == 2 else list(views.sides)
+    if model.dimensions == views.dimensions:
+        return
+    advice = f"volumes: give three, as [{side},{side},{side}]" if model.dimensions == 3 else f"images: give one, {side}"
+    raise UserError(f"data.size={given} has sides of {views.dimensions} axes, and {model.name} takes {advice}")
 
 
 def _start(model: Architecture, encoder: Encoder, tensors: Mapping[str, Tensor] | None) -> StartWeights | None:

@@ -37,6 +37,7 @@ class BYOL(Method):
     """
 
     gradient_views = 2
+    momentum_encoder = "target_encoder"
 
     def __init__(
         self, encoder: Encoder, views: ViewSpec, hidden: int = 4096, dim: int = 256, momentum: float = 0.996

@@ -16,11 +16,13 @@ class Terms:
     """One forward pass. Losses are means over the micro-batch, unweighted."""
 
     losses: dict[str, Tensor]  # by term: "di", "re"
-    # Each [b, 1, S, S], ``restored`` with gradient, ``target`` in [0, 1]; with v restored views [v·b, 1, S, S], first
+    # Each [b, 1, *size], ``restored`` with gradient, ``target`` in [0, 1]; with v restored views [v·b, 1, *size], first
     # view first.
     restored: Tensor | None = None
     target: Tensor | None = None  # for ``restored``
-    orientation: Tensor | None = None  # uint8 [b, 3]: how the target is turned, if it is (``data.orientation``)
+    orientation: Tensor | None = (
+        None  # uint8 [b, 3]: how the target is turned, if it is (``data.geometry.orientation``)
+    )
     monitors: dict[str, Tensor] = field(default_factory=dict)  # 0-dim, detached, on the device
     # Feature pyramids (finest first) of the views with gradient, in the views' order: for a method that wraps this one.
     # In training the loop keeps only the encoder's output of them, in ``features``.
@@ -40,6 +42,7 @@ class Method(nn.Module):
     gradient_views: ClassVar[int] = 1  # number of views whose pyramids ``forward`` returns
     bounded: ClassVar[bool] = True  # whether a restored view is the head's output through a sigmoid, or that itself
     remark: ClassVar[str] = ""  # what else the card of exported weights must say; a sentence
+    momentum_encoder: ClassVar[str] = ""  # attribute that holds the momentum encoder, if there is one
     key: str = "method"  # of its settings in the configuration, for messages
     views: ViewSpec
     weights: dict[str, float]
@@ -70,7 +73,7 @@ class Method(nn.Module):
         self.active = tuple(terms)
 
     def forward(self, clean: tuple[Tensor, ...], distorted: tuple[Tensor, ...], batch: Batch) -> Terms:
-        """``clean`` and ``distorted``: each view of ``batch``, [b, 1, S, S] in [0, 1]."""
+        """``clean`` and ``distorted``: each view of ``batch``, [b, 1, *size] in [0, 1]."""
         raise NotImplementedError
 
     def after_step(self) -> None:

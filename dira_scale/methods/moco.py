@@ -43,6 +43,7 @@ class MoCo(Method):
     Raises ``UserError`` for settings outside their range.
     """
 
+    momentum_encoder = "key_encoder"
     queue: Tensor
     queue_pointer: Tensor
     queue_age: Tensor
@@ -136,7 +137,7 @@ class MoCo(Method):
 
     @torch.no_grad()
     def _keys(self, images: Tensor, step: int) -> tuple[Tensor, int]:
-        """The keys of all processes' ``images`` [b, 1, S, S], [W·b, dim] in rank order; index of this rank's first.
+        """The keys of all processes' ``images`` [b, 1, *size], [W·b, dim] in rank order; index of this rank's first.
 
         In evaluation only this process's keys: each process evaluates its own batches.
         With several BatchNorm groups, a query and its key must not be normalised among the same images, because the

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.orientation import indicator, reorient
+from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import exchange, gather, rank, world
 from dira_scale.errors import UserError, nearest

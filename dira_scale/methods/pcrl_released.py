@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.orientation import reorient
+from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.collectives import exchange, gather, reduce_mean, world
 from dira_scale.methods.method import Terms

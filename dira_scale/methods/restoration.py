@@ -6,7 +6,7 @@ from types import MappingProxyType
 import torch.nn.functional as F
 from torch import Tensor
 
-# Mean over all pixels of (restored - target)^2 or |restored - target|, both [b, 1, S, S] in [0, 1].
+# Mean over all pixels of (restored - target)^2 or |restored - target|, both [b, 1, *size] in [0, 1].
 RESTORATION_LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = MappingProxyType(
     {"mse": F.mse_loss, "l1": F.l1_loss}
 )

@@ -10,7 +10,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from dira_scale.data.orientation import INDICATOR
+from dira_scale.data.geometry.orientation import INDICATOR
 from dira_scale.models.heads import global_average
 from dira_scale.models.network import CONVOLUTIONS
 

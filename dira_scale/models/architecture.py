@@ -28,14 +28,15 @@ class Architecture(Schema):
     bn_groups: int = at_least(1)
 
     dimensions: ClassVar[int]
+    channels: ClassVar[int] = 1  # that its first layer takes; an image of one channel is repeated
 
     @property
     def name(self) -> str:
         """What tables call the network."""
         return type(self).__name__
 
-    def build_encoder(self, size: int) -> "Encoder":
-        """For views of ``size`` pixels a side, with random weights. Raises ``UserError`` naming the key."""
+    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
+        """For views of ``size`` (``ViewSpec.size``), with random weights. Raises ``UserError`` naming the key."""
         raise NotImplementedError
 
     def build_network(self, encoder: "Encoder") -> "Network":
@@ -52,14 +53,16 @@ class TimmUNet(Architecture):
     zero_init_residual: bool = MISSING
 
     dimensions: ClassVar[int] = 2
+    channels: ClassVar[int] = 3
 
     @property
     def name(self) -> str:
         return self.encoder
 
-    def build_encoder(self, size: int) -> "Encoder":
+    def build_encoder(self, size: int | tuple[int, ...]) -> "Encoder":
         from dira_scale.models.encoder import build_encoder
 
+        assert isinstance(size, int), "planes have one"
         return build_encoder(self.encoder, size=size, zero_init_residual=self.zero_init_residual is True)
 
     def build_network(self, encoder: "Encoder") -> "Network":

@@ -2,11 +2,10 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import dedent
-from typing import Any, Self
 
 import timm
 import torch
@@ -20,6 +19,7 @@ from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.models.unet import UNet
 from dira_scale.models.vit import PlainEncoder
 from dira_scale.places.atomic import as_user_error, write_atomic
+from dira_scale.runs.description import Description
 
 # ResNets with the same name, layers and entries in timm and torchvision.
 TORCHVISION = (
@@ -34,43 +34,47 @@ _DECODER = re.compile(r"decoder\.blocks\.(\d)\.conv([12])\.([01])\.(\w+)")
 
 @dataclass(frozen=True)
 class Trained:
-    """What to export: an encoder for views of ``size`` pixels, and its U-Net if a decoder was trained.
+    """What to export of ``run``: an encoder, and the whole network if a decoder was trained."""
 
-    ``bounded``: restored images are the U-Net's output through a sigmoid, or that itself.
-    """
-
-    encoder: TimmEncoder
-    size: int
-    unet: UNet | None = None
-    decoder_channels: Sequence[int] = ()
-    bounded: bool = True
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], encoder: Encoder, network: Network | None, bounded: bool) -> Self:
-        """Of a run's ``config``. Raises ``UserError`` for a network that no format knows."""
-        if not (isinstance(encoder, TimmEncoder) and isinstance(network, UNet | None)):
-            raise UserError(f"run: its network, {config['model']['_target_']}, has no format to be exported to")
-        return cls(encoder, config["data"]["size"], network, config["model"]["decoder_channels"], bounded)
+    run: Description
+    encoder: Encoder
+    network: Network | None = None
 
     @property
     def name(self) -> str:
         return self.encoder.name
 
     @property
+    def size(self) -> int:
+        """Of the run's views, in pixels a side."""
+        return self.run.input.size[0]
+
+    @property
+    def decoder_channels(self) -> Sequence[int]:
+        return tuple(self.run.network.architecture["decoder_channels"])
+
+    @property
     def arguments(self) -> str:
         """The constructor's arguments beside the name, as source text."""
-        return "".join(f", {key}={value}" for key, value in self.encoder.arguments.items())
+        return "".join(f", {key}={value}" for key, value in self.require_timm("timm").arguments.items())
 
     @property
     def last(self) -> str:
-        """What follows the U-Net in the restoration of an image, as source text."""
-        return ".sigmoid()" if self.bounded else ""
+        """What follows the network in the restoration of an image, as source text."""
+        return {None: "", "sigmoid": ".sigmoid()", "softmax": ".softmax(1)"}[self.run.output.activation]
+
+    def require_timm(self, format: str) -> TimmEncoder:
+        """The encoder; ``UserError`` if ``format`` has none such."""
+        check(format, self.encoder, self.network is not None)
+        assert isinstance(self.encoder, TimmEncoder)
+        return self.encoder
 
     def require_unet(self, format: str) -> UNet:
         """The U-Net; ``UserError`` if there is none, or none in this format."""
-        check(format, self.encoder, self.unet is not None)
-        assert self.unet is not None
-        return self.unet
+        self.require_timm(format)
+        if not isinstance(self.network, UNet):
+            raise UserError(f"formats: {format} has no decoder such as {type(self.network).__name__}'s; use plain")
+        return self.network
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def to_timm(network: Trained) -> Exported:
 
     Layers after the pyramid (such as a final norm) get timm's initial values, the same at every call.
     """
-    encoder = network.encoder
+    encoder = network.require_timm("timm")
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -121,7 +125,7 @@ def to_smp(network: Trained) -> Exported:
         import segmentation_models_pytorch as smp
         from safetensors.torch import load_file
 
-        channels = {tuple(network.decoder_channels)}
+        channels = {network.decoder_channels}
         unet = smp.Unet("tu-{network.name}", encoder_weights=None, decoder_channels=channels{network.arguments}).eval()
         unet.load_state_dict(load_file("unet.safetensors"))
         restored = unet(image){network.last}
@@ -137,7 +141,7 @@ def to_dira_scale(network: Trained) -> Exported:
         from dira_scale.models.unet import UNet
         from safetensors.torch import load_file
 
-        channels = {tuple(network.decoder_channels)}
+        channels = {network.decoder_channels}
         unet = UNet(build_encoder("{network.name}", size={network.size}), decoder_channels=channels).eval()
         unet.load_state_dict(load_file("dira_scale_unet.safetensors"))
         restored = unet(image){network.last}
@@ -147,8 +151,7 @@ def to_dira_scale(network: Trained) -> Exported:
 
 def to_torchvision(network: Trained) -> Exported:
     """``torchvision.safetensors``: the state of torchvision's ResNet of the same name, whose layers are timm's."""
-    check("torchvision", network.encoder, network.unet is not None)
-    encoder = network.encoder
+    encoder = network.require_timm("torchvision")
     state = {timm_name: encoder.state_dict()[name] for name, timm_name in timm_names(encoder).items()}
     code = f"""
         import torchvision
@@ -187,7 +190,7 @@ def to_monai(network: Trained) -> Exported:
             in_channels=3,
             out_channels=1,
             backbone="{network.name}",
-            decoder_channels={tuple(network.decoder_channels)},
+            decoder_channels={network.decoder_channels},
             norm="batch",
             pre_conv=None,
             is_pad=False,
@@ -204,18 +207,40 @@ def to_onnx(network: Trained) -> Exported:
 
     The batch size is dynamic, S is the run's view size.
     """
-    files = {"encoder.onnx": _onnx(nn.Sequential(network.encoder, _Last()), network.size, "features")}
+    files = {"encoder.onnx": _onnx(nn.Sequential(network.require_timm("onnx"), _Last()), network.size, "features")}
     code = """
         import onnxruntime
 
         grey = {"image": image[:, :1].numpy()}
         (last_map,) = onnxruntime.InferenceSession("encoder.onnx").run(None, grey)
     """
-    if network.unet is not None:
-        output = "logits" if network.bounded else "restored"
-        files["unet.onnx"] = _onnx(network.unet, network.size, output)
+    if network.network is not None:
+        output = "logits" if network.last else "restored"
+        files["unet.onnx"] = _onnx(network.require_unet("onnx"), network.size, output)
         code += f"""({output},) = onnxruntime.InferenceSession("unet.onnx").run(None, grey)\n"""
     return Exported(files, "\n".join(line.strip() for line in code.strip().splitlines()))
+
+
+def to_plain(network: Trained) -> Exported:
+    """``plain_encoder.safetensors`` and, with a decoder, ``plain_network.safetensors``: states of any architecture."""
+    files = {"plain_encoder.safetensors": _bytes(network.encoder.state_dict())}
+    code = f"""
+        from dira_scale.models.architecture import architecture
+        from safetensors.torch import load_file
+
+        model = architecture({dict(network.run.network.architecture) | {"weights": None}})
+        encoder = model.build_encoder({network.size}).eval()
+        encoder.load_state_dict(load_file("plain_encoder.safetensors"))
+        pyramid = encoder(image)
+    """
+    code = dedent(code).strip()
+    if network.network is not None:
+        files["plain_network.safetensors"] = _bytes(network.network.state_dict())
+        code += f"""
+network = model.build_network(encoder).eval()
+network.load_state_dict(load_file("plain_network.safetensors"))
+output = network(image){network.last}"""
+    return Exported(files, code)
 
 
 FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
@@ -225,16 +250,21 @@ FORMATS: Mapping[str, Callable[[Trained], Exported]] = {
     "torchvision": to_torchvision,
     "monai": to_monai,
     "onnx": to_onnx,
+    "plain": to_plain,
 }
 
 FILES = frozenset(
     {"encoder.safetensors", "unet.safetensors", "dira_scale_unet.safetensors", "torchvision.safetensors"}
-    | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx"}
+    | {"monai_unet.safetensors", "encoder.onnx", "unet.onnx", "plain_encoder.safetensors", "plain_network.safetensors"}
 )  # all that the formats write
 
 
-def check(format: str, encoder: TimmEncoder, decoder: bool) -> None:
+def check(format: str, encoder: Encoder, decoder: bool) -> None:
     """Raise ``UserError`` if ``format`` has no such network. ``decoder``: whether one was trained."""
+    if format == "plain":
+        return
+    if not isinstance(encoder, TimmEncoder):
+        raise UserError(f"formats: {format} has no encoder such as {encoder.name}, which is not timm's; use plain")
     if format in ("smp", "dira_scale", "monai") and not decoder:
         raise UserError(f"formats: {format} needs a U-Net, and no stage up to this one trained a decoder; drop it")
     if format == "smp" and isinstance(encoder, PlainEncoder):
@@ -245,15 +275,12 @@ def check(format: str, encoder: TimmEncoder, decoder: bool) -> None:
             raise UserError(f"formats: {what} laid out as {encoder.name}; it has {', '.join(known)}")
 
 
-def trains_decoder(stages: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether one of a run's ``stages`` trains the decoder: by restoring images."""
-    return any({"re", "ad"} & set(stage["terms"]) for stage in stages)
-
-
 def default_formats(network: Trained) -> list[str]:
-    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net."""
+    """timm and, if a decoder was trained, smp, or dira_scale if smp has no such U-Net; plain for other networks."""
+    if not isinstance(network.encoder, TimmEncoder) or not isinstance(network.network, UNet | None):
+        return ["plain"]
     unet = "dira_scale" if isinstance(network.encoder, PlainEncoder) else "smp"
-    return ["timm", unet] if network.unet is not None else ["timm"]
+    return ["timm", unet] if network.network is not None else ["timm"]
 
 
 def replace_export(out: Path, files: Mapping[str, bytes], card: str) -> list[str]:

@@ -6,9 +6,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from dira_scale.data.batch import CHANNELS_LAST
+
 # Layers by an image's dimensions.
 CONVOLUTIONS: Mapping[int, type[nn.Conv2d] | type[nn.Conv3d]] = {2: nn.Conv2d, 3: nn.Conv3d}
 INSTANCE_NORMS: Mapping[int, type[nn.Module]] = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def moved(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """``module`` on ``device``, its weights contiguous, or those of convolutions channels last."""
+    if not channels_last:
+        return module.to(device, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return module.to(device)._apply(lambda x: x.to(memory_format=CHANNELS_LAST.get(x.dim(), torch.preserve_format)))
 
 
 class Encoder(nn.Module):
@@ -39,8 +48,7 @@ class Encoder(nn.Module):
     def _expanded(self, x: Tensor) -> Tensor:
         """[b, 1 or C, *size] -> [b, C, *size], without copying unless ``channels_last``."""
         x = x.expand(-1, self._in_channels, *self.dimensions * [-1])
-        layout = torch.channels_last if self.dimensions == 2 else torch.channels_last_3d
-        return x.contiguous(memory_format=layout) if self.channels_last else x
+        return x.contiguous(memory_format=CHANNELS_LAST[x.dim()]) if self.channels_last else x
 
 
 class Network(nn.Module):

@@ -1,56 +1,46 @@
 """From a checkpoint's tensors to networks, with plain BatchNorm."""
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
 from dira_scale.errors import UserError
 from dira_scale.models.architecture import architecture
 from dira_scale.models.network import Encoder, Network
+from dira_scale.runs.description import Description
 
 Tensors = Mapping[str, Tensor]
 
 
-def trained_encoder(config: Mapping[str, Any], tensors: Tensors) -> Encoder:
-    """The encoder of a run's ``config`` with the weights of one of its checkpoints, in evaluation mode.
+def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
+    """The encoder of ``run`` with the weights of one of its checkpoints, in evaluation mode.
 
-    ``tensors``: a checkpoint's, of a method with an ``encoder``, or with a ``base`` that has one.
-
-    Raises ``UserError`` if the method keeps its encoder elsewhere.
+    Raises ``UserError`` if the checkpoint has them under other names.
     """
-    encoder = architecture(config["model"]).build_encoder(config["data"]["size"])
-    _fill(encoder, _encoder_prefix(tensors), tensors)
+    if run.tensors.encoder is None:
+        raise UserError(f"run: {run.title} has no encoder")
+    encoder = architecture(run.network.architecture).build_encoder(run.input.size[0])
+    _fill(encoder, run.tensors.encoder, tensors)
     return encoder.eval()
 
 
-def trained_network(config: Mapping[str, Any], encoder: Encoder, tensors: Tensors) -> Network:
+def trained_network(run: Description, encoder: Encoder, tensors: Tensors) -> Network:
     """``encoder`` with the decoder and head of the same checkpoint; ``UserError`` if they have other names there.
 
-    The head's output is an image on the scale of the input's, also where the method trained it on another
-    (``method.target_scale``).
+    The head's output is an image on the scale of the input's, also where it was trained on another.
     """
-    network = architecture(config["model"]).build_network(encoder)
-    _fill(network.decoder, "method.decoder.", tensors)
-    _fill(network.head, "method.head.", tensors)
+    network = architecture(run.network.architecture).build_network(encoder)
+    _fill(network.decoder, run.tensors.decoder, tensors)
+    _fill(network.head, run.tensors.head, tensors)
     for parameter in network.head.parameters():
-        parameter.data /= config["method"].get("target_scale", 1.0)
+        parameter.data /= run.output.scale
     return network.eval()
 
 
-def _encoder_prefix(tensors: Tensors) -> str:
-    """``method.encoder.``, or ``method.base.encoder.`` if a method wraps another."""
-    for name in tensors:
-        if found := re.match(r"method\.(base\.)*encoder\.", name):
-            return found[0]
-    raise UserError("the checkpoint's method has no `encoder` (or `base.encoder`, if it wraps another): name it so")
-
-
-def _fill(module: nn.Module, prefix: str, tensors: Tensors) -> None:
+def _fill(module: nn.Module, prefix: str | None, tensors: Tensors) -> None:
     for name in module.state_dict():
-        if prefix + name not in tensors:
+        if f"{prefix}.{name}" not in tensors:
             raise UserError(
-                f"the checkpoint has no {prefix}{name}: a method must name its network encoder, decoder and head"
+                f"the checkpoint has no {prefix}.{name}: a method must name its network encoder, decoder and head"
             )
-    module.load_state_dict({name: tensors[prefix + name] for name in module.state_dict()})
+    module.load_state_dict({name: tensors[f"{prefix}.{name}"] for name in module.state_dict()})

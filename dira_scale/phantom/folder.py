@@ -26,6 +26,12 @@ def one_by_one(make: Make, patients: Sequence[int], finished: int = 0) -> None:
         make(patient)
 
 
+def check_sizes(patients: Any, size: Any, smallest: int) -> None:
+    """Raises UserError for numbers of which no phantoms can be made."""
+    if not (isinstance(patients, int) and isinstance(size, int)) or patients < 1 or size < smallest:
+        raise UserError(f"phantoms need patients >= 1 and size >= {smallest}, not patients={patients}, size={size}")
+
+
 def fill(
     folder: Path,
     settings: Mapping[str, Any],
@@ -77,11 +83,11 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> int:
     """The number of patients of a finished folder, else 0. Raises UserError for other settings."""
     for name in ("phantom.json", "settings.json"):
         if (folder / name).exists():
-            found = OMITTED | json.loads((folder / name).read_text())
+            stored = OMITTED | json.loads((folder / name).read_text())
             for key, value in {**OMITTED, **settings}.items():
-                if found.get(key) != value:
+                if stored.get(key) != value:
                     raise UserError(
-                        f"{folder} holds phantoms made with {key}={found.get(key)}, not {value}: "
+                        f"{folder} holds phantoms made with {key}={stored.get(key)}, not {value}: "
                         "use another folder, or remove this one"
                     )
     if not (folder / "phantom.json").exists():

@@ -13,7 +13,7 @@ b2nd    blosc2 bricks, zstd      8, 16       volumes; lossless; a crop reads its
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,8 +28,6 @@ from dira_scale.pixels.headers import Payload
 
 if TYPE_CHECKING:
     import blosc2  # imported lazily below: images do not need it
-
-Box = tuple[float, float, float, float]  # y, x, h, w in pixels
 
 
 class DecodeError(ValueError):
@@ -70,59 +68,26 @@ def encode(pixels: np.ndarray, codec: str, quality: int = 95) -> bytes:
             return file.getvalue()
 
 
-def decode(payload: Payload, codec: str, shape: tuple[int, ...] | None = None, new: Allocate = np.empty) -> np.ndarray:
+def decode(
+    payload: Payload, codec: str, shape: tuple[int, ...] | None = None, new: Allocate = np.empty, scale: float = 1.0
+) -> np.ndarray:
     """Pixels of a payload: [H, W], or [H, W, C] where it has several channels; uint8 or uint16; voxels: [Z, Y, X] or
     [C, Z, Y, X], int16 or uint8. May be read-only.
 
     ``shape``, such as the manifest's, is compared with the payload's header before memory is taken: a few kilobytes can
-    claim to be gigabytes. ``new`` makes the arrays, where the codec's library lets it.
+    claim to be gigabytes. ``new`` makes the arrays, where the codec's library lets it. ``scale``, of a JPEG only: 1,
+    1/2, 1/4 or 1/8, at which it is decoded.
     Raises DecodeError when the payload is broken or of another shape.
     """
-    pixels, _ = _decode(payload, codec, shape, new, least=1.0)
-    if shape is not None and pixels.shape != shape:  # a PNG's palette may add transparency
-        raise DecodeError(f"pixels of shape {pixels.shape}, expected {shape}")
-    return pixels
-
-
-def decode_crops(
-    payload: Payload,
-    codec: str,
-    boxes: Sequence[Box],
-    size: int,
-    shape: tuple[int, ...] | None = None,
-    new: Allocate = np.empty,
-) -> list[tuple[np.ndarray, Box]]:
-    """The pixels that each crop needs, decoding the image once; ``shape`` and ``new`` as in ``decode``.
-
-    ``boxes`` are (y, x, h, w) in stored pixels; the caller resizes each to ``size``. Returns for each box the smallest
-    array of whole pixels around it, and the box within that array, in fractional pixels. A JPEG is decoded at 1/2, 1/4
-    or 1/8 scale if every crop still has twice the pixels of its target (radiographs of 1024 pixels to 64: a fifth less
-    time; error 0.2 grey levels on average, 99 % within 1.3); npy is only sliced.
-    Raises DecodeError when the payload is broken, of another shape, or a box is not within the image.
-    """
-    pixels, scale = _decode(payload, codec, shape, new, least=2 * size / min(min(h, w) for _, _, h, w in boxes))
-    return [_cut(pixels, tuple(scale * edge for edge in box)) for box in boxes]  # type: ignore[arg-type]
-
-
-def _decode(
-    payload: Payload, codec: str, shape: tuple[int, ...] | None, new: Allocate, least: float
-) -> tuple[np.ndarray, float]:
-    """Pixels, and their scale: for a JPEG the smallest of 1, 1/2, 1/4, 1/8 that is at least ``least``, otherwise 1."""
-    scale = next(s for s in (0.125, 0.25, 0.5, 1.0) if s >= least or s == 1.0) if codec == "jpg" else 1.0
     try:
         if shape is not None:
             headers.check(payload, codec, shape)
-        return (_decode_jpeg(payload, new, scale) if codec == "jpg" else CODECS[codec](payload, new)), scale
+        pixels = _decode_jpeg(payload, new, scale) if codec == "jpg" else CODECS[codec](payload, new)
     except (ValueError, RuntimeError) as error:  # what the libraries raise
         raise DecodeError(str(error)) from error
-
-
-def _cut(pixels: np.ndarray, box: Box) -> tuple[np.ndarray, Box]:
-    y, x, h, w = box
-    top, left, bottom, right = math.floor(y), math.floor(x), math.ceil(y + h), math.ceil(x + w)
-    if top < 0 or left < 0 or bottom > pixels.shape[0] or right > pixels.shape[1]:
-        raise DecodeError(f"crop {box} is not within the image of {pixels.shape[0]} x {pixels.shape[1]} pixels")
-    return pixels[top:bottom, left:right], (y - top, x - left, h, w)
+    if shape is not None and scale == 1 and pixels.shape != shape:  # a PNG's palette may add transparency
+        raise DecodeError(f"pixels of shape {pixels.shape}, expected {shape}")
+    return pixels
 
 
 def _decode_jpeg(payload: Payload, new: Allocate, scale: float = 1.0) -> np.ndarray:
@@ -183,6 +148,7 @@ def open_bricks(file: Path, offset: int) -> "blosc2.NDArray":
 
 PIXELS, VOXELS = (np.uint8, np.uint16), (np.int16, np.uint8)
 VOLUME_CODECS = ("b2nd", "npy")
+MASK_CODECS = {2: "png", 3: "b2nd"}  # of images, of volumes
 DECODED_ON_GPU = ("jpg", "jp2")  # by nvJPEG and nvJPEG2000
 CODECS: dict[str, Callable[[Payload, Allocate], np.ndarray]] = {
     "png": png.decode,

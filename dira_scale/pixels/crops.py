@@ -5,10 +5,10 @@ from time import perf_counter
 
 import numpy as np
 
+from dira_scale.pixels import planes, volumes
 from dira_scale.pixels.arena import Arena
-from dira_scale.pixels.codecs import Box, decode_crops
+from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.headers import Payload
-from dira_scale.pixels.resize import resize
 
 _ARENA = Arena()
 
@@ -16,12 +16,11 @@ _ARENA = Arena()
 def fill(
     payload: Payload,
     codec: str,
-    boxes: Sequence[Box],
-    flips: Sequence[bool],
+    crops: Sequence[Crop],
     views: Sequence[np.ndarray],
     shape: tuple[int, ...] | None = None,
 ) -> tuple[float, float]:
-    """Writes the crop ``boxes[v]``, mirrored left to right where ``flips[v]``, into ``views[v]`` [C, size, size].
+    """Writes each crop of an image or a volume into its view [C, *size], of two or three dimensions.
 
     The views may be of a wider type than the pixels. ``shape`` is the manifest's (``codecs.decode``). For any number of
     threads: the interpreter's lock is released while decoding and resampling, and no threads are started. Each thread
@@ -32,8 +31,15 @@ def fill(
     """
     began = perf_counter()
     _ARENA.reset()
-    crops = decode_crops(payload, codec, boxes, views[0].shape[-1], shape, _ARENA.empty)
+    boxes, plane = [crop.box for crop in crops], views[0].ndim == 3
+    if plane:
+        parts = planes.decode_crops(payload, codec, boxes, views[0].shape[-1], shape, _ARENA.empty)
+    else:
+        parts = volumes.decode_crops(payload, codec, boxes, shape, _ARENA.empty)
     decoded = perf_counter()
-    for (pixels, box), flip, view in zip(crops, flips, views, strict=True):
-        resize(pixels, box, view.shape[-1], flip, view, _ARENA.empty)
+    for (pixels, box), crop, view in zip(parts, crops, views, strict=True):
+        if plane:
+            planes.resize(pixels, box, view.shape[-1], crop.flip, view, _ARENA.empty)
+        else:
+            volumes.resize(pixels, box, crop.flip, view)
     return decoded - began, perf_counter() - decoded

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing._internal.distributed.fake_pg import FakeStore  # private; importing it registers the "fake" backend
 
 from dira_scale import methods
-from dira_scale.data.distort import BatchedDistort
+from dira_scale.data import distort
+from dira_scale.data.batch import CHANNELS_LAST
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Batch, StagePlan, StepTask
 from dira_scale.methods.adversary import Adversary
@@ -89,16 +90,15 @@ def fake_pretraining(config: Pretrain, cfg: DictConfig) -> FakeTask:
         adversary = Adversary(config.adversary.loss, config.model.dimensions)
 
     def without_memory(tensor: Tensor) -> Tensor:
-        channels_last = config.parallel.channels_last and tensor.ndim == 4
-        layout = torch.channels_last if channels_last else torch.contiguous_format
+        layout = CHANNELS_LAST.get(tensor.ndim) if config.parallel.channels_last else None
         with mode:
-            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout)
+            return torch.empty(tensor.shape, dtype=tensor.dtype, memory_format=layout or torch.contiguous_format)
 
     for module in (method, adversary):
         module._apply(without_memory)
     method.train()
     with mode:
-        task = Pretraining(config, world, method, adversary, BatchedDistort)  # as on a GPU
+        task = Pretraining(config, world, method, adversary, distort.build_batched)  # as on a GPU
     stages, buffers = stage_plans(config, lambda batch: 1), list(task.objective.distort.buffers())
     return FakeTask(task, stages, ViewShapes(views), mode, world, buffers)
 

@@ -1,5 +1,6 @@
 """What ``data.shards`` adds to a plan: how many images, and the GPU memory of the loader that decodes there."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -47,4 +48,4 @@ def decoding_bytes(data: Data, datasets: Sequence[ShardedDataset], views: ViewSp
     pixel = column("channels").max() * column("bits").max() / 8  # bytes
     decoded = pixel * np.mean(column("height") * column("width"))
     crop = decoded * sum(views.scale) / 2
-    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * views.count * pixel * views.size**2)
+    return float(2 * (decoded + crop) + (data.prefetch + IN_USE) * views.count * pixel * math.prod(views.sides))

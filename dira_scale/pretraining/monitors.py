@@ -75,9 +75,9 @@ class Monitors:
     def _restoration(self, terms: Terms) -> dict[str, Tensor]:
         if terms.restored is None or terms.target is None:
             return {}
-        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=(1, 2, 3))
+        errors = (terms.restored.float() - terms.target.float()).square().mean(dim=tuple(range(1, terms.target.dim())))
         measured = {"psnr": -10 * errors.clamp(min=1e-10).log10().mean()}
-        if min(terms.target.shape[-2:]) > 2 * ssim.RADIUS:
+        if min(terms.target.shape[2:]) > 2 * ssim.RADIUS:
             measured["ssim"] = ssim.ssim(terms.restored, terms.target).mean()
         return measured
 

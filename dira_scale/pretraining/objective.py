@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from dira_scale.data.batch import Batch, per_sample
-from dira_scale.data.distort import Distort, rotate
+from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.world import World
 from dira_scale.engine.task import Losses
@@ -58,10 +58,11 @@ class Objective:
         adversary: Adversary,
         views: ViewSpec,
         world: World,
-        distort: Callable[[ViewSpec], Distort] = Distort,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
     ) -> None:
         self.weights, self.adversary, self.world = weights, adversary, world
-        self.distort, self.target_flip = distort(views).to(world.device), views.target_flip
+        self.distort, self.target_flip, self.axes = distort(views), views.target_flip, views.crop.axes
+        self.distort.to(world.device)
 
     def __call__(self, model: nn.Module, batch: Batch, terms: Sequence[str]) -> PretrainLosses:
         """The losses of the stage's ``terms``. ``model`` is the method, or its wrapper in training."""
@@ -82,17 +83,20 @@ class Objective:
 
     def clean(self, batch: Batch) -> tuple[Tensor, ...]:
         """The undistorted views, rotated as the distorted ones, or upright: what is to be restored."""
-        if self.target_flip == "with_input" and self.distort.rotates:
-            pairs = zip(batch.views, batch.distortions, strict=True)
-            return tuple(rotate(view, parameters.rotation) for view, parameters in pairs)
-        return self.upright(batch.views, batch)
+        if self.target_flip != "with_input":
+            return self.upright(batch.views, batch)
+        pairs = zip(batch.views, batch.distortions, strict=True)
+        return tuple(self.distort.turned(view, parameters) for view, parameters in pairs)
 
     def upright(self, views: tuple[Tensor, ...], batch: Batch) -> tuple[Tensor, ...]:
         """``views`` in the orientation of the restoration target: flipped back if ``views.target_flip`` requires it."""
         if self.target_flip == "with_input":
             return views
-        pairs = zip(views, batch.flips, strict=True)
-        return tuple(torch.where(per_sample(flip, view), view.flip(-1), view) for view, flip in pairs)
+        for axis in self.axes:
+            flips = (flip[:, axis] for flip in batch.flips)
+            pairs = zip(views, flips, strict=True)
+            views = tuple(torch.where(per_sample(flip, view), view.flip(axis), view) for view, flip in pairs)
+        return views
 
     def distorted(self, batch: Batch, terms: Sequence[str], corrupt: bool = True) -> tuple[Tensor, ...]:
         """T(.) of every view; without cutout and shuffling if nothing is restored (the released code's mode `di`)."""

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dira_scale.data.orientation import reorient
+from dira_scale.data.geometry.orientation import reorient
 from dira_scale.engine.task import StagePlan
 from dira_scale.engine.watchdog import alive
 from dira_scale.metrics.restoration import RestorationTable
@@ -25,7 +25,7 @@ GAP = 4  # pixels between pictures
 
 @dataclass
 class Restoration:
-    """A batch of images, each [b, 1, S, S] in [0, 1]; ``hole`` is True where a cutout zeroed the distorted image."""
+    """A batch of images or volumes, each [b, 1, *size] in [0, 1]; ``hole``: where a cutout zeroed the distorted one."""
 
     clean: Tensor
     distorted: Tensor
@@ -70,7 +70,8 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
         for clean, distorted, hole, restored in zip(*(part[:, 0].float().cpu().numpy() for part in parts), strict=True):
             table.add(clean, distorted, hole > 0, restored)
             if len(grid) < rows:
-                row = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in (clean, distorted, restored)]
+                shown = map(middle_plane, (clean, distorted, restored))
+                row = [np.pad(picture, GAP // 2, constant_values=0.5) for picture in shown]
                 grid.append(np.concatenate(row, axis=1))
     path = folder / "restoration.json"
     before = json.loads(path.read_text()) if path.exists() else []
@@ -78,3 +79,8 @@ def write_pictures(folder: Path, stage: str, batches: Iterable[Restoration], row
     encoded = BytesIO()
     Image.fromarray((np.concatenate(grid).clip(0, 1) * 255).round().astype(np.uint8)).save(encoded, "PNG")
     write_atomic(folder / f"{stage}.png", encoded.getvalue())
+
+
+def middle_plane(image: np.ndarray) -> np.ndarray:
+    """An image [H, W] as it is; of a volume [D, H, W] the plane in the middle of its depth."""
+    return image if image.ndim == 2 else image[len(image) // 2]

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from dira_scale import methods
 from dira_scale.data.batch import Batch
-from dira_scale.data.distort import Distort
+from dira_scale.data.distort import Distort, DistortVolumes, build
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.control import raise_on_all
 from dira_scale.distributed.world import World
@@ -23,11 +23,14 @@ from dira_scale.engine.task import StagePlan, StagePosition
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.method import Method
+from dira_scale.models.network import moved
 from dira_scale.pretraining.config import Pretrain
+from dira_scale.pretraining.description import UNIT, describe, tensors_of
 from dira_scale.pretraining.diagnosis import Diagnosis
 from dira_scale.pretraining.monitors import Monitors
 from dira_scale.pretraining.neighbours import NeighbourAUC
 from dira_scale.pretraining.objective import Forward, Objective, PretrainLosses, restores
+from dira_scale.runs.description import Description
 from dira_scale.runs.folder import RunFolder
 from dira_scale.training.schedule import batches_of, few_steps, process_counts, stage_plans
 from dira_scale.training.validation import Validation
@@ -63,7 +66,7 @@ class Pretraining:
         world: World,
         method: Method,
         adversary: Adversary,
-        distort: Callable[[ViewSpec], Distort] = Distort,
+        distort: Callable[[ViewSpec], Distort | DistortVolumes] = build,
     ) -> None:
         self.config, self.module, self.optim = config, method, config.optim
         judge = optim.build(config.optim.discriminator, list(adversary.parameters()), "optim.discriminator")
@@ -106,6 +109,8 @@ class PretrainTask(Pretraining):
     ) -> None:
         super().__init__(config, world, method, adversary)
         self.stages, self.data, self.diagnosis = stages, data, Diagnosis(config)
+        decoder = any(restores(plan.terms) for plan in stages)
+        self.tensors, self.unit = tensors_of(config.method, decoder, method.state_dict()), UNIT
         validate = config.validate
         held_out = data.held_out(validate.batch, validate.batches, world.rank, world.ranks)
         self.validation: Validation | None = None
@@ -137,6 +142,12 @@ class PretrainTask(Pretraining):
         method = build_method(config, cfg, data.views, tensors)
         adversary = on_device(Adversary(config.adversary.loss, config.model.dimensions), config, world)
         return cls(config, world, method, adversary, stages, data)
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        described = describe(config)
+        datasets = zip(described.data.datasets, self.data.datasets, strict=True)
+        data = replace(described.data, datasets=tuple(each.known(opened.info) for each, opened in datasets))
+        return replace(described, data=data, tensors=self.tensors)
 
     def summary(self, module: nn.Module) -> list[str]:
         parameters = sum(p.numel() for p in module.parameters() if p.requires_grad) / 1e6
@@ -178,8 +189,8 @@ class PretrainTask(Pretraining):
 
 def on_device(adversary: Adversary, config: Pretrain, world: World) -> Adversary:
     """``adversary`` on the training device, in the images' memory format."""
-    layout = torch.channels_last if config.parallel.channels_last else torch.contiguous_format
-    return adversary.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+    moved(adversary, world.device, config.parallel.channels_last)
+    return adversary
 
 
 def build_method(config: Pretrain, cfg: DictConfig, views: Any, tensors: dict[str, Tensor] | None = None) -> Method:

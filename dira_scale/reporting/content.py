@@ -8,6 +8,7 @@ from typing import Any
 
 from dira_scale.errors import UserError
 from dira_scale.runs.checkpoint import StoredCheckpoint
+from dira_scale.runs.description import Description
 from dira_scale.runs.reader import Row, RunReader, TrainingData
 
 PARTS = ("step", "data", "validate", "checkpoint")  # where the time goes, as metrics.jsonl names it
@@ -18,10 +19,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContent:
-    """A run folder's content. ``missing``: what the folder lacks, one sentence each."""
+    """A run folder's content.
+
+    Attributes:
+        config: to show; what it means is in ``description``.
+        missing: what the folder lacks, one sentence each.
+    """
 
     folder: Path
     config: dict[str, Any]
+    description: Description
     status: dict[str, Any]
     environment: dict[str, Any]
     rows: list[Row]
@@ -48,8 +55,9 @@ class RunContent:
         return max(before, default=0), max(row["step"] for row in self.rows if row["stage"] == stage)
 
     def terms(self, stage: str) -> list[str]:
-        """The loss terms that ``stage`` trains; empty if the configuration does not name it."""
-        return list(self.config["stages"].get(stage, {}).get("terms", []))
+        """The loss terms that ``stage`` trains; empty if the description does not name it."""
+        planned = self.description.stage(stage)
+        return [*planned.terms] if planned else []
 
     def restarts(self) -> list[int]:
         """Steps at which another process took over the run (the lease number grew)."""
@@ -85,8 +93,8 @@ def read_run(folder: Path) -> RunContent:
     missing = [text for text, is_absent in absent.items() if is_absent]
     missing += [f"data {data.name}: {data.problem}" for data in datasets if data.problem]
     return RunContent(
-        folder.resolve(), reader.config, status, environment, rows, reader.restoration(), pictures, checkpoints,
-        datasets, missing,
+        folder.resolve(), reader.config, reader.description, status, environment, rows, reader.restoration(), pictures,
+        checkpoints, datasets, missing,
     )  # fmt: skip
 
 

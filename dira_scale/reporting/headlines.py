@@ -32,7 +32,7 @@ def _state(run: RunContent, warnings: int) -> Headline:
     restarts = len(run.restarts())
     again = f"; resumed {restarts} time{'s' * (restarts > 1)}" if restarts else ""
     epochs = f", {run.rows[-1]['epoch']:.1f} epochs" if run.rows else ""
-    enough = run.config.get("enough_steps") or 0
+    enough = run.description.enough_steps or 0
     if state == "failed":
         verdict = Verdict(Grade.poor, "the reason is above")
     elif warnings:
@@ -83,7 +83,8 @@ def _discrimination(run: RunContent) -> Headline | None:
     if not rows:
         return None
     last = {row["stage"]: row for row in rows}  # of each stage
-    own = [stage for stage in last if run.terms(stage) == ["di"]]
+    measured = run.description.metrics.get("top1")
+    own = [stage for stage in last if measured and run.terms(stage) == [measured.term]]
     row = last.pop(own[-1] if own else rows[-1]["stage"])
     times = {stage: _times(one["top1"] / one["chance"]) for stage, one in last.items()}
     later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and own]
@@ -144,10 +145,10 @@ def _neighbours(run: RunContent) -> Headline | None:
 
 def _held_out_images(run: RunContent) -> float:
     """Those that a validation looks at; infinite if a dataset cannot be read any more."""
-    validate, split = run.config["validate"], run.config["data"]["val_split"]
-    most = validate["batch"] * validate["batches"] if validate["batches"] else float("inf")
-    counts = [data.info.counts.get(split, 0) if data.info else float("inf") for data in run.datasets]
-    return min(most, sum(counts))
+    data = run.description.data
+    known = [now.known.samples for now in run.datasets]
+    counts = [float("inf") if samples is None else samples.get(data.held_out_split or "", 0) for samples in known]
+    return min(data.held_out or float("inf"), sum(counts))
 
 
 def _speed(run: RunContent) -> Headline | None:
@@ -155,15 +156,15 @@ def _speed(run: RunContent) -> Headline | None:
     stages = throughput(run)
     if not stages:
         return None
-    machine, gpus = run.environment, run.environment.get("gpus")
+    machine, gpus, unit = run.environment, run.environment.get("gpus"), run.description.unit
     where = f", on {len(gpus)} × {gpus[0]}" if gpus else f", on {machine['cores']} CPU cores" if machine else ""
-    each = f"medians: {', '.join(f'{t.stage} {rate(t.images_per_second[1])}' for t in stages)}"
+    each = f"medians: {', '.join(f'{t.stage} {rate(t.speed[1])}' for t in stages)}"
     waiting = stages[-1].share("data")
-    waits = f"waits for images {100 * waiting:.0f} % of the time"
+    waits = f"waits for {unit} {100 * waiting:.0f} % of the time"
     longest = f", in which its loader's threads mostly {stages[-1].bottleneck}" if stages[-1].bottleneck else ""
     slowed = waiting > WAITING
     return Headline(
-        f"{rate(stages[-1].images_per_second[1])} images/s",
+        f"{rate(stages[-1].speed[1])} {unit}/s",
         f"in the last stage{where}",
         each if slowed else f"{waits}; {each}",
         Verdict(Grade.fair, f"{waits}{longest}: more data.workers") if slowed else None,
@@ -172,7 +173,7 @@ def _speed(run: RunContent) -> Headline | None:
 
 def _unless_early(run: RunContent, grade: Grade, why: str) -> Verdict:
     """What is not good yet is not judged before the steps that the experiment needed to learn."""
-    done, enough = run.rows[-1]["step"] if run.rows else 0, run.config.get("enough_steps") or ENOUGH_STEPS
+    done, enough = run.rows[-1]["step"] if run.rows else 0, run.description.enough_steps or ENOUGH_STEPS
     if grade is not Grade.good and done < enough:
         return Verdict(_early(run), f"{done} of about {enough} steps; {why}")
     return Verdict(grade, why)

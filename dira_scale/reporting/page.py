@@ -1,6 +1,8 @@
 """The page: one self-contained HTML file."""
 
+import re
 from base64 import b64encode
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,13 @@ def template(file: Path) -> Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"duration": summary.duration, "rate": summary.rate}
+    environment.filters |= {"duration": summary.duration, "rate": summary.rate, "code": _code}
     return environment.get_template(file.name)
+
+
+def _code(text: str) -> str:
+    """``text`` as HTML, what is in backticks as code."""
+    return re.sub("`(.+?)`", r"<code>\1</code>", escape(text))
 
 
 def _png(path: Path) -> str:

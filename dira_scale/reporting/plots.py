@@ -28,15 +28,6 @@ COLOURS = {  # light mode's, by the names under which style.css has the dark mod
 LINES = [COLOURS[f"plot-{n}"] for n in (1, 2, 3, 4)]
 TRAIN, HELD_OUT = LINES[:2]
 LABEL, LEVEL, BAND = COLOURS["plot-label"], COLOURS["plot-level"], COLOURS["plot-band"]
-TITLES = {
-    "loss": "Total loss (weighted sum of the stage's terms)",
-    "loss/di": "Discrimination",
-    "loss/re": "Restoration",
-    "loss/ad": "Adversary, the generator's part",
-    "loss/discriminator": "Adversary, the discriminator's part",
-    "top1": "Finding an image's other view (top-1)",
-    "lr": "Learning rate",
-}
 SIZE = (3.7, 2.4)  # inches of 96 CSS pixels: about as wide as a phone, so that a plot's text keeps its size everywhere
 STYLE = {
     "svg.fonttype": "none",
@@ -54,16 +45,18 @@ STYLE = {
 
 
 def curves(run: RunContent) -> list[tuple[str, str]]:
-    """(title, SVG) of the losses, the top-1 and the learning rate, over optimizer steps."""
-    return [(_title(run, name), _curve(run, name)) for name in _names(run) if not is_single(run.rows, [name])]
+    """(title, SVG) of the losses, the metrics and the learning rate, over optimizer steps."""
+    return [
+        (title, _curve(run, name, title)) for name, title in _titles(run).items() if not is_single(run.rows, [name])
+    ]
 
 
 def single_values(run: RunContent) -> list[tuple[str, str]]:
     """(title, values) of those that were measured at one step only, which no curve shows."""
     labels = {"train": "training", "val": "held out"}
     return [
-        (_title(run, name), at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
-        for name in _names(run) if is_single(run.rows, [name])
+        (title, at_one_step([(labels[row["split"]], row[name], row) for row in run.rows if name in row]))
+        for name, title in _titles(run).items() if is_single(run.rows, [name])
     ]  # fmt: skip
 
 
@@ -77,10 +70,14 @@ def at_one_step(values: Sequence[tuple[str, float, Row]]) -> str:
     return f"{', '.join(f'{label} {value:.3g}' for label, value, _ in values)} (step {values[0][2]['step']})"
 
 
-def _names(run: RunContent) -> list[str]:
-    names = dict.fromkeys(name for row in run.rows for name in row if name == "loss" or name.startswith("loss/"))
-    order = sorted(names, key=lambda name: list(TITLES).index(name) if name in TITLES else len(TITLES))
-    return [*order, *(name for name in ("top1", "lr") if any(name in row for row in run.rows))]
+def _titles(run: RunContent) -> dict[str, str]:
+    """Of the curves: the total loss, its terms, the other metrics, the learning rate."""
+    terms = {f"loss/{name}": term.title for name, term in run.description.terms.items()}
+    metrics = {name: metric.title for name, metric in run.description.metrics.items()}
+    logged = dict.fromkeys(name for row in run.rows for name in row)
+    others = {name: name for name in logged if name.startswith("loss/") and name not in terms}
+    titles = {"loss": "Loss"} | terms | others | metrics
+    return {name: title for name, title in (titles | {"lr": "Learning rate"}).items() if name in logged}
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -96,15 +93,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.array(means)
 
 
-def _title(run: RunContent, name: str) -> str:
-    """The curve's title, with the configured base method or restoration distance."""
-    method = run.config["method"]
-    base = method.get("base", method).get("_target_", "").rpartition(".")[2]
-    kind = {"loss/di": base, "loss/re": method.get("restoration", "").upper()}.get(name, "")
-    return TITLES.get(name, name) + (f" ({kind})" if kind else "")
-
-
-def _curve(run: RunContent, name: str) -> str:
+def _curve(run: RunContent, name: str, title: str) -> str:
     stages = [stage for stage in run.stages if any(name in row for row in run.select(stage, "train"))]
     start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 
@@ -120,7 +109,7 @@ def _curve(run: RunContent, name: str) -> str:
 
     last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in ("train", "val")}
     spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
-    return svg(f"{_title(run, name)} over optimizer steps; last value:{spoken[1:]}", draw)
+    return svg(f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
 
 
 def _stage_curve(axes: Axes, run: RunContent, stage: str, name: str) -> None:

@@ -12,11 +12,6 @@ import numpy as np
 from dira_scale.reporting.content import LOADER_PARTS, PARTS, RunContent
 from dira_scale.runs.reader import Row
 
-TERMS = {
-    "di": "discrimination: the encoder learns to recognise two views of one image among other images",
-    "re": "restoration: the decoder learns to restore an image from a distorted view of it",
-    "ad": "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
-}
 RESTORERS = {
     "distorted": "the distorted input itself",
     "blur": "a 5 × 5 blur of it",
@@ -35,9 +30,9 @@ class Throughput:
     steps: int
     epochs: float
     fraction: float | None  # of the planned epochs; None if they are unknown
-    images_per_second: tuple[float, float, float]  # 10th, 50th, 90th percentile over rows
+    speed: tuple[float, float, float]  # units per second: 10th, 50th, 90th percentile over rows
     seconds: dict[str, float]  # by part
-    loading: dict[str, float]  # milliseconds of the loader's threads for an image, by part; empty if unknown
+    loading: dict[str, float]  # milliseconds of the loader's threads for a unit, by part; empty if unknown
 
     @property
     def total(self) -> float:
@@ -76,7 +71,7 @@ def throughput(run: RunContent) -> list[Throughput]:
 def terms(run: RunContent) -> dict[str, str]:
     """What each term of the run's stages is, by name."""
     used = dict.fromkeys(term for stage in run.stages for term in run.terms(stage))
-    return {term: TERMS.get(term, "a term of the run's own method") for term in used}
+    return {term: run.description.terms[term].meaning for term in used}
 
 
 def restoration_table(run: RunContent) -> list[tuple[str, dict[str, Row]]]:
@@ -117,9 +112,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def rate(images_per_second: float) -> str:
+def rate(speed: float) -> str:
     """``0.4``, ``7.5``, ``120``."""
-    return f"{images_per_second:.{0 if images_per_second >= 10 else 1}f}"
+    return f"{speed:.{0 if speed >= 10 else 1}f}"
 
 
 def _throughput(run: RunContent, stage: str) -> Throughput:
@@ -127,13 +122,14 @@ def _throughput(run: RunContent, stage: str) -> Throughput:
     start, end = run.span(stage)
     before = [row["epoch"] for row in run.rows if row["step"] <= start]
     epochs = rows[-1]["epoch"] - max(before, default=0.0)
-    speeds = [row["images_per_second"] for row in rows]
+    speeds = [row[run.description.rate] for row in rows]
     low, high = np.percentile(speeds, [10, 90])
     seconds = {part: sum(row.get(f"time/{part}", 0.0) for row in rows) for part in PARTS}
-    images = sum(row["images_per_second"] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
+    units = sum(row[run.description.rate] * (row.get("time/step", 0.0) + row.get("time/data", 0.0)) for row in rows)
     loading = {part: sum(row.get(f"loader/{part}", 0.0) for row in rows) for part in LOADER_PARTS}
-    loading = {part: 1000 * value / images for part, value in loading.items() if images and value}
-    planned = run.config["stages"].get(stage, {}).get("epochs", 0) * run.config["epoch_factor"]
+    loading = {part: 1000 * value / units for part, value in loading.items() if units and value}
+    described = run.description.stage(stage)
+    planned = described.epochs if described else 0
     return Throughput(
         stage, run.terms(stage), end - start, epochs, epochs / planned if planned else None,
         (float(low), median(speeds), float(high)), seconds, loading,

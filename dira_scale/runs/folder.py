@@ -2,7 +2,8 @@
 
 ::
 
-    config.yaml status.json metrics.jsonl log.txt environment.json leases/ checkpoints/ pictures/ tensorboard/
+    config.yaml description.json status.json metrics.jsonl log.txt environment.json
+    leases/ checkpoints/ pictures/ tensorboard/
 """
 
 import json
@@ -19,10 +20,10 @@ import yaml
 from dira_scale.config.logs import PACKAGE, LineFormatter
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
-from dira_scale.runs import checkpoint
+from dira_scale.runs import checkpoint, description
 from dira_scale.runs.environment import environment
 from dira_scale.runs.exit_codes import TRY
-from dira_scale.runs.identity import differences, run_name
+from dira_scale.runs.identity import EXECUTION, differences, run_name
 from dira_scale.runs.lease import Lease, LeaseLostError
 
 logger = logging.getLogger(__name__)
@@ -37,14 +38,16 @@ class RunFolder:
         folder: created if absent.
         config: the resolved configuration, plus ``Inputs.identity()``: content and weights of the data, versions of
             order and views.
+        described: what the task says of the run; None where nobody reads it, as in a measurement.
 
     Raises:
         UserError: the folder contains a run of another identity (names the differing keys), another process is
             writing to it, or ``checkpoint.folder`` cannot be used.
     """
 
-    def __init__(self, folder: Path, config: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], described: description.Description | None = None) -> None:
         self.folder = folder
+        self._execution = described.execution if described else EXECUTION
         elsewhere = config.get("checkpoint", {}).get("folder")
         self.checkpoints = checkpoint.locate_folder(folder, elsewhere)
         with checkpoint.as_user_error(self.checkpoints):
@@ -60,7 +63,9 @@ class RunFolder:
         if elsewhere is not None:  # another run folder may use these checkpoints
             with checkpoint.as_user_error(self.checkpoints):
                 write_atomic(self.checkpoints / "config.yaml", content)
-        write_json(folder / "environment.json", {"run": run_name(config)} | environment())
+        if described is not None:
+            write_atomic(folder / description.FILE, described.to_json())
+        write_json(folder / "environment.json", {"run": run_name(config, self._execution)} | environment())
         self._position = (0, "")  # step and stage
         self.steps: int | None = None  # at which the run ends, once that is known
         self.status("running")
@@ -150,7 +155,7 @@ class RunFolder:
                 )
             return  # nothing has been trained yet, so the configuration may still change
         before = recorded_config(self.folder, self.checkpoints)
-        if before and (differing := differences(before, config)):
+        if before and (differing := differences(before, config, self._execution)):
             shown = "; ".join(differing[:6])
             raise UserError(
                 f"{self.folder} holds a run with other settings: {shown}. Restore the old value, or choose a new run=… "

@@ -2,14 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from dira_scale.verbs import VERBS
 
-# Keys that may change between two calls on one run: how and where it is computed. All others are its identity.
-# (A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
-# `precision_used` is recorded by the run.)
-EXECUTION = (*VERBS["pretrain"].execution, "steps", "data.shards", "precision_used")
+# A run may go on to more `steps`; `data.shards` may move, where `datasets`, its content and weights, may not change;
+# `precision_used` is recorded by the run.
+FREE = ("steps", "data.shards", "precision_used")
+
+
+def execution(verb: str) -> tuple[str, ...]:
+    """Keys that may change between two calls on one run of ``verb``: how and where it is computed. All others are its
+    identity."""
+    return (*VERBS[verb].execution, *FREE)
+
+
+EXECUTION = execution("pretrain")
 # Keys added to the identity later, with the value that all earlier runs had. At that value they are left out: names
 # stay the same, and an older config.yaml without the key has the same identity.
 # (`data.missing=skip` changes what is trained on.)
@@ -23,23 +32,23 @@ HASHES = {
 }
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
+def identity(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> dict[str, Any]:
     """The flattened keys of a configuration that determine a run's result; the run's name is their hash."""
     flat = {key: value for key, value in _flatten(config).items() if (key, value) not in LATER.items()}
-    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in EXECUTION)}
+    return {k: v for k, v in flat.items() if not any(k == e or k.startswith(e + ".") for e in execution)}
 
 
-def run_name(config: dict[str, Any]) -> str:
+def run_name(config: dict[str, Any], execution: Sequence[str] = EXECUTION) -> str:
     """Twelve hexadecimal digits: a hash of the run's identity."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(identity(config, execution), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+def differences(before: dict[str, Any], now: dict[str, Any], execution: Sequence[str] = EXECUTION) -> list[str]:
     """``key: old value -> new value`` for each key by which the identities of two configurations differ.
 
     ``datasets`` and ``selection`` hold hashes, which say nothing to a reader: a sentence instead.
     """
-    old, new = identity(before), identity(now)
+    old, new = identity(before, execution), identity(now, execution)
     keys = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if any(key == "datasets" or key.startswith("data.") for key in keys):
         keys = [key for key in keys if key != "selection"]  # follows from these

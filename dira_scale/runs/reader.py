@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
 from dira_scale.runs.complete import config_file
+from dira_scale.runs.description import Dataset, Description, read_description
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
 
@@ -25,24 +26,23 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingData:
-    """A dataset that a run was trained on."""
+    """A dataset that a run was trained on, and whether it is still there."""
 
-    name: str  # of its folder
-    hash: str  # of its content at the time of training
+    known: Dataset
     info: DatasetInfo | None  # None if that content can no longer be read
     problem: str = ""  # why; names no folder
     error: str = ""  # the complete message
 
+    @property
+    def name(self) -> str:
+        """Its own, if that is known, else its folder's."""
+        return self.known.name or Path(self.known.path).name
 
-def stages_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The stages that a run of this configuration trains, in order."""
-    return {name: node for name, node in config["stages"].items() if node["epochs"] > 0}
 
-
-def check_stage(stage: str | None, stages: Iterable[str], run: object) -> None:
-    """Raise UserError if ``stage``, of which a checkpoint is asked for, is not one of a ``run``'s ``stages``."""
-    if stage not in (None, LATEST, *stages):
-        known = [*stages, LATEST]
+def check_stage(stage: str | None, description: Description, run: object) -> None:
+    """Raise UserError if ``stage``, of which a checkpoint is asked for, is not one of a ``run``'s."""
+    known = [*(each.name for each in description.stages), LATEST]
+    if stage not in (None, *known):
         raise UserError(f"stage={stage}: {run} has {', '.join(known)}{nearest(str(stage), known)}")
 
 
@@ -50,20 +50,21 @@ class RunReader:
     """The run in ``folder``. Files that do not exist yet read as empty.
 
     Attributes:
-        config: its resolved configuration.
+        config: its resolved configuration, to show; what it means is in ``description``.
 
     Raises:
-        UserError: there is no run.
+        UserError: there is no run, or its description is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.config: dict[str, Any] = yaml.safe_load(config_file(folder).read_text())
+        self.description: Description = read_description(folder)
 
     @property
-    def stages(self) -> dict[str, Any]:
+    def stages(self) -> list[str]:
         """The stages that the run trains, in order."""
-        return stages_of(self.config)
+        return [stage.name for stage in self.description.stages]
 
     def status(self) -> dict[str, Any]:
         """``status.json``; if it says running but the lease's beat has stopped, the state is ``killed``."""
@@ -91,7 +92,7 @@ class RunReader:
 
     def pictures(self) -> dict[str, Path]:
         """Restored held-out images, a file for each stage that has them."""
-        files = {stage: self.folder / "pictures" / f"{stage}.png" for stage in self.config["stages"]}
+        files = {stage: self.folder / "pictures" / f"{stage}.png" for stage in self.stages}
         return {stage: file for stage, file in files.items() if file.is_file()}
 
     def checkpoints(self) -> list[checkpoint.StoredCheckpoint]:
@@ -103,11 +104,8 @@ class RunReader:
         return checkpoint.stored_checkpoints(self.folder)
 
     def datasets(self) -> Iterator[TrainingData]:
-        """What ``data.shards`` names (a path, a list of them or path: weight)."""
-        shards = self.config["data"]["shards"]
-        paths = [shards] if isinstance(shards, str) else list(shards)
-        for path, trained_on in zip(paths, self.config["datasets"], strict=True):
-            yield _training_data(path, trained_on["hash"])
+        """What the run was trained on, as it can be read now."""
+        yield from map(_training_data, self.description.data.datasets)
 
     def load(self, stage: str | None) -> tuple[dict[str, Tensor], dict[str, Any], str]:
         """Tensors and state of the best checkpoint of ``stage``, and the stage in which it was written.
@@ -124,7 +122,7 @@ class RunReader:
                 f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run pretrain again, "
                 "which continues from the newest intact one"
             ) from error
-        return tensors, state, list(self.stages)[min(state["stage"], len(self.stages) - 1)]
+        return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 
     @property
     def has_best(self) -> bool:
@@ -144,7 +142,7 @@ class RunReader:
     def _checkpoint(self, stage: str | None) -> Path:
         if stage == LATEST:
             return checkpoint.latest(self.folder)
-        check_stage(stage, self.stages, self.folder)
+        check_stage(stage, self.description, self.folder)
         best = checkpoint.stages_with_best(self.folder)
         if stage is None and not best:
             logger.info("run=%s: no stage has a best checkpoint yet, so the newest is taken", self.folder)
@@ -158,22 +156,23 @@ class RunReader:
 
 def start_tensors(path: Path) -> dict[str, Tensor] | None:
     """The start weights, if ``model.weights`` is a run folder: the best of the last stage that has a best checkpoint,
-    else the newest. None if it is not a folder. The head predicts images, whatever ``method.target_scale`` was."""
+    else the newest. None if it is not a folder. The head predicts images, whatever it was trained to."""
     if not path.is_dir():
         return None
     stages = checkpoint.stages_with_best(path)
     tensors = checkpoint.load(checkpoint.best(path, stages[-1]) if stages else checkpoint.latest(path))[0]
-    scale = RunReader(path).config.get("method", {}).get("target_scale", 1.0)
-    return {name: tensor / scale if name.startswith("method.head.") else tensor for name, tensor in tensors.items()}
+    described = read_description(path)
+    head, scale = f"{described.tensors.head}.", described.output.scale
+    return {name: tensor / scale if name.startswith(head) else tensor for name, tensor in tensors.items()}
 
 
-def _training_data(path: str, digest: str) -> TrainingData:
-    name, changed = Path(path).name, "the dataset there now has other images"
+def _training_data(dataset: Dataset) -> TrainingData:
+    path, changed = dataset.path, "the dataset there now has other images"
     try:
         with as_os_error(locate(path, "data.shards")):
-            dataset = ShardedDataset.open(path)
+            present = ShardedDataset.open(path)
     except (DatasetError, UserError, OSError) as error:
-        return TrainingData(name, digest, None, "no readable dataset where the run read it", str(error))
-    if dataset.hash != digest:
-        return TrainingData(name, digest, None, changed, f"{path}: {changed}")
-    return TrainingData(name, digest, dataset.info)
+        return TrainingData(dataset, None, "no readable dataset where the run read it", str(error))
+    if present.hash != dataset.hash:
+        return TrainingData(dataset, None, changed, f"{path}: {changed}")
+    return TrainingData(dataset.known(present.info), present.info)

@@ -40,8 +40,8 @@ class Inputs:
         loader_choice: the loader that reads the data, and why.
 
     Raises:
-        UserError: names the wrong dataset or key (volumes, no such split, batch larger than the data, ranks that do not
-            divide the lanes …) and what would work.
+        UserError: names the wrong dataset or key (volumes for 2D views, no such split, batch larger than the data,
+            ranks that do not divide the lanes …) and what would work.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Inputs:
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
-            dataset.require_images("pretraining")
+            dataset.require(views.dimensions, "pretraining")
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())

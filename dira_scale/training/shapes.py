@@ -21,7 +21,7 @@ class Shapes(Protocol):
 
 @dataclass(frozen=True)
 class ViewShapes:
-    """Views of images in sharded datasets.
+    """Views of images or volumes in sharded datasets.
 
     Attributes:
         dtype: of the stored pixels.
@@ -37,10 +37,10 @@ class ViewShapes:
 
     def batch(self, samples: int) -> data.Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
-        size, count, ones = self.views.size, self.views.count, np.full(samples, 256)
-        index = np.arange(samples)
-        drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, ones, ones)[1]
-        image = samples, self.channels, size, size
+        size, count, index = self.views.sides, self.views.count, np.arange(samples)
+        stored = [np.full(samples, side) for side in self.views.crop.least or size]
+        drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]
+        image = samples, self.channels, *size
         return data.Batch(
             views=tuple(torch.empty(image, dtype=self.dtype) for _ in range(count)),
             distortions=(drawn,) * count,
@@ -50,6 +50,6 @@ class ViewShapes:
             step=0,
             epoch=0,
             labels=None if self.labels is None else torch.empty(samples, self.labels),
-            mask=torch.empty(samples, count, size, size, dtype=torch.uint8) if self.mask else None,
-            flips=tuple(torch.empty(samples, dtype=torch.bool) for _ in range(count)),
+            mask=torch.empty(samples, count, *size, dtype=torch.uint8) if self.mask else None,
+            flips=tuple(torch.empty(samples, len(size), dtype=torch.bool) for _ in range(count)),
         )

@@ -10,9 +10,11 @@ from dira_scale import methods, plan
 from dira_scale.cluster import check, commands
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run
+from dira_scale.cluster.trained import describing
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.planning import refused
+from dira_scale.verbs import VERBS, Verb
 
 ONE_STAGE = [*TINY, "model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0", "data.batch=8"]
 
@@ -92,6 +94,14 @@ def test_runs_that_differ_only_in_seed_and_place_are_composed_once(monkeypatch: 
 
 
 TRAINED = ("data.shards=d", "method=moco", "stages.dir.epochs=0", "stages.dira.epochs=0", "model.encoder=test_resnet")
+
+
+def test_the_words_that_decide_a_description_are_as_the_commands_row_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    tune = Verb("tune", "", output="tuned", trains=True, described=("head", "data.size"))
+    monkeypatch.setitem(VERBS, "tune", tune)
+    decisive = ["task=labels", "head.width=3", "data.size=8", "--config-dir", "own"]
+    words = [*decisive, "data.shards=d", "data.batch=4", "model.encoder=x", "tuned=/a", "seed=1", "steps=3"]
+    assert describing(Run("t", "x", "tune", words, "")) == tuple(decisive)
 
 
 def later(verb: str, *words: str, reads: str = "/s/train/t/output", name: str = "x") -> Run:

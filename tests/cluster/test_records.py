@@ -2,10 +2,14 @@
 
 import json
 import multiprocessing
+import re
 from dataclasses import asdict
 from pathlib import Path
 
+import pytest
+
 from dira_scale.cluster.records import Run, Submission, SweepFolder, Try
+from dira_scale.errors import UserError
 
 WRITERS, ROWS = 4, 25
 
@@ -41,6 +45,19 @@ def test_rows_of_several_writers_are_whole(tmp_path: Path) -> None:
         assert item.exitcode == 0
     result = [item.job for item in SweepFolder(tmp_path).submissions]
     assert sorted(result) == sorted(f"{writer}-{n}" for writer in range(WRITERS) for n in range(ROWS))
+
+
+def test_a_run_of_a_command_that_is_not_known_is_named(tmp_path: Path) -> None:
+    """As of a sweep that a later version has started: by everything that reads its records."""
+    folder = SweepFolder(tmp_path)
+    folder.add(Run("a", "x", "pretrian", [], "a/x/output"))
+    message = re.escape(
+        f"{tmp_path}/a/x/run.json: verb: there is no command pretrian; did you mean 'pretrain'?; use the version of "
+        "dira_scale that started the sweep"
+    )
+    for read in (lambda: folder.run("a/x"), lambda: folder.runs):
+        with pytest.raises(UserError, match=message):
+            read()
 
 
 def test_a_try_is_numbered_after_the_highest(tmp_path: Path) -> None:

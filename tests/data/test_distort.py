@@ -8,8 +8,10 @@ import torch
 from scipy import ndimage
 from torchvision.transforms.v2 import functional
 
-from dira_scale.data import distort, views
+from dira_scale.data import views
 from dira_scale.data.distort import Distort
+from dira_scale.data.distort.intensity import jitter
+from dira_scale.data.distort.plane import rotate
 from dira_scale.data.views import Blur, Distortion, Jitter, ViewSpec, draw
 
 SPEC = ViewSpec(size=48)
@@ -109,9 +111,7 @@ def test_jitter_is_torchvisions():
 def test_jitter_takes_volumes():
     params, x = parameters(), images()
     volumes = x[:, :, None].expand(-1, -1, 3, -1, -1)
-    torch.testing.assert_close(
-        distort._jitter(volumes, params), distort._jitter(x, params)[:, :, None].expand_as(volumes)
-    )
+    torch.testing.assert_close(jitter(volumes, params), jitter(x, params)[:, :, None].expand_as(volumes))
 
 
 @both_ways
@@ -151,7 +151,7 @@ def test_rotation_is_torchvisions(size):
         images(9, channels=2, size=size),
         torch.tensor([0.0, 3.0, -3.0, 10.0, -10.0, 37.5, 90.0, -135.0, 180.0]),
     )
-    result = distort.rotate(x, degrees)
+    result = rotate(x, degrees)
     for i in range(9):
         bilinear = functional.InterpolationMode.BILINEAR
         expected = functional.rotate(x[i], float(degrees[i]), interpolation=bilinear)
@@ -160,7 +160,7 @@ def test_rotation_is_torchvisions(size):
 
 def test_rotation_is_scipys_within_the_image():
     x, degrees = images(6), torch.tensor([0.0, 5.0, -5.0, 10.0, -10.0, 60.0])
-    result = distort.rotate(x, degrees).numpy()
+    result = rotate(x, degrees).numpy()
     inner = slice(12, 36)
     for i in range(6):
         expected = ndimage.rotate(x[i, 0].numpy().astype(np.float64), float(degrees[i]), reshape=False, order=1)
@@ -171,19 +171,19 @@ def test_rotation_is_as_exact_under_autocast():
     """The restoration's targets are rotated there, the inputs are not."""
     x, degrees = images(6, size=224), torch.linspace(-10, 10, 6)
     with torch.autocast("cpu", torch.bfloat16):
-        inside = distort.rotate(x, degrees)
-    assert inside.dtype == torch.float32 and torch.equal(inside, distort.rotate(x, degrees))
+        inside = rotate(x, degrees)
+    assert inside.dtype == torch.float32 and torch.equal(inside, rotate(x, degrees))
 
 
 def test_right_angles_are_rotations_of_the_pixels():
     x = images(4)
-    turned = distort.rotate(x, torch.full((4,), 90.0))
+    turned = rotate(x, torch.full((4,), 90.0))
     torch.testing.assert_close(turned, x.rot90(1, (-2, -1)), atol=1e-5, rtol=0)
-    torch.testing.assert_close(distort.rotate(x, torch.zeros(4)), x, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rotate(x, torch.zeros(4)), x, atol=1e-5, rtol=0)
 
 
 def test_corners_that_come_from_beyond_the_image_are_zero():
-    rotated = distort.rotate(torch.ones(2, 1, 48, 48), torch.tensor([10.0, -10.0]))
+    rotated = rotate(torch.ones(2, 1, 48, 48), torch.tensor([10.0, -10.0]))
     for i in range(2):
         corners = rotated[i, 0][[0, 0, -1, -1], [0, -1, 0, -1]]
         assert (corners == 0).all() and (rotated[i, 0, 12:36, 12:36] - 1).abs().max() < 1e-5

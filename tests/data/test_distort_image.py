@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dira_scale.data import distort_image, views
+from dira_scale.data import views
 from dira_scale.data.distort import Distort
+from dira_scale.data.distort.image import blur
 from dira_scale.data.views import Blur, Jitter, ViewSpec, draw
 
 NEAR = 2e-6  # of sums in another order
@@ -96,7 +97,7 @@ def test_blur_is_scipys_correlation(sigma, reach):
     half = np.exp(-0.5 * (np.arange(reach + 1) / sigma) ** 2)
     half /= 2 * half.sum() - half[0]
     blurred = np.full_like(image, np.nan)
-    distort_image.blur(image, half.astype(np.float32), blurred)
+    blur(image, half.astype(np.float32), blurred)
     kernel = np.concatenate((half[:0:-1], half))
     for axis in (1, 2):
         image = ndimage.correlate1d(image.astype(np.float64), kernel, axis, mode="mirror")

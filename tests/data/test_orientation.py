@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dira_scale.data.orientation import INDICATOR, indicator, reorient
+from dira_scale.data.geometry.orientation import INDICATOR, indicator, reorient
 
 ALL = [(vertical, horizontal, quarters) for vertical in (0, 1) for horizontal in (0, 1) for quarters in range(4)]
 ORIENTATIONS = torch.tensor(ALL, dtype=torch.uint8)

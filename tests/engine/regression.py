@@ -20,6 +20,7 @@ from dira_scale.engine.config import Optim, Training
 from dira_scale.engine.run import run_task
 from dira_scale.engine.task import Losses, StagePlan, StagePosition
 from dira_scale.runs.config import CheckpointConfig
+from dira_scale.runs.description import Data, Description, Input, Metric, Network, Output, Stage, Tensors, Term
 from dira_scale.training.validation import Validation
 
 BATCH, EPOCH, FEATURES = 16, 8, 5  # steps an epoch: 128 samples
@@ -104,6 +105,8 @@ class Regression:
 
     stages = STAGES
     monitor_every = 4
+    tensors = Tensors("line", "optim.line", side=("scale",))
+    unit = "points"
 
     def __init__(self, world: World) -> None:
         self.data = Numbers(world)
@@ -120,6 +123,24 @@ class Regression:
         )
         self.shares: list[float] = []
         self.side_modules = [Scale()]
+
+    def describe(self, config: dict[str, Any]) -> Description:
+        return Description(
+            verb="regression",
+            title="A line, fitted (`regression.py`)",
+            trained="fitted",
+            network=Network({}, "line", dimensions=2, channels=1),
+            input=Input(size=(FEATURES,)),
+            data=Data((), split="points"),
+            stages=tuple(Stage(stage.name, stage.terms, stage.steps / EPOCH) for stage in STAGES),
+            terms={"square": Term("Squared error"), "weight": Term("Weight", "the slopes"), "bias": Term("Bias", "b")},
+            metrics={"loss": Metric("Mean squared error", "min")},
+            best="loss",
+            output=Output(),
+            tensors=self.tensors,
+            execution=("run", "steps", "parallel", "log_every", "precision_used"),
+            unit=self.unit,
+        )
 
     def summary(self, module: nn.Module) -> list[str]:
         return [f"a line through {FEATURES} dimensions"]

@@ -44,14 +44,14 @@ def by_hand() -> dict[str, torch.Tensor]:
                 moving_bias = 0.5 * moving_bias + 2 * error.mean()
                 bias = bias - rate * moving_bias
         done += stage.steps
-    return {"method.weight": weight[None], "method.bias": bias}
+    return {"line.weight": weight[None], "line.bias": bias}
 
 
 def test_both_stages_take_the_steps_of_gradient_descent(whole: Path) -> None:
     found = weights(whole)
     for name, expected in by_hand().items():
         torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found["method.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(found["line.weight"][0], TRUE[0], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(found["scale.weight"], torch.tensor([[3.0]]), rtol=1e-3, atol=1e-3)
 
 
@@ -98,9 +98,9 @@ def test_two_processes_learn_what_one_does(
         said = finish([*launcher, str(run), strategy, str(steps), str(accumulate)])
         assert "find_unused_parameters" not in said  # DDP's warning, which a user cannot act on
     ours, theirs = weights(run), weights(whole)
-    for name in ("method.weight", "method.bias", "scale.weight"):
+    for name in ("line.weight", "line.bias", "scale.weight"):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-5, atol=1e-6)
     for stage, name in ((stage, f"{stage.name}.txt") for stage in STAGES):  # written of the gathered module
         found, expected = (torch.tensor(json.loads((folder / name).read_text())) for folder in (run, whole))
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
-        assert stage is STAGES[0] or torch.allclose(found, ours["method.weight"])
+        assert stage is STAGES[0] or torch.allclose(found, ours["line.weight"])

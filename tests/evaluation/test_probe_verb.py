@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +13,22 @@ import pytest
 import torch
 import xxhash
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
+from dira_scale.config.compose import compose
 from dira_scale.data.manifest import SCHEMA, DatasetInfo
 from dira_scale.errors import UserError
-from dira_scale.evaluation.encoders import timm_name
+from dira_scale.evaluation.comparison import compared_network
+from dira_scale.evaluation.encoders import random_group
 from dira_scale.evaluation.features import Images, features
 from dira_scale.models.architecture import TimmUNet
 from dira_scale.models.encoder import build_encoder
+from dira_scale.models.pyramid import TimmEncoder
 from dira_scale.pixels import codecs
 from dira_scale.probe import main
 from dira_scale.runs.checkpoint import Checkpointer, replicated
+from dira_scale.runs.description import Description, derived
 
 NAMES = ["bright", "coin", "never"]
 COUNTS = {"train": 60, "val": 24, "test": 24}
@@ -60,11 +66,9 @@ def write(root: Path, names: list[str] = NAMES, patient: Callable[[int], int] = 
 def train(run: Path, seed: int, wrapped: bool = True, size: int = 32) -> Path:
     """A run folder as pretraining leaves it: one stage, its best checkpoint at step 3 and a newer one at step 5."""
     (run / "checkpoints").mkdir(parents=True)
-    config = {
-        "seed": seed, "run": str(run), "stages": {"di": {"epochs": 2, "terms": ["di"]}},
-        "model": {"encoder": ENCODER}, "data": {"size": size},
-    }  # fmt: skip
-    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    words = [f"seed={seed}", f"run={run}", f"model.encoder={ENCODER}", f"data.size={size}", "data.shards=any"]
+    words += [f"method={'dira_moco' if wrapped else 'moco'}", "stages.dir.epochs=0", "stages.dira.epochs=0"]
+    (run / "config.yaml").write_text(OmegaConf.to_yaml(compose("pretrain", words)))
     writer = Checkpointer(run / "checkpoints", keep=5, rank=0, world=1)
     prefix = "method.base.encoder." if wrapped else "method.encoder."
     for step in (3, 5):
@@ -240,11 +244,28 @@ def test_patients_in_two_parts_are_refused(tmp_path: Path, run: Path, capsys) ->
     assert "data.split=train and data.val_split=val" in (error := capsys.readouterr().err) and "share 24" in error
 
 
-def test_a_network_of_ones_own_is_refused_in_a_line() -> None:
-    for target in ("models.stub3d.Tiny3D", "evaluation.test_probe_verb.Changed"):
-        with pytest.raises(UserError, match="only encoders of timm can be probed"):
-            timm_name({"model": {"_target_": target}})
+def described(run: Path, **model: object) -> Description:
+    """The run's description, as if it had been trained with another network."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    return derived("pretrain", config | {"model": model})
+
+
+def test_a_network_of_ones_own_is_compared_with_random_ones_of_its_kind(trained: Path) -> None:
+    cfg = compose("probe", ["data.shards=any"])
+    changed = f"{Changed.__module__}.{Changed.__name__}"
+    model = {"encoder": ENCODER, "decoder_channels": [8], "weights": None, "bn_groups": 1, "zero_init_residual": False}
+    network, size = compared_network(cfg, [described(trained, _target_=changed, **model)])
+    (encoder,) = random_group(network, size, 1, 0).encoders
+    assert encoder.name == Changed.ANOTHER
+    volumes = described(trained, _target_="models.stub3d.Tiny3D", width=4, weights=None, bn_groups=1)
+    with pytest.raises(UserError, match="Tiny3D has 3 dimensions; only networks of images are probed"):
+        compared_network(cfg, [volumes])
 
 
 class Changed(TimmUNet):
-    """Of the same keys, and perhaps another encoder: plain timm's would be a wrong baseline."""
+    """Of the same keys, and another encoder: plain timm's would be a wrong baseline."""
+
+    ANOTHER: ClassVar[str] = "test_convnext"
+
+    def build_encoder(self, size: int) -> TimmEncoder:
+        return build_encoder(self.ANOTHER, size=size)

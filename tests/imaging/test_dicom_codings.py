@@ -21,7 +21,7 @@ LOSSLESS = ("1.2", "1.2.1", "1.2.1.99", "1.2.2", "1.2.4.57", "1.2.4.70", "1.2.4.
 
 NO_IMAGE = "DICOM without an image, or cut short before it"
 BITS = "DICOM of other than 8 or 16 bits a pixel"
-ONE_BIT = "DICOM of 1 bit a pixel: a mask, no image"
+ONE_BIT = "DICOM of 1 bit a pixel: a mask, not an image"
 UNKNOWN = "DICOM in a coding that cannot be read here"
 # Which files are no image that can be read, and the reason.
 REFUSED = {
@@ -46,7 +46,7 @@ REFUSED = {
     "MR_truncated": "damaged or cut short",
     "JPEG2000-embedded-sequence-delimiter": "damaged or cut short",  # its fragments end in the midst of the stream
     "badVR": "DICOM header is damaged",
-    "parametric_map_double_float": "DICOM without pixels, or with pixels that are no integers",
+    "parametric_map_double_float": "DICOM without pixels, or with pixels that are not integers",
     "CTImage.dcm_JPEGProcess10_12TransferSyntax_1.2.840.10008.1.2.4.55": UNKNOWN,
     "CTImage.dcm_JPEGProcess6_8TransferSyntax_1.2.840.10008.1.2.4.53": UNKNOWN,
 }  # fmt: skip

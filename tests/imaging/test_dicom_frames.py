@@ -69,7 +69,7 @@ def test_a_mask_or_boxes_of_an_unknown_frame_are_refused(tmp_path: Path, ingest:
     box = {"file": "a.dcm", "label": "x", "y": 1, "x": 1, "h": 2, "w": 2}
     boxes = ingest.csv(tmp_path / "boxes.csv", [box])
     (record,) = Folder(str(tmp_path / "images"), boxes=str(boxes)).records(1)
-    assert record.rejected == "a mask or boxes for DICOM with several frames: of which is not told"
+    assert record.rejected == "a mask or boxes for DICOM frames: does not say for which frame"
 
 
 @pytest.mark.parametrize("frames", ["70000", "-1", "1A"])

@@ -61,7 +61,7 @@ def test_classes_in_an_order_of_one_s_own() -> None:
     assert found.names == {"stage": ("mild", "severe", "none"), "grade": ("0", "1")}
     assert [found.number("stage", cell, "") for cell in ("none", "MILD")] == [2, 0]
     with pytest.raises(
-        UserError, match=r"x.csv, line 3: 'sever' is no class of recipe.class_columns; did you mean 'sev"
+        UserError, match=r"x.csv, line 3: 'sever' is not a class of recipe.class_columns; did you mean 'sev"
     ):
         found.number("stage", "sever", "x.csv, line 3")
 

@@ -207,8 +207,8 @@ def test_patients_are_read_from_paths(tmp_path: Path, ingest: SimpleNamespace, p
     [
         ("P-[0-9]+", "it has no groups; put the part that is the patient between"),
         ("(P)-([0-9]+)", "it has 2 groups"),
-        ("(P-", r"recipe.patient_pattern=\(P-: no regular expression \(missing \)"),
-        (7, "recipe.patient_pattern=7: no regular expression"),
+        ("(P-", r"recipe.patient_pattern=\(P-: not a regular expression \(missing \)"),
+        (7, "recipe.patient_pattern=7: not a regular expression"),
     ],
 )
 def test_a_pattern_without_a_patient_is_one_error(tmp_path: Path, pattern: str, words: str) -> None:
@@ -254,7 +254,7 @@ def test_only_flags_are_taken_for_labels_and_other_numbers_are_named(
     assert listed(named)["im00.png"].labels == (0.5,)
     said = capsys.readouterr().out
     assert "list.csv: zip has other values than 0 and 1" in said
-    assert "Of grades or classes: recipe.class_columns=[zip] instead of label_columns" in said
+    assert "For grades or classes use recipe.class_columns=[zip] instead of label_columns" in said
 
 
 def test_one_file_is_one_file_by_whatever_path(tmp_path: Path, ingest: SimpleNamespace) -> None:

@@ -27,7 +27,7 @@ from methods.pcrl_parts import (
 )
 from scipy import stats
 
-from dira_scale.data.orientation import indicator
+from dira_scale.data.geometry.orientation import indicator
 from dira_scale.data.views import ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods import moco

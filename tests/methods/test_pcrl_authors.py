@@ -33,7 +33,7 @@ import torch
 from torch import nn
 
 from dira_scale.data.distort import Distort
-from dira_scale.data.orientation import indicator, reorient
+from dira_scale.data.geometry.orientation import indicator, reorient
 from dira_scale.data.views import Cutout, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.methods.moco import permutation
 from dira_scale.methods.pcrl import PAPER_WEIGHTS, blended

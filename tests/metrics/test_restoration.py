@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from dira_scale.metrics.restoration import RestorationTable, telea
+from dira_scale.metrics.restoration import RestorationTable, by_plane, telea
 
 
 def pictures(seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -51,3 +51,16 @@ def test_inpainting_fills_the_hole_and_nothing_else() -> None:
     hole[10:20, 12:22] = True
     filled = telea(np.where(hole, np.float32(0), picture), hole)
     np.testing.assert_allclose(filled, picture, atol=2.5 / 255)
+
+
+def test_a_volume_is_blurred_and_inpainted_plane_by_plane() -> None:
+    planes = [pictures(seed) for seed in range(8)]
+    volume = [np.stack(parts) for parts in zip(*planes, strict=True)]
+    np.testing.assert_array_equal(by_plane(telea, volume[1], volume[2]), np.stack([telea(p[1], p[2]) for p in planes]))
+    table, each = RestorationTable(), RestorationTable()
+    for _ in range(2):
+        table.add(*volume)
+    for plane in planes:
+        each.add(*plane)
+    errors = [{row["restorer"]: row["mse"] for row in of.rows("x")} for of in (table, each)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)

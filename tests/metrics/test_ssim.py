@@ -8,10 +8,11 @@ from skimage.metrics import structural_similarity
 from dira_scale.metrics.ssim import ssim
 
 
+@pytest.mark.parametrize("size", [(40, 33), (14, 16, 13)], ids=["images", "volumes"])
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.5])
-def test_it_is_scikit_images(noise: float) -> None:
+def test_it_is_scikit_images(noise: float, size: tuple[int, ...]) -> None:
     generator = np.random.default_rng(0)
-    clean = np.clip(np.cumsum(generator.normal(0, 0.05, (3, 40, 33)), axis=2) + 0.5, 0, 1)
+    clean = np.clip(np.cumsum(generator.normal(0, 0.05, (3, *size)), axis=2) + 0.5, 0, 1)
     other = np.clip(clean + generator.normal(0, noise, clean.shape), 0, 1)
     ours = ssim(torch.tensor(clean)[:, None], torch.tensor(other)[:, None])
     expected = [

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import Batch
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import Blur, Cutout, InverseCutout, Shuffle, ViewSpec
 from dira_scale.errors import UserError
 from dira_scale.methods.adversary import Adversary
 from dira_scale.methods.transform_attention import ATTENTIONS
@@ -16,6 +16,8 @@ from dira_scale.models.architecture import TimmUNet, architecture
 from dira_scale.runs.identity import run_name
 
 SIZE, COUNT = 16, 4
+NONE = {"blur": Blur(p=0), "cutout": Cutout(p=0), "inverse_cutout": InverseCutout(p=0), "shuffle": Shuffle(p=0)}
+VIEWS = ViewSpec(size=(SIZE, SIZE, SIZE), **NONE)  # type: ignore[arg-type]
 STUB = {"_target_": TARGET, "width": 8, "weights": None, "bn_groups": 2}
 WORDS = {
     "dira_moco": ["method.base.queue=8"],
@@ -29,7 +31,7 @@ WORDS = {
 def test_methods_learn_from_volumes_through_a_network_that_nobody_else_knows(name: str) -> None:
     """Losses of all terms, and a gradient for every parameter that is trained."""
     cfg = compose("pretrain", [f"method={name}", *WORDS[name], "data.shards=any"])
-    method = methods.build(cfg.method, STUB, ViewSpec(size=SIZE), batch=COUNT).train()
+    method = methods.build(cfg.method, STUB, VIEWS, batch=COUNT).train()
     adversary = Adversary(dimensions=3)
     generator = torch.Generator().manual_seed(0)
     clean, distorted = (

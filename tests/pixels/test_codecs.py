@@ -11,6 +11,7 @@ from PIL import Image
 
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
+from dira_scale.pixels.planes import decode_crops
 
 LOSSLESS = [(codec, bits) for codec in ("png", "jp2", "npy") for bits in (8, 16)]
 
@@ -37,7 +38,7 @@ def test_npy_is_a_plain_numpy_file_and_its_crops_are_views(radiograph):
     pixels = radiograph(60, 44, 16)
     payload = codecs.encode(pixels, "npy")
     np.testing.assert_array_equal(np.load(io.BytesIO(payload)), pixels)
-    (crop, _), (other, _) = codecs.decode_crops(payload, "npy", [(3, 4, 10, 12), (0, 0, 60, 44)], 8)
+    (crop, _), (other, _) = decode_crops(payload, "npy", [(3, 4, 10, 12), (0, 0, 60, 44)], 8)
     assert np.shares_memory(crop, other)
 
 
@@ -54,7 +55,7 @@ def test_crops_are_slices(radiograph, codec, bits):
     pixels = radiograph(50, 70, bits)
     boxes = [(0, 0, 50, 70), (7, 11, 20, 13), (49, 69, 1, 1)]
     for (y, x, h, w), (crop, box) in zip(
-        boxes, codecs.decode_crops(codecs.encode(pixels, codec), codec, boxes, 4), strict=True
+        boxes, decode_crops(codecs.encode(pixels, codec), codec, boxes, 4), strict=True
     ):
         np.testing.assert_array_equal(crop, pixels[y : y + h, x : x + w])
         assert box == (0, 0, h, w)
@@ -95,7 +96,7 @@ def test_threads_decode_side_by_side(radiograph):
 def test_a_jpeg_is_decoded_no_larger_than_its_smallest_crop_needs(radiograph, side, scale):
     """Crops of 480 and 400 pixels resized to ``side`` must keep 2 x ``side`` pixels."""
     payload = codecs.encode(radiograph(483, 601), "jpg")
-    (whole, box), (part, part_box) = codecs.decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
+    (whole, box), (part, part_box) = decode_crops(payload, "jpg", [(0, 0, 480, 600), (8, 80, 400, 480)], side)
     assert box == (0, 0, 480 / scale, 600 / scale)
     assert whole.shape == (480 / scale, 600 / scale)
     assert part_box == (0, 0, 400 / scale, 480 / scale)
@@ -106,7 +107,7 @@ def test_a_scaled_jpeg_keeps_the_crop_where_it_was():
     """An edge at column 301 of 601 stays there: the box is scaled by exactly 1/4, not by the rounded size."""
     pixels = np.zeros((483, 601), np.uint8)
     pixels[:, 301:] = 200
-    ((crop, (y, x, h, w)),) = codecs.decode_crops(codecs.encode(pixels, "jpg"), "jpg", [(3, 101, 400, 400)], 50)
+    ((crop, (y, x, h, w)),) = decode_crops(codecs.encode(pixels, "jpg"), "jpg", [(3, 101, 400, 400)], 50)
     assert (y, x, h, w) == (0.75, 0.25, 100, 100)
     resized = Image.fromarray(crop).resize((100, 100), Image.Resampling.BILINEAR, box=(x, y, x + w, y + h))
     profile = np.asarray(resized).astype(float).mean(0) / 200
@@ -125,12 +126,12 @@ def test_a_broken_payload_is_an_error(radiograph, codec, damage):
     with pytest.raises(codecs.DecodeError):
         codecs.decode(payload, codec)
     with pytest.raises(codecs.DecodeError):
-        codecs.decode_crops(payload, codec, [(0, 0, 64, 64)], 8)
+        decode_crops(payload, codec, [(0, 0, 64, 64)], 8)
 
 
 def test_a_crop_outside_the_image_is_an_error(radiograph):
     with pytest.raises(codecs.DecodeError, match="32 x 40"):
-        codecs.decode_crops(codecs.encode(radiograph(32, 40), "png"), "png", [(10, 0, 23, 40)], 8)
+        decode_crops(codecs.encode(radiograph(32, 40), "png"), "png", [(10, 0, 23, 40)], 8)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from dira_scale.pixels import codecs
+from dira_scale.pixels.boxes import Box, Crop
 from dira_scale.pixels.crops import fill
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.planes import resize
 
 REAL = Path(os.environ.get("DIRA_SCALE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "chestxray14_nih12_1024"
 
@@ -25,7 +26,7 @@ def triangles(start: float, length: float, source: int, size: int) -> np.ndarray
     return weight / weight.sum(1, keepdims=True)
 
 
-def exact(pixels: np.ndarray, box: codecs.Box, size: int) -> np.ndarray:
+def exact(pixels: np.ndarray, box: Box, size: int) -> np.ndarray:
     (y, x, h, w), (height, width) = box, pixels.shape
     return triangles(y, h, height, size) @ pixels.astype(np.float64) @ triangles(x, w, width, size).T
 
@@ -92,15 +93,16 @@ def test_real_radiographs(bits):
 @pytest.mark.parametrize("wider", [False, True])
 def test_views_are_filled_as_the_parts_say(radiograph, codec, channels, wider):
     pixels = radiograph(70, 90, channels=channels)
-    payload, boxes, flips = codecs.encode(pixels, codec), [(0, 0, 70, 90), (10, 21, 33, 47)], [True, False]
+    payload = codecs.encode(pixels, codec)
+    crops = [Crop((0, 0, 70, 90), (False, True)), Crop((10, 21, 33, 47), (False, False))]
     views = np.zeros((2, channels, 24, 24), np.uint16 if wider else np.uint8)
-    fill(payload, codec, boxes, flips, views, pixels.shape)
+    fill(payload, codec, crops, views, pixels.shape)
     whole = codecs.decode(payload, codec)
-    for view, (y, x, h, w), flip in zip(views, boxes, flips, strict=True):
+    for view, ((y, x, h, w), (_, flip)) in zip(views, crops, strict=True):
         expected = resize(np.ascontiguousarray(whole[y : y + h, x : x + w]), (0, 0, h, w), 24)
         np.testing.assert_array_equal(view, expected[..., ::-1] if flip else expected)
     with pytest.raises(codecs.DecodeError, match="its header says"):
-        fill(payload, codec, boxes, flips, views, (90, 70))
+        fill(payload, codec, crops, views, (90, 70))
 
 
 def test_threads_do_not_share_their_buffers(radiograph):
@@ -109,7 +111,7 @@ def test_threads_do_not_share_their_buffers(radiograph):
 
     def view(i: int) -> np.ndarray:
         out = np.empty((1, 1, 24, 24), np.uint8)
-        fill(payloads[i % 12], "png", [(i % 7, i % 11, 30, 31)], [False], out)
+        fill(payloads[i % 12], "png", [Crop((i % 7, i % 11, 30, 31), (False, False))], out)
         return out
 
     alone = [view(i) for i in range(200)]
@@ -123,6 +125,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from dira_scale.pixels import codecs
+from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.crops import fill
 
 pixels = np.random.default_rng(0).integers(0, 2**16, (700, 800), np.uint16)
@@ -130,7 +133,8 @@ payloads = [(codec, codecs.encode(p, codec)) for p in (pixels, (pixels >> 8).ast
             for codec in ("png", "jp2", "npy", "jpg") if (codec, p.dtype) != ("jpg", np.uint16)]
 
 def work(i):
-    fill(payloads[i % 7][1], payloads[i % 7][0], [(1, 2, 600, 700)], [True], np.empty((1, 1, 224, 224), np.uint16))
+    fill(payloads[i % 7][1], payloads[i % 7][0], [Crop((1, 2, 600, 700), (False, True))],
+         np.empty((1, 1, 224, 224), np.uint16))
 
 before = len(os.listdir("/proc/self/task"))
 with ThreadPoolExecutor(3) as pool:

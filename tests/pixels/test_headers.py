@@ -53,7 +53,7 @@ CHILD = """
 import json, resource, sys
 from pathlib import Path
 import blosc2, imagecodecs, simplejpeg
-from dira_scale.pixels import codecs
+from dira_scale.pixels import codecs, planes
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -62,7 +62,7 @@ found = {}
 for file in map(Path, sys.argv[1:]):
     payload, codec, before = file.read_bytes(), file.suffix[1:], peak()
     shape = (64, 64, 64) if codec == "b2nd" else (64, 64)
-    for read in (codecs.decode, lambda *a: codecs.decode_crops(*a[:2], [(0, 0, 64, 64)], 8, a[2])):
+    for read in (codecs.decode, lambda *a: planes.decode_crops(*a[:2], [(0, 0, 64, 64)], 8, a[2])):
         try:
             read(payload, codec, shape)
         except codecs.DecodeError as error:

@@ -59,8 +59,8 @@ def rotated_batch() -> Any:
     plain, images = batch(), torch.zeros(COUNT, 1, 32, 32)
     images[:, :, 4, 10:20] = 1.0
     distortion = replace(plain.distortions[0], rotation=torch.tensor([90.0, -90.0]))
-    flips = torch.tensor([False, True])
-    return SimpleNamespace(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, ~flips))
+    flips = torch.tensor([[False, False], [False, True]])
+    return SimpleNamespace(views=(images, images / 2), distortions=(distortion,) * 2, flips=(flips, flips.roll(1, 0)))
 
 
 def test_clean_views_are_rotated_with_the_input() -> None:
@@ -78,7 +78,7 @@ def test_released_clean_views_are_upright() -> None:
     it = rotated_batch()
     for view, flip, clean in zip(it.views, it.flips, objective.clean(it), strict=True):
         for i in range(COUNT):
-            assert torch.equal(clean[i], view[i].flip(-1) if flip[i] else view[i])
+            assert torch.equal(clean[i], view[i].flip(-1) if flip[i, 1] else view[i])
     rotated = objective.distorted(it, ["di"])[0]
     torch.testing.assert_close(rotated[0], it.views[0][0].rot90(1, (1, 2)), atol=1e-5, rtol=0)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from dira_scale.data.batch import Batch
-from dira_scale.data.orientation import reorient
+from dira_scale.data.geometry.orientation import reorient
 from dira_scale.data.views import Blur, Cutout, Distortion, InverseCutout, Jitter, Shuffle, ViewSpec, draw
 from dira_scale.distributed.world import World
 from dira_scale.methods import build
@@ -39,7 +39,7 @@ class HeldOut:
         pictures = (steep[:, None] + steep / 2 + torch.arange(COUNT)[:, None, None]).to(torch.uint8)[:, None]
         # As the loader, which mirrors.
         flips = tuple(torch.from_numpy(geometry.flip) for geometry, _ in parts)
-        views_ = tuple(torch.where(flip[:, None, None, None], pictures.flip(-1), pictures) for flip in flips)
+        views_ = tuple(torch.where(flip[:, 1, None, None, None], pictures.flip(-1), pictures) for flip in flips)
         low, high = torch.zeros(COUNT, 2), torch.full((COUNT, 2), 255.0)
         distortions: tuple[Distortion, ...] = tuple(distortion for _, distortion in parts)
         self.batch = Batch(views_, distortions, torch.from_numpy(index), low, high, step=3, epoch=0, flips=flips)

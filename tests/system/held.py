@@ -69,7 +69,7 @@ def main() -> None:
     held = sum(size for address, size in after.items() if address not in before and address not in whole)
     kinds = {
         kind: sum(storages([t for name, t in model.local_tensors().items() if name.startswith(start)]).values())
-        for kind, start in (("method", "method."), ("optimizer", "optim."))
+        for kind, start in (("method", "module."), ("optimizer", "optimizer."))
     }
     if rank() == 0:
         print("HELD " + json.dumps({"all": held} | kinds), flush=True)

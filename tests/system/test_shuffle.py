@@ -68,7 +68,7 @@ def train(overrides: list[str]) -> dict[str, Tensor]:
         model.step()
         commit_statistics(model.module)
         model.module.after_step()
-    result = {name.removeprefix("method."): part.whole() for name, part in model.pieces().items()}
+    result = {name.removeprefix("module."): part.whole() for name, part in model.pieces().items()}
     world_.end()
     return result | {"losses": torch.stack(losses)}
 

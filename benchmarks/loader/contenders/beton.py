@@ -25,7 +25,7 @@ def beton(inputs: LoaderInputs) -> list[Contender]:
     from ffcv.transforms import RandomHorizontalFlip, ToTensor, ToTorchImage
 
     def view() -> PipelineSpec:
-        decoder = RandomResizedCropRGBImageDecoder((VIEWS.size, VIEWS.size), VIEWS.scale, VIEWS.ratio)
+        decoder = RandomResizedCropRGBImageDecoder((VIEWS.sides[0], VIEWS.sides[0]), VIEWS.scale, VIEWS.ratio)
         flip = [RandomHorizontalFlip(), ToTensor(), ToTorchImage(channels_last=False)]
         return PipelineSpec("image", decoder, flip)
 

@@ -39,7 +39,7 @@ def dali(inputs: LoaderInputs) -> list[Contender]:
         kind = {"output_type": types.GRAY} if inputs.case.codec == "jpg" else {"output_type": types.ANY_DATA}
         pixels = fn.decoders.image(encoded, dtype=types.UINT8 if inputs.case.bits == 8 else types.UINT16, **kind)
         views = [
-            fn.resize(pixels, size=[VIEWS.size] * 2, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR)
+            fn.resize(pixels, size=[VIEWS.sides[0]] * 2, roi_start=start, roi_end=end, interp_type=types.INTERP_LINEAR)
             for start, end in zip(drawn[::3], drawn[1::3], strict=True)
         ]
         flipped = [fn.flip(view, horizontal=flip) for view, flip in zip(views, drawn[2::3], strict=True)]

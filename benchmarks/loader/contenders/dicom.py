@@ -18,7 +18,7 @@ from dira_scale.errors import UserError
 from dira_scale.imaging.read import read_image
 from dira_scale.phantom.dicom import encoded, uid
 from dira_scale.pixels import codecs
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.planes import resize
 
 
 def dicom(inputs: LoaderInputs) -> list[Contender]:
@@ -54,12 +54,12 @@ def _crops(inputs: LoaderInputs, files: Sequence[Path], batches: int) -> Iterato
     """Whole batches, each by one thread."""
 
     def make(number: int) -> Sequence[np.ndarray]:
-        views = np.empty((2, inputs.batch, 1, VIEWS.size, VIEWS.size), np.uint16)
+        views = np.empty((2, inputs.batch, 1, VIEWS.sides[0], VIEWS.sides[0]), np.uint16)
         for i, position in enumerate(range(number * inputs.batch, (number + 1) * inputs.batch)):
             position %= len(inputs.boxes)
             pixels = read_image(files[position % len(files)], 16, burned_in="keep").pixels
             for view, (box, flip) in enumerate(zip(inputs.boxes[position], inputs.flips[position], strict=True)):
-                resize(pixels, tuple(box.tolist()), VIEWS.size, bool(flip), views[view, i])
+                resize(pixels, tuple(box.tolist()), VIEWS.sides[0], (False, bool(flip)), views[view, i])
         return list(views)
 
     with ThreadPoolExecutor(inputs.workers) as pool:

@@ -16,7 +16,7 @@ from dira_scale.data.loaders.build import choose
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.planes import resize
 
 
 def loader(name: str, inputs: LoaderInputs) -> list[Contender]:
@@ -79,7 +79,7 @@ def resizing(inputs: LoaderInputs) -> list[Contender]:
     def work(position: int) -> None:
         position %= len(inputs.boxes)
         for y, x, h, w in inputs.boxes[position].tolist():
-            resize(images[position % len(images)][y : y + h, x : x + w], (0, 0, h, w), VIEWS.size)
+            resize(images[position % len(images)][y : y + h, x : x + w], (0, 0, h, w), VIEWS.sides[0])
 
     return [Contender("limit: resizing", "limit", on_threads(work, inputs), reads=False)]
 

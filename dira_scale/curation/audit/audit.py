@@ -29,7 +29,7 @@ def audit(
         raise UserError(f"workers={workers}: must be an integer of at least 1, or null for all cores")
     if tables and not source:
         raise UserError("tables=… needs a source: name its folder with source=…")
-    datasets = [ShardedDataset.open(place) for place in (path, *against)]
+    datasets = [ShardedDataset.open(folder) for folder in (path, *against)]
     if len({dataset.info.dims for dataset in datasets}) > 1:
         raise UserError(f"against={list(against)}: images and volumes cannot be compared with each other")
     report = AuditReport(patients=shared_patients(datasets))
@@ -66,10 +66,10 @@ def _twins(datasets: Sequence[ShardedDataset], scratch: Path, workers: int) -> l
             *(dataset.table[name].to_pylist() for name in ("split", "key", "patient", "shard", "codec")), strict=True
         )
     ]
-    own = datasets[0].table.num_rows
+    count = datasets[0].table.num_rows
     _, group = np.unique([f"{i.dataset} {i.split} {i.patient}" for i in images], return_inverse=True)
-    exact = [t for t in exact_twins(datasets) if t.one < own and group[t.one] != group[t.other]]
-    near = near_twins(thumbnails(datasets, scratch, workers), group, own, workers)
-    known = {(twins.one, twins.other) for twins in exact}
-    found = exact + [twins for twins in near if (twins.one, twins.other) not in known]
-    return [TwinPair(images[one], images[other], alike, how) for one, other, alike, how in found]
+    exact = [t for t in exact_twins(datasets) if t.image < count and group[t.image] != group[t.other]]
+    near = near_twins(thumbnails(datasets, scratch, workers), group, count, workers)
+    known = {(twins.image, twins.other) for twins in exact}
+    pairs = exact + [twins for twins in near if (twins.image, twins.other) not in known]
+    return [TwinPair(images[image], images[other], alike, how) for image, other, alike, how in pairs]

@@ -44,8 +44,8 @@ def harvest(source: str, tables: Sequence[str], workers: int) -> Iterator[Value]
     yield Value("folder name", str(root))
     for table in tables:
         yield from _cells(locate(table, "tables"))
-    for found in parallel_map(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
-        yield from found
+    for values in parallel_map(_of_files, ((root, chunk) for chunk in _chunks(files_below(root))), workers):
+        yield from values
 
 
 def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
@@ -60,12 +60,12 @@ def _chunks(paths: Iterator[Path]) -> Iterator[list[Path]]:
 
 def _of_files(root: Path, paths: Sequence[Path]) -> list[Value]:
     """The distinct values of some files."""
-    found: dict[Value, None] = {}
+    values: dict[Value, None] = {}
     for path in paths:
         below = Path(os.path.relpath(path, root)) if is_local(path) else path.relative_to(root)
-        found |= dict.fromkeys(_names(below))
-        found |= dict.fromkeys(_of_file(path))
-    return list(found)
+        values |= dict.fromkeys(_names(below))
+        values |= dict.fromkeys(_of_file(path))
+    return list(values)
 
 
 def _names(below: Path) -> Iterator[Value]:

@@ -37,12 +37,12 @@ HASHES = (16, 24, 64)  # hex digits of xxh3; of keys, patients and studies; of S
 class Hit(NamedTuple):
     """A value of the source in the dataset.
 
-    ``place``: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``).
+    ``position``: byte in the file or tar member, or the decoded part (``column reason``, ``tEXt chunk``).
     """
 
     file: str
     member: str
-    place: str
+    position: str
     kind: str
     value: str
 
@@ -87,9 +87,9 @@ def search_file(file: Path, name: str, values: Path) -> SearchResult:
         _search_texts(_texts(stream, name, members), name, searcher, result)
         reported = {(hit.member, hit.value) for hit in result.hits}
         stream.seek(0)
-        for found in searcher.file(stream):
-            hit, inside = _located(found, name, members)
-            if inside or is_coincidence(found, searcher.words):
+        for match in searcher.file(stream):
+            hit, inside = _located(match, name, members)
+            if inside or is_coincidence(match, searcher.words):
                 result.coincidences += 1
             elif (hit.member, hit.value) not in reported:  # not already reported from the decoded text
                 result.hits.append(hit)
@@ -99,53 +99,53 @@ def search_file(file: Path, name: str, values: Path) -> SearchResult:
     return result
 
 
-def is_coincidence(found: Match, words: Collection[bytes] = ()) -> bool:
+def is_coincidence(match: Match, words: Collection[bytes] = ()) -> bool:
     """Whether it is part of one of our own words, a hash, a longer number, or a fraction's digits.
 
     A given six-digit number occurs by chance in every few million hex digits, and hospitals have all six-digit times.
     """
-    before, after = found.before.lower(), found.after.lower()
+    before, after = match.before.lower(), match.after.lower()
     start, end = _end(rb"[0-9a-z_\x80-\xff]*\Z", before), _end(rb"^[0-9a-z_\x80-\xff]*", after)
-    if start + end and before[len(before) - start :] + found.form + after[:end] in words:
+    if start + end and before[len(before) - start :] + match.form + after[:end] in words:
         return True
-    if re.fullmatch(rb"[0-9a-f]+", found.form):
-        run = _end(rb"[0-9a-f]*\Z", before) + len(found.form) + _end(rb"^[0-9a-f]*", after)
-        if run > len(found.form) and run in HASHES:
+    if re.fullmatch(rb"[0-9a-f]+", match.form):
+        run = _end(rb"[0-9a-f]*\Z", before) + len(match.form) + _end(rb"^[0-9a-f]*", after)
+        if run > len(match.form) and run in HASHES:
             return True
-    if not found.form.isdigit():
+    if not match.form.isdigit():
         return False
-    if len(found.form) < WHOLE_DIGITS and (before[-1:].isdigit() or after[:1].isdigit()):
+    if len(match.form) < WHOLE_DIGITS and (before[-1:].isdigit() or after[:1].isdigit()):
         return True
     return bool(re.search(rb"(^|[^0-9.])\d+\.\d*\Z", before) and re.match(rb"\d*(e[+-]?\d+)?([^0-9.a-z]|$)", after))
 
 
 def _end(pattern: bytes, text: bytes) -> int:
-    found = re.search(pattern, text)
-    return len(found[0]) if found else 0
+    match = re.search(pattern, text)
+    return len(match[0]) if match else 0
 
 
 def _members(stream: BinaryIO) -> list[tarfile.TarInfo]:
     """The members of the readable part; the rest is still searched as bytes."""
-    found: list[tarfile.TarInfo] = []
+    readable: list[tarfile.TarInfo] = []
     with contextlib.suppress(tarfile.TarError):
-        found.extend(members(stream))
-    return found
+        readable.extend(members(stream))
+    return readable
 
 
-def _located(found: Match, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
+def _located(match: Match, name: str, members: list[tarfile.TarInfo]) -> tuple[Hit, bool]:
     """The hit, and whether it is in the numbers of a tar header, which ``_stamps`` checks."""
-    text = found.form.decode("utf-8", "replace")
-    number = bisect_right(members, found.offset, key=lambda member: member.offset) - 1
+    text = match.form.decode("utf-8", "replace")
+    number = bisect_right(members, match.offset, key=lambda member: member.offset) - 1
     if number < 0:
-        return Hit(name, "", f"byte {found.offset}", found.kind, text), False
+        return Hit(name, "", f"byte {match.offset}", match.kind, text), False
     member = members[number]
-    if found.offset < member.offset_data:
-        at = found.offset - (member.offset_data - tarfile.BLOCKSIZE)
-        numbers = any(low <= at and at + len(found.form) <= high for low, high in NUMBERS)
-        return Hit(name, member.name, "tar header", found.kind, text), numbers
-    place = found.offset - member.offset_data
-    where = f"byte {place}" if place < member.size else f"byte {place - member.size} after it"
-    return Hit(name, member.name, where, found.kind, text), False
+    if match.offset < member.offset_data:
+        at = match.offset - (member.offset_data - tarfile.BLOCKSIZE)
+        numbers = any(low <= at and at + len(match.form) <= high for low, high in NUMBERS)
+        return Hit(name, member.name, "tar header", match.kind, text), numbers
+    position = match.offset - member.offset_data
+    where = f"byte {position}" if position < member.size else f"byte {position - member.size} after it"
+    return Hit(name, member.name, where, match.kind, text), False
 
 
 def _texts(stream: BinaryIO, name: str, members: list[tarfile.TarInfo]) -> Iterator[tuple[str, Text]]:
@@ -184,12 +184,12 @@ def _search_texts(texts: Iterable[tuple[str, Text]], file: str, searcher: Search
         if len(result.hits) >= MOST:
             return
         hits: dict[Hit, None] = {}  # distinct, in order
-        for number, found in searcher.texts(text.text for _, text in batch):
-            if is_coincidence(found, searcher.words):
+        for number, match in searcher.texts(text.text for _, text in batch):
+            if is_coincidence(match, searcher.words):
                 result.coincidences += 1
                 continue
             member, text = batch[number]
-            hits[Hit(file, member, text.what, found.kind, found.form.decode("utf-8", "replace"))] = None
+            hits[Hit(file, member, text.what, match.kind, match.form.decode("utf-8", "replace"))] = None
         for member, text in batch:
             for token in tokens(text.text):
                 if kind := searcher.short.get(token.encode("utf-8", "surrogatepass")):

@@ -59,16 +59,19 @@ def texts_of(head: bytes) -> Iterator[Text]:
 
 
 def _png(content: bytes) -> Iterator[Text]:
-    place = 8
-    while place + 8 <= len(content):
-        length, kind = int.from_bytes(content[place : place + 4]), content[place + 4 : place + 8].decode("latin-1")
-        body = content[place + 8 : place + 8 + length]
-        place += 12 + length
+    position = 8
+    while position + 8 <= len(content):
+        length, kind = (
+            int.from_bytes(content[position : position + 4]),
+            content[position + 4 : position + 8].decode("latin-1"),
+        )
+        body = content[position + 8 : position + 8 + length]
+        position += 12 + length
         if kind not in PIXELS:
             yield from _texts(f"{kind} chunk", _inflated(kind, body))
         if kind == "IEND":
             break
-    yield from _texts("bytes after the PNG", content[place:])
+    yield from _texts("bytes after the PNG", content[position:])
 
 
 def _inflated(kind: str, body: bytes) -> bytes:
@@ -99,24 +102,24 @@ def _unzipped(head: bytes) -> bytes:
 
 def _jpeg(content: bytes) -> Iterator[Text]:
     """APPn (except plain JFIF) and COM segments up to the scan; bytes after the last end of image."""
-    place = 2
-    while place + 4 <= len(content) and content[place] == 0xFF and content[place + 1] != 0xDA:
-        marker, length = content[place + 1], int.from_bytes(content[place + 2 : place + 4])
-        body = content[place + 4 : place + 2 + length]
+    position = 2
+    while position + 4 <= len(content) and content[position] == 0xFF and content[position + 1] != 0xDA:
+        marker, length = content[position + 1], int.from_bytes(content[position + 2 : position + 4])
+        body = content[position + 4 : position + 2 + length]
         if marker == 0xFE or (0xE0 <= marker <= 0xEF and not body.startswith(JFIF)):
             yield from _texts("COM segment" if marker == 0xFE else f"APP{marker - 0xE0} segment", body)
-        place += 2 + length
+        position += 2 + length
     yield from _texts("bytes after the JPEG", content[content.rfind(b"\xff\xd9") + 2 :])
 
 
 def _jpeg2000(content: bytes) -> Iterator[Text]:
     """COM segments of a codestream's main header."""
-    place = 2
-    while place + 4 <= len(content) and content[place : place + 2] != b"\xff\x90":
-        length = int.from_bytes(content[place + 2 : place + 4])
-        if content[place + 1] == 0x64:
-            yield from _texts("COM segment", content[place + 6 : place + 2 + length])
-        place += 2 + length
+    position = 2
+    while position + 4 <= len(content) and content[position : position + 2] != b"\xff\x90":
+        length = int.from_bytes(content[position + 2 : position + 4])
+        if content[position + 1] == 0x64:
+            yield from _texts("COM segment", content[position + 6 : position + 2 + length])
+        position += 2 + length
 
 
 def _nifti_size(head: bytes) -> int | None:
@@ -125,16 +128,16 @@ def _nifti_size(head: bytes) -> int | None:
 
 def _nifti(head: bytes, size: int) -> Iterator[Text]:
     """The header's texts, and its extensions, which may hold a complete DICOM header."""
-    for name, (place, length) in NIFTI[size].items():
-        yield from _texts(f"NIfTI {name}", head[place : place + length].partition(b"\0")[0])
+    for name, (position, length) in NIFTI[size].items():
+        yield from _texts(f"NIfTI {name}", head[position : position + length].partition(b"\0")[0])
     order = "little" if head[:4] == size.to_bytes(4, "little") else "big"
-    place = size + 4
-    while head[size : size + 1] == b"\1" and place + 8 <= len(head):
-        length = int.from_bytes(head[place : place + 4], order)  # type: ignore[arg-type]
+    position = size + 4
+    while head[size : size + 1] == b"\1" and position + 8 <= len(head):
+        length = int.from_bytes(head[position : position + 4], order)  # type: ignore[arg-type]
         if length < 16 or length % 16:
             break
-        yield from (Text("NIfTI extension", text) for text in printable(head[place + 8 : place + length]))
-        place += length
+        yield from (Text("NIfTI extension", text) for text in printable(head[position + 8 : position + length]))
+        position += length
 
 
 def _header_lines(head: bytes) -> Iterator[Text]:
@@ -144,8 +147,8 @@ def _header_lines(head: bytes) -> Iterator[Text]:
         if not line.strip():
             break
         if nrrd:
-            found = re.match(rb"([^:]+):=(.*)|(content|data ?file): *(.*)", line)
-            key, _, value = line.partition(b":") if found else (b"", b"", b"")
+            match = re.match(rb"([^:]+):=(.*)|(content|data ?file): *(.*)", line)
+            key, _, value = line.partition(b":") if match else (b"", b"", b"")
         else:
             key, _, value = line.partition(b"=")
         name = key.strip().decode("latin-1")

@@ -11,9 +11,9 @@ from dira_scale.data.manifest import ShardedDataset
 GUARDED = ("test", "val")  # evaluation splits: their patients must not be trained on
 
 
-def harmful(one: str, other: str, same_dataset: bool) -> bool:
+def harmful(first: str, other: str, same_dataset: bool) -> bool:
     """Whether sharing between these splits is harmful: two splits of a dataset, or an evaluation split and another."""
-    return (one in GUARDED) != (other in GUARDED) or (same_dataset and one != other)
+    return (first in GUARDED) != (other in GUARDED) or (same_dataset and first != other)
 
 
 class SharedPatients(NamedTuple):
@@ -46,23 +46,23 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
         for dataset in datasets
     ]
     names = [dataset.root.name for dataset in datasets]
-    pairs = [((0, one), (0, other)) for one, other in combinations(people[0], 2)]
-    pairs += [((0, one), (n, other)) for n in range(1, len(datasets)) for one in people[0] for other in people[n]]
+    pairs = [((0, first), (0, other)) for first, other in combinations(people[0], 2)]
+    pairs += [((0, first), (n, other)) for n in range(1, len(datasets)) for first in people[0] for other in people[n]]
     shared = []
-    for (n, one), (m, other) in pairs:
-        if both := people[n][one] & people[m][other]:
-            splits = f"{names[n]} {one}", f"{names[m]} {other}"
+    for (n, first), (m, other) in pairs:
+        if both := people[n][first] & people[m][other]:
+            splits = f"{names[n]} {first}", f"{names[m]} {other}"
             listed = n == m and bool(datasets[n].info.published_lists)
-            shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(one, other, n == m), listed))
+            shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(first, other, n == m), listed))
     unknown = [f"{names[0]} and {names[n]}: {why}" for n in range(1, len(datasets))
                if (why := _incomparable(datasets[0], datasets[n]))]  # fmt: skip
     return PatientComparison(shared, unknown)
 
 
-def _incomparable(one: ShardedDataset, other: ShardedDataset) -> str | None:
+def _incomparable(first: ShardedDataset, other: ShardedDataset) -> str | None:
     """Why an empty intersection proves nothing."""
     for key, reason in (("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")):
-        values = [dataset.info.recipe.get(key, "") for dataset in (one, other)]
+        values = [dataset.info.recipe.get(key, "") for dataset in (first, other)]
         if "" in values:
             return f"one of them does not say with which {key.replace('_', ' ')} it was made"
         if values[0] != values[1]:

@@ -36,14 +36,14 @@ class TwinImage:
 
 @dataclass(frozen=True)
 class TwinPair:
-    one: TwinImage
+    image: TwinImage
     other: TwinImage
     alike: float
     how: str
 
     @property
     def harm(self) -> bool:
-        return harmful(self.one.split, self.other.split, self.one.dataset == self.other.dataset)
+        return harmful(self.image.split, self.other.split, self.image.dataset == self.other.dataset)
 
 
 @dataclass
@@ -59,18 +59,18 @@ class AuditReport:
 
     @property
     def failed(self) -> bool:
-        found = bool(self.leaks and self.leaks.hits) or any(shared.harm for shared in self.patients.shared)
-        return found or any(pair.harm for pair in self.twins or ())
+        leaked = bool(self.leaks and self.leaks.hits) or any(shared.harm for shared in self.patients.shared)
+        return leaked or any(pair.harm for pair in self.twins or ())
 
 
-def print_report(report: AuditReport, place: Path) -> int:
-    """Print it, and write the full findings beside the dataset at ``place``; returns 1 for harm, else 0."""
+def print_report(report: AuditReport, root: Path) -> int:
+    """Print it, and write the full findings beside the dataset at ``root``; returns 1 for harm, else 0."""
     console = Console(soft_wrap=True, highlight=False, width=WIDTH)
     _print_leaks(report, console)
     _print_patients(report.patients, console)
     if report.twins is not None:
         _print_twins(report.twins, console)
-    if kept := _write_full(place, _full_rows(report)):
+    if kept := _write_full(root, _full_rows(report)):
         console.print(f"full findings (readable by you only): {kept}")
     console.print(_conclusion(report))
     return 1 if report.failed else 0
@@ -81,7 +81,7 @@ def _conclusion(report: AuditReport) -> str:
         return "the audit FAILED"
     if report.leaks is None:
         compared = "patients" if report.twins is None else "patients and near-duplicates"
-        return f"the audit found no harm in {compared}; whether identifying values are there was not looked at"
+        return f"the audit found no harm in {compared}; identifying values were not searched for"
     return "the audit found nothing that must not be there"
 
 
@@ -114,9 +114,9 @@ def _print_leaks(report: AuditReport, console: Console) -> None:
     console.print("identifying values found:")
     values = {hit.value for hit in report.leaks.hits}
     for (hit, where), count in list(_counted(report.leaks.hits).items())[: 2 * SHOWN]:
-        place = mask(where) if any(value in where.lower() for value in values) else where
+        shown = mask(where) if any(value in where.lower() for value in values) else where
         file, member = (_masked_name(name, values) for name in (hit.file, hit.member))
-        table.add_row(mask(hit.value), hit.kind, file, place, member, str(count))
+        table.add_row(mask(hit.value), hit.kind, file, shown, member, str(count))
     console.print(table)
     console.print(f"{len(report.leaks.hits)} places; the search of a file stops after {MOST}")
 
@@ -126,10 +126,10 @@ def _counted(hits: Sequence[Hit]) -> dict[tuple[Hit, str], int]:
     counts: Counter[tuple[str, ...]] = Counter()
     first: dict[tuple[str, ...], Hit] = {}
     for hit in hits:
-        line = (hit.file, hit.kind, hit.value, "raw bytes" if hit.place.startswith("byte") else hit.place)
+        line = (hit.file, hit.kind, hit.value, "raw bytes" if hit.position.startswith("byte") else hit.position)
         counts[line] += 1
         first.setdefault(line, hit)
-    return {(first[line], first[line].place): count for line, count in counts.items()}
+    return {(first[line], first[line].position): count for line, count in counts.items()}
 
 
 def _masked_name(name: str, values: Collection[str]) -> str:
@@ -154,16 +154,16 @@ def _print_patients(compared: PatientComparison, console: Console) -> None:
 def _print_twins(twins: list[TwinPair], console: Console) -> None:
     if not twins:
         return console.print("near-duplicates: none between patients, splits and datasets")
-    kinds = Counter((f"{p.one.dataset} {p.one.split}", f"{p.other.dataset} {p.other.split}", p.how) for p in twins)
+    kinds = Counter((f"{p.image.dataset} {p.image.split}", f"{p.other.dataset} {p.other.split}", p.how) for p in twins)
     table = Table("in", "and in", "how", "pairs", box=None)
     console.print("near-duplicates between patients, splits or datasets:")
-    for (one, other, how), count in kinds.most_common():
-        table.add_row(one, other, how or "nearly the same", str(count))
+    for (image, other, how), count in kinds.most_common():
+        table.add_row(image, other, how or "nearly the same", str(count))
     console.print(table)
     for pair in sorted(twins, key=lambda pair: -pair.alike)[:SHOWN]:
-        console.print(f"  {pair.one.key}  {pair.other.key}  {pair.alike:.3f} {pair.how}")
+        console.print(f"  {pair.image.key}  {pair.other.key}  {pair.alike:.3f} {pair.how}")
     first = max(twins, key=lambda pair: pair.alike)
-    commands = [shlex.join(["tar", "-xf", i.file, f"{i.key}.{i.codec}"]) for i in (first.one, first.other)]
+    commands = [shlex.join(["tar", "-xf", i.file, f"{i.key}.{i.codec}"]) for i in (first.image, first.other)]
     console.print(f"to see the first pair: {' && '.join(commands)}")
     console.print("the number is the correlation of the two images' fine detail at 64 pixels: 1 is the same image; "
                   f"pairs are listed from {SAME} on")  # fmt: skip
@@ -174,15 +174,15 @@ def _full_rows(report: AuditReport) -> list[list[str]]:
     rows += [["not searched", "", "", "", kind, text] for kind, text in report.not_searched]
     rows += [["shared patient", *shared.splits, "", "", key] for shared in report.patients.shared
              for key in shared.patients]  # fmt: skip
-    rows += [["near-duplicate", f"{p.one.dataset} {p.one.split}", f"{p.other.dataset} {p.other.split}",
-              f"{p.alike} {p.how}", p.one.key, p.other.key] for p in report.twins or ()]  # fmt: skip
+    rows += [["near-duplicate", f"{p.image.dataset} {p.image.split}", f"{p.other.dataset} {p.other.split}",
+              f"{p.alike} {p.how}", p.image.key, p.other.key] for p in report.twins or ()]  # fmt: skip
     return rows
 
 
-def _write_full(place: Path, rows: list[list[str]]) -> Path | None:
+def _write_full(root: Path, rows: list[list[str]]) -> Path | None:
     """Write ``NAME.audit.csv`` beside the dataset; for a store, in the working directory: values do not leave this
     machine. None if there are no findings; an older file is then removed."""
-    path = place.resolve() if is_local(place) else Path.cwd() / place.name
+    path = root.resolve() if is_local(root) else Path.cwd() / root.name
     path = path.with_name(f"{path.name}.audit.csv")
     path.unlink(missing_ok=True)
     if not rows:

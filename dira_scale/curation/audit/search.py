@@ -54,10 +54,10 @@ class Searcher:
             block = file.read(BLOCK)
             text += block
             end = start + len(text) - (AROUND if block else 0)  # matches that begin after it may be incomplete
-            for found in self.block(text):
-                if done <= start + found.offset < end:
-                    yield found._replace(offset=start + found.offset)
-                    done = start + found.offset + len(found.form)
+            for match in self.block(text):
+                if done <= start + match.offset < end:
+                    yield match._replace(offset=start + match.offset)
+                    done = start + match.offset + len(match.form)
             done = max(done, end)
             if not block:
                 return
@@ -68,9 +68,9 @@ class Searcher:
         """Matches in decoded texts, with the number of the text."""
         encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
         starts = np.cumsum([0] + [len(text) + 1 for text in encoded]).tolist()
-        for found in self.block(b"\n".join(encoded)):
-            number = bisect_right(starts, found.offset) - 1
-            yield number, found._replace(offset=found.offset - starts[number])
+        for match in self.block(b"\n".join(encoded)):
+            number = bisect_right(starts, match.offset) - 1
+            yield number, match._replace(offset=match.offset - starts[number])
 
     def block(self, text: bytes) -> Iterator[Match]:
         """Matches in ``text``: the longest value at each place; of overlapping matches, the first."""
@@ -78,9 +78,9 @@ class Searcher:
             return
         folded, end = text.lower(), 0
         for at in self._candidates(folded):
-            found = self._longest(folded, at) if at >= end else None
-            if found:
-                form, kind = found
+            match = self._longest(folded, at) if at >= end else None
+            if match:
+                form, kind = match
                 end = at + len(form)
                 yield Match(at, form, kind, text[max(0, at - AROUND) : at], text[end : end + AROUND])
 
@@ -89,9 +89,9 @@ class Searcher:
         windows = np.ndarray(-(-len(folded) // STRIDE), "<u8", folded + bytes(8), 0, (STRIDE,))
         marked = np.flatnonzero(self._marked.take(self._hashes(windows), mode="clip"))
         grams = windows[marked] & np.uint64(2 ** (8 * GRAM) - 1)
-        place = np.minimum(np.searchsorted(self._grams, grams), len(self._grams) - 1)
-        places = STRIDE * marked[self._grams[place] == grams]
-        starts = (places[:, None] - np.arange(STRIDE)).ravel()
+        index = np.minimum(np.searchsorted(self._grams, grams), len(self._grams) - 1)
+        positions = STRIDE * marked[self._grams[index] == grams]
+        starts = (positions[:, None] - np.arange(STRIDE)).ravel()
         return sorted(starts[starts >= 0].tolist())
 
     def _hashes(self, windows: np.ndarray) -> np.ndarray:
@@ -103,5 +103,5 @@ class Searcher:
 
     def _longest(self, folded: bytes, at: int) -> tuple[bytes, str] | None:
         prefixes = [folded[at : at + length] for length in self._lengths]
-        found: tuple[bytes, str] | None = self._table.execute(self._query, prefixes).fetchone()
-        return found
+        match: tuple[bytes, str] | None = self._table.execute(self._query, prefixes).fetchone()
+        return match

@@ -28,9 +28,9 @@ FLIPS = ("", "mirrored", "upside down", "turned by 180°")
 
 
 class Twins(NamedTuple):
-    """Rows ``one`` < ``other`` (of all datasets concatenated), their similarity (1: same bytes), how they differ."""
+    """Rows ``image`` < ``other`` (of all datasets concatenated), their similarity (1: same bytes), how they differ."""
 
-    one: int
+    image: int
     other: int
     alike: float
     how: str
@@ -48,29 +48,29 @@ def exact_twins(datasets: Sequence[ShardedDataset]) -> list[Twins]:
     ]  # fmt: skip
 
 
-def near_twins(pictures: np.ndarray, group: np.ndarray, own: int, workers: int = 1) -> list[Twins]:
+def near_twins(pictures: np.ndarray, group: np.ndarray, queries: int, workers: int = 1) -> list[Twins]:
     """Pairs of ``pictures`` [N, K, 64, 64] that show the same image, except two of one ``group`` [N], and two after the
-    first ``own``."""
-    likely = np.array(list(_likely(_vectors(pictures), group, own)), np.int64).reshape(-1, 2)
+    first ``queries``."""
+    likely = np.array(list(_likely(_vectors(pictures), group, queries)), np.int64).reshape(-1, 2)
     parts = [likely[n : n + PAIRS] for n in range(0, len(likely), PAIRS)]
-    found = []
+    twins = []
     jobs = ((pictures[part[:, 0]], pictures[part[:, 1]]) for part in parts)
     for part, flips in zip(parts, parallel_map(_closely, jobs, workers), strict=True):
-        found += [
-            Twins(int(one), int(other), round(alike, 3), FLIPS[flip])
-            for (one, other), (flip, alike) in zip(part, flips, strict=True)
+        twins += [
+            Twins(int(image), int(other), round(alike, 3), FLIPS[flip])
+            for (image, other), (flip, alike) in zip(part, flips, strict=True)
             if alike >= SAME
         ]
-    return sorted(found)
+    return sorted(twins)
 
 
-def _closely(ones: np.ndarray, others: np.ndarray) -> list[tuple[int, float]]:
-    return [compare(one, other) for one, other in zip(ones, others, strict=True)]
+def _closely(images: np.ndarray, others: np.ndarray) -> list[tuple[int, float]]:
+    return [compare(image, other) for image, other in zip(images, others, strict=True)]
 
 
-def compare(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
-    """The flip of ``other`` [K, 64, 64] most similar to ``one``; its correlation at the best small shift and scale."""
-    first = [_band(plane, FINE_BAND) for plane in one.astype(np.float32)]
+def compare(image: np.ndarray, other: np.ndarray) -> tuple[int, float]:
+    """The flip of ``other`` [K, 64, 64] most similar to ``image``; their correlation at the best shift and scale."""
+    first = [_band(plane, FINE_BAND) for plane in image.astype(np.float32)]
     second = [_band(plane, FINE_BAND) for plane in other.astype(np.float32)]
     flips = [[np.ascontiguousarray(_flipped(plane, n)) for plane in second] for n in range(len(FLIPS))]
     coarse = [sum(float((_half(a) * _half(b)).sum()) for a, b in zip(first, planes, strict=True)) for planes in flips]
@@ -78,15 +78,15 @@ def compare(one: np.ndarray, other: np.ndarray) -> tuple[int, float]:
     return flip, float(np.mean([_aligned(a, b) for a, b in zip(first, flips[flip], strict=True)]))
 
 
-def _aligned(one: np.ndarray, other: np.ndarray) -> float:
-    """Best correlation of the inner 7/8 of ``one`` with any position in ``other`` at any of ``SCALES``."""
-    margin = len(one) // 16
-    inner = one[margin:-margin, margin:-margin]
+def _aligned(image: np.ndarray, other: np.ndarray) -> float:
+    """Best correlation of the inner 7/8 of ``image`` with any position in ``other`` at any of ``SCALES``."""
+    margin = len(image) // 16
+    inner = image[margin:-margin, margin:-margin]
     if inner.std() < 1e-4 or other.std() < 1e-4:
         return 0.0  # empty
-    sizes = [(round(len(one) * scale),) * 2 for scale in SCALES]
+    sizes = [(round(len(image) * scale),) * 2 for scale in SCALES]
     scaled = [cv2.resize(other, size, interpolation=cv2.INTER_LINEAR) for size in sizes]
-    return max(float(cv2.matchTemplate(image, inner, cv2.TM_CCOEFF_NORMED).max()) for image in scaled)
+    return max(float(cv2.matchTemplate(whole, inner, cv2.TM_CCOEFF_NORMED).max()) for whole in scaled)
 
 
 def _band(plane: np.ndarray, sigmas: tuple[float, float]) -> np.ndarray:
@@ -122,27 +122,28 @@ def _vectors(pictures: np.ndarray) -> np.ndarray:
     return parts
 
 
-def _likely(vectors: np.ndarray, group: np.ndarray, own: int) -> Iterator[tuple[int, int]]:
+def _likely(vectors: np.ndarray, group: np.ndarray, queries: int) -> Iterator[tuple[int, int]]:
     """Pairs that correlate by at least ``LIKELY`` under any flip; the ``MOST`` best per image."""
     count = len(group)
-    for start in range(0, min(own, count), ROWS):
-        rows = slice(start, min(start + ROWS, own))
-        found = [_of_block(vectors, group, rows, slice(n, min(n + ROWS, count))) for n in range(start, count, ROWS)]
-        one, other, score = (np.concatenate(column) for column in zip(*found, strict=True))
-        order = np.lexsort((-score, one))
-        one, other = one[order], other[order]
-        place = np.arange(len(one)) - np.searchsorted(one, one)  # rank: 0 for each image's best
-        yield from zip(one[place < MOST].tolist(), other[place < MOST].tolist(), strict=True)
+    for start in range(0, min(queries, count), ROWS):
+        rows = slice(start, min(start + ROWS, queries))
+        blocks = [_of_block(vectors, group, rows, slice(n, min(n + ROWS, count))) for n in range(start, count, ROWS)]
+        image, other, score = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        order = np.lexsort((-score, image))
+        image, other = image[order], other[order]
+        rank = np.arange(len(image)) - np.searchsorted(image, image)  # rank: 0 for each image's best
+        yield from zip(image[rank < MOST].tolist(), other[rank < MOST].tolist(), strict=True)
 
 
-def _of_block(
-    vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # rows of the images, rows of the others, scores
+
+
+def _of_block(vectors: np.ndarray, group: np.ndarray, rows: slice, columns: slice) -> Pairs:
     ee, eo, oe, oo = (part[rows] @ part[columns].T for part in vectors)
     # the four flips are ee ± eo ± oe ± oo with an even number of minus signs
     score = np.maximum(ee + eo + np.abs(oe + oo), ee - eo + np.abs(oe - oo))
-    one, other = np.nonzero(score >= LIKELY)
-    score = score[one, other]
-    one, other = one + rows.start, other + columns.start
-    counts = (one < other) & (group[one] != group[other])
-    return one[counts], other[counts], score[counts]
+    image, other = np.nonzero(score >= LIKELY)
+    score = score[image, other]
+    image, other = image + rows.start, other + columns.start
+    counts = (image < other) & (group[image] != group[other])
+    return image[counts], other[counts], score[counts]

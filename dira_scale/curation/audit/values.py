@@ -96,11 +96,11 @@ def texts(value: Value) -> Iterator[str]:
 
 def forms(text: str, encodings: tuple[str, ...]) -> set[bytes]:
     """The bytes to compare, at most ``LONGEST``: a longer value is found by its start."""
-    found = set()
+    encoded = set()
     for cased in {text, text.lower(), text.upper()}:
         for encoding in ("utf-8", *encodings):
             try:
-                found.add(cased.encode(encoding, "surrogateescape").lower()[:LONGEST])
+                encoded.add(cased.encode(encoding, "surrogateescape").lower()[:LONGEST])
             except (UnicodeEncodeError, LookupError):
                 continue  # not representable, so it cannot occur in this encoding
-    return found - {b""}
+    return encoded - {b""}

@@ -107,6 +107,8 @@ def _best(datasets: Sequence[ShardedDataset], device: torch.device, cache: Cache
         return STREAM, f"{' '.join(cache.asked_for)}"
     if device.type != "cuda":
         return "cpu", "no GPU"
+    if any(dataset.info.dims == 3 for dataset in datasets):
+        return "cpu", "volumes"
     if not _is_installed("nvidia.dali"):
         return "cpu", f"nvidia-dali is not installed: {install_command(dali_extra())}"
     if slow := ", ".join(sorted(stored_codecs(datasets) - set(DECODED_ON_GPU))):

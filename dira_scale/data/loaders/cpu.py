@@ -23,19 +23,15 @@ from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.data.views import ViewSpec
-from dira_scale.pixels.arena import Arena
-from dira_scale.pixels.codecs import DecodeError
-from dira_scale.pixels.crops import fill
-
-_PAYLOAD = Arena()  # of the image that a thread fills its views from
 
 
 class CpuLoader:
-    """Batches of 2D images; interface and arguments as in ``loaders.Loader``.
+    """Batches of images or volumes; interface and arguments as in ``loaders.Loader``.
 
-    All images must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
+    All must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
-    Raises UserError when the datasets are not 2D, differ in channels or have no sample in ``split``.
+    Raises UserError when the datasets do not have the views' dimensions, differ in channels, have no sample in
+    ``split``, or one that is smaller than a crop.
     """
 
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
@@ -98,7 +94,7 @@ class CpuLoader:
         return self.requests.batch(request, views, mask), parts
 
     def _fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
-        """Fill the ``slots``, per view [b, C, S, S], of some samples; views of one image share its decoding."""
+        """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding."""
         for i in samples:
             views = range(len(slots))
             if mask is not None:
@@ -107,15 +103,6 @@ class CpuLoader:
                 self._fill_from(image, slots, request, i, [view for view in views if request.images[view][i] == image])
 
     def _fill_from(self, image: int, slots: list[np.ndarray], request: Request, i: int, views: list[int]) -> None:
-        began = perf_counter()
-        _PAYLOAD.reset()
-        payload = self.samples.read(image, _PAYLOAD.empty)
-        codec, shape = self.samples.codec(image), self.samples.shape(image)
-        read = perf_counter() - began
-        boxes = [tuple(request.geometries[view].box[i].tolist()) for view in views]
-        flips = [bool(request.geometries[view].flip[i]) for view in views]
-        try:
-            decode, transform = fill(payload, codec, boxes, flips, [slots[view][i] for view in views], shape)
-        except DecodeError as error:
-            raise self.samples.damaged(image, error) from error
+        crops = [request.geometries[view].crop(i) for view in views]
+        read, decode, transform = self.samples.read(image, crops, [slots[view][i] for view in views])
         self.seconds.add(read=read, decode=decode, transform=transform)

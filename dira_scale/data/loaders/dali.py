@@ -34,8 +34,8 @@ class DaliLoader(CpuLoader):
     Pixels are those of ``CpuLoader`` up to DALI's resampling: the same triangular filter, but at a crop's edges it
     repeats the last pixel where Pillow gives the others more weight, and JPEGs are always decoded at full scale.
 
-    Raises UserError when the datasets are not 2D, differ in channels, have other than 1 or 3 channels, a codec that
-    DALI does not read, or no sample in ``split``.
+    Raises UserError as the CPU loader does, and for volumes, other than 1 or 3 channels, or a codec that DALI does not
+    read.
     """
 
     def _prepare(self) -> None:
@@ -45,7 +45,7 @@ class DaliLoader(CpuLoader):
         """Batches whose views are where they are wanted; ``copies`` brings the rest."""
         readers = ThreadPoolExecutor(self.workers, thread_name_prefix="loader")
         maker = ThreadPoolExecutor(1, thread_name_prefix="loader-dali")
-        views = DaliViews(self.samples, self.requests.views.size, self.copies.device, self.workers, self.seconds)
+        views = DaliViews(self.samples, self.requests.views.sides[0], self.copies.device, self.workers, self.seconds)
         pending: deque[Future[tuple[Batch, torch.cuda.Event | None]]] = deque()
         requests = self.requests.between(start_step, stop_step)
         try:
@@ -71,7 +71,7 @@ class DaliLoader(CpuLoader):
         words = self.samples.words("codec", images)
         payloads = {}
         for image, codec in zip(images.tolist(), words, strict=True):
-            payload = self.samples.read(image)
+            payload = self.samples.payload(image)
             try:
                 headers.check(payload, codec, self.samples.shape(image))
             except (ValueError, RuntimeError) as error:
@@ -116,7 +116,9 @@ class DaliLoader(CpuLoader):
 
 
 def _check(samples: Samples, device: torch.device) -> None:
-    """Refuse images that DALI does not read; say which of them a GPU does not decode."""
+    """Refuse volumes, and images that DALI does not read; say which of them a GPU does not decode."""
+    if samples.dimensions != 2:
+        raise UserError("data.loader=dali reads images, and these shards hold volumes: use data.loader=cpu")
     if samples.channels not in COLOURS:
         raise UserError(
             f"data.loader=dali reads images of 1 or 3 channels, these have {samples.channels}: use data.loader=cpu"

@@ -15,6 +15,7 @@ from dira_scale.data.ffcv_library import FfcvLibrary
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.requests import Request
 from dira_scale.errors import UserError
+from dira_scale.pixels.boxes import mirrored
 from dira_scale.pixels.codecs import DecodeError
 
 
@@ -29,6 +30,8 @@ class FfcvLoader(CpuLoader):
     """
 
     def _prepare(self) -> None:
+        if self.samples.dimensions != 2:
+            raise UserError("data.loader=ffcv reads images, and these shards hold volumes: use data.loader=cpu")
         self.library = FfcvLibrary()
         if self.samples.dtype != torch.uint8 or self.samples.channels not in (1, 3):
             raise UserError(
@@ -43,8 +46,8 @@ class FfcvLoader(CpuLoader):
         for view in views:
             slot, geometry = slots[view], request.geometries[view]
             resized = self.library.resize(pixels, geometry.box[i].tolist(), slot.shape[-1])
-            flipped = resized[:, ::-1] if geometry.flip[i] else resized
-            slot[i] = np.moveaxis(flipped, -1, 0)[: slot.shape[1]]  # grey images have three equal channels
+            channels = np.moveaxis(resized, -1, 0)[: slot.shape[1]]  # grey images have three equal ones
+            slot[i] = mirrored(channels, geometry.flip[i])
         self.seconds.add(transform=perf_counter() - began)
 
     def _decode(self, image: int) -> np.ndarray:

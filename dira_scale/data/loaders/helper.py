@@ -4,6 +4,7 @@ The process fills slots of memory that both map; on a GPU they are pinned, and b
 from them. Only small tensors (parameters, labels) are pickled.
 """
 
+import math
 import mmap
 import multiprocessing
 import os
@@ -45,7 +46,7 @@ class HelperLoader:
         self.inner, self.settings, self.arguments = inner, settings, arguments
         samples = Samples(arguments["datasets"], arguments["split"])
         views = arguments["views"]
-        self._view = samples.dtype.itemsize * samples.channels * views.size**2  # bytes
+        self._view = samples.dtype.itemsize * samples.channels * math.prod(views.sides)  # bytes
         self._count = views.count
         self.seconds = StageSeconds()
         self.copies = DeviceCopies(torch.device(arguments.get("device", "cpu")), self.seconds)

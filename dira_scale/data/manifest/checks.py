@@ -28,7 +28,7 @@ def wrong_rows(table: pa.Table, dims: int, counts: Mapping[str, int], shards: Ma
 
     Raises ArrowInvalid where an offset and a size are too large to be added.
     """
-    for name in NEVER_NULL:
+    for name in (*NEVER_NULL, *(["depth"] if dims == 3 else [])):
         if table[name].null_count:
             return f"rows without {name}"
     if table["affine"].null_count != (table.num_rows if dims == 2 else 0):

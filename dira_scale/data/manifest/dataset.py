@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, NUMBERS, Index, Kind
+from dira_scale.data.manifest.index import CODEC_NAMES, NO_MASK, SIDES, Index, Kind, numbers
 from dira_scale.data.manifest.index_files import index_of
 from dira_scale.data.manifest.info import DatasetInfo
 from dira_scale.data.manifest.parquet import ManifestFile
@@ -30,10 +30,12 @@ class ShardedDataset:
         info: the content of ``dataset.json``.
         manifest: the file of rows; "row" below is a row number in it.
         index: of its rows.
+        numbers: the columns of numbers that it has.
     """
 
     def __init__(self, root: Path, info: DatasetInfo, manifest: ManifestFile, index: Index):
         self.root, self.info, self.manifest, self.index = root, info, manifest, index
+        self.numbers = numbers(info.dims)
         self._opened = lru_cache(maxsize=_open_files())(lambda shard: _OpenFile(self.file(shard)))
         self._columns: dict[str, np.ndarray] = {}
 
@@ -83,14 +85,24 @@ class ShardedDataset:
     def splits(self) -> list[str]:
         return list(self.info.counts)
 
-    def require_images(self, reader: str) -> None:
-        """Raise DatasetError if this holds volumes, which ``reader`` ("probing", "this loader" …) cannot read."""
-        if self.info.dims != 2:
+    def require(self, dimensions: int, reader: str) -> None:
+        """Raise DatasetError unless this holds images (2) or volumes (3), as ``reader`` ("probing" …) needs."""
+        if self.info.dims == dimensions:
+            return
+        if dimensions == 2:
             raise DatasetError(
                 f"data.shards={self.root} holds volumes (dims {self.info.dims}); {reader} reads 2D images only. Shard "
                 "the volumes again with recipe.slices=axial and another out, which stores their slices "
                 "(docs/how-to/volumes.md)"
             )
+        raise DatasetError(
+            f"data.shards={self.root} holds images (dims {self.info.dims}); {reader} reads volumes only, as data.size "
+            "has three sides: name a dataset of volumes, or one side"
+        )
+
+    def require_images(self, reader: str) -> None:
+        """Raise DatasetError if this holds volumes, which ``reader`` cannot read."""
+        self.require(2, reader)
 
     def rows(self, split: str) -> np.ndarray:
         """Row numbers (int64) of ``split``, in manifest order. Raises DatasetError if there is no such split."""
@@ -105,7 +117,7 @@ class ShardedDataset:
 
     def column(self, name: str) -> np.ndarray:
         """One column of plain values [rows] (numbers or str). A view of the index where it has them, else cached."""
-        if name in NUMBERS:
+        if name in self.numbers:
             return self.index.records[name]
         if name not in self._columns:
             if name in self._words:
@@ -125,7 +137,7 @@ class ShardedDataset:
 
     def cell(self, name: str, row: int) -> Any:
         """One value of any column."""
-        if name in NUMBERS:
+        if name in self.numbers:
             return self.index.records[name][row].item()
         if name in self._words:
             return self._words[name][self.index.records[name][row]]
@@ -154,11 +166,11 @@ class ShardedDataset:
 
     def shape(self, row: int) -> tuple[int, ...]:
         """[H, W] or [H, W, C] of an image, [Z, Y, X] or [C, Z, Y, X] of a volume: what its payload must hold."""
-        height, width, channels = (int(self.column(name)[row]) for name in ("height", "width", "channels"))
-        if self.info.dims == 2:
-            return (height, width) if channels == 1 else (height, width, channels)
-        volume = (int(self.column("depth")[row]), height, width)
-        return volume if channels == 1 else (channels, *volume)
+        sides = tuple(int(self.column(name)[row]) for name in SIDES[self.info.dims])
+        channels = int(self.column("channels")[row])
+        if channels == 1:
+            return sides
+        return (*sides, channels) if self.info.dims == 2 else (channels, *sides)
 
     def read(self, row: int) -> bytes:
         """The encoded image of ``row``, by one positioned read."""
@@ -173,7 +185,7 @@ class ShardedDataset:
         return payload
 
     def read_mask(self, row: int) -> bytes | None:
-        """The encoded (PNG) mask of ``row``; None without one."""
+        """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""
         if self.index.records["mask_size"][row] == NO_MASK:
             return None
         return self._read(row, "mask_offset", "mask_size")

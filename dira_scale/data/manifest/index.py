@@ -23,15 +23,21 @@ from dira_scale.pixels.codecs import CODECS
 
 INDEX_VERSION = 1  # raise it when records, checks or the file's layout change
 CODEC_NAMES = sorted(CODECS)
-NUMBERS = ("offset", "size", "height", "width", "low", "high", "channels", "bits")  # stored as they are
+SIDES = {2: ("height", "width"), 3: ("depth", "height", "width")}  # columns, in an array's order of axes
 CHECKED = ("key", "split", "patient", "shard", "codec", "xxh3", "labels", "affine", "mask_offset", "mask_size")
 NO_MASK = -1
 
 
-def record_type(labels: int) -> np.dtype:
-    """A row's record: 64 bytes, and 4 for each label. ``shard`` and ``codec`` are numbers of words."""
+def numbers(dims: int) -> tuple[str, ...]:
+    """The columns that are stored as they are."""
+    return ("offset", "size", *SIDES[dims], "low", "high", "channels", "bits")
+
+
+def record_type(labels: int, dims: int = 2) -> np.dtype:
+    """A row's record: of images 64 bytes, of volumes 68, and 4 for each label. ``shard`` and ``codec`` are numbers of
+    words."""
     places = [(name, np.int64) for name in ("offset", "size", "mask_offset", "mask_size")]
-    sides = [(name, np.int32) for name in ("shard", "height", "width")]
+    sides = [(name, np.int32) for name in ("shard", *SIDES[dims])]
     window = [(name, np.float32) for name in ("low", "high")]
     small = [("channels", np.int8), ("bits", np.int8), ("codec", np.uint8)]
     last = ("labels", np.float32, (labels,))
@@ -65,7 +71,7 @@ class Index:
     @classmethod
     def read(cls, path: Path, info: DatasetInfo) -> "Index":
         """Map a file that :meth:`Scan.write` has made. Raises OSError, or ValueError if it is not complete."""
-        kind, rows = record_type(len(info.label_names)), sum(info.counts.values())
+        kind, rows = record_type(len(info.label_names), info.dims), sum(info.counts.values())
         content = np.asarray(np.memmap(path, np.uint8, "r"))  # a plain array that shares the map
         length = int(content[-8:].view(np.int64)[0])
         facts, arrays = content[-8 - length : -8], content[: -8 - length]
@@ -85,11 +91,12 @@ class Scan:
 
     def __init__(self, manifest: ManifestFile, info: DatasetInfo) -> None:
         self.manifest, self.info = manifest, info
+        self._kind, self._numbers = record_type(len(info.label_names), info.dims), numbers(info.dims)
         self._splits, self._shards = list(info.counts), pa.array(list(info.shards), pa.string())
 
     def index(self) -> Index:
         parts = list(self._records())
-        records = np.concatenate([np.empty(0, record_type(len(self.info.label_names))), *parts])
+        records = np.concatenate([np.empty(0, self._kind), *parts])
         return Index(records, self._by_split(), self._digest.hexdigest(), self._sorted_kinds())
 
     def write(self, file: BinaryIO) -> None:
@@ -111,7 +118,7 @@ class Scan:
                 f"{self.manifest.path} has {rows} rows, but {INFO_FILE} counts "
                 f"{sum(self.info.counts.values())} samples: the files do not belong together; shard again"
             )
-        for batch in self.manifest.batches([*CHECKED, *NUMBERS]):
+        for batch in self.manifest.batches([*CHECKED, *self._numbers]):
             try:
                 yield self._of(batch)
             except ValueError as error:  # pyarrow's errors are too
@@ -127,8 +134,8 @@ class Scan:
         labels = len(self.info.label_names)
         if not pc.all(pc.equal(pc.list_value_length(rows["labels"]), labels)).as_py():
             raise ValueError(f"rows do not have {labels} labels each")
-        records = np.empty(len(rows), record_type(labels))
-        for name in NUMBERS:
+        records = np.empty(len(rows), self._kind)
+        for name in self._numbers:
             records[name] = rows[name].to_numpy()
         for name in ("mask_offset", "mask_size"):
             records[name] = pc.fill_null(rows[name], NO_MASK).to_numpy()

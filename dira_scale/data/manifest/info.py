@@ -145,6 +145,8 @@ class DatasetInfo:
                 return "text"
         if not isinstance(self.recipe, dict):
             return "recipe"
+        if self.dims not in (2, 3):
+            return "dims"
         return next(
             (n for n in ("dims", "quarantined", "patients_in_two_splits") if type(getattr(self, n)) is not int), None
         )

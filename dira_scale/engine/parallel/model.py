@@ -24,8 +24,8 @@ from dira_scale.runs.checkpoint import CheckpointTensor
 
 Prepare = Callable[[nn.Module], nn.Module]  # Task.prepare of a stage
 MakeOptimizer = Callable[[nn.Module], Optimizer]
-# Prefixes of names in a checkpoint: the module's tensors, and its optimizer's states. Part of the format.
-MODULE, OPTIMIZER = "method", "optim.generator"
+# Prefixes of names: the module's tensors, and its optimizer's states. Checkpoints have the task's names (``state.py``).
+MODULE, OPTIMIZER = "module", "optimizer"
 
 
 class StageModel:

@@ -12,7 +12,7 @@ from dira_scale.engine.parallel.model import MakeOptimizer, Prepare, StageModel
 from dira_scale.engine.parallel.recompute import blocks, checkpoint_activations
 from dira_scale.engine.parallel.sharded import ShardedModel, copied
 from dira_scale.engine.parallel.zero import ZeROModel
-from dira_scale.models.network import Encoder
+from dira_scale.models.network import Encoder, moved
 
 
 class Strategy:
@@ -66,8 +66,7 @@ def build(world: World, parallel: Parallel, module: nn.Module) -> Strategy:
 
 def on_device(module: nn.Module, world: World, parallel: Parallel, channels_last: bool) -> nn.Module:
     """``module`` on the device, in its memory format; recomputed and compiled by block if configured."""
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    module = module.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+    module = moved(module, world.device, channels_last)
     if parallel.checkpoint_activations:
         checkpoint_activations(module)
     if parallel.compile:

@@ -82,15 +82,15 @@ def _check_end(source: bytes) -> None:
 
 def _jpeg_size(source: bytes) -> Size:
     """From the frame header (ITU-T T.81 B.2.2; T.87 C.2.2 for JPEG-LS), skipping any segments before it."""
-    place = 2
-    while source[place] == 0xFF:
-        kind, length = source[place + 1], int.from_bytes(source[place + 2 : place + 4], "big")
+    position = 2
+    while source[position] == 0xFF:
+        kind, length = source[position + 1], int.from_bytes(source[position + 2 : position + 4], "big")
         if kind == 0xFF:  # fill
-            place += 1
+            position += 1
         elif (0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC)) or kind == 0xF7:
-            return struct.unpack_from(">HHB", source, place + 5)
+            return struct.unpack_from(">HHB", source, position + 5)
         else:
-            place += 2 + length
+            position += 2 + length
     raise ValueError("no frame header")
 
 

@@ -111,8 +111,8 @@ class DicomFile:
         flat.update(self.header)
         flat.set_original_encoding(*self.header.original_encoding)
         shared = (self.header.get("SharedFunctionalGroupsSequence") or [])[:1]
-        own = (self.header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
-        for group in [*shared, *own]:
+        per_frame = (self.header.get("PerFrameFunctionalGroupsSequence") or [])[number : number + 1]
+        for group in [*shared, *per_frame]:
             for macro in MACROS:
                 for item in (group.get(macro) or [])[:1]:
                     flat.update(item)
@@ -163,7 +163,7 @@ class DicomFile:
         start = self._file.read(12)
         order = "<" if header.original_encoding[1] else ">"
         if struct.unpack(f"{order}HH", start[:4]) != (0x7FE0, 0x0010):
-            raise RejectedError("DICOM without pixels, or with pixels that are no integers")
+            raise RejectedError("DICOM without pixels, or with pixels that are not integers")
         explicit = start[4:6] in (b"OB", b"OW", b"UN")  # read as a length, these would be odd, and lengths are even
         (length,) = struct.unpack(f"{order}I", start[8:] if explicit else start[4:8])
         self._start = self._file.tell() - (0 if explicit else 4)

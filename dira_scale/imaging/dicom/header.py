@@ -25,7 +25,7 @@ logging.getLogger("pydicom").setLevel(logging.CRITICAL)  # it logs values of dam
 MAX_INFLATED = 2**28  # bytes of a deflated file; more is a decompression bomb
 MAX_FRAMES = 2**16
 MIN_FRAME = 64  # bytes: the size of the RLE header alone; but 16 x 16 pixels of 1 bit have 32
-ONE_BIT = "DICOM of 1 bit a pixel: a mask, no image"
+ONE_BIT = "DICOM of 1 bit a pixel: a mask, not an image"
 HEADER = {
     "patient": "PatientID",
     "study": "StudyInstanceUID",
@@ -57,10 +57,10 @@ def read_header(file: BinaryIO) -> dict[str, str]:
         if header.get("BitsAllocated") == 1:
             raise RejectedError(ONE_BIT)
         values = {name: header.get(tag) for name, tag in {**HEADER, "modality": "Modality"}.items()}
-        found = {name: str(value).strip() for name, value in values.items() if value is not None}
+        known = {name: str(value).strip() for name, value in values.items() if value is not None}
         if (frames := count_frames(header, rest)) > 1:
-            found["frames"] = str(frames)
-    return {name: value for name, value in found.items() if value}
+            known["frames"] = str(frames)
+    return {name: value for name, value in known.items() if value}
 
 
 def header_of(path: Path) -> dict[str, str]:

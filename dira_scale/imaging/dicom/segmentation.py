@@ -30,7 +30,7 @@ def read_segments(file: BinaryIO) -> Iterator[SegmentFrame]:
     with rejects("DICOM header is damaged ({})"):
         kind, _ = read_elements(file, ["SOPClassUID"])
         if kind.get("SOPClassUID") != SEGMENTATION:
-            raise RejectedError("a mask in DICOM that is no segmentation (SEG)")
+            raise RejectedError("a DICOM mask that is not a segmentation (SEG)")
     segmentation = _Segmentation(file)
     for number in range(segmentation.count):
         yield segmentation.segment_frame(number)
@@ -41,7 +41,7 @@ class _Segmentation(DicomFile):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file, ("SegmentationType", "MaximumFractionalValue"))
-        with rejects("damaged or no DICOM segmentation ({})"):  # pydicom decodes values lazily
+        with rejects("not a DICOM segmentation, or damaged ({})"):  # pydicom decodes values lazily
             self.kind = str(self.header.get("SegmentationType") or "").strip()
         bits = {"BINARY": 1, "FRACTIONAL": 8}.get(self.kind)
         if bits is None or bits != self.header.BitsAllocated:
@@ -53,7 +53,7 @@ class _Segmentation(DicomFile):
         plane = self.plane(number)
         if plane is None:
             raise RejectedError("a DICOM segmentation without position, orientation or spacing of its frames")
-        with rejects("damaged or no DICOM segmentation ({})"):
+        with rejects("not a DICOM segmentation, or damaged ({})"):
             groups = [*self.header.get("SharedFunctionalGroupsSequence", []),
                       self.header.PerFrameFunctionalGroupsSequence[number]]  # fmt: skip
             (segment,) = {

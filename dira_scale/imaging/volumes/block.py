@@ -35,7 +35,7 @@ class Block:
         x_y_z = np.linalg.solve(grid.affine, LPS_TO_RAS @ [*self.middle, 1])[:3]
         middle = np.rint(x_y_z[::-1]).astype(int)
         if (middle < 0).any() or (middle >= grid.shape).any():
-            raise RejectedError("a candidate outside of its scan")
+            raise RejectedError("a candidate outside its scan")
         first = middle - np.array(self.shape) // 2
         affine = grid.affine.copy()
         affine[:3, 3] += affine[:3, :3] @ first[::-1]

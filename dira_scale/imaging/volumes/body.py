@@ -18,10 +18,10 @@ def crop_to_body(volume: Volume, mask: np.ndarray | None, boxes: tuple[Box, ...]
 
     It is enlarged to include all boxes and mask voxels. A volume without such a part is unchanged.
     """
-    found = _body(volume)
-    if found is None:
+    block = _body(volume)
+    if block is None:
         return Annotated(volume, mask, boxes)
-    first, last = found
+    first, last = block
     if mask is not None and mask.any():
         edges = [np.flatnonzero(mask.any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
         first = np.minimum(first, [edge[0] for edge in edges])

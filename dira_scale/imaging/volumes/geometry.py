@@ -50,7 +50,7 @@ class Grid:
         if np.prod(self.shape, dtype=object) > MAX_VOXELS:
             raise RejectedError(f"more than {MAX_VOXELS} voxels")
         if not np.isfinite(self.affine).all():
-            raise GeometryError("orientation or position that is no number")
+            raise GeometryError("orientation or position is not a number")
         if not ((self.spacing >= MIN_SPACING) & (self.spacing <= MAX_SPACING)).all():
             raise GeometryError("distance between voxels that is zero, negative or absurd")
         unit = self.affine[:3, :3] / np.linalg.norm(self.affine[:3, :3], axis=0)

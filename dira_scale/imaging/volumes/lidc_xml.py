@@ -43,11 +43,11 @@ def series_of(path: Path) -> str | None:
     return None
 
 
-def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[Nodule]:
+def nodules_in(path: Path, matrices: Mapping[str, Sequence[np.ndarray]]) -> list[Nodule]:
     """All outlines of nodules of 3 mm and more; smaller nodules have only a point, non-nodules no outline.
 
     An outline runs through the first pixels outside the nodule. Without ``inclusion`` it encloses a hole.
-    ``places``, by the slice's SOP Instance UID: matrices from (column, row, 1) to the voxel's x, y and z, one for each
+    ``matrices``, by the slice's SOP Instance UID: from (column, row, 1) to the voxel's x, y and z, one for each
     position in the volume to which the slice's outlines apply.
     Raises RejectedError, also for an outline on an unknown slice.
     """
@@ -64,10 +64,10 @@ def nodules_in(path: Path, places: Mapping[str, Sequence[np.ndarray]]) -> list[N
                     instance = _text(roi, "imageSOP_UID")
                     if len(outline) < 2:
                         continue
-                    if instance not in places:
+                    if instance not in matrices:
                         raise RejectedError("an outline on a slice that the series lacks")
                     pixels = _enclosed(outline)
-                    drawn = [np.rint(pixels @ matrix.T).astype(np.int64)[:, ::-1] for matrix in places[instance]]
+                    drawn = [np.rint(pixels @ matrix.T).astype(np.int64)[:, ::-1] for matrix in matrices[instance]]
                     (inside if _text(roi, "inclusion").upper() == "TRUE" else holes).extend(drawn)
                 if inside:
                     voxels = _unique(inside)

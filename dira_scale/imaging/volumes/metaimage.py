@@ -40,7 +40,7 @@ def open_metaimage(file: BinaryIO, path: Path) -> RawVolume:
         big = "true" in (keys.get("BinaryDataByteOrderMSB", "") + keys.get("ElementByteOrderMSB", "")).lower()
         dtype = np.dtype((">" if big else "<") + TYPES[keys["ElementType"]])
         compressed = keys.get("CompressedData", "False").lower() == "true"
-        skipped, place = int(keys.get("HeaderSize", "0")), keys["ElementDataFile"]
+        skipped, data = int(keys.get("HeaderSize", "0")), keys["ElementDataFile"]
         if keys.get("BinaryData", "True").lower() != "true" or min(x, y, z, channels) < 0:
             raise RejectedError("MetaImage of values in text, or of negative size")
         grid = Grid((z, y, x), _affine(keys))
@@ -54,9 +54,9 @@ def open_metaimage(file: BinaryIO, path: Path) -> RawVolume:
         return array[..., 0] if channels == 1 else np.moveaxis(array, -1, 0)
 
     def load() -> np.ndarray:
-        if place in ("LOCAL", "Local", "local"):
+        if data in ("LOCAL", "Local", "local"):
             return values(file)
-        with opened(data_file(path, place)) as source:
+        with opened(data_file(path, data)) as source:
             return values(source)
 
     return RawVolume(grid, load)

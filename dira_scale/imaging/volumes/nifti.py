@@ -36,7 +36,7 @@ def open_nifti(file: BinaryIO) -> RawVolume:
     file.seek(0)
     if start == GZIP:
         file = gzip.GzipFile(fileobj=file)  # type: ignore[assignment]
-    with rejects("damaged or no NIfTI header ({})"):
+    with rejects("damaged or missing NIfTI header ({})"):
         size = file.read(4)
         name = next(KINDS[n] for order in ORDERS if (n := int.from_bytes(size, order)) in KINDS)
         kind = getattr(nibabel, name)
@@ -46,7 +46,7 @@ def open_nifti(file: BinaryIO) -> RawVolume:
         if magic[:3] in (b"ni1", b"ni2"):
             raise RejectedError("NIfTI in two files (.hdr and .img): save it as one .nii")
         if magic[:3] not in (b"n+1", b"n+2"):
-            raise RejectedError("no NIfTI file")
+            raise RejectedError("not a NIfTI file")
         dtype, sides = header.get_data_dtype(), [int(side) for side in header.get_data_shape()]
         slope, offset = header.get_slope_inter()
         scaling = (1.0, 0.0) if slope is None else (float(slope), float(offset))
@@ -58,7 +58,7 @@ def open_nifti(file: BinaryIO) -> RawVolume:
     if not 1 <= channels <= MAX_CHANNELS:
         raise RejectedError(f"more than {MAX_CHANNELS} channels: a series in time is not one volume")
     if dtype.kind not in "biuf" or dtype.itemsize > 8:
-        raise RejectedError("values that are colours, complex or no numbers")
+        raise RejectedError("values that are colours, complex or not numbers")
     grid = Grid(tuple(reversed(spatial)), affine)  # type: ignore[arg-type]
 
     def load() -> np.ndarray:
@@ -86,5 +86,5 @@ def _affine(header: "Nifti1Header") -> np.ndarray:
     unit = MILLIMETRES.get(header.get_xyzt_units()[0], 1.0)
     affine = np.asarray(header.get_best_affine(), np.float64)
     if not math.isfinite(float(np.abs(affine).max())):
-        raise GeometryError("orientation or position that is no number")
+        raise GeometryError("orientation or position is not a number")
     return np.diag([unit, unit, unit, 1.0]) @ affine

@@ -66,10 +66,10 @@ def open_nrrd(file: BinaryIO, path: Path) -> RawVolume:
         return np.moveaxis(array, 3 - other, 0)
 
     def load() -> np.ndarray:
-        place = keys.get("data file", keys.get("datafile"))
-        if place is None:
+        data = keys.get("data file", keys.get("datafile"))
+        if data is None:
             return values(file)
-        with opened(data_file(path, place)) as source:
+        with opened(data_file(path, data)) as source:
             return values(source)
 
     return RawVolume(grid, load)

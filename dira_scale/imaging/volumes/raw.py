@@ -25,8 +25,8 @@ class RawVolume(NamedTuple):
 def data_file(path: Path, name: str) -> Path:
     """The data file that a header names. Raises RejectedError unless it is in the header's own folder."""
     if not name or len(name) > 255 or name in (".", "..") or set(name) & set("/\\\0%"):
-        raise RejectedError("the header names a file of values that does not lie beside it, or several")
+        raise RejectedError("the header names a data file outside its folder, or several")
     file = path.parent / name
     if not file.is_file():
-        raise RejectedError("the file of values that the header names is not there")
+        raise RejectedError("the data file that the header names is missing")
     return file

@@ -52,7 +52,7 @@ def read_volume_mask(path: Path, volume: Volume) -> np.ndarray:
     if values.ndim != 3:
         raise RejectedError("a mask of several channels")
     if not (values.dtype.kind in "biuf" and values.min() >= 0 and values.max() <= 255 and _are_mask_values(values)):
-        raise RejectedError("a mask of other values than whole numbers from 0 to 255")
+        raise RejectedError("a mask with values other than integers from 0 to 255")
     values = values.astype(np.uint8)
     if grid.sheared:
         stack = stack_of(grid)

@@ -85,15 +85,15 @@ class Stack:
     def _shift(self, voxels: np.ndarray, size: tuple[int, ...], mask: bool) -> np.ndarray:
         fill = 0 if mask else int(voxels.min())
         shifted = np.empty((*voxels.shape[:-2], *size), voxels.dtype)
-        one = np.zeros(1)
+        first = np.zeros(1)
         for index, (down, right) in enumerate(self.shifts - np.floor(self.shifts.min(axis=0))):
             y, x = np.arange(size[0]) - down, np.arange(size[1]) - right
             here = (..., slice(index, index + 1), slice(None), slice(None))
             plane, (height, width) = voxels[here], self.size
             shifted[here] = (
-                nearest(plane, one, y, x)
+                nearest(plane, first, y, x)
                 if mask
-                else apply(plane, weights(1, one), weights(height, y), weights(width, x), fill)
+                else apply(plane, weights(1, first), weights(height, y), weights(width, x), fill)
             )
         return shifted
 
@@ -105,7 +105,7 @@ def stack_of(grid: Grid) -> Stack:
     """
     x, y, z = grid.affine[:3, :3].T
     if abs(x @ y) > RIGHT_ANGLE * np.linalg.norm(x) * np.linalg.norm(y):
-        raise GeometryError("pixels of a slice that are no rectangles (sheared rows and columns)")
+        raise GeometryError("pixels of a slice are not rectangles (sheared rows and columns)")
     down = y - (y @ x) / (x @ x) * x
     normal = np.cross(x, down)
     normal *= (z @ normal) / (normal @ normal)

@@ -51,8 +51,8 @@ class Series:
                 dicom = DicomFile(file, (*EXTRA, "Modality"))
                 _check(dicom, settings)
                 slices.add(dicom, len(paths))
-        order, place = place_slices(slices.planes, slices.values.shape[1:])
-        return to_volume(place, lambda: slices.filled(order), settings)
+        order, geometry = place_slices(slices.planes, slices.values.shape[1:])
+        return to_volume(geometry, lambda: slices.filled(order), settings)
 
     def grids(self) -> tuple[Grid | None, Grid]:
         """From the headers alone: the grid of the sorted slices, if they form one, and of the volume as read.
@@ -66,8 +66,8 @@ class Series:
                 dicom = DicomFile(file, EXTRA)
                 planes += planes_of(dicom)
                 size = dicom.shape
-        _, place = place_slices(planes, size)
-        return (None, place.grid.turned()) if isinstance(place, Stack) else (place, place.turned())
+        _, geometry = place_slices(planes, size)
+        return (None, geometry.grid.turned()) if isinstance(geometry, Stack) else (geometry, geometry.turned())
 
 
 @rejects("DICOM header is damaged ({})")

@@ -104,10 +104,10 @@ class SeriesIndex:
         whose = " ".join(head.header.get(name, "") for name in ("patient", "study"))
         slices = self._series.setdefault((head.series, scout, alone, whose), _ListedSlices(head.header))
         slices.instances.append(hash(head.instance or str(path)))
-        place: tuple[Any, ...] = ()
+        plane: tuple[Any, ...] = ()
         if head.plane:
-            place = (tuple(head.plane.right.tolist()), tuple(head.plane.down.tolist()), head.plane.spacing)
-        kind = (place, head.shape, head.parts)
+            plane = (tuple(head.plane.right.tolist()), tuple(head.plane.down.tolist()), head.plane.spacing)
+        kind = (plane, head.shape, head.parts)
         slices.folders.append(self._shared.setdefault(path.parent, path.parent))
         slices.names.append(path.name)
         slices.sizes.append(size)
@@ -171,5 +171,5 @@ def _along_normal(slices: _ListedSlices, members: list[int]) -> tuple[list[int],
         Plane(position, np.array(right), np.array(down), spacing)
         for position, ((right, down, spacing), *_) in zip(positions, kinds, strict=True)
     ]
-    order, place = place_slices(planes, (1, 1))
-    return [members[number] for number in order], place.missing if isinstance(place, Stack) else 0
+    order, geometry = place_slices(planes, (1, 1))
+    return [members[number] for number in order], geometry.missing if isinstance(geometry, Stack) else 0

@@ -19,24 +19,24 @@ INT16 = np.iinfo(np.int16)
 FLAT = "all voxels are equal"
 
 
-def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], settings: ReadSettings) -> Volume:
-    """A volume of values [Z, Y, X] or [C, Z, Y, X] positioned at ``place``.
+def to_volume(geometry: Grid | Stack, load: Callable[[], np.ndarray], settings: ReadSettings) -> Volume:
+    """A volume of values [Z, Y, X] or [C, Z, Y, X] positioned at ``geometry``.
 
-    Raises RejectedError; an invalid ``place`` is rejected before loading.
+    Raises RejectedError; an invalid ``geometry`` is rejected before loading.
     """
-    if isinstance(place, Grid) and place.check().sheared:
-        place = stack_of(place)
-    if isinstance(place, Stack) and settings.volume.irregular == "refuse":
+    if isinstance(geometry, Grid) and geometry.check().sheared:
+        geometry = stack_of(geometry)
+    if isinstance(geometry, Stack) and settings.volume.irregular == "refuse":
         raise GeometryError(
             "slices that are shifted against each other (gantry tilt) or at uneven distances "
-            "(recipe.volume.irregular=resample takes them)"
+            "(recipe.volume.irregular=resample accepts them)"
         )
-    grid = (place.grid if isinstance(place, Stack) else place).check()
+    grid = (geometry.grid if isinstance(geometry, Stack) else geometry).check()
     stored, scale, offset = to_int16(load(), settings.modality)
     low, high = black_and_white(stored, scale, offset, settings.volume.range)
     filled = 0
-    if isinstance(place, Stack):
-        stored, filled = place.straighten(stored), place.missing
+    if isinstance(geometry, Stack):
+        stored, filled = geometry.straighten(stored), geometry.missing
     voxels, affine = turn(stored, grid.affine)
     return Volume(np.ascontiguousarray(voxels), affine, low, high, scale, offset, filled)
 
@@ -44,7 +44,7 @@ def to_volume(place: Grid | Stack, load: Callable[[], np.ndarray], settings: Rea
 def to_int16(values: np.ndarray, modality: str) -> tuple[np.ndarray, float, float]:
     """int16 of the same shape, scale and offset (value = scale * stored + offset). Raises RejectedError."""
     if values.dtype.kind not in "biuf":
-        raise RejectedError("values that are colours, complex or no numbers")
+        raise RejectedError("values that are colours, complex or not numbers")
     low, high = values.min(), values.max()  # NaN and infinity propagate into these
     if not (np.isfinite(low) and np.isfinite(high)):
         raise RejectedError("values that are NaN or infinite")

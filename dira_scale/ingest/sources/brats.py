@@ -36,7 +36,7 @@ class Channels:
         if not all(Grid(v.shape, v.affine).same_as(Grid(first.shape, first.affine)) for v in others):
             raise RejectedError("modalities on different grids")
         if any((v.scale, v.offset) != (1, 0) for v in volumes):
-            raise RejectedError("modalities of values that are no 16-bit numbers cannot be channels of one volume")
+            raise RejectedError("modalities whose values do not fit 16 bits cannot be channels of one volume")
         low, high = min(v.low for v in volumes), max(v.high for v in volumes)
         return Volume(np.stack([v.voxels for v in volumes]), first.affine, low, high)
 

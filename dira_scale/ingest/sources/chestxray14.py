@@ -68,17 +68,17 @@ class ChestXray14:
         entries = dict(self._entries())
         splits = splits_of(self.lists, entries.keys(), len(FINDINGS)) if self.given else self._official_splits()
         boxes = self._boxes()
-        found = set()
+        seen = set()
         for path in files_ending(self.root, ".png"):
             name = path.name
-            if name in found:
+            if name in seen:
                 again = path.relative_to(self.root).as_posix()
-                yield SourceRecord(again, path, rejected="an image of this name was met before")
+                yield SourceRecord(again, path, rejected="a duplicate image of this name")
                 continue
-            found.add(name)
+            seen.add(name)
             yield self._record(path, entries.get(name), splits.get(name), boxes.get(name, ()))
-        for name in entries.keys() - found:
-            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
+        for name in entries.keys() - seen:
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
     def _record(self, path: Path, entry: TableEntry | None, split: str | None, boxes: Sequence[Box]) -> SourceRecord:
         if entry is None or split is None:

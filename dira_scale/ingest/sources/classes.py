@@ -21,26 +21,28 @@ class Classes:
 
     def __init__(self, given: Given, rows: Iterable[Row], table: object):
         columns = given if isinstance(given, Mapping) else dict.fromkeys(given or ())
-        found = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
-        for row in rows if found else ():
-            for column, values in found.items():
+        seen = {column: dict[str, str]() for column, names in columns.items() if not names}  # first spelling by key
+        for row in rows if seen else ():
+            for column, values in seen.items():
                 if (cell := row.cells[column].strip()) and len(values) <= MOST:
                     values.setdefault(key_of(cell), cell)
         self.names = dict[str, tuple[str, ...]]()
         for column, names in columns.items():
             if any(isinstance(name, bool) for name in names or ()):
-                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are no text in YAML: "
+                raise UserError(f"{KEY}.{brief(str(column))}: unquoted yes, no, true and false are not text in YAML: "
                                 "quote yes and no, as in ['no', 'yes']")  # fmt: skip
-            own = [str(name).strip() for name in names or ()] or _ascending(found[column])
-            if len(own) > MOST:
+            classes = [str(name).strip() for name in names or ()] or _ascending(seen[column])
+            if len(classes) > MOST:
                 raise UserError(f"{table}: column {brief(column)} has more than {MOST} values: {KEY} takes classes, "
                                 "such as a diagnosis or a grade")  # fmt: skip
-            if len(own) < 2 or len({key_of(name) for name in own}) < len(own):
-                what = f"has {brief(', '.join(own)) or 'no value'}: "
+            if len(classes) < 2 or len({key_of(name) for name in classes}) < len(classes):
+                what = f"has {brief(', '.join(classes)) or 'no value'}: "
                 raise UserError(f"{table}: column {brief(column)} {what}two different classes or more are needed; "
                                 f"{KEY}='{{{brief(column)}: [first, second, third]}}' lists them")  # fmt: skip
-            self.names[column] = tuple(own)
-        self._numbers = {column: {key_of(name): n for n, name in enumerate(own)} for column, own in self.names.items()}
+            self.names[column] = tuple(classes)
+        self._numbers = {
+            column: {key_of(name): n for n, name in enumerate(classes)} for column, classes in self.names.items()
+        }
 
     def number(self, column: str, cell: str, where: str) -> float:
         """Of the cell's class, from 0; NaN if it is empty. Raises UserError, naming ``where`` it is, for another."""
@@ -48,7 +50,7 @@ class Classes:
         if cell.strip() and key_of(cell) not in known:
             names = self.names[column]
             hint = nearest(cell, names) or f": use {', '.join(names)}"
-            raise UserError(f"{where}: " + brief(f"'{cell}' is no class of {KEY}{hint}"))
+            raise UserError(f"{where}: " + brief(f"'{cell}' is not a class of {KEY}{hint}"))
         return float(known[key_of(cell)]) if cell.strip() else math.nan
 
 

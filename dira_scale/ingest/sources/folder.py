@@ -146,7 +146,7 @@ class Folder:
         if "frames" not in header or record.rejected:
             return [record]
         if record.mask or record.boxes:
-            return [replace(record, rejected="a mask or boxes for DICOM with several frames: of which is not told")]
+            return [replace(record, rejected="a mask or boxes for DICOM frames: does not say for which frame")]
         frames = range(int(header["frames"]))
         return [replace(record, name=f"{record.name}/{number}", image=Frame(path, number)) for number in frames]
 
@@ -175,7 +175,7 @@ class Folder:
             study=cells.get("study"),
             split=cells.get("split"),
             modality=header.get("modality"),
-            mask=resolve_links(self._place(mask, self.csv)) if mask and self.csv else None,
+            mask=resolve_links(self._path(mask, self.csv)) if mask and self.csv else None,
             attributes={name: value for name, value in attributes.items() if value},
         )
 
@@ -219,16 +219,16 @@ class Folder:
             none += "several classes"
             if all(taken.issuperset(row.cells) for row in islice(table(), 1)):
                 none = "none: the table has no further columns"
-            found = brief(", ".join([*flags, *self.rules, *self.classes])) or none
-            note = f"{path.name}: labels are {found}"
+            shown = brief(", ".join([*flags, *self.rules, *self.classes])) or none
+            note = f"{path.name}: labels are {shown}"
             if others:
                 numbers = brief(", ".join(others))
                 note += f"; no labels: {numbers} (recipe.class_columns takes a grade, label_columns a measure)"
             self.notes.append(note)
         lines, mask, graded, repeated = PathIndex[int](), self.columns.get("mask"), dict[str, float](), 0
         for line, row in table():
-            place = self._place(row[self.columns["file"]], path)
-            file = resolve_links(place)
+            path_in_table = self._path(row[self.columns["file"]], path)
+            file = resolve_links(path_in_table)
             if file in lines and self.listed[file].row == row:
                 repeated += 1
                 continue
@@ -238,14 +238,14 @@ class Folder:
             labels = self._labels(row, f"{path}, line {line}")
             graded_cells = zip(self.numeric, labels, strict=False)  # those of rules and classes follow
             graded |= {name: value for name, value in graded_cells if not (math.isnan(value) or value in (0, 1, -1))}
-            self.listed[file], lines[file] = Listed(self._name(place, file), row, labels), line
+            self.listed[file], lines[file] = Listed(self._name(path_in_table, file), row, labels), line
             if mask and row[mask].strip():
-                self.no_inputs[resolve_links(self._place(row[mask], path))] = None
+                self.no_inputs[resolve_links(self._path(row[mask], path))] = None
         if graded and not guess:
             names = brief(",".join(graded))
             self.notes.append(
-                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, of which `probe` reads 0 and 1 "
-                f"alone. Of grades or classes: recipe.class_columns=[{names}] instead of label_columns"
+                f"{path.name}: {names} has other values than 0 and 1: kept as numbers, but `probe` reads only 0 and 1. "
+                f"For grades or classes use recipe.class_columns=[{names}] instead of label_columns"
             )
         if repeated:
             self.notes.append(f"{path.name}: repeated rows, each counted once: {repeated}")
@@ -256,25 +256,25 @@ class Folder:
         """None of the table's files exist: one of its names, where it was looked for, and what is there instead."""
         cell = next(iter(self.listed.values())).row[self.columns["file"]].strip()  # type: ignore[index]
         there = next(iter(files_below(self.root) if is_local(self.root) else self.stored), None)
-        found = f"there is {self._name(there, there)}" if there else "that folder is empty"
+        shown = f"there is {self._name(there, there)}" if there else "that folder is empty"
         suffix = there.suffix if there else ""
         hint = ": set recipe.images to the folder that the names start from, or recipe.columns.file to their column"
         if suffix and self._exists(self.root / f"{cell}{suffix}"):
             hint = f": append {suffix} to the names in the table"
         return UserError(
             f"{table}: none of its {len(self.listed)} files exists. "
-            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {found}{hint}")
+            + brief(f"'{cell}' was looked for in {self.root} and beside the table; {shown}{hint}")
         )
 
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
         for cell, box in read_boxes(path):
-            file = resolve_links(self._place(cell, path))
+            file = resolve_links(self._path(cell, path))
             self.boxes[file] = [*self.boxes.get(file, ()), box]
         if not any(map(self._exists, self.boxes)):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
 
-    def _place(self, cell: str, listed_in: Path) -> Path:
+    def _path(self, cell: str, listed_in: Path) -> Path:
         inside = self.root / cell.strip()
         beside = listed_in.parent / cell.strip()
         return beside if not self._exists(inside) and self._exists(beside) else inside

@@ -113,7 +113,7 @@ class Jsrt:
             line = lines.pop(name, None)
             if line is None:
                 again = path.relative_to(self.root).as_posix()
-                yield SourceRecord(again, path, rejected="no line in the tables, or met before")
+                yield SourceRecord(again, path, rejected="no line in the tables, or duplicate")
                 continue
             known, labels, boxes = line
             attributes = {n: known[n] for n in self.attributes if known.get(n)}
@@ -121,7 +121,7 @@ class Jsrt:
                 name, Film(path), labels=labels, boxes=boxes, mask=self._mask(name), attributes=attributes
             )
         for name in lines:
-            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
     def _mask(self, name: str) -> Structures | None:
         """None unless all files of all structures exist."""

@@ -87,11 +87,11 @@ class LidcIdri:
         if not self.readings:
             raise UserError(f"recipe.images={self.root} holds no XML file of LIDC's readings of CT at any depth")
         folders = groupby(files_ending(self.root, ".dcm"), key=lambda path: path.parent)
-        found = in_threads(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
-        yield from reject_repeated(found, self.root)
+        records = in_threads(self._record, ((folder, tuple(files)) for folder, files in folders), workers)
+        yield from reject_repeated(records, self.root)
 
-    def _record(self, found: tuple[Path, tuple[Path, ...]]) -> SourceRecord:
-        folder, files = found
+    def _record(self, listed: tuple[Path, tuple[Path, ...]]) -> SourceRecord:
+        folder, files = listed
         name, image = folder.relative_to(self.root).as_posix(), Series.of(folder, [path.name for path in files])
         try:
             size, heads = sum(map(size_of, files)), [head_of(path) for path in files]
@@ -103,11 +103,13 @@ class LidcIdri:
             if reading is None:
                 raise RejectedError("no readings of this series: a radiograph, or its XML file is missing")
             if heads[0] is None or len(slices) < len(files):
-                raise RejectedError("slices without position, or twice the same")
+                raise RejectedError("slices without position, or duplicate slices")
             rows, columns = map(int, heads[0].shape)
-            order, place = place_slices(list(slices.values()), (rows, columns))
-            grid = (place.grid if isinstance(place, Stack) else place).turned()
-            shown = _shown(slices, order, place) if isinstance(place, Stack) else {u: [p] for u, p in slices.items()}
+            order, geometry = place_slices(list(slices.values()), (rows, columns))
+            grid = (geometry.grid if isinstance(geometry, Stack) else geometry).turned()
+            shown = (
+                _shown(slices, order, geometry) if isinstance(geometry, Stack) else {u: [p] for u, p in slices.items()}
+            )
             at = {uid: [pixels_to_voxels(plane, grid) for plane in planes] for uid, planes in shown.items()}
             nodules = nodules_in(reading, at)
         except RejectedError as error:
@@ -125,7 +127,7 @@ class LidcIdri:
             mask=Rows.of(voxels),
             attributes={name: header[name] for name in self.attributes if name in header},
             size=size,
-            missing=place.missing if isinstance(place, Stack) else 0,
+            missing=geometry.missing if isinstance(geometry, Stack) else 0,
         )
 
 

@@ -46,5 +46,5 @@ class Lits:
                 yield SourceRecord(name, path, name, split="unlabelled")
             elif kind == "volume":
                 mask, split = self.files.get(("segmentation", n)), self.splits.get(n)
-                lacking = "a number in none of the ranges" if split is None else None if mask else "no segmentation"
+                lacking = "a number outside all ranges" if split is None else None if mask else "no segmentation"
                 yield SourceRecord(name, path, name, mask=mask, split=split, rejected=lacking)

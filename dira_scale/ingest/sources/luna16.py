@@ -52,11 +52,11 @@ class Luna16:
             x, y, z, diameter = (cell_number(self.list, line, cell) for cell in range(1, 5))
             nodules[line.cells[0]].append(Ball("nodule", (-x, -y, z), diameter))
         yield from self.scans.rejected
-        yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.found, workers)
+        yield from in_threads(lambda uid: self._record(uid, nodules.get(uid, ())), self.scans.by_uid, workers)
         self.scans.print_warnings(self.list, Counter({uid: len(of) for uid, of in nodules.items()}))
 
     def _record(self, uid: str, nodules: Sequence[Ball]) -> SourceRecord:
-        scan = self.scans.found[uid]
+        scan = self.scans.by_uid[uid]
         try:
             grid = grid_of(scan.path)[1] if nodules else None
         except RejectedError as error:
@@ -70,7 +70,7 @@ class Scans:
     """The scans of the existing folds by series UID, which is the file name."""
 
     def __init__(self, root: Path):
-        self.found: dict[str, ScanFiles] = {}
+        self.by_uid: dict[str, ScanFiles] = {}
         self.rejected: list[SourceRecord] = []
         folds = [fold for fold in FOLDS if (root / fold).is_dir()]
         if not folds:
@@ -78,17 +78,17 @@ class Scans:
         for fold in folds:
             for path in files_ending(root / fold, ".mhd"):
                 uid, name = path.stem, path.relative_to(root).as_posix()
-                if uid in self.found:
-                    self.rejected.append(SourceRecord(name, path, rejected="a scan of this UID was met before"))
+                if uid in self.by_uid:
+                    self.rejected.append(SourceRecord(name, path, rejected="a duplicate scan of this UID"))
                     continue
                 try:
-                    self.found[uid] = ScanFiles(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))
+                    self.by_uid[uid] = ScanFiles(path, fold, size_of(path) + size_of(path.with_suffix(".raw")))
                 except RejectedError as error:
                     self.rejected.append(SourceRecord(name, path, rejected=str(error)))
 
     def print_warnings(self, path: Path, lines: Counter[str]) -> None:
         """Print warnings: folds are not by patient; lines of ``path`` for missing scans."""
         print("LUNA16 does not identify patients: folds are by scan, and two scans of one patient may be in two splits")
-        absent = {uid: count for uid, count in lines.items() if uid not in self.found}
+        absent = {uid: count for uid, count in lines.items() if uid not in self.by_uid}
         if absent:
             print(f"{path.name}: {sum(absent.values())} lines are for {len(absent)} missing scans")

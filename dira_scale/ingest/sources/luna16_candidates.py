@@ -46,7 +46,7 @@ class Luna16Candidates:
         share, absent = self._share(), Counter[str]()
         for line in self._lines():
             uid, kind = line.cells[0], line.cells[4]
-            scan = self.scans.found.get(uid)
+            scan = self.scans.by_uid.get(uid)
             if scan is None:
                 absent[uid] += 1
             elif kind == "1" or scan.fold in self.whole or self._drawn(line) < share:
@@ -66,7 +66,7 @@ class Luna16Candidates:
         """The share of negatives kept in folds not in ``whole``."""
         if self.negatives is None:
             return 1.0
-        thinned = {uid for uid, scan in self.scans.found.items() if scan.fold not in self.whole}
+        thinned = {uid for uid, scan in self.scans.by_uid.items() if scan.fold not in self.whole}
         counts = Counter(line.cells[4] for line in self._lines() if line.cells[0] in thinned)
         return self.negatives * counts["1"] / max(1, counts["0"])
 

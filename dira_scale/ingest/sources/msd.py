@@ -29,8 +29,8 @@ class Msd:
         self.list = listed_in(self.root, "dataset.json")
         try:
             content = json.loads(self.list.read_bytes())
-            self.training = [(self._place(pair["image"]), self._place(pair["label"])) for pair in content["training"]]
-            self.test = [self._place(image) for image in content["test"]]
+            self.training = [(self._path(pair["image"]), self._path(pair["label"])) for pair in content["training"]]
+            self.test = [self._path(image) for image in content["test"]]
             channels = {str(name) for name in content.get("modality", {}).values()}
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise table_error(self.list, f"not the decathlon's list ({type(error).__name__}: {error})") from error
@@ -61,8 +61,8 @@ class Msd:
     def _name(self, path: Path) -> str:
         return path.name.removesuffix(".gz").removesuffix(".nii")
 
-    def _place(self, cell: Any) -> Path:
-        place = PurePosixPath(cell)
-        if place.is_absolute() or ".." in place.parts:
+    def _path(self, cell: Any) -> Path:
+        path = PurePosixPath(cell)
+        if path.is_absolute() or ".." in path.parts:
             raise table_error(self.list, f"names {cell}, which is outside its folder")
-        return self.root / str(place)
+        return self.root / str(path)

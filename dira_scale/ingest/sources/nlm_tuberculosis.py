@@ -66,7 +66,7 @@ class NlmTuberculosis:
         stem = path.name[: -len(".png")]
         name = re.fullmatch(r"((?:MCUCXR|CHNCXR)_\d+)_([01])", stem)
         if not name:
-            return SourceRecord(path.name, path, rejected="a file name that is none of the dataset's")
+            return SourceRecord(path.name, path, rejected="not a file name of the dataset")
         parts = tuple(masks[stem.lower()] for masks in self.masks if stem.lower() in masks)
         mask: PaintedMask | None = Union(parts) if self.masks and len(parts) == len(self.masks) else None
         return with_size(
@@ -77,8 +77,8 @@ class NlmTuberculosis:
         path = self.root / "ClinicalReadings" / f"{stem}.txt"
         if not self.attributes or not path.is_file():
             return {}
-        found = reading(path.read_bytes().decode("utf-8", "replace"))
-        return {name: found[name] for name in self.attributes if name in found}
+        known = reading(path.read_bytes().decode("utf-8", "replace"))
+        return {name: known[name] for name in self.attributes if name in known}
 
 
 def reading(text: str) -> dict[str, str]:

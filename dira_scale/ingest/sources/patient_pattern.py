@@ -15,7 +15,7 @@ class PatientPattern:
         try:
             self._pattern = re.compile(text)
         except (re.error, TypeError) as error:
-            raise UserError(f"{KEY}={text}: no regular expression ({error})") from error
+            raise UserError(f"{KEY}={text}: not a regular expression ({error})") from error
         named, count = GROUP in self._pattern.groupindex, self._pattern.groups
         if not named and count != 1:
             raise UserError(f"{KEY}={text}: it has {count or 'no'} groups; put the part that is the patient between "
@@ -24,5 +24,5 @@ class PatientPattern:
 
     def patient(self, path: str) -> str | None:
         """Of the file at ``path``, relative to ``recipe.images``, with / between folders; None where it finds none."""
-        found = self._pattern.search(path)
-        return (found[self._group] or None) if found else None
+        match = self._pattern.search(path)
+        return (match[self._group] or None) if match else None

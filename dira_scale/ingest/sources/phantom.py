@@ -9,9 +9,9 @@ from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.folder import Folder
 from dira_scale.machine.progress import bar
 from dira_scale.machine.workers import parallel_map
-from dira_scale.phantom.cxr.dataset import check_sizes, generate
+from dira_scale.phantom.cxr.dataset import SMALLEST, generate
 from dira_scale.phantom.cxr.findings import MIXTURES
-from dira_scale.phantom.folder import Make, Run
+from dira_scale.phantom.folder import Make, Run, check_sizes
 
 
 def in_processes(workers: int) -> Run:
@@ -51,7 +51,7 @@ class Phantom:
             raise UserError(f"recipe.findings={findings}{nearest(findings, MIXTURES)}: use {' or '.join(MIXTURES)}")
         self.made = images is None
         if self.made:
-            check_sizes(patients, size)
+            check_sizes(patients, size, SMALLEST)
         which = "" if findings == "all" else f"-{findings}"
         self.root = Path(images or f"{folder}/patients{patients}-size{size}-seed{seed}{which}")
         self.patients, self.seed, self.size, self.attributes = patients, seed, size, attributes

@@ -8,8 +8,9 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.ingest.sources.base import SourceRecord
 from dira_scale.ingest.sources.phantom import in_processes
 from dira_scale.ingest.sources.volumes import Volumes
-from dira_scale.phantom.ct.dataset import check_sizes, generate
+from dira_scale.phantom.ct.dataset import SMALLEST, generate
 from dira_scale.phantom.ct.study import KINDS
+from dira_scale.phantom.folder import check_sizes
 
 
 class PhantomCT:
@@ -39,7 +40,7 @@ class PhantomCT:
             raise UserError(f"recipe.kind={kind}{nearest(kind, KINDS)}: use {' or '.join(KINDS)}")
         self.made = images is None
         if self.made:
-            check_sizes(patients, size)
+            check_sizes(patients, size, SMALLEST)
         self.root = Path(images or f"{folder}/{kind}-patients{patients}-size{size}-seed{seed}-{format}")
         self.patients, self.seed, self.size, self.kind, self.format = patients, seed, size, kind, format
         self.attributes = attributes

@@ -59,9 +59,9 @@ def reject_repeated(records: Iterable[SourceRecord], root: Path) -> Iterator[Sou
     met = set[str]()
     for record in records:
         if record.name in met:
-            place = _paths(record)[0].relative_to(root).as_posix()
-            name = next(name for n in count(1) if (name := place if n == 1 else f"{place} {n}") not in met)
-            record = replace(record, name=name, rejected="one of this name was met before")
+            path = _paths(record)[0].relative_to(root).as_posix()
+            name = next(name for n in count(1) if (name := path if n == 1 else f"{path} {n}") not in met)
+            record = replace(record, name=name, rejected="a duplicate of this name")
         met.add(record.name)
         yield record
 

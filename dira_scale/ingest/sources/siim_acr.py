@@ -36,7 +36,7 @@ class Runs:
             try:
                 runs = np.array(region.split(), dtype=np.int64).reshape(-1, 2)
             except ValueError as error:
-                raise RejectedError("run lengths that are no pairs of whole numbers") from error
+                raise RejectedError("run lengths that are not pairs of integers") from error
             ends = runs.cumsum().reshape(-1, 2)  # of each gap and each run
             if (runs < 0).any() or (len(ends) and ends[-1, 1] > columns.size):
                 raise RejectedError("run lengths that leave the image")
@@ -73,22 +73,22 @@ class SiimAcr:
             if not name:
                 raise table_error(self.table, "no ImageId", line)
             regions[name] += [runs] if runs not in ("", "-1") else []
-        found = set()
+        seen = set()
         for path in files_ending(self.root, ".dcm"):
             name = path.stem
-            if name in found:
+            if name in seen:
                 yield SourceRecord(
-                    path.relative_to(self.root).as_posix(), path, rejected="a file of this UID was met before"
+                    path.relative_to(self.root).as_posix(), path, rejected="a duplicate file of this UID"
                 )
                 continue
-            found.add(name)
+            seen.add(name)
             if name not in regions:
                 yield SourceRecord(name, path, rejected="no line in the table")
             else:
                 labels = (float(bool(regions[name])),)
                 yield SourceRecord(name, path, labels=labels, mask=Runs(tuple(regions[name])))
-        for name in regions.keys() - found:
-            yield SourceRecord(name, self.root / name, rejected="listed, but not there")
+        for name in regions.keys() - seen:
+            yield SourceRecord(name, self.root / name, rejected="listed, but missing")
 
     def _described(self, record: SourceRecord) -> SourceRecord:
         """The record with the patient and attributes of the file's header."""

@@ -21,21 +21,21 @@ def split_lists(folder: str) -> dict[str, Path]:
     Raises:
         UserError: no such folder; no list for train or val; two lists for a split.
     """
-    found: dict[str, Path] = {}
+    lists: dict[str, Path] = {}
     root = folder_at(folder, "recipe.lists")
     for path in sorted(path for path in root.iterdir() if path.suffix.lower() == ".txt"):
         named = set(re.split(r"[^a-z]+", path.stem.lower())) & set(SPLITS)
         if len(named) == 1:
-            other = found.setdefault(split := named.pop(), path)
+            other = lists.setdefault(split := named.pop(), path)
             if other != path:
                 raise UserError(f"recipe.lists={folder} has two lists for {split}, {other.name} and {path.name}: "
                                 "keep one in the folder")  # fmt: skip
-    if missing := [split for split in SPLITS[:2] if split not in found]:
+    if missing := [split for split in SPLITS[:2] if split not in lists]:
         raise UserError(
             f"recipe.lists={folder} has no list for {' and '.join(missing)}: expected one text file with {missing[0]} "
             f"in its name, such as {missing[0]}.txt, with one image per line"
         )
-    return found
+    return lists
 
 
 def checksums(lists: Mapping[str, Path]) -> dict[str, str]:

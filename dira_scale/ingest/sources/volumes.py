@@ -85,8 +85,8 @@ class Volumes(Folder):
         """Each real file once, except masks, tables and the data files of headers."""
         linked = PathIndex[None]()
         outside = (path for path in self.listed if not path.is_relative_to(self.root))
-        for place in (self.root, *outside):
-            for path in files_below(place) if place.is_dir() else [place]:
+        for start in (self.root, *outside):
+            for path in files_below(start) if start.is_dir() else [start]:
                 file = resolve_links(path)
                 if file != path:  # through a link: where it leads, the walk comes by itself, or never
                     if file in linked or self._walked(file):
@@ -115,8 +115,8 @@ class Volumes(Folder):
             rows = {_above(path, self.listed) for path in series.paths} if self.csv else {None}
             row = min(filter(None, rows), default=None)
             boxed = _above(series.paths[0], self.findings)
-            place = series.paths[0].parent if series.what else series.paths[0]
-            name = f"{self._name(place, place)} {series.what}".removeprefix(". ").strip()
+            path = series.paths[0].parent if series.what else series.paths[0]
+            name = f"{self._name(path, path)} {series.what}".removeprefix(". ").strip()
             listed = self.listed[row] if row else self._unlisted(name)
             record = SourceRecord(
                 name, series.image, labels=listed.labels, size=series.size, missing=series.missing,
@@ -130,13 +130,13 @@ class Volumes(Folder):
             yield self._with_boxes(record, boxed, series.image.grids)
 
     def _with_boxes(
-        self, record: SourceRecord, place: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
+        self, record: SourceRecord, path: Path | None, grids: Callable[[], tuple[Grid | None, Grid]]
     ) -> SourceRecord:  # fmt: skip
-        if record.rejected or place is None or place not in self.findings:
+        if record.rejected or path is None or path not in self.findings:
             return record
         try:
             stored, read = grids()
-            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[place]))
+            return replace(record, boxes=tuple(box_in(finding, stored, read) for finding in self.findings[path]))
         except RejectedError as error:
             return replace(record, rejected=str(error))
 
@@ -156,7 +156,7 @@ class Volumes(Folder):
     def _index_boxes(self, path: Path) -> None:
         self.no_inputs[path] = None
         for cell, finding in read_findings(path):
-            file = resolve_links(self._place(cell, path))
+            file = resolve_links(self._path(cell, path))
             self.findings[file] = [*self.findings.get(file, ()), finding]
         if not any(self._exists(file) or file.is_dir() for file in self.findings):
             raise UserError(f"{path}: none of the files that it names is in {self.root}")
@@ -171,7 +171,7 @@ class Volumes(Folder):
 
 def _above(path: Path, index: PathIndex[Any]) -> Path | None:
     """The entry of ``index`` for a file: itself, or the nearest folder above it."""
-    return next((place for place in (path, *path.parents) if place in index), None)
+    return next((above for above in (path, *path.parents) if above in index), None)
 
 
 def _inspect(path: Path, size: int | None) -> Inspected:

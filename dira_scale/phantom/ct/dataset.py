@@ -27,9 +27,10 @@ from dira_scale.phantom.ct.files import write_metaimage, write_nifti
 from dira_scale.phantom.ct.scanner import Scanner
 from dira_scale.phantom.ct.study import KINDS, Patient, Study
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record
+from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record
 
 VERSION = 2  # of the drawing; raise it when voxels change
+SMALLEST = 32  # rows and columns
 FORMATS = {"dicom": "", "nifti": ".nii.gz", "metaimage": ".mhd"}
 SHARP_SHARE = {"thorax": 0.5, "abdomen": 0.0}  # share of studies with the lung kernel
 STUDIES = (0.6, 0.25, 0.15)  # shares of patients with one, two, three
@@ -53,17 +54,11 @@ def generate(
     for name, value, known in (("kind", kind, KINDS), ("format", format, FORMATS)):
         if value not in known:
             raise UserError(f"CT phantoms have no {name} '{value}'{nearest(value, known)}: use {' or '.join(known)}")
-    check_sizes(patients, size)
+    check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings = {"version": VERSION, "seed": seed, "size": size, "kind": kind, "format": format}
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, kind, format), run, _tables)
     return folder
-
-
-def check_sizes(patients: Any, size: Any) -> None:
-    """Raises UserError for numbers of which no phantoms can be made."""
-    if not (isinstance(patients, int) and isinstance(size, int)) or patients < 1 or size < 32:
-        raise UserError(f"CT phantoms need patients >= 1 and size >= 32, not patients={patients}, size={size}")
 
 
 def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, patient: int) -> None:
@@ -80,7 +75,7 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
             _write_volume(folder / file, study.voxels, study)
         mask = f"masks/{name[0]}_{name[1]}{FORMATS[format] or FORMATS['nifti']}"
         _write_volume(folder / mask, study.mask, study)
-        present = {found.kind for found in study.found}
+        present = {annotation.kind for annotation in study.annotations}
         row: dict[str, Any] = {"file": file, "patient": name[0], "study": name[1], "seriesuid": dicom.series_uid(key)}
         row |= {label: int(label in present) for label in KINDS[kind]}
         row |= {
@@ -89,8 +84,8 @@ def make_patient(folder: Path, seed: int, size: int, kind: str, format: str, pat
             "age": anatomy.age + number,
             "mask": mask,
         }
-        boxes = [[found.kind, *found.box] for found in study.found]
-        nodules = [[round(v, 6) for v in (*found.centre, found.diameter)] for found in study.found]
+        boxes = [[annotation.kind, *annotation.box] for annotation in study.annotations]
+        nodules = [[round(v, 6) for v in (*a.centre, a.diameter)] for a in study.annotations]
         rows.append({"row": row, "boxes": boxes, "annotations": nodules})
     save_record(folder, patient, rows)
 
@@ -119,9 +114,11 @@ def _write_volume(path: Path, voxels: np.ndarray, study: Study) -> None:
 def _tables(records: list[dict[str, Any]]) -> dict[str, str]:
     rows = [record["row"] for record in records]
     boxes = ((record["row"]["file"], *box) for record in records for box in record["boxes"])
-    found = ((record["row"]["seriesuid"], *one) for record in records for one in record["annotations"])
+    annotations = (
+        (record["row"]["seriesuid"], *annotation) for record in records for annotation in record["annotations"]
+    )
     return {
         "labels.csv": as_csv(list(rows[0]), (row.values() for row in rows)),
         "boxes.csv": as_csv(("file", "label", "z", "y", "x", "d", "h", "w"), boxes),
-        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), found),
+        "annotations.csv": as_csv(("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"), annotations),
     }

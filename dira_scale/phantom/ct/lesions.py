@@ -75,23 +75,23 @@ class Lesion:
         z, y, x = near.lines
         distance = self.distance(x[None, None], y[None, :, None], z[:, None, None], self.lobes.on(*near.lines))
         inside = _block_of(organ, slab, near)
-        own = np.maximum(distance.astype(np.float32), inside)
+        surface = np.maximum(distance.astype(np.float32), inside)
         patchy = near.patchy
         if self.kind in NODULES:
             if self.spikes is not None:
                 near.blend(near.cover(near.distance(self.spikes, 2)) * near.cover(inside + 2), self.density)
-            near.paint(own, np.float32(self.density) + (45 if self.density < -300 else 6) * patchy)
+            near.paint(surface, np.float32(self.density) + (45 if self.density < -300 else 6) * patchy)
             if self.kind == "part_solid":
-                near.paint(own + np.float32(0.45 * self.radius) + 0.1 * self.radius * patchy, self.core)
+                near.paint(surface + np.float32(0.45 * self.radius) + 0.1 * self.radius * patchy, self.core)
         else:
             liver, enhanced = trunk.contrast.liver, trunk.contrast.liver > ENHANCED
             gain = 1.0 if enhanced else PLAIN_GAIN
-            near.paint(own, (self.density if self.kind == "cyst" else liver + gain * self.density) + 5 * patchy)
+            near.paint(surface, (self.density if self.kind == "cyst" else liver + gain * self.density) + 5 * patchy)
             if self.core and enhanced:
                 wide = 0.12 * self.radius + 0.8
-                rim = ramp(-np.abs(own + np.float32(wide)), -wide, -0.2)
-                near.blend(near.cover(own) * rim, liver + self.core)
-        share = near.cover(own)
+                rim = ramp(-np.abs(surface + np.float32(wide)), -wide, -0.2)
+                near.blend(near.cover(surface) * rim, liver + self.core)
+        share = near.cover(surface)
         np.maximum(near.finding, share, out=near.finding)
 
 
@@ -103,28 +103,28 @@ def _block_of(values: Array, slab: Slab, near: Slab) -> Array:
 
 def nodules(chest: Thorax, rng: np.random.Generator) -> list[Lesion]:
     """0 to 6 nodules: in the parenchyma, on the pleura, or on a vessel."""
-    found: list[Lesion] = []
+    lesions: list[Lesion] = []
     count = int(rng.choice(7, p=(0.12, 0.26, 0.24, 0.16, 0.11, 0.07, 0.04)))
     for _ in range(count):
         kind = str(rng.choice(NODULES, p=(0.64, 0.16, 0.2)))
         radius = float(np.clip(rng.lognormal(np.log(8.5), 0.5), *DIAMETERS[0])) / 2
-        place = str(rng.choice(("free", "pleura", "vessel"), p=(0.5, 0.25, 0.25)))
-        spot = _spot(chest, radius, place, rng)
-        if spot is not None and _apart(lesion := _nodule(kind, spot, radius, rng), found):
-            found.append(lesion)
-    return [m for lesion in found if (m := lesion.measured(chest.trunk, chest.lungs))]
+        where = str(rng.choice(("free", "pleura", "vessel"), p=(0.5, 0.25, 0.25)))
+        spot = _spot(chest, radius, where, rng)
+        if spot is not None and _apart(lesion := _nodule(kind, spot, radius, rng), lesions):
+            lesions.append(lesion)
+    return [m for lesion in lesions if (m := lesion.measured(chest.trunk, chest.lungs))]
 
 
-def _spot(chest: Thorax, radius: float, place: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
+def _spot(chest: Thorax, radius: float, where: str, rng: np.random.Generator) -> NDArray[np.float64] | None:
     """A nodule's position in the straight frame; None if the chest has no such place."""
     trunk = chest.trunk
     points = chest.pipes.ends[:, 1][chest.pipes.radii[:, 1] > 0.8]
-    if place != "vessel":
+    if where != "vessel":
         points = np.concatenate([trunk.straight(chest.points(side, rng, 0.3 * radius)) for side in (-1, 1)])
     at = trunk.points(trunk.bent(points))
     depth, wall = -chest.lungs(at), -at.cavity - PLEURA
     on_wall = (depth < 0.7 * radius) & (np.abs(wall - depth) < 0.3)
-    good = on_wall if place == "pleura" else depth > radius + 4
+    good = on_wall if where == "pleura" else depth > radius + 4
     good &= np.linalg.norm(points - (0, 0, chest.middle.hilum), axis=1) > 75 + radius  # clear of the great vessels
     return points[rng.choice(np.flatnonzero(good))] if good.any() else None
 
@@ -149,7 +149,7 @@ def _nodule(kind: str, spot: NDArray, radius: float, rng: np.random.Generator) -
 def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:
     """0 to 8 liver lesions: cysts, and metastases darker than the liver, some with a rim."""
     trunk = belly.trunk
-    found: list[Lesion] = []
+    lesions: list[Lesion] = []
     depth = -belly.liver(trunk.points(belly.spots))
     for _ in range(int(rng.choice(9, p=(0.12, 0.2, 0.18, 0.14, 0.12, 0.09, 0.07, 0.05, 0.03)))):
         kind = str(rng.choice(LESIONS, p=(0.75, 0.25)))
@@ -164,9 +164,9 @@ def lesions(belly: Belly, rng: np.random.Generator) -> list[Lesion]:
         stretch, growth = rng.uniform(0.85, 1.2, 3), float(np.clip(rng.normal(1.08, 0.12), 0.8, 1.4))
         lobes = RandomField.draw(rng, radius * (1.4 if kind == "cyst" else 0.8), 16)
         lesion = Lesion(kind, spot, radius, stretch, density, core, growth, lobes)
-        if _apart(lesion, found):
-            found.append(lesion)
-    return [m for lesion in found if (m := lesion.measured(trunk, belly.liver))]
+        if _apart(lesion, lesions):
+            lesions.append(lesion)
+    return [m for lesion in lesions if (m := lesion.measured(trunk, belly.liver))]
 
 
 def _apart(lesion: Lesion, others: list[Lesion]) -> bool:

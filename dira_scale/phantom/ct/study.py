@@ -39,7 +39,7 @@ class Study:
     voxels: NDArray[np.int16]  # HU [Z, Y, X]
     mask: NDArray[np.uint8]  # 0, ORGAN, FINDING
     grid: ScanGrid
-    found: tuple[Annotation, ...]
+    annotations: tuple[Annotation, ...]
     scanner: Scanner
     enhanced: bool  # with contrast medium
 
@@ -63,9 +63,14 @@ class Patient:
         trunk = Trunk(self.anatomy, state, contrast)
         chest, belly = Thorax(trunk), Belly(trunk)
         organ = chest.lungs if self.kind == "thorax" else belly.liver
-        grown = (replace(one, radius=one.radius * one.growth**study) for one in self.lesions)
+        grown = (replace(lesion, radius=lesion.radius * lesion.growth**study) for lesion in self.lesions)
         return Body(
-            self.kind, trunk, chest, belly, Skeleton(trunk), [m for one in grown if (m := one.measured(trunk, organ))]
+            self.kind,
+            trunk,
+            chest,
+            belly,
+            Skeleton(trunk),
+            [m for lesion in grown if (m := lesion.measured(trunk, organ))],
         )
 
 
@@ -122,14 +127,14 @@ class Body:
             part = mask[first : first + step]
             np.multiply(organ >= 0.5, ORGAN, out=part, casting="unsafe")
             part[finding >= 0.5] = FINDING
-        found = []
+        annotations = []
         for lesion in self.lesions:
-            one = self._annotation(lesion, grid, placed)
-            if one is not None:
-                found.append(one)
-                at = tuple(np.rint(grid.index(one.centre)).astype(int))
+            annotation = self._annotation(lesion, grid, placed)
+            if annotation is not None:
+                annotations.append(annotation)
+                at = tuple(np.rint(grid.index(annotation.centre)).astype(int))
                 mask[at] = FINDING  # a finding smaller than a voxel still gets one
-        return Study(voxels, mask, grid, tuple(found), scanner, self.trunk.contrast is not tissue.PLAIN)
+        return Study(voxels, mask, grid, tuple(annotations), scanner, self.trunk.contrast is not tissue.PLAIN)
 
     def paint(self, slab: Slab) -> None:
         """Paint everything, from the outside inwards."""

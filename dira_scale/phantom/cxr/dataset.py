@@ -23,9 +23,10 @@ from dira_scale.phantom.cxr import devices, dicom
 from dira_scale.phantom.cxr.findings import LABELS, MIXTURES
 from dira_scale.phantom.cxr.radiograph import take
 from dira_scale.phantom.dicom import Identity
-from dira_scale.phantom.folder import Run, as_csv, fill, one_by_one, save_record, write
+from dira_scale.phantom.folder import Run, as_csv, check_sizes, fill, one_by_one, save_record, write
 
 VERSION = 2  # of the drawing; raise it when pictures change
+SMALLEST = 64  # pixels a side
 
 
 def generate(
@@ -39,19 +40,13 @@ def generate(
     """
     if mixture not in MIXTURES:
         raise UserError(f"there are no findings '{mixture}'{nearest(mixture, MIXTURES)}: use {' or '.join(MIXTURES)}")
-    check_sizes(patients, size)
+    check_sizes(patients, size, SMALLEST)
     folder = Path(folder)
     settings: dict[str, Any] = {"version": VERSION, "seed": seed, "size": size}
     if mixture != "all":  # folders of the default mixture omit it
         settings["findings"] = mixture
     fill(folder, settings, patients, partial(make_patient, folder, seed, size, mixture), run, _tables)
     return folder
-
-
-def check_sizes(patients: Any, size: Any) -> None:
-    """Raises UserError for numbers of which no phantoms can be made."""
-    if not (isinstance(patients, int) and isinstance(size, int)) or patients < 1 or size < 64:
-        raise UserError(f"phantoms need patients >= 1 and size >= 64, not patients={patients}, size={size}")
 
 
 def make_patient(folder: Path, seed: int, size: int, mixture: str, patient: int) -> None:

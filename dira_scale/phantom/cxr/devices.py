@@ -40,7 +40,7 @@ def draw(rng: np.random.Generator, age: int, studies: int) -> list[list[Implant]
 
 def shadows(implants: Sequence[Implant], chest: Torso, view: View, rng: np.random.Generator) -> Map | float:
     """Line integrals of implants, and of what the study's ``rng`` adds, [size, size]."""
-    parts = [IMPLANTS[one.kind][1](chest, view, np.random.default_rng(one.seed)) for one in implants]
+    parts = [IMPLANTS[implant.kind][1](chest, view, np.random.default_rng(implant.seed)) for implant in implants]
     parts += [paint(chest, view, rng) for paint in _attached(view, rng)]
     return np.minimum(sum(parts), np.float32(OPAQUE)) if parts else 0.0
 

@@ -67,7 +67,7 @@ class Lungs:
     solid: Map  # mm of tissue replacing air
     emptied: Map  # share of lung tissue lost (1 = free air)
 
-    def place(self, finding: Finding) -> tuple[float, float]:
+    def position(self, finding: Finding) -> tuple[float, float]:
         """(x, y) in mm of a finding's centre."""
         y = finding.down * (self.chest.dome(finding.side)[0][1] - self.chest.dome(finding.side)[1][1])
         inner, outer = float(self.chest.medial(np.array(y))) + 12, float(self.chest.lateral(np.array(y)))

@@ -28,11 +28,11 @@ def lungs(chest: Torso, view: View) -> tuple[Map, Map]:
         down = np.minimum((y - np.float32(cy)) / np.float32(ay), 0)
         dome = np.sqrt(np.maximum(1 - across * across - down * down, 0)) * np.float32(2 * az)
         np.maximum(fill, dome, out=fill)
-    place, raised, wide = chest.build.hump
+    where, raised, wide = chest.build.hump
     if raised > 1:
         (cx, cy, _), (ax, ay, _) = chest.dome(-1)
-        top = cy - ay * float(np.sqrt(1 - (place - 0.5) ** 2)) - raised
-        ellipsoid(view, (cx + ax * (0.5 - place), top + 60, 10), (wide, 60, 70), 0, fill)
+        top = cy - ay * float(np.sqrt(1 - (where - 0.5) ** 2)) - raised
+        ellipsoid(view, (cx + ax * (0.5 - where), top + 60, 10), (wide, 60, 70), 0, fill)
     return cavity, np.minimum(fill, cavity)
 
 

@@ -47,14 +47,14 @@ def _solid(lungs: Lungs, thickness: Map) -> Map:
 
 
 def _nodule(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    x, y = lungs.place(f)
+    x, y = lungs.position(f)
     radius = f.scale * (5 + 9 * f.severity)
     axes = radius * rng.uniform(0.85, 1.15, 3)
     return _solid(lungs, ellipsoid(lungs.view, (x, y, rng.uniform(-40, 40)), tuple(axes), rng.uniform(0, 90)))
 
 
 def _mass(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    x, y = lungs.place(f)
+    x, y = lungs.position(f)
     radius, shape, depth = f.scale * (17 + 17 * f.severity), np.zeros_like(lungs.air), rng.uniform(-30, 20)
     for _ in range(5):  # lobes
         dx, dy = rng.normal(0, 0.35, 2) * radius
@@ -91,7 +91,7 @@ def _pneumothorax(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 
 def _consolidation(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    x, y = lungs.place(f)
+    x, y = lungs.position(f)
     size = f.scale * (32 + 22 * f.severity)
     area = _blob(lungs, x, y, size * rng.uniform(0.9, 1.3), size, 0.6)
     gx, gy = lungs.view.grid
@@ -102,7 +102,7 @@ def _consolidation(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 
 def _pneumonia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    x, y = lungs.place(f)
+    x, y = lungs.position(f)
     area = np.zeros_like(lungs.air)
     for _ in range(5):
         dx, dy = f.scale * rng.normal(0, 17, 2)
@@ -112,7 +112,7 @@ def _pneumonia(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
 
 
 def _infiltration(f: Finding, lungs: Lungs, rng: np.random.Generator) -> Map:
-    x, y = lungs.place(f)
+    x, y = lungs.position(f)
     area = _blob(lungs, x, y, f.scale * rng.uniform(38, 55), f.scale * rng.uniform(45, 65), 1.0)
     streaky = np.exp(-np.square(grain(lungs.view.size, rng) / 0.9))
     return _fill(lungs, area * (0.5 + 0.5 * streaky) * np.float32(0.2 + 0.22 * f.severity))

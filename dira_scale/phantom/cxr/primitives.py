@@ -64,7 +64,7 @@ class TubeLayer:
 
     def __init__(self, view: View) -> None:
         self.view = view
-        self._places: list[NDArray[np.intp]] = []
+        self._pixels: list[NDArray[np.intp]] = []
         self._chords: list[Map] = []
 
     def add(self, points: NDArray, radius: NDArray, flat: float = 1.0, core: float = 1.0, wall: float = 0.7) -> None:
@@ -110,7 +110,7 @@ class TubeLayer:
         c = self._round(column, width * (-down / step), keep, n)
         r *= self.view.size + 2  # the canvas has a margin of a pixel, where all that lies outside goes
         r += c
-        self._places.append(r.ravel())
+        self._pixels.append(r.ravel())
         self._chords.append((chord.ravel()[keep, None] * profile).ravel())
 
     @property
@@ -124,13 +124,13 @@ class TubeLayer:
 
     def thickness(self) -> Map:
         """The layer's map [size, size] in mm: where samples meet in a pixel, their mean weighted by themselves."""
-        places, chords = np.concatenate(self._places), np.concatenate(self._chords)
+        pixels, chords = np.concatenate(self._pixels), np.concatenate(self._chords)
         side = self.view.size + 2
         canvas = np.zeros((side, side), np.float32)
-        if len(places):
-            first, last = int(places.min()) // side, int(places.max()) // side + 1  # the rows that are touched
-            places -= first * side
-            total = np.bincount(places, chords, (last - first) * side)
-            squares = np.bincount(places, chords * chords, (last - first) * side)
+        if len(pixels):
+            first, last = int(pixels.min()) // side, int(pixels.max()) // side + 1  # the rows that are touched
+            pixels -= first * side
+            total = np.bincount(pixels, chords, (last - first) * side)
+            squares = np.bincount(pixels, chords * chords, (last - first) * side)
             canvas[first:last] = (squares / np.maximum(total, 1e-9)).reshape(-1, side)
         return canvas[1:-1, 1:-1]

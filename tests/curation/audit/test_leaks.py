@@ -190,12 +190,12 @@ LEAKS: dict[str, tuple[Plant, str, str, str]] = {  # how, and then the file, the
 
 @pytest.mark.parametrize("leak", LEAKS)
 def test_a_planted_leak_is_found_and_nothing_else(leak: str, made: SimpleNamespace, tmp_path: Path) -> None:
-    plant, file, place, value = LEAKS[leak]
+    plant, file, position, value = LEAKS[leak]
     folder = Path(shutil.copytree(made.folder, tmp_path / "ds"))
     plant(folder)
     hits = planted(folder, made)
     assert {hit.value for hit in hits} == {value} and len(hits) == 1, hits
-    assert hits[0].file.endswith(file) and hits[0].place.startswith(place)
+    assert hits[0].file.endswith(file) and hits[0].position.startswith(position)
 
 
 def test_what_other_formats_say() -> None:

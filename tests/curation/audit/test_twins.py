@@ -88,11 +88,11 @@ def test_all_pairs_of_many_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None
         pictures[other] = small(CHANGES[change](body(one)))
     pictures[7] = pictures[8] = np.zeros((1, 64, 64), np.float16)  # of nothing there are no copies
     stacked = np.stack(pictures)
-    assert {(t.one, t.other) for t in near_twins(stacked, np.arange(70), 70)} == set(planted)
+    assert {(t.image, t.other) for t in near_twins(stacked, np.arange(70), 70)} == set(planted)
     group = np.arange(70)
     group[5] = 3  # two of one patient
-    assert {(t.one, t.other) for t in near_twins(stacked, group, 70)} == set(planted) - {(3, 5)}
-    assert {(t.one, t.other) for t in near_twins(stacked, np.arange(70), 10)} == {(0, 69), (3, 5)}
+    assert {(t.image, t.other) for t in near_twins(stacked, group, 70)} == set(planted) - {(3, 5)}
+    assert {(t.image, t.other) for t in near_twins(stacked, np.arange(70), 10)} == {(0, 69), (3, 5)}
 
 
 @pytest.fixture
@@ -161,8 +161,8 @@ def test_hashes_of_two_keys_or_archives_prove_nothing(
 @pytest.mark.parametrize(
     ("report", "said"),
     [
-        (AuditReport(), "the audit found no harm in patients; whether identifying values are there was not looked at"),
-        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; whether identifying values"),
+        (AuditReport(), "the audit found no harm in patients; identifying values were not searched for"),
+        (AuditReport(twins=[]), "the audit found no harm in patients and near-duplicates; identifying values"),
         (AuditReport(leaks=SearchResult([], 0)), "the audit found nothing that must not be there"),
     ],
 )

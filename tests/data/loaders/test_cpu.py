@@ -14,7 +14,7 @@ from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec, draw
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
-from dira_scale.pixels.resize import resize
+from dira_scale.pixels.planes import resize
 
 SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
@@ -54,7 +54,7 @@ def slow_batch(images, order, step, spec, seed=0):
         geometry, _ = draw(spec, seed, positions.epoch, positions.index, positions.occurrence, view, heights, widths)
         yield np.stack(
             [
-                slow_view(images[sample], geometry.box[i], geometry.flip[i], spec.size)
+                slow_view(images[sample], geometry.box[i], geometry.flip[i, 1], spec.size)
                 for i, sample in enumerate(positions.index)
             ]
         )

@@ -54,7 +54,7 @@ def plain_batch(images: list[np.ndarray], order: Order, step: int) -> list[np.nd
     views = []
     for view in range(SPEC.count):
         geometry, _ = draw(SPEC, 3, at.epoch, at.index, at.occurrence, view, *sides)
-        parts = zip(at.index, geometry.box.tolist(), geometry.flip, strict=True)
+        parts = zip(at.index, geometry.box.tolist(), geometry.flip[:, 1], strict=True)
         views.append(np.stack([plain_view(images[i], box, flip) for i, box, flip in parts]))
     return views
 

@@ -96,7 +96,7 @@ def test_pixels_are_area_means_of_the_crops_that_were_asked_for(
                 y, x, h, w = geometry.box[i]
                 crop = stored_pixels(dataset, sample)[y : y + h, x : x + w, :channels].astype(float)
                 expected = np.einsum("ij,jkc,lk->cil", area_matrix(h, 24), crop, area_matrix(w, 24), optimize=True)
-                expected = expected[..., ::-1] if geometry.flip[i] else expected
+                expected = expected[..., ::-1] if geometry.flip[i, 1] else expected
                 assert np.abs(view[i].numpy() - expected).max() < 0.51  # rounding
 
 

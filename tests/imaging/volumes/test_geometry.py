@@ -12,5 +12,5 @@ def test_rows_and_columns_that_are_sheared_themselves_are_no_volume() -> None:
     """Shifting slices cannot straighten them, so nothing is pretended."""
     affine = np.diag([1.0, 1.0, 2.0, 1.0])
     affine[0, 1] = 0.1  # y leans towards x
-    with pytest.raises(GeometryError, match="no rectangles"):
+    with pytest.raises(GeometryError, match="not rectangles"):
         stack_of(Grid((4, 5, 6), affine))

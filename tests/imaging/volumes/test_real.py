@@ -1,6 +1,5 @@
 """Real series and volumes: what other readers make of them, and what a look at them must show."""
 
-import csv
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -112,34 +111,6 @@ def test_a_body_and_its_organs(make: SimpleNamespace) -> None:
     found = np.argwhere(drawn == 5)
     np.testing.assert_allclose((box.z, box.y, box.x), found.min(axis=0), atol=1.6)
     np.testing.assert_allclose((box.z + box.d, box.y + box.h, box.x + box.w), found.max(axis=0) + 1, atol=1.6)
-
-
-def test_hippocampi_and_their_masks(make: SimpleNamespace) -> None:
-    folder = real_data("msd_hippocampus")
-    paths = sorted((folder / "images").glob("*.nii.gz"))
-    for path in paths[::10]:
-        volume = read_volume(path, make.settings("MR", range=None))
-        assert_same_as(volume, nibabel.load(path))
-        mask = read_volume_mask(folder / "labels" / path.name, volume)
-        assert set(np.unique(mask)) == {0, 1, 2}
-    for name in ("hippocampus_010", "hippocampus_281"):  # labels of other images
-        with pytest.raises(RejectedError, match="grid is not"):
-            read_volume_mask(folder / "unpaired" / f"{name}.nii.gz", volume)
-
-
-def test_nodules_and_their_masks(make: SimpleNamespace) -> None:
-    folder = real_data("lidc_vois")
-    with (folder / "metadata.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == 996
-    paths = sorted((folder / "image").glob("*.nii.gz"))[::40]
-    denser = 0
-    for path in paths:
-        volume = read_volume(path, make.settings())
-        assert_same_as(volume, nibabel.load(path))
-        mask = read_volume_mask(folder / "nodule_mask" / path.name, volume)
-        assert set(np.unique(mask)) == {0, 1}
-        denser += bool(volume.voxels[mask == 1].mean() > volume.voxels[mask == 0].mean())
-    assert denser > 0.8 * len(paths)  # than the lung around it; some lie at the chest's wall
 
 
 def test_tumours_in_nrrd(make: SimpleNamespace) -> None:

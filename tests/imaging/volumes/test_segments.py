@@ -125,11 +125,11 @@ def test_it_goes_with_its_series_into_a_sample(tmp_path: Path, make: SimpleNames
 @pytest.mark.parametrize(
     "change, reason",
     [
-        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "a mask in DICOM that is no segmentation"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.2"}, "a DICOM mask that is not a segmentation"),
         ({"SegmentationType": "LABELMAP"}, "neither BINARY of 1 bit nor FRACTIONAL of 8"),
         ({"BitsAllocated": 8}, "neither BINARY of 1 bit|less pixel data"),
         ({"SharedFunctionalGroupsSequence": None}, "without position, orientation or spacing"),
-        ({"PerFrameFunctionalGroupsSequence": None}, "without position|damaged or no DICOM segmentation"),
+        ({"PerFrameFunctionalGroupsSequence": None}, "without position|not a DICOM segmentation, or damaged"),
         ({"PixelData": b"\0\0"}, "less pixel data|more frames than its length"),
     ],
 )

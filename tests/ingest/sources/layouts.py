@@ -13,7 +13,7 @@ from dira_scale.ingest.recipe import Recipe
 from dira_scale.ingest.sources.chestxray14 import FINDINGS
 
 GONE = "the file cannot be read (FileNotFoundError)"
-ABSENT = "listed, but not there"
+ABSENT = "listed, but missing"
 
 
 class Row(NamedTuple):
@@ -147,7 +147,7 @@ LAYOUTS = {
             "MCUCXR_0108_1.png": Row({"tuberculosis": 1}, {"age": "90", "sex": "M"}),
             "MCUCXR_0200_1.png": Row({"tuberculosis": 1}),
         },
-        {"Thumbs.png": "a file name that is none of the dataset's"},
+        {"Thumbs.png": "not a file name of the dataset"},
     ),
     "shenzhen_original": Layout(
         miniatures.shenzhen,
@@ -170,7 +170,7 @@ LAYOUTS = {
             "JPCNN001.IMG": Row({"nodule": 0}, {"age": "37", "sex": "F"}),
         },
         {"JPCNN002.IMG": "not the 8388608 bytes of a JSRT image", "JPCNN003.IMG": ABSENT,
-         "NonNodule93images/JPCNN099.IMG": "no line in the tables, or met before"},
+         "NonNodule93images/JPCNN099.IMG": "no line in the tables, or duplicate"},
         {"masks": "{root}/SCR"}, "{root}/JSRT",
         columns={"low": 0, "high": 4095, "bits": 16, "spacing": [0.175, 0.175]},
     ),
@@ -188,7 +188,7 @@ LAYOUTS = {
             "1.3.6.2": Row({"nodule": 1}, split="train", boxes=[_ball((5, 39, 15), 6.5, (2.5, 0.7, 0.7))]),
             "1.3.6.3": Row({"nodule": 0}, split="val"), "1.3.6.4": Row({"nodule": 0}, split="test"),
         },
-        {"subset9/1.3.6.1.mhd": "a scan of this UID was met before", "subset9/1.3.6.5.mhd": GONE},
+        {"subset9/1.3.6.1.mhd": "a duplicate scan of this UID", "subset9/1.3.6.5.mhd": GONE},
         columns={"low": -1000, "high": 1000},
     ),
     "luna16_candidates": Layout(candidates, {}, keys={"negatives": None, "patch": [8, 8, 8]}),
@@ -204,7 +204,7 @@ LAYOUTS = {
         {f"volume-{n}": Row(split=split)
          for split, numbers in {"train": (0, 99), "val": (100, 114), "test": (115, 129)}.items() for n in numbers}
         | {"test-volume-3": Row(split="unlabelled")},
-        {"volume-130": "a number in none of the ranges", "volume-7": "no segmentation"},
+        {"volume-130": "a number outside all ranges", "volume-7": "no segmentation"},
     ),
     "brats": Layout(miniatures_3d.brats, BRATS, {"Brats18_incomplete": "no seg"}),
     "brats, channels": Layout(

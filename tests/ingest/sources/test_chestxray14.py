@@ -47,7 +47,7 @@ def test_published_lists_decide_the_splits(tmp_path: Path, shards: Callable, cap
     assert made.rejected("00000002_000.png", "00000005_000.png", "00000006_000.png", "00000009_000.png") == {
         "00000002_000.png": "not in the lists of recipe.lists",
         "00000005_000.png": "not in the lists of recipe.lists",
-        "00000006_000.png": "listed, but not there",
+        "00000006_000.png": "listed, but missing",
         "00000009_000.png": "not in the table of findings",
     }
     info = made.dataset.info
@@ -120,7 +120,7 @@ def test_an_image_in_two_folders_counts_once(tmp_path: Path) -> None:
     miniatures.write_png(tmp_path / "images_005" / "images" / "00000001_000.png", made["00000001_000.png"][0])
     records = {record.name: record.rejected for record in ChestXray14(str(tmp_path)).records(1)}
     assert records["00000001_000.png"] is None
-    assert records["images_005/images/00000001_000.png"] == "an image of this name was met before"
+    assert records["images_005/images/00000001_000.png"] == "a duplicate image of this name"
 
 
 @pytest.mark.data

@@ -182,7 +182,7 @@ def test_a_series_with_a_gap_or_a_copy_is_rejected(tmp_path: Path, made: dict[st
     other = tmp_path / "lidc" / "LIDC-IDRI-0001" / "1.2.1" / "1.3.6.102"
     (other / "1-99.dcm").write_bytes(files[0].read_bytes())
     told = {record.name: record.rejected for record in LidcIdri(str(tmp_path / "lidc"), readers=2).records(1)}
-    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or twice the same"
+    assert told["LIDC-IDRI-0001/1.2.0/1.3.6.101"] == "slices without position, or duplicate slices"
     assert told["LIDC-IDRI-0001/1.2.1/1.3.6.102"] == "files of several series in one folder"
 
 

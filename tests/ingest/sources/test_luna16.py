@@ -72,7 +72,7 @@ def test_blocks_around_candidates(scans: dict[str, sitk.Image], tmp_path: Path, 
         point = image.TransformContinuousIndexToPhysicalPoint([float(v) for v in first])
         np.testing.assert_allclose(corner[:3] * [-1, -1, 1], point, atol=1e-3)
     assert dataset.rejected(*(f"subset9/1.3.6.{n}.mhd" for n in (1, 5)), "1.3.6.1/43")["1.3.6.1/43"] == (
-        "a candidate outside of its scan"
+        "a candidate outside its scan"
     )
 
 

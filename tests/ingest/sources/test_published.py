@@ -87,7 +87,7 @@ def test_records_keep_their_order_over_threads() -> None:
 
 def test_what_comes_twice_is_taken_once(tmp_path: Path, ingest: SimpleNamespace) -> None:
     """A copied folder, two releases side by side, a line written twice: the first counts, the others have a reason."""
-    met = "one of this name was met before"
+    met = "a duplicate of this name"
     scans = miniatures_3d.lidc_idri(tmp_path / "lidc", ingest)
     for uid in scans:
         miniatures_3d.readings(tmp_path / "lidc" / f"{uid}.xml", uid, [[]])
@@ -128,7 +128,7 @@ def assert_taken_once(config: dict, taken: list[str], again: dict[str, str]) -> 
     planned = plan_shards(recipe.make_source().records(2), recipe, Hasher(PUBLIC_KEY))  # which stops at two of one name
     told = {item.record.name: item.record.rejected for item in planned}
     assert {name for name, reason in told.items() if reason is None} == set(taken)
-    assert {name: reason for name, reason in told.items() if reason and "met before" in reason} == again
+    assert {name: reason for name, reason in told.items() if reason and "a duplicate" in reason} == again
 
 
 def test_bytes_of_all_files_and_reasons(tmp_path: Path) -> None:

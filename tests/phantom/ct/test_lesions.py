@@ -19,7 +19,7 @@ def test_annotation_agrees_with_the_mask(kind: str, request: pytest.FixtureReque
         spacing = lesion.diameter / 20
         study = scan(alone, lesion.middle, (44, 44, 44), spacing)
         marked = np.argwhere(study.mask == FINDING)
-        (found,) = study.found
+        (found,) = study.annotations
         diameter = (6 * len(marked) * spacing**3 / np.pi) ** (1 / 3)
         edge = 1.0 / lesion.diameter  # a fading edge of 1 mm moves the outline of small ones
         assert diameter == pytest.approx(found.diameter, rel=0.02 + 0.2 * edge)
@@ -49,7 +49,7 @@ def test_without_its_finding_the_place_is_organ(kind: str, request: pytest.Fixtu
 def test_one_smaller_than_a_voxel_still_has_one(chest: Body) -> None:
     small = min(chest.lesions, key=lambda lesion: lesion.diameter)
     study = scan(replace(chest, lesions=[small]), (0, 0, -130), (24, 30, 30), 13.0)
-    (found,) = study.found
+    (found,) = study.annotations
     at = tuple(np.rint(study.grid.index(found.centre)).astype(int))
     assert study.mask[at] == FINDING
     z, y, x, d, h, w = found.box

@@ -1,4 +1,4 @@
-"""The distortion of views, applied to the loader's crops on the training device.
+"""The distortion of images.
 
 Parameters come from ``views.draw``; nothing is drawn here. On a CPU one sample after another, each with its own
 operations only. On a GPU all samples together, without a loop or device synchronisation: a rectangle is the outer
@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.data import distort_image
 from dira_scale.data.batch import per_sample
+from dira_scale.data.distort import image as distort_image
+from dira_scale.data.distort.intensity import jitter
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
 
 _REACH = 3.0  # the blur's kernel ends at this many standard deviations of the widest blur
@@ -29,26 +30,30 @@ class Distort(nn.Module):
     mirrored edges (edge pixels not repeated). Both patches of a swap are read from the image before all swaps; later
     writes overwrite earlier ones. Flips are geometry and already applied by the loader.
 
-    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format. Blur and patches are 2D only;
-    brightness and contrast work in any number of dimensions.
+    Shapes: x [b, C, S, S] in [0, 1] -> the same, float32, in x's memory format.
     """
 
     blur_taps: Tensor
 
     def __init__(self, views: ViewSpec):
         super().__init__()
-        reach = math.ceil(_REACH * views.blur.sigma[1] * views.size / REFERENCE_SIZE)
+        size = views.sides[0]
+        reach = math.ceil(_REACH * views.blur.sigma[1] * size / REFERENCE_SIZE)
         self.rotates = views.rotation > 0
-        self.register_buffer("blur_taps", _mirrored_shifts(views.size, min(reach, views.size - 1)), persistent=False)
+        self.register_buffer("blur_taps", _mirrored_shifts(size, min(reach, size - 1)), persistent=False)
 
     @torch.no_grad()
     def forward(self, x: Tensor, params: Distortion, corrupt: bool = True) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
             channels_last = x.is_contiguous(memory_format=torch.channels_last)
-            x = rotate(x, params.rotation) if self.rotates else x
+            x = self.turned(x, params)
             distort = self.one_by_one if x.device.type == "cpu" else self.at_once
             x = distort(x.float(), params, corrupt)
             return x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+    def turned(self, x: Tensor, params: Distortion) -> Tensor:
+        """``x`` where the distorted view has it: rotated, if views are."""
+        return rotate(x, params.rotation) if self.rotates else x
 
     def one_by_one(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
         """A loop over samples, for CPUs: each stays in the cache, and costs only what its parameters ask for."""
@@ -69,7 +74,7 @@ class Distort(nn.Module):
 
     def at_once(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
         """The same, batched: reads no parameter on the host."""
-        x = self._blur(_jitter(x, params), params.sigma)
+        x = self._blur(jitter(x, params), params.sigma)
         return _shuffle(_cutout(x, params), params.swaps) if corrupt else x
 
     def _blur(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -129,18 +134,6 @@ def _mirrored_shifts(size: int, reach: int) -> Tensor:
             mirrored = (source.abs() - (size - 1)).abs().neg() + size - 1
             shifts[t].index_put_((place, mirrored), torch.ones(()), accumulate=True)
     return shifts
-
-
-def _jitter(x: Tensor, params: Distortion) -> Tensor:
-    """Each operation is a factor and an offset; the second one's offset depends on the first one's result."""
-    brightness, contrast, contrast_first = (
-        per_sample(value, x) for value in (params.brightness, params.contrast, params.contrast_first)
-    )
-    for is_contrast in (contrast_first, ~contrast_first):
-        mean = x.mean(tuple(range(1, x.dim())), keepdim=True)
-        factor = torch.where(is_contrast, contrast, brightness)
-        x = (x * factor + torch.where(is_contrast, (1 - contrast) * mean, 0)).clamp(0, 1)
-    return x
 
 
 def _cutout(x: Tensor, params: Distortion) -> Tensor:

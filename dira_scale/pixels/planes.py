@@ -1,7 +1,8 @@
-"""The one filter that resizes crops on the CPU: a triangle, as wide as the larger of the two grids' spacings.
+"""Crops of images: decoded, cut out and resized on the CPU.
 
-It is Pillow's antialiased bilinear filter, with the same centres and weights. Both ways of computing it take rows
-first, then columns as the rows of the transposed image, so that a processor's vectors always run along a row.
+The filter is a triangle, as wide as the larger of the two grids' spacings: Pillow's antialiased bilinear filter, with
+the same centres and weights. Both ways of computing it take rows first, then columns as the rows of the transposed
+image, so that a processor's vectors always run along a row.
 
 ==============  =========================================  =====================================================
 pixels          computed                                   difference from the filter in float64
@@ -15,6 +16,7 @@ For 790 x 790 pixels to 224 x 224 they take 0.17 and 0.45 ms; Pillow takes 1.2 (
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -23,23 +25,52 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 
 from dira_scale.pixels.arena import Allocate
-from dira_scale.pixels.codecs import Box
+from dira_scale.pixels.boxes import Box, around, mirrored
+from dira_scale.pixels.codecs import DecodeError, decode
+from dira_scale.pixels.headers import Payload
 
 _MOST = 0.5  # of a row
+
+
+def decode_crops(
+    payload: Payload,
+    codec: str,
+    boxes: Sequence[Box],
+    size: int,
+    shape: tuple[int, ...] | None = None,
+    new: Allocate = np.empty,
+) -> list[tuple[np.ndarray, Box]]:
+    """The pixels that each crop needs, decoding the image once; ``shape`` and ``new`` as in ``codecs.decode``.
+
+    ``boxes`` are (y, x, h, w) in stored pixels; the caller resizes each to ``size``. Returns for each box the smallest
+    array of whole pixels around it, and the box within that array, in fractional pixels. A JPEG is decoded at 1/2, 1/4
+    or 1/8 scale if every crop still has twice the pixels of its target (radiographs of 1024 pixels to 64: a fifth less
+    time; error 0.2 grey levels on average, 99 % within 1.3); npy is only sliced.
+    Raises DecodeError when the payload is broken, of another shape, or a box is not within the image.
+    """
+    least = 2 * size / min(min(h, w) for _, _, h, w in boxes)
+    scale = next(s for s in (0.125, 0.25, 0.5, 1.0) if s >= least or s == 1.0) if codec == "jpg" else 1.0
+    pixels = decode(payload, codec, shape, new, scale)
+    try:
+        scaled = [around(tuple(scale * edge for edge in box), pixels.shape[:2]) for box in boxes]
+    except ValueError as error:
+        raise DecodeError(str(error)) from error
+    return [(pixels[part], within) for part, within in scaled]
 
 
 def resize(
     pixels: np.ndarray,
     box: Box,
     size: int,
-    flip: bool = False,
+    flip: Sequence[bool] = (),
     out: np.ndarray | None = None,
     new: Allocate = np.empty,
 ) -> np.ndarray:
     """The part ``box`` (y, x, h, w) of ``pixels`` [H, W] or [H, W, C], resized: [C, size, size] of the same type.
 
-    Pixels outside the box do not contribute; one that the box's edge divides does. ``flip`` mirrors left to right.
-    The result goes to ``out`` if given, which may be of a wider type; intermediate arrays come from ``new``.
+    Pixels outside the box do not contribute; one that the box's edge divides does. The result is mirrored along the
+    axes where ``flip`` is true. It goes to ``out`` if given, which may be of a wider type; intermediate arrays come
+    from ``new``.
     """
     y, x, h, w = box
     top, left, bottom, right = math.floor(y), math.floor(x), math.ceil(y + h), math.ceil(x + w)
@@ -54,7 +85,7 @@ def resize(
             turned = _resize_rows(narrow, slice(None), size, new)
         else:
             turned = _weigh(channel[:, columns], (y - top, x - left, h, w), size, new)
-        slot[...] = turned.T[:, ::-1] if flip else turned.T
+        slot[...] = mirrored(turned.T, flip)
     return out
 
 
@@ -82,8 +113,8 @@ def _weigh(pixels: np.ndarray, box: Box, size: int, new: Allocate) -> np.ndarray
     y, x, h, w = box
     values = new(pixels.shape, np.float32)
     values[...] = pixels
-    rows = _triangles(y, h, pixels.shape[0], size) @ values
-    return np.rint(_triangles(x, w, pixels.shape[1], size) @ _transpose(rows, new)).astype(pixels.dtype)
+    rows = triangles(y, h, pixels.shape[0], size) @ values
+    return np.rint(triangles(x, w, pixels.shape[1], size) @ _transpose(rows, new)).astype(pixels.dtype)
 
 
 def _transpose(pixels: np.ndarray, new: Allocate) -> np.ndarray:
@@ -91,7 +122,7 @@ def _transpose(pixels: np.ndarray, new: Allocate) -> np.ndarray:
     return cv2.transpose(pixels, new(pixels.shape[::-1], pixels.dtype))
 
 
-def _triangles(start: float, length: float, source: int, size: int) -> csr_array:
+def triangles(start: float, length: float, source: int, size: int) -> csr_array:
     """Weights [size, source] of the pixels 0 to ``source`` - 1 for ``size`` steps from ``start`` over ``length``."""
     step = length / size
     reach = max(step, 1.0)

@@ -1,4 +1,4 @@
-"""The distortions of one image, for CPUs: numpy arrays [C, S, S] in [0, 1]. ``distort`` has the same for whole batches.
+"""The distortions of one image, for CPUs: numpy arrays [C, S, S] in [0, 1]. ``plane`` has the same for whole batches.
 
 An operation whose parameters leave the image as it is costs nothing.
 """

@@ -1,0 +1,51 @@
+"""Crops of images: torchvision's RandomResizedCrop."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from dira_scale.data import random
+from dira_scale.data.geometry.crop import Geometry, placed
+
+_TRIES = 10  # of torchvision, before it falls back to a central crop
+
+
+@dataclass(frozen=True)
+class PlaneCrop:
+    """An area of ``scale`` times the image's, of a width over height from ``ratio``, anywhere; mirrored left and right
+    with probability ``flip``."""
+
+    scale: tuple[float, float]
+    ratio: tuple[float, float]
+    flip: float
+
+    numbers: ClassVar[int] = 2 * _TRIES + 3
+    axes: ClassVar[tuple[int, ...]] = (-1,)
+    least: ClassVar[None] = None
+
+    def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
+        """As ``crop.CropRule``."""
+        extents, fits = self._extents(u[:, : 2 * _TRIES], sides)
+        box = np.where(
+            fits[:, None], placed(u[:, -3:-1], sides, np.where(fits[:, None], extents, 1)), self._central(sides)
+        )
+        left_right = u[:, -1] < self.flip
+        return Geometry(box, np.stack((np.zeros_like(left_right), left_right), 1))
+
+    def _extents(self, u: np.ndarray, sides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Height and width [b, 2] of the first of ten draws of area and log ratio that fits, and whether one does."""
+        height, width = sides[:, :1], sides[:, 1:]
+        area = random.between(u[:, :_TRIES], *self.scale) * height * width
+        ratio = np.exp(random.between(u[:, _TRIES:], *np.log(self.ratio)))
+        h, w = np.rint(np.sqrt(area / ratio)).astype(np.int64), np.rint(np.sqrt(area * ratio)).astype(np.int64)
+        fits = (h > 0) & (h <= height) & (w > 0) & (w <= width)
+        first = fits.argmax(1)[:, None]
+        return np.concatenate([np.take_along_axis(x, first, 1) for x in (h, w)], 1), fits.any(1)
+
+    def _central(self, sides: np.ndarray) -> np.ndarray:
+        """The largest box in the middle whose ratio is allowed: int32 [b, 4]."""
+        heights, widths = sides.T
+        w = np.minimum(widths, np.rint(heights * self.ratio[1]).astype(np.int64))
+        h = np.minimum(heights, np.rint(widths / self.ratio[0]).astype(np.int64))
+        return np.stack(((heights - h) // 2, (widths - w) // 2, h, w), 1).astype(np.int32)

@@ -1,0 +1,35 @@
+"""The views of a sample: what a method asks for, and what each of them gets."""
+
+from dira_scale.data.geometry.crop import Geometry
+from dira_scale.data.views.draw import VIEWS_VERSION, Distortion, draw, draw_partner
+from dira_scale.data.views.patches import CUTOUT, INVERSE_CUTOUT, NONE, SHUFFLE
+from dira_scale.data.views.spec import (
+    REFERENCE_SIZE,
+    TARGET_FLIPS,
+    Blur,
+    Cutout,
+    InverseCutout,
+    Jitter,
+    Shuffle,
+    ViewSpec,
+)
+
+__all__ = [
+    "CUTOUT",
+    "INVERSE_CUTOUT",
+    "NONE",
+    "REFERENCE_SIZE",
+    "SHUFFLE",
+    "TARGET_FLIPS",
+    "VIEWS_VERSION",
+    "Blur",
+    "Cutout",
+    "Distortion",
+    "Geometry",
+    "InverseCutout",
+    "Jitter",
+    "Shuffle",
+    "ViewSpec",
+    "draw",
+    "draw_partner",
+]

@@ -1,0 +1,101 @@
+"""Which crop, flip and distortion each view of a sample gets: pure arithmetic on (seed, epoch, sample, view)."""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.data import random
+from dira_scale.data.geometry.crop import Geometry
+from dira_scale.data.views import patches
+from dira_scale.data.views.spec import REFERENCE_SIZE, ViewSpec
+
+VIEWS_VERSION = 2  # in a run's identity: raise it when crops, flips, distortions or pixels of a sample change
+_GEOMETRY, _INTENSITY, _PATCHES, _ROTATION, _ORIENTATIONS, _PARTNER = range(6)  # streams of random numbers
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """What ``distort`` applies to b images or volumes, of n dimensions; can be sliced along b.
+
+    Attributes:
+        brightness, contrast: float32 [b], factors; 1 = none.
+        contrast_first: bool [b].
+        sigma: float32 [b], of the blur, in pixels of this view; 0 = none.
+        branch: uint8 [b], ``patches.CUTOUT``, ``INVERSE_CUTOUT``, ``SHUFFLE`` or ``NONE``.
+        boxes: int16 [b, 10, 2 n], (y, x, h, w) of the first ``n_boxes`` uint8 [b] patches; 0 beyond them.
+        swaps: int16 [b, 10, 3 n], (h, w, y1, x1, y2, x2); 0 where nothing is swapped.
+        rotation: float32 [b], degrees, anticlockwise.
+        orientations: uint8 [b, k, 3], k of the restoration target, for ``orientation.reorient``: a method applies them.
+    """
+
+    brightness: Tensor
+    contrast: Tensor
+    contrast_first: Tensor
+    sigma: Tensor
+    branch: Tensor
+    boxes: Tensor
+    n_boxes: Tensor
+    swaps: Tensor
+    rotation: Tensor
+    orientations: Tensor
+
+    def to(self, device: torch.device | str) -> Self:
+        return type(self)(*(getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)))
+
+    def __getitem__(self, samples: slice) -> Self:
+        # In memory of its own: another process gets these samples, not all that they were sliced from.
+        return type(self)(*(getattr(self, f.name)[samples].clone() for f in fields(self)))
+
+
+def draw(
+    spec: ViewSpec,
+    seed: int,
+    epoch: int | np.ndarray,
+    index: np.ndarray,
+    occurrence: np.ndarray,
+    view: int,
+    *sides: np.ndarray,
+) -> tuple[Geometry, Distortion]:
+    """Parameters of view number ``view`` of the samples ``index`` [b], independent of batching.
+
+    ``epoch`` may differ by sample [b]; ``occurrence`` [b] numbers repetitions of a sample within it; ``sides`` [b], for
+    each axis, are those of the stored images, in pixels: heights, widths; depths, heights, widths.
+    """
+    assert len(sides) == spec.dimensions
+
+    def uniform(n: int, stream: int) -> np.ndarray:
+        return random.uniform(seed, epoch, index, occurrence, view, n, stream)
+
+    geometry = spec.crop.draw(uniform(spec.crop.numbers, _GEOMETRY), np.stack(sides, 1).astype(np.int64))
+    intensity, damage = uniform(7, _INTENSITY), uniform(patches.numbers(spec), _PATCHES)
+    rotation, orientations = _float32(np.zeros(len(index))), torch.zeros(len(index), 0, 3, dtype=torch.uint8)
+    if spec.rotation:
+        rotation = _float32(random.between(uniform(1, _ROTATION)[:, 0], -spec.rotation, spec.rotation))
+    if spec.orientations:
+        drawn = uniform(3 * spec.orientations, _ORIENTATIONS).reshape(len(index), spec.orientations, 3)
+        orientations = torch.from_numpy(np.floor(drawn * (2, 2, 4)).astype(np.uint8))
+    branch, boxes, number, swaps = map(torch.from_numpy, patches.draw(spec, damage))
+    return geometry, Distortion(*_intensity(spec, intensity), branch, boxes, number, swaps, rotation, orientations)
+
+
+def draw_partner(
+    seed: int, epoch: int | np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int, others: np.ndarray
+) -> np.ndarray:
+    """For each of the samples ``index`` [b] one of ``others`` [b] > 0 possibilities: int64 [b], from 0."""
+    u = random.uniform(seed, epoch, index, occurrence, view, 1, _PARTNER)[:, 0]
+    return random.integers(u, 0, others - 1)
+
+
+def _intensity(spec: ViewSpec, u: np.ndarray) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    jitter, blur = u[:, 0] < spec.jitter.p, u[:, 1] < spec.blur.p
+    brightness = np.where(jitter, random.between(u[:, 2], 1 - spec.jitter.brightness, 1 + spec.jitter.brightness), 1.0)
+    contrast = np.where(jitter, random.between(u[:, 3], 1 - spec.jitter.contrast, 1 + spec.jitter.contrast), 1.0)
+    sigma = np.where(blur, random.between(u[:, 4], *spec.blur.sigma) * spec.sides[-1] / REFERENCE_SIZE, 0.0)
+    return _float32(brightness), _float32(contrast), torch.from_numpy(u[:, 5] < 0.5), _float32(sigma)
+
+
+def _float32(x: np.ndarray) -> Tensor:
+    return torch.from_numpy(x.astype(np.float32))

@@ -1,0 +1,171 @@
+"""The views that a method asks for.
+
+The defaults are DiRA's 2D pipeline: two independent views; random resized crop, brightness and contrast, blur, flip,
+then at most one of cutout, inverse cutout and patch shuffling. Sizes of patches and blur are in pixels of a 224-pixel
+view and scale with the view. PCRL also rotates views, and asks for orientations of their restoration targets. Views of
+volumes have crops of given sizes, flips along each axis, brightness and contrast.
+"""
+
+from dataclasses import dataclass, field
+
+from dira_scale.data.geometry.crop import CropRule
+from dira_scale.data.geometry.plane import PlaneCrop
+from dira_scale.data.geometry.volume import VolumeCrop
+from dira_scale.errors import UserError, nearest
+
+REFERENCE_SIZE = 224  # pixels of the view that lengths below refer to
+TARGET_FLIPS = ("with_input", "released")
+PAIRS = ("image", "patient")
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """With probability ``p``, factors from [1 - x, 1 + x] for brightness and contrast, in either order."""
+
+    brightness: float = 0.4
+    contrast: float = 0.4
+    p: float = 0.8
+
+
+@dataclass(frozen=True)
+class Blur:
+    """With probability ``p``, a Gaussian with a standard deviation drawn from ``sigma``."""
+
+    sigma: tuple[float, float] = (0.1, 2.0)
+    p: float = 0.5
+
+
+@dataclass(frozen=True)
+class Cutout:
+    """Zero up to ``boxes`` rectangles with sides from ``side``; after each, stop with probability ``stop``."""
+
+    p: float = 0.30
+    boxes: int = 10
+    side: tuple[int, int] = (10, 70)
+    stop: float = 0.1
+
+
+@dataclass(frozen=True)
+class InverseCutout:
+    """Zero everything but up to ``boxes`` windows whose sides are the view's minus a number from ``margin``."""
+
+    p: float = 0.05
+    boxes: int = 10
+    margin: tuple[int, int] = (50, 70)
+    stop: float = 0.1
+
+
+@dataclass(frozen=True)
+class Shuffle:
+    """Swap ``swaps`` pairs of equally large patches with sides from ``side``."""
+
+    p: float = 0.30
+    swaps: int = 10
+    side: tuple[int, int] = (10, 15)
+
+
+@dataclass(frozen=True)
+class ViewSpec:
+    """The views that a method needs, of images or of volumes.
+
+    Attributes:
+        count: views per sample.
+        size: of images: height and width of a view; of volumes: its depth, height and width.
+        scale: of images: the crop's area as a fraction of the image's.
+        ratio: of images: the crop's width over its height.
+        crops: of volumes: the sizes in voxels, one of which each crop has; none: the view's size.
+        flip: probability of mirroring: images left and right, volumes along each axis.
+        target_flip: whether the restoration target is mirrored and rotated: ``with_input``, or never (``released``).
+        blur, cutout, inverse_cutout, shuffle: of images.
+        border: distance of patches from the view's edges; negative: they may reach beyond by as much.
+        rotation: of images: largest angle, in degrees, by which a view is rotated either way.
+        orientations: of images: how many random orientations of the restoration target are drawn for each view.
+        pair: what the views of a sample share: the ``image``, or the ``patient``: views after the first show another
+            image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
+            "MedAug", MLHC 2021, section 3).
+
+    Raises UserError for invalid probabilities or ranges, and for what volumes do not have.
+    """
+
+    count: int = 2
+    size: int | tuple[int, ...] = REFERENCE_SIZE
+    scale: tuple[float, float] = (0.2, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.5
+    target_flip: str = "with_input"
+    jitter: Jitter = field(default_factory=Jitter)
+    blur: Blur = field(default_factory=Blur)
+    cutout: Cutout = field(default_factory=Cutout)
+    inverse_cutout: InverseCutout = field(default_factory=InverseCutout)
+    shuffle: Shuffle = field(default_factory=Shuffle)
+    border: int = 3
+    rotation: float = 0.0
+    orientations: int = 0
+    pair: str = "image"
+    crops: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
+        if not all(0 <= p <= 1 for p in (self.flip, self.jitter.p, self.blur.p, *branches, sum(branches))):
+            raise UserError(f"probabilities must be in [0, 1], as must the sum of the three patch distortions: {self}")
+        if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
+            raise UserError(f"need 0 < scale[0] <= scale[1] <= 1 and 0 < ratio[0] <= ratio[1]: {self}")
+        if self.target_flip not in TARGET_FLIPS:
+            known = f"{', '.join(TARGET_FLIPS)}{nearest(self.target_flip, TARGET_FLIPS)}"
+            raise UserError(f"target_flip={self.target_flip}: expected {known}")
+        if self.pair not in PAIRS:
+            raise UserError(f"pair={self.pair}: expected {', '.join(PAIRS)}{nearest(self.pair, PAIRS)}")
+        if self.count < 1 or min(self.sides) < 8:
+            shown = self.size if isinstance(self.size, int) else " x ".join(map(str, self.size))
+            raise UserError(f"need at least one view of at least 8 pixels, got {self.count} of {shown}")
+        if isinstance(self.size, int):
+            self._check_plane()
+        else:
+            self._check_volume(self.size)
+
+    def _check_plane(self) -> None:
+        if self.border < 0 and self.shuffle.p > 0:
+            raise UserError(
+                f"patches that reach beyond the edges cannot be swapped: need border >= 0 or shuffle.p=0, "
+                f"got border={self.border} and shuffle.p={self.shuffle.p}"
+            )
+        if not 0 <= self.rotation <= 180 or self.orientations < 0:
+            raise UserError(f"need 0 <= rotation <= 180 degrees and at least 0 orientations: {self}")
+        if self.crops:
+            raise UserError(f"crops={self.crops} are of volumes: views of images have scale and ratio")
+        largest = max(self.cutout.side[1], self.shuffle.side[1], REFERENCE_SIZE - self.inverse_cutout.margin[0])
+        if self.pixels(largest) + 2 * self.pixels(self.border) > self.sides[0]:
+            raise UserError(
+                f"a patch of {largest} of {REFERENCE_SIZE} pixels leaves no border of {self.border}: {self}"
+            )
+
+    def _check_volume(self, size: tuple[int, ...]) -> None:
+        if len(size) != 3 or not all(len(crop) == 3 and min(crop) > 0 for crop in self.crops):
+            raise UserError(f"views of volumes need size=[depth, height, width], and crops of such sizes: got size="
+                            f"{list(size)} and crops={[list(crop) for crop in self.crops]}")  # fmt: skip
+        parts = {f"{name}.p": getattr(self, name).p for name in ("blur", "cutout", "inverse_cutout", "shuffle")}
+        parts |= {"rotation": self.rotation, "orientations": self.orientations}
+        if given := [f"{name}={value:g}" for name, value in parts.items() if value]:
+            raise UserError(f"views of volumes do not have {', '.join(given)}: set each to 0")
+        if (tuple(self.scale), tuple(self.ratio)) != (ViewSpec.scale, ViewSpec.ratio):
+            raise UserError("views of volumes do not have scale and ratio, but crops: leave both at their defaults")
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of a view, an entry for each axis."""
+        return (self.size, self.size) if isinstance(self.size, int) else tuple(self.size)
+
+    @property
+    def dimensions(self) -> int:
+        return len(self.sides)
+
+    @property
+    def crop(self) -> CropRule:
+        """How crops and flips are drawn."""
+        if isinstance(self.size, int):
+            return PlaneCrop(self.scale, self.ratio, self.flip)
+        return VolumeCrop(self.crops or (self.size,), self.flip)
+
+    def pixels(self, length: int) -> int:
+        """A ``length`` in a 224-pixel view, in whole pixels of this one."""
+        return round(length * self.sides[-1] / REFERENCE_SIZE)

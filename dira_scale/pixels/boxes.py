@@ -1,0 +1,36 @@
+"""Boxes in images and volumes, with the crops and flips made of them, in any number of dimensions."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Box = tuple[float, ...]  # where it starts on each axis, then how far it extends: (y, x, h, w), (z, y, x, d, h, w)
+
+
+class Crop(NamedTuple):
+    """A box in stored pixels, and for each axis whether what is cut out is mirrored along it."""
+
+    box: Box
+    flip: tuple[bool, ...]
+
+
+def around(box: Box, sides: Sequence[int]) -> tuple[tuple[slice, ...], Box]:
+    """The whole pixels around a box, a slice for each axis, and the box within them.
+
+    Raises ValueError if they are not all within an image of these ``sides``.
+    """
+    dimensions = len(box) // 2
+    starts, extents = box[:dimensions], box[dimensions:]
+    first = [math.floor(start) for start in starts]
+    last = [math.ceil(start + extent) for start, extent in zip(starts, extents, strict=True)]
+    if min(first) < 0 or any(end > side for end, side in zip(last, sides, strict=True)):
+        raise ValueError(f"crop {box} is not within the image of {' x '.join(map(str, sides))} pixels")
+    within = (start - whole for start, whole in zip(starts, first, strict=True))
+    return tuple(map(slice, first, last)), (*within, *extents)
+
+
+def mirrored(pixels: np.ndarray, flip: Sequence[bool]) -> np.ndarray:
+    """A view of ``pixels`` [..., *size], mirrored along those of the last axes where ``flip`` is true."""
+    return pixels[(..., *(slice(None, None, -1 if each else None) for each in flip))]

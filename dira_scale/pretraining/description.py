@@ -1,0 +1,132 @@
+"""What pretraining says of a run: from its configuration alone, so of a run that is planned, or from before, too."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dira_scale.methods import method_class
+from dira_scale.models.architecture import EARLIER, architecture
+from dira_scale.pretraining.objective import restores
+from dira_scale.runs.description import (
+    Data,
+    Dataset,
+    Description,
+    Input,
+    Metric,
+    Network,
+    Output,
+    Stage,
+    Tensors,
+    Term,
+)
+from dira_scale.runs.identity import execution
+
+VERB, UNIT = "pretrain", "images"
+TERMS = {
+    "di": Term(
+        "Discrimination", "discrimination: the encoder learns to recognise two views of one image among other images"
+    ),
+    "re": Term("Restoration", "restoration: the decoder learns to restore an image from a distorted view of it"),
+    "ad": Term(
+        "Adversary, the generator's part",
+        "adversary: a discriminator learns to tell restored from real images, the decoder to deceive it",
+    ),
+    "discriminator": Term("Adversary, the discriminator's part"),
+}
+METRICS = {
+    "loss": Metric("Total loss (weighted sum of the stage's terms)", "min"),
+    "top1": Metric("Finding an image's other view (top-1)", "max", "di"),
+}
+
+
+def describe(config: Mapping[str, Any]) -> Description:
+    """Of a run of the resolved ``config``: composed, or recorded, which has more keys, or lacks later ones."""
+    data, method, factor = config["data"], config["method"], config["epoch_factor"]
+    size, model, kind = data["size"], {"_target_": EARLIER} | config["model"], method_class(method)
+    network, validate = architecture(model), config.get("validate", {})
+    stages = tuple(
+        Stage(name, tuple(stage["terms"]), stage["epochs"] * factor, restores(stage["terms"]))
+        for name, stage in config["stages"].items() if stage["epochs"] > 0
+    )  # fmt: skip
+    limit = validate.get("batches") and validate["batch"] * validate["batches"]
+    title = "Pretraining run"
+    if factor != 1:
+        title += f"; every stage has {factor:g} times the epochs that the experiment states (`epoch_factor`)"
+    return Description(
+        verb=VERB,
+        title=title,
+        trained="pretrained without labels",
+        training=_training(config, stages),
+        network=Network(model, network.name, network.dimensions, network.channels, network.weights),
+        input=Input(network.dimensions * (size,)),
+        data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
+        stages=stages,
+        terms=_terms(method, stages),
+        metrics=METRICS,
+        best="loss",
+        output=Output("sigmoid" if kind.bounded else None, method.get("target_scale", 1.0), kind.remark),
+        tensors=tensors_of(method, any(stage.decoder for stage in stages)),
+        execution=execution(VERB),
+        unit=UNIT,
+        enough_steps=config.get("enough_steps"),
+        monitor_every=config.get("health", {}).get("every"),
+    )
+
+
+def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = ()) -> Tensors:
+    """Of the node ``method``.
+
+    Args:
+        decoder: whether a stage trains one.
+        names: of the built method's tensors, for a method that makes its base itself.
+    """
+    prefix, inner = "method.", method
+    while isinstance(inner.get("base"), Mapping):
+        prefix, inner = f"{prefix}base.", inner["base"]
+    for found in filter(None, (re.match(r"((?:base\.)*)encoder\.", name) for name in names)):
+        prefix = f"method.{found[1]}"
+        break
+    momentum = method_class(inner).momentum_encoder
+    return Tensors(
+        module="method",
+        optimizer="optim.generator",
+        encoder=f"{prefix}encoder",
+        decoder="method.decoder" if decoder else None,
+        head="method.head" if decoder else None,
+        momentum=f"{prefix}{momentum}" if momentum else None,
+        side=("discriminator",),
+    )
+
+
+def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
+    """``data.shards`` is a path, a list of them or path: weight."""
+    shards = config["data"]["shards"]
+    paths = [shards] if isinstance(shards, str) else [*shards]
+    read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
+    return tuple(
+        Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)
+    )
+
+
+def _terms(method: Mapping[str, Any], stages: Iterable[Stage]) -> dict[str, Term]:
+    """Ours with the base's name and the restoration's distance; then those of a method of the user's own."""
+    base = method.get("base", method).get("_target_", "").rpartition(".")[2]
+    terms = dict(TERMS)
+    for name, more in (("di", base), ("re", method.get("restoration", "").upper())):
+        if more:
+            terms[name] = replace(terms[name], title=f"{terms[name].title} ({more})")
+    used = dict.fromkeys(term for stage in stages for term in stage.terms)
+    return terms | {term: Term(f"loss/{term}", "a term of the run's own method") for term in used if term not in TERMS}
+
+
+def _training(config: Mapping[str, Any], stages: Iterable[Stage]) -> tuple[str, ...]:
+    data, optimizer = config["data"], config["optim"]["optimizer"]
+    shown = ", ".join(f"`{stage.name}` ({' + '.join(stage.terms)}, {stage.epochs:g} epochs)" for stage in stages)
+    precision = config.get("precision_used", config["precision"])  # without the first: a run of version 0.1
+    return (
+        f"method: `{config['method']['_target_']}`",
+        f"stages of the run: {shown}",
+        f"views of {data['size']} pixels, global batch {data['batch']}, seed {config['seed']}, optimizer "
+        f"`{optimizer['_target_']}` at {optimizer['lr']:g}, precision {precision}",
+    )

@@ -1,0 +1,287 @@
+"""``description.json``: what a task says of its run. Who reads a run knows its task by this alone. Imports no torch.
+
+A task writes it when its run begins (``Task.describe``). For runs from before there was this file, the verb that has
+trained them derives it from their configuration (``Verb.describe``).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from dira_scale.errors import UserError
+from dira_scale.runs.complete import config_file
+from dira_scale.verbs import VERBS
+
+if TYPE_CHECKING:
+    from dira_scale.data.manifest import DatasetInfo
+
+FILE = "description.json"
+FORMAT = 1
+EARLIER = "pretrain"  # the verb of every run without the file
+REPAIR = "restore the file, or move it away and call the command that has trained the run again, which writes it"
+
+
+@dataclass(frozen=True)
+class Network:
+    """What was trained.
+
+    Attributes:
+        architecture: the node ``model`` of the configuration: ``_target_`` and its arguments. Empty: not one of these.
+        name: what tables and cards call it.
+        dimensions: of an image: 2 or 3.
+        channels: that its first layer takes; an image of one channel is repeated.
+        start: the weights that it started from, a path; None: random ones.
+    """
+
+    architecture: Mapping[str, Any]
+    name: str
+    dimensions: int
+    channels: int
+    start: str | None = None
+
+
+@dataclass(frozen=True)
+class Input:
+    """How an image becomes the network's input.
+
+    Attributes:
+        size: in pixels, or voxels.
+        channels: of the image.
+        window: of the stored values (in CT, Hounsfield units): its ends become 0 and 1. None: each image's own, which
+            are ``low`` and ``high`` of its row in the manifest.
+        mean, deviation: by channel, which then normalise it; empty: it stays in [0, 1].
+    """
+
+    size: tuple[int, ...]
+    channels: int = 1
+    window: tuple[float, ...] | None = None
+    mean: tuple[float, ...] = ()
+    deviation: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One that the run was trained on.
+
+    Attributes:
+        path: where the run read it.
+        hash: of its content.
+        weight: how often its samples are used in an epoch.
+        name, modality, licence, samples (by split), lists (that decided splits): of its dataset.json; None: unknown.
+    """
+
+    path: str
+    hash: str
+    weight: float = 1.0
+    name: str | None = None
+    modality: str | None = None
+    licence: str | None = None
+    samples: Mapping[str, int] | None = None
+    lists: str | None = None
+
+    def known(self, info: "DatasetInfo") -> "Dataset":
+        """With what ``info`` says."""
+        return replace(
+            self, name=info.name, modality=info.modality, licence=info.licence, samples=info.counts,
+            lists=info.split_remark,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the run was trained on.
+
+    Attributes:
+        split: that trains.
+        held_out_split: None without validation.
+        held_out: samples of a validation, at most; None: all of the split.
+    """
+
+    datasets: tuple[Dataset, ...]
+    split: str
+    held_out_split: str | None = None
+    held_out: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training.
+
+    Attributes:
+        terms: of the loss.
+        epochs: as planned.
+        decoder: whether it trains a decoder.
+    """
+
+    name: str
+    terms: tuple[str, ...]
+    epochs: float
+    decoder: bool = False
+
+
+@dataclass(frozen=True)
+class Term:
+    """A part ``loss/NAME`` of the loss. ``meaning``: a line for readers; empty if no stage names the term."""
+
+    title: str
+    meaning: str = ""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of ``metrics.jsonl`` by which runs are judged.
+
+    ``direction``: of better ones. ``term``: the loss term whose success it measures; None: of all.
+    """
+
+    title: str
+    direction: Literal["min", "max"]
+    term: str | None = None
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """Prefixes of names in a checkpoint; None: there is no such part. Export writes encoder, decoder and head.
+
+    ``momentum``: the encoder that follows ``encoder``. ``side``: small modules beside the trained one.
+    """
+
+    module: str
+    optimizer: str
+    encoder: str | None = None
+    decoder: str | None = None
+    head: str | None = None
+    momentum: str | None = None
+    side: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the head's output means.
+
+    Attributes:
+        activation: that follows it; None: nothing does.
+        scale: what it is to be divided by.
+        remark: a sentence for cards.
+    """
+
+    activation: Literal["sigmoid", "softmax"] | None = None
+    scale: float = 1.0
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Description:
+    """A run.
+
+    Attributes:
+        verb: that has trained it.
+        title: what the run is; code in backticks.
+        trained: what was done to the network; completes "weights of a network …".
+        training: how: lines of a card, Markdown.
+        terms, metrics: by name.
+        best: the metric that decides which checkpoint is BEST.
+        execution: keys and sections of the configuration without effect on the result.
+        unit: what throughput counts: metrics.jsonl has ``UNIT_per_second``.
+        enough_steps: optimizer steps in which such a run was seen to learn.
+        monitor_every: steps between two rows with expensive monitors.
+        format: of this file.
+    """
+
+    verb: str
+    title: str
+    trained: str
+    network: Network
+    input: Input
+    data: Data
+    stages: tuple[Stage, ...]
+    terms: Mapping[str, Term]
+    metrics: Mapping[str, Metric]
+    best: str
+    output: Output
+    tensors: Tensors
+    execution: tuple[str, ...]
+    unit: str
+    training: tuple[str, ...] = ()
+    enough_steps: int | None = None
+    monitor_every: int | None = None
+    format: int = FORMAT
+
+    @property
+    def rate(self) -> str:
+        """The name of the throughput in ``metrics.jsonl``."""
+        return f"{self.unit}_per_second"
+
+    def stage(self, name: str) -> Stage | None:
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def trains_decoder(self, last: str | None = None) -> bool:
+        """Whether one of the stages up to the ``last`` does; of all by default."""
+        names = [stage.name for stage in self.stages]
+        return any(stage.decoder for stage in self.stages[: names.index(last) + 1 if last else None])
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+
+def read_description(run: Path) -> Description:
+    """Of the run in folder ``run``.
+
+    Raises:
+        UserError: there is no run, or its description or configuration is damaged; names file and key.
+    """
+    path = run / FILE
+    if not path.is_file():
+        config: Any = yaml.safe_load(config_file(run).read_text())
+        return derived(EARLIER, config)
+    try:
+        content = json.loads(path.read_text())
+        if isinstance(content, dict) and content.get("format") not in (None, FORMAT):
+            raise UserError(f"format {content['format']}; this version reads {FORMAT}: update dira_scale")
+        found = _parsed(Description, content, "")
+    except (ValueError, UserError) as error:
+        raise UserError(f"{path}: {error}") from error
+    assert isinstance(found, Description)
+    return found
+
+
+def derived(verb: str, config: Mapping[str, Any]) -> Description:
+    """Of a run of ``verb`` with the resolved configuration ``config``, trained or not."""
+    found = resolve_name(VERBS[verb].describe)(config)
+    assert isinstance(found, Description)
+    return found
+
+
+def _parsed(kind: Any, value: Any, key: str) -> Any:
+    """``value`` of JSON as a ``kind``. Raises UserError naming the key."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return value
+    if is_dataclass(kind) and isinstance(value, dict):
+        hints, known = get_type_hints(kind), {each.name for each in fields(kind)}
+        if differing := sorted(known ^ value.keys()):
+            raise UserError(f"{key}{differing[0]} is {'missing' if differing[0] in known else 'unknown'}; {REPAIR}")
+        values = {name: _parsed(hints[name], each, f"{key}{name}.") for name, each in value.items()}
+        return kind(**values)  # type: ignore[operator]
+    if origin is Mapping and isinstance(value, dict):
+        return {name: _parsed(arguments[1], each, f"{key}{name}.") for name, each in value.items()}
+    if origin is tuple and isinstance(value, list):
+        return tuple(_parsed(arguments[0], each, f"{key}{i}.") for i, each in enumerate(value))
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _parsed(next(each for each in arguments if each is not NoneType), value, key)
+    if origin is Literal and value in arguments:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind in (str, bool, int, float) and type(value) is kind:
+        return value
+    wanted = " or ".join(arguments) if origin is Literal else getattr(origin or kind, "__name__", str(kind))
+    raise UserError(f"{key[:-1] or 'its content'} is {json.dumps(value)[:40]}, not {wanted.lower()}; {REPAIR}")

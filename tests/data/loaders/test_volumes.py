@@ -1,0 +1,194 @@
+"""Volumes through the loaders: the crops of the arrays themselves, whatever reads them; and one step of training."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from data.volumes import WORDS, make, plain_view, random_volumes, spec
+from models.stub3d import TARGET
+from torch import nn
+
+from dira_scale import methods
+from dira_scale.config.compose import compose
+from dira_scale.data.batch import Batch
+from dira_scale.data.loaders.build import LoaderChoice, choose
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.manifest.index_files import index_of
+from dira_scale.data.masks import NO_MASK
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.samples import Samples
+from dira_scale.data.views import Blur, ViewSpec, draw
+from dira_scale.distributed.world import World
+from dira_scale.errors import UserError
+from dira_scale.methods.adversary import Adversary
+from dira_scale.pretraining.objective import Objective
+
+COUNT, BATCH = 9, 4
+SPEC = spec(8, 10, 9)
+ORDER = Order((COUNT,), seed=5, batch=BATCH)
+VOLUMES = random_volumes(COUNT)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> ShardedDataset:
+    return make(tmp_path / "toy", VOLUMES)
+
+
+def load(
+    dataset: ShardedDataset, views: ViewSpec = SPEC, name: str = "cpu", steps: int = 3, **more: Any
+) -> list[Batch]:
+    choice: LoaderChoice = choose("cpu") if name == "cpu" else choose("cpu").in_helper()
+    arguments = {"datasets": [dataset], "split": "train", "order": ORDER, "views": views, "seed": 3} | more
+    loader = choice.build(**arguments)
+    return list(loader.iterate(0, steps))
+
+
+def plain_batch(views: ViewSpec, step: int, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Views [b, *size] of a step, from the order, the draws and the arrays alone."""
+    at = ORDER.batch_at(step)
+    sides = np.array([arrays[i].shape for i in at.index]).T
+    batch = []
+    for view in range(views.count):
+        geometry, _ = draw(views, 3, at.epoch, at.index, at.occurrence, view, *sides)
+        drawn = zip(at.index, geometry.box.tolist(), geometry.flip.tolist(), strict=True)
+        batch.append(np.stack([plain_view(arrays[i], box, flip, views.sides) for i, box, flip in drawn]))
+    return batch
+
+
+def test_crops_are_those_of_the_arrays_mirrored_along_each_axis(dataset: ShardedDataset) -> None:
+    batches = load(dataset, steps=6)
+    flips = torch.cat([flip for batch in batches for flip in batch.flips])
+    for batch in batches:
+        for view, expected in zip(batch.views, plain_batch(SPEC, batch.step, VOLUMES), strict=True):
+            assert view.dtype == torch.int16 and view.shape == (BATCH, 1, 8, 10, 9)
+            np.testing.assert_array_equal(view[:, 0], expected)
+    assert flips.shape == (48, 3) and len(flips.unique(dim=0)) == 8  # mirrored in all ways
+    scaled = batches[0].to("cpu").views[0]
+    assert 0 <= scaled.min() < scaled.max() <= 1 and scaled.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("codec", ["npy", "b2nd"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_crops_of_other_sizes_are_resized_with_one_rounding(tmp_path: Path, codec: str, channels: int) -> None:
+    volumes = random_volumes(COUNT, channels)
+    views = spec(8, 10, 9, crops=((14, 13, 9), (5, 10, 16), (8, 10, 9)))
+    for batch in load(make(tmp_path / "toy", volumes, codec), views):
+        for channel in range(channels):
+            arrays = [volume if channels == 1 else volume[channel] for volume in volumes]
+            for view, expected in zip(batch.views, plain_batch(views, batch.step, arrays), strict=True):
+                assert np.abs(view[:, channel].numpy() - expected).max() < 0.501
+
+
+def test_order_and_views_are_the_same_for_all_threads_and_ranks(dataset: ShardedDataset) -> None:
+    expected = load(dataset, masks=True)
+    same_batches(load(dataset, masks=True, workers=2), expected)
+    for rank in range(2):
+        for batch, same in zip(load(dataset, rank=rank, world=2), expected, strict=True):
+            part = slice(2 * rank, 2 * rank + 2)
+            assert all(torch.equal(x, y[part]) for x, y in zip(batch.views, same.views, strict=True))
+            assert all(torch.equal(x, y[part]) for x, y in zip(batch.flips, same.flips, strict=True))
+
+
+@pytest.mark.system
+def test_a_process_of_its_own_makes_the_same(dataset: ShardedDataset) -> None:
+    same_batches(load(dataset, masks=True, name="helper", workers=2), load(dataset, masks=True))
+
+
+def same_batches(batches: list[Batch], expected: list[Batch]) -> None:
+    for batch, same in zip(batches, expected, strict=True):
+        assert torch.equal(batch.index, same.index) and torch.equal(batch.mask, same.mask)  # type: ignore[arg-type]
+        assert all(torch.equal(x, y) for x, y in zip(batch.views, same.views, strict=True))
+
+
+def test_masks_and_labels_come_with_their_volumes(dataset: ShardedDataset) -> None:
+    """A mask says where its volume is above 0; crops are not resized, so it does so in each of them."""
+    batches = load(dataset, masks=True, order=EvalOrder(COUNT, BATCH), fixed_epoch=0)
+    for batch in batches:
+        assert batch.mask is not None and batch.mask.shape == (len(batch.index), 2, 8, 10, 9)
+        assert torch.equal(batch.labels, (batch.index % 3 == 0).float()[:, None])  # type: ignore[arg-type]
+        for i, sample in enumerate(batch.index.tolist()):
+            for view in range(2):
+                above = (batch.views[view][i, 0] > 0).to(torch.uint8)
+                expected = above if sample % 2 == 0 else torch.full_like(above, NO_MASK)
+                assert torch.equal(batch.mask[i, view], expected)
+    assert [len(batch.index) for batch in batches] == [4, 4, 1]
+
+
+def test_depths_are_in_the_index(dataset: ShardedDataset) -> None:
+    """Not read from the manifest, which of a large dataset is not in memory."""
+    index = index_of(dataset.manifest, dataset.info)
+    assert index.records["depth"].tolist() == [volume.shape[0] for volume in VOLUMES]
+    assert index.records.dtype.itemsize == 68 + 4  # a label
+    assert [dataset.shape(row) for row in range(COUNT)] == [volume.shape for volume in VOLUMES]
+    sides = Samples([dataset], "train").sides(np.array([4, 0]))
+    assert [axis.tolist() for axis in sides] == [[VOLUMES[4].shape[i], VOLUMES[0].shape[i]] for i in range(3)]
+
+
+def test_what_does_not_fit_is_refused_in_one_line(dataset: ShardedDataset, make_dataset, radiograph) -> None:
+    images = make_dataset([radiograph(40, 40)] * COUNT, name="flat")
+    for data, views, message in (
+        (
+            dataset,
+            spec(18, 8, 8),
+            "v0 has 17 x 20 x 16 voxels, fewer than a crop of 18 x 8 x 8, as have 1 of 9 in split",
+        ),
+        (
+            dataset,
+            spec(8, 8, 8, crops=((8, 8, 8), (8, 17, 17))),
+            r"v0 has 17 x 20 x 16 voxels, .* of 8 x 17 x 17, as have 4",
+        ),
+        (dataset, ViewSpec(size=16), r"holds volumes .dims 3.; this loader reads 2D images only"),
+        (images, SPEC, r"holds images .dims 2.; this loader reads volumes only, as data.size has three sides"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load(data, views)
+    with pytest.raises(UserError, match=r"holds images .*; a mixture with .*toy reads volumes only"):
+        Samples([dataset, images], "train")
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"blur": Blur()}, "views of volumes do not have blur.p=0.5: set each to 0"),
+        ({"rotation": 10.0, "orientations": 2}, "do not have rotation=10, orientations=2"),
+        ({"scale": (0.5, 1.0)}, "do not have scale and ratio, but crops"),
+        ({"size": (8, 8)}, r"need size=\[depth, height, width\], .* got size=\[8, 8\]"),
+        ({"crops": ((8, 8),)}, r"crops of such sizes: got .* crops=\[\[8, 8\]\]"),
+        ({"size": (8, 8, 7)}, "at least 8 pixels, got 2 of 8 x 8 x 7"),
+        ({"size": 32, "crops": ((8, 8, 8),)}, "are of volumes: views of images have scale and ratio"),
+    ],
+)
+def test_views_that_volumes_do_not_have_are_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        replace(SPEC, **changed)
+
+
+def test_a_method_learns_from_a_loaders_batch_through_pretrainings_objective(dataset: ShardedDataset) -> None:
+    """Two steps of all terms on the stub of a network; released targets are the crops before mirroring."""
+    views = replace(spec(16, 16, 16), target_flip="released")
+    size = [f"data.size={list(views.sides)}", "data.shards=any", "method.base.queue=8", *WORDS]
+    cfg = compose("pretrain", ["method=dira_moco", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
+                               *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")),
+                               "views.target_flip=released", *size])  # fmt: skip
+    assert methods.views_of(cfg).sides == views.sides
+    method = methods.build(cfg.method, cfg.model, methods.views_of(cfg), batch=BATCH).train()
+    world = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")  # type: ignore[arg-type]
+    objective = Objective(method.weights, Adversary(dimensions=3), methods.views_of(cfg), world)
+    optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=0.01)
+    before = nn.utils.parameters_to_vector(method.parameters()).clone()
+    unmirrored = load(dataset, replace(views, flip=0.0), steps=2)
+    for batch, plain in zip(load(dataset, views, steps=2), unmirrored, strict=True):
+        given = batch.to("cpu")
+        for clean, expected in zip(objective.clean(given), plain.to("cpu").views, strict=True):
+            assert torch.equal(clean, expected)
+        losses = objective(method, given, ["di", "re", "ad"])
+        assert set(losses.terms) == {"di", "re", "ad"} and bool(losses.total.isfinite())
+        optimizer.zero_grad()
+        losses.total.backward()
+        optimizer.step()
+        method.after_step()
+    assert not torch.equal(before, nn.utils.parameters_to_vector(method.parameters()))

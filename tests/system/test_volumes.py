@@ -1,0 +1,40 @@
+"""A run on a toy dataset of volumes, with a network that is the tests' own: from its shards to a restored picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data.volumes import WORDS, make, random_volumes
+from models.stub3d import TARGET
+from PIL import Image
+
+from dira_scale.pretrain import main
+from dira_scale.pretraining.pictures import GAP
+
+pytestmark = pytest.mark.system
+
+
+def test_a_run_learns_from_volumes(tmp_path: Path) -> None:
+    """All stages, validation, monitors, pictures and the table of restorations."""
+    shards, run = make(tmp_path / "toy", random_volumes(12), val=4), tmp_path / "run"
+    code = main(
+        ["method=dira_moco", "method.base.queue=16", f"model._target_={TARGET}", "+model.width=4", "model.bn_groups=2",
+         *(f"~model.{key}" for key in ("encoder", "decoder_channels", "zero_init_residual")), *WORDS,
+         f"data.shards={shards.root}", "data.size=[16,16,12]", "data.batch=4", "data.workers=1", f"run={run}",
+         "precision=fp32", "parallel.threads=1", "validate.batch=2", "log_every=1", "health.every=1",
+         *(f"stages.{stage}.epochs=1" for stage in ("di", "dir", "dira"))]
+    )  # fmt: skip
+    assert code == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [row for row in rows if row["split"] == "train"]
+    assert len(trained) == 6 and all(np.isfinite(row["loss"]) for row in trained)
+    assert {"loss/di", "loss/re", "loss/ad", "health/psnr", "health/ssim", "health/rank"} <= trained[-1].keys()
+    assert "health/knn_auc" in rows[-1] or any("health/knn_auc" in row for row in rows)
+    with Image.open(run / "pictures" / "dira.png") as picture:  # of each held-out volume three middle planes
+        assert picture.size == (3 * (12 + GAP), 4 * (16 + GAP))
+    table = json.loads((run / "pictures" / "restoration.json").read_text())
+    by_restorer = {row["restorer"]: row for row in table if row["stage"] == "dira"}
+    assert by_restorer["distorted"]["n"] == 4 and by_restorer["telea"] == by_restorer["distorted"] | {
+        "restorer": "telea"
+    }
