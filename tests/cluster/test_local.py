@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from forked import Forked, Started
 from harness import job
@@ -145,18 +144,6 @@ def test_a_controlling_process_that_dies_is_replaced_and_one_that_is_interrupted
     order.unlink()
     assert main(words) == 0
     assert {run.partition("/")[0]: n for run, n in starts(tmp_path).items()} == {"shards": 1, "train": 2, "probe": 1}
-
-
-def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
-    from dira_scale.cluster.records import Submission
-
-    folder = SweepFolder(tmp_path)
-    born = psutil.Process().create_time()
-    for host, when in (("elsewhere", born), (os.uname().nodename, born - 60)):
-        folder.submitted(Submission("local", str(os.getpid()), ["a/b"], when, host))
-    assert living(folder) == {}
-    folder.submitted(Submission("local", str(os.getpid()), ["a/b"], born + 60, os.uname().nodename))
-    assert [process.pid for process in living(folder).values()] == [os.getpid()]
 
 
 def test_as_many_runs_as_fit() -> None:

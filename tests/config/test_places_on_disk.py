@@ -8,7 +8,7 @@ from harness import TINY
 from ingest.sandbox import here
 from PIL import Image
 
-from dira_scale import export, plan, pretrain, probe, report, shard
+from dira_scale import plan, shard
 
 NAME = "Bilder (2024), a=b & $x ${y} {z} [0] #1 it's"
 ONE_STAGE = ["model.encoder=test_resnet", "stages.dir.epochs=0", "stages.dira.epochs=0"]
@@ -40,24 +40,3 @@ def test_from_a_folder_of_pictures_to_a_plan(location: Path, tmp_path: Path, mon
     assert plan.main([*SIZES, f"data.shards={location / 'part'}", *machine]) == 0
     assert sorted(path.name for path in location.iterdir() if path.is_dir()) == ["images", "out", "part"]
     assert (location / "part" / "dataset.json").is_file() and (location / "plan.json").is_file()
-
-
-@pytest.mark.parametrize(
-    ("main", "words"),
-    [
-        (shard.main, ["recipe.images={}", "out=unused"]),
-        (shard.main, ["verify", "path={}"]),
-        (pretrain.main, ["experiment=small", "data.shards={}", "run=unused"]),
-        (probe.main, ["data.shards={}", "model.encoder=resnet18"]),
-        (probe.main, ["data.shards=unused", "run={}"]),
-        (export.main, ["run={}"]),
-        (report.main, ["run={}"]),
-    ],
-)
-def test_a_place_that_is_not_there_is_named(
-    main, words: list[str], location: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    missing = str(location / "nothing")
-    assert main([word.replace("{}", missing) for word in words]) == 2
-    assert missing in capsys.readouterr().err
