@@ -43,7 +43,7 @@ WARM_UP = 3  # steps
 READY, TOOK = "turns: ready", "turns: took "  # in front of what a process answers, among the trainer's lines
 
 
-class Turns(synthetic.Images):
+class ServedTurns(synthetic.SyntheticImages):
     """Yields batches when standard input has a number of steps, and writes the seconds that they took."""
 
     batches: list[Batch]
@@ -66,7 +66,7 @@ def serve(keys: Sequence[str]) -> None:
         composed, config = synthetic.configuration(*CASE.overrides(), *rare, *keys)
         world = start(config.parallel, config.precision)
         method, adversary = synthetic.networks(composed, config)
-        turns = Turns(ViewSpec(size=CASE.size))
+        turns = ServedTurns(ViewSpec(size=CASE.size))
         turns.batches = [synthetic.batch(turns.views, CASE.batch, step, world.device) for step in range(BATCHES)]
         content: Any = OmegaConf.to_container(composed)
         run = RunFolder(Path(folder), content)
@@ -110,20 +110,20 @@ class Contestant:
 def measure(rounds: int, steps: int, keys: Sequence[str]) -> dict[str, dict[str, float]]:
     """Images/s of each way of waiting, ``alone`` and ``beside`` the other program."""
     contestants = {name: Contestant(waiting, keys) for name, waiting in WAITING.items()}
-    found: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAITING}
+    result: dict[str, dict[str, list[float]]] = {name: {"alone": [], "beside": []} for name in WAITING}
     try:
         for _ in range(rounds):
             for where in ("alone", "beside"):
                 other = subprocess.Popen([sys.executable, "-c", "while True: pass" if where == "beside" else ""])
                 time.sleep(3 * INTERVAL)  # until ours has seen it
                 for name, contestant in contestants.items():
-                    found[name][where].append(contestant.images_per_second(steps))
+                    result[name][where].append(contestant.images_per_second(steps))
                 other.kill()
                 other.wait()
     finally:
         for contestant in contestants.values():
             contestant.close()
-    return {name: {where: statistics.median(rates) for where, rates in both.items()} for name, both in found.items()}
+    return {name: {where: statistics.median(rates) for where, rates in both.items()} for name, both in result.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -136,17 +136,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(argv)
     if asked.serve:
         return serve(asked.keys)
-    found = measure(asked.rounds, asked.steps, asked.keys)
+    result = measure(asked.rounds, asked.steps, asked.keys)
     print("threads that wait   alone/s   beside/s   share")
-    for name, rates in found.items():
+    for name, rates in result.items():
         print(f"{name:<17}{rates['alone']:10.1f}{rates['beside']:11.1f}{rates['beside'] / rates['alone']:8.2f}")
-    ours, spinning = found["ours"], found["spinning"]
+    ours, spinning = result["ours"], result["spinning"]
     share, alone = ours["beside"] / ours["alone"], ours["alone"] / spinning["alone"]
     for what, ratio, goal in (("beside / alone", share, SHARE), ("alone / spinning alone", alone, ALONE)):
         print(f"ours, {what}: {ratio:.2f}{'' if ratio >= goal else f'   below the goal, {goal}'}")
     if asked.json:
         goals = {"share": SHARE, "alone": ALONE}
-        write_json(asked.json, {"environment": environment(), "keys": asked.keys, "goals": goals, "rates": found})
+        write_json(asked.json, {"environment": environment(), "keys": asked.keys, "goals": goals, "rates": result})
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 
 from benchmarks import synthetic
 from benchmarks.backends import BACKENDS, make_shards, open_all
-from benchmarks.overlap import Turns, text
+from benchmarks.overlap import LoaderTurns, text
 from dira_scale.data.views import ViewSpec
 from dira_scale.distributed.processes import start
 from dira_scale.engine.signals import Signals
@@ -47,7 +47,7 @@ GPU = ("experiment=dira_moco", "model.bn_groups=1")
 def measure(
     shards: Path, rounds: int, steps: int, keys: Sequence[str], loaders: Sequence[str] = tuple(BACKENDS)
 ) -> dict[str, Any]:
-    """``Turns.figures`` of these loaders, with ``device``, ``batch`` and ``size``.
+    """``LoaderTurns.figures`` of these loaders, with ``device``, ``batch`` and ``size``.
 
     Raises UserError if none of them can read the shards.
     """
@@ -58,7 +58,7 @@ def measure(
     views, wait = ViewSpec(size=config.data.size), synthetic.wait(world.device)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         opened, reasons = open_all(loaders, given, views, world.device, CORES, Path(folder))
-        turns = Turns(views, opened, config.data.prefetch, steps, rounds, wait)
+        turns = LoaderTurns(views, opened, config.data.prefetch, steps, rounds, wait)
         composed, config = synthetic.configuration(*given, f"run={folder}/run", f"steps={turns.length + 1}")
         content: Any = OmegaConf.to_container(composed)
         method, adversary = synthetic.networks(composed, config)
@@ -71,10 +71,10 @@ def measure(
             run.release()
     if ended != "done":
         raise KeyboardInterrupt
-    found = turns.figures(config.data.batch)
-    rows = {name: found["loaders"].get(name, {"left_out": reasons.get(name)}) for name in loaders}
+    result = turns.figures(config.data.batch)
+    rows = {name: result["loaders"].get(name, {"left_out": reasons.get(name)}) for name in loaders}
     about = {"device": world.device.type, "batch": config.data.batch, "size": config.data.size}
-    return about | found | {"loaders": rows}
+    return about | result | {"loaders": rows}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -89,13 +89,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with contextlib.redirect_stdout(io.StringIO()):
             shards = asked.shards or make_shards(Path(folder), 24, 512 if torch.cuda.is_available() else 256)
-        found = measure(shards, asked.rounds, asked.steps, asked.keys, asked.loaders)
-    print(text(found))
-    rows = found["loaders"].items()
+        result = measure(shards, asked.rounds, asked.steps, asked.keys, asked.loaders)
+    print(text(result))
+    rows = result["loaders"].items()
     if below := [name for name, row in rows if row.get("ratio", GOAL) < GOAL]:
         print(f"below the goal of {GOAL} of the slower: {', '.join(below)}")
     if asked.json:
-        write_json(asked.json, {"environment": environment(), "keys": list(asked.keys), "goal": GOAL} | found)
+        write_json(asked.json, {"environment": environment(), "keys": list(asked.keys), "goal": GOAL} | result)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ FRACTIONS = (1.0, 0.1)
 
 
 @dataclass(frozen=True)
-class Case:
+class StudyRun:
     recipe: str
     arm: str
     seed: int
@@ -79,7 +79,7 @@ def verb(arguments: Sequence[str], log: Path, threads: int) -> float:
     return perf_counter() - began
 
 
-def pretrain(case: Case, shards: Path, images: int, threads: int, extra: Sequence[str]) -> None:
+def pretrain(case: StudyRun, shards: Path, images: int, threads: int, extra: Sequence[str]) -> None:
     if case.done():
         print(f"{case.run.name}: done before", flush=True)
         return
@@ -92,15 +92,15 @@ def pretrain(case: Case, shards: Path, images: int, threads: int, extra: Sequenc
     print(f"{case.run.name}: {seconds:.0f} s", flush=True)
 
 
-def collect(case: Case) -> dict[str, float]:
+def collect(case: StudyRun) -> dict[str, float]:
     """Held-out top-1 and chance, restoration errors, and training images a second, of a finished run."""
     rows = [json.loads(line) for line in (case.run / "metrics.jsonl").read_text().splitlines()]
     held_out, speeds = [r for r in rows if r["split"] == "val"], [r["images_per_second"] for r in rows if "lr" in r]
-    found = {"top1": held_out[-1]["top1"], "chance": held_out[-1]["chance"]}
-    found["images_per_second"] = statistics.harmonic_mean(speeds)
+    result = {"top1": held_out[-1]["top1"], "chance": held_out[-1]["chance"]}
+    result["images_per_second"] = statistics.harmonic_mean(speeds)
     restored = case.run / "pictures" / "restoration.json"
     last = json.loads(restored.read_text()) if restored.exists() else []
-    return found | {f"mse_{row['restorer']}": row["mse"] for row in last if row["stage"] == held_out[-1]["stage"]}
+    return result | {f"mse_{row['restorer']}": row["mse"] for row in last if row["stage"] == held_out[-1]["stage"]}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -108,10 +108,10 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": statistics.fmean(values), "sd": sd, "n": len(values), "values": list(values)}
 
 
-def arm_row(name: str, cases: Sequence[Case]) -> dict[str, Any]:
-    found = [collect(case) for case in cases]
+def arm_row(name: str, cases: Sequence[StudyRun]) -> dict[str, Any]:
+    result = [collect(case) for case in cases]
     row: dict[str, Any] = {"encoder": name, "seeds": [case.seed for case in cases]}
-    return row | {key: spread([each[key] for each in found]) for key in found[0]}
+    return row | {key: spread([each[key] for each in result]) for key in result[0]}
 
 
 def probed(out: Path, seeds: int) -> dict[str, dict[str, Any]]:
@@ -196,7 +196,8 @@ def main() -> None:
     asked.out.mkdir(parents=True, exist_ok=True)
     shards = asked.shards or make_shards(asked.out, asked.patients)
     names = [(recipe, arm) for recipe in asked.recipes for arm in asked.arms]
-    cases = [Case(recipe, arm, seed, asked.out) for seed in asked.seeds for recipe, arm in names]  # a seed of all first
+    # A seed of all first.
+    cases = [StudyRun(recipe, arm, seed, asked.out) for seed in asked.seeds for recipe, arm in names]
     with ThreadPoolExecutor(asked.jobs) as pool:
         list(pool.map(lambda case: pretrain(case, shards, asked.images, asked.threads, asked.keys), cases))
 

@@ -12,7 +12,7 @@ from dira_scale.data.loaders import Loader
 from dira_scale.data.views import ViewSpec
 
 
-class Turns(synthetic.Images):
+class LoaderTurns(synthetic.SyntheticImages):
     """Hands the trainer batches from memory and from each loader in turns, and reads each loader alone in between.
 
     Args:
@@ -80,13 +80,13 @@ class Turns(synthetic.Images):
             self.broken[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
     @contextmanager
-    def _timed(self, found: list[float]) -> Iterator[None]:
+    def _timed(self, result: list[float]) -> Iterator[None]:
         """Add the seconds of the body."""
         self.wait()
         began = time.perf_counter()
         yield
         self.wait()
-        found.append(time.perf_counter() - began)
+        result.append(time.perf_counter() - began)
 
     def figures(self, batch: int) -> dict[str, Any]:
         """Images/s of the steps alone; ``figures`` of each loader, or how it was ``broken``."""
@@ -118,16 +118,16 @@ def figures(
     }
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """The figures as a table; a loader that cannot read the shards here, or broke, says why.
 
     ``times_authors`` of a loader gets a column of its own where there is one.
     """
-    rows = found["loaders"]
+    rows = result["loaders"]
     wide, compared = max(10, 2 + max(map(len, rows))), any("times_authors" in row for row in rows.values())
     lines = [
-        f"{found['device']}, batch {found['batch']} of {found['size']} pixels; images/s of the steps alone: "
-        f"{found['step']:,.1f}",
+        f"{result['device']}, batch {result['batch']} of {result['size']} pixels; images/s of the steps alone: "
+        f"{result['step']:,.1f}",
         f"{'loader':<{wide}}{'alone':>10}{'with steps':>12}{'/ steps alone':>15}{'/ the slower':>23}"
         f"{'ms of waiting':>15}" + (f"{'x authors':>11}" if compared else ""),
     ]

@@ -22,7 +22,7 @@ from dira_scale.models.heads import Projector
 from dira_scale.pretraining.config import Pretrain
 
 
-class Network(nn.Module):
+class PlainNetwork(nn.Module):
     """U-Net, head of the embedding, and the two that follow them, with torch's own BatchNorm."""
 
     def __init__(self, config: Pretrain) -> None:
@@ -51,7 +51,7 @@ class Plain:
         self.temperature, self.momentum, self.device = base["temperature"], base["momentum"], device
         state = {name.removeprefix("base."): tensor.clone() for name, tensor in method.state_dict().items()}
         self.queue, self.pointer = state.pop("queue").to(device), 0
-        self.network = Network(config)
+        self.network = PlainNetwork(config)
         self.network.load_state_dict({name: t for name, t in state.items() if not name.startswith("queue_")})
         self.network.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.discriminator = copy.deepcopy(adversary.discriminator).to(device, memory_format=self.layout)  # type: ignore[call-overload]
@@ -124,7 +124,7 @@ class Plain:
         self.pointer = (self.pointer + len(keys)) % len(self.queue)
 
 
-class Released(Plain):
+class ReleasedPlain(Plain):
     """The authors' way (github.com/fhaghighi/DiRA): fp32, images in NCHW, the rest as PyTorch has it by default.
 
     What their steps do besides: the key network decodes too, and nobody looks; the generator's loss leaves gradients

@@ -41,10 +41,10 @@ def measure(order: Order, shard: int = SHARD, patient: int = PATIENT, near: int 
     """
     of_all = np.bincount(np.arange(order.sizes[0]) // shard) / order.sizes[0]
     starts = np.linspace(0, order.steps_per_epoch - near, runs).astype(int)
-    found = []
+    result = []
     for start in starts.tolist():
         index = np.stack([order.batch_at(step).index for step in range(start, start + near)])
-        found.append(
+        result.append(
             (
                 len(np.unique(index // shard)),
                 float(np.mean([_in_company(batch // patient).mean() for batch in index])),
@@ -52,7 +52,7 @@ def measure(order: Order, shard: int = SHARD, patient: int = PATIENT, near: int 
                 _variance(index.ravel() // shard, of_all),
             )
         )
-    return Figures(*np.mean(found, 0).tolist())
+    return Figures(*np.mean(result, 0).tolist())
 
 
 def _variance(shards: np.ndarray, of_all: np.ndarray) -> float:

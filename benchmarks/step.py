@@ -45,7 +45,7 @@ BATCHES = 4  # different ones, in turn
 
 
 @dataclass(frozen=True)
-class Case:
+class StepCase:
     encoder: str
     size: int
     batch: int
@@ -59,11 +59,11 @@ class Case:
         return ["method=dira_moco", "optim=sgd_moco", "model.bn_groups=1", *settings]
 
 
-CPU = (Case("resnet18", 64, 32), Case("resnet50", 96, 16))
-GPU = (Case("resnet18", 224, 256), Case("resnet50", 224, 256))
+CPU = (StepCase("resnet18", 64, 32), StepCase("resnet50", 96, 16))
+GPU = (StepCase("resnet18", 224, 256), StepCase("resnet50", 224, 256))
 
 
-class Turns(synthetic.Images):
+class StepTurns(synthetic.SyntheticImages):
     """Hands batches to the trainer, and between two of its turns lets the bare loop have one; both are timed.
 
     Args:
@@ -114,7 +114,7 @@ def clock(device: torch.device) -> Callable[[], float]:
     return wall
 
 
-def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[str, Any]:
+def measure(case: StepCase, rounds: int, steps: int, extra: Sequence[str]) -> dict[str, Any]:
     """One case, in turns of ``steps`` steps."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         _, usual = synthetic.configuration(*case.overrides(), *extra)
@@ -126,7 +126,7 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         method, adversary = synthetic.networks(composed, config)
         bare = Plain(config, method, adversary, world.device)
         batches = [synthetic.batch(views, case.batch, step, world.device) for step in range(BATCHES)]
-        turns = Turns(views, batches, bare, clock(world.device))
+        turns = StepTurns(views, batches, bare, clock(world.device))
         content: Any = OmegaConf.to_container(composed)
         run = RunFolder(Path(folder), content)
         try:
@@ -139,10 +139,10 @@ def measure(case: Case, rounds: int, steps: int, extra: Sequence[str]) -> dict[s
         raise KeyboardInterrupt
     check_losses(*turns.first, AGREE[world.precision])
     about = {"case": case.name, "batch": case.batch, "device": world.device.type}
-    found = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
-    speeds = {"images_per_second": case.batch / found["seconds"]}
-    speeds |= {"bare_images_per_second": case.batch / found["bare_seconds"]}
-    return about | speeds | found
+    result = figures(turns.ours[ROUND:], turns.theirs[ROUND:], steps, usual.health.every, usual.log_every)
+    speeds = {"images_per_second": case.batch / result["seconds"]}
+    speeds |= {"bare_images_per_second": case.batch / result["bare_seconds"]}
+    return about | speeds | result
 
 
 def check_losses(ours: dict[str, float], theirs: dict[str, float], tolerance: float) -> None:

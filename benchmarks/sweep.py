@@ -2,8 +2,9 @@
 
     python -m dira_scale.bench sweep [--runs 10 100 1000] [--json FILE]
 
-The sweeps are made up: half of the runs are done, half are running, each with two tries, a lease and metrics. SLURM's
-commands are programs that print a line for each running job, so this is what we add to SLURM's own time.
+The sweeps are made up: half of the runs are done, half are running, each with two tries, a lease and metrics; or all
+are done (finished: their status with what they used, for the first time and from then on). SLURM's commands are
+programs that print a line for each running job, so this is what we add to SLURM's own time.
 
 expand: the runs that a sweep file means (learning rates x 10 seeds). check: their configurations, on all cores. record:
 one file for each. These three are before anything is submitted.
@@ -20,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from rich.console import Console
 
@@ -37,10 +39,10 @@ ROWS = 500  # of a run's metrics
 GOAL = 5.0  # seconds for the status of 1,000 runs
 TURNS = 3
 SEEDS = 10
-PARTS = ("expand", "check", "record", "status", "results")
+PARTS = ("expand", "check", "record", "status", "finished", "again", "results")
 
 
-def make(path: Path, runs: int) -> SweepFolder:
+def make(path: Path, runs: int, finished: bool = False) -> SweepFolder:
     """A made-up sweep in ``path``, and SLURM's commands in ``path/bin``."""
     folder, now = SweepFolder(path), time.time()
     names = [f"moco-seed{i}-{i:08x}" for i in range(runs)]
@@ -49,10 +51,10 @@ def make(path: Path, runs: int) -> SweepFolder:
     for i, name in enumerate(names):
         run = Run("pretrain", name, "pretrain", [f"seed={i}"], f"pretrain/{name}/output", [], {"pretrain.seed": i})
         _write(path / run.id / "run.json", asdict(run))
-        for number, exit_code in enumerate((75, None if i % 2 else 0)):
+        for number, exit_code in enumerate((75, None if i % 2 and not finished else 0)):
             ended = None if exit_code is None else now
-            one = Try(number, "slurm", f"12_{i}", 0, [f"n{i % 8}"], now - 900, ended, exit_code, 0, 10)
-            _write(path / run.id / "tries" / f"{number:03d}.json", asdict(one))
+            attempt = Try(number, "slurm", f"12_{i}", 0, [f"n{i % 8}"], now - 900, ended, exit_code, 0, 10)
+            _write(path / run.id / "tries" / f"{number:03d}.json", asdict(attempt))
         output = folder.output(run)
         _write(output / "leases" / "000002.json", {"number": 2})
         _write(output / "status.json", {"state": "running", "step": ROWS, "steps": 2 * ROWS, "lease": 2})
@@ -94,27 +96,29 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 
 
 def measure(runs: int) -> dict[str, float]:
-    """Seconds by what is done, the median of some turns."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name)
-        make(path, runs)
-        before = os.environ["PATH"]
-        os.environ["PATH"] = f"{path / 'bin'}:{before}"
-        try:
-            screen = Console(file=io.StringIO(), width=160)
-            status = _seconds(lambda: show(SweepFolder(path), screen, None))
-            return {"runs": runs, "status": status, "results": _seconds(lambda: write_results(path))}
-        finally:
-            os.environ["PATH"] = before
+    """Seconds by what is done."""
+    with tempfile.TemporaryDirectory() as name, patch.dict(os.environ):
+        going, finished, before = Path(name, "going"), Path(name, "finished"), os.environ["PATH"]
+        make(going, runs)
+        make(finished, runs, finished=True)
+        os.environ["PATH"] = f"{going / 'bin'}:{before}"
+
+        def status(path: Path) -> float:
+            return _seconds(lambda: show(SweepFolder(path), Console(file=io.StringIO(), width=160), None))
+
+        return {
+            "runs": runs,
+            "status": statistics.median(status(going) for _ in range(TURNS)),
+            "finished": status(finished),
+            "again": status(finished),
+            "results": statistics.median(_seconds(lambda: write_results(going)) for _ in range(TURNS)),
+        }
 
 
 def _seconds(work: Callable[[], Any]) -> float:
-    taken = []
-    for _ in range(TURNS):
-        began = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
 
 
 def main() -> None:
@@ -123,16 +127,16 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     print(f"| runs | {' | '.join(f'{part}, s' for part in PARTS)} |\n|{'---|' * (1 + len(PARTS))}")
-    found = []
+    result = []
     prepare(1)  # imports
     for runs in options.runs:
-        found.append(one := prepare(runs) | measure(runs))
-        print(f"| {runs:,} | {' | '.join(f'{one[part]:.2f}' for part in PARTS)} |", flush=True)
-    largest = found[-1]
-    met = "met" if largest["status"] * 1000 / max(1000, largest["runs"]) < GOAL else "missed"
-    print(f"\ngoal: the status of 1,000 runs in under {GOAL:.0f} s: {met}")
+        result.append(row := prepare(runs) | measure(runs))
+        print(f"| {runs:,} | {' | '.join(f'{row[part]:.2f}' for part in PARTS)} |", flush=True)
+    largest = result[-1]
+    met = "met" if max(largest["status"], largest["finished"]) * 1000 / max(1000, largest["runs"]) < GOAL else "missed"
+    print(f"\ngoal: a status of 1,000 runs in under {GOAL:.0f} s: {met}")
     if options.json:
-        write_json(options.json, {"environment": environment(), "sweeps": found})
+        write_json(options.json, {"environment": environment(), "sweeps": result})
 
 
 if __name__ == "__main__":

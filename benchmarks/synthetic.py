@@ -48,7 +48,9 @@ def networks(composed: DictConfig, config: Pretrain) -> tuple[Method, Adversary]
     )
 
 
-def task(config: Pretrain, world: World, method: Method, adversary: Adversary, images: "Images") -> PretrainTask:
+def task(
+    config: Pretrain, world: World, method: Method, adversary: Adversary, images: "SyntheticImages"
+) -> PretrainTask:
     """Pretraining on ``images`` in the place of its data."""
     stages = stage_plans(config, images.steps_per_epoch)
     adversary = on_device(adversary, config, world)
@@ -80,7 +82,7 @@ def batch(views: ViewSpec, count: int, step: int, device: torch.device) -> Batch
     )
 
 
-class Images:
+class SyntheticImages:
     """Stands where the task has its data and its loader; :meth:`iterate` is the benchmark's own."""
 
     def __init__(self, views: ViewSpec) -> None:
@@ -95,5 +97,5 @@ class Images:
     def held_out(self, *_: object) -> None:
         return None
 
-    def loader(self, stage: StagePlan) -> "Images":
+    def loader(self, stage: StagePlan) -> "SyntheticImages":
         return self

@@ -9,7 +9,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from dira_scale.config.compose import run_verb
-from dira_scale.runs.config_file import config_file
+from dira_scale.runs.complete import config_file
 
 
 def export(cfg: DictConfig) -> None:

@@ -12,7 +12,7 @@ from dira_scale import __version__
 from dira_scale.config.compose import run_verb
 from dira_scale.data.present import check_present
 from dira_scale.places.atomic import as_user_error, write_atomic, write_json
-from dira_scale.runs.config_file import config_file
+from dira_scale.runs.complete import config_file
 
 
 def probe(cfg: DictConfig) -> None:

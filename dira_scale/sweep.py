@@ -21,15 +21,15 @@ def main(argv: list[str] | None = None) -> int:
         known = nearest(words[0], SUBCOMMANDS)
         print(f"sweep: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         return 2
-    from dira_scale.cluster import commands  # submitit
+    from dira_scale.cluster import commands
 
     try:
-        own, literal = commands.split(words)
+        kept, literal = commands.split(words)
     except UserError as error:
         print_error("sweep", error)
         return 2
     try:
-        return run_verb("sweep", partial(commands.sweep, own, literal), own)
+        return run_verb("sweep", partial(commands.sweep, kept, literal), kept)
     finally:  # --help ends by an exception
         if words in (["-h"], ["--help"]):
             lines = (f"  {name:<8} {(run.__doc__ or '').splitlines()[0]}" for name, run in SUBCOMMANDS.items())

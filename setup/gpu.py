@@ -53,10 +53,10 @@ def wheels(versions: list[str]) -> int:
         if subprocess.run(command).returncode:
             print(f"gpu-wheels: pip failed: {' '.join(command)}", file=sys.stderr)
             return 1
-    found = sorted(WHEELS.iterdir())
-    size, tree = sum(path.stat().st_size for path in found), checkout()
+    result = sorted(WHEELS.iterdir())
+    size, tree = sum(path.stat().st_size for path in result), checkout()
     name = WHEELS.relative_to(ROOT)
-    print(f"{name}: {len(found)} wheels for Python {', '.join(versions)}, {size / 1e6:.1f} MB")
+    print(f"{name}: {len(result)} wheels for Python {', '.join(versions)}, {size / 1e6:.1f} MB")
     print(f"the checkout: {tree / 1e6:.1f} MB")
     if size + tree > LIMIT:
         print(f"gpu-wheels: {(size + tree) / 2**20:.1f} MiB together, expected at most {LIMIT / 2**20:.0f}: collect "

@@ -138,9 +138,9 @@ def up_to_date(wanted: dict) -> bool:
 
 def pinned(name: str) -> str:
     """The version of ``name`` in constraints.txt."""
-    found = re.search(rf"^{name}==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
-    assert found, f"constraints.txt does not pin {name}"
-    return found[1]
+    result = re.search(rf"^{name}==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert result, f"constraints.txt does not pin {name}"
+    return result[1]
 
 
 def installed(name: str, python: Path | str = PYTHON) -> str | None:
@@ -191,8 +191,8 @@ def refuse_other_python() -> None:
 def venv_setting(name: str) -> str:
     """An entry of ``.venv/pyvenv.cfg``; empty if there is none."""
     path = VENV / "pyvenv.cfg"
-    found = re.search(rf"^{name} *= *(.*)$", path.read_text() if path.exists() else "", re.MULTILINE)
-    return found[1].strip() if found else ""
+    result = re.search(rf"^{name} *= *(.*)$", path.read_text() if path.exists() else "", re.MULTILINE)
+    return result[1].strip() if result else ""
 
 
 def check() -> None:
@@ -249,8 +249,8 @@ def install_torch(requirement: str, accelerator: str) -> None:
         command = [str(UV), "pip", "install", "--python", str(PYTHON), "--torch-backend=cpu", "--no-deps", *pins]
         ask_uv([*command, "--dry-run", requirement])
         logged("torch for cpu", [*command, requirement])
-        if "+cpu" not in (found := installed("torch", PYTHON) or "nothing"):
-            raise SetupError(f"uv ended without an error, and the environment has {found} as torch")
+        if "+cpu" not in (result := installed("torch", PYTHON) or "nothing"):
+            raise SetupError(f"uv ended without an error, and the environment has {result} as torch")
     except SetupError as error:
         raise SetupError(
             f"this machine shows no GPU, and pip would fetch {wheel}: the CUDA build, several gigabytes. It was not "

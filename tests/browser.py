@@ -40,10 +40,10 @@ class Tab:
         if self._session:
             message["sessionId"] = self._session
         os.write(self._ask, json.dumps(message).encode() + b"\0")
-        while (found := self._read()).get("id") != self._last:
-            self.events.append(found)
-        assert "error" not in found, f"{method}: {found['error']}"
-        return found["result"]
+        while (result := self._read()).get("id") != self._last:
+            self.events.append(result)
+        assert "error" not in result, f"{method}: {result['error']}"
+        return result["result"]
 
     def show(self, page: Path, width: int, dark: bool) -> None:
         """Load ``page`` in a window of ``width`` CSS pixels."""
@@ -57,9 +57,9 @@ class Tab:
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
-        found = self.call("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
-        return found["result"].get("value")
+        result = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        assert "exceptionDetails" not in result, result["exceptionDetails"]
+        return result["result"].get("value")
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._buffer:

@@ -150,5 +150,5 @@ def _free_port() -> int:
 
 
 def _free(port: int) -> bool:
-    with closing(socket.socket()) as one:
-        return one.connect_ex(("127.0.0.1", port)) != 0
+    with closing(socket.socket()) as item:
+        return item.connect_ex(("127.0.0.1", port)) != 0

@@ -327,7 +327,7 @@ MUTATIONS = (
     Mutation(
         "lost-node-is-no-failure",  # a run that takes its node down is requeued for ever
         "cluster/health.py",
-        "return one.ended is None and not last",
+        "return attempt.ended is None and not last",
         "return False",
         ("cluster/test_job.py", "cluster/test_health.py"),
     ),

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "planning": FOUNDATION
     | {"pixels", "data", "distributed", "models", "runs", "methods", "engine", "training", "pretraining"},
     "reporting": FOUNDATION | {"runs"},
-    "cluster": FOUNDATION | {"runs", "planning", "ingest", "evaluation"},
+    "cluster": FOUNDATION | {"distributed", "runs", "planning", "ingest", "evaluation"},
     "curation": FOUNDATION | {"pixels", "data", "imaging", "ingest", "reporting"},
 }
 LARGEST_FILE, MEDIAN_FILE, LARGEST_VERB = 400, 120, 60  # lines

@@ -29,8 +29,8 @@ def test_an_unknown_name_is_a_line_with_the_nearest(capfd: pytest.CaptureFixture
 
 def test_each_name_has_its_file() -> None:
     for name in BENCHMARKS:
-        found = ROOT / "benchmarks" / f"{name}.py", ROOT / "benchmarks" / name / "__main__.py"
-        assert any(path.is_file() for path in found), name
+        result = ROOT / "benchmarks" / f"{name}.py", ROOT / "benchmarks" / name / "__main__.py"
+        assert any(path.is_file() for path in result), name
 
 
 def test_flags_are_the_benchmarks_own(
@@ -43,7 +43,7 @@ def test_flags_are_the_benchmarks_own(
     assert wrong.returncode == 2 and "invalid int value: 'x'" in wrong.stderr
     assert "usage: dira_scale.bench loader" in wrong.stderr
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place != str(ROOT)])
+    monkeypatch.setattr(sys, "path", [location for location in sys.path if location != str(ROOT)])
     with pytest.raises(SystemExit) as ended:
         main(["loader", "--help"])
     said = capsys.readouterr().out

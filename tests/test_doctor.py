@@ -208,15 +208,15 @@ def test_the_page_is_readable_without_colour_and_keeps_commands_whole() -> None:
 
 
 def test_the_verb(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    found = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip …")]
-    monkeypatch.setattr(software, "components", lambda *_: found)
+    result = [Component("torch", "there", "2.13", "", ""), Component("DALI", "missing", "", "decoding", "pip …")]
+    monkeypatch.setattr(software, "components", lambda *_: result)
     assert doctor.main(["show=json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert {"hardware", "software", "launch", "experiments"} == said.keys()
-    assert said["software"] == [asdict(component) for component in found]
+    assert said["software"] == [asdict(component) for component in result]
     assert doctor.main([]) == 0
     page = capsys.readouterr().out
-    assert all(component.name in page for component in found) and " ".join(as_typed(said["launch"])) in page
+    assert all(component.name in page for component in result) and " ".join(as_typed(said["launch"])) in page
     assert doctor.main(["show=launch"]) == 0
     assert capsys.readouterr().out.split() == said["launch"]
     assert doctor.main(["show=al"]) == 2

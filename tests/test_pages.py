@@ -22,8 +22,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run with health monitors and warnings that failed, and a dataset with everything that can be odd."""
     folder = tmp_path_factory.mktemp("pages")
     run, rows = finished_run(folder), metrics()
-    for i, one in enumerate(r for r in rows if r["split"] == "train"):
-        one |= {f"health/{name}": 0.5 + i for name in ("std", "rank", "features_rank", "gradient/di", "gradient/re")}
+    for i, item in enumerate(r for r in rows if r["split"] == "train"):
+        item |= {f"health/{name}": 0.5 + i for name in ("std", "rank", "features_rank", "gradient/di", "gradient/re")}
     rows[-1] |= {"health/std": 0.01, "health/rank": 1.0, "warnings": ["collapse: " + "a_long_word" * 9, "L_di <L_re>"]}
     rows[-2] |= {"health/knn_auc": 0.6}
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -62,11 +62,11 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 @pytest.mark.parametrize("name", ["report", "stats"])
 def test_a_page_is_good_to_read(browser: Tab, pages: dict[str, Path], name: str, width: int, dark: bool) -> None:
     browser.show(pages[name], width, dark)
-    found = browser.run(FINDINGS)
-    assert found["texts"] > 100  # it was looked at
-    assert found["width"] <= width
-    assert found["cut"] == [] and found["overlapping"] == [] and found["faint"] == [] and found["unnamed"] == []
-    assert found["brightness"] < 0.05 if dark else found["brightness"] > 0.9
+    result = browser.run(FINDINGS)
+    assert result["texts"] > 100  # it was looked at
+    assert result["width"] <= width
+    assert result["cut"] == [] and result["overlapping"] == [] and result["faint"] == [] and result["unnamed"] == []
+    assert result["brightness"] < 0.05 if dark else result["brightness"] > 0.9
     assert complaints(browser) == []
 
 
@@ -102,12 +102,12 @@ def test_the_findings_find(browser: Tab, tmp_path: Path) -> None:
         <script>console.error("error"); throw Error("exception")</script>"""
     (tmp_path / "faults.html").write_text(faults)
     browser.show(tmp_path / "faults.html", 390, dark=False)
-    found = browser.run(FINDINGS)
-    assert found["width"] == 900
-    assert any("a text that is cut off" in text for text in found["cut"])
-    assert any("grey on white" in text for text in found["faint"])
-    assert any("one / above another" in text for text in found["overlapping"])
-    assert len(found["unnamed"]) == 3  # lang, title, alt
+    result = browser.run(FINDINGS)
+    assert result["width"] == 900
+    assert any("a text that is cut off" in text for text in result["cut"])
+    assert any("grey on white" in text for text in result["faint"])
+    assert any("one / above another" in text for text in result["overlapping"])
+    assert len(result["unnamed"]) == 3  # lang, title, alt
     kinds = {event["method"] for event in complaints(browser) if isinstance(event, dict)}
     assert {"Runtime.exceptionThrown", "Runtime.consoleAPICalled"} <= kinds
     assert "http://127.0.0.1:9/x.png" in complaints(browser)

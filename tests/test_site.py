@@ -35,5 +35,7 @@ def test_the_site_is_built_without_a_warning_and_has_the_api(tmp_path: Path) -> 
     names = [*modules, *(f"dira_scale.api.{name}" for name in api.__all__)]
     assert [name for name in names if f'id="{name}"' not in reference] == []
     assert {
-        name: found for name, text in pages.items() if (found := [text[m.end() :][:80] for m in LOADED.finditer(text)])
+        name: result
+        for name, text in pages.items()
+        if (result := [text[m.end() :][:80] for m in LOADED.finditer(text)])
     } == {}

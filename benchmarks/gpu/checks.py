@@ -73,8 +73,8 @@ def lacks(text: str) -> set[str]:
     """The packages for want of which a test broke that pytest tells of in ``text``; none if that is not all."""
     *handled, last = text.split(HANDLED)  # an absence that was expected is the last error before these words
     absent = [module for part in handled for module in ABSENT.findall(part)[:-1]] + ABSENT.findall(last)
-    found = {declared(module) for module in absent}
-    return set() if None in found else {str(package) for package in found}
+    result = {declared(module) for module in absent}
+    return set() if None in result else {str(package) for package in result}
 
 
 def declared(module: str) -> str | None:

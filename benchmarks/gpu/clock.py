@@ -17,11 +17,11 @@ def seconds(run: Callable[[], object], device: torch.device, most: float = 10.0)
     ``most``: seconds after which no other turn begins.
     """
     wait, began = synthetic.wait(device), time.perf_counter()
-    found: list[float] = []
-    while len(found) <= TURNS and (len(found) < 2 or time.perf_counter() - began < most):
+    result: list[float] = []
+    while len(result) <= TURNS and (len(result) < 2 or time.perf_counter() - began < most):
         wait()
         start = time.perf_counter()
         run()
         wait()
-        found.append(time.perf_counter() - start)
-    return statistics.median(found[1:])
+        result.append(time.perf_counter() - start)
+    return statistics.median(result[1:])

@@ -57,11 +57,11 @@ def compare(
             continue
         expected = expected or passes(x.float(), weight.float(), gradient.float())
         given = [tensor.to(memory_format=layout) for tensor in (x, weight, gradient)]
-        found = passes(*given)
+        result = passes(*given)
         taken = seconds(lambda: passes(*given), device, most=1)  # noqa: B023
         flops = 3 * 2 * 27 * channels * out * batch * math.prod(sides)
         most = peak(torch.cuda.get_device_name(), "bf16") if device.type == "cuda" else None
-        off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(found, expected, strict=True))
+        off = max(float((a.float() - b).abs().max() / b.abs().max()) for a, b in zip(result, expected, strict=True))
         row = {"layout": name, "ms": 1e3 * taken, "tflops": flops / taken / 1e12, "off": off, "fine": off <= NEAR}
         rows.append(row | {"share_of_peak": flops / taken / 1e12 / most if most else None})
     return rows

@@ -33,7 +33,7 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float, steps: int = TURN) 
     step = [turn(loop, number, steps) for number in _until(time.perf_counter() + seconds)]
     with Split(loop.parts, loop.device) as split:
         turn(loop, CHECKED, steps)
-    found = {
+    result = {
         "batch": batch,
         "seconds_per_step": statistics.median(step),
         "images_per_second": batch / statistics.median(step),
@@ -46,12 +46,12 @@ def measure(rung: Rung, keys: Sequence[str], seconds: float, steps: int = TURN) 
         "threads": torch.get_num_threads(),
     }
     if rung.kind == "fp32":  # the same in all of a network's rungs
-        found["flops_per_image"] = count(loop, CHECKED) / batch
+        result["flops_per_image"] = count(loop, CHECKED) / batch
     if rung.name == COMPILED:  # it would be compiled for these sizes anew
-        return found | {"host_seconds_per_step": None}
+        return result | {"host_seconds_per_step": None}
     turn(loop, CHECKED, 1, few=True)  # kernels are chosen for these sizes anew
     host = [turn(loop, number, steps, few=True) for number in _until(time.perf_counter() + seconds / 8)]
-    return found | {"host_seconds_per_step": statistics.median(host)}
+    return result | {"host_seconds_per_step": statistics.median(host)}
 
 
 def build(rung: Rung, keys: Sequence[str]) -> tuple[Loop, int]:

@@ -55,9 +55,9 @@ def climb(asked: argparse.Namespace) -> dict[str, Any]:
         row |= {"alike": rung.alike, "failed": BROKEN}
         report["rungs"].append(row)
         file.add(**{asked.name: report})
-        found = attempt(rung, chosen(rung, asked), asked.rehearse, asked.turns)
+        result = attempt(rung, chosen(rung, asked), asked.rehearse, asked.turns)
         del row["failed"]
-        row |= found
+        row |= result
         longest = max(longest, time.perf_counter() - start)
         finish([*report["rungs"], *reference], report["device"])
         print(*([rung.network] if rung.network != network else []), line(row), sep="\n", flush=True)
@@ -83,22 +83,22 @@ def tally(report: dict[str, Any], asked: argparse.Namespace, end: float, file: R
     Rungs that differ in their batch alone are counted once. What cannot be counted stays empty.
     """
     known, longest = {rung.title: rung for rung in rungs()}, 0.0
-    found: dict[tuple[object, ...], int] = {}
+    result: dict[tuple[object, ...], int] = {}
     for row in report["rungs"]:
         rung = known[f"{row['network']}: {row['rung']}"]
         if "seconds_per_step" not in row or "launches" in row or rung.name == COMPILED:  # it would compile anew
             continue
         start = time.perf_counter()
         same = rung.network, rung.keys, rung.authors, rung.free
-        if same not in found and end - start < longest:
+        if same not in result and end - start < longest:
             report["launches_unknown"] = "of some rungs, the time was up"
             break
         try:
-            found[same] = found[same] if same in found else launched(rung, chosen(rung, asked, FEW))
+            result[same] = result[same] if same in result else launched(rung, chosen(rung, asked, FEW))
         except Exception as error:  # the speeds stand
             report["launches_unknown"] = " ".join(str(error).split())[:300]
             break
-        row["launches"] = found[same]
+        row["launches"] = result[same]
         longest = max(longest, time.perf_counter() - start)
         file.add(**{asked.name: report})
     file.add(**{asked.name: report})

@@ -32,12 +32,12 @@ def count(run: Callable[[], object], device: torch.device) -> int:
         ):
             run()
             torch.cuda.synchronize()
-        found = launches(event.name for event in profiler.events() or [])
+        result = launches(event.name for event in profiler.events() or [])
     except Exception as error:
         raise NotCountedError(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
-    if not found:
+    if not result:
         raise NotCountedError("torch.profiler sees no launches here (CUPTI may be forbidden)")
-    return found
+    return result
 
 
 def launches(names: Iterable[str]) -> int:

@@ -46,11 +46,11 @@ def compare(keys: Sequence[str], rehearse: bool, report: Report) -> dict[str, An
                 count, side, stored = (2, 128, 64) if rehearse else (IMAGES, SIDE, STORED)
                 pngs = phantoms.draw(folder / "png", count, side, 1 if rehearse else CORES)
                 shards = phantoms.shards(pngs, folder / "shards", stored)
-            found = measure(shards, *((1, 1) if rehearse else (ROUNDS, STEPS)), ours, COMPARED)
-            report.add(loaders=found)
+            result = measure(shards, *((1, 1) if rehearse else (ROUNDS, STEPS)), ours, COMPARED)
+            report.add(loaders=result)
             plain = [*keys, "precision=fp32", NCHW, *(TINY[NETWORK] if rehearse else ())]
-            found["authors"] = authors(pngs, shards, *((1, 1) if rehearse else (THEIRS, CORES)), plain)
-            return relate(found)
+            result["authors"] = authors(pngs, shards, *((1, 1) if rehearse else (THEIRS, CORES)), plain)
+            return relate(result)
     except ModuleNotFoundError as error:
         if package := declared(error.name or ""):
             return {"left_out": f"{package} is missing, which shards need"}
@@ -73,23 +73,23 @@ def authors(pngs: Sequence[Path], shards: Path, steps: int, workers: int, keys: 
         return {"loaders": {"authors": {"broken": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}}}
 
 
-def relate(found: dict[str, Any]) -> dict[str, Any]:
+def relate(result: dict[str, Any]) -> dict[str, Any]:
     """Each loader with ``times_authors``: its steps' images/s as a multiple of those of the authors' first row."""
-    theirs = found["authors"]["loaders"]
+    theirs = result["authors"]["loaders"]
     first = next(iter(theirs.values()))
-    for row in [*found["loaders"].values(), *theirs.values()]:
+    for row in [*result["loaders"].values(), *theirs.values()]:
         if "both" in row and "both" in first:
             row["times_authors"] = row["both"] / first["both"]
-    return found
+    return result
 
 
-def text(found: Mapping[str, Any]) -> str:
+def text(result: Mapping[str, Any]) -> str:
     """The table, or why there is none."""
     for state in ("left_out", "failed"):
-        if state in found:
-            return f"loaders {state.replace('_', ' ')}: {found[state]}"
-    theirs = found.get("authors", {"loaders": {}})
-    lines = [overlap.text({**found, "loaders": found["loaders"] | theirs["loaders"]})]
+        if state in result:
+            return f"loaders {state.replace('_', ' ')}: {result[state]}"
+    theirs = result.get("authors", {"loaders": {}})
+    lines = [overlap.text({**result, "loaders": result["loaders"] | theirs["loaders"]})]
     if "step" in theirs:
         first = next(iter(theirs["loaders"]))
         lines.append(f"the authors' steps alone, to which their rows refer: {theirs['step']:,.1f} images/s")
@@ -108,11 +108,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         asked.batch, asked.size = 8, 32
     keys = ["model.bn_groups=1", *NETWORKS[NETWORK], f"data.batch={asked.batch}", f"data.size={asked.size}"]
     report = Report(asked.out)
-    found = compare(keys, asked.rehearse, report)
-    print(text(found), flush=True)
-    report.add(loaders=found)
-    rows = found.get("loaders", {}) | found.get("authors", {}).get("loaders", {})
-    return 1 if "failed" in found or any("broken" in row for row in rows.values()) else 0
+    result = compare(keys, asked.rehearse, report)
+    print(text(result), flush=True)
+    report.add(loaders=result)
+    rows = result.get("loaders", {}) | result.get("authors", {}).get("loaders", {})
+    return 1 if "failed" in result or any("broken" in row for row in rows.values()) else 0
 
 
 if __name__ == "__main__":

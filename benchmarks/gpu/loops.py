@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from benchmarks import synthetic
-from benchmarks.plain import Released
+from benchmarks.plain import ReleasedPlain
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import BatchedDistort
 from dira_scale.data.views import ViewSpec
@@ -56,7 +56,7 @@ class Ours:
         method, adversary = synthetic.networks(composed, config)
         self.images = images(config, self.device)
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
-        self.task = synthetic.task(config, world, method, adversary, synthetic.Images(method.views))
+        self.task = synthetic.task(config, world, method, adversary, synthetic.SyntheticImages(method.views))
         self.task.objective.distort = BatchedDistort(method.views).to(self.device)  # in a rehearsal on a CPU too
         strategy = parallel.build(world, config.parallel, method)
         plan = next(plan for plan in self.task.stages if plan.name == STAGE)
@@ -90,7 +90,7 @@ class Authors:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = False, True
         torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = False, True  # torch's defaults
         method, adversary = synthetic.networks(composed, config)
-        self.take = Released(config, method, adversary, self.device)
+        self.take = ReleasedPlain(config, method, adversary, self.device)
         self.take.distort = BatchedDistort(method.views).to(self.device)
         self.images = [batch.to(self.device) for batch in images(config, self.device)]
         self.few = self.images[0].split(max(1, config.data.batch // FEW))[0]
@@ -130,11 +130,11 @@ def loopback() -> bool:
 def named(*networks: nn.Module | None) -> dict[str, list[nn.Module]]:
     """The networks' modules by the parts of a step; a wrapped method's encoder is its wrapper's."""
     parts = {"query": QUERY, "key": KEY, "decoder": DECODER}
-    found: dict[str, list[nn.Module]] = {}
+    result: dict[str, list[nn.Module]] = {}
     for part, names in parts.items():
         modules = {getattr(network, name, None) for network in networks for name in names}
-        found[part] = [module for module in modules if isinstance(module, nn.Module)]
-    return found
+        result[part] = [module for module in modules if isinstance(module, nn.Module)]
+    return result
 
 
 def images(config: Pretrain, device: torch.device) -> list[Batch]:

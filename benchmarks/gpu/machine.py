@@ -43,9 +43,9 @@ def pretended(folder: Path, packages: Iterable[str] = (*PRESENT, *CARRIED)) -> P
     """
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    for found in closure(packages):
-        for top in sorted(tops(found)):
-            link, target = site / top, Path(str(found.locate_file(top)))
+    for dist in closure(packages):
+        for top in sorted(tops(dist)):
+            link, target = site / top, Path(str(dist.locate_file(top)))
             link.parent.mkdir(exist_ok=True)
             if not link.exists() and target.exists():
                 link.symlink_to(target)
@@ -56,16 +56,16 @@ def pretended(folder: Path, packages: Iterable[str] = (*PRESENT, *CARRIED)) -> P
 
 def closure(packages: Iterable[str]) -> list[Distribution]:
     """The installed ones of ``packages`` and of all that they require, without extras."""
-    waiting, found = list(packages), dict[str, Distribution]()
+    waiting, distributions = list(packages), dict[str, Distribution]()
     while waiting:
         name = canonical(waiting.pop())
         try:
-            found[name] = found.get(name) or distribution(name)
+            distributions[name] = distributions.get(name) or distribution(name)
         except PackageNotFoundError:  # of another platform or Python, say
             continue
-        needs = (re.match(r"[\w.-]+", need) for need in found[name].requires or [] if "extra ==" not in need)
-        waiting += [need[0] for need in needs if need and canonical(need[0]) not in found]
-    return list(found.values())
+        needs = (re.match(r"[\w.-]+", need) for need in distributions[name].requires or [] if "extra ==" not in need)
+        waiting += [need[0] for need in needs if need and canonical(need[0]) not in distributions]
+    return list(distributions.values())
 
 
 def canonical(name: str) -> str:
@@ -73,20 +73,20 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def tops(found: Distribution) -> set[str]:
+def tops(dist: Distribution) -> set[str]:
     """What a distribution has in site-packages: files and folders, and of a folder that others share (a namespace, such
     as ``nvidia``) those in it."""
     tops = set()
-    for path in found.files or []:
+    for path in dist.files or []:
         first = path.parts[0]
         if first in ("..", "__pycache__"):
             continue
-        shared = len(path.parts) > 2 and not first.endswith((".dist-info", ".libs")) and not _is_package(found, first)
+        shared = len(path.parts) > 2 and not first.endswith((".dist-info", ".libs")) and not _is_package(dist, first)
         tops.add(f"{first}/{path.parts[1]}" if shared else first)
-    if any(Path(str(found.locate_file(top))).exists() for top in tops):
+    if any(Path(str(dist.locate_file(top))).exists() for top in tops):
         return tops
-    return set((found.read_text("top_level.txt") or "").split())  # installed by setup.py, which lists sources
+    return set((dist.read_text("top_level.txt") or "").split())  # installed by setup.py, which lists sources
 
 
-def _is_package(found: Distribution, folder: str) -> bool:
-    return Path(str(found.locate_file(folder)), "__init__.py").exists()
+def _is_package(dist: Distribution, folder: str) -> bool:
+    return Path(str(dist.locate_file(folder)), "__init__.py").exists()

@@ -68,8 +68,8 @@ def commands(
 
 def _lost(report: Report, part: str) -> bool:
     """Whether the last rung took its process down, or the device: the others are for another process."""
-    found: dict[str, Any] = report.read().get(part, {})
-    return bool(found) and (found["lost"] or found["rungs"][-1].get("failed") == BROKEN)
+    result: dict[str, Any] = report.read().get(part, {})
+    return bool(result) and (result["lost"] or result["rungs"][-1].get("failed") == BROKEN)
 
 
 def _not_run(report: Report, part: str, chosen: list[str]) -> list[str]:
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             start = time.perf_counter()
             left = asked.seconds - (start - began)
             print(f"== {part}", flush=True)
-            seconds = min(left, SHARES[part] / max(SHARES[one] for one in asked.parts) * asked.seconds)
+            seconds = min(left, SHARES[part] / max(SHARES[item] for item in asked.parts) * asked.seconds)
             well, why = (
                 run(python, part, out, logs, asked.rehearse, seconds)
                 if seconds >= 2 * ENDING

@@ -15,8 +15,8 @@ class Report:
 
     def read(self) -> dict[str, Any]:
         """All so far."""
-        found: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
-        return found
+        result: dict[str, Any] = json.loads(self.file.read_text()) if self.file.exists() else {}
+        return result
 
     def add(self, **figures: Any) -> None:
         """Put these beside what is there, or in its place."""

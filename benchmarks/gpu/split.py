@@ -68,10 +68,10 @@ class Split:
         """By part, over all of the context; waits for the device."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        found: dict[str, float] = defaultdict(float)
+        result: dict[str, float] = defaultdict(float)
         for (part, begin), (_, end) in zip(self.marks, self.marks[1:], strict=False):
-            found[part] += begin.elapsed_time(end) if self.device.type == "cuda" else 1e3 * (end - begin)
-        return {part: found[part] for part in PARTS}
+            result[part] += begin.elapsed_time(end) if self.device.type == "cuda" else 1e3 * (end - begin)
+        return {part: result[part] for part in PARTS}
 
     def _hook(self, part: str, module: nn.Module) -> None:
         def enter(_: nn.Module, inputs: tuple[Any, ...]) -> None:

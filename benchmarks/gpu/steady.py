@@ -39,11 +39,11 @@ def distort(views: ViewSpec, count: int, device: torch.device) -> dict[str, Any]
     given = synthetic.batch(views, count, 0, torch.device("cpu")).to("cpu")
     there = given.to(device)
     expected = BatchedDistort(views)(given.views[0], given.distortions[0])
-    module, found = BatchedDistort(views).to(device), {}
+    module, result = BatchedDistort(views).to(device), {}
     for precision in ("fp32", "tf32"):
         set_fp32(precision)
-        found[precision] = float((module(there.views[0], there.distortions[0]).cpu() - expected).abs().max())
-    return {"fine": found["fp32"] <= NEAR, "off by": {name: f"{value:.1e}" for name, value in found.items()}}
+        result[precision] = float((module(there.views[0], there.distortions[0]).cpu() - expected).abs().max())
+    return {"fine": result["fp32"] <= NEAR, "off by": {name: f"{value:.1e}" for name, value in result.items()}}
 
 
 def waits(keys: Sequence[str]) -> dict[str, Any]:
@@ -56,14 +56,14 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
     if loop.device.type != "cuda":
         loop.step(WARM)
         return {"fine": True, "why": "there is no GPU to wait for"}
-    found: Counter[tuple[str, tuple[str, ...]]] = Counter()
+    result: Counter[tuple[str, tuple[str, ...]]] = Counter()
 
     def note(message: Warning | str, *_: Any, **__: Any) -> None:
         if SYNCHRONISED not in str(message):  # torch says that this mode is a prototype, for one
             return
         frames = [f for f in traceback.extract_stack() if f.filename.startswith(ROOT) and f.filename != __file__]
         stack = tuple(f"{Path(f.filename).relative_to(ROOT)}:{f.lineno} {f.line}" for f in frames[-DEPTH:])
-        found[str(message).split("(")[0].strip(), stack] += 1
+        result[str(message).split("(")[0].strip(), stack] += 1
 
     torch.cuda.synchronize()
     with warnings.catch_warnings():
@@ -76,7 +76,7 @@ def waits(keys: Sequence[str]) -> dict[str, Any]:
         finally:
             torch.cuda.set_sync_debug_mode("default")
         torch.cuda.synchronize()
-    places = [{"message": text, "times": times, "stack": stack} for (text, stack), times in found.items()]
+    places = [{"message": text, "times": times, "stack": stack} for (text, stack), times in result.items()]
     return {"fine": not places, "steps": WATCHED, "places": places}
 
 
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device, report = torch.device("cuda" if torch.cuda.is_available() else "cpu"), Report(asked.out)
     given = f"data.batch={asked.batch}", f"data.size={asked.size}"
     keys, vit = ([*NETWORKS[name], *BEST, *(TINY[name] if asked.rehearse else ()), *given] for name in (NETWORK, VIT))
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for name, check in {
         "distort": lambda: distort(ViewSpec(size=asked.size), asked.batch, device),
         "waits": lambda: waits(keys),  # with the default's four BatchNorm groups and the key shuffle that they need
@@ -117,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "repeat ViT": lambda: repeat(vit),
     }.items():
         try:
-            found[name] = check()
+            result[name] = check()
         except Exception as error:  # one that breaks must not cost the others
             traceback.print_exc()
-            found[name] = {"fine": False, "why": f"{type(error).__name__}: {error}"}
-        print(f"{name}: {found[name]}", flush=True)
-        report.add(steady=found)
-    return 0 if all(outcome["fine"] for outcome in found.values()) else 1
+            result[name] = {"fine": False, "why": f"{type(error).__name__}: {error}"}
+        print(f"{name}: {result[name]}", flush=True)
+        report.add(steady=result)
+    return 0 if all(outcome["fine"] for outcome in result.values()) else 1
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks import synthetic
 from benchmarks.gpu.loops import Authors
-from benchmarks.loader.contenders.files import Files, Released, Workers
+from benchmarks.loader.contenders.files import Files, ReleasedTransforms, Workers
 from benchmarks.overlap import figures
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.pixels import codecs
@@ -59,7 +59,9 @@ def measure(kinds: Mapping[str, Sequence[Path]], steps: int, workers: int, keys:
     rows: dict[str, Any] = {}
     for name, files in kinds.items():
         try:
-            given = Workers(Files(files, "RGB", Released(config.data.size)), workers, batch, loop.device.type == "cuda")
+            given = Workers(
+                Files(files, "RGB", ReleasedTransforms(config.data.size)), workers, batch, loop.device.type == "cuda"
+            )
             with closing(given):
                 batches = given.stacked(2 * (workers + steps) + AHEAD * workers)
                 loader, both, wait = turn(loop, batches, workers, steps)

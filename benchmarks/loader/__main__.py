@@ -82,12 +82,12 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
     forkserver.ensure_running()
     workers = len(os.sched_getaffinity(0))
     peers = json.loads(PEERS.read_text()) if PEERS.exists() else {}
-    found: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "workers": workers, "cases": []}
+    result: dict[str, Any] = {"date": f"{date.today()}", "environment": environment(), "workers": workers, "cases": []}
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        originals, found["images"] = radiographs(folder / "originals", arguments.images)
-        console.print(f"{found['images']}; {workers} workers, batches of {arguments.batch}\n", highlight=False)
+        originals, result["images"] = radiographs(folder / "originals", arguments.images)
+        console.print(f"{result['images']}; {workers} workers, batches of {arguments.batch}\n", highlight=False)
 
         def ready(case: str) -> Any:
             return prepare(CASES[case], originals, folder, workers, arguments.batch)
@@ -97,25 +97,25 @@ def run(arguments: argparse.Namespace, console: Console) -> None:
             results.append(measure(inputs, arguments.rounds, arguments.seconds, arguments.cold))
             forget(inputs, folder)
             tell_case(console, results[-1], peers, f"{workers} workers")
-            found["cases"].append(asdict(results[-1]))
-            write(arguments, found)
+            result["cases"].append(asdict(results[-1]))
+            write(arguments, result)
         reached = goals(results, peers)
         if arguments.grow:
-            found["grow"] = {"workers": grow.threads(ready("jpg8-512"), arguments.rounds, arguments.seconds)}
-            found["grow"] |= grow.datasets(folder / "grow", grow.SIZES, grow.SAMPLES, arguments.rounds)
-            tell_growth(console, found["grow"])
-            reached += grow.goals(found["grow"])
+            result["grow"] = {"workers": grow.threads(ready("jpg8-512"), arguments.rounds, arguments.seconds)}
+            result["grow"] |= grow.datasets(folder / "grow", grow.SIZES, grow.SAMPLES, arguments.rounds)
+            tell_growth(console, result["grow"])
+            reached += grow.goals(result["grow"])
     tell_goals(console, reached)
-    found["goals"] = [asdict(goal) | {"met": goal.met} for goal in reached]
-    write(arguments, found)
+    result["goals"] = [asdict(goal) | {"met": goal.met} for goal in reached]
+    write(arguments, result)
     if arguments.plot and results:
         draw(arguments.plot, results, peers)
 
 
-def write(arguments: argparse.Namespace, found: dict[str, Any]) -> None:
+def write(arguments: argparse.Namespace, result: dict[str, Any]) -> None:
     """The figures as JSON, if asked for."""
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

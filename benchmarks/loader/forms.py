@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.loader.settings import Setting, speeds
+from benchmarks.loader.settings import LoaderSetting, speeds
 from dira_scale.curation.recode import recode
 from dira_scale.curation.recode_sample import Form
 from dira_scale.curation.subset import Part, subset
@@ -26,19 +26,19 @@ FASTER = 1.05  # times as fast: worth another copy
 VISIBLE = 40.0  # dB: above it, no difference is seen in a view
 
 
-def compare_forms(dataset: ShardedDataset, best: Setting, rounds: int, seconds: float, console: Console) -> str:
+def compare_forms(dataset: ShardedDataset, best: LoaderSetting, rounds: int, seconds: float, console: Console) -> str:
     """Print a table of forms; returns the command that makes the fastest without a visible loss, if it is faster."""
     with tempfile.TemporaryDirectory() as folder:
         made = _made(dataset, best.size, Path(folder))
-        read = {words: one for words, one in made.items() if best.reads(one)}
-        found = speeds([(best, one) for one in read.values()], rounds, seconds)
-        speed = {words: statistics.median(rates) for words, rates in zip(read, found, strict=True)}
+        read = {words: each for words, each in made.items() if best.reads(each)}
+        result = speeds([(best, each) for each in read.values()], rounds, seconds)
+        speed = {words: statistics.median(rates) for words, rates in zip(read, result, strict=True)}
         stored = next(iter(made))
-        detail = {words: detail_of(made[stored], one, best.size) for words, one in made.items()}
+        detail = {words: detail_of(made[stored], each, best.size) for words, each in made.items()}
         table = Table("stored form", "images/s", "kB/image", "detail of a view, dB")
-        for words, one in made.items():
+        for words, each in made.items():
             shown = f"{speed[words]:.0f}" if words in speed else f"not by {best.loader}"
-            table.add_row(words, shown, f"{one.column('size').mean() / 1e3:.0f}", f"{detail[words]:.1f}")
+            table.add_row(words, shown, f"{each.column('size').mean() / 1e3:.0f}", f"{detail[words]:.1f}")
         console.print(table)
     better = [words for words in speed if speed[words] > FASTER * speed[stored] and detail[words] > VISIBLE]
     if not better:
@@ -58,13 +58,13 @@ def _made(dataset: ShardedDataset, size: int, folder: Path) -> dict[str, Sharded
     with contextlib.redirect_stdout(io.StringIO()):
         share = min(1.0, SAMPLES / len(dataset.rows("train")))
         subset(dataset.root.resolve(), folder / "few", Part(share, 0, ("train",), {}, None, 0))
-        found = {f"as stored ({dataset.info.codec})": ShardedDataset.open(folder / "few")}
+        result = {f"as stored ({dataset.info.codec})": ShardedDataset.open(folder / "few")}
         for form in forms:
             words = " ".join(f"{key}={value}" for key, value in form.given.items())
             with contextlib.suppress(UserError):  # it is stored so already
                 recode(folder / "few", folder / words, form, 1)
-                found[words] = ShardedDataset.open(folder / words)
-    return found
+                result[words] = ShardedDataset.open(folder / words)
+    return result
 
 
 def detail_of(stored: ShardedDataset, form: ShardedDataset, size: int) -> float:

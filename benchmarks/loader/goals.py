@@ -29,22 +29,22 @@ class Goal:
 
 def goals(results: Sequence[Result], peers: Mapping[str, Any]) -> list[Goal]:
     """Those that the measured cases decide."""
-    found = []
+    actual = []
     for result in results:
         speeds, case = result.speeds, result.case
         if case == "jpg8-1024":
-            found.append(Goal("two crops of JPEG at 1024 pixels / decoding alone", _of(speeds, CPU, DECODING), 0.7))
+            actual.append(Goal("two crops of JPEG at 1024 pixels / decoding alone", _of(speeds, CPU, DECODING), 0.7))
         if case.startswith("npy"):
-            found.append(Goal(f"two crops of {case} / resizing alone", _of(speeds, CPU, RESIZING), 0.7))
+            actual.append(Goal(f"two crops of {case} / resizing alone", _of(speeds, CPU, RESIZING), 0.7))
         if case == "jpg8-512" and RELEASED in speeds:
             text = "jpg8-512 with distortions / the released loading of the original PNGs"
-            found.append(Goal(text, _of(speeds, DISTORTED, RELEASED), 10))
+            actual.append(Goal(text, _of(speeds, DISTORTED, RELEASED), 10))
         others = speeds | from_peers(result, peers)
         rivals = [name for name in others if name in PACKAGES or name not in speeds]
         if rivals:
             best = max(rivals, key=lambda name: Spread.of(others[name]).median)
-            found.append(Goal(f"{case}: first among the packages / {best}", ratio(speeds[CPU], others[best]), 1))
-    return found
+            actual.append(Goal(f"{case}: first among the packages / {best}", ratio(speeds[CPU], others[best]), 1))
+    return actual
 
 
 def limit(result: Result) -> str:

@@ -32,7 +32,7 @@ REAL = "chestxray14_nih12_1024"
 
 
 @dataclass(frozen=True)
-class Case:
+class LoaderCase:
     """One stored form of the radiographs."""
 
     codec: str
@@ -44,11 +44,11 @@ class Case:
 
 
 FORMS = [("jpg", 8), ("png", 8), ("png", 16), ("jp2", 16), ("npy", 8), ("npy", 16)]
-CASES = {str(case): case for side in (SIDE, SIDE // 2) for case in (Case(*form, side) for form in FORMS)}
+CASES = {str(case): case for side in (SIDE, SIDE // 2) for case in (LoaderCase(*form, side) for form in FORMS)}
 
 
 @dataclass(frozen=True)
-class Inputs:
+class LoaderInputs:
     """A case on disk.
 
     Attributes:
@@ -61,7 +61,7 @@ class Inputs:
         batch: images of a batch.
     """
 
-    case: Case
+    case: LoaderCase
     dataset: ShardedDataset
     files: list[Path]
     originals: list[Path]
@@ -81,17 +81,17 @@ class Inputs:
 
 def radiographs(folder: Path, images: int) -> tuple[list[Path], str]:
     """``images`` PNGs of 8 bits in ``folder``, and what they are, in words."""
-    place = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
-    found = sorted(place.glob("*.png"))[:images]
+    given = Path(os.environ.get("DIRA_SCALE_DATA", "../shared/data")) / REAL / "images"
+    result = sorted(given.glob("*.png"))[:images]
     folder.mkdir(parents=True)
-    if found:
-        what = f"{len(found)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
-        contents = [path.read_bytes() for path in found]
+    if result:
+        what = f"{len(result)} radiographs of ChestX-ray14 ({SIDE} x {SIDE}), repeated to {images}"
+        contents = [path.read_bytes() for path in result]
     else:
         patients = min(4, images)
         drawn = sorted(generate(folder.parent / "phantoms", patients, size=SIDE).glob("dicom/*/*/*.dcm"))[:images]
         contents = [codecs.encode(read_image(path, 8).pixels, "png") for path in drawn]
-        what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {place} (DIRA_SCALE_DATA names it)"
+        what = f"{len(drawn)} phantoms ({SIDE} x {SIDE}), repeated to {images}: no {given} (DIRA_SCALE_DATA names it)"
     paths = [folder / f"{number:05d}.png" for number in range(images)]
     for number, path in enumerate(paths):
         path.write_bytes(contents[number % len(contents)])
@@ -110,7 +110,7 @@ def sixteen_bits(originals: list[Path], folder: Path) -> Path:
     return folder
 
 
-def prepare(case: Case, originals: list[Path], folder: Path, workers: int, batch: int) -> Inputs:
+def prepare(case: LoaderCase, originals: list[Path], folder: Path, workers: int, batch: int) -> LoaderInputs:
     """Shard the radiographs as ``case`` says, by the verb that users call, also in FFCV's form where FFCV is installed;
     and write the payloads as files.
     """
@@ -132,7 +132,7 @@ def prepare(case: Case, originals: list[Path], folder: Path, workers: int, batch
     files = [single / f"{row:05d}.{case.codec}" for row in range(len(originals))]
     for row, path in enumerate(files):
         path.write_bytes(dataset.read(row))
-    return Inputs(case, dataset, files, originals, *crops(dataset), workers, batch)
+    return LoaderInputs(case, dataset, files, originals, *crops(dataset), workers, batch)
 
 
 def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +147,7 @@ def crops(dataset: ShardedDataset) -> tuple[np.ndarray, np.ndarray]:
     return boxes, flips
 
 
-def forget(inputs: Inputs, folder: Path) -> None:
+def forget(inputs: LoaderInputs, folder: Path) -> None:
     """Remove a case's shards and files: ten cases of 1024 pixels would need gigabytes."""
     shutil.rmtree(inputs.dataset.root)
     shutil.rmtree(folder / f"{inputs.case}-files")

@@ -28,13 +28,13 @@ T = TypeVar("T")
 def opening(path: Path, rounds: int) -> dict[str, Any]:
     """Seconds of each part, round by round; the first round's peak of resident memory, above that before."""
     before, rng = psutil.Process().memory_info().rss, np.random.default_rng(0)
-    found: dict[str, list[float]] = {part: [] for part in ("open", "hash", "build", "first", "whole", "table")}
+    results: dict[str, list[float]] = {part: [] for part in ("open", "hash", "build", "first", "whole", "table")}
     peak = 0.0
 
     def timed(part: str, work: Callable[[], T]) -> T:
         began = perf_counter()
         done = work()
-        found[part].append(perf_counter() - began)
+        results[part].append(perf_counter() - began)
         return done
 
     for _ in range(rounds):
@@ -44,10 +44,10 @@ def opening(path: Path, rounds: int) -> dict[str, Any]:
         loader, order = timed("build", lambda: build(dataset, identity, 1))  # noqa: B023
         step = int(rng.integers(order.steps_per_epoch))
         timed("first", lambda: next(loader.iterate(step, step + 1)))  # noqa: B023
-        found["whole"].append(perf_counter() - began)
+        results["whole"].append(perf_counter() - began)
         peak = peak or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
         timed("table", lambda: pq.read_table(path / MANIFEST_FILE, memory_map=True))
-    return found | {"rows": order.sizes[0], "shards": len(dataset.info.shards), "peak_mb": peak / 1e6}
+    return results | {"rows": order.sizes[0], "shards": len(dataset.info.shards), "peak_mb": peak / 1e6}
 
 
 def build(dataset: ShardedDataset, identity: str, workers: int) -> tuple[Any, Order]:

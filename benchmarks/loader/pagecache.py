@@ -19,8 +19,8 @@ def evict(paths: Iterable[Path]) -> float:
         with path.open("rb") as file:
             os.fsync(file.fileno())  # dirty pages are not dropped
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            found = _resident(file.fileno())
-            resident, pages = resident + int(found.sum()), pages + len(found)
+            result = _resident(file.fileno())
+            resident, pages = resident + int(result.sum()), pages + len(result)
     return resident / max(1, pages)
 
 

@@ -42,7 +42,7 @@ def make(folder: Path) -> Path:
 
 def measure(python: Path, rounds: int) -> dict[str, Any]:
     """Images/s by case and name, round by round."""
-    found = {}
+    result = {}
     root = str(Path(__file__).parents[2])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -56,8 +56,8 @@ def measure(python: Path, rounds: int) -> dict[str, Any]:
             done = subprocess.run(
                 command, env=environment, stdout=subprocess.PIPE, text=True, timeout=SECONDS, check=True
             )
-            found[case] = json.loads(done.stdout.splitlines()[-1])
-    return {"images": images, "cases": found}
+            result[case] = json.loads(done.stdout.splitlines()[-1])
+    return {"images": images, "cases": result}
 
 
 def main() -> None:

@@ -61,7 +61,7 @@ def sample(position: int, files: list[str]) -> dict[str, Any]:
     return {"image": Path(files[position % len(files)]).read_bytes(), "position": position}
 
 
-class Stored:
+class PeerFiles:
     """Turns over datasets that are written when their length is first asked for."""
 
     def __init__(self, name: str, files: list[Path], crops: Crops, workers: int, batch: int, folder: Path) -> None:
@@ -96,16 +96,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         plain = Workers(Files(files, "L", crops), workers, batch)
         runs: dict[str, Any] = {"files, PIL": plain}
-        runs |= {peer: Stored(peer, files, crops, workers, batch, Path(name)) for peer in ("litdata", "streaming")}
+        runs |= {peer: PeerFiles(peer, files, crops, workers, batch, Path(name)) for peer in ("litdata", "streaming")}
         for run in runs.values():
             for batches in (LEAD, LEAD + BATCHES):
                 assert _count(run(batches)) == batches
-        found: dict[str, list[Pace]] = {peer: [] for peer in runs}
+        result: dict[str, list[Pace]] = {peer: [] for peer in runs}
         for _ in range(rounds):
             for peer, run in runs.items():
-                found[peer].append(pace(run, batch, BATCHES))
+                result[peer].append(pace(run, batch, BATCHES))
         plain.close()
-    print(json.dumps({"speeds": rates(found), "core_ms": core_ms(found)}))
+    print(json.dumps({"speeds": rates(result), "core_ms": core_ms(result)}))
 
 
 def _count(batches: Iterable[Any]) -> int:

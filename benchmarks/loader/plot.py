@@ -32,9 +32,9 @@ def _panel(axes: Axes, result: Result, elsewhere: Mapping[str, Sequence[float]])
     kinds |= dict.fromkeys(elsewhere, "elsewhere")
     speeds = {name: Spread.of({**result.speeds, **elsewhere}[name]) for name in kinds}
     names = sorted(kinds, key=lambda name: speeds[name].median)
-    found = [speeds[name] for name in names]
-    spread = [[s.median - s.lowest for s in found], [s.highest - s.median for s in found]]
-    axes.barh(names, [s.median for s in found], xerr=spread, color=[COLOURS[kinds[name]] for name in names])
+    actual = [speeds[name] for name in names]
+    spread = [[s.median - s.lowest for s in actual], [s.highest - s.median for s in actual]]
+    axes.barh(names, [s.median for s in actual], xerr=spread, color=[COLOURS[kinds[name]] for name in names])
     axes.axvline(Spread.of(result.speeds[limit(result)]).median, color="#1d2530", linewidth=1, linestyle="--")
     axes.set_title(f"{result.case} (dashed: {limit(result)})", fontsize=9)
     axes.set_xlabel("images/s, two crops each", fontsize=8)

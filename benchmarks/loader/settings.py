@@ -14,7 +14,7 @@ BATCH = 32
 
 
 @dataclass(frozen=True)
-class Setting:
+class LoaderSetting:
     """A loader, and its settings.
 
     Attributes:
@@ -49,9 +49,9 @@ class Setting:
         return True
 
 
-def speeds(pairs: list[tuple[Setting, ShardedDataset]], rounds: int, seconds: float) -> list[list[float]]:
+def speeds(pairs: list[tuple[LoaderSetting, ShardedDataset]], rounds: int, seconds: float) -> list[list[float]]:
     """Images/s of each pair, round by round."""
     loaders = [setting.build(dataset) for setting, dataset in pairs]
     runs = {str(i): lambda batches, loader=loader: loader.iterate(0, batches) for i, loader in enumerate(loaders)}
-    found = rates(take_turns(runs, BATCH, rounds, seconds))
-    return [found[str(i)] for i in range(len(pairs))]
+    result = rates(take_turns(runs, BATCH, rounds, seconds))
+    return [result[str(i)] for i in range(len(pairs))]

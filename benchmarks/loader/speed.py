@@ -8,12 +8,12 @@ from typing import Any
 from benchmarks.loader import pagecache
 from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
-from benchmarks.loader.inputs import Inputs
+from benchmarks.loader.inputs import LoaderInputs
 from benchmarks.loader.turns import core_ms, exhaust, rates, take_turns
 from dira_scale.data.loaders.build import LOADERS
 from dira_scale.errors import UserError
 
-Offer = Callable[[Inputs], list[Contender]]
+Offer = Callable[[LoaderInputs], list[Contender]]
 # Those with processes first, so that these start while the machine is quiet.
 OFFERS: dict[str, Offer] = {
     "files": baselines.files,
@@ -52,42 +52,42 @@ class Result:
     warm_only: str = ""
 
 
-def gather(inputs: Inputs) -> tuple[list[Contender], dict[str, str]]:
+def gather(inputs: LoaderInputs) -> tuple[list[Contender], dict[str, str]]:
     """All contenders of a case; and the reasons of those that have none."""
-    found: list[Contender] = []
+    result: list[Contender] = []
     left_out = {}
     for name, offer in OFFERS.items():
         try:
-            found += offer(inputs)
+            result += offer(inputs)
         except UserError as error:
             left_out[name] = str(error)
-    return found, left_out
+    return result, left_out
 
 
-def measure(inputs: Inputs, rounds: int, seconds: float, cold: bool) -> Result:
+def measure(inputs: LoaderInputs, rounds: int, seconds: float, cold: bool) -> Result:
     """All contenders in turns, from the page cache; then, if asked for, from the disk."""
     contenders, left_out = gather(inputs)
     sizes = inputs.dataset.column("size")
     try:
-        paces = take_turns({one.name: one.run for one in contenders}, inputs.batch, rounds, seconds)
-        from_disk = _cold([one for one in contenders if one.reads], inputs, rounds) if cold else {}
+        paces = take_turns({contender.name: contender.run for contender in contenders}, inputs.batch, rounds, seconds)
+        from_disk = _cold([contender for contender in contenders if contender.reads], inputs, rounds) if cold else {}
     finally:
-        for one in contenders:
-            one.close()
-    kinds = {one.name: one.kind for one in contenders}
+        for contender in contenders:
+            contender.close()
+    kinds = {contender.name: contender.kind for contender in contenders}
     kilobytes = float(sizes.mean()) / 1e3
     return Result(str(inputs.case), kilobytes, rates(paces), core_ms(paces), kinds, left_out, **from_disk)
 
 
-def _cold(contenders: list[Contender], inputs: Inputs, rounds: int) -> dict[str, Any]:
+def _cold(contenders: list[Contender], inputs: LoaderInputs, rounds: int) -> dict[str, Any]:
     """``Result.cold``: one pass over all images, its start included, as only the first pass is cold."""
     shards = [inputs.dataset.file(shard) for shard in inputs.dataset.info.shards]
     files = [*shards, *inputs.files, *inputs.originals]
-    found: dict[str, list[float]] = {one.name: [] for one in contenders}
+    result: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for _ in range(rounds):
-        for one in contenders:
+        for contender in contenders:
             if stays := pagecache.evict(files):
                 return {"warm_only": f"{stays:.0%} of the pages stay in the cache, says mincore"}
             batches = inputs.images // inputs.batch
-            found[one.name].append(batches * inputs.batch / exhaust(one.run, batches))
-    return {"cold": found}
+            result[contender.name].append(batches * inputs.batch / exhaust(contender.run, batches))
+    return {"cold": result}

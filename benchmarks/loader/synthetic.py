@@ -55,8 +55,8 @@ def enlarge(base: ShardedDataset, out: Path, rows: int, shards: int) -> Path:
 
 def _chunk(table: pa.Table, numbers: np.ndarray, shard: np.ndarray, names: list[str]) -> pa.Table:
     """Rows ``numbers``: names of their own, payloads of the ``table``'s."""
-    own = pc.utf8_lpad(pc.cast(pa.array(numbers), pa.string()), 24, "0")
-    columns = {"key": own, "patient": own, "study": own, "shard": pa.array(names).take(pa.array(shard))}
+    mine = pc.utf8_lpad(pc.cast(pa.array(numbers), pa.string()), 24, "0")
+    columns = {"key": mine, "patient": mine, "study": mine, "shard": pa.array(names).take(pa.array(shard))}
     chunk = table.take(pa.array(numbers % table.num_rows))
     for name, column in columns.items():
         chunk = chunk.set_column(chunk.schema.get_field_index(name), table.schema.field(name), column)

@@ -74,17 +74,17 @@ def tell_goals(console: Console, goals: Sequence[Goal]) -> None:
 def tell_growth(console: Console, grown: Mapping[str, Any]) -> None:
     """Workers, rows and shards, memory."""
     if workers := grown["workers"]:
-        one = next(iter(workers.values()))
-        scaled = [(name, images(Spread.of(speeds)), str(ratio(speeds, one))) for name, speeds in workers.items()]
+        item = next(iter(workers.values()))
+        scaled = [(name, images(Spread.of(speeds)), str(ratio(speeds, item))) for name, speeds in workers.items()]
         tell(console, "Threads (jpg8-512)", ["threads", "images/s", "to one thread"], scaled)
     rows: list[tuple[str, ...]] = []
-    for found in grown["opening"]:
-        parts = [Spread.of(found[part]) for part in PARTS]
-        whole = ratio(found["whole"], found["table"])
+    for results in grown["opening"]:
+        parts = [Spread.of(results[part]) for part in PARTS]
+        whole = ratio(results["whole"], results["table"])
         rows.append((
-            f"{found['rows']:,}", f"{found['shards']:,}", *(f"{part.median:.3f}" for part in parts),
-            f"{Spread.of(found['whole']).median:.2f}", str(whole), f"{found['peak_mb']:,.0f}",
-            f"{1e6 * found['peak_mb'] / found['rows']:,.0f}",
+            f"{results['rows']:,}", f"{results['shards']:,}", *(f"{part.median:.3f}" for part in parts),
+            f"{Spread.of(results['whole']).median:.2f}", str(whole), f"{results['peak_mb']:,.0f}",
+            f"{1e6 * results['peak_mb'] / results['rows']:,.0f}",
         ))  # fmt: skip
     head = ["rows", "shards", *PARTS, "all", "all / reading the table", "peak MB", "bytes a row"]
     tell(console, "Resuming at a random step: seconds, and memory above that of the imports", head, rows)

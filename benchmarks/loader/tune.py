@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.loader.forms import compare_forms
-from benchmarks.loader.settings import Setting, speeds
+from benchmarks.loader.settings import LoaderSetting, speeds
 from dira_scale.data.loaders.build import LOADERS
 from dira_scale.data.manifest import ShardedDataset
 
@@ -31,10 +31,10 @@ def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: f
     dataset, device = ShardedDataset.open(shards), "cuda" if torch.cuda.is_available() else "cpu"
     dataset.require_images("bench loader")
 
-    def fastest(settings: list[Setting], cost: Callable[[Setting], int]) -> Setting:
-        found = speeds([(setting, dataset) for setting in settings], rounds, seconds)
-        chosen = _cheapest(settings, found, cost)
-        console.print(_table(settings, found, chosen))
+    def fastest(settings: list[LoaderSetting], cost: Callable[[LoaderSetting], int]) -> LoaderSetting:
+        result = speeds([(setting, dataset) for setting in settings], rounds, seconds)
+        chosen = _cheapest(settings, result, cost)
+        console.print(_table(settings, result, chosen))
         return chosen
 
     threads = sorted({1, *(2**i for i in range(8) if 2**i < cores), cores})
@@ -54,27 +54,29 @@ def tune(shards: Path, out: Path, size: int, cores: int, rounds: int, seconds: f
     console.print(f"next: python -m dira_scale.pretrain {shlex.join(words)}", highlight=False, soft_wrap=True)
 
 
-def _settings(dataset: ShardedDataset, threads: list[int], size: int, device: str) -> list[Setting]:
+def _settings(dataset: ShardedDataset, threads: list[int], size: int, device: str) -> list[LoaderSetting]:
     """Every loader that reads this dataset, with every number of threads; in a process of its own only beside a GPU."""
-    found = []
+    result = []
     for loader in LOADERS:
-        first = Setting(loader, False, 1, 4, size, device)
+        first = LoaderSetting(loader, False, 1, 4, size, device)
         if loader == "cpu" or first.reads(dataset):  # what even cpu cannot read, it says
             helpers = (False, True) if device == "cuda" and loader != "dali" else (False,)
-            found += [replace(first, helper=helper, workers=workers) for helper in helpers for workers in threads]
-    return found
+            result += [replace(first, helper=helper, workers=workers) for helper in helpers for workers in threads]
+    return result
 
 
-def _cheapest(settings: list[Setting], found: list[list[float]], cost: Callable[[Setting], int]) -> Setting:
+def _cheapest(
+    settings: list[LoaderSetting], result: list[list[float]], cost: Callable[[LoaderSetting], int]
+) -> LoaderSetting:
     """The one of least cost that is nearly as fast as the fastest; of equal costs, the faster one."""
-    medians = list(map(statistics.median, found))
+    medians = list(map(statistics.median, result))
     near = [i for i, speed in enumerate(medians) if speed >= CLOSE * max(medians)]
     return settings[min(near, key=lambda i: (cost(settings[i]), -medians[i]))]
 
 
-def _table(settings: list[Setting], found: list[list[float]], chosen: Setting) -> Table:
+def _table(settings: list[LoaderSetting], result: list[list[float]], chosen: LoaderSetting) -> Table:
     table = Table("loader", "prefetch", "images/s", "lowest", "highest", "")
-    for setting, speed in zip(settings, found, strict=True):
+    for setting, speed in zip(settings, result, strict=True):
         figures = (f"{value:.0f}" for value in (statistics.median(speed), min(speed), max(speed)))
         table.add_row(str(setting), str(setting.prefetch), *figures, "chosen" if setting == chosen else "")
     return table

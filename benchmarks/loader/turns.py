@@ -30,15 +30,15 @@ def exhaust(run: Run, batches: int) -> float:
 
 def core_seconds() -> float:
     """Of this process and its children, so far."""
-    own = psutil.Process()
-    found = 0.0
-    for process in (own, *own.children(recursive=True)):
+    mine = psutil.Process()
+    result = 0.0
+    for process in (mine, *mine.children(recursive=True)):
         try:
             times = process.cpu_times()
         except psutil.NoSuchProcess:  # ended since it was listed
             continue
-        found += times.user + times.system
-    return found
+        result += times.user + times.system
+    return result
 
 
 def pace(run: Run, batch: int, batches: int) -> Pace:
@@ -66,21 +66,21 @@ def enough(run: Run, seconds: float) -> int:
 def take_turns(runs: Mapping[str, Run], batch: int, rounds: int, seconds: float) -> dict[str, list[Pace]]:
     """By name, one for each round. Every other round goes backwards."""
     batches = {name: enough(run, seconds) for name, run in runs.items()}
-    found: dict[str, list[Pace]] = {name: [] for name in runs}
+    result: dict[str, list[Pace]] = {name: [] for name in runs}
     for number in range(rounds):
         for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
-            found[name].append(pace(runs[name], batch, batches[name]))
-    return found
+            result[name].append(pace(runs[name], batch, batches[name]))
+    return result
 
 
 def rates(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
     """Their images/s."""
-    return {name: [one.rate for one in found] for name, found in paces.items()}
+    return {name: [turn.rate for turn in turns] for name, turns in paces.items()}
 
 
 def core_ms(paces: Mapping[str, Sequence[Pace]]) -> dict[str, list[float]]:
     """Their cost."""
-    return {name: [one.core_ms for one in found] for name, found in paces.items()}
+    return {name: [turn.core_ms for turn in turns] for name, turns in paces.items()}
 
 
 @dataclass(frozen=True)

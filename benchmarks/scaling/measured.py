@@ -45,9 +45,9 @@ def measure(processes: int, loader: str, steps: int, shards: Path, out: Path) ->
     runs = out / "runs" / loader
     together = [f"run={runs}/together{processes}", *keys(processes), *rest]
     run([torchrun(processes, "pretrain", *together)], out, processes)
-    own = [runs / f"apart{processes}.{i}" for i in range(processes)]
-    run([alone("pretrain", f"run={folder}", *keys(1), *rest) for folder in own], out, processes)
-    apart = [times(folder) for folder in own]
+    mine = [runs / f"apart{processes}.{i}" for i in range(processes)]
+    run([alone("pretrain", f"run={folder}", *keys(1), *rest) for folder in mine], out, processes)
+    apart = [times(folder) for folder in mine]
     return Measured(
         processes,
         loader,

@@ -38,14 +38,14 @@ def run(commands: Sequence[list[str]], out: Path, processes: int) -> None:
     """Run commands beside each other; their first steps wait for one another (:func:`pretrain`)."""
     gate = out / f"gate{time.time_ns()}"
     gate.mkdir(parents=True)
-    own = os.environ | {"SCALING_GATE": str(gate), "SCALING_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"}
-    own["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+    mine = os.environ | {"SCALING_GATE": str(gate), "SCALING_PROCESSES": str(processes), "OMP_NUM_THREADS": "1"}
+    mine["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
     started = []
     try:
         for i, command in enumerate(commands):
             log = (gate / f"{i}.log").open("w")
             started.append(
-                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=own, start_new_session=True)
+                subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=mine, start_new_session=True)
             )
         codes = [process.wait(timeout=SECONDS) for process in started]
     finally:
@@ -78,7 +78,7 @@ def pretrain(arguments: list[str]) -> int:
 def link(arguments: list[str]) -> int:
     """Seconds of all-reduces over gloo, written by rank 0 to the file that is named."""
     dist.init_process_group("gloo")
-    found = []
+    result = []
     for size in BYTES:
         x, taken = torch.zeros(size // 4), []
         for _ in range(12):
@@ -86,9 +86,9 @@ def link(arguments: list[str]) -> int:
             began = time.perf_counter()
             dist.all_reduce(x)
             taken.append(time.perf_counter() - began)
-        found.append(statistics.median(taken[2:]))
+        result.append(statistics.median(taken[2:]))
     if dist.get_rank() == 0:
-        Path(arguments[0]).write_text(json.dumps(found))
+        Path(arguments[0]).write_text(json.dumps(result))
     return 0
 
 

@@ -31,11 +31,11 @@ def step_of(arguments: Sequence[str], processes: int, images: int) -> Rehearsal:
         return rehearse(fake, stage, images, config.parallel.accumulate)
 
 
-def here(found: Measured, cluster: Links) -> float:
+def here(result: Measured, cluster: Links) -> float:
     """Seconds of the step that was measured, simulated from the runs apart and from gloo's all-reduce."""
-    step = step_of(keys(found.processes), found.processes, IMAGES)
-    alone = arithmetic(step, found.apart, found.jitter)
-    return Workload(cluster, alone, traffic("ddp", step, 1), lambda ranks: step.collectives).seconds(found.processes)
+    step = step_of(keys(result.processes), result.processes, IMAGES)
+    alone = arithmetic(step, result.apart, result.jitter)
+    return Workload(cluster, alone, traffic("ddp", step, 1), lambda ranks: step.collectives).seconds(result.processes)
 
 
 def arithmetic(step: Rehearsal, seconds: float, jitter: float) -> StepTimes:

@@ -35,10 +35,10 @@ def tell_measured(
     left_out: Mapping[str, str],
 ) -> None:
     """Processes of this machine; ``simulated``: seconds of a step by their number, with the first loader."""
-    one = {m.loader: m.together for m in measured if m.processes == 1}
+    item = {m.loader: m.together for m in measured if m.processes == 1}
     rows = []
     for m in measured:
-        ratio = f"{m.processes * one[m.loader] / m.together:.2f}" if m.loader in one else "–"
+        ratio = f"{m.processes * item[m.loader] / m.together:.2f}" if m.loader in item else "–"
         apart, together = f"{1000 * m.apart:.0f}", f"{1000 * m.together:.0f}"
         rows.append(("measured", m.loader, str(m.processes), apart, together, ratio, percent(m.efficiency)))
         if m.processes in simulated and m.loader == measured[0].loader:
@@ -60,7 +60,7 @@ def tell_published(console: Console, published: Sequence[dict[str, Any]], jitter
     tell(console, title, "measured by,GPUs,published,simulated", rows)
 
 
-def tell_simulated(console: Console, found: Sequence[dict[str, float]], arguments: argparse.Namespace) -> None:
+def tell_simulated(console: Console, result: Sequence[dict[str, float]], arguments: argparse.Namespace) -> None:
     """One job on more and more GPUs."""
     rows = [
         (
@@ -75,7 +75,7 @@ def tell_simulated(console: Console, found: Sequence[dict[str, float]], argument
             f"{row['young'] / 60:.0f} min",
             f"{100 * row['goodput']:.2f} %",
         )
-        for row in found
+        for row in result
     ]
     head = "row,GPUs,ms/step,images/s,efficiency,without keys,MTBF,save every,Young,goodput"
     tell(

@@ -34,23 +34,23 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--sources", nargs="+", default=["dicom", "png", "mha"], help="of speed")
     arguments = parser.parse_args()
-    found: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
-    found["load"] = os.getloadavg()[0]
+    result: dict[str, Any] = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version()}
+    result["load"] = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as name:
         if "memory" in arguments.parts:
-            found["memory"] = [memory(Path(name), count, max(arguments.processes)) for count in arguments.records]
+            result["memory"] = [memory(Path(name), count, max(arguments.processes)) for count in arguments.records]
             print("\n  records   peak MB  seconds")
-            for row in found["memory"]:
+            for row in result["memory"]:
                 print(f"{row['records']:9,} {row['peak_mb']:9.0f} {row['seconds']:8.0f}")
-            ratio = found["memory"][-1]["peak_mb"] / found["memory"][0]["peak_mb"]
+            ratio = result["memory"][-1]["peak_mb"] / result["memory"][0]["peak_mb"]
             print(f"peak of the last is {ratio:.2f} times that of the first\n")
         if "speed" in arguments.parts:
-            inputs, found["speed"] = make_inputs(Path(name)), []
+            inputs, result["speed"] = make_inputs(Path(name)), []
             cases = [case for case in CASES if case.source in arguments.sources]
             for case, processes in itertools.product(cases, arguments.processes):
                 row = speed(case, inputs[case.source], processes, arguments.rounds)
-                found["speed"].append(row)
-                if len(found["speed"]) == 1:
+                result["speed"].append(row)
+                if len(result["speed"]) == 1:
                     print("\nsource codec bits processes   limit/s  writer/s   ms/image   share  (of each round)")
                 shares = " ".join(f"{share:.2f}" for share in row["shares"])
                 print(
@@ -59,7 +59,7 @@ def main() -> None:
                     flush=True,
                 )
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

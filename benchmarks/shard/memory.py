@@ -25,10 +25,10 @@ def memory(folder: Path, records: int, workers: int) -> dict[str, float]:
         table = csv.writer(file)
         table.writerow(["file", "patient", "nodule", "mass"])
         for number in range(records):
-            place = images / f"{number // 1000:04d}" / f"im{number:08d}.png"
-            place.parent.mkdir(exist_ok=True)
-            os.link(folder / f"{number % 16}.png", place)
-            table.writerow([place.relative_to(images), f"P{number // 3}", number % 2, ""])
+            path = images / f"{number // 1000:04d}" / f"im{number:08d}.png"
+            path.parent.mkdir(exist_ok=True)
+            os.link(folder / f"{number % 16}.png", path)
+            table.writerow([path.relative_to(images), f"P{number // 3}", number % 2, ""])
     words = [
         "recipe=folder", f"recipe.images={images}", f"recipe.labels={folder / f'{records}.csv'}", "recipe.codec=npy",
         "recipe.min_side=1", f"out={folder / f'out{records}'}", f"workers={workers}", "recipe.shard_size=1000",

@@ -32,7 +32,7 @@ from dira_scale.pixels.codecs import encode
 
 
 @dataclass(frozen=True)
-class Case:
+class ShardCase:
     """What is read, and what becomes of it."""
 
     source: str  # dicom | png | mha
@@ -41,10 +41,11 @@ class Case:
     count: int  # inputs of a round, for each process
 
 
-CASES = [
-    Case("dicom", "png", 16, 48), Case("dicom", "jpg", 8, 96), Case("dicom", "jp2", 16, 96), Case("png", "png", 16, 48),
-    Case("png", "jp2", 16, 96), Case("mha", "b2nd", 16, 3),
-]  # fmt: skip
+FORMS = (
+    ("dicom", "png", 16, 48), ("dicom", "jpg", 8, 96), ("dicom", "jp2", 16, 96), ("png", "png", 16, 48),
+    ("png", "jp2", 16, 96), ("mha", "b2nd", 16, 3),
+)  # fmt: skip
+CASES = [ShardCase(*form) for form in FORMS]
 
 
 def make_inputs(folder: Path) -> dict[str, list[Path]]:
@@ -63,7 +64,7 @@ def make_inputs(folder: Path) -> dict[str, list[Path]]:
     return {"dicom": dicom, "png": png, "mha": [folder / "ct.mha"]}
 
 
-def recipe_of(case: Case) -> Recipe:
+def recipe_of(case: ShardCase) -> Recipe:
     name = "volumes" if case.source == "mha" else "folder"
     config = compose("shard", [f"recipe={name}", "out=none", "recipe.images=none"]).recipe
     keys: Any = OmegaConf.to_container(config, resolve=True)
@@ -99,24 +100,24 @@ class Mark(NamedTuple):
         return cls(os.getpid(), images, time.process_time(), time.perf_counter())
 
 
-class Pace(NamedTuple):
+class ShardPace(NamedTuple):
     """Of all workers, from the first mark of each: how it starts does not count."""
 
     processor: float  # seconds an image
     rate: float  # images a second
 
 
-def pace(marks: Iterable[Mark]) -> Pace:
+def pace(marks: Iterable[Mark]) -> ShardPace:
     """From the marks of one run."""
     processor, images, rate = 0.0, 0, 0.0
-    for _, own in groupby(sorted(marks), key=lambda mark: mark.process):
-        first, *others = sorted(own, key=lambda mark: mark.wall)
+    for _, ours in groupby(sorted(marks), key=lambda mark: mark.process):
+        first, *others = sorted(ours, key=lambda mark: mark.wall)
         if others:
             done = sum(mark.images for mark in others)
             images += done
             processor += others[-1].processor - first.processor
             rate += done / (others[-1].wall - first.wall)
-    return Pace(processor / images, rate)
+    return ShardPace(processor / images, rate)
 
 
 def _bare(path: Path, recipe: Recipe) -> Mark:
@@ -124,7 +125,7 @@ def _bare(path: Path, recipe: Recipe) -> Mark:
     return Mark.now(1)
 
 
-def bare_loop(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
+def bare_loop(recipe: Recipe, paths: list[Path], processes: int) -> ShardPace:
     with worker_pool(processes, __name__) as pool:
         return pace(pool.map(_bare, paths, repeat(recipe)))
 
@@ -133,7 +134,7 @@ def _note(folder: Path, name: str, part: Path, shard: WrittenShard) -> None:
     (folder / f"{name}.json").write_text(json.dumps(Mark.now(len(shard.rows))))
 
 
-def writer(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
+def writer(recipe: Recipe, paths: list[Path], processes: int) -> ShardPace:
     records = (SourceRecord(f"{number}", path) for number, path in enumerate(paths))
     planned = plan_shards(records, recipe, Hasher(PUBLIC_KEY))
     with tempfile.TemporaryDirectory() as name:
@@ -142,17 +143,17 @@ def writer(recipe: Recipe, paths: list[Path], processes: int) -> Pace:
         return pace(Mark(*json.loads(file.read_text())) for file in folder.glob("*.json"))
 
 
-def speed(case: Case, inputs: list[Path], processes: int, rounds: int) -> dict[str, Any]:
+def speed(case: ShardCase, inputs: list[Path], processes: int, rounds: int) -> dict[str, Any]:
     """Both in turns; the share is of the processors' time, which a busy machine does not change."""
     recipe = recipe_of(case)
     paths = [inputs[n % len(inputs)] for n in range(case.count * processes)]
     turns = [(bare_loop(recipe, paths, processes), writer(recipe, paths, processes)) for _ in range(rounds)]
-    shares = [bare.processor / own.processor for bare, own in turns]
+    shares = [bare.processor / ours.processor for bare, ours in turns]
     return asdict(case) | {
         "processes": processes,
         "limit": statistics.median(bare.rate for bare, _ in turns),
-        "writer": statistics.median(own.rate for _, own in turns),
-        "processor_ms": statistics.median(1000 * own.processor for _, own in turns),
+        "writer": statistics.median(ours.rate for _, ours in turns),
+        "processor_ms": statistics.median(1000 * ours.processor for _, ours in turns),
         "share": statistics.median(shares),
         "shares": shares,
     }

@@ -163,5 +163,5 @@ def milliseconds(seconds: float) -> str:
 def _data_exists(run: Run) -> bool:
     """Whether the data need not be made by another run first, or has been."""
     given = [word.partition("=")[2] for word in run.words if word.startswith("data.shards=")]
-    to_be_made = [place for place in given if any(need in place for need in run.needs)]
-    return all((Path(place) / "manifest.parquet").exists() for place in to_be_made)
+    to_be_made = [path for path in given if any(need in path for need in run.needs)]
+    return all((Path(path) / "manifest.parquet").exists() for path in to_be_made)

@@ -22,7 +22,7 @@ LABEL = 64  # characters of a name before its hash
 
 
 def command(
-    verb: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, own: Sequence[Path]
+    verb: str, values: Mapping[str, Any], literal: Mapping[str, str], output: str, config_dirs: Sequence[Path]
 ) -> list[str]:
     """The words after ``python -m dira_scale.VERB``: ``values``, those that are typed, and the key of the output.
 
@@ -30,19 +30,19 @@ def command(
     """
     if VERBS[verb].flags:
         return benchmark.words({**values, **literal}, output)
-    places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, own)
+    places = places_in(verb, {**values, **{key: read(text) for key, text in literal.items()}}, config_dirs)
     values = {key: _absolute(value) if key.lstrip("+") in places else value for key, value in values.items()}
     typed = [f"{key}={_absolute_text(text) if key.lstrip('+') in places else text}" for key, text in literal.items()]
-    folders = [word for folder in own for word in ("--config-dir", str(folder))]
-    return [*folders, *as_words(verb, values, own), *typed, f"{VERBS[verb].output}={output}"]
+    folders = [word for folder in config_dirs for word in ("--config-dir", str(folder))]
+    return [*folders, *as_words(verb, values, config_dirs), *typed, f"{VERBS[verb].output}={output}"]
 
 
 def _absolute(value: Any) -> Any:
     """A place, a list of places or a mapping by place, from this folder; URLs, ``~`` and null as they are."""
     if isinstance(value, dict):
-        return {_absolute(key): one for key, one in value.items()}
+        return {_absolute(key): item for key, item in value.items()}
     if isinstance(value, list):
-        return [_absolute(one) for one in value]
+        return [_absolute(item) for item in value]
     if not isinstance(value, str) or value in ("", "null") or value.startswith("~") or "://" in value:
         return value
     return str(Path(value).absolute())
@@ -59,16 +59,16 @@ def references(value: Any) -> set[str]:
     if isinstance(value, str):
         return set(REFERENCE.findall(value))
     inner = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
-    return {found for one in inner for found in references(one)}
+    return {name for item in inner for name in references(item)}
 
 
 def resolved(value: Any, outputs: Mapping[str, str]) -> Any:
     """``value`` with each reference replaced by its phase's output."""
     if isinstance(value, str):
-        return REFERENCE.sub(lambda found: outputs[found[1]], value)
+        return REFERENCE.sub(lambda match: outputs[match[1]], value)
     if isinstance(value, dict):
-        return {resolved(key, outputs): resolved(one, outputs) for key, one in value.items()}
-    return [resolved(one, outputs) for one in value] if isinstance(value, list) else value
+        return {resolved(key, outputs): resolved(item, outputs) for key, item in value.items()}
+    return [resolved(item, outputs) for item in value] if isinstance(value, list) else value
 
 
 def digest_of(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> str:
@@ -101,7 +101,7 @@ def _canonical(value: Any) -> Any:
     """``value`` with all that it holds as plain text and keys sorted: quotes and the order of keys say nothing."""
     if isinstance(value, dict):
         return {str(key): _canonical(value[key]) for key in sorted(value, key=str)}
-    return [_canonical(one) for one in value] if isinstance(value, list | tuple) else typed(value)
+    return [_canonical(item) for item in value] if isinstance(value, list | tuple) else typed(value)
 
 
 def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _named(verb: str, identity: Mapping[str, Any], varied: Mapping[str, Any]) ->
     return {
         key: identity[key]
         for key in identity
-        if key in varied or not any(key == one or key.startswith(f"{one}.") for one in left_out)
+        if key in varied or not any(key == prefix or key.startswith(f"{prefix}.") for prefix in left_out)
     }
 
 

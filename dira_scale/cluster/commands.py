@@ -16,7 +16,7 @@ from dira_scale.cluster.command import read
 from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
-from dira_scale.cluster.slurm import script
+from dira_scale.cluster.slurm import of_runs
 from dira_scale.cluster.status import certain, states
 from dira_scale.cluster.watch import carry_out, to_start
 from dira_scale.config.files import roots
@@ -36,7 +36,7 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
 
     Raises UserError if there is no ``sweep=NAME``.
     """
-    own: list[str] = []
+    kept: list[str] = []
     literal: dict[str, dict[str, str]] = {}
     arguments = Arguments.parse(words)
     for word in words:
@@ -44,11 +44,11 @@ def split(words: Sequence[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
         if word in arguments.words and dot and "=" in word and phase.lstrip("+~") not in OWN:
             literal.setdefault(phase, {})[rest] = word.partition("=")[2]
         else:
-            own.append(word)
+            kept.append(word)
     if not arguments.help and "sweep" not in map(key_of, arguments.words):
-        files = {file.stem for root in roots(arguments.own) for file in (root / "sweep").glob("*.yaml")}
+        files = {file.stem for root in roots(arguments.config_dirs) for file in (root / "sweep").glob("*.yaml")}
         raise UserError(f"sweep=NAME must be given. There are: {', '.join(sorted(files))}; --config-dir adds yours")
-    return own, literal
+    return kept, literal
 
 
 def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: DictConfig) -> int:
@@ -57,11 +57,11 @@ def sweep(words: Sequence[str], literal: Mapping[str, Mapping[str, str]], cfg: D
     assert isinstance(config, SweepConfig)
     check_name(words, config.sweep.name)
     folder = SweepFolder(Path(config.folder))
-    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).own)
+    runs = expand(config.sweep, folder.path, literal, Arguments.parse(words).config_dirs)
     check_machines(config, runs)
     now, problem = states(folder, runs)
     if problem:
-        raise UserError(f"{problem}: what is queued already cannot be known; nothing was started")
+        raise UserError(f"{problem}: the queue is unknown; nothing was started")
     start = to_start(runs, now)
     logger.info("%s: %s", config.sweep.name, _counted(now))
     if start:
@@ -103,16 +103,17 @@ def start_again(folder: SweepFolder, patterns: Sequence[str], detach: bool) -> i
     """
     config = recorded(folder)
     config.detach = detach and config.cluster.executor == "slurm"
-    found = certain(folder)
-    chosen = retry(folder, found, patterns)
+    statuses = certain(folder)
+    chosen = retry(folder, statuses, patterns)
     if not chosen:
-        cancelled = any(one.state == "cancelled" for one in found.values())
+        cancelled = any(status.state == "cancelled" for status in statuses.values())
         print(
-            "nothing to start again: no run has failed or was lost"
-            + ("; some are cancelled, and runs='*' starts those" if cancelled else "")
+            "nothing to retry: no run has failed or was lost"
+            + ("; runs='*' starts the cancelled ones" if cancelled else "")
         )
         return DONE
-    runs = [one.run for one in found.values() if one.run.id in {*folder.current, *chosen}]  # needed ones first
+    known = {*folder.current, *chosen}
+    runs = [status.run for run_id, status in statuses.items() if run_id in known]  # needed ones first
 
     def revive(started: Sequence[Run]) -> None:
         for run in started:
@@ -125,7 +126,7 @@ def recorded(folder: SweepFolder) -> SweepConfig:
     """The sweep as last submitted. Raises UserError if there is none in the folder."""
     path = folder.path / RECORD
     if not path.is_file():
-        raise UserError(f"folder={folder.path}: no sweep there; name one that python -m dira_scale.sweep has made")
+        raise UserError(f"folder={folder.path}: no sweep there; name a folder that python -m dira_scale.sweep wrote")
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(SweepConfig), OmegaConf.load(path)))
     assert isinstance(config, SweepConfig)
     return config
@@ -140,7 +141,7 @@ def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Ma
             print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.verb} {shlex.join(run.words)}")
         start = to_start(group, now)
         if config.cluster.executor == "slurm" and start:
-            print("\n" + script(folder, config, start))
+            print("\n" + of_runs(folder, config, start))
 
 
 def _counted(now: Mapping[str, str]) -> str:

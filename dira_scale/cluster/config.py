@@ -113,7 +113,7 @@ class Sweep(Schema):
         """Raises UserError if a name cannot be that of a folder, or of a key."""
         super().__post_init__()
         if self.name != MISSING and not re.fullmatch(r"[A-Za-z0-9][\w.-]*", self.name, re.ASCII):
-            raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_': a folder is called so")
+            raise UserError(f"name={self.name}: expected letters, digits, '.', '-' and '_', as it names a folder")
         if isinstance(self.phases, dict):
             for phase in self.phases:
                 if not re.fullmatch(r"[a-z]\w*", phase, re.ASCII) or phase in OWN + IN_FOLDER:
@@ -136,7 +136,7 @@ class SweepConfig(Schema):
         super().__post_init__()
         if self.detach is True and self.cluster.executor == "local":
             raise UserError(
-                "detach=true: only SLURM has jobs that go on by themselves; leave it out, or choose a SLURM profile"
+                "detach=true: only SLURM jobs run without this process; leave it out, or choose a SLURM profile"
             )
 
     def profile(self, phase: str) -> Cluster:
@@ -167,7 +167,7 @@ class SweepConfig(Schema):
 
 
 def _is_list(value: Any, kind: type) -> bool:
-    return isinstance(value, list) and all(type(one) is kind for one in value)
+    return isinstance(value, list) and all(type(item) is kind for item in value)
 
 
 def _expect(phase: Phase, name: str, holds: Any, expected: str) -> None:

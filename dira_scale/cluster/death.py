@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from submitit import JobEnvironment
-
 from dira_scale.cluster import launch
 from dira_scale.cluster.records import Run, SweepFolder
+from dira_scale.cluster.task import Task
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
 
@@ -43,18 +42,18 @@ class Death:
 
 def killed(code: int) -> str:
     """Of a negative exit code: ``killed by SIGKILL``."""
-    known = {int(one): one.name for one in signal.Signals}
+    known = {int(number): number.name for number in signal.Signals}
     return f"killed by {known.get(-code, f'signal {-code}')}"
 
 
-def record(sweep: SweepFolder, run: Run, job: JobEnvironment, restart: int, code: int) -> None:
+def record(sweep: SweepFolder, run: Run, task: Task, restart: int, code: int) -> None:
     """Write down that this task, not the first, has ended, for the first one to read."""
     if code not in (DONE, INTERRUPTED):
-        log = sweep.path / "jobs" / f"{job.job_id}_{job.global_rank}_log.out"
+        log = sweep.path / "jobs" / f"{task.job}_{task.rank}_log.out"
         said = launch.last_words(log, run.verb) if code > 0 else ""
-        node = job.hostnames[job.node]
-        death = Death(job.global_rank, node, code, time.time(), said)
-        write_json(_folder(sweep, run) / f"{job.job_id}.{restart}.rank{job.global_rank}", asdict(death))
+        node = task.hosts[task.node]
+        death = Death(task.rank, node, code, time.time(), said)
+        write_json(_folder(sweep, run) / f"{task.job}.{restart}.rank{task.rank}", asdict(death))
 
 
 def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> Death | None:
@@ -62,9 +61,9 @@ def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> De
     files = _folder(sweep, run).glob(f"{job}.{restart}.rank*")
     deaths = [Death(**json.loads(file.read_text())) for file in files]
     if run.launch.launcher == "torchrun" or run.launch.processes > 1:
-        found = ROOT.findall(launch.end_of(log))
-        deaths += [Death(int(rank), host, int(code), time.time()) for host, rank, code in found[-1:]]
-    return min(deaths, key=lambda one: one.when, default=None)
+        roots = ROOT.findall(launch.end_of(log))
+        deaths += [Death(int(rank), host, int(code), time.time()) for host, rank, code in roots[-1:]]
+    return min(deaths, key=lambda death: death.when, default=None)
 
 
 def reason(code: int, told: Mapping[str, object], log: Path, verb: str, died: Death | None) -> str:

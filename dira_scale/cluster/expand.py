@@ -27,19 +27,21 @@ class Point:
     lineage: Mapping[str, Run]
 
 
-def expand(sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]], own: Sequence[Path] = ()) -> list[Run]:
+def expand(
+    sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]], config_dirs: Sequence[Path] = ()
+) -> list[Run]:
     """All runs of ``sweep``, each after those that it needs.
 
     Args:
         folder: the sweep's, in which outputs of runs that others need are, and the runs that are recorded already.
         literal: per phase, KEY: text, instead of what the sweep says about KEY.
-        own: the user's folders of configurations.
+        config_dirs: the user's folders of configurations.
 
     Raises:
         UserError: an unknown phase, phases that need each other, a reference to a run that is not needed, a key set
             twice, or two equal runs.
     """
-    phases = sweep.phases
+    phases, folder = sweep.phases, folder.absolute()
     for name in literal:
         if name not in phases:
             raise UserError(f"{name}.…: no key of sweep, and no phase of {sweep.name}{_there_are(name, phases)}")
@@ -49,11 +51,11 @@ def expand(sweep: Sweep, folder: Path, literal: Mapping[str, Mapping[str, str]],
     known: set[tuple[str, str]] = set()
     for name in _order(phases):
         for needed in _joined([points[other] for other in phases[name].for_each or []]):
-            for values in _combinations(name, phases[name], literal.get(name, {})):
-                typed = literal.get(name, {})
-                *slices, run = _runs(name, phases[name], values, typed, needed, recorded, folder.absolute(), own)
+            typed = literal.get(name, {})
+            for values in _combinations(name, phases[name], typed):
+                *slices, run = _runs(name, phases[name], values, typed, needed, recorded, folder, config_dirs)
                 if (same := (name, _digest(run))) in known:
-                    raise UserError(f"phase {name}: two equal runs: {_shown(values)}; what should they differ in?")
+                    raise UserError(f"phase {name}: two equal runs: {_shown(values)}; make them differ in a key")
                 known.add(same)
                 runs += [*slices, run]
                 points.setdefault(name, []).append(Point(run, {**needed, name: run}))
@@ -87,15 +89,15 @@ def _order(phases: Mapping[str, Phase]) -> list[str]:
 
 def _joined(parents: Sequence[Sequence[Point]]) -> Iterator[dict[str, Run]]:
     """Each choice of one point per parent, whose lineages agree: no run follows from two runs of one phase."""
-    found: list[dict[str, Run]] = [{}]
+    lineages: list[dict[str, Run]] = [{}]
     for points in parents:
-        found = [
+        lineages = [
             {**lineage, **point.lineage}
-            for lineage in found
+            for lineage in lineages
             for point in points
             if all(lineage.get(phase, run).id == run.id for phase, run in point.lineage.items())
         ]
-    yield from found
+    yield from lineages
 
 
 def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -112,7 +114,7 @@ def _combinations(name: str, phase: Phase, literal: Mapping[str, str]) -> list[d
         )
         if sum(parts) > 1:
             where = [part for part, has in zip(("set", "list", "grid", "seeds"), parts, strict=True) if has]
-            raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: which one counts?")
+            raise UserError(f"phase {name}: {key} is in {' and in '.join(where)}: keep one")
     entries = [{key: value for key, value in entry.items() if key not in literal} for entry in entries]
     if listed & literal.keys():  # a typed value may leave entries that are equal
         entries = [entry for n, entry in enumerate(entries) if entry not in entries[:n]]
@@ -128,7 +130,7 @@ def _runs(
     lineage: Mapping[str, Run],
     recorded: Mapping[tuple[str, str], str],
     folder: Path,
-    own: Sequence[Path],
+    config_dirs: Sequence[Path],
 ) -> Iterator[Run]:
     """The run of these values; before it, those of its slices."""
     values = {**{key: value for key, value in (phase.set or {}).items() if key not in literal}, **varied}
@@ -139,9 +141,9 @@ def _runs(
     for key in (verb.output, "slice") if phase.slices else (verb.output,):
         if key in {*values, *literal}:
             raise UserError(f"phase {name}: {key} is set by the sweep; leave it out")
-    referred = {found for value in values.values() for found in references(value)}
+    referred = {phase_name for value in values.values() for phase_name in references(value)}
     if unknown := sorted(referred - lineage.keys()):
-        raise UserError(f"phase {name}: '{{{unknown[0]}}}' is no phase that it needs: add it to for_each")
+        raise UserError(f"phase {name}: '{{{unknown[0]}}}' is not a phase that it needs: add it to for_each")
 
     told = {other: f"{{{other}/{_digest(run)}}}" for other, run in lineage.items()}
     identity = {key: resolved(value, told) for key, value in values.items()}
@@ -161,7 +163,7 @@ def _runs(
     run = replace(run, output=f"{run.id}/output")
     outputs = {other: str(folder / one.output) for other, one in lineage.items()}
     final = {key: resolved(value, outputs) for key, value in values.items()}
-    words = command(phase.command, final, literal, str(folder / run.output), own)
+    words = command(phase.command, final, literal, str(folder / run.output), config_dirs)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
     slices = [
         replace(
@@ -175,10 +177,10 @@ def _runs(
 
 def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:
     """``PHASE.KEY: value``, of the runs that a run follows from too: one column each in a table of all phases."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for run in lineage.values():
-        found |= run.varied
-    return found | {f"{name}.{key}": value for key, value in varied.items()}
+        values |= run.varied
+    return values | {f"{name}.{key}": value for key, value in varied.items()}
 
 
 def _shown(values: Mapping[str, Any]) -> str:

@@ -1,5 +1,8 @@
 """What runs inside a job: one try of one run, and what follows it.
 
+    python -m dira_scale.cluster.job slurm FOLDER LIMIT TOKEN       task i of an array: run i of jobs/TOKEN.json
+    python -m dira_scale.cluster.job local FOLDER LIMIT RUN
+
 A :class:`Job` starts the verb as a child, passes signals on to it, and records how it ended. Then it decides:
 
     ends with                            then
@@ -26,13 +29,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from submitit import JobEnvironment
-from submitit.helpers import Checkpointable
-
 from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
-from dira_scale.cluster.requeue import NotRequeuedError, in_grace_time, requeue
+from dira_scale.cluster.requeue import in_grace_time, requeue
+from dira_scale.cluster.task import Task, restarts, this_task
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
@@ -59,7 +60,7 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
         return "done"
     if cancelled:
         return "leave"
-    if last.exit_code == BAD_INPUT and not any(one.step or one.step_before for one in tries):
+    if last.exit_code == BAD_INPUT and not any(attempt.step or attempt.step_before for attempt in tries):
         return "failed"
     if stopped == "limit":
         return "requeue" if without_step(tries) < limit else "failed"
@@ -73,25 +74,25 @@ def after(tries: Sequence[Try], stopped: str, cancelled: bool, limit: int) -> st
 def futile(tries: Sequence[Try]) -> int:
     """How many of the last tries have failed in a row without a new step; interruptions do not count."""
     best, count = 0, 0
-    for one in tries:
-        if (one.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
-            best, count = one.step_before or 0, 0
-        if (one.step or 0) > best:
-            best, count = one.step or 0, 0
-        elif one.exit_code == BAD_INPUT or failed(one, last=one is tries[-1]):
+    for attempt in tries:
+        if (attempt.step_before or 0) > best:  # what a try without an end has reached, only the next one knows
+            best, count = attempt.step_before or 0, 0
+        if (attempt.step or 0) > best:
+            best, count = attempt.step or 0, 0
+        elif attempt.exit_code == BAD_INPUT or failed(attempt, last=attempt is tries[-1]):
             count += 1
     return count
 
 
 def without_step(tries: Sequence[Try]) -> int:
     """How many of the last tries have made no new step, however they ended."""
-    made = [(one.step or 0) > (one.step_before or 0) for one in tries]
+    made = [(attempt.step or 0) > (attempt.step_before or 0) for attempt in tries]
     return len(made) - max((n for n, new in enumerate(made, 1) if new), default=0)
 
 
 @dataclass
-class Job(Checkpointable):
-    """A task of a job: carries out ``run`` of the sweep in ``folder``; submitit calls it.
+class Job:
+    """Carries out ``run`` of ``sweep`` as ``task``.
 
     In a job of several tasks, the first one records and decides; the others only look after their own child.
 
@@ -99,40 +100,40 @@ class Job(Checkpointable):
         limit: failures in a row without a new step after which the run has failed.
     """
 
-    folder: str
-    run: str
+    sweep: SweepFolder
+    run: Run
+    task: Task
     limit: int = 3
 
-    def __call__(self) -> None:
-        """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
+    def carry_out(self) -> int:
+        """The child's exit code, 128 + N after signal N; 0 if there is nothing to do."""
         received = _listen()
-        sweep, job = SweepFolder(Path(self.folder)), JobEnvironment()
-        run = sweep.run(self.run)
         while True:
-            if _refused(sweep, run, job):
-                return
-            one, following = self._try(sweep, run, job, received)
-            if following != "retry" or launch.on_slurm(job):
+            if _refused(self.sweep, self.run, self.task):
+                return 0
+            ended, following = self._try(received)
+            if following != "retry" or self.task.on_slurm:
                 break
-        if following in ("requeue", "retry") and launch.on_slurm(job):
+        if following in ("requeue", "retry") and self.task.on_slurm:
             try:
-                requeue(job, sick_nodes(_phase(sweep, run)))
-            except NotRequeuedError as error:
-                reason = FOLLOWS.sub("", one.reason)  # none does
-                one.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
-                sweep.write(self.run, one)
-        if one.exit_code:
-            sys.exit(one.exit_code if one.exit_code > 0 else 128 - one.exit_code)  # as a shell tells a signal
+                requeue(self.task, sick_nodes(_phase(self.sweep, self.run)))
+            except UserError as error:
+                reason = FOLLOWS.sub("", ended.reason)  # none does
+                ended.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
+                self.sweep.write(self.run.id, ended)
+        code = ended.exit_code or 0
+        return code if code >= 0 else 128 - code  # as a shell tells a signal
 
-    def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
+    def _try(self, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
-        words, one = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
-        if job.global_rank:
-            one.exit_code = _carry_out(words, None, received, self.run)
-            death.record(sweep, run, job, one.restart, one.exit_code)
-            return one, "leave"
-        sweep.begin(self.run, one)
-        log, name = sweep.log(self.run, one.number), f"{self.run}/{one.number:03d}"
+        sweep, run, task = self.sweep, self.run, self.task
+        words, attempt = launch.command(run, task), _begun(task, _resumed_step(sweep, run))
+        if task.rank:
+            attempt.exit_code = _carry_out(words, None, received, run.id)
+            death.record(sweep, run, task, attempt.restart, attempt.exit_code)
+            return attempt, "leave"
+        sweep.begin(run.id, attempt)
+        log, name = sweep.log(run.id, attempt.number), f"{run.id}/{attempt.number:03d}"
         code = _carry_out(words, log, received, name)
         now = sweep.status(run)
         told = now if now.get("try") == name else {}  # by this try, not by an earlier one or another job's
@@ -140,51 +141,49 @@ class Job(Checkpointable):
             code = told["exit_code"]  # a launcher has its own
         if received and code == -signal.SIGTERM:  # a command that does not handle what we passed on
             code = INTERRUPTED
-        one.ended, one.exit_code, one.step = time.time(), code, told.get("step", one.step_before)
-        died = death.first(sweep, run, one.job, one.restart, log) if code != DONE else None
+        attempt.ended, attempt.exit_code, attempt.step = time.time(), code, told.get("step", attempt.step_before)
+        died = death.first(sweep, run, attempt.job, attempt.restart, log) if code != DONE else None
         if code != DONE:
-            one.reason = death.reason(code, told, log, run.verb, died)
-        sweep.write(self.run, one)
-        own = [other for other in sweep.tries(self.run) if other.job == one.job]
-        if own[-1].number != one.number:  # this job's next life has begun: it decides
-            return one, "leave"
-        stopped = _stopped(job, received, resumes=VERBS[run.verb].parts)
-        following = after(own, stopped, sweep.is_cancelled(self.run), self.limit)
+            attempt.reason = death.reason(code, told, log, run.verb, died)
+        sweep.write(run.id, attempt)
+        tries = [other for other in sweep.tries(run.id) if other.job == attempt.job]
+        if tries[-1].number != attempt.number:  # this job's next life has begun: it decides
+            return attempt, "leave"
+        stopped = _stopped(task, received, resumes=VERBS[run.verb].parts)
+        following = after(tries, stopped, sweep.is_cancelled(run.id), self.limit)
         if following == "failed" and stopped == "limit":
-            one.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
-            sweep.write(self.run, one)
+            attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
+            sweep.write(run.id, attempt)
         elif following == "retry" and (died or code < 0):  # what was killed says nothing itself
-            one.reason += f"; try {futile(own) + 1} of {self.limit} follows" if futile(own) else "; another try follows"
-            sweep.write(self.run, one)
-        return one, following
+            count = futile(tries)
+            attempt.reason += f"; try {count + 1} of {self.limit} follows" if count else "; another try follows"
+            sweep.write(run.id, attempt)
+        return attempt, following
 
 
 def _listen() -> list[int]:
-    """The signals received from now on; submitit's own handlers would end the job before its child."""
+    """The signals received from now on."""
     received: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda got, _frame: received.append(got))
     return received
 
 
-def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
+def _refused(sweep: SweepFolder, run: Run, task: Task) -> bool:
     """Whether this run is not to be started: cancelled, done already, or without what it needs."""
     if sweep.is_cancelled(run.id) or is_done(sweep.tries(run.id)):
         logger.info("%s is cancelled or done", run.id)
         return True
     lacking = [needed for needed in run.needs if not is_done(sweep.tries(needed))]
-    if lacking and job.global_rank == 0:
-        one = sweep.begin(run.id, _begun(job, None))
-        one.ended, one.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
-        sweep.write(run.id, one)
+    if lacking and task.rank == 0:
+        attempt = sweep.begin(run.id, _begun(task, None))
+        attempt.ended, attempt.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
+        sweep.write(run.id, attempt)
     return bool(lacking)
 
 
-def _begun(job: JobEnvironment, step: int | None) -> Try:
-    return Try(
-        number=0, cluster=job.cluster, job=job.job_id, restart=launch.restarts(os.environ),
-        nodes=list(job.hostnames), began=time.time(), step_before=step,
-    )  # fmt: skip
+def _begun(task: Task, step: int | None) -> Try:
+    return Try(0, task.cluster, task.job, restarts(), task.hosts, began=time.time(), step_before=step)
 
 
 def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
@@ -221,10 +220,24 @@ def _phase(sweep: SweepFolder, run: Run) -> dict[str, list[Try]]:
     return {other: sweep.tries(other) for other in ids}
 
 
-def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
+def _stopped(task: Task, received: list[int], resumes: bool) -> str:
     """Why the signals came: see :func:`after`. ``resumes``: the command makes headway that no step shows."""
     if not received:
         return ""
     if received[0] in REQUEUEING:
         return "preempted" if resumes else "limit"
-    return "preempted" if launch.on_slurm(job) and in_grace_time(job) else "ended"
+    return "preempted" if task.on_slurm and in_grace_time(task) else "ended"
+
+
+def main(words: Sequence[str]) -> int:
+    """See above."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cluster, folder, limit, name = words
+    sweep = SweepFolder(Path(folder))
+    if cluster == "slurm":
+        name = sweep.array(name)[int(os.environ["SLURM_ARRAY_TASK_ID"])]
+    return Job(sweep, sweep.run(name), this_task(cluster), int(limit)).carry_out()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -10,40 +10,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
-from submitit import JobEnvironment
-
 from dira_scale.cluster.records import Run
+from dira_scale.cluster.task import Task, restarts
+from dira_scale.distributed.slurm import PORTS
 from dira_scale.runs.exit_codes import TRY
 
 RESTARTS = 3  # of a launcher, before the job is to decide
 SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's own patience is shorter
-PORTS = range(10_000, 30_000)  # below Linux's ports for outgoing connections
 PDEATHSIG = 1  # of prctl(2)
 
 
-def command(run: Run, job: JobEnvironment) -> list[str]:
-    """The command that this task of ``job`` carries out.
+def command(run: Run, task: Task) -> list[str]:
+    """The command that ``task`` carries out.
 
     Under torchrun all nodes meet at the first one, at a port computed from job and restart: all know it, jobs that
     share a node get different ones, and so does a job whose first life may still hold its port.
     """
     module = ["-m", f"dira_scale.{run.verb}", *run.words]
     launch = run.launch
-    if launch.nodes * launch.processes == 1 or (on_slurm(job) and launch.launcher == "tasks"):
+    if launch.nodes * launch.processes == 1 or (task.on_slurm and launch.launcher == "tasks"):
         return [sys.executable, *module]
-    if on_slurm(job):
-        port = PORTS[(int(os.environ["SLURM_JOB_ID"]) + 7919 * restarts(os.environ)) % len(PORTS)]
-        place = [f"--nnodes={launch.nodes}", f"--node_rank={job.node}"]
-        place += [f"--master_addr={job.hostnames[0]}", f"--master_port={port}"]
+    if task.on_slurm:
+        port = PORTS[(int(os.environ["SLURM_JOB_ID"]) + 7919 * restarts()) % len(PORTS)]
+        where = [f"--nnodes={launch.nodes}", f"--node_rank={task.node}"]
+        where += [f"--master_addr={task.hosts[0]}", f"--master_port={port}"]
     else:
-        place = ["--standalone"]
+        where = ["--standalone"]
     limits = [f"--max_restarts={RESTARTS}", f"--shutdown_timeout={SHUTDOWN}"]
     processes = f"--nproc_per_node={launch.processes}"
-    return [sys.executable, "-m", "torch.distributed.run", *place, processes, *limits, *module]
+    return [sys.executable, "-m", "torch.distributed.run", *where, processes, *limits, *module]
 
 
 def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Popen[bytes]:
@@ -70,21 +68,11 @@ def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Pope
     )  # fmt: skip
 
 
-def on_slurm(job: JobEnvironment) -> bool:
-    """Whether ``job`` is SLURM's, not this machine's."""
-    return bool(job.cluster == "slurm")
-
-
-def restarts(environ: Mapping[str, str]) -> int:
-    """How often SLURM has restarted this job."""
-    return int(environ.get("SLURM_RESTART_COUNT", "0"))
-
-
 def last_words(log: Path, verb: str) -> str:
     """The line that says why a command ended: its own last message, else the last line that it printed."""
     lines = [line.strip() for line in end_of(log).splitlines() if line.strip()]
-    own = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
-    return (own or lines or [""])[-1]
+    messages = [line for line in lines if line.startswith(f"{verb}: ") and not line.startswith(f"{verb}: warning: ")]
+    return (messages or lines or [""])[-1]
 
 
 def end_of(log: Path) -> str:

@@ -26,7 +26,7 @@ def in_control(folder: SweepFolder) -> Iterator[None]:
         while not _taken(file, fcntl.LOCK_EX):
             if time.monotonic() > deadline:
                 file.seek(0)
-                raise UserError(f"folder={folder.path}: process {file.read().strip()} carries this sweep out already")
+                raise UserError(f"folder={folder.path}: process {file.read().strip()} is already running this sweep")
             time.sleep(GLANCE / 20)
         file.truncate(0)
         file.write(f"{os.getpid()} on {os.uname().nodename}")
@@ -53,15 +53,15 @@ def _taken(file: IO[str], how: int) -> bool:
 
 def living(folder: SweepFolder) -> dict[str, psutil.Process]:
     """The runs that jobs on this machine are carrying out, with the processes that look after them."""
-    found: dict[str, psutil.Process] = {}
-    for one in folder.submissions:
-        if is_here(one):
+    runs: dict[str, psutil.Process] = {}
+    for submission in folder.submissions:
+        if is_here(submission):
             with suppress(psutil.Error):
-                process = psutil.Process(int(one.job))
-                reused = process.create_time() > one.when + CLOCK
+                process = psutil.Process(int(submission.job))
+                reused = process.create_time() > submission.when + CLOCK
                 if not reused and is_alive(process):
-                    found |= dict.fromkeys(one.runs, process)
-    return found
+                    runs |= dict.fromkeys(submission.runs, process)
+    return runs
 
 
 def is_here(submission: Submission) -> bool:

@@ -1,6 +1,6 @@
 """A sweep on this machine: a loop in the controlling process starts as many runs at once as fit.
 
-The jobs are in sessions of their own. Where the controlling process dies, they go on, and the next one finds them by
+The jobs are in sessions of their own. If the controlling process dies, they continue, and the next one finds them by
 host, process id and the time when they were started.
 """
 
@@ -10,18 +10,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from uuid import uuid4
 
 import psutil
-from submitit.local.local import LocalExecutor, LocalJob
 
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import SweepConfig
-from dira_scale.cluster.job import Job
 from dira_scale.cluster.living import is_alive, living
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
@@ -29,28 +26,24 @@ from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 logger = logging.getLogger(__name__)
 
 LOOK = 0.5  # seconds between two looks at the jobs
-YEAR = 366 * 24 * 60  # minutes; submitit would end a local job after two of them
 
 
-class Sessions(LocalExecutor):
-    """submitit's executor, whose jobs Ctrl-C in a terminal does not reach: the controlling process tells them."""
+def start(folder: SweepFolder, run_id: str, limit: int, environment: Mapping[str, str]) -> int:
+    """Start a job that carries out a run, in a session of its own: Ctrl-C in a terminal does not reach it.
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        super().__init__(folder)
-        self.environment = environment
-
-    def _submit_command(self, command: str) -> Any:
-        given = {
-            "NTASKS": "1", "NODEID": "0", "JOB_NUM_NODES": "1", "COMMAND": command, "WITH_SHELL": "",
-            "TIMEOUT_S": str(60 * YEAR), "SIGNAL_DELAY_S": "0",
-        }  # fmt: skip
-        environment = {f"SUBMITIT_LOCAL_{name}": value for name, value in given.items()}
-        environment |= {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_STDERR_TO_STDOUT": "1", **self.environment}
+    Returns its process id, of which its log has its name.
+    """
+    jobs = folder.path / "jobs"
+    jobs.mkdir(exist_ok=True)
+    words = [sys.executable, "-u", "-m", "dira_scale.cluster.job", "local", str(folder.path), str(limit), run_id]
+    log = jobs / uuid4().hex  # until there is a process id
+    with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "submitit.local._local", str(self.folder)], env=os.environ | environment,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            words, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            start_new_session=True,
         )  # fmt: skip
-        return LocalJob(self.folder, str(process.pid), [0], process=process)
+    log.replace(jobs / f"{process.pid}_0_log.out")
+    return process.pid
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,8 @@ class Room:
         share = Share(tuple(free[:wanted]), cores, memory)
         if self.parallel is None:
             others = self.taken.values()
-            fits = sum(one.cores for one in others) + cores <= self.cores
-            fits = fits and sum(one.memory for one in others) + memory <= self.memory
+            fits = sum(other.cores for other in others) + cores <= self.cores
+            fits = fits and sum(other.memory for other in others) + memory <= self.memory
         else:
             fits = len(self.taken) < self.parallel
         if self.taken and (not fits or len(free) < wanted):
@@ -178,8 +171,6 @@ class Local:
         profile = self.config.profile(run.phase)
         threads = str(min(profile.cpus_per_task, self.room.cores))  # otherwise each run would have one for every core
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
-        executor = Sessions(self.folder.path / "jobs", environment)
-        job = executor.submit(Job(str(self.folder.path), run.id, profile.tries))
-        now = time.time()
-        self.folder.submitted(Submission("local", job.job_id, [run.id], now, socket.gethostname()))
-        return int(job.job_id)
+        pid = start(self.folder, run.id, profile.tries, environment)
+        self.folder.submitted(Submission("local", str(pid), [run.id], time.time(), socket.gethostname()))
+        return pid

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from dira_scale.cluster.records import SweepFolder
-from dira_scale.cluster.status import Standing, standings
+from dira_scale.cluster.status import RunStatus, read_statuses
 from dira_scale.errors import UserError, nearest
 
 TAIL = 262_144  # bytes at the end of a log in which its last lines are looked for
@@ -19,14 +19,14 @@ def choose(folder: SweepFolder, patterns: Sequence[str]) -> list[str]:
     Raises:
         UserError: a pattern that matches none.
     """
-    found: list[str] = []
+    chosen: list[str] = []
     for pattern in patterns:
         ids = [run_id for run_id, run in folder.runs.items() if _is(run_id, pattern) or _is(run.name, pattern)]
         if not ids:
             known = [*folder.runs, *(run.name for run in folder.runs.values())]
-            raise UserError(f"{pattern}: no run of {folder.path} is called so{nearest(pattern, known)}")
-        found += ids
-    return list(dict.fromkeys(found))
+            raise UserError(f"{pattern}: no run of {folder.path} has this name{nearest(pattern, known)}")
+        chosen += ids
+    return list(dict.fromkeys(chosen))
 
 
 def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
@@ -34,14 +34,15 @@ def show_logs(folder: SweepFolder, patterns: Sequence[str], lines: int) -> None:
 
     Raises UserError if there is no sweep in ``folder``, or a pattern matches no run.
     """
-    found = standings(folder)[0]
-    chosen = choose(folder, patterns) if patterns else [one for one in found if found[one].state in FAILED]
+    statuses = read_statuses(folder)[0]
+    failed = [run_id for run_id, status in statuses.items() if status.state in FAILED]
+    chosen = choose(folder, patterns) if patterns else failed
     if not chosen:
         print("no run has failed; name runs to see their logs")
     for run_id in chosen:
-        one = found[run_id]
-        print(f"==> {run_id}: {one.state}{f', {one.reason}' if one.reason else ''}")
-        files = _files(folder, one)
+        status = statuses[run_id]
+        print(f"==> {run_id}: {status.state}{f', {status.reason}' if status.reason else ''}")
+        files = _files(folder, status)
         for file in files:
             print(f"    {file}\n")
             print("\n".join(last_lines(file, lines)) + "\n")
@@ -57,12 +58,12 @@ def last_lines(file: Path, count: int) -> list[str]:
     return [line.rstrip("\r").rpartition("\r")[2] for line in text.rstrip("\n").split("\n")][-count:]
 
 
-def _files(folder: SweepFolder, one: Standing) -> list[Path]:
+def _files(folder: SweepFolder, status: RunStatus) -> list[Path]:
     """The log of the last try; without one, what its job printed before it could begin."""
-    if one.tries:
-        log = folder.log(one.run.id, one.tries[-1].number)
+    if status.tries:
+        log = folder.log(status.run.id, status.tries[-1].number)
         return [log] if log.is_file() else []
-    return sorted((folder.path / "jobs").glob(f"{one.job}_*log*")) if one.job else []
+    return sorted((folder.path / "jobs").glob(f"{status.job}_*log*")) if status.job else []
 
 
 def _is(name: str, pattern: str) -> bool:

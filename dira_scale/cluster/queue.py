@@ -78,21 +78,21 @@ def ask(jobs: Collection[str]) -> Answer:
             f"--jobs={_arrays(jobs)}",
             "--format=%i|%T|%r|%N|%M",
         ]
-        found = dict(_rows(said(squeue, nothing="Invalid job id")))
+        answered = dict(_rows(said(squeue, nothing="Invalid job id")))
     except UserError as error:
         return Answer({}, False, str(error))
     # SLURM forgets jobs some minutes after their end; of those that broke, accounting knows more.
-    left = [job for job in jobs if job not in found or found[job].state in BROKE]
+    left = [job for job in jobs if job not in answered or answered[job].state in BROKE]
     if not left:
-        return Answer(found)
+        return Answer(answered)
     try:
         sacct = ["sacct", "--noheader", "--parsable2", "--units=M", f"--jobs={_arrays(left)}"]
         ended = _accounted(said([*sacct, "--format=JobID,State,ExitCode,MaxRSS,NodeList,ElapsedRaw"]))
     except UserError as error:  # the queue has been asked, so these jobs are at their end, however that was
-        return Answer(found, True, str(error))
+        return Answer(answered, True, str(error))
     # Accounting lags behind the queue: what it takes for waiting or running is not, as squeue does not know it.
-    ended = {job: one for job, one in ended.items() if one.state not in (*PENDING, *RUNNING)}
-    return Answer(found | {job: one for job, one in ended.items() if job in left})
+    ended = {job: job_state for job, job_state in ended.items() if job_state.state not in (*PENDING, *RUNNING)}
+    return Answer(answered | {job: job_state for job, job_state in ended.items() if job in left})
 
 
 def cancel(jobs: Collection[str]) -> None:
@@ -115,11 +115,11 @@ def expand(job: str) -> list[str]:
     array, bracket, ranges = job.partition("_[")
     if not bracket:
         return [job]
-    found = []
+    tasks = []
     for part in ranges.rstrip("]").partition("%")[0].split(","):
         first, last, step = re.fullmatch(r"(\d+)(?:-(\d+)(?::(\d+))?)?", part).groups()  # type: ignore[union-attr]
-        found += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1, int(step or 1))]
-    return found
+        tasks += [f"{array}_{task}" for task in range(int(first), int(last or first) + 1, int(step or 1))]
+    return tasks
 
 
 def hint(reason: str) -> str:
@@ -145,15 +145,15 @@ def _rows(text: str) -> Iterator[tuple[str, JobState]]:
 
 def _seconds(text: str) -> int:
     """Of ``[[DAYS-]HOURS:]MINUTES:SECONDS``; 0 for anything else."""
-    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0, 0)
+    match = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()) if match else (0, 0, 0, 0)
     return 86400 * days + 3600 * hours + 60 * minutes + seconds
 
 
 def _accounted(text: str) -> dict[str, JobState]:
     """Of lines ``ID|STATE|EXIT:SIGNAL|MEMORY|NODES|SECONDS``: of a job, and of its steps (``12_3.batch``), which have
     its memory."""
-    found: dict[str, JobState] = {}
+    states: dict[str, JobState] = {}
     codes: dict[str, str] = {}
     memory: dict[str, float] = {}
     for line in text.splitlines():
@@ -164,12 +164,12 @@ def _accounted(text: str) -> dict[str, JobState]:
             codes[job] = code
         if not step:
             known = JobState(state.split()[0], nodes=NO_NODES.sub("", nodes), seconds=int(seconds or 0))
-            found |= dict.fromkeys(expand(job), known)  # CANCELLED by 1000
-    for job, one in found.items():
-        if one.state in BROKE and codes.get(job):
+            states |= dict.fromkeys(expand(job), known)  # CANCELLED by 1000
+    for job, job_state in states.items():
+        if job_state.state in BROKE and codes.get(job):
             most = f", {memory[job]:.1f} GB of memory" if memory[job] else ""
-            found[job] = replace(one, measured=f"exit code {codes[job]}{most}, says sacct")
-    return found
+            states[job] = replace(job_state, measured=f"exit code {codes[job]}{most}, says sacct")
+    return states
 
 
 def said(command: list[str], nothing: str = "") -> str:
@@ -183,9 +183,10 @@ def said(command: list[str], nothing: str = "") -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=whole)
     except FileNotFoundError as error:
-        raise UserError(f"{name} is not installed here; call this on a login node of the cluster") from error
+        raise UserError(f"{name} is not installed here: use a login node, or bind it into the container") from error
     except subprocess.TimeoutExpired as error:
         raise UserError(f"{name} has not answered within {SECONDS} s; is SLURM's controller up (`sinfo`)?") from error
     if done.returncode and not (nothing and nothing in done.stderr):
-        raise UserError(f"{name} failed: {' '.join(done.stderr.split())}")
+        why = " ".join(done.stderr.split()) or (f"ended by signal {-done.returncode}" if done.returncode < 0 else "")
+        raise UserError(f"{name} failed: {why}")
     return done.stdout

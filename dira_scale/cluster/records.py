@@ -5,6 +5,8 @@
     sweep.yaml              the sweep as last submitted, composed
     current.json            ids of its runs; others were recorded under earlier settings
     submissions.jsonl       a row for each array of jobs, before and after sbatch
+    jobs/                   the scripts for sbatch; what each job printed before and after its run
+    usage.json              what the sweep has used, once nothing of it is at work
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
                tries/000.json 000.log    one try: where, when, how it ended; what it printed
@@ -100,7 +102,7 @@ class Try:
 
 def is_done(tries: Iterable[Try]) -> bool:
     """Whether one of a run's tries has done its work."""
-    return any(one.exit_code == DONE for one in tries)
+    return any(attempt.exit_code == DONE for attempt in tries)
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class SweepFolder:
         """All runs by id, in the order of their names."""
         ids = sorted(str(file.parent.relative_to(self.path)) for file in self.path.glob("*/*/run.json"))
         if not ids:
-            raise UserError(f"folder={self.path}: no sweep there; name one that python -m dira_scale.sweep has made")
+            raise UserError(f"folder={self.path}: no sweep there; name a folder that python -m dira_scale.sweep wrote")
         return {run_id: self.run(run_id) for run_id in ids}
 
     def set_current(self, ids: Sequence[str]) -> None:
@@ -168,7 +170,8 @@ class SweepFolder:
     def current(self) -> list[str]:
         """The recorded runs that the sweep has as last submitted; all, where that is not recorded."""
         path = self.path / "current.json"
-        return [one for one in json.loads(path.read_text()) if one in self.runs] if path.is_file() else [*self.runs]
+        ids = json.loads(path.read_text()) if path.is_file() else self.runs
+        return [run_id for run_id in ids if run_id in self.runs]
 
     def begin(self, run_id: str, started: Try) -> Try:
         """Take the next number for a try that begins: by creating its file, which only one process can."""
@@ -183,9 +186,9 @@ class SweepFolder:
             self.write(run_id, started)
             return started
 
-    def write(self, run_id: str, one: Try) -> None:
+    def write(self, run_id: str, attempt: Try) -> None:
         """Record what a try has come to."""
-        write_json(self.path / run_id / "tries" / f"{one.number:03d}.json", asdict(one))
+        write_json(self.path / run_id / "tries" / f"{attempt.number:03d}.json", asdict(attempt))
 
     def tries(self, run_id: str) -> list[Try]:
         """All tries of a run, oldest first."""
@@ -232,13 +235,17 @@ class SweepFolder:
     @property
     def submissions(self) -> list[Submission]:
         """All that were answered, oldest first."""
-        return [one for one in self._rows() if one.job]
+        return [row for row in self._rows() if row.job]
 
     @property
     def unanswered(self) -> list[Submission]:
         """Submissions of which it is not known whether SLURM has taken them."""
-        last = {one.token: one for one in self._rows() if one.token}
-        return [one for one in last.values() if one.runs and not one.job]
+        last = {row.token: row for row in self._rows() if row.token}
+        return [row for row in last.values() if row.runs and not row.job]
+
+    def array(self, token: str) -> list[str]:
+        """The runs of the array that was submitted with ``token``."""
+        return next(row.runs for row in self._rows() if row.token == token)
 
     def _rows(self) -> list[Submission]:
         """A line that was cut as its writer died is left out."""

@@ -28,26 +28,25 @@ SAID = (
 )
 
 
-def explain(error: Exception, phase: str, profile: Cluster) -> str:
+def explain(error: subprocess.SubprocessError, phase: str, profile: Cluster) -> str:
     """sbatch's refusal of jobs of ``phase``, in the profile's words."""
-    told = " ".join(
-        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
-    )
-    cause = error.__cause__
-    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
+    if not isinstance(error, subprocess.CalledProcessError):
         return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
+    told = " ".join(
+        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in error.stderr.splitlines()
+    )
     for text, keys, hint in SAID:
         if text in told.lower():
             given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
             return f"phase {phase}: {given}: SLURM refuses it ({told}); {hint}"
-    return f"phase {phase}: sbatch failed: {told or cause}"
+    return f"phase {phase}: sbatch failed: {told or error}"
 
 
 def longest_array() -> int:
     """Jobs that an array may have on this cluster."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
-    assert found, "scontrol show config names MaxArraySize"
-    return int(found[1])
+    match = re.search(r"^MaxArraySize\s*=\s*(\d+)", said(["scontrol", "show", "config"]), re.MULTILINE)
+    assert match, "scontrol show config names MaxArraySize"
+    return int(match[1])
 
 
 def check_hours(config: SweepConfig, phases: Sequence[str]) -> None:

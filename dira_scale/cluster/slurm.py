@@ -1,4 +1,4 @@
-"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers, in the profile's words."""
+"""Arrays of jobs on SLURM: what sbatch is given, and its answers in the profile's words."""
 
 import shlex
 import shutil
@@ -7,97 +7,69 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from io import StringIO
-from pathlib import Path
-from typing import Any
-
-from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
 from dira_scale.cluster import queue
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import Cluster, SweepConfig
-from dira_scale.cluster.dependencies import dependency
-from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.cluster.refusals import check_hours, explain, longest_array
-from dira_scale.cluster.results import write_results
-from dira_scale.cluster.unanswered import is_lost, pickles
+from dira_scale.cluster.unanswered import is_lost
 from dira_scale.errors import UserError
 
-ENDLESS = 10**9  # requeues that submitit allows: our own rule (cluster.tries) decides
 
+def options(name: str, run: Run, profile: Cluster, count: int, after: str = "", token: str = "") -> dict[str, object]:
+    """sbatch's options for an array of ``count`` jobs like ``run``, to begin once ``after`` holds, or never.
 
-class Arrays(SlurmExecutor):
-    """submitit's executor, which always submits an array, of one job too, and does not wait for ever.
-
-    Attributes:
-        calls: files of the array's calls until it has a number; kept where it is not known whether it has one.
+    ``token``: the last word of their comment.
     """
-
-    calls: Sequence[Path] = ()
-
-    def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
-        for delayed, path in zip(delayed_submissions, self.calls, strict=True):
-            delayed.set_timeout(self.parameters["time"], self.max_num_timeout)
-            delayed.dump(path)
-        self.parameters["map_count"] = len(self.calls)
-        try:
-            first = self._submit_command(self._submitit_command_str)
-        except Exception as error:
-            if not lost(error):
-                for path in self.calls:
-                    path.unlink()
-            raise
-        jobs: list[Any] = [SlurmJob(self.folder, f"{first.job_id}_{n}", [0]) for n in range(len(self.calls))]
-        for job, path in zip(jobs, self.calls, strict=True):
-            job.paths.move_temporary_file(path, "submitted_pickle")
-        return jobs
-
-    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
-        return ["timeout", str(queue.SECONDS), *super()._make_submission_command(submission_file_path)]
-
-
-def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
-    """What submitit makes sbatch's options from: jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
     tasks = run.launch.processes if run.launch.launcher == "tasks" else 1
-    given: dict[str, Any] = {
-        "job_name": f"{name}/{run.phase}",
+    more = {key.replace("_", "-"): value for key, value in (profile.sbatch or {}).items()}
+    given: dict[str, object] = {
+        "job-name": f"{name}/{run.phase}",
         "account": profile.account,
         "partition": profile.partition,
         "qos": profile.qos,
         "constraint": profile.constraint,
         "time": max(1, round(60 * profile.hours)),
-        "signal_delay_s": profile.signal_delay,
+        "signal": f"USR2@{profile.signal_delay}",
         "nodes": run.launch.nodes,
-        "ntasks_per_node": tasks,
-        "cpus_per_task": profile.cpus_per_task * (run.launch.processes // tasks),
-        "gpus_per_node": gpus_of(run, profile) or None,
+        "ntasks-per-node": tasks,
+        "cpus-per-task": profile.cpus_per_task * (run.launch.processes // tasks),
+        "gpus-per-node": gpus_of(run, profile) or None,
         "mem": None if profile.memory is None else f"{round(1000 * profile.memory)}M",
-        "array_parallelism": profile.parallel or ENDLESS,
-        "setup": profile.setup,
-        "additional_parameters": (profile.sbatch or {}) | ({"kill-on-invalid-dep": "yes"} if after else {}),
+        "array": f"0-{count - 1}%{min(count, profile.parallel or count)}",
+        "open-mode": "append",
         "dependency": after or None,
-        "stderr_to_stdout": True,
+        "kill-on-invalid-dep": "yes" if after else None,
+        **more,
+        "comment": f"{more.get('comment', '')} {token}".strip() or None,
     }
     return {key: value for key, value in given.items() if value is not None}
 
 
-def python(profile: Cluster) -> str:
-    """What starts Python in a job, as a shell reads it."""
-    return profile.python or shlex.quote(sys.executable)
+def script(folder: SweepFolder, given: Mapping[str, object], profile: Cluster, *words: str) -> str:
+    """The text for sbatch: its options, the profile's set-up, and Python with ``words`` as each task of a job."""
+    lines = [f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}")
+             for key, value in given.items()]  # fmt: skip
+    logs = shlex.quote(f"{folder.path}/jobs/%A_%a_%t_log.out")
+    python = profile.python or shlex.quote(sys.executable)
+    command = f"srun --unbuffered --output={logs} {python} -u -m {shlex.join(words)}"
+    first = f"#SBATCH --output={logs.replace('%t', '0')}"  # of the script itself, and of the first task
+    return "\n".join(["#!/bin/bash", *lines, first, *(profile.setup or []), command, ""])
 
 
-def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str:
-    """The text that sbatch would be given for ``runs``, of one phase; what they depend on has no numbers yet."""
-    profile, jobs = config.profile(runs[0].phase), folder.path / "jobs"
-    given = parameters(config.sweep.name, runs[0], profile)
-    command = f"{python(profile)} -u -m submitit.core._submit {shlex.quote(str(jobs))}"
-    return _make_sbatch_string(command=command, folder=jobs, map_count=len(runs), **given)
+def of_runs(
+    folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], after: str = "", token: str = "TOKEN"
+) -> str:
+    """The text for sbatch of an array of ``runs``, of one phase."""
+    profile = config.profile(runs[0].phase)
+    given = options(config.sweep.name, runs[0], profile, len(runs), after, token)
+    job = ("dira_scale.cluster.job", "slurm", str(folder.path), str(profile.tries), token)
+    return script(folder, given, profile, *job)
 
 
 def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:
@@ -122,63 +94,77 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
         for first in range(0, len(group), longest):
             part = group[first : first + longest]
             after = dependency(part, by_id, jobs, sizes)
-            calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             ids, token = [run.id for run in part], uuid.uuid4().hex
             asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
             folder.submitted(asked)
             try:
-                job = _submit(folder, config, part[0], calls, after, token)
-            except UserError as error:
-                if not lost(error.__cause__):
+                job = sbatch(folder, of_runs(folder, config, part, after, token), token)
+            except subprocess.SubprocessError as error:
+                if not is_lost(error):
                     folder.submitted(replace(asked, runs=[]))
-                raise
+                raise UserError(explain(error, phase, profile)) from error
             folder.submitted(replace(asked, job=job, when=time.time()))
             jobs |= {run.id: f"{job}_{task}" for task, run in enumerate(part)}
             sizes[job] = len(part)
     last = Run("results", "results", "sweep", [], "")
     small = replace(config.cluster, gpus_per_node=0, memory=None, cpus_per_task=1)
     arrays = sorted({task.partition("_")[0] for task in jobs.values()}, key=int)
-    after = f"afterany:{':'.join(arrays)}"
-    _submit(folder, config, last, [_Results(str(folder.path))], after, uuid.uuid4().hex, small)
-
-
-def lost(error: BaseException | None) -> bool:
-    """Whether sbatch failed so that SLURM may have taken its jobs all the same."""
-    cause = error.__cause__ if error else None
-    return isinstance(cause, subprocess.CalledProcessError) and is_lost(str(error), cause.returncode)
-
-
-class _Results:
-    """The last job's work."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = folder
-
-    def __call__(self) -> None:
-        write_results(Path(self.folder))
-
-
-def _submit(
-    folder: SweepFolder,
-    config: SweepConfig,
-    like: Run,
-    calls: Sequence[Callable[[], Any]],
-    after: str,
-    token: str,
-    profile: Cluster | None = None,
-) -> str:
-    """The number of an array of ``calls``, whose comment ends with ``token``."""
-    profile = profile or config.profile(like.phase)
-    printed = StringIO()
+    given = options(config.sweep.name, last, small, 1, f"afterany:{':'.join(arrays)}")
+    results = script(folder, given, small, "dira_scale.sweep", "results", f"folder={folder.path}")
     try:
-        executor = Arrays(folder.path / "jobs", max_num_timeout=ENDLESS, python=python(profile))
-        executor.calls = pickles(folder, token, len(calls))
-        own = dict(profile.sbatch or {})
-        comment = f"{own.pop('comment', '')} {token}".strip()
-        given = parameters(config.sweep.name, like, replace(profile, sbatch=own or None), after)
-        executor.update_parameters(**given, comment=comment)
-        with redirect_stderr(printed):  # sbatch's message, which the error has
-            submitted = executor.submit_array(calls)
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise UserError(explain(error, like.phase, profile)) from error
-    return str(submitted[0].job_id).partition("_")[0]
+        sbatch(folder, results, "results")
+    except subprocess.SubprocessError as error:
+        raise UserError(explain(error, last.phase, small)) from error
+
+
+def sbatch(folder: SweepFolder, text: str, name: str) -> str:
+    """Submit a script, which is kept as ``jobs/NAME.sh``; the number of its array.
+
+    Raises subprocess.SubprocessError if sbatch refuses it, or has not answered in time.
+    """
+    file = folder.path / "jobs" / f"{name}.sh"
+    file.write_text(text)
+    done = subprocess.run(
+        ["sbatch", "--parsable", file], check=True, capture_output=True, text=True, timeout=queue.SECONDS
+    )
+    return done.stdout.split()[-1].partition(";")[0]
+
+
+def dependency(part: Sequence[Run], runs: Mapping[str, Run], jobs: Mapping[str, str], sizes: Mapping[str, int]) -> str:
+    """sbatch's ``--dependency`` for an array of the runs ``part``; empty if it need not wait.
+
+    A run without which none of the array could do anything must be done (``afterok``): if it fails, SLURM ends the
+    array before it gets nodes, and the status says by which run it is blocked. Of other needed runs the end is enough
+    (``afterany``): one may fail while the others continue. A requeued job is neither until it ends for good.
+
+    Args:
+        runs: by id, all that are being submitted; what they need is looked for in them.
+        jobs: task (``12_3``) of each run that is queued or running.
+        sizes: tasks of the arrays of which all are in ``jobs``.
+    """
+    needs = [_all_needs(run, runs) & jobs.keys() for run in part]
+    every = {jobs[need] for need in set.intersection(*needs)}
+    direct = {jobs[need] for run in part for need in run.needs if need in jobs} - every
+    arrays = sorted({task.partition("_")[0] for task in direct}, key=int)
+    after = {"afterok": _together(every, sizes), "afterany": arrays}
+    return ",".join(f"{how}:{':'.join(ids)}" for how, ids in after.items() if ids)
+
+
+def _all_needs(run: Run, runs: Mapping[str, Run]) -> set[str]:
+    """Ids of the runs that have to be done before ``run``, one after another."""
+    needed: set[str] = set()
+    waiting = [*run.needs]
+    while waiting:
+        need = waiting.pop()
+        if need not in needed:
+            needed.add(need)
+            waiting += runs[need].needs if need in runs else []
+    return needed
+
+
+def _together(tasks: set[str], sizes: Mapping[str, int]) -> list[str]:
+    """``tasks``, those of a whole array by its number."""
+    counts = Counter(task.partition("_")[0] for task in tasks)
+    whole = {array for array, count in counts.items() if sizes.get(array) == count}
+    rest = {task for task in tasks if task.partition("_")[0] not in whole}
+    return sorted(whole | rest, key=lambda job: [*map(int, job.split("_"))])

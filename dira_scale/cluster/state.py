@@ -4,7 +4,7 @@
     waiting      runs that it needs are not done yet
     queued       its job waits for nodes
     running
-    interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can go on
+    interrupted  stopped, by a time limit, a preemption, a lost node or a person: it can continue
     done
     failed       its last try failed, and nothing tries again
     ended        its last try ended, and whether another follows is not known: SLURM does not answer
@@ -115,10 +115,10 @@ def _unended(known: Known, job: JobState) -> tuple[str, str]:
     if job.state in BROKEN:
         return "failed", f"{BROKEN[job.state]}{_measured(job)}"
     if known.beats:
-        return "running", f"its job is {job.state.lower() or 'not recorded'}, but its lease shows life{_because(job)}"
+        return "running", f"its job is {job.state.lower() or 'not recorded'}, but its lease is alive{_because(job)}"
     if job.state == UNKNOWN and known.beats is None:
         return "running", f"when last recorded; {job.reason}"
-    return "lost", f"its job is {job.state.lower() or 'not recorded'}, and there is no sign of life{_because(job)}"
+    return "lost", f"its job is {job.state.lower() or 'not recorded'}, and its lease has expired{_because(job)}"
 
 
 def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
@@ -127,7 +127,7 @@ def _ended(known: Known, last: Try, job: JobState) -> tuple[str, str]:
         return ("blocked", f"by {', '.join(unmet)}") if unmet else ("missing", "what it needs is done now")
     reason = last.reason or _how(last)
     if job.state == UNKNOWN and last.cluster == "slurm" and last.exit_code != BAD_INPUT:
-        return "ended", f"{reason}; whether it is queued again is not known: {job.reason}"
+        return "ended", f"{reason}; whether it is queued again is unknown: {job.reason}"
     if job.state == UNKNOWN:
         reason += f"; {job.reason}"
     return ("interrupted" if last.exit_code == INTERRUPTED else "failed"), f"{reason}{_measured(job)}"
@@ -140,7 +140,7 @@ def _unmet(known: Known) -> list[str]:
 def _odd(known: Known, last: Try | None) -> str:
     if last is None or last.job != known.id:
         return _unseen(known, known.job or JobState("")) if known.unseen else "starting"
-    return "no sign of life from its process" if known.beats is False and last.ended is None else ""
+    return "its process shows no sign of life" if known.beats is False and last.ended is None else ""
 
 
 def _unseen(known: Known, job: JobState) -> str:

@@ -23,7 +23,7 @@ TAIL = 65_536  # bytes at the end of metrics.jsonl, in which the last row of tra
 
 
 @dataclass(frozen=True)
-class Standing:
+class RunStatus:
     """Where a run stands.
 
     Attributes:
@@ -57,58 +57,58 @@ class Progress:
     to_go: float | None = None
 
 
-def standings(folder: SweepFolder) -> tuple[dict[str, Standing], str]:
+def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], str]:
     """Where each run stands, by id, needed ones first, and what SLURM did not answer, if there is something.
 
     Raises UserError if there is no sweep in ``folder``.
     """
-    found, answer = _survey(folder)
-    return found, answer.problem
+    statuses, answer = _survey(folder)
+    return statuses, answer.problem
 
 
-def present(folder: SweepFolder, found: Mapping[str, Standing]) -> dict[str, Standing]:
+def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
     """Those of ``found`` that the sweep has now, and those of earlier settings that are still at work."""
     now = set(folder.current)
-    return {run_id: one for run_id, one in found.items() if run_id in now or one.state in AT_WORK}
+    return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
 
 
-def certain(folder: SweepFolder) -> dict[str, Standing]:
+def certain(folder: SweepFolder) -> dict[str, RunStatus]:
     """The same, for those who start runs. Raises UserError where SLURM's queue is not known, too."""
-    found, answer = _survey(folder)
+    statuses, answer = _survey(folder)
     if not answer.complete:
-        raise UserError(f"{answer.problem}: what is queued already is not known; nothing was started")
-    return found
+        raise UserError(f"{answer.problem}: the queue is unknown; nothing was started")
+    return statuses
 
 
-def _survey(folder: SweepFolder) -> tuple[dict[str, Standing], Answer]:
+def _survey(folder: SweepFolder) -> tuple[dict[str, RunStatus], Answer]:
     unsure = unanswered.find(folder)
     tries = {run_id: folder.tries(run_id) for run_id in folder.runs}
     jobs = last_jobs(folder)
     open_ones = {run_id for run_id, of in tries.items() if not is_done(of)}
-    asked = [job for run_id, (job, one) in jobs.items() if run_id in open_ones and one.cluster == "slurm"]
+    asked = [job for run_id, (job, submission) in jobs.items() if run_id in open_ones and submission.cluster == "slurm"]
     answer, here, controlled = ask(asked), living(folder), is_controlled(folder)
     if unsure:
         answer = replace(answer, complete=False, problem=unsure)
-    found: dict[str, Standing] = {}
+    statuses: dict[str, RunStatus] = {}
 
-    def of(run_id: str) -> Standing:
-        if run_id not in found:
+    def of(run_id: str) -> RunStatus:
+        if run_id not in statuses:
             run = folder.runs[run_id]
             needs = {need: of(need).state if need in folder.runs else "missing" for need in run.needs}
             job_id, submission = jobs.get(run_id, ("", None))
             job = None if submission is None else _job(job_id, submission, answer, run_id in here)
-            own = tries[run_id]
-            beats = _beats(folder.output(run), own[-1]) if own and own[-1].ended is None else None
-            begun = any(one.job == job_id for one in own)
+            attempts = tries[run_id]
+            beats = _beats(folder.output(run), attempts[-1]) if attempts and attempts[-1].ended is None else None
+            begun = any(attempt.job == job_id for attempt in attempts)
             unseen = str(folder.path) if job and not begun and _no_log(folder, job_id, job) else ""
-            what, why = state(Known(own, folder.is_cancelled(run_id), needs, job_id, job, beats, unseen))
+            what, why = state(Known(attempts, folder.is_cancelled(run_id), needs, job_id, job, beats, unseen))
             if what == "missing" and controlled:
                 what, why = "waiting", "until the machine has room for it"
             elif what == "waiting" and not job_id and not controlled:
                 what, why = "missing", "the sweep's own command starts it"
-            nodes = ",".join(own[-1].nodes) if own else job.nodes if job else ""
-            found[run_id] = Standing(run, what, why, job_id, own, nodes)
-        return found[run_id]
+            nodes = ",".join(attempts[-1].nodes) if attempts else job.nodes if job else ""
+            statuses[run_id] = RunStatus(run, what, why, job_id, attempts, nodes)
+        return statuses[run_id]
 
     depths = _depths(folder)
     ids = sorted(folder.runs, key=lambda run_id: (depths[run_id], _natural(run_id)))
@@ -121,38 +121,38 @@ def states(folder: SweepFolder, runs: Sequence[Run]) -> tuple[dict[str, str], st
     A run that waits without a job is missing: nothing will start it but the sweep itself.
     """
     recorded = any(folder.path.glob("*/*/run.json"))
-    found, answer = _survey(SweepFolder(folder.path)) if recorded else ({}, Answer())
-    idle = {run_id for run_id, one in found.items() if one.state == "waiting" and not one.job}
-    return {run.id: found[run.id].state if run.id in found.keys() - idle else "missing" for run in runs}, (
+    statuses, answer = _survey(SweepFolder(folder.path)) if recorded else ({}, Answer())
+    idle = {run_id for run_id, status in statuses.items() if status.state == "waiting" and not status.job}
+    return {run.id: statuses[run.id].state if run.id in statuses.keys() - idle else "missing" for run in runs}, (
         "" if answer.complete else answer.problem
     )
 
 
-def progress(folder: SweepFolder, one: Standing) -> Progress:
+def progress(folder: SweepFolder, run_status: RunStatus) -> Progress:
     """How far the run is, from its ``status.json`` and the last row of its metrics."""
-    if not one.tries or not (status := folder.status(one.run)):
+    if not run_status.tries or not (status := folder.status(run_status.run)):
         return Progress()
-    row = _last_row(folder.output(one.run) / "metrics.jsonl")
-    step, steps, last = status.get("step"), status.get("steps"), one.tries[-1]
+    row = _last_row(folder.output(run_status.run) / "metrics.jsonl")
+    step, steps, last = status.get("step"), status.get("steps"), run_status.tries[-1]
     speed = (step - (last.step_before or 0)) / max(1e-9, time.time() - last.began) if step else 0.0
-    to_go = (steps - step) / speed if one.state == "running" and steps and step and speed > 0 else None
+    to_go = (steps - step) / speed if run_status.state == "running" and steps and step and speed > 0 else None
     rate = next((value for key, value in row.items() if key.endswith("_per_second")), None)
     return Progress(step, steps, row.get("loss"), rate, to_go)
 
 
 def _depths(folder: SweepFolder) -> dict[str, int]:
     """How many runs have to be done before each, one after another."""
-    found: dict[str, int] = {}
+    depths: dict[str, int] = {}
 
     def depth(run_id: str) -> int:
-        if run_id not in found:
+        if run_id not in depths:
             needs = [need for need in folder.runs[run_id].needs if need in folder.runs]
-            found[run_id] = max((1 + depth(need) for need in needs), default=0)
-        return found[run_id]
+            depths[run_id] = max((1 + depth(need) for need in needs), default=0)
+        return depths[run_id]
 
     for run_id in folder.runs:
         depth(run_id)
-    return found
+    return depths
 
 
 def _natural(name: str) -> list[tuple[str, float]]:
@@ -162,18 +162,18 @@ def _natural(name: str) -> list[tuple[str, float]]:
 
 def last_jobs(folder: SweepFolder) -> dict[str, tuple[str, Submission]]:
     """The last job of each run that was submitted."""
-    found = {}
-    for one in folder.submissions:
-        for task, run_id in enumerate(one.runs):
-            found[run_id] = (f"{one.job}_{task}" if one.cluster == "slurm" else one.job), one
-    return found
+    jobs = {}
+    for submission in folder.submissions:
+        for task, run_id in enumerate(submission.runs):
+            jobs[run_id] = (f"{submission.job}_{task}" if submission.cluster == "slurm" else submission.job), submission
+    return jobs
 
 
 def _job(job_id: str, submission: Submission, answer: Answer, lives: bool) -> JobState:
     if submission.cluster == "slurm":
         return answer.job(job_id)
     if not is_here(submission):
-        return JobState(UNKNOWN, f"its process is on {submission.host}, and cannot be seen from here")
+        return JobState(UNKNOWN, f"its process is on {submission.host}, out of reach from here")
     return JobState("RUNNING" if lives else GONE)
 
 

@@ -13,17 +13,16 @@ from dira_scale.runs.exit_codes import DONE, FAILED
 
 def status(cfg: DictConfig) -> int:
     """State, step, loss, speed, time to go, node, tries; watch=5: every 5 seconds; json=true: for programs."""
+    from dira_scale.cluster.table import as_json, show
+
     folder = SweepFolder(Path(cfg.folder))
     if cfg.json:
-        from dira_scale.cluster.report import report
-
-        found, content = report(folder)
+        statuses, content = as_json(folder)
         print(json.dumps(content, indent=2))
     else:
-        from dira_scale.cluster.table import show
-
-        found = show(folder, Console(), cfg.watch)
-    return FAILED if any(one.state in ("failed", "blocked", "lost") for one in found.values()) else DONE
+        statuses = show(folder, Console(), cfg.watch)
+    states = {status.state for status in statuses.values()}
+    return FAILED if states & {"failed", "blocked", "lost"} else DONE
 
 
 def logs(cfg: DictConfig) -> int:

@@ -20,9 +20,9 @@ def markdown(name: str, about: Sequence[str], rows: Sequence[Row], varied: Seque
     """
     lines = [f"# {name}", "", *about, "± is the standard deviation (n - 1) over seeds.", ""]
     for phase in dict.fromkeys(row["phase"] for row in rows):
-        own = [row for row in rows if row["phase"] == phase and is_headline(row)]
-        if own:
-            lines += [f"## {phase}", "", *_table(own, varied), ""]
+        selected = [row for row in rows if row["phase"] == phase and is_headline(row)]
+        if selected:
+            lines += [f"## {phase}", "", *_table(selected, varied), ""]
     return "\n".join(lines)
 
 

@@ -1,9 +1,11 @@
-"""The status of a sweep as a table: counts, and a line for each run."""
+"""The status of a sweep as a table, with counts and a line for each run, and as JSON for programs."""
 
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,7 +15,7 @@ from rich.text import Text
 from dira_scale.cluster.health import sick_nodes
 from dira_scale.cluster.records import SweepFolder
 from dira_scale.cluster.state import STATES
-from dira_scale.cluster.status import AT_WORK, Progress, Standing, present, progress, standings
+from dira_scale.cluster.status import AT_WORK, Progress, RunStatus, present, progress, read_statuses
 from dira_scale.cluster.usage import Usage, usage
 
 WIDE = Console(width=10_000)  # measures what a table takes where there is room
@@ -27,37 +29,37 @@ LAYOUTS = (
 )
 
 
-def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, Standing]:
+def show(folder: SweepFolder, console: Console, watch: float | None) -> dict[str, RunStatus]:
     """Print the status; with ``watch``, again after so many seconds each, until nothing runs or Ctrl-C.
 
     Raises UserError if there is no sweep in ``folder``.
     """
-    found, picture = _look(folder, console.width, watch is not None)
+    statuses, picture = _look(folder, console.width, watch is not None)
     if watch is None or not console.is_terminal:
         console.print(picture)
     else:
         with suppress(KeyboardInterrupt), Live(picture, console=console, auto_refresh=False) as live:
-            while any(one.state in AT_WORK for one in found.values()):
+            while any(status.state in AT_WORK for status in statuses.values()):
                 time.sleep(watch)
-                found, picture = _look(SweepFolder(folder.path), console.width, True)
+                statuses, picture = _look(SweepFolder(folder.path), console.width, True)
                 live.update(picture, refresh=True)
-    return found
+    return statuses
 
 
-def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, Standing], RenderableType]:
-    everything, problem = standings(folder)
-    found = present(folder, everything)
+def _look(folder: SweepFolder, width: int, watched: bool) -> tuple[dict[str, RunStatus], RenderableType]:
+    everything, problem = read_statuses(folder)
+    statuses = present(folder, everything)
     if watched:  # a long table is cut at the bottom
-        found = dict(sorted(found.items(), key=lambda item: STATES.index(item[1].state)))
-    problem = f"what SLURM knows is not in here: {problem}" if problem else ""
-    if earlier := len(everything) - len(found):
+        statuses = dict(sorted(statuses.items(), key=lambda item: STATES.index(item[1].state)))
+    problem = f"SLURM did not answer: {problem}" if problem else ""
+    if earlier := len(everything) - len(statuses):
         problem = "; ".join(filter(None, [f"{earlier} runs of earlier settings are left out", problem]))
-    far = {run_id: progress(folder, one) for run_id, one in found.items()}
-    return found, draw(found, far, width, problem, usage(folder, found))
+    far = {run_id: progress(folder, status) for run_id, status in statuses.items()}
+    return statuses, draw(statuses, far, width, problem, usage(folder, statuses))
 
 
 def draw(
-    found: Mapping[str, Standing],
+    statuses: Mapping[str, RunStatus],
     far: Mapping[str, Progress],
     width: int,
     problem: str = "",
@@ -69,14 +71,15 @@ def draw(
         problem: what it does not show, and why.
         used: by all runs, once they have ended.
     """
-    counts = Counter(one.state for one in found.values())
-    above = [Text(", ".join(f"{counts[state]} {state}" for state in STATES if counts[state]) + f"; {len(found)} runs")]
+    counts = Counter(status.state for status in statuses.values())
+    counted = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+    above = [Text(f"{counted}; {len(statuses)} runs")]
     if problem:
         above.append(Text(problem))
-    sick = sick_nodes({run_id: one.tries for run_id, one in found.items()})
+    sick = sick_nodes({run_id: status.tries for run_id, status in statuses.items()})
     above += [Text(f"node {node} {why}") for node, why in sick.items()]
-    rows = {run_id: _cells(one, far[run_id]) for run_id, one in found.items()}
-    trains = any(one.step is not None for one in far.values())
+    rows = {run_id: _cells(status, far[run_id]) for run_id, status in statuses.items()}
+    trains = any(made.step is not None for made in far.values())
     layouts = [[name for name in layout if trains or name not in FIGURES] for layout in LAYOUTS]
     fitting = (
         layout for layout in layouts if _table(layout, rows).__rich_measure__(WIDE, WIDE.options).maximum <= width
@@ -103,9 +106,9 @@ def _rest(row: Mapping[str, str], columns: Sequence[str]) -> str:
     return "; ".join(filter(None, lacking))
 
 
-def _cells(one: Standing, far: Progress) -> dict[str, str]:
-    about = {"run": one.run.id, "state": one.state, "job": one.job, "node": one.nodes, "reason": one.reason}
-    return about | {"tries": str(len(one.tries) or "")} | _figures(far)
+def _cells(status: RunStatus, far: Progress) -> dict[str, str]:
+    about = {"run": status.run.id, "state": status.state, "job": status.job, "node": status.nodes}
+    return about | {"reason": status.reason, "tries": str(len(status.tries) or "")} | _figures(far)
 
 
 def _figures(far: Progress) -> dict[str, str]:
@@ -122,3 +125,40 @@ def duration(seconds: float) -> str:
         if seconds / size < below:
             return f"{seconds / size:.0f} {unit}" if size < 3600 else f"{seconds / size:.1f} {unit}"
     return f"{seconds / 86400:.1f} d"
+
+
+def as_json(folder: SweepFolder) -> tuple[dict[str, RunStatus], dict[str, Any]]:
+    """The runs that the sweep has now, by id, and what is known of them, ready for JSON.
+
+    Raises UserError if there is no sweep in ``folder``.
+    """
+    everything, problem = read_statuses(folder)
+    statuses = present(folder, everything)
+    counts, used = Counter(status.state for status in statuses.values()), usage(folder, statuses)
+    return statuses, {
+        "folder": str(folder.path),
+        "problem": problem,
+        "counts": {state: counts[state] for state in STATES},
+        "runs": [_as_json(folder, status) for status in statuses.values()],
+        "sick_nodes": sick_nodes({run_id: status.tries for run_id, status in statuses.items()}),
+        "usage": asdict(used) if used else None,
+    }
+
+
+def _as_json(folder: SweepFolder, status: RunStatus) -> dict[str, Any]:
+    far = progress(folder, status)
+    return {
+        "phase": status.run.phase,
+        "name": status.run.name,
+        "state": status.state,
+        "reason": status.reason,
+        "job": status.job or None,
+        "try": len(status.tries) or None,
+        "node": status.nodes or None,
+        "step": far.step,
+        "steps": far.steps,
+        "loss": far.loss,
+        "images_per_second": far.images_per_second,
+        "seconds_to_go": far.to_go,
+        "folder": str(folder.path / status.run.id),
+    }

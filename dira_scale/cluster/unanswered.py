@@ -3,11 +3,10 @@
 Each submission has a token, which is recorded before sbatch is called, and is the last word of the jobs' comment.
 """
 
+import subprocess
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from dira_scale.cluster.queue import said
 from dira_scale.cluster.records import Submission, SweepFolder
@@ -17,14 +16,11 @@ SETTLED = 20  # seconds after which SLURM has taken a submission or never will; 
 LOST = ("timed out", "zero bytes")  # in sbatch's message: it has not heard what became of its request
 
 
-def is_lost(message: str, code: int) -> bool:
-    """Whether sbatch ended with ``code`` and ``message`` without an answer: timeout(1) ended it (124), or a signal."""
-    return code >= 124 or any(word in message.lower() for word in LOST)
-
-
-def pickles(folder: SweepFolder, token: str, count: int) -> list[Path]:
-    """Where the calls of an array are until its number is known."""
-    return [folder.path / "jobs" / f"{token}_{n}.pkl" for n in range(count)]
+def is_lost(error: subprocess.SubprocessError) -> bool:
+    """Whether sbatch ended without an answer: its time was up, or a signal ended it, or its request was lost."""
+    if not isinstance(error, subprocess.CalledProcessError):
+        return True
+    return error.returncode < 0 or any(text in error.stderr.lower() for text in LOST)
 
 
 def find(folder: SweepFolder) -> str:
@@ -34,19 +30,18 @@ def find(folder: SweepFolder) -> str:
     try:
         jobs = _jobs((folder.path / "submissions.jsonl").stat().st_uid)
     except UserError as error:
-        return f"{error}; what it has taken of an earlier submission is not known"
+        return f"{error}; whether it accepted an earlier submission is unknown"
     problem = ""
-    for one in asked:
-        age = time.time() - one.when
-        if one.token in jobs:
-            _move(pickles(folder, one.token, len(one.runs)), jobs[one.token])
-            _record(folder, replace(one, job=jobs[one.token]))
+    for submission in asked:
+        age = time.time() - submission.when
+        if submission.token in jobs:
+            _record(folder, replace(submission, job=jobs[submission.token]))
         elif age > SETTLED:
-            _record(folder, replace(one, runs=[]))
+            _record(folder, replace(submission, runs=[]))
         else:
             problem = (
-                f"sbatch was called {age:.0f} s ago, and its answer is not known: SLURM may still take these "
-                f"jobs, which is certain in {SETTLED - age:.0f} s"
+                f"sbatch was called {age:.0f} s ago, and did not answer: SLURM may still accept these "
+                f"jobs; known in {SETTLED - age:.0f} s"
             )
     return problem
 
@@ -56,13 +51,6 @@ def _jobs(user: int) -> dict[str, str]:
     rows = said(["squeue", "--noheader", f"--user={user}", "--states=all", "--format=%F|%k"]).splitlines()
     parts = (row.partition("|") for row in rows)
     return {comment.split()[-1]: job for job, _, comment in parts if comment.split()}
-
-
-def _move(calls: Sequence[Path], job: str) -> None:
-    """Where the jobs look for their calls."""
-    for task, file in enumerate(calls):
-        with suppress(FileNotFoundError):  # it was moved before the interruption
-            file.rename(file.with_name(f"{job}_{task}_submitted.pkl"))
 
 
 def _record(folder: SweepFolder, submission: Submission) -> None:

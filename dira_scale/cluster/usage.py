@@ -4,6 +4,8 @@ GPU-hours are SLURM's accounting of all jobs of these runs, every requeued life 
 GPUs. Core-hours take their place where no job had a GPU. The efficiency is the share of the time of all tries of
 commands that train that went into optimizer steps: ``time/step`` of the rows in ``metrics.jsonl``, each step once. The
 rest is start-up, waiting for data, validation, checkpoints, and steps that were made again.
+
+What has been read and asked once is kept in the sweep's ``usage.json``, until there is another try.
 """
 
 import json
@@ -11,14 +13,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from dira_scale.cluster.queue import said
-from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.state import STATES
-from dira_scale.cluster.status import AT_WORK, Standing
+from dira_scale.cluster.status import AT_WORK, RunStatus
 from dira_scale.errors import UserError
+from dira_scale.places.atomic import write_json
 from dira_scale.verbs import VERBS
+
+SETTLED = 60  # seconds after the last end in which accounting may still lag behind
 
 
 @dataclass(frozen=True)
@@ -55,39 +60,60 @@ class Usage:
         return f"{states}; {tries}; {spent}; efficiency {share}"
 
 
-def usage(folder: SweepFolder, found: Mapping[str, Standing]) -> Usage | None:
-    """What the runs ``found`` have used; None while one of them is at work. Asks sacct once."""
-    if any(one.state in AT_WORK for one in found.values()):
+def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
+    """What ``runs`` have used; None while one of them is at work."""
+    if any(run.state in AT_WORK for run in runs.values()):
         return None
-    counts = Counter(one.state for one in found.values())
-    seconds = {run_id: sum(_seconds(folder, one.run, of) for of in one.tries) for run_id, one in found.items()}
-    trained = [run_id for run_id, one in found.items() if VERBS[one.run.verb].trains and one.tries]
-    steps = [_in_steps(folder, found[run_id]) for run_id in trained]
-    known = [one for one in steps if one is not None]
-    of = sum(seconds[run_id] for run_id in trained)
-    efficiency = sum(known) / of if known and len(known) == len(steps) and of else None
+    path = folder.path / "usage.json"
+    of = {run_id: [run.state, *([attempt.number, attempt.ended] for attempt in run.tries)]
+          for run_id, run in runs.items()}  # fmt: skip
+    with suppress(OSError, ValueError):
+        if (kept := json.loads(path.read_text()))["of"] == of:
+            return Usage(**kept["usage"])
+    used, last = _usage(folder, runs)
+    if not used.unaccounted and last < time.time() - SETTLED:
+        with suppress(OSError):  # somebody who may only look
+            write_json(path, {"of": of, "usage": asdict(used)})
+    return used
+
+
+def _usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> tuple[Usage, float]:
+    """The same, read and asked; and when the last try ended."""
+    counts = Counter(run.state for run in runs.values())
+    spans = {run_id: _spans(folder, run) for run_id, run in runs.items()}
+    seconds = {run_id: sum(end - began for began, end in each) for run_id, each in spans.items()}
+    trained = [run_id for run_id, run in runs.items() if VERBS[run.run.verb].trains and run.tries]
+    in_steps = [_in_steps(folder, runs[run_id]) for run_id in trained]
+    known = [each for each in in_steps if each is not None]
+    total = sum(seconds[run_id] for run_id in trained)
+    efficiency = sum(known) / total if known and len(known) == len(in_steps) and total else None
     try:
-        gpus, cores, problem = *_accounted(folder, found), ""
+        gpus, cores, problem = *_accounted(folder, runs), ""
     except UserError as error:
         gpus, cores, problem = None, None, str(error)
-    tries = sum(len(one.tries) for one in found.values())
     by_state = {state: counts[state] for state in STATES if counts[state]}
-    return Usage(by_state, tries, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency)
+    count = sum(map(len, spans.values()))
+    last = max((end for each in spans.values() for _, end in each), default=0.0)
+    return Usage(by_state, count, sum(seconds.values()) / 3600, gpus, cores, problem, efficiency), last
 
 
-def _seconds(folder: SweepFolder, run: Run, one: Try) -> float:
-    """The length of a try; of one that was killed, until it printed or wrote last."""
-    if one.ended is not None:
-        return one.ended - one.began
-    files = [folder.log(run.id, one.number), folder.output(run) / "metrics.jsonl"]
-    last = max((file.stat().st_mtime for file in files if file.is_file()), default=one.began)
-    return max(0.0, min(last, time.time()) - one.began)
+def _spans(folder: SweepFolder, status: RunStatus) -> list[tuple[float, float]]:
+    """When each try began and ended; one that was killed ended when it printed or wrote last."""
+    spans = []
+    for attempt in status.tries:
+        files = [folder.log(status.run.id, attempt.number), folder.output(status.run) / "metrics.jsonl"]
+        last = max((file.stat().st_mtime for file in files if file.is_file()), default=attempt.began)
+        ended = max(attempt.began, min(last, time.time())) if attempt.ended is None else attempt.ended
+        spans.append((attempt.began, ended))
+    return spans
 
 
-def _in_steps(folder: SweepFolder, one: Standing) -> float | None:
+def _in_steps(folder: SweepFolder, status: RunStatus) -> float | None:
     """Seconds in optimizer steps, each counted once, as its last repetition; None if the records do not say."""
-    rows = {row["step"]: row for row in _training_rows(folder, one.run)}
-    if not all("time/step" in row for row in rows.values()) or (not rows and any(of.step for of in one.tries)):
+    rows = {row["step"]: row for row in _training_rows(folder, status.run)}
+    if not all("time/step" in row for row in rows.values()) or (
+        not rows and any(attempt.step for attempt in status.tries)
+    ):
         return None
     return float(sum(row["time/step"] for row in rows.values()))
 
@@ -100,9 +126,9 @@ def _training_rows(folder: SweepFolder, run: Run) -> Iterator[Mapping[str, float
                 yield row
 
 
-def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[float, float]:
+def _accounted(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[float, float]:
     """GPU-hours and core-hours. Raises UserError where nothing counts them."""
-    jobs, elsewhere = _jobs(folder, found)
+    jobs, elsewhere = _jobs(folder, statuses)
     if not jobs:
         raise UserError("only SLURM's accounting has them")
     arrays = ",".join(sorted({job.partition("_")[0] for job in jobs}, key=int))
@@ -110,24 +136,26 @@ def _accounted(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[floa
         "sacct", "--noheader", "--parsable2", "--allocations", "--duplicates", f"--jobs={arrays}",
         "--format=JobID,ElapsedRaw,AllocTRES",
     ]).splitlines()  # fmt: skip
-    own = [row for row in (line.split("|") for line in rows) if len(row) == 3 and row[0] in jobs]
-    if not own:
+    counted = [row for row in (line.split("|") for line in rows) if len(row) == 3 and row[0] in jobs]
+    if not counted:
         raise UserError("sacct has none of the jobs")
     if elsewhere:
         raise UserError("some runs were no jobs of SLURM's")
     hours = {"gres/gpu": 0.0, "cpu": 0.0}
-    for _, elapsed, tres in own:
+    for _, elapsed, tres in counted:
         given = dict(part.split("=", 1) for part in tres.split(",") if "=" in part)
         for kind in hours:
             hours[kind] += int(elapsed or 0) * float(given.get(kind, 0)) / 3600
     return hours["gres/gpu"], hours["cpu"]
 
 
-def _jobs(folder: SweepFolder, found: Mapping[str, Standing]) -> tuple[set[str], bool]:
+def _jobs(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> tuple[set[str], bool]:
     """Every job of SLURM's of these runs, and whether they had others."""
-    rows = [
-        (one, task, run_id) for one in folder.submissions for task, run_id in enumerate(one.runs) if run_id in found
-    ]
-    return {f"{one.job}_{task}" for one, task, _ in rows if one.cluster == "slurm"}, any(
-        one.cluster != "slurm" for one, _, _ in rows
-    )
+    jobs, elsewhere = set[str](), False
+    for submission in folder.submissions:
+        tasks = [task for task, run_id in enumerate(submission.runs) if run_id in statuses]
+        if submission.cluster == "slurm":
+            jobs |= {f"{submission.job}_{task}" for task in tasks}
+        else:
+            elsewhere = elsewhere or bool(tasks)
+    return jobs, elsewhere

@@ -14,7 +14,7 @@ from dira_scale.cluster.local import Local
 from dira_scale.cluster.records import Run, SweepFolder, is_done
 from dira_scale.cluster.results import write_results
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.status import AT_WORK, last_jobs, standings, states
+from dira_scale.cluster.status import AT_WORK, last_jobs, read_statuses, states
 from dira_scale.cluster.usage import usage
 from dira_scale.errors import UserError
 from dira_scale.machine.hardware import hardware
@@ -51,7 +51,7 @@ def carry_out(
         with in_control(folder), _stoppable():
             before, problem = states(folder, runs)
             if problem:
-                raise UserError(f"{problem}: what is queued already is not known; nothing was started")
+                raise UserError(f"{problem}: the queue is unknown; nothing was started")
             start = [run for run in start if before[run.id] not in (*AT_WORK, "done")]  # others may have started some
             if slurm:
                 start = _with_dependents(folder, runs, start, before)
@@ -72,7 +72,7 @@ def carry_out(
         with _stoppable():
             return _watch(folder, runs)
     except KeyboardInterrupt:
-        left = "the jobs go on; `sweep cancel` would end them" if slurm else "its runs were told to end"
+        left = "the jobs continue; `sweep cancel` would end them" if slurm else "its runs were asked to stop"
         logger.info("interrupted; %s: run the same command again to continue", left)
         return INTERRUPTED
 
@@ -128,7 +128,7 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     while True:
         now, problem = states(folder, runs)
         if problem and problem != before[1]:
-            logger.warning("%s; watching goes on", problem)
+            logger.warning("%s; still watching", problem)
         elif now != before[0]:
             logger.info("%s", ", ".join(f"{count} {state}" for state, count in Counter(now.values()).items()))
         if not problem and not any(state in AT_WORK for state in now.values()):
@@ -138,12 +138,12 @@ def _watch(folder: SweepFolder, runs: Sequence[Run]) -> int:
     for line in write_results(folder.path):
         logger.info("%s", line)
     bad = [run_id for run_id, state in now.items() if state != "done"]
-    found = standings(folder := SweepFolder(folder.path))[0]
-    if used := usage(folder, {run.id: found[run.id] for run in runs if run.id in found}):
+    statuses = read_statuses(folder := SweepFolder(folder.path))[0]
+    if used := usage(folder, {run.id: statuses[run.id] for run in runs if run.id in statuses}):
         logger.info("%s", used)
     if bad:
         for run_id in sorted(bad, key=lambda run_id: now[run_id] == "blocked")[:10]:  # those that blocked them first
-            why = found[run_id].reason if run_id in found else ""
+            why = statuses[run_id].reason if run_id in statuses else ""
             logger.error("%s: %s", run_id, ", ".join(filter(None, (now[run_id], why))))
         cancelled = Counter(now.values())["cancelled"]
         start = "the same command starts those that failed"

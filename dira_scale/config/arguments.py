@@ -65,13 +65,13 @@ def _words(kind: Any) -> str:
 
 def _is_numbers(kind: Any) -> bool:
     """Whether a kind is a tuple of so many numbers."""
-    return get_origin(kind) is tuple and all(_parts(one) == [float] for one in get_args(kind))
+    return get_origin(kind) is tuple and all(_parts(part) == [float] for part in get_args(kind))
 
 
 def _is(value: Any, kind: Any) -> bool:
     if _is_numbers(kind):
         several = isinstance(value, list | tuple)
-        return several and len(value) == len(get_args(kind)) and all(_is(one, float) for one in value)
+        return several and len(value) == len(get_args(kind)) and all(_is(item, float) for item in value)
     if is_dataclass(kind):
         return isinstance(value, Mapping)
     if kind is float:

@@ -26,9 +26,12 @@ from dira_scale.config.explain import explain
 from dira_scale.config.files import Root, folder, roots
 from dira_scale.config.help import describe
 from dira_scale.config.keys import leaves, typed
-from dira_scale.config.overrides import Arguments, expand_home, insert, key_of, keys_only, restore, withhold
+from dira_scale.config.overrides import Arguments, expand_home, key_of, keys_only, quote, restore
 from dira_scale.config.schema import MAPPING, Places, Schema, is_mapping, place_arguments, place_keys, specialised
 from dira_scale.errors import UserError, interrupted, print_error
+
+# What the libraries raise for a user's mistake; ValueError: experiment=null and the like.
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError)
 
 
 def compose(verb: str, argv: list[str]) -> DictConfig:
@@ -55,16 +58,14 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
     schema = get_class(root.schema)
     try:
         places = _places(verb, schema, arguments)
-        words, literal = withhold(arguments.words, places)
-        composed = _hydra(verb, words, arguments.own)
-        insert(composed, literal)
+        composed = _hydra(verb, quote(arguments.words, places), arguments.config_dirs)
         schema = specialised(schema, composed)
         config = _typed(composed, schema)
         if arguments.help or arguments.show:
             restore(config)
         if arguments.help:
             choices = {g: o for g, o in composed.hydra.runtime.choices.items() if not g.startswith("hydra/")}
-            print(describe(verb, config, schema, places, root, choices, arguments.own))
+            print(describe(verb, config, schema, places, root, choices, arguments.config_dirs))
             raise SystemExit(0)
         if arguments.show:
             print(OmegaConf.to_yaml(config, resolve=False))
@@ -74,8 +75,8 @@ def _composed(verb: str, root: Root, arguments: Arguments) -> DictConfig:
             OmegaConf.resolve(config)
         restore(config)
         expand_home(config, places)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
-        raise UserError(explain(error, schema, arguments)) from error  # ValueError: experiment=null and the like
+    except MISTAKES as error:
+        raise UserError(explain(error, schema, arguments)) from error
     check(config)
     return config
 
@@ -88,16 +89,16 @@ def defaults(verb: str, words: Sequence[str] = ()) -> DictConfig:
     return _plain(_hydra(verb, words, []))
 
 
-def places_of(verb: str, choices: Sequence[str], own: Sequence[Path]) -> dict[str, Places]:
+def places_of(verb: str, choices: Sequence[str], config_dirs: Sequence[Path]) -> dict[str, Places]:
     """All keys of ``verb`` that hold places under these choices of groups, and how.
 
     Raises UserError if there is no such choice.
     """
-    arguments = Arguments([*choices], [*own], help=True)
+    arguments = Arguments([*choices], [*config_dirs], help=True)
     schema = get_class(Root.read(verb).schema)
     try:
         return _places(verb, schema, arguments)
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError) as error:
+    except MISTAKES as error:
         raise UserError(explain(error, schema, arguments)) from error
 
 
@@ -131,13 +132,13 @@ def check_words(verb: str, argv: list[str] | None, look: Callable[[DictConfig], 
 def _check_keys(verb: str, arguments: Arguments) -> None:
     """Raise UserError for a key or an option that there is not, or a required key not set; imports no schema."""
     try:
-        composed = _hydra(verb, keys_only(arguments.words), arguments.own)
+        composed = _hydra(verb, keys_only(arguments.words), arguments.config_dirs)
         if not arguments.help and not arguments.show:
             _complete(_plain(composed))
     except (ConfigCompositionException, MissingConfigException) as error:
         if isinstance(error.__cause__ or error, ConfigKeyError | ConfigAttributeError | MissingConfigException):
             raise UserError(explain(error, Schema, arguments)) from error
-    except (HydraException, OmegaConfBaseException, YAMLError, RecursionError, ValueError):
+    except MISTAKES:
         return  # compose() explains it
 
 
@@ -166,7 +167,7 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
         if not inside and not arguments.help:
             continue
         chosen = [w for w in arguments.words if w not in inside or key_of(w) == f"{node}._target_"]
-        target = OmegaConf.select(_hydra(verb, withhold(chosen, places)[0], arguments.own), f"{node}._target_")
+        target = OmegaConf.select(_hydra(verb, quote(chosen, places), arguments.config_dirs), f"{node}._target_")
         try:
             places |= {f"{node}.{name}": kind for name, kind in place_arguments(get_class(target)).items()}
         except Exception:  # a user's class: constructing it will report what is wrong
@@ -174,8 +175,8 @@ def _places(verb: str, schema: type, arguments: Arguments) -> dict[str, Places]:
     return places
 
 
-def _hydra(verb: str, words: Sequence[str], own: Sequence[Path]) -> DictConfig:
-    paths = ",".join(f"file://{path}" for path in roots(list(own))[1:])
+def _hydra(verb: str, words: Sequence[str], config_dirs: Sequence[Path]) -> DictConfig:
+    paths = ",".join(f"file://{path}" for path in roots(list(config_dirs))[1:])
 
     def compose(words: Sequence[str]) -> DictConfig:
         with initialize_config_dir(version_base=None, config_dir=str(folder("configs"))):

@@ -23,8 +23,8 @@ def explain(error: Exception, schema: type, arguments: Arguments) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException | UserError) else error
     match cause:
         case MissingConfigException(missing_cfg_file=str(file)) if "/" in file:
-            if own := _own_file(file, arguments.words):
-                return own
+            if message := _own_file(file, arguments.words):
+                return message
             group, _, name = file.rpartition("/")
             options = cause.options or []
             known = f" There are: {', '.join(options)}" if options else ""
@@ -70,9 +70,9 @@ def _own_file(missing: str, words: Sequence[str]) -> str:
 def _without_package(key: str, arguments: Arguments) -> str:
     """What an own file of a group lacks whose keys turn up below the group's name; empty if it is something else."""
     chosen = {key_of(word): word.partition("=")[2] for word in arguments.words}
-    files = [folder / key / f"{chosen.get(key)}.yaml" for folder in arguments.own]
-    found = next((file for file in files if file.is_file()), None)
-    return f"{found}: the first line must be '# @package _global_' (docs/how-to/settings.md)" if found else ""
+    files = [folder / key / f"{chosen.get(key)}.yaml" for folder in arguments.config_dirs]
+    file = next((file for file in files if file.is_file()), None)
+    return f"{file}: the first line must be '# @package _global_' (docs/how-to/settings.md)" if file else ""
 
 
 def _unknown(key: str, node: DictConfig, words: Sequence[str]) -> str:
@@ -92,8 +92,8 @@ def _same_ending(key: str, known: Sequence[str]) -> str:
     """The keys further down of this name, such as optim.optimizer.lr for lr, then those that begin like it."""
     deeper = [name for name in known if name.rpartition(".")[2] == key]
     alike = [name for name in known if "." not in name and name.startswith(key.rstrip("s"))]
-    found = [f"'{name}'" for name in (*deeper[:SAME], *alike)]
-    return f"; did you mean {' or '.join(found)}?" if found and len(key) > 1 else ""
+    names = [f"'{name}'" for name in (*deeper[:SAME], *alike)]
+    return f"; did you mean {' or '.join(names)}?" if names and len(key) > 1 else ""
 
 
 def _given(error: ValidationError) -> str:
@@ -115,7 +115,7 @@ def _file(error: YAMLError) -> str:
 
 def _undecodable(arguments: Arguments) -> str:
     """The first of the user's files that is not UTF-8; the project's are."""
-    for file in sorted(path for folder in arguments.own for path in folder.rglob("*.yaml")):
+    for file in sorted(path for folder in arguments.config_dirs for path in folder.rglob("*.yaml")):
         try:
             file.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -15,9 +15,9 @@ def folder(name: str) -> Path:
     return checkout / name if (checkout / "pyproject.toml").is_file() else package / "_data" / name
 
 
-def roots(own: list[Path]) -> list[Path]:
+def roots(config_dirs: list[Path]) -> list[Path]:
     """All folders of configuration groups: the project's, then those of ``--config-dir``."""
-    return [folder("configs"), folder("shards"), folder("slurm"), *own]
+    return [folder("configs"), folder("shards"), folder("slurm"), *config_dirs]
 
 
 @dataclass(frozen=True)

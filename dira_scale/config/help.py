@@ -1,11 +1,12 @@
 """``--help``: an example, the most important keys, then all keys, each with default, type, bounds and meaning."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import yaml
 from omegaconf import DictConfig
+from yaml import CollectionNode, MappingNode, Node, ScalarNode
 
-from dira_scale.config.comments import comments
 from dira_scale.config.files import Root, roots
 from dira_scale.config.keys import leaves, typed
 from dira_scale.config.schema import PLACE_WORDS, Places, kind
@@ -18,7 +19,7 @@ def describe(
     places: Mapping[str, Places],
     root: Root,
     choices: Mapping[str, str],
-    own: list[Path],
+    config_dirs: list[Path],
 ) -> str:
     """The text of ``--help`` for a composed configuration.
 
@@ -28,9 +29,9 @@ def describe(
         choices: the option chosen in each group.
         own: folders given by ``--config-dir``.
     """
-    meanings = comments(verb, choices, roots(own))
+    meanings = comments(verb, choices, roots(config_dirs))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}
-    groups = dict(_groups(choices, roots(own)))
+    groups = dict(_groups(choices, roots(config_dirs)))
     text = [
         f"example: python -m dira_scale.{verb.replace('_', ' ')} {root.example}".rstrip(),
         "(KEY=VALUE in Hydra's grammar; paths are taken as typed; --cfg prints the configuration and stops; "
@@ -56,14 +57,14 @@ def _groups(choices: Mapping[str, str], folders: Sequence[Path]) -> Iterator[tup
 
 def _all(lines: Mapping[str, list[str]], meanings: Mapping[str, str]) -> Iterator[str]:
     shown: set[str] = set()
-    for key, own in lines.items():
+    for key, text in lines.items():
         names = key.split(".")
         for depth in range(1, len(names)):  # a node's meaning comes before its first key
             node = ".".join(names[:depth])
             if node in meanings and node not in shown:
                 shown.add(node)
                 yield f"  {node}: {meanings[node]}"
-        yield from own
+        yield from text
 
 
 def _key(key: str, value: object, schema: type, places: Mapping[str, Places], meanings: Mapping[str, str]) -> list[str]:
@@ -72,3 +73,54 @@ def _key(key: str, value: object, schema: type, places: Mapping[str, Places], me
         words = type(value).__name__
     line = f"  {key}={typed(value)}" + (f" ({words})" if words else "")
     return [line, f"      {meanings[key]}"] if key in meanings else [line]
+
+
+def comments(verb: str, choices: Mapping[str, str], roots: Iterable[Path]) -> dict[str, str]:
+    """Comments by dotted key, from the verb's own file and the options chosen in its groups."""
+    meanings: dict[str, str] = {}
+    for root in roots:
+        meanings |= of_file(root / f"{verb}.yaml")
+        for group, option in choices.items():
+            meanings = of_file(root / group / f"{option}.yaml", f"{group.replace('/', '.')}.") | meanings
+    return meanings
+
+
+def of_file(file: Path, prefix: str = "") -> dict[str, str]:
+    """Comments of a file's keys, with ``prefix``; includes the files in its defaults, as they are (``- pretrain``) or
+    as a node (``- moco@base``)."""
+    if not file.is_file():
+        return {}
+    text = file.read_text()
+    meanings: dict[str, str] = {}
+    for option in (yaml.safe_load(text) or {}).get("defaults", []):
+        name, _, node = option.partition("@") if isinstance(option, str) else ("", "", "")
+        if name and name != "_self_":
+            meanings |= of_file(file.parent / f"{name}.yaml", f"{prefix}{node}." if node else prefix)
+    root = yaml.compose(text, yaml.SafeLoader)
+    return meanings | dict(_of_mapping(root, text.splitlines(), prefix)) if isinstance(root, MappingNode) else meanings
+
+
+def _of_mapping(mapping: MappingNode, lines: list[str], prefix: str) -> Iterator[tuple[str, str]]:
+    for key, value in mapping.value:
+        words = [*_above(key, lines), _behind(key, value, lines)]
+        if comment := " ".join(filter(None, words)):
+            yield f"{prefix}{key.value}", comment
+        if isinstance(value, MappingNode) and not value.flow_style:
+            yield from _of_mapping(value, lines, f"{prefix}{key.value}.")
+
+
+def _above(key: Node, lines: list[str]) -> list[str]:
+    """Comment lines directly above a key; with a blank line between, they belong to the file."""
+    above: list[str] = []
+    for line in reversed(lines[: key.start_mark.line]):
+        if not line.lstrip().startswith("#"):
+            break
+        above.insert(0, line.lstrip().lstrip("#").strip())
+    return above
+
+
+def _behind(key: Node, value: Node, lines: list[str]) -> str:
+    """The comment at the end of a key's line, or of the last line of its value in brackets."""
+    inline = isinstance(value, ScalarNode) or (isinstance(value, CollectionNode) and value.flow_style)
+    end = value.end_mark if inline else key.end_mark
+    return lines[end.line][end.column :].partition("#")[2].strip() if end.line < len(lines) else ""

@@ -21,16 +21,16 @@ PACKAGE = "dira_scale"  # the parent of all our loggers
 def start(verb: str) -> None:
     """From now on, show what the package logs at INFO and above, as messages of ``verb``."""
     logger = logging.getLogger(PACKAGE)
-    for handler in [handler for handler in logger.handlers if isinstance(handler, _Screen)]:
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _StderrHandler)]:
         logger.removeHandler(handler)  # of an earlier verb in this process
-    screen = _Screen()
-    screen.setFormatter(Line(verb))
-    screen.addFilter(_is_of_rank_0)
-    logger.addHandler(screen)
+    handler = _StderrHandler()
+    handler.setFormatter(LineFormatter(verb))
+    handler.addFilter(_is_of_rank_0)
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
 
 
-class Line(logging.Formatter):
+class LineFormatter(logging.Formatter):
     """``verb: warning: message``, with unprintable characters escaped: names may hold terminal control sequences.
 
     A traceback follows on separate lines. Only warnings say ``warning``; the verb is omitted if empty.
@@ -49,7 +49,7 @@ class Line(logging.Formatter):
         return "\n".join(lines)
 
 
-class _Screen(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes to the current ``sys.stderr``: while rich shows a bar, that is rich's, which writes above the bar."""
 
     def emit(self, record: logging.LogRecord) -> None:

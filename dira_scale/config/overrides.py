@@ -1,4 +1,4 @@
-"""The words of a command line: flags, your own folders, KEY=VALUE. Hydra parses the rest without places."""
+"""The words of a command line: flags, your own folders, KEY=VALUE. Paths are quoted before Hydra parses them."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +24,7 @@ class Arguments:
     """``own``: the folders of ``--config-dir``. ``words``: KEY=VALUE, ``+KEY=VALUE`` or ``~KEY``."""
 
     words: list[str] = field(default_factory=list)
-    own: list[Path] = field(default_factory=list)
+    config_dirs: list[Path] = field(default_factory=list)
     help: bool = False
     show: bool = False
 
@@ -34,7 +35,7 @@ class Arguments:
         words = iter(argv)
         for word in words:
             if word == "--config-dir":
-                arguments.own.append(_existing(next(words, "")))
+                arguments.config_dirs.append(_existing(next(words, "")))
             elif word in ("--help", "-h"):
                 arguments.help = True
             elif word == "--cfg":
@@ -61,23 +62,21 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
-def withhold(words: Iterable[str], places: Mapping[str, Places]) -> tuple[list[str], dict[str, str]]:
-    """Split overrides into those that Hydra parses and literal text, which it must not parse and gets as null.
+def quote(words: Iterable[str], places: Mapping[str, Places]) -> list[str]:
+    """Overrides with literal text in quotes, for Hydra's grammar; :func:`restore` undoes what quotes cannot do.
 
-    Literal are paths, always, and any other key's text that Hydra's grammar does not accept. ``null`` itself stays
-    null. A key of several places keeps a list or mapping in Hydra's grammar.
+    Literal are paths, always, and any other key's text that the grammar does not accept. ``null`` itself stays null. A
+    key of several places keeps a list or mapping in Hydra's grammar.
     """
-    parsed: list[str] = []
-    literal: dict[str, str] = {}
-    for word in words:
-        key, (head, sign, value) = key_of(word), word.partition("=")
-        literal.pop(key, None)  # the last override counts
-        if sign and value != "null" and _is_literal(word, value, places.get(key)):
-            parsed.append(f"{head}=null")
-            literal[key] = _home(value) if key in places else value
-        else:
-            parsed.append(word)
-    return parsed, literal
+    return [_quoted(word, places) for word in words]
+
+
+def _quoted(word: str, places: Mapping[str, Places]) -> str:
+    key, (head, sign, value) = key_of(word), word.partition("=")
+    if not sign or value == "null" or not _is_literal(word, value, places.get(key)):
+        return word
+    text = _home(value) if key in places else value
+    return f"{head}={QuotedString(text.replace('${', OPENING), Quote.single).with_quotes()}"
 
 
 def _is_literal(word: str, value: str, kind: Places | None) -> bool:
@@ -121,17 +120,11 @@ def keys_only(words: Iterable[str]) -> list[str]:
     return kept
 
 
-def insert(config: DictConfig, literal: Mapping[str, str]) -> None:
-    """Put the withheld text into a composed configuration, for others to interpolate; call :func:`restore` after."""
-    for key, path in literal.items():
-        OmegaConf.update(config, key, path.replace("${", OPENING))
-
-
 def restore(config: DictConfig) -> None:
-    """Put back each ``${`` of a withheld path, escaped, so that it is never read as an interpolation."""
+    """Put back each ``${`` of a quoted path, escaped, so that it is never read as an interpolation."""
     for key, value in leaves(config):
         if isinstance(value, str) and OPENING in value:
-            typed = re.sub(rf"(\\*){OPENING}", lambda found: found[1] * 2 + r"\${", value)
+            typed = re.sub(rf"(\\*){OPENING}", lambda match: match[1] * 2 + r"\${", value)
             OmegaConf.update(config, key, typed)
 
 
@@ -149,15 +142,15 @@ def _expanded(value: Any) -> Any:
     if isinstance(value, dict):
         return {_expanded(name): weight for name, weight in value.items()}
     if isinstance(value, list):
-        return [_expanded(one) for one in value]
+        return [_expanded(item) for item in value]
     return _home(value) if isinstance(value, str) else value
 
 
 def _escaped(value: Any) -> Any:
-    """``value`` as OmegaConf must be given it to read it as it is: ``${`` in it is no interpolation. Keys never are."""
+    """``value`` so that OmegaConf reads it as it is: ``${`` in it is not an interpolation. Keys never are."""
     if isinstance(value, dict | list):
-        return value if isinstance(value, dict) else [_escaped(one) for one in value]
-    return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value) if isinstance(value, str) else value
+        return value if isinstance(value, dict) else [_escaped(item) for item in value]
+    return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value) if isinstance(value, str) else value
 
 
 def _home(path: str) -> str:

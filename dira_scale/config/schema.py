@@ -12,7 +12,7 @@ Defaults and their reasons are in ``configs/``: a field has none here, except No
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, make_dataclass
 from enum import Enum
 from functools import cache
 from importlib import import_module
@@ -110,7 +110,7 @@ class Schema:
             if rule is None or value is None or value == MISSING:
                 continue
             values = value if isinstance(value, list | tuple) else [value]
-            wrong = [one for one in values if not rule.holds(one)]
+            wrong = [item for item in values if not rule.holds(item)]
             if wrong or not values:
                 or_null = ", or null" if each.default is None else ""
                 hint = nearest(str(wrong[0]), rule.options) if wrong else ""
@@ -119,15 +119,15 @@ class Schema:
 
 def place_keys(schema: type, prefix: str = "") -> dict[str, Places]:
     """The dotted keys of a schema that hold places, and how."""
-    found: dict[str, Places] = {}
+    keys: dict[str, Places] = {}
     hints = get_type_hints(schema)
     for each in fields(schema):
         key = f"{prefix}{each.name}"
         if Places in each.metadata:
-            found[key] = each.metadata[Places]
+            keys[key] = each.metadata[Places]
         elif is_dataclass(hints[each.name]):
-            found |= place_keys(hints[each.name], f"{key}.")
-    return found
+            keys |= place_keys(hints[each.name], f"{key}.")
+    return keys
 
 
 def specialised(schema: type, config: Mapping[Any, Any]) -> type:
@@ -142,11 +142,11 @@ def specialised(schema: type, config: Mapping[Any, Any]) -> type:
 
 
 def chosen_class(base: type, key: str, target: str) -> type:
-    """The class that ``key``, a ``_target_``, names; UserError if it is no schema derived from ``base``."""
-    found = imported(key, target)
-    if not (isinstance(found, type) and issubclass(found, base)):
+    """The class that ``key``, a ``_target_``, names; UserError if it is not a schema derived from ``base``."""
+    chosen = imported(key, target)
+    if not (isinstance(chosen, type) and issubclass(chosen, base)):
         raise UserError(f"{key}: {target} is not a {base.__module__}.{base.__qualname__}")
-    return found
+    return chosen
 
 
 def imported(key: str, target: object) -> Any:
@@ -164,9 +164,9 @@ def imported(key: str, target: object) -> Any:
 @cache
 def _with_fields(schema: type, classes: tuple[tuple[str, type], ...]) -> type:
     new = [(name, kind, field(default_factory=kind)) for name, kind in classes]
-    found = make_dataclass(schema.__name__, new, bases=(schema,))
-    found.__module__ = schema.__module__
-    return found
+    extended = make_dataclass(schema.__name__, new, bases=(schema,))
+    extended.__module__ = schema.__module__
+    return extended
 
 
 def place_arguments(constructor: Any) -> dict[str, Places]:
@@ -183,42 +183,40 @@ def place_arguments(constructor: Any) -> dict[str, Places]:
 def _places_of(hint: Any) -> Places | None:
     if hint is Path or (get_origin(hint) is Annotated and Places.ONE in hint.__metadata__):
         return Places.ONE
-    found = {_places_of(part) for part in get_args(hint)} - {None}
-    if not found:
+    kinds = {_places_of(part) for part in get_args(hint)} - {None}
+    if not kinds:
         return None
-    return Places.ONE if get_origin(hint) in (Union, UnionType) and found == {Places.ONE} else Places.SEVERAL
+    return Places.ONE if get_origin(hint) in (Union, UnionType) and kinds == {Places.ONE} else Places.SEVERAL
 
 
 def kind(schema: type, key: str) -> str:
     """Type and bounds of a dotted key in words: ``int or null, at least 1``; empty if the schema leaves it open."""
-    hint: Any = schema
-    text = ""
-    for name in key.split("."):
-        if get_origin(hint) in (dict, Mapping):
-            hint, text = get_args(hint)[1], ""
-        elif is_dataclass(hint):
-            found = {each.name: each for each in fields(hint)}.get(name)
-            if found is None:
-                return ""
-            hint, rule = get_type_hints(hint)[name], found.metadata.get(Rule)
-            text = _words(hint, found.metadata.get(Places))
-            if rule is not None:
-                text = f"{text}, {rule.text}" if text and not rule.options else rule.text
-        else:
-            return ""
-    return text
+    hint, declared = _declared(schema, key)
+    if declared is None:
+        return ""
+    text, rule = _words(hint, declared.metadata.get(Places)), declared.metadata.get(Rule)
+    return text if rule is None else f"{text}, {rule.text}" if text and not rule.options else rule.text
 
 
 def is_mapping(schema: type, key: str) -> bool:
     """Whether a dotted key must have keys of its own."""
+    hint, _ = _declared(schema, key)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    return any(is_dataclass(part) or get_origin(part) in (dict, Mapping) for part in kinds)
+
+
+def _declared(schema: type, key: str) -> tuple[Any, Field[Any] | None]:
+    """The type of a dotted key, None if the schema leaves it open, and the field that declares it, if one does."""
     hint: Any = schema
+    declared = None
     for name in key.split("."):
         if get_origin(hint) in (dict, Mapping):
-            hint = get_args(hint)[1]
+            hint, declared = get_args(hint)[1], None
         else:
-            hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
-    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    return any(is_dataclass(one) or get_origin(one) in (dict, Mapping) for one in kinds)
+            known = {each.name: each for each in fields(hint)} if is_dataclass(hint) else {}
+            declared = known.get(name)
+            hint = get_type_hints(hint)[name] if declared else None
+    return hint, declared
 
 
 def _words(hint: Any, places: Places | None) -> str:

@@ -17,7 +17,7 @@ SPECIAL = {"null", "true", "false", "nan", "inf"}
 _places = lru_cache(places_of)  # a composition each
 
 
-def as_words(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) -> list[str]:
+def as_words(verb: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> list[str]:
     """``KEY=VALUE`` for each value, from which ``verb`` composes exactly these.
 
     A key of a place takes its text literally; other text is quoted where the grammar would read something else in it.
@@ -25,7 +25,7 @@ def as_words(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) 
 
     Raises UserError if a choice among ``values`` (``recipe: phantom_ct``) does not exist.
     """
-    places = places_in(verb, values, own)
+    places = places_in(verb, values, config_dirs)
 
     def text(key: str, value: object) -> str:
         literal = isinstance(value, str) and key.lstrip("+") in places
@@ -34,14 +34,14 @@ def as_words(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) 
     return [f"{key}={text(key, value)}" for key, value in values.items()]
 
 
-def places_in(verb: str, values: Mapping[str, object], own: Sequence[Path] = ()) -> set[str]:
+def places_in(verb: str, values: Mapping[str, object], config_dirs: Sequence[Path] = ()) -> set[str]:
     """The keys of ``verb`` that hold one place or several, under the choices among ``values``.
 
     Raises UserError if there is no such choice.
     """
     choices = [f"{key}={written(value)}" for key, value in values.items() if "." not in key or "_target_" in key]
-    found = _places(verb, tuple(sorted(choices)), tuple(own))
-    return {key for key, kind in found.items() if kind in (Places.ONE, Places.SEVERAL)}
+    places = _places(verb, tuple(sorted(choices)), tuple(config_dirs))
+    return {key for key, kind in places.items() if kind in (Places.ONE, Places.SEVERAL)}
 
 
 def written(value: object) -> str:
@@ -54,5 +54,5 @@ def written(value: object) -> str:
         case list() | tuple():
             return f"[{','.join(map(written, value))}]"
         case dict():
-            return "{" + ",".join(f"{key}:{written(one)}" for key, one in value.items()) + "}"
+            return "{" + ",".join(f"{key}:{written(item)}" for key, item in value.items()) + "}"
     return typed(value)

@@ -88,8 +88,8 @@ def exchange(x: Tensor, order: IntArray) -> Tensor:
     """
     if world() == 1:
         return x[on_device(order, x.device)]
-    own = slice(rank() * len(x), (rank() + 1) * len(x))
-    targets, sources = np.argsort(order)[own], order[own]  # where this process's rows go, and which it receives
+    mine = slice(rank() * len(x), (rank() + 1) * len(x))
+    targets, sources = np.argsort(order)[mine], order[mine]  # where this process's rows go, and which it receives
     sends, receives = (np.bincount(rows // len(x), minlength=world()).tolist() for rows in (targets, sources))
     # Sent rows are sorted by target row, received ones by sender.
     sent = x[on_device(np.argsort(targets), x.device)].contiguous()

@@ -70,12 +70,12 @@ class LongWork:
                 than ``TIMINGS.hang_after``, not counting time in which the process was suspended.
             Exception: what ``gather`` raises.
         """
-        mine, seconds = _Work(work), 0.0
+        mine, seconds = _WorkThread(work), 0.0
         mine.start()
         while True:
             mine.join(TIMINGS.pulse)
             seconds += TIMINGS.pulse
-            states: list[_State] = self._gather(mine.state(seconds))
+            states: list[_Report] = self._gather(mine.state(seconds))
             self.signs_of_life += 1
             if not any(state.working for state in states):
                 break
@@ -89,14 +89,14 @@ class LongWork:
         return mine.value
 
 
-class _State(NamedTuple):
+class _Report(NamedTuple):
     """What a process reports."""
 
     working: float  # seconds of work so far, without suspensions; 0 when finished
     failure: Failure | None = None
 
 
-class _Work(threading.Thread, Generic[T]):
+class _WorkThread(threading.Thread, Generic[T]):
     value: T
 
     def __init__(self, work: Callable[[], T]) -> None:
@@ -112,7 +112,7 @@ class _Work(threading.Thread, Generic[T]):
             if Failure.of(error).kind is Exception:
                 logger.error("rank %d failed", rank(), exc_info=error, extra={"every_rank": True})
 
-    def state(self, seconds: float) -> _State:
+    def state(self, seconds: float) -> _Report:
         if self.is_alive():
-            return _State(seconds)
-        return _State(0.0, None if self.error is None else Failure.of(self.error))
+            return _Report(seconds)
+        return _Report(0.0, None if self.error is None else Failure.of(self.error))

@@ -21,7 +21,9 @@ def choose(precision: str) -> str:
     A CPU without bfloat16 emulates it at a tenth of fp32's speed.
     """
     if precision == "fp16" and not torch.cuda.is_available():
-        logger.warning("precision=fp16 on a CPU, which has no fp16: minutes a step; precision=auto takes what is fast")
+        logger.warning(
+            "precision=fp16 on a CPU, which has no fp16: expect minutes per step; precision=auto chooses a fast one"
+        )
     if precision != AUTO:
         return precision
     native = torch.cuda.get_device_capability() >= (8, 0) if torch.cuda.is_available() else bool(cpu_bf16())

@@ -43,8 +43,8 @@ def meet(timeout: int) -> dist.Store | None:
             _reach(address, port, timeout, "the main process")
         try:
             store, _, _ = next(dist.rendezvous("env://", timeout=timedelta(seconds=timeout)))
-            own = dist.PrefixStore(f"start {_agree_on_name(store, rank, ranks, timeout)}", store)
-            problem = _reach_next(own, listener, rank, ranks, min(CONNECT_SECONDS, timeout / 2))
+            private = dist.PrefixStore(f"start {_agree_on_name(store, rank, ranks, timeout)}", store)
+            problem = _reach_next(private, listener, rank, ranks, min(CONNECT_SECONDS, timeout / 2))
         except dist.DistError as error:
             if "EADDRINUSE" in str(error):
                 raise UserError(
@@ -58,7 +58,7 @@ def meet(timeout: int) -> dist.Store | None:
             ) from error
     if problem:
         raise UserError(problem)
-    return own
+    return private
 
 
 def is_connection_lost(error: BaseException) -> bool:
@@ -131,8 +131,8 @@ def _listen() -> socket.socket:
         family, address = usable[0]
     else:
         try:
-            found = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
-            family, address = found[0][0], str(found[0][4][0])
+            addresses = socket.getaddrinfo(socket.gethostname(), None, type=socket.SOCK_STREAM)
+            family, address = addresses[0][0], str(addresses[0][4][0])
         except OSError:
             family, address = socket.AF_INET, "127.0.0.1"  # as gloo does
     return socket.create_server((address, 0), family=family)

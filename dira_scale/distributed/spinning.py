@@ -84,9 +84,9 @@ def _watch(team: SleepingTeam, threads: int) -> None:
     while True:
         time.sleep(INTERVAL)
         now = _used(cores), time.process_time(), time.monotonic()
-        everybody, own, passed = (b - a for a, b in zip(before, now, strict=True))
+        everybody, ours, passed = (b - a for a, b in zip(before, now, strict=True))
         before = now
-        crowded = is_crowded((everybody - own) / passed, threads, len(cores), team.gathered)
+        crowded = is_crowded((everybody - ours) / passed, threads, len(cores), team.gathered)
         if crowded and not team.gathered:
             team.gather()
         elif team.gathered and not crowded:

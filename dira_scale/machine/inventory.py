@@ -15,7 +15,7 @@ import torch
 from dira_scale.machine import torchvision_ops
 from dira_scale.machine.hardware import Hardware
 
-State = Literal["there", "missing", "broken"]
+Status = Literal["there", "missing", "broken"]
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -24,7 +24,7 @@ class Component:
     """One package or program on this machine."""
 
     name: str
-    state: State
+    state: Status
     detail: str  # version and remarks; the reason if broken
     gives: str  # what it is for
     install: str  # the exact command that installs or repairs it
@@ -90,9 +90,9 @@ def _torchvision() -> Component:
         "broken": "cannot be imported: built for a different torch",
         "absent": "",
     }[state]
-    found: State = "missing" if state == "absent" else "broken" if state == "broken" else "there"
+    status: Status = "missing" if state == "absent" else "broken" if state == "broken" else "there"
     repair = f"{sys.executable} -m dira_scale.machine.torchvision_ops" if state == "broken" else install_command()
-    return Component("torchvision", found, detail, "timm's backbones and accelerate launch import it", repair)
+    return Component("torchvision", status, detail, "timm's backbones and accelerate launch import it", repair)
 
 
 def _dicom(decoders: Mapping[str, bool]) -> Component:
@@ -110,14 +110,14 @@ def dali_extra() -> str:
 
 def _dali() -> Component:
     gives = "data.loader=dali: decoding and cropping on the GPU"
-    found = [_package("DALI", gives, f"nvidia-dali-cuda{n}", dali_extra()) for n in ("130", "120")]
-    return next((component for component in found if component.state != "missing"), found[0])
+    candidates = [_package("DALI", gives, f"nvidia-dali-cuda{n}", dali_extra()) for n in ("130", "120")]
+    return next((component for component in candidates if component.state != "missing"), candidates[0])
 
 
 def _ffcv() -> Component:
     debian = "apt-get install -y g++ pkg-config libturbojpeg0-dev libopencv-dev"
-    found = _package("FFCV", "data.loader=ffcv: 8-bit images in FFCV's format", "ffcv", "ffcv")
-    return found if found.state == "there" else replace(found, install=f"{debian} && {found.install}")
+    component = _package("FFCV", "data.loader=ffcv: 8-bit images in FFCV's format", "ffcv", "ffcv")
+    return component if component.state == "there" else replace(component, install=f"{debian} && {component.install}")
 
 
 def _slurm() -> Component:
@@ -139,11 +139,11 @@ def _package(name: str, gives: str, distribution: str, extra: str = "") -> Compo
     """A Python package: its version, and whether it can be imported."""
     command = install_command(extra)
     try:
-        found = version(distribution)
+        installed = version(distribution)
     except PackageNotFoundError:
         return Component(name, "missing", "", gives, command)
     module = "nvidia.dali" if distribution.startswith("nvidia-dali") else distribution
     tried = subprocess.run([sys.executable, "-c", f"import {module}"], capture_output=True, text=True)
     if tried.returncode:
-        return Component(name, "broken", f"{found}: {tried.stderr.strip().splitlines()[-1]}", gives, command)
-    return Component(name, "there", found, gives, "")
+        return Component(name, "broken", f"{installed}: {tried.stderr.strip().splitlines()[-1]}", gives, command)
+    return Component(name, "there", installed, gives, "")

@@ -13,13 +13,13 @@ from dira_scale.machine.inventory import Component
 MARKS = {"there": "[green]yes[/]", "missing": "[yellow]no[/]", "broken": "[red]broken[/]"}
 
 
-def show(hardware: Hardware, found: list[Component], command: list[str], console: Console) -> None:
+def show(hardware: Hardware, components: list[Component], command: list[str], console: Console) -> None:
     """Print hardware, software, how to get what is missing, and the launch command."""
     console.print("\n[bold]This machine[/]")
     console.print(_table(_hardware_rows(hardware)))
     console.print("\n[bold]Software[/]")
-    console.print(_table([(component.name, MARKS[component.state], component.detail) for component in found]))
-    lacking = [component for component in found if component.state != "there"]
+    console.print(_table([(component.name, MARKS[component.state], component.detail) for component in components]))
+    lacking = [component for component in components if component.state != "there"]
     if lacking:
         console.print("\n[bold]What is missing, what it is for, how to install it[/]")
     for component in lacking:

@@ -15,7 +15,7 @@ from dira_scale.places.store import is_local, open_file
 
 SUFFIX = ".xlsx"
 OTHERS = (".xls", ".xlsm", ".xlsb", ".ods", ".numbers")
-LARGEST = 2**28  # bytes of XML in a file: more is no table of labels, or a decompression bomb
+LARGEST = 2**28  # bytes of XML in a file: more is not a table of labels, or a decompression bomb
 ROWS, CELLS = 2**20, 2**24  # of a sheet; the rows are Excel's own limit
 ADVICE = "save the table as CSV (UTF-8)"
 
@@ -24,7 +24,7 @@ ADVICE = "save the table as CSV (UTF-8)"
 def open_table(path: Path) -> Iterator[BinaryIO]:
     """The text of a table: a CSV file as it is, of an Excel file its one sheet.
 
-    Raises UserError for Excel with several sheets that have cells, for what is no Excel file, and without openpyxl.
+    Raises UserError for Excel with several sheets that have cells, for what is not an Excel file, and without openpyxl.
     """
     if path.suffix.lower() in OTHERS:
         raise UserError(f"{path}: {path.suffix} cannot be read: {ADVICE}, or as {SUFFIX}")
@@ -61,7 +61,7 @@ def _as_csv(path: Path, changed: int, openpyxl: Any) -> bytes:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # openpyxl raises whatever a damaged file leads to
-        raise UserError(f"{path}: no Excel table, or damaged ({type(error).__name__}): {ADVICE}") from error
+        raise UserError(f"{path}: not an Excel table, or damaged ({type(error).__name__}): {ADVICE}") from error
     filled = [title for title, sheet in sheets.items() if any(sheet.rows)]
     if len(filled) > 1:
         raise UserError(f"{path} has {len(filled)} sheets with cells ({', '.join(filled)}): keep one, or save the one "

@@ -48,12 +48,12 @@ def is_local(path: Path) -> bool:
 
 
 @contextmanager
-def as_os_error(path: Path, *own: type[Exception]) -> Iterator[None]:
+def as_os_error(path: Path, *passed: type[Exception]) -> Iterator[None]:
     """Convert whatever a store's library raises inside to ``OSError``; errors of the types ``own`` pass unchanged."""
     try:
         yield
     except Exception as error:
-        if isinstance(error, (OSError, UserError, *own)) or is_local(path):
+        if isinstance(error, (OSError, UserError, *passed)) or is_local(path):
             raise
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}", str(path)) from error
 
@@ -110,10 +110,10 @@ def _fetch(path: Path) -> bytes:
 
 
 @contextmanager
-def with_errno(path: Path, *own: type[Exception]) -> Iterator[None]:
+def with_errno(path: Path, *passed: type[Exception]) -> Iterator[None]:
     """Give a store's ``OSError`` the errno that the same error has on a disk; ``own`` as in :func:`as_os_error`."""
     try:
-        with as_os_error(path, *own):
+        with as_os_error(path, *passed):
             yield
     except FileNotFoundError as error:  # stores raise these without an errno
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path)) from error

@@ -44,8 +44,8 @@ def read_table(
             if twice := [column for column, count in Counter(filter(None, present)).items() if count > 1]:
                 raise UserError(f"{path} has " + brief(f"two columns '{twice[0]}': rename one"))
             for column in columns:
-                if (place := _place_of(column, present, columns)) is not None:
-                    present[place] = column
+                if (index := _place_of(column, present, columns)) is not None:
+                    present[index] = column
                 else:
                     known = nearest(column, present) or f"; it has {', '.join(present) or 'no header'}"
                     raise UserError(
@@ -126,13 +126,13 @@ def read_columns(path: Path, columns: Sequence[str]) -> Iterator[Line]:
                 if column not in header:
                     known = nearest(column, header) or f"; it has {', '.join(filter(None, header)) or 'no header'}"
                     raise table_error(path, f"no column '{column}'{known}")
-            places = [header.index(column) for column in columns]
+            indices = [header.index(column) for column in columns]
             if twice := [column for column in columns if header.count(column) > 1]:
                 raise table_error(path, f"two columns '{twice[0]}'")
             for row in table:
                 lines.next_row()
                 if any(row):
-                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in places))
+                    yield Line(table.line_num, tuple(row[n].strip() if n < len(row) else "" for n in indices))
         except (UnicodeDecodeError, csv.Error) as error:
             raise table_error(path, f"not a table of UTF-8 text after line {table.line_num} ({error})") from error
 

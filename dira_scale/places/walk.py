@@ -13,8 +13,8 @@ def folder_at(images: str, key: str = "recipe.images") -> Path:
     root = resolve_links(locate(images, key))
     with as_os_error(root):
         if not root.is_dir():
-            found = "a file; name the folder that it is in" if root.is_file() else "no such folder"
-            raise UserError(f"{key}={images}: {found}")
+            problem = "a file; name the folder that it is in" if root.is_file() else "no such folder"
+            raise UserError(f"{key}={images}: {problem}")
     return root
 
 

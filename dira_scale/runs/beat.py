@@ -16,10 +16,10 @@ JUST_TAKEN: dict[str, Any] = {"host": "unknown host", "pid": 0, "beat": -1, "rel
 
 def newest(folder: Path) -> dict[str, Any] | None:
     """The run's lease with the highest number, or None."""
-    if not (found := numbers(folder)):
+    if not (taken := numbers(folder)):
         return None
-    text = _file(folder, max(found)).read_text()
-    content: dict[str, Any] = json.loads(text) if text else JUST_TAKEN | {"number": max(found)}
+    text = _file(folder, max(taken)).read_text()
+    content: dict[str, Any] = json.loads(text) if text else JUST_TAKEN | {"number": max(taken)}
     return content
 
 
@@ -28,8 +28,8 @@ def seconds_without_beat(folder: Path) -> float | None:
 
     Good enough for a report; taking over a run uses a stricter check.
     """
-    found = numbers(folder)
-    return time.time() - _file(folder, max(found)).stat().st_mtime if found else None
+    taken = numbers(folder)
+    return time.time() - _file(folder, max(taken)).stat().st_mtime if taken else None
 
 
 def has_stopped(seconds: float) -> bool:

@@ -1,13 +1,22 @@
-"""Which checkpoints of a run are complete, and where. Imports no torch: what looks after many runs is quick."""
+"""What makes a folder a run, and which of its checkpoints are complete. Imports no torch, which takes seconds."""
 
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from dira_scale.errors import UserError
 from dira_scale.places.store import is_local, locate
 
 INDEX = "index.json"
+
+
+def config_file(folder: Path) -> Path:
+    """The configuration of the run in ``folder``. Raises UserError if there is no run."""
+    path = folder / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"run={folder} is not a run folder: {path.name} is missing; name one that pretrain wrote")
+    return path
 
 
 def locate_folder(run: Path, folder: str | None) -> Path:

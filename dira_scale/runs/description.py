@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get
 import yaml
 
 from dira_scale.errors import UserError
-from dira_scale.runs.config_file import config_file
+from dira_scale.runs.complete import config_file
 from dira_scale.verbs import VERBS
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from dira_scale.config.logs import PACKAGE, Line
+from dira_scale.config.logs import PACKAGE, LineFormatter
 from dira_scale.errors import UserError
 from dira_scale.places.atomic import write_atomic, write_json
 from dira_scale.runs import checkpoint, description
@@ -184,7 +184,7 @@ class _LogFile(logging.Handler):
         super().__init__()
         self.run = run
         self.lock = lock  # shared with the run: two locks could deadlock
-        self.setFormatter(Line())
+        self.setFormatter(LineFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(LeaseLostError):  # raised by the run's next write instead

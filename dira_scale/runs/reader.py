@@ -15,7 +15,7 @@ from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import as_os_error, locate
 from dira_scale.runs import checkpoint
 from dira_scale.runs.beat import has_stopped, seconds_without_beat
-from dira_scale.runs.config_file import config_file
+from dira_scale.runs.complete import config_file
 from dira_scale.runs.description import Dataset, Description, read_description
 
 LATEST = "latest"  # the value of ``stage`` for the newest checkpoint instead of a best one
@@ -120,7 +120,7 @@ class RunReader:
         except checkpoint.DamagedError as error:
             raise UserError(
                 f"{error}; take another with stage=… ({', '.join([*self.stages, LATEST])}), or run pretrain again, "
-                "which goes on from the newest intact one"
+                "which continues from the newest intact one"
             ) from error
         return tensors, state, self.stages[min(state["stage"], len(self.stages) - 1)]
 

@@ -21,11 +21,11 @@ TINY = [
 def test_the_slower_half_is_the_measure() -> None:
     """5 steps of 2 images: the steps alone 5 images/s, the loader 2 and then 10; both 1.25 and then 4."""
     seconds = {"step": [2.0, 2.0, 2.0], "loader": [5.0, 1.0, 1.0], "both": [8.0, 2.5, 2.5], "wait": [4.0, 0.05, 0.01]}
-    found = overlap.figures(**seconds, steps=5, batch=2)
-    assert (found["loader"], found["both"], found["share"]) == (10.0, 4.0, 4.0 / 5.0)
-    assert found["ratio"] == 4.0 / 5.0
-    assert (found["lowest"], found["highest"]) == (5.0 / 8.0, 2.0 / 2.5)
-    assert found["wait_ms"] == pytest.approx(10)
+    result = overlap.figures(**seconds, steps=5, batch=2)
+    assert (result["loader"], result["both"], result["share"]) == (10.0, 4.0, 4.0 / 5.0)
+    assert result["ratio"] == 4.0 / 5.0
+    assert (result["lowest"], result["highest"]) == (5.0 / 8.0, 2.0 / 2.5)
+    assert result["wait_ms"] == pytest.approx(10)
 
 
 class Recorder:
@@ -50,16 +50,16 @@ class Recorder:
         return {"wait": self.waited}
 
 
-def turns_of(rounds: int, **loaders: Recorder) -> tuple[overlap.Turns, list[int]]:
+def turns_of(rounds: int, **loaders: Recorder) -> tuple[overlap.LoaderTurns, list[int]]:
     waits: list[int] = []
-    return overlap.Turns(ViewSpec(size=32), loaders, 1, 3, rounds, lambda: waits.append(0)), waits  # type: ignore[arg-type]
+    return overlap.LoaderTurns(ViewSpec(size=32), loaders, 1, 3, rounds, lambda: waits.append(0)), waits  # type: ignore[arg-type]
 
 
 def test_turns_share_no_batch_and_warm_up_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that stands still but for what the trainer is handed: a step takes a second."""
-    clock, one, two = [0.0], Recorder(), Recorder()
+    clock, item, two = [0.0], Recorder(), Recorder()
     monkeypatch.setattr(overlap, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    turns, waits = turns_of(2, one=one, two=two)
+    turns, waits = turns_of(2, item=item, two=two)
     seen = []
     for batch in turns.iterate(0, turns.length + 1):
         clock[0] += 1
@@ -70,8 +70,8 @@ def test_turns_share_no_batch_and_warm_up_untimed(monkeypatch: pytest.MonkeyPatc
         [*range(15, 20)] * 2,
     )  # of five, two to warm up; five were read alone before
     assert seen == [0, 0, 0, 0, 0, 0, *first, 0, 0, 0, *second, 0]
-    assert one.asked == [(0, 1), (0, 10), (10, 20)] and two.asked == [(0, 10), (10, 20)]
-    assert (one.closed, two.closed) == (3, 2)
+    assert item.asked == [(0, 1), (0, 10), (10, 20)] and two.asked == [(0, 10), (10, 20)]
+    assert (item.closed, two.closed) == (3, 2)
     assert turns.steps_alone == [3.0, 3.0]
     assert turns.taken["two"] == {"loader": [0.0, 0.0], "both": [3.0, 3.0], "wait": [3.0, 3.0]}
     assert len(waits) == 2 * (2 + 4 + 4)  # before and after each
@@ -82,11 +82,11 @@ def test_a_loader_that_breaks_costs_no_other() -> None:
     turns, _ = turns_of(2, bad=bad, good=good)
     seen = list(turns.iterate(0, turns.length + 1))
     assert seen == [0, 0, 0, 0, 0, 0, 5, 6, *range(5, 10), 0, 0, 0, *range(15, 20), 0]
-    found = turns.figures(batch=4)
-    assert found["loaders"]["bad"] == {"broken": "ValueError: a broken batch"} and bad.closed == 2
-    assert found["loaders"]["good"]["both"] > 0
+    result = turns.figures(batch=4)
+    assert result["loaders"]["bad"] == {"broken": "ValueError: a broken batch"} and bad.closed == 2
+    assert result["loaders"]["good"]["both"] > 0
     about = {"device": "cpu", "batch": 4, "size": 32}
-    assert "bad         ValueError: a broken batch\n" in overlap.text(about | found)
+    assert "bad         ValueError: a broken batch\n" in overlap.text(about | result)
 
 
 def test_shards_that_none_can_read_are_one_error(tmp_path: Path) -> None:
@@ -102,11 +102,11 @@ def test_the_trainer_trains_on_the_shards_that_it_makes(tmp_path: Path, capsys: 
     words = ["--shards", str(shards), "--rounds", "1", "--steps", "1", "--json", str(tmp_path / "a.json")]
     main([*words, "--keys", *TINY])
     printed = [row.split()[0] for row in capsys.readouterr().out.splitlines()]
-    found = json.loads((tmp_path / "a.json").read_text())
-    assert found["size"] == 32 and list(found["loaders"]) == list(backends.BACKENDS)
+    result = json.loads((tmp_path / "a.json").read_text())
+    assert result["size"] == 32 and list(result["loaders"]) == list(backends.BACKENDS)
     assert [name for name in printed if name in backends.BACKENDS] == list(backends.BACKENDS)
-    assert "ffcv" in found["loaders"]["ffcv"]["left_out"]
+    assert "ffcv" in result["loaders"]["ffcv"]["left_out"]
     for name in ("cpu", "helper", "stream"):
-        row = found["loaders"][name]
-        assert row["both"] > 0 and row["share"] == pytest.approx(row["both"] / found["step"])
-        assert row["ratio"] == pytest.approx(row["both"] / min(found["step"], row["loader"]))
+        row = result["loaders"][name]
+        assert row["both"] > 0 and row["share"] == pytest.approx(row["both"] / result["step"])
+        assert row["ratio"] == pytest.approx(row["both"] / min(result["step"], row["loader"]))

@@ -15,7 +15,7 @@ from benchmarks.loader import pagecache, synthetic, turns
 from benchmarks.loader.contenders import baselines, beton, dali, dicom, ours
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.goals import CPU, DECODING, DISTORTED, FILES, RELEASED, Goal, from_peers, goals
-from benchmarks.loader.inputs import CASES, VIEWS, Inputs, prepare, sixteen_bits
+from benchmarks.loader.inputs import CASES, VIEWS, LoaderInputs, prepare, sixteen_bits
 from benchmarks.loader.opened import opening
 from benchmarks.loader.speed import Result
 from benchmarks.loader.tables import case_rows
@@ -41,7 +41,7 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def inputs(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def inputs(originals: list[Path], tmp_path_factory: pytest.TempPathFactory) -> LoaderInputs:
     return prepare(CASES["jpg8-512"], originals, tmp_path_factory.mktemp("case"), 1, IMAGES)
 
 
@@ -49,14 +49,14 @@ def pictures(contender: Contender, batches: int = 1) -> list[np.ndarray]:
     """Views [2, B, C, 224, 224] of each batch; twice, as a turn must leave nothing behind."""
     try:
         for _ in range(2):
-            found = [np.stack([np.asarray(view) for view in views]) for views in contender.run(batches)]
-            assert len(found) == batches
-        return found
+            result = [np.stack([np.asarray(view) for view in views]) for views in contender.run(batches)]
+            assert len(result) == batches
+        return result
     finally:
         contender.close()
 
 
-def expected(inputs: Inputs) -> np.ndarray:
+def expected(inputs: LoaderInputs) -> np.ndarray:
     """By the cpu loader, in the order of the rows."""
     built = ours.choose("cpu").build(
         datasets=[inputs.dataset], split="train", order=EvalOrder(IMAGES, IMAGES), views=VIEWS, seed=0, fixed_epoch=0
@@ -64,12 +64,12 @@ def expected(inputs: Inputs) -> np.ndarray:
     return np.stack([view.numpy() for view in next(built.iterate(0, 1)).views])
 
 
-def close_to(found: np.ndarray, wanted: np.ndarray) -> bool:
+def close_to(result: np.ndarray, wanted: np.ndarray) -> bool:
     """But for the filter: on average within a grey level of 256."""
-    return bool(found.shape == wanted.shape and np.abs(found.astype(float) - wanted).mean() < 1.0)
+    return bool(result.shape == wanted.shape and np.abs(result.astype(float) - wanted).mean() < 1.0)
 
 
-def test_files_and_threads_take_our_crops(inputs: Inputs) -> None:
+def test_files_and_threads_take_our_crops(inputs: LoaderInputs) -> None:
     plain, released, original = baselines.files(inputs)
     wanted = expected(inputs)
     assert close_to(pictures(plain)[0], wanted)
@@ -84,13 +84,13 @@ def test_files_and_threads_take_our_crops(inputs: Inputs) -> None:
         assert views.min() >= 0 and views.max() <= 1 and views.std() > 0.05
 
 
-def test_webdataset_takes_our_crops(inputs: Inputs) -> None:
+def test_webdataset_takes_our_crops(inputs: LoaderInputs) -> None:
     """Shards are drawn at random, with replacement: each picture is that of one of the rows."""
     (contender,) = baselines.tars(inputs)
     wanted = expected(inputs)
     for views in pictures(contender, 2):
-        for found in np.moveaxis(views, 1, 0):
-            assert any(close_to(found, row) for row in np.moveaxis(wanted, 1, 0))
+        for result in np.moveaxis(views, 1, 0):
+            assert any(close_to(result, row) for row in np.moveaxis(wanted, 1, 0))
 
 
 @pytest.mark.parametrize("case", ["jpg8-512", "png16-512"])
@@ -98,22 +98,22 @@ def test_dali_takes_our_crops(case: str, originals: list[Path], tmp_path: Path) 
     need_extra("dali")
     inputs = prepare(CASES[case], originals, tmp_path, 1, IMAGES)
     (contender,) = dali.dali(inputs)
-    (found,) = pictures(contender)
-    assert close_to(found / 257 ** (inputs.case.bits // 16), expected(inputs) / 257 ** (inputs.case.bits // 16))
+    (result,) = pictures(contender)
+    assert close_to(result / 257 ** (inputs.case.bits // 16), expected(inputs) / 257 ** (inputs.case.bits // 16))
 
 
 def test_dicom_files_give_our_crops(originals: list[Path], tmp_path: Path) -> None:
     inputs = prepare(CASES["png16-512"], originals, tmp_path, 1, IMAGES)
     contender, alone = dicom.dicom(inputs)
-    (found,), wanted = pictures(contender), expected(inputs)
+    (result,), wanted = pictures(contender), expected(inputs)
     # A file without a window: its smallest value is black, so it is stored as 0.
     lowest = np.array([codecs.decode(payload, "png").min() for payload in inputs.payloads()])
-    assert np.abs(found + lowest.astype(float)[:, None, None, None] - wanted).mean() < 257
+    assert np.abs(result + lowest.astype(float)[:, None, None, None] - wanted).mean() < 257
     assert list(alone.run(1)) == [] and alone.kind == "limit"
 
 
 @pytest.mark.system  # importing FFCV takes seconds
-def test_ffcv_makes_two_views(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ffcv_makes_two_views(inputs: LoaderInputs, monkeypatch: pytest.MonkeyPatch) -> None:
     need_extra("ffcv")
     from ffcv.pipeline.compiler import Compiler
 
@@ -151,8 +151,8 @@ def test_a_speed_does_not_count_the_start(monkeypatch: pytest.MonkeyPatch) -> No
         (10 / 0.25, 1000 * 0.5 * (3 + 13 * 0.25) / 130)
     )
     order.clear()
-    found = turns.rates(turns.take_turns({"a": runs("a", 0.25), "b": runs("b", 0.5)}, batch=10, rounds=2, seconds=9.0))
-    assert found == {"a": [40.0, 40.0], "b": [20.0, 20.0]}
+    result = turns.rates(turns.take_turns({"a": runs("a", 0.25), "b": runs("b", 0.5)}, batch=10, rounds=2, seconds=9.0))
+    assert result == {"a": [40.0, 40.0], "b": [20.0, 20.0]}
     assert "".join(order[4:]) == "aabb" + "bbaa"  # after two runs each to learn how long they take
 
 
@@ -168,7 +168,7 @@ def made_up() -> Result:
         "webdataset": [40.0, 80.0, 45.0], DECODING: [100.0, 200.0, 100.0],
     }  # fmt: skip
     kinds = {CPU: "ours", DISTORTED: "ours", DECODING: "limit"}
-    cost = {name: [2000 / speed for speed in found] for name, found in speeds.items()}
+    cost = {name: [2000 / speed for speed in result] for name, result in speeds.items()}
     return Result("jpg8-512", 70.0, speeds, cost, {name: kinds.get(name, "others") for name in speeds}, {})
 
 
@@ -211,13 +211,13 @@ def test_a_tiny_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     words = ["--cases", "npy16-512", "--rounds", "1", "--seconds", "0.01", "--images", "2", "--batch", "2"]
     words += ["--cold", "--json", str(tmp_path / "a.json"), "--plot", str(tmp_path / "a.svg")]
     assert main(["loader", *words]) == 0
-    printed, found = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
+    printed, result = capsys.readouterr().out, json.loads((tmp_path / "a.json").read_text())
     assert "phantoms" in printed and "without FFCV: " in printed and "two crops of npy16-512" in printed
-    (case,) = found["cases"]
+    (case,) = result["cases"]
     assert set(case["speeds"]) == {"ours: cpu", "threads, OpenCV", "limit: resizing"}
     assert "without limit: decoding: npy is not decoded" in printed
     assert bool(case["cold"]) != bool(case["warm_only"])
-    (goal,) = found["goals"]
+    (goal,) = result["goals"]
     assert goal["value"]["median"] == pytest.approx(case["speeds"][CPU][0] / case["speeds"]["limit: resizing"][0])
     assert "<svg" in (tmp_path / "a.svg").read_text()
 
@@ -231,11 +231,11 @@ def test_wrong_flags_are_a_line(words: list[str], capsys: pytest.CaptureFixture[
 
 def test_a_synthetic_dataset_is_read_as_a_real_one(tmp_path: Path) -> None:
     base = synthetic.small(tmp_path / "base")
-    found = ShardedDataset.open(synthetic.enlarge(base, tmp_path / "large", 1000, 7))
-    assert found.info.counts["train"] == 1000 == len(set(found.column("key").tolist()))
-    assert len(set(found.column("shard").tolist())) == 7
-    assert found.read(999) == base.read(999 % synthetic.IMAGES)
-    resumed = opening(found.root, 2)
+    result = ShardedDataset.open(synthetic.enlarge(base, tmp_path / "large", 1000, 7))
+    assert result.info.counts["train"] == 1000 == len(set(result.column("key").tolist()))
+    assert len(set(result.column("shard").tolist())) == 7
+    assert result.read(999) == base.read(999 % synthetic.IMAGES)
+    resumed = opening(result.root, 2)
     assert (resumed["rows"], resumed["shards"], len(resumed["whole"])) == (1000, 7, 2)
     assert all(a > b for a, b in zip(resumed["whole"], resumed["first"], strict=True))
 

@@ -21,27 +21,27 @@ def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tup
 
 
 def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, printed = study(tmp_path, capsys, "--processes")
-    rows = found["simulated_gpus"]
+    result, printed = study(tmp_path, capsys, "--processes")
+    rows = result["simulated_gpus"]
     assert [row["gpus"] for row in rows] == [8, 16, 32, 64, 128, 256, 512, 1024]
     for name in ("efficiency", "efficiency_without_own", "goodput", "interval"):
         values = [row[name] for row in rows]
         assert values == sorted(values, reverse=True), name
     assert all(0 < row["efficiency"] <= row["efficiency_without_own"] <= 1 for row in rows)
-    assert found["measured"] == [] and (tmp_path / "scaling.png").stat().st_size > 10_000
+    assert result["measured"] == [] and (tmp_path / "scaling.png").stat().st_size > 10_000
     assert sum(line.startswith("simulated") for line in printed.splitlines()) == len(rows)
     assert not any(line.startswith("measured  ") for line in printed.splitlines())
 
 
 @pytest.mark.torture
 def test_measured_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found, printed = study(tmp_path, capsys, "--processes", "1", "2", "--steps", "6", "--loaders", "cpu", "stream")
-    one, two, *others = found["measured"]
-    assert [(m["loader"], m["processes"]) for m in (one, two)] == [("cpu", 1), ("cpu", 2)]
+    result, printed = study(tmp_path, capsys, "--processes", "1", "2", "--steps", "6", "--loaders", "cpu", "stream")
+    item, two, *others = result["measured"]
+    assert [(m["loader"], m["processes"]) for m in (item, two)] == [("cpu", 1), ("cpu", 2)]
     assert [(m["loader"], m["processes"]) for m in others] == [("stream", 1), ("stream", 2)]
-    for row in found["measured"]:
+    for row in result["measured"]:
         assert row["efficiency"] == pytest.approx(row["apart"] / row["together"]) and row["together"] > 0
-    assert set(found["simulated_here"]) == {"2"} and found["simulated_here"]["2"] >= two["apart"]
+    assert set(result["simulated_here"]) == {"2"} and result["simulated_here"]["2"] >= two["apart"]
     assert sum(line.startswith("measured  ") for line in printed.splitlines()) == 4
 
 

@@ -13,16 +13,16 @@ TINY = ["precision=fp32", "parallel.threads=1", "model.decoder_channels=[32,16,1
 
 def test_looks_and_rows_count_as_often_as_a_run_has_them() -> None:
     """Turns of 2 steps: 2 s plain, 4 s with a look, 3 s with a row; the bare loop's are 1.8 s."""
-    found = step.figures([4, 2, 2, 3, 4, 2, 2, 3], [1.8] * 8, steps=2, health_every=100, log_every=20)
-    assert found["seconds"] == pytest.approx(1 + 2 / 100 + 1 / 20)
-    assert found["bare_seconds"] == pytest.approx(0.9)
-    assert found["ratio"] == found["lowest"] == found["highest"] == pytest.approx(0.9 / 1.07)
-    assert (found["look"], found["row"]) == (pytest.approx(2 / 1.07), pytest.approx(1 / 1.07))
+    result = step.figures([4, 2, 2, 3, 4, 2, 2, 3], [1.8] * 8, steps=2, health_every=100, log_every=20)
+    assert result["seconds"] == pytest.approx(1 + 2 / 100 + 1 / 20)
+    assert result["bare_seconds"] == pytest.approx(0.9)
+    assert result["ratio"] == result["lowest"] == result["highest"] == pytest.approx(0.9 / 1.07)
+    assert (result["look"], result["row"]) == (pytest.approx(2 / 1.07), pytest.approx(1 / 1.07))
 
 
 def test_the_spread_is_that_of_rounds() -> None:
-    found = step.figures([1] * 4 + [2] * 4, [1] * 8, steps=1, health_every=100, log_every=20)
-    assert (found["lowest"], found["highest"]) == (0.5, 1.0)
+    result = step.figures([1] * 4 + [2] * 4, [1] * 8, steps=1, health_every=100, log_every=20)
+    assert (result["lowest"], result["highest"]) == (0.5, 1.0)
 
 
 def test_loops_that_differ_are_not_compared() -> None:
@@ -33,7 +33,7 @@ def test_loops_that_differ_are_not_compared() -> None:
 
 def test_both_loops_compute_the_same(tmp_path: Path) -> None:
     """The trainer with all that it does, and the bare loop: ``measure`` itself holds their first losses together."""
-    row = step.measure(step.Case("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
+    row = step.measure(step.StepCase("test_resnet", 32, 4), rounds=1, steps=1, extra=TINY)
     assert row["case"] == "test_resnet-32" and row["bare_images_per_second"] > 0
     assert row["ratio"] == pytest.approx(row["bare_seconds"] / row["seconds"])
     json.dumps(row)

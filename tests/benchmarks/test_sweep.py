@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.sweep import make
 from dira_scale.cluster.records import SweepFolder
-from dira_scale.cluster.status import standings
+from dira_scale.cluster.status import read_statuses
 
 
 def test_half_of_the_runs_are_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path, 8)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    found, problem = standings(SweepFolder(tmp_path))
+    result, problem = read_statuses(SweepFolder(tmp_path))
     assert not problem
-    assert Counter(one.state for one in found.values()) == {"done": 4, "running": 2, "queued": 2}
+    assert Counter(item.state for item in result.values()) == {"done": 4, "running": 2, "queued": 2}

@@ -34,11 +34,11 @@ def made_up_sweep(path: Path, runs: int) -> SweepFolder:
 
 def begin(folder: SweepFolder, run_id: str, job: str, node: str = "n1", seconds: float = 1000, **ended: object) -> Try:
     """A try that began ``seconds`` ago; with ``ended``, how it ended."""
-    one = folder.begin(run_id, Try(0, "slurm", job, 0, [node], time.time() - seconds, step_before=0))
+    item = folder.begin(run_id, Try(0, "slurm", job, 0, [node], time.time() - seconds, step_before=0))
     if ended:
-        one = replace(one, ended=time.time() - 1, **ended)  # type: ignore[arg-type]
-        folder.write(run_id, one)
-    return one
+        item = replace(item, ended=time.time() - 1, **ended)  # type: ignore[arg-type]
+        folder.write(run_id, item)
+    return item
 
 
 def train(folder: SweepFolder, run_id: str, step: int, silent: float = 0) -> None:

@@ -12,7 +12,7 @@ from dira_scale.cluster import watch
 from dira_scale.cluster.config import Cluster, Sweep, SweepConfig
 from dira_scale.cluster.living import in_control
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import certain, standings, states
+from dira_scale.cluster.status import certain, read_statuses, states
 from dira_scale.cluster.table import show
 from dira_scale.errors import UserError
 
@@ -28,17 +28,17 @@ def config(executor: str) -> SweepConfig:
 @pytest.fixture
 def submitted(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The runs of each submission."""
-    found: list[list[str]] = []
+    result: list[list[str]] = []
 
     def submit(folder: SweepFolder, config: SweepConfig, runs: list[Run], queued: Any) -> None:
-        found.append([run.id for run in runs])
+        result.append([run.id for run in runs])
 
     monkeypatch.setattr(watch, "submit", submit)
-    return found
+    return result
 
 
 def carry_out(folder: SweepFolder, executor: str, start: list[str], prepared: list[str] | None = None) -> int:
-    runs = [one.run for one in standings(folder)[0].values()]
+    runs = [one.run for one in read_statuses(folder)[0].values()]
     chosen = [run for run in runs if run.id in start]
     return watch.carry_out(
         folder, config(executor), runs, chosen, lambda some: (prepared or []).extend(run.id for run in some)
@@ -82,7 +82,7 @@ def test_this_machine_does_not_take_over_what_runs_elsewhere(tmp_path: Path, slu
 
 def test_nothing_is_changed_by_a_command_that_another_process_keeps_out(tmp_path: Path, slurm: Slurm) -> None:
     folder, prepared = made_up_sweep(tmp_path / "sweep", 1), list[str]()
-    with in_control(folder), pytest.raises(UserError, match="carries this sweep out already"):
+    with in_control(folder), pytest.raises(UserError, match="is already running this sweep"):
         carry_out(folder, "slurm", [SHARDS], prepared)
     assert prepared == []
 
@@ -92,9 +92,9 @@ def test_without_accounting_a_sweep_goes_on(tmp_path: Path, slurm: Slurm, submit
     folder = made_up_sweep(tmp_path / "sweep", 1)
     begin(folder, SHARDS, "5_0", exit_code=1, reason="no disk")
     slurm.says("sacct", error="Slurm accounting storage is disabled")
-    found, problem = standings(folder)
-    assert found[SHARDS].state == "failed" and "accounting storage" in problem
-    assert states(folder, [found[SHARDS].run]) == ({SHARDS: "failed"}, "")
+    result, problem = read_statuses(folder)
+    assert result[SHARDS].state == "failed" and "accounting storage" in problem
+    assert states(folder, [result[SHARDS].run]) == ({SHARDS: "failed"}, "")
     assert certain(folder)[SHARDS].state == "failed"
     assert carry_out(folder, "slurm", [SHARDS]) == 0 and submitted == [[SHARDS]]
 
@@ -113,7 +113,7 @@ def test_what_waits_without_a_job_is_missing_and_watching_ends(tmp_path: Path, s
     folder.add(Run("shards", "tiny", "shard", [], "shards/tiny/output"))
     folder.add(Run("probe", "one", "probe", [], "probe/one/output", ["shards/tiny", "shards/removed"]))
     console = Console(force_terminal=True, width=80, file=(tmp_path / "shown").open("w"))
-    found = show(folder, console, watch=0.01)
-    assert {one.state for one in found.values()} == {"missing"}
+    result = show(folder, console, watch=0.01)
+    assert {one.state for one in result.values()} == {"missing"}
     with in_control(folder):
-        assert {one.state for one in standings(folder)[0].values()} == {"waiting"}
+        assert {one.state for one in read_statuses(folder)[0].values()} == {"waiting"}

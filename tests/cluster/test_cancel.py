@@ -12,7 +12,7 @@ from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 from dira_scale.cluster.cancel import cancel, retry
 from dira_scale.cluster.logs import choose, last_lines, show_logs
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import certain, standings
+from dira_scale.cluster.status import certain, read_statuses
 from dira_scale.errors import UserError
 
 A, B, C, D = (f"pretrain/lr{lr}-seed{seed}" for seed in (0, 1) for lr in (0.1, 0.01))
@@ -67,7 +67,7 @@ def test_cancelling_marks_all_before_one_scancel(going: SweepFolder, slurm: Slur
     (slurm.bin / "scancel").write_text(f'#!/bin/sh\n({count}; echo "$@") >> {slurm.calls_file}\n')
     assert cancel(going, []) == [A, C]
     assert slurm.calls[-2:] == ["2", "--quiet 6_[0,2]"]
-    assert [standings(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
+    assert [read_statuses(going)[0][run].state for run in (A, B, C, D)] == ["cancelled", "failed", "cancelled", "done"]
     cancel(going, [C])  # again: in case that SLURM did not answer
     assert slurm.calls[-1] == "--quiet 6_[2]"
 
@@ -105,7 +105,7 @@ def test_failed_runs_are_given_back_with_those_that_they_block(tmp_path: Path, s
     begin(folder, SHARDS, "5_0", exit_code=1)
     begin(folder, A, "6_0", reason=f"blocked: {SHARDS} not done")
     slurm.says("sacct", {"5_0": "FAILED", "6_0": "COMPLETED", "6_1": "CANCELLED by 0"})
-    assert [one.state for one in standings(folder)[0].values()] == ["failed", "blocked", "blocked"]
+    assert [one.state for one in read_statuses(folder)[0].values()] == ["failed", "blocked", "blocked"]
     assert retry(folder, certain(folder), []) == [SHARDS, B, A]
     assert retry(folder, certain(folder), [SHARDS]) == [SHARDS, B, A]
 

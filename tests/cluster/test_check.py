@@ -132,7 +132,9 @@ def test_what_probe_and_export_would_refuse_of_a_run_is_refused_before_it_trains
 
 def test_a_probe_is_checked_for_each_kind_of_run_that_it_reads() -> None:
     trained = [run("a", *TRAINED), run("b", *TRAINED, "seed=1"), run("t", *TRAINED[:3], *TRAINED[4:])]
-    probes = [later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{one}/output", name=one) for one in "tab"]
+    probes = [
+        later("probe", "data.shards=d", "stage=dira", reads=f"/s/train/{item}/output", name=item) for item in "tab"
+    ]
     check.check_runs(probes[:1], trained)
     with pytest.raises(UserError, match="stage=dira: train/a has di, latest"):
         check.check_runs(probes, trained)
@@ -190,8 +192,8 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "plan.json").read_text())["rows"]
     (row,) = (row for row in rows if row["strategy"] == "ddp" and not row["checkpointing"])
     planned = round(0.5 * (75312 // 8))
-    one = run("a", *ONE_STAGE, f"steps={planned // 10}", launch=Launch(processes=2))
-    (line,) = check.rehearse(config(plan=profile), [one, one, one])
+    item = run("a", *ONE_STAGE, f"steps={planned // 10}", launch=Launch(processes=2))
+    (line,) = check.rehearse(config(plan=profile), [item, item, item])
     hours, price = (row[key] * (planned // 10) / planned for key in ("hours", "price"))
     assert line == (
         f"train: {row['memory']['peak'] / 1e9:.2f} GB of GPU memory in each process; {planned // 10:,} steps of the "
@@ -201,13 +203,13 @@ def test_the_rehearsal_is_plans_row(tmp_path: Path) -> None:
     (line,) = check.rehearse(config(plan=profile), [later])
     step = check.milliseconds(row["step"])
     assert line.endswith(f", {step} a step; hours and cost are unknown until its data exists")
-    (line,) = check.rehearse(config(), [one])
+    (line,) = check.rehearse(config(), [item])
     assert line == "train: no estimate of memory and hours: cluster.plan describes no GPU"
 
 
 def test_a_short_step_is_not_0_ms() -> None:
-    found = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
-    assert found == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
+    result = [check.milliseconds(seconds) for seconds in (0.00031, 0.0043, 0.0123, 1.5)]
+    assert result == ["0.31 ms", "4.3 ms", "12 ms", "1500 ms"]
 
 
 def test_runs_are_counted_by_what_happens_to_them() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from dira_scale.cluster.dependencies import dependency
 from dira_scale.cluster.records import Run
+from dira_scale.cluster.slurm import dependency
 
 
 def run(name: str, *needs: str) -> Run:
@@ -12,7 +12,7 @@ def run(name: str, *needs: str) -> Run:
 
 SHARDS, TRAINED = run("shards/s", "slices/0", "slices/1"), [run(f"train/{n}", "shards/s") for n in range(2)]
 PROBES = [run(f"probe/{n}", f"train/{n}") for n in range(2)]
-RUNS = {one.id: one for one in [SHARDS, *TRAINED, *PROBES]}
+RUNS = {item.id: item for item in [SHARDS, *TRAINED, *PROBES]}
 JOBS = {"slices/0": "5_0", "slices/1": "5_1", "shards/s": "6_0", "train/0": "12_0", "train/1": "12_1"}
 SIZES = {"5": 2, "6": 1, "12": 2}
 

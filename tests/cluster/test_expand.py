@@ -43,16 +43,16 @@ def value(run: Run, key: str) -> str | None:
 @given(GRIDS, st.lists(st.integers(0, 9), unique=True, min_size=1, max_size=3), st.integers(0, 3))
 def test_runs_are_the_product_of_list_grid_and_seeds(grid: dict[str, list[Any]], seeds: list[int], listed: int) -> None:
     entries = [{"k": n} for n in range(listed)]
-    found = runs(probe=phase(grid=grid, seeds=seeds, list=entries or None))
+    result = runs(probe=phase(grid=grid, seeds=seeds, list=entries or None))
     expected = [
         {**entry, **dict(zip(grid, values, strict=True)), "seed": seed}
         for entry in entries or [{}]
         for values in product(*grid.values())
         for seed in seeds
     ]
-    assert [run.varied for run in found] == [{f"probe.{k}": v for k, v in one.items()} for one in expected]
-    assert len({run.name for run in found}) == len({run.output for run in found}) == len(expected)
-    for run in found:
+    assert [run.varied for run in result] == [{f"probe.{k}": v for k, v in item.items()} for item in expected]
+    assert len({run.name for run in result}) == len({run.output for run in result}) == len(expected)
+    for run in result:
         assert re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*-)?[0-9a-f]{8}", run.name) and len(run.name) <= 80
         assert run.words[-1] == f"out={FOLDER}/{run.id}/output" == f"out={FOLDER / run.output}"
 
@@ -63,7 +63,7 @@ def test_names_stay_when_a_grid_grows(grid: dict[str, list[Any]], data: st.DataO
     """Or when its keys and values change places."""
     more = {key: data.draw(st.permutations([*values, "new value"])) for key, values in grid.items()}
     larger = {key: more[key] for key in data.draw(st.permutations(list(more)))}
-    before, after = ({run.id.rpartition("-")[2] for run in runs(probe=phase(grid=one))} for one in (grid, larger))
+    before, after = ({run.id.rpartition("-")[2] for run in runs(probe=phase(grid=item))} for item in (grid, larger))
     assert before <= after and len(after) == len(list(product(*larger.values())))
 
 
@@ -71,12 +71,12 @@ def test_a_sweep_of_dependent_phases() -> None:
     shards = phase("shard", set={"recipe": "phantom_cxr"}, grid={"recipe.size": [64, 128]})
     train = phase("pretrain", for_each="shards", set={"data.shards": "{shards}"}, seeds=3)
     probe = phase(for_each=["train", "shards"], set={"data.shards": "{shards}"}, grid={"fractions": [[1.0], [0.1]]})
-    found = runs(shards=shards, train=train, probe=probe)
-    of = {name: [run for run in found if run.phase == name] for name in ("shards", "train", "probe")}
+    result = runs(shards=shards, train=train, probe=probe)
+    of = {name: [run for run in result if run.phase == name] for name in ("shards", "train", "probe")}
     assert [len(of[name]) for name in of] == [2, 6, 12]
-    known = {run.id: run for run in found}
+    known = {run.id: run for run in result}
     seen: set[str] = set()
-    for run in found:
+    for run in result:
         assert set(run.needs) <= seen
         seen.add(run.id)
     for run in of["probe"]:  # of one training run, and of the data that this one was trained on
@@ -88,7 +88,7 @@ def test_a_sweep_of_dependent_phases() -> None:
             "shards.recipe.size", "train.seed", "probe.fractions",
         }  # fmt: skip
     elsewhere = runs(folder=Path("/another, place"), shards=shards, train=train, probe=probe)
-    assert [run.id for run in elsewhere] == [run.id for run in found]
+    assert [run.id for run in elsewhere] == [run.id for run in result]
 
 
 def test_keys_that_do_not_change_the_result_do_not_change_the_name() -> None:
@@ -102,17 +102,17 @@ def test_keys_that_do_not_change_the_result_do_not_change_the_name() -> None:
 
 
 def test_a_typed_value_replaces_the_sweeps_and_is_literal() -> None:
-    one = phase(set={"data.shards": "d", "stage": "a"}, grid={"layer": [1, 2]}, seeds=2, list=[{"k": 3}, {"k": 4}])
-    found = runs({"probe": {"layer": "[1,2]", "k": "{x}", "stage": "b c"}}, probe=one)
-    assert [run.varied for run in found] == [{"probe.seed": 0}, {"probe.seed": 1}]
-    assert all((value(r, "layer"), value(r, "k"), value(r, "stage")) == ("[1,2]", "{x}", "b c") for r in found)
+    item = phase(set={"data.shards": "d", "stage": "a"}, grid={"layer": [1, 2]}, seeds=2, list=[{"k": 3}, {"k": 4}])
+    result = runs({"probe": {"layer": "[1,2]", "k": "{x}", "stage": "b c"}}, probe=item)
+    assert [run.varied for run in result] == [{"probe.seed": 0}, {"probe.seed": 1}]
+    assert all((value(r, "layer"), value(r, "k"), value(r, "stage")) == ("[1,2]", "{x}", "b c") for r in result)
     # A seed that is typed is that of the grid: its run is found again.
     (typed,) = runs({"probe": {"seed": "1"}}, probe=phase(seeds=2))
     assert typed.name.rpartition("-")[2] == runs(probe=phase(seeds=2))[1].name.rpartition("-")[2]
 
 
-def digests(found: list[Run], phase: str = "probe") -> list[str]:
-    return [run.name.rpartition("-")[2] for run in found if run.phase == phase]
+def digests(result: list[Run], phase: str = "probe") -> list[str]:
+    return [run.name.rpartition("-")[2] for run in result if run.phase == phase]
 
 
 LAYERS = {"stage": "b c", "fractions": [1.0, 0.5], "optim": {"lr": 0.001, "name": "x"}}
@@ -154,22 +154,22 @@ def test_a_recorded_run_keeps_its_name_and_those_that_need_it_their_hash(tmp_pat
     assert {run.id for run in moved}.isdisjoint(run.id for run in before)  # labels differ
     for run in before:
         SweepFolder(tmp_path).add(run)
-    found = sweep(set={"recipe": "phantom_cxr", "recipe.size": 64})
-    assert [(run.id, run.output, run.words, run.needs) for run in found] == [
+    result = sweep(set={"recipe": "phantom_cxr", "recipe.size": 64})
+    assert [(run.id, run.output, run.words, run.needs) for run in result] == [
         (run.id, run.output, run.words, run.needs) for run in before
     ]
     assert len({run.id for run in sweep(grid={"recipe.size": [64, 128]})} - {run.id for run in before}) == 3
 
 
 def test_slices_write_one_dataset_and_a_last_run_joins_them() -> None:
-    one = phase("shard", set={"recipe": "phantom_cxr", "recipe.name": "x"}, slices=3)
-    *slices, joins = runs(shards=one)
+    item = phase("shard", set={"recipe": "phantom_cxr", "recipe.name": "x"}, slices=3)
+    *slices, joins = runs(shards=item)
     assert [value(run, "slice") for run in slices] == ["1/3", "2/3", "3/3"] and value(joins, "slice") is None
     assert joins.needs == [run.id for run in slices] and {run.phase for run in slices} == {"shards-slices"}
     assert {run.output for run in slices} == {joins.output} and len({run.id for run in slices}) == 3
     assert [word for word in slices[0].words if not word.startswith("slice=")] == joins.words
-    one.slices = 5
-    assert runs(shards=one)[-1].name == joins.name
+    item.slices = 5
+    assert runs(shards=item)[-1].name == joins.name
 
 
 def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,10 +183,10 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
         assert value(written, "data.shards") == value(typed, "data.shards") == expected
         assert (value(written, "stage") or "").strip("'") == text
     several = phase("pretrain", set={"data.shards": {"a": 1, "/b": 2}, "checkpoint.folder": None})
-    (one,) = runs(train=several)
+    (item,) = runs(train=several)
     (typed,) = runs({"train": {"data.shards": "{a:1,/b:2}"}}, train=several)
-    assert value(one, "data.shards") == value(typed, "data.shards") == f"{{{tmp_path}/a:1,/b:2}}"
-    assert value(one, "checkpoint.folder") == "null"
+    assert value(item, "data.shards") == value(typed, "data.shards") == f"{{{tmp_path}/a:1,/b:2}}"
+    assert value(item, "checkpoint.folder") == "null"
     (listed,) = runs(probe=phase(set={"run": ["x", "s3://y"], "data.shards": "d"}))
     assert value(listed, "run") == f"['{tmp_path}/x','s3://y']"
     # An argument of the source that is chosen, by either way.
@@ -196,8 +196,8 @@ def test_local_places_are_absolute_and_others_as_they_are(tmp_path: Path, monkey
 
 
 def test_a_benchmark_has_flags() -> None:
-    one = Phase(command="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
-    first, _ = runs(bench=one)
+    item = Phase(command="bench", set={"benchmark": "step", "cases": ["a", "b"], "cold": True}, grid={"rounds": [1, 2]})
+    first, _ = runs(bench=item)
     output = f"{FOLDER}/{first.output}"
     assert first.words == ["step", "--cases", "a", "b", "--cold", "--rounds", "1", "--json", f"{output}/step.json"]
 
@@ -207,14 +207,14 @@ def test_a_benchmark_has_flags() -> None:
     [
         ({"a": phase(for_each="b")}, r"phases\.a\.for_each=b: no such phase. There are: a"),
         ({"a": phase(for_each="b"), "b": phase(for_each=["a"])}, "these phases need each other: a, b"),
-        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is no phase that it needs"),
-        ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is no phase that it needs: add it to for_each"),
+        ({"a": phase(), "b": phase(set={"run": "{a}", "data.shards": "d"})}, r"'\{a\}' is not a phase that it needs"),
+        ({"a": phase(set={"data.shards": "{b}"})}, r"'\{b\}' is not a phase that it needs: add it to for_each"),
         ({"a": phase(set={"out": "x", "data.shards": "d"})}, "out is set by the sweep"),
         ({"a": phase("shard", set={"slice": "1/2"}, slices=2)}, "slice is set by the sweep"),
         ({"a": phase(grid={"k": [1, 1]})}, "two equal runs: k=1"),
         ({"a": phase(), "b": phase(for_each="a", set={"data.shards": "d"}, seeds=2)}, None),
         ({"a": phase(seeds=2), "b": phase(for_each="a")}, "phase b: two equal runs"),
-        ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: which one counts"),
+        ({"a": phase(set={"seed": 1}, seeds=2)}, "seed is in set and in seeds: keep one"),
         ({"a": phase(list=[{"k": 1}], grid={"k": [2]})}, "k is in list and in grid"),
     ],
 )
@@ -272,5 +272,5 @@ def test_the_manuals_sweep_file_means_the_runs_that_the_manual_says() -> None:
     text = re.search(r"```yaml\n(.*?)```", page, re.DOTALL)
     assert text
     config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Sweep), yaml.safe_load(text[1])))
-    found = Counter(run.phase for run in expand(config, FOLDER, {}))
-    assert found == {"shards-slices": 16, "shards": 1, "pretrain": 6, "probe": 12}
+    result = Counter(run.phase for run in expand(config, FOLDER, {}))
+    assert result == {"shards-slices": 16, "shards": 1, "pretrain": 6, "probe": 12}

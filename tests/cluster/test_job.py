@@ -1,4 +1,4 @@
-"""What follows a try, as a table; and jobs of this machine, which submitit's local executor starts."""
+"""What follows a try, as a table; and jobs of this machine."""
 
 import os
 import shutil
@@ -10,12 +10,14 @@ from typing import Any
 
 import psutil
 import pytest
-import submitit
-from submitit.helpers import environment_variables
 
 from dira_scale.cluster import requeue
 from dira_scale.cluster.job import Job, _stopped, after, futile
+from dira_scale.cluster.living import is_alive
+from dira_scale.cluster.local import start
 from dira_scale.cluster.records import Run, SweepFolder, Try
+from dira_scale.cluster.task import this_task
+from dira_scale.errors import UserError
 from dira_scale.verbs import VERBS, Verb
 
 FOLDER = Path(__file__).parent / "verbs"
@@ -83,12 +85,13 @@ def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
     return run
 
 
-def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> submitit.Job[None]:
-    executor = submitit.LocalExecutor(sweep.path / "jobs")
-    executor.update_parameters(timeout_min=5)
+def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> psutil.Process:
     path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    with environment_variables(PYTHONPATH=path):
-        return executor.submit(Job(str(sweep.path), run.id, limit))
+    return psutil.Process(start(sweep, run.id, limit, {"PYTHONPATH": path}))
+
+
+def ends(process: psutil.Process) -> None:
+    wait(lambda: not is_alive(process))
 
 
 def wait(happened: Callable[[], object]) -> None:
@@ -107,41 +110,43 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     sweep.cancel(cancelled.id)
     jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
     for job in jobs:
-        wait(job.done)
-    (one,) = sweep.tries(good.id)
-    assert (one.cluster, one.exit_code, one.step, one.reason) == ("local", 0, 3, "")
-    assert [(one.exit_code, one.step, one.reason) for one in sweep.tries(failing.id)] == [(1, 4, "no step 5")] * 3
-    assert [(one.exit_code, one.reason) for one in sweep.tries(bad.id)] == [(2, "no step 1")]
-    (one,) = sweep.tries(blocked.id)
-    assert one.ended and (one.exit_code, one.reason) == (None, "blocked: count/bad not done")
+        ends(job)
+    (attempt,) = sweep.tries(good.id)
+    assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
+    assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
+        (1, 4, "no step 5")
+    ] * 3
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(bad.id)] == [(2, "no step 1")]
+    (attempt,) = sweep.tries(blocked.id)
+    assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
     assert sweep.tries(cancelled.id) == []
-    wait(submit(sweep, good).done)
+    ends(submit(sweep, good))
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
 def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
     """Its log ends with whatever it printed last."""
     run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
-    wait(submit(sweep, run, limit=3).done)
+    ends(submit(sweep, run, limit=3))
     why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
     follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
-    assert [(one.exit_code, one.reason) for one in sweep.tries(run.id)] == [(-9, f"{why}{text}") for text in follows]
+    assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [
+        (-9, f"{why}{text}") for text in follows
+    ]
 
 
 def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: SweepFolder) -> None:
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
-    (task,) = psutil.Process(int(job.job_id)).children()
-    task.send_signal(signal.SIGUSR2)
-    wait(lambda: not task.is_running() or task.status() == psutil.STATUS_ZOMBIE)
-    (one,) = sweep.tries(run.id)
-    assert (one.exit_code, one.step) == (75, sweep.status(run)["step"])
+    job.send_signal(signal.SIGUSR2)
+    ends(job)
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
 
     job = submit(sweep, run)
-    wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (one.step or 0))
-    (task,) = psutil.Process(int(job.job_id)).children()
-    task.kill()
+    wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (attempt.step or 0))
+    job.kill()
     wait(lambda: sweep.status(run)["state"] == "interrupted")
     assert sweep.tries(run.id)[1].ended is None
 
@@ -151,20 +156,19 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
     sweep.add(run)
     job = submit(sweep, run)
     wait(lambda: "asleep" in (sweep.log(run.id, 0).read_text() if sweep.log(run.id, 0).exists() else ""))
-    (task,) = psutil.Process(int(job.job_id)).children()
-    (child,) = task.children()
+    (child,) = job.children()
     child.send_signal(signal.SIGUSR2)  # as SLURM does: to every process
-    task.send_signal(signal.SIGUSR2)
+    job.send_signal(signal.SIGUSR2)
     wait(lambda: sweep.tries(run.id)[0].ended)
-    (one,) = sweep.tries(run.id)
-    assert (one.exit_code, one.reason) == (75, "asleep")
+    (attempt,) = sweep.tries(run.id)
+    assert (attempt.exit_code, attempt.reason) == (75, "asleep")
 
 
 def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
     """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
     run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
-    wait(submit(sweep, run, limit=2).done)
-    assert [(one.step_before, one.step) for one in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
+    ends(submit(sweep, run, limit=2))
+    assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
     assert sweep.status(run)["step"] == 6
 
 
@@ -174,13 +178,12 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     first = submit(sweep, run, limit=1)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     second = submit(sweep, run)
-    wait(first.done)
+    ends(first)
     wait(lambda: sweep.status(run)["step"] > 20)
-    (task,) = psutil.Process(int(second.job_id)).children()
-    task.send_signal(signal.SIGUSR2)
-    wait(lambda: not task.is_running() or task.status() == psutil.STATUS_ZOMBIE)
-    one, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
-    assert one.reason.endswith("was taken over") and one.step is None
+    second.send_signal(signal.SIGUSR2)
+    ends(second)
+    attempt, two = sweep.tries(run.id)
+    assert attempt.reason.endswith("was taken over") and attempt.step is None
     assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
 
 
@@ -215,7 +218,7 @@ SHOWN, REQUEUED = "show job --oneliner 5_3", "requeue 5_3"
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is task 3 of SLURM's array 5, whose signals it leaves to pytest afterwards."""
-    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    told = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
     for name, value in (told | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -225,9 +228,7 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ended(sweep: SweepFolder, run: Run, code: int) -> Try:
     """The last try, of the job that this process is."""
-    with pytest.raises(SystemExit) as error:
-        Job(str(sweep.path), run.id)()
-    assert error.value.code == code
+    assert Job(sweep, run, this_task("slurm")).carry_out() == code
     return sweep.tries(run.id)[-1]
 
 
@@ -236,8 +237,8 @@ def test_slurms_controller_is_asked_until_it_is_back(
     sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
 ) -> None:
     asked = controller()
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert (one.job, one.nodes, one.reason) == ("5_3", ["n1", "n2"], "no step 5")
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert (attempt.job, attempt.nodes, attempt.reason) == ("5_3", ["n1", "n2"], "no step 5")
     assert asked() == [SHOWN, REQUEUED, REQUEUED]
 
 
@@ -246,15 +247,15 @@ def test_a_job_whose_command_was_killed_ends_as_a_shell_would(
     sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
 ) -> None:
     controller(allowed="no")
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
-    assert one.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=-9"), 137)
+    assert attempt.reason.startswith("killed by SIGKILL at step 4: often memory (raise cluster.memory); not requeued: ")
 
 
 @pytest.mark.usefixtures("task")
 @pytest.mark.parametrize(
     ("answer", "problem", "calls"),
     [
-        ({"allowed": "no"}, "scontrol requeue 5_3: Requested operation is presently disabled", 3),
+        ({"allowed": "no"}, "scontrol failed: Requested operation is presently disabled", 3),
         ({"restarts": 1}, "SLURM has restarted the job", 1),  # its second life is not to be ended
     ],
 )
@@ -266,8 +267,8 @@ def test_why_a_job_is_not_requeued_is_recorded(
     calls: int,
 ) -> None:
     asked = controller(**answer)
-    one = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
-    assert one.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
+    attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
+    assert attempt.reason == f"no step 5; not requeued: {problem}" and len(asked()) == calls
 
 
 @pytest.mark.usefixtures("task")
@@ -285,19 +286,19 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
 ) -> None:
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
-    assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
+    assert _stopped(this_task("slurm"), received, resumes=False) == stopped
 
 
 @pytest.mark.usefixtures("task")
-@pytest.mark.parametrize(("scontrol", "told"), [(None, "there is no scontrol here"), ("sleep 60", "no answer within")])
+@pytest.mark.parametrize(("scontrol", "told"), [(None, "is not installed here"), ("sleep 60", "has not answered")])
 def test_an_scontrol_that_is_not_there_or_hangs_is_told(
     scontrol: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requeue, "SECONDS", 0.2)
+    monkeypatch.setattr("dira_scale.cluster.queue.SECONDS", 0.2)
     monkeypatch.setattr(requeue, "PATIENCE", 0)
     if scontrol:
         (tmp_path / "scontrol").write_text(f"#!/bin/sh\nexec {shutil.which('sleep')} 60\n")
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(requeue.NotRequeuedError, match=told):
-        requeue.requeue(submitit.JobEnvironment(), {})
+    with pytest.raises(UserError, match=told):
+        requeue.requeue(this_task("slurm"), {})

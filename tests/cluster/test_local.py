@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 from forked import Forked, Started
 from harness import job
@@ -57,7 +56,7 @@ def starts(tmp_path: Path) -> dict[str, int]:
 
 def exit_codes(tmp_path: Path) -> dict[str, list[int | None]]:
     folder = SweepFolder(tmp_path / "out" / "sweep")
-    return {run_id: [one.exit_code for one in folder.tries(run_id)] for run_id in folder.runs}
+    return {run_id: [item.exit_code for item in folder.tries(run_id)] for run_id in folder.runs}
 
 
 @contextmanager
@@ -84,15 +83,15 @@ def test_phases_run_in_order_and_once(words: list[str], tmp_path: Path, capsys: 
     assert len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
     folder = SweepFolder(tmp_path / "out" / "sweep")
     for run in folder.runs.values():  # the stand-ins would end with 2 if what they read was not there
-        (one,) = folder.tries(run.id)
-        assert one.exit_code == 0 and all(folder.tries(need)[0].ended <= one.began for need in run.needs)  # type: ignore[operator]
+        (item,) = folder.tries(run.id)
+        assert item.exit_code == 0 and all(folder.tries(need)[0].ended <= item.began for need in run.needs)  # type: ignore[operator]
         assert json.loads((folder.path / run.id / "run.json").read_text())["varied"] == run.varied
     assert main(words) == 0 and len(starts(tmp_path)) == 5 and set(starts(tmp_path).values()) == {1}
 
 
 def test_a_run_has_as_many_threads_as_cores_were_asked_for(words: list[str], tmp_path: Path) -> None:
-    one = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
-    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(one)
+    item = "name: tiny\nphases: {shards: {command: shard, set: {recipe: phantom_cxr}}}\n"
+    (tmp_path / "own" / "sweep" / "tiny.yaml").write_text(item)
     assert main([*words, "cluster.cpus_per_task=1"]) == 0
     (file,) = tmp_path.glob("out/sweep/shards/*/output/starts")
     assert file.read_text().split()[1:] == ["1", "1"]
@@ -145,18 +144,6 @@ def test_a_controlling_process_that_dies_is_replaced_and_one_that_is_interrupted
     order.unlink()
     assert main(words) == 0
     assert {run.partition("/")[0]: n for run, n in starts(tmp_path).items()} == {"shards": 1, "train": 2, "probe": 1}
-
-
-def test_a_process_of_the_same_number_is_another_one(tmp_path: Path) -> None:
-    from dira_scale.cluster.records import Submission
-
-    folder = SweepFolder(tmp_path)
-    born = psutil.Process().create_time()
-    for host, when in (("elsewhere", born), (os.uname().nodename, born - 60)):
-        folder.submitted(Submission("local", str(os.getpid()), ["a/b"], when, host))
-    assert living(folder) == {}
-    folder.submitted(Submission("local", str(os.getpid()), ["a/b"], born + 60, os.uname().nodename))
-    assert [process.pid for process in living(folder).values()] == [os.getpid()]
 
 
 def test_as_many_runs_as_fit() -> None:

@@ -38,13 +38,13 @@ def test_a_cut_line_is_left_out_and_the_next_row_is_whole(tmp_path: Path) -> Non
 def test_rows_of_several_writers_are_whole(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     writers = [context.Process(target=write, args=(tmp_path, n)) for n in range(WRITERS)]
-    for one in writers:
-        one.start()
-    for one in writers:
-        one.join(60)
-        assert one.exitcode == 0
-    found = [one.job for one in SweepFolder(tmp_path).submissions]
-    assert sorted(found) == sorted(f"{writer}-{n}" for writer in range(WRITERS) for n in range(ROWS))
+    for item in writers:
+        item.start()
+    for item in writers:
+        item.join(60)
+        assert item.exitcode == 0
+    result = [item.job for item in SweepFolder(tmp_path).submissions]
+    assert sorted(result) == sorted(f"{writer}-{n}" for writer in range(WRITERS) for n in range(ROWS))
 
 
 def test_a_run_of_a_command_that_is_not_known_is_named(tmp_path: Path) -> None:
@@ -67,4 +67,4 @@ def test_a_try_is_numbered_after_the_highest(tmp_path: Path) -> None:
         folder.begin("a/x", Try(0, "local", "1", 0, ["n"], 1.0))
     (tmp_path / "a" / "x" / "tries" / "001.json").unlink()
     assert folder.begin("a/x", Try(0, "local", "1", 0, ["n"], 1.0)).number == 3
-    assert [one.number for one in folder.tries("a/x")] == [0, 2, 3]
+    assert [item.number for item in folder.tries("a/x")] == [0, 2, 3]

@@ -129,7 +129,7 @@ def test_what_a_sweep_records_are_its_present_runs_and_what_varies_between_them(
     first, second = submit(0.1, 0.01)
     folder = SweepFolder(tmp_path)
     assert first == alone and folder.current == [first, second]
-    assert [folder.runs[one].varied for one in folder.current] == [{"train.optim.lr": 0.1}, {"train.optim.lr": 0.01}]
+    assert [folder.runs[item].varied for item in folder.current] == [{"train.optim.lr": 0.1}, {"train.optim.lr": 0.01}]
     other = submit(0.1, seed=1)
     folder = SweepFolder(tmp_path)
     assert folder.current == other and {*folder.runs} == {first, second, *other}

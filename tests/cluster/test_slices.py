@@ -38,26 +38,26 @@ def test_slices_are_one_machines_dataset_and_only_those_that_failed_are_made_aga
     monkeypatch.setattr(local, "LOOK", 0.05)
     monkeypatch.setattr(watch, "LOOK", 0.05)
     monkeypatch.setenv("DIRA_SCALE_HASH_KEY", "a key for tests only, of some length")
-    images, own = tmp_path / "images", tmp_path / "own" / "sweep"
+    images, mine = tmp_path / "images", tmp_path / "own" / "sweep"
     images.mkdir()
-    own.mkdir(parents=True)
+    mine.mkdir(parents=True)
     for n in range(9):
         Image.fromarray(np.random.default_rng(n).integers(0, 256, (16, 16), np.uint8)).save(images / f"{n}.png")
-    (own / "sliced.yaml").write_text(SWEEP.replace("IMAGES", str(images)))
-    words = ["--config-dir", str(own.parent), "sweep=sliced", f"folder={tmp_path}/s", "cluster.parallel=2"]
+    (mine / "sliced.yaml").write_text(SWEEP.replace("IMAGES", str(images)))
+    words = ["--config-dir", str(mine.parent), "sweep=sliced", f"folder={tmp_path}/s", "cluster.parallel=2"]
 
     config: Any = OmegaConf.to_object(compose("sweep", words))
     folder = SweepFolder(tmp_path / "s")
-    *_, joined = expand(config.sweep, folder.path, {}, [own.parent])
+    *_, joined = expand(config.sweep, folder.path, {}, [mine.parent])
     held = folder.output(joined) / ".partial" / "2-of-2" / "lock"
     held.parent.mkdir(parents=True)
     with held.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # as if another process wrote this slice
         assert sweep.main(words) == 1
-    codes = {run_id: [one.exit_code for one in folder.tries(run_id)] for run_id in folder.runs}
+    codes = {run_id: [item.exit_code for item in folder.tries(run_id)] for run_id in folder.runs}
     assert list(codes.values()) == [[0], [2], []] and not (folder.path / joined.output / "manifest.parquet").exists()
     assert sweep.main(words) == 0
-    codes = {run_id: [one.exit_code for one in folder.tries(run_id)] for run_id in folder.runs}
+    codes = {run_id: [item.exit_code for item in folder.tries(run_id)] for run_id in folder.runs}
     assert list(codes.values()) == [[0], [2, 0], [0]]
 
     plain = [word for word in joined.words if not word.startswith("out=")]

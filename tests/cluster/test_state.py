@@ -57,9 +57,9 @@ def job(state: str, reason: str = "") -> JobState:
         (Known([OPEN], job=job("TIMEOUT")), "interrupted", "time limit"),
         (Known([OPEN], job=job("CANCELLED")), "interrupted", "scancel"),
         (Known([OPEN], job=job("OUT_OF_MEMORY")), "failed", "out of memory"),
-        (Known([OPEN], job=job("GONE"), beats=True), "running", "its lease shows life"),
-        (Known([OPEN], job=job("GONE"), beats=False), "lost", "no sign of life"),
-        (Known([OPEN], job=job("GONE")), "lost", "no sign of life"),
+        (Known([OPEN], job=job("GONE"), beats=True), "running", "its lease is alive"),
+        (Known([OPEN], job=job("GONE"), beats=False), "lost", "its lease has expired"),
+        (Known([OPEN], job=job("GONE")), "lost", "its lease has expired"),
         (Known([OPEN], job=job("COMPLETED")), "lost", "its job is completed"),
         (Known([OPEN], job=job("UNKNOWN", "no squeue here"), beats=True), "running", "no squeue here"),
         (Known([OPEN], job=job("UNKNOWN", "no squeue here")), "running", "when last recorded; no squeue here"),
@@ -78,7 +78,7 @@ def job(state: str, reason: str = "") -> JobState:
         (Known([FAIL], job=job("RUNNING"), id="6_0"), "running", ""),
         (Known([FAIL], job=JobState("FAILED", measured="9:0, 64 GB")), "failed", "NaN at step 12 (9:0, 64 GB)"),
         (Known([OPEN], job=JobState("OUT_OF_MEMORY", measured="9:0, 64 GB")), "failed", "smaller batch (9:0, 64 GB)"),
-        (Known([FAIL], job=job("UNKNOWN", "no squeue here")), "ended", "whether it is queued again is not known: no"),
+        (Known([FAIL], job=job("UNKNOWN", "no squeue here")), "ended", "whether it is queued again is unknown: no"),
         (Known([replace(FAIL, cluster="local")], job=job("UNKNOWN", "on n9")), "failed", "NaN at step 12; on n9"),
         (Known([STOP], job=job("UNKNOWN", "no squeue here")), "ended", "SIGUSR2: checkpoint written; whether"),
         (Known([BAD], job=job("UNKNOWN", "no squeue here")), "failed", "no such shards"),
@@ -103,11 +103,11 @@ def test_every_combination_has_a_state_and_never_one_that_its_records_contradict
     tries = [[], [OPEN], [DONE], [STOP], [FAIL], [BAD], [BLOCKED], [OTHER], [FAIL, OPEN], [OPEN, STOP]]
     jobs = [None, *map(job, (*PENDING, *RUNNING, *BROKEN, *STOPPED, "COMPLETED", "GONE", "UNKNOWN", "NEW_WORD"))]
     needs: list[dict[str, str]] = [{}, {"a/b": "done"}, {"a/b": "running"}, {"a/b": "failed"}]
-    for of, one, cancelled, need, beats in itertools.product(tries, jobs, (False, True), needs, (None, False, True)):
-        what, why = state(Known(of, cancelled, need, "6_0" if one else "", one, beats))
+    for of, item, cancelled, need, beats in itertools.product(tries, jobs, (False, True), needs, (None, False, True)):
+        what, why = state(Known(of, cancelled, need, "6_0" if item else "", item, beats))
         assert what in STATES and "\n" not in why
         assert (what == "done") == (DONE in of)
-        if what not in ("done", "cancelled") and one and one.state in RUNNING:
+        if what not in ("done", "cancelled") and item and item.state in RUNNING:
             assert what == "running"
         if cancelled:
             assert what in ("done", "cancelled")

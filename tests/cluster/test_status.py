@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dira_scale import sweep
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import progress, standings
+from dira_scale.cluster.status import progress, read_statuses
 from dira_scale.cluster.table import duration, show
 from dira_scale.errors import UserError
 
@@ -44,13 +44,13 @@ def going(tmp_path: Path, slurm: Slurm) -> SweepFolder:
 
 
 def test_states_and_progress(going: SweepFolder, slurm: Slurm) -> None:
-    found, problem = standings(going)
-    assert list(found) == [SHARDS, B, D, A, C] and not problem  # what is needed first, then by numbers
-    assert [one.state for one in found.values()] == ["done", "queued", "queued", "running", "failed"]
-    far = progress(going, found[A])
+    result, problem = read_statuses(going)
+    assert list(result) == [SHARDS, B, D, A, C] and not problem  # what is needed first, then by numbers
+    assert [one.state for one in result.values()] == ["done", "queued", "queued", "running", "failed"]
+    far = progress(going, result[A])
     assert (far.step, far.steps, far.loss, far.images_per_second) == (25, 100, 10 / 25, 80.0)
     assert far.to_go == pytest.approx(75 * 100 / 25, rel=0.05)  # 25 steps took 100 s
-    assert progress(going, found[B]).to_go is None and progress(going, found[SHARDS]).step is None
+    assert progress(going, result[B]).to_go is None and progress(going, result[SHARDS]).step is None
     assert [call.split()[0] for call in slurm.calls] == ["squeue", "sacct"]
 
 
@@ -84,7 +84,7 @@ def test_nothing_is_cut_at_any_width(going: SweepFolder, slurm: Slurm, width: in
     lines = printed(SweepFolder(going.path), width)
     assert max(map(len, lines)) <= width and "…" not in "".join(lines)
     together, starts = "".join("".join(lines).split()), "".join(line.split(" ")[0] for line in lines)
-    for run_id, one in standings(SweepFolder(going.path))[0].items():
+    for run_id, one in read_statuses(SweepFolder(going.path))[0].items():
         assert run_id in starts and "".join(one.reason.split()) in together
         assert one.job in together and one.nodes in together
         assert any(one.state in line.split() for line in lines)
@@ -116,7 +116,7 @@ def test_no_slurm_is_said_above_what_the_records_know(
     monkeypatch.setenv("PATH", str(tmp_path))
     lines = printed(going)
     assert "squeue is not installed here" in lines[1]
-    assert [one.state for one in standings(going)[0].values()] == ["done", "ended", "queued", "running", "ended"]
+    assert [one.state for one in read_statuses(going)[0].values()] == ["done", "ended", "queued", "running", "ended"]
 
 
 def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path: Path, slurm: Slurm) -> None:
@@ -124,8 +124,8 @@ def test_a_run_whose_node_died_unseen_is_lost_once_its_lease_is_silent(tmp_path:
     for run_id, job, silent in ((A, "6_0", 5), (B, "6_1", 300)):
         begin(folder, run_id, job)
         train(folder, run_id, step=5, silent=silent)
-    found = standings(folder)[0]  # neither squeue nor sacct know its jobs
-    assert (found[A].state, found[B].state) == ("running", "lost")
+    result = read_statuses(folder)[0]  # neither squeue nor sacct know its jobs
+    assert (result[A].state, result[B].state) == ("running", "lost")
 
 
 def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm: Slurm) -> None:
@@ -133,7 +133,7 @@ def test_a_lease_from_before_the_try_says_nothing_about_it(tmp_path: Path, slurm
     begin(folder, A, "6_0", seconds=100)
     train(folder, A, step=5, silent=300)
     slurm.says("squeue", {"6_0": "RUNNING|None|n2"})
-    assert standings(folder)[0][A].reason == ""
+    assert read_statuses(folder)[0][A].reason == ""
 
 
 def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm) -> None:
@@ -145,12 +145,12 @@ def test_a_folder_that_a_node_does_not_see_is_named(tmp_path: Path, slurm: Slurm
     slurm.says("sacct", {"6_3": "FAILED|0:53||n4|1"})
     (folder.path / "jobs").mkdir()
     (folder.path / "jobs" / "6_2_0_log.out").touch()
-    found = standings(folder)[0]
+    result = read_statuses(folder)[0]
     unseen = f"no log appeared: does %s see {folder.path}?"
-    assert [found[run_id].reason.partition(" Mount")[0] for run_id in (A, B, C, D)] == [
+    assert [result[run_id].reason.partition(" Mount")[0] for run_id in (A, B, C, D)] == [
         unseen % "n2", "starting", "starting", unseen % "n4",
     ]  # fmt: skip
-    assert [found[run_id].state for run_id in (A, D)] == ["running", "failed"]
+    assert [result[run_id].state for run_id in (A, D)] == ["running", "failed"]
 
 
 def test_a_sick_node_is_named(tmp_path: Path, slurm: Slurm) -> None:
@@ -176,9 +176,9 @@ def test_processes_of_this_machine_are_looked_at(tmp_path: Path) -> None:
         ):
             begin(folder, f"shards/{name}", str(job))
             folder.submitted(Submission("local", str(job), [f"shards/{name}"], when, where))
-        found = {run_id: one.state for run_id, one in standings(folder)[0].items()}
+        result = {run_id: one.state for run_id, one in read_statuses(folder)[0].items()}
         process.communicate(b"\n", timeout=30)
-    assert found == {
+    assert result == {
         "shards/alive": "running", "shards/gone": "lost", "shards/reused": "lost", "shards/elsewhere": "running",
     }  # fmt: skip
 
@@ -200,7 +200,7 @@ def test_watching_ends_when_nothing_runs(tmp_path: Path, slurm: Slurm) -> None:
 
 def test_a_folder_without_a_sweep(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no sweep there"):
-        standings(SweepFolder(tmp_path))
+        read_statuses(SweepFolder(tmp_path))
 
 
 def test_a_status_imports_no_torch() -> None:
@@ -223,5 +223,5 @@ def test_rows_without_training_are_no_progress(tmp_path: Path, slurm: Slurm) -> 
     begin(folder, A, "6_0")
     train(folder, A, step=3)
     (folder.output(folder.run(A)) / "metrics.jsonl").write_text(json.dumps({"split": "val", "loss": 1.0}) + "\n")
-    far = progress(folder, standings(folder)[0][A])
+    far = progress(folder, read_statuses(folder)[0][A])
     assert (far.step, far.loss) == (3, None)

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from dira_scale.cluster import unanswered
+from dira_scale.cluster import slurm, unanswered
 from dira_scale.cluster.cancel import cancel
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Run, SweepFolder
 from dira_scale.cluster.slurm import submit
-from dira_scale.cluster.status import certain, standings
+from dira_scale.cluster.status import certain, read_statuses
 from dira_scale.errors import UserError
 
 ID = "a/x"
 COMMANDS = {
-    "sbatch": """{takes} && cp "$1" {taken}/$(ls {taken} | wc -l); {answer}""",
+    "sbatch": """{takes} && cp "$2" {taken}/$(ls {taken} | wc -l); {answer}""",
     "squeue": """case "$*" in
 *%k*) for i in $(ls {taken}); do
     echo "$((100 + i))|$(sed -n "s/^#SBATCH --comment=//p" {taken}/$i | tr -d "'")"
@@ -65,7 +65,7 @@ def config(**profile: Any) -> SweepConfig:
 
 
 TIMED_OUT = 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
-TAKEN = 'echo "Submitted batch job 100"'
+TAKEN = "echo 100"
 
 
 def interrupted(*_: Any) -> Any:
@@ -79,15 +79,16 @@ def test_what_slurm_has_taken_is_found_by_the_next_look(
     """sbatch lost its reply; it was interrupted before the reply was read."""
     tools(takes=True, answer=answer)
     if answer == TAKEN:
-        monkeypatch.setattr("submitit.slurm.slurm.SlurmExecutor._get_job_id_from_submission_command", interrupted)
+        sbatch = slurm.sbatch
+        monkeypatch.setattr(slurm, "sbatch", lambda *words: interrupted(sbatch(*words)))
     with pytest.raises(UserError if answer == TIMED_OUT else KeyboardInterrupt):
         submit(sweep, config(sbatch={"comment": "project 7"}), [run()], {})
     assert sweep.submissions == []
-    found = certain(SweepFolder(sweep.path))[ID]  # as `sweep` and `retry` look
-    assert (found.state, found.job) == ("queued", "100_0")
+    result = certain(SweepFolder(sweep.path))[ID]  # as `sweep` and `retry` look
+    assert (result.state, result.job) == ("queued", "100_0")
     (recorded,) = sweep.submissions
     assert (recorded.job, recorded.runs) == ("100", [ID]) and sweep.unanswered == []
-    assert (sweep.path / "jobs" / "100_0_submitted.pkl").is_file()  # where the job looks for its call
+    assert sweep.array(recorded.token) == [ID]  # where the job looks for its run
     assert "--comment='project 7 " in (sweep.path.parent / "taken" / "0").read_text()
 
 
@@ -105,9 +106,9 @@ def test_nothing_is_started_until_slurm_can_no_longer_take_it(
     tools(takes=False, answer=TIMED_OUT)
     with pytest.raises(UserError):
         submit(sweep, config(), [run()], {})
-    with pytest.raises(UserError, match=r"SLURM may still take these jobs, .* nothing was started"):
+    with pytest.raises(UserError, match=r"SLURM may still accept these jobs; .* nothing was started"):
         certain(SweepFolder(sweep.path))
-    assert standings(SweepFolder(sweep.path))[0][ID].state == "missing"
+    assert read_statuses(SweepFolder(sweep.path))[0][ID].state == "missing"
     monkeypatch.setattr(unanswered, "SETTLED", 0)
     assert certain(SweepFolder(sweep.path))[ID].state == "missing" and sweep.unanswered == []
 

@@ -9,7 +9,7 @@ from cluster.made_up_sweep import SHARDS, Slurm, begin, made_up_sweep
 from rich.console import Console
 
 from dira_scale.cluster.records import SweepFolder, Try
-from dira_scale.cluster.status import standings
+from dira_scale.cluster.status import read_statuses
 from dira_scale.cluster.table import show
 from dira_scale.cluster.usage import Usage, usage
 
@@ -26,9 +26,9 @@ def rows(folder: SweepFolder, run_id: str, *of: tuple[int, float]) -> None:
 
 
 def tried(folder: SweepFolder, run_id: str, job: str, seconds: float, code: int, step: int) -> None:
-    one = folder.begin(run_id, Try(0, "slurm", job, 0, ["n1"], 1000.0, step_before=0))
-    one.ended, one.exit_code, one.step = 1000.0 + seconds, code, step
-    folder.write(run_id, one)
+    attempt = folder.begin(run_id, Try(0, "slurm", job, 0, ["n1"], 1000.0, step_before=0))
+    attempt.ended, attempt.exit_code, attempt.step = 1000.0 + seconds, code, step
+    folder.write(run_id, attempt)
 
 
 @pytest.fixture
@@ -47,19 +47,19 @@ def ended(tmp_path: Path, slurm: Slurm) -> SweepFolder:
 
 
 def used(folder: SweepFolder) -> Usage:
-    found = usage(SweepFolder(folder.path), standings(SweepFolder(folder.path))[0])
-    assert found
-    return found
+    result = usage(SweepFolder(folder.path), read_statuses(SweepFolder(folder.path))[0])
+    assert result
+    return result
 
 
 def test_every_life_of_every_job_counts_and_every_step_once(ended: SweepFolder, slurm: Slurm) -> None:
-    one = used(ended)
-    assert one.counts == {"done": 2, "failed": 1} and one.tries == 4
-    assert one.hours == pytest.approx((3600 + 500) / 3600)
-    assert one.gpu_hours == pytest.approx(2 * (100 + 1700 + 360) / 3600)
-    assert one.core_hours == pytest.approx(8 * (3600 + 100 + 1700 + 360) / 3600)
-    assert one.efficiency == pytest.approx((60 + 90 + 100) / 500)
-    assert str(one) == "2 done, 1 failed; 4 tries of 1.14 h together; 1.20 GPU-hours; efficiency 50 %"
+    attempt = used(ended)
+    assert attempt.counts == {"done": 2, "failed": 1} and attempt.tries == 4
+    assert attempt.hours == pytest.approx((3600 + 500) / 3600)
+    assert attempt.gpu_hours == pytest.approx(2 * (100 + 1700 + 360) / 3600)
+    assert attempt.core_hours == pytest.approx(8 * (3600 + 100 + 1700 + 360) / 3600)
+    assert attempt.efficiency == pytest.approx((60 + 90 + 100) / 500)
+    assert str(attempt) == "2 done, 1 failed; 4 tries of 1.14 h together; 1.20 GPU-hours; efficiency 50 %"
     assert "--duplicates" in slurm.calls[-1] and "--jobs=5,6" in slurm.calls[-1]
 
 
@@ -90,8 +90,30 @@ def test_it_ends_the_status_only_when_nothing_is_at_work(
 
 
 def test_a_killed_try_lasted_until_it_printed_last(ended: SweepFolder, slurm: Slurm) -> None:
-    one = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 500, step_before=0))
-    log = ended.log(B, one.number)
+    attempt = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 500, step_before=0))
+    log = ended.log(B, attempt.number)
     log.touch()
     slurm.says("squeue", {"6_1": "NODE_FAIL|None|n2"})
     assert used(ended).hours == pytest.approx((3600 + 500 + 500) / 3600, rel=1e-3)
+
+
+def test_what_has_ended_is_read_and_asked_about_once(ended: SweepFolder, slurm: Slurm) -> None:
+    """Until there is another try."""
+    first, asked = used(ended), len([call for call in slurm.calls if "--allocations" in call])
+    metrics = ended.output(ended.run(A)) / "metrics.jsonl"
+    metrics.write_text("")
+    slurm.says("sacct", error="accounting is disabled")
+    assert used(ended) == first
+    assert len([call for call in slurm.calls if "--allocations" in call]) == asked == 1
+    tried(ended, A, "6_0", 100, 0, 30)
+    again = used(ended)
+    assert again.gpu_hours is None and again.efficiency is None
+
+
+def test_accounting_that_may_lag_behind_is_asked_again(ended: SweepFolder, slurm: Slurm) -> None:
+    attempt = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 9, step_before=0))
+    attempt.ended, attempt.exit_code = time.time(), 1
+    ended.write(B, attempt)
+    before = used(ended).gpu_hours
+    slurm.says("sacct", {"6_1": f"3600|{GPU}"})
+    assert used(ended).gpu_hours == 2.0 != before

@@ -8,9 +8,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from dira_scale.config.comments import of_file
 from dira_scale.config.compose import check_words, compose
 from dira_scale.config.files import Root, folder
+from dira_scale.config.help import of_file
 from dira_scale.config.keys import leaves
 
 VERBS = sorted(file.stem for file in folder("configs").glob("*.yaml"))

@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
-from dira_scale.config.overrides import expand_home, insert, restore, withhold
+from dira_scale.config.overrides import expand_home, quote, restore
 from dira_scale.config.schema import Place, Places
 from dira_scale.errors import UserError
 
@@ -65,14 +66,13 @@ def test_every_verb_takes_a_path_as_typed(first: int) -> None:
 def test_any_printable_path(path: str) -> None:
     if path in ("null", "???") or path.startswith("~"):
         return
-    words, literal = withhold([f"run={path}", "seed=1"], PLACES)
-    config = OmegaConf.create({"run": None, "copy": "${run}"})
-    insert(config, literal)
+    word, other = quote([f"run={path}", "seed=1"], PLACES)
+    value = OverridesParser.create().parse_override(word).value()
+    config = OmegaConf.create({"run": value, "copy": "${run}"})
     OmegaConf.resolve(config)
     restore(config)
     expand_home(config, PLACES)
-    assert words == ["run=null", "seed=1"]
-    assert config.run == config["copy"] == path
+    assert other == "seed=1" and config.run == config["copy"] == path
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dira_scale.cluster.subcommands import SUBCOMMANDS
-from dira_scale.config.compose import check_words, run_verb
+from dira_scale.config.compose import run_verb
 from dira_scale.shard import VERBS as SHARD_VERBS
 from dira_scale.verbs import VERBS
 
@@ -36,22 +36,6 @@ def test_every_verb_refuses_an_unknown_key_without_torch() -> None:
     said = done.stderr.splitlines()
     assert len(said) == len(lines)
     assert all("nosuch" in line for line in said)
-
-
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["data.bacth=3"], "pretrain: unknown key data.bacth; did you mean 'data.batch'?"),
-        (["experiment=phantm"], "pretrain: no experiment named 'phantm'; did you mean 'phantom'?"),
-        (["--hlp"], "pretrain: unknown flag --hlp; did you mean '--help'?"),
-        (["steps"], "pretrain: expected KEY=VALUE, got 'steps'"),
-        (["experiment=small"], "pretrain: data.shards must be given: data.shards=…"),
-    ],
-)
-def test_what_is_no_key_is_named_in_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert check_words("pretrain", words, lambda config: None) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(said) and told.err.count("\n") == 1 and not told.out
 
 
 QUICK = [  # and what is said

@@ -44,8 +44,8 @@ def test_a_shared_base_gives_what_hydra_gives(words: list[str]) -> None:
 
 def test_hydra_composes_once_for_all_values(composed: list[list[str]]) -> None:
     with shared.shared_bases():
-        found = [compose("pretrain", [SHARDS, f"optim.optimizer.lr={rate}"]) for rate in (1, 2, 3)]
-    assert [one.optim.optimizer.lr for one in found] == [1, 2, 3] and composed == [[]]
+        result = [compose("pretrain", [SHARDS, f"optim.optimizer.lr={rate}"]) for rate in (1, 2, 3)]
+    assert [item.optim.optimizer.lr for item in result] == [1, 2, 3] and composed == [[]]
     compose("pretrain", [SHARDS])
     assert len(composed) == 2, "afterwards, files may change: each is composed on its own"
 

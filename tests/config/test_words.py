@@ -35,11 +35,11 @@ PATHS = ["a b/c, d", "2024", "lr=0.1/x(1)", "${x}", "it's", "[a", "true"]
 @pytest.mark.parametrize("first", range(0, len(PATHS), 2))
 def test_a_path_survives_in_every_kind_of_place(first: int) -> None:
     """Paths are literal: quotes would become a part of them. Two at a time, as a composition takes long."""
-    one, other = PATHS[first], PATHS[(first + 1) % len(PATHS)]
-    given = {"recipe.images": one, "recipe.labels": other, "out": one}
+    item, other = PATHS[first], PATHS[(first + 1) % len(PATHS)]
+    given = {"recipe.images": item, "recipe.labels": other, "out": item}
     shard = compose("shard", as_words("shard", {"recipe": "folder", **given}))
-    assert (shard.recipe.images, shard.recipe.labels, shard.out) == (one, other, one)
-    for run, shards in ((one, other), (other, one)):
+    assert (shard.recipe.images, shard.recipe.labels, shard.out) == (item, other, item)
+    for run, shards in ((item, other), (other, item)):
         probe = compose("probe", as_words("probe", {"run": run, "data.shards": shards}))
         assert (probe.run, probe.data.shards) == (run, shards)
 

@@ -108,7 +108,7 @@ def steps(device: torch.device, stages: Sequence[str], *overrides: str) -> list[
     method, adversary = synthetic.networks(composed, config)
     views = method.views
     alone: Any = SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0)
-    task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.Images(views))
+    task = synthetic.task(config, World(alone, config.precision), method, adversary, synthetic.SyntheticImages(views))
     for module in (method, adversary, task.objective.distort):
         moved(module, mode, device)
     alone.device = device

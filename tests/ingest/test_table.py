@@ -115,7 +115,9 @@ def test_an_excel_table_is_the_csv_of_its_sheet(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"x.xlsx has 2 sheets with cells \(a, b\): keep one, or save"):
         next(read_table(sheets(tmp_path / "x.xlsx", a=rows, b=[[1]]), ["file"], ""))
     (tmp_path / "x.xlsx").write_bytes(b"PK\x03\x04 no zip")
-    with pytest.raises(UserError, match=r"x.xlsx: no Excel table, or damaged \(BadZipFile\): save the table as CSV"):
+    with pytest.raises(
+        UserError, match=r"x.xlsx: not an Excel table, or damaged \(BadZipFile\): save the table as CSV"
+    ):
         next(read_table(tmp_path / "x.xlsx", ["file"], ""))
 
 

@@ -71,10 +71,10 @@ def test_what_is_computed_may_not(tmp_path: Path, key: str, value: object) -> No
 
 
 def test_other_data_is_named_without_hashes() -> None:
-    found = differences({"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]})
-    assert found == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
-    (found,) = differences({"selection": "ab"}, {"selection": "cd"})
-    assert found == (
+    result = differences({"seed": 0, "datasets": [{"hash": "ab"}]}, {"seed": 1, "datasets": [{"hash": "cd"}]})
+    assert result == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
+    (result,) = differences({"selection": "ab"}, {"selection": "cd"})
+    assert result == (
         "selection: data.fraction and data.negatives choose other rows: other patients or labels in data.shards"
     )
 

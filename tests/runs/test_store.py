@@ -180,9 +180,9 @@ def test_what_is_refused_costs_one_checkpoint_only(
 
 @pytest.fixture(params=["disk", "store"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    found = checkpoint.locate_folder(tmp_path, None if request.param == "disk" else f"memory://{tmp_path}/bucket")
-    found.mkdir(parents=True)
-    return found
+    result = checkpoint.locate_folder(tmp_path, None if request.param == "disk" else f"memory://{tmp_path}/bucket")
+    result.mkdir(parents=True)
+    return result
 
 
 # After which moment of a save another holder takes the run over, and what of it is there by then.
@@ -218,12 +218,12 @@ def test_a_ghost_writes_and_removes_nothing_after_it_is_taken_over(
         real = getattr(module, name)
 
         def does(*arguments: Any) -> Any:
-            found = None if fails else real(*arguments)
+            result = None if fails else real(*arguments)
             if str(arguments[0]).endswith(path):
                 lost.append(name)
             if fails:
                 raise OSError(errno.EIO, "the store is gone")
-            return found
+            return result
 
         monkeypatch.setattr(module, name, does)
 

@@ -19,9 +19,9 @@ def meeting(world: int) -> list[Callable[[Any], list[Any]]]:
     def gather(rank: int, value: Any) -> list[Any]:
         values[rank] = value
         barrier.wait()
-        found = list(values)
+        result = list(values)
         barrier.wait()
-        return found
+        return result
 
     return [partial(gather, rank) for rank in range(world)]
 

@@ -1,7 +1,6 @@
 """Two nodes, with host names, addresses, cables and firewalls of their own: they learn as one does, or say why not."""
 
 import re
-import shlex
 import shutil
 import sys
 import time
@@ -12,7 +11,6 @@ import pytest
 from forked import Forked, Started
 from harness import SECONDS, SMALL, assert_equal_runs, finish, pretrain, said, status
 from needs import skip_without
-from system import slurm
 from system.faults import killed_at
 from system.nodes import Node, missing, nodes
 
@@ -103,24 +101,6 @@ def test_two_launchers_that_lose_a_rank_come_together_again(pair: list[Node], sh
     assert "from step 2 of 6" in log
     assert status(run)["lease"] == 2
     assert_equal_runs(run, unbroken)
-
-
-@pytest.mark.system
-def test_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
-    pair: list[Node], unbroken_pair: Path, shards: Path, tmp_path: Path
-) -> None:
-    skip_without("slurm", slurm.missing())
-    run = tmp_path / "run"
-    with slurm.slurm(pair) as environment:
-        srun = ["srun", "--nodes=2", "--ntasks-per-node=1", *pretrain(run, shards, SMALL)]
-        code, printed = ends([pair[0].start(srun, environment)])[0]
-        assert code == 0, printed
-        wrapped = f"--wrap={shlex.join(pretrain(tmp_path / 'other', shards))}"
-        sbatch = ["sbatch", "--wait", "--ntasks=3", f"--output={tmp_path / 'printed'}", wrapped]
-        code, printed = ends([pair[0].start(sbatch, environment)])[0]
-        assert code == 2, printed
-    assert_equal_runs(run, unbroken_pair)
-    assert "this SLURM job has 3 tasks, and its script starts one process" in (tmp_path / "printed").read_text()
 
 
 @pytest.mark.system

@@ -10,7 +10,7 @@ from dev_cluster import DevCluster
 
 from dira_scale.cluster.cancel import cancel
 from dira_scale.cluster.records import Run, Submission, SweepFolder
-from dira_scale.cluster.status import Standing, standings
+from dira_scale.cluster.status import RunStatus, read_statuses
 
 NAMES = ("begins", "waits", "fails", "never")
 SECONDS = 60
@@ -29,22 +29,22 @@ def test_states_of_real_jobs_outlive_the_controller(own_dev_cluster: DevCluster,
     folder.submitted(Submission("slurm", main, [f"bench/{name}" for name in NAMES[:3]], time.time(), "here"))
     folder.submitted(Submission("slurm", never, ["bench/never"], time.time(), "here"))
 
-    def until(**expected: str) -> Mapping[str, Standing]:
+    def until(**expected: str) -> Mapping[str, RunStatus]:
         deadline = time.monotonic() + SECONDS
         while True:
-            found, _ = standings(SweepFolder(folder.path))
-            states = {run_id.partition("/")[2]: one.state for run_id, one in found.items()}
+            result, _ = read_statuses(SweepFolder(folder.path))
+            states = {run_id.partition("/")[2]: item.state for run_id, item in result.items()}
             if states == expected:
-                return found
-            assert time.monotonic() < deadline, {run_id: (one.state, one.reason) for run_id, one in found.items()}
+                return result
+            assert time.monotonic() < deadline, {run_id: (item.state, item.reason) for run_id, item in result.items()}
             time.sleep(0.2)
 
     begun = until(begins="running", waits="queued", fails="queued", never="queued")
     assert begun["bench/begins"].nodes == "n1"
     assert "cluster.hours is more than its partition allows" in begun["bench/never"].reason
     own_dev_cluster.kill("slurmctld", signal.SIGTERM)
-    found, problem = standings(SweepFolder(folder.path))
-    assert "squeue failed" in problem and {one.state for one in found.values()} == {"queued"}
+    result, problem = read_statuses(SweepFolder(folder.path))
+    assert "squeue failed" in problem and {item.state for item in result.values()} == {"queued"}
     own_dev_cluster.up()
     until(begins="running", waits="queued", fails="queued", never="queued")
     cancel(folder, ["begins", "waits", "never"])

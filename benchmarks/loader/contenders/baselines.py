@@ -12,25 +12,25 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from benchmarks.loader.contenders.base import Contender, require
-from benchmarks.loader.contenders.files import SIZE, Crops, Files, Released, Workers
-from benchmarks.loader.inputs import Inputs
+from benchmarks.loader.contenders.files import SIZE, Crops, Files, ReleasedTransforms, Workers
+from benchmarks.loader.inputs import LoaderInputs
 from dira_scale.errors import UserError
 from dira_scale.pixels import codecs
 
 
-def files(inputs: Inputs) -> list[Contender]:
+def files(inputs: LoaderInputs) -> list[Contender]:
     """Of 8-bit JPEG and PNG; beside JPEG, also of the original PNGs."""
     if inputs.case.bits != 8 or inputs.case.codec not in ("jpg", "png"):
         raise UserError("the released code reads PNG and JPEG of 8 bits")
     require("torchvision", "bench")
     plain = Files(inputs.files, "L", Crops(inputs.boxes, inputs.flips))
-    found = {"files, PIL": plain, "files, released": Files(inputs.files, "RGB", Released())}
+    result = {"files, PIL": plain, "files, released": Files(inputs.files, "RGB", ReleasedTransforms())}
     if inputs.case.codec == "jpg":
-        found["original PNGs, released"] = Files(inputs.originals, "RGB", Released())
-    return [_contender(name, Workers(dataset, inputs.workers, inputs.batch)) for name, dataset in found.items()]
+        result["original PNGs, released"] = Files(inputs.originals, "RGB", ReleasedTransforms())
+    return [_contender(name, Workers(dataset, inputs.workers, inputs.batch)) for name, dataset in result.items()]
 
 
-def tars(inputs: Inputs) -> list[Contender]:
+def tars(inputs: LoaderInputs) -> list[Contender]:
     """webdataset over our tars."""
     if inputs.case.bits != 8 or inputs.case.codec not in ("jpg", "png"):
         raise UserError("its decoder is PIL to 8 bits")
@@ -45,7 +45,7 @@ def _contender(name: str, loader: Workers) -> Contender:
 class Tars(IterableDataset[torch.Tensor]):
     """A plain webdataset pipeline: shards drawn with replacement, decoded by PIL, batched in the worker."""
 
-    def __init__(self, inputs: Inputs, batches: Any) -> None:
+    def __init__(self, inputs: LoaderInputs, batches: Any) -> None:
         self.shards = [str(inputs.dataset.file(shard)) for shard in inputs.dataset.info.shards]
         self.rows = {key: row for row, key in enumerate(inputs.dataset.column("key").tolist())}
         self.crops, self.suffix = Crops(inputs.boxes, inputs.flips), inputs.case.codec
@@ -55,18 +55,18 @@ class Tars(IterableDataset[torch.Tensor]):
         import webdataset
 
         worker: Any = torch.utils.data.get_worker_info()
-        own = len(range(worker.id, self.batches.value, worker.num_workers))
+        mine = len(range(worker.id, self.batches.value, worker.num_workers))
         pipeline = webdataset.WebDataset(self.shards, resampled=True, shardshuffle=False).decode("pill")
         samples = pipeline.to_tuple("__key__", self.suffix)
         views = (self.crops(image, self.rows[key.rpartition("/")[2]]) for key, image in samples)
-        for _ in range(own):
+        for _ in range(mine):
             yield torch.stack(list(itertools.islice(views, self.batch)))
 
 
 class TarWorkers(Workers):
     """The same of webdataset's; its processes learn a turn's length from shared memory."""
 
-    def __init__(self, inputs: Inputs) -> None:
+    def __init__(self, inputs: LoaderInputs) -> None:
         context = multiprocessing.get_context("forkserver")
         self.batches = context.Value("q", 0)
         self.loader = DataLoader(
@@ -80,7 +80,7 @@ class TarWorkers(Workers):
             yield views.unbind(1)
 
 
-def threads(inputs: Inputs) -> list[Contender]:
+def threads(inputs: LoaderInputs) -> list[Contender]:
     """A pool of threads, each making whole batches: the whole image decoded by our codec, crops resized by OpenCV.
 
     What a good programmer writes in twenty lines. INTER_AREA is OpenCV's only filter against aliasing.

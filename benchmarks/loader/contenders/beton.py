@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loader.contenders.base import Contender, require
-from benchmarks.loader.inputs import VIEWS, Inputs
+from benchmarks.loader.inputs import VIEWS, LoaderInputs
 from dira_scale.errors import UserError
 
 
-def beton(inputs: Inputs) -> list[Contender]:
+def beton(inputs: LoaderInputs) -> list[Contender]:
     """Two outputs of the image field, each decoded and cropped on its own, as FFCV does several views.
 
     Its crops are its own, of the same distribution. It holds grey images as three channels, and decodes with libjpeg's

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.loader.contenders.base import Contender, require
-from benchmarks.loader.inputs import VIEWS, Inputs
+from benchmarks.loader.inputs import VIEWS, LoaderInputs
 from dira_scale.errors import UserError
 
 
-def dali(inputs: Inputs) -> list[Contender]:
+def dali(inputs: LoaderInputs) -> list[Contender]:
     """``external_source``, ``decoders.image`` once, then two antialiased ``resize`` of a region, and flips."""
     if inputs.case.codec == "npy":
         raise UserError("decoders.image does not read npy")

@@ -13,7 +13,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.contenders.ours import on_threads
-from benchmarks.loader.inputs import VIEWS, Inputs
+from benchmarks.loader.inputs import VIEWS, LoaderInputs
 from dira_scale.errors import UserError
 from dira_scale.imaging.read import read_image
 from dira_scale.phantom.dicom import encoded, uid
@@ -21,7 +21,7 @@ from dira_scale.pixels import codecs
 from dira_scale.pixels.planes import resize
 
 
-def dicom(inputs: Inputs) -> list[Contender]:
+def dicom(inputs: LoaderInputs) -> list[Contender]:
     """Our crops of uncompressed single files, and pydicom's decoding of them alone.
 
     Beside PNG of 16 bits only, whose pixels they have.
@@ -50,7 +50,7 @@ def _dataset(pixels: np.ndarray, name: str) -> Dataset:
     return ds
 
 
-def _crops(inputs: Inputs, files: Sequence[Path], batches: int) -> Iterator[Sequence[np.ndarray]]:
+def _crops(inputs: LoaderInputs, files: Sequence[Path], batches: int) -> Iterator[Sequence[np.ndarray]]:
     """Whole batches, each by one thread."""
 
     def make(number: int) -> Sequence[np.ndarray]:

@@ -49,7 +49,7 @@ class Files(Dataset[torch.Tensor]):
             return self.views(file.convert(self.mode), position)
 
 
-class Released:
+class ReleasedTransforms:
     """The released augmentation, two views of an RGB image: float32 [2, 3, size, size]."""
 
     def __init__(self, size: int = SIZE) -> None:
@@ -72,7 +72,7 @@ def blur(image: Image.Image) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(float(torch.empty(()).uniform_(0.1, 2.0))))
 
 
-class Turns(Sampler[list[int]]):
+class TurnSampler(Sampler[list[int]]):
     """The batches of one turn; their number may change between turns, while the workers live on."""
 
     def __init__(self, batch: int) -> None:
@@ -93,7 +93,7 @@ class Workers:
     """
 
     def __init__(self, dataset: Dataset[torch.Tensor], workers: int, batch: int, pinned: bool = False) -> None:
-        self.turns = Turns(batch)
+        self.turns = TurnSampler(batch)
         self.loader = DataLoader(
             dataset, batch_sampler=self.turns, num_workers=workers, persistent_workers=True,
             multiprocessing_context="forkserver", pin_memory=pinned,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.loader.contenders.base import Contender
-from benchmarks.loader.inputs import VIEWS, Inputs
+from benchmarks.loader.inputs import VIEWS, LoaderInputs
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
 from dira_scale.data.loaders import Loader
@@ -19,7 +19,7 @@ from dira_scale.pixels import codecs
 from dira_scale.pixels.planes import resize
 
 
-def loader(name: str, inputs: Inputs) -> list[Contender]:
+def loader(name: str, inputs: LoaderInputs) -> list[Contender]:
     """The loader ``name``; of cpu also with brightness, contrast and blur, as float32, on the CPU.
 
     Raises UserError, as the loader does where it cannot read the case.
@@ -31,10 +31,10 @@ def loader(name: str, inputs: Inputs) -> list[Contender]:
     def run(batches: int) -> Iterator[Sequence[Any]]:
         return (batch.views for batch in built.iterate(0, batches))
 
-    found = [Contender(f"ours: {name}", "ours", run)]
+    results = [Contender(f"ours: {name}", "ours", run)]
     if name == "cpu" and inputs.case.bits == 8:
-        found.append(Contender("ours: cpu, distorted", "ours", distorted(built, inputs.workers)))
-    return found
+        results.append(Contender("ours: cpu, distorted", "ours", distorted(built, inputs.workers)))
+    return results
 
 
 def distorted(built: Loader, workers: int) -> Callable[[int], Iterator[Sequence[Any]]]:
@@ -60,7 +60,7 @@ def distorted(built: Loader, workers: int) -> Callable[[int], Iterator[Sequence[
     return run
 
 
-def decoding(inputs: Inputs) -> list[Contender]:
+def decoding(inputs: LoaderInputs) -> list[Contender]:
     """Whole images decoded by our codec on all threads, payloads in memory."""
     if inputs.case.codec == "npy":
         raise UserError("npy is not decoded")
@@ -72,7 +72,7 @@ def decoding(inputs: Inputs) -> list[Contender]:
     return [Contender("limit: decoding", "limit", on_threads(work, inputs), reads=False)]
 
 
-def resizing(inputs: Inputs) -> list[Contender]:
+def resizing(inputs: LoaderInputs) -> list[Contender]:
     """Both crops of decoded images resized on all threads, by the resize of the cpu loader."""
     images = [codecs.decode(payload, inputs.case.codec) for payload in inputs.payloads()]
 
@@ -84,7 +84,7 @@ def resizing(inputs: Inputs) -> list[Contender]:
     return [Contender("limit: resizing", "limit", on_threads(work, inputs), reads=False)]
 
 
-def on_threads(work: Callable[[int], None], inputs: Inputs) -> Callable[[int], Iterator[Sequence[Any]]]:
+def on_threads(work: Callable[[int], None], inputs: LoaderInputs) -> Callable[[int], Iterator[Sequence[Any]]]:
     """``work`` on the positions of a turn, each thread with its own share: no thread waits for another."""
 
     def share(first: int, stop: int) -> None:

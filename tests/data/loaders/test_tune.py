@@ -13,7 +13,7 @@ from rich.console import Console
 
 from benchmarks.loader import tune
 from benchmarks.loader.forms import detail_of
-from benchmarks.loader.settings import Setting
+from benchmarks.loader.settings import LoaderSetting
 from dira_scale.config.compose import compose
 from dira_scale.curation.recode import recode
 from dira_scale.curation.recode_sample import Form
@@ -27,8 +27,8 @@ def images(radiograph: Callable[..., np.ndarray]) -> list[np.ndarray]:
     return [radiograph(90, 80, seed=i) for i in range(6)]
 
 
-def setting(workers: int) -> Setting:
-    return Setting("cpu", False, workers, 4, 32, "cpu")
+def setting(workers: int) -> LoaderSetting:
+    return LoaderSetting("cpu", False, workers, 4, 32, "cpu")
 
 
 def test_the_cheapest_of_the_fast_ones_is_chosen() -> None:
