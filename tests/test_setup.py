@@ -3,17 +3,21 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 import zipfile
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from needs import need_program
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -71,6 +75,41 @@ def test_the_chosen_wheel_is_the_one_pip_chooses(
         install.chosen_wheel("torch==9.9")
 
 
+def test_asking_does_not_download(install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that hands out a large wheel slowly sees pip go long before the end."""
+    content = wheel(tmp_path, "2.13.0", size=1 << 26).read_bytes()
+    sent = 0
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal sent
+            page = b'<a href="/torch-2.13.0-py3-none-any.whl">torch-2.13.0-py3-none-any.whl</a>'
+            body = content if self.path.endswith(".whl") else page
+            self.send_response(200)
+            self.send_header("Content-Type", "application/zip" if body is content else "text/html")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            for start in range(0, len(body), 1 << 18):
+                try:
+                    self.wfile.write(body[start : start + (1 << 18)])
+                except (BrokenPipeError, ConnectionResetError):
+                    return
+                if body is content:
+                    sent += 1 << 18
+                    time.sleep(0.05)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    only(monkeypatch, f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert install.chosen_wheel("torch==2.13.0") == "torch-2.13.0-py3-none-any.whl"
+    server.shutdown()
+    assert sent < len(content) / 2
+
+
 def test_only_linux_machines_without_a_gpu_have_no_use_for_a_cuda_build(
     install: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +125,7 @@ def test_only_linux_machines_without_a_gpu_have_no_use_for_a_cuda_build(
 
 UV = """#!/bin/sh
 printf '%s\\n' "$@" > {arguments}
+[ -d {torch} ] || {{ echo 'error: Failed to fetch the CPU index'; exit 2; }}
 case "$*" in *--dry-run*) exit ;; esac
 cp -r {torch} {site}
 """
@@ -110,17 +150,23 @@ def provide_uv(install: ModuleType, program: str, folder: Path, monkeypatch: pyt
     monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)  # on every kind of machine
 
 
+@pytest.mark.parametrize("succeeds", [True, pytest.param(False, marks=pytest.mark.system)])
 def test_where_pip_finds_only_a_cuda_build_uv_fetches_the_cpu_build(
-    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    succeeds: bool, install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """pip installs a wheel named uv, whose program records its arguments and installs a torch."""
+    """pip installs a wheel named uv, whose program records its arguments and installs a torch, or fails."""
     pin, arguments, site = install.pinned("torch"), tmp_path / "arguments", tmp_path / "lib" / VERSION / "site-packages"
     ready = tmp_path / f"torch-{pin}+cpu.dist-info"
     provide_uv(install, UV.format(arguments=arguments, torch=ready, site=site), tmp_path, monkeypatch)
-    ready.mkdir()
-    (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}+cpu\n")
-    install.install_torch(f"torch=={pin}", "cpu")
-    assert install.installed("torch", install.PYTHON) == f"{pin}+cpu"
+    if succeeds:
+        ready.mkdir()
+        (ready / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {pin}+cpu\n")
+        install.install_torch(f"torch=={pin}", "cpu")
+        assert install.installed("torch", install.PYTHON) == f"{pin}+cpu"
+    else:
+        message = r"(?s)uv failed .*Failed to fetch the CPU index.*PIP_EXTRA_INDEX_URL"
+        with pytest.raises(install.SetupError, match=message):
+            install.install_torch(f"torch=={pin}", "cpu")
     given = arguments.read_text().splitlines()
     assert given[:2] == ["pip", "install"] and given[-1] == f"torch=={pin}"
     assert {"--torch-backend=cpu", "--no-deps", str(install.PYTHON)} <= set(given)
@@ -136,6 +182,31 @@ def test_a_uv_without_an_answer_is_not_waited_for(
     pin = install.pinned("torch")
     with pytest.raises(install.SetupError, match=r"(?s)no answer from torch's index.*PIP_EXTRA_INDEX_URL"):
         install.install_torch(f"torch=={pin}", "cpu")
+
+
+def test_an_index_without_an_answer_is_asked_for_uv_twice(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever pip's settings are. The kernel answers for a socket that listens, and nobody reads what comes."""
+    only(monkeypatch, "")
+    (tmp_path / "constraints.txt").write_text((ROOT / "constraints.txt").read_text())
+    for name, value in {"ROOT": tmp_path, "LOG": tmp_path / "install.log", "PATIENCE": 0.5}.items():
+        monkeypatch.setattr(install, name, value)
+    monkeypatch.setattr(install, "chosen_wheel", lambda _: "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl")
+    monkeypatch.setattr(install, "needless_cuda_build", lambda *_: True)
+    for setting in ("DEFAULT_TIMEOUT=180", "RETRIES=5", "IGNORE_INSTALLED=1", "DISABLE_PIP_VERSION_CHECK=1"):
+        monkeypatch.setenv(*f"PIP_{setting}".split("="))
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as silent:
+        monkeypatch.delenv("PIP_NO_INDEX")
+        monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{silent.getsockname()[1]}/")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        with pytest.raises(install.SetupError, match=r"(?s)pip failed on uv.*PIP_EXTRA_INDEX_URL"):
+            install.install_torch("torch==2.13.0", "cpu")
+        silent.setblocking(False)
+        for _ in range(2):
+            silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
 
 
 def test_without_uv_the_set_up_says_where_to_point_pip(
@@ -172,12 +243,21 @@ def test_accelerator_is_found_or_said(install: ModuleType, tmp_path: Path, monke
         install.chosen_accelerator()
 
 
-@pytest.mark.parametrize(("driver", "extra"), [(13, "dali"), (12, "dali-cuda12"), (None, "dali")])
+@pytest.mark.parametrize(
+    ("answer", "expected"), [("13000", ["dali"]), ("12080", ["dali-cuda12"]), ("-1", ["dali"]), (None, ["dali"])]
+)
 def test_a_gpu_machine_gets_dali_for_its_driver(
-    driver: int | None, extra: str, install: ModuleType, monkeypatch: pytest.MonkeyPatch
+    answer: str | None, expected: list[str], install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(install, "driver_cuda", lambda: driver)
-    assert install.gpu_extras("cuda", ["test"]) == [extra]
+    """A driver's library that gives its version, one that fails, and none."""
+    need_program("g++", "g++")
+    code = f"int cuDriverGetVersion(int *version) {{ *version = {answer}; return {answer} < 0; }}"
+    library = tmp_path / "libcuda.so.1"
+    if answer:
+        subprocess.run(["g++", "-shared", "-fPIC", "-x", "c", "-", "-o", library], input=code, text=True, check=True)
+    load = install.ctypes.CDLL
+    monkeypatch.setattr(install.ctypes, "CDLL", lambda name: load(tmp_path / name))
+    assert install.gpu_extras("cuda", ["test"]) == expected
     assert install.gpu_extras("cpu", ["test"]) == install.gpu_extras("cuda", ["dali-cuda12"]) == []
 
 
@@ -216,6 +296,19 @@ def test_a_finished_set_up_is_not_done_again_and_keeps_its_extras(install: Modul
 def test_a_stamp_cut_short_is_no_stamp(install: ModuleType) -> None:
     install.STAMP.write_text("")
     assert not install.up_to_date({"key": install.key("cpu"), "extras": []})
+
+
+def test_the_stamp_is_there_whole_or_not_at_all(install: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A set-up that ends just before the stamp is in its place leaves the old one."""
+    for step in ("make_venv", "pip", "run", "check"):
+        monkeypatch.setattr(install, step, lambda *_: None)
+    monkeypatch.setattr(install, "installed", lambda *_: install.pinned("torch"))
+    monkeypatch.setattr(install, "LOG", install.VENV / "install.log")
+    monkeypatch.setattr(install.Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    install.STAMP.write_text("old")
+    with pytest.raises(KeyboardInterrupt):
+        install.install("cpu", {"key": "new", "extras": []})
+    assert install.STAMP.read_text() == "old"
 
 
 def test_a_venv_of_another_python_is_refused(install: ModuleType) -> None:

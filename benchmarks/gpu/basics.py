@@ -1,9 +1,9 @@
-"""The machine and its GPU's limits: copies, a bf16 product, launches, 3D convolutions. Takes half a minute.
+"""The machine and its GPU's limits: copies, a bf16 product, launches, decoding, 3D convolutions. Takes forty seconds.
 
     python -m benchmarks.gpu.basics OUT [--rehearse]
 
-The upper limits for the rungs of the ladder, measured on this device; and whether its bf16 3D convolutions are fast and
-right (benchmarks/gpu/conv3d.py).
+The upper limits for the rungs of the ladder, measured on this device; how fast it decodes JPEG
+(benchmarks/gpu/nvjpeg.py); and whether its bf16 3D convolutions are fast and right (benchmarks/gpu/conv3d.py).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks.gpu import conv3d
+from benchmarks.gpu import conv3d, nvjpeg
 from benchmarks.gpu.clock import seconds
 from benchmarks.gpu.peaks import peak
 from benchmarks.gpu.report import Report
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     basics = ceilings(device, asked.rehearse)
     report.add(basics=basics)
-    report.add(basics=basics)
+    report.add(basics=basics | nvjpeg.rates(device, asked.rehearse))
     report.add(conv3d=conv3d.probe(device, asked.rehearse))
     return 0
 

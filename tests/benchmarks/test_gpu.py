@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from harness import SECONDS
+from packaging.utils import canonicalize_name
 
-from benchmarks.gpu import bounded, checks, conv3d, figures, ladder, launches, loaders, parts, table
+from benchmarks.gpu import bounded, checks, conv3d, figures, ladder, launches, loaders, nvjpeg, page, parts, table
 from benchmarks.gpu.machine import CARRIED, PRESENT, REQUIRED, pretended
 from benchmarks.gpu.parts import SHARES, main
 from benchmarks.gpu.peaks import peak
@@ -86,6 +88,12 @@ def test_a_rung_is_divided_by_the_authors_loop_at_its_own_batch() -> None:
     assert not any({"tflops", "share_of_peak", "deviation", "agrees"} & set(r) for r in rows)
 
 
+def test_every_rung_of_the_first_network_but_512_has_an_authors_loop_of_its_batch() -> None:
+    first = [rung for rung in ladder.rungs() if rung.network == ladder.rungs()[0].network]
+    theirs = {rung.batch for rung in first if rung.authors}
+    assert [rung.name for rung in first if rung.batch not in theirs] == ["batch 512"]
+
+
 def test_launches_are_counted_once_for_the_same_step_and_what_cannot_be_is_empty(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -114,6 +122,11 @@ def test_launches_are_counted_once_for_the_same_step_and_what_cannot_be_is_empty
     assert "launches are not counted: forbidden here\n" in said and said.count(" 2,250 ") == 8
 
 
+def test_where_torch_has_no_gpu_the_profiler_is_not_asked() -> None:
+    with pytest.raises(launches.NotCountedError, match="no GPU"):
+        launches.count(lambda: pytest.fail("it ran"), torch.device("cpu"))
+
+
 def test_the_bf16_probe_of_3d_convolutions_names_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = conv3d.probe(torch.device("cpu"), small=True)
     assert [row["layout"] for row in rows] == ["NCDHW", "NDHWC"] and all(row["fine"] for row in rows)
@@ -130,6 +143,18 @@ def test_the_bf16_probe_of_3d_convolutions_names_what_is_wrong(monkeypatch: pyte
     assert not any(row["fine"] for row in rows) and conv3d.text(rows).count("WRONG") == 2
     monkeypatch.setattr(conv3d, "passes", lambda *_: [][0])
     assert "IndexError" in conv3d.text(conv3d.probe(torch.device("cpu"), small=True))
+
+
+def test_decoding_is_measured_or_the_reason_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nvjpeg, "decode", lambda files, side, device: None)
+    assert all("images/s (batches of 4, " in said for said in nvjpeg.rates(torch.device("cpu"), True).values())
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("torchvision was built\nwithout nvJPEG")
+
+    monkeypatch.setattr(nvjpeg, "decode", broken)
+    found = nvjpeg.rates(torch.device("cpu"), True)
+    assert all(said.startswith("not known, RuntimeError: torchvision was built without") for said in found.values())
 
 
 def test_a_term_near_nothing_is_measured_by_the_whole_loss() -> None:
@@ -380,6 +405,17 @@ def test_only_a_package_of_the_project_that_is_not_there_is_missing() -> None:
     assert checks.lacks("E   AssertionError") == set()
 
 
+def test_the_packages_are_those_of_pyproject_by_the_modules_that_they_have() -> None:
+    theirs = packages_distributions()
+    names = {canonicalize_name(distribution) for module in theirs for distribution in theirs[module]}
+    for package, module in checks.packages().items():
+        if canonicalize_name(package) in names and not package.startswith("types-"):
+            assert checks.installed(module), package
+            owners = map(canonicalize_name, theirs[module.split(".")[0]])
+            assert canonicalize_name(package) in owners, package
+    assert {"torch", "deepspeed", "ffcv", "scikit-learn", "moto"} <= set(checks.packages())
+
+
 GRANDCHILD = """
 import subprocess, sys, time
 sleep = [sys.executable, "-c", "import time; time.sleep(601)", {mark!r}]
@@ -416,6 +452,16 @@ def hung(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     known = SimpleNamespace(Popen=Process, TimeoutExpired=subprocess.TimeoutExpired)
     monkeypatch.setattr(bounded, "subprocess", known)
+
+
+@pytest.mark.usefixtures("hung")
+def test_a_file_that_hangs_is_stopped_with_all_its_processes(tmp_path: Path) -> None:
+    """One of them in a session of its own, as the runs of our tests are."""
+    path = tmp_path / "test_hangs.py"
+    path.write_text(GRANDCHILD.format(mark=str(tmp_path)))
+    row = checks.check(path, "gpu", tmp_path, seconds=20)
+    assert (row["state"], row["why"]) == ("stopped", "not done after 20 s")
+    assert_dies(tmp_path)
 
 
 @pytest.mark.usefixtures("hung")
@@ -458,6 +504,38 @@ def test_one_bound_holds_for_all_parts_and_what_it_leaves_out_is_named(
     assert ended["tests"]["why"] == "left out, the time was up" and given["compile"] == 100 - 5 - 20 - 45 - 5
 
 
+def test_the_page_shows_where_the_host_waited() -> None:
+    place = {"message": "called a synchronizing CUDA operation", "times": 3, "stack": ["dira_scale/a.py:7 x.item()"]}
+    said = page.text({"rehearsal": True, "steady": {"waits": {"fine": False, "steps": 3, "places": [place]}}})
+    assert "a rehearsal" in said and "waits: NOT FINE, steps 3\n" in said
+    assert "3 x called a synchronizing CUDA operation\n        dira_scale/a.py:7 x.item()\n" in said
+
+
+def test_the_page_shows_the_loaders_beside_the_step() -> None:
+    row = {
+        "loader": 5000.0,
+        "both": 1500.0,
+        "times_authors": 3.0,
+        "share": 0.75,
+        "ratio": 0.75,
+        "lowest": 0.7,
+        "highest": 0.8,
+        "wait_ms": 2.0,
+    }
+    rows = {"cpu": row, "dali": {"left_out": "not installed"}}
+    theirs = {"step": 800.0, "loaders": {"authors, PNG of 1024": row | {"both": 500.0, "times_authors": 1.0}}}
+    found = {"device": "cuda", "batch": 64, "size": 224, "step": 2000.0, "loaders": rows, "authors": theirs}
+    said = page.text({"loaders": found})
+    assert "cuda, batch 64 of 224 pixels; images/s of the steps alone: 2,000.0\n" in said
+    assert "5,000.0     1,500.0          0.750    0.750 (0.700-0.800)            2.0       3.00\n" in said
+    assert (
+        "authors, PNG of 1024     5,000.0       500.0 " in said
+        and "the authors' steps alone, to which their rows refer: 800.0 images/s\n" in said
+    )
+    assert f"{'dali':<22}  not installed\n" in said
+    assert "loaders failed: KeyError: 'x'\n" in page.text({"loaders": {"failed": "KeyError: 'x'"}})
+
+
 @pytest.mark.system
 def test_loaders_feed_a_tiny_step(tmp_path: Path) -> None:
     assert loaders.main([str(tmp_path), "--rehearse"]) == 0
@@ -479,6 +557,12 @@ def test_our_loaders_are_divided_by_the_authors_code_as_a_whole() -> None:
     theirs["png"] = {"left_out": "/dev/shm is small"}
     again = loaders.relate({"loaders": {"cpu": {"both": 900.0}}, "authors": {"loaders": theirs}})
     assert "times_authors" not in again["loaders"]["cpu"]
+
+
+def test_without_torchvision_the_authors_row_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(loaders, "find_spec", lambda name: None)
+    rows = loaders.authors([], tmp_path, 1, 1, [])["loaders"]
+    assert rows == {"authors": {"left_out": "torchvision is missing, which their loader needs"}}
 
 
 # Sets the flag IFF_UP of a new network's only interface, which process groups need, and goes on as the command given.
@@ -527,6 +611,27 @@ def test_gpu_check_needs_no_network_and_no_set_up(tmp_path: Path) -> None:
     assert subprocess.run(
         ["git", "-C", checkout, "status", "--porcelain"], capture_output=True, text=True
     ).stdout == ""  # fmt: skip
+
+
+def test_the_wheels_and_the_checkout_may_not_be_too_large(tmp_path: Path) -> None:
+    """With a pip that collects nothing; the checkout's files count, those that git ignores do not."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name in ("setup/gpu.py", "benchmarks/gpu/machine.py", "constraints.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".gitignore").write_text("/out/\n")
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**26)
+    (tmp_path / "pip.py").write_text(
+        "import pathlib; pathlib.Path('out/gpu-wheels').mkdir(parents=True, exist_ok=True)"
+    )
+    command = [sys.executable, "setup/gpu.py", "wheels", "3.12"]
+    how = {"cwd": tmp_path, "env": os.environ | {"PYTHONPATH": str(tmp_path)}, "capture_output": True, "text": True}
+    done = subprocess.run(command, **how)
+    assert done.returncode == 0 and "the checkout: 0.0 MB" in done.stdout, done.stderr  # nothing is tracked
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    done = subprocess.run(command, **how)
+    assert done.returncode == 1 and "64.0 MiB together, expected at most 64" in done.stderr
 
 
 MEASURED = ("parts", "ladder", "steady", "loops", "loaders")

@@ -3,11 +3,13 @@
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 import torch
 
-from dira_scale.distributed.spinning import find_libgomp, is_crowded
+from dira_scale.distributed.spinning import SleepingTeam, find_libgomp, is_crowded
 
 WAIT = 120  # seconds; a child that imports torch on a busy machine
 assert torch.get_num_threads()  # torch's OpenMP is loaded
@@ -31,6 +33,20 @@ needs_libgomp = pytest.mark.skipif(LIBRARY is None, reason="torch's OpenMP is no
 )
 def test_crowded_is_more_threads_than_cores_are_left(others, threads, cores, before, crowded):
     assert is_crowded(others, threads, cores, before) is crowded
+
+
+@needs_libgomp
+def test_team_sleeps_and_ends():
+    process, team = psutil.Process(), SleepingTeam(LIBRARY)
+    before = process.num_threads()
+    team.gather()
+    assert team.gathered and process.num_threads() > before
+    team.dismiss()
+    assert not team.gathered
+    deadline = time.monotonic() + WAIT
+    while process.num_threads() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # they end after their leader
+    assert process.num_threads() <= before
 
 
 # Regions of microseconds, with pauses: nearly all of the CPU time is waiting.
