@@ -24,6 +24,8 @@ class Verb:
         execution: keys and sections that say how it is computed, without effect on the result.
         check: the function that refuses, before there is data, what the command would. It gets the configuration; then
             the number of processes if the command trains, then the descriptions by name of the runs it reads.
+        plan: the function that estimates memory, hours and cost of a run that the command trains, from its words and a
+            machine's keys ``plan.*``; empty: a sweep starts such runs without an estimate.
         describe: the function that describes a run that the command trains, from its configuration alone.
         described: keys and sections that decide what of this description a command that reads the run may refuse.
         results: the function that reads a finished output folder: pairs of name and figure, and the configuration.
@@ -41,6 +43,7 @@ class Verb:
     parts: bool = False
     execution: tuple[str, ...] = ()
     check: str = ""
+    plan: str = ""
     describe: str = ""
     described: tuple[str, ...] = ()
     results: str = "dira_scale.cluster.results:from_json"
@@ -55,7 +58,8 @@ _ROWS = (
          execution=("run", "parallel", "log_every", "checkpoint", "data.workers", "data.prefetch", "data.loader",
                     "data.helper", "data.cache", "data.cache_size", "validate.pictures", "validate.restored", "health",
                     "watchdog", "enough_steps"),
-         check="dira_scale.planning.refused:check", describe="dira_scale.pretraining.description:describe",
+         check="dira_scale.planning.refused:check", plan="dira_scale.planning.configured:planned",
+         describe="dira_scale.pretraining.description:describe",
          described=("stages", "model", "data.size"), results="dira_scale.cluster.results:training",
          headline="[^/]*/val/loss"),
     Verb("probe", "test frozen features against random ones and raw pixels", output="out", in_sweeps=True, gpu=True,

@@ -35,6 +35,7 @@ from dira_scale.reporting.content import RunContent, read_run
 from dira_scale.reporting.headlines import Headline, headlines
 from dira_scale.reporting.page import render
 from dira_scale.runs import checkpoint
+from dira_scale.runs.description import Metric
 
 
 @pytest.fixture(scope="module")
@@ -484,6 +485,14 @@ def test_pcrls_errors_are_drawn_together(run: Path, errors: tuple[str, ...]) -> 
     words = " ".join(ElementTree.fromstring(drawing).itertext())
     assert ("momentum" in words) == ("momentum" in errors) and ("mixed, hybrid" in words) == ("mixed" in errors)
     assert all(word in words for word in ("ordinary", "hybrid", "pcrl"))
+
+
+def test_a_metric_of_held_out_rows_alone_is_drawn(finished: Path) -> None:
+    run = read_run(finished)
+    held_out = [row | {"dice": 0.1 * i} if row["split"] == "val" else row for i, row in enumerate(run.rows)]
+    described = replace(run.description, metrics={"dice": Metric("Dice", "max")})
+    charts = dict(plots.curves(replace(run, rows=held_out, description=described)))
+    assert "Dice over optimizer steps; last value: val" in charts["Dice"]
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -131,15 +131,15 @@ def _rehearsed(runs: Sequence[Run], profile: Cluster) -> str:
     run = runs[0]
     if profile.plan is None:
         return f"{run.phase}: no estimate of memory and hours: cluster.plan describes no GPU"
-    from dira_scale.planning.configured import configured
-
+    if not VERBS[run.verb].plan:
+        return f"{run.phase}: no estimate of memory and hours: plan does not know {run.verb}"
     exists = _data_exists(run)
     words = [
         word for word in run.words if not word.startswith("run=") and (exists or not word.startswith("data.shards="))
     ]
     machine: Mapping[str, object] = {"nodes": run.launch.nodes, "gpus": run.launch.processes, **profile.plan}
     try:
-        planned = configured(compose("plan", [*words, *(f"plan.{key}={value}" for key, value in machine.items())]))
+        planned = resolve_name(VERBS[run.verb].plan)(words, machine)
     except UserError as error:
         raise UserError(f"phase {run.phase}, run {run.name}, rehearsed by plan: {error}") from error
     row, count = planned.row, len(runs)

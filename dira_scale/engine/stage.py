@@ -40,7 +40,7 @@ class StageRun:
                 group["lr"] = self.plan.rate(task.optim, group["initial_lr"], done)
 
     def ended_early(self, state: RunState) -> bool:
-        """Whether the validation loss has not improved for the stage's ``patience`` epochs."""
+        """Whether the held-out figure has not improved for the stage's ``patience`` epochs."""
         return self.plan.patience is not None and state.stale >= self.plan.patience
 
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from torch import Tensor, nn
 
@@ -24,19 +24,20 @@ class RunState:
     stage_start: int = 0  # step at which it began
     order_start: int = 0  # step in the stage's data order at which it began
     epochs: float = 0.0  # epochs before the stage
-    best: dict[str, float] = field(default_factory=dict)  # lowest validation loss by stage
+    best: dict[str, float] = field(default_factory=dict)  # best held-out figure (``Best.metric``) by stage
     best_step: dict[str, int] = field(default_factory=dict)  # the step of that checkpoint
-    stale: int = 0  # epochs since the stage's lowest validation loss
+    stale: int = 0  # epochs since the stage's best held-out figure
     loss_scale: float | None = None  # of fp16
     loss_scale_sound: int = 0  # steps since it last changed
 
-    def improve(self, stage: str, loss: float, epochs: int) -> bool:
-        """Note the validation loss of this step, ``epochs`` after the one before; returns whether it is the stage's
-        lowest so far."""
-        improved = loss < self.best.get(stage, math.inf)
+    def improve(self, stage: str, value: float, epochs: int, direction: Literal["min", "max"] = "min") -> bool:
+        """Note the held-out figure of this step, ``epochs`` after the one before; returns whether it is the stage's
+        best so far."""
+        sign = 1 if direction == "min" else -1
+        improved = sign * value < sign * self.best.get(stage, sign * math.inf)
         self.stale = 0 if improved else self.stale + epochs
         if improved:
-            self.best[stage], self.best_step[stage] = loss, self.step
+            self.best[stage], self.best_step[stage] = value, self.step
         return improved
 
 

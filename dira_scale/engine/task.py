@@ -7,7 +7,7 @@ task decides everything else. Pretraining is one (``dira_scale.pretraining``).
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -196,6 +196,13 @@ class TaskData(Protocol):
         ...
 
 
+class Best(NamedTuple):
+    """The figure of held-out rows by which checkpoints of a stage are compared, and which of its values are better."""
+
+    metric: str = "loss"
+    direction: Literal["min", "max"] = "min"
+
+
 class Validation(Protocol):
     """Held-out samples (``dira_scale.training.validation`` has one for any task). Calls ``watchdog.alive`` for every
     batch."""
@@ -205,8 +212,13 @@ class Validation(Protocol):
         """Epochs between two validations."""
         ...
 
+    @property
+    def best(self) -> Best:
+        """What decides which checkpoint is best, and whether a stage ends early."""
+        ...
+
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:
-        """Means over the held-out samples, the same on all ranks; ``loss`` decides which checkpoint is best."""
+        """Means over the held-out samples, the same on all ranks."""
         ...
 
     def first_broken(self, stage: StagePlan, module: nn.Module) -> tuple[Any, dict[str, float]] | None:

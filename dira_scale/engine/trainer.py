@@ -101,8 +101,12 @@ class Trainer:
         ended = self._steps(stage, signals)
         if ended:
             return ended
-        if stage.ended_early(self.state):
-            self.bar.print_line(f"stage {plan.name} ends: no lower validation loss for {self.state.stale} epochs")
+        if self.task.validation and stage.ended_early(self.state):
+            metric, direction = self.task.validation.best
+            better = {"min": "lower", "max": "higher"}[direction]
+            self.bar.print_line(
+                f"stage {plan.name} ends: no {better} validation {metric} for {self.state.stale} epochs"
+            )
         with self.log.clock.part("validate"):
             self.task.finish(plan, self.run, stage.model.unsharded)
         self._finish_writing()
@@ -169,7 +173,7 @@ class Trainer:
     # ------------------------------------------------------------------ validation
 
     def validate(self, stage: StageRun) -> bool:
-        """Write a row of held-out losses; returns whether the loss is the stage's lowest so far."""
+        """Write a row of held-out losses; returns whether this step is the stage's best so far."""
         validation = self.task.validation
         if validation is None:
             return False
@@ -178,7 +182,8 @@ class Trainer:
             row = validation.means(stage.plan, stage.model.module)
         self.nan_stop.check_held_out(self.state.step, row, stage.plan, stage.model.module, validation)
         self.log.add(row | {"split": "val"})
-        return self.state.improve(stage.plan.name, row["loss"], validation.every)
+        metric, direction = validation.best
+        return self.state.improve(stage.plan.name, row[metric], validation.every, direction)
 
     def _due_validation(self, stage: StageRun, last: int) -> bool:
         done = self.state.step - self.state.stage_start

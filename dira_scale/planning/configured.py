@@ -1,10 +1,12 @@
 """The one row of the plan that a configuration asks for: its own strategy, on the machine in ``plan.*``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dira_scale.config.compose import compose
 from dira_scale.methods import views_of
 from dira_scale.planning.config import Plan
 from dira_scale.planning.estimate import Estimate, estimate, rehearse_all
@@ -19,6 +21,11 @@ class Configured:
     row: Estimate
     images: int
     steps: int
+
+
+def planned(words: Sequence[str], machine: Mapping[str, object]) -> Configured:
+    """Of a `pretrain` with these ``words`` on a ``machine``, by the keys of ``plan.*``. Raises UserError as below."""
+    return configured(compose("plan", [*words, *(f"plan.{key}={value}" for key, value in machine.items())]))
 
 
 def configured(cfg: DictConfig) -> Configured:
@@ -37,8 +44,7 @@ def configured(cfg: DictConfig) -> Configured:
     again = config.parallel.checkpoint_activations
     rehearsed = rehearse_all(config, cfg, ranks, True, lambda: None) if again else plain
     row = estimate(config, machine, rehearsed, plain, config.parallel.strategy, loading)
-    planned = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, machine.images // batch)))
-    steps = min(planned, config.steps or planned)
-    return Configured(
-        replace(row, hours=row.hours * steps / planned, price=row.price * steps / planned), machine.images, steps
-    )
+    total = sum(plan.steps for plan in stage_plans(config, lambda batch: max(1, machine.images // batch)))
+    steps = min(total, config.steps or total)
+    share = steps / total
+    return Configured(replace(row, hours=row.hours * share, price=row.price * share), machine.images, steps)

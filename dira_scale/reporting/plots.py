@@ -94,7 +94,8 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _curve(run: RunContent, name: str, title: str) -> str:
-    stages = [stage for stage in run.stages if any(name in row for row in run.select(stage, "train"))]
+    splits = ("train", "val")
+    stages = [s for s in run.stages if any(name in row for split in splits for row in run.select(s, split))]
     start, end = run.span(stages[0])[0], run.span(stages[-1])[1]
 
     def draw(axes: Axes) -> None:
@@ -107,7 +108,7 @@ def _curve(run: RunContent, name: str, title: str) -> str:
         axes.set_xlabel("optimizer step")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
 
-    last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in ("train", "val")}
+    last = {split: [r[name] for r in run.rows if r["split"] == split and name in r][-1:] for split in splits}
     spoken = "".join(f", {split} {values[0]:.3g}" for split, values in last.items() if values)
     return svg(f"{title} over optimizer steps; last value:{spoken[1:]}", draw)
 

@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from dira_scale.engine.means import Means
-from dira_scale.engine.task import Losses, StagePlan, TaskBatch
+from dira_scale.engine.task import Best, Losses, StagePlan, TaskBatch
 from dira_scale.engine.watchdog import alive
+
+LOWEST_LOSS = Best()
 
 
 class HeldOut(Protocol):
@@ -40,6 +42,7 @@ class HeldOutValidation:
         every: epochs between two validations.
         losses: the task's, of a batch on ``device``, as in training.
         scores: created anew for each validation.
+        best: the figure, of losses, monitors or scores, that decides which checkpoint is best.
     """
 
     def __init__(
@@ -49,8 +52,10 @@ class HeldOutValidation:
         losses: Callable[[StagePlan, nn.Module, Any], Losses],
         device: torch.device,
         scores: Sequence[Callable[[], Score]] = (),
+        best: Best = LOWEST_LOSS,
     ) -> None:
         self.every, self.held_out, self.losses, self.device, self.scores = every, held_out, losses, device, scores
+        self.best = best
 
     @torch.no_grad()
     def means(self, stage: StagePlan, module: nn.Module) -> dict[str, float]:

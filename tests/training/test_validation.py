@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 from engine.regression import STAGES, Regression, Samples, samples
 from torch import Tensor, nn
 
+from dira_scale.engine.state import RunState
 from dira_scale.planning.network import fake_world
 from dira_scale.training.validation import HeldOutValidation
 
@@ -61,3 +62,17 @@ def test_the_first_batch_whose_loss_is_not_finite_is_given_as_loaded_and_all_are
     assert broken is not None and broken[0] is held_out.parts[1]
     assert broken[1].keys() == {"loss", "loss/square"} and not math.isfinite(broken[1]["loss"])
     assert modes == [False] * 3
+
+
+@pytest.mark.parametrize(
+    ("direction", "improved"), [("min", [True, True, False, False]), ("max", [True, False, True, False])]
+)
+def test_the_best_step_of_a_stage_is_that_of_the_least_or_the_largest_figure(
+    direction: Literal["min", "max"], improved: list[bool]
+) -> None:
+    state, seen = RunState(), []
+    for state.step, value in enumerate((0.5, 0.2, 0.9, 0.5)):
+        seen.append(state.improve("only", value, 2, direction))
+    assert seen == improved and state.best_step == {"only": max(i for i, better in enumerate(improved) if better)}
+    assert state.best == {"only": 0.2 if direction == "min" else 0.9}
+    assert state.stale == 2 * improved[::-1].index(True)
