@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
         known = nearest(words[0], SUBCOMMANDS)
         print(f"sweep: no subcommand '{words[0]}'{known or '.'} There are: {', '.join(SUBCOMMANDS)}", file=sys.stderr)
         return 2
-    from dira_scale.cluster import commands
+    from dira_scale.cluster import commands  # submitit
 
     try:
         kept, literal = commands.split(words)

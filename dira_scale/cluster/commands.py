@@ -16,7 +16,7 @@ from dira_scale.cluster.command import read
 from dira_scale.cluster.config import OWN, SweepConfig
 from dira_scale.cluster.expand import expand
 from dira_scale.cluster.records import Run, SweepFolder
-from dira_scale.cluster.slurm import of_runs
+from dira_scale.cluster.slurm import script
 from dira_scale.cluster.status import certain, states
 from dira_scale.cluster.watch import carry_out, to_start
 from dira_scale.config.files import roots
@@ -141,7 +141,7 @@ def _show(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], now: Ma
             print(f"  {run.name}: {now[run.id]}\n    python -m dira_scale.{run.verb} {shlex.join(run.words)}")
         start = to_start(group, now)
         if config.cluster.executor == "slurm" and start:
-            print("\n" + of_runs(folder, config, start))
+            print("\n" + script(folder, config, start))
 
 
 def _counted(now: Mapping[str, str]) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from submitit import JobEnvironment
+
 from dira_scale.cluster import launch
 from dira_scale.cluster.records import Run, SweepFolder
-from dira_scale.cluster.task import Task
 from dira_scale.places.atomic import write_json
 from dira_scale.runs.exit_codes import DONE, INTERRUPTED
 
@@ -46,14 +47,14 @@ def killed(code: int) -> str:
     return f"killed by {known.get(-code, f'signal {-code}')}"
 
 
-def record(sweep: SweepFolder, run: Run, task: Task, restart: int, code: int) -> None:
+def record(sweep: SweepFolder, run: Run, job: JobEnvironment, restart: int, code: int) -> None:
     """Write down that this task, not the first, has ended, for the first one to read."""
     if code not in (DONE, INTERRUPTED):
-        log = sweep.path / "jobs" / f"{task.job}_{task.rank}_log.out"
+        log = sweep.path / "jobs" / f"{job.job_id}_{job.global_rank}_log.out"
         said = launch.last_words(log, run.verb) if code > 0 else ""
-        node = task.hosts[task.node]
-        death = Death(task.rank, node, code, time.time(), said)
-        write_json(_folder(sweep, run) / f"{task.job}.{restart}.rank{task.rank}", asdict(death))
+        node = job.hostnames[job.node]
+        death = Death(job.global_rank, node, code, time.time(), said)
+        write_json(_folder(sweep, run) / f"{job.job_id}.{restart}.rank{job.global_rank}", asdict(death))
 
 
 def first(sweep: SweepFolder, run: Run, job: str, restart: int, log: Path) -> Death | None:

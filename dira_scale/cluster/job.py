@@ -1,8 +1,5 @@
 """What runs inside a job: one try of one run, and what follows it.
 
-    python -m dira_scale.cluster.job slurm FOLDER LIMIT TOKEN       task i of an array: run i of jobs/TOKEN.json
-    python -m dira_scale.cluster.job local FOLDER LIMIT RUN
-
 A :class:`Job` starts the verb as a child, passes signals on to it, and records how it ended. Then it decides:
 
     ends with                            then
@@ -29,11 +26,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from submitit import JobEnvironment
+from submitit.helpers import Checkpointable
+
 from dira_scale.cluster import death, launch
 from dira_scale.cluster.health import failed, sick_nodes
 from dira_scale.cluster.records import Run, SweepFolder, Try, is_done
 from dira_scale.cluster.requeue import in_grace_time, requeue
-from dira_scale.cluster.task import Task, restarts, this_task
 from dira_scale.errors import UserError
 from dira_scale.runs.complete import newest_step
 from dira_scale.runs.exit_codes import BAD_INPUT, DONE, INTERRUPTED
@@ -91,8 +90,8 @@ def without_step(tries: Sequence[Try]) -> int:
 
 
 @dataclass
-class Job:
-    """Carries out ``run`` of ``sweep`` as ``task``.
+class Job(Checkpointable):
+    """A task of a job: carries out ``run`` of the sweep in ``folder``; submitit calls it.
 
     In a job of several tasks, the first one records and decides; the others only look after their own child.
 
@@ -100,37 +99,37 @@ class Job:
         limit: failures in a row without a new step after which the run has failed.
     """
 
-    sweep: SweepFolder
-    run: Run
-    task: Task
+    folder: str
+    run: str
     limit: int = 3
 
-    def carry_out(self) -> int:
-        """The child's exit code, 128 + N after signal N; 0 if there is nothing to do."""
+    def __call__(self) -> None:
+        """Ends with the child's exit code, 128 + N after signal N; returns if there is nothing to do."""
         received = _listen()
+        sweep, job = SweepFolder(Path(self.folder)), JobEnvironment()
+        run = sweep.run(self.run)
         while True:
-            if _refused(self.sweep, self.run, self.task):
-                return 0
-            ended, following = self._try(received)
-            if following != "retry" or self.task.on_slurm:
+            if _refused(sweep, run, job):
+                return
+            ended, following = self._try(sweep, run, job, received)
+            if following != "retry" or launch.on_slurm(job):
                 break
-        if following in ("requeue", "retry") and self.task.on_slurm:
+        if following in ("requeue", "retry") and launch.on_slurm(job):
             try:
-                requeue(self.task, sick_nodes(_phase(self.sweep, self.run)))
+                requeue(job, sick_nodes(_phase(sweep, run)))
             except UserError as error:
                 reason = FOLLOWS.sub("", ended.reason)  # none does
                 ended.reason = f"{reason}; not requeued: {error}".removeprefix("; ")
-                self.sweep.write(self.run.id, ended)
-        code = ended.exit_code or 0
-        return code if code >= 0 else 128 - code  # as a shell tells a signal
+                sweep.write(run.id, ended)
+        if code := ended.exit_code:
+            sys.exit(code if code > 0 else 128 - code)  # as a shell tells a signal
 
-    def _try(self, received: list[int]) -> tuple[Try, str]:
+    def _try(self, sweep: SweepFolder, run: Run, job: JobEnvironment, received: list[int]) -> tuple[Try, str]:
         """One try, and what follows."""
-        sweep, run, task = self.sweep, self.run, self.task
-        words, attempt = launch.command(run, task), _begun(task, _resumed_step(sweep, run))
-        if task.rank:
+        words, attempt = launch.command(run, job), _begun(job, _resumed_step(sweep, run))
+        if job.global_rank:
             attempt.exit_code = _carry_out(words, None, received, run.id)
-            death.record(sweep, run, task, attempt.restart, attempt.exit_code)
+            death.record(sweep, run, job, attempt.restart, attempt.exit_code)
             return attempt, "leave"
         sweep.begin(run.id, attempt)
         log, name = sweep.log(run.id, attempt.number), f"{run.id}/{attempt.number:03d}"
@@ -149,7 +148,7 @@ class Job:
         tries = [other for other in sweep.tries(run.id) if other.job == attempt.job]
         if tries[-1].number != attempt.number:  # this job's next life has begun: it decides
             return attempt, "leave"
-        stopped = _stopped(task, received, resumes=VERBS[run.verb].parts)
+        stopped = _stopped(job, received, resumes=VERBS[run.verb].parts)
         following = after(tries, stopped, sweep.is_cancelled(run.id), self.limit)
         if following == "failed" and stopped == "limit":
             attempt.reason = f"the time limit came {self.limit} times without a new step: raise cluster.hours"
@@ -162,28 +161,31 @@ class Job:
 
 
 def _listen() -> list[int]:
-    """The signals received from now on."""
+    """The signals received from now on; submitit's own handlers would end the job before its child."""
     received: list[int] = []
     for number in SIGNALS:
         signal.signal(number, lambda got, _frame: received.append(got))
     return received
 
 
-def _refused(sweep: SweepFolder, run: Run, task: Task) -> bool:
+def _refused(sweep: SweepFolder, run: Run, job: JobEnvironment) -> bool:
     """Whether this run is not to be started: cancelled, done already, or without what it needs."""
     if sweep.is_cancelled(run.id) or is_done(sweep.tries(run.id)):
         logger.info("%s is cancelled or done", run.id)
         return True
     lacking = [needed for needed in run.needs if not is_done(sweep.tries(needed))]
-    if lacking and task.rank == 0:
-        attempt = sweep.begin(run.id, _begun(task, None))
+    if lacking and job.global_rank == 0:
+        attempt = sweep.begin(run.id, _begun(job, None))
         attempt.ended, attempt.reason = time.time(), f"blocked: {', '.join(lacking)} not done"
         sweep.write(run.id, attempt)
     return bool(lacking)
 
 
-def _begun(task: Task, step: int | None) -> Try:
-    return Try(0, task.cluster, task.job, restarts(), task.hosts, began=time.time(), step_before=step)
+def _begun(job: JobEnvironment, step: int | None) -> Try:
+    return Try(
+        number=0, cluster=job.cluster, job=job.job_id, restart=launch.restarts(), nodes=list(job.hostnames),
+        began=time.time(), step_before=step,
+    )  # fmt: skip
 
 
 def _resumed_step(sweep: SweepFolder, run: Run) -> int | None:
@@ -220,24 +222,10 @@ def _phase(sweep: SweepFolder, run: Run) -> dict[str, list[Try]]:
     return {other: sweep.tries(other) for other in ids}
 
 
-def _stopped(task: Task, received: list[int], resumes: bool) -> str:
+def _stopped(job: JobEnvironment, received: list[int], resumes: bool) -> str:
     """Why the signals came: see :func:`after`. ``resumes``: the command makes headway that no step shows."""
     if not received:
         return ""
     if received[0] in REQUEUEING:
         return "preempted" if resumes else "limit"
-    return "preempted" if task.on_slurm and in_grace_time(task) else "ended"
-
-
-def main(words: Sequence[str]) -> int:
-    """See above."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    cluster, folder, limit, name = words
-    sweep = SweepFolder(Path(folder))
-    if cluster == "slurm":
-        name = sweep.array(name)[int(os.environ["SLURM_ARRAY_TASK_ID"])]
-    return Job(sweep, sweep.run(name), this_task(cluster), int(limit)).carry_out()
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    return "preempted" if launch.on_slurm(job) and in_grace_time(job) else "ended"

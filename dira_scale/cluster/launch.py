@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import IO
 
+from submitit import JobEnvironment
+
 from dira_scale.cluster.records import Run
-from dira_scale.cluster.task import Task, restarts
 from dira_scale.distributed.slurm import PORTS
 from dira_scale.runs.exit_codes import TRY
 
@@ -23,20 +24,20 @@ SHUTDOWN = 1800  # seconds in which a launcher waits for a checkpoint; SLURM's o
 PDEATHSIG = 1  # of prctl(2)
 
 
-def command(run: Run, task: Task) -> list[str]:
-    """The command that ``task`` carries out.
+def command(run: Run, job: JobEnvironment) -> list[str]:
+    """The command that this task of ``job`` carries out.
 
     Under torchrun all nodes meet at the first one, at a port computed from job and restart: all know it, jobs that
     share a node get different ones, and so does a job whose first life may still hold its port.
     """
     module = ["-m", f"dira_scale.{run.verb}", *run.words]
     launch = run.launch
-    if launch.nodes * launch.processes == 1 or (task.on_slurm and launch.launcher == "tasks"):
+    if launch.nodes * launch.processes == 1 or (on_slurm(job) and launch.launcher == "tasks"):
         return [sys.executable, *module]
-    if task.on_slurm:
+    if on_slurm(job):
         port = PORTS[(int(os.environ["SLURM_JOB_ID"]) + 7919 * restarts()) % len(PORTS)]
-        where = [f"--nnodes={launch.nodes}", f"--node_rank={task.node}"]
-        where += [f"--master_addr={task.hosts[0]}", f"--master_port={port}"]
+        where = [f"--nnodes={launch.nodes}", f"--node_rank={job.node}"]
+        where += [f"--master_addr={job.hostnames[0]}", f"--master_port={port}"]
     else:
         where = ["--standalone"]
     limits = [f"--max_restarts={RESTARTS}", f"--shutdown_timeout={SHUTDOWN}"]
@@ -66,6 +67,16 @@ def start(words: list[str], log: IO[bytes] | None, name: str) -> subprocess.Pope
         words, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT if log else None, env=environment,
         start_new_session=True, preexec_fn=prepare,
     )  # fmt: skip
+
+
+def on_slurm(job: JobEnvironment) -> bool:
+    """Whether ``job`` is SLURM's, not this machine's."""
+    return bool(job.cluster == "slurm")
+
+
+def restarts() -> int:
+    """How often SLURM has restarted this job."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def last_words(log: Path, verb: str) -> str:

@@ -7,18 +7,17 @@ host, process id and the time when they were started.
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from uuid import uuid4
 
 import psutil
 
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import SweepConfig
+from dira_scale.cluster.executors import Sessions
+from dira_scale.cluster.job import Job
 from dira_scale.cluster.living import is_alive, living
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
@@ -26,24 +25,6 @@ from dira_scale.machine.hardware import CPUS_PER_TASK, Hardware
 logger = logging.getLogger(__name__)
 
 LOOK = 0.5  # seconds between two looks at the jobs
-
-
-def start(folder: SweepFolder, run_id: str, limit: int, environment: Mapping[str, str]) -> int:
-    """Start a job that carries out a run, in a session of its own: Ctrl-C in a terminal does not reach it.
-
-    Returns its process id, of which its log has its name.
-    """
-    jobs = folder.path / "jobs"
-    jobs.mkdir(exist_ok=True)
-    words = [sys.executable, "-u", "-m", "dira_scale.cluster.job", "local", str(folder.path), str(limit), run_id]
-    log = jobs / uuid4().hex  # until there is a process id
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            words, env=os.environ | environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-    log.replace(jobs / f"{process.pid}_0_log.out")
-    return process.pid
 
 
 @dataclass(frozen=True)
@@ -171,6 +152,8 @@ class Local:
         profile = self.config.profile(run.phase)
         threads = str(min(profile.cpus_per_task, self.room.cores))  # otherwise each run would have one for every core
         environment = {"CUDA_VISIBLE_DEVICES": ",".join(share.gpus), CPUS_PER_TASK: threads, "OMP_NUM_THREADS": threads}
-        pid = start(self.folder, run.id, profile.tries, environment)
-        self.folder.submitted(Submission("local", str(pid), [run.id], time.time(), socket.gethostname()))
-        return pid
+        executor = Sessions(self.folder.path / "jobs", environment)
+        job = executor.submit(Job(str(self.folder.path), run.id, profile.tries))
+        now = time.time()
+        self.folder.submitted(Submission("local", job.job_id, [run.id], now, socket.gethostname()))
+        return int(job.job_id)

@@ -5,7 +5,7 @@
     sweep.yaml              the sweep as last submitted, composed
     current.json            ids of its runs; others were recorded under earlier settings
     submissions.jsonl       a row for each array of jobs, before and after sbatch
-    jobs/                   the scripts for sbatch; what each job printed before and after its run
+    jobs/                   submitit's files; what each job printed before and after its run
     usage.json              what the sweep has used, once nothing of it is at work
     PHASE/NAME/run.json     the run: command, what it needs, what varies
                output/      what the command writes (its run=… or out=…)
@@ -242,10 +242,6 @@ class SweepFolder:
         """Submissions of which it is not known whether SLURM has taken them."""
         last = {row.token: row for row in self._rows() if row.token}
         return [row for row in last.values() if row.runs and not row.job]
-
-    def array(self, token: str) -> list[str]:
-        """The runs of the array that was submitted with ``token``."""
-        return next(row.runs for row in self._rows() if row.token == token)
 
     def _rows(self) -> list[Submission]:
         """A line that was cut as its writer died is left out."""

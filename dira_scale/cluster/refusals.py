@@ -28,18 +28,19 @@ SAID = (
 )
 
 
-def explain(error: subprocess.SubprocessError, phase: str, profile: Cluster) -> str:
+def explain(error: Exception, phase: str, profile: Cluster) -> str:
     """sbatch's refusal of jobs of ``phase``, in the profile's words."""
-    if not isinstance(error, subprocess.CalledProcessError):
-        return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
     told = " ".join(
-        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in error.stderr.splitlines()
+        re.sub(r"^sbatch: (error: )?(Batch job submission failed: )?", "", line) for line in str(error).splitlines()
     )
+    cause = error.__cause__
+    if isinstance(cause, subprocess.CalledProcessError) and cause.returncode == 124:
+        return f"phase {phase}: sbatch has not answered within {queue.SECONDS} s; is SLURM's controller up (`sinfo`)?"
     for text, keys, hint in SAID:
         if text in told.lower():
             given = ", ".join(f"cluster.{key}={getattr(profile, key)}" for key in keys.split(", "))
             return f"phase {phase}: {given}: SLURM refuses it ({told}); {hint}"
-    return f"phase {phase}: sbatch failed: {told or error}"
+    return f"phase {phase}: sbatch failed: {told or cause}"
 
 
 def longest_array() -> int:

@@ -4,8 +4,10 @@ import logging
 import re
 import time
 
+from submitit import JobEnvironment
+
+from dira_scale.cluster.launch import restarts
 from dira_scale.cluster.queue import said
-from dira_scale.cluster.task import Task, restarts
 from dira_scale.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -14,38 +16,38 @@ PATIENCE = 120  # seconds for SLURM's controller to come back
 TRANSIENT = ("contact", "has not answered", "by signal")  # a requeue's SIGTERM reaches scontrol, too
 
 
-def in_grace_time(task: Task) -> bool:
+def in_grace_time(job: JobEnvironment) -> bool:
     """Whether a preemption has begun, of which SIGTERM tells as it does of a cancel.
 
     A job that ends by itself within the grace time is not requeued: SLURM requeues those that it has to kill.
     """
     try:
-        shown = _shown(task)
+        shown = _shown(job)
     except UserError as error:
-        logger.warning("whether SLURM preempts job %s is unknown: %s", task.job, error)
+        logger.warning("whether SLURM preempts job %s is unknown: %s", job.job_id, error)
         return False
     return bool(re.search(r"\bJobState=RUNNING\b.*\bPreemptTime=\d", shown))
 
 
-def requeue(task: Task, sick: dict[str, str]) -> None:
+def requeue(job: JobEnvironment, sick: dict[str, str]) -> None:
     """Have SLURM start this job again, not on sick nodes.
 
     Not where SLURM has already done so, since the node was thought dead: this would end the job's second life.
 
     Raises UserError if SLURM does not start it again.
     """
-    match = re.search(r"\bRestarts=(\d+)", _shown(task))
+    match = re.search(r"\bRestarts=(\d+)", _shown(job))
     if match is None or int(match[1]) != restarts():
         raise UserError("SLURM has restarted the job")
-    _scontrol("requeue", task.job)
+    _scontrol("requeue", job.job_id)
     for node, why in sick.items():
         logger.warning("%s is excluded: %s", node, why)
     if sick:  # only now: SLURM changes this of pending jobs only
-        _scontrol("update", f"JobId={task.job}", f"ExcNodeList={','.join(sick)}")
+        _scontrol("update", f"JobId={job.job_id}", f"ExcNodeList={','.join(sick)}")
 
 
-def _shown(task: Task) -> str:
-    return _scontrol("show", "job", "--oneliner", task.job)
+def _shown(job: JobEnvironment) -> str:
+    return _scontrol("show", "job", "--oneliner", job.job_id)
 
 
 def _scontrol(*words: str) -> str:

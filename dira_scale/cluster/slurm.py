@@ -1,75 +1,65 @@
-"""Arrays of jobs on SLURM: what sbatch is given, and its answers in the profile's words."""
+"""Arrays of jobs on SLURM, submitted through submitit; what sbatch answers, in the profile's words."""
 
 import shlex
 import shutil
 import socket
-import subprocess
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
 
-from dira_scale.cluster import queue
 from dira_scale.cluster.check import gpus_of
 from dira_scale.cluster.config import Cluster, SweepConfig
+from dira_scale.cluster.executors import ENDLESS, SUBMISSION_ERRORS, Arrays, batch_script, is_lost, pickles
+from dira_scale.cluster.job import Job
 from dira_scale.cluster.records import Run, Submission, SweepFolder
 from dira_scale.cluster.refusals import check_hours, explain, longest_array
-from dira_scale.cluster.unanswered import is_lost
+from dira_scale.cluster.results import write_results
 from dira_scale.errors import UserError
 
 
-def options(name: str, run: Run, profile: Cluster, count: int, after: str = "", token: str = "") -> dict[str, object]:
-    """sbatch's options for an array of ``count`` jobs like ``run``, to begin once ``after`` holds, or never.
-
-    ``token``: the last word of their comment.
-    """
+def parameters(name: str, run: Run, profile: Cluster, after: str = "") -> dict[str, Any]:
+    """What submitit makes sbatch's options from: jobs like ``run``, to begin once ``after`` holds, or never."""
     assert profile.hours is not None
     tasks = run.launch.processes if run.launch.launcher == "tasks" else 1
-    more = {key.replace("_", "-"): value for key, value in (profile.sbatch or {}).items()}
-    given: dict[str, object] = {
-        "job-name": f"{name}/{run.phase}",
+    given: dict[str, Any] = {
+        "job_name": f"{name}/{run.phase}",
         "account": profile.account,
         "partition": profile.partition,
         "qos": profile.qos,
         "constraint": profile.constraint,
         "time": max(1, round(60 * profile.hours)),
-        "signal": f"USR2@{profile.signal_delay}",
+        "signal_delay_s": profile.signal_delay,
         "nodes": run.launch.nodes,
-        "ntasks-per-node": tasks,
-        "cpus-per-task": profile.cpus_per_task * (run.launch.processes // tasks),
-        "gpus-per-node": gpus_of(run, profile) or None,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": profile.cpus_per_task * (run.launch.processes // tasks),
+        "gpus_per_node": gpus_of(run, profile) or None,
         "mem": None if profile.memory is None else f"{round(1000 * profile.memory)}M",
-        "array": f"0-{count - 1}%{min(count, profile.parallel or count)}",
-        "open-mode": "append",
+        "array_parallelism": profile.parallel or ENDLESS,
+        "setup": profile.setup,
+        "additional_parameters": (profile.sbatch or {}) | ({"kill-on-invalid-dep": "yes"} if after else {}),
         "dependency": after or None,
-        "kill-on-invalid-dep": "yes" if after else None,
-        **more,
-        "comment": f"{more.get('comment', '')} {token}".strip() or None,
+        "stderr_to_stdout": True,
     }
     return {key: value for key, value in given.items() if value is not None}
 
 
-def script(folder: SweepFolder, given: Mapping[str, object], profile: Cluster, *words: str) -> str:
-    """The text for sbatch: its options, the profile's set-up, and Python with ``words`` as each task of a job."""
-    lines = [f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}")
-             for key, value in given.items()]  # fmt: skip
-    logs = shlex.quote(f"{folder.path}/jobs/%A_%a_%t_log.out")
-    python = profile.python or shlex.quote(sys.executable)
-    command = f"srun --unbuffered --output={logs} {python} -u -m {shlex.join(words)}"
-    first = f"#SBATCH --output={logs.replace('%t', '0')}"  # of the script itself, and of the first task
-    return "\n".join(["#!/bin/bash", *lines, first, *(profile.setup or []), command, ""])
+def python(profile: Cluster) -> str:
+    """What starts Python in a job, as a shell reads it."""
+    return profile.python or shlex.quote(sys.executable)
 
 
-def of_runs(
-    folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], after: str = "", token: str = "TOKEN"
-) -> str:
-    """The text for sbatch of an array of ``runs``, of one phase."""
+def script(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run]) -> str:
+    """The text that sbatch would be given for ``runs``, of one phase; what they depend on has no numbers yet."""
     profile = config.profile(runs[0].phase)
-    given = options(config.sweep.name, runs[0], profile, len(runs), after, token)
-    job = ("dira_scale.cluster.job", "slurm", str(folder.path), str(profile.tries), token)
-    return script(folder, given, profile, *job)
+    given = parameters(config.sweep.name, runs[0], profile)
+    return batch_script(folder.path / "jobs", python(profile), len(runs), given)
 
 
 def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued: Mapping[str, str]) -> None:
@@ -94,40 +84,58 @@ def submit(folder: SweepFolder, config: SweepConfig, runs: Sequence[Run], queued
         for first in range(0, len(group), longest):
             part = group[first : first + longest]
             after = dependency(part, by_id, jobs, sizes)
+            calls = [Job(str(folder.path), run.id, profile.tries) for run in part]
             ids, token = [run.id for run in part], uuid.uuid4().hex
             asked = Submission("slurm", "", ids, time.time(), socket.gethostname(), token)
             folder.submitted(asked)
             try:
-                job = sbatch(folder, of_runs(folder, config, part, after, token), token)
-            except subprocess.SubprocessError as error:
-                if not is_lost(error):
+                job = _submit(folder, config, part[0], calls, after, token)
+            except UserError as error:
+                if not is_lost(error.__cause__):
                     folder.submitted(replace(asked, runs=[]))
-                raise UserError(explain(error, phase, profile)) from error
+                raise
             folder.submitted(replace(asked, job=job, when=time.time()))
             jobs |= {run.id: f"{job}_{task}" for task, run in enumerate(part)}
             sizes[job] = len(part)
     last = Run("results", "results", "sweep", [], "")
     small = replace(config.cluster, gpus_per_node=0, memory=None, cpus_per_task=1)
     arrays = sorted({task.partition("_")[0] for task in jobs.values()}, key=int)
-    given = options(config.sweep.name, last, small, 1, f"afterany:{':'.join(arrays)}")
-    results = script(folder, given, small, "dira_scale.sweep", "results", f"folder={folder.path}")
+    after = f"afterany:{':'.join(arrays)}"
+    _submit(folder, config, last, [_Results(str(folder.path))], after, uuid.uuid4().hex, small)
+
+
+class _Results:
+    """The last job's work."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __call__(self) -> None:
+        write_results(Path(self.folder))
+
+
+def _submit(
+    folder: SweepFolder,
+    config: SweepConfig,
+    like: Run,
+    calls: Sequence[Callable[[], Any]],
+    after: str,
+    token: str,
+    profile: Cluster | None = None,
+) -> str:
+    """The number of an array of ``calls``, whose comment ends with ``token``."""
+    profile, jobs = profile or config.profile(like.phase), folder.path / "jobs"
+    more = dict(profile.sbatch or {})
+    comment = f"{more.pop('comment', '')} {token}".strip()
+    executor = Arrays(jobs, python(profile), pickles(jobs, token, len(calls)))
     try:
-        sbatch(folder, results, "results")
-    except subprocess.SubprocessError as error:
-        raise UserError(explain(error, last.phase, small)) from error
-
-
-def sbatch(folder: SweepFolder, text: str, name: str) -> str:
-    """Submit a script, which is kept as ``jobs/NAME.sh``; the number of its array.
-
-    Raises subprocess.SubprocessError if sbatch refuses it, or has not answered in time.
-    """
-    file = folder.path / "jobs" / f"{name}.sh"
-    file.write_text(text)
-    done = subprocess.run(
-        ["sbatch", "--parsable", file], check=True, capture_output=True, text=True, timeout=queue.SECONDS
-    )
-    return done.stdout.split()[-1].partition(";")[0]
+        given = parameters(config.sweep.name, like, replace(profile, sbatch=more or None), after)
+        executor.update_parameters(**given, comment=comment)
+        with redirect_stderr(StringIO()):  # sbatch's message, which the error has
+            submitted = executor.submit_array(calls)
+    except SUBMISSION_ERRORS as error:
+        raise UserError(explain(error, like.phase, profile)) from error
+    return str(submitted[0].job_id).partition("_")[0]
 
 
 def dependency(part: Sequence[Run], runs: Mapping[str, Run], jobs: Mapping[str, str], sizes: Mapping[str, int]) -> str:

@@ -3,24 +3,16 @@
 Each submission has a token, which is recorded before sbatch is called, and is the last word of the jobs' comment.
 """
 
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import replace
 
+from dira_scale.cluster.executors import move, pickles
 from dira_scale.cluster.queue import said
 from dira_scale.cluster.records import Submission, SweepFolder
 from dira_scale.errors import UserError
 
 SETTLED = 20  # seconds after which SLURM has taken a submission or never will; its own commands give up after 10
-LOST = ("timed out", "zero bytes")  # in sbatch's message: it has not heard what became of its request
-
-
-def is_lost(error: subprocess.SubprocessError) -> bool:
-    """Whether sbatch ended without an answer: its time was up, or a signal ended it, or its request was lost."""
-    if not isinstance(error, subprocess.CalledProcessError):
-        return True
-    return error.returncode < 0 or any(text in error.stderr.lower() for text in LOST)
 
 
 def find(folder: SweepFolder) -> str:
@@ -35,6 +27,7 @@ def find(folder: SweepFolder) -> str:
     for submission in asked:
         age = time.time() - submission.when
         if submission.token in jobs:
+            move(pickles(folder.path / "jobs", submission.token, len(submission.runs)), jobs[submission.token])
             _record(folder, replace(submission, job=jobs[submission.token]))
         elif age > SETTLED:
             _record(folder, replace(submission, runs=[]))

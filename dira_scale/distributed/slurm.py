@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import MutableMapping
-from itertools import product
 
 from dira_scale.errors import UserError
 
@@ -40,26 +39,17 @@ def set_launch_variables(environ: MutableMapping[str, str]) -> None:
         "LOCAL_RANK": 0 if alone else environ["SLURM_LOCALID"],
         "WORLD_SIZE": tasks,
         "LOCAL_WORLD_SIZE": per_node[int(environ["SLURM_NODEID"])],
-        "MASTER_ADDR": hosts(environ["SLURM_STEP_NODELIST"])[0],
+        "MASTER_ADDR": first_host(environ["SLURM_STEP_NODELIST"]),
         "MASTER_PORT": PORTS[(job + 997 * step + 7919 * restarts) % len(PORTS)],
     }
     for name, value in variables.items():
         environ.setdefault(name, str(value))
 
 
-def hosts(nodes: str) -> list[str]:
-    """The names in SLURM's list of nodes, task 0's first: ``gpu[03-04,9],big1`` gives gpu03, gpu04, gpu9, big1."""
-    names: list[str] = []
-    for group in re.findall(r"(?:[^,\[]|\[[^\]]*\])+", nodes):
-        parts = re.split(r"\[(.*?)\]", group)  # text and ranges, in turns
-        names += map("".join, product(*([part] if i % 2 == 0 else _numbers(part) for i, part in enumerate(parts))))
-    return names
-
-
-def _numbers(ranges: str) -> list[str]:
-    """Of ``03-05,9``: 03, 04, 05, 9."""
-    ends = [part.partition("-") for part in ranges.split(",")]
-    return [f"{n:0{len(first)}d}" for first, _, last in ends for n in range(int(first), int(last or first) + 1)]
+def first_host(nodes: str) -> str:
+    """The first node in SLURM's list, where task 0 runs: ``gpu[03-05,9],big1`` gives ``gpu03``."""
+    first = re.split(r",(?![^\[]*\])", nodes)[0]
+    return re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
 
 
 def _per_node(counts: str) -> list[int]:

@@ -1,12 +1,13 @@
 """Which process died first, as tasks write it down and as torchrun prints it."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from dira_scale.cluster import death
 from dira_scale.cluster.records import Launch, Run, SweepFolder
-from dira_scale.cluster.task import Task
 
 GLOO = "rank 0 on n3 lost the other processes ([gloo/transport/tcp/pair.cc:538] Read error [10.0.0.4]:51123)"
 # As torch 2.9 prints it, after the launcher's own traceback.
@@ -45,8 +46,8 @@ def of(sweep: SweepFolder, launcher: str = "tasks") -> Run:
     return run
 
 
-def task(rank: int) -> Task:
-    return Task("slurm", "5_3", rank, rank // 2, ["n3", "n4"])
+def task(rank: int, job: str = "5_3") -> Any:
+    return SimpleNamespace(job_id=job, global_rank=rank, node=rank // 2, hostnames=["n3", "n4"])
 
 
 def why(sweep: SweepFolder, run: Run, code: int, restart: int = 0) -> str:

@@ -1,4 +1,4 @@
-"""What follows a try, as a table; and jobs of this machine."""
+"""What follows a try, as a table; and jobs of this machine, which submitit's local executor starts."""
 
 import os
 import shutil
@@ -10,13 +10,12 @@ from typing import Any
 
 import psutil
 import pytest
+import submitit
+from submitit.helpers import environment_variables
 
 from dira_scale.cluster import requeue
 from dira_scale.cluster.job import Job, _stopped, after, futile
-from dira_scale.cluster.living import is_alive
-from dira_scale.cluster.local import start
 from dira_scale.cluster.records import Run, SweepFolder, Try
-from dira_scale.cluster.task import this_task
 from dira_scale.errors import UserError
 from dira_scale.verbs import VERBS, Verb
 
@@ -85,13 +84,22 @@ def counting(sweep: SweepFolder, name: str, *words: str, **rest: Any) -> Run:
     return run
 
 
-def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> psutil.Process:
+def submit(sweep: SweepFolder, run: Run, limit: int = 3) -> submitit.Job[None]:
+    executor = submitit.LocalExecutor(sweep.path / "jobs")
+    executor.update_parameters(timeout_min=5)
     path = f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    return psutil.Process(start(sweep, run.id, limit, {"PYTHONPATH": path}))
+    with environment_variables(PYTHONPATH=path):
+        return executor.submit(Job(str(sweep.path), run.id, limit))
+
+
+def task_of(job: submitit.Job[None]) -> psutil.Process:
+    """The process in which submitit calls :class:`Job`."""
+    (process,) = psutil.Process(int(job.job_id)).children()
+    return process
 
 
 def ends(process: psutil.Process) -> None:
-    wait(lambda: not is_alive(process))
+    wait(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
 
 
 def wait(happened: Callable[[], object]) -> None:
@@ -110,7 +118,7 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     sweep.cancel(cancelled.id)
     jobs = [submit(sweep, run, limit=2) for run in (good, failing, bad, blocked, cancelled)]
     for job in jobs:
-        ends(job)
+        wait(job.done)
     (attempt,) = sweep.tries(good.id)
     assert (attempt.cluster, attempt.exit_code, attempt.step, attempt.reason) == ("local", 0, 3, "")
     assert [(attempt.exit_code, attempt.step, attempt.reason) for attempt in sweep.tries(failing.id)] == [
@@ -120,14 +128,14 @@ def test_jobs_of_this_machine_end_are_tried_again_and_wait_for_what_they_need(sw
     (attempt,) = sweep.tries(blocked.id)
     assert attempt.ended and (attempt.exit_code, attempt.reason) == (None, "blocked: count/bad not done")
     assert sweep.tries(cancelled.id) == []
-    ends(submit(sweep, good))
+    wait(submit(sweep, good).done)
     assert len(sweep.tries(good.id)) == 1  # it is done
 
 
 def test_a_killed_command_is_told_with_signal_and_step(sweep: SweepFolder) -> None:
     """Its log ends with whatever it printed last."""
     run = counting(sweep, "run", "steps=9", "fail_at=6", "code=-9")
-    ends(submit(sweep, run, limit=3))
+    wait(submit(sweep, run, limit=3).done)
     why = "killed by SIGKILL at step 5: often memory (raise cluster.memory)"
     follows = ["; another try follows", "; try 2 of 3 follows", "; try 3 of 3 follows", ""]
     assert [(attempt.exit_code, attempt.reason) for attempt in sweep.tries(run.id)] == [
@@ -139,14 +147,15 @@ def test_a_signal_reaches_the_command_and_a_killed_job_takes_it_along(sweep: Swe
     run = counting(sweep, "run", "steps=900", "pause=0.02")
     job = submit(sweep, run)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
-    job.send_signal(signal.SIGUSR2)
-    ends(job)
+    process = task_of(job)
+    process.send_signal(signal.SIGUSR2)
+    ends(process)
     (attempt,) = sweep.tries(run.id)
     assert (attempt.exit_code, attempt.step) == (75, sweep.status(run)["step"])
 
     job = submit(sweep, run)
     wait(lambda: len(sweep.tries(run.id)) == 2 and sweep.status(run)["step"] > (attempt.step or 0))
-    job.kill()
+    task_of(job).kill()
     wait(lambda: sweep.status(run)["state"] == "interrupted")
     assert sweep.tries(run.id)[1].ended is None
 
@@ -156,9 +165,10 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
     sweep.add(run)
     job = submit(sweep, run)
     wait(lambda: "asleep" in (sweep.log(run.id, 0).read_text() if sweep.log(run.id, 0).exists() else ""))
-    (child,) = job.children()
+    process = task_of(job)
+    (child,) = process.children()
     child.send_signal(signal.SIGUSR2)  # as SLURM does: to every process
-    job.send_signal(signal.SIGUSR2)
+    process.send_signal(signal.SIGUSR2)
     wait(lambda: sweep.tries(run.id)[0].ended)
     (attempt,) = sweep.tries(run.id)
     assert (attempt.exit_code, attempt.reason) == (75, "asleep")
@@ -167,7 +177,7 @@ def test_a_command_that_does_not_handle_signals_is_interrupted_too(sweep: SweepF
 def test_a_try_begins_at_the_step_that_it_resumes_from(sweep: SweepFolder) -> None:
     """With a checkpoint every 4 steps; it ends at 6, then at 7, which is headway though the first one was there."""
     run = counting(sweep, "run", "steps=9", "every=4", "fail_at=7", "code=1")
-    ends(submit(sweep, run, limit=2))
+    wait(submit(sweep, run, limit=2).done)
     assert [(attempt.step_before, attempt.step) for attempt in sweep.tries(run.id)][:2] == [(None, 6), (4, 6)]
     assert sweep.status(run)["step"] == 6
 
@@ -178,20 +188,22 @@ def test_a_job_does_not_count_the_steps_of_another_that_runs_the_same(sweep: Swe
     first = submit(sweep, run, limit=1)
     wait(lambda: sweep.status(run).get("step", 0) > 2)
     second = submit(sweep, run)
-    ends(first)
+    wait(first.done)
     wait(lambda: sweep.status(run)["step"] > 20)
-    second.send_signal(signal.SIGUSR2)
-    ends(second)
-    attempt, two = sweep.tries(run.id)
+    process = task_of(second)
+    process.send_signal(signal.SIGUSR2)
+    ends(process)
+    attempt, two, *_ = sweep.tries(run.id)  # a third one may have begun, where this process was slow
     assert attempt.reason.endswith("was taken over") and attempt.step is None
     assert two.exit_code == 75 and 20 < two.step <= sweep.status(run)["step"]
 
 
+UNREACHED = 'echo "Unable to contact slurm controller" >&2; exit 1'
 CONTROLLER = """#!/bin/sh
 echo "$@" >>{folder}/asked
 case "$1" in
 show) echo "JobId=7 JobState=RUNNING Requeue=1 Restarts={restarts} PreemptTime={preempted}" ;;
-requeue) [ -e {folder}/back ] || {{ touch {folder}/back; echo "Unable to contact slurm controller" >&2; exit 1; }}
+requeue) [ -e {folder}/back ] || {{ touch {folder}/back; {away}; }}
          [ {allowed} = yes ] || {{ echo "Requested operation is presently disabled" >&2; exit 1; }} ;;
 esac
 """
@@ -199,11 +211,13 @@ esac
 
 @pytest.fixture
 def controller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Callable[[], list[str]]]:
-    """Puts an scontrol in place that answers so, and is not reached once; the result tells what it was asked."""
+    """Puts an scontrol in place that answers so, but not at first; the result tells what it was asked."""
 
-    def put(restarts: int = 0, preempted: str = "None", allowed: str = "yes") -> Callable[[], list[str]]:
+    def put(
+        restarts: int = 0, preempted: str = "None", allowed: str = "yes", away: str = UNREACHED
+    ) -> Callable[[], list[str]]:
         file = tmp_path / "scontrol"
-        told = {"folder": tmp_path, "restarts": restarts, "preempted": preempted, "allowed": allowed}
+        told = {"folder": tmp_path, "restarts": restarts, "preempted": preempted, "allowed": allowed, "away": away}
         file.write_text(CONTROLLER.format(**told))
         file.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
@@ -218,7 +232,7 @@ SHOWN, REQUEUED = "show job --oneliner 5_3", "requeue 5_3"
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch) -> None:
     """This process is task 3 of SLURM's array 5, whose signals it leaves to pytest afterwards."""
-    told = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
+    told = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "5", "SLURM_ARRAY_TASK_ID": "3"}
     for name, value in (told | {"SLURM_JOB_NODELIST": "n[1-2]"}).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", f"{FOLDER}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
@@ -228,15 +242,18 @@ def task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ended(sweep: SweepFolder, run: Run, code: int) -> Try:
     """The last try, of the job that this process is."""
-    assert Job(sweep, run, this_task("slurm")).carry_out() == code
+    with pytest.raises(SystemExit) as error:
+        Job(str(sweep.path), run.id)()
+    assert error.value.code == code
     return sweep.tries(run.id)[-1]
 
 
 @pytest.mark.usefixtures("task")
+@pytest.mark.parametrize("away", [UNREACHED, "kill -TERM $$"], ids=["unreached", "ended by the requeue's own signal"])
 def test_slurms_controller_is_asked_until_it_is_back(
-    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]]
+    sweep: SweepFolder, controller: Callable[..., Callable[[], list[str]]], away: str
 ) -> None:
-    asked = controller()
+    asked = controller(away=away)
     attempt = ended(sweep, counting(sweep, "run", "steps=9", "fail_at=5", "code=1"), 1)
     assert (attempt.job, attempt.nodes, attempt.reason) == ("5_3", ["n1", "n2"], "no step 5")
     assert asked() == [SHOWN, REQUEUED, REQUEUED]
@@ -286,7 +303,7 @@ def test_sigterm_in_a_preemptions_grace_time_is_told_from_a_cancel(
 ) -> None:
     """SLURM requeues only those that it has to kill."""
     controller(preempted=since)
-    assert _stopped(this_task("slurm"), received, resumes=False) == stopped
+    assert _stopped(submitit.JobEnvironment(), received, resumes=False) == stopped
 
 
 @pytest.mark.usefixtures("task")
@@ -301,4 +318,4 @@ def test_an_scontrol_that_is_not_there_or_hangs_is_told(
         (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match=told):
-        requeue.requeue(this_task("slurm"), {})
+        requeue.requeue(submitit.JobEnvironment(), {})

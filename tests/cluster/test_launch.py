@@ -2,19 +2,19 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from dira_scale.cluster.launch import command, last_words
 from dira_scale.cluster.records import Launch, Run
-from dira_scale.cluster.task import Task
 
 VERB = ["-m", "dira_scale.pretrain", "run=out"]
 
 
 def words(launch: Launch, cluster: str, node: int = 0) -> list[str]:
-    task = Task(cluster, "25", 0, node, ["n3", "n4"])
-    program, *rest = command(Run("p", "r", "pretrain", ["run=out"], "out", launch=launch), task)
+    job = SimpleNamespace(cluster=cluster, node=node, hostnames=["n3", "n4"])
+    program, *rest = command(Run("p", "r", "pretrain", ["run=out"], "out", launch=launch), job)  # type: ignore[arg-type]
     assert program == sys.executable and rest[-3:] == VERB
     return rest[:-3]
 

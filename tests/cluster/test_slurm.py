@@ -1,6 +1,7 @@
 """What SLURM is given and how its refusals are told, with stand-ins for its commands; tests/system has a real one."""
 
 import os
+import pickle
 import re
 from collections.abc import Callable
 from dataclasses import fields
@@ -13,14 +14,14 @@ import yaml
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Launch, Run, SweepFolder
 from dira_scale.cluster.refusals import _minutes
-from dira_scale.cluster.slurm import of_runs, options, submit
+from dira_scale.cluster.slurm import parameters, script, submit
 from dira_scale.errors import UserError
 
 PROFILE: dict[str, Any] = {"executor": "slurm", "hours": 2.0, "signal_delay": 60, "cpus_per_task": 4, "tries": 5}
 SBATCH = """#!/bin/sh
-count=$(ls {log} | wc -l); cp "$2" {log}/$count
+count=$(ls {log} | wc -l); cp "$1" {log}/$count
 {refusal}
-echo $((100 + count))
+echo "Submitted batch job $((100 + count))"
 """
 POLICY = "Job violates accounting/QOS policy (job submit limit, user's size and/or time limits)"
 Tools = Callable[..., Path]
@@ -35,7 +36,7 @@ def run(name: str, phase: str = "a", needs: tuple[str, ...] = (), verb: str = "p
     return Run(phase, name, verb, [f"run={name}"], f"{phase}/{name}/output", list(needs), launch=Launch(**launch))
 
 
-def given(text: str) -> dict[str, str]:
+def options(text: str) -> dict[str, str]:
     return dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)$", text, re.MULTILINE))
 
 
@@ -61,19 +62,19 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tools:
 
 
 def test_the_profile_is_what_sbatch_is_given(tmp_path: Path) -> None:
-    profile = {
+    given = {
         "account": "lab", "partition": "gpu", "qos": "high", "constraint": "a100", "memory": 64.0, "parallel": 8,
         "setup": ["module load cuda"], "sbatch": {"reservation": "week"}, "python": "apptainer exec x.sif python",
     }  # fmt: skip
     folder, runs = SweepFolder(tmp_path), [run(str(n), nodes=2, processes=4) for n in range(20)]
-    text = of_runs(folder, config(**profile), runs)
-    assert given(text) == {
+    text = script(folder, config(**given), runs)
+    assert options(text) == {
         "account": "lab", "partition": "gpu", "qos": "high", "constraint": "a100", "mem": "64000M", "array": "0-19%8",
         "time": "120", "signal": "USR2@60", "nodes": "2", "ntasks-per-node": "4", "cpus-per-task": "4",
-        "gpus-per-node": "4", "reservation": "week", "job-name": "s/a", "open-mode": "append", "comment": "TOKEN",
+        "gpus-per-node": "4", "reservation": "week", "job-name": "s/a", "open-mode": "append", "wckey": "submitit",
         "output": f"{tmp_path}/jobs/%A_%a_0_log.out",
     }  # fmt: skip
-    assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m dira_scale.cluster.job")
+    assert text.index("module load cuda") < text.index("apptainer exec x.sif python -u -m submitit.core._submit")
 
 
 def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
@@ -81,15 +82,15 @@ def test_the_pages_profile_without_gpus_is_complete_and_asks_for_none() -> None:
     (block,) = re.findall(r"```yaml\n(executor: slurm\n.*?)```", text, re.DOTALL)
     profile = yaml.safe_load(block)
     assert profile.keys() == {each.name for each in fields(Cluster)}
-    asked = options("s", run("x", processes=4), Cluster(**profile), 1)
-    assert "gpus-per-node" not in asked and (asked["ntasks-per-node"], asked["cpus-per-task"]) == (4, 16)
+    given = parameters("s", run("x", processes=4), Cluster(**profile))
+    assert "gpus_per_node" not in given and (given["ntasks_per_node"], given["cpus_per_task"]) == (4, 16)
 
 
 def test_one_launcher_per_node_has_the_cores_of_all_its_processes() -> None:
-    asked = options("s", run("x", nodes=2, processes=4, launcher="torchrun"), Cluster(**PROFILE), 1)
-    assert (asked["ntasks-per-node"], asked["cpus-per-task"], asked["gpus-per-node"]) == (1, 16, 4)
-    assert "gpus-per-node" not in options("s", run("x"), Cluster(**PROFILE, gpus_per_node=0), 1)
-    assert "gpus-per-node" not in options("s", run("x", verb="shard"), Cluster(**PROFILE), 1)
+    given = parameters("s", run("x", nodes=2, processes=4, launcher="torchrun"), Cluster(**PROFILE))
+    assert (given["ntasks_per_node"], given["cpus_per_task"], given["gpus_per_node"]) == (1, 16, 4)
+    assert "gpus_per_node" not in parameters("s", run("x"), Cluster(**PROFILE, gpus_per_node=0))
+    assert "gpus_per_node" not in parameters("s", run("x", verb="shard"), Cluster(**PROFILE))
 
 
 def test_a_phase_has_its_own_values() -> None:
@@ -114,17 +115,18 @@ def test_arrays_wait_for_those_that_they_need(tools: Tools, tmp_path: Path) -> N
     assert [(item.cluster, item.job, item.runs) for item in folder.submissions] == [
         ("slurm", "100", ["a/0", "a/1"]), ("slurm", "101", ["a/2"]), ("slurm", "102", ["b/p0", "b/p1"]),
     ]  # fmt: skip
-    texts = [(log / str(n)).read_text() for n in range(4)]
-    scripts = [given(text) for text in texts]
+    scripts = [options((log / str(n)).read_text()) for n in range(4)]
     assert [item["array"] for item in scripts] == ["0-1%2", "0-0%1", "0-1%2", "0-0%1"]
     after = [item.get("dependency") for item in scripts]
     assert after == [None, None, "afterany:77:100:101", "afterany:77:78:100:101:102"]  # the last one: the results
     assert [item.get("kill-on-invalid-dep") for item in scripts] == [None, None, "yes", "yes"]
-    for text, ids in zip(texts, (["a/0", "a/1"], ["a/2"], ["b/p0", "b/p1"]), strict=False):
-        *_, token = command = text.splitlines()[-1].split()
-        assert command[-5:-1] == ["dira_scale.cluster.job", "slurm", str(folder.path), "5"]
-        assert folder.array(token) == ids
-    assert texts[3].endswith(f" -u -m dira_scale.sweep results folder={folder.path}\n")
+    calls = [
+        pickle.loads((tmp_path / f"sweep/jobs/{task}_submitted.pkl").read_bytes()).function
+        for task in ("100_1", "101_0")
+    ]
+    assert [(call.folder, call.run, call.limit) for call in calls] == [
+        (str(folder.path), name, 5) for name in ("a/1", "a/2")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -142,7 +144,7 @@ def test_what_sbatch_refuses_is_told_and_not_recorded(said: str, message: str, t
     with pytest.raises(UserError, match=message) as caught:
         submit(folder, config(), [run("x")], {})
     assert "sbatch: error" not in str(caught.value)
-    assert folder.submissions == [] and folder.unanswered == []
+    assert folder.submissions == [] and not list(folder.path.rglob("*.pkl"))
 
 
 def test_what_was_submitted_before_a_refusal_is_recorded(tools: Tools, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dira_scale.cluster import slurm, unanswered
+from dira_scale.cluster import unanswered
 from dira_scale.cluster.cancel import cancel
 from dira_scale.cluster.config import Cluster, Phase, Sweep, SweepConfig
 from dira_scale.cluster.records import Run, SweepFolder
@@ -17,7 +17,7 @@ from dira_scale.errors import UserError
 
 ID = "a/x"
 COMMANDS = {
-    "sbatch": """{takes} && cp "$2" {taken}/$(ls {taken} | wc -l); {answer}""",
+    "sbatch": """{takes} && cp "$1" {taken}/$(ls {taken} | wc -l); {answer}""",
     "squeue": """case "$*" in
 *%k*) for i in $(ls {taken}); do
     echo "$((100 + i))|$(sed -n "s/^#SBATCH --comment=//p" {taken}/$i | tr -d "'")"
@@ -65,7 +65,7 @@ def config(**profile: Any) -> SweepConfig:
 
 
 TIMED_OUT = 'echo "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation" >&2; exit 1'
-TAKEN = "echo 100"
+TAKEN = 'echo "Submitted batch job 100"'
 
 
 def interrupted(*_: Any) -> Any:
@@ -79,8 +79,7 @@ def test_what_slurm_has_taken_is_found_by_the_next_look(
     """sbatch lost its reply; it was interrupted before the reply was read."""
     tools(takes=True, answer=answer)
     if answer == TAKEN:
-        sbatch = slurm.sbatch
-        monkeypatch.setattr(slurm, "sbatch", lambda *words: interrupted(sbatch(*words)))
+        monkeypatch.setattr("submitit.slurm.slurm.SlurmExecutor._get_job_id_from_submission_command", interrupted)
     with pytest.raises(UserError if answer == TIMED_OUT else KeyboardInterrupt):
         submit(sweep, config(sbatch={"comment": "project 7"}), [run()], {})
     assert sweep.submissions == []
@@ -88,7 +87,7 @@ def test_what_slurm_has_taken_is_found_by_the_next_look(
     assert (result.state, result.job) == ("queued", "100_0")
     (recorded,) = sweep.submissions
     assert (recorded.job, recorded.runs) == ("100", [ID]) and sweep.unanswered == []
-    assert sweep.array(recorded.token) == [ID]  # where the job looks for its run
+    assert (sweep.path / "jobs" / "100_0_submitted.pkl").is_file()  # where the job looks for its call
     assert "--comment='project 7 " in (sweep.path.parent / "taken" / "0").read_text()
 
 

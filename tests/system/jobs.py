@@ -1,4 +1,4 @@
-"""Jobs of a sweep on a real SLURM: submits them, and waits for what comes of them."""
+"""Jobs of a sweep on a real SLURM: submits :class:`dira_scale.cluster.job.Job` and waits for what comes of it."""
 
 import os
 import subprocess
@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
-from dira_scale.cluster.config import Cluster
-from dira_scale.cluster.records import Launch, Run, Submission, SweepFolder, Try
-from dira_scale.cluster.slurm import options, script
+import submitit
+
+from dira_scale.cluster.job import Job
+from dira_scale.cluster.records import Launch, Run, SweepFolder, Try
 
 VERBS = Path(__file__).parents[1] / "cluster" / "verbs"
 SECONDS = 150  # bound on every wait
@@ -33,19 +33,16 @@ class Jobs:
         output = f"count/{name}/output"
         return Run("count", name, "counting", [f"run={self.folder / output}", *words], output, **rest)
 
-    def submit(self, run: Run, limit: int = 3, **more: Any) -> str:
-        """Its job's id. ``more``: options of sbatch."""
+    def submit(self, run: Run, limit: int = 3, **parameters: Any) -> str:
+        """Its job's id."""
         self.sweep.add(run)
-        token = uuid4().hex
-        self.sweep.submitted(Submission("slurm", "", [run.id], time.time(), "", token))
-        profile = Cluster(executor="slurm", hours=1 / 6, signal_delay=5, gpus_per_node=0, cpus_per_task=1, tries=limit,
-                          sbatch={"requeue": True} | more)  # fmt: skip
-        job = ("dira_scale.cluster.job", "slurm", str(self.folder), str(limit), token)
-        file = self.folder / "jobs" / f"{token}.sh"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(script(self.sweep, options("test", run, profile, 1), profile, *job))
+        executor = submitit.SlurmExecutor(self.folder / "jobs")
+        given = {"time": 10, "signal_delay_s": 5, "nodes": run.launch.nodes, "stderr_to_stdout": True}
+        given |= {"ntasks_per_node": run.launch.processes if run.launch.launcher == "tasks" else 1, "cpus_per_task": 1}
+        executor.update_parameters(**given | {"additional_parameters": {"requeue": True}} | parameters)
         path = f"{VERBS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-        return self.client("env", f"PYTHONPATH={path}", "sbatch", "--parsable", str(file)).strip() + "_0"
+        with submitit.helpers.environment_variables(**self.environment, PYTHONPATH=path):
+            return str(executor.submit(Job(str(self.folder), run.id, limit)).job_id)
 
     def client(self, *words: str) -> str:
         """What a command of SLURM prints."""

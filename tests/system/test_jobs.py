@@ -80,7 +80,7 @@ def test_scancel_alone_writes_a_checkpoint_and_ends(jobs: Jobs) -> None:
 def test_a_time_limit_leads_to_a_checkpoint_and_on(jobs: Jobs) -> None:
     """SLURM sends the signal up to a minute early."""
     run = jobs.counting("limited", "steps=100", "pause=0.5")
-    job = jobs.submit(run, time=1, signal="USR2@20")
+    job = jobs.submit(run, time=1, signal_delay_s=20)
     jobs.end(job)
     first, *others = jobs.tries(run)
     assert first.exit_code == 75 and others[-1].exit_code == 0, jobs.told()
