@@ -161,7 +161,7 @@ def _runs(
         launch=Launch(phase.nodes, phase.processes, phase.launcher),
     )
     run = replace(run, output=f"{run.id}/output")
-    outputs = {other: str(folder / one.output) for other, one in lineage.items()}
+    outputs = {other: str(folder / parent.output) for other, parent in lineage.items()}
     final = {key: resolved(value, outputs) for key, value in values.items()}
     words = command(phase.command, final, literal, str(folder / run.output), config_dirs)
     parts = [f"{n}/{phase.slices}" for n in range(1, (phase.slices or 0) + 1)]
@@ -172,7 +172,7 @@ def _runs(
         for n, part in enumerate(parts, 1)
     ]
     yield from slices
-    yield replace(run, words=words, needs=sorted({*needs, *(one.id for one in slices)}))
+    yield replace(run, words=words, needs=sorted({*needs, *(part.id for part in slices)}))
 
 
 def _varied(name: str, varied: Mapping[str, Any], lineage: Mapping[str, Run]) -> dict[str, Any]:

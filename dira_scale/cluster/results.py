@@ -72,10 +72,10 @@ def _rows(run: Run, output: Path, varied: Sequence[str]) -> Iterator[dict[str, A
     """A row for each figure of a run."""
     figures, config = resolve_name(VERBS[run.verb].results)(output)
     command = shlex.join(["python", "-m", f"dira_scale.{run.verb}", *run.words])
-    own = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
+    columns = {"phase": run.phase, "run": run.id, "verb": run.verb} | {key: run.varied.get(key) for key in varied}
     shared = {"command": command, "config": json.dumps(config)}
     for metric, value in figures:
-        yield own | {"metric": metric, "value": value} | shared
+        yield columns | {"metric": metric, "value": value} | shared
 
 
 def training(output: Path) -> tuple[Figures, Mapping[str, Any]]:
@@ -97,14 +97,14 @@ def probing(output: Path) -> tuple[Figures, Mapping[str, Any]]:
     """``auc/KIND/LEVEL/PROBE/FRACTION/LABEL``; the encoder's name too where there are several of a kind."""
     content = json.loads((output / "probe.json").read_text())
     names: dict[str, set[str]] = {}
-    for one in content["figures"]:
-        names.setdefault(one["kind"], set()).add(one["encoder"])
+    for figure in content["figures"]:
+        names.setdefault(figure["kind"], set()).add(figure["encoder"])
 
-    def metric(one: Mapping[str, Any]) -> str:
-        kind = one["kind"] if len(names[one["kind"]]) == 1 else f"{one['kind']}:{one['encoder']}"
-        return "/".join(["auc", kind, one["layer"], one["probe"], f"{one['fraction']:g}", one["label"]])
+    def metric(figure: Mapping[str, Any]) -> str:
+        kind = figure["kind"] if len(names[figure["kind"]]) == 1 else f"{figure['kind']}:{figure['encoder']}"
+        return "/".join(["auc", kind, figure["layer"], figure["probe"], f"{figure['fraction']:g}", figure["label"]])
 
-    figures = ((metric(one), one["auc"]) for one in content["figures"] if one["auc"] is not None)
+    figures = ((metric(figure), figure["auc"]) for figure in content["figures"] if figure["auc"] is not None)
     return figures, content["config"]
 
 
@@ -118,8 +118,8 @@ def _numbers(value: Any, name: str) -> Figures:
     if _is_number(value):
         yield name, value
     inner: Iterable[tuple[Any, Any]] = value.items() if isinstance(value, dict) else ()
-    for key, one in enumerate(value) if isinstance(value, list) else inner:
-        yield from _numbers(one, f"{name}/{key}")
+    for key, item in enumerate(value) if isinstance(value, list) else inner:
+        yield from _numbers(item, f"{name}/{key}")
 
 
 def _is_number(value: Any) -> bool:

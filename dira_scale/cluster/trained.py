@@ -16,14 +16,14 @@ from dira_scale.verbs import VERBS
 
 def outputs(runs: Sequence[Run]) -> dict[str, Run]:
     """The runs that train, by the folders where they do."""
-    return {folder: one for one in runs if VERBS[one.verb].trains and (folder := _output(one))}
+    return {folder: run for run in runs if VERBS[run.verb].trains and (folder := _output(run))}
 
 
 def read_by(run: Run, trained: Mapping[str, Run]) -> list[Run]:
     """The runs among ``trained``, which :func:`outputs` gives, that are named in the words of ``run``."""
     named = [word.removeprefix("run=") for word in run.words if word.startswith("run=")]
-    if one := [trained[folder] for folder in named if folder in trained]:
-        return one
+    if exact := [trained[folder] for folder in named if folder in trained]:
+        return exact
     return [run for folder, run in trained.items() if any(folder in several for several in named)]  # run=[…, …]
 
 
@@ -44,18 +44,18 @@ def descriptions(cfg: DictConfig, runs: Sequence[Run]) -> dict[str, Description]
 
     ``runs``: those of the sweep that it may read.
     """
-    own = {_output(one): one for one in runs}
+    trained = {_output(run): run for run in runs}
     named = [cfg.run] if isinstance(cfg.run, str) else [*(cfg.run or [])]
-    found: dict[str, Description] = {}
+    result: dict[str, Description] = {}
     for folder in named:
-        if folder in own:
-            found[own[folder].id] = _described(own[folder].verb, describing(own[folder]))
+        if folder in trained:
+            result[trained[folder].id] = _described(trained[folder].verb, describing(trained[folder]))
             continue
         try:
-            found[folder] = read_description(Path(folder))
+            result[folder] = read_description(Path(folder))
         except (UserError, OSError):
             return None
-    return found
+    return result
 
 
 @lru_cache

@@ -29,8 +29,8 @@ class BetonImages:
             )
         try:
             self.file = self.path.open("rb")
-            if (found := self.path.stat().st_size) != size:
-                raise BetonError(f"{found} bytes instead of {size}")
+            if (actual := self.path.stat().st_size) != size:
+                raise BetonError(f"{actual} bytes instead of {size}")
             reader, rows = Reader(self.path), dataset.rows(split)
             self.entries, self.sizes = self._entries(reader, rows)
         except (ValueError, TypeError, OSError) as error:  # BetonError, or what NumPy says of a damaged header
@@ -49,8 +49,8 @@ class BetonImages:
         codes, codecs = self.dataset.codes("codec")
         compressed = np.array([codec == "jpg" for codec in codecs])[codes[rows]]
         mode = np.where(compressed, JPEG, RAW)
-        found = [index, entries["mode"], entries["height"], entries["width"]]
-        if not all(map(np.array_equal, found, [rows, mode, height, width])):
+        stored = [index, entries["mode"], entries["height"], entries["width"]]
+        if not all(map(np.array_equal, stored, [rows, mode, height, width])):
             raise BetonError("it holds other samples than the manifest")
         sizes = np.where(compressed, size, 3 * height.astype(np.int64) * width)
         pointer = entries["pointer"].astype(np.int64)
@@ -64,10 +64,10 @@ class BetonImages:
         Raises BetonError where the file ends early, or for a JPEG whose checksum is not the manifest's. (Of images
         that the tars compress otherwise, the manifest has no checksum of their pixels.)
         """
-        place = self.place[row - self.first]
-        mode, width, height, pointer = self.entries[place].item()
-        payload = os.pread(self.file.fileno(), int(self.sizes[place]), pointer)
-        if len(payload) != self.sizes[place]:
+        entry = self.place[row - self.first]
+        mode, width, height, pointer = self.entries[entry].item()
+        payload = os.pread(self.file.fileno(), int(self.sizes[entry]), pointer)
+        if len(payload) != self.sizes[entry]:
             raise BetonError("the file ends before it")
         if mode == RAW:
             return np.frombuffer(payload, np.uint8).reshape(height, width, 3), height, width

@@ -178,8 +178,8 @@ class Order:
         first_turn = start_cycle * slots + np.clip(start_slot - first_slot, 0, slots)
         occurrence, row = (turn - first_turn[dataset]) // sizes[dataset], turn % sizes[dataset]
         for d in np.flatnonzero(slots != sizes):  # part of a dataset must be a random part, not its first rows
-            own = dataset == d
-            row[own] = random.permute(row[own], int(sizes[d]), self._key("dataset", int(d)))
+            here = dataset == d
+            row[here] = random.permute(row[here], int(sizes[d]), self._key("dataset", int(d)))
         index = (np.cumsum(sizes) - sizes)[dataset] + row
         return Positions(epoch, index if self.selection is None else self.selection.samples[index], occurrence)
 

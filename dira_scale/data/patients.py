@@ -14,9 +14,9 @@ class Patients:
     def __init__(self, samples: Samples) -> None:
         patient = samples.patients()
         self._members = np.argsort(patient, kind="stable")  # patient after patient
-        place = np.empty_like(self._members)
-        place[self._members] = np.arange(len(place))
-        self._place = place  # of a sample among the members
+        position = np.empty_like(self._members)
+        position[self._members] = np.arange(len(position))
+        self._place = position  # of a sample among the members
         counts = np.bincount(patient)
         self._start, self._count = (np.cumsum(counts) - counts)[patient], counts[patient]
 

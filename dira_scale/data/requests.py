@@ -91,9 +91,9 @@ class Requests:
         ]
         first = 0
         for (step, part), of_views in zip(steps, epochs, strict=True):
-            own = slice(first, first := first + len(part.index))
-            geometries, distortions = zip(*((box[own], distortion[own]) for box, distortion in drawn), strict=True)
-            yield Request(step, of_views, index[own], tuple(shown[own] for shown in images), geometries, distortions)
+            span = slice(first, first := first + len(part.index))
+            geometries, distortions = zip(*((box[span], distortion[span]) for box, distortion in drawn), strict=True)
+            yield Request(step, of_views, index[span], tuple(shown[span] for shown in images), geometries, distortions)
 
     def _shown(self, epoch: np.ndarray, index: np.ndarray, occurrence: np.ndarray, view: int) -> np.ndarray:
         """Whose image ``view`` of each sample shows: its own, or another one of its patient."""

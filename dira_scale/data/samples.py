@@ -61,8 +61,8 @@ class Samples:
         dataset = np.searchsorted(self._ends, index, side="right")
         row = np.empty(len(index), np.int64)
         for d, rows in enumerate(self.rows):
-            own = dataset == d
-            row[own] = rows[index[own] - (self._ends[d] - self.sizes[d])]
+            here = dataset == d
+            row[here] = rows[index[here] - (self._ends[d] - self.sizes[d])]
         return dataset, row
 
     def column(self, name: str, index: np.ndarray) -> np.ndarray:
@@ -71,8 +71,8 @@ class Samples:
         columns = [d.column(name) for d in self.datasets]
         values = np.empty(len(index), columns[0].dtype)
         for d, column in enumerate(columns):
-            own = dataset == d
-            values[own] = column[row[own]]
+            here = dataset == d
+            values[here] = column[row[here]]
         return values
 
     def sides(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -94,8 +94,8 @@ class Samples:
         dataset, row = self.locate(index)
         values = np.empty((len(index), len(names.pop())), np.float32)
         for d, part in enumerate(self.datasets):
-            own = dataset == d
-            values[own] = part.flags(row[own])
+            here = dataset == d
+            values[here] = part.flags(row[here])
         return values
 
     def patients(self) -> np.ndarray:
@@ -199,8 +199,8 @@ class Samples:
         for dataset in self.datasets:
             channels |= {kind.channels: dataset.root for kind in dataset.kinds(split)}
         if len(channels) > 1:
-            found = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
-            raise UserError(f"images differ in their number of channels ({found}): shard all with the same number")
+            listed = " and ".join(f"{c} in {root}" for c, root in sorted(channels.items()))
+            raise UserError(f"images differ in their number of channels ({listed}): shard all with the same number")
         return next(iter(channels))
 
 

@@ -169,19 +169,19 @@ def select(
     first = 0
     for dataset, weight in zip(datasets, weights, strict=True):
         rows, names = dataset.rows(split), [flag.name for flag in dataset.info.flags]
-        positive, own = dataset.flags(rows) > 0, np.arange(len(rows))
+        positive, chosen = dataset.flags(rows) > 0, np.arange(len(rows))
         if fraction < 1:
-            own = own[stratified(dataset.column("patient")[rows], positive, names, fraction, seed)]
+            chosen = chosen[stratified(dataset.column("patient")[rows], positive, names, fraction, seed)]
         if negatives is None:
-            parts.append(first + own)
+            parts.append(first + chosen)
             shares.append(weight)
         else:
             flags = [number for number, flag in enumerate(dataset.info.flags) if flag.value is None]
             positive = positive[:, flags]  # labels of classes do not count: none is the others' negative
             where = f"split '{split}'" + f" at data.fraction={fraction:g}" * (fraction < 1)
-            has = _with_positives(dataset, where, positive[own], negatives)
+            has = _with_positives(dataset, where, positive[chosen], negatives)
             count = max(1, round(weight * int(has.sum())))
-            parts += [first + own[has], first + own[~has]]
+            parts += [first + chosen[has], first + chosen[~has]]
             shares += [count / int(has.sum()), negatives * count / int((~has).sum())]
         first += len(rows)
     keys = f"data.fraction={fraction:g}" * (fraction < 1) + f" data.negatives={negatives}" * (negatives is not None)
@@ -191,10 +191,10 @@ def select(
 def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:
     """Mask of the positive samples."""
     has = np.asarray(positive.any(1))
-    place, whole = f"data.negatives={negatives}: {dataset.root}", "use data.negatives=null, or another dataset"
+    where_set, whole = f"data.negatives={negatives}: {dataset.root}", "use data.negatives=null, or another dataset"
     if not positive.shape[1]:
-        raise UserError(f"{place} has no labels: shard it again with recipe.labels=… and another out, or {whole}")
+        raise UserError(f"{where_set} has no labels: shard it again with recipe.labels=… and another out, or {whole}")
     if not has.any() or has.all():
         missing = "negative (a sample without a positive label)" if has.any() else "positive"
-        raise UserError(f"{place} has no {missing} in {where}; {whole}")
+        raise UserError(f"{where_set} has no {missing} in {where}; {whole}")
     return has

@@ -23,11 +23,11 @@ def add_to_tar(tar: tarfile.TarFile, sample: Sample, label_names: tuple[str, ...
     row, key = sample.row, sample.row["key"]
     offset = add_file(tar, f"{key}.{row['codec']}", sample.payload)
     add_file(tar, f"{key}.json", _sidecar(row, label_names))
-    place: dict[str, Any] = {"offset": offset, "size": len(sample.payload), "mask_offset": None, "mask_size": None}
+    location: dict[str, Any] = {"offset": offset, "size": len(sample.payload), "mask_offset": None, "mask_size": None}
     if sample.mask is not None:
         kind = "png" if row["affine"] is None else "b2nd"
-        place |= {"mask_offset": add_file(tar, f"{key}.mask.{kind}", sample.mask), "mask_size": len(sample.mask)}
-    return row | place
+        location |= {"mask_offset": add_file(tar, f"{key}.mask.{kind}", sample.mask), "mask_size": len(sample.mask)}
+    return row | location
 
 
 def add_file(tar: tarfile.TarFile, name: str, content: bytes) -> int:
@@ -47,20 +47,20 @@ def members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     and sizes, and does not loop on negative sizes.
     Raises tarfile.TarError where a header is missing, or a member does not end within the file.
     """
-    place, end = 0, stream.seek(0, io.SEEK_END)
-    while place < end and (member := member_at(stream, place, end)):
-        place = member.offset_data + -(-member.size // BLOCK) * BLOCK
+    offset, end = 0, stream.seek(0, io.SEEK_END)
+    while offset < end and (member := member_at(stream, offset, end)):
+        offset = member.offset_data + -(-member.size // BLOCK) * BLOCK
         yield member
 
 
-def member_at(stream: BinaryIO, place: int, end: int) -> tarfile.TarInfo | None:
-    """The header at byte ``place`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
-    stream.seek(place)
+def member_at(stream: BinaryIO, offset: int, end: int) -> tarfile.TarInfo | None:
+    """The header at byte ``offset`` of a tar of ``end`` bytes; None at the end mark. Raises as ``members``."""
+    stream.seek(offset)
     block = stream.read(BLOCK)
     if block == bytes(BLOCK):
         return None
     member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-    member.offset, member.offset_data = place, place + BLOCK
+    member.offset, member.offset_data = offset, offset + BLOCK
     if not 0 <= member.size <= end - member.offset_data:
         raise tarfile.ReadError("a member does not end within the file")
     return member

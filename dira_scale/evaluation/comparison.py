@@ -77,10 +77,10 @@ def compare(cfg: DictConfig) -> Comparison:
     scores: list[list[Any]] = [[] for _ in compared]
     for i, parts in track(steps, "probes", transient=True):
         scores[i].append(probes.probe(parts, task, draws, cfg.c, cfg.k))
-    found = [
+    results = [
         f
-        for (of, _), own in zip(compared, scores, strict=True)
-        for f in figures(of, own, task.names, labelled, task.classes)
+        for (of, _), values in zip(compared, scores, strict=True)
+        for f in figures(of, values, task.names, labelled, task.classes)
     ]
     about = {
         "name": dataset.info.name, "hash": dataset.hash, "size": size, "labels": list(task.names), "left_out": left_out,
@@ -89,8 +89,8 @@ def compare(cfg: DictConfig) -> Comparison:
         "patients": {part: len(np.unique(task.patients[part])) for part in PARTS},
         "positive": {part: np.nansum(task.labels[part], 0).astype(int).tolist() for part in PARTS},
     }  # fmt: skip
-    notes = _notes(model.name, about, found, cfg)
-    return Comparison(found, [vars(of) for of, _ in compared], about, config, notes)
+    notes = _notes(model.name, about, results, cfg)
+    return Comparison(results, [vars(of) for of, _ in compared], about, config, notes)
 
 
 def _features(
@@ -105,8 +105,8 @@ def _features(
             width = members[0]["train"].shape[1]
             rows.append((Features(group.name, group.kind, name, width, group.members), members))
     pixels = {part: extracted[part][0] for part in PARTS}
-    own: list[dict[str, Any]] = [{"side": PIXELS}]
-    return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], own), [pixels])]
+    side: list[dict[str, Any]] = [{"side": PIXELS}]
+    return [*rows, (Features(f"pixels {PIXELS}x{PIXELS}", "pixels", "", pixels["train"].shape[1], side), [pixels])]
 
 
 def compared_network(cfg: DictConfig, runs: Sequence[Description]) -> tuple[Architecture, int]:
@@ -145,10 +145,10 @@ def _rows(dataset: ShardedDataset, data: DictConfig) -> Parts:
         if not len(rows[part]):
             raise UserError(f"data.{key}={data[key]}: {dataset.root} has no image there")
     patients = {part: set(dataset.column("patient")[rows[part]]) for part in PARTS}
-    for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-        if shared := patients[one] & patients[other]:
+    for part, other in (("train", "val"), ("train", "test"), ("val", "test")):
+        if shared := patients[part] & patients[other]:
             raise UserError(
-                f"data.{keys[one]}={data[keys[one]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
+                f"data.{keys[part]}={data[keys[part]]} and data.{keys[other]}={data[keys[other]]} of {dataset.root} "
                 f"share {len(shared)} patients: splits must not share patients, or the reported scores are biased"
             )
     return rows
@@ -162,8 +162,8 @@ def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask,
     for name in labels or []:
         if name not in names:
             raise UserError(f"labels={name}: {dataset.root} has {', '.join(names)}{nearest(name, names)}")
-    own = [names.index(name) for name in labels or names]
-    columns = [column for number in own for column, flag in enumerate(flags) if flag.number == number]
+    numbers = [names.index(name) for name in labels or names]
+    columns = [column for number in numbers for column, flag in enumerate(flags) if flag.number == number]
     chosen = [flags[column].name for column in columns]
     values = {part: dataset.flags(rows[part])[:, columns] for part in PARTS}
     values = {part: np.where((v == 0) | (v == 1), v, np.nan) for part, v in values.items()}  # uncertain: unknown
@@ -182,11 +182,11 @@ def _task(dataset: ShardedDataset, rows: Parts, labels: Any) -> tuple[ProbeTask,
     for column, i in enumerate(kept):
         if flags[columns[i]].value is not None:
             classes.setdefault(names[flags[columns[i]].number], []).append(column)
-    found = {part: v[:, kept] for part, v in values.items()}
-    return ProbeTask(tuple(chosen[i] for i in kept), found, patients, classes), left_out
+    labelled = {part: v[:, kept] for part, v in values.items()}
+    return ProbeTask(tuple(chosen[i] for i in kept), labelled, patients, classes), left_out
 
 
-def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfig) -> list[str]:
+def _notes(name: str, about: dict[str, Any], results: list[Figure], cfg: DictConfig) -> list[str]:
     images = ", ".join(f"{part} {about['images'][part]} images of {about['patients'][part]} patients" for part in PARTS)
     notes = [
         f"{about['name']}: {images}; {name} at {about['size']} pixels.",
@@ -206,7 +206,7 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
         )
     if about["left_out"]:
         notes.append("Left out: " + "; ".join(f"{label} ({why})" for label, why in about["left_out"].items()) + ".")
-    linear = [f for f in found if f.c is not None]
+    linear = [f for f in results if f.c is not None]
     at = [c for f in linear for draws in f.c or [] for c in draws]
     edges = {edge: np.mean(np.isclose(at, edge)) for edge in (min(cfg.c), max(cfg.c))} if at else {}
     for edge, share in edges.items():
@@ -214,7 +214,7 @@ def _notes(name: str, about: dict[str, Any], found: list[Figure], cfg: DictConfi
             notes.append(
                 f"C={edge:g}, at the edge of the grid `c`, was chosen in {100 * share:.0f} % of the fits: widen it."
             )
-    unfinished = sum(f.unfinished for f in found)
+    unfinished = sum(f.unfinished for f in results)
     if unfinished:
         notes.append(f"{unfinished} logistic regressions did not converge in {probes.ITERATIONS} iterations.")
     return notes

@@ -34,17 +34,17 @@ class Group:
 def read_runs(run: str | Sequence[str] | None) -> list[RunReader]:
     """The runs named by ``run``. Raises UserError if they differ in encoder or view size, or are the same."""
     runs = [RunReader(Path(folder)) for folder in ([run] if isinstance(run, str) else run or [])]
-    folders = [one.folder.resolve() for one in runs]
-    for one in runs:
-        if folders.count(one.folder.resolve()) > 1:
-            raise UserError(f"run: {one.folder} is named twice")
+    folders = [reader.folder.resolve() for reader in runs]
+    for reader in runs:
+        if folders.count(reader.folder.resolve()) > 1:
+            raise UserError(f"run: {reader.folder} is named twice")
     differing: tuple[tuple[str, Callable[[Description], Any]], ...] = (
         ("model._target_", lambda run: run.network.architecture.get("_target_")),
         ("model.encoder", lambda run: run.network.name),
         ("data.size", lambda run: run.input.size[0]),
     )
     for key, of in differing:
-        values = {of(one.description): one.folder for one in runs}
+        values = {of(reader.description): reader.folder for reader in runs}
         if len(values) > 1:
             listed = " and ".join(f"{value} in {folder}" for value, folder in values.items())
             raise UserError(f"run: {key} is {listed}; a table has one random baseline: probe them in two calls")
@@ -66,8 +66,8 @@ def trained_groups(runs: Sequence[RunReader], stage: str | None, size: int) -> l
         for run in members:
             tensors, state, at = run.load(stage)
             group.encoders.append(encoder := trained_encoder(run.description, tensors))
-            if size != (own := run.description.input.size[0]) and encoder.fixed_size:
-                raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {own} pixels only")
+            if size != (side := run.description.input.size[0]) and encoder.fixed_size:
+                raise UserError(f"data.size={size}: {encoder.name} of {run.folder} takes images of {side} pixels only")
             which = {"run": str(run.folder), "seed": run.config["seed"], "stage": at, "step": state["step"]}
             group.members.append(
                 which | {"checkpoint": "newest" if stage == LATEST or not run.has_best else "lowest validation loss"}

@@ -75,27 +75,29 @@ def figures(
 
     A draw whose labelled images have only one class of a label does not count for that label, for any encoder.
     """
-    found = []
+    results = []
     for probe, fraction in scores[0]:
         members = [member[probe, fraction] for member in scores]
         auc = 100 * np.array([[score.auc for score in draws] for draws in members])  # [encoders, draws, L]
         each = {label: _mean(auc[..., list(columns)]) for label, columns in classes.items()}
         alone = [auc[..., i] for i in range(len(labels)) if not any(i in columns for columns in classes.values())]
         mean = _mean(np.stack([*alone, *each.values()], axis=-1))
-        own = (of.encoder, of.kind, of.layer, of.width, probe, fraction, images[fraction])
+        row = (of.encoder, of.kind, of.layer, of.width, probe, fraction, images[fraction])
         unfinished = sum(score.unfinished for draws in members for score in draws)
-        found.append(replace(_figure(own, MEAN, mean), unfinished=unfinished))
+        results.append(replace(_figure(row, MEAN, mean), unfinished=unfinished))
         for label, over_classes in each.items():
             right = 100 * float(np.mean([score.accuracy[label] for draws in members for score in draws]))
-            found.append(replace(_figure(own, label, over_classes), accuracy=right))
+            results.append(replace(_figure(row, label, over_classes), accuracy=right))
         for i, label in enumerate(labels):
-            figure = _figure(own, label, auc[..., i])
+            figure = _figure(row, label, auc[..., i])
             if probe == "linear":
                 chosen = [[score.c[i] for score in draws if score.c is not None] for draws in members]
-                c = [[float(one) for one in draws if not np.isnan(one)] for draws in chosen]  # the draws of `values`
+                c = [
+                    [float(value) for value in draws if not np.isnan(value)] for draws in chosen
+                ]  # the draws of `values`
                 figure = replace(figure, c=c)
-            found.append(figure)
-    return found
+            results.append(figure)
+    return results
 
 
 def _mean(auc: np.ndarray) -> np.ndarray:
@@ -105,7 +107,7 @@ def _mean(auc: np.ndarray) -> np.ndarray:
     return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
 
 
-def _figure(own: tuple[str, str, str, int, str, float, float], label: str, values: np.ndarray) -> Figure:
+def _figure(row: tuple[str, str, str, int, str, float, float], label: str, values: np.ndarray) -> Figure:
     counts = ~np.isnan(values[0])  # draws: the same patients for every encoder
     values = values[:, counts]
     encoders, draws = values.shape
@@ -113,17 +115,17 @@ def _figure(own: tuple[str, str, str, int, str, float, float], label: str, value
     mean = float(values.mean()) if draws else float("nan")
     several = draws > 0 and len(each) > 1
     sd, over = (float(each.std(ddof=1)), "encoders" if encoders > 1 else "draws") if several else (None, None)
-    return Figure(*own, label, mean, sd, over, encoders, draws, values.tolist())
+    return Figure(*row, label, mean, sd, over, encoders, draws, values.tolist())
 
 
-def tables(found: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
+def tables(results: Sequence[Figure]) -> list[tuple[str, list[list[str]]]]:
     """Titles and cells, header first: the mean over labels by fraction, then a table per fraction with all labels."""
-    probes, labels = (list(dict.fromkeys(getattr(f, key) for f in found)) for key in ("probe", "label"))
-    several = [figure for figure in found if figure.accuracy is not None]  # labels of classes
-    fractions = sorted({figure.fraction for figure in found}, reverse=True)
-    cells = {(f.encoder, f.layer, f.probe, f.fraction, f.label): f for f in found}
-    rows = list(dict.fromkeys((f.encoder, f.layer) for f in found))
-    shares = {f.fraction: f"{100 * f.fraction:g} % ({f.images:.0f})" for f in found}
+    probes, labels = (list(dict.fromkeys(getattr(f, key) for f in results)) for key in ("probe", "label"))
+    several = [figure for figure in results if figure.accuracy is not None]  # labels of classes
+    fractions = sorted({figure.fraction for figure in results}, reverse=True)
+    cells = {(f.encoder, f.layer, f.probe, f.fraction, f.label): f for f in results}
+    rows = list(dict.fromkeys((f.encoder, f.layer) for f in results))
+    shares = {f.fraction: f"{100 * f.fraction:g} % ({f.images:.0f})" for f in results}
     head = ["encoder", "level", "n", *(f"{probe} @ {shares[fraction]}" for probe in probes for fraction in fractions)]
     body = []
     for row in rows:
@@ -162,9 +164,9 @@ def markdown(title: str, cells: list[list[str]]) -> str:
     return "\n".join([f"**{title}**", "", lines[0], "|" + "---|" * len(cells[0]), *lines[1:], ""])
 
 
-def as_json(found: Sequence[Figure]) -> list[dict[str, Any]]:
+def as_json(results: Sequence[Figure]) -> list[dict[str, Any]]:
     """Rows of ``probe.json``, with NaN (nothing to score) as null."""
     return [
         {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in asdict(figure).items()}
-        for figure in found
+        for figure in results
     ]

@@ -107,15 +107,15 @@ def probe(
 def _accuracy(scores: np.ndarray, task: ProbeTask) -> dict[str, float]:
     """``scores`` [n, L] of the test part; a class without any is never the answer. Images of a class that is left
     out do not count. NaN if fewer than two classes have scores: the answer is then given."""
-    found = {}
+    accuracy = {}
     for label, columns in task.classes.items():
-        truth, own = task.labels["test"][:, columns], scores[:, columns]
+        truth, given = task.labels["test"][:, columns], scores[:, columns]
         known = (truth == 1).any(1)
-        answers = np.where(np.isnan(own), -np.inf, own).argmax(1)
+        answers = np.where(np.isnan(given), -np.inf, given).argmax(1)
         right = truth[np.arange(len(truth)), answers] == 1
-        scored = (~np.isnan(own).all(0)).sum()
-        found[label] = float(right[known].mean()) if scored > 1 and known.any() else float("nan")
-    return found
+        scored = (~np.isnan(given).all(0)).sum()
+        accuracy[label] = float(right[known].mean()) if scored > 1 and known.any() else float("nan")
+    return accuracy
 
 
 def _auc(scores: np.ndarray, truth: np.ndarray) -> float:

@@ -174,8 +174,8 @@ def to_monai(network: Trained) -> Exported:
     state = {}
     for name, tensor in unet.state_dict().items():
         name = _smp_name(name).replace("encoder.model.", "encoder.")
-        if found := _DECODER.fullmatch(name):
-            block, layer, part, entry = found.groups()
+        if match := _DECODER.fullmatch(name):
+            block, layer, part, entry = match.groups()
             part = "adn.N" if part == "1" else "conv"
             name = f"decoder.blocks.{block}.convs.conv_{int(layer) - 1}.{part}.{entry}"
             below = [network.encoder.channels[-1], *network.decoder_channels][int(block)]

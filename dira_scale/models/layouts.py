@@ -82,9 +82,9 @@ class StartWeights:
     def _find(self, encoder: TimmEncoder) -> tuple[str, str, dict[str, str]]:
         """The layout, the prefix, and the file's entry for each of the encoder's entries."""
         by_timm_name = timm_names(encoder)
-        own, entries = {name: name for name in encoder.state_dict()}, timm_entries(encoder)
+        same, entries = {name: name for name in encoder.state_dict()}, timm_entries(encoder)
         attempts: list[tuple[str, dict[str, str], Iterable[str], dict[str, str]]] = [
-            ("our own or smp's tu-", own, own, {name: name for name in self._stored})
+            ("our own or smp's tu-", same, same, {name: name for name in self._stored})
         ]
         for layout, rules in TRANSLATIONS.items():
             attempts.append((layout, by_timm_name, entries, {translate(name, rules): name for name in self._stored}))
@@ -109,7 +109,7 @@ class StartWeights:
         self, prefix: str, wanted: Iterable[str], known: Iterable[str], stored: Mapping[str, str], encoder: str
     ) -> None:
         """``UserError`` if entries after ``prefix``, in the stages of ``wanted``, are not ``known``."""
-        stages = {found[0] for name in wanted if (found := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
+        stages = {match[0] for name in wanted if (match := re.match(r"(model\.)*(?!model\.)\w+\.(?=\w+\.\w)", name))}
         places = [prefix + stage for stage in stages]
         if unknown := [stored[name] for name in _unknown_entries(prefix, places, known, stored)]:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""

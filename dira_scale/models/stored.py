@@ -42,10 +42,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return dict(_flatten(torch.load(path, map_location="cpu", weights_only=True)))
     except _UNREADABLE as error:
-        if found := re.search(r"GLOBAL (\S+)", str(error)):
+        if match := re.search(r"GLOBAL (\S+)", str(error)):
             command = ["python", "-c", _KEEP_TENSORS, str(path), f"{path.stem}-tensors.pth"]
             raise UserError(
-                f"{key}: holds {found[1]} beside its tensors; unpickling Python objects can run code and is refused. "
+                f"{key}: holds {match[1]} beside its tensors; unpickling Python objects can run code and is refused. "
                 f"If you trust the file, extract its tensors: {shlex.join(command)}"
             ) from error
         detail = isinstance(error, SafetensorError | OSError | RuntimeError) and str(error)

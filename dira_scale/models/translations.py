@@ -9,7 +9,7 @@ _RESNET = r"^((?:[A-Za-z_]\w*\.)*)"  # a prefix before the numbered children of 
 
 def _stage(kind: str, first: int) -> Callable[[re.Match[str]], str]:
     """torchvision numbers stages and the downsampling between them in one list, timm only the stages."""
-    return lambda found: f"{kind}.{(int(found[1]) - first) // 2}."
+    return lambda match: f"{kind}.{(int(match[1]) - first) // 2}."
 
 
 # Other libraries' names -> timm's, where they differ. Applied in order, after any prefix.

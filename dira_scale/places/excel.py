@@ -90,9 +90,9 @@ def _read(path: Path, sheet: Any) -> _Sheet:
             )
         texts: list[str] = []
         rows.append(texts)
-        for place, cell in enumerate(row):
+        for column, cell in enumerate(row):
             if cell.value is not None:
-                texts += [""] * (place - len(texts)) + [_text(cell)]
+                texts += [""] * (column - len(texts)) + [_text(cell)]
             elif not blanks and hasattr(cell, "coordinate"):  # not one that openpyxl has filled in
                 blanks = True
         while texts and not texts[-1]:

@@ -84,8 +84,8 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
     prefix, inner = "method.", method
     while isinstance(inner.get("base"), Mapping):
         prefix, inner = f"{prefix}base.", inner["base"]
-    for found in filter(None, (re.match(r"((?:base\.)*)encoder\.", name) for name in names)):
-        prefix = f"method.{found[1]}"
+    for match in filter(None, (re.match(r"((?:base\.)*)encoder\.", name) for name in names)):
+        prefix = f"method.{match[1]}"
         break
     momentum = method_class(inner).momentum_encoder
     return Tensors(

@@ -18,10 +18,10 @@ NOISE = 100  # health.md: with fewer held-out images the neighbours' AUC is nois
 
 def headlines(run: RunContent, warnings: int) -> list[Headline]:
     """State, restoration, discrimination, embeddings, neighbours and speed, where the run has them."""
-    found = (
+    candidates = (
         _state(run, warnings), _restoration(run), _discrimination(run), _embeddings(run), _neighbours(run), _speed(run),
     )  # fmt: skip
-    return [headline for headline in found if headline is not None]
+    return [headline for headline in candidates if headline is not None]
 
 
 def _state(run: RunContent, warnings: int) -> Headline:
@@ -84,10 +84,10 @@ def _discrimination(run: RunContent) -> Headline | None:
         return None
     last = {row["stage"]: row for row in rows}  # of each stage
     measured = run.description.metrics.get("top1")
-    own = [stage for stage in last if measured and run.terms(stage) == [measured.term]]
-    row = last.pop(own[-1] if own else rows[-1]["stage"])
-    times = {stage: _times(one["top1"] / one["chance"]) for stage, one in last.items()}
-    later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and own]
+    alone = [stage for stage in last if measured and run.terms(stage) == [measured.term]]
+    row = last.pop(alone[-1] if alone else rows[-1]["stage"])
+    times = {stage: _times(row["top1"] / row["chance"]) for stage, row in last.items()}
+    later = [f"{times[stage]} after stage {stage}" for stage in run.stages if stage in times and alone]
     return Headline(
         f"{_times(row['top1'] / row['chance'])} chance",
         "finding an image's other view (top-1)",

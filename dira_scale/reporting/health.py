@@ -137,8 +137,8 @@ def _draw(run: RunContent, rows: list[Row], plot: MonitorPlot, lines: Mapping[st
         shade(axes, run, stages)
         for (key, label), colour in zip(lines.items(), LINES, strict=False):
             for stage in stages:
-                own = [row for row in rows if row["stage"] == stage and key in row]
-                steps, values = [row["step"] for row in own], [row[key] for row in own]
+                logged = [row for row in rows if row["stage"] == stage and key in row]
+                steps, values = [row["step"] for row in logged], [row[key] for row in logged]
                 axes.plot(
                     steps, values, label=label, color=colour, linewidth=1.3, marker="o", markersize=2.2, clip_on=False
                 )

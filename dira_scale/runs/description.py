@@ -253,18 +253,18 @@ def read_description(run: Path) -> Description:
         content = json.loads(path.read_text())
         if isinstance(content, dict) and content.get("format") not in (None, FORMAT):
             raise UserError(f"format {content['format']}; this version reads {FORMAT}: update dira_scale")
-        found = _parsed(Description, content, "")
+        result = _parsed(Description, content, "")
     except (ValueError, UserError) as error:
         raise UserError(f"{path}: {error}") from error
-    assert isinstance(found, Description)
-    return found
+    assert isinstance(result, Description)
+    return result
 
 
 def derived(verb: str, config: Mapping[str, Any]) -> Description:
     """Of a run of ``verb`` with the resolved configuration ``config``, trained or not."""
-    found = resolve_name(VERBS[verb].describe)(config)
-    assert isinstance(found, Description)
-    return found
+    result = resolve_name(VERBS[verb].describe)(config)
+    assert isinstance(result, Description)
+    return result
 
 
 def _parsed(kind: Any, value: Any, key: str) -> Any:

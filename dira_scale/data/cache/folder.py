@@ -140,23 +140,23 @@ class CacheFolder:
             os.close(descriptor)
 
     def _entries(self) -> list[Entry]:
-        found = []
+        entries = []
         for item in os.scandir(self.folder):
             if match := OURS.fullmatch(item.name):
                 status = item.stat()
-                found.append(Entry(Path(item.path), int(match["size"]), status.st_size, status.st_mtime))
-        return found
+                entries.append(Entry(Path(item.path), int(match["size"]), status.st_size, status.st_mtime))
+        return entries
 
-    def _make_room(self, own: Path, size: int) -> bool:
+    def _make_room(self, file: Path, size: int) -> bool:
         """Remove what was needed longest ago until ``size`` bytes fit; False if it is in use."""
         if size > self.most:
             raise UserError(
-                f"{own.name.removesuffix(PART)} has {size / MB:.1f} MB, but the cache {self.folder} may hold "
+                f"{file.name.removesuffix(PART)} has {size / MB:.1f} MB, but the cache {self.folder} may hold "
                 f"{self.most / MB:.1f} MB: raise data.cache_size (in GB), or name a larger disk in data.cache"
             )
         entries = sorted(self._entries(), key=lambda entry: entry.used)
-        others = [entry for entry in entries if entry.path != own]
-        present = sum(entry.present for entry in entries if entry.path == own)
+        others = [entry for entry in entries if entry.path != file]
+        present = sum(entry.present for entry in entries if entry.path == file)
         used = sum(entry.size for entry in others)
         free = shutil.disk_usage(self.folder).free - sum(
             entry.size - entry.present for entry in others if _in_use(entry)

@@ -17,7 +17,7 @@ SHARE = 0.5  # of the free space, where no size is given
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Where shards are kept, how much of them, and what becomes of one that cannot be had.
+    """Where shards are kept, how much of them, and what becomes of one that is unavailable.
 
     Attributes:
         folder: ``data.cache``, on a disk of this node; None: in the system's folder for temporary files.
@@ -51,14 +51,14 @@ class CacheSettings:
 
         Raises UserError if it cannot be written to, or belongs to another user.
         """
-        place = self.place
+        folder = self.place
         try:
-            place.mkdir(mode=0o700 if self.folder is None else 0o777, parents=True, exist_ok=True)
-            if self.folder is None and place.stat().st_uid != os.getuid():  # anyone may write to the system's folder
-                raise PermissionError(f"{place} belongs to another user")
-            cache = CacheFolder(place, 0)
-            room = shutil.disk_usage(place).free + cache.used()
+            folder.mkdir(mode=0o700 if self.folder is None else 0o777, parents=True, exist_ok=True)
+            if self.folder is None and folder.stat().st_uid != os.getuid():  # anyone may write to the system's folder
+                raise PermissionError(f"{folder} belongs to another user")
+            cache = CacheFolder(folder, 0)
+            room = shutil.disk_usage(folder).free + cache.used()
         except OSError as error:
-            raise UserError(f"data.cache={place} cannot be used: {error.strerror or error}; name another") from error
+            raise UserError(f"data.cache={folder} cannot be used: {error.strerror or error}; name another") from error
         cache.most = int(room * SHARE if self.size is None else self.size * GB)
         return cache

@@ -32,7 +32,7 @@ class MissingShardError(UserError):
     """A shard could not be had, in all attempts; ``why`` is the sentence without advice."""
 
     def __init__(self, shard: "Shard", error: OSError) -> None:
-        self.why = f"shard {shard.path} cannot be had ({error.strerror or error})"
+        self.why = f"shard {shard.path} is unavailable ({error.strerror or error})"
         super().__init__(
             f"{self.why}: see whether it can be read from here, and is what was sharded; or train without it, with "
             "data.missing=skip in a new run"
@@ -91,11 +91,11 @@ class Shards:
     def of(self, index: np.ndarray) -> np.ndarray:
         """Their numbers, int64 [b], for samples ``index`` [b]."""
         dataset, row = self.samples.locate(index)
-        found = np.empty(len(index), np.int64)
+        numbers = np.empty(len(index), np.int64)
         for d, (codes, first) in enumerate(zip(self._codes, self._first, strict=True)):
-            own = dataset == d
-            found[own] = codes[row[own]] + first
-        return found
+            here = dataset == d
+            numbers[here] = codes[row[here]] + first
+        return numbers
 
     def at(self, dataset: int, row: int) -> Shard:
         """Of one row of a dataset's manifest."""
@@ -106,8 +106,8 @@ class Shards:
         if number not in self._members:
             d = int(np.searchsorted(self._first, number, side="right")) - 1
             rows = self.samples.rows[d]
-            own = np.flatnonzero(self._codes[d][rows] == number - self._first[d])
-            self._members[number] = own + sum(self.samples.sizes[:d])
+            members = np.flatnonzero(self._codes[d][rows] == number - self._first[d])
+            self._members[number] = members + sum(self.samples.sizes[:d])
         return self._members[number]
 
 
@@ -135,7 +135,7 @@ class ShardCache:
     def open(self, shard: Shard) -> Iterator[int]:
         """A descriptor of the complete shard, which stays in the cache meanwhile.
 
-        Raises MissingShardError if it cannot be had, UserError if there is no room for it.
+        Raises MissingShardError if it is unavailable, UserError if there is no room for it.
         """
         descriptor = self._in_place(shard) if shard.in_place else self.folder.open(shard.name)
         if descriptor is None:

@@ -1,4 +1,4 @@
-"""``data.missing=skip``: other samples in place of those whose shard cannot be had."""
+"""``data.missing=skip``: other samples in place of those whose shard is unavailable."""
 
 import logging
 from dataclasses import replace
@@ -51,13 +51,13 @@ class Substitutes:
     def _drawn(self, epoch: int, index: np.ndarray, occurrence: np.ndarray, there: np.ndarray) -> np.ndarray:
         """A sample for each of ``index``: of the shard of a sample that is there, any one."""
         draws = random.uniform(self.seed, epoch, index, occurrence, view=0, n=2, stream=STREAM)
-        found = np.empty_like(index)
+        substitutes = np.empty_like(index)
         for i, (which, row) in enumerate(draws):
             members = self.shards.members(int(there[int(which * len(there))]))
             if self._selected is not None:
                 members = members[self._selected[members]]
-            found[i] = members[int(row * len(members))]
-        return found
+            substitutes[i] = members[int(row * len(members))]
+        return substitutes
 
     def _is_missing(self, number: int) -> bool:
         shard = self.shards.all[number]

@@ -97,8 +97,8 @@ def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     cos, sin = per_sample(angle.cos(), x)[:, 0], per_sample(angle.sin(), x)[:, 0]
     # Of an output pixel's coordinates those of the input, from -1 to 1, y downwards. Not affine_grid, whose matrix
     # product is in 16 bits under autocast: pixels off.
-    place = (2 * torch.arange(size, device=x.device) + 1) / size - 1
-    across, down = place[None, None, :], place[None, :, None]
+    centre = (2 * torch.arange(size, device=x.device) + 1) / size - 1
+    across, down = centre[None, None, :], centre[None, :, None]
     grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
     return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
 
@@ -127,12 +127,12 @@ def _ieee_products() -> Iterator[None]:
 
 def _mirrored_shifts(size: int, reach: int) -> Tensor:
     """[reach + 1, S, S]: matrix t sums the pixels at distance t on both sides, mirrored at the edges."""
-    place = torch.arange(size)
+    position = torch.arange(size)
     shifts = torch.zeros(reach + 1, size, size)
     for t in range(reach + 1):
-        for source in {place - t, place + t} if t else {place}:
+        for source in {position - t, position + t} if t else {position}:
             mirrored = (source.abs() - (size - 1)).abs().neg() + size - 1
-            shifts[t].index_put_((place, mirrored), torch.ones(()), accumulate=True)
+            shifts[t].index_put_((position, mirrored), torch.ones(()), accumulate=True)
     return shifts
 
 
@@ -164,9 +164,9 @@ def _shuffle(x: Tensor, swaps: Tensor) -> Tensor:
 
 def _rectangles(size: int, y: Tensor, x: Tensor, h: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Row and column indicators, float32 [b, n, S] each, of n rectangles per sample; arguments are [b, n]."""
-    place = torch.arange(size, device=y.device)
+    position = torch.arange(size, device=y.device)
     rows, columns = (
-        ((place >= start[..., None]) & (place < (start + extent)[..., None])).float()
+        ((position >= start[..., None]) & (position < (start + extent)[..., None])).float()
         for start, extent in ((y, h), (x, w))
     )
     return rows, columns

@@ -30,6 +30,6 @@ class VolumeCrop:
 
     def draw(self, u: np.ndarray, sides: np.ndarray) -> Geometry:
         """As ``crop.CropRule``."""
-        size, place, flip = np.split(u, [1, 1 + len(self.axes)], axis=1)
+        size, position, flip = np.split(u, [1, 1 + len(self.axes)], axis=1)
         extents = np.array(self.sizes)[random.integers(size[:, 0], 0, len(self.sizes) - 1)]
-        return Geometry(placed(place, sides, extents), flip < self.flip)
+        return Geometry(placed(position, sides, extents), flip < self.flip)

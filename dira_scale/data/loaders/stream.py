@@ -31,7 +31,7 @@ class StreamLoader(CpuLoader):
     and ``skipped`` (samples that were replaced).
 
     Args:
-        cache: where shards are kept, and what becomes of one that cannot be had.
+        cache: where shards are kept, and what becomes of one that is unavailable.
 
     Raises UserError as the CPU loader does, and when the cache cannot be used or is too small for the order.
     """

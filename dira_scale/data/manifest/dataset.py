@@ -66,10 +66,10 @@ class ShardedDataset:
 
     def file(self, shard: str) -> Path:
         """Path of a shard: in the dataset's own folder, or (for a subset or a merged dataset) in one beside it."""
-        place = self.root
+        path = self.root
         for part in shard.split("/"):  # stores do not resolve ".."
-            place = place.parent if part == ".." and not is_local(place) else place / part
-        return place
+            path = path.parent if part == ".." and not is_local(path) else path / part
+        return path
 
     @cached_property
     def table(self) -> pa.Table:

@@ -52,13 +52,13 @@ class DatasetInfo:
     @property
     def flags(self) -> list["Flag"]:
         """The labels as yes and no, those of classes with a flag for each class."""
-        found = []
+        flags = []
         for number, name in enumerate(self.label_names):
-            if own := self.classes.get(name):
-                found += [Flag(f"{name}: {one}", number, value) for value, one in enumerate(own)]
+            if classes := self.classes.get(name):
+                flags += [Flag(f"{name}: {label}", number, value) for value, label in enumerate(classes)]
             else:
-                found.append(Flag(name, number, None))
-        return found
+                flags.append(Flag(name, number, None))
+        return flags
 
     @property
     def published_lists(self) -> str:
@@ -137,9 +137,10 @@ class DatasetInfo:
             return "label_names"
         if not isinstance(self.classes, dict) or not self.classes.keys() <= set(self.label_names):
             return "classes"
-        if not all(isinstance(own, list) and all(isinstance(one, str) for one in own) for own in self.classes.values()):
+        every = self.classes.values()
+        if not all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in every):
             return "classes"
-        named = [one for own in self.classes.values() for one in own]
+        named = [name for names in every for name in names]
         for text in (self.name, self.modality, self.codec, self.licence, *self.label_names, *named, *self.counts):
             if not is_shown(text):
                 return "text"

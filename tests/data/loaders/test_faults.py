@@ -75,7 +75,7 @@ def test_a_shard_deleted_under_a_running_epoch(arguments: dict[str, Any], name: 
     first = next(batches)
     shard_of(arguments).unlink()
     if name == "stream":
-        with pytest.raises(UserError, match=r"shard .*train-000000.tar cannot be had \(No such file"):
+        with pytest.raises(UserError, match=r"shard .*train-000000.tar is unavailable \(No such file"):
             list(batches)
         return
     seen = [batch.index.tolist() for batch in itertools.chain([first], batches)]

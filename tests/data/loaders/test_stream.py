@@ -216,11 +216,11 @@ def test_a_broken_connection_goes_on_where_it_broke_if_the_server_knows_ranges(c
 @pytest.mark.parametrize(
     ("fault", "message", "requests"),
     [
-        (500, "train-000002.tar cannot be had .*500", PATIENCE.attempts),
-        (404, "train-000002.tar cannot be had .*No such file", 1),
-        (403, "train-000002.tar cannot be had .*403", 1),
-        (("wrong",), "train-000002.tar cannot be had .its checksum is not that of dataset.json", PATIENCE.attempts),
-        (("cut", 0), "train-000002.tar cannot be had", PATIENCE.attempts),
+        (500, "train-000002.tar is unavailable .*500", PATIENCE.attempts),
+        (404, "train-000002.tar is unavailable .*No such file", 1),
+        (403, "train-000002.tar is unavailable .*403", 1),
+        (("wrong",), "train-000002.tar is unavailable .its checksum is not that of dataset.json", PATIENCE.attempts),
+        (("cut", 0), "train-000002.tar is unavailable", PATIENCE.attempts),
     ],
 )
 def test_a_shard_that_cannot_be_had_is_named_after_bounded_attempts(cut_up, server, cache, fault, message, requests):
@@ -259,7 +259,7 @@ def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cach
     for fault, words in (("slow", 1, 0.02), r"only \d+ bytes in 0.1 s"), (("slow", 100, 5.0), "no byte in 0.1 s"):
         server.faults, server.forever = {"train-000000.tar": [fault]}, True
         server.asked.clear()
-        with pytest.raises(MissingShardError, match=f"train-000000.tar cannot be had .{words}"):
+        with pytest.raises(MissingShardError, match=f"train-000000.tar is unavailable .{words}"):
             next(stream(far(server), order_of(local), cache).iterate(0, 1))
         assert server.asked["train-000000.tar"] == 2
     server.faults = {}
@@ -311,7 +311,7 @@ def test_a_shard_removed_at_its_origin_is_read_from_the_cache_and_one_removed_th
     assert {server.asked[path.name] for path in shards[2:]} == {1}
     for path in Path(cache.folder).glob("*.tar"):
         path.unlink()
-    with pytest.raises(MissingShardError, match=r"train-00000[23].tar cannot be had .No such file"):
+    with pytest.raises(MissingShardError, match=r"train-00000[23].tar is unavailable .No such file"):
         list(stream(far(server), order, cache).iterate(0, 12))
 
 
@@ -410,7 +410,7 @@ def test_skipping_replaces_deterministically_and_counts(cut_up, server, cache, c
     with caplog.at_level(logging.WARNING):
         loader = stream(far(server), order, skipping, workers=2)
         batches = list(loader.iterate(0, 4))
-    assert caplog.text.count("train-000002.tar cannot be had") == 1 and "of its 6" in caplog.text
+    assert caplog.text.count("train-000002.tar is unavailable") == 1 and "of its 6" in caplog.text
     skipped = 0
     for step, batch in enumerate(batches):
         planned, found = order.batch_at(step).index, batch.index.numpy()
@@ -521,7 +521,7 @@ def test_s3(cut_up, cache):
         bucket.client.delete_object(Bucket=s3.NAME, Key="sets/toy/train-000001.tar")
         next(Path(cache.folder).glob("train-000001*")).unlink()
         with pytest.raises(
-            MissingShardError, match=r"s3://bucket/sets/toy/train-000001.tar cannot be had .No such fil"
+            MissingShardError, match=r"s3://bucket/sets/toy/train-000001.tar is unavailable .No such fil"
         ):
             list(choice.build(datasets=[distant], split="train", order=order, views=SPEC, seed=0).iterate(0, 6))
 
