@@ -148,13 +148,13 @@ def _questions_of_programs() -> list[Callable[[], object]]:
     import dev_cluster
     from browser import need_chromium
     from needs import need_program, skip_without
-    from system import nodes, slurm
+    from system import nodes
 
     from dira_scale.cluster.slurm import submit
 
     return [
         need_chromium, lambda: need_program("g++", "g++"), lambda: submit(None, None, [], {}),
-        lambda: skip_without("slurm", slurm.missing()), lambda: skip_without("slurm", dev_cluster.missing()),
+        lambda: skip_without("slurm", dev_cluster.missing()),
         lambda: skip_without("netns", nodes.missing()),
     ]  # fmt: skip
 

@@ -2,18 +2,22 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
 from dira_scale import api
+from dira_scale.config.compose import compose
 from dira_scale.models.encoder import build_encoder
 from dira_scale.models.formats import Trained, to_monai, to_smp, to_timm
 from dira_scale.models.unet import UNet
+from dira_scale.runs.description import derived
 
 ROOT = Path(__file__).parents[1]
 CHANNELS = (256, 128, 64, 32, 16)
@@ -44,8 +48,10 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def exported(folder: Path, name: str) -> None:
     """What ``export`` writes, of a network with random weights."""
     torch.manual_seed(0)
+    words = ["experiment=small", "data.shards=any", "data.size=32", f"model.encoder={name}"]
+    config: Any = OmegaConf.to_container(compose("pretrain", [*words, f"model.decoder_channels={list(CHANNELS)}"]))
     encoder = build_encoder(name, size=32)
-    network = Trained(encoder, 32, UNet(encoder, CHANNELS), CHANNELS)
+    network = Trained(derived("pretrain", config), encoder, UNet(encoder, CHANNELS))
     for write in (to_timm, to_smp) if name == "resnet18" else (to_monai,):
         for file, content in write(network).files.items():
             (folder / file).write_bytes(content)
