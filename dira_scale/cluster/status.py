@@ -67,7 +67,7 @@ def read_statuses(folder: SweepFolder) -> tuple[dict[str, RunStatus], str]:
 
 
 def present(folder: SweepFolder, statuses: Mapping[str, RunStatus]) -> dict[str, RunStatus]:
-    """Those of ``found`` that the sweep has now, and those of earlier settings that are still at work."""
+    """Those of ``statuses`` that the sweep has now, and those of earlier settings that are still at work."""
     now = set(folder.current)
     return {run_id: status for run_id, status in statuses.items() if run_id in now or status.state in AT_WORK}
 

@@ -67,7 +67,7 @@ def usage(folder: SweepFolder, runs: Mapping[str, RunStatus]) -> Usage | None:
     path = folder.path / "usage.json"
     of = {run_id: [run.state, *([attempt.number, attempt.ended] for attempt in run.tries)]
           for run_id, run in runs.items()}  # fmt: skip
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, KeyError, TypeError):  # damaged, or of another version
         if (kept := json.loads(path.read_text()))["of"] == of:
             return Usage(**kept["usage"])
     used, last = _usage(folder, runs)

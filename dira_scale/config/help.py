@@ -27,7 +27,7 @@ def describe(
         places: the keys that hold places.
         root: the command's example, and what matters first.
         choices: the option chosen in each group.
-        own: folders given by ``--config-dir``.
+        config_dirs: folders given by ``--config-dir``.
     """
     meanings = comments(verb, choices, roots(config_dirs))
     lines = {key: _key(key, value, schema, places, meanings) for key, value in leaves(config)}

@@ -21,7 +21,7 @@ FLAGS = ("--help", "-h", "--cfg", "--config-dir")
 
 @dataclass
 class Arguments:
-    """``own``: the folders of ``--config-dir``. ``words``: KEY=VALUE, ``+KEY=VALUE`` or ``~KEY``."""
+    """``config_dirs``: the folders of ``--config-dir``. ``words``: KEY=VALUE, ``+KEY=VALUE`` or ``~KEY``."""
 
     words: list[str] = field(default_factory=list)
     config_dirs: list[Path] = field(default_factory=list)

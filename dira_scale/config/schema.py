@@ -151,14 +151,25 @@ def chosen_class(base: type, key: str, target: str) -> type:
 
 def imported(key: str, target: object) -> Any:
     """What ``key``, a ``_target_``, names. Raises UserError if it cannot be imported."""
-    module, _, name = str(target).rpartition(".")
     try:
-        return getattr(import_module(module), name)
+        return _resolved(str(target))
     except UserError:
         raise
     except Exception as error:  # whatever a module of the user's raises
-        reason = " ".join(str(error).split()) if module else "expected PACKAGE.MODULE.NAME"
+        reason = " ".join(str(error).split()) if "." in str(target) else "expected PACKAGE.MODULE.NAME"
         raise UserError(f"{key}: {target} cannot be imported: {reason}") from error
+
+
+def _resolved(target: str) -> Any:
+    """Not pkgutil.resolve_name, which hides why a module cannot be imported."""
+    parent, _, name = target.rpartition(".")
+    try:
+        owner = import_module(parent)
+    except ModuleNotFoundError as error:
+        if error.name != parent or "." not in parent:  # a package that it needs is missing, or the first one is
+            raise
+        owner = _resolved(parent)  # a class in a module
+    return getattr(owner, name)
 
 
 @cache

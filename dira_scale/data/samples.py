@@ -169,7 +169,7 @@ class Samples:
             dataset, (crop, size) = self.datasets[number], (" x ".join(map(str, x)) for x in (least, sides[small[0]]))
             raise UserError(
                 f"{dataset.root}: sample {dataset.cell('key', row)} has {size} voxels, fewer than a crop of {crop}, as "
-                f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or views.crops"
+                f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or +views.crops"
             )
 
     def damaged(self, sample: int, cause: Exception) -> UserError:

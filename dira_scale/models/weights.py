@@ -1,5 +1,6 @@
 """From a checkpoint's tensors to networks, with plain BatchNorm."""
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor, nn
@@ -20,7 +21,11 @@ def trained_encoder(run: Description, tensors: Tensors) -> Encoder:
     if run.tensors.encoder is None:
         raise UserError(f"run: {run.title} has no encoder")
     encoder = architecture(run.network.architecture).build_encoder(run.input.sides)
-    _fill(encoder, run.tensors.encoder, tensors)
+    prefix, first = run.tensors.encoder, next(iter(encoder.state_dict()))
+    if f"{prefix}.{first}" not in tensors:  # a run from before descriptions, whose method has made its base itself
+        inside = re.compile(rf"({re.escape(run.tensors.module)}\.(?:base\.)*encoder)\.{re.escape(first)}")
+        prefix = next((match[1] for name in tensors if (match := inside.fullmatch(name))), prefix)
+    _fill(encoder, prefix, tensors)
     return encoder.eval()
 
 

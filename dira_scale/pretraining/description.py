@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from dira_scale.errors import UserError
 from dira_scale.methods import method_class
 from dira_scale.models.architecture import EARLIER, architecture
 from dira_scale.pretraining.objective import restores
@@ -44,7 +45,7 @@ def describe(config: Mapping[str, Any]) -> Description:
     """Of a run of the resolved ``config``: composed, or recorded, which has more keys, or lacks later ones."""
     data, method, factor = config["data"], config["method"], config["epoch_factor"]
     size, model, kind = data["size"], {"_target_": EARLIER} | config["model"], method_class(method)
-    network, validate = architecture(model), config.get("validate", {})
+    network, validate = _network(model), config.get("validate", {})
     stages = tuple(
         Stage(name, tuple(stage["terms"]), stage["epochs"] * factor, restores(stage["terms"]))
         for name, stage in config["stages"].items() if stage["epochs"] > 0
@@ -58,7 +59,7 @@ def describe(config: Mapping[str, Any]) -> Description:
         title=title,
         trained="pretrained without labels",
         training=_training(config, stages),
-        network=Network(model, network.name, network.dimensions, network.channels, network.weights),
+        network=network,
         input=Input(network.dimensions * (size,) if isinstance(size, int) else tuple(size)),
         data=Data(_datasets(config), data["split"], data.get("val_split"), limit),
         stages=stages,
@@ -72,6 +73,15 @@ def describe(config: Mapping[str, Any]) -> Description:
         enough_steps=config.get("enough_steps"),
         monitor_every=config.get("health", {}).get("every"),
     )
+
+
+def _network(model: Mapping[str, Any]) -> Network:
+    """Of the node ``model``; of one that cannot be built here no more than its name: a report needs no network."""
+    try:
+        network = architecture(model)
+    except UserError:
+        return Network(model, str(model["_target_"]), dimensions=2, channels=1, start=model.get("weights"))
+    return Network(model, network.name, network.dimensions, network.channels, network.weights)
 
 
 def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = ()) -> Tensors:
@@ -102,7 +112,7 @@ def tensors_of(method: Mapping[str, Any], decoder: bool, names: Iterable[str] = 
 def _datasets(config: Mapping[str, Any]) -> tuple[Dataset, ...]:
     """``data.shards`` is a path, a list of them or path: weight."""
     shards = config["data"]["shards"]
-    paths = [shards] if isinstance(shards, str) else [*shards]
+    paths = [shards] if isinstance(shards, str) else [*dict.fromkeys(shards)]
     read = config.get("datasets", [{"hash": ""}] * len(paths))  # none before the run has begun
     return tuple(
         Dataset(path, dataset["hash"], dataset.get("weight", 1.0)) for path, dataset in zip(paths, read, strict=True)

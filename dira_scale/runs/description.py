@@ -245,7 +245,7 @@ def read_description(run: Path) -> Description:
     if not path.is_file():
         try:
             return derived(EARLIER, yaml.safe_load(config_file(run).read_text()))
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
             raise UserError(
                 f"{run / 'config.yaml'} is not of a run of {EARLIER}: {error!r}; restore the file"
             ) from error

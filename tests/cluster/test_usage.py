@@ -110,6 +110,13 @@ def test_what_has_ended_is_read_and_asked_about_once(ended: SweepFolder, slurm: 
     assert again.gpu_hours is None and again.efficiency is None
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "{", '{"of": {}, "usage": {"later": 1}}'])
+def test_what_is_kept_and_damaged_is_made_again(ended: SweepFolder, slurm: Slurm, content: str) -> None:
+    first = used(ended)
+    (ended.path / "usage.json").write_text(content)
+    assert used(ended) == first == used(ended)
+
+
 def test_accounting_that_may_lag_behind_is_asked_again(ended: SweepFolder, slurm: Slurm) -> None:
     attempt = ended.begin(B, Try(0, "slurm", "6_1", 0, ["n1"], time.time() - 9, step_before=0))
     attempt.ended, attempt.exit_code = time.time(), 1

@@ -1,6 +1,7 @@
 """Schemas: bounds are checked when an object is made, places are found, types and bounds are said in words."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from dira_scale.config.schema import (
     above,
     at_least,
     constructed,
+    imported,
     kind,
     one_of,
     place,
@@ -113,3 +115,15 @@ def test_types_and_bounds_in_words(key: str, words: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_a_schema(verb: str) -> None:
     assert issubclass(get_class(Root.read(verb).schema), Schema)
+
+
+def test_a_target_is_a_name_in_a_module_or_in_a_class() -> None:
+    assert imported("key", "collections.OrderedDict.fromkeys") == OrderedDict.fromkeys
+    for target, reason in {
+        "nowhere.Net": "No module named 'nowhere'",
+        "nowhere.networks.Net": "No module named 'nowhere'",
+        "collections.OrderedDct": "module 'collections' has no attribute 'OrderedDct'",
+        "Net": "expected PACKAGE.MODULE.NAME",
+    }.items():
+        with pytest.raises(UserError, match=f"key: {target} cannot be imported: {reason}"):
+            imported("key", target)

@@ -1,7 +1,7 @@
 """What a task says of its run: written, read back, derived for runs from before, refused where it is damaged."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from dira_scale.cluster.results import training
 from dira_scale.config.compose import compose
 from dira_scale.errors import UserError
 from dira_scale.export import main as export
+from dira_scale.models.encoder import build_encoder
+from dira_scale.models.weights import trained_encoder
 from dira_scale.report import main as report
 from dira_scale.reporting import plots
 from dira_scale.runs import checkpoint
@@ -150,11 +152,42 @@ def test_a_description_that_is_cut_is_named(tmp_path: Path) -> None:
         RunReader(run)
 
 
-def test_a_configuration_that_describes_no_run_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("seed: 0\n")
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("seed: 0\n", "KeyError('data');"),
+        (yaml.dump(composed("experiment=small") | {"stages": ["di"]}), "AttributeError("),
+        ("data: {", "ParserError("),
+    ],
+)
+def test_a_configuration_that_describes_no_run_is_one_line(tmp_path: Path, content: str, reason: str) -> None:
+    (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError) as error:
         read_description(tmp_path)
-    assert str(error.value) == f"{tmp_path}/config.yaml is not of a run of pretrain: KeyError('data'); restore the file"
+    start = f"{tmp_path}/config.yaml is not of a run of pretrain: {reason}"
+    message = str(error.value)
+    assert message.startswith(start) and message.endswith("; restore the file") and "\n" not in message
+
+
+def test_what_cannot_be_built_here_is_described_by_its_name() -> None:
+    config = composed("experiment=small")
+    network = derived("pretrain", config | {"model": config["model"] | {"_target_": "nowhere.Net"}}).network
+    assert (network.name, network.dimensions, network.channels) == ("nowhere.Net", 2, 1)
+
+
+def test_a_path_that_is_named_twice_is_one_dataset() -> None:
+    config = composed("experiment=small")
+    config |= {"data": config["data"] | {"shards": ["a", "a", "b"]}, "datasets": [{"hash": "1"}, {"hash": "2"}]}
+    assert [(each.path, each.hash) for each in derived("pretrain", config).data.datasets] == [("a", "1"), ("b", "2")]
+
+
+def test_a_network_within_the_method_is_looked_for_in_a_run_from_before() -> None:
+    described = derived("pretrain", composed("experiment=small", "model.encoder=test_resnet", "data.size=64"))
+    described = replace(described, tensors=replace(described.tensors, encoder="method.encoder"))
+    weights = build_encoder("test_resnet", size=64).state_dict()
+    tensors = {f"method.base.encoder.{name}": tensor for name, tensor in weights.items()}
+    loaded = trained_encoder(described, tensors).state_dict()
+    assert loaded.keys() == weights.keys() and all(torch.equal(loaded[name], weights[name]) for name in weights)
 
 
 def test_a_made_up_runs_report_is_the_same_with_and_without_the_file(

@@ -1,11 +1,14 @@
 """What becomes of a sweep's jobs under a real SLURM: requeued, cancelled, at their time limit, on nodes that die."""
 
+import os
+import shlex
+import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
 from dev_cluster import DevCluster
-from harness import CALM, EACH, assert_equal_runs, finish, losses, pretrain, rows
+from harness import CALM, EACH, SECONDS, assert_equal_runs, finish, losses, pretrain, rows
 from system.jobs import Jobs, several
 
 from dira_scale.cluster.records import Run
@@ -138,6 +141,22 @@ def test_a_job_whose_node_is_lost_goes_on_elsewhere_while_its_first_life_still_r
     assert (second.job, second.restart, second.exit_code) == (job, 1, 75) and second.nodes != first.nodes
     steps = [row["step"] for row in rows(jobs.sweep.output(run))]
     assert steps == list(range(1, steps[-1] + 1)) and steps[-1] == second.step
+
+
+@pytest.mark.system
+def test_plain_srun_learns_the_same_and_a_script_that_forgets_it_is_told(
+    jobs: Jobs, unbroken_pair: Path, shards: Path, tmp_path: Path
+) -> None:
+    """Without a sweep: a user's own job script."""
+    environment = os.environ | jobs.environment
+    srun = ["srun", "--nodes=2", "--ntasks-per-node=1", *pretrain(tmp_path / "run", shards, *EACH)]
+    done = subprocess.run(srun, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert_equal_runs(tmp_path / "run", unbroken_pair)
+    wrapped = f"--wrap={shlex.join(pretrain(tmp_path / 'other', shards))}"
+    sbatch = ["sbatch", "--wait", "--ntasks=3", f"--output={tmp_path / 'printed'}", wrapped]
+    assert subprocess.run(sbatch, env=environment, timeout=SECONDS, check=False).returncode == 2
+    assert "this SLURM job has 3 tasks, and its script starts one process" in (tmp_path / "printed").read_text()
 
 
 @pytest.mark.system

@@ -225,7 +225,7 @@ def test_a_host_name_that_means_the_machine_itself(pair: list[Node], shards: Pat
     for code, printed in ends(by_hand(pair, command, resolving)):
         assert code == 2
         (line,) = said(printed)
-        assert "node-b resolves its resolving name to 127.0.1.1, which no other machine can reach" in line
+        assert "node-b resolves its own name to 127.0.1.1, which no other machine can reach" in line
     mended = ["env", "GLOO_SOCKET_IFNAME=eth0", *resolving, "steps=1"]
     for code, printed in ends(by_hand(pair, [*command, "steps=1"], mended)):
         assert code == 0, printed
@@ -251,7 +251,7 @@ def test_what_differs_between_nodes_is_named_once(pair: list[Node], shards: Path
 
 
 @pytest.mark.system
-def test_what_unbroken_pair_lacks_is_said_by_the_main_one(pair: list[Node], shards: Path, tmp_path: Path) -> None:
+def test_what_one_node_lacks_is_said_by_the_main_one(pair: list[Node], shards: Path, tmp_path: Path) -> None:
     here, there = pretrain(tmp_path / "run", shards), pretrain(tmp_path / "run", tmp_path / "nowhere")
     (code_a, printed_a), (code_b, printed_b) = ends(by_hand(pair, here, there))
     assert (code_a, code_b) == (2, 2)
