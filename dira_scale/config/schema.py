@@ -107,7 +107,9 @@ class Schema:
         """Raises UserError if a value is out of its field's bounds; ignores fields that are not set yet."""
         for each in fields(self):  # type: ignore[arg-type]  # they are dataclasses
             value, rule = getattr(self, each.name), each.metadata.get(Rule)
-            if rule is None or value is None or value == MISSING:
+            if rule is None or value == MISSING:
+                continue
+            if value is None and (each.default is None or each.type is not Any):  # typed fields: OmegaConf sees to it
                 continue
             values = value if isinstance(value, list | tuple) else [value]
             wrong = [item for item in values if not rule.holds(item)]

@@ -6,7 +6,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from dira_scale.config.schema import Schema, above, at_least, one_of, place, places, whole
-from dira_scale.errors import UserError
 
 
 @dataclass
@@ -30,9 +29,3 @@ class Data(Schema):
     cache: str | None = place(None)
     cache_size: float | None = above(0, None)
     missing: str = one_of("stop", "skip")
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a size of null, which no rule sees."""
-        super().__post_init__()
-        if self.size is None:
-            raise UserError("size=null: must be a whole number of at least 1, or a list of them")

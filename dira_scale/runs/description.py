@@ -66,8 +66,8 @@ class Input:
 
     @property
     def sides(self) -> int | tuple[int, ...]:
-        """One number where all sides are equal, as an architecture takes it."""
-        return self.size[0] if len({*self.size}) == 1 else self.size
+        """As training gives it to an architecture: of a square image one number."""
+        return self.size[0] if len(self.size) == 2 and len({*self.size}) == 1 else self.size
 
 
 @dataclass(frozen=True)

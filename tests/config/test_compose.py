@@ -43,6 +43,7 @@ SHARDS = "data.shards=somewhere"
         (["data.loader._target_=a.B"], r"data.loader has no keys of its own; a mapping is data.loader='{"),
         (["data.shards=[~/x,~/y]"], "expected a list or a mapping in Hydra's grammar; quote each path in it"),
         (["steps=0"], "steps=0: must be at least 1, or null"),
+        (["data.size=null"], r"data\.size=null: must be a whole number of at least 1, or a list of them"),
         (["--config-dir", "/nowhere"], "/nowhere: no such folder"),
     ],
 )

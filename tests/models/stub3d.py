@@ -61,7 +61,7 @@ class Tiny3D(Architecture):
 
     dimensions: ClassVar[int] = 3
 
-    def build_encoder(self, size: int) -> TinyEncoder:
+    def build_encoder(self, size: int | tuple[int, ...]) -> TinyEncoder:
         return TinyEncoder(self.width)
 
     def build_network(self, encoder: Encoder) -> TinyNetwork:

@@ -75,7 +75,7 @@ def test_pretraining_says_what_its_readers_ask() -> None:
     assert derived("pretrain", composed("experiment=pcrl", "preset=released")).output.scale == pytest.approx(4.43, 0.01)
     volumes = {"_target_": "models.stub3d.Tiny3D", "width": 4, "weights": None, "bn_groups": 1}
     in_depth = derived("pretrain", config | {"model": volumes}).input
-    assert in_depth.size == (config["data"]["size"],) * 3 and in_depth.sides == config["data"]["size"]
+    assert in_depth.size == in_depth.sides == (config["data"]["size"],) * 3  # as views of volumes have it
     flat = config | {"model": volumes, "data": config["data"] | {"size": [8, 64, 64]}}
     assert derived("pretrain", flat).input.sides == (8, 64, 64)
 
