@@ -77,4 +77,4 @@ def gloo(processes: int, out: Path) -> Links:
     latency = small / (2 * (processes - 1))
     sent = 2 * (processes - 1) / processes * (BYTES[1] - BYTES[0])
     speed = sent / max(large - small, 1e-9)
-    return Links(per_node=processes, within=speed, between=speed, latency=latency)
+    return Links(processes, speed, speed, latency, latency)

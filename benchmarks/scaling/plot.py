@@ -20,7 +20,7 @@ def draw(path: Path, result: dict[str, Any]) -> None:
 def _efficiency(axes: Axes, result: dict[str, Any]) -> None:
     simulated, measured = result["simulated_gpus"], result["measured"]
     ranks = [row["gpus"] for row in simulated]
-    axes.plot(ranks, [100 * row["efficiency"] for row in simulated], "-", label="simulated: GPUs of configs/plan.yaml")
+    axes.plot(ranks, [100 * row["efficiency"] for row in simulated], "-", label="simulated GPUs")
     processes = [row["processes"] for row in measured]
     axes.plot(processes, [100 * row["efficiency"] for row in measured], "ko", label="measured here")
     for published in result["published"]:

@@ -49,13 +49,13 @@ class Published:
         return float(brentq(lambda jitter: self.simulated(jitter) - self.efficiency, 0.0, 0.2))
 
 
-# 8 H100 per node: NVLink 450 GB/s one way, 400 Gb/s of RDMA per GPU; about 80 % of each is reached.
-GRAND_TETON = Links(per_node=8, within=360e9, between=320e9, latency=1e-5)
+# 8 H100 per node: NVLink 450 GB/s one way, 400 Gb/s of RDMA per GPU; about 80 % of each is reached. Latencies: NCCL's.
+GRAND_TETON = Links(per_node=8, within=360e9, between=40e9, latency_within=4e-6, latency_between=1.4e-5, links=8)
 # FSDP2 of Llama 3.1 8B: gathers bf16 parameters, scatters fp32 gradients, layer by layer; 2 x 8,192 tokens per GPU.
 LLAMA = Workload(GRAND_TETON, UNCOUNTED, Traffic(reduced=0, ahead=2 * 8.03e9, behind=6 * 8.03e9, after=0, messages=33))
 # 8 A100 per node, NVLink 300 GB/s one way. DDP of ResNet-50: fp32 gradients in buckets of 25 MB; 256 images per GPU.
 RESNET = Workload(
-    Links(8, within=240e9, between=240e9, latency=1e-5),
+    Links(8, within=240e9, between=22e9, latency_within=4e-6, latency_between=1.4e-5, links=8),
     UNCOUNTED,
     Traffic(reduced=4 * 25.6e6, ahead=0, behind=0, after=0, messages=4),
 )

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -19,6 +19,7 @@ from dira_scale.planning.strategies import traffic
 from dira_scale.planning.timeline import StepTimes, Workload
 
 GPUS = tuple(2**i for i in range(3, 11))
+REHEARSED = 64, 128  # processes: more than any BatchNorm group or block of a shuffle that is meant to stay
 
 
 def step_of(arguments: Sequence[str], processes: int, images: int) -> Rehearsal:
@@ -45,33 +46,51 @@ def arithmetic(step: Rehearsal, seconds: float, jitter: float) -> StepTimes:
 
 
 def gpus(experiment: str, keys: Sequence[str], images: int, jitter: float) -> tuple[Workload, dict[str, Any]]:
-    """The job of ``experiment`` on the machine of configs/plan.yaml, ``images`` and one BatchNorm group a GPU."""
+    """The job of ``experiment``, ``images`` and one BatchNorm group a GPU, on the machine of ``keys`` (default:
+    configs/plan.yaml's) in nodes of 8."""
 
     def arguments(ranks: int) -> list[str]:
         return [f"experiment={experiment}", f"data.batch={images * ranks}", f"model.bn_groups={ranks}", *keys]
 
-    few, more = (step_of(arguments(ranks), ranks, images) for ranks in (8, 16))
-    machine = {**compose("plan", arguments(8)).plan, "gpus": 8}
+    few, more = (step_of(arguments(ranks), ranks, images) for ranks in REHEARSED)
+    machine: Any = OmegaConf.to_object(compose("plan", arguments(8)).plan)
+    speed = machine.tflops * 1e12
+    alone = arithmetic(few, (few.forward + few.backward) / speed, jitter)
+    work = Workload(
+        Links.of(machine, 8),
+        replace(alone, host=few.operations * machine.dispatch),
+        traffic("ddp", few, 1),
+        messages=lambda ranks: messages(few.collectives, more.collectives, ranks),
+        control=machine.control,
+    )
+    return work, asdict(machine) | {"gpus": 8}
 
-    def messages(ranks: int) -> list[Collective]:
-        """What is gathered grows with the global batch, what is averaged does not: a line through two jobs."""
-        pairs = zip(few.collectives, more.collectives, strict=True)
-        sizes = [(a.kind, a.size + (b.size - a.size) * (ranks - 8) / 8) for a, b in pairs]
-        return [Collective(kind, round(size), ranks) for kind, size in sizes]
 
-    links = Links(8, machine["within"] * 1e9, machine["between"] * 1e9, machine["latency"])
-    alone = arithmetic(few, (few.forward + few.backward) / (machine["tflops"] * 1e12), jitter)
-    return Workload(links, alone, traffic("ddp", few, 1), messages), machine
+def messages(few: Sequence[Collective], more: Sequence[Collective], ranks: int) -> list[Collective]:
+    """Of a job of ``ranks``: sizes and groups grow with the job or stay, by a line through those of two jobs."""
+    if ranks == 1:
+        return []
+
+    def line(a: float, b: float) -> float:
+        return a + (b - a) * (ranks - REHEARSED[0]) / (REHEARSED[1] - REHEARSED[0])
+
+    def message(a: Collective, b: Collective) -> Collective:
+        assert (a.kind, a.asynchronous) == (b.kind, b.asynchronous)
+        return a._replace(size=round(line(a.size, b.size)), ranks=min(ranks, round(line(a.ranks, b.ranks))))
+
+    return [message(a, b) for a, b in zip(few, more, strict=True)]
 
 
-def simulate(work: Workload, ranks: int, arguments: argparse.Namespace) -> dict[str, float]:
+def simulate(work: Workload, ranks: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Figures of one number of GPUs."""
     without = replace(work, messages=lambda _: ())
+    parts = work.step(ranks).parts(ranks)
     failures = Failures.of(ranks, arguments.mtbf, arguments.save, arguments.restart)
     interval = failures.best_interval()
     return {
         "gpus": ranks,
         "step": work.seconds(ranks),
+        "parts": parts,
         "images_per_second": arguments.images * ranks / work.seconds(ranks),
         "efficiency": efficiency(work, 1, ranks),
         "efficiency_without_own": efficiency(without, 1, ranks),

@@ -60,7 +60,7 @@ def tell_published(console: Console, published: Sequence[dict[str, Any]], jitter
     tell(console, title, "measured by,GPUs,published,simulated", rows)
 
 
-def tell_simulated(console: Console, result: Sequence[dict[str, float]], arguments: argparse.Namespace) -> None:
+def tell_simulated(console: Console, result: Sequence[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """One job on more and more GPUs."""
     rows = [
         (
@@ -77,13 +77,18 @@ def tell_simulated(console: Console, result: Sequence[dict[str, float]], argumen
         )
         for row in result
     ]
+    machine = next((key for key in arguments.keys if key.startswith("machine=")), "machine=a100")
     head = "row,GPUs,ms/step,images/s,efficiency,without keys,MTBF,save every,Young,goodput"
-    tell(
-        console, f"{arguments.experiment}, {arguments.images} images a GPU, nodes of 8 (configs/plan.yaml)", head, rows
-    )
+    tell(console, f"{arguments.experiment}, {arguments.images} images a GPU, nodes of 8, {machine}", head, rows)
+    names = list(result[0]["parts"])
+    parts = [(str(row["gpus"]), *(f"{1000 * row['parts'][name]:.1f}" for name in names)) for row in result]
+    tell(console, "Simulated: where the ms of a step go", ",".join(["GPUs", *names]), parts)
     console.print(
         "'without keys': without what the method itself gathers and averages (MoCo's keys; with several BatchNorm "
         "groups its images change places between the GPUs).\n"
+        "Gradients, asynchronous messages (keys): what the backward pass does not hide of them. Blocking: BatchNorm, "
+        "discriminator, images that change places. Host, control (gloo's message about signals), loader: by how much "
+        "they outlast all else.\n"
         f"Failures: a GPU once in {arguments.mtbf:,.0f} h (Llama 3: 419 in 54 days of 16,384), {arguments.restart:.0f} "
         f"s to restart, {arguments.save:g} s still for a checkpoint. No loader is late.",
         style="dim",

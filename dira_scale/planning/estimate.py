@@ -10,7 +10,7 @@ from dira_scale.engine.parallel import checkpoint_activations
 from dira_scale.engine.task import StagePlan
 from dira_scale.planning import strategies
 from dira_scale.planning.config import Machine
-from dira_scale.planning.links import Links
+from dira_scale.planning.links import GB, Links
 from dira_scale.planning.network import fake_pretraining, one_rank_of
 from dira_scale.planning.rehearsal import Rehearsal, rehearse
 from dira_scale.planning.strategies import Memory
@@ -19,7 +19,6 @@ from dira_scale.pretraining.config import Pretrain
 from dira_scale.training.schedule import stage_plans
 
 USABLE = 0.95  # of a GPU's memory; the rest goes to libraries and allocator rounding
-GB = 1e9
 
 
 @dataclass(frozen=True)
@@ -143,12 +142,15 @@ def flops_per_second(machine: Machine, plain: Rehearsals) -> float:
 
 
 def seconds(machine: Machine, step: Rehearsal, strategy: str, ranks: int, accumulate: int, speed: float) -> float:
-    """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide."""
+    """Seconds of one optimizer step: arithmetic at ``speed``, and the communication that it does not hide; or the
+    host's work, which a measured speed has in it."""
+    host = step.operations * machine.dispatch if machine.images_per_second is None else 0.0
     work = Workload(
-        Links(machine.gpus, machine.within * GB, machine.between * GB, machine.latency),
-        StepTimes(forward=step.forward / speed, backward=step.backward / speed),
+        Links.of(machine, machine.gpus),
+        StepTimes(forward=step.forward / speed, backward=step.backward / speed, host=host),
         strategies.traffic(strategy, step, accumulate),
         messages=lambda ranks: step.collectives,
+        control=machine.control,
     )
     return work.seconds(ranks)
 

@@ -26,7 +26,8 @@ class Collective(NamedTuple):
 
     kind: str  # "all_reduce", "gather" or "all_to_all"
     size: int  # bytes: of the sum, of the whole gathered tensor, or of what a rank sends and receives
-    ranks: int  # of its group
+    ranks: int  # of its group; of an all_to_all with unequal parts, those that exchange any (NCCL sends no empty parts)
+    asynchronous: bool = False  # awaited later, so that arithmetic may hide it
 
 
 class LiveBytes(NamedTuple):
@@ -51,6 +52,7 @@ class Ledger(TorchDispatchMode):
         self.live_bytes: list[LiveBytes] = []
         self.collectives: list[Collective] = []
         self.flops = 0  # floating-point operations; a multiplication and an addition are two
+        self.operations = 0  # that torch dispatches, views too: each takes the host some time
         self._bytes: dict[int, int] = {}  # by live storage
         self._gradients: set[int] = set()  # storages that hold gradients
         self._ignored: set[int] = set()  # storages that existed before
@@ -75,8 +77,9 @@ class Ledger(TorchDispatchMode):
         out = func(*args, **(kwargs := kwargs or {}))
         if formula := FORMULAS.get(func._overloadpacket):  # FlopCounterMode itself would keep recomputed graphs alive
             self.flops += formula(*args, **kwargs, out_val=out)
+        self.operations += func.namespace != "prim"  # those are asked by tensors without memory alone
         if func.namespace == "c10d":
-            self._note_collective(func, args)
+            self._note_collective(func, args, kwargs)
         for tensor in tree_leaves(out):
             if isinstance(tensor, Tensor):
                 self._note(tensor.untyped_storage())
@@ -106,10 +109,16 @@ class Ledger(TorchDispatchMode):
             self._others -= self._bytes[key]
             self._of_gradients += self._bytes[key]
 
-    def _note_collective(self, func: Any, args: Any) -> None:
+    def _note_collective(self, func: Any, args: Any, kwargs: Any) -> None:
+        schema = func._schema.arguments
+        given = {argument.name: argument.default_value for argument in schema}  # dispatched without those at default
+        given |= dict(zip(given, args, strict=False)) | kwargs
         tensors = [tensor for tensor in tree_leaves(args[0]) if isinstance(tensor, Tensor)]  # the outputs
-        group = next(arg for arg in args if isinstance(arg, torch.ScriptObject) and "ProcessGroup" in str(arg._type()))
+        group = ProcessGroup.unbox(given["process_group"])
         name = func._schema.name
         kind = "all_reduce" if "reduce" in name else "all_to_all" if "alltoall" in name else "gather"
         count = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        self.collectives.append(Collective(kind, count, ProcessGroup.unbox(group).size()))
+        parts = zip(given.get("output_split_sizes") or (), given.get("input_split_sizes") or (), strict=True)
+        partners = {rank for rank, (received, sent) in enumerate(parts) if received or sent}
+        ranks = len(partners | {group.rank()}) if partners else group.size()
+        self.collectives.append(Collective(kind, count, ranks, given.get("async_op", False)))

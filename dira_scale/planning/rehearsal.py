@@ -42,6 +42,7 @@ class Rehearsal:
             (the discriminator's too).
         live_in_update: the same while the optimizer steps.
         forward, backward: floating-point operations (a multiplication and an addition are two).
+        operations: that torch dispatches.
         collectives: of method and BatchNorm, and for the discriminator's gradients.
         blocks: of all networks.
     """
@@ -57,6 +58,7 @@ class Rehearsal:
     live_in_update: list[LiveBytes]
     forward: int
     backward: int
+    operations: int
     collectives: list[Collective]
     blocks: list[NetworkBlock]
 
@@ -125,6 +127,7 @@ def rehearse(fake: FakeTask, stage: StagePlan, samples: int, accumulate: int = 1
         live_in_update=ledger.live_bytes[model.update_start : model.update_end],
         forward=task.forward,
         backward=ledger.flops - task.forward - task.monitoring,
+        operations=ledger.operations - task.monitored,
         collectives=ledger.collectives,
         blocks=[NetworkBlock(size(c.block.parameters()), c.with_gradient, c.without_gradient) for c in passes],
     )
@@ -146,10 +149,10 @@ class _Model(StageModel):
 
 
 class _CountedTask:
-    """A task that counts the FLOPs of forward passes and of monitors; the rest are backward passes."""
+    """A task that counts the FLOPs of forward passes and what monitors take; the rest are backward passes."""
 
     ledger: Ledger
-    forward = monitoring = 0
+    forward = monitoring = monitored = 0
     monitor_every = 1
 
     def __init__(self, task: StepTask) -> None:
@@ -165,10 +168,11 @@ class _CountedTask:
         return losses
 
     def monitor(self, losses: Any, scale: float, differentiable: bool) -> dict[str, Tensor]:
-        """Counts the memory of monitoring, but not its FLOPs and messages: they occur once in hundreds of steps."""
-        flops, sent = self.ledger.flops, len(self.ledger.collectives)
+        """Counts the memory of monitoring, but not its work and messages: they occur once in hundreds of steps."""
+        flops, operations, sent = self.ledger.flops, self.ledger.operations, len(self.ledger.collectives)
         monitors = self.task.monitor(losses, scale, differentiable)
         self.monitoring += self.ledger.flops - flops
+        self.monitored += self.ledger.operations - operations
         del self.ledger.collectives[sent:]
         return monitors
 

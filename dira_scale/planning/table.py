@@ -8,7 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dira_scale.planning.config import Machine
-from dira_scale.planning.estimate import GB, Estimate, Rehearsals, flops_per_second
+from dira_scale.planning.estimate import Estimate, Rehearsals, flops_per_second
+from dira_scale.planning.links import GB
 from dira_scale.planning.strategies import FLOAT
 from dira_scale.pretraining.config import Pretrain
 
@@ -24,6 +25,8 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[E
     console.print(f"\n[bold]{nodes}, {machine.memory:g} GB each[/]; memory in GB of one rank, stage [bold]{name}[/]\n")
     console.print(_strategies(config, rows))
     speed = flops_per_second(machine, plain)
+    launching = f", at least {1000 * stage.operations * machine.dispatch:.0f} ms in which the host launches it"
+    host = "" if machine.images_per_second else launching
     given = "as measured" if machine.images_per_second else "plan.tflops"
     fastest = max(row.images_per_second for row in rows)
     stages = f"all {len(plain.stages)} stages" if len(plain.stages) > 1 else "the one stage"
@@ -31,8 +34,8 @@ def show(config: Pretrain, machine: Machine, plain: Rehearsals, rows: Sequence[E
         f"▸ as configured. A rank has {stage.images} of {stage.images * ranks} images; 'fits': images of the largest "
         "micro-batch. The peak is below the sum of its parts: activations are freed as gradients appear. MB sent: per "
         "rank and step.",
-        f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide; no "
-        f"validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s per node.",
+        f"Time: {speed / 1e12:.0f} TFLOP/s per GPU ({given}) plus the communication that arithmetic does not hide{host}"
+        f"; no validation, checkpoints or failures; needs a loader of {fastest / machine.nodes:,.0f} images/s a node.",
         f"Hours and price: {stages} in full, {machine.images:,} images, {machine.price:g} per GPU-hour.",
     ]
     if loader := rows[0].memory.loader:

@@ -8,11 +8,13 @@ import pytest
 from rich.console import Console
 
 from benchmarks.scaling.measured import Measured
+from benchmarks.scaling.simulated import messages
 from benchmarks.scaling.tables import tell_measured
 from dira_scale.bench import main
+from dira_scale.planning.ledger import Collective
 
 TINY = ["--experiment", "small", "--images", "8", "--keys", "data.size=32", "model.encoder=test_resnet"]
-TINY += ["model.decoder_channels=[32,16,16,8,8]"]
+TINY += ["model.decoder_channels=[32,16,16,8,8]", "method.base.queue=1024"]
 
 
 def study(out: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[dict, str]:  # type: ignore[type-arg]
@@ -28,9 +30,29 @@ def test_simulated_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
         values = [row[name] for row in rows]
         assert values == sorted(values, reverse=True), name
     assert all(0 < row["efficiency"] <= row["efficiency_without_own"] <= 1 for row in rows)
+    for row in rows:
+        assert sum(row["parts"].values()) == pytest.approx(row["step"])
     assert result["measured"] == [] and (tmp_path / "scaling.png").stat().st_size > 10_000
     assert sum(line.startswith("simulated") for line in printed.splitlines()) == len(rows)
     assert not any(line.startswith("measured  ") for line in printed.splitlines())
+
+
+def test_messages_grow_with_the_job_or_stay_with_their_group() -> None:
+    """Of 64 and 128 ranks: keys of all, statistics of all, images in blocks of 8, statistics of a group of 16."""
+
+    def job(ranks: int) -> list[Collective]:
+        keys = Collective("gather", 100 * ranks, ranks, asynchronous=True)
+        everywhere = Collective("all_reduce", 5000, ranks)
+        return [
+            keys,
+            everywhere,
+            Collective("all_to_all", 700, min(8, ranks)),
+            Collective("gather", 30, min(16, ranks)),
+        ]
+
+    for ranks in (8, 32, 256, 1024):
+        assert messages(job(64), job(128), ranks) == job(ranks)
+    assert messages(job(64), job(128), 1) == []
 
 
 @pytest.mark.torture

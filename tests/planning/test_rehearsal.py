@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from data.volumes import WORDS
 from engine.regression import BATCH, FEATURES, STAGES, Regression, Shapes
 from harness import TINY
@@ -87,6 +88,33 @@ def test_collectives_of_moco_by_hand() -> None:
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
     assert Collective("all_reduce", statistics, 2) in step.collectives
+
+
+def test_messages_of_eight_ranks_by_hand() -> None:
+    """Rank 0 of 8: a gather awaited later; parts from and to ranks 1 and 3 alone; equal parts; a group of four."""
+    with one_rank_of(8), FakeTensorMode(), Ledger([]) as ledger:
+        part, whole = torch.empty(4, 5), torch.empty(32, 5)
+        work = dist.all_gather_into_tensor(whole, part, async_op=True)
+        assert work is not None
+        work.wait()
+        dist.all_to_all_single(torch.empty(4, 5), part, [0, 4, 0, 0, 0, 0, 0, 0], [0, 1, 0, 3, 0, 0, 0, 0])
+        dist.all_to_all_single(torch.empty(8, 5), torch.empty(8, 5))
+        dist.all_reduce(part, group=dist.new_group(range(4)))
+    assert ledger.collectives == [
+        Collective("gather", 4 * 32 * 5, 8, asynchronous=True),
+        Collective("all_to_all", 4 * 4 * 5, 3),
+        Collective("all_to_all", 4 * 8 * 5, 8),
+        Collective("all_reduce", 4 * 4 * 5, 4),
+    ]
+
+
+def test_operations_by_hand() -> None:
+    """A view, a product and a sum are three; what tensors without memory ask of one another is none."""
+    with FakeTensorMode():
+        a, b = torch.empty(3, 4), torch.empty(3, 4)
+        with Ledger([]) as ledger:
+            a.t().mm(b).sum()
+    assert ledger.operations == 3
 
 
 NARROW = "model.encoder=test_resnet"  # where no count is compared, for its time

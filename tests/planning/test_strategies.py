@@ -22,6 +22,7 @@ STEP = Rehearsal(
     live_in_update=[LiveBytes(100, 100)],
     forward=0,
     backward=0,
+    operations=0,
     collectives=[],
     blocks=[NetworkBlock(60, learning=2, looking=0), NetworkBlock(30, learning=0, looking=1)],
 )
