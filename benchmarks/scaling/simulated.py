@@ -50,7 +50,8 @@ def gpus(experiment: str, keys: Sequence[str], images: int, jitter: float) -> tu
     configs/plan.yaml's) in nodes of 8."""
 
     def arguments(ranks: int) -> list[str]:
-        return [f"experiment={experiment}", f"data.batch={images * ranks}", f"model.bn_groups={ranks}", *keys]
+        groups = ["model.bn_groups=null", f"model.bn_group_size={images}"]
+        return [f"experiment={experiment}", f"data.batch={images * ranks}", *groups, *keys]
 
     few, more = (step_of(arguments(ranks), ranks, images) for ranks in REHEARSED)
     machine: Any = OmegaConf.to_object(compose("plan", arguments(8)).plan)

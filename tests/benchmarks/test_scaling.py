@@ -1,6 +1,7 @@
 """The scaling benchmark: what it prints is of its own figures, and each row says whether it is measured."""
 
 import json
+import re
 from io import StringIO
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 from rich.console import Console
 
 from benchmarks.scaling.measured import Measured
-from benchmarks.scaling.simulated import messages
-from benchmarks.scaling.tables import tell_measured
+from benchmarks.scaling.published import PUBLISHED, efficiency
+from benchmarks.scaling.simulated import gpus, messages
+from benchmarks.scaling.tables import percent, tell_measured
 from dira_scale.bench import main
 from dira_scale.planning.ledger import Collective
 
@@ -84,3 +86,16 @@ def test_rows_of_each_loader_and_why_one_has_none() -> None:
         ["measured", "helper", "2", "500", "1000", "–", "50.0", "%"],
     ]
     assert ["without", "ffcv:", "is", "not", "installed"] in rows
+
+
+@pytest.mark.system
+def test_the_prediction_in_the_documentation_is_what_is_simulated() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "evidence" / "plan.md").read_text().partition("<!-- prediction -->")[2]
+    rows = re.findall(r"^\| ([\d,]+) \|(.*)\|$", text.partition("\n\n")[0], re.MULTILINE)
+    jitter = PUBLISHED[0].jitter()
+    columns = ["machine=a100"], ["machine=h200"], ["machine=h200", "plan.control=0"]
+    jobs = [gpus("dira_moco", keys, 64, jitter)[0] for keys in columns]
+    assert [int(ranks.replace(",", "")) for ranks, _ in rows] == [8, 128, 512, 1024]
+    for ranks, cells in rows:
+        simulated = [efficiency(job, 1, int(ranks.replace(",", ""))) for job in jobs]
+        assert [cell.strip() for cell in cells.split("|")] == [percent(share) for share in simulated]

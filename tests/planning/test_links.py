@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +103,8 @@ def test_one_process_talks_to_nobody() -> None:
 
 def test_links_of_the_planned_machines() -> None:
     """By ``plan.*``, in GB/s; ``machine=h200`` has a link for each GPU, and 2.1 times the arithmetic of the A100."""
+    a100: Any
+    h200: Any
     a100, h200 = (OmegaConf.to_object(compose("plan", words).plan) for words in ([], ["machine=h200", "plan.gpus=8"]))
     assert Links.of(a100, 4) == Links(4, 240e9, 22e9, 4e-6, 1.4e-5, links=1)
     assert Links.of(h200, 8) == Links(8, 360e9, 40e9, 4e-6, 1.4e-5, links=8)

@@ -1,10 +1,13 @@
 """Bytes of each strategy, by hand, for a step small enough to do so."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from dira_scale.planning.estimate import largest
+from dira_scale.config.compose import compose
+from dira_scale.planning.estimate import largest, seconds
 from dira_scale.planning.ledger import LiveBytes
 from dira_scale.planning.rehearsal import NetworkBlock, Rehearsal
 from dira_scale.planning.strategies import DEEPSPEED_BUCKET, STRATEGIES, memory, traffic
@@ -84,6 +87,15 @@ def test_more_ranks_never_take_more_and_always_send_more(strategy: str) -> None:
     sent = [traffic(strategy, STEP, 1).sent(ranks) for ranks in (1, 2, 4, 8, 64)]
     assert peaks == sorted(peaks, reverse=True)
     assert sent == sorted(sent) and sent[0] == 0
+
+
+def test_a_step_takes_no_less_than_its_host() -> None:
+    """2 FLOP at 10 a second; 500 operations of 1 ms. A measured speed has the host's work in it."""
+    step = replace(STEP, forward=1, backward=1, operations=500)
+    machine: Any = OmegaConf.to_object(compose("plan", ["plan.dispatch=1e-3"]).plan)
+    assert seconds(machine, step, "ddp", 1, 1, 10.0) == pytest.approx(0.5)
+    assert seconds(replace(machine, dispatch=1e-4), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
+    assert seconds(replace(machine, images_per_second=20.0), step, "ddp", 1, 1, 10.0) == pytest.approx(0.2)
 
 
 def test_the_largest_batch_is_the_last_that_fits() -> None:
