@@ -137,7 +137,7 @@ class Trainer:
         return ""
 
     def _after_step(self, stage: StageRun, last: int, limit: int, signals: Signals) -> str:
-        """Do what is due: validation, a row, a checkpoint. Returns the signal that was received, if any."""
+        """Do what is due: validation, a row, a checkpoint. Returns the signal on which the run ends, if any."""
         step = self.state.step
         improved = self._due_validation(stage, last) and self.validate(stage)
         ends = step == limit or stage.ended_early(self.state)
@@ -146,7 +146,7 @@ class Trainer:
             rate, warnings = stage.model.optimizer.param_groups[0]["lr"], self.checkpointer.take_warnings()
             self.log.add_training_row(rate, stage.loader.seconds(), warnings)
         self.bar.update(step, stage.plan.name)
-        signal = signals.agreed()
+        signal = signals.agreed(wait=ends)
         if improved or signal or ends or step % self.config.checkpoint.every == 0:
             self.save(stage)
         return signal

@@ -160,6 +160,21 @@ def test_a_signal_to_one_of_two_processes_or_to_their_launcher_stops_both_at_the
     assert checkpoint.latest(run).name == f"{status(run)['step']:09d}"
 
 
+@pytest.mark.system
+def test_of_two_processes_both_take_one_more_step_after_a_signal_to_one_and_resume_to_the_same_weights(
+    unbroken_pair: Path, shards: Path, tmp_path: Path
+) -> None:
+    run, command = tmp_path / "run", pretrain(tmp_path / "run", shards, *EACH, "checkpoint.every=1000", ranks=2)
+    # Only the main process writes the status: in the third step of six, see above.
+    signalled, environment = killed_at(command, "os.rename:/status.json:6", by=signal.SIGTERM)
+    with Job(signalled, run, **environment) as job:
+        assert job.end() == 75, job.printed
+    assert "SIGTERM: finishing this step and at most one more, then a checkpoint" in job.printed
+    assert "SIGTERM: checkpoint written at step 4" in job.printed and status(run)["step"] == 4
+    finish(command)
+    assert_equal_runs(run, unbroken_pair)
+
+
 # From the end of the first step on the watchdog waits a fifth as long: before, slow machines take their time to start.
 SOON = """
 from dira_scale.distributed.timings import TIMINGS
