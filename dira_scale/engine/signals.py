@@ -85,6 +85,17 @@ class Signals:
             number = self._answer() if wait else 0
         return _name(number)
 
+    def lost(self) -> bool:
+        """Whether the question under way has failed because another process is gone. From any thread."""
+        question = self._question
+        if question is None or not question.is_completed():
+            return False
+        try:
+            question.wait()
+        except RuntimeError:
+            return True
+        return False
+
     def _ask(self) -> None:
         self._flag = torch.tensor([self.received])
         self._question = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, group=self._group, async_op=True)

@@ -66,7 +66,7 @@ class Trainer:
         """Train to the end, to ``steps`` or to a signal; returns ``done`` or ``interrupted``."""
         bar = Bar(self.total_steps(), self.state.step, self.run is not None)
         signals.listen()
-        with Watchdog(self.folder, self.lease, self.config.watchdog), bar:
+        with Watchdog(self.folder, self.lease, self.config.watchdog, signals.lost), bar:
             self.bar = self.log.bar = bar
             ended = ""
             while not ended and self.state.stage < len(self.task.stages):

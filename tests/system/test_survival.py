@@ -226,6 +226,41 @@ def test_when_one_rank_hangs_all_write_their_stacks_and_end(shards: Path, tmp_pa
     assert "no step for 8 s" in (run / "log.txt").read_text()
 
 
+# Rank 1 dies once it has computed its second step; rank 0 hangs in the third one, as it would on a GPU.
+LOST = """
+import os, time
+from dira_scale.distributed.timings import TIMINGS
+from dira_scale.engine.signals import Signals
+from dira_scale.engine.step import Step
+
+TIMINGS.after_loss = TIMINGS.linger = 2
+agreed, take, asked = Signals.agreed, Step.__call__, []
+
+def dies(self, wait=False):
+    asked.append(wait)
+    if os.environ["RANK"] == "1" and len(asked) == 2:
+        os._exit(9)
+    return agreed(self, wait)
+
+def hangs(self, step, batch):
+    if step == 2:
+        time.sleep(3600)
+    take(self, step, batch)
+
+Signals.agreed, Step.__call__ = dies, hangs
+"""
+
+
+@pytest.mark.system
+def test_a_process_that_hangs_once_another_is_gone_ends_soon_and_names_it(shards: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = pretrain(run, shards, *EACH, "epoch_factor=50", "log_every=99", "checkpoint.every=99", ranks=2)
+    with Job(command, run, before=LOST) as job:
+        job.wait_until(lambda: not job.process.alive())
+    told = "no step for 2 s, and another process is gone. Where every process stood: "
+    assert told in job.printed and "nothing yet from rank 1" in job.printed, job.printed
+
+
 @pytest.mark.system
 def test_when_one_rank_is_stopped_the_others_name_it_and_end(shards: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
