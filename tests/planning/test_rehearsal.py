@@ -85,7 +85,7 @@ def test_collectives_of_moco_by_hand() -> None:
     assert [c for c in step.collectives if c.kind == "all_to_all"] == [
         Collective("all_to_all", images, 2), Collective("all_to_all", keys // 2, 2),
     ]  # fmt: skip
-    assert Collective("gather", keys, 2) in step.collectives
+    assert Collective("gather", keys, 2, asynchronous=True) in step.collectives
     # Mean, variance and a count of every BatchNorm: 20 of a ResNet-18 and the projector's, twice; ten of the decoder.
     encoder, projector, decoder = 64 + 4 * 64 + 5 * (128 + 256 + 512), 512, 2 * (32 + 16 + 16 + 8 + 8)
     statistics = 4 * (2 * (2 * (encoder + projector) + 4 * 21) + 2 * decoder + 4 * 10)
@@ -130,7 +130,7 @@ def test_collectives_of_pcrl_by_hand() -> None:
     assert [c for c in step.collectives if c.kind == "all_to_all"] == [
         Collective("all_to_all", 4 * 4 * count, 2) for count in values
     ]
-    assert Collective("gather", 8 * 3 * 128 * 4, 2) in step.collectives  # o, m and h of all images
+    assert Collective("gather", 8 * 3 * 128 * 4, 2, asynchronous=True) in step.collectives  # o, m and h of all images
 
 
 @pytest.mark.system
