@@ -22,8 +22,8 @@ class Batch:
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
         labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
-        mask: uint8 [b, V, *size], the images' masks cropped and flipped with the views, 255 where there is none; None
-            unless asked for.
+        mask: int16 [b, V, *size], the images' masks (0 to 255) cropped and flipped with the views, ``masks.IGNORE``
+            where there is none; None unless asked for. What turns views on the device turns masks (``distort``).
         flips: per view bool [b, n]: along which axes samples are mirrored.
         images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """

@@ -35,6 +35,7 @@ class Inputs:
         batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
         device: where the batches are wanted.
         cores: this process's share of the machine, for ``data.workers=null``.
+        masks: whether batches have ``mask``.
 
     Attributes:
         loader_choice: the loader that reads the data, and why.
@@ -54,9 +55,10 @@ class Inputs:
         batches: tuple[int, ...] = (),
         device: torch.device | str = "cpu",
         cores: int = 1,
+        masks: bool = False,
     ) -> None:
         paths = _paths(data.shards)
-        self.data, self.views, self.seed, self.device = data, views, seed, torch.device(device)
+        self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
@@ -88,7 +90,7 @@ class Inputs:
         self.held_out(data.batch, None)
 
     @classmethod
-    def of(cls, config: StagedTraining, views: ViewSpec, world: World) -> "Inputs":
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World, masks: bool = False) -> "Inputs":
         """The data of a run of ``config``, on one of the processes of ``world``. Raises UserError as the constructor,
         and if the stages do not divide among the processes, or the run's folder is a dataset."""
         check_division(config, world.ranks)
@@ -96,7 +98,7 @@ class Inputs:
             raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
         batches = tuple(set(batches_of(config).values()))
         cores = default_threads()
-        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores)
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, masks)
 
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)
@@ -157,9 +159,10 @@ class Inputs:
         world: int = 1,
         fixed_epoch: int | None = None,
     ) -> Loader:
+        asked = {"masks": True} if self.masks else {}
         return choice.build(
             datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
-            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device,
+            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device, **asked,
         )  # fmt: skip
 
 

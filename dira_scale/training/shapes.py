@@ -50,7 +50,7 @@ class ViewShapes:
             step=0,
             epoch=0,
             labels=None if self.labels is None else torch.empty(samples, self.labels),
-            mask=torch.empty(samples, count, *size, dtype=torch.uint8) if self.mask else None,
+            mask=torch.empty(samples, count, *size, dtype=torch.int16) if self.mask else None,
             flips=tuple(torch.empty(samples, len(size), dtype=torch.bool) for _ in range(count)),
             images=torch.empty(samples, count, dtype=torch.int64),
         )

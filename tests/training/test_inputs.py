@@ -40,14 +40,35 @@ def inputs(shards: list[Path], **keys: Any) -> Inputs:
     """With the first dataset's only split to train on."""
     rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
     rest |= {"fraction": 1.0, "fraction_seed": 0}
+    asked = {name: keys.pop(name) for name in ("masks",) if name in keys}
     data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
-    return Inputs(data, ViewSpec(size=data.size), seed=0, rank=0, ranks=1)
+    return Inputs(data, ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **asked)
 
 
 def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
     dataset = make_dataset([radiograph(20, 20, seed=i) for i in range(4)])
     expected = {"datasets": [{"hash": dataset.hash, "weight": 1.0}], "order_version": 1, "views_version": 2}
     assert inputs([dataset.root]).identity() == expected
+
+
+def test_masks_come_where_they_are_asked_for(make_dataset: Any, radiograph: Any) -> None:
+    """In training and of held-out images: here a mask is where its image is bright, at the crops' own resolution."""
+    images = [radiograph(16, 16, seed=i) for i in range(6)]
+    splits = ["train"] * 4 + ["val"] * 2
+    dataset = make_dataset(images, masks=[np.uint8(image > 127) for image in images], splits=splits)
+    data = inputs([dataset.root], val_split="val", masks=True)
+    whole = ViewSpec(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0))
+    data.views = whole
+    held_out = data.held_out(2, None)
+    assert held_out is not None
+    for batch in (next(data.train(2).iterate(0, 1)), next(held_out.batches())[0]):
+        assert batch.mask is not None
+        for view, mask in zip(batch.views, batch.mask.unbind(1), strict=True):
+            assert torch.equal(mask, (view[:, 0] > 127).to(torch.int16))
+    assert next(inputs([dataset.root]).train(2).iterate(0, 1)).mask is None
+    without = make_dataset(images, name="without")
+    with pytest.raises(UserError, match="without: no sample in split 'train' has a mask"):
+        inputs([without.root], masks=True)
 
 
 def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: Any, radiograph: Any) -> None:

@@ -31,7 +31,7 @@ class CpuLoader:
     All must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
     Raises UserError when the datasets do not have the views' dimensions, differ in channels, have no sample in
-    ``split``, or one that is smaller than a crop.
+    ``split``, or one that is smaller than a crop; or if masks are asked for and a dataset has none there.
     """
 
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
@@ -52,6 +52,8 @@ class CpuLoader:
         device: torch.device | str = "cpu",
     ) -> None:
         self.samples = Samples(datasets, split)
+        if masks:
+            self.samples.require_masks()
         self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
         self.workers, self.prefetch, self.masks = workers, prefetch, masks
         self.seconds = StageSeconds(*self.sums)
@@ -87,7 +89,7 @@ class CpuLoader:
         """A batch with empty views, and the tasks that fill them."""
         views = self.requests.empty_views(request, pinned=self.copies.pinned)
         slots = [view.numpy() for view in views]
-        mask = self.requests.empty_mask(request) if self.masks else None
+        mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
         part = -(-len(request) // (4 * self.workers)) or 1  # several samples per task, several tasks per thread
         tasks = [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
         parts = [pool.submit(self._fill, slots, mask, request, task) for task in tasks]

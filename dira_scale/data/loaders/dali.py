@@ -97,7 +97,7 @@ class DaliLoader(CpuLoader):
     def _mask(self, request: Request) -> torch.Tensor | None:
         if not self.masks:
             return None
-        mask = self.requests.empty_mask(request)
+        mask = self.requests.empty_mask(request, pinned=self.copies.pinned)
         for i in range(len(request)):
             fill_masks(mask[i].numpy(), self.samples, request, i)
         return mask

@@ -145,6 +145,19 @@ def test_evaluation_and_a_mixture(cut_up, server, cache):
     assert_equal(loader.iterate(0, order.steps), plain.iterate(0, order.steps))
 
 
+def test_masks_are_read_from_the_cached_shards(make_dataset, radiograph, server, cache):
+    """Not from afar: one request for the shard, none for a mask."""
+    images = [radiograph(40, 50, seed=i) for i in range(6)]
+    local = make_dataset(images, masks=[np.uint8(image > 99) if i % 2 else None for i, image in enumerate(images)])
+    order = EvalOrder(6, 4)
+    loader = stream(far(server), order, cache, masks=True)
+    plain = CpuLoader([local], "train", order, SPEC, seed=0, masks=True)
+    for ours, theirs in zip(loader.iterate(0, 2), plain.iterate(0, 2), strict=True):
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+        assert (ours.mask == 1).any() and (ours.mask == -1).any()
+    assert server.asked["train-000000.tar"] == 1
+
+
 def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_path):
     local = cut_up(shards=8)
     largest, held = max(local.info.shards.values()), []
