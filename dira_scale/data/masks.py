@@ -2,11 +2,10 @@
 
 import numpy as np
 
+from dira_scale.data.batch import IGNORE
 from dira_scale.data.requests import Request
 from dira_scale.data.samples import Samples
 from dira_scale.pixels.boxes import mirrored
-
-IGNORE = -1  # nobody knows: the image has no mask, which is not an empty one, or the pixel is from beyond the image
 
 
 def fill_masks(masks: np.ndarray, samples: Samples, request: Request, i: int) -> None:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from data.loaders.backends import build, parameters
 
+from dira_scale.data.batch import IGNORE
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.masks import IGNORE
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples

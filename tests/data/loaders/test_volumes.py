@@ -14,11 +14,10 @@ from torch import nn
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import IGNORE, Batch
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index_files import index_of
-from dira_scale.data.masks import IGNORE
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, ViewSpec, draw
