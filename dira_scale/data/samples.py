@@ -177,7 +177,7 @@ class Samples:
         """Raise UserError if the views have other dimensions, or a sample, which it names, is smaller than a crop."""
         for dataset in self.datasets:
             dataset.require(views.dimensions, "this loader")
-        if (least := views.crop.least) is None:
+        if (least := views.least) is None:
             return
         sides = np.stack(self.sides(np.arange(len(self))), 1)
         if (small := np.flatnonzero((sides < least).any(1))).size:

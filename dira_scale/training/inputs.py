@@ -36,6 +36,7 @@ class Inputs:
         device: where the batches are wanted.
         cores: this process's share of the machine, for ``data.workers=null``.
         masks: whether batches have ``mask``.
+        held_out_views: of ``data.val_split``; None: ``views``.
 
     Attributes:
         loader_choice: the loader that reads the data, and why.
@@ -56,9 +57,11 @@ class Inputs:
         device: torch.device | str = "cpu",
         cores: int = 1,
         masks: bool = False,
+        held_out_views: ViewSpec | None = None,
     ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
+        self.held_out_views = held_out_views or views
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
@@ -90,15 +93,19 @@ class Inputs:
         self.held_out(data.batch, None)
 
     @classmethod
-    def of(cls, config: StagedTraining, views: ViewSpec, world: World, masks: bool = False) -> "Inputs":
-        """The data of a run of ``config``, on one of the processes of ``world``. Raises UserError as the constructor,
-        and if the stages do not divide among the processes, or the run's folder is a dataset."""
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World, **asked: Any) -> "Inputs":
+        """The data of a run of ``config``, on one of the processes of ``world``; ``asked``: the constructor's ``masks``
+        and ``held_out_views``.
+
+        Raises UserError as the constructor, and if the stages do not divide among the processes, or the run's folder is
+        a dataset.
+        """
         check_division(config, world.ranks)
         if (Path(config.run) / INFO_FILE).exists():
             raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
         batches = tuple(set(batches_of(config).values()))
         cores = default_threads()
-        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, masks)
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
 
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)
@@ -106,7 +113,7 @@ class Inputs:
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
         choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
-        return self._loader(choice, self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+        return self._loader(choice, self.data.split, self.views, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
         """Batches of ``batch`` samples per epoch."""
@@ -116,10 +123,19 @@ class Inputs:
         """This rank's share of at most ``limit`` held-out batches; None if ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
-        size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
+        return self.evaluation("data.val_split", self.data.val_split, self.held_out_views, batch, limit, rank, ranks)
+
+    def evaluation(
+        self, key: str, split: str, views: ViewSpec, batch: int, limit: int | None = None, rank: int = 0, ranks: int = 1
+    ) -> HeldOutBatches:
+        """This rank's share of at most ``limit`` batches of ``views`` of a split, in its order: each sample once.
+
+        Raises UserError naming ``key``, which has chosen the split, if a dataset does not have it.
+        """
+        size = sum(_sizes(self.datasets, split, key))
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
-        return HeldOutBatches(self._loader(self.loader_choice, self.data.val_split, order, fixed_epoch=0), order)
+        return HeldOutBatches(self._loader(self.loader_choice, split, views, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""
@@ -154,6 +170,7 @@ class Inputs:
         self,
         choice: LoaderChoice,
         split: str,
+        views: ViewSpec,
         order: Order | EvalOrder,
         rank: int = 0,
         world: int = 1,
@@ -161,7 +178,7 @@ class Inputs:
     ) -> Loader:
         asked = {"masks": True} if self.masks else {}
         return choice.build(
-            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
+            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=views, seed=self.seed,
             fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device, **asked,
         )  # fmt: skip
 
@@ -198,6 +215,9 @@ def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, .
         where = f"{key}={split}: {datasets[sizes.index(0)].root} has no sample in split '{split}'"
         if key == "data.val_split":
             raise UserError(f"{where}; data.val_split=null trains without validation")
+        if key != "data.split":
+            filled = [name for name, count in datasets[sizes.index(0)].info.counts.items() if count]
+            raise UserError(f"{where}: name another, of {', '.join(filled)}")
         raise UserError(f"{where}. A patient's images are in one split: shard again with another out and "
                         "recipe.splits='{train: 1, val: 0, test: 0}', which puts all in train")  # fmt: skip
     return sizes

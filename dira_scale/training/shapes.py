@@ -38,7 +38,7 @@ class ViewShapes:
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
         size, count, index = self.views.sides, self.views.count, np.arange(samples)
-        stored = [np.full(samples, side) for side in self.views.crop.least or size]
+        stored = [np.full(samples, side) for side in self.views.least or size]
         drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]
         image = samples, self.channels, *size
         return Batch(

@@ -13,8 +13,9 @@ from omegaconf import OmegaConf
 
 from dira_scale.config.compose import compose
 from dira_scale.data.config import Data
+from dira_scale.data.geometry.fixed import centre, ten_crops
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.views import ViewSpec
+from dira_scale.data.views import ViewSpec, fixed_views
 from dira_scale.errors import UserError
 from dira_scale.methods import views_of
 from dira_scale.planning.shards import planned_inputs
@@ -40,9 +41,10 @@ def inputs(shards: list[Path], **keys: Any) -> Inputs:
     """With the first dataset's only split to train on."""
     rest = {"split": "train", "size": 16, "batch": 2, "block": 1, "window": 1, "remainder": "drop", "loader": "auto"}
     rest |= {"fraction": 1.0, "fraction_seed": 0}
-    asked = {name: keys.pop(name) for name in ("masks",) if name in keys}
+    asked = {name: keys.pop(name) for name in ("masks", "held_out_views") if name in keys}
+    views = keys.pop("views", None)
     data = Data(shards=[str(path) for path in shards], workers=1, prefetch=1, **(rest | keys))
-    return Inputs(data, ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **asked)
+    return Inputs(data, views or ViewSpec(size=data.size), seed=0, rank=0, ranks=1, **asked)
 
 
 def test_the_identity_is_content_order_and_views(make_dataset: Any, radiograph: Any) -> None:
@@ -56,9 +58,7 @@ def test_masks_come_where_they_are_asked_for(make_dataset: Any, radiograph: Any)
     images = [radiograph(16, 16, seed=i) for i in range(6)]
     splits = ["train"] * 4 + ["val"] * 2
     dataset = make_dataset(images, masks=[np.uint8(image > 127) for image in images], splits=splits)
-    data = inputs([dataset.root], val_split="val", masks=True)
-    whole = ViewSpec(size=16, scale=(1.0, 1.0), ratio=(1.0, 1.0))
-    data.views = whole
+    data = inputs([dataset.root], val_split="val", masks=True, views=fixed_views(16, centre(2)))
     held_out = data.held_out(2, None)
     assert held_out is not None
     for batch in (next(data.train(2).iterate(0, 1)), next(held_out.batches())[0]):
@@ -69,6 +69,25 @@ def test_masks_come_where_they_are_asked_for(make_dataset: Any, radiograph: Any)
     without = make_dataset(images, name="without")
     with pytest.raises(UserError, match="without: no sample in split 'train' has a mask"):
         inputs([without.root], masks=True)
+
+
+def test_held_out_images_have_views_of_their_own(make_dataset: Any, radiograph: Any) -> None:
+    images = [radiograph(32, 32, seed=i) for i in range(7)]
+    dataset = make_dataset(images, splits=["train"] * 4 + ["val"] * 2 + ["test"])
+    plain = inputs([dataset.root], val_split="val")
+    data = inputs([dataset.root], val_split="val", held_out_views=fixed_views(16, centre(2, 0.5)))
+    for ours, theirs in zip(data.train(2).iterate(0, 2), plain.train(2).iterate(0, 2), strict=True):
+        assert all(torch.equal(*pair) for pair in zip(ours.views, theirs.views, strict=True))
+    (batch, _), (before, _) = (next(each.held_out(2, None).batches()) for each in (data, plain))  # type: ignore[union-attr]
+    assert len(before.views) == 2
+    for i, view in zip((4, 5), batch.views[0], strict=True):
+        np.testing.assert_array_equal(view[0], images[i][8:24, 8:24])
+    ten = fixed_views(16, ten_crops(2, 0.5))
+    ((batch, counted),) = data.evaluation("test_split", "test", ten, 4).batches()
+    assert len(batch.views) == 10 and counted == 1
+    np.testing.assert_array_equal(batch.views[0][0, 0], images[6][:16, :16])
+    with pytest.raises(UserError, match=r"test_split=tset: .*toy has train, val, test; did you mean 'test'"):
+        data.evaluation("test_split", "tset", ten, 4)
 
 
 def test_what_is_chosen_is_trained_on_and_is_part_of_the_identity(make_dataset: Any, radiograph: Any) -> None:
