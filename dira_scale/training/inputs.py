@@ -10,7 +10,7 @@ import torch
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
-from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
@@ -176,11 +176,11 @@ class Inputs:
         world: int = 1,
         fixed_epoch: int | None = None,
     ) -> Loader:
-        asked = {"masks": True} if self.masks else {}
-        return choice.build(
-            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=views, seed=self.seed,
-            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device, **asked,
+        spec = LoaderSpec(
+            self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
+            prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, device=self.device,
         )  # fmt: skip
+        return choice.build(spec)
 
 
 def default_workers(device: torch.device, cores: int) -> int:

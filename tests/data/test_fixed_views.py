@@ -13,6 +13,7 @@ from torchvision.transforms import functional
 
 from dira_scale.data.distort import build as build_distort
 from dira_scale.data.geometry.fixed import FixedCrop, centre, ten_crops
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder
 from dira_scale.data.views import ViewSpec, draw, fixed_views
@@ -43,7 +44,7 @@ def test_a_resized_image_and_its_middle(make_dataset: Any, radiograph: Any) -> N
     image = radiograph(96, 80)
     crops = (*centre(2), *centre(2, 56 / 64), FixedCrop((1.0, 0.0), (-2,), 0.5))
     views = fixed_views(16, crops)
-    (batch,) = CpuLoader([make_dataset([image])], "train", EvalOrder(1, 1), views, seed=0).iterate(0, 1)
+    (batch,) = CpuLoader(LoaderSpec([make_dataset([image])], "train", EvalOrder(1, 1), views, seed=0)).iterate(0, 1)
     boxes = (0, 0, 96, 80), (6, 5, 84, 70), (48, 0, 48, 40)
     for view, box, flip in zip(batch.views, boxes, ((), (), (True, False)), strict=True):
         np.testing.assert_array_equal(view[0], resize(image, box, 16, flip))
@@ -55,7 +56,9 @@ def test_crops_of_volumes(tmp_path: Path) -> None:
     dataset = make(tmp_path / "toy", volumes)
 
     def views(crops: tuple[FixedCrop, ...]) -> list[np.ndarray]:
-        loader = CpuLoader([dataset], "train", EvalOrder(2, 2), fixed_views((8, 10, 9), crops), seed=0, masks=True)
+        loader = CpuLoader(
+            LoaderSpec([dataset], "train", EvalOrder(2, 2), fixed_views((8, 10, 9), crops), seed=0, masks=True)
+        )
         (batch,) = loader.iterate(0, 1)
         for view, mask in zip(batch.views, batch.mask.unbind(1), strict=True):
             assert torch.equal(mask[0], (view[0, 0] > 0).to(torch.int16)) or crops[0].extent is None

@@ -16,17 +16,15 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.masks import fill_masks
-from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
-from dira_scale.data.views import ViewSpec
 
 
 class CpuLoader:
-    """Batches of images or volumes; interface and arguments as in ``loaders.Loader``.
+    """Batches of images or volumes (see ``loaders.Loader``).
 
     All must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
@@ -36,28 +34,16 @@ class CpuLoader:
 
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
 
-    def __init__(
-        self,
-        datasets: list[ShardedDataset],
-        split: str,
-        order: Order | EvalOrder,
-        views: ViewSpec,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 1,
-        prefetch: int = 4,
-        fixed_epoch: int | None = None,
-        masks: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.samples = Samples(datasets, split)
-        if masks:
+    def __init__(self, spec: LoaderSpec) -> None:
+        self.samples = Samples(spec.datasets, spec.split)
+        if spec.masks:
             self.samples.require_masks()
-        self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
-        self.workers, self.prefetch, self.masks = workers, prefetch, masks
+        self.requests = Requests(
+            self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch
+        )
+        self.workers, self.prefetch, self.masks = spec.workers, spec.prefetch, spec.masks
         self.seconds = StageSeconds(*self.sums)
-        self.copies = DeviceCopies(torch.device(device), self.seconds)
+        self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
         self._prepare()
 
     def _prepare(self) -> None:

@@ -29,7 +29,7 @@ CONVERT = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 o
 
 
 class DaliLoader(CpuLoader):
-    """Batches of 2D images; interface and arguments as in ``loaders.Loader``.
+    """Batches of 2D images (see ``loaders.Loader``).
 
     Pixels are those of ``CpuLoader`` up to DALI's resampling: the same triangular filter, but at a crop's edges it
     repeats the last pixel where Pillow gives the others more weight, and JPEGs are always decoded at full scale.

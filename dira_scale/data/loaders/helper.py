@@ -26,6 +26,7 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.errors import UserError
@@ -36,38 +37,37 @@ ALIGNED = 16  # bytes; slots begin at multiples of it
 
 
 class HelperLoader:
-    """The batches of the loader ``inner``, a dotted name, with ``settings`` of its own; other arguments as in
-    ``loaders.Loader``.
+    """The batches of the loader ``inner``, a dotted name, with ``settings`` of its own.
 
     Raises UserError as the inner loader, and where this system lacks ``memfd_create`` (Linux has it).
     """
 
-    def __init__(self, inner: str, settings: dict[str, Any], **arguments: Any) -> None:
+    def __init__(self, spec: LoaderSpec, *, inner: str, settings: dict[str, Any]) -> None:
         if not hasattr(os, "memfd_create"):
             raise UserError("data.helper=true needs Linux; use data.helper=false")
-        self.inner, self.settings, self.arguments = inner, settings, arguments
-        samples = Samples(arguments["datasets"], arguments["split"])
-        if masks := arguments.get("masks", False):
+        self.spec, self.inner, self.settings = spec, inner, settings
+        samples = Samples(spec.datasets, spec.split)
+        if spec.masks:
             samples.require_masks()
-        views = arguments["views"]
-        pixel = samples.dtype.itemsize * samples.channels + MASK_BYTES * masks
-        self._sample = pixel * math.prod(views.sides) * views.count  # bytes
+        pixel = samples.dtype.itemsize * samples.channels + MASK_BYTES * spec.masks
+        self._sample = pixel * math.prod(spec.views.sides) * spec.views.count  # bytes
         self.seconds = StageSeconds()
-        self.copies = DeviceCopies(torch.device(arguments.get("device", "cpu")), self.seconds)
+        self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``; the process ends with the iterator."""
         yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        order, rank, world = self.arguments["order"], self.arguments.get("rank", 0), self.arguments.get("world", 1)
-        largest = len(order.batch_at(start_step, rank, world).index) + 1  # evaluation's parts differ by one
-        slots = Slots(self.arguments.get("prefetch", 4) + 2, largest * self._sample)
+        spec = self.spec
+        first = spec.order.batch_at(start_step, spec.rank, spec.world).index
+        largest = len(first) + 1  # evaluation's parts differ by one
+        slots = Slots(spec.prefetch + 2, largest * self._sample)
         if self.copies.pinned:
             slots.pin()
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        loader = self.inner, self.settings | self.arguments | {"device": "cpu"}
+        loader = self.inner, self.settings, replace(spec, device="cpu")
         process = context.Process(target=_serve, args=(theirs, slots, *loader, start_step, stop_step), daemon=True)
         process.start()
         theirs.close()
@@ -169,7 +169,15 @@ def _receive(connection: Connection, process: Any) -> Any:
     return message
 
 
-def _serve(connection: Connection, slots: Slots, inner: str, arguments: dict[str, Any], start: int, stop: int) -> None:
+def _serve(
+    connection: Connection,
+    slots: Slots,
+    inner: str,
+    settings: dict[str, Any],
+    spec: LoaderSpec,
+    start: int,
+    stop: int,
+) -> None:
     """In the process: send batches in order, each once a slot is free; then wait to be killed."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the training process's
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -179,7 +187,7 @@ def _serve(connection: Connection, slots: Slots, inner: str, arguments: dict[str
     with suppress(EOFError, ConnectionError):  # the training process is gone
         try:
             module, _, name = inner.rpartition(".")
-            loader = getattr(import_module(module), name)(**arguments)
+            loader = getattr(import_module(module), name)(spec, **settings)
             for batch in loader.iterate(start, stop):
                 slot = connection.recv()
                 slots.fill(slot, batch)

@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -15,6 +14,7 @@ from dira_scale.data.cache.need import GB, SELDOM, Window
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.cache.substitutes import Substitutes
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class StreamLoader(CpuLoader):
-    """Batches as the CPU loader's; further arguments as in ``loaders.Loader``.
+    """Batches as the CPU loader's.
 
     ``seconds`` also sums ``fetch`` (of the threads that fetch), ``fetched_mb`` (10^6 bytes that this process fetched)
     and ``skipped`` (samples that were replaced).
@@ -38,8 +38,8 @@ class StreamLoader(CpuLoader):
 
     sums = ("fetch", "fetched_mb", "skipped")
 
-    def __init__(self, *, cache: CacheSettings, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, spec: LoaderSpec, *, cache: CacheSettings) -> None:
+        super().__init__(spec)
         folder = cache.open()
         order, rank, world = self.requests.order, self.requests.rank, self.requests.world
         self.order = order  # without substitutes

@@ -11,6 +11,7 @@ import torch
 from data.loaders.backends import build, parameters
 
 from dira_scale.data.batch import IGNORE
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
@@ -41,7 +42,7 @@ def flat(make_dataset):
 
 
 def batches(dataset, spec, order, count, **options):
-    return list(CpuLoader([dataset], "train", order, spec, seed=0, **options).iterate(0, count))
+    return list(CpuLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **options)).iterate(0, count))
 
 
 def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(flat):

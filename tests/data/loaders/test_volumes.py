@@ -15,6 +15,7 @@ from torch import nn
 from dira_scale import methods
 from dira_scale.config.compose import compose
 from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index_files import index_of
@@ -42,7 +43,7 @@ def load(
 ) -> list[Batch]:
     choice: LoaderChoice = choose("cpu").in_helper() if name == "helper" else choose(name)
     arguments = {"datasets": [dataset], "split": "train", "order": ORDER, "views": views, "seed": 3} | more
-    loader = choice.build(**arguments)
+    loader = choice.build(LoaderSpec(**arguments))
     return list(loader.iterate(0, steps))
 
 
