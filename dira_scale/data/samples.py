@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xxhash
 
+from dira_scale.data.labels import Labels
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
@@ -28,6 +29,7 @@ class Samples:
 
     Attributes:
         datasets, split: the arguments.
+        chosen: which labels; None: all, where the datasets have the same.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
         dimensions: of every sample: 2 for images, 3 for volumes.
@@ -40,8 +42,8 @@ class Samples:
     Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
-    def __init__(self, datasets: Sequence[ShardedDataset], split: str) -> None:
-        self.datasets, self.split = list(datasets), split
+    def __init__(self, datasets: Sequence[ShardedDataset], split: str, chosen: Labels | None = None) -> None:
+        self.datasets, self.split, self.chosen = list(datasets), split, chosen
         self.dimensions = self._only_dimensions()
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
@@ -89,16 +91,18 @@ class Samples:
         return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
-        """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown; None unless all datasets have
-        the same."""
+        """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown: the ``chosen`` ones. None if
+        none were chosen and the datasets have none, or different ones."""
         names = {tuple(flag.name for flag in dataset.info.flags) for dataset in self.datasets}
-        if names == {()} or len(names) > 1:
+        if self.chosen is None and (names == {()} or len(names) > 1):
             return None
         dataset, row = self.locate(index)
-        values = np.empty((len(index), len(names.pop())), np.float32)
+        width = len(names.pop() if self.chosen is None else self.chosen.names)
+        values = np.empty((len(index), width), np.float32)
         for d, part in enumerate(self.datasets):
             here = dataset == d
-            values[here] = part.flags(row[here])
+            flags = part.flags(row[here])
+            values[here] = flags if self.chosen is None else flags[:, list(self.chosen.columns[d])]
         return values
 
     def patients(self) -> np.ndarray:

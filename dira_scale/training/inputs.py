@@ -10,6 +10,7 @@ import torch
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
+from dira_scale.data.labels import LabelChoice
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
@@ -37,8 +38,10 @@ class Inputs:
         cores: this process's share of the machine, for ``data.workers=null``.
         masks: whether batches have ``mask``.
         held_out_views: of ``data.val_split``; None: ``views``.
+        labels: the labels that batches have, which must be there to be learned; None: all that there are.
 
     Attributes:
+        labels: those, as the datasets have them.
         loader_choice: the loader that reads the data, and why.
 
     Raises:
@@ -58,6 +61,7 @@ class Inputs:
         cores: int = 1,
         masks: bool = False,
         held_out_views: ViewSpec | None = None,
+        labels: LabelChoice | None = None,
     ) -> None:
         paths = _paths(data.shards)
         self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
@@ -70,6 +74,10 @@ class Inputs:
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
         selection = select(self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives)
+        self.labels = labels.of(self.datasets) if labels else None
+        if self.labels:
+            learned = selection.samples if selection else np.arange(sum(sizes))
+            self.labels.check(self.datasets, data.split, learned, selection.keys if selection else "")
         content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
         self.order = Order(
             sizes=selection.sizes if selection else sizes,
@@ -94,8 +102,10 @@ class Inputs:
 
     @classmethod
     def of(cls, config: StagedTraining, views: ViewSpec, world: World, **asked: Any) -> "Inputs":
-        """The data of a run of ``config``, on one of the processes of ``world``; ``asked``: the constructor's ``masks``
-        and ``held_out_views``.
+        """The data of a run of ``config``, on one of the processes of ``world``.
+
+        Args:
+            asked: ``masks``, ``held_out_views`` and ``labels`` of the constructor.
 
         Raises UserError as the constructor, and if the stages do not divide among the processes, or the run's folder is
         a dataset.
@@ -130,9 +140,12 @@ class Inputs:
     ) -> HeldOutBatches:
         """This rank's share of at most ``limit`` batches of ``views`` of a split, in its order: each sample once.
 
-        Raises UserError naming ``key``, which has chosen the split, if a dataset does not have it.
+        Raises UserError naming ``key``, which has chosen the split, if a dataset does not have it; or a label that
+        nobody knows there.
         """
         size = sum(_sizes(self.datasets, split, key))
+        if self.labels:
+            self.labels.check(self.datasets, split, learned=None)
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
         return HeldOutBatches(self._loader(self.loader_choice, split, views, order, fixed_epoch=0), order)
@@ -178,7 +191,8 @@ class Inputs:
     ) -> Loader:
         spec = LoaderSpec(
             self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
-            prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, device=self.device,
+            prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, labels=self.labels,
+            device=self.device,
         )  # fmt: skip
         return choice.build(spec)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import torch
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.labels import Labels
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
 
@@ -30,6 +31,7 @@ class LoaderSpec:
         prefetch: batches prepared ahead.
         fixed_epoch: always draw the views of this epoch (evaluation); None: the order's epoch.
         masks: whether batches have ``mask``.
+        labels: those that batches have; None: all, where the datasets have the same.
         device: where the batches are wanted; a loader may leave them on the host.
     """
 
@@ -44,6 +46,7 @@ class LoaderSpec:
     prefetch: int = 4
     fixed_epoch: int | None = None
     masks: bool = False
+    labels: Labels | None = None
     device: torch.device | str = "cpu"
 
 
