@@ -24,11 +24,13 @@ EXECUTION = execution("pretrain")
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
          "model._target_": "dira_scale.models.architecture.TimmUNet",
-         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None}  # fmt: skip
+         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None,
+         "data.fraction_from": "start", "data.exclude": None}  # fmt: skip
 
 HASHES = {
     "datasets": "other images, labels or weights in data.shards",
-    "selection": "data.fraction and data.negatives choose other rows: other patients or labels in data.shards",
+    "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
+    "data.shards",
 }
 
 

@@ -10,6 +10,7 @@ import torch
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
+from dira_scale.data.exclusion import excluded_patients
 from dira_scale.data.labels import LabelChoice
 from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
@@ -73,7 +74,11 @@ class Inputs:
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
-        selection = select(self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives)
+        excluded = excluded_patients(data.exclude, self.datasets)
+        selection = select(
+            self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
+            from_end=data.fraction_from == "end", excluded=excluded,
+        )  # fmt: skip
         self.labels = labels.of(self.datasets) if labels else None
         if self.labels:
             learned = selection.samples if selection else np.arange(sum(sizes))
@@ -161,7 +166,8 @@ class Inputs:
         """What all processes must read alike, by its name in messages."""
         facts = {f"the content of dataset {i} of data.shards": d.hash[:DIGITS] for i, d in enumerate(self.datasets, 1)}
         if self.order.selection is not None:
-            facts["the rows that data.fraction and data.negatives choose"] = self.order.selection.identity[:DIGITS]
+            chosen = "the rows that data.fraction, data.exclude and data.negatives choose"
+            facts[chosen] = self.order.selection.identity[:DIGITS]
         return facts
 
     def summary(self, stage: StagePlan) -> list[str]:

@@ -124,6 +124,27 @@ def test_chosen_labels_come_and_must_be_there_to_be_learned(make_dataset: Any) -
         inputs([other.root], fraction=0.5, batch=1, labels=zeros, fraction_seed=unlucky(other))
 
 
+def test_held_out_splits_never_shrink(make_dataset: Any, tmp_path: Path) -> None:
+    """Whatever is left of the training split; a patient who is excluded is in none of its batches."""
+    images = [np.full((16, 16), i, np.uint8) for i in range(30)]
+    splits = ["train"] * 20 + ["val"] * 6 + ["test"] * 4
+    dataset = make_dataset(images, splits=splits, labels=[[i % 2] for i in range(30)])
+    (tmp_path / "gone.txt").write_text("p3\np7\np21\n")
+    keys: dict[str, Any] = {"fraction": 0.5, "exclude": str(tmp_path / "gone.txt"), "negatives": 1, "val_split": "val"}
+    start, end = inputs([dataset.root], **keys), inputs([dataset.root], fraction_from="end", **keys)
+    seen = [
+        {i for batch in data.train(2).iterate(0, data.steps_per_epoch(2)) for i in batch.index.tolist()}
+        for data in (start, end)
+    ]
+    assert not seen[0] & seen[1] and not {3, 7} & (seen[0] | seen[1])
+    assert start.identity()["selection"] != end.identity()["selection"]
+    for data in (start, end):
+        held_out = data.held_out(4, None)
+        assert held_out is not None
+        assert sum(count for _, count in held_out.batches()) == 6
+        assert sum(count for _, count in data.evaluation("data.test_split", "test", data.views, 4).batches()) == 4
+
+
 def unlucky(dataset: ShardedDataset) -> int:
     """A seed at which half of the patients lack the first one, whose label `c` is the only one of 0."""
     rows = dataset.rows("train")
