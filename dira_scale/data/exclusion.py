@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dira_scale.errors import UserError
+from dira_scale.errors import UserError, nearest
 from dira_scale.places.store import locate
 from dira_scale.places.streams import fetch
 
@@ -46,6 +46,10 @@ def _of_splits(path: str, splits: Sequence[str], datasets: Sequence["ShardedData
                 f"{KEY}: {dataset.root} and {other.root}: {why}, so a patient of both cannot be told; shard both with "
                 "the same key and recipe.archive, or name the patients in a file"
             )
+    for split in splits:
+        if split not in other.splits:
+            have = f"{', '.join(other.splits)}{nearest(split, other.splits)}"
+            raise UserError(f"{KEY}: {other.root} has no split '{split}', but {have}")
     return {patient for split in splits for patient in other.column("patient")[other.rows(split)].tolist()}
 
 
@@ -54,10 +58,11 @@ def _of_file(path: str, datasets: Sequence["ShardedDataset"]) -> set[str]:
     if place.is_dir():
         raise UserError(f"{KEY}={path} is a folder; if it is a dataset name its splits, as in {FORM}")
     try:
-        text = fetch(place)
-        keys = {line.strip() for line in (text.decode() if isinstance(text, bytes) else text).splitlines()} - {""}
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{KEY}={path} cannot be read: {error}") from error
+        keys = {line.strip() for line in fetch(place).decode().splitlines()} - {""}
+    except OSError as error:
+        raise UserError(f"{KEY}={path} cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{KEY}={path} is not text: {FORM}") from error
     known = set().union(*(set(dataset.column("patient").tolist()) for dataset in datasets))
     if not keys & known:
         roots = ", ".join(str(dataset.root) for dataset in datasets)

@@ -60,12 +60,12 @@ def test_what_cannot_be_excluded_is_one_error(patients: Any, tmp_path: Path) -> 
     for exclude, said in (
         (str(nobody), r"nobody.txt: none of its 2 lines is a patient of .*one; it needs their keys, as in the"),
         (str(tmp_path / "none.txt"), r"data.exclude=.*none.txt cannot be read: .*No such file"),
-        (str(binary), r"data.exclude=.*image.png cannot be read: "),
+        (str(binary), r"data.exclude=.*image.png is not text: data.exclude=patients.txt, a file"),
         (root, r"data.exclude=.*one is a folder; if it is a dataset name its splits, as in data.exclude=patients.txt"),
         ({root: None}, r"name the splits, as in data.exclude=patients.txt, a file .* or data.exclude='{DATASET: \[val"),
         ({root: []}, "name the splits"),
         (7, "data.exclude=7: expected data.exclude=patients.txt"),
-        ({root: "test"}, "one has no split 'test', only train, val"),
+        ({root: "vla"}, "data.exclude: .*one has no split 'vla', but train, val; did you mean 'val'"),
         ({str(tmp_path / "gone"): "test"}, "no sharded dataset at .*gone"),
         (
             {str(rehashed.root): "train"},

@@ -76,10 +76,13 @@ class CpuLoader:
         views = self.requests.empty_views(request, pinned=self.copies.pinned)
         slots = [view.numpy() for view in views]
         mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
-        part = -(-len(request) // (4 * self.workers)) or 1  # several samples per task, several tasks per thread
-        tasks = [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
-        parts = [pool.submit(self._fill, slots, mask, request, task) for task in tasks]
+        parts = [pool.submit(self._fill, slots, mask, request, task) for task in self._tasks(request)]
         return self.requests.batch(request, views, mask), parts
+
+    def _tasks(self, request: Request) -> list[range]:
+        """Its samples in parts: several samples per task, several tasks per thread."""
+        part = -(-len(request) // (4 * self.workers)) or 1
+        return [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
 
     def _fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
         """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding."""
