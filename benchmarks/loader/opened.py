@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import MANIFEST_FILE, ShardedDataset
 from dira_scale.data.order import Order
@@ -53,8 +54,7 @@ def opening(path: Path, rounds: int) -> dict[str, Any]:
 def build(dataset: ShardedDataset, identity: str, workers: int) -> tuple[Any, Order]:
     """The cpu loader and its order."""
     order = Order((len(dataset.rows("train")),), seed=0, batch=BATCH, identity=identity)
-    arguments: dict[str, Any] = {"datasets": [dataset], "split": "train", "order": order, "views": VIEWS, "seed": 0}
-    return choose("cpu").build(**arguments, workers=workers), order
+    return choose("cpu").build(LoaderSpec([dataset], "train", order, VIEWS, seed=0, workers=workers)), order
 
 
 def reading(path: Path, samples: int, workers: int) -> dict[str, Any]:

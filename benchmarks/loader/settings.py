@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.loader.turns import rates, take_turns
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
@@ -36,10 +37,11 @@ class LoaderSetting:
         """The loader. Raises UserError if it cannot read the dataset."""
         order = Order((len(dataset.rows("train")),), seed=0, batch=BATCH, remainder="wrap")
         choice = choose(self.loader, [dataset], self.device)
-        return (choice.in_helper() if self.helper else choice).build(
-            datasets=[dataset], split="train", order=order, views=ViewSpec(size=self.size), seed=0,
-            workers=self.workers, prefetch=self.prefetch, device=self.device,
+        spec = LoaderSpec(
+            [dataset], "train", order, ViewSpec(size=self.size), seed=0, workers=self.workers,
+            prefetch=self.prefetch, device=self.device,
         )  # fmt: skip
+        return (choice.in_helper() if self.helper else choice).build(spec)
 
     def reads(self, dataset: ShardedDataset) -> bool:
         try:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from dira_scale.data.views import Distortion
 
+IGNORE = -1  # of a mask's pixel that nobody knows: its image has no mask, or a rotation brought it in from beyond it
 CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of a tensor's dimensions
 
 
@@ -21,9 +22,11 @@ class Batch:
         index: int64 [b], samples counted over all datasets (``order.Positions``).
         low, high: float32 [b, V], the stored values of each view's image that become 0 and 1.
         step, epoch: of the order.
-        labels: float32 [b, L], NaN = unknown; None unless all datasets have the same labels.
-        mask: uint8 [b, V, *size], the images' masks cropped and flipped with the views, 255 where there is none; None
-            unless asked for.
+        labels: float32 [b, L] as stored, NaN = unknown, -1 = uncertain: those asked for (``labels.Labels``, which makes
+            targets of them), else all; None unless all datasets have the same.
+        mask: int16 [b, V, *size], the images' masks (0 to 255) cropped and flipped with the views, ``IGNORE`` where
+            there is none; None unless asked for. Views are rotated on the device, and masks then, too
+            (``turned_mask`` of ``distort``).
         flips: per view bool [b, n]: along which axes samples are mirrored.
         images: int64 [b, V], whose image each view shows (``views.pair``); None: each sample's own.
     """

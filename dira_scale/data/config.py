@@ -15,6 +15,8 @@ class Data(Schema):
     val_split: str | None = None
     fraction: float = above(0, at_most=1)
     fraction_seed: int = at_least(0)
+    fraction_from: str = one_of("start", "end")
+    exclude: Any = places(None)
     negatives: int | None = at_least(1, None)
     size: Any = whole(1)
     batch: int = at_least(1)

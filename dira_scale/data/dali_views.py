@@ -65,7 +65,7 @@ class DaliViews:
                 last = np.maximum.reduce([box[:, :2] + box[:, 2:] for box in boxes])
                 regions = self._decode([payloads[image] for image in images.tolist()], first, last)
                 for view, box in zip(views, boxes, strict=True):
-                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], request.geometries[view].flip[:, 1])
+                    pixels = self._resize(regions, box[:, :2] - first, box[:, 2:], request.geometries[view].flip)
                     made[view] = self._stored_values(pixels, images)
             done = self.stream.record_event() if self.stream else None
         return tuple(made[view] for view in range(len(request.images))), done
@@ -92,14 +92,14 @@ class DaliViews:
         return regions
 
     def _resize(self, regions: ndd.Batch, start: np.ndarray, shape: np.ndarray, flip: np.ndarray) -> Tensor:
-        """The crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region: [b, C, S, S]."""
+        """The crop at (y, x) = ``start`` of (h, w) = ``shape``, int32 [b, 2] each, of every region, mirrored
+        along the axes of ``flip`` bool [b, 2]: [b, C, S, S]."""
         began = perf_counter()
         # A region of interest of resize() itself would let pixels beyond the crop contribute.
         crops = ndd.slice(
             regions, start=ndd.as_batch(start), shape=ndd.as_batch(np.ascontiguousarray(shape)), axis_names="HW"
         )
-        size = np.full((len(flip), 2), self.size, np.float32)
-        size[flip, 1] *= -1  # DALI mirrors an axis of negative size
+        size = np.where(flip, -self.size, self.size).astype(np.float32)  # DALI mirrors an axis of negative size
         resized = ndd.resize(crops, size=ndd.as_batch(size), interp_type=types.INTERP_TRIANGULAR)
         pixels = torch.from_dlpack(ndd.as_tensor(resized)).permute(0, 3, 1, 2)
         self.seconds.add(transform=perf_counter() - began)

@@ -111,14 +111,15 @@ class Requests:
         shape = len(request), self.samples.channels, *self.views.sides
         return tuple(torch.empty(shape, dtype=self.samples.dtype, pin_memory=pinned) for _ in range(self.views.count))
 
-    def empty_mask(self, request: Request) -> Tensor:
+    def empty_mask(self, request: Request, pinned: bool) -> Tensor:
         """An uninitialised tensor [b, V, *size] for ``masks.fill_masks``."""
-        return torch.empty((len(request), self.views.count, *self.views.sides), dtype=torch.uint8)
+        shape = len(request), self.views.count, *self.views.sides
+        return torch.empty(shape, dtype=torch.int16, pin_memory=pinned)
 
     def batch(self, request: Request, views: tuple[Tensor, ...], mask: Tensor | None = None) -> Batch:
         """The batch whose ``views``, cropped, resized and flipped, a loader has made or is about to fill.
 
-        ``mask``: uint8 [b, V, *size], if masks were asked for.
+        ``mask``: int16 [b, V, *size], if masks were asked for.
         """
         low, high = (
             torch.from_numpy(np.stack([self.samples.column(name, images) for images in request.images], 1))

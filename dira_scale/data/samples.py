@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xxhash
 
+from dira_scale.data.labels import Labels
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index import SIDES
 from dira_scale.data.views import ViewSpec
@@ -16,6 +17,7 @@ from dira_scale.pixels.arena import Allocate, Arena
 from dira_scale.pixels.boxes import Crop
 from dira_scale.pixels.codecs import MASK_CODECS, DecodeError, decode
 from dira_scale.pixels.crops import fill
+from dira_scale.pixels.headers import Payload
 
 _PAYLOAD = Arena()  # of the sample that a thread fills its views from
 
@@ -27,6 +29,7 @@ class Samples:
 
     Attributes:
         datasets, split: the arguments.
+        chosen: which labels; None: all, where the datasets have the same.
         sizes: rows of the split, for each dataset.
         rows: of the split, int64, for each dataset.
         dimensions: of every sample: 2 for images, 3 for volumes.
@@ -34,12 +37,13 @@ class Samples:
         dtype: of the stored pixels: of images uint8, or uint16 if any has 16 bits; of volumes int16.
         stored: the bytes of an image, by its dataset's number and its row there, in memory that the third argument
             makes; a cache may stand before the dataset.
+        stored_mask: the bytes of its mask, None without one; likewise.
 
     Raises UserError when the datasets differ in dimensions or channels, or have no sample in ``split``.
     """
 
-    def __init__(self, datasets: Sequence[ShardedDataset], split: str) -> None:
-        self.datasets, self.split = list(datasets), split
+    def __init__(self, datasets: Sequence[ShardedDataset], split: str, chosen: Labels | None = None) -> None:
+        self.datasets, self.split, self.chosen = list(datasets), split, chosen
         self.dimensions = self._only_dimensions()
         self.rows = [dataset.rows(split) for dataset in datasets]
         self.sizes = tuple(map(len, self.rows))
@@ -52,6 +56,7 @@ class Samples:
         deepest = max(kind.bits for dataset in datasets for kind in dataset.kinds(split))
         self.dtype = torch.int16 if self.dimensions == 3 else torch.uint8 if deepest == 8 else torch.uint16
         self.stored: Callable[[int, int, Allocate], memoryview] = self._stored
+        self.stored_mask: Callable[[int, int], Payload | None] = self._stored_mask
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -86,16 +91,18 @@ class Samples:
         return [coded[d][1][coded[d][0][r]] for d, r in zip(dataset.tolist(), row.tolist(), strict=True)]
 
     def labels(self, index: np.ndarray) -> np.ndarray | None:
-        """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown; None unless all datasets have
-        the same."""
+        """Labels as yes and no (``ShardedDataset.flags``), float32 [b, F], NaN = unknown: the ``chosen`` ones. None if
+        none were chosen and the datasets have none, or different ones."""
         names = {tuple(flag.name for flag in dataset.info.flags) for dataset in self.datasets}
-        if names == {()} or len(names) > 1:
+        if self.chosen is None and (names == {()} or len(names) > 1):
             return None
         dataset, row = self.locate(index)
-        values = np.empty((len(index), len(names.pop())), np.float32)
+        width = len(names.pop() if self.chosen is None else self.chosen.names)
+        values = np.empty((len(index), width), np.float32)
         for d, part in enumerate(self.datasets):
             here = dataset == d
-            values[here] = part.flags(row[here])
+            flags = part.flags(row[here])
+            values[here] = flags if self.chosen is None else flags[:, list(self.chosen.columns[d])]
         return values
 
     def patients(self) -> np.ndarray:
@@ -149,19 +156,32 @@ class Samples:
         return payload
 
     def mask(self, sample: int) -> np.ndarray | None:
-        """The values of the mask, [*sides]; None without one. Raises UserError, as :meth:`damaged`."""
-        dataset, row = self._place(sample)
-        payload = self.datasets[dataset].read_mask(row)
+        """The values of the mask, uint8 [*sides]; None without one.
+
+        Raises UserError, as :meth:`damaged`, where it is broken or of another size than the image.
+        """
+        number, row = self._place(sample)
+        sides = tuple(int(self.datasets[number].column(name)[row]) for name in SIDES[self.dimensions])
         try:
-            return None if payload is None else decode(payload, MASK_CODECS[self.dimensions])
-        except DecodeError as error:
-            raise self.damaged(sample, error) from error
+            payload = self.stored_mask(number, row)
+            return None if payload is None else decode(payload, MASK_CODECS[self.dimensions], sides)
+        except (OSError, DecodeError) as error:
+            raise self.damaged(sample, f"its mask: {error}") from error
+
+    def require_masks(self) -> None:
+        """Raise UserError unless each dataset has a mask in the split."""
+        for dataset, rows in zip(self.datasets, self.rows, strict=True):
+            if not dataset.has_mask(rows).any():
+                raise UserError(
+                    f"{dataset.root}: no sample in split '{self.split}' has a mask: shard again with the masks "
+                    "(recipe.columns.mask, docs/how-to/sharding.md) and another out"
+                )
 
     def require_views(self, views: ViewSpec) -> None:
         """Raise UserError if the views have other dimensions, or a sample, which it names, is smaller than a crop."""
         for dataset in self.datasets:
             dataset.require(views.dimensions, "this loader")
-        if (least := views.crop.least) is None:
+        if (least := views.least) is None:
             return
         sides = np.stack(self.sides(np.arange(len(self))), 1)
         if (small := np.flatnonzero((sides < least).any(1))).size:
@@ -172,7 +192,7 @@ class Samples:
                 f"have {small.size} of {len(sides)} in split '{self.split}': use a smaller data.size or +views.crops"
             )
 
-    def damaged(self, sample: int, cause: Exception) -> UserError:
+    def damaged(self, sample: int, cause: Exception | str) -> UserError:
         """The error that says where a sample lies that cannot be read."""
         number, row = self._place(sample)
         dataset = self.datasets[number]
@@ -184,6 +204,9 @@ class Samples:
 
     def _stored(self, dataset: int, row: int, new: Allocate) -> memoryview:
         return self.datasets[dataset].read_into(row, new)
+
+    def _stored_mask(self, dataset: int, row: int) -> Payload | None:
+        return self.datasets[dataset].read_mask(row)
 
     def _place(self, sample: int) -> tuple[int, int]:
         dataset = bisect_right(self._ends_list, sample)

@@ -4,15 +4,16 @@
     fold_of               ``shard subset folds=``: patients dealt out
     nested_draws          ``probe fractions=``: several draws of a share of the patients
     stratified            ``data.fraction``: a share of the patients in which every label keeps its share
-    select                ``data.fraction`` and ``data.negatives`` of pretraining's data, for the order
+    select                ``data.fraction``, ``data.exclude`` and ``data.negatives`` of training data, for the order
 
-Patients stay whole, and with one seed a smaller fraction is a subset of a larger one.
+Patients stay whole, and with one seed a smaller fraction is a subset of a larger one. A split that is only evaluated is
+always whole.
 """
 
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,20 +66,31 @@ def nested_draws(
 
 
 def stratified(
-    patients: np.ndarray, positive: np.ndarray, names: Sequence[str], fraction: float, seed: int
+    patients: np.ndarray,
+    positive: np.ndarray,
+    names: Sequence[str],
+    fraction: float,
+    seed: int,
+    from_end: bool = False,
 ) -> np.ndarray:
     """Mask of a share of the ``patients`` [n], in which every label has its share of positive patients.
 
     ``positive``: bool [n, S], one column for each of ``names``: a label, or a class of a label of classes. A patient is
     positive if a sample is. A label that has a positive keeps one, however rare it is.
 
-    Raises UserError, which names a label, if the fraction is too small for that.
+    With ``from_end`` the patients that a fraction from the start leaves: a from the start and b from the end share none
+    if a + b <= 1. Of a very rare label they may have no positive, as the start has those first.
+
+    Raises UserError, which names a label, if the fraction from the start is too small to keep a positive.
     """
     order = drawn(patients.tolist(), seed)
     rank = {patient: i for i, patient in enumerate(order)}
     member = np.array([rank[patient] for patient in patients.tolist()])
     of_patient = np.zeros((len(order), positive.shape[1]), bool)
     np.logical_or.at(of_patient, member, positive)
+    if from_end:
+        before = round(round(1 - fraction, 9) * len(order))  # 1 - 0.9 is not quite 0.1, which rounds another way
+        return ~np.isin(member, _balanced(of_patient, min(before, len(order) - 1)))
     count = max(1, round(fraction * len(order)))
     balanced = _balanced(of_patient, count)
     if lost := np.flatnonzero(of_patient.any(0) & ~of_patient[balanced].any(0)).tolist():
@@ -154,15 +166,19 @@ def select(
     fraction: float,
     seed: int,
     negatives: int | None,
+    from_end: bool = False,
+    excluded: Collection[str] = (),
 ) -> Selection | None:
-    """What ``data.fraction`` and ``data.negatives`` leave of the ``split`` of each dataset; None if that is all.
+    """What ``data.fraction``, ``data.exclude`` and ``data.negatives`` leave of the ``split`` of each dataset; None if
+    that is all. The fraction is of the patients that are not ``excluded``.
 
     With ``negatives`` a dataset has two parts: its positives, and as many slots of negatives for each of theirs. A
     positive is a sample of which any label of yes and no is above 0; unknown and uncertain are none.
 
-    Raises UserError, naming key and dataset, where there are no labels, positives or negatives, or a label is lost.
+    Raises UserError, naming key and dataset, where there are no labels, positives or negatives, a label is lost, or
+    nobody is left.
     """
-    if fraction == 1 and negatives is None:
+    if fraction == 1 and negatives is None and not excluded:
         return None
     parts: list[np.ndarray] = []
     shares: list[float] = []
@@ -170,8 +186,13 @@ def select(
     for dataset, weight in zip(datasets, weights, strict=True):
         rows, names = dataset.rows(split), [flag.name for flag in dataset.info.flags]
         positive, chosen = dataset.flags(rows) > 0, np.arange(len(rows))
+        if excluded:
+            chosen = np.flatnonzero([patient not in excluded for patient in dataset.column("patient")[rows]])
+            if not len(chosen):
+                raise UserError(f"data.exclude: {dataset.root} has no other patient in split '{split}'")
         if fraction < 1:
-            chosen = chosen[stratified(dataset.column("patient")[rows], positive, names, fraction, seed)]
+            patients = dataset.column("patient")[rows[chosen]]
+            chosen = chosen[stratified(patients, positive[chosen], names, fraction, seed, from_end)]
         if negatives is None:
             parts.append(first + chosen)
             shares.append(weight)
@@ -184,8 +205,12 @@ def select(
             parts += [first + chosen[has], first + chosen[~has]]
             shares += [count / int(has.sum()), negatives * count / int((~has).sum())]
         first += len(rows)
-    keys = f"data.fraction={fraction:g}" * (fraction < 1) + f" data.negatives={negatives}" * (negatives is not None)
-    return Selection(np.concatenate(parts), first, tuple(map(len, parts)), tuple(shares), keys.strip())
+    samples = np.concatenate(parts)
+    if fraction == 1 and negatives is None and len(samples) == first:
+        return None  # nobody excluded is here
+    keys = [f"data.fraction={fraction:g}"] * (fraction < 1) + ["data.fraction_from=end"] * (fraction < 1 and from_end)
+    keys += ["data.exclude"] * bool(excluded) + [f"data.negatives={negatives}"] * (negatives is not None)
+    return Selection(samples, first, tuple(map(len, parts)), tuple(shares), " ".join(keys))
 
 
 def _with_positives(dataset: "ShardedDataset", where: str, positive: np.ndarray, negatives: int) -> np.ndarray:

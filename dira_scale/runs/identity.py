@@ -24,14 +24,15 @@ EXECUTION = execution("pretrain")
 # (`data.missing=skip` changes what is trained on.)
 LATER = {"views_version": 1, "views.pair": "image", "data.missing": "stop", "method.target_scale": 1.0,
          "model._target_": "dira_scale.models.architecture.TimmUNet",
-         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "model.bn_group_size": None,
-         "shuffle_version": 1}  # fmt: skip
+         "data.fraction": 1.0, "data.fraction_seed": 0, "data.negatives": None, "data.fraction_from": "start",
+         "data.exclude": None, "model.bn_group_size": None, "shuffle_version": 1}  # fmt: skip
 # How keys are shuffled does not matter to a run that shuffles none; others record their `shuffle_version`.
 RECORDED = {(key, kind) for key in ("method.shuffle", "method.base.shuffle") for kind in ("blocks", "batch")}
 
 SENTENCES = {
     "datasets": "other images, labels or weights in data.shards",
-    "selection": "data.fraction and data.negatives choose other rows: other patients or labels in data.shards",
+    "selection": "data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
+    "data.shards",
     "shuffle_version": "keys are shuffled over the whole batch (method.shuffle=batch; of DiRA: method.base.shuffle="
     "batch) or in blocks of BatchNorm groups (blocks)",
 }

@@ -10,7 +10,9 @@ import torch
 from dira_scale.data.batch import Batch
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.config import Data
-from dira_scale.data.loaders import Loader
+from dira_scale.data.exclusion import excluded_patients
+from dira_scale.data.labels import LabelChoice
+from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import INFO_FILE, ShardedDataset
 from dira_scale.data.order import ORDER_VERSION, EvalOrder, Order
@@ -35,8 +37,12 @@ class Inputs:
         batches: the global batch sizes of its stages. Each has its own order; ``order`` is that of ``data.batch``.
         device: where the batches are wanted.
         cores: this process's share of the machine, for ``data.workers=null``.
+        masks: whether batches have ``mask``.
+        held_out_views: of ``data.val_split``; None: ``views``.
+        labels: the labels that batches have, which must be there to be learned; None: all that there are.
 
     Attributes:
+        labels: those, as the datasets have them.
         loader_choice: the loader that reads the data, and why.
 
     Raises:
@@ -54,9 +60,13 @@ class Inputs:
         batches: tuple[int, ...] = (),
         device: torch.device | str = "cpu",
         cores: int = 1,
+        masks: bool = False,
+        held_out_views: ViewSpec | None = None,
+        labels: LabelChoice | None = None,
     ) -> None:
         paths = _paths(data.shards)
-        self.data, self.views, self.seed, self.device = data, views, seed, torch.device(device)
+        self.data, self.views, self.seed, self.device, self.masks = data, views, seed, torch.device(device), masks
+        self.held_out_views = held_out_views or views
         self.workers = data.workers or default_workers(self.device, cores)
         self.datasets = [_opened(path) for path in paths]
         for dataset in self.datasets:
@@ -64,7 +74,15 @@ class Inputs:
         cache = CacheSettings(data.cache, data.cache_size, cast(Literal["stop", "skip"], data.missing))
         self.loader_choice = choose(data.loader, self.datasets, self.device, cache)
         sizes, weights = _sizes(self.datasets, data.split, "data.split"), tuple(paths.values())
-        selection = select(self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives)
+        excluded = excluded_patients(data.exclude, self.datasets)
+        selection = select(
+            self.datasets, data.split, weights, data.fraction, data.fraction_seed, data.negatives,
+            from_end=data.fraction_from == "end", excluded=excluded,
+        )  # fmt: skip
+        self.labels = labels.of(self.datasets) if labels else None
+        if self.labels:
+            learned = selection.samples if selection else np.arange(sum(sizes))
+            self.labels.check(self.datasets, data.split, learned, selection.keys if selection else "")
         content = [data.split, *(d.hash for d in self.datasets), *([selection.identity] if selection else [])]
         self.order = Order(
             sizes=selection.sizes if selection else sizes,
@@ -88,15 +106,21 @@ class Inputs:
         self.held_out(data.batch, None)
 
     @classmethod
-    def of(cls, config: StagedTraining, views: ViewSpec, world: World) -> "Inputs":
-        """The data of a run of ``config``, on one of the processes of ``world``. Raises UserError as the constructor,
-        and if the stages do not divide among the processes, or the run's folder is a dataset."""
+    def of(cls, config: StagedTraining, views: ViewSpec, world: World, **asked: Any) -> "Inputs":
+        """The data of a run of ``config``, on one of the processes of ``world``.
+
+        Args:
+            asked: ``masks``, ``held_out_views`` and ``labels`` of the constructor.
+
+        Raises UserError as the constructor, and if the stages do not divide among the processes, or the run's folder is
+        a dataset.
+        """
         check_division(config, world.ranks)
         if (Path(config.run) / INFO_FILE).exists():
             raise UserError(f"run={config.run} is a dataset: name a folder for the run, such as run=out/runs/mine")
         batches = tuple(set(batches_of(config).values()))
         cores = default_threads()
-        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores)
+        return cls(config.data, views, config.seed, world.rank, world.ranks, batches, world.device, cores, **asked)
 
     def loader(self, stage: StagePlan) -> Loader:
         return self.train(stage.batch)
@@ -104,7 +128,7 @@ class Inputs:
     def train(self, batch: int) -> Loader:
         """This rank's part of training batches of ``batch`` samples."""
         choice = self.loader_choice.in_helper() if self.data.helper else self.loader_choice
-        return self._loader(choice, self.data.split, self.orders[batch], rank=self.rank, world=self.ranks)
+        return self._loader(choice, self.data.split, self.views, self.orders[batch], rank=self.rank, world=self.ranks)
 
     def steps_per_epoch(self, batch: int) -> int:
         """Batches of ``batch`` samples per epoch."""
@@ -114,10 +138,22 @@ class Inputs:
         """This rank's share of at most ``limit`` held-out batches; None if ``data.val_split`` is null."""
         if self.data.val_split is None:
             return None
-        size = sum(_sizes(self.datasets, self.data.val_split, "data.val_split"))
+        return self.evaluation("data.val_split", self.data.val_split, self.held_out_views, batch, limit, rank, ranks)
+
+    def evaluation(
+        self, key: str, split: str, views: ViewSpec, batch: int, limit: int | None = None, rank: int = 0, ranks: int = 1
+    ) -> HeldOutBatches:
+        """This rank's share of at most ``limit`` batches of ``views`` of a split, in its order: each sample once.
+
+        Raises UserError naming ``key``, which has chosen the split, if a dataset does not have it; or a label that
+        nobody knows there.
+        """
+        size = sum(_sizes(self.datasets, split, key))
+        if self.labels:
+            self.labels.check(self.datasets, split, learned=None)
         batches = EvalOrder(size, batch).steps
         order = DistributedEvalOrder(size, batch, min(batches, limit or batches), rank, ranks)
-        return HeldOutBatches(self._loader(self.loader_choice, self.data.val_split, order, fixed_epoch=0), order)
+        return HeldOutBatches(self._loader(self.loader_choice, split, views, order, fixed_epoch=0), order)
 
     def identity(self) -> dict[str, Any]:
         """The data's part of a run's identity beyond the configuration: content, weights, order, views, selection."""
@@ -130,7 +166,8 @@ class Inputs:
         """What all processes must read alike, by its name in messages."""
         facts = {f"the content of dataset {i} of data.shards": d.hash[:DIGITS] for i, d in enumerate(self.datasets, 1)}
         if self.order.selection is not None:
-            facts["the rows that data.fraction and data.negatives choose"] = self.order.selection.identity[:DIGITS]
+            chosen = "the rows that data.fraction, data.exclude and data.negatives choose"
+            facts[chosen] = self.order.selection.identity[:DIGITS]
         return facts
 
     def summary(self, stage: StagePlan) -> list[str]:
@@ -152,15 +189,18 @@ class Inputs:
         self,
         choice: LoaderChoice,
         split: str,
+        views: ViewSpec,
         order: Order | EvalOrder,
         rank: int = 0,
         world: int = 1,
         fixed_epoch: int | None = None,
     ) -> Loader:
-        return choice.build(
-            datasets=self.datasets, split=split, order=order, rank=rank, world=world, views=self.views, seed=self.seed,
-            fixed_epoch=fixed_epoch, workers=self.workers, prefetch=self.data.prefetch, device=self.device,
+        spec = LoaderSpec(
+            self.datasets, split, order, views, self.seed, rank=rank, world=world, workers=self.workers,
+            prefetch=self.data.prefetch, fixed_epoch=fixed_epoch, masks=self.masks, labels=self.labels,
+            device=self.device,
         )  # fmt: skip
+        return choice.build(spec)
 
 
 def default_workers(device: torch.device, cores: int) -> int:
@@ -195,6 +235,9 @@ def _sizes(datasets: list[ShardedDataset], split: str, key: str) -> tuple[int, .
         where = f"{key}={split}: {datasets[sizes.index(0)].root} has no sample in split '{split}'"
         if key == "data.val_split":
             raise UserError(f"{where}; data.val_split=null trains without validation")
+        if key != "data.split":
+            filled = [name for name, count in datasets[sizes.index(0)].info.counts.items() if count]
+            raise UserError(f"{where}: name another, of {', '.join(filled)}")
         raise UserError(f"{where}. A patient's images are in one split: shard again with another out and "
                         "recipe.splits='{train: 1, val: 0, test: 0}', which puts all in train")  # fmt: skip
     return sizes

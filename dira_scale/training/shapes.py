@@ -38,7 +38,7 @@ class ViewShapes:
     def batch(self, samples: int) -> Batch:
         """See :class:`Shapes`. Distortions are really drawn: how many there are depends on the views."""
         size, count, index = self.views.sides, self.views.count, np.arange(samples)
-        stored = [np.full(samples, side) for side in self.views.crop.least or size]
+        stored = [np.full(samples, side) for side in self.views.least or size]
         drawn = draw(self.views, 0, 0, index, np.zeros(samples, np.int64), 0, *stored)[1]
         image = samples, self.channels, *size
         return Batch(
@@ -50,7 +50,7 @@ class ViewShapes:
             step=0,
             epoch=0,
             labels=None if self.labels is None else torch.empty(samples, self.labels),
-            mask=torch.empty(samples, count, *size, dtype=torch.uint8) if self.mask else None,
+            mask=torch.empty(samples, count, *size, dtype=torch.int16) if self.mask else None,
             flips=tuple(torch.empty(samples, len(size), dtype=torch.bool) for _ in range(count)),
             images=torch.empty(samples, count, dtype=torch.int64),
         )

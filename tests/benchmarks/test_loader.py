@@ -21,6 +21,7 @@ from benchmarks.loader.speed import Result
 from benchmarks.loader.tables import case_rows
 from benchmarks.loader.turns import Spread, ratio
 from dira_scale.bench import main
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
 from dira_scale.pixels import codecs
@@ -58,9 +59,8 @@ def pictures(contender: Contender, batches: int = 1) -> list[np.ndarray]:
 
 def expected(inputs: LoaderInputs) -> np.ndarray:
     """By the cpu loader, in the order of the rows."""
-    built = ours.choose("cpu").build(
-        datasets=[inputs.dataset], split="train", order=EvalOrder(IMAGES, IMAGES), views=VIEWS, seed=0, fixed_epoch=0
-    )
+    spec = LoaderSpec([inputs.dataset], "train", EvalOrder(IMAGES, IMAGES), VIEWS, seed=0, fixed_epoch=0)
+    built = ours.choose("cpu").build(spec)
     return np.stack([view.numpy() for view in next(built.iterate(0, 1)).views])
 
 

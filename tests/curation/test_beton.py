@@ -13,6 +13,7 @@ from harness import finish
 from needs import need_extra
 
 from dira_scale.data.beton import JPEG, PAGES, ArrayField, BetonError, BytesField, ImageField, IntField, Reader, Writer
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder
@@ -128,7 +129,7 @@ def test_the_loader_reads_it(made: Path) -> None:
     opened = ShardedDataset.open(made)
     arguments = {"datasets": [opened], "split": "train", "order": EvalOrder(opened.info.counts["train"], 4),
                  "views": ViewSpec(size=16), "seed": 0, "masks": True}  # fmt: skip
-    read, expected = (next(choose(name).build(**arguments).iterate(0, 1)) for name in ("ffcv", "cpu"))
+    read, expected = (next(choose(name).build(LoaderSpec(**arguments)).iterate(0, 1)) for name in ("ffcv", "cpu"))
     assert torch.equal(read.index, expected.index) and torch.equal(read.mask, expected.mask)
     for view, plain in zip(read.views, expected.views, strict=True):
         assert (view.float() - plain.float()).abs().mean() < 3

@@ -1,7 +1,9 @@
 """Small sharded datasets straight from arrays: payloads one after another in one file, and a manifest."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,8 +33,17 @@ def radiograph() -> Callable[..., np.ndarray]:
 @pytest.fixture
 def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
     def make(
-        images: Sequence[np.ndarray], codec: str = "png", name: str = "toy", label_names: Sequence[str] = ("a",)
+        images: Sequence[np.ndarray],
+        codec: str = "png",
+        name: str = "toy",
+        label_names: Sequence[str] = ("a",),
+        masks: Sequence[np.ndarray | None] = (),
+        labels: Sequence[Sequence[float]] = (),
+        splits: Sequence[str] = (),
+        patients: Sequence[str] = (),
+        **info: Any,
     ) -> ShardedDataset:
+        """Image i has the labels i, and is of patient i in train, unless they are given."""
         root = tmp_path / name
         root.mkdir()
         rows, shard = [], b""
@@ -40,22 +51,28 @@ def make_dataset(tmp_path: Path) -> Callable[..., ShardedDataset]:
             payload = codecs.encode(image, codec)
             rows.append(
                 dict.fromkeys(SCHEMA.names)
-                | {"key": f"{name}{number}", "split": "train", "patient": f"p{number}", "study": "s", "codec": codec}
+                | {"key": f"{name}{number}", "split": splits[number] if splits else "train", "study": "s"}
+                | {"patient": patients[number] if patients else f"p{number}", "codec": codec}
                 | {"shard": "train-000000.tar", "offset": len(shard), "size": len(payload), "depth": 1}
                 | {"channels": image.shape[2] if image.ndim == 3 else 1}
                 | {"height": image.shape[0], "width": image.shape[1], "bits": 8 * image.itemsize}
                 | {"low": 0.0, "high": float(np.iinfo(image.dtype).max), "xxh3": xxhash.xxh3_64_hexdigest(payload)}
-                | {"labels": [float(number)] * len(label_names)}
+                | {"labels": list(labels[number]) if labels else [float(number)] * len(label_names)}
             )
             shard += payload
+            if masks and (values := masks[number]) is not None:
+                mask = codecs.encode(values, "png")
+                rows[-1] |= {"mask_offset": len(shard), "mask_size": len(mask)}
+                shard += mask
         (root / "train-000000.tar").write_bytes(shard)
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), root / "manifest.parquet")
-        info = DatasetInfo(
-            name=name, modality="CXR", dims=2, codec=codec, label_names=list(label_names), counts={"train": len(rows)},
-            quarantined=0, shards={"train-000000.tar": len(shard)}, recipe={}, recipe_hash="",
-            licence="none", tool_version="0",
+        counts = dict(Counter(row["split"] for row in rows))
+        facts: dict[str, Any] = {"recipe": {}, "recipe_hash": "", "licence": "none", "tool_version": "0"} | info
+        described = DatasetInfo(
+            name=name, modality="CXR", dims=2, codec=codec, label_names=list(label_names), counts=counts,
+            quarantined=0, shards={"train-000000.tar": len(shard)}, **facts,
         )  # fmt: skip
-        (root / "dataset.json").write_text(info.to_json())
+        (root / "dataset.json").write_text(described.to_json())
         return ShardedDataset.open(root)
 
     return make

@@ -115,6 +115,38 @@ def farthest(positive: np.ndarray, rows: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("seed", range(40))
+def test_a_from_the_start_and_b_from_the_end_share_no_patient(seed):
+    """PCRL's a : b. All patients where a + b = 1; nested; a label is off its share by as much as at the start."""
+    patients, positive = table(seed)
+    names, of_patient = by_patient(patients, positive)
+    labels, later = [f"label {number}" for number in range(positive.shape[1])], np.ones(len(patients), bool)
+    for fraction in reversed(FRACTIONS[:-1]):
+        kept = stratified(patients, positive, labels, fraction, seed, from_end=True)
+        chosen = np.flatnonzero(np.isin(names, patients[kept]))
+        assert len(chosen) >= 1 and (kept == np.isin(patients, names[chosen])).all()  # whole patients
+        assert (kept <= later).all()  # nested
+        later = kept
+        try:
+            before = stratified(patients, positive, labels, round(1 - fraction, 2), seed)
+        except UserError:  # too small for all labels
+            continue
+        if round(round(1 - fraction, 2) * len(names)) in range(1, len(names)):
+            assert (before ^ kept).all()  # each sample is in one of the two
+            rest = np.flatnonzero(np.isin(names, patients[before]))
+            assert farthest(of_patient, chosen) == pytest.approx(farthest(of_patient, rest))
+
+
+def test_shares_that_add_up_to_one_do_so_at_any_number_of_patients():
+    """1 - 0.9 is not 0.1, and halves are rounded."""
+    for count in range(10, 60):
+        patients = np.array([f"p{number}" for number in range(count)], object)
+        for a in (0.1, 0.3, 0.5, 0.7, 0.9):
+            b, nobody = round(1 - a, 1), np.zeros((count, 0), bool)
+            start, end = stratified(patients, nobody, [], a, 0), stratified(patients, nobody, [], b, 0, from_end=True)
+            assert (start ^ end).all(), (count, a)
+
+
+@pytest.mark.parametrize("seed", range(40))
 def test_every_label_keeps_its_share_or_one_positive(seed):
     """Against all sets of as many patients: none of those that keep every label is nearer by a patient."""
     patients, positive = table(seed)
@@ -281,6 +313,36 @@ def test_what_is_selected_is_identity(labelled):
     for others in ((0.5, 1, None), (0.4, 0, None), (0.5, 0, 1), (0.5, 0, 2)):
         assert select([one], "train", [1.0], *others).identity != first.identity
     assert select([one], "train", [1.0], 1.0, 5, None) is None  # all: nothing is added to a run's identity
+
+
+def patients_of(selection, dataset, split="train"):
+    return set(dataset.column("patient")[dataset.rows(split)[selection.samples]])
+
+
+def test_the_end_is_chosen_in_each_dataset(labelled):
+    dataset = labelled()
+    start, end = (select([dataset], "train", [1.0], share, 0, None, from_end=share < 0.5) for share in (0.8, 0.2))
+    assert patients_of(start, dataset).isdisjoint(patients_of(end, dataset))
+    assert sorted([*start.samples, *end.samples]) == list(range(60))
+    assert end.keys == "data.fraction=0.2 data.fraction_from=end" and start.keys == "data.fraction=0.8"
+    assert select([dataset], "train", [1.0], 1.0, 0, None, from_end=True) is None
+
+
+def test_excluded_patients_are_left_out_before_a_fraction_is_taken(labelled):
+    one, two = labelled("one"), labelled("two")
+    gone = set(one.column("patient")[:20])
+    selection = select([one, two], "train", [1.0, 1.0], 1.0, 0, None, excluded=gone)
+    assert selection.keys == "data.exclude" and selection.of == 120
+    everyone = np.concatenate([dataset.column("patient")[dataset.rows("train")] for dataset in (one, two)])
+    assert not gone & set(everyone[selection.samples])
+    assert set(selection.samples) == {i for i, patient in enumerate(everyone) if patient not in gone}
+    left = len(set(one.column("patient")) - gone)
+    half = select([one], "train", [1.0], 0.5, 0, None, excluded=gone)
+    assert len(patients_of(half, one)) == round(0.5 * left) and not gone & patients_of(half, one)
+    assert half.keys == "data.fraction=0.5 data.exclude"
+    assert select([one], "train", [1.0], 1.0, 0, None, excluded={"somebody else"}) is None
+    with pytest.raises(UserError, match=r"data.exclude: .*one has no other patient in split 'train'"):
+        select([one], "train", [1.0], 1.0, 0, None, excluded=set(one.column("patient")))
 
 
 @pytest.mark.parametrize(

@@ -76,16 +76,19 @@ def test_other_data_is_named_without_hashes() -> None:
     assert result == ["datasets: other images, labels or weights in data.shards", "seed: 0 -> 1"]
     (result,) = differences({"selection": "ab"}, {"selection": "cd"})
     assert result == (
-        "selection: data.fraction and data.negatives choose other rows: other patients or labels in data.shards"
+        "selection: data.fraction, data.exclude and data.negatives choose other rows: other patients or labels in "
+        "data.shards"
     )
 
 
 def test_the_name_of_a_run_on_all_rows_is_that_of_before_they_could_be_chosen() -> None:
-    everything = {"fraction": 1.0, "fraction_seed": 0, "negatives": None}
+    everything = {"fraction": 1.0, "fraction_seed": 0, "negatives": None, "fraction_from": "start", "exclude": None}
     now = CONFIG | {"data": CONFIG["data"] | everything}
     assert identity(now) == identity(CONFIG) and run_name(now) == run_name(CONFIG) == "4c6c9ca2d006"
     some = CONFIG | {"data": CONFIG["data"] | everything | {"fraction": 0.5, "negatives": 2}}
     assert differences(CONFIG, some | {"selection": "ab"}) == ["data.fraction: 1.0 -> 0.5", "data.negatives: None -> 2"]
+    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"fraction_from": "end"}}) != run_name(CONFIG)
+    assert run_name(CONFIG | {"data": CONFIG["data"] | everything | {"exclude": "some.txt"}}) != run_name(CONFIG)
 
 
 def test_identity_leaves_out_execution_only() -> None:

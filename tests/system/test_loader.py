@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from harness import SMALL, assert_equal_runs, pretrain
 from unpacked import unpack
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.pretrain import main
 
@@ -23,8 +23,8 @@ class Named:
 
     noted: list[tuple[str, int]] = []  # noqa: RUF012
 
-    def __init__(self, name: str, **arguments: Any) -> None:
-        self.name, self.inner = name, CpuLoader(**arguments)
+    def __init__(self, spec: LoaderSpec, name: str) -> None:
+        self.name, self.inner = name, CpuLoader(spec)
 
     def seconds(self) -> dict[str, float]:
         return self.inner.seconds()

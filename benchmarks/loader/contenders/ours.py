@@ -11,7 +11,7 @@ from benchmarks.loader.contenders.base import Contender
 from benchmarks.loader.inputs import VIEWS, LoaderInputs
 from dira_scale.data.batch import Batch
 from dira_scale.data.distort import Distort
-from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
@@ -25,8 +25,7 @@ def loader(name: str, inputs: LoaderInputs) -> list[Contender]:
     Raises UserError, as the loader does where it cannot read the case.
     """
     order = Order((inputs.images,), seed=0, batch=inputs.batch, remainder="wrap")
-    arguments: dict[str, Any] = {"order": order, "views": VIEWS, "seed": 0, "workers": inputs.workers}
-    built = choose(name).build(datasets=[inputs.dataset], split="train", **arguments)
+    built = choose(name).build(LoaderSpec([inputs.dataset], "train", order, VIEWS, seed=0, workers=inputs.workers))
 
     def run(batches: int) -> Iterator[Sequence[Any]]:
         return (batch.views for batch in built.iterate(0, batches))

@@ -55,16 +55,5 @@ def shared_patients(datasets: Sequence[ShardedDataset]) -> PatientComparison:
             listed = n == m and bool(datasets[n].info.published_lists)
             shared.append(SharedPatients(splits, tuple(sorted(both)), harmful(first, other, n == m), listed))
     unknown = [f"{names[0]} and {names[n]}: {why}" for n in range(1, len(datasets))
-               if (why := _incomparable(datasets[0], datasets[n]))]  # fmt: skip
+               if (why := datasets[0].info.incomparable(datasets[n].info))]  # fmt: skip
     return PatientComparison(shared, unknown)
-
-
-def _incomparable(first: ShardedDataset, other: ShardedDataset) -> str | None:
-    """Why an empty intersection proves nothing."""
-    for key, reason in (("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")):
-        values = [dataset.info.recipe.get(key, "") for dataset in (first, other)]
-        if "" in values:
-            return f"one of them does not say with which {key.replace('_', ' ')} it was made"
-        if values[0] != values[1]:
-            return f"their patients {reason}"
-    return None

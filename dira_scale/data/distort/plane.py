@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dira_scale.data.batch import per_sample
+from dira_scale.data.batch import IGNORE, per_sample
 from dira_scale.data.distort import image as distort_image
 from dira_scale.data.distort.intensity import jitter
 from dira_scale.data.views import INVERSE_CUTOUT, REFERENCE_SIZE, Distortion, ViewSpec
@@ -55,6 +55,11 @@ class Distort(nn.Module):
         """``x`` where the distorted view has it: rotated, if views are."""
         return rotate(x, params.rotation) if self.rotates else x
 
+    def turned_mask(self, mask: Tensor, params: Distortion) -> Tensor:
+        """A view's ``mask`` [b, S, S] where the distorted view has it; ``IGNORE`` where the rotation brings in what is
+        beyond the image. Patches that are cut out or swapped are no geometry: a mask keeps what lies below them."""
+        return rotate_mask(mask, params.rotation) if self.rotates else mask
+
     def one_by_one(self, x: Tensor, params: Distortion, corrupt: bool) -> Tensor:
         """A loop over samples, for CPUs: each stays in the cache, and costs only what its parameters ask for."""
         distorted = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -92,15 +97,28 @@ class Distort(nn.Module):
 
 def rotate(x: Tensor, degrees: Tensor) -> Tensor:
     """``x`` [b, C, S, S] rotated anticlockwise about its centre by ``degrees`` [b]; bilinear, 0 beyond the edges."""
-    size = x.shape[-1]
-    angle = torch.deg2rad(degrees)
-    cos, sin = per_sample(angle.cos(), x)[:, 0], per_sample(angle.sin(), x)[:, 0]
-    # Of an output pixel's coordinates those of the input, from -1 to 1, y downwards. Not affine_grid, whose matrix
-    # product is in 16 bits under autocast: pixels off.
-    centre = (2 * torch.arange(size, device=x.device) + 1) / size - 1
-    across, down = centre[None, None, :], centre[None, :, None]
-    grid = torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
+    grid = _rotation(x.shape[-1], degrees)
     return F.grid_sample(x.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def rotate_mask(mask: Tensor, degrees: Tensor) -> Tensor:
+    """``mask`` [b, S, S] of whole numbers, rotated as its image is: the nearest pixel, ``IGNORE`` beyond the edges."""
+    above = mask[:, None].float() - IGNORE  # what is beyond the edges is 0
+    grid = _rotation(mask.shape[-1], degrees)
+    nearest = F.grid_sample(above, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return (nearest[:, 0] + IGNORE).to(mask.dtype)
+
+
+def _rotation(size: int, degrees: Tensor) -> Tensor:
+    """Where the pixels of a rotated image come from: [b, S, S, 2], x and y from -1 to 1, y downwards.
+
+    Not affine_grid's, whose matrix product is in 16 bits under autocast: pixels off.
+    """
+    angle = torch.deg2rad(degrees)
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    centre = (2 * torch.arange(size, device=degrees.device) + 1) / size - 1
+    across, down = centre[None, None, :], centre[None, :, None]
+    return torch.stack([cos * across - sin * down, sin * across + cos * down], dim=-1)
 
 
 def _rows(*columns: Tensor) -> Iterator[tuple[Any, ...]]:

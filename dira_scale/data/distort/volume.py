@@ -18,3 +18,7 @@ class DistortVolumes(nn.Module):
     def turned(self, x: Tensor, params: Distortion) -> Tensor:
         """``x`` where the distorted view has it: as it is."""
         return x
+
+    def turned_mask(self, mask: Tensor, params: Distortion) -> Tensor:
+        """A view's ``mask`` [b, D, H, W] where the distorted view has it: as it is."""
+        return mask

@@ -1,26 +1,61 @@
 """From stored bytes to batches. Every loader returns the same samples and views, up to its resampling filter."""
 
-from collections.abc import Generator, Mapping
-from typing import Protocol, runtime_checkable
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import torch
 
 from dira_scale.data.batch import Batch
+from dira_scale.data.labels import Labels
+from dira_scale.data.order import EvalOrder, Order
+from dira_scale.data.views import ViewSpec
+
+if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
+    from dira_scale.data.manifest import ShardedDataset
+
+
+@dataclass(frozen=True)
+class LoaderSpec:
+    """What every loader is asked for.
+
+    Attributes:
+        datasets: one, or a mixture.
+        split: of every dataset.
+        order: made for these splits; ``order.batch_at(step, rank, world)`` gives this process's samples, counted over
+            all datasets.
+        views: of each sample; ``views.draw`` gives crops, flips and distortions.
+        seed: of the views.
+        rank, world: this process and their number.
+        workers: decoding threads.
+        prefetch: batches prepared ahead.
+        fixed_epoch: always draw the views of this epoch (evaluation); None: the order's epoch.
+        masks: whether batches have ``mask``.
+        labels: those that batches have; None: all, where the datasets have the same.
+        device: where the batches are wanted; a loader may leave them on the host.
+    """
+
+    datasets: Sequence["ShardedDataset"]
+    split: str
+    order: Order | EvalOrder
+    views: ViewSpec
+    seed: int
+    rank: int = 0
+    world: int = 1
+    workers: int = 1
+    prefetch: int = 4
+    fixed_epoch: int | None = None
+    masks: bool = False
+    labels: Labels | None = None
+    device: torch.device | str = "cpu"
 
 
 @runtime_checkable
 class Loader(Protocol):
     """What the training loop needs from a loader.
 
-    ``build.LoaderChoice.build`` constructs it with these keyword arguments, plus the settings beside ``_target_`` in
-    ``data.loader``:
-
-    * ``datasets``: a list of ``ShardedDataset``, one or a mixture; ``split``: of every dataset.
-    * ``order``: an ``Order`` or ``EvalOrder``, made for these splits; ``order.batch_at(step, rank, world)``
-      gives this process's samples, counted over all datasets. ``rank``, ``world``: this process and their number.
-    * ``views``: a ``ViewSpec``; ``seed``: of the views. ``views.draw`` gives crops, flips and distortions.
-    * ``fixed_epoch``: always draw the views of this epoch (evaluation); None = the order's epoch.
-    * ``workers``: decoding threads; ``prefetch``: batches prepared ahead.
-    * ``masks``: whether batches have ``mask``.
-    * ``device``: where the batches are wanted; a loader may leave them on the host.
+    ``build.LoaderChoice.build`` constructs it with a ``LoaderSpec``, plus the settings beside ``_target_`` in
+    ``data.loader`` as keyword arguments.
 
     Its constructor raises UserError if it cannot read the datasets.
     """

@@ -11,7 +11,7 @@ import torch
 
 from dira_scale.config.schema import imported
 from dira_scale.data.cache.settings import CacheSettings
-from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.samples import stored_codecs
 from dira_scale.errors import UserError, nearest
@@ -44,19 +44,20 @@ class LoaderChoice:
     def __str__(self) -> str:
         return f"loader: {self.name} ({self.why})"
 
-    def build(self, **arguments: Any) -> Loader:
-        """The loader built with the ``arguments`` that ``Loader`` lists.
+    def build(self, spec: LoaderSpec) -> Loader:
+        """The loader built for ``spec``.
 
-        Raises UserError if it does not take them, is not a loader, or cannot read these datasets.
+        Raises UserError if it does not take it and its settings, is not a loader, or cannot read these datasets.
         """
         factory = _imported(self.target)
         try:
-            inspect.signature(factory).bind(**arguments, **self.settings)
+            inspect.signature(factory).bind(spec, **self.settings)
         except (TypeError, ValueError) as error:
             raise UserError(
-                f"data.loader: {self.name} does not take a loader's arguments ({error}); see data.loaders.Loader"
+                f"data.loader: {self.name} does not take a LoaderSpec and its settings ({error}); see "
+                "dira_scale.data.loaders.Loader"
             ) from error
-        loader = factory(**arguments, **self.settings)
+        loader = factory(spec, **self.settings)
         if not isinstance(loader, Loader):
             raise UserError(
                 f"data.loader: {self.name} is not a dira_scale.data.loaders.Loader; that class lists what it needs"

@@ -16,46 +16,34 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies
-from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.masks import fill_masks
-from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.requests import Request, Requests
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
-from dira_scale.data.views import ViewSpec
 
 
 class CpuLoader:
-    """Batches of images or volumes; interface and arguments as in ``loaders.Loader``.
+    """Batches of images or volumes (see ``loaders.Loader``).
 
     All must have the same number of channels; 8-bit and 16-bit images may mix, keeping their values.
 
     Raises UserError when the datasets do not have the views' dimensions, differ in channels, have no sample in
-    ``split``, or one that is smaller than a crop.
+    ``split``, or one that is smaller than a crop; or if masks are asked for and a dataset has none there.
     """
 
     sums: tuple[str, ...] = ()  # more than a StageSeconds has
 
-    def __init__(
-        self,
-        datasets: list[ShardedDataset],
-        split: str,
-        order: Order | EvalOrder,
-        views: ViewSpec,
-        seed: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 1,
-        prefetch: int = 4,
-        fixed_epoch: int | None = None,
-        masks: bool = False,
-        device: torch.device | str = "cpu",
-    ) -> None:
-        self.samples = Samples(datasets, split)
-        self.requests = Requests(self.samples, order, views, seed, rank, world, fixed_epoch)
-        self.workers, self.prefetch, self.masks = workers, prefetch, masks
+    def __init__(self, spec: LoaderSpec) -> None:
+        self.samples = Samples(spec.datasets, spec.split, spec.labels)
+        if spec.masks:
+            self.samples.require_masks()
+        self.requests = Requests(
+            self.samples, spec.order, spec.views, spec.seed, spec.rank, spec.world, spec.fixed_epoch
+        )
+        self.workers, self.prefetch, self.masks = spec.workers, spec.prefetch, spec.masks
         self.seconds = StageSeconds(*self.sums)
-        self.copies = DeviceCopies(torch.device(device), self.seconds)
+        self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
         self._prepare()
 
     def _prepare(self) -> None:
@@ -87,11 +75,14 @@ class CpuLoader:
         """A batch with empty views, and the tasks that fill them."""
         views = self.requests.empty_views(request, pinned=self.copies.pinned)
         slots = [view.numpy() for view in views]
-        mask = self.requests.empty_mask(request) if self.masks else None
-        part = -(-len(request) // (4 * self.workers)) or 1  # several samples per task, several tasks per thread
-        tasks = [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
-        parts = [pool.submit(self._fill, slots, mask, request, task) for task in tasks]
+        mask = self.requests.empty_mask(request, pinned=self.copies.pinned) if self.masks else None
+        parts = [pool.submit(self._fill, slots, mask, request, task) for task in self._tasks(request)]
         return self.requests.batch(request, views, mask), parts
+
+    def _tasks(self, request: Request) -> list[range]:
+        """Its samples in parts: several samples per task, several tasks per thread."""
+        part = -(-len(request) // (4 * self.workers)) or 1
+        return [range(first, min(first + part, len(request))) for first in range(0, len(request), part)]
 
     def _fill(self, slots: list[np.ndarray], mask: Tensor | None, request: Request, samples: range) -> None:
         """Fill the ``slots``, per view [b, C, *size], of some samples; views of one image share its decoding."""

@@ -25,11 +25,12 @@ from dira_scale.pixels import codecs, headers
 logger = logging.getLogger(__name__)
 
 CODECS = {"jpg", "jp2", "png"}
+Masks = tuple[torch.Tensor | None, list[Future[None]]]  # empty, and the tasks that fill them
 CONVERT = "python -m dira_scale.shard convert path=… to=webdataset codec=jp2 out=…"
 
 
 class DaliLoader(CpuLoader):
-    """Batches of 2D images; interface and arguments as in ``loaders.Loader``.
+    """Batches of 2D images (see ``loaders.Loader``).
 
     Pixels are those of ``CpuLoader`` up to DALI's resampling: the same triangular filter, but at a crop's edges it
     repeats the last pixel where Pillow gives the others more weight, and JPEGs are always decoded at full scale.
@@ -52,7 +53,8 @@ class DaliLoader(CpuLoader):
             for _ in range(start_step, stop_step):
                 began = perf_counter()
                 for request in islice(requests, self.prefetch + 1 - len(pending)):
-                    pending.append(maker.submit(self._make, request, self._begin_reading(request, readers), views))
+                    reading, masks = self._begin_reading(request, readers), self._begin_masks(request, readers)
+                    pending.append(maker.submit(self._make, request, reading, masks, views))
                 batch, done = pending.popleft().result()
                 hand_over(batch.views, done)
                 self.seconds.add(wait=perf_counter() - began)
@@ -65,6 +67,17 @@ class DaliLoader(CpuLoader):
         images = np.unique(np.concatenate(request.images))
         parts = np.array_split(images, 4 * self.workers)  # several samples per task, several tasks per thread
         return [readers.submit(self._read, part) for part in parts if len(part)]
+
+    def _begin_masks(self, request: Request, readers: ThreadPoolExecutor) -> Masks:
+        if not self.masks:
+            return None, []
+        mask = self.requests.empty_mask(request, pinned=self.copies.pinned)
+
+        def fill(samples: range) -> None:
+            for i in samples:
+                fill_masks(mask[i].numpy(), self.samples, request, i)
+
+        return mask, [readers.submit(fill, samples) for samples in self._tasks(request)]
 
     def _read(self, images: np.ndarray) -> Payloads:
         began = perf_counter()
@@ -82,25 +95,20 @@ class DaliLoader(CpuLoader):
         return payloads
 
     def _make(
-        self, request: Request, reading: Sequence[Future[Payloads]], views: DaliViews
+        self, request: Request, reading: Sequence[Future[Payloads]], masks: Masks, views: DaliViews
     ) -> tuple[Batch, torch.cuda.Event | None]:
         """The batch of ``request``, and the event after which its views are there."""
         if len(request) == 0:
-            return self.requests.batch(request, self.requests.empty_views(request, pinned=False)), None
+            return self.requests.batch(request, self.requests.empty_views(request, pinned=False), masks[0]), None
         payloads = {image: payload for part in reading for image, payload in part.result().items()}
         try:
             made, done = views.make(request, payloads)
         except RuntimeError as error:
             raise self._named(payloads, views, error) from error
-        return self.requests.batch(request, made, self._mask(request)), done
-
-    def _mask(self, request: Request) -> torch.Tensor | None:
-        if not self.masks:
-            return None
-        mask = self.requests.empty_mask(request)
-        for i in range(len(request)):
-            fill_masks(mask[i].numpy(), self.samples, request, i)
-        return mask
+        mask, parts = masks
+        for part in parts:
+            part.result()
+        return self.requests.batch(request, made, mask), done
 
     def _named(self, payloads: Payloads, views: DaliViews, error: RuntimeError) -> UserError:
         """The error that names the sample which DALI refuses: its own is about a batch."""

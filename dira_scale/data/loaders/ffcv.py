@@ -20,7 +20,7 @@ from dira_scale.pixels.codecs import DecodeError
 
 
 class FfcvLoader(CpuLoader):
-    """Batches of 8-bit 2D images from ``{split}.beton``; interface and arguments as in ``loaders.Loader``.
+    """Batches of 8-bit 2D images from ``{split}.beton`` (see ``loaders.Loader``).
 
     The filter is OpenCV's INTER_AREA: where a crop shrinks in both directions, the mean of the area that a pixel
     covers, rounded; otherwise linear between two pixels in each direction. Masks are read from the tars.

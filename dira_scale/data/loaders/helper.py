@@ -26,44 +26,48 @@ from torch import Tensor
 
 from dira_scale.data.batch import Batch
 from dira_scale.data.device_copies import DeviceCopies
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.samples import Samples
 from dira_scale.data.stage_seconds import StageSeconds
 from dira_scale.errors import UserError
 
 LOOK = 1.0  # seconds between looks whether the process lives
+MASK_BYTES = 2  # of a pixel's mask
+ALIGNED = 16  # bytes; slots begin at multiples of it
 
 
 class HelperLoader:
-    """The batches of the loader ``inner``, a dotted name, with ``settings`` of its own; other arguments as in
-    ``loaders.Loader``.
+    """The batches of the loader ``inner``, a dotted name, with ``settings`` of its own.
 
     Raises UserError as the inner loader, and where this system lacks ``memfd_create`` (Linux has it).
     """
 
-    def __init__(self, inner: str, settings: dict[str, Any], **arguments: Any) -> None:
+    def __init__(self, spec: LoaderSpec, *, inner: str, settings: dict[str, Any]) -> None:
         if not hasattr(os, "memfd_create"):
             raise UserError("data.helper=true needs Linux; use data.helper=false")
-        self.inner, self.settings, self.arguments = inner, settings, arguments
-        samples = Samples(arguments["datasets"], arguments["split"])
-        views = arguments["views"]
-        self._view = samples.dtype.itemsize * samples.channels * math.prod(views.sides)  # bytes
-        self._count = views.count
+        self.spec, self.inner, self.settings = spec, inner, settings
+        samples = Samples(spec.datasets, spec.split)
+        if spec.masks:
+            samples.require_masks()
+        pixel = samples.dtype.itemsize * samples.channels + MASK_BYTES * spec.masks
+        self._sample = pixel * math.prod(spec.views.sides) * spec.views.count  # bytes
         self.seconds = StageSeconds()
-        self.copies = DeviceCopies(torch.device(arguments.get("device", "cpu")), self.seconds)
+        self.copies = DeviceCopies(torch.device(spec.device), self.seconds)
 
     def iterate(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
         """This rank's batches of steps ``start_step`` to ``stop_step - 1``; the process ends with the iterator."""
         yield from self.copies.beside(self._host_batches(start_step, stop_step))
 
     def _host_batches(self, start_step: int, stop_step: int) -> Generator[Batch, None, None]:
-        order, rank, world = self.arguments["order"], self.arguments.get("rank", 0), self.arguments.get("world", 1)
-        largest = len(order.batch_at(start_step, rank, world).index) + 1  # evaluation's parts differ by one
-        slots = Slots(self.arguments.get("prefetch", 4) + 2, largest * self._count * self._view)
+        spec = self.spec
+        first = spec.order.batch_at(start_step, spec.rank, spec.world).index
+        largest = len(first) + 1  # evaluation's parts differ by one
+        slots = Slots(spec.prefetch + 2, largest * self._sample)
         if self.copies.pinned:
             slots.pin()
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        loader = self.inner, self.settings | self.arguments | {"device": "cpu"}
+        loader = self.inner, self.settings, replace(spec, device="cpu")
         process = context.Process(target=_serve, args=(theirs, slots, *loader, start_step, stop_step), daemon=True)
         process.start()
         theirs.close()
@@ -90,10 +94,11 @@ class HelperLoader:
 
 
 class Slots:
-    """``count`` pieces of memory of ``size`` bytes; pickled to another process, both map the same."""
+    """``count`` pieces of memory of at least ``size`` bytes; pickled to another process, both map the same."""
 
     def __init__(self, count: int, size: int, descriptor: int | None = None) -> None:
-        self.count, self.size, self.pinned = count, size, False
+        self.count, self.pinned = count, False
+        self.size = size = -(-size // ALIGNED) * ALIGNED
         self._descriptor = os.memfd_create("slots") if descriptor is None else descriptor
         if descriptor is None:
             os.ftruncate(self._descriptor, count * size)
@@ -106,29 +111,40 @@ class Slots:
         torch.cuda.check_error(torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0))
         self.pinned = True
 
-    def fill(self, slot: int, views: tuple[Tensor, ...]) -> None:
-        """Copy a batch's views into a slot."""
-        for part, view in zip(self._parts(slot, views), views, strict=True):
-            part.copy_(view)
+    def fill(self, slot: int, batch: Batch) -> None:
+        """Copy a batch's views and masks into a slot."""
+        large = _large(batch)
+        for part, tensor in zip(self._parts(slot, large), large, strict=True):
+            part.copy_(tensor)
 
     def batch(self, slot: int, batch: Batch) -> Batch:
-        """``batch``, sent with views without memory, with those of a slot; on a CPU, where nothing is copied on, with
-        copies of them."""
-        parts = self._parts(slot, batch.views)
-        return replace(batch, views=parts if self.pinned else tuple(part.clone() for part in parts))
+        """``batch``, sent with views and masks without memory, with those of a slot; on a CPU, where nothing is copied
+        on, with copies of them."""
+        parts = self._parts(slot, _large(batch))
+        return _with_large(batch, parts if self.pinned else [part.clone() for part in parts])
 
-    def _parts(self, slot: int, views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def _parts(self, slot: int, large: list[Tensor]) -> list[Tensor]:
         parts, start = [], slot * self.size
-        for view in views:
-            parts.append(self._memory[start : start + view.nbytes].view(view.dtype).view(view.shape))
-            start += view.nbytes
-        return tuple(parts)
+        for tensor in large:
+            parts.append(self._memory[start : start + tensor.nbytes].view(tensor.dtype).view(tensor.shape))
+            start += tensor.nbytes
+        return parts
 
     def close(self) -> None:
         if self.pinned:
             torch.cuda.synchronize()  # the last copies
             torch.cuda.check_error(torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr()))
         os.close(self._descriptor)
+
+
+def _large(batch: Batch) -> list[Tensor]:
+    """What is not pickled. Masks come first: their two bytes must lie at even addresses, views may have one."""
+    return [*([] if batch.mask is None else [batch.mask]), *batch.views]
+
+
+def _with_large(batch: Batch, large: list[Tensor]) -> Batch:
+    mask, views = (None, large) if batch.mask is None else (large[0], large[1:])
+    return replace(batch, mask=mask, views=tuple(views))
 
 
 def _opened(count: int, size: int, descriptor: Any) -> Slots:
@@ -153,7 +169,15 @@ def _receive(connection: Connection, process: Any) -> Any:
     return message
 
 
-def _serve(connection: Connection, slots: Slots, inner: str, arguments: dict[str, Any], start: int, stop: int) -> None:
+def _serve(
+    connection: Connection,
+    slots: Slots,
+    inner: str,
+    settings: dict[str, Any],
+    spec: LoaderSpec,
+    start: int,
+    stop: int,
+) -> None:
     """In the process: send batches in order, each once a slot is free; then wait to be killed."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the training process's
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
@@ -163,14 +187,15 @@ def _serve(connection: Connection, slots: Slots, inner: str, arguments: dict[str
     with suppress(EOFError, ConnectionError):  # the training process is gone
         try:
             module, _, name = inner.rpartition(".")
-            loader = getattr(import_module(module), name)(**arguments)
+            loader = getattr(import_module(module), name)(spec, **settings)
             for batch in loader.iterate(start, stop):
                 slot = connection.recv()
-                slots.fill(slot, batch.views)
+                slots.fill(slot, batch)
                 seconds = {part: value for part, value in loader.seconds().items() if part != "wait"}
                 passed = {part: value - before.get(part, 0.0) for part, value in seconds.items()}
                 before = seconds
-                _send(connection, (slot, replace(batch, views=tuple(view.to("meta") for view in batch.views)), passed))
+                without = _with_large(batch, [tensor.to("meta") for tensor in _large(batch)])
+                _send(connection, (slot, without, passed))
         except (EOFError, ConnectionError):
             raise
         except UserError as error:

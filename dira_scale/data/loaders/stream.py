@@ -4,7 +4,6 @@ import logging
 import os
 import threading
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
 import xxhash
@@ -15,6 +14,7 @@ from dira_scale.data.cache.need import GB, SELDOM, Window
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shard, ShardCache, Shards
 from dira_scale.data.cache.substitutes import Substitutes
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.errors import UserError
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 class StreamLoader(CpuLoader):
-    """Batches as the CPU loader's; further arguments as in ``loaders.Loader``.
+    """Batches as the CPU loader's.
 
     ``seconds`` also sums ``fetch`` (of the threads that fetch), ``fetched_mb`` (10^6 bytes that this process fetched)
     and ``skipped`` (samples that were replaced).
@@ -38,8 +38,8 @@ class StreamLoader(CpuLoader):
 
     sums = ("fetch", "fetched_mb", "skipped")
 
-    def __init__(self, *, cache: CacheSettings, **arguments: Any) -> None:
-        super().__init__(**arguments)
+    def __init__(self, spec: LoaderSpec, *, cache: CacheSettings) -> None:
+        super().__init__(spec)
         folder = cache.open()
         order, rank, world = self.requests.order, self.requests.rank, self.requests.world
         self.order = order  # without substitutes
@@ -53,7 +53,7 @@ class StreamLoader(CpuLoader):
             )
         self._stop, self._open = threading.Event(), 0
         self.cache = ShardCache(folder, self._stop, self.seconds)
-        self.samples.stored = self._stored
+        self.samples.stored, self.samples.stored_mask = self._stored, self._stored_mask
         self.skips = cache.missing == "skip"
         if self.skips:
             self.requests.order = Substitutes(order, self.shards, self.cache, self.requests.seed)  # type: ignore[assignment]
@@ -82,16 +82,28 @@ class StreamLoader(CpuLoader):
         """The bytes of an image, unchecked. A copy that went bad on this disk is fetched again, once."""
         shard, origin = self.shards.at(dataset, row), self.samples.datasets[dataset]
         offset, buffer = int(origin.column("offset")[row]), new((int(origin.column("size")[row]),), np.uint8).data
+        payload = self._read(shard, offset, buffer)
+        if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
+            logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
+            self.cache.folder.drop(shard.name)
+            payload = self._read(shard, offset, buffer)
+        return payload
+
+    def _stored_mask(self, dataset: int, row: int) -> memoryview | None:
+        """The bytes of a mask, which is in its image's shard; the manifest has no checksum of it."""
+        origin = self.samples.datasets[dataset]
+        if not origin.has_mask(row):
+            return None
+        record = origin.index.records[row]
+        buffer = np.empty(int(record["mask_size"]), np.uint8).data
+        return self._read(self.shards.at(dataset, row), int(record["mask_offset"]), buffer)
+
+    def _read(self, shard: Shard, offset: int, buffer: memoryview) -> memoryview:
         try:
-            payload = self.cache.read(shard, offset, buffer)
-            if xxhash.xxh3_64_intdigest(payload) != origin.checksums[row] and not shard.in_place:
-                logger.warning("the cache's copy of %s is damaged; it is fetched again", shard.name)
-                self.cache.folder.drop(shard.name)
-                payload = self.cache.read(shard, offset, buffer)
+            return self.cache.read(shard, offset, buffer)
         except MissingShardError:
             self._stop.set()  # the others of the batch need not wait for theirs
             raise
-        return payload
 
     def _needed(self, step: int) -> list[Shard]:
         """The shards of a step that go through the cache."""

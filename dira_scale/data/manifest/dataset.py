@@ -186,9 +186,11 @@ class ShardedDataset:
 
     def read_mask(self, row: int) -> bytes | None:
         """The encoded mask of ``row``, PNG of an image, b2nd of a volume; None without one."""
-        if self.index.records["mask_size"][row] == NO_MASK:
-            return None
-        return self._read(row, "mask_offset", "mask_size")
+        return self._read(row, "mask_offset", "mask_size") if self.has_mask(row) else None
+
+    def has_mask(self, rows: Any) -> Any:
+        """Whether a row, or each of several rows [n], has a mask."""
+        return self.index.records["mask_size"][rows] != NO_MASK
 
     def voxels(self, row: int) -> Any:
         """The volume of ``row``, [Z, Y, X] or [C, Z, Y, X]; slicing a local b2nd reads only the bricks needed."""

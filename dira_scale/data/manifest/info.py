@@ -60,6 +60,17 @@ class DatasetInfo:
                 flags.append(Flag(name, number, None))
         return flags
 
+    def incomparable(self, other: "DatasetInfo") -> str | None:
+        """Why a patient of both has different keys in them, or may have; None if it has the same key in both."""
+        reasons = ("hash_key", "were hashed with two keys"), ("archive", "are of two archives by their recipes")
+        for key, reason in reasons:
+            values = [info.recipe.get(key, "") for info in (self, other)]
+            if "" in values:
+                return f"one of them does not say with which {key.replace('_', ' ')} it was made"
+            if values[0] != values[1]:
+                return f"their patients {reason}"
+        return None
+
     @property
     def published_lists(self) -> str:
         """The lists that decided the splits, each by the start of its SHA-256; empty if none did."""

@@ -12,6 +12,7 @@ from dira_scale.data.views.spec import (
     Jitter,
     Shuffle,
     ViewSpec,
+    fixed_views,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "ViewSpec",
     "draw",
     "draw_partner",
+    "fixed_views",
 ]

@@ -69,7 +69,11 @@ def draw(
     def uniform(n: int, stream: int) -> np.ndarray:
         return random.uniform(seed, epoch, index, occurrence, view, n, stream)
 
-    geometry = spec.crop.draw(uniform(spec.crop.numbers, _GEOMETRY), np.stack(sides, 1).astype(np.int64))
+    stored = np.stack(sides, 1).astype(np.int64)
+    if spec.fixed:
+        geometry = spec.fixed[view].of(stored)
+    else:
+        geometry = spec.crop.draw(uniform(spec.crop.numbers, _GEOMETRY), stored)
     intensity, damage = uniform(7, _INTENSITY), uniform(patches.numbers(spec), _PATCHES)
     rotation, orientations = _float32(np.zeros(len(index))), torch.zeros(len(index), 0, 3, dtype=torch.uint8)
     if spec.rotation:

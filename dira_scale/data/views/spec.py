@@ -9,6 +9,7 @@ volumes have crops of given sizes, flips along each axis, brightness and contras
 from dataclasses import dataclass, field
 
 from dira_scale.data.geometry.crop import CropRule
+from dira_scale.data.geometry.fixed import FixedCrop
 from dira_scale.data.geometry.plane import PlaneCrop
 from dira_scale.data.geometry.volume import VolumeCrop
 from dira_scale.errors import UserError, nearest
@@ -83,6 +84,7 @@ class ViewSpec:
         pair: what the views of a sample share: the ``image``, or the ``patient``: views after the first show another
             image of the same patient where there is one (MoCo with positives from a patient's images; Vu et al.,
             "MedAug", MLHC 2021, section 3).
+        fixed: the crop of each view, the same for every image, in the place of drawn ones (``fixed_views``).
 
     Raises UserError for invalid probabilities or ranges, and for what volumes do not have.
     """
@@ -103,6 +105,7 @@ class ViewSpec:
     orientations: int = 0
     pair: str = "image"
     crops: tuple[tuple[int, ...], ...] = ()
+    fixed: tuple[FixedCrop, ...] = ()
 
     def __post_init__(self) -> None:
         branches = (self.cutout.p, self.inverse_cutout.p, self.shuffle.p)
@@ -118,10 +121,20 @@ class ViewSpec:
         if self.count < 1 or min(self.sides) < 8:
             shown = self.size if isinstance(self.size, int) else " x ".join(map(str, self.size))
             raise UserError(f"need at least one view of at least 8 pixels, got {self.count} of {shown}")
+        self._check_fixed()
         if isinstance(self.size, int):
             self._check_plane()
         else:
             self._check_volume(self.size)
+
+    def _check_fixed(self) -> None:
+        if self.fixed and len(self.fixed) != self.count:
+            raise UserError(f"fixed: {len(self.fixed)} crops for {self.count} views; give one for each")
+        for crop in self.fixed:
+            if {len(crop.position), len(crop.extent or crop.position)} != {self.dimensions}:
+                raise UserError(f"fixed: {crop} does not have the {self.dimensions} axes of size={self.size}")
+            if not (0 < crop.share <= 1 and all(0 <= p <= 1 for p in crop.position) and min(crop.extent or (1,)) > 0):
+                raise UserError(f"fixed: need positions from 0 to 1, 0 < share <= 1 and extents above 0: {crop}")
 
     def _check_plane(self) -> None:
         if self.border < 0 and self.shuffle.p > 0:
@@ -161,11 +174,31 @@ class ViewSpec:
 
     @property
     def crop(self) -> CropRule:
-        """How crops and flips are drawn."""
+        """How crops and flips are drawn, unless they are ``fixed``."""
         if isinstance(self.size, int):
             return PlaneCrop(self.scale, self.ratio, self.flip)
         return VolumeCrop(self.crops or (self.size,), self.flip)
 
+    @property
+    def least(self) -> tuple[int, ...] | None:
+        """The sides [n] that an image must have, in pixels; None: any."""
+        if not self.fixed:
+            return self.crop.least
+        extents = [crop.extent for crop in self.fixed if crop.extent is not None]
+        return tuple(map(max, zip(*extents, strict=True))) if extents else None
+
     def pixels(self, length: int) -> int:
         """A ``length`` in a 224-pixel view, in whole pixels of this one."""
         return round(length * self.sides[-1] / REFERENCE_SIZE)
+
+
+def fixed_views(size: int | tuple[int, ...], crops: tuple[FixedCrop, ...]) -> ViewSpec:
+    """Views for evaluation: these crops of every image, resized to ``size``, and nothing drawn.
+
+    ``geometry.fixed`` has the usual ones: ``centre(2)`` is the whole image, ``ten_crops(2, 224 / 256)`` are those of
+    an image resized to 256 pixels, ``centre(3, extent=(64, 64, 32))`` is the middle of a volume, in voxels.
+    """
+    return ViewSpec(
+        count=len(crops), size=size, fixed=crops, flip=0.0, jitter=Jitter(p=0), blur=Blur(p=0), cutout=Cutout(p=0),
+        inverse_cutout=InverseCutout(p=0), shuffle=Shuffle(p=0),
+    )  # fmt: skip

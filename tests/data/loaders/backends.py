@@ -6,16 +6,16 @@ from typing import Any
 import pytest
 from needs import need_extra
 
-from dira_scale.data.loaders import Loader
+from dira_scale.data.loaders import Loader, LoaderSpec
 from dira_scale.data.loaders.build import choose
 
 # By the name of the test's parameter: how to build it from ``Loader``'s arguments.
 BACKENDS: dict[str, Callable[..., Loader]] = {
-    "cpu": lambda **arguments: choose("cpu").build(**arguments),
-    "threads": lambda **arguments: choose("cpu").build(**{"workers": 3, "prefetch": 2} | arguments),
-    "helper": lambda **arguments: choose("cpu").in_helper().build(**arguments),
-    "stream": lambda **arguments: choose("stream").build(**arguments),
-    "dali": lambda **arguments: choose("dali").build(**arguments),
+    "cpu": lambda **arguments: choose("cpu").build(LoaderSpec(**arguments)),
+    "threads": lambda **arguments: choose("cpu").build(LoaderSpec(**{"workers": 3, "prefetch": 2} | arguments)),
+    "helper": lambda **arguments: choose("cpu").in_helper().build(LoaderSpec(**arguments)),
+    "stream": lambda **arguments: choose("stream").build(LoaderSpec(**arguments)),
+    "dali": lambda **arguments: choose("dali").build(LoaderSpec(**arguments)),
 }
 SLOW = ("helper",)  # a process to start: in the system tier
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from dira_scale.data.loaders import Loader, build
+from dira_scale.data.loaders import Loader, LoaderSpec, build
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import EvalOrder
@@ -20,13 +21,13 @@ ROOT = Path(__file__).parents[3]
 class Sized(CpuLoader):
     """With a setting of its own."""
 
-    def __init__(self, largest, **arguments):
-        super().__init__(**arguments)
+    def __init__(self, spec, largest):
+        super().__init__(spec)
         self.largest = largest
 
 
 class Bare:
-    def __init__(self, **_):
+    def __init__(self, spec):
         pass
 
 
@@ -44,10 +45,10 @@ def test_what_is_chosen_and_why(arguments):
     assert str(choose("auto")) == "loader: cpu (data.loader=auto: no GPU)"
     assert str(choose("cpu")) == "loader: cpu (data.loader=cpu)"
     for name in ("auto", "cpu"):
-        assert isinstance(choose(name).build(**arguments), CpuLoader)
+        assert isinstance(choose(name).build(LoaderSpec(**arguments)), CpuLoader)
     choice = own("Sized", largest=3)
     assert str(choice) == f"loader: {__name__}.Sized (data.loader._target_)"
-    loader = choice.build(**arguments)
+    loader = choice.build(LoaderSpec(**arguments))
     assert isinstance(loader, Loader) and loader.largest == 3
     assert len(next(loader.iterate(0, 1)).index) == 3
 
@@ -96,14 +97,27 @@ def test_what_there_is_not_is_refused(loader, message):
 @pytest.mark.parametrize(
     ("target", "settings", "message"),
     [
-        ("Sized", {}, "Sized does not take a loader's arguments .missing a required argument: 'largest'"),
-        ("Sized", {"largest": 3, "seed": 1}, "Sized does not take .* multiple values for .*'seed'"),
+        ("Sized", {}, "Sized does not take a LoaderSpec and its settings .missing a required argument: 'largest'"),
+        ("Sized", {"largest": 3, "spec": 1}, "Sized does not take .* .multiple values for argument 'spec'"),
         ("Bare", {}, "Bare is not a dira_scale.data.loaders.Loader"),
     ],
 )
 def test_what_is_no_loader_is_refused(arguments, target, settings, message):
     with pytest.raises(UserError, match=rf"data\.loader: {__name__}\.{message}"):
-        own(target, **settings).build(**arguments)
+        own(target, **settings).build(LoaderSpec(**arguments))
+
+
+def test_the_loader_of_the_documentation_gives_the_cpu_loaders_views(arguments, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "explanation" / "order_and_views.md").read_text()
+    (code,) = (part.partition("```")[0] for part in page.split("```python\n")[1:] if "class SimpleLoader" in part)
+    (tmp_path / "my_loaders.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = LoaderSpec(**arguments, fixed_epoch=0)
+    (ours,) = choose({"_target_": "my_loaders.SimpleLoader"}).build(spec).iterate(0, 1)
+    (theirs,) = choose("cpu").build(spec).iterate(0, 1)
+    for a, b in zip(ours.to("cpu").views, theirs.to("cpu").views, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(ours.index, theirs.index)
 
 
 def imported(path: Path) -> Iterator[str]:

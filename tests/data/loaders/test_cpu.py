@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
@@ -18,6 +19,10 @@ from dira_scale.pixels.planes import resize
 
 SIZES = [(60, 80), (45, 45), (100, 52), (64, 48), (30, 33), (81, 70), (50, 90), (44, 61), (72, 40), (39, 39)]
 SPEC = ViewSpec(size=24)
+
+
+def cpu(dataset, order, **options):
+    return CpuLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options))
 
 
 @pytest.fixture
@@ -64,7 +69,7 @@ def slow_batch(images, order, step, spec, seed=0):
 def test_a_batch_equals_the_slow_reference(make_dataset, images, codec, bits):
     dataset = make_dataset(images(bits), codec)
     order = Order((10,), seed=1, batch=4)
-    for step, batch in zip((1, 2), CpuLoader([dataset], "train", order, SPEC, seed=0).iterate(1, 3), strict=True):
+    for step, batch in zip((1, 2), cpu(dataset, order).iterate(1, 3), strict=True):
         assert batch.step == step and batch.index.tolist() == order.batch_at(step).index.tolist()
         assert batch.labels is not None and batch.labels[:, 0].tolist() == batch.index.tolist()
         assert batch.high.tolist() == [[2**bits - 1] * 2] * 4 and batch.low.tolist() == [[0, 0]] * 4
@@ -84,7 +89,7 @@ def test_jpeg(make_dataset, images, grow, mean, most):
     dataset = make_dataset(originals, "jpg")
     decoded = [codecs.decode(dataset.read(row), "jpg") for row in range(10)]
     order = Order((10,), seed=1, batch=10)
-    (batch,) = CpuLoader([dataset], "train", order, SPEC, seed=0).iterate(0, 1)
+    (batch,) = cpu(dataset, order).iterate(0, 1)
     for view, expected in zip(batch.views, slow_batch(decoded, order, 0, SPEC), strict=True):
         error = np.abs(view[:, 0].numpy() - expected)
         assert error.mean() < mean and np.percentile(error, 99) < most
@@ -111,8 +116,8 @@ def everything(batches):
 @pytest.mark.parametrize(("workers", "prefetch"), [(1, 0), (2, 4), (3, 1)])
 def test_workers_and_prefetch_do_not_matter(make_dataset, images, workers, prefetch):
     dataset, order = make_dataset(images()), Order((10,), seed=1, batch=4)
-    plain = CpuLoader([dataset], "train", order, SPEC, seed=0)
-    other = CpuLoader([dataset], "train", order, SPEC, seed=0, workers=workers, prefetch=prefetch)
+    plain = cpu(dataset, order)
+    other = cpu(dataset, order, workers=workers, prefetch=prefetch)
     for a, b in zip(everything(plain.iterate(0, 6)), everything(other.iterate(0, 6)), strict=True):
         np.testing.assert_array_equal(a, b)
     assert min(other.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
@@ -120,12 +125,9 @@ def test_workers_and_prefetch_do_not_matter(make_dataset, images, workers, prefe
 
 def test_ranks_together_are_one_batch(make_dataset, images):
     dataset, order = make_dataset(images()), Order((10,), seed=1, batch=4)
-    (whole,) = CpuLoader([dataset], "train", order, SPEC, seed=0).iterate(3, 4)
+    (whole,) = cpu(dataset, order).iterate(3, 4)
     for world in (2, 4):
-        parts = [
-            next(CpuLoader([dataset], "train", order, SPEC, seed=0, rank=rank, world=world).iterate(3, 4))
-            for rank in range(world)
-        ]
+        parts = [next(cpu(dataset, order, rank=rank, world=world).iterate(3, 4)) for rank in range(world)]
         for v in range(2):
             assert torch.equal(torch.cat([part.views[v] for part in parts]), whole.views[v])
             joined = torch.cat([part.distortions[v].boxes for part in parts])
@@ -133,7 +135,7 @@ def test_ranks_together_are_one_batch(make_dataset, images):
 
 
 def test_a_later_start_gives_the_same_rest(make_dataset, images):
-    loader = CpuLoader([make_dataset(images())], "train", Order((10,), seed=1, batch=4), SPEC, seed=0)
+    loader = cpu(make_dataset(images()), Order((10,), seed=1, batch=4))
     unbroken = list(loader.iterate(0, 6))
     for a, b in zip(everything(unbroken[4:]), everything(loader.iterate(4, 6)), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -141,13 +143,11 @@ def test_a_later_start_gives_the_same_rest(make_dataset, images):
 
 def test_evaluation_sees_each_sample_once_with_the_same_views(make_dataset, images):
     dataset, order = make_dataset(images()), EvalOrder(10, 4)
-    loader = CpuLoader([dataset], "train", order, SPEC, seed=0, fixed_epoch=0)
+    loader = cpu(dataset, order, fixed_epoch=0)
     batches = list(loader.iterate(0, order.steps))
     assert [len(batch.index) for batch in batches] == [4, 4, 2]
     assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
-    parts = [
-        list(CpuLoader([dataset], "train", order, SPEC, 0, rank, 4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)
-    ]
+    parts = [list(cpu(dataset, order, rank=rank, world=4, fixed_epoch=0).iterate(0, 3)) for rank in range(4)]
     for step, whole in enumerate(batches):
         assert torch.equal(torch.cat([part[step].views[0] for part in parts]), whole.views[0])
     assert min(len(part[2].index) for part in parts) == 0
@@ -158,7 +158,7 @@ def test_a_fixed_epoch_fixes_the_views(make_dataset, images):
     dataset, order = make_dataset(images()), Order((10,), seed=1, batch=10)
 
     def sample_3(fixed_epoch):
-        loader = CpuLoader([dataset], "train", order, SPEC, seed=0, fixed_epoch=fixed_epoch)
+        loader = cpu(dataset, order, fixed_epoch=fixed_epoch)
         return [batch.views[0][batch.index == 3] for batch in loader.iterate(0, 2)]
 
     assert torch.equal(*sample_3(5)) and not torch.equal(*sample_3(None))
@@ -168,7 +168,7 @@ def test_a_mixture_of_bits_keeps_the_values(make_dataset, radiograph):
     eight = make_dataset([radiograph(40, 40, 8, seed=i) for i in range(4)], "png", "eight")
     sixteen = make_dataset([radiograph(40, 40, 16, seed=i) for i in range(4)], "npy", "sixteen", ["other"])
     order = Order((4, 4), seed=0, batch=8)
-    (batch,) = CpuLoader([eight, sixteen], "train", order, SPEC, seed=0).iterate(0, 1)
+    (batch,) = CpuLoader(LoaderSpec([eight, sixteen], "train", order, SPEC, seed=0)).iterate(0, 1)
     assert batch.views[0].dtype == torch.uint16 and batch.labels is None
     assert (batch.high == torch.where(batch.index < 4, 255.0, 65535.0)[:, None]).all()
     scaled = batch.to("cpu").views[0]
@@ -177,7 +177,7 @@ def test_a_mixture_of_bits_keeps_the_values(make_dataset, radiograph):
 
 def test_colour_stays_colour(make_dataset, images):
     originals = images(channels=3)
-    (batch,) = CpuLoader([make_dataset(originals)], "train", EvalOrder(10, 10), SPEC, seed=0).iterate(0, 1)
+    (batch,) = cpu(make_dataset(originals), EvalOrder(10, 10)).iterate(0, 1)
     assert batch.views[0].shape == (10, 3, 24, 24)
     for channel in range(3):
         expected = next(slow_batch([image[..., channel] for image in originals], EvalOrder(10, 10), 0, SPEC))
@@ -195,7 +195,7 @@ def test_the_views_of_a_sample_share_one_decoding(make_dataset, images, monkeypa
         return original(*args, **options)
 
     monkeypatch.setattr(module, name, counted)
-    list(CpuLoader([dataset], "train", EvalOrder(10, 4), SPEC, seed=0).iterate(0, 3))
+    list(cpu(dataset, EvalOrder(10, 4)).iterate(0, 3))
     assert calls[name] == 10
 
 
@@ -204,7 +204,7 @@ def loader_threads():
 
 
 def test_closing_early_leaves_no_thread(make_dataset, images):
-    loader = CpuLoader([make_dataset(images())], "train", Order((10,), seed=1, batch=4), SPEC, seed=0, workers=3)
+    loader = cpu(make_dataset(images()), Order((10,), seed=1, batch=4), workers=3)
     iterator = loader.iterate(0, 1000)
     next(iterator)
     assert loader_threads()
@@ -220,7 +220,7 @@ def test_a_damaged_payload_is_named(make_dataset, images, codec):
     offset = int(dataset.column("offset")[6])
     content[offset + int(dataset.column("size")[6]) // 2] ^= 0x10
     shard.write_bytes(content)
-    loader = CpuLoader([ShardedDataset.open(dataset.root)], "train", EvalOrder(10, 4), SPEC, seed=0, workers=2)
+    loader = cpu(ShardedDataset.open(dataset.root), EvalOrder(10, 4), workers=2)
     iterator = loader.iterate(0, 3)
     next(iterator)
     with pytest.raises(UserError, match=rf"toy: sample toy6 \(shard train-000000.tar, offset {offset}\).*checksum"):
@@ -233,17 +233,17 @@ def test_an_undecodable_payload_is_named(make_dataset, images, monkeypatch):
     monkeypatch.setattr(codecs, "encode", lambda pixels, codec: b"no image")
     dataset = make_dataset(images())
     with pytest.raises(UserError, match=r"sample toy0 .*not a PNG"):
-        next(CpuLoader([dataset], "train", EvalOrder(10, 4), SPEC, seed=0).iterate(0, 1))
+        next(cpu(dataset, EvalOrder(10, 4)).iterate(0, 1))
 
 
 def test_datasets_that_do_not_fit_are_refused(make_dataset, radiograph):
     grey, colour = make_dataset([radiograph(20, 20)], name="grey"), make_dataset([radiograph(20, 20, 8, 3)], name="rgb")
     with pytest.raises(UserError, match=r"channels \(1 in .*grey and 3 in .*rgb\)"):
-        CpuLoader([grey, colour], "train", EvalOrder(2, 2), SPEC, seed=0)
+        CpuLoader(LoaderSpec([grey, colour], "train", EvalOrder(2, 2), SPEC, seed=0))
     with pytest.raises(UserError, match="no split 'val'"):
-        CpuLoader([grey], "val", EvalOrder(1, 1), SPEC, seed=0)
+        CpuLoader(LoaderSpec([grey], "val", EvalOrder(1, 1), SPEC, seed=0))
     for field, value, words in (("dims", 3, "volumes"), ("counts", {"train": 1, "val": 0}, "no sample in split 'val'")):
         object.__setattr__(grey.info, field, value)
         with pytest.raises(UserError, match=words):
-            CpuLoader([grey], "val" if field == "counts" else "train", EvalOrder(1, 1), SPEC, seed=0)
+            CpuLoader(LoaderSpec([grey], "val" if field == "counts" else "train", EvalOrder(1, 1), SPEC, seed=0))
         object.__setattr__(grey.info, "dims", 2)

@@ -17,6 +17,7 @@ import torch
 import xxhash
 from needs import need_extra
 
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import EvalOrder, Order
@@ -32,12 +33,16 @@ STORED = [("png", 8), ("png", 16), ("jp2", 8), ("jp2", 16), ("jpg", 8)]
 
 @pytest.fixture
 def dali(request):
-    """The class; its package is an extra. On a GPU machine `bench gpu` itself names what is missing."""
+    """Builds the loader; its package is an extra. On a GPU machine `bench gpu` itself names what is missing."""
     if not request.node.get_closest_marker("gpu"):
         need_extra("dali")
     from dira_scale.data.loaders.dali import DaliLoader
 
-    return DaliLoader
+    return lambda *arguments, **more: DaliLoader(LoaderSpec(*arguments, **more))
+
+
+def cpu(*arguments):
+    return CpuLoader(LoaderSpec(*arguments))
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_the_views_are_those_of_the_cpu_loader(dali, make_dataset, images, codec
     """
     dataset = make_dataset(images(bits, channels), codec)
     arguments = ([dataset], "train", ORDER, SPEC, 0)
-    ours, theirs = dali(*arguments), CpuLoader(*arguments)
+    ours, theirs = dali(*arguments), cpu(*arguments)
     difference = differences(ours.iterate(0, 5), theirs.iterate(0, 5))
     assert difference.mean() < (0.25 if bits == 8 else 0.05) and difference.max() < 5
     assert min(ours.seconds()[part] for part in ("wait", "read", "decode", "transform")) > 0
@@ -81,7 +86,7 @@ def test_the_views_are_those_of_the_cpu_loader(dali, make_dataset, images, codec
 def test_large_jpegs(dali, make_dataset, images):
     """The CPU loader decodes them at 1/2 to 1/8 scale, DALI in full: half a grey level, as against plain filtering."""
     arguments = ([make_dataset(images(grow=12), "jpg")], "train", ORDER, SPEC, 0)
-    difference = differences(dali(*arguments).iterate(0, 2), CpuLoader(*arguments).iterate(0, 2))
+    difference = differences(dali(*arguments).iterate(0, 2), cpu(*arguments).iterate(0, 2))
     assert difference.mean() < 0.5 and torch.quantile(difference, 0.99) <= 3
 
 
@@ -97,7 +102,7 @@ def mixture(make_dataset, radiograph):
 def test_codecs_and_depths_mix_within_a_batch(dali, make_dataset, radiograph):
     order = Order((4, 4, 4, 4), seed=0, batch=16)
     arguments = (mixture(make_dataset, radiograph), "train", order, SPEC, 0)
-    ours, theirs = (list(loader(*arguments).iterate(0, 2)) for loader in (dali, CpuLoader))
+    ours, theirs = (list(loader(*arguments).iterate(0, 2)) for loader in (dali, cpu))
     assert set(ours[0].index.tolist()) == set(range(16)) and ours[0].views[0].dtype == torch.uint16
     for a, b in zip(ours, theirs, strict=True):
         for view, expected in zip(a.views, b.views, strict=True):
@@ -119,7 +124,7 @@ def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch
 
     monkeypatch.setattr(Requests, "between", shifted)
     arguments = ([make_dataset(images())], "train", ORDER, SPEC, 0)
-    ours, theirs = (list(loader(*arguments).iterate(0, 3)) for loader in (dali, CpuLoader))
+    ours, theirs = (list(loader(*arguments).iterate(0, 3)) for loader in (dali, cpu))
     assert all(batch.images.unique(dim=1).shape[1] == 2 for batch in ours)
     assert differences(ours, theirs).mean() < 0.25
 
@@ -127,7 +132,7 @@ def test_views_may_show_different_images(dali, make_dataset, images, monkeypatch
 @pytest.mark.parametrize("count", [1, 3])
 def test_any_number_of_views(dali, make_dataset, images, count):
     arguments = ([make_dataset(images())], "train", ORDER, replace(SPEC, count=count), 0)
-    difference = differences(dali(*arguments).iterate(0, 2), CpuLoader(*arguments).iterate(0, 2))
+    difference = differences(dali(*arguments).iterate(0, 2), cpu(*arguments).iterate(0, 2))
     assert difference.mean() < 0.25
 
 
@@ -266,7 +271,7 @@ def test_the_views_of_a_gpu_are_those_of_the_cpu_loader(dali, make_dataset, imag
     arguments = ([make_dataset(images(bits), codec)], "train", ORDER, SPEC, 0)
     ours = list(dali(*arguments, device="cuda").iterate(0, 5))
     assert all(view.is_cuda for batch in ours for view in batch.views)
-    difference = differences(ours, CpuLoader(*arguments).iterate(0, 5))
+    difference = differences(ours, cpu(*arguments).iterate(0, 5))
     assert difference.mean() < (0.6 if codec == "jpg" else 0.05) and difference.max() < 8
 
 
@@ -275,7 +280,7 @@ def test_codecs_and_depths_mix_on_a_gpu(dali, make_dataset, radiograph):
     arguments = (mixture(make_dataset, radiograph), "train", Order((4, 4, 4, 4), seed=0, batch=16), SPEC, 0)
     (ours,), (theirs,) = (
         list(dali(*arguments, device="cuda").iterate(0, 1)),
-        list(CpuLoader(*arguments).iterate(0, 1)),
+        list(cpu(*arguments).iterate(0, 1)),
     )
     for view, expected in zip(ours.to("cpu").views, theirs.to("cpu").views, strict=True):
         assert (view - expected).abs().flatten(1).mean(1).max() < 0.6 / 255

@@ -19,6 +19,7 @@ from harness import finish
 from needs import need_extra
 
 from dira_scale.data.beton import Reader
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.ffcv import FfcvLoader
@@ -59,7 +60,7 @@ def make(make_dataset: Callable[..., ShardedDataset], radiograph: Callable[..., 
 
 
 def ffcv(dataset: ShardedDataset, order: Order | EvalOrder = ORDER, spec: ViewSpec = SPEC, **more: Any) -> FfcvLoader:
-    return FfcvLoader([dataset], "train", order, spec, seed=0, **more)
+    return FfcvLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **more))
 
 
 def same(a: Any, b: Any) -> bool:
@@ -109,7 +110,8 @@ def test_it_differs_from_the_cpu_loader_by_its_filter_only(
     dataset = make(codec, grow=grow)
     for spec in (SPEC, replace(SPEC, pair="patient")):
         ours = ffcv(dataset, spec=spec, workers=2).iterate(0, 3)
-        for a, b in zip(ours, CpuLoader([dataset], "train", ORDER, spec, seed=0).iterate(0, 3), strict=True):
+        theirs = CpuLoader(LoaderSpec([dataset], "train", ORDER, spec, seed=0)).iterate(0, 3)
+        for a, b in zip(ours, theirs, strict=True):
             assert same(a, b)
             for view, expected in zip(a.views, b.views, strict=True):
                 assert (view.float() - expected.float()).abs().mean((1, 2, 3)).max() < bound
@@ -118,8 +120,8 @@ def test_it_differs_from_the_cpu_loader_by_its_filter_only(
 def test_two_datasets_are_read_from_their_own_files(make: Callable[..., ShardedDataset]) -> None:
     datasets = [make("jpg"), make("png", name="other")]
     order = EvalOrder(20, 20)
-    (ours,) = FfcvLoader(datasets, "train", order, SPEC, seed=0).iterate(0, 1)
-    (theirs,) = CpuLoader(datasets, "train", order, SPEC, seed=0).iterate(0, 1)
+    (ours,) = FfcvLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
+    (theirs,) = CpuLoader(LoaderSpec(datasets, "train", order, SPEC, seed=0)).iterate(0, 1)
     assert same(ours, theirs)
     assert (ours.views[0].float() - theirs.views[0].float()).abs().mean((1, 2, 3)).max() < 1.5
 

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.views import ViewSpec
@@ -48,8 +49,8 @@ def test_batches_are_those_of_the_loader_itself(arguments, changed):
     iterator that is closed leaves no process, and so does one that is at its end."""
     given = arguments | changed
     steps = range(1, 9) if not changed else range(3)
-    helper = choose("cpu").in_helper().build(**given, prefetch=1, workers=2)
-    plain = choose("cpu").build(**given)
+    helper = choose("cpu").in_helper().build(LoaderSpec(**given, prefetch=1, workers=2))
+    plain = choose("cpu").build(LoaderSpec(**given))
     batches = helper.iterate(steps.start, 1000 if not changed else steps.stop)
     got = list(itertools.islice(batches, 8))
     expected = list(plain.iterate(steps.start, steps.stop))
@@ -67,7 +68,7 @@ def test_batches_are_those_of_the_loader_itself(arguments, changed):
 def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatch):
     """On a pretended GPU, where a copy is over when its event is waited for, and with a process that fills at once."""
     free, filled, copying = deque(), [], set()
-    batch = next(choose("cpu").build(**arguments).iterate(0, 1))
+    batch = next(choose("cpu").build(LoaderSpec(**arguments)).iterate(0, 1))
     batch = replace(batch, views=tuple(view.to("meta") for view in batch.views))
 
     def give_back(slot):
@@ -87,7 +88,7 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
     context = SimpleNamespace(Pipe=lambda: (ours, nothing), Process=lambda **_: nothing)
     monkeypatch.setattr("dira_scale.data.loaders.helper.multiprocessing.get_context", lambda _: context)
     monkeypatch.setattr("dira_scale.data.loaders.helper._receive", receive)
-    loader = choose("cpu").in_helper().build(**arguments, prefetch=1)
+    loader = choose("cpu").in_helper().build(LoaderSpec(**arguments, prefetch=1))
     loader.copies = SimpleNamespace(pinned=False, beside=iter, event=event)
     for _ in loader.iterate(0, 20):
         copying.add(filled[-1])
@@ -95,7 +96,7 @@ def test_a_slot_is_filled_again_only_when_its_copy_is_over(arguments, monkeypatc
 
 
 def test_a_killed_process_is_an_error(arguments):
-    batches = choose("cpu").in_helper().build(**arguments, prefetch=1).iterate(0, 1000)
+    batches = choose("cpu").in_helper().build(LoaderSpec(**arguments, prefetch=1)).iterate(0, 1000)
     next(batches)
     (process,) = children()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):  # what a scheduler sends to all is not for it
@@ -113,7 +114,7 @@ def test_its_errors_are_raised_here(arguments):
     content = bytearray(shard.read_bytes())
     content[int(arguments["datasets"][0].column("offset")[6]) + 40] ^= 1
     shard.write_bytes(content)
-    batches = choose("cpu").in_helper().build(**arguments | {"order": EvalOrder(10, 4)}).iterate(0, 3)
+    batches = choose("cpu").in_helper().build(LoaderSpec(**arguments | {"order": EvalOrder(10, 4)})).iterate(0, 3)
     next(batches)
     with pytest.raises(UserError, match=r"sample toy6 .*checksum"):
         next(batches)
@@ -122,7 +123,7 @@ def test_its_errors_are_raised_here(arguments):
 @pytest.mark.system
 def test_the_process_ends_with_a_killed_trainer(arguments, tmp_path):
     def train():
-        batches = choose("cpu").in_helper().build(**arguments).iterate(0, 10**6)
+        batches = choose("cpu").in_helper().build(LoaderSpec(**arguments)).iterate(0, 10**6)
         next(batches)
         (tmp_path / "pid").write_text(str(children()[0].pid))
         time.sleep(SECONDS)

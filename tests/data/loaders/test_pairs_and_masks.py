@@ -8,16 +8,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from data.loaders.backends import build, parameters
 
+from dira_scale.data.batch import IGNORE
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.manifest import ShardedDataset
-from dira_scale.data.masks import NO_MASK
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.patients import Patients
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, Jitter, ViewSpec
 from dira_scale.errors import UserError
-from dira_scale.pixels import codecs
 
 SPEC = ViewSpec(size=16, jitter=Jitter(p=0), blur=Blur(p=0))
 PATIENTS = ["a", "b", "a", "c", "b", "a", "d", "a"]
@@ -41,7 +42,7 @@ def flat(make_dataset):
 
 
 def batches(dataset, spec, order, count, **options):
-    return list(CpuLoader([dataset], "train", order, spec, seed=0, **options).iterate(0, count))
+    return list(CpuLoader(LoaderSpec([dataset], "train", order, spec, seed=0, **options)).iterate(0, count))
 
 
 def test_the_second_view_shows_another_image_of_the_patient_where_there_is_one(flat):
@@ -84,19 +85,41 @@ def test_patients_of_two_datasets_are_different_ones(make_dataset):
     assert patients.other(everyone, np.zeros(4, int)).tolist() == [1, 0, 3, 2]
 
 
-def test_masks_are_cropped_as_their_images(make_dataset):
+ROWS, COLUMNS = np.mgrid[:200, :200].astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", parameters())
+def test_masks_are_cropped_as_their_images_by_every_loader(make_dataset, name):
     """An image whose grey level is its row's number, or its column's: the mask's pixel must lie under the image's."""
-    rows, columns = np.mgrid[:200, :200].astype(np.uint8)
-    dataset = make_dataset([rows, columns, rows])
-    shard = dataset.root / "train-000000.tar"
-    mask, size = codecs.encode(rows, "png"), shard.stat().st_size
-    shard.write_bytes(shard.read_bytes() + mask)
-    text = (dataset.root / "dataset.json").read_text().replace(f'.tar": {size}', f'.tar": {size + len(mask)}')
-    (dataset.root / "dataset.json").write_text(text)
-    dataset = rewrite(dataset, mask_offset=[size, None, None], mask_size=[len(mask), None, None])
-    (batch,) = batches(dataset, replace(SPEC, size=32), EvalOrder(3, 3), 1, masks=True)
-    assert batch.mask.shape == (3, 2, 32, 32) and (batch.mask[1:] == NO_MASK).all()
+    dataset = make_dataset([ROWS, COLUMNS, ROWS], masks=[ROWS, None, COLUMNS])
+    arguments = {"datasets": [dataset], "split": "train", "order": EvalOrder(3, 3), "views": replace(SPEC, size=32)}
+    (batch,) = build(name, **arguments, seed=0, masks=True).iterate(0, 1)
+    assert batch.mask.shape == (3, 2, 32, 32) and batch.mask.dtype == torch.int16
+    assert (batch.mask[1] == IGNORE).all() and (batch.mask[[0, 2]] >= 0).all()
     for view, cropped in zip(batch.views, batch.mask[0], strict=True):
         assert (view[0, 0].int() - cropped.int()).abs().max() <= 1  # the filter's centre, and the nearest pixel
     assert batch.split(3)[0].mask.shape == (1, 2, 32, 32)
-    assert batches(dataset, SPEC, EvalOrder(3, 3), 1)[0].mask is None
+    assert next(build(name, **arguments, seed=0).iterate(0, 1)).mask is None
+
+
+def test_a_value_of_255_is_not_an_unknown_one(make_dataset):
+    """As published masks of lungs have it."""
+    dataset = make_dataset([ROWS, ROWS], masks=[np.full_like(ROWS, 255), None])
+    (batch,) = batches(dataset, SPEC, EvalOrder(2, 2), 1, masks=True)
+    assert (batch.mask[0] == 255).all() and (batch.mask[1] == IGNORE).all()
+
+
+def test_a_mask_is_decoded_once_for_all_views_of_its_image(make_dataset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(Samples, "mask", lambda _, sample: asked.append(sample))
+    batches(make_dataset([ROWS, ROWS], masks=[ROWS, None]), replace(SPEC, count=5), EvalOrder(2, 2), 1, masks=True)
+    assert asked == [0, 1]
+
+
+def test_masks_that_cannot_be_used_are_one_error(make_dataset):
+    none = make_dataset([ROWS] * 2, name="none")
+    other = make_dataset([ROWS] * 2, name="other", masks=[None, ROWS[:100]])
+    with pytest.raises(UserError, match=r"none: no sample in split 'train' has a mask: shard again with the masks"):
+        batches(none, SPEC, EvalOrder(2, 2), 1, masks=True)
+    with pytest.raises(UserError, match=r"sample other1 .* its mask: its header says 100 x 200 pixels, expected 200"):
+        batches(other, SPEC, EvalOrder(2, 2), 1, masks=True)

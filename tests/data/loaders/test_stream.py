@@ -27,6 +27,7 @@ from dira_scale.data.cache.folder import CacheFolder, Claim
 from dira_scale.data.cache.need import Demand, Window
 from dira_scale.data.cache.settings import CacheSettings
 from dira_scale.data.cache.shards import MissingShardError, Shards
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import choose
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.loaders.stream import StreamLoader
@@ -100,7 +101,11 @@ def order_of(dataset, **options):
 
 
 def stream(dataset, order, cache, **options):
-    return StreamLoader(datasets=[dataset], split="train", order=order, views=SPEC, seed=0, cache=cache, **options)
+    return StreamLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options), cache=cache)
+
+
+def cpu(dataset, order, **options):
+    return CpuLoader(LoaderSpec([dataset], "train", order, SPEC, seed=0, **options))
 
 
 def everything(batches):
@@ -125,24 +130,35 @@ def test_batches_are_the_cpu_loaders_and_each_shard_is_fetched_once(cut_up, serv
     local = cut_up()
     order = order_of(local, **options)
     loader = stream(far(server), order, cache, workers=3)
-    assert_equal(loader.iterate(0, 12), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 12))
+    assert_equal(loader.iterate(0, 12), cpu(local, order).iterate(0, 12))
     assert {name: count for name, count in server.asked.items() if name.endswith("tar")} == dict.fromkeys(
         local.info.shards, 1
     )
     seconds = loader.seconds()
     assert seconds["fetched_mb"] * 1e6 == pytest.approx(sum(local.info.shards.values())) and seconds["skipped"] == 0
     assert seconds["fetch"] > 0 and not loader_threads()
-    assert_equal(loader.iterate(5, 7), CpuLoader([local], "train", order, SPEC, seed=0).iterate(5, 7))  # a later start
+    assert_equal(loader.iterate(5, 7), cpu(local, order).iterate(5, 7))  # a later start
 
 
 def test_evaluation_and_a_mixture(cut_up, server, cache):
     local = [cut_up(), cut_up(name="other", checksums=False)]
     distant, order = [far(server), far(server, "other")], EvalOrder(8 * EACH, 10)
-    loader = StreamLoader(
-        datasets=distant, split="train", order=order, views=SPEC, seed=0, fixed_epoch=0, cache=cache, rank=1, world=2
-    )
-    plain = CpuLoader(local, "train", order, SPEC, seed=0, fixed_epoch=0, rank=1, world=2)
+    spec = LoaderSpec(distant, "train", order, SPEC, seed=0, fixed_epoch=0, rank=1, world=2)
+    loader, plain = StreamLoader(spec, cache=cache), CpuLoader(replace(spec, datasets=local))
     assert_equal(loader.iterate(0, order.steps), plain.iterate(0, order.steps))
+
+
+def test_masks_are_read_from_the_cached_shards(make_dataset, radiograph, server, cache):
+    """Not from afar: one request for the shard, none for a mask."""
+    images = [radiograph(40, 50, seed=i) for i in range(6)]
+    local = make_dataset(images, masks=[np.uint8(image > 99) if i % 2 else None for i, image in enumerate(images)])
+    order = EvalOrder(6, 4)
+    loader = stream(far(server), order, cache, masks=True)
+    plain = cpu(local, order, masks=True)
+    for ours, theirs in zip(loader.iterate(0, 2), plain.iterate(0, 2), strict=True):
+        np.testing.assert_array_equal(ours.mask, theirs.mask)
+        assert (ours.mask == 1).any() and (ours.mask == -1).any()
+    assert server.asked["train-000000.tar"] == 1
 
 
 def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_path):
@@ -162,7 +178,7 @@ def test_the_cache_never_holds_more_than_its_bound(cut_up, server, cache, tmp_pa
     watch = threading.Thread(target=look)
     watch.start()
     try:
-        assert_equal(loader.iterate(0, 24), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 24))
+        assert_equal(loader.iterate(0, 24), cpu(local, order).iterate(0, 24))
     finally:
         stop.set()
         watch.join()
@@ -197,7 +213,7 @@ def test_a_server_that_recovers(cut_up, server, cache, fault):
         server.faults = {name: server.faults[name] for name in local.info.shards}
     order = order_of(local)
     loader = stream(far(server), order, cache)
-    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    assert_equal(loader.iterate(0, 6), cpu(local, order).iterate(0, 6))
 
 
 @pytest.mark.parametrize("ranges", [True, False])
@@ -207,7 +223,7 @@ def test_a_broken_connection_goes_on_where_it_broke_if_the_server_knows_ranges(c
     server.faults = {"train-000000.tar": [("cut", n) for n in (100, 200, 300)]}
     order = order_of(local)
     loader = stream(far(server), order, cache)
-    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    assert_equal(loader.iterate(0, 6), cpu(local, order).iterate(0, 6))
     starts, size = server.starts["train-000000.tar"], local.info.shards["train-000000.tar"]
     assert len(starts) == 4 and starts == sorted(starts) and (starts[-1] > 0) == ranges
     assert server.served["train-000000.tar"] == size - starts[-1] + 600
@@ -264,7 +280,7 @@ def test_a_server_that_trickles_or_says_nothing_is_given_up(cut_up, server, cach
         assert server.asked["train-000000.tar"] == 2
     server.faults = {}
     loader = stream(far(server), order_of(local), cache)  # goes on from what has come
-    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order_of(local), SPEC, seed=0).iterate(0, 6))
+    assert_equal(loader.iterate(0, 6), cpu(local, order_of(local)).iterate(0, 6))
     assert server.starts["train-000000.tar"][-1] > 0
 
 
@@ -286,7 +302,7 @@ def test_a_second_iterator_inside_the_first(cut_up, server, cache):
     """As when a broken loss is looked into: the first goes on."""
     local = cut_up()
     order = order_of(local)
-    loader, plain = stream(far(server), order, cache), CpuLoader([local], "train", order, SPEC, seed=0)
+    loader, plain = stream(far(server), order, cache), cpu(local, order)
     with closing(loader.iterate(0, 6)) as outer:
         first = next(outer)
         with closing(loader.iterate(2, 3)) as inner:
@@ -299,7 +315,7 @@ def test_a_shard_removed_at_its_origin_is_read_from_the_cache_and_one_removed_th
 ):
     local = cut_up()
     order, shards = order_of(local), sorted(local.root.glob("*.tar"))
-    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 12))
+    expected = list(cpu(local, order).iterate(0, 12))
     loader = stream(far(server), order, cache)
     with closing(loader.iterate(0, 12)) as batches:
         ours = [next(batches) for _ in range(6)]
@@ -318,7 +334,7 @@ def test_a_shard_removed_at_its_origin_is_read_from_the_cache_and_one_removed_th
 def test_a_copy_that_went_bad_is_fetched_again_and_a_bad_original_is_named(cut_up, server, cache, caplog):
     local = cut_up(checksums=False)
     order = order_of(local)
-    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    expected = list(cpu(local, order).iterate(0, 6))
     loader = stream(far(server), order, cache)
     assert_equal(loader.iterate(0, 6), expected)
     for path in Path(cache.folder).glob("train-000001*.tar"):
@@ -342,13 +358,14 @@ def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
     code = (
         "import sys\n"
         "from dira_scale.data.cache.settings import CacheSettings\n"
+        "from dira_scale.data.loaders import LoaderSpec\n"
         "from dira_scale.data.loaders.stream import StreamLoader\n"
         "from dira_scale.data.manifest import ShardedDataset\n"
         "from dira_scale.data.order import EvalOrder\n"
         "from dira_scale.data.views import ViewSpec\n"
         "data = ShardedDataset.open(sys.argv[1], check_shards=False)\n"
-        "loader = StreamLoader(datasets=[data], split='train', order=EvalOrder(6, 6), views=ViewSpec(size=16), seed=0,"
-        " cache=CacheSettings(sys.argv[2], 1.0))\n"
+        "spec = LoaderSpec([data], 'train', EvalOrder(6, 6), ViewSpec(size=16), seed=0)\n"
+        "loader = StreamLoader(spec, cache=CacheSettings(sys.argv[2], 1.0))\n"
         "next(loader.iterate(0, 1))\n"
     )
     with job([sys.executable, "-c", code, f"{server.url}/toy", str(cache.folder)]) as killed:
@@ -363,21 +380,23 @@ def test_an_unfinished_file_of_a_killed_process_goes_on(cut_up, server, cache):
     found = partial.stat().st_size
     assert 0 < found < size and not list(Path(cache.folder).glob("*.tar"))
     loader = stream(far(server), order_of(local), cache)
-    assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order_of(local), SPEC, seed=0).iterate(0, 6))
+    assert_equal(loader.iterate(0, 6), cpu(local, order_of(local)).iterate(0, 6))
     assert server.starts["train-000000.tar"] == [0, found] and not list(Path(cache.folder).glob("*.part"))
 
 
 RANK = """
 import hashlib, sys
 from dira_scale.data.cache.settings import CacheSettings
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.stream import StreamLoader
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.order import Order
 from dira_scale.data.views import ViewSpec
 url, cache, rank = sys.argv[1:]
 order = Order((24,), seed=1, batch=4, lanes=2, block=1)
-loader = StreamLoader(datasets=[ShardedDataset.open(url, check_shards=False)], split="train", order=order,
-    views=ViewSpec(size=16), seed=0, rank=int(rank), world=2, cache=CacheSettings(cache, 1.0))
+data = ShardedDataset.open(url, check_shards=False)
+spec = LoaderSpec([data], "train", order, ViewSpec(size=16), seed=0, rank=int(rank), world=2)
+loader = StreamLoader(spec, cache=CacheSettings(cache, 1.0))
 for batch in loader.iterate(0, 12):
     print(batch.index.tolist(), hashlib.sha256(b"".join(v.numpy().tobytes() for v in batch.views)).hexdigest())
 """
@@ -394,7 +413,7 @@ def test_two_processes_share_the_cache(cut_up, server, cache):
         printed = [process.printed().splitlines() for process in (first, second)]
     order = order_of(local, lanes=2, block=1)
     for rank in range(2):
-        plain = CpuLoader([local], "train", order, SPEC, seed=0, rank=rank, world=2)
+        plain = cpu(local, order, rank=rank, world=2)
         assert printed[rank] == [
             f"{batch.index.tolist()} {hashlib.sha256(b''.join(v.numpy().tobytes() for v in batch.views)).hexdigest()}"
             for batch in plain.iterate(0, 12)
@@ -447,7 +466,7 @@ def test_shards_of_another_disk_are_staged_and_those_of_the_same_are_read_in_pla
         pytest.skip("no second disk here")
     local = cut_up()
     order = order_of(local)
-    expected = list(CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+    expected = list(cpu(local, order).iterate(0, 6))
     with tempfile.TemporaryDirectory(dir=other) as name:
         assert_equal(stream(local, order, CacheSettings(name, 1.0)).iterate(0, 6), expected)
         assert sorted(path.name[:12] for path in Path(name).glob("*.tar")) == [f"train-00000{i}" for i in range(4)]
@@ -516,14 +535,14 @@ def test_s3(cut_up, cache):
         order = order_of(local)
         choice = choose("auto", [distant], cache=cache)
         assert choice.name == "stream" and "s3://bucket/sets/toy is not on this machine" in choice.why
-        loader = choice.build(datasets=[distant], split="train", order=order, views=SPEC, seed=0)
-        assert_equal(loader.iterate(0, 6), CpuLoader([local], "train", order, SPEC, seed=0).iterate(0, 6))
+        loader = choice.build(LoaderSpec([distant], "train", order, SPEC, seed=0))
+        assert_equal(loader.iterate(0, 6), cpu(local, order).iterate(0, 6))
         bucket.client.delete_object(Bucket=s3.NAME, Key="sets/toy/train-000001.tar")
         next(Path(cache.folder).glob("train-000001*")).unlink()
         with pytest.raises(
             MissingShardError, match=r"s3://bucket/sets/toy/train-000001.tar is unavailable .No such fil"
         ):
-            list(choice.build(datasets=[distant], split="train", order=order, views=SPEC, seed=0).iterate(0, 6))
+            list(choice.build(LoaderSpec([distant], "train", order, SPEC, seed=0)).iterate(0, 6))
 
 
 def test_what_is_chosen_and_refused(cut_up, server, cache):
@@ -537,7 +556,7 @@ def test_what_is_chosen_and_refused(cut_up, server, cache):
         choose({"_target_": "a.B"}, [local], cache=CacheSettings(missing="skip"))
     with pytest.raises(UserError, match="s3://b/c: shards are kept on a disk of this node"):
         choose("stream", [local], cache=CacheSettings("s3://b/c")).build(
-            datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0
+            LoaderSpec(datasets=[local], split="train", order=order_of(local), views=SPEC, seed=0)
         )
     with pytest.raises(UserError, match=r"data.cache=/dev/null/x cannot be used: Not a directory"):
         CacheSettings("/dev/null/x").open()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.cpu import CpuLoader
 from dira_scale.data.order import Order
 from dira_scale.data.views import Blur, Jitter, ViewSpec
@@ -21,7 +22,9 @@ TERMS = ("di",)  # no cutout, so that the input is the crop, perhaps mirrored
 
 def load(dataset, spec):
     """A batch of 8 on its device, and the (clean, distorted) views that a method is given of it."""
-    batch = next(CpuLoader([dataset], "train", Order((10,), seed=0, batch=8), spec, seed=3).iterate(0, 1)).to("cpu")
+    batch = next(
+        CpuLoader(LoaderSpec([dataset], "train", Order((10,), seed=0, batch=8), spec, seed=3)).iterate(0, 1)
+    ).to("cpu")
     world = World(SimpleNamespace(device=torch.device("cpu"), num_processes=1, process_index=0), "fp32")
     objective = Objective({}, SimpleNamespace(), spec, world)
     given = []

@@ -14,11 +14,11 @@ from torch import nn
 
 from dira_scale import methods
 from dira_scale.config.compose import compose
-from dira_scale.data.batch import Batch
+from dira_scale.data.batch import IGNORE, Batch
+from dira_scale.data.loaders import LoaderSpec
 from dira_scale.data.loaders.build import LoaderChoice, choose
 from dira_scale.data.manifest import ShardedDataset
 from dira_scale.data.manifest.index_files import index_of
-from dira_scale.data.masks import NO_MASK
 from dira_scale.data.order import EvalOrder, Order
 from dira_scale.data.samples import Samples
 from dira_scale.data.views import Blur, ViewSpec, draw
@@ -43,7 +43,7 @@ def load(
 ) -> list[Batch]:
     choice: LoaderChoice = choose("cpu").in_helper() if name == "helper" else choose(name)
     arguments = {"datasets": [dataset], "split": "train", "order": ORDER, "views": views, "seed": 3} | more
-    loader = choice.build(**arguments)
+    loader = choice.build(LoaderSpec(**arguments))
     return list(loader.iterate(0, steps))
 
 
@@ -113,8 +113,8 @@ def test_masks_and_labels_come_with_their_volumes(dataset: ShardedDataset) -> No
         assert torch.equal(batch.labels, (batch.index % 3 == 0).float()[:, None])  # type: ignore[arg-type]
         for i, sample in enumerate(batch.index.tolist()):
             for view in range(2):
-                above = (batch.views[view][i, 0] > 0).to(torch.uint8)
-                expected = above if sample % 2 == 0 else torch.full_like(above, NO_MASK)
+                above = (batch.views[view][i, 0] > 0).to(torch.int16)
+                expected = above if sample % 2 == 0 else torch.full_like(above, IGNORE)
                 assert torch.equal(batch.mask[i, view], expected)
     assert [len(batch.index) for batch in batches] == [4, 4, 1]
 

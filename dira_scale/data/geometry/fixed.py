@@ -1,0 +1,51 @@
+"""Crops that are the same for every image: for evaluation."""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from dira_scale.data.geometry.crop import Geometry
+
+
+@dataclass(frozen=True)
+class FixedCrop:
+    """One box of an image or a volume, in any number of dimensions n.
+
+    Attributes:
+        position: for each axis, where the box lies: 0 at the image's start, 0.5 in its middle, 1 at its end.
+        mirrored: the axes along which it is mirrored, counted from the last, which is -1.
+        share: its extent on each axis, as a share of the image's.
+        extent: for each axis, its extent in stored pixels instead; an image must have so many.
+    """
+
+    position: tuple[float, ...]
+    mirrored: tuple[int, ...] = ()
+    share: float = 1.0
+    extent: tuple[int, ...] | None = None
+
+    def of(self, sides: np.ndarray) -> Geometry:
+        """The crops of images with ``sides`` int64 [b, n]."""
+        extents = np.rint(self.share * sides).astype(np.int64).clip(1)
+        if self.extent is not None:
+            extents = np.broadcast_to(np.array(self.extent), sides.shape)
+        starts = np.rint(np.array(self.position) * (sides - extents)).astype(np.int64)
+        flip = np.zeros(sides.shape, bool)
+        flip[:, list(self.mirrored)] = True
+        return Geometry(np.concatenate((starts, extents), 1).astype(np.int32), flip)
+
+
+def centre(dimensions: int, share: float = 1.0, extent: tuple[int, ...] | None = None) -> tuple[FixedCrop, ...]:
+    """The middle of an image; by default all of it."""
+    return (FixedCrop((0.5,) * dimensions, (), share, extent),)
+
+
+def ten_crops(dimensions: int, share: float = 1.0, extent: tuple[int, ...] | None = None) -> tuple[FixedCrop, ...]:
+    """The corners and the centre, then the same of the mirrored image: torchvision's ``TenCrop``, in its order.
+
+    Volumes have 8 corners, hence 18 crops.
+    """
+    positions = [*product((0.0, 1.0), repeat=dimensions), (0.5,) * dimensions]
+    upright = [FixedCrop(position, (), share, extent) for position in positions]
+    mirrored = [FixedCrop((*first, 1 - last), (-1,), share, extent) for *first, last in positions]
+    return (*upright, *mirrored)

@@ -1,0 +1,160 @@
+"""Which labels a task learns, and what counts as its target.
+
+Shards keep what the tables say: 0, 1, NaN where nothing is said (unknown), and CheXpert's -1 (uncertain). A label of
+several classes is a column for each class, of which one is 1 (``DatasetInfo.flags``), as is one that was sharded so.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dira_scale.errors import UserError, nearest
+
+if TYPE_CHECKING:  # also where no shards are, hence no pyarrow
+    from dira_scale.data.manifest import ShardedDataset
+
+UNCERTAIN = -1
+UNKNOWN_CLASS = -100  # ``cross_entropy`` leaves it out
+COUNTS_AS = {"ones": 1.0, "zeros": 0.0, "ignore": float("nan")}
+
+
+@dataclass(frozen=True)
+class LabelChoice:
+    """Labels as a user names them.
+
+    Attributes:
+        names: of labels that every dataset has; None: all of them.
+        uncertain: as what -1 counts, ``ones``, ``zeros`` or ``ignore`` (as unknown); of all labels, or by name, others
+            ``ignore``.
+        unknown: the same of samples whose label nobody knows: CheXpert's protocols take blank cells as ``zeros``.
+        exclusive: every sample has one of the labels, or of one label's classes (multi-class).
+        key: of the configuration that names the labels.
+    """
+
+    names: tuple[str, ...] | None = None
+    uncertain: str | Mapping[str, str] = "ignore"
+    unknown: str = "ignore"
+    exclusive: bool = False
+    key: str = "labels"
+
+    def of(self, datasets: Sequence["ShardedDataset"]) -> "Labels":
+        """The labels of these datasets. Raises UserError, naming dataset and label, for what one of them lacks."""
+        names = tuple(datasets[0].info.label_names) if self.names is None else self.names
+        columns = tuple(self._columns(dataset, names) for dataset in datasets)
+        first = _names(datasets[0], columns[0])
+        for dataset, chosen in zip(datasets, columns, strict=True):
+            if (here := _names(dataset, chosen)) != first:
+                raise UserError(
+                    f"{self.key}: {datasets[0].root} has {', '.join(first)}, {dataset.root} has {', '.join(here)}: "
+                    "shard both with the same recipe.class_columns"
+                )
+        if self.exclusive and len(first) < 2:
+            raise UserError(
+                f"{self.key}: {first[0]} alone is not one of several classes: name two labels or more, or a label of "
+                "classes (recipe.class_columns)"
+            )
+        policies, flags = self._uncertain(names), datasets[0].info.flags
+        uncertain = tuple(policies[datasets[0].info.label_names[flags[column].number]] for column in columns[0])
+        return Labels(first, columns, uncertain, self._policy("unknown", self.unknown), self.exclusive)
+
+    def _columns(self, dataset: "ShardedDataset", names: Sequence[str]) -> tuple[int, ...]:
+        """Of the labels ``names`` among the dataset's labels as yes and no."""
+        have = dataset.info.label_names
+        if not have:
+            raise UserError(f"{dataset.root} has no labels: shard it again with recipe.labels=… and another out")
+        for name in names:
+            if name not in have:
+                listed = f"{', '.join(have)}{nearest(name, have)}"
+                raise UserError(f"{self.key}: {dataset.root} has no label '{name}', but {listed}")
+        flags = list(enumerate(dataset.info.flags))
+        return tuple(column for name in names for column, flag in flags if have[flag.number] == name)
+
+    def _uncertain(self, names: Sequence[str]) -> dict[str, float]:
+        """For each label, as what -1 counts."""
+        if isinstance(self.uncertain, str):
+            return dict.fromkeys(names, self._policy("uncertain", self.uncertain))
+        for name in self.uncertain:
+            if name not in names:
+                raise UserError(f"uncertain.{name}: the labels are {', '.join(names)}{nearest(name, names)}")
+        return {name: self._policy(f"uncertain.{name}", self.uncertain.get(name, "ignore")) for name in names}
+
+    @staticmethod
+    def _policy(key: str, word: str) -> float:
+        if word not in COUNTS_AS:
+            raise UserError(f"{key}={word}: expected {', '.join(COUNTS_AS)}{nearest(word, COUNTS_AS)}")
+        return COUNTS_AS[word]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a task, L of them.
+
+    Attributes:
+        names: of the columns of ``Batch.labels``, those of classes as ``label: class``.
+        columns: for each dataset, which of its labels as yes and no they are.
+        uncertain: for each, as what -1 counts: 1, 0, or NaN.
+        unknown: as what NaN counts.
+        exclusive: every sample has one of them.
+    """
+
+    names: tuple[str, ...]
+    columns: tuple[tuple[int, ...], ...]
+    uncertain: tuple[float, ...]
+    unknown: float
+    exclusive: bool
+
+    def targets(self, labels: Tensor) -> Tensor:
+        """``labels`` float32 [b, L] as stored -> the same of 0, 1 and NaN, which no loss or metric counts."""
+        uncertain = torch.tensor(self.uncertain, dtype=labels.dtype, device=labels.device)
+        # Unknown ones first: those that are uncertain and ignored stay so.
+        known = torch.where(labels.isnan(), self.unknown, labels)
+        return torch.where(labels == UNCERTAIN, uncertain, known)
+
+    def check(
+        self, datasets: Sequence["ShardedDataset"], split: str, learned: np.ndarray | None, keys: str = ""
+    ) -> None:
+        """Raise UserError, naming datasets, split and label, unless the labels can be learned or evaluated.
+
+        Args:
+            learned: the samples that are trained on, int64, counted over the whole splits; None: all, and they are only
+                evaluated, where a label may have no positive or no negative.
+            keys: that chose them, as a user writes them.
+        """
+        values = np.concatenate(
+            [dataset.flags(dataset.rows(split))[:, columns]
+             for dataset, columns in zip(datasets, map(list, self.columns), strict=True)]
+        )  # fmt: skip
+        values = values if learned is None else values[learned]
+        where = f"{', '.join(str(d.root) for d in datasets)}, split '{split}'" + f" at {keys}" * bool(keys)
+        targets = self.targets(torch.from_numpy(values)).numpy()
+        for name, given, target in zip(self.names, values.T, targets.T, strict=True):
+            if (wrong := ~np.isin(given, (0, 1, UNCERTAIN)) & ~np.isnan(given)).any():
+                raise UserError(f"{where}: label '{name}' has the value {given[wrong][0]:g}: need 0, 1, {UNCERTAIN} "
+                                "(uncertain) or nothing (unknown); one of several classes is sharded with "
+                                "recipe.class_columns")  # fmt: skip
+            if np.isnan(target).all():
+                why = " or uncertain, which is ignored" * bool((given == UNCERTAIN).any())
+                raise UserError(f"{where}: label '{name}' is unknown{why} in all {len(given)} samples: leave it out")
+            needed = {"positive": 1} if self.exclusive else {"positive": 1, "negative": 0}
+            missing = [word for word, value in needed.items() if not (target == value).any()]
+            if missing and (self.exclusive or learned is not None):
+                advice = "use a larger data.fraction, or leave it out" if "fraction" in keys else "leave it out"
+                raise UserError(f"{where}: label '{name}' has no {missing[0]} among {len(given)} samples: {advice}")
+        if self.exclusive and (several := (np.nansum(targets, 1) != 1) & ~np.isnan(targets).any(1)).any():
+            raise UserError(f"{where}: {several.sum()} of {len(values)} samples have none or several of the labels "
+                            f"{', '.join(self.names)}: one of several classes needs exactly one")  # fmt: skip
+
+
+def _names(dataset: "ShardedDataset", columns: Sequence[int]) -> tuple[str, ...]:
+    flags = dataset.info.flags
+    return tuple(flags[column].name for column in columns)
+
+
+def class_numbers(targets: Tensor) -> Tensor:
+    """Of targets [b, L] that exclude each other the number of the one that is 1: int64 [b], ``UNKNOWN_CLASS`` where one
+    of them is unknown."""
+    return torch.where(targets.isnan().any(1), UNKNOWN_CLASS, targets.nan_to_num().argmax(1))

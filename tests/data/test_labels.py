@@ -1,0 +1,150 @@
+"""Which labels a task learns: by name, with a policy for what is not known, refused where they cannot be learned."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from dira_scale.data.labels import UNKNOWN_CLASS, LabelChoice, class_numbers
+from dira_scale.data.loaders import LoaderSpec
+from dira_scale.data.loaders.cpu import CpuLoader
+from dira_scale.data.manifest import ShardedDataset
+from dira_scale.data.order import EvalOrder
+from dira_scale.data.views import ViewSpec
+from dira_scale.errors import UserError
+
+NAN = float("nan")
+NAMES = ("Edema", "Mass", "Fracture")
+ROWS = [[1, 0, NAN], [-1, 1, 0], [NAN, -1, 1], [0, 0, -1]]
+Labelled = Callable[..., ShardedDataset]
+
+
+@pytest.fixture
+def labelled(make_dataset: Any) -> Labelled:
+    def make(rows: list[list[float]], names: tuple[str, ...] = NAMES, name: str = "toy", **info: Any) -> ShardedDataset:
+        images = [np.full((8, 8), i, np.uint8) for i in range(len(rows))]
+        dataset: ShardedDataset = make_dataset(images, name=name, label_names=names, labels=rows, **info)
+        return dataset
+
+    return make
+
+
+def same(given: torch.Tensor, expected: list[list[float]]) -> None:
+    np.testing.assert_array_equal(given.numpy(), np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({}, [[1, 0, NAN], [NAN, 1, 0], [NAN, NAN, 1], [0, 0, NAN]]),
+        ({"uncertain": "ones"}, [[1, 0, NAN], [1, 1, 0], [NAN, 1, 1], [0, 0, 1]]),
+        ({"uncertain": "zeros"}, [[1, 0, NAN], [0, 1, 0], [NAN, 0, 1], [0, 0, 0]]),
+        ({"unknown": "zeros"}, [[1, 0, 0], [NAN, 1, 0], [0, NAN, 1], [0, 0, NAN]]),
+        # CheXpert's: each label by the policy that was best for it, and blank cells are negative.
+        (
+            {"uncertain": {"Edema": "ones", "Mass": "zeros"}, "unknown": "zeros"},
+            [[1, 0, 0], [1, 1, 0], [0, 0, 1], [0, 0, NAN]],
+        ),
+    ],
+)
+def test_uncertain_and_unknown_labels_count_as_asked(
+    labelled: Labelled, policy: dict[str, Any], expected: list[list[float]]
+) -> None:
+    labels = LabelChoice(**policy).of([labelled(ROWS)])
+    same(labels.targets(torch.tensor(ROWS)), expected)
+
+
+def test_columns_are_chosen_by_name_in_each_dataset_of_a_mixture(labelled: Labelled) -> None:
+    """Whose labels are otherwise different, or in another order."""
+    first, second = labelled(ROWS), labelled([[5, 1, 0], [5, 0, 1]], ("other", "Mass", "Edema"), "second")
+    spec = LoaderSpec([first, second], "train", EvalOrder(6, 6), ViewSpec(size=8), seed=0)
+    assert next(CpuLoader(spec).iterate(0, 1)).labels is None
+    labels = LabelChoice(("Mass", "Edema")).of([first, second])
+    (batch,) = CpuLoader(replace(spec, labels=labels)).iterate(0, 1)
+    assert labels.names == ("Mass", "Edema") and batch.labels is not None
+    same(batch.labels, [[0, 1], [1, -1], [-1, NAN], [0, 0], [1, 0], [0, 1]])
+    labels.check([first, second], "train", np.arange(6))
+
+
+@pytest.mark.parametrize("stored", ["class numbers", "a column for each class"])
+def test_one_of_several_classes(labelled: Labelled, stored: str) -> None:
+    grades = [2.0, 0.0, NAN, 1.0, 0.0]
+    if stored == "class numbers":
+        classes = {"grade": ["none", "mild", "severe"]}
+        dataset = labelled([[7.0, grade] for grade in grades], ("age", "grade"), classes=classes)
+        choice = LabelChoice(("grade",), exclusive=True)
+    else:
+        one_hot = [[NAN] * 3 if np.isnan(grade) else np.eye(3)[int(grade)].tolist() for grade in grades]
+        dataset, choice = labelled(one_hot), LabelChoice(exclusive=True)
+    labels = choice.of([dataset])
+    spec = LoaderSpec([dataset], "train", EvalOrder(5, 5), ViewSpec(size=8), seed=0, labels=labels)
+    (batch,) = CpuLoader(spec).iterate(0, 1)
+    assert batch.labels is not None and len(labels.names) == 3
+    numbers = class_numbers(labels.targets(batch.labels))
+    assert numbers.dtype == torch.int64 and numbers.tolist() == [2, 0, UNKNOWN_CLASS, 1, 0]
+    labels.check([dataset], "train", np.arange(5))
+    with pytest.raises(
+        UserError, match=r"toy, split 'train': label '.*' has no positive among 3 samples: leave it out"
+    ):
+        labels.check([dataset], "train", np.array([1, 3, 4]))
+
+
+def test_names_that_a_dataset_lacks_are_one_error(labelled: Labelled) -> None:
+    first, second = labelled(ROWS), labelled(ROWS, ("Edema", "Masses", "Fracture"), "second")
+    none = labelled([[], []], (), "none")
+    severe, grave = (
+        labelled([[0], [1]], ("grade",), name, classes={"grade": ["none", name]}) for name in ("severe", "grave")
+    )
+    for datasets, choice, said in (
+        ([first, second], {"names": ("Mass",), "key": "task.labels"},
+         r"task.labels: .*second has no label 'Mass', but Edema, Masses, Fracture; did you mean 'Masses'"),
+        ([first, second], {}, "second has no label 'Mass'"),
+        ([none], {}, r"none has no labels: shard it again with recipe.labels=… and another out"),
+        ([severe, grave], {}, r"severe has grade: none, grade: severe, .*grave has grade: none, grade: grave: sh"),
+        ([first], {"names": ("Mass",), "exclusive": True}, "Mass alone is not one of several classes: name two"),
+        ([first], {"uncertain": "one"}, "uncertain=one: expected ones, zeros, ignore; did you mean 'ones'"),
+        ([first], {"uncertain": {"Edma": "ones"}}, "uncertain.Edma: the labels are .*; did you mean 'Edema'"),
+        ([first], {"uncertain": {"Edema": "one"}}, "uncertain.Edema=one: expected ones"),
+        ([first], {"unknown": "none"}, "unknown=none: expected ones, zeros, ignore"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=said):
+            LabelChoice(**choice).of(datasets)
+
+
+@pytest.mark.parametrize(
+    ("rows", "choice", "learned", "said"),
+    [
+        ([[1, 3], [0, 0]], {}, True, r"toy, split 'train': label 'b' has the value 3: need 0, 1, -1 .*class_columns"),
+        ([[1, NAN], [0, NAN]], {}, False, r"label 'b' is unknown in all 2 samples: leave it out"),
+        ([[1, -1], [0, NAN]], {}, True, r"label 'b' is unknown or uncertain, which is ignored in all 2 samples"),
+        ([[1, 0], [0, -1]], {"uncertain": "zeros"}, True, r"label 'b' has no positive among 2 samples: leave it out"),
+        ([[1, 1], [0, -1]], {}, True, r"label 'b' has no negative among 2 samples"),
+        ([[1, 0], [1, 0]], {"exclusive": True}, False, r"label 'b' has no positive among 2 samples"),
+        (
+            [[1, 0], [1, 1]],
+            {"exclusive": True},
+            True,
+            r"1 of 2 samples have none or several of the labels a, b:",
+        ),
+        (
+            [[1, 0], [0, 0], [0, 1]],
+            {"exclusive": True},
+            True,
+            r"1 of 3 samples have none or several of the labels a, b",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_one_error(
+    labelled: Labelled, rows: list[list[float]], choice: dict[str, Any], learned: bool, said: str
+) -> None:
+    dataset = labelled(rows, ("a", "b"))
+    with pytest.raises(UserError, match=said):
+        LabelChoice(**choice).of([dataset]).check([dataset], "train", np.arange(len(rows)) if learned else None)
+
+
+def test_what_is_only_evaluated_may_lack_positives(labelled: Labelled) -> None:
+    dataset = labelled([[1, 0], [0, 0]], ("a", "b"))
+    LabelChoice().of([dataset]).check([dataset], "train", None)
