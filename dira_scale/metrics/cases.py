@@ -33,6 +33,9 @@ MASKS = pa.schema(
         ("surface_dice", pa.float64()),
         ("tolerance", pa.float64()),  # of the surface Dice, in ``unit``
         ("unit", pa.string()),  # "mm" where the spacing is known, else "pixels"
+        ("overlap", pa.int64()),  # pixels or voxels in both masks
+        ("predicted", pa.int64()),  # in the prediction
+        ("present", pa.int64()),  # in the target
     ],
     metadata={KIND: b"masks 1"},
 )
@@ -66,6 +69,9 @@ class MaskCase:
     surface_dice: float
     tolerance: float
     unit: str
+    overlap: int
+    predicted: int
+    present: int
 
 
 Case = TypeVar("Case", LabelCase, MaskCase)

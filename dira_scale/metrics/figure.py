@@ -15,7 +15,8 @@ class Figure:
     ``value``: NaN where there is nothing to compute it from. ``n``: of a label the rows that count, of a mean the
     labels that have a value; ``left_out``: the others. ``positives``: rows with the label, cases whose target has the
     class; None of a mean. ``patients``: with a row that counts. ``convention``: of both-empty masks
-    (``both_empty=one``), the threshold, the specificity: what else decides the value.
+    (``both_empty=one``), the threshold, the specificity: what else decides the value. ``both_empty``: of masks, the
+    cases in which target and prediction are empty, whether or not they count; None of others and of a mean.
     """
 
     metric: str
@@ -26,6 +27,7 @@ class Figure:
     patients: int
     positives: int | None = None
     convention: str = ""
+    both_empty: int | None = None
 
 
 def mean(figures: Sequence[Figure], patients: int) -> Figure:

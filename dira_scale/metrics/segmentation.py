@@ -5,7 +5,7 @@ processes hand over their cases (:func:`dira_scale.metrics.cases.merged`), not t
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -45,29 +45,38 @@ def mask_cases(
     Raises:
         ValueError: shapes that do not match, masks that are not bool, a spacing that is not positive.
     """
-    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
-
-    # MONAI 1.6 calls a function of its own with an argument that it has deprecated.
-    warnings.filterwarnings("ignore", "monai.*always_return_as_numpy", FutureWarning)
     prediction, target = _checked(prediction, target, names, spacing)
     unit = "pixels" if spacing is None else "mm"
     cases = []
     for name, answer, truth in zip(names, prediction, target, strict=True):
-        pair = answer[None, None], truth[None, None]
         filled = {"prediction": bool(answer.any()), "target": bool(truth.any())}
-        dice = iou = hd95 = surface = float("nan")
-        if any(filled.values()):
-            dice = float(compute_dice(*pair, ignore_empty=False))
-            iou = float(compute_iou(*pair, ignore_empty=False))
-            hd95, surface = float("inf"), 0.0
-        if all(filled.values()):
-            hd95 = float(compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing))
-            options = {"include_background": True, "spacing": spacing, "use_subvoxels": True}
-            surface = float(compute_surface_dice(*pair, [tolerance], **options))
         empty = [mask for mask, has in filled.items() if not has]
-        said = "" if not empty else empty[0] if len(empty) == 1 else "both"
-        cases.append(MaskCase(key, patient, split, name, said, dice, iou, hd95, surface, tolerance, unit))
+        said = "both" if len(empty) == 2 else "".join(empty)
+        measured = _measured(answer, truth, filled, spacing, tolerance)
+        overlap, predicted, present = (int(mask.sum()) for mask in (answer & truth, answer, truth))
+        about = key, patient, split, name, said
+        cases.append(MaskCase(*about, *measured, tolerance, unit, overlap, predicted, present))
     return cases
+
+
+def _measured(
+    answer: Tensor, truth: Tensor, filled: Mapping[str, bool], spacing: Sequence[float] | None, tolerance: float
+) -> tuple[float, float, float, float]:
+    """Dice, IoU, HD95 and surface Dice of two masks [*size]; ``filled``: which of them have a pixel."""
+    from monai.metrics import compute_dice, compute_hausdorff_distance, compute_iou, compute_surface_dice
+
+    if not any(filled.values()):
+        return (float("nan"),) * 4
+    pair = answer[None, None], truth[None, None]
+    dice, iou = compute_dice(*pair, ignore_empty=False), compute_iou(*pair, ignore_empty=False)
+    if not all(filled.values()):
+        return float(dice), float(iou), float("inf"), 0.0
+    options = {"include_background": True, "spacing": spacing}
+    with warnings.catch_warnings():  # MONAI 1.6 calls itself with an argument that it has deprecated
+        warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
+        hd95 = compute_hausdorff_distance(*pair, percentile=95, **options)
+        surface = compute_surface_dice(*pair, [tolerance], use_subvoxels=True, **options)
+    return float(dice), float(iou), float(hd95), float(surface)
 
 
 def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> list[Figure]:
@@ -89,6 +98,9 @@ def segmentation(cases: Sequence[MaskCase], both_empty: BothEmpty = "one") -> li
             for suffix, some in (("", chosen), (" in cases with the class", _with_class(chosen))):
                 rows = [_over_cases(metric, f"{title}{suffix}", field, name, some, both_empty) for name in names]
                 figures += [*rows, mean(rows, len({case.patient for case in some}))]
+    for metric in ("Dice", "IoU") if cases else ():
+        rows = [_pooled(metric, name, cases) for name in names]
+        figures += [*rows, mean(rows, len({case.patient for case in cases}))]
     return figures
 
 
@@ -112,13 +124,23 @@ def _over_cases(
 ) -> Figure:
     cases = [case for case in cases if case.label == name]
     values = np.array([getattr(case, field) for case in cases], float)
+    empty = np.array([case.empty == "both" for case in cases], bool)
     if both_empty == "one":
-        values[[case.empty == "both" for case in cases]] = BOTH_EMPTY[metric]
+        values[empty] = BOTH_EMPTY[metric]
     known = np.isfinite(values)
     value = float(values[known].mean()) if known.any() else float("nan")
     patients = len({case.patient for case, counts in zip(cases, known, strict=True) if counts})
     counts = int(known.sum()), int((~known).sum()), patients, len(_with_class(cases))
-    return Figure(title, name, value, *counts, f"both_empty={both_empty}")
+    return Figure(title, name, value, *counts, f"both_empty={both_empty}", int(empty.sum()))
+
+
+def _pooled(metric: str, name: str, cases: Sequence[MaskCase]) -> Figure:
+    cases = [case for case in cases if case.label == name]
+    overlap, both = sum(case.overlap for case in cases), sum(case.predicted + case.present for case in cases)
+    above, below = (2 * overlap, both) if metric == "Dice" else (overlap, both - overlap)
+    patients, empty = len({case.patient for case in cases}), sum(case.empty == "both" for case in cases)
+    value, positives = above / below if below else float("nan"), len(_with_class(cases))
+    return Figure(f"pooled {metric}", name, value, len(cases), 0, patients, positives, both_empty=empty)
 
 
 def _labels(cases: Sequence[MaskCase]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Per-case rows: processes' shares make the same list as one process, files keep what was written, nothing identifies."""
+"""Per-case rows: processes' shares make the list of one process, files keep what was written, nothing identifies."""
 
 from pathlib import Path
 
@@ -26,9 +26,9 @@ TARGETS = np.array([[0, 1], [np.nan, 0], [1, 1]])
 SCORES = np.array([[0.1, 0.7], [1 / 3, 0.2], [0.8, 0.4]])
 ROWS = label_cases(["k1", "k2", "k3-0004"], ["p", "p", "q"], "test", NAMES, TARGETS, SCORES)
 MASKED = [
-    MaskCase("k1", "p", "test", "lung", "", 0.9, 0.8, 1.25, 0.95, 2.0, "mm"),
-    MaskCase("k1", "p", "test", "heart", "target", 0.0, 0.0, float("inf"), 0.0, 2.0, "mm"),
-    MaskCase("k2", "q", "test", "lung", "both", *(float("nan"),) * 4, 2.0, "pixels"),
+    MaskCase("k1", "p", "test", "lung", "", 0.9, 0.8, 1.25, 0.95, 2.0, "mm", 90, 100, 100),
+    MaskCase("k1", "p", "test", "heart", "target", 0.0, 0.0, float("inf"), 0.0, 2.0, "mm", 0, 7, 0),
+    MaskCase("k2", "q", "test", "lung", "both", *(float("nan"),) * 4, 2.0, "pixels", 0, 0, 0),
 ]
 
 

@@ -31,9 +31,7 @@ def made_up(seed: int, rows: int = 200, labels: int = 3) -> tuple[np.ndarray, np
 def calibration_error(truth: np.ndarray, scores: np.ndarray) -> float:
     """Guo et al., eq. 3, of the positive class: bins of one width, closed below."""
     bins = np.floor(scores * BINS + 1e-9).astype(int)
-    return sum(
-        abs(truth[bins == b].mean() - scores[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins)
-    )
+    return sum(abs(truth[bins == b].mean() - scores[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
 
 
 def test_every_figure_is_that_of_scikit_learn_on_the_known_rows() -> None:
@@ -121,7 +119,7 @@ def test_thresholds_are_the_best_of_all_that_validation_offers() -> None:
 
 
 def test_a_threshold_is_never_reached_where_no_answer_is_specific_enough() -> None:
-    """The highest score, 1, is a negative's: torchmetrics' curve begins with the threshold 1, which that one reaches."""
+    """The highest score, 1, is a negative's: torchmetrics' curve begins with the threshold 1, which it reaches."""
     targets, scores = np.array([[0.0], [1.0], [0.0], [1.0]]), np.array([[1.0], [0.5], [0.2], [0.1]])
     assert choose_thresholds(targets, scores, specificity=0.9).tolist() == [np.inf]
 

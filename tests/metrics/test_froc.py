@@ -69,7 +69,12 @@ def test_cases_without_lesions_or_detections_count() -> None:
 
 @pytest.mark.parametrize(
     ("score", "at", "message"),
-    [(0.5, (0, 4), "outside the image"), (0.5, (-1, 0), "outside the image"), (0.0, (0, 0), "above 0"), (2, (0, 0), "1")],
+    [
+        (0.5, (0, 4), "outside the image"),
+        (0.5, (-1, 0), "outside the image"),
+        (0.0, (0, 0), "above 0"),
+        (2, (0, 0), "1"),
+    ],
 )
 def test_detections_that_numpy_would_wrap_are_refused(score: float, at: tuple[int, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

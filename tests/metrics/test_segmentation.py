@@ -12,6 +12,7 @@ from scipy.spatial.distance import cdist
 from dira_scale.metrics.figure import MEAN, Figure
 from dira_scale.metrics.segmentation import mask_cases, segmentation
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's, of its own call
 SPACINGS = {2: (0.5, 2.0), 3: (2.5, 0.7, 1.3)}
 
 
@@ -46,7 +47,9 @@ def test_every_metric_is_its_monai_call_and_its_definition(dimensions: int, know
             "hd95": compute_hausdorff_distance(*pair, include_background=True, percentile=95, spacing=spacing),
         }  # fmt: skip
         for i, case in enumerate(cases):
-            assert {field: getattr(case, field) for field in by_monai} == {k: float(v[0, i]) for k, v in by_monai.items()}
+            assert {field: getattr(case, field) for field in by_monai} == {
+                k: float(v[0, i]) for k, v in by_monai.items()
+            }
             a, b = prediction[i].numpy(), target[i].numpy()
             assert case.dice == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
             assert case.iou == pytest.approx((a & b).sum() / (a | b).sum())
@@ -131,6 +134,7 @@ def test_one_empty_mask_is_a_miss_and_both_empty_what_the_convention_says() -> N
     with_class = of("one", "Dice in cases with the class")
     assert (with_class.value, with_class.n) == (0.5, 2)
     assert of("one", "Dice").convention == "both_empty=one"
+    assert [of(rule, "Dice").both_empty for rule in ("one", "nan")] == [1, 1] and with_class.both_empty == 0
 
 
 def test_millimetres_and_pixels_are_never_one_mean() -> None:
@@ -145,6 +149,23 @@ def test_millimetres_and_pixels_are_never_one_mean() -> None:
     mean = figures["Dice", MEAN]
     assert mean.value == pytest.approx((figures["Dice", "a"].value + figures["Dice", "b"].value) / 2) and mean.n == 2
     assert segmentation([]) == []
+
+
+def test_pooled_figures_are_those_of_all_pixels_together() -> None:
+    """Of cases of several sizes: the mean over cases is another figure."""
+    sizes = (10, 20, 40)
+    masks = [(blobs(i, 2)[:, :size], blobs(i + 9, 2)[:, :size]) for i, size in enumerate(sizes)]
+    cases = [case for i, pair in enumerate(masks) for case in mask_cases(f"k{i}", "p", "test", *pair, ["a", "b"])]
+    figures = {(f.metric, f.name): f for f in segmentation(cases)}
+    for i, name in enumerate("ab"):
+        a, b = (np.concatenate([pair[side][i].numpy().ravel() for pair in masks]) for side in range(2))
+        assert figures["pooled Dice", name].value == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
+        assert figures["pooled IoU", name].value == pytest.approx((a & b).sum() / (a | b).sum())
+        assert figures["pooled Dice", name].value != pytest.approx(figures["Dice", name].value, rel=1e-3)
+        assert (figures["pooled IoU", name].n, figures["pooled IoU", name].patients) == (3, 1)
+    empty = torch.zeros(1, 4, 4, dtype=torch.bool)
+    nothing = {f.metric: f for f in segmentation(mask_cases("k", "p", "test", empty, empty, ["a"]))}
+    assert np.isnan(nothing["pooled Dice"].value) and np.isnan(nothing["pooled IoU"].value)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ RANDOM = {"i0": [0.70, 0.74], "i1": [0.71, 0.75], "i2": [0.60, 0.66]}
 
 def rows(setting: str, runs: dict[str, list[float]], metric: str = "AUROC") -> list[Result]:
     return [
-        Result(setting, run, seed, metric, value, 50) for run, values in runs.items() for seed, value in enumerate(values)
+        Result(setting, run, seed, metric, value, 50)
+        for run, values in runs.items()
+        for seed, value in enumerate(values)
     ]
 
 
@@ -23,7 +25,14 @@ def test_n_counts_pretraining_runs_and_seeds_stay_within_them(ddof: int) -> None
     interval = Interval(0.83, 0.79, 0.87, 0.95, "percentile", 50, 2000, 0)
     dira, random = spreads(rows("dira", DIRA) + rows("random", RANDOM), {("dira", "AUROC"): interval}, ddof)
     means = [0.82, 0.87, 0.81]
-    assert (dira.setting, dira.metric, dira.n, dira.results, dira.patients, dira.ddof) == ("dira", "AUROC", 3, 6, 50, ddof)
+    assert (dira.setting, dira.metric, dira.n, dira.results, dira.patients, dira.ddof) == (
+        "dira",
+        "AUROC",
+        3,
+        6,
+        50,
+        ddof,
+    )
     assert dira.mean == pytest.approx(np.mean(means))  # not of the six values: a run with more seeds weighs no more
     assert dira.run_sd == pytest.approx(np.std(means, ddof=ddof))
     within = (3 - ddof) * np.var(DIRA["r0"], ddof=ddof) + (2 - ddof) * np.var(DIRA["r1"], ddof=ddof)
@@ -90,7 +99,7 @@ def test_the_papers_compare_seeds_of_one_pretraining() -> None:
 
 
 def test_holms_correction() -> None:
-    """R's ``p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")``, and by its definition: reject while p <= a / (m - i)."""
+    """R's ``p.adjust(c(0.01, 0.02, 0.03, 0.04, 0.05), "holm")``, and its definition: reject while p <= a / (m - i)."""
     assert holm([0.01, 0.02, 0.03, 0.04, 0.05]) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
     assert len(holm([])) == 0
     for seed in range(50):
